@@ -51,7 +51,7 @@ def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[No
 def evaluate(
     model: nn.Module, task: Task, batches: Iterable[Batch], *, settings: Settings, average: EMA | None = None
 ) -> dict[str, float]:
-    """Return the figures that a task computes over batches, such as loss and error rate, by name.
+    """Return the metrics that a task computes over batches, such as loss and error rate, by name.
 
     If ``average`` is given, its weights are evaluated in place of the model's. Raises ConfigError if the task does not
     return a dict of numbers.
@@ -63,9 +63,10 @@ def evaluate(
 
 
 class Evaluation(NamedTuple):
-    """The evaluation of a split: ``figures`` by name, and ``rows``, from which the task computed the figures.
+    """The evaluation of a split: the metrics by name (``figures``), and the ``rows`` from which they were computed.
 
-    There is a row for each example; there are none if the task has no method ``measure``, or if the model is sharded.
+    There is one row for each example, but there are no rows if the task has no method ``measure``, or if the model is
+    sharded.
     """
 
     figures: dict[str, float]
@@ -77,7 +78,7 @@ def evaluate_shared(
 ) -> Evaluation:
     """Evaluate a split on all ranks together: each rank evaluates some of the batches. Every rank must call this.
 
-    The batches are the same as in one process, so the figures are the same. A task without ``measure`` is evaluated by
+    The batches are the same as in one process, so the metrics are the same. A task without ``measure`` is evaluated by
     rank 0 alone. A sharded model is evaluated by every rank on all batches, because a forward pass needs all shards.
     """
     model, ranks, is_sharded = parallel.module, parallel.ranks, parallel.is_sharded
@@ -99,7 +100,7 @@ def evaluate_shared(
 
 
 def _figures(found: object, task: Task, method: str) -> dict[str, float]:
-    """Return ``found``, the result of a task's ``method``, as a dict of floats; raise ConfigError if that fails."""
+    """Return ``found``, the result of a task's ``method``, as a dict of floats; raise ConfigError if it is not one."""
     name = f"the method {method} of the task {escape(type(task).__name__)}"
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"{name} returns {brief_repr(found)}, not a dict of numbers.", hint=_LIKE)

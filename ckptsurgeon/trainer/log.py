@@ -21,7 +21,7 @@ from .step_result import StepResult
 __all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""A function that is called with each row of the log."""
+"""A function that gets each row of the log."""
 
 
 LOG_FILE = "log.jsonl"
@@ -42,7 +42,7 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
     """
     if not pending:
         return []
-    # One stack and one tolist: each tensor fetched by itself would wait for the GPU again.
+    # One stack and one tolist for all tensors: each separate copy would wait for the GPU.
     on_device = [_tensors_of(result) for _, _, result in pending]
     values = iter(torch.stack([value.float() for tensors in on_device for value in tensors.values()]).tolist())
     elapsed_s = max((time.perf_counter() - since) / len(pending), 1e-9)
@@ -72,7 +72,7 @@ def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: fl
 
 
 def _tensors_of(result: StepResult) -> dict[str, torch.Tensor]:
-    """Return the figures of a step that are still on the device, by name; a part of the loss is named ``part NAME``."""
+    """Return by name the tensors of a step's result, still on the device; a part of the loss is named ``part NAME``."""
     parts = {f"part {name}": value for name, value in result.parts.items()}
     short = {} if result.too_short is None else {"too_short": result.too_short}
     return {"loss": result.loss, "grad_norm": result.grad_norm, "is_skipped": result.is_skipped, **short, **parts}

@@ -106,8 +106,8 @@ class TrainingLoop:
             try_longest_batch(state)
         unfreeze_steps = state.freezing.unfreeze_steps()
         seconds_before, began = progress.seconds, time.perf_counter()
-        since = began  # the pending rows began then; they share the time until they are written
-        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # the saved run had ended
+        since = began  # the first pending step began then
+        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # ended before
         if progress.evaluated < progress.step and self._is_due(settings.evaluate_every):
             end = end or self._evaluate()  # the run was killed after this step, before its evaluation
 
@@ -152,7 +152,7 @@ class TrainingLoop:
         measures_updates = (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps
         weights = [one.detach().clone() for one in state.optimizer.parameters] if measures_updates else []
         begin_step(task, state.model, step)
-        # Operations are counted in the first step, which is not compiled: the counter cannot see into a compiled graph.
+        # Operations are counted in the first step. It is not compiled, because the counter cannot see compiled code.
         counts_flops = state.flops_per_place is None
         try:
             with (
@@ -265,7 +265,7 @@ def gradient_step(
                 with autocast(settings, device):
                     total, loss = model(partial(_forward, loss_function or task.loss, batch.to(device)))
                 sums.add(loss, unseen=number < unseen)
-                if is_last:  # finds dead ranks, on the CPU: a GPU would wait for them in its sums
+                if is_last:  # detects dead ranks on the CPU; a sum on the GPU would wait for them
                     counts = StepCounts.of_all(model.ranks, batches, unseen, signal(), sums.parts)
                     model.ranks.begin_device_work()
                 total.backward()  # type: ignore[no-untyped-call]
@@ -281,7 +281,7 @@ def gradient_step(
     scale = 1 / items.clamp(min=1)
     norms = optimizer.gradient_norms()
     grad_norm = optimizer.scale_gradients(norms, scale * model.gradient_scale, settings.clip)
-    # The device itself skips a step that is not finite: the fused optimizer gets a flag, and no value is fetched.
+    # A step that is not finite is skipped on the device: the fused optimizer gets a flag, and no value is fetched.
     is_skipped = ~(torch.isfinite(grad_norm) & torch.isfinite(sums.total))
     optimizer.step(is_skipped, norms)
     buffers.restore_if(is_skipped)

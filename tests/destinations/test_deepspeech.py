@@ -47,7 +47,7 @@ def test_bytes_mode_has_a_label_for_every_byte_but_zero_and_the_blank() -> None:
     [
         ("n_hidden: 4", "deepspeech needs an alphabet"),
         ("alphabet: alphabet.txt, bytes: true", "has both an alphabet and bytes: true"),
-        ("bytes: 'no'", "bytes is 'no', not true or false"),
+        ("bytes: 'no'", "the field bytes is 'no'; it must be true or false"),
         ("bytes: true, n_hidden: 0", "n_hidden is 0"),
         ("bytes: true, n_context: -1", "n_context is -1"),
         ("bytes: true, n_input: 2.5", "n_input is 2.5"),

@@ -222,7 +222,8 @@ class Fails(Toy):
         ("Bare", "the task own.py:Bare fails: TypeError: "),
         (
             "NoItems",
-            "the method loss() of the task own.py:NoItems returns a Loss whose items is 0, for a batch of 8 examples.",
+            "the method loss() of the task own.py:NoItems returns a Loss whose field items is 0, for a batch of 8 "
+            "examples.",
         ),
         ("NoLoss", "loss() of the task own.py:NoLoss returns tensor("),
         ("Empty", "the split train has no batch 0 in epoch 0, but size(0) is 0."),

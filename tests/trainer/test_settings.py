@@ -143,7 +143,7 @@ def test_what_may_be_as_large_as_one_likes_may() -> None:
 
 def test_a_layer_that_thaws_after_the_end_is_a_note() -> None:
     notes = toy.job(freeze={"body": 12, "head": 11}).notes
-    assert notes == ("train.freeze body: step 12 is not below train.steps 12, so it is never trained",)
+    assert notes == ("train.freeze body: step 12 is not below train.steps 12, so the tensors are never trained",)
 
 
 def test_what_only_looks_blames_nothing_that_nobody_said(ckpt: Any) -> None:

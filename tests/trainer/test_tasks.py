@@ -208,7 +208,7 @@ def test_a_task_without_tokens_says_what_to_name(kind: Any) -> None:
 
 def test_a_task_that_reads_manifests_takes_no_target() -> None:
     data = {"train": {"_target_": "my_data.train_set"}}
-    with pytest.raises(cs.ConfigError, match="train.data.train has a _target_: this task reads manifests"):
+    with pytest.raises(cs.ConfigError, match="train.data.train refers to a function .*, but this task reads"):
         CTC(settings(data=data), TOKENS).splits()
 
 

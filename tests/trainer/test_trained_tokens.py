@@ -65,8 +65,8 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
     Path("again.txt").write_text(Path("en.txt").read_text().rstrip("\n"))
     assert said("run/best.safetensors", "ru.yaml", vocab="again.txt:ru.txt") == []
     assert of_init("rev.yaml") == [
-        f"the init has rows for other tokens: {TRAINED.format('best.safetensors')}: use --vocab en.txt:rev.txt in "
-        "ckpt transplant"
+        f"the rows of the init belong to other tokens: {TRAINED.format('best.safetensors')}: use --vocab "
+        "en.txt:rev.txt in ckpt transplant"
     ]
     assert of_init("en.yaml") == []
     cs.train("rev.yaml", run="other", keep_going=True)

@@ -19,23 +19,23 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LayerActivations", "activation_scale", "dead_units", "layer_activations"]
 
 MIN_RATIO, MAX_RATIO = 0.5, 2.0
-"""The bounds of the usual ratio between the scales (RMS) of a layer's output and input."""
+"""The usual range of the RMS of a layer's output, divided by the RMS of its input."""
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """The activations of one layer in one batch: their scale, the number of units, and how many units are dead.
+    """The activations of one layer in one batch: their RMS, the number of units, and how many units are dead.
 
     ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first forward pass;
-    ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is whether it is a
-    normalisation layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch,
-    and in all forward passes of a layer that runs several times, as in a recurrent decoder.
+    ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is true for a normalisation
+    layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch, and in all
+    forward passes of a layer that runs several times, as in a recurrent decoder.
 
-    ``judged`` is false if the checks ignore the layer, because a constant output is no defect. There are two cases:
-    the input of the layer was constant (BERT's segment embedding, if all tokens have one segment), or all matrices
-    of the layer are zero, as in a new LoRA adapter (https://arxiv.org/abs/2106.09685).
+    ``judged`` is false if a constant output of the layer is no defect, so that the checks ignore the layer: its input
+    was constant (BERT's segment embedding, if all tokens have one segment), or all matrices of the layer are zero, as
+    in a new LoRA adapter (https://arxiv.org/abs/2106.09685).
     """
 
     name: str
@@ -120,7 +120,7 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
     """Return the first tensor in ``values``, the arguments of a layer, reshaped to (units, positions).
 
-    The class of the layer, ``module``, decides which axis holds the units. Returns zeros (1, 1) if no argument is a
+    ``module`` is the layer; its class decides which axis holds the units. Returns zeros (1, 1) if no argument is a
     tensor.
     """
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
@@ -140,9 +140,9 @@ def _begins_as_zeros(module: nn.Module) -> bool:
 def _units(module: nn.Module, value: Tensor, *, channels: dict[tuple[int, ...], int]) -> Tensor:
     """Return ``value``, the output of the layer ``module``, reshaped to (units, positions).
 
-    ``channels`` maps the shape of an output to the axis of its units; this function adds the axis for each layer with
-    parameters. For a layer without parameters, such as an activation function, the axis is looked up in ``channels``,
-    because it is that of the layer before.
+    ``channels`` maps the shape of an output to the axis of its units; this function adds an entry for each layer with
+    parameters. A layer without parameters, such as an activation function, has its units on the same axis as the layer
+    before it, so its axis is looked up in ``channels``.
     """
     shape = tuple(value.shape)
     axis = 1 if isinstance(module, _CHANNELS_SECOND) else channels.get(shape, value.dim() - 1)
@@ -165,11 +165,11 @@ def _rms(value: Tensor) -> float:
 
 
 def activation_scale(layers: list[LayerActivations]) -> Check:
-    """Warn of layers whose output is less than half or more than twice as large (RMS) as their input.
+    """Warn about layers whose output has less than half or more than twice the RMS of their input.
 
-    Normalisation layers are not checked. The factors of successive layers multiply: with torch's default initialisers,
-    activations shrank from 0.42 to 0.07 over six layers, and the model learned nothing. Normalisation layers undo small
-    factors, so a model that has normalisation layers is only checked for large factors.
+    Normalisation layers are not checked. The factors of successive layers multiply. For example, with torch's default
+    initialisers the RMS shrank from 0.42 to 0.07 over six layers, and the model learned nothing. Normalisation layers
+    undo small factors, so in a model with normalisation layers only large factors are reported.
     """
     name = "scale of activations"
     ratios = {
@@ -182,7 +182,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
     first, last = layers[0].rms, layers[-1].rms
     least = 0.0 if norms else MIN_RATIO
     odd = {key: ratio for key, ratio in ratios.items() if not least <= ratio <= MAX_RATIO}
-    says = f"{first:.2g} to {last:.2g} over {count(len(layers), 'layer')}"
+    says = f"RMS {first:.2g} to {last:.2g} over {count(len(layers), 'layer')}"
     if odd:
         return Check(name, WARN, f"{says}; {listing(_said(odd), 3, where='')}")
     rest = (
@@ -190,7 +190,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
         if norms and min(ratios.values()) < MIN_RATIO
         else ""
     )
-    return Check(name, PASS, f"{says}, each x {min(ratios.values()):.2g} to {max(ratios.values()):.2g}{rest}")
+    return Check(name, PASS, f"{says}, times {min(ratios.values()):.2g} to {max(ratios.values()):.2g} in each{rest}")
 
 
 def _said(odd: Mapping[str, float]) -> list[str]:
@@ -199,7 +199,7 @@ def _said(odd: Mapping[str, float]) -> list[str]:
 
 
 def dead_units(layers: list[LayerActivations]) -> Check:
-    """Look for units with the same output for every input: warn of single units, fail if a whole layer is dead."""
+    """Look for units with the same output for every input: warn about single units, fail if a whole layer is dead."""
     name = "dead units"
     judged = [layer for layer in layers if layer.judged]
     units, dead = sum(layer.units for layer in judged), sum(layer.dead for layer in judged)

@@ -1,4 +1,4 @@
-"""The result of one check: its name, its status, and the figure that decided it, or why the check did not run."""
+"""The result of a check: its name, its status, and the figure that decides the status, or why it did not run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOT_RUN: Status = "NOT RUN"
 
 @dataclass(frozen=True)
 class Check:
-    """One check in the report of a run: its name, its status, and the figure that decided it (or why it did not run).
+    """A check in the report of a run: its name and its ``status``.
 
-    ``says`` has the figure or the reason. ``when`` says when the check ran: before the first step, during training, or
-    after the last step.
+    ``says`` has the figure that decides the status, or the reason why the check did not run. ``when`` says when the
+    check ran: before the first step, during training, or after the last step.
     """
 
     name: str

@@ -17,10 +17,10 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
-    """Fail if a CTC model outputs the blank in at least 99.5 % of frames, as all CTC models do when training starts.
+    """Fail if a CTC model outputs the blank in 99.5 % or more of the frames, as CTC models do early in training.
 
-    ``figures`` are the figures of the last evaluation. ``diverged`` is whether NaN or infinity ended the run. If so,
-    the check advises another learning rate, but not longer training.
+    ``figures`` are the metrics of the last evaluation. ``diverged`` is true if NaN or infinity ended the run; the check
+    then advises another learning rate, but not longer training.
     """
     name = "share of blanks"
     if "blanks" not in figures:
@@ -37,7 +37,7 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
 
 
 def clips_long_enough(progress: RunProgress) -> Check:
-    """Warn of clips that CTC cannot align: it needs a frame for each label, and one between two equal labels.
+    """Warn about clips that CTC cannot align: CTC needs a frame for each label, and one between two equal labels.
 
     The count covers the training clips that the run saw in its first epoch, and the dev clips of the last evaluation.
     """
@@ -57,10 +57,9 @@ COLLAPSE = "did not collapse"
 
 
 def not_collapsed(state: TrainingState) -> Check:
-    """Fail if the run collapsed, that is, can learn no more; warn if the last evaluation's figures are suspicious.
+    """Fail if the run collapsed (it can learn no more); warn if the metrics of the last evaluation are suspicious.
 
-    The task's method ``collapsed`` decides whether it collapsed, ``doubts`` whether figures are suspicious. Both give
-    the reason.
+    The task decides this by its methods ``collapsed`` and ``doubts``, which return the reason.
     """
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
@@ -83,7 +82,7 @@ def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, 
 
     If ``higher`` is true, higher values are better, and the metric must be above 0.95.
 
-    ``figures`` are the figures of the last evaluation, after ``step`` steps.
+    ``figures`` are the metrics of the last evaluation, after ``step`` steps.
     """
     if metric not in figures:
         return Check(ONE_BATCH, NOT_RUN, f"the task returns no figure {metric}")

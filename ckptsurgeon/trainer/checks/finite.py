@@ -1,4 +1,4 @@
-"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant although it should be random."""
+"""Checks that no tensor or metric is NaN or Inf, and that no tensor is constant although it should be random."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None
 
 
 def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
-    """Look for NaN and Inf in the figures of an evaluation.
+    """Look for NaN and Inf in the metrics of an evaluation (``figures``).
 
-    Fails for a figure whose name is in ``decisive``, such as the loss, and warns for others.
+    Fails if a metric named in ``decisive``, such as the loss, is not finite; warns about other metrics.
     """
     name = "figures are numbers"
     if not figures:
@@ -43,10 +43,10 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
 
 
 def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed: Collection[str] = ()) -> Check:
-    """Look for constant tensors of the model whose initialiser, with ``seed``, draws random values.
+    """Look for tensors of the model that are constant although their initialiser draws random values with ``seed``.
 
-    Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose. ``zeroed`` are the keys of
-    tensors that were set to zero on purpose when the initial weights were made; they are not reported.
+    Fails for a matrix. Only warns about a vector, because it may have been set to zero on purpose. ``zeroed`` are the
+    keys of tensors that were set to zero on purpose when the initial weights were made; they are not reported.
     """
     name = "no constant tensors"
     found = {key: tensor for key, tensor in _floating(model).items() if _is_constant(tensor)}
@@ -59,7 +59,7 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed:
         return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but the initialiser draws random values")
     if odd:
         return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
-    rest = f"; the initialisers of {len(constant)} of them make constants" if constant else ""
+    rest = f"; {len(constant)} of them are constant by their initialisers" if constant else ""
     rest += f"; the recipe of the init sets {len(zeros)} of them to zero" if zeros else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 

@@ -19,19 +19,19 @@ INDEPENDENT = "independent of batch and padding"
 CLIPS = 4
 TOLERANCE = 1e-3
 TOLERANCE_BF16 = 3e-2
-"""Losses count as equal up to the relative difference ``TOLERANCE``, or ``TOLERANCE_BF16`` in a run with ``bf16``."""
+"""Losses count as equal if their relative difference is at most ``TOLERANCE`` (in a bf16 run: ``TOLERANCE_BF16``)."""
 MORE_PADDING = 0.5
 """The length of the added padding, as a share of the length of the batch."""
 IGNORED = -100
-"""The label of positions that torch's cross-entropy ignores by default."""
+"""Torch's cross-entropy ignores positions with this label by default."""
 
 
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Check that a few clips have the same loss in one batch, one by one, and in one batch with more padding.
 
-    A clip that runs alone keeps the padding that it has in the batch. The check fails if the losses differ. There is
-    one exception: if only more padding changes the loss, and the model has a layer that does not ignore padding by
-    design, such as a group norm, the check warns.
+    A clip that runs alone keeps the padding that it has in the batch. The check fails if the losses differ. It only
+    warns if just the additional padding changes the loss, and the model has a layer whose output depends on padding by
+    design, such as a group norm.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:
@@ -42,7 +42,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
     clips = [batch.part(i, i + 1) for i in range(size)]
     alone = loss_per_item(model, task, clips, settings=settings, part=part)
     near = (TOLERANCE_BF16 if settings.precision == "bf16" else TOLERANCE) * max(abs(together), 1e-12)
-    says = f"{size} clips: {together:.5g} together, {alone:.5g} one by one"
+    says = f"loss of {size} clips: {together:.5g} in one batch, {alone:.5g} one by one"
     if not abs(alone - together) <= near:
         return Check(INDEPENDENT, FAIL, says)
     padding = _padded_loss(model, task, few, settings)
@@ -59,7 +59,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return the kind of a layer in which padding changes a clip's values (``convolution``); '' for any other layer.
+    """Return the kind of a layer whose output for a clip depends on padding (``convolution``); '' for any other layer.
 
     Many networks do not mask padding before such layers.
     """

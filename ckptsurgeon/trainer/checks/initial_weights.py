@@ -22,13 +22,13 @@ from .check import FAIL, NOT_RUN, PASS, Check
 __all__ = ["FEW_VALUES", "MAX_Z", "initialised_tensors", "loaded_tensors", "ties_kept", "z_score"]
 
 MAX_Z = 6.0
-"""How many standard errors a mean or deviation may be off; chance exceeds this once in 500 million cases."""
+"""The largest accepted z-score; chance alone exceeds it in one of 500 million cases."""
 FEW_VALUES = 30
-"""Tensors with fewer values than this are compared with exact bounds; for more values, approximate bounds suffice."""
+"""The z-scores of tensors with fewer values than this are exact; for larger tensors an approximation suffices."""
 UNUSUAL_Z = 4.0
-"""If the draws of an initialiser differ from each other by a higher z-score, their values are not independent.
+"""A z-score is ignored if random draws of the same initialiser also reach this value.
 
-Then the bounds do not hold, and the z-score is ignored.
+The values of a draw are then not independent of each other, as the z-scores assume.
 """
 
 
@@ -51,12 +51,12 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return three z-scores of a small tensor, as a tensor (3,).
+    """Return the z-scores of a small tensor's mean, of its standard deviation, and of its most extreme value, as (3,).
 
-    They are those of its mean, its standard deviation, and the value that is furthest from the mean of ``theirs``.
-    ``mine`` are the values of the tensor, ``theirs`` the values of all other draws. The scores are exact for values
-    from a normal distribution: the variance of n such values follows a chi-squared distribution with ``n - 1`` degrees
-    of freedom. For uniform values, the scores are smaller.
+    The most extreme value is the one furthest from the mean of ``theirs``. ``mine`` are the values of the tensor,
+    ``theirs`` the values of all other draws. The scores are exact for values from a normal distribution: the variance
+    of n such values follows a chi-squared distribution with ``n - 1`` degrees of freedom. For uniform values, the
+    scores are smaller.
     """
     n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
     mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
@@ -144,8 +144,8 @@ def _other_draws(
 ) -> dict[str, list[Tensor]]:
     """Return, for each of ``keys``, the tensors that its initialiser draws with seeds other than ``seed``.
 
-    A tensor with few values is drawn with more seeds, because its deviation is not known well enough from two draws.
-    ``parts`` maps the keys of tensors that are only partly new to masks: only the values whose mask is true are
+    A tensor with few values is drawn with more seeds, because two draws do not give its standard deviation precisely
+    enough. ``parts`` maps the keys of tensors that are only partly new to masks: only the values whose mask is true are
     returned.
     """
     others: dict[str, list[Tensor]] = {key: [] for key in keys}

@@ -24,7 +24,7 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""The least number of steps in which a fall of the loss can be told from noise: three at each end."""
+"""The fewest steps in which a fall of the loss can be told from noise: three at the beginning, three at the end."""
 SHARE = 10
 """The mean loss of the first of this many equal parts of a run is compared with the mean loss of the last part."""
 ERRORS = 2.0
@@ -56,9 +56,9 @@ class LossDrop:
 def loss_drop(losses: Sequence[float]) -> LossDrop | None:
     """Return how far the losses fell from their first tenth to their last tenth; None if there are too few losses.
 
-    The noise is two standard errors of the difference between the two means, but at least the rounding of half
-    precision. The standard deviation of a step's loss is estimated from the median difference of neighbouring steps,
-    because a steady fall or a steep beginning hardly changes this median.
+    The noise is two standard errors of the difference between the two means, but at least ``ROUNDED`` of the loss. The
+    standard deviation of a step's loss is estimated from the median difference of neighbouring steps, because a steady
+    fall or a steep beginning hardly changes this median.
     """
     if len(losses) < MIN_STEPS:
         return None
@@ -71,9 +71,9 @@ def loss_drop(losses: Sequence[float]) -> LossDrop | None:
 
 LOSS_FELL = "loss fell"
 ABOVE = 1.02
-"""A loss of more than this factor times another loss is not higher by chance."""
+"""A loss is clearly higher than another loss if it is more than this factor times the other."""
 RISEN = 1.25
-"""The check warns if the loss on the first batch is above this factor times its value before the training."""
+"""The check warns if training raised the loss on the first batch by more than this factor."""
 
 
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
@@ -117,20 +117,20 @@ def _beyond_noise(losses: Sequence[float], says: str) -> Check:
     if fall.is_clear:
         return Check(LOSS_FELL, PASS, says)
     first, last = apart(fall.first, fall.last)
-    ends = f"{first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
+    ends = f"mean loss {first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
     return Check(LOSS_FELL, WARN, f"{says}; {ends}: the loss did not fall by more than the noise")
 
 
 TOLERANCE = 0.25
-"""The largest usual difference of the first loss from the loss of uniform outputs, as a share of the latter."""
+"""The check warns if the first loss differs from the loss of uniform outputs by more than this share of that loss."""
 
 
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:
     """Compare the loss before the first step with the loss that the task computes for uniform outputs.
 
     For CTC over V tokens, the loss of uniform outputs is not ln V, because CTC sums over alignments: in an example, it
-    is 7.64 per label, and ln V is 3.33. ``drawn`` is whether some weights are newly initialised. If none are, the model
-    is trained already, and a loss below that of uniform outputs is good.
+    is 7.64 per label, and ln V is 3.33. ``drawn`` is true if some weights are newly initialised. If none are, the model
+    is already trained, and a loss below the loss of uniform outputs is good.
     """
     name = "first loss"
     found = loss_per_item(model, task, [batch], settings=settings)

@@ -37,7 +37,7 @@ LOSS_PREFIX = "loss of what was saved: "
 
 
 def main() -> None:
-    """Print the loss of the model with each file of weights that the JSON on stdin lists."""
+    """Read JSON from stdin, and print the loss of the model for each file of weights that the JSON lists."""
     order = json.load(sys.stdin)
     init = read_init(order["init"]) if order["init"] else None
     job = build_job(order["config"], sets=order["sets"], device=order["device"], init=init)
@@ -63,7 +63,7 @@ BEST_REOPENED = "best, reopened, the same loss"
 TOLERANCE, TOLERANCE_GPU = 1e-6, 1e-3
 TIMEOUT_S = 600
 NO_MEMORY = ("OutOfMemoryError", "CUDA error: out of memory", "ALLOC_FAILED")
-"""A message about a lack of GPU memory contains one of these: from torch, from CUDA's start, from CUDA's libraries."""
+"""An error message that says that GPU memory ran out contains one of these words (torch, CUDA, CUDA's libraries)."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def reload_in_new_process(
     overfitting: bool = False,
     folder: str | None = None,
 ) -> Iterator[Check]:
-    """Load the ``saved`` files in a new process, and yield a check for each: whether its loss is still the same.
+    """Load the ``saved`` files in a new process; for each, yield a check whether the loss is still the same.
 
-    ``sets`` are the ``--set`` strings of the run, ``overfitting`` is whether it trains on one batch only, and
-    ``folder`` is the working folder of the new process.
+    ``sets`` are the ``--set`` strings of the run. ``overfitting`` is true if the run trains on one batch only.
+    ``folder`` is the working directory of the new process.
     """
     order = {
         "config": job.document.path, "sets": list(sets), "device": job.device.type, "overfitting": overfitting,
@@ -107,7 +107,7 @@ def reload_in_new_process(
             command, input=json.dumps(order), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=folder
         )
     except subprocess.TimeoutExpired:
-        yield from (Check(one.name, NOT_RUN, f"it took longer than {TIMEOUT_S} s") for one in saved)
+        yield from (Check(one.name, NOT_RUN, f"the new process took longer than {TIMEOUT_S} s") for one in saved)
         return
     lines = done.stdout.splitlines()
     losses = [float(line.removeprefix(LOSS_PREFIX)) for line in lines if line.startswith(LOSS_PREFIX)]
@@ -125,7 +125,7 @@ def _same(saved: SavedWeights, found: float, near: float) -> Check:
     same = math.isclose(found, saved.loss, rel_tol=near, abs_tol=1e-9) or (math.isnan(found) and math.isnan(saved.loss))
     over = ", over dev" if saved.dev else ""
     now, before = (f"{found:.6g}", f"{saved.loss:.6g}") if same else apart(found, saved.loss, digits=6)
-    return Check(saved.name, PASS if same else FAIL, f"{now} now, {before} when it was saved{over}")
+    return Check(saved.name, PASS if same else FAIL, f"loss {now} now, {before} when it was saved{over}")
 
 
 if __name__ == "__main__":

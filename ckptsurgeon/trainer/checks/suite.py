@@ -46,7 +46,7 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Run the checks by iterating over ``checks``; return the results, with the phase ``when`` as their ``when``.
+    """Run the checks by iterating over ``checks``; return the results, each with its field ``when`` set to ``when``.
 
     Some checks take long, so the observer ``tell`` is called after each check, with the number of checks done.
     """
@@ -62,7 +62,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     """Yield the results of the checks of a model before its first step.
 
     ``plan`` is the plan by which the job's initial weights were loaded (None if there are none). Raises ConfigError if
-    model and task do not fit, or if no figure has the name of the metric.
+    model and task do not fit, or if the task does not return the metric.
     """
     task, settings, target = job.task, job.settings, job.target
     batch = first_batch(job.train, settings.seed)
@@ -85,7 +85,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def checks_during(loop: TrainingLoop) -> Iterator[Check]:
-    """Yield the results of the checks on how the training went; ``loop`` must have done its last step."""
+    """Yield the results of the checks of the training itself; ``loop`` must have done its last step."""
     state = loop.state
     yield frozen_unchanged(state)
     yield loss_fell(state, loop.folder)
@@ -103,10 +103,10 @@ def checks_during(loop: TrainingLoop) -> Iterator[Check]:
 def checks_after(
     loop: TrainingLoop, sets: Sequence[str], controls: Controls | None, *, overfitting: bool
 ) -> Iterator[Check]:
-    """Yield the results of the checks after the last step; an error in one of them does not lose the result of the run.
+    """Yield the results of the checks after the last step; a check that raises an error gets the status NOT RUN.
 
-    ``sets`` are the ``--set`` strings of the run, ``controls`` the control runs (None without ``--controls``), and
-    ``overfitting`` is whether the run trains on one batch only.
+    ``sets`` are the ``--set`` strings of the run, ``controls`` the control runs (None without ``--controls``).
+    ``overfitting`` is true if the run trains on one batch only.
     """
     job, progress = loop.job, loop.state.progress
     higher = is_higher_better(job.task, loop.job.metric)
@@ -144,7 +144,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
     """Yield the checks that the last and the best weights have the same loss after a new process has read them.
 
-    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is whether the run trains on one batch only.
+    ``sets`` are the ``--set`` strings of the run; ``overfitting`` is true if the run trains on one batch only.
     """
     found = [_last_weights(loop), _best_weights(loop)]
     saved = [one for one in found if isinstance(one, SavedWeights)]
@@ -167,9 +167,9 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the file of the best weights and their loss, over ``dev`` if there is such a split.
+    """Return the file of the best weights and their loss; the loss is over ``dev`` if there is such a split.
 
-    If they cannot be compared after a reload, return a check with the status NOT RUN and the reason.
+    If the loss cannot be compared after a reload, return a check with the status NOT RUN and the reason.
     """
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.best):
@@ -194,9 +194,9 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Compute the loss of a batch, and the figures if there is a dev split, to see whether model and task fit.
+    """Compute the loss of a batch, and the metrics if there is a dev split, to see whether model and task fit.
 
-    Model and task may be the user's code. Raises ConfigError if they do not fit, or if no figure has the name of the
+    Model and task may be the user's code. Raises ConfigError if they do not fit, or if the task does not return the
     metric.
     """
     figures = {}
@@ -232,7 +232,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
         )
     if not _has_items(loss):
         raise ConfigError(
-            f"{name} returns a Loss whose items is {brief_repr(loss.items)}, for a batch of "
+            f"{name} returns a Loss whose field items is {brief_repr(loss.items)}, for a batch of "
             f"{count(len(batch.names), 'example')}.",
             hint="total is a sum of losses over labels, frames or examples: set items to their number, 1 or more.",
         )

@@ -23,7 +23,7 @@ MAX_SPIKE = 100.0
 
 
 def gradient_norm(state: TrainingState) -> Check:
-    """Check the run's gradient norms before clipping; this never fails, but warns in three cases.
+    """Check the run's gradient norms before clipping; warn in three cases, never fail.
 
     The cases are: the mean is outside the task's ``gradient_band`` (the range of healthy runs); more than half of the
     steps were clipped; the largest norm is over 100 times the mean of the other norms.
@@ -83,7 +83,7 @@ SAME = 1e-6
 MOST_TRIED = 64
 """The maximum number of tensors without a gradient that are tested for influence: each test needs a forward pass."""
 MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
-"""The usual bounds of a step's change of a tensor, as a share of the tensor's norm; 1e-3 is typical."""
+"""The usual range of the norm of a step's change of a tensor, divided by the tensor's norm; 1e-3 is typical."""
 
 
 def trained_tensors_moved(state: TrainingState) -> Check:
@@ -113,10 +113,10 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return those of ``keys`` whose tensors have no influence on the loss of the first batch.
+    """Return those of ``keys`` whose tensors do not influence the loss of the first batch.
 
-    These are tensors of layers that do not run. Models of Hugging Face have such tensors: a pooler that the task does
-    not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
+    They belong to layers that do not run. Models of Hugging Face have such tensors: a pooler that the task does not
+    use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []
@@ -151,9 +151,9 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
 
 
 def update_sizes(state: TrainingState) -> Check:
-    """Check how much the last measured step changed each tensor, as a share of the tensor's norm.
+    """Check how much the last measured step changed each tensor, relative to the tensor's norm.
 
-    Warns if the median of these shares is not between 1e-6 and 0.1.
+    Warns if the median of these ratios is not between 1e-6 and 0.1.
     """
     name = "update to weight"
     frozen = set(state.freezing.frozen(max(state.progress.step - 1, 0)))

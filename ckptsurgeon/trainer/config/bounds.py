@@ -120,7 +120,7 @@ def _fault_of_lora(made: Settings) -> str:
 
 
 def _values(made: Settings, key: str) -> Iterator[tuple[str, float]]:
-    """Yield the numbers in the setting ``key``, such as ``lora.rank``, as pairs (name for messages, number).
+    """Yield each number in the setting ``key``, such as ``lora.rank``, as a pair (its name in messages, the number).
 
     The value of the setting may be a number, a list of numbers, or a mapping to numbers.
     """
@@ -152,14 +152,15 @@ def _allowed(key: str) -> str:
 def useless_settings(made: Settings) -> list[str]:
     """Return a note for the user on each setting that has no effect."""
     return [
-        f"train.freeze {escape(pattern)}: step {step} is not below train.steps {made.steps}, so it is never trained"
+        f"train.freeze {escape(pattern)}: step {step} is not below train.steps {made.steps}, "
+        "so the tensors are never trained"
         for pattern, step in made.freeze.items()
         if step is not None and step >= made.steps
     ] + _without_effect(made)
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that only another schedule, or a run with a language model, would use."""
+    """Return notes on settings that have no effect, because of the schedule or for lack of a language model."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]

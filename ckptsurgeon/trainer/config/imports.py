@@ -66,12 +66,12 @@ def load_from_user_file(what: str, path: str, attribute: str, *, example: str, m
         why = "does not exist" if not os.path.exists(path) else "is not a Python file"
         raise ConfigError(f"{what}: {escape(path)} {why}.", hint=did_you_mean(path, f"Write it as {example}."))
     spec = importlib.util.spec_from_file_location(module, path, loader=CodeLoader(module, path))
-    assert spec is not None  # Python knows the suffix
+    assert spec is not None  # because the path ends in .py
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     try:
         with user_code(Document(path, "", None, {})):
-            sys.modules[module] = made  # dataclasses and pickles look the module up
+            sys.modules[module] = made  # dataclasses and pickle look it up there
             spec.loader.exec_module(made)
     except CheckpointError:
         raise

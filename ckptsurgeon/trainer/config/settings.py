@@ -135,28 +135,28 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run besides the model and its initial weights.
+    """All settings of a run: together with the model and its initial weights, they decide what the run does.
 
     A batch has ``batch_size`` clips. If ``batch_seconds`` is not None, it has as many clips as fit into this length
     when each is padded to the longest. If ``epochs`` is not None, ``steps`` is computed from it. ``freeze`` maps key
     patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps key patterns to a factor
-    of the learning rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
+    of the learning rate. ``decay`` says whether ``weight_decay`` applies to all parameters or to matrices only.
 
     ``precision`` is ``float32`` (full precision), ``tf32`` (a GPU rounds the factors of products to 10 bits of
-    mantissa) or ``bf16`` (autocast to bfloat16). ``compile`` is whether torch.compile is used: with ``auto``, it is
+    mantissa) or ``bf16`` (autocast to bfloat16). ``compile`` says whether torch.compile is used: with ``auto``, it is
     used on a GPU if all batches have the same shape or, for ``wav2vec2_ctc``, if all clips have the same length.
 
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which the schedule
     ``tri_stage`` stays at ``lr``. The schedules ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if
     evaluations do not improve by the share ``anneal_threshold``. ``clip`` is the largest gradient norm. ``patience`` is
-    the number of evaluations in a row without a better ``metric`` after which the run ends. ``nonfinite`` is how many
-    steps with a loss or gradient that is not finite may be skipped in a row.
+    the number of evaluations in a row without a better ``metric`` after which the run ends. ``nonfinite`` is the number
+    of steps in a row that may be skipped because their loss or gradient is not finite.
 
     ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 for
     ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
     factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. If
     ``keep_optimizer`` is true, a run begins with the Adam moments that are saved in the source of its initial weights.
-    ``loggers`` are the names of loggers that get the figures in addition to the run's log.
+    ``loggers`` are the names of loggers, such as ``wandb``, that get a copy of the run's log.
     """
 
     task: str = "ctc"

@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; raises SourceError if that fails."""
+    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; raises SourceError if it is no table."""
     if not os.path.isfile(path):
         why = "is not a regular file" if os.path.exists(path) else "does not exist"
         raise SourceError(f"the table {escape(path)} of a dataset {why}.")

@@ -25,7 +25,7 @@ __all__ = ["Augmenter"]
 class Augmenter:
     """Changes clips at random, as the settings ``train.augment`` say.
 
-    ``changes_waves`` is whether the sound itself is changed. If so, the features must be computed each time.
+    ``changes_waves`` is true if the sound itself is changed; features must then be computed each time, not cached.
     """
 
     def __init__(self, settings: Augment, features: Features) -> None:

@@ -35,7 +35,7 @@ MAGIC = b"ckptfeat"
 VERSION = 2
 """Version of the layout and of the computation of features; files of another version are not used."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""The most clips, and the most seconds of sound, in a file: so it is computed within seconds, and fits into memory."""
+"""The maximum number of clips, and of seconds of sound, in a file; it is computed in seconds, and fits into memory."""
 
 Place = tuple[str, float, float, Cell | None]
 """Identifies the sound of a clip: path, begin and length in seconds, and the table cell (None: not in a table)."""
@@ -89,9 +89,9 @@ class FeatureCache:
         return True
 
     def open(self, clips: Sequence[Clip]) -> None:
-        """Map the file of a group for which ``fill`` was called, so that ``get`` finds its clips.
+        """Memory-map the file of a group of clips, so that ``get`` returns their features.
 
-        Raises SourceError if the file is missing or truncated.
+        ``fill`` must have written the file before. Raises SourceError if it is missing or truncated.
         """
         path = self._path(clips)
         mapped = _mapped(path, len(clips), self._width)
@@ -141,7 +141,7 @@ class FeatureCache:
 
 
 class _CachedClip(NamedTuple):
-    """Where a clip's features are: rows ``begin`` to ``end`` of ``frames``, which is the mapped file ``path``.
+    """The position of a clip's features: rows ``begin`` to ``end`` of ``frames``, which is the mapped file ``path``.
 
     ``frames`` (frames, width) has the features of all clips in the file, ``crc`` is the CRC-32 of this clip's rows.
     """

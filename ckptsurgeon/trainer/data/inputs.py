@@ -206,7 +206,7 @@ class ClipInputs:
 class _CacheGroups(torch.utils.data.Dataset[Any]):
     """A dataset with an item for each group of clips: getting the item writes the group's file in the cache.
 
-    The item is whether the file was written, or the error, which the parent process raises.
+    The item is true if the file was written, false if it existed, or an error for the parent process to raise.
     """
 
     def __init__(self, cache: FeatureCache, pieces: Sequence[Sequence[Clip]]) -> None:

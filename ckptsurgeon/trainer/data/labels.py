@@ -34,7 +34,7 @@ class UnknownLetterError(ValueError):
 
 
 class Labels:
-    """The token list of a model: a token for each of its outputs, in their order, and which tokens are special.
+    """The token list of a model: a token for each output of the model, in order; some tokens are special.
 
     ``segmenter`` is the tokeniser that cuts a text into tokens. If it is None, a text is cut from left to right, each
     time at the longest token that fits. If each token is a byte (Coqui STT's bytes output mode), a text is cut into its
@@ -96,7 +96,7 @@ class Labels:
         return [i for number, word in enumerate(spelled) for i in (*(space if number else ()), *word)]
 
     def unknown_letters(self, text: str) -> set[str]:
-        """Return the letters of a text that no token contains.
+        """Return the set of letters of a text that no token contains.
 
         The set is empty if a segmenter cuts texts, or if tokens are bytes.
         """

@@ -24,7 +24,7 @@ AHEAD = 4
 """How many batches each worker prepares in advance."""
 
 Key = tuple[int, int, int]
-"""The seed, epoch and index of an example, which determine its content and its random numbers."""
+"""The seed, epoch and index of an example; they determine its content and its random numbers."""
 
 
 class Batches:

@@ -87,7 +87,7 @@ def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]
 
 
 def padding(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of padding, from 0 to 1, in batches that are each padded to their longest clip.
+    """Return the share of padding, from 0 to 1, in batches whose clips are padded to the longest clip of the batch.
 
     ``lengths`` are the lengths of all clips, ``batches`` the clip indices in each batch.
     """

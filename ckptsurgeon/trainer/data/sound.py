@@ -39,7 +39,7 @@ class Clip:
     ``path`` is the file of the sound or array, ``text`` the transcript or the class. ``where`` is the line (or key) of
     the manifest that lists the clip, for messages. ``seconds`` is the length of the clip, and ``begin_s`` the time at
     which the clip begins in the file, in seconds. If the file is a table, ``cell`` is the cell with the sound.
-    ``augmented`` is whether ``train.augment`` changes the clip at random.
+    ``augmented`` is true if ``train.augment`` changes the clip at random.
     """
 
     path: str
@@ -54,7 +54,7 @@ class Clip:
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name extensions of sounds."""
 OPEN_ENDED = 0x7FFF_0000
-"""A size in a WAV header of at least this means that the length was not known when it was written, as in a pipe."""
+"""A size of at least this in a WAV header means that the writer did not know the length, for example in a pipe."""
 
 
 def missing_bytes(sound: str | BinaryIO) -> int:
@@ -81,11 +81,11 @@ def missing_bytes(sound: str | BinaryIO) -> int:
 
 
 TOLERANCE_S = 0.1
-"""By how many seconds the length in a manifest may differ from the length of the sound."""
+"""The maximum difference in seconds between the length in a manifest and the length of the sound."""
 
 
 def is_array(path: str) -> bool:
-    """Return whether the file at ``path`` is not a sound, but an array (``.npy``), which a model gets unchanged."""
+    """Return whether the file at ``path`` is an array (``.npy``), which a model gets unchanged, and not a sound."""
     return path.endswith(".npy")
 
 
@@ -118,7 +118,7 @@ def sound_rate(path: str, where: str) -> int:
 
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
-    """Return what soundfile opens for a clip: the path of a file, or a file object on the bytes in a table's cell."""
+    """Return what soundfile has to open for a clip: a path, or a file object for the bytes in a table's cell."""
     return clip.path if clip.cell is None else open_cell(clip.path, clip.cell, clip.where)
 
 

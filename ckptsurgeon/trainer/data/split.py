@@ -20,7 +20,7 @@ from .sound import Clip
 __all__ = ["Split", "read_split", "resolve_paths"]
 
 TOO_SHORT = "with fewer frames than tokens"
-"""Describes clips that are left out because CTC cannot align them; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
+"""The reason why clips that CTC cannot align are left out; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Split:
     dropped: Mapping[str, int]
     made_by: str = ""
     longest_s: float = math.inf
-    """The longest part of a clip, in seconds, that is used at a time."""
+    """The maximum length in seconds of the part of a clip that is used at a time."""
 
     @property
     def seconds(self) -> float:
@@ -109,7 +109,7 @@ def read_split(
     named = {"train": data.train, "dev": data.dev, "test": data.test}[name]
     read = [one for one in named if isinstance(one, str) or DATASET in one]
     if not read or len(read) < len(named):
-        why = "has a _target_: this task reads manifests" if named else "lists no manifest"
+        why = "refers to a function (_target_), but this task reads manifests" if named else "lists no manifest"
         raise ConfigError(f"train.data.{name} {why}.", hint=f"List one or more manifests, as in {name}: {name}.csv.")
     faults = ErrorCollector()
     clips = read_manifests(read, faults, texts=texts)

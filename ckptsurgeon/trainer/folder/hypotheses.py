@@ -19,9 +19,9 @@ def hypotheses_file(split: str) -> str:
 
 
 def clip_sounds(source: object, folder: str) -> dict[str, dict[str, Any]]:
-    """Return, by clip name, where the sound of each clip of a split is; {} for a source without clips.
+    """Return, by clip name, the position of each clip's sound; {} if ``source`` has no clips.
 
-    Each value is a dict: ``sound`` is the path of the sound file, relative to the run folder ``folder``; ``begin_s``
+    Each position is a dict: ``sound`` is the path of the sound file, relative to the run folder ``folder``; ``begin_s``
     and ``seconds`` say which part of the file is the clip.
     """
     clips: Sequence[Clip] = getattr(getattr(source, "split", None), "clips", ())

@@ -104,7 +104,7 @@ class RunFolder:
         return self.saved_steps[-1]
 
     def relinked(self) -> str:
-        """Point ``last`` to the checkpoint to resume from if this link is lost.
+        """If the link ``last`` is lost, create it again: it points to the checkpoint to resume from.
 
         Returns a note if the link was lost, else ''.
         """
@@ -149,9 +149,9 @@ class RunFolder:
 
         with staged.stream(STATE) as file:
             try:
-                torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls its write and flush
+                torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls file.write and file.flush
             except RuntimeError as error:
-                if isinstance(error.__context__, OutputError):  # a write failed, and then torch's end of the file too
+                if isinstance(error.__context__, OutputError):  # a write failed, then torch failed to end the file
                     raise error.__context__ from None
                 raise
         moments = os.path.join(staged.path, MOMENTS)
@@ -160,7 +160,7 @@ class RunFolder:
         staged.write(CHECKSUMS, checksums_of_folder(staged.path))
 
     def _point(self, step: int) -> None:
-        """Point the link ``last`` to the checkpoint of a step, atomically, by a rename."""
+        """Point the link ``last`` to the checkpoint of a step, by an atomic rename."""
         temp = temp_name(self.of("last"))
         try:
             os.symlink(os.path.join("steps", str(step)), temp)

@@ -100,7 +100,7 @@ def build_job(
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
-    # These two functions raise errors for names and patterns that match nothing, before anything slow is done.
+    # Called early: these functions raise errors for names and patterns that match nothing, and the rest may be slow.
     parameter_rules(settings, keys)
     if settings.lora.targets:
         check_lora(settings.lora, keys, init.new if init is not None else ())
@@ -131,7 +131,7 @@ def build_job(
         *compile_notes(job),
     )
     if init is not None and (told := other_tokens(init.recipe, init.path, target)):
-        notes = (*notes, f"the init has rows for other tokens: {told} in ckpt transplant")
+        notes = (*notes, f"the rows of the init belong to other tokens: {told} in ckpt transplant")
     return replace(job, notes=notes)
 
 
@@ -160,7 +160,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 def progress_observer(tell: Tell) -> Progress:
     """Return a function that reports the progress of a split to ``tell``, as an event.
 
-    The function gets the split's name, the number of its clips that are done, and the number of all its clips.
+    The function gets the name of the split, the number of finished clips, and the number of all clips.
     """
     return lambda split, done, of: tell({"event": "progress", "split": split, "clips": done, "of": of})
 
@@ -190,7 +190,7 @@ def load_task_data(
     ``notes`` returns lines about the data for the user. Raises ConfigError if there is no such task, or no data for it.
     """
     with user_code(document), preserve_cpu_random_state():
-        # A user's dataset may draw random numbers when it is made: which examples are in which split.
+        # A user's dataset may draw random numbers when it is made, for example to assign examples to splits.
         seed_cpu_from(settings.seed)
         task, tokens = task_of(settings, document, target)
         with explain_task_errors(settings.task):

@@ -1,4 +1,4 @@
-"""The initial weights of a run: their checkpoint, and the recipe by which it was made."""
+"""The initial weights of a run: a checkpoint, and the recipe by which the checkpoint was made."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class InitCheckpoint:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """The keys of the tensors that no source contains, so that all their values came from an initialiser."""
+        """The keys of the tensors that are in no source: all of their values came from an initialiser."""
         tensors = self.recipe.tensors if self.recipe is not None else {}
         return frozenset(key for key, made in tensors.items() if made.kind == "initialised")
 
     @property
     def partly(self) -> frozenset[str]:
-        """The keys of the tensors with some values from a source and the other values from an initialiser."""
+        """The keys of the tensors of which some values came from a source, and the others from an initialiser."""
         if self.recipe is None:
             return frozenset()
         rows = self.recipe.rows

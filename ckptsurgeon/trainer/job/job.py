@@ -1,4 +1,4 @@
-"""A job: all that a training run needs, from which it builds the model."""
+"""A job: everything that a training run needs; the model is built from it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def metric(self) -> str:
-        """The name of the figure that decides which model is best."""
+        """The name of the metric that decides which model is best."""
         return self.settings.metric or self.task.metric
 
     def empty_model(self) -> nn.Module:
@@ -93,7 +93,7 @@ class Job:
         return self.strategy == "fsdp" and self.ranks.size > 1
 
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
-        """Return the model that all ranks train, with its initial values, and the plan by which ``init`` was loaded.
+        """Return the model that all ranks train, with its initial values, and the plan for loading ``init``.
 
         The plan is None if the job has no ``init``. With ``fsdp``, each rank reads only its shards of the initial
         weights; no rank ever holds the whole model.
@@ -126,7 +126,7 @@ class Job:
     def _load(self, model: nn.Module, path: str) -> Plan:
         """Load the initial weights at ``path`` into the model, and return the plan by which they were loaded.
 
-        Raises PlanError if they do not fit the model; its hint is the command that makes initial weights that fit.
+        Raises PlanError if the weights do not fit the model; the hint has the command that makes fitting weights.
         """
         try:
             return load_into(model, path, strict=True, on_missing="error")
@@ -140,7 +140,7 @@ class Job:
 
 
 def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error for a metric ``name`` that is not in ``known``, the names of the figures that a task returns."""
+    """Return the error for a metric ``name`` that is not in ``known``, the names of the metrics that a task returns."""
     return ConfigError(
         f"train.metric {escape(name)}: the task returns no such figure.", hint=f"It returns {escape(', '.join(known))}."
     )
@@ -151,7 +151,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
-            hint="Put the model's class into the field _target_, or a model of transformers, ESPnet or SpeechBrain.",
+            hint="Under model, give its class as _target_, or a model of transformers, ESPnet or SpeechBrain.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)
@@ -159,7 +159,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
 
 
 SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
-"""Dtypes in which an init may have been saved; the values that an initialiser drew were then rounded to the dtype."""
+"""Dtypes in which an init may be saved; the values that its initialisers drew are then rounded to this dtype."""
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
@@ -186,8 +186,8 @@ def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) ->
 
     If a vocabulary was mapped, the recipe of ``init`` lists the new rows. Otherwise the values of the source are a
     block that begins at index 0 of each axis, and all values outside of the block are new. To find the block, this
-    function compares ``value``, the tensor ``key`` in ``init``, with ``own``, the tensor as its initialiser draws it
-    with the seed of the recipe.
+    function compares two tensors: ``value`` is the tensor ``key`` in ``init``; ``own`` is drawn by the initialiser of
+    this tensor, with the seed of the recipe.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

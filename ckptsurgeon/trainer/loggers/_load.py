@@ -21,10 +21,10 @@ LOGGERS = "ckptsurgeon.trainer.loggers"
 
 
 def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
-    """Return, by name, the classes of the loggers in ``names``, and of those that are used without being named.
+    """Return, by name, the classes of the loggers in ``names`` and of the automatic loggers.
 
-    These are the automatic loggers (``is_automatic``) whose package is installed. Raises ConfigError for a name that no
-    logger has.
+    An automatic logger (``is_automatic``) is used without being named, if its package is installed. Raises ConfigError
+    for a name that no logger has.
     """
     known = cast("Mapping[str, type[Logger]]", discover(LOGGERS, "LOGGER"))
     for name in names:
@@ -50,14 +50,14 @@ def is_installed(kind: type[Logger]) -> bool:
 
 
 WAIT_S = 60.0
-"""How long the end of a run waits for a logger that does not answer."""
+"""At the end of a run, a logger has at most this many seconds to finish."""
 
 
 class LoggerThread:
     """Passes rows of the log to a logger in a separate thread.
 
-    Rows that arrive while the thread is busy are passed in one call. If the logger raises an error, ``error`` becomes
-    that error, and further rows are dropped.
+    Rows that arrive while the thread is busy are passed together in the next call. If the logger raises an error,
+    ``error`` is set to it, and further rows are dropped.
     """
 
     def __init__(self, logger: Logger, wait_s: float = WAIT_S) -> None:
@@ -78,7 +78,7 @@ class LoggerThread:
         self._queue.put(summary)
         self._thread.join(self._wait_s)
         if self._thread.is_alive():
-            self.error = TimeoutError(f"it did not finish within {self._wait_s:g} s")
+            self.error = TimeoutError(f"the logger did not finish within {self._wait_s:g} s")
 
     def _work(self) -> None:
         try:

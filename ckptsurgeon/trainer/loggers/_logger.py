@@ -1,4 +1,4 @@
-"""The interface of a logger, which gets the figures of a run while it trains."""
+"""The interface of a logger, which gets the log of a run while the run trains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["LoggedRun", "Logger", "Summary", "scalars"]
 class LoggedRun:
     """The facts about a run that a logger gets before the first step.
 
-    ``folder`` is the run folder. ``step`` is the step at which a resumed run continues, 0 for a new run. ``id`` is the
-    id under which the logger has logged this run before, '' for a run that it has not logged. ``config`` has the
-    settings, as nested dicts.
+    ``folder`` is the run folder. ``step`` is the step at which a resumed run continues, 0 for a new run. If the logger
+    has logged this run before, ``id`` is the id that it gave the run; otherwise ''. ``config`` has the settings, as
+    nested dicts.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Logger(ABC):
     """Whether the logger is used if its package is installed, even if ``train.loggers`` does not list it."""
 
     id: str = ""
-    """The name by which the logger finds this run again when the run is resumed."""
+    """The id by which the logger finds this run again when the run is resumed."""
     place: str = ""
-    """Where the user finds the logged figures: a note says this, unless it is ''."""
+    """The place where the user finds the log, for a note to the user; there is no note if it is ''."""
 
     @abstractmethod
     def __init__(self, run: LoggedRun) -> None:
@@ -61,7 +61,7 @@ class Logger(ABC):
 
     @abstractmethod
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows of the run's log, the oldest first: steps, evaluations (``dev``), and the figures of ``test``."""
+        """Log rows of the run's log, the oldest first: steps, evaluations (``dev``), and the metrics of ``test``."""
 
     @abstractmethod
     def finish(self, summary: Summary) -> None:

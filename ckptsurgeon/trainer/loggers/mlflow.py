@@ -28,15 +28,15 @@ LONGEST = 5000
 
 
 class MLflow(Logger):
-    """Logs a run to MLflow: settings as parameters, figures as metrics, the summary as metrics and tags."""
+    """Logs a run to MLflow: settings as parameters, the log's values as metrics, the summary as metrics and tags."""
 
     package, extra = "mlflow", "mlflow"
 
     def __init__(self, run: LoggedRun) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it reports to its makers how it is used
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else MLflow sends its developers usage data
         if not uri:
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for this before it writes files
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 writes files only if this is set
         self._mlflow = require_package(self.package, extra=self.extra)
         self._entities = require_package("mlflow.entities", extra=self.extra)
         local = Path(run.folder, STORE)

@@ -18,13 +18,13 @@ OFFLINE = "offline"
 
 
 class WeightsAndBiases(Logger):
-    """Logs a run to Weights & Biases, whose client runs in a separate process and sends the figures from there."""
+    """Logs a run to Weights & Biases; the client of this service runs in a separate process, and sends the values."""
 
     package, extra = "wandb", "wandb"
 
     def __init__(self, run: LoggedRun) -> None:
         mode = os.environ.get("WANDB_MODE", OFFLINE)
-        if mode == OFFLINE:  # the client reports its own errors to a server even then, unless this is set
+        if mode == OFFLINE:  # otherwise the client sends its own errors to a server even offline
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         wandb = require_package(self.package, extra=self.extra)
         self._run = wandb.init(
@@ -34,16 +34,16 @@ class WeightsAndBiases(Logger):
             resume="allow",
             dir=os.environ.get("WANDB_DIR", run.folder),
             config=dict(run.config),
-            # The client would capture what ckptsurgeon prints, and print it again.
+            # Otherwise the client would capture the output of ckptsurgeon, and print it again.
             settings=wandb.Settings(mode=mode, silent=True, console="off"),
         )
         self.id = self._run.id
         self.place = self._place(mode)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log rows under their steps, without the figures of ``test``, which are logged with the summary.
+        """Log rows under their steps, without the metrics of ``test``, which are logged with the summary.
 
-        The figures of ``test`` are those of the best model, perhaps of an earlier step, and the client refuses earlier
+        The metrics of ``test`` belong to the best model, perhaps of an earlier step, and the client refuses earlier
         steps.
         """
         for row in rows:
@@ -56,7 +56,7 @@ class WeightsAndBiases(Logger):
         self._run.finish(exit_code=summary.exit_code)
 
     def _place(self, mode: str) -> str:
-        """Return where the user finds the figures: the web address of the run, or a folder and how to send it.
+        """Return where the user finds the log: the web address of the run, or a folder and the command that sends it.
 
         ``mode`` is the mode of the client, such as ``offline``.
         """

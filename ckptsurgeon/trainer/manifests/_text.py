@@ -184,7 +184,7 @@ def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the value of a field that may have any of ``names``: the first name that ``entry`` has is used.
+    """Return the value of a field of ``entry``; of several possible ``names``, the first that ``entry`` has is used.
 
     Raises ConfigError if ``entry`` has none of the names.
     """

@@ -30,7 +30,7 @@ INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
 TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "label")
 """Columns that may have the transcript or the class; used if the configuration has no field ``text``."""
 DEEPEST = 6
-"""How many levels of folders are searched for a dataset in the cache."""
+"""The number of folder levels of the cache that are searched for a dataset."""
 SAVE = "To download and save a dataset, run in Python: datasets.load_dataset(NAME).save_to_disk(FOLDER)."
 LARGEST = 64 << 20
 """The largest JSON file of a dataset that is read, in bytes."""

@@ -20,7 +20,7 @@ _SETS = {
     "recording set": {"sources", "sampling_rate", "num_samples"},
     "supervision set": {"recording_id", "start", "duration", "text"},
 }
-"""Other files of JSON lines that lhotse writes, and the fields by which they are recognised."""
+"""Other kinds of JSON lines that lhotse writes, and the fields by which these lines are recognised."""
 
 
 class _LhotseCuts:

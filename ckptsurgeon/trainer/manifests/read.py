@@ -26,7 +26,7 @@ __all__ = ["Manifest", "read_manifests"]
 _RELATIVE = "Relative paths begin at the folder of the configuration."
 EMPTY, RELATIVE_TO_MANIFEST = "is an empty file", "Relative paths begin at the manifest's folder."
 AT_ONCE = 8
-"""How many headers of sound files are read at the same time: on a network drive, each read takes a round trip."""
+"""The number of sound files whose headers are read at the same time: on a network drive, each read has to wait."""
 
 
 class Manifest(Protocol):
@@ -108,7 +108,7 @@ def _known() -> str:
 
 
 def _seen(path: str) -> str:
-    """Return the end of the message on a manifest of unknown format: its first line, or that it is a folder."""
+    """Return the end of the message on a manifest of unknown format: its first line, or a remark if it is a folder."""
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"

@@ -128,7 +128,7 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
     ``alphabet`` is the text of an ``alphabet.txt``; if ``as_bytes`` is true, there is none, and labels are bytes.
     """
     if not isinstance(as_bytes, bool):
-        raise ConfigError(f"deepspeech: bytes is {as_bytes!r}, not true or false.")
+        raise ConfigError(f"deepspeech: the field bytes is {as_bytes!r}; it must be true or false.")
     if as_bytes == (alphabet is not None):
         raise ConfigError(
             "deepspeech has both an alphabet and bytes: true." if as_bytes else "deepspeech needs an alphabet.",

@@ -171,7 +171,9 @@ class _HybridASRModel:
         if fields["d_model"] % fields["heads"]:
             raise ConfigError(f"hybrid_asr: d_model {fields['d_model']} is not a multiple of heads {fields['heads']}.")
         if fields["encoder"] not in ("conformer", "transformer"):
-            raise ConfigError(f"hybrid_asr: encoder is {fields['encoder']!r}.", hint="Use conformer or transformer.")
+            raise ConfigError(
+                f"hybrid_asr: there is no encoder {fields['encoder']!r}.", hint="Use conformer or transformer."
+            )
         if fields["n_mels"] < 7:
             raise ConfigError(
                 f"hybrid_asr: n_mels is {fields['n_mels']}; it must be 7 or more, because two convolutions shrink it."

@@ -16,7 +16,7 @@ import torch
 __all__ = ["GRACE_S", "DeviceGroup"]
 
 GRACE_S = 5.0
-"""The seconds that a GPU has to end its queued work after another rank has ended."""
+"""After another rank has ended, a GPU has this many seconds to complete its queued work."""
 
 
 class DeviceGroup:
@@ -39,13 +39,13 @@ class DeviceGroup:
         return DeviceGroup(backend, lambda: torch.cuda.current_stream(device).query())
 
     def begin(self) -> None:
-        """Record that the GPU now gets work that it can only complete together with the other GPUs, such as sums."""
+        """Record that the GPU is about to get work that needs the other GPUs, such as sums of gradients."""
         self._is_shared = True
 
     def confirm(self) -> None:
-        """Record that a value was read from the GPU, which shows that its work with the other GPUs is done.
+        """Record that a value was read from the GPU, so the GPU's work with the other GPUs is done.
 
-        Raises DistBackendError if that work was aborted: the value that was read is then wrong.
+        Raises DistBackendError if this work was aborted: the value is then wrong.
         """
         if self.is_aborted:
             from torch import distributed

@@ -1,4 +1,4 @@
-"""A model that one process trains, or several processes that sum their gradients (DistributedDataParallel, DDP)."""
+"""A model that is trained by one process, or by several that sum their gradients (DistributedDataParallel, DDP)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class ParallelModel:
-    """A model (``module``) that one process trains, or several processes with DDP.
+    """A model (``module``) that is trained by one process, or by several processes with DDP.
 
-    To run the model, call this object with a function that takes ``module``, so that DDP sees each forward pass.
-    https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
+    To run the model, call this object with a function that takes ``module``: only then does DDP notice the forward
+    pass. https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks = SINGLE_PROCESS) -> None:
@@ -34,7 +34,7 @@ class ParallelModel:
 
     @property
     def gradient_scale(self) -> int:
-        """The factor by which the gradients must be multiplied to be sums over the ranks: DDP computes their means."""
+        """The factor that turns the gradients, of which DDP computes means over the ranks, into sums over the ranks."""
         return self.ranks.size
 
     def wrap(self) -> None:
@@ -47,13 +47,13 @@ class ParallelModel:
         from torch.nn.parallel import DistributedDataParallel
 
         self._wrapped = None  # the old wrapper's gradient hooks must be gone before the new one adds its own
-        self.ranks.barrier()  # finds dead ranks; DDP begins with sums on the GPUs, which would wait for them
+        self.ranks.barrier()  # detects dead ranks; DDP begins with sums on the GPUs, which would wait for them
         self.ranks.begin_device_work()
         # find_unused_parameters, because a model may drop layers and a task may switch losses. It costs nothing in a
         # step that uses all parameters. A step that leaves parameters out waits for the GPU.
         taken = inspect.signature(DistributedDataParallel.__init__).parameters
-        new = "forward_sync_buffers"  # its name since torch 2.13
-        options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends them
+        new = "forward_sync_buffers"  # the option's name since torch 2.13
+        options: dict[str, Any] = {new if new in taken else "broadcast_buffers": False}  # finish_backward sends buffers
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:

@@ -1,7 +1,7 @@
 """The processes that train one model together: the rank of this process, and the collective calls of all.
 
 ``torchrun`` and ``accelerate launch`` start the processes and set their ranks in the environment
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Figures and decisions are exchanged by
+(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Metrics and decisions are exchanged by
 gloo, on the CPU. Gradients are summed by NCCL if there are GPUs. Gloo reports a rank that died; NCCL would wait for it.
 """
 
@@ -40,10 +40,10 @@ __all__ = [
 T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=12)
-"""How long the other ranks wait for rank 0, which prepares, evaluates and saves. A rank that died ends the wait."""
+"""How long the other ranks wait while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends at once."""
 
 NEVER = datetime.timedelta(days=3650)
-"""The timeout of the group by which the ranks watch each other: ten years, because torch needs a number."""
+"""The timeout of the group in which ranks watch each other: ten years, because torch does not accept infinity."""
 
 DETECTION_S = 5.0
 """The seconds within which every living rank notices that another rank has ended."""
@@ -53,7 +53,7 @@ DETECTION_S = 5.0
 class TorchrunEnv:
     """The environment variables of torchrun: RANK, WORLD_SIZE and LOCAL_RANK.
 
-    LOCAL_RANK is the index of this process on its machine, and the index of its GPU.
+    LOCAL_RANK is the index of this process on its machine; it is also the index of the GPU that the process uses.
     """
 
     rank: int = 0
@@ -71,7 +71,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     control: Any = None
-    """The gloo group for figures and decisions."""
+    """The gloo group for metrics and decisions."""
     store: Any = None
     """A key-value store in which a rank writes why it ends; the store works even if the group is broken."""
     device: DeviceGroup | None = None
@@ -140,9 +140,9 @@ class Ranks:
         return cast(T, found[0])
 
     def begin_device_work(self) -> None:
-        """Record that the GPUs now get work that they can only complete together, such as sums of gradients.
+        """Record that the GPUs are about to get work that they can only complete together, such as sums of gradients.
 
-        Make a collective call on the CPU before: it shows that all ranks are alive.
+        Make a collective call on the CPU first: it shows that all ranks are alive.
         """
         if self.device is not None:
             self.device.begin()
@@ -172,8 +172,8 @@ class Ranks:
         """Return {rank that has ended: the reason that it reported, '' if none}.
 
         If no rank has ended, the dict is empty, and ``error`` has another cause. A failed collective call fails on
-        every living rank, so every living rank calls this method, which reports in the key-value store that the rank
-        is alive. A rank that has reported nothing after five seconds has ended.
+        every living rank, so every living rank calls this method. The method reports in the key-value store that its
+        rank is alive. A rank that has reported nothing after five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -231,7 +231,7 @@ def describe_lost_rank(rank: int, reason: str) -> str:
 
 
 def is_communication_error(error: Exception) -> bool:
-    """Return whether an error may mean that a rank has ended, by its class and message.
+    """Return whether the class and message of an error suggest that a rank has ended.
 
     Messages of gloo's errors, which are RuntimeErrors, contain the names of gloo's source files.
     """

@@ -26,9 +26,9 @@ __all__ = ["ShardedModel"]
 T = TypeVar("T")
 
 CHECKED_PASSES = 3
-"""In the first forward passes, this many, the ranks check before each layer that all of them use the same layer.
+"""In this many first forward passes, the ranks check before each layer that all ranks use the same layer.
 
-These checks take time. So in later passes, the ranks compare the layers that they used only after the backward pass. A
+These checks take time. So in later passes, the ranks compare the used layers only once, after the backward pass. A
 model that drops layers at random most likely does so in the first passes.
 """
 
@@ -39,11 +39,11 @@ SAME_LAYERS = (
 
 
 class ShardedModel(ParallelModel):
-    """A model of which each rank holds a shard of every parameter, of its gradient and of its optimizer moments.
+    """A sharded model: each rank holds a shard of every parameter, gradient and optimizer moment.
 
     The parameters of a layer are gathered only while the layer is used. ``module`` must be on the meta device
-    (``build_on_meta``); it gets memory for the shards of this rank, but no values. The members of its outermost module
-    lists are gathered one after the other, all other parameters together.
+    (``build_on_meta``); it gets memory for the shards of this rank, but no values. Each layer in the outermost module
+    lists is gathered separately, all other parameters are gathered together.
 
     With ``bf16``, the layers in module lists are gathered, and get their inputs, in bfloat16. Gradients are summed in
     float32. The shards themselves are float32: the optimizer updates them, and checkpoints contain them. Autocast still
@@ -80,7 +80,7 @@ class ShardedModel(ParallelModel):
                 f"--strategy fsdp cannot shard this model: {escape(str(error), 300)}.", hint="Use --strategy ddp."
             ) from error
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        self._root.to_empty(device=device)  # empties buffers, too
+        self._root.to_empty(device=device)  # also discards the values of buffers
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 buffer.copy_(buffers[name])
@@ -98,7 +98,7 @@ class ShardedModel(ParallelModel):
         """Return ``function(module)``; every rank must call this with the same function."""
         self.ranks.begin_device_work()
         with warnings.catch_warnings():
-            # torch warns of each recurrent layer and each view, because a view must not be changed in place; none is.
+            # torch warns about each recurrent layer and each view: views must not be changed in place, and none is.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
             found = cast(T, self._root(function))
         if torch.is_grad_enabled():
@@ -161,6 +161,6 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _needs_float32(block: nn.Module) -> bool:
-    """Return whether a block has recurrent layers or batch norms: their states are float32, so parameters must be."""
+    """Return whether a block has recurrent layers or batch norms, whose states (and so parameters) must be float32."""
     has_statistics = any(buffer.is_floating_point() for buffer in block.buffers())
     return has_statistics or any(isinstance(one, nn.RNNBase) for one in block.modules())

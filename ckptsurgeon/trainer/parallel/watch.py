@@ -60,7 +60,7 @@ class RankWatch:
                 self._give_up()
 
     def _send(self, what: int) -> None:
-        """Send the message ``what`` (GONE or BYE) to the next rank, if this rank has not sent one yet.
+        """Send the message ``what`` (GONE or BYE) to the next rank, unless this rank has already sent a message.
 
         The next rank receives only one message, so sending a second message would wait for ever.
         """

@@ -39,14 +39,15 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One kind of initial weights beats another if it is better with each seed, and on average by more than this share."""
+"""One kind of initial weights beats another if its runs are better with every seed, and on average by this share."""
 MIN_SEEDS = 3
 
 
 def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
-    """Return whether the runs of ``one`` are clearly better than those of ``other``, compared seed by seed.
+    """Return whether the runs of ``one`` are clearly better than the runs of ``other``, compared seed by seed.
 
-    An Arm has the metric of all runs from one kind of initial weights. ``higher`` is whether higher values are better.
+    An Arm is the group of all runs from one kind of initial weights, with their metrics. ``higher`` is true if higher
+    values are better.
     """
     sign = -1 if higher else 1
     gaps = [sign * (theirs - own) for own, theirs in zip(one.values, other.values, strict=True)]
@@ -69,7 +70,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return the verdict and the figures of the control runs as a check.
+    """Return the verdict and the mean metrics of the control runs as a check.
 
     If ``found`` is None, the check is NOT RUN with the reason ``why``.
     """
@@ -114,7 +115,7 @@ class ControlRun:
 
 
 RunObserver = Callable[[ControlRun], None]
-"""A function that is called with each control run when it begins and when it is done."""
+"""A function that gets each control run, once when the run begins and once when it is done."""
 
 
 def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -> Controls:
@@ -179,7 +180,7 @@ def check_controls(job: Job, seeds: int) -> None:
 def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[float, bool]:
     """Train from the initial weights ``way`` with one seed; return the last metric, and whether the model learned.
 
-    ``frozen`` is whether only new tensors are trained.
+    If ``frozen`` is true, only new tensors are trained.
     """
     settings = replace(
         job.settings,
@@ -201,9 +202,9 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Return whether a model has learned: with CTC, if enough outputs are not blank; else if the loss fell by 5 %.
+    """Return whether a model has learned: with CTC, enough outputs are not blank; without, the loss fell by 5 %.
 
-    ``figures`` are the figures of the last evaluation, ``before`` is the loss before the first step.
+    ``figures`` are the metrics of the last evaluation, ``before`` is the loss before the first step.
     """
     return figures["blanks"] < BLANK_PLATEAU if "blanks" in figures else _first_loss(loop) < LEARNED * before
 

@@ -37,7 +37,7 @@ AROUND = 7
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
     """Return a PNG with the curves of a log; None if matplotlib is not installed or no step has a finite loss.
 
-    ``rows`` are the rows of the log. ``metric`` is the name of the figure that is drawn for each evaluation. ``title``
+    ``rows`` are the rows of the log. ``metric`` is the name of the metric that is drawn for each evaluation. ``title``
     is written above the curves. The evaluation after ``best_step`` steps is marked, unless ``best_step`` is 0.
     """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
@@ -184,7 +184,7 @@ def _unfinished(folder: RunFolder) -> ConfigError:
 
 
 def _number(value: float | None) -> float:
-    """Return a figure that was read from JSON; None becomes NaN, because JSON has no NaN."""
+    """Return a metric that was read from JSON; None becomes NaN, because JSON has no NaN."""
     return math.nan if value is None else float(value)
 
 

@@ -20,7 +20,7 @@ __all__ = ["Arm", "Controls", "Trained", "plain_json"]
 class Arm(Brief):
     """The metric of control runs from one kind of initial weights, ``name``: a value for each seed.
 
-    ``frozen`` is whether only new tensors were trained.
+    ``frozen`` is true if only new tensors were trained.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Trained(InNotebooks):
     "unchecked" if the model is trained, but the checks or controls after the last step are not done. It is "prepared"
     if only the data were prepared, "evaluated" if only the given weights were evaluated, and '' if only checks ran.
 
-    ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the
-    figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.
+    ``figures`` are the metrics of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the
+    metrics of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.
     ``elapsed_s`` is the total time in seconds, including checks; of the time before the run was resumed, only the
     training time counts. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit status of
     the program. With several processes, only ``rank`` 0 has the whole result; the other ranks check and write nothing.

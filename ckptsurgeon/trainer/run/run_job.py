@@ -246,14 +246,14 @@ UNTESTED = "test was not evaluated: the metric was NaN in all evaluations on dev
 
 @dataclass(frozen=True)
 class FinalFigures:
-    """The figures of the split ``test``, which has ``clips`` clips, with the weights after ``step`` steps."""
+    """The metrics of the split ``test``, which has ``clips`` clips, with the weights after ``step`` steps."""
 
     step: int
     figures: Mapping[str, float]
     clips: int
 
     def row(self) -> dict[str, Any]:
-        """Return the figures as a row of the log."""
+        """Return the metrics as a row of the log."""
         return {"step": self.step, "test": dict(self.figures), "test_clips": self.clips}
 
 
@@ -263,9 +263,9 @@ def has_test_split(loop: TrainingLoop) -> bool:
 
 
 def evaluate_test_split(loop: TrainingLoop, observer: Observer) -> FinalFigures | None:
-    """Return the figures of a run's best weights on the split ``test``; None if there are no best weights.
+    """Return the metrics of a run's best weights on the split ``test``; None if there are no best weights.
 
-    If these weights were evaluated before, the figures come from the run's log.
+    If these weights were evaluated before, the metrics come from the run's log.
     """
     progress, job, folder = loop.state.progress, loop.job, loop.folder
     assert job.test is not None

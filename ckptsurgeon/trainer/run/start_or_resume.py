@@ -161,8 +161,8 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
     """Return whether the run trains on one batch only.
 
-    ``asked`` is whether the user asks for this now. It decides for a new run; for a resumed run, the record of its
-    start decides. Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
+    A new run does so if ``asked`` is true, that is, if the user asks for it now. A resumed run does so if its records
+    say so. Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
     """
     if start.known is None:
         return asked

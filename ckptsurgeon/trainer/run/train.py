@@ -75,16 +75,15 @@ def train(
 
     Without ``config``, the configuration is the one that the recipe of the init refers to. Without ``config`` and
     ``init``, the init is the only ``*.init.safetensors`` in the working directory. With ``config`` alone, all weights
-    are newly initialised.
-    ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section; ``steps`` and ``seed`` replace the
-    values of these names. All output goes to the folder ``run`` (default: ``run``, or ``run-overfit`` with
-    ``overfit_one_batch``); ``resume`` continues the run in it, bit for bit on a CPU. ``check_only`` runs the checks
-    before the first step, and writes nothing. ``overfit_one_batch`` trains on a single batch, and ``preprocess_only``
-    prepares the data and ends. ``evaluate`` ("dev" or "test") only computes the figures of the given weights on this
-    split, and writes nothing. ``controls`` also trains the model from scratch and from permuted weights, each with
-    ``seeds`` seeds, even if the resumed run is finished. If a check fails before the first step, the run ends there,
-    unless ``keep_going`` is true. ``observer`` is called with each row of the log, and with a dict that has the key
-    ``event`` for everything else.
+    are newly initialised. ``sets`` are ``KEY=VALUE`` strings that replace values of the ``train:`` section; ``steps``
+    and ``seed`` replace the values of these names. All output goes to the folder ``run`` (default: ``run``, or
+    ``run-overfit`` with ``overfit_one_batch``); ``resume`` continues the run in it, bit for bit on a CPU.
+    ``check_only`` runs the checks before the first step, and writes nothing. ``overfit_one_batch`` trains on a single
+    batch, and ``preprocess_only`` prepares the data and ends. ``evaluate`` ("dev" or "test") only computes the metrics
+    of the given weights on this split, and writes nothing. ``controls`` also trains the model from scratch and from
+    permuted weights, each with ``seeds`` seeds, even if the resumed run is finished. If a check fails before the first
+    step, the run ends there, unless ``keep_going`` is true. ``observer`` is called with each row of the log, and with a
+    dict that has the key ``event`` for everything else.
 
     Every process that torchrun started calls this with the same arguments: each process trains on its share of every
     batch, and rank 0 checks, writes and calls ``observer``. ``strategy`` is ``ddp``, with the whole model in each
@@ -218,7 +217,7 @@ def _start(
 ) -> tuple[RunStart, tuple[str, ...]]:
     """Return what the run starts from, and the ``KEY=VALUE`` strings that replace its settings.
 
-    With ``resume``, both are read from the folder, and ``sets`` are added to the strings. ``writes`` is whether the
+    With ``resume``, both are read from the folder, and ``sets`` are added to the strings. ``writes`` is true if the
     call writes to the folder.
     """
     if not resume:
@@ -248,7 +247,7 @@ def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
 
 
 def _evaluate_only(job: Job, start: RunStart, split: str) -> Trained:
-    """Return the figures of the initial weights on a split; raises ConfigError if there is no such split."""
+    """Evaluate the initial weights on a split, and return the result; raises ConfigError if there is no such split."""
     source = job.dev if split == "dev" else job.test
     if source is None:
         raise ConfigError(

@@ -10,15 +10,15 @@ __all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunP
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 FAILED = "failed"
-"""The reason why a run ended, as for the names above: a check before the first step failed.
+"""These six strings are the reasons why a run ended; ``FAILED`` means that a check failed before the first step.
 
-A signal may also end a run; the reason is then the name of the signal.
+If a signal ended the run, the reason is the name of the signal.
 """
 
 
 @dataclass
 class RunProgress:
-    """Counters and figures of a run. Checkpoints contain them under these names.
+    """Counters and metrics of a run. Checkpoints contain them under these names.
 
     - ``step``: the number of steps done; ``seconds``: the time spent on steps and evaluations.
     - ``best``: the best value of the metric; ``best_step``: the number of steps before the evaluation that gave this

@@ -146,7 +146,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
 
 
 class TranscribedTask(SoundTask):
-    """A task whose labels are the token indices of texts; ``needs_blank`` is whether the token list needs a blank."""
+    """A task whose labels are the token indices of texts; ``needs_blank`` is true if the token list needs a blank."""
 
     needs_blank = True
 
