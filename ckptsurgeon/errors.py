@@ -51,7 +51,7 @@ class CheckpointError(Exception):
         super().__init__(self.message)
         self.rule = rule
         self.arguments: frozenset[str] = frozenset()
-        """The arguments of the verb that was called, if one was: an option of the same name is this argument."""
+        """The names of the arguments of the called Python function: messages show options as these arguments."""
 
     @property
     def said(self) -> str:

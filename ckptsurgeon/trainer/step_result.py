@@ -51,7 +51,7 @@ class StepCounts:
         """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
 
         The tensor also has a hash of the names in ``parts``, and the square of the hash. Their sums over the ranks show
-        whether the hash is the same on all ranks, that is, whether all losses have the same parts.
+        whether all ranks have the same hash, and so whether all losses have the same parts.
         """
         counted = [batch for batch in batches if not batch.idle]
         clips = sum(len(batch.names) for batch in counted)
@@ -144,8 +144,8 @@ class LossSums:
 class BufferSnapshot:
     """A copy of the buffers of all modules in training mode, such as the statistics of batch norms.
 
-    All of these buffers are copied, because ``Tensor._version`` does not show which of them have changed: torch's norm
-    layers do not increase it.
+    All of these buffers are copied, because ``Tensor._version`` does not tell which buffers have changed: torch's norm
+    layers do not increase this number.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -160,7 +160,7 @@ class BufferSnapshot:
 
     @torch.no_grad()
     def restore_if(self, condition: Tensor) -> None:
-        """Restore the buffers if ``condition`` (0-d) is true, without waiting for its value if it is on a GPU."""
+        """Restore the buffers if ``condition`` (0-d) is true, without reading it from a GPU, which would wait."""
         on_cpu = condition.device.type == "cpu"
         if on_cpu and not bool(condition):
             return

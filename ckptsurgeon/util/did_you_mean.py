@@ -16,7 +16,7 @@ NAMED = 3
 ALIKE = 0.6
 """The smallest similarity (difflib's ratio) of a name that is suggested."""
 CLEARLY_WORSE = 0.1
-"""A name is not suggested if its similarity is this much below that of the most similar name."""
+"""A name is not suggested if its similarity is lower than that of the most similar name by more than this."""
 LISTED = 20_000
 COMPARED = 300
 """At most ``LISTED`` names of a folder are read, and at most ``COMPARED`` of them compared, since difflib is slow."""
@@ -69,7 +69,7 @@ def _near(path: str) -> list[str]:
 
 
 def _alike(name: str, folder: str) -> list[str]:
-    """Return the names in a folder that are similar to ``name``, ignoring case; names with another suffix come last."""
+    """Return the names in a folder that resemble ``name``, ignoring case; names with another extension come last."""
     try:
         with os.scandir(folder) as entries:
             listed = [one.name for one in islice(entries, LISTED)]
@@ -83,9 +83,9 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two file names are similar without their suffixes.
+    """Return whether two file names are similar without their extensions.
 
-    If suffixes were compared too, any two short names with the same suffix would count as similar.
+    If extensions were compared too, any two short names with the same extension would count as similar.
     """
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

@@ -12,19 +12,18 @@ __all__ = ["UNSAID", "texts_apart"]
 UNSAID = "not set"
 """The text of a value that is missing."""
 BEFORE = 10
-"""How many characters of a string are shown before the first that differs."""
+"""The number of characters of a string that are shown before the first difference."""
 _IN_FULL: dict[type, int] = {list: 6, dict: 4}
-"""The most entries of a list or dict that ``value_text`` shows; a value with more entries is cut off."""
+"""The maximum number of entries of a list or dict that ``value_text`` shows; it leaves out further entries."""
 
 
 def texts_apart(one: Any, other: Any, limit: int = 60) -> tuple[str, str]:
-    """Return two different values as text; of two long lists or dicts, the first entry in which they differ.
+    """Return the texts of two different values, to show a user how they differ.
 
-    Of two long strings, it is the part from some characters before the first difference on.
-
-    The text also says how many more entries differ. Two lists are compared up to the end of the shorter list: if they
-    do not differ up to there, the text is their length. Two values whose text has at most ``limit`` characters are
-    returned in full.
+    Two values whose text has at most ``limit`` characters are returned in full. Of two long lists or dicts, the first
+    entries that differ are returned, with their place and the number of further differing entries. If a list only
+    continues the other list, the texts are the two lengths. Of two long strings, the parts around the first difference
+    are returned.
     """
     path = more = ""
     while _are_long(one, other, limit):

@@ -24,7 +24,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
 """Characters that Unicode counts as letters or symbols, but that are displayed as nothing or as a blank."""
 MARKS = 4
-"""The largest number of combining marks on a letter: Vietnamese needs two or three; many would cover other lines."""
+"""The maximum number of combining marks on a letter: Vietnamese needs two or three; more would cover other lines."""
 
 
 _END = r"\s'\"<>"

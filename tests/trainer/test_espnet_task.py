@@ -197,7 +197,7 @@ def test_a_model_without_ctc_is_left_to_espnet() -> None:
     Path("counting.py").write_text(NET + READING)
     cs.train("net.yaml", device="cpu", keep_going=True)
     path = Path("dev.csv").read_text().splitlines()[1].split(",")[0]
-    with pytest.raises(cs.ConfigError, match="Reader has no CTC .*Decode it with ESPnet's Speech2Text"):
+    with pytest.raises(cs.ConfigError, match="Reader has no CTC .*For ESPnet's Speech2Text, convert"):
         cs.transcribe("run", path)
     with pytest.raises(cs.ConfigError, match="the task espnet has no CTC, which a beam search needs"):
         cs.transcribe("run", path, beam=4)

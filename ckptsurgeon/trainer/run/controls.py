@@ -215,7 +215,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of the tensors whose values all come from sources; tensors tied to a new one are left out."""
+    """Return the keys of the tensors whose values all come from sources; tensors tied to a new tensor are left out."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 
@@ -237,7 +237,7 @@ def _initial_model(job: Job, way: str) -> nn.Module:
 
 @torch.no_grad()
 def permute(model: nn.Module, keys: Sequence[str], seed: int, *, parts: Mapping[str, Tensor] | None = None) -> None:
-    """Shuffle the values inside each floating tensor in ``keys``: this keeps their scale, but not what was learned.
+    """Permute the values inside each floating tensor in ``keys``: their scale stays, but all knowledge is lost.
 
     ``parts`` maps the keys of tensors that are partly new to masks: the values whose mask is true are not moved.
     """

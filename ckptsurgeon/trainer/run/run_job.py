@@ -56,7 +56,7 @@ UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a call of ``train`` that are not part of its job: where and how the job is run."""
+    """The options of a call of ``train`` that say where and how a job is run, and are not part of the job."""
 
     folder: RunFolder
     lock: RunLock
@@ -68,9 +68,9 @@ class RunOptions:
     keep_going: bool
     observer: Observer
     began: float
-    """The time of the call, by time.perf_counter()."""
+    """The time at which ``train`` was called, by time.perf_counter()."""
     send_request: Callable[[TrainRequest], None] = lambda request: None
-    """A function that sends the other ranks the request to train."""
+    """A function that tells the other ranks to train."""
 
 
 def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
@@ -302,7 +302,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
 
 
 class _Counted:
-    """A source of the same batches as ``source``; its ``clips`` is the number of clips that were read from it."""
+    """A source with the same batches as ``source``; it counts in ``clips`` how many clips were read."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source, self.clips = source, 0

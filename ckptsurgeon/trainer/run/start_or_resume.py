@@ -72,7 +72,7 @@ def _in_the_way(folder: RunFolder, name: str) -> OutputError:
 
 
 def _is_empty_folder(path: str) -> bool:
-    """Return whether a path is an empty folder, as a run leaves it if it could not write."""
+    """Return whether a path is an empty folder; a run that could not write leaves empty folders behind."""
     try:
         return not os.listdir(path)
     except OSError:
@@ -183,8 +183,8 @@ MAKES_ONE = "Make an init with ckpt transplant SRC dst.yaml, or give a configura
 class RunStart:
     """What a run starts from: a configuration, the initial weights, and notes for the user.
 
-    ``from_`` is the path of the initial weights; for a resumed run, of those with which it was started. ``init`` is the
-    checkpoint at this path, or None if it is not needed, as for most resumed runs. ``known`` is the lineage of a
+    ``from_`` is the path of the initial weights with which the run starts (or, if it is resumed, was started). ``init``
+    is the checkpoint at this path, or None if it is not needed, as for most resumed runs. ``known`` is the lineage of a
     resumed run, None for a new run.
     """
 
@@ -199,8 +199,9 @@ def find_start(config: str | None, init: str | None) -> RunStart:
     """Return what a run starts from: the configuration ``config`` and the initial weights ``init``.
 
     Without ``config`` and ``init``, ``init`` is the only ``*.init.safetensors`` in the working directory. Without
-    ``config``, it is the configuration to which the recipe of ``init`` refers. Raises ConfigError if there is no such
-    file or are several, or if that configuration has changed, runs code, or is outside the folder of ``init``.
+    ``config``, the recipe of ``init`` refers to the configuration. Raises ConfigError if there is no such file, or if
+    several files match. Also raises ConfigError if the recipe's configuration has changed, runs code, or is outside the
+    folder of ``init``.
     """
     if config is not None:
         if init is not None:
@@ -226,9 +227,9 @@ def _the_one_init() -> str:
 def _config_of(init: InitCheckpoint) -> str:
     """Return the path of the configuration to which the recipe of the checkpoint ``init`` refers.
 
-    Raises ConfigError unless the configuration is in the checkpoint's folder, is unchanged, and refers to no code. The
-    recipe may be somebody else's, so it must not lead to files outside this folder. And a user who gives a checkpoint
-    has not agreed to run code that lies in its folder.
+    Raises ConfigError unless the configuration is in the checkpoint's folder, is unchanged, and refers to no code.
+    Somebody else may have written the recipe, so it must not lead to files outside this folder. And a user who gives a
+    checkpoint has not agreed to run code from its folder.
     """
     name = escape(init.path)
     hint = "Give the configuration: ckpt train dst.yaml --init " + name

@@ -69,15 +69,15 @@ def transcribe(
 ) -> Transcripts:  # fmt: skip
     """Transcribe sounds (WAV, FLAC, Ogg) with the best weights of a run, or with a file of weights.
 
-    ``checkpoint`` is the folder of a run, which contains the configuration, or a file of weights. ``config`` is the
-    configuration with which the file was trained (default: config.yaml in the folder of the file). Texts are decoded as
-    in the evaluations of the run (``train.decoding``), unless ``beam`` or ``lm`` is given. ``beam`` is the number of
-    hypotheses that a beam search keeps, ``lm`` the ARPA file of a language model. The search adds to the
-    log-probabilities of CTC ``lm_weight`` times the natural log-probabilities of the language model, and ``word_bonus``
-    for each word. ``batch_size`` sounds are transcribed together, by default as many as in training.
+    ``checkpoint`` is a file of weights, or the folder of a run, which also contains the configuration. ``config`` is
+    the configuration with which the file was trained (default: config.yaml in the folder of the file). Texts are
+    decoded as in the evaluations of the run (``train.decoding``), unless ``beam`` or ``lm`` is given. ``beam`` is the
+    number of hypotheses that a beam search keeps, ``lm`` the ARPA file of a language model. The score of a text is its
+    log-probability by CTC, plus ``lm_weight`` times its natural log-probability by the language model, plus
+    ``word_bonus`` for each word. ``batch_size`` sounds are transcribed together, by default as many as in training.
 
-    Raises SourceError for a file that is missing or not a sound, ConfigError for a task that does not transcribe or a
-    sound that is too short, and the errors of ``load_into`` for weights that do not fit.
+    Raises SourceError if a file is missing or is not a sound. Raises ConfigError if the task does not transcribe, or if
+    a sound is too short. Raises the errors of ``load_into`` if the weights do not fit.
     """
     weights, where = _found(os.fspath(checkpoint), os.fspath(config) if config is not None else None)
     if isinstance(sounds, (str, os.PathLike)):

@@ -30,7 +30,7 @@ __all__ = ["CheckpointWriter", "Snapshot"]
 
 
 class CheckpointWriter:
-    """Writes checkpoints of a run into its folder; if ``folder`` is None (ranks above 0), it writes no files.
+    """Writes checkpoints of a run into its folder; if ``folder`` is None, as on ranks above 0, it writes no files.
 
     Inside its ``with`` block, a save only waits until the tensors are copied; a thread writes the files. An error in
     the thread is raised by the next save, or at the end of the block. A sharded model is saved by all ranks together,
@@ -72,7 +72,7 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Write a checkpoint without the help of other ranks, which have ended or wait; return whether it was written.
+        """Write a checkpoint without the other ranks, which have ended or are waiting; return whether it was written.
 
         With DDP this works, because every rank has the whole model. With FSDP, or before the first step, nothing is
         written.

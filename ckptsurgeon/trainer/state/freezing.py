@@ -1,4 +1,4 @@
-"""Decides, by patterns over keys, which parameters are trained, from which step, and at which learning rate."""
+"""Decides which parameters are trained, from which step and at which learning rate, by patterns for their keys."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 
 
 class FreezeSchedule:
-    """Freezes tensors of a model until the step from which they are trained, and checks that they did not change.
+    """Freezes tensors of a model up to the step from which they are trained, and checks that they do not change.
 
     The argument ``frozen`` has keys that are never trained, whatever the settings are. Buffers can be frozen, too: a
     module with a frozen buffer, such as the statistics of a batch norm, stays in evaluation mode. A tied tensor is
@@ -80,7 +80,7 @@ class FreezeSchedule:
         self._owners = _owners_of_buffers(model)
 
     def _tie_rules(self) -> None:
-        """Give all keys of a tied tensor the same rule: among their rules, the one that freezes it the longest."""
+        """Give all keys of a tied tensor the same rule: the one that keeps the tensor frozen longest."""
         strictest: dict[int, ParameterRule] = {}
         for key, tensor in self._tensors.items():
             other, own = strictest.get(id(tensor)), self.rules[key]

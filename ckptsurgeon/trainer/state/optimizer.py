@@ -24,9 +24,9 @@ class Optimizer:
     """AdamW or SGD over all parameters that are trained at some step; the first of ``betas`` is SGD's momentum.
 
     Parameters with the same learning rate factor and weight decay are in one parameter group. A frozen parameter has no
-    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups. ``had_gradient`` has, in
-    this order, whether each parameter has had a gradient other than zero. If the parameters are sharded over ``ranks``,
-    norms are those of the whole parameters.
+    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups. ``had_gradient``, in this
+    order, is true for parameters that have had a gradient other than zero. If the parameters are sharded over
+    ``ranks``, norms are computed over the whole parameters, not the shards.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Optimizer:
         ]
         self.inner: torch.optim.Optimizer
         self.moments = 2 if settings.optimizer == "adamw" else int(settings.betas[0] > 0)
-        """How many tensors of a parameter's size the optimizer keeps for the parameter."""
+        """The number of tensors that the optimizer keeps for each parameter, each as large as the parameter."""
         # Fused, on the CPU too: a fused optimizer can skip a step by a flag on the device, without a synchronisation.
         first, second = settings.betas
         if settings.optimizer == "adamw":
@@ -91,7 +91,7 @@ class Optimizer:
         self.had_gradient |= (norms > 0) & ~skip
         if isinstance(self.inner, torch.optim.SGD):
             self._create_momentum()
-        # torch's GradScaler sets these two to skip a step without a synchronisation.
+        # With these two attributes, torch's GradScaler skips a step without a synchronisation.
         self.inner.found_inf = skip.float()  # type: ignore[attr-defined]
         self.inner.grad_scale = None  # type: ignore[attr-defined]
         self.inner.step()
@@ -178,7 +178,7 @@ def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is
     if not math.isnan(value) and (is_better or not is_best):
         progress.compared = value
     if is_better:
-        progress.stalled = 0 if is_best else progress.stalled  # as in the two classes: newbob keeps the count
+        progress.stalled = 0 if is_best else progress.stalled  # newbob keeps the count, as in SpeechBrain
     elif progress.stalled < settings.anneal_patience:
         progress.stalled += 1
     else:

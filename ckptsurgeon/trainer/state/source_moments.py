@@ -37,9 +37,8 @@ class _Moments:
     """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of training steps of the source.
 
     Plans may apply operations, such as splits, to the tensors of a source before they are copied. The same operations
-    have been applied to the moments here, and the keys are those after the operations. To show what the operations do,
-    they have also been applied to ``ones``, tensors of ones: if all values of a tensor are still 1, the operations only
-    move its values.
+    have been applied to the moments here, and the keys are those after the operations. They have also been applied to
+    ``ones``, tensors of ones: if all values of such a tensor are still 1, the operations only moved values.
     """
 
     name: str
@@ -49,7 +48,7 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether the tensor ``key`` has moments that can be used: the operations only moved their values."""
+        """Return whether the tensor ``key`` has usable moments: the operations only moved their values."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 

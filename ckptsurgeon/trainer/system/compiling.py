@@ -31,7 +31,7 @@ BACKEND = "inductor"
 """torch's own compiler: C++ on a CPU, Triton on a GPU."""
 
 LossFunction = Callable[[nn.Module, Batch], Loss]
-"""The loss of a batch: a task's method, compiled or not."""
+"""A function that returns the loss of a batch: a task's method ``loss``, compiled or not."""
 
 
 def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
@@ -93,13 +93,13 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 def _is_wanted(job: Job) -> bool:
     if job.settings.compile == "auto":
-        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # blocks get no labels
+        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # label lengths do not matter
         return job.device.type == "cuda" and (has_one_shape(job) or of_equal_clips) and _can_compile()
     return job.settings.compile == "on"
 
 
 def _can_compile() -> bool:
-    """Return whether torch can compile models of transformers, which call a function that torch has since 2.7."""
+    """Return whether this torch can compile models of transformers: they call a function that is new in torch 2.7."""
     return hasattr(torch.compiler, "is_exporting")
 
 

@@ -32,8 +32,8 @@ MOST_WORKERS = 8
 def choose_device(name: str | None, local: int | None = None) -> torch.device:
     """Return the device ``name`` (cpu or cuda). If ``name`` is None, return the GPU if there is one, else the CPU.
 
-    ``local`` is the local rank of this process, which is also the index of its GPU. Raises ConfigError if there is no
-    such device.
+    ``local`` is the local rank of this process, and so the index of its GPU. Raises ConfigError if there is no such
+    device.
     """
     if name not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device {name!r} is unknown.", hint="Use cpu or cuda.")

@@ -24,10 +24,10 @@ PEAKS: Mapping[str, tuple[float, float, float]] = {
     "L40S": (362e12, 183e12, 91.6e12),
     "L4": (121e12, 60e12, 30.3e12),
 }
-"""Dense FLOP/s in bf16, TF32 and float32, by a pattern for the name of a GPU, from NVIDIA's data sheets.
+"""Peak FLOP/s of GPUs in bf16, TF32 and float32, without sparsity, from NVIDIA's data sheets.
 
-For bf16 and TF32, the data sheets give FLOP/s with sparsity, which are twice the values here. Of several patterns that
-match, the first counts.
+For bf16 and TF32, the data sheets give FLOP/s with sparsity, which are twice the values here. A key is a pattern for
+the name of a GPU; of several patterns that match, the first counts.
 """
 
 
@@ -87,7 +87,7 @@ _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
 }
-"""Attention operators on a CPU, for which torch has no formula → the operators whose formulas are right for them."""
+"""Maps attention operators on a CPU, for which torch has no formula, to operators whose formulas fit them."""
 _CTC = {_aten._ctc_loss, _aten._ctc_loss_backward}
 """The CTC operators that torch calls while a dispatch mode is active: on a GPU, they need the lengths on the GPU, too.
 
@@ -97,7 +97,7 @@ Without a mode, torch passes lengths that are on the CPU as numbers
 _RECURRENT = {
     _aten._cudnn_rnn: 1, _aten._cudnn_rnn_backward: 2, _aten.mkldnn_rnn_layer: 1, _aten.mkldnn_rnn_layer_backward: 2,
 }  # fmt: skip
-"""Operators of recurrent layers, for which torch has no formula → their cost as a number of forward passes."""
+"""Maps operators of recurrent layers, for which torch has no formula, to their cost as a number of forward passes."""
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def worker_options(workers: int) -> dict[str, Any]:
-    """Return options for a DataLoader, with which it starts ``workers`` worker processes that ignore stop signals.
+    """Return options that make a DataLoader start ``workers`` worker processes that ignore stop signals.
 
     The workers are forks of this process. By default, Python 3.14 would fork them from a server process. They would
     then not inherit blocked signals, would not be children of this process, and would have to import users' datasets by
@@ -41,8 +41,8 @@ def worker_options(workers: int) -> dict[str, Any]:
 def _ignore_stop_signals(worker: int) -> None:
     """Make a data worker ignore stop signals, except a SIGTERM from its parent; for a DataLoader's ``worker_init_fn``.
 
-    The exception is needed because the parent's interpreter, as it exits, sends a SIGTERM to workers that still run,
-    and waits for them without a time limit.
+    The exception is needed because the parent's interpreter, when it exits, sends a SIGTERM to its workers and waits
+    for them without a time limit.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_exit_for, args=(os.getppid(),), daemon=True).start()
@@ -62,8 +62,8 @@ def _exit_for(parent: int) -> None:
 def start_loader(loader: Iterable[T]) -> Iterator[T]:
     """Start the worker processes of a data loader, and return its iterator.
 
-    While the workers start, they do not ignore stop signals yet. So these signals are blocked in them and in this
-    process.
+    While the workers start, they do not ignore stop signals yet. So these signals are blocked in the workers and in
+    this process.
     """
     with _blocked_signals():
         return iter(loader)

@@ -42,11 +42,12 @@ class CTCOutput(NamedTuple):
 def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor, rate: int) -> CTCOutput:
     """Return the output of a model for a batch; waveforms in the batch have ``rate`` samples a second.
 
-    ``previous``, for a model with an attention decoder, are the target tokens before each position (teacher forcing).
+    ``previous`` is only given for a model with an attention decoder: the target tokens before each position (teacher
+    forcing).
 
     A model may return a pair (log-probabilities, lengths), or an object with the attributes ``ctc`` (or ``log_probs``,
-    ``logits``) and ``lengths``. It may return only log-probabilities if it makes one frame of each input frame. Logits
-    are accepted in place of log-probabilities, because all outputs are normalised.
+    ``logits``) and ``lengths``. If it makes one output frame of each input frame, it may return only log-probabilities.
+    Logits are accepted in place of log-probabilities, because all outputs are normalised.
 
     A model may have a method ``output_lengths``, which computes the output lengths from the input lengths. The method
     is called with lengths on the CPU, to avoid a GPU synchronisation.
@@ -132,7 +133,7 @@ def uniform_losses(output: CTCOutput, batch: Batch, blank: int) -> Tensor:
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
-    """Return a mask (batch,) of clips with too few frames: CTC needs one per label, and one between two equal ones."""
+    """Return a mask (batch,) of clips with too few frames for CTC: one for each label, and one between equal labels."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
     repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)

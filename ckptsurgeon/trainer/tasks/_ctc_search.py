@@ -5,7 +5,8 @@ of its alignments with the frames so far. With a language model, the score of a 
 the natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends.
 
 If the language model does not know a word, the word's log-probability is that of ``<unk>`` plus ``UNKNOWN``, as in
-pyctcdecode. This is because ``<unk>`` has the probability of all unknown words together, which is far too much for one.
+pyctcdecode. This is because ``<unk>`` has the probability of all unknown words together, which is far too high for a
+single word.
 """
 
 from __future__ import annotations

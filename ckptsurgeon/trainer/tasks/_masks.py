@@ -104,12 +104,12 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
     """Call transformers' function ``original``, but do not let it check the values of a padding mask.
 
-    If the call has no padding mask, it is not changed, so that it returns None. Any other result, even a mask that is
-    true everywhere, would prevent fast attention kernels: with such a mask, a run on an H200 took twice the memory.
+    A call without a padding mask is not changed, so that it returns None. Any mask as the result, even one that is true
+    everywhere, would prevent fast attention kernels: with such a mask, a run on an H200 took twice the memory.
     """
     bound = _signature(original).bind(*args, **given)
     if bound.arguments.get("attention_mask") is not None:
-        given["allow_is_bidirectional_skip"] = False  # replaces the value that t5gemma2 passes
+        given["allow_is_bidirectional_skip"] = False  # t5gemma2 passes another value
     return original(*args, **given)
 
 
@@ -124,7 +124,7 @@ def unchecked_positions() -> Iterator[None]:
 
 
 def _no_sequences(position_ids: Tensor) -> None:
-    """Return None for any position ids, which tells transformers that each row is a single sequence."""
+    """Return None for all position ids; for transformers, this means that each row is a single sequence."""
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class SoundTask(ABC):
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return the input and the label of a clip, its length in seconds, and its name (the line that lists it)."""
+        """Return the input and label of a clip, its length in seconds, and its name (its line in the manifest)."""
         return {"input": self.inputs(clip), "label": self.label(clip), "seconds": clip.seconds, "name": clip.where}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:

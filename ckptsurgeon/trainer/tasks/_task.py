@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "ClipTask", "Loss", "Progress", "Task", "begin_step", "is_higher_better"]
 
 Progress = Callable[[str, int, int], None]
-"""A function that gets the name of a split, the number of its clips that are done, and the number of all its clips."""
+"""A function that gets the name of a split, the number of finished clips, and the number of all clips."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Batch:
     ``labels`` are the targets, (batch, length) or (batch,), and ``label_lengths`` (batch,) are their lengths.
     ``seconds`` is the total length of the sounds. ``names`` are the positions (file and line) of the examples in
     manifests. ``extras`` are further tensors that a task needs, by name, with the batch as their first dimension.
-    ``idle`` is true if this rank has no example in this step, and the batch is only a stand-in whose results must be
+    ``idle`` is true if this rank has no example in this step; the batch is then a stand-in, and its results must be
     ignored. ``on_cpu`` are ``lengths`` and ``label_lengths`` on the CPU, for a batch on a GPU.
     """
 

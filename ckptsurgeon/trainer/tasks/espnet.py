@@ -123,7 +123,7 @@ class ESPnet(TranscribedTask):
         if encode is None or not hasattr(ctc, "log_softmax"):
             raise ConfigError(
                 f"{type(model).__name__} has no CTC (ctc_weight 0), and decoding with its decoder is not supported.",
-                hint="Decode it with ESPnet's Speech2Text: ckpt convert run/best.safetensors -o best.pth.",
+                hint="For ESPnet's Speech2Text, convert the weights: ckpt convert run/best.safetensors -o best.pth.",
             )
         texts = []
         for wave, length in zip(batch.inputs, batch.lengths, strict=True):

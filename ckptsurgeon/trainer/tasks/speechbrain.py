@@ -140,7 +140,7 @@ class SpeechBrain(TranscribedTask):
     def _tokenizer_in(self, one: Any) -> Any:
         """Return ``one``, an entry of hyperparams.yaml; replace an empty SentencePiece processor by a ``Tokenizer``.
 
-        Such a processor is empty because the recipe's ``main``, which would load its model, is not run here.
+        Such a processor is empty because its model is loaded by the recipe's ``main``, which is not run here.
         """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one
@@ -153,12 +153,13 @@ def _check_state(modules: nn.Module) -> None:
             raise ConfigError(
                 f"{escape(name)} ({type(module).__name__}) collects statistics outside its state dict, so a "
                 "checkpoint would lack them.",
-                hint=f"Give its number of features: model: {{..., statistics: {{{escape(name)}: 80}}}}.",
+                hint="To save them, set the number of features of the module, for example 80: "
+                f"model: {{..., statistics: {{{escape(name)}: 80}}}}.",
             )
 
 
 TOKENIZERS = ("tokenizer", "label_encoder")
-"""Attributes of a Brain that the ``main`` of its recipe would set, and that the task sets."""
+"""Attributes of a Brain that are usually set by its recipe's ``main``; here, the task sets them."""
 
 
 class Tokenizer:
