@@ -192,7 +192,9 @@ def test_on_and_off_are_what_yaml_makes_of_them(written: object, read: str) -> N
 
 
 def test_another_word_is_an_error() -> None:
-    with pytest.raises(cs.ConfigError, match=r"train\.compile is 'sometimes'\. Use one of auto, on, off"):
+    with pytest.raises(
+        cs.ConfigError, match=r"train\.compile is 'sometimes', which is not allowed\. Use one of auto, on, off"
+    ):
         parse_settings({"compile": "sometimes"}, "x")
 
 

@@ -143,7 +143,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"hf_dataset": "data/train", "text": "number"},
         "row 0: the column number has 0, not a string",
     ),
-    "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has no field splt. Did you mean split"),
+    "no such field": ({"hf_dataset": "data/train", "splt": "x"}, "has the unknown field splt. Did you mean split"),
     "a split that is a number": (
         {"hf_dataset": "data/train", "split": 3},
         "the field split of a dataset in train.data is 3, not a string",

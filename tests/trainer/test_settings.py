@@ -53,7 +53,7 @@ def test_sections_and_lists_are_read() -> None:
         ({"lr_scale": ["a"]}, "a map from pattern to number"),
         ({"betas": [0.9]}, "train.betas are [0.9]; they must be two numbers, each 0 or more, below 1"),
         ({"betas": 0.9}, "a list of numbers"),
-        ({"schedule": "cos"}, "'cos'. Use one of cosine, linear, constant"),
+        ({"schedule": "cos"}, "'cos', which is not allowed. Use one of cosine, linear, constant"),
         ({"features": {"kind": "x"}}, "Use one of log_mel, mfcc, waves"),
         ({"steps": 0}, "train.steps is 0; it must be 1 or more"),
         ({"steps": 100, "warmup": 100}, "warmup 100 is not below train.steps 100"),

@@ -409,7 +409,7 @@ def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
     ("changes", "sets", "why"),
     [
         ({"beams": 4}, ["beams=4"], "train has no field 'beams'."),
-        ({"decoding": "viterbi"}, [], "train.decoding is 'viterbi'."),
+        ({"decoding": "viterbi"}, [], "train.decoding is 'viterbi', which is not allowed."),
         ({"data": {"mirror": "x"}}, [], "train.data has no field 'mirror'."),
         ({"lm": "a.arpa"}, [], "train.lm needs train.decoding: ctc_beam, but train.decoding is ctc."),
     ],

@@ -26,7 +26,7 @@ __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "los
 MIN_STEPS = 6
 """The fewest steps in which a fall of the loss can be told from noise: three at the beginning, three at the end."""
 SHARE = 10
-"""The mean loss of the first of this many equal parts of a run is compared with the mean loss of the last part."""
+"""A run is cut into this many equal parts; the mean losses of the first and the last part are compared."""
 ERRORS = 2.0
 """A fall by more standard errors than this is significant; chance alone makes such a fall in 1 of 20 to 40 runs."""
 ROUNDED = 1e-3

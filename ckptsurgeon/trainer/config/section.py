@@ -124,7 +124,8 @@ def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
         raise ConfigError(f"{escape(where)}: {path} is {brief_repr(value, 80)}, not {meant}.", hint=hint) from None
     if one.name in CHOICES and made not in CHOICES[one.name]:
         raise ConfigError(
-            f"{escape(where)}: {path} is {brief_repr(value, 80)}.", hint=f"Use one of {', '.join(CHOICES[one.name])}."
+            f"{escape(where)}: {path} is {brief_repr(value, 80)}, which is not allowed.",
+            hint=f"Use one of {', '.join(CHOICES[one.name])}.",
         )
     return made
 

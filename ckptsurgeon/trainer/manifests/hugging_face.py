@@ -47,7 +47,7 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], FIELDS, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(FIELDS)}."
-        raise ConfigError(f"a dataset in train.data has no field {escape(unknown[0])}.", hint=hint)
+        raise ConfigError(f"a dataset in train.data has the unknown field {escape(unknown[0])}.", hint=hint)
     wrong = next((one for one in FIELDS if one in named and not isinstance(named[one], str)), None)
     if wrong is not None:
         raise ConfigError(f"the field {wrong} of a dataset in train.data is {brief_repr(named[wrong])}, not a string.")

@@ -43,7 +43,7 @@ TIMEOUT = datetime.timedelta(hours=12)
 """How long the other ranks wait while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends at once."""
 
 NEVER = datetime.timedelta(days=3650)
-"""The timeout of the group in which ranks watch each other: ten years, because torch does not accept infinity."""
+"""The timeout of the group in which ranks watch each other: ten years, because torch needs a number."""
 
 DETECTION_S = 5.0
 """The seconds within which every living rank notices that another rank has ended."""

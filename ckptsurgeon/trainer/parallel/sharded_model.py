@@ -29,7 +29,7 @@ CHECKED_PASSES = 3
 """In this many first forward passes, the ranks check before each layer that all ranks use the same layer.
 
 These checks take time. So in later passes, the ranks compare the used layers only once, after the backward pass. A
-model that drops layers at random most likely does so in the first passes.
+model that drops layers at random most likely drops one in these first passes.
 """
 
 SAME_LAYERS = (

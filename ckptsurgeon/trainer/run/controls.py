@@ -39,7 +39,7 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One kind of initial weights beats another if its runs are better with every seed, and on average by this share."""
+"""One kind of initial weights beats another if it is better with every seed, and on average by over this share."""
 MIN_SEEDS = 3
 
 
