@@ -25,8 +25,8 @@ COMPARED = 300
 def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
     """Return up to three names that are most similar to ``wanted``, the most similar one first.
 
-    Names that are clearly less similar than the first are left out. To save time, only ``most`` of the names are
-    compared letter by letter: those whose lengths, beginnings and ends are most like those of ``wanted``.
+    Names that are clearly less similar than the first are left out. To save time, only ``most`` names are compared
+    letter by letter: the names that resemble ``wanted`` most in length, beginning and end.
     """
     likely = heapq.nsmallest(most, names, key=lambda name: _unlike(wanted, name))
     near = difflib.get_close_matches(wanted, likely, n=NAMED, cutoff=ALIKE)

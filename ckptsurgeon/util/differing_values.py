@@ -68,7 +68,7 @@ def _are_long(one: Any, other: Any, limit: int) -> bool:
 
 
 def _differing(one: Any, other: Any) -> list[tuple[Any, tuple[Any, Any]]]:
-    """Return (place, two values) for each entry that differs between two lists, or between two dicts."""
+    """Return (index or key, two values) for each entry that differs between two lists, or between two dicts."""
     if isinstance(one, Mapping):
         pairs = {place: (one.get(place, _MISSING), other.get(place, _MISSING)) for place in (*one, *other)}
     else:

@@ -17,7 +17,7 @@ __all__ = ["finite_figures", "finite_tensors", "no_constant_tensors"]
 
 
 def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None) -> Check:
-    """Fail if a tensor of the model, or of ``average``, the moving average of its weights, has NaN or Inf."""
+    """Fail if a tensor of the model or of ``average`` (the moving average of its weights) has NaN or Inf."""
     name = "no NaN, no Inf"
     found, averaged = _floating(model), average or {}
     wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]

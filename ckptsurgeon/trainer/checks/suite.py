@@ -130,9 +130,10 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Return the checks that ``make`` returns; if it raises an error, return a check NOT RUN for each of ``names``.
+    """Return the checks that ``make`` returns; if it raises an error, return a check for each name in ``names``.
 
-    ``names`` are the names of the checks that ``make`` should return. The error is the reason why they did not run.
+    ``names`` are the names of the checks that ``make`` should return. After an error, their status is NOT RUN, and the
+    error is the reason.
     """
     try:
         return tuple(make())
@@ -142,7 +143,7 @@ def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple
 
 
 def _reopened(loop: TrainingLoop, sets: Sequence[str], *, overfitting: bool) -> Iterator[Check]:
-    """Yield the checks that the last and the best weights have the same loss after a new process has read them.
+    """Check the last and the best weights: a new process that reads them must compute the same loss.
 
     ``sets`` are the ``--set`` strings of the run; ``overfitting`` is true if the run trains on one batch only.
     """

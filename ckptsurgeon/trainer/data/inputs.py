@@ -121,7 +121,7 @@ class FeatureExtractor:
 
 
 def _htk_filters(bands: int, n_fft: int, rate: int) -> Tensor:
-    """Return filters (n_fft // 2 + 1, bands) that are triangles over mel, not over hertz; bins up to 20 Hz are 0."""
+    """Return filters (n_fft // 2 + 1, bands) that are triangular on the mel scale, not in hertz, and 0 up to 20 Hz."""
     hertz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * rate / n_fft
     mel = 1127.0 * torch.log1p(hertz / 700.0)
     lowest = 1127.0 * math.log1p(CEPSTRAL_LOWEST_HZ / 700.0)

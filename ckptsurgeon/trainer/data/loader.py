@@ -112,7 +112,7 @@ class Batches:
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
-        """End the worker processes now; they could live for seconds if the loader is part of a reference cycle."""
+        """End the worker processes now; they may run on for seconds if the loader is in a reference cycle."""
         under_way = getattr(self._loader, "_iterator", None)
         if under_way is not None and self._loader.num_workers:
             under_way._shutdown_workers()

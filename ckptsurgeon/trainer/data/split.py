@@ -126,7 +126,7 @@ def read_split(
 
 
 def _hint(dropped: Mapping[str, int]) -> str:
-    """Return a hint for a split of which all clips were left out; ``dropped`` maps each reason to a number of clips."""
+    """Return a hint for a split without clips; ``dropped`` maps each reason why clips were left out to their number."""
     if max(dropped, key=dropped.__getitem__, default="") == TOO_SHORT:
         return (
             "CTC needs a frame for each token: do texts and sounds match? A smaller features.stack makes more frames."

@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def best(self) -> str:
-        """The path of the best weights: the weights of the best adapter if the run has written one."""
+        """The path of the file of the best weights; if the run has written an adapter, of the adapter's weights."""
         return self.adapter if os.path.exists(self.adapter) else self.of(BEST)
 
     @property
@@ -273,7 +273,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _absent(path: str) -> list[str]:
-    """Return the parents of a path that do not exist, and the nearest parent that exists."""
+    """Return the parent folders of a path that do not exist yet, and the nearest parent folder that exists."""
     path, found = os.path.abspath(path), []
     while not os.path.isdir(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

@@ -64,7 +64,7 @@ def file_beside(manifest: str, path: str) -> str:
 
 
 def file_beside_or_here(manifest: str, path: str) -> str:
-    """Return ``path`` joined to the manifest's folder, or relative to the working directory if it exists only there."""
+    """Return ``path`` joined to the manifest's folder, or unjoined if it exists only in the working directory."""
     beside = file_beside(manifest, path)
     return beside if os.path.exists(beside) or not os.path.exists(path) else os.path.normpath(path)
 

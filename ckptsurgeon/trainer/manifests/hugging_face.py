@@ -176,11 +176,11 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 
 
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
-    """Return the name of the column that the user named, or of the only column that may be meant.
+    """Return the name of the column that the user named, or of the only likely column.
 
-    ``named`` is the user's name, '' for none. ``likely`` are the columns that may be meant. Raises ConfigError if there
-    is no column ``named``, or if ``named`` is '' and there is not exactly one likely column. ``field`` is the field of
-    the configuration in which the user names the column, for the message.
+    ``named`` is the column that the user named, '' for none. ``likely`` are the columns that may be meant otherwise.
+    Raises ConfigError if there is no column ``named``, or if ``named`` is '' and there is not exactly one likely
+    column. ``field`` is the field of the configuration in which the user names the column, for the message.
     """
     if named in features:
         return named

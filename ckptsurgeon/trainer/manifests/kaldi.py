@@ -39,7 +39,7 @@ class _KaldiFolder:
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
         """Return the clips in the order of the file ``text``.
 
-        If ``texts`` is false, the order is that of ``segments``, or of ``wav.scp`` if there are no segments.
+        If ``texts`` is false, the clips are in the order of ``segments``, or of ``wav.scp`` if there are no segments.
         """
         sounds = _table(os.path.join(path, "wav.scp"))
         cut = os.path.join(path, "segments")

@@ -34,7 +34,7 @@ class ParallelModel:
 
     @property
     def gradient_scale(self) -> int:
-        """The factor that turns the gradients, of which DDP computes means over the ranks, into sums over the ranks."""
+        """The factor by which gradients are multiplied to be sums over the ranks, because DDP computes means."""
         return self.ranks.size
 
     def wrap(self) -> None:
@@ -81,7 +81,7 @@ class ParallelModel:
 
 
 class ForwardProxy(nn.Module):
-    """A wrapper of ``module``, for DDP and FSDP, whose forward pass calls a given function with ``module``."""
+    """A wrapper of ``module`` for DDP and FSDP; its forward pass calls a given function with ``module``."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

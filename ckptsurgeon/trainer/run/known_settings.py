@@ -50,7 +50,7 @@ def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFol
 
 
 def _given(settings: Any) -> dict[str, Any]:
-    """Return settings without those that are None, also in nested sections.
+    """Return settings without the settings that are None, also in nested sections.
 
     In recorded settings, None stands for a default or for infinity.
     """

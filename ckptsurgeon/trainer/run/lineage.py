@@ -273,8 +273,8 @@ def record_steps(job: Job, lineage: Mapping[str, Any], folder: RunFolder, sets: 
     """Record in the run folder the new number of steps of a resumed run, so that the next ``--resume`` uses it.
 
     The field ``prolonged`` of the lineage lists every such change: at which step, and the old and the new number of
-    steps. ``sets`` are all ``--set`` strings of the run, those of this call last. Of the strings of this call, only
-    changes of ``steps`` are recorded. Raises OutputError.
+    steps. ``sets`` are all ``--set`` strings of the run; the strings of this call come last. Of the strings of this
+    call, only changes of ``steps`` are recorded. Raises OutputError.
     """
     before, steps = lineage["settings"]["steps"], job.settings.steps
     if steps == before:

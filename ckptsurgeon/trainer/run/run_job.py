@@ -217,7 +217,7 @@ def _finish(
 
 
 def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
-    """Return the notes for the user that are shown before the first step: on the start, the model and the data."""
+    """Return the notes for the user before the first step: about the start, the model and the data."""
     return (*start.notes, *job.target.notes, *job.notes)
 
 

@@ -125,7 +125,7 @@ def _config(job: Job, init: str | None) -> dict[str, Any]:
 
 
 def summary_of(result: Trained) -> Summary:
-    """Return the summary of a result for loggers: its figures, each check's status, and the verdict of the controls."""
+    """Return the summary of a result for loggers: its metrics, each check's status, and the verdict of the controls."""
     names = ("ended", "step", "metric", "best", "best_step", "first_loss", "last_loss", "skipped", "train_s")
     values: dict[str, Any] = {name: getattr(result, name) for name in names}
     values |= {f"final/{name}": value for name, value in result.figures.items()}

@@ -108,7 +108,7 @@ def transcribe(
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace those of the run.
+    """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace the run's values.
 
     ``decoding`` becomes ``ctc_beam`` if a language model is given, or if a beam is given for settings without beam
     search. Raises ConfigError for values that have no effect or do not fit.

@@ -25,7 +25,7 @@ from .espeak import Utterance, check_language, speak
 
 __all__ = ["LANGUAGES", "Demo", "alphabet_of", "configuration", "demo_data", "read_words", "words_of"]
 
-# The words of the utterances: a file in ``words`` for each language, or the user's.
+# The words of the utterances: for each language a file in ``words``, or a file of the user.
 
 _FOLDER = Path(__file__).parent / "words"
 LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))

@@ -109,7 +109,7 @@ class FreezeSchedule:
         self.digests_before = digests(self._tensors)
 
     def changed(self, keys: Collection[str]) -> list[str]:
-        """Return those of ``keys`` whose tensors have changed since before the first step."""
+        """Return those of ``keys`` whose tensors differ from their values before the first step."""
         known = {key: self._tensors[key] for key in keys if key in self.digests_before}
         return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 

@@ -1,6 +1,6 @@
 """Trains low-rank adapters instead of the weights: PEFT adds them to a model, and they are saved in PEFT's format.
 
-https://arxiv.org/abs/2106.09685; the format is that of ``save_pretrained`` in https://github.com/huggingface/peft.
+https://arxiv.org/abs/2106.09685; ``save_pretrained`` in https://github.com/huggingface/peft defines the format.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def adapter_config(lora: Lora, base: str) -> bytes:
 def load_adapter(model: nn.Module, path: str) -> None:
     """Set the adapters in a model to those in the file ``path``, which has the keys of ``adapter_tensors``.
 
-    Raises ConfigError if the file's keys are not those of the model's adapters.
+    Raises ConfigError if the file has other keys than the model's adapters.
     """
     from safetensors.torch import load_file
 

@@ -90,7 +90,7 @@ def restore_tensors(
 ) -> None:
     """Restore a model's tensors from ``tensors``, and its non-persistent buffers from ``unsaved``.
 
-    Raises FormatError if the keys or shapes of ``tensors`` are those of another model.
+    Raises FormatError if ``tensors`` has other keys or shapes than the model.
     """
     own = state_tensors(model)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:

@@ -4,7 +4,7 @@ https://arxiv.org/abs/1408.2873, algorithm 1: the beam contains texts, and the p
 of its alignments with the frames so far. With a language model, the score of a text also contains ``lm_weight`` times
 the natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends.
 
-If the language model does not know a word, the word's log-probability is that of ``<unk>`` plus ``UNKNOWN``, as in
+If the language model does not know a word, the word gets the log-probability of ``<unk>`` plus ``UNKNOWN``, as in
 pyctcdecode. This is because ``<unk>`` has the probability of all unknown words together, which is far too high for a
 single word.
 """
@@ -153,7 +153,8 @@ class CTCSearch:
     def read(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
         """Return the tokens of each clip's most likely text.
 
-        ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
+        ``log_probs`` (clips, frames, tokens) are the outputs of CTC, ``lengths`` (clips,) the numbers of frames without
+        padding.
         """
         frames = log_probs.detach().double().cpu().numpy()
         return [self._clip(one[:length]) for one, length in zip(frames, lengths.tolist(), strict=True)]
@@ -199,9 +200,9 @@ class CTCSearch:
         """Add up the probabilities of texts that are both in the beam and in ``grown``, in place.
 
         ``letters`` are the indices of the next tokens that are tried. ``label`` (beam,) has the log-probabilities of
-        the prefixes in the beam, ``grown`` (beam, letters) those of each prefix plus one of these tokens. If the beam
-        has a prefix and its parent, the parent plus one token is the same text as the prefix. The probability of this
-        text in ``grown`` is added to ``label``, and then set to 0.
+        the prefixes in the beam. ``grown`` (beam, letters) has the log-probabilities of each prefix plus one of these
+        tokens. If the beam has a prefix and its parent, the parent plus one token is the same text as the prefix. The
+        probability of this text in ``grown`` is added to ``label``, and then set to 0.
         """
         import numpy as np
 

@@ -51,7 +51,8 @@ class PrefixLogProbs(NamedTuple):
 class PrefixScores:
     """Computes CTC's probability that the text of a clip begins with a given prefix (a sequence of tokens).
 
-    ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
+    ``log_probs`` (clips, frames, tokens) are the outputs of CTC, ``lengths`` (clips,) the numbers of frames without
+    padding.
     """
 
     def __init__(self, log_probs: Tensor, lengths: Tensor, blank: int) -> None:
@@ -70,7 +71,7 @@ class PrefixScores:
     def extend(
         self, clips: Tensor, spelled: PrefixLogProbs, last: Tensor, tokens: Tensor
     ) -> tuple[Tensor, PrefixLogProbs]:
-        """Extend each of n prefixes by each of m ``tokens`` (n, m).
+        """Extend n prefixes, each by m different tokens: ``tokens`` (n, m).
 
         ``clips`` (n,) are the indices of the clips of the prefixes, ``spelled`` (n, frames + 1) are the
         log-probabilities of the prefixes, and ``last`` (n,) are their last tokens, -1 for the empty prefix.
@@ -170,8 +171,9 @@ class _BeamState(NamedTuple):
     """The prefixes of a beam search, all of one length: ``beam`` prefixes for each of n ``clips`` that are not done.
 
     ``tokens`` (n, beam, length) are the prefixes, which begin with the start token. ``decoder`` (n, beam) are the
-    decoder's log-probabilities of the prefixes, and ``spelled`` (n, beam, frames + 1) are CTC's. ``scores`` (n, beam)
-    are the scores by CTC and decoder together; -inf marks an unused entry, which has no prefix.
+    log-probabilities of the prefixes by the decoder, and ``spelled`` (n, beam, frames + 1) are their log-probabilities
+    by CTC. ``scores`` (n, beam) are the scores by CTC and decoder together; -inf marks an unused entry, which has no
+    prefix.
     """
 
     clips: Tensor
@@ -290,8 +292,8 @@ def beam_search(
     """Return the tokens of each clip that are most likely by CTC and the decoder together, from a beam search.
 
     https://arxiv.org/abs/1706.02737: the score is ``weight`` times CTC's log-probability plus ``1 - weight`` times the
-    decoder's. The best ``beam`` prefixes of each length are kept, by CTC's prefix score and the decoder's score.
-    ``log_probs`` (clips, frames, tokens) are CTC's.
+    decoder's log-probability. The best ``beam`` prefixes of each length are kept, by CTC's prefix score and the
+    decoder's score. ``log_probs`` (clips, frames, tokens) are the outputs of CTC.
     """
     search = _BeamSearch(model, batch, symbols, weight=weight, beam=beam)
     return search.run(PrefixScores(log_probs, search.frames, symbols.blank))

@@ -54,7 +54,7 @@ class _Order:
     """All n-grams of one length, each with the base-10 logarithms of its probability and its backoff weight.
 
     The n-grams are sorted by ``keys``. The key of a unigram is the index of its word. The key of a longer n-gram
-    combines two indices: that of the n-gram without the last word, and that of the last word.
+    combines two indices: the index of the n-gram without its last word, and the index of the last word.
     """
 
     keys: Integers

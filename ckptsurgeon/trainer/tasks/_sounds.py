@@ -61,7 +61,7 @@ class SoundTask(ABC):
         return True
 
     def splits(self) -> dict[str, Batches]:
-        """Return the batches of train, and those of dev and test if the settings have manifests for them, by name.
+        """Return, by name, the batches of train, and of dev and test if the settings have manifests for them.
 
         Raises ConfigError if a manifest or a transcript is wrong, and SourceError if a sound is missing.
         """
@@ -244,7 +244,8 @@ class MeasuredTask(TranscribedTask):
     def decoded(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]] | None:
         """Return the tokens of each clip that a beam search finds; None if CTC decodes frame by frame.
 
-        ``log_probs`` (clips, frames, tokens) are CTC's, ``lengths`` (clips,) the numbers of frames without padding.
+        ``log_probs`` (clips, frames, tokens) are the outputs of CTC, ``lengths`` (clips,) the numbers of frames without
+        padding.
         """
         return self._search.read(log_probs, lengths) if self._search is not None else None
 

@@ -49,7 +49,7 @@ class ESPnet(TranscribedTask):
         super().__init__(settings, tokens)
 
     def meet(self, model: nn.Module) -> None:
-        """Raise ConfigError if the model lacks ESPnet's interface, or if its token list is not that of the data."""
+        """Raise ConfigError if the model lacks ESPnet's interface, or if its token list differs from the data's."""
         taken = inspect.signature(model.forward).parameters
         if lacking := [name for name in INPUTS if name not in taken]:
             raise ConfigError(

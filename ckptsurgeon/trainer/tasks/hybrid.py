@@ -141,7 +141,7 @@ class Hybrid(MeasuredTask):
         return {"loss": loss, **error_figures(rows), "accuracy": accuracy}
 
     def _read(self, model: nn.Module, batch: Batch, output: CTCOutput) -> list[list[int]] | None:
-        """Return the decoded tokens of each clip; None if CTC alone decodes frame by frame."""
+        """Return the decoded tokens of each clip; None with ``decoding: ctc``, which decodes frame by frame."""
         if self.settings.decoding in ("ctc", "ctc_beam"):
             return self.decoded(output.log_probs, output.lengths)
         decoder = decodable(model)

@@ -1,7 +1,7 @@
 """Trains the modules of a ``hyperparams.yaml`` with the forward pass and the loss of a recipe's Brain.
 
 ``train.task: train.py:ASR`` is the Brain's file and class. ``compute_forward`` and ``compute_objectives`` are called as
-in the Brain's ``fit`` (speechbrain/core.py). Batches, optimizer, checkpoints and log are those of ckptsurgeon.
+in the Brain's ``fit`` (speechbrain/core.py). ckptsurgeon itself makes the batches, optimizer, checkpoints and log.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class SpeechBrain(TranscribedTask):
         brain.on_stage_start(_stages()[stage], self._epoch)
 
     def _brain_of(self, model: nn.Module) -> Any:
-        """Return the Brain whose modules are ``model``, with the entries of hyperparams.yaml that its methods use."""
+        """Return a Brain with the modules of ``model``, and the entries of hyperparams.yaml that its methods use."""
         if model not in self._brains:
             if not isinstance(model, BrainModules):
                 raise ConfigError(

@@ -132,8 +132,8 @@ class Wav2Vec2Pretraining(SoundTask):
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return a batch, in which ``labels`` are the indices of masked frames, and ``extras`` has their ``negatives``.
 
-        Both are padded to the number of frames that can be masked at most, so that the shapes depend only on the
-        length of the longest crop.
+        Both are padded to the largest possible number of masked frames, so that the shapes depend only on the length of
+        the longest crop.
         """
         batch = super().collate(examples)
         frames = self.hearing.frames(batch.inputs.shape[1])
