@@ -29,9 +29,9 @@ _LIKE = 'Return a dict of numbers, such as {"loss": 1.5, "cer": 0.25}.'
 def evaluation_mode(model: nn.Module, average: EMA | None = None) -> Iterator[None]:
     """Inside the block, put a model in evaluation mode, without gradients.
 
-    If ``average`` is given, its weights replace the model's inside the block. The random states are restored after the
-    block, so that evaluations do not change the training. cuDNN's attention is not used: it is slow whenever a length
-    occurs for the first time, and the clips of an evaluation have many lengths.
+    If ``average`` is given, its weights replace the weights of the model inside the block. The random states are
+    restored after the block, so that evaluations do not change the training. cuDNN's attention is not used: it is slow
+    whenever a length occurs for the first time, and the clips of an evaluation have many lengths.
     """
     modes = {module: module.training for module in model.modules()}
     try:

@@ -120,7 +120,7 @@ def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batc
 
     The ranks take turns: each whole batch goes to one rank. ``index`` is the position of the batch in the epoch.
     """
-    if isinstance(source, Batches):  # it loads only these batches
+    if isinstance(source, Batches):  # it makes no other batches
         numbers = range(ranks.rank, len(source.order(0, 0)), ranks.size)
         yield from zip(numbers, source.read(0, 0, numbers=numbers), strict=True)
         return
@@ -146,7 +146,7 @@ class RankBatches:
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this rank's parts of the batches of an epoch, from the index ``start`` on."""
-        if isinstance(self.source, Batches):  # it loads only these examples
+        if isinstance(self.source, Batches):  # it makes no other examples
             yield from self.source.read(seed, epoch, start, rank=self._rank, of=self._size)
             return
         for batch in self.source.read(seed, epoch, start):

@@ -63,7 +63,7 @@ class RunLock:
             except OSError as error:
                 os.close(handle)
                 raise output_error(self.path, error) from error
-            if not stays:  # its holder removed the file between open and lock
+            if not stays:  # its former holder removed the file between open and lock
                 os.close(handle)
                 continue
             self._held.append(handle)

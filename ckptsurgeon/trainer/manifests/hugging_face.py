@@ -126,7 +126,7 @@ def _cached(path: str, split: str) -> tuple[str, list[str]]:
     for name in sorted(os.listdir(folder)):
         match = _OF_CACHE.fullmatch(name)
         of = match[1].rpartition("-")[2] if match else ""
-        if match and (not isinstance(splits, dict) or of in splits):  # else a cached result of map()
+        if match and (not isinstance(splits, dict) or of in splits):  # other files are cached results of map()
             tables.setdefault(of, []).append((int(match[2] or 0), int(match[3] or 1), name))
     chosen = _chosen(folder, list(tables), split)
     several = sorted(tables[chosen])

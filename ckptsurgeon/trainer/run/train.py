@@ -149,7 +149,7 @@ def train(
             folder, lock, resume, sets, seeds, controls, overfit_one_batch, keep_going, observer or (lambda row: None),
             began, send_request,
         )  # fmt: skip
-        if preprocess_only:  # the result has lines on the splits instead of notes, and no weights are drawn
+        if preprocess_only:  # its result describes the splits; no weights are drawn
             job = replace(job, notes=())
             start = replace(start, notes=start.notes if start.init is not None else ())
         if strategy == "fsdp" and ranks.size == 1:

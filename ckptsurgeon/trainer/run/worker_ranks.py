@@ -56,7 +56,7 @@ def _train(request: TrainRequest, ranks: Ranks, device: torch.device) -> Trained
     ):
         if request.overfit:
             job = with_one_batch(job)
-        if rank_mismatch(job) is not None:  # rank 0 reports it
+        if rank_mismatch(job) is not None:  # rank 0 reports the mismatch
             return _empty_result(ranks, exit_code=ConfigError.exit_code)
         loop = _build_loop(job, request)
         if loop is None:
@@ -93,7 +93,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
     """Return whether this rank must report the lost ranks to the user.
 
-    It must if rank 0 is lost and reported no reason, and if this rank is the lowest of the living ranks.
+    This is the case if rank 0 is lost and reported no reason, and this rank is the lowest of the living ranks.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)

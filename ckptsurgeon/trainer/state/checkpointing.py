@@ -62,7 +62,7 @@ class CheckpointWriter:
     def save(self) -> None:
         """Write a checkpoint to resume from; every rank must call this. Raises OutputError."""
         state, folder = self._state, self.folder
-        values = state.state_dict()  # gathers from all ranks: before any check of ``folder``
+        values = state.state_dict()  # gathers from all ranks, so before any check of ``folder``
         if state.parallel.is_sharded:
             self._save_shards(values)
         elif folder is not None:

@@ -85,7 +85,7 @@ class WordScores:
         if not text:
             return _Words(score, state, tokens, 0.0, 0.0, state)
         log_prob, after = self._ngrams.next(state, text)
-        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # without an incomplete letter in UTF-8
+        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # no incomplete UTF-8 letter
         is_known, begins = self._known[place : place + 1] == [text], "".join(self._known[place : place + 1])
         unknown = self._weight * UNKNOWN * max(1.0, len(text) / LETTERS)
         gain = self._weight * log_prob + self._bonus + (0.0 if is_known else unknown)

@@ -71,7 +71,7 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory handles the latter
+    except (CheckpointError, torch.OutOfMemoryError):  # explain_out_of_memory handles the second
         raise
     except Exception as error:
         if ":" not in name or is_communication_error(error) or (there and not _where(error, name)):

@@ -236,7 +236,8 @@ class _Reader:
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
         """Return the index of each n-gram of ``size`` words whose key is in ``keys``.
 
-        Each of them is the beginning of an n-gram of ``longer`` words. Raises FormatError if one is not in the file.
+        Each of these n-grams is the beginning of an n-gram of ``longer`` words. Raises FormatError if one is not in the
+        file.
         """
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)

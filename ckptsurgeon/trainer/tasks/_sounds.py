@@ -81,7 +81,7 @@ class SoundTask(ABC):
 
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
-        task = cast(ClipTask, self)  # subclasses add the loss
+        task = cast(ClipTask, self)  # the subclasses have the loss
         size = BatchSize(settings.batch_size, settings.batch_seconds)
         return Batches(
             task, split, size=size, workers=settings.data.workers or 0,
