@@ -293,7 +293,7 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         )
     if gpu:
         torch.cuda.set_device(device)
-        # Off: NCCL's watchdog would kill this process before it has saved. torch's _abort_process_group needs this, too.
+        # Off: NCCL's watchdog would kill this process before it saves. _abort_process_group of torch needs it, too.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     try:
         store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]
