@@ -30,8 +30,8 @@ class LayerActivations:
 
     ``rms`` and ``rms_in`` are the root mean squares of the layer's output and input in its first forward pass;
     ``rms_in`` is None if the layer has no parameters or no floating-point input. ``norm`` is true for a normalisation
-    layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch, and in all
-    forward passes of a layer that runs several times, as in a recurrent decoder.
+    layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch. If a layer
+    runs several times, as in a recurrent decoder, the value must be the same in all forward passes.
 
     ``judged`` is false if a constant output of the layer is no defect, so that the checks ignore the layer: its input
     was constant (BERT's segment embedding, if all tokens have one segment), or all matrices of the layer are zero, as

@@ -79,9 +79,9 @@ RISEN = 1.25
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     """Check that training lowered the loss.
 
-    The loss of the trained model on the first batch is compared with the loss of the untrained model on the same batch,
-    and with the loss of uniform outputs. Then the logged losses of the last steps are compared with the losses of the
-    first steps: the last losses must be lower by more than the noise.
+    The loss of the trained model on the first batch is compared with two losses: of the untrained model on the same
+    batch, and of uniform outputs. Then the logged losses of the last steps are compared with the losses of the first
+    steps: the last losses must be lower by more than the noise.
     """
     progress, job = state.progress, state.job
     if not progress.step:

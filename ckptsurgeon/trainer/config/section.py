@@ -64,8 +64,8 @@ def _merged(old: Any, new: Mapping[str, Any]) -> Any:
 def parse_settings(section: Any, where: str) -> Settings:
     """Return the settings of a ``train:`` section; ``where`` is the name of its file, for messages.
 
-    Raises ConfigError for an unknown field (with the nearest name), a value of a wrong type or out of bounds, and
-    settings that contradict each other.
+    Raises ConfigError for an unknown field (the hint has the nearest name), for a value of a wrong type or out of
+    bounds, and for settings that contradict each other.
     """
     made: Settings = _read(Settings, {} if section is None else section, where, "train")
     why = find_fault(made)

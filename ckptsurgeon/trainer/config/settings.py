@@ -36,10 +36,10 @@ class Data:
     If ``segmenter`` is None, texts are cut into the longest tokens that fit.
 
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; other clips are counted and
-    left out. ``cache`` is the folder for computed features. If it is None, features are computed each time.
-    ``workers`` is the number of processes that make batches. If it is None, a run on a CPU has no such process, and a
-    run on GPUs has one for each CPU core, but at most eight for each GPU. ``context`` is the number of tokens of an
-    example in the task ``language_model``.
+    left out. ``cache`` is the folder for computed features. If it is None, features are computed each time. ``workers``
+    is the number of processes that make batches. None means the default: on a CPU, there is no such process; on GPUs,
+    there is one for each CPU core, but at most eight for each GPU. ``context`` is the number of tokens of an example in
+    the task ``language_model``.
     """
 
     train: tuple[Named, ...] = ()
@@ -120,9 +120,9 @@ class Pretrain:
 
     ``crop_s`` is the longest piece of a clip in seconds: longer clips are cropped at random (None: never).
     ``mask_prob`` is the share of frames that masked spans would cover if none overlapped. ``mask_length`` is the number
-    of frames of a span, ``negatives`` the number of other frames with which a masked frame is contrasted, and
-    ``diversity`` the weight of the diversity loss. ``gumbel`` has the highest and the lowest temperature of the Gumbel
-    softmax, and the factor by which the temperature is multiplied at every step.
+    of frames of a span. ``negatives`` is the number of other frames with which a masked frame is contrasted.
+    ``diversity`` is the weight of the diversity loss. ``gumbel`` has the highest and the lowest temperature of the
+    Gumbel softmax, and the factor by which the temperature is multiplied at every step.
     """
 
     crop_s: float | None = None
@@ -144,7 +144,8 @@ class Settings:
 
     ``precision`` is ``float32`` (full precision), ``tf32`` (a GPU rounds the factors of products to 10 bits of
     mantissa) or ``bf16`` (autocast to bfloat16). ``compile`` says whether torch.compile is used: with ``auto``, it is
-    used on a GPU if all batches have the same shape or, for ``wav2vec2_ctc``, if all clips have the same length.
+    used on a GPU if all batches have the same shape. For ``wav2vec2_ctc``, it is enough that all clips have the same
+    length.
 
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which the schedule
     ``tri_stage`` stays at ``lr``. The schedules ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if
@@ -153,10 +154,10 @@ class Settings:
     of steps in a row that may be skipped because their loss or gradient is not finite.
 
     ``decoding`` is how texts are decoded; ``beam`` is the number of hypotheses that a beam search keeps (None: 4 for
-    ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``, ``lm_weight`` the
-    factor of its natural log-probabilities, and ``word_bonus`` is added to the score for each word. If
-    ``keep_optimizer`` is true, a run begins with the Adam moments that are saved in the source of its initial weights.
-    ``loggers`` are the names of loggers, such as ``wandb``, that get a copy of the run's log.
+    ``joint``, 100 for ``ctc_beam``). ``lm`` is the ARPA file of a language model for ``ctc_beam``. The language model's
+    natural log-probabilities are multiplied by ``lm_weight``, and ``word_bonus`` is added to the score for each word.
+    If ``keep_optimizer`` is true, a run begins with the Adam moments that are saved in the source of its initial
+    weights. ``loggers`` are the names of loggers, such as ``wandb``, that get a copy of the run's log.
     """
 
     task: str = "ctc"

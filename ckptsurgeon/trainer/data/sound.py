@@ -133,8 +133,8 @@ def _header(sound: str | BinaryIO, path: str, where: str) -> Any:
 def read_sound(clip: Clip, rate: int, *, may_be_silent: bool = False) -> Samples:
     """Return a clip's samples (samples,) as float32: the mean of its channels, resampled to ``rate`` hertz.
 
-    Raises SourceError if the clip cannot be read, has no samples, contains values that are not finite, or has only
-    zeros and ``may_be_silent`` is false.
+    Raises SourceError if the clip cannot be read, has no samples, or contains values that are not finite. Also raises
+    SourceError for a clip of zeros, unless ``may_be_silent`` is true.
     """
     import numpy as np
 

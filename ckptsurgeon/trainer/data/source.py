@@ -133,8 +133,8 @@ class RankBatches:
     """The part of each batch of ``source`` that one rank gets: every n-th example of n ranks, from index ``rank`` on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
-    ranks, the last ranks run the first example of the batch and ignore the result, because every rank must take part in
-    the all-reduce.
+    ranks, the last ranks run the first example of the batch, and ignore the result. They must run something, because
+    every rank must take part in the all-reduce.
     """
 
     def __init__(self, source: BatchSource, ranks: Ranks) -> None:

@@ -43,7 +43,8 @@ def hypotheses(rows: Sequence[Mapping[str, Any]], sounds: Mapping[str, Mapping[s
     ``rows`` are the task's rows, one for each clip; ``sounds`` is what ``clip_sounds`` returned. Each line of the file
     is a JSON object about one clip: ``errors`` (the number of letters that were inserted, deleted or replaced), ``cer``
     (errors per letter of the reference), ``clip`` (the line of the manifest that lists the clip), ``reference`` (the
-    transcript), ``hypothesis`` (the model's text), and the clip's entry in ``sounds``, if there is one.
+    transcript) and ``hypothesis`` (the model's text). If ``sounds`` has an entry for the clip, the line also has its
+    fields.
     """
     if not all({"clip", "reference", "hypothesis"} <= row.keys() for row in rows):
         return b""

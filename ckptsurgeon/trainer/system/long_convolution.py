@@ -57,9 +57,9 @@ def grouped_convolution(
 ) -> Tensor:
     """Return the convolution that torch's ``conv1d`` computes with stride and dilation 1, up to rounding.
 
-    ``inputs`` has the shape (batch, channels in, time), ``weight`` (channels out, channels in / groups, kernel), the
-    result (batch, channels out, time + 2 * padding - kernel + 1). The function is differentiable. Inside autocast, it
-    computes in autocast's dtype, as conv1d does.
+    ``inputs`` has the shape (batch, channels in, time). ``weight`` has the shape (channels out, channels in / groups,
+    kernel). The result has the shape (batch, channels out, time + 2 * padding - kernel + 1). The function is
+    differentiable. Inside autocast, it computes in autocast's dtype, as conv1d does.
 
     The outputs are cut along the time into blocks of ``block`` positions. Each block is a window of the inputs times a
     matrix. The matrix contains the kernel once for each position of the block, shifted by one from position to

@@ -102,7 +102,7 @@ def masked_frames(
     """Return the indices of the masked frames of a clip of ``frames`` frames, ascending.
 
     Masked frames form spans of ``length`` frames, which may overlap. The number of spans is ``share * frames /
-    length``, rounded up or down at random, but at least ``fewest``, and at most the number of frames at which a span
+    length``, rounded up or down at random. It is at least ``fewest``, and at most the number of frames at which a span
     can begin. A clip that is not longer than one span has no masked frames. ``chance`` is the random generator.
     """
     starts = frames - length + 1

@@ -1,8 +1,8 @@
 """Decoding with an attention decoder: greedy, or in a beam search together with CTC's prefix scores.
 
-A model that is decoded has ``encode(inputs, lengths)``, which returns the encoder's output (clips, frames, …) and the
-number of frames of each clip, and ``decode(previous, memory, lengths)``, which returns logits (clips, length, tokens)
-of the token after each of the previous tokens. The first previous token is the start token.
+The model needs two methods. ``encode(inputs, lengths)`` returns the encoder's output (clips, frames, …) and the number
+of frames of each clip. ``decode(previous, memory, lengths)`` returns logits (clips, length, tokens) of the token after
+each of the previous tokens. The first previous token is the start token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Transcription with CTC alone: the probability of a text is the sum over all its alignments with the frames.
 
 https://dl.acm.org/doi/10.1145/1143844.1143891. A model gets inputs and lengths, and returns log-probabilities (batch,
-frames, tokens), together with their lengths if it makes fewer frames than there are inputs.
+frames, tokens). If it makes fewer frames than there are inputs, it also returns the numbers of frames.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trains a model of ESPnet by the model's own loss, for tasks from speech to text: recognition, translation.
 
-``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, metrics by name, and the
-number of examples over which the means are (espnet2/train/abs_espnet_model.py).
+``forward(speech, speech_lengths, text, text_lengths)`` returns the mean loss of a batch, the mean of each metric by
+name, and the number of examples (espnet2/train/abs_espnet_model.py).
 """
 
 from __future__ import annotations
