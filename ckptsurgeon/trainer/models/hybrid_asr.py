@@ -172,7 +172,7 @@ class _HybridASRModel:
             raise ConfigError(f"hybrid_asr: d_model {fields['d_model']} is not a multiple of heads {fields['heads']}.")
         if fields["encoder"] not in ("conformer", "transformer"):
             raise ConfigError(
-                f"hybrid_asr: there is no encoder {fields['encoder']!r}.", hint="Use conformer or transformer."
+                f"hybrid_asr: the encoder {fields['encoder']!r} is not known.", hint="Use conformer or transformer."
             )
         if fields["n_mels"] < 7:
             raise ConfigError(
