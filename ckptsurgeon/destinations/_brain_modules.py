@@ -52,7 +52,7 @@ class BrainModules(nn.ModuleDict):
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Return whether a module normalises by statistics that it collects in training but does not save.
+    """Return whether a module normalises with statistics that it collects in training but does not save.
 
     Such statistics are plain attributes, so the module's state dict does not contain them.
     """

@@ -34,11 +34,11 @@ class Document:
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
-    ``overrides`` are fields with other values than the file has: of a config.json of transformers, or of the section
-    ``model:``. If ``model_type`` is one of them, they are all fields of a config.json, and those of the file are not
-    used. ``versions`` identify the installed code if they were found before this process imported it; None if they are
-    to be found when they are needed. ``undeclared`` are the names of fields that the user may set, although the
-    configuration's class does not declare them.
+    ``overrides`` has new values of fields, either of a config.json of transformers or of the section ``model:``. If it
+    sets ``model_type``, it is a whole config.json, and the fields of the file are not used. ``versions`` identify the
+    installed code, if they were determined before this process imported that code; None if they are determined later,
+    on demand. ``undeclared`` are the names of fields that the user may set, although the configuration's class does
+    not declare them.
     """
 
     path: str
@@ -115,7 +115,7 @@ def _merged(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration in our format or in a toolkit's; raises ConfigError if the file cannot be read as text.
+    """Read a configuration, in our format or in that of a toolkit; raises ConfigError if the file is no readable text.
 
     ``what`` is the word for the file in messages, such as "destination".
     """
@@ -123,7 +123,7 @@ def read_document(path: str, what: str = "destination") -> Document:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
         raise ConfigError(
-            f"{escape(path)} is not a configuration: it is not UTF-8.", hint="Save the file as UTF-8."
+            f"{escape(path)} is not a configuration: it is not UTF-8 text.", hint="Save the file as UTF-8."
         ) from None
     except OSError as error:
         message = f"the {what} {escape(path)} cannot be read: {error.strerror}."
@@ -166,5 +166,5 @@ def check_fields(document: Document, where: str, given: Iterable[str], known: It
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+            hint = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(known)}."
             raise document.fail(f"{where} has no field {brief_repr(name)}.", hint)

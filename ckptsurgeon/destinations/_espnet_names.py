@@ -74,7 +74,10 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return [``module``], or the names of its layers if it is a stack of layers; [] if the module has no tensors."""
+    """Return the names of the layers in ``module`` if it is a stack of layers (``…coders``), else [``module``].
+
+    Returns [] if the module has no tensors.
+    """
     inside = [key[len(module) + 1 :] for key in tensors if key.startswith(f"{module}.")]
     if not module.endswith("coders"):
         return [module] if inside else []

@@ -49,8 +49,8 @@ class Task:
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
         """Return the names in ``entries`` that the task does not declare.
 
-        If the task declares all of them, return what the configuration ``values`` contains but the task does not have:
-        names of classes, and options of the model.
+        If the task declares all of them, return the names of classes and the options of the model that are in the
+        configuration ``values`` but that the task does not have.
         """
         if others := sorted(entries - self.entries):
             return others
@@ -119,7 +119,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
         near = difflib.get_close_matches(name, known, n=1)
         raise document.fail(
             f"{brief_repr(name)} is not a task of ESPnet.",
-            f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+            f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}.",
         )
     task = known[name]
     others = sorted(
@@ -135,7 +135,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 
 
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a phrase for each of the two tasks that lack the fewest entries: "asr has no …", with what it lacks."""
+    """Yield, for the two tasks that lack the fewest entries, the task's name and these entries: ``asr has no …``."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
         yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 

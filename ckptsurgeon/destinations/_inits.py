@@ -45,7 +45,7 @@ _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 """Initialisers that can fill tensors of integers and booleans."""
 
 LIKE = "like"
-"""The value of the field ``init`` for a tensor that starts with its values in a checkpoint."""
+"""The value of the field ``init`` for a tensor that starts with the values that it has in a checkpoint."""
 TORCH_SLOPE = 2.23607
 """The square root of 5: the ``a`` with which torch's linear and convolution layers call ``kaiming_uniform_``."""
 

@@ -66,7 +66,7 @@ class _Adoptable(_Toolkit, Protocol):
 
 
 def is_configuration(path: str) -> bool:
-    """Return whether the suffix of a path shows that it is a configuration and not a checkpoint."""
+    """Return whether the ending of a path, such as ``.yaml``, is that of a configuration and not of a checkpoint."""
     low = path.lower()
     return low.endswith(_SUFFIXES) and ".index." not in os.path.basename(low) and not os.path.isdir(path)
 
@@ -96,12 +96,13 @@ def target_with(
     dequantized: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> TargetSpec:
-    """Return the destination as ``load_target`` does, but with a new ``vocabulary`` for a model of transformers.
+    """Return the destination as ``load_target`` does, but with changes to the model that the configuration describes.
 
-    Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
-    tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
-    processors of a speech model are written. If ``dequantized`` is true, the destination of a quantised model has
-    unquantised weights. ``overrides`` are fields of a config.json, or of the section ``model:``, that get other values.
+    ``vocabulary`` replaces the vocabulary of a model of transformers: each token id in the configuration becomes the id
+    of the same token in the new vocabulary, and the new tokeniser is copied. ``train`` replaces the section ``train:``
+    of the configuration; for a speech model, tokeniser and processor files are made from this section. With
+    ``dequantized``, the destination of a quantised model has unquantised weights. ``overrides`` maps fields to new
+    values: fields of a config.json, or of the section ``model:``.
     """
     if not constructor_weights:
         _check_built(path)
@@ -168,9 +169,9 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def _checked_kind(document: Document) -> _Kind | _Toolkit:
-    """Return the object that loads a document: a ``_Kind`` for our format, a ``_Toolkit`` for a toolkit's.
+    """Return the object that loads ``document``: a ``_Kind`` if it is in our format, else the ``_Toolkit`` it is from.
 
-    Raises ConfigError if the user chose a task, and the document is not an ESPnet configuration.
+    Raises ConfigError if the user passed ``--task`` but the document is not an ESPnet configuration.
     """
     kind = _kind_of(document)
     if document.task is not None and not getattr(kind, "has_tasks", False):

@@ -62,7 +62,7 @@ class _Bundled:
         name = document.model["name"]
         known = module_names(MODELS)
         if name not in known:
-            raise document.fail(f"there is no bundled model {brief_repr(name)}.", f"There are {', '.join(known)}.")
+            raise document.fail(f"there is no bundled model {brief_repr(name)}.", f"Use one of {', '.join(known)}.")
         from .torch_module.module import module_target
 
         model = cast("_Model", discover(MODELS, "MODEL")[name])

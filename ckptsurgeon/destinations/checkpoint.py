@@ -55,7 +55,7 @@ class _Like:
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the checkpoint in the field ``like`` as a destination."""
+        """Return the destination: the checkpoint whose path is in the field ``like``."""
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str) or not isinstance(root, (str, type(None))):

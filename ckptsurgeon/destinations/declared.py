@@ -81,9 +81,9 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
 
 
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
-    """Return a map from each tied key to the first key of its group; raises ConfigError if a group is wrong.
+    """Return a map from each tied key to the first key of its group; raises ConfigError if a group is not valid.
 
-    If only a later key of a group has an initialiser, the first key gets it: it is added to ``inits``.
+    If only a later key of a group has an initialiser, it becomes that of the first key, too (in ``inits``).
     """
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
@@ -125,10 +125,10 @@ def _type_text(info: TensorInfo) -> str:
 
 
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
-    """Return the checkpoint of the field ``values``, which has the initial values of the tensors ``kept``.
+    """Return the checkpoint that the field ``values`` names, which has the initial values of the tensors ``kept``.
 
-    Returns () if ``kept`` is empty. Raises ConfigError if the field is missing, if a tensor is not in the checkpoint or
-    has another shape there, or if tied tensors have different values there.
+    Returns () if ``kept`` is empty. Raises ConfigError in three cases: the field is missing; a tensor is not in the
+    checkpoint or has another shape there; tied tensors have different values in the checkpoint.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
@@ -185,8 +185,8 @@ def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Che
         )
     if there.shape != info.shape:
         raise document.fail(
-            f"the tensor {escape(key)} has init: like and is {shape_text(info.shape)}, "
-            f"but {shape_text(there.shape)} in {name}."
+            f"the tensor {escape(key)} (init: like) has the shape {shape_text(info.shape)}, "
+            f"but the shape {shape_text(there.shape)} in {name}."
         )
 
 
@@ -197,7 +197,7 @@ def _initial(
     keys: Iterable[str],
     seed: int,
 ) -> Iterator[tuple[str, memoryview]]:
-    """Yield each key with the bytes of its initial values, which are drawn, or read from a file in ``given``."""
+    """Yield each key with the bytes of its initial values, which a file in ``given`` has or an initialiser draws."""
     for key in keys:
         file = next((one for one in given if key in one.keys), None)
         if file is None:

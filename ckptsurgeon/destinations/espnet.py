@@ -33,7 +33,7 @@ __all__ = ["CONFIG", "TOOLKIT"]
 _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
 """Entries that are lists of tokens, or paths of files with such lists."""
 _RECIPE = "config"
-"""The entry of a run's configuration with the path of the recipe's file, which ESPnet's parser would read again."""
+"""The entry with the path of the recipe's file in the configuration of a run; ESPnet's parser would read that file."""
 _OF_RUNS = ("required", "version", "distributed")
 """Entries that a training run adds to the arguments of its configuration."""
 

@@ -55,7 +55,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Located:
-    """The object to which a ``_target_`` refers, its module, and the module's file ("" if the module is installed)."""
+    """The object that a ``_target_`` names, its module, and the file of this module ("" if the module is installed)."""
 
     target: str
     value: Any
@@ -71,8 +71,8 @@ class _Located:
 def _locate(document: Document, target: Any) -> _Located:
     """Return the object with a dotted name such as ``package.module.Class``, and its module.
 
-    The longest prefix that is a module is imported; the remaining parts of the name are attributes. Raises ConfigError
-    if the name cannot be imported.
+    The longest beginning of the name that is a module is imported; the other parts are names of attributes. Raises
+    ConfigError if the name cannot be imported.
     """
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"the field _target_ is {brief_repr(target, 80)}; it must be package.module.Class.")

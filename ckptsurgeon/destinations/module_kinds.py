@@ -86,14 +86,14 @@ _SHARING = {
     "FalconFlashAttention2": "query_key_value",
     "GPTBigCodeAttention": "c_attn",
 }
-"""Classes whose heads may share one key and one value, and the name of their layer with queries, keys and values."""
+"""Maps classes with optional multi-query attention to the name of their layer with queries, keys and values."""
 _PLAIN = (bool, int, float, str)
 
 
 def _summary(buffer: Any) -> object:
-    """Return a summary of a buffer, to compare buffers: its value if it has only one, else its shape and a sum.
+    """Return a summary of a buffer that is compared instead of its values: its only value, or its shape and a sum.
 
-    The sum is weighted by position. A buffer on the meta device has only its shape.
+    The sum is weighted by position. The summary of a buffer on the meta device is its shape alone.
     """
     if buffer is None or buffer.is_meta:
         return None if buffer is None else tuple(buffer.shape)
@@ -118,7 +118,7 @@ def _fused_kind(name: str, parent: Any) -> str:
         return OF_EACH_GROUP
     if parent.multi_query:
         return QUERIES_KEYS_VALUES
-    return OF_EACH_GROUP if name == "c_attn" else ""  # Falcon's are then as those of GPT-NeoX
+    return OF_EACH_GROUP if name == "c_attn" else ""  # then Falcon's rows have the order of GPT-NeoX
 
 
 def _kind(key: str, modules: dict[str, Any]) -> str:

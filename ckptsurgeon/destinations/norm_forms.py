@@ -16,7 +16,7 @@ __all__ = ["norm_forms"]
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 """Possible names of the attribute with the small number that a norm adds to the mean square."""
 _CLOSE = 1e-4
-"""The largest error by rounding, relative to the largest element of a vector."""
+"""The largest rounding error, relative to the largest element of a vector."""
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
@@ -60,7 +60,7 @@ def _forms(target: TargetSpec) -> dict[str, NormForm]:
 
 
 def _size(module: Any) -> int:
-    """Return over how many numbers a module normalises; 0 if this is not known."""
+    """Return the length of the vectors that a module normalises; 0 if it is not known."""
     weight = getattr(module, "weight", None)
     shape: tuple[int, ...] = weight.shape if weight is not None else getattr(module, "normalized_shape", ())
     return int(shape[-1]) if len(shape) == 1 else 0

@@ -93,7 +93,8 @@ def _sizes(document: Document) -> dict[str, int]:
     sizes = document.model.get("statistics") or {}
     if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
         raise document.fail(
-            f"the field statistics is {brief_repr(sizes)}, not a map.",
+            f"the field statistics is {brief_repr(sizes)}, not a map from modules to numbers from 1 to "
+            f"{MOST_FEATURES}.",
             "Write a number of features for each module: {normalize: 80}.",
         )
     return {str(name): size for name, size in sizes.items()}
@@ -153,7 +154,7 @@ def _keep_statistics(document: Document, modules: Any, name: str, features: int)
 
 
 def _made(document: Document, text: str) -> dict[str, Any]:
-    """Return the objects that hyperpyyaml builds from a YAML text with resolved references, by entry.
+    """Return {name of an entry: the object that hyperpyyaml builds}, from a YAML text with resolved references.
 
     Raises ConfigError if a call in the text has wrong arguments.
     """
@@ -166,7 +167,7 @@ def _made(document: Document, text: str) -> dict[str, Any]:
 
 
 def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dict[str, Any]) -> Any:
-    """Return ``modules`` as one ``BrainModules``, which can make the file's other entries when the model is trained."""
+    """Return ``modules`` as a ``BrainModules``, which can make other entries of the file when the model is trained."""
     from ._brain_modules import BrainModules
 
     def make(names: Sequence[str]) -> dict[str, Any]:
@@ -178,10 +179,10 @@ def _with_entries(document: Document, overrides: Mapping[str, Any], modules: dic
 
 
 def _module(document: Document, entry: str, made: Any) -> Any:
-    """Return the entry with a dotted name: a module, ``modules`` as a dict, or another mapping as a ModuleDict.
+    """Return the entry with the dotted name ``entry``: a module, or a mapping of modules.
 
-    ``made`` has the file's objects by entry. Raises ConfigError if there is no such entry, or if the entry is neither a
-    module nor a mapping of modules.
+    The entry ``modules`` is returned as a dict, another mapping as a ModuleDict. ``made`` is {name of an entry: the
+    object built from it}. Raises ConfigError if there is no such entry, or if it is not a module or such a mapping.
     """
     from torch import nn
 

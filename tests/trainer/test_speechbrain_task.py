@@ -325,7 +325,7 @@ def test_statistics_of_a_source_go_on_and_without_a_count_stay(count: int) -> No
         ({"nrom": 4}, "statistics has nrom"),
         (
             {"norm": 0},
-            "the field statistics is {'norm': 0}, not a map. Write a number of features for each module: {normalize: 80}.",
+            "the field statistics is {'norm': 0}, not a map from modules to numbers from 1 to 1048576. Write a number of features for each module: {normalize: 80}.",
         ),
         ([4], "statistics is \\[4\\]"),
     ],

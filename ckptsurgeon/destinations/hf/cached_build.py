@@ -123,7 +123,10 @@ def _given(given: GivenFields) -> dict[str, Any]:
 
 
 def _changes(text: str, given: GivenFields, known: tuple[str, ...]) -> list[Any] | None:
-    """Return the changes that turn the user's fields into a config.json; None if they contain a string of the user."""
+    """Return the changes that turn the fields of the user into the config.json ``text``, for the cache.
+
+    Returns None if the changes would contain a string of the user that is not in ``known``.
+    """
     from ...storage.json_text import read_json
 
     base = _given(given)

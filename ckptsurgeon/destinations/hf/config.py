@@ -96,7 +96,7 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
     files, said = files_of(document, written, fields, folder)
-    if any(is_of_tokenizer(one.name) for one in more):  # the tokeniser of the trained tokens replaces the folder's
+    if any(is_of_tokenizer(one.name) for one in more):  # this tokeniser replaces that of the folder
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)
@@ -110,7 +110,7 @@ _ID_BEYOND = "an integer within the vocabulary"
 def _without_warning_of_ids() -> Iterator[None]:
     """During the block, keep transformers from warning of token ids that the vocabulary does not have.
 
-    A configuration with a new vocabulary is built with the old ids at first, and ``files_of`` then changes them.
+    A configuration with a new vocabulary is first built with the old token ids; ``files_of`` changes them later.
     """
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -209,12 +209,11 @@ _PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
 
 
 def _class_instead(package: Any, name: str, config_class: Any) -> str:
-    """Return the name of the model class that serves the purpose of the class ``name``, but for ``config_class``.
+    """Return the name of the model class for ``config_class`` that has the same purpose as the class ``name``.
 
-    ``name`` belongs to another model type. Two classes have the same purpose if one list of transformers' Auto classes
-    has both, such as the list of AutoModelForCausalLM. Returns '' if no list has both, and for the class of a part of
-    the model (see ``_part``). The list for pretraining has classes of every purpose, so it is used only if ``name`` is
-    a class for pretraining.
+    ``name`` belongs to another model type. Two classes have the same purpose if one list of transformers' Auto classes has both, such as the list of
+    AutoModelForCausalLM. The list for pretraining has classes of every purpose, so it is used only if ``name`` is a
+    class for pretraining. Returns '' if no list has both, and for the class of a part of the model (see ``_part``).
     """
     if _part(config_class, getattr(package, name).config_class):
         return ""

@@ -20,19 +20,19 @@ from .stock_code import LIBRARIES, only_installed
 __all__ = ["Names", "TypeFields", "asked_of", "described_fields", "fields_as_type", "fields_of_type"]
 
 Names = Mapping[str, Mapping[str, str]]
-"""By the dotted path of each nested configuration ("" for the whole): a map from fields' other names to main names."""
+"""Maps the dotted path of each nested configuration ("" for the whole) to {other name of a field: its main name}."""
 _UNDECLARED = ("head_dim",)
 """Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
 _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
-"""Fields that say of which type and version a config.json is."""
+"""Fields with the type, the version and the origin of a config.json."""
 
 
 class DescribedFields(NamedTuple):
     """All fields of a configuration, including those with default values, and the main names of fields.
 
     Some fields have several names, one of which is the main name. ``names`` maps the path of each nested configuration
-    ("" for the whole) to a map from other names to main names. ``is_alone`` is whether fields and names depend on
-    nothing but the file and the installed packages.
+    ("" for the whole) to a map from other names to main names. ``is_alone`` is true if fields and names depend only on
+    the file and the installed packages.
     """
 
     fields: dict[str, Any]
@@ -86,7 +86,7 @@ def _described(document: Document, given: GivenFields) -> DescribedFields:
 
 
 def _as_json(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return fields as they are after a config.json was written and read; None if they cannot be written as JSON."""
+    """Return ``fields`` as they would be read from a written config.json; None if they cannot be written as JSON."""
     try:
         return dict(json.loads(json.dumps(fields)))
     except (TypeError, ValueError):
@@ -134,8 +134,8 @@ def fields_as_type(
     """Return the fields of a configuration converted to another model type, and the names of fields left out.
 
     ``before`` are all fields of the document. Each field that both types have is carried over; ``changes`` are fields
-    of the new type with their values. A field is only listed as left out if the file has it, not if it had its default
-    value. Raises ConfigError for a type or field that is not known.
+    of the new type with their values. Fields that the file does not set, so that they had default values, are not
+    listed as left out. Raises ConfigError for a type or field that is not known.
     """
     content: Mapping[str, Any] = document.content
     asked = asked_of(document, of="another type", type=model_type, fields=dict(content), changes=dict(changes))

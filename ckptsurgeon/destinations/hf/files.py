@@ -58,7 +58,7 @@ LICENCES = frozenset(("copying", "licence", "licences", "license", "licenses", "
 PLATE = "plate"
 """A file whose name has this word, such as licence_plate.txt, has no terms of use, in spite of the word "licence"."""
 TEXTS = ("htm", "html", "md", "pdf", "rst", "txt")
-"""Suffixes of texts for people."""
+"""File name endings of texts that people read, such as licences."""
 
 
 def is_of_tokenizer(name: str) -> bool:
@@ -82,7 +82,7 @@ def is_card(name: str) -> bool:
 
 
 def licence_files(folder: Folder) -> tuple[Companion, ...]:
-    """Return the files in ``folder`` with terms of use, which must accompany the weights and what is made of them."""
+    """Return the files in ``folder`` with terms of use, which must accompany the weights and all that is made from them."""
     return _copies(folder, filter(is_licence, folder.names()))
 
 

@@ -35,9 +35,9 @@ class UnknownConversion(Exception):  # noqa: N818 - caught within this package, 
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]
-"""A map from source pattern to key pattern, and a function that writes a destination key.
+"""{source pattern of the conversion: pattern in our format}, and a function that writes a destination key.
 
-The key patterns and the destination key contain the same captures, such as ``{n}``.
+Our patterns and the written destination key contain the same captures, such as ``{n}``: ``layers.{n}.weight``.
 """
 
 
@@ -116,7 +116,7 @@ def _numbered(name: str) -> str:
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
-    """Return those numbers in the first key that all other keys have at the same position."""
+    """Return the numbers in the first key that all other keys have at the same position."""
     columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 
@@ -198,7 +198,7 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern under which the result of an operation is stored, if the operation makes one tensor.
+        """Return the pattern that stands for the result of an operation that makes one tensor from ``values``.
 
         It is the target pattern of the conversion, if there is only one; else the first pattern in ``values``.
         """
@@ -206,10 +206,10 @@ class OperationChain:
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Give the tensors in ``values``, which are the results of the conversion, their destination keys.
+        """Give the results of the conversion, the tensors in ``values``, their destination keys.
 
-        For a tensor that an operation made under another name, an operation that renames it is added to ``rows``. For a
-        source tensor that no operation has changed, returns {source key: destination key}; else returns {}.
+        If an operation made a tensor under another name, an operation that renames the tensor is added to ``rows``. If
+        no operation has changed a source tensor, {source key: destination key} is returned, otherwise {}.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

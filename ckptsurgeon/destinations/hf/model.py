@@ -105,8 +105,8 @@ def _errors_only() -> Iterator[None]:
 def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
     """Return the keys of tied tensors that ``save_pretrained`` leaves out.
 
-    In each group of tied keys these are the keys that match ``tied``, the patterns that the model declares as tied. If
-    all keys of a group match, one key is not left out. ``remove_tied_weights_from_state_dict`` in
+    ``tied`` are the patterns of keys that the model declares as tied. In each group of tied keys, the keys that match a
+    pattern are left out, but one key if all match is kept. ``remove_tied_weights_from_state_dict`` in
     transformers/modeling_utils.py does the same.
     """
     groups: dict[str, list[str]] = {}
@@ -156,8 +156,8 @@ def _shapes_of(described: ModelDescription) -> Mapping[str, TensorInfo]:
 def _without_values() -> Iterator[None]:
     """Prevent torch and transformers from drawing initial values in this thread during the block.
 
-    Most of the time in which a model without memory is built is spent on them. Models that other threads build
-    meanwhile get their values.
+    Drawing these values takes most of the time of building a model without memory. Models that other threads build
+    meanwhile get their initial values.
     """
     from torch.nn import init
     from transformers import PreTrainedModel
@@ -175,13 +175,13 @@ def _without_values() -> Iterator[None]:
 
 
 def _put_back(place: object, name: str, replacement: object, original: object) -> None:
-    """Put an original back, if the replacement is still there: transformers may have put its own function there."""
+    """Set ``place.name`` to ``original`` if it is still ``replacement``: transformers may have set its own function."""
     if getattr(place, name) is replacement:
         setattr(place, name, original)
 
 
 def _idle_for(builders: Collection[int], original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a version of a function of a tensor or a model that does nothing in the threads with these numbers."""
+    """Return a function that calls ``original``, but only returns its first argument in the threads ``builders``."""
 
     def called(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         return tensor if threading.get_ident() in builders else original(tensor, *args, **kwargs)

@@ -100,7 +100,7 @@ class KeyConversions:
     ) -> tuple[_Converted, dict[str, str]]:
         """Return the operations for all groups, and {destination key: reason} for tensors that cannot be converted.
 
-        The reason is that our operations cannot express what the conversion does.
+        A tensor cannot be converted if our operations cannot express the conversion.
         """
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[ConversionGroup]] = {}
@@ -164,14 +164,14 @@ class _Converted:
 
 
 def _in_order(key: str) -> list[tuple[Any, ...]]:
-    """Return the sort key that transformers uses for keys before it stacks tensors: ``2`` comes before ``10``."""
+    """Return the sort key by which transformers orders tensors before it stacks them: ``2`` comes before ``10``."""
     from transformers.core_model_loading import dot_natural_key
 
     return list(dot_natural_key(key))
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether all source keys that differ from a key in ``groups`` only in numbers are in ``groups``, too."""
+    """Return whether ``groups`` contain each key of ``tensors`` that differs from one of their keys only in numbers."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

@@ -110,7 +110,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Interleave``, which moves rows with even indices before rows with odd indices, or the inverse."""
+    """Translate ``Interleave``, which puts the rows with even indices before those with odd ones, or its inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -120,7 +120,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``PermuteForRope``, which does in each head what ``Interleave`` does in the whole tensor."""
+    """Translate ``PermuteForRope``, which reorders the rows of each head as ``Interleave`` does those of a tensor."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("ckptsurgeon does not know PermuteForRope as it is in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)

@@ -70,7 +70,7 @@ def own_fields(config_class: Any) -> set[str]:
 
 
 def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with the overrides applied. A field that has several names is kept only under the main one.
+    """Return the fields with the overrides applied. A field with several names is kept only under its main name.
 
     If ``num_labels`` changes the number of labels, the old label names are removed; ``id2label`` also sets
     ``label2id``.
@@ -107,9 +107,9 @@ class _Part(NamedTuple):
 def _part(config_class: Any, name: str, fields: Mapping[str, Any], value: Any) -> _Part | None:
     """Return the nested configuration that an override changes; None if ``name`` is not a nested configuration.
 
-    ``value`` is the override. If ``fields`` lack this configuration, the default of ``config_class`` is changed. A
-    configuration that gets another model type begins without fields, unless ``config_class`` allows only one class for
-    it.
+    ``value`` is the override. If ``fields`` lack this configuration, the default of ``config_class`` is returned. If
+    the override sets another model type, the returned configuration has no fields, unless ``config_class`` allows
+    only one class for it.
     """
     if not isinstance(value, dict):
         return None

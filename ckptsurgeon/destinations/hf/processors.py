@@ -65,11 +65,10 @@ def processor_files(
 
 
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
-    """Return a clause for a note: the first difference of vocab.json from the trained tokens; '' if there is none.
+    """Return a clause for a note: the first difference of vocab.json from the trained ``tokens``; '' if there is none.
 
-    The vocab.json is in ``present``, the files in the folder of the configuration. ``named`` is the file of the trained
-    tokens, as the document names it. The blank, the space and the unknown token may be written differently in the two
-    lists.
+    The vocab.json is in ``present``, the files in the folder of the configuration. ``named`` is the name of the file
+    with the trained tokens. Different spellings of the blank, the space and the unknown token are not differences.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}

@@ -30,7 +30,7 @@ class Resizable:
     """Whether the tests compare networks of this kind, so that a note may say that outputs should stay equal."""
 
     def __init__(self, path: str, *, dequantized: bool = False) -> None:
-        # What identifies the installed code has to be found before anything imports it.
+        # The values that identify the installed code must be determined before anything imports that code.
         document = read_document(path, "configuration")
         self._document = replace(document, versions=versions(), dequantized=dequantized)
         if self._document.model or not TOOLKIT.recognises(self._document):
@@ -111,9 +111,9 @@ class Resizable:
     def as_type(self, model_type: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return the fields of the configuration converted to another model type, and the names of fields left out.
 
-        Each field that both types have is carried over; ``changes`` are fields of the new type with their values. A
-        field is only listed as left out if the file has it, not if it had its default value. Raises ConfigError for a
-        type or field that is not known.
+        Each field that both types have is carried over; ``changes`` are fields of the new type with their values.
+        Fields that the file does not set, so that they had default values, are not listed as left out. Raises
+        ConfigError for a type or field that is not known.
         """
         return fields_as_type(self._document, self._described({}), model_type, changes)
 

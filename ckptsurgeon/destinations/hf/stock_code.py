@@ -98,5 +98,5 @@ def only_installed(files: Iterable[str]) -> bool:
 
 
 def is_stock(modules: Collection[Any]) -> bool:
-    """Return whether all modules of a model are objects of torch's or transformers' classes."""
+    """Return whether the classes of all modules of a model are classes of torch or transformers."""
     return all(type(module).__module__.partition(".")[0] in LIBRARIES for module in modules)

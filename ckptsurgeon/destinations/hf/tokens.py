@@ -101,7 +101,7 @@ def renumbered(
         notes.append(f"token ids in {name} are changed to the new ids of their tokens: {shown}")
     if moved.stale:
         wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
-        notes.append(f"ids in {name} belonged to other tokens than their fields say: {listing(wrong, 4, where='')}")
+        notes.append(f"ids in {name} were wrong, since other tokens had these ids: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")

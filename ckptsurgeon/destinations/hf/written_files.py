@@ -67,7 +67,7 @@ class WrittenConfig:
     def companion(self) -> Companion:
         """Return the config.json to write: the user's fields with the changes.
 
-        If transformers would read another configuration from these fields, the file has all fields.
+        If transformers would read another configuration from these fields, the file gets all fields, with defaults.
         """
         text = config_text(self._fields)
         if not self._is_taken(text):
@@ -187,7 +187,10 @@ def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
 
 
 def size_of(config_class: Any, fields: Mapping[str, Any]) -> int:
-    """Return the vocabulary size in ``fields``, else that of the configuration with these fields; 0 if it has none."""
+    """Return the vocabulary size of the configuration with these ``fields``, or 0 if it has none.
+
+    If ``fields`` lack ``vocab_size``, a configuration of ``config_class`` is made from them.
+    """
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):
         if type(one.get("vocab_size")) is int:

@@ -65,9 +65,9 @@ def loaded_files(
 ) -> tuple[list[InitialFile], list[str]]:
     """Return the files that have the values of tensors of a model, and the paths of all other files with tensors.
 
-    ``tensors`` are the model's. ``values`` is a function that returns the initial values of a key, or None if they are
-    drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is returned instead
-    of the files. A file with several state dicts is returned once for each state dict that has values of the model.
+    ``tensors`` are those of the model. ``values`` is a function that returns the initial values of a key, or None if
+    they are drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is returned
+    instead of the files. A file with several state dicts is returned once for each state dict that has values of the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []
@@ -152,14 +152,14 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether one of two keys, split at dots, ends with all parts of the other: ``encoder.fc`` and ``fc``."""
+    """Return whether one key is the end of the other, split at dots, as ``fc`` is the end of ``encoder.fc``."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 
 def _likeness(key: str, there: str) -> int:
-    """Return a score for how alike two keys are: the number of equal parts at their ends, if split at dots.
+    """Return how alike two keys are: the number of equal parts at their ends, if split at dots.
 
-    The score is higher than any such number if one key is the end of the other.
+    If one key is the end of the other, a higher number is returned.
     """
     pairs = zip(reversed(key.split(".")), reversed(there.split(".")), strict=False)
     return next((number for number, (one, other) in enumerate(pairs) if one != other), len(key))
@@ -168,8 +168,8 @@ def _likeness(key: str, there: str) -> int:
 def left_out(path: str) -> Undrawable:
     """Return the reason why a tensor has no initial values: --no-constructor-weights left out its file, ``path``."""
     return Undrawable(
-        f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves its "
-        "values out",
+        f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves "
+        "the values of this file out",
         "Use a source that has this tensor, or leave --no-constructor-weights out.",
     )
 

@@ -222,7 +222,7 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple
     wanted = named.keys()
     for module in _imported():
         names = getattr(module, "__dict__", None)
-        if not isinstance(names, dict) or wanted.isdisjoint(names.keys()):  # most of thousands of modules
+        if not isinstance(names, dict) or wanted.isdisjoint(names.keys()):  # true of most modules
             continue
         for name, pairs in named.items():
             if name in names:
@@ -240,7 +240,7 @@ def _imported() -> list[object]:
 
 
 def _of(function: object) -> object:
-    """Return the original of a replacement that ``exchanged`` made, now or earlier; other objects as they are."""
+    """Return the original if ``function`` is a replacement that ``exchanged`` has made, else ``function`` itself."""
     while issubclass(type(function), (FunctionType, type)) and _ORIGINAL in vars(function):
         function = vars(function)[_ORIGINAL]
     return function

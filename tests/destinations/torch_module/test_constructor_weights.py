@@ -486,8 +486,8 @@ def test_weights_that_cannot_be_left_out_have_to_come_from_a_source() -> None:
     body("numpy")
     with pytest.raises(
         cs.PlanError,
-        match=r"has a constructor that reads body.0.weight, .* from body.bin, but constructor_weights=False leaves its "
-        r"values out.*leave constructor_weights=False",
+        match=r"has a constructor that reads body.0.weight, .* from body.bin, but constructor_weights=False leaves the "
+        r"values of this file out.*leave constructor_weights=False",
     ):
         cs.transplant("src.pth", "net.yaml", constructor_weights=False)
     torch.save({f"body.{key}": value for key, value in BODY.items()}, "src.pth")

@@ -37,7 +37,7 @@ def behind(record: Recording, storages: Iterable[int]) -> list[Node]:
         storage, end = waiting.pop()
         writers = record.writers.get(storage, [])
         for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
-            if (storage, node.index) in walked:  # the nodes before this one were found then, too
+            if (storage, node.index) in walked:  # then the nodes before this one were walked as well
                 break
             walked.add((storage, node.index))
             if node.index not in found:
@@ -91,10 +91,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """Let the output of a clone take over the storage of its input, if no later node uses the input.
-
-    Return whether this was done.
-    """
+    """Give the storage of a clone's input to its output if no later node uses the input; return whether this was so."""
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False
