@@ -42,7 +42,10 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
 
 
 def _layer(key: str) -> str:
-    """Return the layer of a tensor: its key up to its first number (included), or without its last segment if none."""
+    """Return the layer of a tensor: ``layers.0`` for ``layers.0.attn.weight``, ``head`` for ``head.weight``.
+
+    It is the key up to and with its first number; if the key has no number, it is the key without its last segment.
+    """
     parts = key.split(".")
     place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
     return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)

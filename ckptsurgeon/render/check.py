@@ -24,7 +24,7 @@ LENIENT = "  Warnings alone leave the exit status at 0; with --strict it is 1."
 def check_view(report: CheckReport, *, every: bool = False, is_lenient: bool = False) -> RenderableType:
     """Return the verdict of a report, its findings, and one line on the other checks; with ``every``, their list.
 
-    ``is_lenient`` is whether the command exits with 0 in spite of a WARN; then a line says so.
+    If ``is_lenient`` is true, the command exits with 0 although a check gave WARN; a line then says so.
     """
     views: list[RenderableType] = [_verdict(report)]
     for row in report.with_status(Status.FAIL, Status.WARN):

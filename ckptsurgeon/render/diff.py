@@ -124,7 +124,7 @@ def _by_reason(name: str, rows: Sequence[_Row]) -> Iterator[list[str | Text]]:
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[_Row]]:
-    """Return the rows in groups of tensors with the same description whose names differ only in numbers."""
+    """Return groups of rows; the rows of a group have the same description, and names that differ only in numbers."""
     groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
         groups.setdefault((pattern_of(row.key), pattern_of(row.renamed), row.said), []).append(row)
@@ -181,9 +181,10 @@ def _new_names(group: Sequence[_Row]) -> str:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a sort key that puts the group of tensors with the largest difference first.
+    """Return a sort key that puts the group of tensors with the largest relative difference first.
 
-    Groups whose differences were not measured keep their order.
+    Groups with infinite differences, or with NaN or infinite values in one tensor, come before all others. Groups whose
+    differences were not measured come last, in their order.
     """
     numbers = [row.numbers for row in group if row.numbers is not None]
     infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)
@@ -251,7 +252,7 @@ def _summary(found: Difference) -> RenderableType:
 
 
 def _not_finite(found: Difference) -> str:
-    """Return a text with the numbers of values that are NaN or infinite in only one of the two tensors."""
+    """Return a text on how many values are NaN or infinite in only one of the two tensors; '' if none are."""
     numbers = [
         pair.numbers
         for pair in (*found.retyped, *found.changed, *found.close, *found.decoded)

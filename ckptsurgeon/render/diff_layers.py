@@ -171,7 +171,7 @@ def _shade(change: float, least: float, most: float) -> int:
 
     ``least`` and ``most`` are the smallest and the largest change. If they are far apart, the index is 4 for changes
     over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller ones. Otherwise the shades
-    divide the range between them into equal factors: the layers of most fine-tunings differ by less than ten.
+    divide the range between them into equal factors: most fine-tunings change no layer ten times as much as another.
     """
     if change == 0 or most == 0:
         return 0

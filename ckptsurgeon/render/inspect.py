@@ -55,9 +55,9 @@ def _number(value: float | None) -> str:
 
 
 def _others(values: Mapping[str, float], shown: int) -> str:
-    """Return the values of modules that differ from the rest, such as `` (q_proj: 4, v_proj: 16)``.
+    """Return the ``values`` of single modules in brackets, such as `` (q_proj: 4, v_proj: 16)``; '' if there are none.
 
-    At most ``shown`` of them are written out.
+    At most ``shown`` values are written out.
     """
     if not values:
         return ""
@@ -98,9 +98,9 @@ def inspection_view(
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors in the order of the file; for safetensors, with ``layers.2`` before ``layers.10``.
+    """Return the tensors in the order of the file; those of safetensors with ``layers.2`` before ``layers.10``.
 
-    A safetensors file itself is sorted by size and name.
+    The order in a safetensors file has no meaning: the file is sorted by size and name.
     """
     tensors = inspection.tensors
     if "safetensors" in inspection.format:

@@ -73,7 +73,7 @@ def logical_tensors(
 
 
 def _stands_alone(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether all parts of a quantised tensor are present, and no other tensor has its name."""
+    """Return whether ``tensors`` has all parts of a quantised tensor, and no other tensor with its name."""
     if not one.codes or one.shape is None:
         return False
     keys = one.keys

@@ -125,7 +125,7 @@ def _reason(step: Step) -> str:
 
 
 def _branches(steps: Sequence[Step]) -> list[_Branch]:
-    """Return the steps of a plan by module; the first segments of the keys distinguish the modules."""
+    """Return the steps grouped by module; a module is named by the first segments of its keys."""
     names = branch_names([step.key for step in steps])
     found: dict[str, _Branch] = {}
     for step in steps:

@@ -60,7 +60,7 @@ def _why(proof: Proof) -> str:
 
 
 def _between(proof: Proof) -> str:
-    """Return a text on blocks that drift, but without an effect on the output; '' if there are none."""
+    """Return a text on blocks that drift without an effect on the output of the network; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
     return (
         f"; inside the network, blocks from {escape(inside)} on differ by more than rounding explains, but this has "
@@ -108,9 +108,10 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
 
 
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
-    """Return the block ``drift``, which is the first that drifts, the block before it, some after it, and the output.
+    """Return the blocks to show: the first block that drifts (``drift``), its neighbours, and the output.
 
-    If ``drift`` is None, return the block whose difference is nearest to its limit, and the output.
+    The neighbours are the block before it and ``AROUND`` blocks after it. If ``drift`` is None, the result is the block
+    whose difference is nearest to its limit, and the output.
     """
     if drift is None:
         return [max(rows, key=lambda one: one.distance.error / (one.allowed or 1)), rows[-1]]

@@ -62,7 +62,7 @@ def _words(one: Finding) -> str:
 
 
 def _use(use: Use) -> Iterator[str]:
-    """Yield lines on the use of an imported name in a pickle: how often it is called, then the first calls."""
+    """Yield lines on what a pickle does with an imported name: how often it calls the name, then the first calls."""
     done = [f"called {_times(use.called)}"] if use.called else ["imported, not called"]
     done += [f"given a state {_times(use.changed)}"] if use.changed else []
     done += [use.why] if use.why else []

@@ -155,7 +155,7 @@ def _collapse(node: Branch, *, by_size: bool) -> None:
 
 
 def _join(group: list[Branch]) -> Branch:
-    """Return one branch for a group of siblings with equal contents; its name lists their names."""
+    """Return one branch for siblings with equal contents; its name lists their names: ``{0..11}`` or ``{q,k,v}``."""
     first = group[0]
     if len(group) == 1:
         return first
@@ -268,7 +268,7 @@ def _prefix(key: str, level: int) -> str:
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """Return a joined name, such as ``layers.{0..2299}``, for each name that ends in a number; other names stay."""
+    """Return {name: joined name}, such as ``layers.{0..2299}`` for ``layers.7``; a name without a last number stays."""
     numbers: dict[str, list[int]] = {}
     heads: dict[str, str] = {}
     for name in names:
@@ -278,7 +278,7 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
             numbers.setdefault(heads[name], []).append(int(last))
         else:
             heads[name] = name
-    # a head before numbers ends in a dot or is empty, so that it cannot be another branch's name
+    # the text before a number ends in a dot or is empty, so that no branch has it as its name
     joined = {head: f"{head}{{{numbers_text(found)}}}" for head, found in numbers.items()}
     return {name: joined.get(head, name) if head != name else name for name, head in heads.items()}
 

@@ -56,7 +56,7 @@ def fitting(tree: Branch, depth: int | None) -> tuple[list[TreeRow], int]:
 
 
 def _folded(node: Branch, depth: int) -> int:
-    """Return the number of modules at the last level whose contents are not shown."""
+    """Return how many modules, ``depth`` levels below ``node``, have contents that are not shown."""
     modules = [child for child in node.children.values() if child.info is None]
     if depth == 1:
         return sum(not child.is_leaf_module for child in modules)
@@ -117,7 +117,7 @@ class TreeTable:
 
 
 def _beside(lines: Sequence[Text], dtypes: str, start: int, width: int) -> Iterator[Text]:
-    """Yield lines with ``dtypes`` to their right, wrapped to ``width`` cells in the column that begins at ``start``."""
+    """Yield ``lines`` with ``dtypes`` on their right, in a column of ``width`` cells that begins at ``start``."""
     kinds = hanging(Text(dtypes, "dim"), width, first=0, rest=0) if dtypes else []
     for line, kind in zip_longest(lines, kinds):
         made = Text() if line is None else line
