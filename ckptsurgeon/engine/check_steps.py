@@ -70,9 +70,9 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step has the right operation for its policy, which says what to do if shapes differ.
+    """Return whether a step has the operation that follows from its policy and the shapes of source and output.
 
-    The policy and the shapes of source and output determine the operation.
+    A policy says what to do if the two shapes differ.
     """
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
@@ -81,8 +81,8 @@ def _resizes(step: Step) -> bool:
 def _maps(step: Step) -> bool:
     """Return whether embedding rows can be moved between vocabularies with the shapes and the dtype of a step.
 
-    ``step.rows`` must be made for the numbers of rows of both shapes. Along all other axes, the shapes must be equal.
-    Means of rows need a floating-point dtype.
+    ``step.rows`` must fit the numbers of rows in both shapes. Along all other axes, the shapes must be equal. Means of
+    rows need a floating-point dtype.
     """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):
@@ -96,7 +96,10 @@ def _maps(step: Step) -> bool:
 
 
 def _fits_donor(step: Step, donor: DonorRows) -> bool:
-    """Return whether the second input of a step is the embedding of the donor, from which new rows are made."""
+    """Return whether the second input of a step can be the donor's embedding, from which new rows are made.
+
+    It must be a floating-point matrix with as many rows as the donor has, and the step must have no other inputs.
+    """
     theirs = step.more[0].shape
     return len(step.more) == 1 and len(theirs) == len(step.shape) == 2 and theirs[0] == donor.size and _real(step)
 
@@ -126,7 +129,7 @@ def _adapts(step: Step) -> bool:
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a step can compute a low-rank factor of its inputs' difference or product."""
+    """Return whether a step can compute a low-rank factor of the difference or the product of its inputs."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -135,10 +138,10 @@ def _real(step: Step) -> bool:
 
 
 def _concatenates(step: Step) -> bool:
-    """Return whether the inputs of a step, times their weights, fill its tensor from the beginning along its axis.
+    """Return whether the inputs of a step, one after the other along its axis, fit into its tensor.
 
-    If the step transposes its inputs, they must be matrices. The rest of the tensor, which is filled with zeros, may
-    be empty.
+    Either each input has a finite weight, or there are no weights. If the step transposes its inputs, they must be
+    matrices. If the inputs do not fill the tensor, the rest is zeros.
     """
     turned, axis = step.policy == "transpose", step.axis
     shapes = [one.shape[::-1] if turned else one.shape for one in step.inputs]
@@ -189,7 +192,7 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""The function that checks a step, by the step's operation.
+"""{operation of a step: the function that checks such steps}.
 
 All other operations are policies for shapes that differ: ``_resizes`` checks them.
 """

@@ -111,7 +111,7 @@ def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str
 
 
 def _recorded(source: Checkpoint) -> dict[str, int]:
-    """Return the CRC-32 of each tensor, by key, in the recipe of a source; {} if there is none that can be read."""
+    """Return {key: CRC-32} for the tensors in the recipe of a source; {} if it has no recipe that can be read."""
     if source.recipe is None or source.passed:
         return {}
     from ..planning.recipe_text import parse_recipe

@@ -26,7 +26,7 @@ BLOCK = 1 << 20
 SMALL = 256 << 10
 """Fewer bytes than this are read and written by this process, which is as fast as a copy by the kernel."""
 LOOKED_AT = 64 << 10
-"""A task looks for NaN and infinite values in this many bytes of a tensor: most norms, biases and scales have fewer."""
+"""A task looks for NaN and infinite values in at most this many bytes of a tensor; most norms and biases have fewer."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {

@@ -58,9 +58,9 @@ def stage_tensors(
 def _staged(
     plan: Plan, inputs: PlanInputs, boxes: Mapping[str, Box], put: Put | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, CastLosses], dict[str, int]]:  # fmt: skip
-    """Return three dicts by destination key: values, counts of lost values, counts of values that are not finite.
+    """Return three dicts by destination key: the values, counts of lost values, counts of NaN and infinite values.
 
-    If ``put`` is given, it is called with each key and its values, and the first dict is empty.
+    If ``put`` is given, it is called with each key and the values of its tensor, and the first dict is empty.
     """
     staged: dict[str, torch.Tensor] = {}
     lost: dict[str, CastLosses] = {}
@@ -95,7 +95,7 @@ def _special(values: torch.Tensor, dtype: str) -> int:
 def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) -> None:
     """Raise FormatError if a storage of a tensor does not match its checksum.
 
-    Tensors may share a storage: ``checked`` contains the ids of the storages that were checked before.
+    A storage in ``checked``, the set of the ids of checked storages, is not checked again: tensors may share it.
     """
     for file, storage in checkable(source, info) if info is not None else ():
         if id(storage) not in checked:

@@ -69,7 +69,7 @@ def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | Non
 
 
 def _sample(plan: Plan) -> Iterator[Step]:
-    """Yield steps from all over the plan that need no initial values and together make about ``SAMPLE`` bytes."""
+    """Yield steps, spread over the plan, that need no initial values and together make about ``SAMPLE`` bytes."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
     usable = [step for step in usable if DTYPES[step.dtype].kind != "quantized"]  # safetensors has no such dtypes
     sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}

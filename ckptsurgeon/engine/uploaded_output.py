@@ -77,10 +77,10 @@ def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[
 
 
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
-    """Return the temporary files of an output, which report uploaded bytes as progress, too.
+    """Return the temporary files of an output, which also report uploaded bytes as progress.
 
-    So the total of the progress is twice the size of the output: bytes are first written, then uploaded. ``alone`` is
-    the name of the file if the output is a single file.
+    So the total of the progress is twice the size of the output: all bytes are first written, then uploaded. ``alone``
+    is the name of the file if the output is a single file.
     """
     files = {} if shape.folder else {"": folder.file(alone, shape.size)}
     staged = StagedOutput(shape, files, folder if shape.folder else None)
@@ -128,7 +128,7 @@ def _check_no_input(path: str, shape: OutputShape, options: OutputOptions, plan:
 
 
 def _place(uri: str) -> str:
-    """Return a URI in a form in which equal files have equal strings; links in a local path are resolved."""
+    """Return a URI in a form that is equal for all URIs of the same file; links in a local path are resolved."""
     if scheme_of(uri) not in ("", "file", "local"):
         return uri
     return f"file://{os.path.realpath(uri.partition('://')[2] or uri)}"
@@ -137,8 +137,8 @@ def _place(uri: str) -> str:
 def _replaced(destination: Destination, path: str, names: Iterable[str], stale: Iterable[str]) -> list[str]:
     """Return the names of the files at an address that the output replaces.
 
-    These are all checkpoint files there, the files in ``names`` that exist, the files ``stale`` of an earlier output,
-    and its signature.
+    These are all checkpoint files at the address, the files in ``names`` that exist, the files ``stale`` of an earlier
+    output, and the signature of that output.
     """
     there = destination.names()
 

@@ -202,8 +202,8 @@ def _apart(group: Sequence[_Row]) -> str:
     words = [f"max {_largest(finite)}"] if finite else []
     words += [f"rel {max(relative):.2g}"] if relative else []
     words += [f"cos {min(cosine):.5f}"] if cosine else []
-    words += [f"{nan} NaN in one of them"] if nan else []
-    words += [f"{inf} Inf in one of them"] if inf else []
+    words += [f"{nan} NaN in one checkpoint only"] if nan else []
+    words += [f"{inf} Inf in one checkpoint only"] if inf else []
     return "  ".join(words)
 
 
@@ -260,4 +260,4 @@ def _not_finite(found: Difference) -> str:
     ]
     nan, inf = sum(one.nan for one in numbers), sum(one.inf for one in numbers)
     words = [f"{number} {name}" for name, number in (("NaN", nan), ("Inf", inf)) if number]
-    return f"; {' and '.join(words)} in one of them only" if words else ""
+    return f"; {' and '.join(words)} in one checkpoint only" if words else ""

@@ -83,7 +83,7 @@ def test_values_that_are_not_finite_are_counted_and_left_out(ckpt: Any) -> None:
     found = cs.compare_changes(names[0], names[1:])
     assert found.total.not_finite == 2
     assert [found.total.models[index].changed for index in (0, 1)] == [1, 1]
-    assert "2 values not finite, left out of all figures" in ckpt("diff", *names).out
+    assert "2 NaN or Inf values left out of all figures" in ckpt("diff", *names).out
     same = cs.compare_changes(names[1], [names[1], names[1]])
     assert same.total.not_finite == 1
 

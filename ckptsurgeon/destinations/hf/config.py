@@ -211,9 +211,10 @@ _PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
 def _class_instead(package: Any, name: str, config_class: Any) -> str:
     """Return the name of the model class for ``config_class`` that has the same purpose as the class ``name``.
 
-    ``name`` belongs to another model type. Two classes have the same purpose if one list of transformers' Auto classes has both, such as the list of
-    AutoModelForCausalLM. The list for pretraining has classes of every purpose, so it is used only if ``name`` is a
-    class for pretraining. Returns '' if no list has both, and for the class of a part of the model (see ``_part``).
+    ``name`` belongs to another model type. Two classes have the same purpose if one list of the Auto classes of
+    transformers has both, such as the list of AutoModelForCausalLM. The list for pretraining has classes of every
+    purpose, so it is used only if ``name`` is a class for pretraining. Returns '' if no list has both, and for the
+    class of a part of the model (see ``_part``).
     """
     if _part(config_class, getattr(package, name).config_class):
         return ""

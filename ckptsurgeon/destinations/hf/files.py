@@ -82,7 +82,7 @@ def is_card(name: str) -> bool:
 
 
 def licence_files(folder: Folder) -> tuple[Companion, ...]:
-    """Return the files in ``folder`` with terms of use, which must accompany the weights and all that is made from them."""
+    """Return the files in ``folder`` with terms of use, which must accompany the weights and outputs made from them."""
     return _copies(folder, filter(is_licence, folder.names()))
 
 

@@ -67,7 +67,7 @@ def loaded_files(
 
     ``tensors`` are those of the model. ``values`` is a function that returns the initial values of a key, or None if
     they are drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is returned
-    instead of the files. A file with several state dicts is returned once for each state dict that has values of the model.
+    instead of the files. A file with several state dicts is returned once for each state dict with values of the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []

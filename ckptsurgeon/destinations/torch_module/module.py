@@ -203,8 +203,8 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
     found = confirmed(matched, source.values, source.tensors_again)
     others += {one.path: None for one in matched if all(one.path != kept.path for kept in found)}
     loads = [f"its constructor loads {count(len(one.keys), 'tensor')} from {escape(one.path)}" for one in found]
-    idle = "no tensor is copied from it unchanged" if source.weights else "its weights are left out"
-    reads = [f"its constructor reads {escape(path)}, and {idle}" for path in others]
+    idle = "but copies no tensor from this file unchanged" if source.weights else "whose weights are left out"
+    reads = [f"its constructor reads {escape(path)}, {idle}" for path in others]
     return found, [*notes, *(loads if source.weights else ()), *reads]
 
 

@@ -116,9 +116,9 @@ def _can_fill_every_row(every: Sequence[VocabularyRows]) -> bool:
 # or, for padding, with the mean of all rows.
 
 Read = Callable[[int, VocabularyRows, Box], Array]
-"""A function that reads a part of an input (by index), with its rows arranged by ``VocabularyRows``.
+"""A function that reads a part of the input with an index; its rows are put into the order of ``VocabularyRows``.
 
-The array has the dtype of computation. Rows that the input lacks are 0."""
+The returned array has the dtype of computation. Rows that the input lacks are 0."""
 
 ELEMENTS = 1 << 18
 """The most elements, of all inputs together, that are in memory at once while mean rows are computed."""
@@ -160,10 +160,10 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return, for each token, the row that models without the token get: the base model's row, or else a mean.
+        """Return, for each token, the row that models without the token get.
 
-        The mean is over the models that have the token; it is used if the base model lacks the token, or if there is
-        no base model. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
+        It is the row of the base model. If there is no base model, or if it lacks the token, it is the mean of the rows
+        of all models that have the token. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
         """
         models, dimensions = len(values) - self._has_base, values[0].ndim
         number = np.maximum(has[:models].sum(0), 1).astype(values[0].dtype)
@@ -184,21 +184,21 @@ class MissingRowFiller:
         return [(total / self._tokens).astype(dtype) for total in totals]
 
     def _along(self, row: Array, dimensions: int) -> Array:
-        """Return ``row``, which has a value for each token, in a shape that broadcasts along the vocabulary's axis."""
+        """Return ``row``, which has one value per token, in a shape that broadcasts along the vocabulary axis."""
         return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
 
     def _across(self, box: Box) -> tuple[slice, ...]:
-        """Return the slices that select the values for the part ``box`` from a mean row.
+        """Return the slices that select, from a mean row, the values that belong to the part ``box``.
 
-        A mean row has the size 1 along the vocabulary's axis.
+        A mean row has the size 1 along the axis of the vocabulary.
         """
         return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows``, the rows of one model, with None in place of most rows.
+    """Return ``rows``, the rows of one model, with None in place of each row that is not lent.
 
-    Only those rows remain that are given to other models, for tokens that the other models lack.
+    A row is lent if other models, which lack its token, get it.
     """
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

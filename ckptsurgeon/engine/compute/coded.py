@@ -58,9 +58,9 @@ def fits(step: Step, part: CodedPart) -> bool:
 
 
 def _has_order(step: Step, part: CodedPart) -> bool:
-    """Return whether a step has the order of columns (``g_idx``) that it needs; True if it needs none.
+    """Return whether a step has a valid order of columns (``g_idx``) as its last input; True if it needs none.
 
-    The order is the last input of the step. ``part`` is the part of a quantised tensor that the step makes.
+    ``part`` is the part of a quantised tensor that the step makes.
     """
     if not dict(part.facts).get("ordered"):
         return True
@@ -106,7 +106,7 @@ def _is_encoding(part: CodedPart) -> bool:
 
 
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
-    """Return whether the step's shape is the shape of the computed codes, or an allowed reshaping of this shape."""
+    """Return whether the shape of the step is that of the computed codes ``info``, or an allowed reshaping of it."""
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 

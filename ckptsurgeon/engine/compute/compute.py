@@ -123,8 +123,8 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
 def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None:
     """Return the memory for computing ``part``, a part of a quantised tensor such as its codes.
 
-    It is ``need``, the memory for computing the weight, and the memory for a whole matrix of the part, if such a matrix
-    is in memory until all its strips of columns are computed.
+    ``need`` is the memory for computing the weight. If ``part`` is computed in strips of columns, the memory for a
+    whole matrix is added, because the matrix stays in memory until all its strips are computed.
     """
     held = held_bytes(part)
     if not held:
@@ -339,7 +339,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are infinite or NaN although the inputs' values at the same index are finite."""
+    """Return how many values of a sum are infinite or NaN although all inputs are finite at the same index."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -347,15 +347,16 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _is_looked_up(step: Step, info: TensorInfo) -> bool:
-    """Return whether most values of an output are looked up in a table of decoded codes; then its blocks are larger."""
+    """Return whether most values of an output are looked up in a table of decoded codes; its blocks are then larger."""
     is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
     return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return how many elements a block has, so that it (or its input, if larger) takes about ``BLOCK_BYTES``.
+    """Return how many elements a block of the output has.
 
-    ``itemsize`` is the number of bytes of an output element.
+    The block, or its input if that is larger, then takes about ``BLOCK_BYTES``. ``itemsize`` is the size of an output
+    element in bytes.
     """
     if _is_looked_up(step, info):
         return LOOKED_UP

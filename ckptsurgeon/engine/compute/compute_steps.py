@@ -74,7 +74,7 @@ def grouped(run: PartRun, context: MergeContext) -> Iterator[list[tuple[Step, li
 
 
 def _kind(step: Step, parts: Sequence[Part], context: MergeContext) -> Hashable:
-    """Return a key that is equal for tensors that may be in the same group; None if a tensor must be computed alone."""
+    """Return a key that is equal for tensors that may be computed together; None if a tensor must be computed alone."""
     size = prod(step.shape)
     if not 0 < size <= FEW or step.policy or step.coded or not _is_elementwise(step, context):
         return None
@@ -305,7 +305,7 @@ def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple
 
 
 def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the step's dtype: its initial values, overwritten by values of a source if there are any.
+    """Return a tensor in the dtype of the step: its initial values, overwritten by the values that a source has.
 
     ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
     """

@@ -18,7 +18,7 @@ __all__ = ["concatenated"]
 def concatenated(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor that is made by ``concat``, and the counts of values that were lost.
 
-    A weighted value is multiplied in double precision and rounded once. What no input fills is zero.
+    A value with a weight is multiplied in double precision and rounded once. Elements that no input fills are zero.
     """
     turned, axis = step.policy == "transpose", step.axis
     made, lost = np.zeros(box_shape(box), raw_dtype(step.dtype)), CastLosses()

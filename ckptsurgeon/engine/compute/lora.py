@@ -194,7 +194,7 @@ def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]
 
 
 def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
-    """Return the norms of the columns of a sum: the base plus the low-rank product of ``change``."""
+    """Return the norms of the columns of the matrix that is the base plus the low-rank product of ``change``."""
     squares = np.zeros(step.shape[1])
     for place in adapting_places(step):
         begin, end = place.box[0]
@@ -259,7 +259,7 @@ class FactorCache:
 
 
 def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:
-    """Return the decomposition of the matrix that a step approximates, and the shape of the (unflattened) weight."""
+    """Return the decomposition of the matrix that a step approximates, and the shape of the weight, not flattened."""
     if factor.of == PRODUCT:
         a, b = (_matrix(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])

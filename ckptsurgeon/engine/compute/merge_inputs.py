@@ -74,7 +74,7 @@ def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBl
 
 
 def _count(step: Step) -> int:
-    """Return how many tensors have values in a slice: those of the models and the base, and perhaps statistics.
+    """Return how many tensors a slice has values of: the models, the base and, for some methods, the statistics.
 
     Statistics are in a slice only if they have one value for each element, as Fisher information has.
     """

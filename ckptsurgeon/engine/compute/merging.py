@@ -71,7 +71,10 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 
 
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
-    """Raise PlanError if a merge method has too few or too many inputs in a plan, which a user may have edited."""
+    """Raise PlanError if a plan, which a user may have edited, has inputs that its merge method does not take.
+
+    These are too few or too many models, a base that is missing or not allowed, or other statistics.
+    """
     least, most = method.models
     if merge.statistics.partition(" ")[0] != method.statistics:
         raise PlanError(
@@ -114,7 +117,7 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values of a block are infinite or NaN although the inputs' values at the same index are finite.
+    """Return how many values of a block are infinite or NaN although all inputs are finite at the same index.
 
     This reads the inputs again.
     """

@@ -1,4 +1,4 @@
-"""Makes rows of new tokens from rows of tokens that a donor shares, by orthogonal matching pursuit.
+"""Makes rows of new tokens from rows of tokens that source and donor share, by orthogonal matching pursuit.
 
 The donor's row of a new token is nearly a weighted sum of the donor's rows of shared tokens; the same sum of the
 source's rows is the new row (https://arxiv.org/abs/2506.06607).
@@ -83,8 +83,8 @@ def _rows(step: Step) -> tuple[VocabularyRows, DonorRows]:
 def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
     """Return a function that computes a block of an embedding whose new rows are made from the rows of a donor.
 
-    ``parts`` are the source's tensor and the donor's. The donor's rows of shared tokens stay in memory if they take at
-    most half of ``memory``; otherwise, they are read again for each term of the sums.
+    ``parts`` are the embedding of the source and that of the donor. The donor's rows of shared tokens stay in memory if
+    they take at most half of ``memory``; otherwise, they are read again for each term of the sums.
     """
     rows, donor = _rows(step)
     (info, source), theirs = parts
@@ -104,9 +104,9 @@ def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
 
 @dataclass
 class _SharedRows:
-    """The donor's rows with the indices ``places``, ascending.
+    """The rows of the donor with the indices ``places``, which are in ascending order.
 
-    If ``keeps`` is false, they are read again whenever they are needed.
+    If ``keeps`` is false, the rows are not kept in memory, but read whenever they are needed.
     """
 
     part: Part
@@ -154,11 +154,11 @@ def _read_rows(part: Part, places: Sequence[int]) -> Array:
 
 @dataclass
 class _NewRows:
-    """The rows of new tokens. They are computed in fixed groups, whichever rows a block needs.
+    """The rows of new tokens, which are computed in fixed groups: always the same rows together.
 
     So their values do not depend on the number of threads and processes. ``atoms`` are the donor's rows of the shared
-    tokens, ``bases`` the indices of the source's rows of the same tokens. ``theirs`` and ``source`` are the two
-    tensors.
+    tokens, ``bases`` the indices of the source's rows of the same tokens. ``theirs`` is the embedding of the donor,
+    ``source`` that of the source.
     """
 
     rows: VocabularyRows

@@ -97,7 +97,7 @@ def numbered_blocks(boxes: Iterable[Box], itemsize: int) -> Iterator[OutputBlock
 SMALL_ELEMENTS = 1 << 18
 """A part of a reshaped tensor is read at once if it spans at most this many elements of the original tensor.
 
-A part that spans more elements is also read at once if it spans at most ``SPARSE`` times as many as it has."""
+A part that spans more elements is also read at once if it spans at most ``SPARSE`` times as many elements as it has."""
 
 Read = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or derived."""
@@ -170,7 +170,8 @@ More runs are read together, with the elements between them, unless there are to
 def _taken(read: Read, made: Taken, box: Box) -> Array:
     """Return the part ``box`` of a tensor that consists of elements of another tensor.
 
-    ``made`` says which elements, by runs of indices along one dimension. ``read`` returns a part of the other tensor.
+    ``made.runs`` are the runs of indices of these elements along one dimension. ``read`` returns a part of the other
+    tensor.
     """
     dim, (first, last) = made.dim, box[made.dim]
     pieces, at = [], 0
@@ -199,8 +200,8 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
 def _picked(whole: Array, runs: Sequence[tuple[int, int]], dim: int) -> Array:
     """Return the elements of an array at ``runs`` of indices along a dimension.
 
-    Runs that have the same length, and begin at multiples of it, are copied as a whole, which is faster than element by
-    element.
+    If all runs have the same length and begin at multiples of it, whole runs are copied, which is faster than single
+    elements.
     """
     length, size = runs[0][1] - runs[0][0], whole.shape[dim]
     if length > 1 and size % length == 0 and all(b - a == length and a % length == 0 for a, b in runs):
@@ -242,7 +243,7 @@ SMALL_BYTES = 8 << 20
 
 @contextmanager
 def naming_scales(source: OpenFiles, info: TensorInfo) -> Iterator[None]:
-    """Add the name of the file of ``info`` to an error on its scales that the ``with`` block raises."""
+    """Add the name of the file that has ``info`` to errors about its scales that the ``with`` block raises."""
     try:
         yield
     except FormatError as error:
@@ -321,7 +322,7 @@ def _gather(file: File, start: int, shape: Sequence[int], stride: Sequence[int],
 
 
 def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
-    """Return an array of ``shape`` that is contiguous in the file and begins at the byte ``start``."""
+    """Read and return an array of ``shape`` that is contiguous in the file and begins at the byte ``start``."""
     whole = np.empty(shape, dtype)
     file.readinto(start, whole.reshape(-1).view("u1").data)
     return whole

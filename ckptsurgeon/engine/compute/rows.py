@@ -206,7 +206,7 @@ def _moved(box: Box, dim: int, by: int) -> Box:
 
 
 def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield each part of ``box`` that has values of the source, as a pair: the part, and its region in the source."""
+    """Yield (part, region) for each part of ``box`` with values of the source; the values are in this region there."""
     parts, dim = parts_of(step.policy)
     sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
     for part in range(parts):

@@ -49,9 +49,9 @@ def _costs(values: Array, row: int) -> Array:
 
 
 def _augment(values: Array, free: int, rows: Array, columns: Array, row_of: Array, column_of: Array) -> None:
-    """Pair the row ``free`` with a column; the arrays are changed in place.
+    """Pair the row ``free`` with a column: follow the shortest path to a column that has no row yet.
 
-    Other pairs are changed for this, along the shortest path from the row to a column without a row.
+    The pairs along this path are changed. The arrays are changed in place.
     """
     size = len(values)
     shortest, via = np.full(size, np.inf), np.full(size, -1)

@@ -139,7 +139,7 @@ class _Descent:
                     due |= near[number] & (visited | due)
 
     def _linear(self, number: int) -> list[Part]:
-        """Return the parts of a group that can be compared.
+        """Return the parts of a group that can be compared between the models.
 
         A part can be compared if both models have its tensors, and no tensor has the group along two axes.
         """
@@ -150,14 +150,14 @@ class _Descent:
         ]
 
     def _is_shared(self, key: str) -> bool:
-        """Return whether both models have a tensor, in the same shape.
+        """Return whether both models have the tensor ``key`` in the same shape.
 
         Tensors of other shapes, such as embeddings of other vocabularies, cannot be compared.
         """
         return key in self._reference and self._reference[key].shape == self._model[key].shape
 
     def _others(self, number: int, part: Part, *, with_itself: bool = False) -> set[int]:
-        """Return the indices of the groups whose units are along the other axes of a part's tensors.
+        """Return the indices of the groups whose units are along the other axes of the tensors of a part.
 
         The group ``number`` itself is left out, unless ``with_itself`` is true.
         """
@@ -257,9 +257,9 @@ class _Descent:
         return found
 
     def _sums(self, key: str) -> tuple[float, float, float, float]:
-        """Return sums over the elements of a tensor and of the reference's, before and after the matching.
+        """Return four sums over the elements of a tensor of the model and the tensor of the reference.
 
-        They are the inner product before, the inner product after, and the sums of squares of both tensors.
+        They are the inner product before the matching, the inner product after it, and the sum of squares of each.
         """
         first = TensorPair(self._reference, self._reference[key], self._model, self._model[key], key)
         before, one, other = dot_products(first, self._memory)

@@ -96,7 +96,7 @@ def _most(memory: int, dtype: str) -> int:
 
 
 def _bands(whole: Box, but: int, most: int) -> Iterator[Box]:
-    """Yield parts of a box with at most ``most`` elements if possible; it is not divided along dimension ``but``."""
+    """Yield parts of the box ``whole``, of at most ``most`` elements if possible; dimension ``but`` is not divided."""
     sizes = [end - begin for begin, end in whole]
     total = prod(sizes)
     dims = [dim for dim in range(len(sizes)) if dim != but and sizes[dim] > 1]

@@ -157,7 +157,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan, without its metadata on quantisation if a companion file has the same settings."""
+    """Return the plan; its metadata on quantisation are left out if a companion file has the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -173,11 +173,11 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; if it copies an adapter to an output that PEFT cannot read, the adapter becomes plain tensors.
+    """Return the plan; an adapter that is copied to an output that PEFT cannot read becomes plain tensors.
 
-    Then adapter_config.json is not written, and the file of weights does not get PEFT's name.
+    In this case, adapter_config.json is not written, and the file of weights does not get the name that PEFT expects.
     """
-    # an adapter that is made, not copied: then an output that PEFT cannot read is an error
+    # for an adapter that is made, not copied, an output that PEFT cannot read is an error
     made = plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
     if made or not plan.target.weights or is_adapter(options):
         return plan

@@ -77,7 +77,8 @@ def check_signable(path: str, options: OutputOptions, replaced: Iterable[str]) -
     left = sorted(set(os.listdir(path)) - set(replaced))
     if left:
         raise OutputError(
-            f"{escape(path)} contains files that stay, which the signature would not cover: {listing(left)}.",
+            f"{escape(path)} contains files that are not replaced and that the signature would not cover: "
+            f"{listing(left)}.",
             hint="Write to a new folder.",
         )
 

@@ -54,7 +54,7 @@ def zstandard() -> Any:
 
 
 class Encoder:
-    """Encodes blocks; each thread needs its own encoder. ``level`` is Zstandard's, from 1 (fast) to 19 (small)."""
+    """Encodes blocks; each thread needs its own encoder. ``level`` is that of Zstandard, 1 (fast) to 19 (small)."""
 
     def __init__(self, level: int = 1) -> None:
         self._compress = zstandard().ZstdCompressor(level=level).compress
@@ -136,7 +136,7 @@ class Decoder:
             raise _damaged()
 
     def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
-        """Add the scale to each value, or subtract it, as the signs say, in float32; round the sum to ``dtype``."""
+        """Add or subtract the scale, as the signs say, to each of ``values`` in float32; round the sum to ``dtype``."""
         scale = self._stream(streams, 4).view("<f4")[0]
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):

@@ -164,12 +164,12 @@ class PatchIndex:
 
 
 def _check(index: PatchIndex) -> None:
-    """Raise ValueError if an index contradicts itself, or if a file name is not a plain name without a folder."""
+    """Raise ValueError if an index contradicts itself, or if a file name contains a folder or is not allowed."""
     names = [one.name for one in index.files]
     if len(set(names)) < len(names):
         raise ValueError("it lists a file twice")
     if not index.folder and names != [""]:
-        raise ValueError("it is for a single file, but does not list exactly one file, with an empty name")
+        raise ValueError("it is for a single file, so it must list exactly one file, with an empty name")
     for name in (*(names if index.folder else ()), *index.old_files):
         if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
             raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")
@@ -180,12 +180,14 @@ def _check(index: PatchIndex) -> None:
             segment.key for segment in one.segments if segment.kind == "file" and segment.key not in index.old_files
         ]
         if unknown:
-            raise ValueError(f"the file {unknown[0]!r:.80} is not one of the old files that the index lists")
+            raise ValueError(
+                f"a segment copies the file {unknown[0]!r:.80}, which the index does not list as an old file"
+            )
     for key, tensor in index.tensors.items():
         if tensor.file >= len(index.files) or tensor.offset + tensor.nbytes > index.files[tensor.file].size:
             raise ValueError(f"the tensor {key!r:.80} is in no file, or ends after the end of its file")
         if any(segment.kind == "file" for segment in index.files[tensor.file].segments):
-            raise ValueError(f"the tensor {key!r:.80} is in a file that contains no weights")
+            raise ValueError(f"the index places the tensor {key!r:.80} in a file that is not a weight file")
 
 
 def _natural(value: Any) -> int:

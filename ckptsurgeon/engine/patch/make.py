@@ -130,8 +130,8 @@ def make_patch(
 class _Piece:
     """A range of a new file, and what was recorded about each of its blocks.
 
-    ``blocks`` are the sizes of the encoded blocks. ``crcs`` and ``old_crcs`` are (CRC-32, number of bytes) of each new
-    block, and of each old block.
+    ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) of each new block, and
+    ``old_crcs`` of each old block.
     """
 
     range: _Range
@@ -183,8 +183,8 @@ def _name(checkpoint: Checkpoint) -> str:
 def _bases(old: Checkpoint, new: Checkpoint) -> dict[str, str]:
     """Return {key of a new tensor: key of the old tensor that it is compared with}; some new tensors have none.
 
-    The old tensor is the one with the same key, if it has the same dtype. Otherwise it is one whose key is not in the
-    new checkpoint, with the same dtype, shape and first bytes: the tensor was probably renamed.
+    The old tensor is the one with the same key, if it has the same dtype. Otherwise it is an old tensor that was
+    probably renamed: its key is not in the new checkpoint, and it has the same dtype, shape and first bytes.
     """
     found = {key: key for key, info in new.items() if _is_base(old.get(key), info)}
     others = {key: info for key, info in new.items() if key not in found and info.is_plain and info.nbytes}

@@ -176,8 +176,8 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
 def _source_positions(begin: int, end: int, source: int, destination: int) -> Array:
     """Return the position in the source for each output from ``begin`` to ``end``, as for ``align_corners=False``.
 
-    ``source`` and ``destination`` are the lengths of the axis. The positions are float64. torch uses float32 for
-    float32 values; then the weights of the 500th row have an error of 1e-4.
+    ``source`` and ``destination`` are the lengths of the axis. The positions are float64. In float32, which torch uses
+    for float32 values, the weights of the 500th row would have an error of 1e-4.
     """
     centres = (np.arange(begin, end, dtype=np.float64) + 0.5) * (source / destination)
     positions: Array = np.maximum(centres - 0.5, 0)

@@ -159,7 +159,7 @@ def test_an_infinity_that_one_lacks_is_counted(
     numbers = numbers_of(torch.tensor(first), torch.tensor(second))
     assert (numbers.differing, numbers.nan, numbers.inf) == (1, nan, inf)
     out = ckpt("diff", "a.safetensors", "b.safetensors", "--values").out
-    assert f"1 {'Inf' if inf else 'NaN'} in one of them" in out
+    assert f"1 {'Inf' if inf else 'NaN'} in one checkpoint only" in out
     assert "max" not in out
     assert compared(torch.tensor(first), torch.tensor(second), rtol=9.0, atol=9.0).differs
 

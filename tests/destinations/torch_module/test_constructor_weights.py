@@ -155,7 +155,7 @@ def test_equal_values_are_not_taken_for_loaded() -> None:
     torch.save({**like, "epoch": 3}, "ones.bin")
     plan = cs.transplant("src.pth", "net.yaml")
     assert plan.counts == {"copied": 2, "initialised": 4}
-    assert "its constructor reads ones.bin, and no tensor is copied from it unchanged" in plan.notes
+    assert "its constructor reads ones.bin, but copies no tensor from this file unchanged" in plan.notes
 
 
 READERS = {
@@ -218,7 +218,7 @@ def test_a_file_of_one_tensor_is_named() -> None:
     network("self.register_buffer('mel', torch.load('mel.pt'))")
     torch.save(torch.rand(3, 3), "mel.pt")
     plan = cs.transplant("src.pth", "net.yaml")
-    assert "its constructor reads mel.pt, and no tensor is copied from it unchanged" in plan.notes
+    assert "its constructor reads mel.pt, but copies no tensor from this file unchanged" in plan.notes
 
 
 def test_other_files_are_no_reason_to_build_with_storage() -> None:
@@ -461,7 +461,7 @@ def test_without_constructor_weights_the_model_keeps_its_own_initial_values(how:
     body(how)
     plan = cs.transplant("src.pth", "net.yaml", constructor_weights=False)
     assert plan.counts == {"copied": 2, "initialised": 4}
-    assert "its constructor reads body.bin, and its weights are left out" in plan.notes
+    assert "its constructor reads body.bin, whose weights are left out" in plan.notes
     cs.apply(cs.Plan.from_json(plan.to_json()), "out.pth")
     assert torch.load("out.pth")["body.1.weight"].eq(1).all()  # torch's own
     done = ckpt("transplant", "src.pth", "net.yaml", "--no-constructor-weights", "-o", "same.pth")
