@@ -64,7 +64,7 @@ class Document:
 
     @property
     def folder(self) -> str:
-        """The folder to which paths in the file are relative: the file's folder, or its field ``relative_to``.
+        """The folder to which paths in the file are relative: its own folder, or that in its field ``relative_to``.
 
         ``ckpt train`` writes that field into the copy of the configuration in the folder of a run.
         """
@@ -115,7 +115,7 @@ def _merged(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration, in our format or in that of a toolkit; raises ConfigError if the file is no readable text.
+    """Read a configuration in our format or in that of a toolkit; raises ConfigError if it cannot be read as text.
 
     ``what`` is the word for the file in messages, such as "destination".
     """

@@ -203,7 +203,7 @@ def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, An
 
 
 def _folder(path: str) -> TargetSpec:
-    """Return the checkpoint in a folder as a destination.
+    """Return the destination: the checkpoint in the folder ``path``.
 
     If the folder has no checkpoint but a config.json, the hint of the FormatError suggests that file.
     """
@@ -246,7 +246,7 @@ def _toolkit_of(document: Document) -> _Toolkit:
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return a module in memory as a destination; tensors that are in no source keep their values.
+    """Return the destination that is a module in memory; tensors that are in no source keep their values.
 
     Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """

@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "checkpoint_target"]
 
 
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
-    """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
+    """Return the destination that is a checkpoint; its keys stay as they are, including prefixes such as ``module.``.
 
     ``root`` chooses the state dict if the file has several. Raises the errors of ``open_checkpoint``, and FormatError
     for a tensor that cannot be copied, or PlanError if torchao quantised it.

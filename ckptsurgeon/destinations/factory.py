@@ -31,7 +31,7 @@ class _Factory:
         return tuple(targets_in(document.model))
 
     def load(self, document: Document) -> TargetSpec:
-        """Import the code, build the model without storage, and return its state dict as a destination."""
+        """Import the code, build the model without storage, and return the destination: the model's state dict."""
         from .torch_module.module import module_target
 
         found: list[_Located] = []

@@ -47,7 +47,7 @@ class ResizableModel(Resizable):
         self._document = document
 
     def target(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> TargetSpec:
-        """Return the network with ``changes`` as a destination."""
+        """Return the destination: the network with the new values of fields in ``changes``."""
         return loaded(replace(self._document, overrides=dict(changes), read=[], ran=[]))
 
     def allow_undeclared(self, name: str, changes: Mapping[str, Any]) -> bool:

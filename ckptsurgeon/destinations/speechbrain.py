@@ -114,7 +114,7 @@ def _inner(document: Document) -> Document:
 def _load(
     document: Document, entry: str, overrides: Mapping[str, Any], statistics: Mapping[str, int] = MappingProxyType({})
 ) -> TargetSpec:
-    """Return an entry of a SpeechBrain file as a destination, built without storage.
+    """Return the destination that an entry of a SpeechBrain file describes; it is built without storage.
 
     ``statistics`` is the result of ``_sizes``. Raises ConfigError if the entry cannot be read or built.
     """

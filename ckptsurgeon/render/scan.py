@@ -21,7 +21,7 @@ Row = list[str | Text]
 
 
 def scan_view(found: Scan, *, every: bool = False) -> RenderableType:
-    """Return the findings of a scan that do more than rebuild tensors, the notes, and the verdict.
+    """Return the findings of a scan that do more than rebuild tensors or have notes; then notes, counts, verdict.
 
     With ``every``, return all findings.
     """

@@ -57,10 +57,10 @@ class Resizable:
         return made
 
     def target(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> TargetSpec:
-        """Return the network with other values of fields, ``changes``, as a destination.
+        """Return the destination: the network with the new values of fields in ``changes``.
 
-        In ``changes``, changes of a nested configuration are a dict. ``vocabulary`` replaces the vocabulary of the
-        model; its size must also be one of the ``changes``.
+        The new value of a nested configuration is a dict of its fields. ``vocabulary`` replaces the vocabulary of the
+        model; its size must also be in ``changes``.
         """
         changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
         return TOOLKIT.load(changed)

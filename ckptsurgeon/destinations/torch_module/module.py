@@ -323,7 +323,7 @@ def _unset(built: _Built) -> Iterator[str]:
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return the tensors of a module in memory as a destination; tensors that are in no source keep their values.
+    """Return the destination that is a module in memory; tensors that are in no source keep their values.
 
     Raises ConfigError if the module has no tensors, or has a tensor that cannot be written in place.
     """

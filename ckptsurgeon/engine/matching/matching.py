@@ -240,7 +240,7 @@ class _Descent:
         return info
 
     def results(self) -> list[MatchedGroup]:
-        """Return the result for each group: its order, and its cosine before and after."""
+        """Return the result for each group: the order of its units, and the cosines before and after the matching."""
         sums: dict[str, tuple[float, float, float, float]] = {}
         for group in self._groups:
             for key in (key for part in group.parts for key in part.keys):

@@ -42,7 +42,7 @@ class TensorPair:
 
     @property
     def dtype(self) -> str:
-        """The dtype in which their products are computed: that of the values, but at least float32."""
+        """The dtype in which products of the two tensors are computed: float64 if one of them has it, else float32."""
         return "float64" if any(info.dtype == "float64" for _, info in self._parts) else "float32"
 
     def read(self, box: Box, dtype: str) -> tuple[Array, Array]:

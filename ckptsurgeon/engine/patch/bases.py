@@ -42,7 +42,7 @@ class Base(Protocol):
         ...
 
     def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of the first ``nbytes`` of a tensor if it is known without reading them; else None."""
+        """Return the CRC-32 of the first ``nbytes`` bytes of a tensor if it is known without a read; else None."""
         ...
 
     def file(self, name: str) -> tuple[int, Iterator[bytes | memoryview]] | None:
@@ -112,7 +112,7 @@ class PatchedCheckpoint:
         return self._tensors[key].nbytes if key in self._tensors else None
 
     def crc(self, key: str, nbytes: int) -> int | None:
-        """Return the CRC-32 of a tensor, which the patch contains, if the tensor has ``nbytes`` bytes; else None."""
+        """Return the CRC-32 that the patch contains for a tensor if the tensor has ``nbytes`` bytes; else None."""
         tensor = self._tensors[key]
         return tensor.crc if tensor.nbytes == nbytes else None
 
