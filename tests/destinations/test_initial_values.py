@@ -212,7 +212,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
         ({"values": "gone.pth"}, "gone.pth does not exist"),
         (
             {"normalize.mean": {"shape": [7], "init": "like"}},
-            r"normalize.mean has init: like and is \(7\), but \(6\) in .*front.pth",
+            r"normalize.mean \(init: like\) has the shape \(7\), but the shape \(6\) in .*front.pth",
         ),
         (
             {key: {"shape": [1], "init": "ones"} for key in KEPT},

@@ -192,7 +192,7 @@ def test_what_is_in_the_way_of_a_signature_stays() -> None:
 def test_a_folder_in_which_other_files_stay_is_not_signed() -> None:
     output = signed("folder")
     Path(output, "README.md").write_text("mine")
-    with pytest.raises(cs.OutputError, match=r"which the signature would not cover: README\.md"):
+    with pytest.raises(cs.OutputError, match=r"that the signature would not cover: README\.md"):
         signed("folder", force=True)
     cs.apply(cs.convert("model"), f"{output}/", force=True)
     assert not signature(output).exists()  # it was over what is no more

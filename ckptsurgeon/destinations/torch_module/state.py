@@ -29,7 +29,7 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     lazy = [key for key, value in _own(module).items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise ConfigError(
-            f"the shapes of {listing(lazy)} are not known before a forward pass.",
+            f"the shapes of {listing(lazy)} are only known after a forward pass.",
             hint="Construct lazy modules with their input sizes, or run a forward pass first.",
         )
     entries = module.state_dict(keep_vars=True)
