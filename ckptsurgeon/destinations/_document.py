@@ -79,7 +79,7 @@ class Document:
     def changed(self, overrides: Mapping[str, Any]) -> Document:
         """Return a copy of the document in which ``overrides`` replace values of the section ``model:``.
 
-        If the value of an override is a mapping, it replaces fields of the nested section with this name.
+        If an override is a mapping, only the fields in it are replaced, in the nested section with this name.
         """
         return replace(self, model=_merged(self.model, overrides), overrides={})
 

@@ -30,7 +30,7 @@ _AXES = {
     "lm.decoder.weight": 0,
     "lm.decoder.bias": 0,
 }
-"""The axis with one row for each token, by key, in transformer, RNN and transducer decoders, CTC, language models."""
+"""{key: axis with one row for each token}, for transformer, RNN and transducer decoders, CTC, and language models."""
 
 _WITH_MASK = ("decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias")
 """Tensors that have an additional row for the mask token in mask-CTC (espnet2/asr/decoder/mlm_decoder.py)."""
@@ -40,7 +40,7 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 
 
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
-    """Return, by key, the axis of each tensor that has one row for each of ``size`` tokens.
+    """Return {key: axis} for the tensors that have, along this axis, one row for each of ``size`` tokens.
 
     If ``decoder``, the name of ESPnet's decoder, is "mlm", the result includes tensors with one more row than there are
     tokens, for the mask token. A token list does not contain that token, so mapping these tensors by token raises an

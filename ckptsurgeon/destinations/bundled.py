@@ -43,7 +43,7 @@ class _Model(Protocol):
 
 
 def defaults_of(document: Document) -> dict[str, Any]:
-    """Return the fields of the bundled model that a document names, with their defaults; {} if there is none."""
+    """Return the fields of the bundled model that a document names, with their defaults; {} if it names none."""
     name = str(document.model.get("name"))
     if name not in module_names(MODELS):
         return {}

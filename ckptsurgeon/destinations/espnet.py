@@ -214,7 +214,7 @@ def _parsed(
 
 
 def _file_names(document: Document, values: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (dict, name of a field in it) for each field with the path of a file that building the model reads."""
+    """Yield (dict, name of a field in the dict) for each field with the path of a file that the model is built from."""
     for name in _LISTS:
         tokens = values.get(name)
         if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":
@@ -240,7 +240,7 @@ def _are_texts(tokens: object) -> bool:
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return the path of the existing file to which the field ``what`` of the configuration refers as ``path``.
+    """Return the path of the file that the field ``what`` of the configuration names as ``path``; it must exist.
 
     ``path`` is looked up relative to the working directory, as in ESPnet, then to the folder of the configuration, then
     to each folder above that folder. Raises ConfigError if there is no such file.

@@ -65,7 +65,7 @@ def build_tree(
 ) -> Branch:
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
-    Siblings with equal contents are joined: numbered ones as ranges, named ones as lists. A module with a single child
+    Siblings with equal contents are joined: numbers as ranges, other names as lists. A module with a single child
     and this child become one node, such as ``a.b``. The order is that of ``tensors``, or the largest first if
     ``by_size`` is True. ``parameters`` returns the number of parameters of a tensor, which is only a lower bound if
     ``is_counted`` returns False for its key. ``nbytes`` returns the size of a tensor in bytes.

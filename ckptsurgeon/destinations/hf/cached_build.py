@@ -27,7 +27,7 @@ __all__ = ["cached_axes", "cached_layouts", "cached_spec", "keep_spec", "spec_ke
 FORMAT = 1
 """The version of the format of the entries: increase it if the format changes."""
 WITH_STORAGE = "built with its weights in memory, which took "
-"""The beginning of the note on the time and memory of a build, which is not cached: it is true of one run only."""
+"""The beginning of the note on the time and memory of a build. It is not cached, since it is true of one run only."""
 
 
 def spec_key(document: Document, given: GivenFields) -> str:

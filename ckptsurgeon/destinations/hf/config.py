@@ -127,7 +127,7 @@ def _without_warning_of_ids() -> Iterator[None]:
 VALIDATOR = "validator"
 """The rule of the error for fields that a check of the installed version refuses: other versions may accept them."""
 _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
-"""Matches the errors for values that no version can compute with."""
+"""Matches errors about values with which no version can compute, such as a string in place of a number."""
 
 
 def _is_of_validator(error: Exception, why: str) -> bool:
@@ -205,7 +205,7 @@ def _architecture(
 
 
 _PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
-"""A part of the name of transformers' list of model classes for pretraining, and the ending of such classes' names."""
+"""A part of the name of the list of pretraining classes in transformers, and the ending of the names of its classes."""
 
 
 def _class_instead(package: Any, name: str, config_class: Any) -> str:

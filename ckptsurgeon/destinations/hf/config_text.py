@@ -1,4 +1,4 @@
-"""Describes JSON data without strings of the user's file: numbers stand for them, so that a cache has none of them."""
+"""Describes JSON data without the strings of the user's file: numbers replace them, so that no cache stores them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["Names", "TypeFields", "asked_of", "described_fields", "fields_as_typ
 Names = Mapping[str, Mapping[str, str]]
 """Maps the dotted path of each nested configuration ("" for the whole) to {other name of a field: its main name}."""
 _UNDECLARED = ("head_dim",)
-"""Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
+"""Fields that some networks, such as Qwen3-MoE's, read although their configuration class does not declare them."""
 _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
 """Fields with the type, the version and the origin of a config.json."""
 

@@ -128,11 +128,11 @@ def _caught(keys: Sequence[str], names: Mapping[int, str]) -> str:
     ``{n}``. Other numbers stay. Raises UnknownConversion if the keys differ in more than one number.
     """
     if any(_SPECIAL.search(key) for key in keys) or len({opened(key) for key in keys}) > 1:
-        raise UnknownConversion("no pattern can match all of its tensors")
+        raise UnknownConversion("no pattern can match all of its source tensors")
     columns = list(zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True))
     varying = [place for place, column in enumerate(columns) if len(set(column)) > 1]
     if len(varying) > 1:
-        raise UnknownConversion("the keys of its tensors differ in several numbers")
+        raise UnknownConversion("the keys of its source tensors differ in several numbers")
     places = iter(range(len(columns)))
     shared = iter(range(len(columns)))
 

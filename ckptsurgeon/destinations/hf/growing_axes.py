@@ -33,7 +33,7 @@ class GrowingAxes(Mapping[str, int]):
 
 
 def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
-    """Return, by key, the axis along which a tensor is longer in ``grown``, the same model with more tokens.
+    """Return {key: axis along which the tensor is longer in ``grown``}; ``grown`` is the same model with more tokens.
 
     A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to choose an axis.
     """

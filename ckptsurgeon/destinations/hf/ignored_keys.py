@@ -1,4 +1,4 @@
-"""The keys whose absence or presence a class of transformers ignores when it loads a checkpoint."""
+"""Finds the missing and unexpected keys that a class of transformers ignores when it loads a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FORMAT = 1
 
 
 def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> list[str]:
-    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
+    """Return patterns of the missing and unexpected keys that the class ``name`` of transformers ignores when loading.
 
-    If ``is_missing`` is true, only the patterns of keys whose absence is ignored are returned. The patterns are cached,
-    since importing the class takes seconds. ``built`` is the ``cache_key`` of a destination whose model has this class,
-    '' for none: with it, the patterns can be cached even if this process has already imported transformers.
+    If ``is_missing`` is true, only the patterns of missing keys are returned. The patterns are cached, since importing
+    the class takes seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, '' for none:
+    with it, the patterns can be cached even if this process has already imported transformers.
     """
     known: Any = built or versions()
     asked = {"of": "ignored keys", "format": FORMAT, "class": name, "known": known} if known else {}

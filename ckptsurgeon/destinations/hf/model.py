@@ -35,7 +35,7 @@ class ModelFacts:
         self._tied: list[str] = []
         self._names: KeyConversions | None = None
         self.is_stock = False
-        """Whether all modules are classes of torch and transformers, so that their versions determine the tensors."""
+        """Whether all modules are of classes of torch or transformers, whose versions then determine the tensors."""
 
     def take(self, model: Any) -> None:
         """Collect the facts about a model without keeping a reference to the model, so that it can be freed."""
@@ -129,7 +129,7 @@ MORE = 10007
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return, by key, the axis of each tensor that has one row for each token; computed on first use."""
+    """Return {key: axis} for the tensors that have one row for each token along this axis; computed on first use."""
     return GrowingAxes(lambda: _grown(described, tensors))
 
 

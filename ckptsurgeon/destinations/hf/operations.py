@@ -69,7 +69,9 @@ def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
     """Translate ``Chunk``, which splits a tensor into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise UnknownConversion("it splits a tensor, and only the model's configuration says into how many parts")
+        raise UnknownConversion(
+            "its conversion splits a tensor, and only the model's configuration says into how many parts"
+        )
     return _split(chain, operation, values, patterns)
 
 

@@ -46,8 +46,8 @@ class _Built:
     """A constructed module: dtype and shape of each tensor, its ties, and where its values come from.
 
     ``real`` has the tensors of a module that was constructed with storage. For a module without storage, ``record`` is
-    the recording of its construction, ``refs`` has the view of each tensor in it, and ``nodes`` has the recorded
-    operations that make the values of each tensor.
+    the recording of its construction, ``refs`` has the view of each tensor in the recording, and ``nodes`` has the
+    recorded operations that make the values of each tensor.
     """
 
     infos: dict[str, TensorInfo]

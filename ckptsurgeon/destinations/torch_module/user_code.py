@@ -24,7 +24,7 @@ MISTYPED = 0.8
 """If the similarity of two names (difflib's ratio) is at least this, one may be a misspelling of the other."""
 
 PROCESS_STATE = threading.RLock()
-"""Held while sys.path, sys.stdout, random generators, or functions and settings of other modules are changed."""
+"""The lock for changes of sys.path, sys.stdout, random generators, and functions and settings of other modules."""
 
 # Running code to which a configuration refers: its import path, its limits, its file.
 

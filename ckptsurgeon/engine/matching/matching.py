@@ -114,7 +114,7 @@ class _Descent:
         }
 
         self.gain = 0.0
-        """By how much the sum of all inner products is larger in the end; ``results`` sets it."""
+        """The increase of the sum of all inner products by the matching; ``results`` sets it."""
 
     def run(self, *, anchored: bool) -> None:
         """Visit all groups until no visit raises the sum.

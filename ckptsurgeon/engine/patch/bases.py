@@ -26,7 +26,7 @@ __all__ = ["Base", "OldCheckpoint", "PatchedCheckpoint", "not_the_base", "read_t
 
 
 class Base(Protocol):
-    """What a patch is applied to: a checkpoint, or the result of an earlier patch.
+    """The data to which a patch is applied: a checkpoint, or the result of an earlier patch.
 
     ``name`` is the name in messages.
     """

@@ -32,7 +32,7 @@ __all__ = ["make_patch"]
 Given = tuple[Checkpoint, str]
 """An open checkpoint, and the path or address with which it was opened."""
 WORTH = 2
-"""Changes are stored as signs only if these take at most 1 / ``WORTH`` of the space of the exact changes."""
+"""Changes are stored as signs only if the signs take at most 1 / ``WORTH`` of the space of the exact changes."""
 LOOK = 1 << 16
 """How many bytes at the beginning of two tensors are compared to find out whether a tensor was renamed."""
 
