@@ -54,7 +54,7 @@ class StagedOutput:
         self.receipts = dict(self.kept)
         self._lock = Lock()
         self.advance: Callable[[int], None] = lambda nbytes: None
-        """A function for progress; it gets the number of bytes that another process has written or that were uploaded."""
+        """A function for progress; it gets the number of bytes that another process wrote or that were uploaded."""
         self.sends = 0
         """The number of bytes that will be uploaded after they were written to this machine; 0 without an upload."""
 
