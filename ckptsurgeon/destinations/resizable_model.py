@@ -20,7 +20,7 @@ from .hf.resizable import Resizable
 __all__ = ["ResizableModel", "resizable"]
 
 _FACTORY, _BUNDLED = "_target_", "name"
-"""The entries of ``model:`` that name the function of a network, and a bundled network."""
+"""The entries of ``model:`` with the name of the function that builds the network, or of a bundled network."""
 
 
 def resizable(path: str) -> Resizable:

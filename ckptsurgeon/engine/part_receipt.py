@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["CHANGES", "EVERY", "NO_MAGNITUDE", "ZERO", "ZERO_DORA", "PartReceipt"]
 
 CHANGES = EVERY, ZERO, ZERO_DORA, NO_MAGNITUDE = "every", "zero", "zero DoRA", "no magnitude"
-"""Names of groups of the tensors for which an adapter has factors.
+"""The names of four groups of the tensors for which an adapter has factors.
 
-EVERY: all of these tensors. ZERO: those that do not change, because a factor is zero. ZERO_DORA: those with a zero
-factor that the magnitudes of DoRA may still change. NO_MAGNITUDE: those for which a magnitude of DoRA is zero.
+EVERY: all of these tensors. ZERO: tensors that do not change, because a factor is zero. ZERO_DORA: tensors with a zero
+factor, which the magnitudes of DoRA may still change. NO_MAGNITUDE: tensors for which a magnitude of DoRA is zero.
 """
 
 
@@ -27,9 +27,10 @@ class PartReceipt:
 
     Four fields are dicts by the key of a tensor. ``checksums`` has the CRC-32 of the tensor's bytes. ``lost`` counts
     the values that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the
-    inputs. ``unsound_copies`` are the keys of copied tensors in which such values were seen; only a part of a large
-    tensor is looked at. ``negative`` counts variances that became negative.
+    inputs. ``negative`` counts variances that became negative.
 
+    ``unsound_copies`` are the keys of copied tensors in which NaN or infinite values were seen; only a part of a large
+    tensor is looked at.
     ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
     of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a source: {name of its
     file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of the file that do not

@@ -84,7 +84,7 @@ class PartRun:
         self.receipt = PartReceipt(part.name)
         self.keeper = inputs.keeper(plan)
         self.check: Callable[[], None] = lambda: None
-        """Raises the error of the threads that copy, if they failed, so that computing stops."""
+        """Raises the error of the copying threads, if one of them failed, so that the computation stops, too."""
         self.copies: dict[str, tuple[Step, TensorInfo]] = {}
         self.others: list[Step] = []
         self.shared: list[Step] = []

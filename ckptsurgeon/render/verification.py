@@ -16,7 +16,7 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The largest number of weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
+"""The largest number of weights whose errors of extracted LoRA factors are shown without -v: the largest errors."""
 
 WORST_ROUNDED = 5
 """The largest number of quantised tensors whose errors are shown without -v: those with the largest errors."""

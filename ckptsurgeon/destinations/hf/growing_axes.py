@@ -13,7 +13,7 @@ Tensors = Mapping[str, TensorInfo]
 
 
 class GrowingAxes(Mapping[str, int]):
-    """The axis of each tensor that grows with the vocabulary; computed on first use, by building a larger model."""
+    """{key: axis that grows with the vocabulary}; it is computed on first use, by building a larger model."""
 
     def __init__(self, find: Callable[[], Mapping[str, int]]) -> None:
         self._find = find

@@ -42,7 +42,7 @@ SPECIAL = 4
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
 IN_FIELDS = "{part}set it: --set {field}=ID, or null"
-"""The same hint if the fields of the configuration are options, as in ``ckpt resize``."""
+"""The same hint for commands that set fields of the configuration with options, such as ``ckpt resize``."""
 
 
 def renumbering_of(

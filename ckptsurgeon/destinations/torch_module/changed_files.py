@@ -25,7 +25,7 @@ from .opened import exchanged, stand_in
 __all__ = ["ChangedReaders", "changed_values", "digest_of"]
 
 Digest = tuple[str, bool]
-"""The digest of a tensor's bytes, and whether it has floats."""
+"""The digest of a tensor's bytes, and whether the tensor has a floating-point dtype."""
 
 
 class ChangedReaders:

@@ -19,7 +19,7 @@ from ..compute.reading import read_part
 __all__ = ["LARGE", "TensorPair", "add_products", "dot_products", "matrix_dtype"]
 
 LARGE = 4096
-"""Sums for more units than this are in single precision, so that the matrix of them takes half of the memory."""
+"""If there are more units than this, their inner products are in single precision: the matrix takes half the memory."""
 ARRAYS = 12
 """How many arrays of the size of a band are in memory at once: those of both models, as stored, cast and reordered.
 
@@ -33,7 +33,7 @@ LEAST = 1 << 16
 class TensorPair:
     """Two tensors of the same shape: one of the reference, and one of the model that is aligned with the reference.
 
-    ``key`` is the key of the model's tensor, for messages. Both may be derived from stored tensors.
+    ``key`` is the key of the model's tensor, for messages. Both tensors may be derived from stored ones.
     """
 
     def __init__(self, reference: Checkpoint, first: TensorInfo, model: Checkpoint, second: TensorInfo, key: str):

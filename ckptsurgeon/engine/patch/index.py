@@ -26,9 +26,9 @@ class Segment:
     "same": from the bytes of a tensor of the old checkpoint. "xor": from such bytes and stored differences, by XOR.
     "signs": from such bytes and, in each block, either the signs of the changes and one scale for all, or differences
     as for "xor". "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For
-    "same", "xor" and "signs", ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of its first ``nbytes``
-    bytes; if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the
-    sizes in bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
+    "same", "xor" and "signs", ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of the first ``nbytes``
+    bytes of this tensor; if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file.
+    ``blocks`` are the sizes in bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
     """
 
     kind: str
