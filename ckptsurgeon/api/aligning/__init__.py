@@ -1,1 +1,1 @@
-"""Aligns models with a reference before they are merged."""
+"""Permutes the axes of models before a merge, so that their weights match those of a reference model."""

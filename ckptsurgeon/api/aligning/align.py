@@ -31,7 +31,7 @@ TESTED = (
 CONFIG = "config.json"
 PAPER = "Git Re-Basin, arXiv 2209.04836"
 FEW = 24
-"""Up to this number of changed groups, each has its own note; otherwise there is one note for each kind of group."""
+"""If at most this many groups change, each has its own note; otherwise there is one note for each kind of group."""
 
 
 def align(
@@ -43,7 +43,7 @@ def align(
 ) -> AlignedModels:
     """Return the models, aligned with the model at the index ``reference``; reads the weights of all of them.
 
-    ``groups`` are the groups of axes that the user lists, as ``group_fields`` returns them; without them, the groups
+    ``groups`` are the groups of axes that the user lists, as ``group_fields`` returns them. If this is None, the groups
     are found from the network that the reference's config.json describes. ``memory`` is the largest number of bytes
     that matching may use; 0 is the default limit.
 
@@ -73,8 +73,8 @@ def align(
         found.notes.append("--align changes nothing: there is only one model")
     if network is not None and network.model_type not in TESTED:
         found.notes.append(
-            f"ckptsurgeon was not tested with alignments of the type {escape(network.model_type)}: compare the model "
-            "before and after with ckpt prove"
+            f"aligning models of the type {escape(network.model_type)} was not tested in ckptsurgeon: compare the "
+            "model before and after with ckpt prove"
         )
     return found
 
@@ -94,9 +94,10 @@ def _config_of(checkpoint: Checkpoint) -> str:
 
 
 def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpoint) -> None:
-    """Raise PlanError if a size in a model's config.json differs from the reference's, even if all shapes are equal.
+    """Raise PlanError if a size in the config.json of ``model`` differs from that in the config.json of ``reference``.
 
-    ``network`` is the network of the reference.
+    Such a size may differ although all shapes are equal: for example, the number of heads. ``network`` is the network
+    of the reference.
     """
     config = _config_of(model)
     if not config:
@@ -114,13 +115,15 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
 def _network(reference: Checkpoint) -> NetworkGroups:
     """Return the network that the config.json of a checkpoint describes; raises ConfigError if it is not known.
 
-    From this network, it is found which axes may be permuted.
+    The groups of axes that may be permuted are found from this network.
     """
     hint = "List the axes that change together: --align-groups FILE.yaml."
     config = _config_of(reference)
     if not config:
         where = (
-            "it is in memory" if reference.in_memory else f"there is no {CONFIG} in the folder of {_name(reference)}"
+            f"{_name(reference)} is in memory"
+            if reference.in_memory
+            else f"there is no {CONFIG} in the folder of {_name(reference)}"
         )
         raise ConfigError(f"{where}, so it is not known which of its axes may be permuted.", hint=hint)
     try:
@@ -136,7 +139,7 @@ def _groups(
 ) -> tuple[list[Group], list[str]]:
     """Return the groups of axes of a model's tensors that may be permuted, and reasons why other axes may not.
 
-    ``groups`` are those that the user lists; without them, the groups are those of ``network``.
+    ``groups`` are the groups that the user lists. If ``network`` is given, its groups are used instead.
     """
     if network is None:
         return own_groups(groups or {}, model, model.path), []
@@ -179,7 +182,7 @@ def _of(names: Sequence[str]) -> str:
 
 
 def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group]) -> None:
-    """Raise PlanError if an axis of a group has another size in the reference than in the model."""
+    """Raise PlanError if an axis in ``groups`` has different sizes in ``reference`` and ``model``."""
     for group in groups:
         for part in group.parts:
             for key in part.keys:

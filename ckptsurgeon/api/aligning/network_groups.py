@@ -1,7 +1,7 @@
 """Finds which axes of a network may be permuted together: it builds the network with two values of each size field.
 
-As in ``resize``, an axis belongs to a field if its size changes with the value. The axes of a field are then divided
-into groups, such as one for each layer.
+As in ``resize``, an axis belongs to a field if its size changes with the value of the field. The axes of a field are
+then divided into groups, such as one for each layer.
 """
 
 from __future__ import annotations
@@ -178,10 +178,10 @@ class NetworkGroups:
         return module_facts(self.first).constants
 
     def _head_size(self, path: str) -> str:
-        """Return the field with the size of a head, in the same section as the field ``path``; "" if there is none.
+        """Return the name of the field with the size of a head, in the same section as the field ``path``; "" if none.
 
-        Some networks read such a field although their configuration class does not declare it: this is found out by
-        building the network with the field set.
+        Some networks read ``head_dim`` although their configuration class does not declare it. To find this out, the
+        network is built with this field.
         """
         inside, part = path.rpartition(".")[0], self._beside(path)
         if inside not in self._sizes:
@@ -193,7 +193,7 @@ class NetworkGroups:
         """Return whether a network reads the size of a head from a field that its configuration does not declare.
 
         ``inside`` is the dotted path of a section of the configuration, and ``part`` has the fields of this section. If
-        the result is true, the network is built with the undeclared field from now on.
+        the result is true, the network is always built with the undeclared field after this call.
         """
         heads = [name for name, value in part.items() if role_of(name) == "heads" and type(value) is int]
         if len(heads) != 1:
@@ -210,7 +210,7 @@ class NetworkGroups:
         return True
 
     def _pinned(self, path: str) -> dict[str, Any]:
-        """Return {dotted path: present value} of the field with the size of a head; {} if there is no such field.
+        """Return {dotted path: present value} for the field with the size of a head; {} if there is no such field.
 
         The field is searched in the same section as the field ``path``.
         """
@@ -254,10 +254,10 @@ class NetworkGroups:
         return {axis.key for one in widths for axis in self._wider(one)[0]}
 
     def _norms_apart(self, group: NetworkGroup, counts: HeadCounts, wider: Collection[str]) -> Iterator[str]:
-        """Yield the keys of an attention layer's norms that normalise all heads together, not each head (OLMoE).
+        """Yield the keys of an attention layer's norms that normalise all heads together, as in OLMoE.
 
-        ``group`` are the heads of the layer, and ``counts`` has the numbers and the size of heads. ``wider`` has the
-        keys of the tensors whose sizes depend on the width.
+        ``group`` is the group of the layer's heads. ``counts`` has the numbers and the size of heads. ``wider`` has the
+        keys of the tensors whose shapes depend on the width.
         """
         sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
         own = {part.key for part in group.parts}
@@ -315,7 +315,7 @@ class NetworkGroups:
         yield NetworkGroup(path.rpartition(".")[0], RESIDUAL, width, parts)
 
     def _residual(self, path: str, width: int, axes: Sequence[Axis], after: TargetSpec) -> list[Axis]:
-        """Return those of ``axes`` that are dimensions of the residual stream, which has the size ``width``.
+        """Return those of ``axes`` whose elements are the ``width`` dimensions of the residual stream.
 
         ``after`` is the network with another width. Raises PlanError if a permutation may change the outputs.
         """
@@ -333,7 +333,7 @@ class NetworkGroups:
             )
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:
-            raise PlanError(f"an axis of {escape(odd[0])} has only a part of these dimensions.")
+            raise PlanError(f"an axis of {escape(odd[0])} does not have exactly these dimensions.")
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
@@ -350,7 +350,7 @@ class NetworkGroups:
 
 
 def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that determine the sizes of the axes that are aligned, and the model type, by dotted path."""
+    """Return {dotted path: value} for the model type and the fields that determine the sizes of axes to align."""
     paths = [path for path in _paths(fields) if role_of(path) not in ("vocabulary", "depth")]
     inside = dict.fromkeys(path.rpartition(".")[0] for path in paths)
     more = [f"{one}.{name}" if one else name for one in inside for name in (*_HEAD_SIZE, _GROUPS_OF_EXPERTS)]

@@ -22,8 +22,8 @@ EXAMPLE = "For example, hidden: {fc1.weight: 0, fc1.bias: 0, fc2.weight: 1}."
 def group_fields(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the groups that the user lists, as plain data; None if there are none.
 
-    ``given`` is a map from the name of a group to its axes, or the path of a YAML file with it. Raises ConfigError for
-    a file that cannot be read, and for another form.
+    ``given`` is a map from the name of a group to its axes, or the path of a YAML file with this map. Raises
+    ConfigError for a file that cannot be read, and for any other structure.
     """
     if given is None:
         return None
@@ -71,9 +71,9 @@ def _are_dims(value: Any) -> bool:
 def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str) -> list[Group]:
     """Return the groups of axes that the user lists; raises ConfigError for axes that a model does not have.
 
-    ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are those of the model at ``path``. A unit
-    is what is moved as a whole: a channel, or a head. If the user gave no number of units, a group has one for each
-    element of its shortest axis; along longer axes, several elements belong to each unit.
+    ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are those of the model at ``path``. An
+    alignment moves whole units, such as channels or heads. If the user gave no number of units, each element of the
+    group's shortest axis is a unit; along longer axes, a unit has several elements.
     """
     found = []
     seen: dict[tuple[str, int], str] = {}

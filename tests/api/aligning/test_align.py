@@ -152,7 +152,7 @@ def test_a_permutation_computes_the_same_and_is_found_back_bit_for_bit(kind: str
     assert same_bits(folder, tmp_path / "out")
     said = [note for note in receipt.notes if "the order changed in" in note]
     assert len(said) == 1
-    assert "was not tested with alignments" not in " ".join(receipt.notes)
+    assert "was not tested in ckptsurgeon" not in " ".join(receipt.notes)
 
 
 def test_all_types_that_are_said_to_be_tested_are() -> None:
@@ -444,7 +444,7 @@ def test_groups_that_are_wrong_are_errors(groups: Any, why: str) -> None:
 
 
 def test_a_network_that_is_not_known_needs_a_list_of_axes(tmp_path: Path, ckpt: Run) -> None:
-    with pytest.raises(cs.ConfigError, match="it is in memory, so it is not known which of its axes") as error:
+    with pytest.raises(cs.ConfigError, match="is in memory, so it is not known which of its axes") as error:
         cs.merge([perceptron(0), perceptron(1)], method="linear", weights=[0, 1], align=True)
     assert "align_groups" in str(error.value)
     for name in ("a", "b"):
