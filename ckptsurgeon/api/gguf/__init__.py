@@ -1,1 +1,1 @@
-"""Makes the metadata of a GGUF file, from another GGUF file or from a model's folder, and changes layouts."""
+"""Makes the metadata of GGUF files, and converts models between the layouts of transformers and llama.cpp."""

@@ -26,7 +26,7 @@ _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _NEEDED = frozenset((
     "attn_norm", "attn_output", "attn_qkv", "ffn_norm", "post_attention_norm", "post_ffw_norm", *_SEPARATE, *_DENSE,
 ))  # fmt: skip
-"""Modules of a block without which llama.cpp does not load a file, if the architecture has them."""
+"""Modules that llama.cpp needs in each block, if the architecture has them: without them, it does not load the file."""
 _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 """Tensors outside blocks that every model has; ``output.weight`` is missing if the embedding is the output layer."""
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
@@ -43,10 +43,11 @@ def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
 
 
 def lacking_notes(keys: Collection[str], metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield notes on tensors that a whole model lacks. ``metadata`` maps the names of entries to their values.
+    """Yield notes on tensors that are missing from the file of a whole model.
 
-    In an architecture that ckpt knows, all blocks of the same kind (dense, or with experts) have the same tensors. In
-    any other architecture, a block is noted only if it is the only one that lacks a tensor.
+    ``metadata`` maps the names of metadata entries to their values. In an architecture that ckpt knows, all blocks of
+    the same kind (dense, or with experts) have the same tensors. In any other architecture, a block is noted only if it
+    is the only one that lacks tensors.
     """
     architecture = metadata.get("general.architecture", "")
     blocks = _blocks(keys)

@@ -35,11 +35,11 @@ _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hid
 def described(
     config: Mapping[str, Any], architecture: str, *, layers: int, size: int, experts: Set[int] = frozenset()
 ) -> dict[str, str]:
-    """Return the entries of the metadata, with their values as strings.
+    """Return the metadata entries of GGUF for a model of transformers, with their values as strings.
 
-    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` is a set:
-    how many experts each layer has; normally it has one element. Raises PlanError for a field that llama.cpp needs and
-    config.json lacks, or for a value that GGUF has no entry for.
+    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` is the
+    set of the layers' numbers of experts; normally it has one element. Raises PlanError for a field that llama.cpp
+    needs and config.json lacks, or for a value that the metadata of GGUF cannot express.
     """
     if architecture == "olmo2":
         check_only(config, "attention_bias", False)
@@ -64,7 +64,7 @@ def described(
 
 
 def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
-    """Return the entries on sizes, heads, context and epsilon, without the architecture as prefix.
+    """Return the entries for sizes, heads, context length and epsilon, without the architecture as prefix.
 
     Raises PlanError for a missing field, and for an activation that llama.cpp does not have for the model.
     """
@@ -80,6 +80,6 @@ def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
 
 
 def entries_of(architecture: str, found: Mapping[str, str]) -> dict[str, str]:
-    """Return the entries ``found`` with the architecture as prefix, and the entry ``general.architecture``."""
+    """Return the entries ``found`` with the architecture as prefix, ``general.architecture`` and ``general.type``."""
     named = {f"{architecture}.{key}": value for key, value in found.items()}
     return {"general.architecture": architecture, "general.type": "model", **named}

@@ -44,10 +44,10 @@ HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embeddin
 def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
     """Return notes on metadata that contradict the tensors or the tokens, and on tensors that the model lacks.
 
-    The numbers that are checked are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes``
-    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings, '' if they are too
-    long. ``tokens`` is the number of tokens, 0 if there are none. Sizes are compared for all known architectures except
-    DeepSeek's, whose attention differs. Missing tensors are noted unless the file is one of several, or an adapter.
+    The number of blocks, the sizes of the first block and the ids of tokens are checked. ``shapes`` has the shape of
+    each tensor. ``metadata`` maps the names of entries to their values as strings, '' if they are too long. ``tokens``
+    is the number of tokens, 0 if there are none. Sizes are compared for all known architectures except DeepSeek's,
+    whose attention differs. Missing tensors are noted unless the file is one of several, or an adapter.
     """
     architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."

@@ -30,7 +30,7 @@ _MAY_BE_ZERO = ("first_k_dense_replace", "q_lora_rank")
 
 
 def sizes_in_config(config: Mapping[str, Any]) -> DeepseekSizes:
-    """Return the sizes in config.json; raises PlanError for a field that is not a valid number."""
+    """Return the sizes in config.json; raises PlanError for a field without a valid number."""
     return DeepseekSizes(
         layers=_number(config, "num_hidden_layers"),
         dense=_number(config, "first_k_dense_replace"),
@@ -56,13 +56,13 @@ def _number(config: Mapping[str, Any], name: str) -> int:
         what = "a number" if name in _MAY_BE_ZERO else "a number above 0"
         raise PlanError(
             f"config.json gives {name} as {brief_repr(value, 40)}, but llama.cpp needs {what}.",
-            hint="Complete config.json, or keep the names of the tensors: --layout keep.",
+            hint="Correct config.json, or convert without changing the layout: --layout keep.",
         )
     return value
 
 
 def deepseek_entries(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, str]:
-    """Return the entries of the metadata, with their values as strings.
+    """Return the metadata entries for a DeepSeek model, with their values as strings.
 
     The entries describe attention as llama.cpp computes it: from the latent vector, which all heads share
     (``head_count_kv`` 1). The sizes of a head are in the entries that end with ``_mla``. Raises PlanError for fields
@@ -85,7 +85,7 @@ def deepseek_entries(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[st
 
 
 def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, str]:
-    """Return the entries on experts and on how the router chooses them."""
+    """Return the entries for the experts and for how the router chooses them."""
     is_v2 = config.get("model_type") == V2
     used = _number(config, "num_experts_per_tok")
     if used > sizes.experts:
@@ -108,7 +108,7 @@ def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, st
 
 
 def _groups(config: Mapping[str, Any], experts: int) -> dict[str, str]:
-    """Return the entries on groups of experts; none if the router does not choose groups first."""
+    """Return the entries for groups of experts; {} if the router does not choose groups first."""
     is_v2 = config.get("model_type") == V2
     groups, chosen = (config.get(name, None if is_v2 else 8 // n) for n, name in ((1, "n_group"), (2, "topk_group")))
     if groups is None or chosen is None or (is_v2 and not _is_of_groups(config) and groups != 1):
@@ -139,7 +139,7 @@ def _check(config: Mapping[str, Any], sizes: DeepseekSizes) -> None:
 
 
 def groups_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if llama.cpp chooses groups of experts in another way than the model, else ()."""
+    """Return a note if llama.cpp chooses groups of experts by another rule than the model; else ()."""
     if config.get("model_type") != V2 or not _is_of_groups(config) or config.get("n_group") in (None, 1):
         return ()
     return (

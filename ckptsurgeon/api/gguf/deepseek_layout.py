@@ -27,7 +27,7 @@ _BIAS_OF_ROUTER = (ROUTER_BIAS.rpartition(".")[2], ARCHITECTURES[DEEPSEEK].names
 def deepseek_to_gguf(
     checkpoint: Checkpoint, folder: ModelFolder
 ) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
-    """Return the change of layout to llama.cpp's, the metadata of the new layout, and notes.
+    """Return the change to llama.cpp's layout, the metadata that describe the changed model, and notes.
 
     Raises PlanError for a tensor that is missing or has another shape than config.json says.
     """
@@ -55,7 +55,7 @@ def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
             first = next(key for key in checkpoint if key.startswith(f"{LAYERS}{number}."))
             raise PlanError(
                 f"config.json gives num_hidden_layers as {sizes.layers}, but {escape(checkpoint.path)} has "
-                f"{escape(first)}, of a further layer.",
+                f"{escape(first)}, a tensor of a further layer.",
                 hint="Correct config.json.",
             )
     return behind
@@ -73,7 +73,7 @@ def _notes_on_left(keys: Sequence[str], without: Sequence[int]) -> tuple[str, ..
 
 
 def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
-    """Return the change of layout to transformers'.
+    """Return the change to the layout of transformers.
 
     Raises PlanError for a tensor that is missing or has another shape than the metadata say, and for quantised tensors.
     """

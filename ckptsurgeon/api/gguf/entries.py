@@ -35,7 +35,7 @@ __all__ = ["gguf_entries"]
 FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
 EMBEDDING = "token_embd.weight"
 LONGEST = 200
-"""Entries with strings are not compared with the tensors if they have more bytes than this."""
+"""String entries with more bytes than this are not compared with the tensors."""
 FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
@@ -44,7 +44,7 @@ FILE_TYPES = {
 UNMIXED_FILE_TYPES = {"q3_k": 11, "q4_k": 14, "q5_k": 16}
 """llama.cpp's file types, such as Q4_K_S (small), for files in which all quantised matrices have the same dtype."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
-"""Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
+"""Prefixes of llama.cpp's own entries. The type of a new entry with such a name is derived from its name and value."""
 
 
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
@@ -104,10 +104,11 @@ def _said(entry: Typed) -> str:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF file whose metadata the output gets as a start: the destination, or else one of the sources.
+    """Return the GGUF file whose metadata the output's metadata are based on: the destination, or one of the sources.
 
-    Of the GGUF sources, it is the first that has the same metadata as the plan; entries that the user sets (``given``)
-    are not compared. If no source has the same metadata, it is the first GGUF source, or None if there is none.
+    If there is no GGUF destination, it is the first GGUF source with the same metadata as the plan; entries that the
+    user sets (``given``) are not compared. If no source has the same metadata, it is the first GGUF source, or None if
+    there is none.
     """
     kept = _destination(plan, inputs)
     if kept is not None and kept.header.stored:
@@ -127,8 +128,8 @@ def _destination(plan: Plan, inputs: PlanInputs) -> Checkpoint | None:
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
     """Return a new metadata entry, which no GGUF source has; ``said`` is its value as text.
 
-    If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type follows from its name and
-    value. Any other entry is a string.
+    If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type is derived from its name
+    and value. Any other entry is a string.
     """
     kind = kind_of(key, said) if is_given or key.startswith(_OF_LLAMA_CPP) else TEXT
     try:

@@ -1,4 +1,4 @@
-"""Makes the metadata of llama.cpp on the experts of a mixture-of-experts model of transformers."""
+"""Makes llama.cpp's metadata for the experts of a mixture-of-experts model of transformers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SIZES = {
 
 
 def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[int]) -> dict[str, str]:
-    """Return the entries on experts, without the architecture as prefix; none for a model without experts.
+    """Return the entries for experts, without the architecture as prefix; {} for a model without experts.
 
-    ``numbers`` is a set: how many experts each layer has; normally it has one element. Raises PlanError if config.json
-    contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
+    ``numbers`` is the set of the layers' numbers of experts; normally it has one element. Raises PlanError if
+    config.json contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
     """
     if not numbers:
         return {}
@@ -47,7 +47,7 @@ def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[in
         raise PlanError(
             f"config.json gives {_NORMED} as {brief_repr(config.get(_NORMED), 40)}, but llama.cpp's {architecture} "
             f"{'always' if normed else 'never'} divides the weights of the chosen experts by their sum.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     if architecture == GPT_OSS:
         config = {**config, "moe_intermediate_size": config.get("intermediate_size")}

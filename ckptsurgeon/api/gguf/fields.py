@@ -32,16 +32,16 @@ def check_only(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
         raise PlanError(
             f"config.json gives {name} as {brief_repr(value, 40)}, which llama.cpp's metadata cannot express"
             f"{f': llama.cpp computes with {brief_repr(allowed[0], 40)}' if allowed else ''}.",
-            hint="Keep the names of the tensors, --layout keep, or use llama.cpp's convert_hf_to_gguf.py.",
+            hint="Use llama.cpp's convert_hf_to_gguf.py, or convert without changing the layout: --layout keep.",
         )
 
 
 def check_activation(config: Mapping[str, Any]) -> None:
-    """Raise PlanError for an activation function that llama.cpp does not have for the model."""
+    """Raise PlanError for an activation function that llama.cpp does not use for models of this type."""
     stated = next((name for name in _ACTIVATIONS if config.get(name) is not None), _ACTIVATIONS[1])
     check_only(config, stated, *DEFAULTS[config["model_type"]].activations)
 
 
 def defaults_of(config: Mapping[str, Any]) -> Defaults:
-    """Return transformers' default values of the fields that a configuration lacks."""
+    """Return transformers' default values of fields for the model type in ``config``."""
     return DEFAULTS[config["model_type"]]

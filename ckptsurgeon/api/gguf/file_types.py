@@ -12,7 +12,7 @@ FILE_TYPE = "general.file_type"
 GUESSED = 1024
 """llama.cpp adds this number if it guessed the type from the tensors (``LLAMA_FTYPE_GUESSED``)."""
 BLOCK = 256
-"""The number of columns must be divisible by this for most types; llama.cpp stores other matrices as another type."""
+"""Most types need a multiple of this number of columns; llama.cpp stores other matrices in another type."""
 OTHERS = frozenset({"gpt-oss"})
 """Architectures whose experts have a type of their own, mxfp4, whatever the type of the file."""
 
@@ -57,8 +57,8 @@ def file_type_notes(
 ) -> Iterator[str]:
     """Yield a note if no matrix of any layer has a type that ``general.file_type`` implies.
 
-    Files of most file types also have tensors of other types, so it is not compared how many tensors have each type.
-    ``shapes`` maps keys to shapes, counted in values, and ``dtypes`` maps keys to types.
+    One such matrix is enough, because most files also have tensors of other types. ``shapes`` maps keys to shapes,
+    counted in values, and ``dtypes`` maps keys to types.
     """
     said = metadata.get(FILE_TYPE, "")
     stated = TYPES.get(int(said) % GUESSED) if said.isascii() and said.isdigit() and len(said) < 6 else None

@@ -39,15 +39,17 @@ def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
 
 
 def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if config.json turns off the rounding of YaRN's frequencies, which llama.cpp rounds; else ()."""
+    """Return a note if config.json turns off the rounding of YaRN's frequency range, which llama.cpp does; else ()."""
     stated = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(stated, dict) or stated.get("truncate") is not False:
         return ()
-    return ("llama.cpp rounds the range of frequencies that yarn scales, although truncate in config.json is false",)
+    return (
+        "llama.cpp rounds the range of frequencies that yarn scales, but config.json turns this off (truncate: false)",
+    )
 
 
 def decoded_experts(checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return a checkpoint with its experts decoded if only they are quantised, and to mxfp4; otherwise None."""
+    """Return ``checkpoint`` with decoded experts if it has mxfp4 experts and no other quantised tensors; else None."""
     if not checkpoint.codes or any(
         one.method != CODES or not one.name.endswith((".gate_up_proj", ".down_proj"))
         for one in checkpoint.codes.tensors
@@ -67,7 +69,7 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how to split the stacked experts of a transformers model, and a set: how many experts each layer has.
+    """Return how to split the stacked experts of a transformers model, and the set of the layers' numbers of experts.
 
     Raises PlanError if the matrices of experts do not have the sizes in ``config``.
     """
@@ -96,7 +98,7 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
-    """Return how to join the experts of a GGUF file as transformers stacks them; raises PlanError if quantised."""
+    """Return how to stack the experts of a GGUF file as in transformers; raises PlanError if they are quantised."""
     if checkpoint.codes:
         raise PlanError(
             "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."
@@ -115,6 +117,6 @@ def _number(stated: Any, where: str) -> int:
     if type(number) is not int or not 0 < number < 1 << 24:
         raise PlanError(
             f"{where} as {brief_repr(stated, 40)}, not a number above 0.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     return number

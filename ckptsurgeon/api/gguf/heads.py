@@ -23,7 +23,8 @@ def heads_of(
 
     ``modules`` are the names of the modules of queries and of keys. ``stated`` has the numbers of heads of queries and
     of keys in the configuration; if the second number is None, it is the same as the first. ``names`` are the names of
-    these two fields, for messages. Raises PlanError if a number is not valid or does not fit the weights.
+    the two fields with these numbers, for messages. Raises PlanError if a number is not valid or does not fit the
+    weights.
     """
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
@@ -33,7 +34,7 @@ def heads_of(
         raise PlanError(
             f"the query projections of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit {queries} "
             f"heads ({names[0]}): each head needs the same even number of rows.",
-            hint=f"Correct {names[0]}, or keep the names of the tensors: --layout keep.",
+            hint=f"Correct {names[0]}, or convert without changing the layout: --layout keep.",
         )
     size, width = min(rows) // queries, min(widths)
     rows, widths = _sizes(checkpoint, modules[1])
@@ -42,22 +43,22 @@ def heads_of(
         raise PlanError(
             f"the key projections (of attention) of {escape(checkpoint.path)} have {min(widths)} columns, but the "
             f"query projections have {width}.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     if rows != {keys * size}:
         missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
         both = " or ".join(dict.fromkeys(names))
         raise PlanError(
             f"the key projections (of attention) of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit "
-            f"{keys} heads{missing} of {size} rows; {size} rows are those of one of {queries} heads ({names[0]}) in "
-            f"the query projections, which have {queries * size} rows.",
-            hint=f"Correct {both}, whichever is wrong, or keep the names of the tensors: --layout keep.",
+            f"{keys} heads{missing} of {size} rows. In the query projections, a head has {size} rows: they have "
+            f"{queries * size} rows and {queries} heads ({names[0]}).",
+            hint=f"Correct {both}, whichever is wrong, or convert without changing the layout: --layout keep.",
         )
     return Heads(queries, keys, size, width)
 
 
 def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[str, str], module: str = FUSED) -> Heads:
-    """Return the attention heads of a model in which one ``module`` has queries, keys and values.
+    """Return the attention heads of a model in which one ``module`` computes queries, keys and values.
 
     The size of a head is the width of the model divided by the number of query heads. ``stated`` and ``names`` are as
     in ``heads_of``. Raises PlanError if a number is not valid or does not fit the weights.
@@ -65,16 +66,18 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
     rows, widths = _sizes(checkpoint, module)
-    what = "queries, keys and values"
+    what = "the projections of queries, keys and values"
     _check_alike(what, checkpoint, rows, widths)
     width = min(widths)
     wanted = width + 2 * keys * (width // queries)
     if width % queries or rows != {wanted}:
-        needs = f"{wanted} are needed" if width % queries == 0 else f"{width} columns cannot be divided by {queries}"
+        needs = (
+            f"{wanted} rows are needed" if width % queries == 0 else f"{width} columns cannot be divided by {queries}"
+        )
         raise PlanError(
-            f"{what} of {escape(checkpoint.path)} have {min(rows)} rows of {width} numbers, which do not fit {queries} "
+            f"{what} of {escape(checkpoint.path)} have {min(rows)} rows and {width} columns, which do not fit {queries} "
             f"heads of queries and {keys} heads of keys: {needs}.",
-            hint=f"Correct {names[0]} or {names[1]}, or keep the names of the tensors: --layout keep.",
+            hint=f"Correct {names[0]} or {names[1]}, or convert without changing the layout: --layout keep.",
         )
     return Heads(queries, keys, width // queries, width)
 
@@ -89,7 +92,7 @@ def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set
             have = f"{sorted(found)} {name} in different layers" if found else f"no {name}: there is no such tensor"
             raise PlanError(
                 f"{what} of {escape(checkpoint.path)} have {have}; all layers must have the same shape.",
-                hint="Keep the names of the tensors: --layout keep.",
+                hint="Convert without changing the layout: --layout keep.",
             )
 
 
@@ -98,7 +101,7 @@ def _number(stated: Any, name: str) -> int:
     if type(number) is not int or not 0 < number < 1 << 20:
         raise PlanError(
             f"the number of heads ({name}) is {escape(str(stated), 40)}, but it must be one number above 0.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint=f"Correct {name}, or convert without changing the layout: --layout keep.",
         )
     return number
 

@@ -1,4 +1,4 @@
-"""Changes a checkpoint's layout from that of transformers to that of llama.cpp, and back."""
+"""Converts a checkpoint from the layout of transformers to that of llama.cpp, and back."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ __all__ = ["llama_cpp_layout"]
 
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
-    "if the two differ, set tie_word_embeddings: false in config.json to keep it"
+    "if it differs from the embedding, set tie_word_embeddings: false in config.json to keep it"
 )
 
 
 OUTPUT = "output.weight"
 NO_OUTPUT = (
-    f"there is no {OUTPUT}, so llama.cpp takes token_embd.weight as output layer: config.json needs "
-    "tie_word_embeddings: true, or transformers initialises the output layer"
+    f"there is no {OUTPUT}, so llama.cpp takes token_embd.weight as output layer: set tie_word_embeddings: "
+    "true in config.json, or transformers gives the output layer random values"
 )
 
 
 def llama_cpp_layout(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of a checkpoint's layout to the layout ``name``: "gguf", "transformers" or "auto".
+    """Return how to convert a checkpoint to the layout ``name``: "gguf", "transformers" or "auto".
 
-    "auto" is "gguf" for a model of transformers that llama.cpp supports; any other model keeps its layout. Raises
+    "auto" means "gguf" for a model of transformers that llama.cpp supports; any other model keeps its layout. Raises
     PlanError if the layout of the checkpoint is not known.
     """
     if name == TRANSFORMERS:
@@ -83,11 +83,14 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
     stated = folder.config.get("model_type")
     why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
     if is_auto:
-        note = f"llama.cpp will not load the output: its tensors keep their names, because {why}"
+        note = (
+            "llama.cpp will not load the output: its tensors keep their names, because llama.cpp's layout of them is "
+            f"not known: {why}"
+        )
         return NamedLayout(notes=(note,))
     raise PlanError(
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",
-        hint=f"The known model types are {', '.join(MODEL_TYPES)}; --layout keep keeps the names.",
+        hint=f"The known model types are {', '.join(MODEL_TYPES)}; --layout keep leaves the layout unchanged.",
     )
 
 
@@ -96,7 +99,7 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     if checkpoint.codes and decoded is None:
         raise PlanError(
             f"the weights of {escape(checkpoint.path)} are quantised, but llama.cpp's layout needs plain numbers.",
-            hint="--dequantize decodes them; --layout keep keeps the names.",
+            hint="--dequantize decodes them; --layout keep leaves the layout unchanged.",
         )
     if decoded is not None:
         change, metadata, notes = _named(architecture, decoded, folder)
@@ -111,7 +114,7 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
 def _named(
     architecture: str, checkpoint: Checkpoint, folder: ModelFolder
 ) -> tuple[LayoutChange, Mapping[str, str], tuple[str, ...]]:
-    """Return the change of layout for a model of transformers without quantised tensors, the metadata, and notes."""
+    """Return the change to llama.cpp's layout for a model without quantised tensors, the metadata, and notes."""
     config, keys = folder.config, list(checkpoint)
     names = ("num_attention_heads", "num_key_value_heads")
     stated = (config.get(names[0]), config.get(names[1]))
@@ -142,7 +145,7 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
         has = f"its architecture is {escape(architecture, 40)}" if architecture else f"it has no {ARCHITECTURE}"
         raise PlanError(
             f"transformers' layout for {escape(checkpoint.path)} is not known: {has}.",
-            hint=f"The known architectures are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
+            hint=f"The known architectures are {', '.join(ARCHITECTURES)}; --layout keep leaves the layout unchanged.",
         )
     if architecture == DEEPSEEK:
         change = deepseek_to_transformers(checkpoint)

@@ -1,4 +1,4 @@
-"""Makes the tokeniser entries of a GGUF output whose embedding rows are mapped by token to a new token list."""
+"""Makes the tokeniser's metadata for a GGUF output whose embedding rows are moved to the ids of a new token list."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ REMEDY = (
 
 
 def maps_by_token(plan: Plan) -> bool:
-    """Return whether a plan moves rows of an embedding or output layer to the ids of their tokens in a new list."""
+    """Return whether a plan reorders the rows of an embedding or output layer for a new token list.
+
+    Each row moves to the id that its token has in the new list.
+    """
     return any(step.op == "map" or step.vocabularies for step in plan.steps)
 
 
 def with_new_tokens(
     found: Mapping[str, Typed], plan: Plan, embedded: EmbeddedModel, rows: int, *, is_kept: bool
 ) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries of an output whose rows are mapped by token, and notes.
+    """Return the metadata entries of an output whose rows are moved to the ids of a new token list, and notes.
 
     ``found`` are the entries of the GGUF file ``embedded``. They are returned unchanged if this file already has the
-    new tokens, or if the plan has no other token list and this file is the destination (``is_kept``). Otherwise the
-    entries of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises
+    tokens in the plan's files or, if these files have no token list, if it is the destination (``is_kept``). Otherwise
+    the entries of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises
     PlanError if the entries cannot be made.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
@@ -56,7 +59,7 @@ def with_new_tokens(
 
 
 def _tokens_of(folder: ModelFolder) -> tuple[str, ...] | None:
-    """Return the token list in the files of a plan; None if there is none that can be read."""
+    """Return the token list in the files of a folder; None if there is none that can be read."""
     if folder.vocabulary:
         return folder.tokens
     with suppress(CheckpointError):

@@ -28,7 +28,7 @@ _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
 
 def check_given(given: Mapping[str, str]) -> None:
-    """Raise ConfigError if the user sets a reserved entry of GGUF, which says how the file was made or split."""
+    """Raise ConfigError if the user sets a reserved entry: the recipe of the output, or how the file is split."""
     for key in RESERVED:
         if given.get(key):
             raise ConfigError(f"the name {key} in metadata is reserved in GGUF.", hint="Choose another name.")

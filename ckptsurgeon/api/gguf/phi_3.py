@@ -72,7 +72,7 @@ def _is_long(fields: Mapping[str, Any]) -> bool:
         raise PlanError(
             f"config.json scales the rotary embedding with the method "
             f"{escape(kind, 40)}, which llama.cpp does not read for phi3.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     return kind != DEFAULT
 

@@ -39,7 +39,7 @@ def rope_entries(
         raise PlanError(
             f"config.json scales the rotary embedding with the method "
             f"{escape(kind, 40)}, for which GGUF needs a separate tensor "
-            "that cannot be made yet.",
+            "that ckpt cannot make.",
             hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
         )
     factor = number_in(fields, "factor")
@@ -66,7 +66,7 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
         raise PlanError(
             f"config.json scales the rotary embedding with the method {_LLAMA_3}, which llama.cpp does not support for "
             f"the architecture {architecture}.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     for name in _OF_LLAMA_3:
         value = fields.get(name)
@@ -130,9 +130,9 @@ def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tupl
     if not scale or number_in(fields, "mscale", 0) != scale:
         raise PlanError(
             f"config.json gives mscale as {brief_repr(fields.get('mscale'), 40)} and mscale_all_dim as "
-            f"{brief_repr(fields.get('mscale_all_dim'), 40)}: llama.cpp computes yarn of DeepSeek with two equal "
+            f"{brief_repr(fields.get('mscale_all_dim'), 40)}, but llama.cpp's yarn of DeepSeek needs two equal "
             "numbers above 0.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )
     yield "rope.scaling.yarn_log_multiplier", str(0.1 * scale)
     for name in ("beta_fast", "beta_slow"):
@@ -141,7 +141,7 @@ def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tupl
 
 
 def _check_yarn(fields: Mapping[str, Any], factor: float, truncates: tuple[bool, ...]) -> None:
-    """Raise PlanError if a field of YaRN has a value that llama.cpp does not compute with.
+    """Raise PlanError if a field of YaRN has a value that llama.cpp does not support.
 
     ``truncates`` has the accepted values of ``truncate``.
     """
@@ -166,5 +166,5 @@ def _check_local(stated: object) -> None:
         raise PlanError(
             f"the rotary embedding of the layers with a sliding window has the base {theta:g}, but llama.cpp uses "
             f"{_LOCAL_THETA:g}.",
-            hint="Keep the names of the tensors: --layout keep.",
+            hint="Convert without changing the layout: --layout keep.",
         )

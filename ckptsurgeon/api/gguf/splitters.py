@@ -1,4 +1,4 @@
-"""Finds llama.cpp's name of a pre-tokeniser, which splits texts before byte-level BPE merges bytes."""
+"""Finds llama.cpp's name of a pre-tokeniser, which splits texts into the parts within which byte-level BPE merges."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ DIGITS = 10
 HEAD = 12
 """The number of bytes before the first item of an array."""
 PROBE = 1 << 16
-"""The number of bytes of the list of tokens that are read to see whether the whole list may be sorted."""
+"""How many bytes of the token list are read first, to see whether the whole list may be sorted."""
 SPECIAL = ("<", "[", "｜", "\u2581<")
 """How special tokens begin; some files give them the ``token_type`` of ordinary tokens."""
 SPACE = "Ġ"
@@ -120,7 +120,7 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if the ids of longer tokens do not follow the merge rules, or those of bytes follow no known order.
+    """Yield a note if token ids do not follow the order of the merge rules, or those of bytes follow no known order.
 
     The whole lists are read only if the first tokens are in alphabetical order, are not those that the first merge
     rules make, or are bytes in no known order.
@@ -181,9 +181,9 @@ def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[
 
 
 def _letters(read: Read) -> str:
-    """Return a text if more tokens begin with the space of byte-level BPE (Ġ) than with sentencepiece's (▁); else ''.
+    """Return the reason why the tokeniser must be byte-level BPE, not sentencepiece; '' if there is none.
 
-    The text is the reason why the tokeniser is of another kind than the metadata say.
+    The reason is that more tokens begin with the space of byte-level BPE (Ġ) than with that of sentencepiece (▁).
     """
     known = _texts(read)
     number = sum(one.startswith(SPACE) for one in known)

@@ -20,7 +20,7 @@ _MATRICES = (
 
 
 def check_type(name: str | None) -> None:
-    """Raise ConfigError if ``name`` is neither None nor a type, or mixture of types, of GGUF that ckpt can write."""
+    """Raise ConfigError unless ``name`` is None, or a type or mixture of types of GGUF that ckpt can write."""
     if name is not None and name not in ROUNDED and name not in MIXTURES:
         raise ConfigError(
             f"--gguf-type {name!r:.60} is unknown.",
