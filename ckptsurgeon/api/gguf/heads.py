@@ -75,8 +75,8 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
             f"{wanted} rows are needed" if width % queries == 0 else f"{width} columns cannot be divided by {queries}"
         )
         raise PlanError(
-            f"{what} of {escape(checkpoint.path)} have {min(rows)} rows and {width} columns, which do not fit {queries} "
-            f"heads of queries and {keys} heads of keys: {needs}.",
+            f"{what} of {escape(checkpoint.path)} have {min(rows)} rows and {width} columns, which do not fit "
+            f"{queries} heads of queries and {keys} heads of keys: {needs}.",
             hint=f"Correct {names[0]} or {names[1]}, or convert without changing the layout: --layout keep.",
         )
     return Heads(queries, keys, width // queries, width)

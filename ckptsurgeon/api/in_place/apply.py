@@ -17,7 +17,7 @@ __all__ = ["apply_in_place", "check_in_place"]
 
 @checked
 def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
-    """Write the names of a plan of ``rename`` into the headers of its source, a local safetensors file or its shards.
+    """Write the new names of a ``rename`` plan into the headers of its source: a local safetensors file, or its shards.
 
     Only headers are written, all of them or none; after a run that was killed, ``ckpt check`` finishes or undoes the
     change. The plan is written next to the source, as ``FILE.rename.json``. ``wait`` is how many seconds to wait for
@@ -35,7 +35,7 @@ def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
 
 
 def check_in_place(plan: Plan) -> tuple[str, ...]:
-    """Raise the errors of ``apply_in_place`` without writing anything; returns its notes."""
+    """Return the notes of ``apply_in_place``, or raise its errors, without writing anything."""
     made = _closed(for_place(plan))
     for one in made.headers:
         check_alone(one.path)

@@ -44,9 +44,9 @@ def for_place(plan: Plan) -> Plan:
 
 
 def prepared(plan: Plan, source: Checkpoint) -> NewNames:
-    """Return what is to be written for a plan whose source is ``source``; raises PlanError if that is not possible."""
+    """Return what to write to rename the tensors of ``source`` in place; raises PlanError if that is not possible."""
     if plan.verb != "rename":
-        raise PlanError(f"ckpt {plan.verb} changes more than names.", hint=ORDINARY)
+        raise PlanError(f"--in-place changes names only, but ckpt {plan.verb} changes more than names.", hint=ORDINARY)
     names = _names(plan, source)
     files = [_local(file) for file in source.header.handles.values()]
     index = next((file for file in files if source.format != "safetensors" and file.name.endswith(".json")), None)
@@ -79,8 +79,8 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     record = _free(path)
     sizes = human_bytes(sum(len(one.new) for one in headers)), human_bytes(sum(file.size for file in shards))
     notes = [
-        f"only {count(len(headers), 'header is', 'headers are')} written, {sizes[0]} of {sizes[1]}; no recipe is "
-        f"stored in the file: the plan is saved as {escape(record)}",
+        f"only {count(len(headers), 'header is', 'headers are')} written ({sizes[0]} of {sizes[1]}); the recipe "
+        f"is not stored in the file: the plan is saved as {escape(record)} instead",
         *_left(folder, name, recipes, names),
     ]
     data = {**plan.to_json(), **({"recipes": recipes} if recipes else {})}
@@ -97,13 +97,13 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
     """Return the new name of each tensor of a file; raises PlanError if the plan changes more than names."""
     if source.format not in ("safetensors", "sharded safetensors"):
         raise PlanError(
-            f"{escape(source.path)} is {source.format}, and only safetensors can be renamed in place.", hint=ORDINARY
+            f"{escape(source.path)} is {source.format}, but only safetensors can be renamed in place.", hint=ORDINARY
         )
     if plan.arguments.get("metadata"):
-        raise PlanError("--in-place changes names only, and --set-metadata was given.", hint=ORDINARY)
+        raise PlanError("--in-place changes names only, but --set-metadata was given.", hint=ORDINARY)
     for step in plan.steps:
         if step.op != "copy" or step.operation or (step.dtype, step.shape) != (step.source_dtype, step.source_shape):
-            raise PlanError(f"--in-place changes names only, and {escape(step.key)} gets other values.", hint=ORDINARY)
+            raise PlanError(f"--in-place changes names only, but {escape(step.key)} gets other values.", hint=ORDINARY)
         if step.key == METADATA:
             raise PlanError(
                 f"a tensor has the key {METADATA}, which safetensors reserves.", hint="Choose another name."
@@ -112,7 +112,7 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
     other = next((key for key in source.header.tree if taken[key] != 1), "")
     if other:
         what = "copied to several names" if taken[other] else "left out"
-        raise PlanError(f"--in-place changes names only, and {escape(other)} is {what}.", hint=ORDINARY)
+        raise PlanError(f"--in-place changes names only, but {escape(other)} is {what}.", hint=ORDINARY)
     return {source.stored_key(step.source_key): step.key for step in plan.steps}
 
 
@@ -168,8 +168,8 @@ def _left(folder: str, name: str, recipes: Mapping[str, str], names: Mapping[str
     if CONFIG in there:
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         notes.append(
-            f"{CONFIG} stays as it is, and no longer fits if the old names are those of its class "
-            f"({changed[0]}{more}): ckpt inspect --class compares them"
+            f"{CONFIG} is not changed: it no longer fits if the old names are those of its model class "
+            f"({changed[0]}{more}); ckpt inspect --class compares them"
         )
     if recipes:
         notes.append(f"the recipe of an earlier run ({RECIPE_KEY}) is moved from the header to the file with the plan")

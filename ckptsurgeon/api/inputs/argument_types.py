@@ -84,7 +84,7 @@ Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
 """Operations as plain data, or the path of a YAML file with them."""
 
 Vocabularies: TypeAlias = str | Sequence[Path] | None
-"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
+"""The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place" (by row number)."""
 
 AxisGroups: TypeAlias = Path | Mapping[str, Any] | None
 """Groups of axes: a map from the name of each group to its axes, or the path of a YAML file with this map."""

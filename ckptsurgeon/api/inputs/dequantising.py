@@ -95,7 +95,7 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 
 
 def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> QuantisedTensors:
-    """Return ``codes`` with the shapes of the weights that the ``quant_state`` of bitsandbytes gives (4 bits).
+    """Return ``codes`` with the shapes of weights, as recorded in the ``quant_state`` of bitsandbytes (4 bits).
 
     A shape that does not fit the number of codes is left out.
     """
@@ -122,7 +122,7 @@ def _fitting_shape(coded: QuantisedTensor, shape: object) -> tuple[int, ...] | N
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:
-    """Return the bytes of the tensor, such as ``g_idx``, that is stored with a quantised weight.
+    """Return the bytes of a tensor, such as ``g_idx``, that is stored as part of a quantised weight.
 
     ``ending`` is the ending of the stored tensor's key. Returns b"" if there is no such tensor, or if it is large.
     """

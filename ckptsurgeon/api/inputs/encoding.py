@@ -57,7 +57,7 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
     """Return the sources as the output will store them: with their codes if ``encoding`` is "keep", else decoded.
 
-    ``read`` are the sources as ``read_as`` returned them: ``stored`` of a decoded source is the source with its codes.
+    ``read`` are the sources as ``read_as`` returned them: if one was decoded, its ``stored`` is the source with codes.
     """
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 
@@ -79,9 +79,9 @@ def encoding_said(encoding: str) -> dict[str, str]:
 
 
 def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return notes on sources (from ``read_as``) if ``encoding`` is "dequantize".
+    """Return notes on the effect of "dequantize": no source was quantised, or scales of activations are kept.
 
-    They say that no source was quantised, or that scales of activations are kept.
+    There are no notes for any other ``encoding``. ``opened`` are the sources as ``read_as`` returned them.
     """
     if encoding == ENCODINGS[0]:
         return []

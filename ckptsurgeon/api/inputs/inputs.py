@@ -194,7 +194,7 @@ def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:
-    """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note has the input's path."""
+    """Return the notes on an open input; each has the input's path, unless ``of``, the number of inputs, is 1."""
     notes = [*one.notes, *parts_elsewhere(one)]
     if one.codes:
         from .sampled_scales import sampled_scale_notes
@@ -215,8 +215,8 @@ def extras_left(checkpoint: Checkpoint) -> list[str]:
 def names_of(paths: Sequence[str]) -> list[str]:
     """Return a unique name for each path, for messages and recipes: the last one, two or three parts of the path.
 
-    If these are not unique, a number is appended. A name is never an absolute path, so that the same inputs have the
-    same recipe in any folder.
+    If even three parts are not unique, a number is appended. A name is never an absolute path, so that the same inputs
+    have the same recipe in any folder.
     """
     names: list[str] = []
     for path in map(shown, paths):
@@ -267,7 +267,7 @@ def plan_target(target: TargetSpec) -> PlanTarget:
 
 
 def plan_companion(one: Companion) -> PlanCompanion:
-    """Return the description, for a plan, of a file that the output folder gets besides weights, such as a config.json.
+    """Return a plan's description of a file that the output folder gets besides weights, such as a config.json.
 
     A file that is copied is read later, when its size or checksum is needed.
     """

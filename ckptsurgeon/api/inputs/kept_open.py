@@ -16,8 +16,8 @@ class KeptOpen:
     """A context manager that closes the checkpoints in ``opened`` and ``others`` if its block raises.
 
     Checkpoints may be added to both lists in the block. The first ``sources`` checkpoints in ``opened`` are sources; by
-    default all are. The block raises QuantisedError if a plan would use codes as numbers. If the reason is a source
-    that cannot be decoded, the error of decoding this source is raised instead.
+    default all are. If the block raises QuantisedError because a source cannot be decoded, the error of decoding this
+    source is raised instead.
 
     This is a class, not a generator-based context manager: if a generator-based one were popped from an ``ExitStack``,
     the garbage collection of its generator would close the checkpoints.

@@ -56,7 +56,7 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
 
 
 def _operated(checkpoint: Checkpoint, result: DerivedSource) -> OperatedCheckpoint:
-    """Return the checkpoint after operations; ``result`` has their tensors, ``checkpoint`` is the one before."""
+    """Return ``checkpoint`` after operations; ``result`` has the tensors that the operations made."""
     after = checkpoint.holding(result.tensors)
     left = (key for key in after.codes.by_key if after[key].dtype not in BLOCKS)  # blocks of GGUF need no settings
     if any("dequantize" in row for row in result.rows) and not any(left):

@@ -1,4 +1,4 @@
-"""Reads small parts of weights, and notes models that were not trained from their base, by a sample of both.
+"""Reads samples of weights, and makes notes on models that were perhaps not trained from their base.
 
 Verbs that otherwise plan from headers only read these few values too.
 """
@@ -45,7 +45,7 @@ SMALLEST = 64
 """The fewest rows and columns of a matrix that is read."""
 
 LARGEST = 256
-"""The most rows of a block of quantised weights that is decoded whole."""
+"""The largest number of rows with a common scale that are decoded together."""
 
 
 @dataclass
@@ -119,16 +119,16 @@ DIFFERENCE, COSINE = 0.6, 0.5
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
 SAME, WITHOUT_BASE = "the same model as ", 0.2
-"""The value of ``called`` if there is no base and models are compared with the first one; the limit of the cosine then.
+"""For models without a base, which are compared with the first model: ``called``, and the limit of the cosine.
 
-This limit replaces ``COSINE``. It is smaller, because checkpoints of one training may be far apart.
+This limit is used instead of ``COSINE``. It is smaller, because checkpoints of one training may be far apart.
 """
 
 
 def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str = "the base ") -> Iterator[str]:
-    """Yield a note on each model most of whose weights have nothing in common with those of ``base``.
+    """Yield a note on each model whose weights are, for the most part, not similar to those of ``base``.
 
-    A part of at most ``MATRICES`` matrices of each model is read; files that are remote, or are deleted after use, are
+    Parts of at most ``MATRICES`` matrices of each model are read. Files that are remote, or are deleted after use, are
     not read. In the notes, the words ``called`` precede the name of ``base``.
     """
     if not is_local(base):

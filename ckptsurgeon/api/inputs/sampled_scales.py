@@ -34,10 +34,10 @@ WORDS = 32
 """The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 WITH_ZEROS = ("gptq", "awq", "packed")
 GROUPS, WIDEST = 2, 512
-"""The encodings with zero points or biases, which are compared with the codes of several groups of a row; how many
-groups are decoded for that, if these have at most so many columns."""
+"""The zero points or biases in these encodings are compared with the codes of ``GROUPS`` groups of a row, if these
+groups have at most ``WIDEST`` columns together."""
 LONGEST = 8192
-"""The longest rows with one scale each that are decoded whole, to see whether they have the largest code.
+"""Rows with one scale each are decoded whole, up to this length, to see whether they have the largest code.
 
 The stored rows are read in any case, up to 512 kB of a layer."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
@@ -45,7 +45,7 @@ UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 VOCABULARY = 4
 """How many embeddings and output layers are sampled.
 
-The sizes of their values are not compared with those of layers.
+The magnitudes of their values are not compared with those of layers.
 """
 
 
@@ -164,7 +164,7 @@ def _layer_of(name: str) -> str:
 
 
 def _by_role(every: Iterable[QuantisedTensor]) -> list[list[QuantisedTensor]]:
-    """Return the quantised tensors of each role, which is their name without numbers."""
+    """Return the quantised tensors in lists, one for each role: the name without numbers (``layers.#.q_proj``)."""
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
     for one in every:
         roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)

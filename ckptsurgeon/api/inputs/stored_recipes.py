@@ -144,7 +144,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
     """Return the adapters in the output of a plan: those that it merges, and those in the models that it uses.
 
-    The paths are absolute, or addresses. The result is empty if the output is an adapter, and no model.
+    The paths are absolute, or addresses. The result is empty if the output is itself an adapter.
     """
     if plan.verb in ADAPTER_VERBS:
         return ()
@@ -269,7 +269,7 @@ def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
     ours, theirs = escape(tuned.path), escape(base.path)
     return [
         f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter would undo that "
-        f"change; for an adapter that makes it, give {theirs} as the tuned model and {ours} as the base"
+        f"change; for an adapter that makes this change, give {theirs} as the tuned model and {ours} as the base"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Changes a checkpoint's layout as ``--layout`` or a destination asks: to llama.cpp's, or another of its family."""
+"""Converts a checkpoint to another layout, as ``--layout`` or a destination asks: llama.cpp's, or one of its family."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["changed_layout", "layout_for", "layout_named", "layouts_between", "s
 
 
 def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
-    """Return the change of a checkpoint's layout to the layout ``name``.
+    """Return how to convert a checkpoint to the layout ``name``.
 
     ``heads`` is the value of ``--heads``, '' if it is not given. Raises PlanError if the layout of the checkpoint is
-    not known, or cannot be changed to ``name``.
+    not known, or cannot be converted to ``name``.
     """
     checkpoint = source.checkpoint
     if name in (AUTO, GGUF) or (name == TRANSFORMERS and _is_llama_cpp(checkpoint)):
@@ -47,8 +47,8 @@ def _is_llama_cpp(checkpoint: Checkpoint) -> bool:
 def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str, Any]) -> LayoutConversion:
     """Return the conversion of a checkpoint to the layout ``name`` of its family.
 
-    ``config`` has the fields of its configuration. Raises PlanError if its layout is not known, several fit, or its
-    family has no layout of that name, and the errors of ``conversion``.
+    ``config`` has the fields of its configuration. Raises PlanError if its layout is not known, if several layouts fit,
+    or if its family has no layout ``name``. Also raises the errors of ``conversion``.
     """
     family, source = _family(name, operated.checkpoint)
     return conversion(family, source, family.named(name), operated.derived, config, operated.checkpoint.path)
@@ -77,7 +77,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         others = listing(sorted({one.name for one in family.layouts} - {layout.name}), where="")
         raise PlanError(
             f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
-            f"the layout {name}: models of the family {family.name} do not have it.",
+            f"the layout {name}: the family {family.name} has no such layout.",
             hint=f"Use one of the layouts {others}.",
         )
     raise PlanError(
@@ -85,7 +85,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         hint=_wrapped(checkpoint)
         or _of_llama_cpp(name, checkpoint)
         or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
-        "convert others with rules and --operations.",
+        "convert other networks with rules and --operations.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The values of ``--layout``, what a change of layout needs besides shapes, and its result."""
+"""The values of ``--layout`` and ``--heads``, and the result of a change of layout."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_folder_of_shards_gets_its_index(ckpt: Run) -> None:
     assert done.code == 0
     assert "only 2 headers are written" in done.err
     said = " ".join(done.err.split())
-    assert "config.json stays as it is, and no longer fits if the old names are those of its class (model." in said
+    assert "config.json is not changed: it no longer fits if the old names are those of its model class (model." in said
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": 96, "made": "by hand"}
     assert set(index["weight_map"]) == set(RENAMED)

@@ -103,7 +103,7 @@ def test_models_in_the_wrong_order_are_noted_by_extract() -> None:
     cs.apply(cs.lora_merge("base", "adapter"), "tuned/")
     (note,) = swapped("base", "tuned")
     said = "tuned was made from base by lora merge, according to its recipe: the adapter would undo that change"
-    assert note == f"{said}; for an adapter that makes it, give tuned as the tuned model and base as the base"
+    assert note == f"{said}; for an adapter that makes this change, give tuned as the tuned model and base as the base"
     assert swapped("tuned", "base") == []
     cs.apply(cs.lora_merge("tuned", "adapter", weights=[-1]), "back/")
     assert swapped("tuned", "back") == []
