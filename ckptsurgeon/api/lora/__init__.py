@@ -1,1 +1,1 @@
-"""The verbs of low-rank adapters, ``lora_merge`` to ``lora_resize``, and reading the files of adapters."""
+"""The verbs for low-rank adapters, such as ``lora_merge`` and ``lora_extract``, and reading the files of adapters."""

@@ -32,7 +32,7 @@ ALLOWED = ("float32", "bfloat16", "float16", "float64")
 
 
 def factor_dtype(dtype: str | torch.dtype | None) -> str:
-    """Return the name of a dtype for LoRA factors, '' for None; raises ConfigError for a dtype they cannot have."""
+    """Return the name of a dtype for LoRA factors, '' for None; raises ConfigError for any other dtype."""
     found = Options.of(dtype=str(dtype) if dtype is not None else None).dtype
     if found not in ("", *ALLOWED):
         raise ConfigError(f"--dtype {found} is not a valid dtype for factors.", hint=f"Use {', '.join(ALLOWED)}.")
@@ -51,7 +51,7 @@ class OpenAdapters:
     model: SourceView | None
 
     def finished(self, plan: Plan, opened: list[Checkpoint], memory: int = 0) -> Plan:
-        """Return the plan of an adapter with its open inputs, which are needed to apply it.
+        """Return the plan of an adapter with its open inputs added, which ``apply`` needs.
 
         Some plans use constant tensors, which no file has: these are added to the first checkpoint in ``opened``.
         ``memory`` is the memory limit of the computation in bytes, 0 for the default.

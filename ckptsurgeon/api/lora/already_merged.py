@@ -42,7 +42,7 @@ def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequen
 
 
 def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> dict[str, str]:
-    """Return {key of the base: key of the adapter} for the tensors of modules_to_save; {} if the base lacks one.
+    """Return {key in the base: key in the adapter} for the tensors of modules_to_save; {} if the base lacks any.
 
     ``number`` is the index of the adapter in the plan's sources.
     """
@@ -67,7 +67,7 @@ def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:
 
 
 def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -> bool:
-    """Return whether all tensors have the same bytes, and at least one is a matrix whose values are not all equal.
+    """Return whether the tensors of each pair in ``keys`` have the same bytes, and one is a matrix of different values.
 
     Smaller tensors are compared first. The result is False if a tensor is decoded or remote.
     """

@@ -1,4 +1,4 @@
-"""Finds adapters that were trained on a base of another class than the base with which they are used."""
+"""Finds adapters that were trained on a base of another model class than the present base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FAMILY = re.compile(r"(?:TF|Flax)?(.+?)(?:For[A-Z]|Model|LMHead|DoubleHeads|Pre
 def other_class_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose ``auto_mapping`` names a class of another family than the base's config.json.
 
-    Only classes of transformers are compared, since a class of other code may load any model.
+    Only classes of transformers are compared, because a class from other code may load any kind of model.
     """
     config = model_folder(base).config if base.folder is not None else {}
     types, classes = _types(config), config.get("architectures")

@@ -32,7 +32,7 @@ def lora_concat(
     exclude: Patterns = (),
     dtype: str | torch.dtype | None = None,
 ) -> Plan:
-    """Plan one PEFT adapter whose change is the sum of weight * scale * B A over all ``adapters``, exactly.
+    """Plan one PEFT adapter whose weight change is exactly the sum of weight * scale * B A over all ``adapters``.
 
     The factors A are stacked along the rank, and the factors B are put side by side, each times its weight and scale;
     the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks of these

@@ -32,7 +32,7 @@ def lora_convert(
     exclude: Patterns = (),
     dtype: str | torch.dtype | None = None,
 ) -> Plan:
-    """Plan the same adapter with the names and the layout of another toolkit: its change of each weight is the same.
+    """Plan the same adapter with the names and the layout of another toolkit; it changes each weight as before.
 
     ``to`` is "peft" or "mlx" (a folder), "kohya", "diffusers" or "comfy" (one file). The adapter is a PEFT or mlx-lm
     folder, or a file with kohya's, diffusers' or ComfyUI's names. ``base`` is the model whose modules kohya's names
@@ -41,8 +41,8 @@ def lora_convert(
     default that of the adapter.
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
-    products exactly, they become float32. Names of modules are kept: the layers of one network may have other names
-    in another library.
+    products exactly, they become float32. The names of modules in the network are not translated, although another
+    library may name them differently.
 
     Raises PlanError for what the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if names are
     missing, ConfigError for adapters of another kind, PatternError for a pattern that matches nothing, and what

@@ -64,7 +64,7 @@ def lora_extract(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a PEFT adapter: for each weight of ``tuned`` minus that of ``base``, the best factors of rank ``rank``.
+    """Plan a PEFT adapter: the best factors of rank ``rank`` for each weight of ``tuned`` minus that of ``base``.
 
     This reads the values of both models, to find the tensors that differ. ``alpha`` is PEFT's lora_alpha, by default
     the rank. ``include`` and ``exclude`` select keys. With ``embeddings``, embeddings are factored too. Set
@@ -140,9 +140,10 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return two dicts, for the tuned model and for the base: output layers that are not stored because they are tied.
+    """Return {output layer: embedding} for the tuned model, and for the base: output layers that are only tied.
 
-    Each dict maps the key of the output layer to the key of the embedding; it is empty if there is no such layer.
+    The keys of output layers that are not stored, because they are tied to the embedding, are mapped to the key of the
+    embedding. A dict is empty if there is no such layer.
     """
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs

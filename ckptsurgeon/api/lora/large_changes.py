@@ -24,7 +24,7 @@ __all__ = ["LARGER", "large_change_notes"]
 MODULES, FEWEST = 16, 2
 """At most how many modules of each adapter are sampled, and how many must have too large changes for a note.
 
-One is not enough, because the weight of a single module may be small on purpose, unless the adapter has only one.
+One is enough only if the adapter has no other module, because the weight of a module may be small on purpose.
 """
 LARGEST = 10.0
 """The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""
@@ -34,8 +34,8 @@ LARGER = "times as large as the weights of the base: perhaps the adapter's alpha
 def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield a note on each adapter that changes most weights by more than ``LARGEST`` times their size.
 
-    ``opened`` is the base, followed by the adapters. Of at most ``MODULES`` weights, some rows and columns are read,
-    and the parts of the factors that change them. DoRA modules are left out, because DoRA does not make weights larger.
+    ``opened`` is the base, followed by the adapters. Some rows and columns of at most ``MODULES`` weights are read, and
+    the parts of the factors that change them. DoRA modules are left out, because DoRA does not make weights larger.
     Remote files are not read.
     """
     if not all(map(is_local, opened)):
@@ -57,7 +57,7 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
 
 
 def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]]:
-    """Return the products of factors that adapters add to matrices, by the adapter's index in ``plan.sources``."""
+    """Return the products of factors that each adapter adds to matrices, by the adapter's index in ``plan.sources``."""
     found: dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]] = defaultdict(list)
     for step in plan.steps:
         if (

@@ -18,13 +18,13 @@ from ..inputs.sampled_parts import is_local, is_sampled, numbers
 __all__ = ["OTHER_NORMS", "magnitude_notes"]
 
 MODULES, ROWS, FEWEST = 8, 64, 2
-"""How many modules of each adapter, and rows of each module, are sampled at most; and how many modules must have other
-magnitudes for a note.
+"""The most modules of each adapter, and the most rows of a module, that are sampled; and the fewest modules with other
+magnitudes for which there is a note.
 
 Of a layer with 4096 inputs in 16 bits, 512 kB are read."""
 APART, ALIKE = 0.2, 0.5
-"""Magnitudes belong to other weights if they differ from the norms by more than this share (median), and their
-correlation is lower than this. PEFT begins with the norms of the rows, and training changes these by some per cent."""
+"""Magnitudes belong to other weights if they differ from the norms by more than the share ``APART`` (median) and have a
+correlation below ``ALIKE``. PEFT begins with the norms of the rows, and training changes these by some per cent."""
 OTHER_NORMS = "are not the norms of the base's weights: perhaps the adapter was trained on another base"
 
 
@@ -32,8 +32,8 @@ def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield a note on each DoRA adapter whose magnitudes are not the norms of the base's rows in most modules.
 
     ``opened`` is the base, followed by the adapters. Rows in the middle of at most ``MODULES`` weights are read, and
-    the magnitudes of these weights. Transposed weights (Conv1D), whose columns have the norms, and remote files are not
-    read.
+    the magnitudes of these weights. Remote files are not read, and neither are transposed weights (Conv1D), because
+    their magnitudes are the norms of columns.
     """
     if not all(map(is_local, opened)):
         return

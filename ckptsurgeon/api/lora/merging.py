@@ -1,4 +1,4 @@
-"""Reads the arguments that all verbs with several adapters have: the adapters and their weights."""
+"""Checks the adapters and the weights that the user gives to a verb with several adapters."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int)
     """Return the plan of a transplant with notes on source adapters whose settings differ from the destination's.
 
     ``folders`` are the folders of the sources, followed by the folder of the destination if there is one. ``number`` is
-    the number of sources. A scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would
-    get another scale.
+    the number of sources. Raises PlanError if factors from a source would get another scale (lora_alpha / r) in the
+    output.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:
@@ -56,7 +56,7 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
 
 
 def _config(folder: ModelFolder) -> AdapterConfig | None:
-    """Return the LoRA configuration in a folder; None if it is of another kind, or cannot be read."""
+    """Return the LoRA configuration in a folder; None if it is missing, of another kind, or cannot be read."""
     try:
         return parse_config(folder.adapter, ADAPTER) if folder.adapter else None
     except CheckpointError:

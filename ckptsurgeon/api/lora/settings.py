@@ -41,9 +41,9 @@ MOST = 6
 
 
 def other_settings(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Return notes on the adapters in ``models`` whose settings differ from those in ``donor``.
+    """Return notes on the adapters in ``models`` whose settings differ from those of ``donor``.
 
-    ``donor`` is the folder whose adapter_config.json is copied to the output.
+    ``donor`` is the folder of the adapter whose adapter_config.json is copied to the output.
     """
     ends = f"the output gets the {ADAPTER} of {escape(donor.path)}"
     notes = (setting_notes(one.path, one.adapter, donor.path, donor.adapter) for one in models)

@@ -28,7 +28,7 @@ MOST = 16
 NEEDED = {"weight": 1.0, "t": 0.5}
 """The values of parameters without a default: equal weights, and the middle between two models."""
 BASES = ("required", "optional")
-"""The value of ``Method.base`` for methods that merge the models' changes from a base."""
+"""The values of ``Method.base`` for methods that merge the models' changes from a base."""
 
 
 def explain_merge(plan: Plan, patterns: Sequence[str]) -> ExplainedMerge:

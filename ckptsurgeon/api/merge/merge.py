@@ -75,7 +75,7 @@ def method_named(name: str, plugins: Sequence[Method]) -> Method:
 def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
     """Raise ConfigError if a name in ``more`` is not a parameter of the method.
 
-    ``arguments`` are the names of the arguments of ``merge``: the hint of the error may propose one of them.
+    ``arguments`` are the names of the arguments of ``merge``: the hint of the error may suggest one of them.
     """
     known = [one.name for one in method.parameters]
     for name in map(parameter_name, more):

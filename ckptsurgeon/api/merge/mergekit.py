@@ -50,7 +50,7 @@ __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_r
 
 
 def found(one: ModelReference, folder: str) -> str:
-    """Return the existing path of a model in a recipe: relative to the working directory, or else to ``folder``.
+    """Return the path at which a model of a recipe exists: relative to the working directory, or else to ``folder``.
 
     ``folder`` is the recipe's folder. Raises ConfigError for a model with an adapter, SourceError if there is no such
     path.
@@ -67,7 +67,7 @@ def found(one: ModelReference, folder: str) -> str:
         )
     raise SourceError(
         f"the model {escape(one.written)} was not found: there is no such file or folder.",
-        hint="Give the path of the model's folder or file; download a model of the hub first: "
+        hint="Give the path of the model's folder or file. If the model is on the Hub, download it first: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
 
@@ -145,10 +145,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if tokens that a model lacks get the base's rows; None otherwise.
+        """Return the index of the base if a token that a model lacks gets the base's row; None otherwise.
 
-        As in mergekit, this is the case if the method itself uses no base, but the recipe has a base, and every slice
-        of the output contains this base as a model.
+        As in mergekit, it does if the method itself uses no base, but the recipe has a base, and every slice of the
+        output contains this base as a model.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]

@@ -27,7 +27,7 @@ ROLE = "statistics"
 
 @dataclass(frozen=True)
 class MergeStatistics:
-    """The open files with statistics of the models of a merge, in the order of the models.
+    """The open files with the statistics of the models to merge, in the order of the models.
 
     ``views`` describe these files in the form that planners read. ``by_model`` maps the index of each model to its
     statistics. ``notes`` name statistics that were made from too few inputs.
@@ -50,9 +50,9 @@ def opened_statistics(
 ) -> MergeStatistics:
     """Open the statistics that a merge method needs of each model; ``stack`` closes them.
 
-    ``given`` is the argument ``statistics``: strings MODEL=FILE, or a map. ``models`` are the indices of the models in
-    ``views``, the sources of the plan; the argument may name a model by its path in ``paths``. Raises ConfigError if
-    statistics are missing, superfluous, or of another model.
+    ``given`` is the argument ``statistics``: strings MODEL=FILE, or a map. ``models`` maps the index of each merged
+    model in ``views`` to the open model. MODEL is the name of a model in ``views``, or its path in ``paths``. Raises
+    ConfigError if statistics are missing, superfluous, or of another model.
     """
     if not method.statistics:
         if given:
@@ -133,8 +133,8 @@ def _check_all(
         raise ConfigError(
             f"the method {method.name} needs statistics of each model, but {listing(lacking, where='')} "
             f"{'has' if len(lacking) == 1 else 'have'} none.",
-            hint=f"Make them, ckpt stats {lacking[0]} --inputs FILE --{method.statistics} -o stats.safetensors, and "
-            f"write --statistics {lacking[0]}=stats.safetensors.",
+            hint=f"Make them with ckpt stats {lacking[0]} --inputs FILE --{method.statistics} -o stats.safetensors, "
+            f"and give them with --statistics {lacking[0]}=stats.safetensors.",
         )
 
 
@@ -170,7 +170,7 @@ def _statistics(
 
 
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name: str) -> Iterator[str]:
-    """Yield a note on Gram matrices that are singular: they were made from fewer inputs than a layer has channels.
+    """Yield a note on singular Gram matrices: they were made from fewer inputs than the layer has channels.
 
     ``said`` is what ``file`` records about its statistics ``found``, and ``name`` is the name of the model.
     """

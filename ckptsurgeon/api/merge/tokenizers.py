@@ -27,10 +27,10 @@ def tokenizer_files(
     donor: int,
     find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return (files for an output folder, notes); the recipe chooses the tokeniser and the chat template.
+    """Return (files for an output folder, notes), with the tokeniser and chat template that the recipe chooses.
 
-    ``configuration`` is the parsed recipe. ``donor`` is the index of the model whose files the output gets otherwise.
-    ``find`` returns the folder of a model.
+    ``configuration`` is the parsed recipe. ``donor`` is the index of the model from which the output gets all other
+    files. ``find`` returns the folder of a model.
 
     Raises ConfigError for an invalid chat template.
     """
@@ -211,8 +211,8 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
     """Yield the base's row for each token that another model lacks, except tokens that are in the recipe.
 
-    ``every`` has the rows of each model, and ``base`` is the index of the base. ``spoken`` are the indices of the
-    output rows whose tokens are in the recipe.
+    ``every`` has the rows of each model, and ``base`` is the index of the base. ``spoken`` are the output rows of the
+    tokens in the recipe.
     """
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):

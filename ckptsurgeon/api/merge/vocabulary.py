@@ -61,7 +61,7 @@ class VocabularyRequest:
 
     @property
     def said(self) -> dict[str, Any]:
-        """The request's arguments as the output's recipe records them; of a path, only the file name is recorded."""
+        """The arguments as the output's recipe records them; if ``vocab`` is a path, only the file name is recorded."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
@@ -263,12 +263,12 @@ TOKENIZER = "tokenizer.json"
 def token_files(
     chosen: ModelTokens, files: Sequence[Companion], folders: Sequence[ModelFolder], donor: int
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return (``files`` of an output folder, with the tokeniser or token list of its new vocabulary; notes).
+    """Return (files, notes): ``files`` for an output folder, with the tokeniser or token list of its vocabulary.
 
     If a model has the same vocabulary as the output, the output gets its tokeniser. For a union, the output gets the
     donor's tokeniser with the additional tokens, if the tokenisers differ in nothing else; otherwise it gets only a
-    token list. If the user gave the list as a file, the output gets the tokeniser next to this file. If there is no
-    tokeniser with the same tokens, the output gets the file itself.
+    token list. If the user gave the list as a file, the output gets the tokeniser next to this file. If that folder has
+    no tokeniser with the same tokens, the output gets the file itself.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
@@ -319,7 +319,7 @@ def _without(own: Collection[str], kept: Collection[str]) -> list[str]:
 def _extended(chosen: ModelTokens) -> str | None:
     """Return a tokenizer.json with the tokens of all models, as text; None if this is impossible.
 
-    It is that of the model whose tokens come first in the output, with the other models' tokens added.
+    It is the file of the model whose tokens come first in the output, with the other models' tokens added.
     """
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):

@@ -71,7 +71,7 @@ def average_windows(
 
 
 def window_names(paths: Sequence[str]) -> list[str]:
-    """Return a file name for each checkpoint: its own or, if several checkpoints have the same, that of its folder.
+    """Return an output name for each checkpoint: its own name or, if several have the same name, that of its folder.
 
     Raises ConfigError if several of their folders have the same name, too.
     """

@@ -216,7 +216,7 @@ def _check_there(path: str) -> None:
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
-    """Return the source and the rules for a module, with SpeechBrain's two renames if they are needed."""
+    """Return how to load a file into a module: the source, and the rules, with SpeechBrain's two renames if needed."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()

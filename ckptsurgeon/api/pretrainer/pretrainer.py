@@ -1,4 +1,4 @@
-"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2, and our loading rules."""
+"""``Pretrainer``: the interface of SpeechBrain 1.1.2's class, with the loading rules of ``load_into``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pretrainer:
         self.collect_in = pathlib.Path(path) if path is not None else None
 
     def add_loadables(self, loadables: Mapping[str, object]) -> None:
-        """Add objects to load into, by name."""
+        """Add objects by name; a file is loaded into each of them."""
         self.loadables.update(_named("loadables", loadables))
 
     def add_paths(self, paths: Mapping[str, object]) -> None:
@@ -78,14 +78,14 @@ class Pretrainer:
     def is_loadable(self, name: str) -> bool:
         """Return whether an object is to be loaded: it has no condition, or its condition is true.
 
-        Raises ConfigError if the condition is not a bool and does not return one.
+        Raises ConfigError if the condition is neither a bool nor a function that returns one.
         """
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):
             verb = "returns" if callable(given) else "is"
             raise ConfigError(
-                f"the condition of {escape(name)} {verb} {brief_repr(found)}.",
+                f"the condition of {escape(name)} {verb} {brief_repr(found)}, which is not a bool.",
                 hint="Give True or False, or a function that returns True or False.",
             )
         return found
@@ -147,7 +147,7 @@ class Pretrainer:
             return None
         if not name or "/" in name or "\0" in name:
             raise ConfigError(
-                f"{brief_repr(name)} is not a valid name for an object to load: the name is used as a file name."
+                f"{brief_repr(name)} is not a valid name in loadables, because the name is also used as a file name."
             )
         return os.path.join(os.path.abspath(self.collect_in), name + PARAMFILE_EXT)
 

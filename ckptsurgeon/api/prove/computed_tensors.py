@@ -16,14 +16,14 @@ from ...tensors.info import TensorInfo
 __all__ = ["computed_tensors"]
 
 SEEDS = (0, 1)
-"""Initial values are computed, not drawn, if they are the same with these two seeds."""
+"""Initial values that are the same with these two seeds are computed, not drawn at random."""
 
 
 def computed_tensors(spec: TargetSpec, module: nn.Module, missing: Sequence[str]) -> dict[str, Tensor]:
-    """Return the values of the tensors ``missing``, by key; the class of ``module`` computes them.
+    """Return the values of the tensors ``missing`` as the class of ``module`` computes them, by key.
 
-    Sinusoidal positions are an example. Raises PlanError for tensors that ``from_pretrained`` does not accept to be
-    missing, and for those with random initial values.
+    Sinusoidal positions are an example. Raises PlanError for tensors that must not be missing for ``from_pretrained``,
+    and for tensors with random initial values.
     """
     if not missing:
         return {}  # some networks are built again for each seed

@@ -1,4 +1,4 @@
-"""The arguments for the decoder of an encoder-decoder of transformers: its start token, and the text of the encoder."""
+"""The inputs of the decoder in an encoder-decoder of transformers: its start token, and the encoder's text."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ...util.text import count, escape
 __all__ = ["DECODER", "NO_START", "with_decoder"]
 
 DECODER, MASK = "decoder_input_ids", "decoder_attention_mask"
-"""The arguments of ``forward`` with the tokens that the decoder has predicted so far, and with the mask of padding."""
+"""Arguments of ``forward`` for the decoder: the tokens that come before the predicted ones, and the padding mask."""
 START, BEGIN = "decoder_start_token_id", "bos_token_id"
 
 TENSORS = "give the arguments of the model's forward as tensors: --inputs FILE.safetensors."
 NO_START = (
     f"Neither {CONFIG} nor {GENERATION} has the token with which the decoder begins ({START}): set it, or {TENSORS}"
 )
-"""The hint if a network does not run because the start token of its decoder is not known."""
+"""The hint if a network does not run and the start token of its decoder is not known."""
 
 
 class _Start(NamedTuple):
@@ -37,11 +37,11 @@ class _Start(NamedTuple):
 
 
 def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
-    """Return (arguments with those of the decoder, if the model is an encoder-decoder of transformers; a hint).
+    """Return (``arguments`` with those of the decoder added, hint), for an encoder-decoder of transformers.
 
-    They stay as they are if there is no start token, if ``forward`` needs none, or if the decoder predicts codes of
-    audio in several channels. The hint is for the case that the network does not run; "" if there is none. Raises
-    ConfigError if the start token is not an id, or if the decoder has too few tokens for it or for the text.
+    Nothing is added for any other model, if there is no start token, if ``forward`` needs none, or if the decoder
+    predicts codes of audio in several channels. The hint says what to do if the network then does not run; it may be
+    "". Raises ConfigError if the start token is not an id, or if the decoder has too few tokens for it or for the text.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters
@@ -90,7 +90,7 @@ def _document(folder: str, name: str) -> Mapping[str, Any]:
 
 
 def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | None:
-    """Return the id in the first field with this name and a value; raises ConfigError if the value is not an id."""
+    """Return the first id that a field ``name`` in ``places`` has; raises ConfigError if the value is not an id."""
     file, value = next(((file, one[name]) for file, one in places if one.get(name) is not None), ("", None))
     if value is None:
         return None
@@ -113,7 +113,7 @@ def _starts_with_last(module: nn.Module) -> bool:
 
 
 def _tokens_of_decoder(module: nn.Module) -> int | None:
-    """Return the number of rows of the decoder's embedding; None if it is not known: the network has to say it."""
+    """Return the number of rows of the decoder's embedding; None if it is not known."""
     with suppress(AttributeError, NotImplementedError, TypeError):
         decoder: Any = module.get_decoder()  # type: ignore[operator]
         if isinstance(own := getattr(decoder, "embed_tokens", None), nn.Embedding):  # FSMT's decoder has no method
@@ -132,11 +132,11 @@ def _check_start(start: _Start, size: int | None) -> None:
 
 
 def _check_tokens(ids: Tensor, size: int | None) -> None:
-    """Raise ConfigError if the decoder's embedding, with ``size`` rows, has too few for the tokens."""
+    """Raise ConfigError if a token id is too large for the decoder's embedding, which has ``size`` rows."""
     largest = int(ids.max())
     if size is not None and largest >= size:
         raise ConfigError(
-            f"these inputs have token {largest}, but the decoder of this network has {size} tokens: the tokens of its "
-            "encoder are others.",
+            f"these inputs have token {largest}, but the decoder of this network has {size} tokens: its encoder "
+            "has other tokens than its decoder.",
             hint=f"G{TENSORS[1:]}",
         )

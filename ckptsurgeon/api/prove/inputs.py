@@ -26,14 +26,14 @@ WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
 MOST = 1 << 27
-"""The largest number of random numbers in one input; as float32, they take half a gigabyte."""
+"""The largest number of values in one random input; in float32, they take half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``).
 
-    ``hint`` is what to do if the network does not run on them.
+    ``hint`` says what to do if the network does not run on them.
     """
 
     arguments: Mapping[str, Tensor]
@@ -147,7 +147,7 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
     "input_ids": _ids, "input_values": _waves, "input_features": _features, "pixel_values": _images,
     DECODER: _decoder_ids,
 }  # fmt: skip
-"""{argument of ``forward``: function of (configuration, generator, tokens) that returns a random value for it}"""
+"""{argument of ``forward``: function of (configuration, generator, tokens) that returns random values for it}"""
 
 
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:

@@ -65,7 +65,7 @@ DECODE = (
 )
 """The hint for weights that cannot be decoded: the network computes with decoded weights."""
 USUAL = 0.7
-"""Values are changed by at most this share of the largest rounding error, because most rounding errors are smaller.
+"""Random changes are at most this share of the largest rounding error, because most rounding errors are smaller.
 
 The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
@@ -87,7 +87,7 @@ class Rounding:
     absolute: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
-        """Return a Rounding with, in each field, the larger of the two values."""
+        """Return a Rounding with the larger of the two values in each field."""
         both = zip(astuple(self), astuple(other), strict=True)
         return Rounding(*map(max, both))
 
@@ -129,7 +129,7 @@ class Network:
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
     code_sums: dict[str, tuple[str, tuple[int, ...], int] | None] = field(default_factory=dict)
-    """{key: result of ``codes``}"""
+    """{key: the result of ``codes`` for this key}"""
     opened: ExitStack = field(default_factory=ExitStack)
     """The exit stack that closes the plan and the checkpoints from which the plan reads."""
     progress: Callable[[int], None] = _nothing
@@ -158,7 +158,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return how much rounding may have changed a tensor's values when they were stored in their dtype or codes."""
+        """Return how much a tensor's values may have changed when they were rounded to their dtype or codes."""
         if key in self.computed:
             return Rounding(ROUNDOFF.get(str(self.computed[key].dtype).removeprefix("torch."), 0.0))
         info = self._source_of(self.steps[key]) if key in self.steps else None
@@ -197,7 +197,7 @@ class Network:
         return codes.dtype, codes.shape, crc
 
     def rounding_of_scales(self, key: str) -> Rounding:
-        """Return how much rounding may have changed the scales of a quantised tensor."""
+        """Return how much the scales of a quantised tensor may have changed when they were rounded to their dtype."""
         info = self._source_of(self.steps[key])
         others = [one for one in leaves(info) if one is not _codes_of(info)] if info is not None else []
         return Rounding(max((ROUNDOFF.get(one.dtype, 0.0) for one in others), default=0.0))
@@ -374,7 +374,7 @@ def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
 def _built(build: Callable[[], object]) -> nn.Module:
     """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change.
 
-    The state is saved while no other thread draws; otherwise the other thread's state would be put back.
+    Meanwhile, no other thread draws random numbers; otherwise, restoring the state would undo its draws.
     """
     with PROCESS_STATE, torch.random.fork_rng(devices=()):
         module = build_on_meta(lambda: _module(build()))

@@ -16,7 +16,7 @@ from .prove import prove_each
 __all__ = ["check_provable", "check_runs", "prove_output", "require_proof"]
 
 SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
-"""Maps each verdict that a recipe can assert to the verdicts of ``prove`` that satisfy the assertion."""
+"""{verdict that a recipe can require: verdicts of ``prove`` that satisfy it}"""
 
 
 def check_provable(plan: Plan) -> None:
@@ -46,7 +46,7 @@ def check_provable(plan: Plan) -> None:
 def check_runs(plan: Plan) -> None:
     """Raise the errors of ``prove_output`` that can be found before the output is written.
 
-    This checks the source of the plan: it builds the network of the source, but reads no weights.
+    The network of the plan's source is built for this, but no weights are read.
     """
     from .inputs import drawn_inputs
     from .network import configuration_of, open_network
@@ -89,7 +89,7 @@ def _source(plan: Plan) -> PlanSource:
 def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> str:
     """Return the verdict of ``prove`` on an output; raises VerifyError if this verdict does not satisfy ``wanted``.
 
-    ``wanted`` is the verdict that a recipe asserts.
+    ``wanted`` is the verdict that a recipe requires.
     """
     found = prove_output(plan, output)
     if found.verdict in SATISFIES[wanted]:

@@ -46,8 +46,8 @@ them. If no tensor differs by more than rounding explains, the multiple is ``wei
 FEW = 8.0
 """For an output of n numbers, ``STRICT`` or ``FACTOR`` is multiplied by 1 + FEW / sqrt(n): small outputs vary more.
 
-The ratio of two sums of n squares has the distribution F(n, n). The factor is about the square root of the 99.9 %
-quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
+The ratio of two sums of n squared normal variables has the distribution F(n, n). The factor is about the square root of
+the 99.9 % quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
 """
 FLOOR = 1e-6
 """This number is added to each allowed error, because sums may be computed in another order."""
@@ -85,7 +85,7 @@ def prove_each(
     sources: Pair[CheckpointLike], *, roots: Pair[str | None], model: Path | None = None, inputs: Path | None = None,
     seed: int = 0, task: str | None = None, memory: str | int | None = None, progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
-    """Do the same as ``prove``, but with a separate ``root`` for each checkpoint (``roots``)."""
+    """Do the same as ``prove``, but with a ``root`` of its own for each checkpoint (``roots``)."""
     import torch
 
     limit = memory_bytes(memory) or MEMORY
@@ -141,7 +141,7 @@ def _parameters(network: Network) -> int:
 def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
     """Return the inputs for both networks, and the tokens that both have (a SharedTokens).
 
-    The tokens are None if the token lists are the same, or if the inputs are the tensors of a file.
+    The tokens are None if both token lists are the same, or if the inputs are tensors from a file.
     """
     from .inputs import drawn_inputs, given_inputs
     from .vocabularies import shared_tokens, tokens_of
@@ -240,7 +240,7 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return ``proof`` with the tensors that differ by more than rounding explains, although the outputs agree.
+    """Return ``proof`` with the tensors that differ by more than rounding explains, if the outputs do not show it.
 
     If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
     the tensor is in ``unused_differing`` of the result. A note lists the other tensors.
@@ -275,7 +275,7 @@ def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
-    """Return pairs of outputs of the two networks, by the ``Place`` in the first network, in the order of the run.
+    """Return {``Place`` in the first network: outputs of both networks there}, in the order of the run.
 
     The output of a block is left out if the other network lacks this block, or if the two outputs have different
     shapes; then a note is appended to ``notes``. If the networks have no block name in common, outputs are paired in
@@ -321,7 +321,7 @@ def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iter
 
 
 def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[Place, float]:
-    """Return the allowed error after each block of the first network: the error that rounding may cause.
+    """Return the allowed error of each block's output in the first network: the error that rounding may cause.
 
     This error is measured by a second run of the first network. In this run, the tensors that differ between the
     networks get random changes as large as rounding may have made. ``plain`` has the outputs of the first run.

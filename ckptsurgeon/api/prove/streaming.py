@@ -14,7 +14,7 @@ from .blocks import CONTAINERS
 __all__ = ["ReadWeights", "streamed", "units_of"]
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""A function of keys of parameters that returns {key: values}."""
+"""A function that takes keys of parameters and returns {key: values}."""
 
 
 def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:

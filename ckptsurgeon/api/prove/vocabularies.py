@@ -16,7 +16,7 @@ __all__ = ["SharedTokens", "shared_tokens", "tokens_of"]
 
 @dataclass(frozen=True)
 class SharedTokens:
-    """The tokens that two networks share, as rows of their embeddings.
+    """The tokens that two networks share, as row numbers of their embeddings.
 
     ``first`` has the row of each shared token in the first network, ``second`` its row in the second network, in the
     same order of tokens. ``sizes`` are the numbers of rows of the two embeddings.
@@ -52,7 +52,7 @@ class SharedTokens:
 
 
 def tokens_of(own: tuple[str, ...], folder: str) -> tuple[str, ...]:
-    """Return the token list of a network: ``own`` (that in its GGUF file), or else the one in its ``folder``.
+    """Return the token list of a network: ``own``, the list in its GGUF file, or else the list in its ``folder``.
 
     The result is empty if there is none.
     """

@@ -25,7 +25,7 @@ __all__ = [
 FACTOR = 2.0
 """A difference above this multiple of the rounding error is not explained by rounding."""
 COUNTERS = ("num_batches_tracked",)
-"""The endings of keys of buffers that are only used in training."""
+"""The ends of the keys of buffers that only training uses."""
 NOISY = 0.1
 """If the allowed relative error of an output is larger than this, the output cannot show whether weights differ."""
 
@@ -61,7 +61,7 @@ def _rounding(networks: Sequence[Network], key: str) -> Rounding:
 
 
 def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> bool:
-    """Return whether rounding explains the measured distance of two tensors; ``values`` are those of the first one."""
+    """Return whether rounding explains the measured distance of two tensors; ``values`` are values of the first one."""
     size = float(values.double().square().mean().sqrt()) or 1.0
     return measured.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
 
@@ -81,7 +81,7 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 
 
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
-    """Yield the keys of tensors that differ, but whose difference cannot be seen in the outputs of their block.
+    """Yield those of ``keys`` whose tensors differ without a visible effect on the outputs of their block.
 
     This is the case if the outputs of both networks are equal bit for bit, so that the inputs did not use the values
     that differ, or if rounding may change the outputs so much (``NOISY``) that they show nothing.
@@ -140,7 +140,8 @@ def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedT
 def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
     """Return the tensors whose values differ between the networks, the largest difference first.
 
-    Only tensors of ``drift`` are returned: the first block whose outputs differ; None if there is no such block.
+    Only tensors in the block ``drift`` are returned: the first block whose outputs differ. If it is None, the result is
+    ().
     """
     if drift is None:
         return ()

@@ -48,7 +48,7 @@ class ChosenMatrices:
         return [*dict.fromkeys((*named, *self.absent))]
 
     def patterns(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Return patterns that match, of all keys in ``tensors``, exactly the keys to quantise.
+        """Return patterns that match exactly the keys to quantise, among all keys in ``tensors``.
 
         A pattern can match the same matrix in many layers and experts.
         """
@@ -139,7 +139,7 @@ def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequen
 
 
 def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, str]) -> None:
-    """Leave matrices unquantised that are tied to an unquantised matrix: move them from ``chosen`` to ``plain``."""
+    """Move the matrices that are tied to an unquantised matrix from ``chosen`` to ``plain``: they stay unquantised."""
     groups: dict[str, list[str]] = {}
     for key, owner in checkpoint.ties.items():
         groups.setdefault(owner, [owner]).append(key)

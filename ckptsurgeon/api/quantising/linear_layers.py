@@ -1,4 +1,4 @@
-"""Distinguishes a model's linear layers from its other matrices: by its transformers class, or else by their names."""
+"""Distinguishes the weights of linear layers from other matrices: by the transformers class, or else by their names."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
 
 @dataclass
 class _Facts:
-    """Facts on the modules of a model that was built on the meta device.
+    """The kinds of the modules of a model that was built on the meta device.
 
     ``kinds`` maps each module name to '' (linear layer), "embedding" or the name of another class. ``heads`` are the
     output layers, and ``kept`` are layers that transformers never quantises.
@@ -75,7 +75,7 @@ class _Facts:
 
     @staticmethod
     def of(build: Callable[[], object] | None) -> _Facts:
-        """Return the facts on the model that ``build`` makes on the meta device; empty if it cannot be built."""
+        """Return the kinds of the modules of the model that ``build`` makes on the meta device; empty if this fails."""
         import torch
 
         facts, model, output = _Facts(), None, None

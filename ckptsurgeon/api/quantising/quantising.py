@@ -23,10 +23,10 @@ QUANTISATION = "quantization_config"
 
 @dataclass(frozen=True)
 class Quantising:
-    """The quantisation of a model.
+    """How to quantise a model.
 
-    ``row`` is the operation as plain data, and ``settings`` the ``quantization_config`` for config.json. ``notes`` are
-    the messages for the user.
+    ``row`` is the quantising operation as plain data, and ``settings`` the ``quantization_config`` for config.json.
+    ``notes`` are the messages for the user.
     """
 
     row: Mapping[str, Any]
@@ -51,7 +51,7 @@ def quantising(
     exclude: Sequence[str] = (),
     dtype: str = "",
 ) -> Quantising:
-    """Return the quantisation of a model by the scheme ``name``.
+    """Return how to quantise a model by the scheme ``name``.
 
     ``folder`` has the other files of the model's folder. ``include`` and ``exclude`` select matrices. ``dtype`` is the
     dtype of the weights in the output, '' if it does not change. Raises PlanError for a model that is already

@@ -49,7 +49,7 @@ REFUSED_AT_COLLECTION = {
     "hub, no such repository": ("SourceError", "there is no hub repository org/nothing and no local folder org/nothing."),
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
-    "condition a text": ("ConfigError", "the condition of head is 'False'. Give True or False"),
+    "condition a text": ("ConfigError", "the condition of head is 'False', which is not a bool. Give True or False"),
     "a path of no loadable": ("ConfigError", "paths has an entry for 'encc', which is not in loadables. Did you mean enc?"),
     "a hook of no loadable": ("ConfigError", "custom_hooks has an entry for 'encc', which is not in loadables. Did you mean enc?"),
     "a condition of no loadable": ("ConfigError", "conditions has an entry for 'encc', which is not in loadables. Did you mean enc?"),
