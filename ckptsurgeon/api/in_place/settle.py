@@ -9,5 +9,5 @@ __all__ = ["settle"]
 
 
 def settle(path: str) -> list[str]:
-    """Finish or undo interrupted changes of headers in ``path``, and return notes; [] if ``path`` is an address."""
+    """Finish or undo interrupted changes of headers in ``path``, and return notes; [] if ``path`` is a URL."""
     return [] if scheme_of(path) else settle_interrupted(path)

@@ -82,7 +82,7 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
-    """Return notes on quantisation settings with which equal codes of a checkpoint and its copy decode differently."""
+    """Return notes on quantisation settings with which a checkpoint and its copy decode equal codes differently."""
     if _settings(one) == _settings(copy):
         return []
     from ...analysis.compare.compare import decoding_differences

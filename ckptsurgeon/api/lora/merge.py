@@ -57,7 +57,7 @@ def lora_merge(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan to merge adapters into a base: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
+    """Plan to add adapters to a base: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
