@@ -337,7 +337,7 @@ class NetworkGroups:
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
-            raise PlanError(f"it is not known which of these dimensions {listing(sorted(unknown), 3)} combines.")
+            raise PlanError(f"it is not known whether both axes of {listing(sorted(unknown), 3)} are these dimensions.")
         last = module_facts(after).constants
         apart = [
             name

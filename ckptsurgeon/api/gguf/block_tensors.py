@@ -32,7 +32,7 @@ _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Metadata entries that are lists with a value for each block if the blocks of a model differ on purpose."""
 FEWEST = 4
-"""In an unknown architecture, a single block that lacks tensors is noted only if there are this many blocks or more."""
+"""In an unknown architecture, a block that lacks tensors is noted only if there are this many blocks or more."""
 
 
 def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
@@ -94,7 +94,7 @@ def _needed(architecture: str, own: Set[str]) -> list[str]:
 def _uneven(blocks: Blocks, noted: Set[str]) -> Iterator[str]:
     """Yield notes on tensors that a block lacks although at least half of the blocks of its kind have them.
 
-    The tensors in ``noted`` are left out.
+    There is no note on the tensors in ``noted``, which have one already.
     """
     found: dict[tuple[tuple[int, ...], int], list[str]] = {}
     for alike, is_ffn in ((list(blocks), False), *((kind, True) for kind in _kinds(blocks))):
@@ -107,7 +107,7 @@ def _uneven(blocks: Blocks, noted: Set[str]) -> Iterator[str]:
 
 
 def _kinds(blocks: Blocks) -> list[list[int]]:
-    """Return the numbers of the blocks with experts, and those of the other blocks."""
+    """Return two lists: the numbers of the blocks with experts, and the numbers of the other blocks."""
     return [[one for one, own in blocks.items() if _has_experts(own) == kind] for kind in (True, False)]
 
 

@@ -30,14 +30,14 @@ _REQUIRED = {
     )
     for name, architecture in MODEL_TYPES.items()
 }
-"""The metadata entries without which llama.cpp does not load a model, by the model's architecture."""
+"""The metadata entries that llama.cpp needs to load a model, by the model's architecture."""
 _POSITIVE = {
     "attention.layer_norm_rms_epsilon": "norms of zeros become NaN",
     "attention.layer_norm_epsilon": "norms of zeros become NaN",
     "rope.freq_base": "the rotary embedding becomes NaN",
     "rope.freq_base_swa": "the rotary embedding becomes NaN",
 }
-"""Entries whose number is above 0 in every model, each with what happens if it is not."""
+"""Entries whose number must be above 0, each with what happens otherwise."""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
@@ -79,7 +79,7 @@ def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
 
 
 def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note on entries that the file lacks, although llama.cpp needs them.
+    """Yield a note on entries that llama.cpp needs, but the metadata lack.
 
     There is no note if the entries in the file belong to another architecture.
     """
@@ -151,7 +151,7 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
 
 
 def _of_positive(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note on each metadata number that must be above 0 and is not; only for known architectures."""
+    """Yield a note on each number in the metadata that must be above 0, but is not; only for known architectures."""
     for entry, why in _POSITIVE.items() if architecture in ARCHITECTURES else ():
         said = metadata.get(f"{architecture}.{entry}", "")
         if said and not _value(said) > 0:
@@ -167,7 +167,7 @@ def _value(text: str) -> float:
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
-    """Yield (key, axis, entries, size): the size that an axis of a tensor must have according to metadata entries.
+    """Yield (key, axis, entries, size): an axis of a tensor, and the size that metadata ``entries`` give for it.
 
     ``sizes`` maps the names of entries to their values; ``entries`` are the names of those that determine the size.
     """
@@ -184,7 +184,7 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
 
 
 def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the names of the entries that determine the number of rows of all heads, and this number.
+    """Return (entries, rows): how many rows an attention projection must have, and which entries determine this.
 
     ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. ``each`` is
     the number of rows of a head if ``sizes`` has no entry for it.

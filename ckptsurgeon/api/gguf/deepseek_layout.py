@@ -1,4 +1,4 @@
-"""Changes DeepSeek's layout to that of llama.cpp and back, after a check of all tensors."""
+"""Converts DeepSeek models to llama.cpp's layout and back, after a check of all tensors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def deepseek_to_gguf(
 
 
 def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
-    """Return the indices of the layers for multi-token prediction: those from ``num_hidden_layers`` on.
+    """Return the indices of the layers for multi-token prediction: all indices from ``num_hidden_layers`` on.
 
     Raises PlanError if a layer with such an index is not for multi-token prediction.
     """

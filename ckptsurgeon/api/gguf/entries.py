@@ -93,7 +93,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _said(entry: Typed) -> str:
-    """Return an integer or a float of 32 bits, a boolean or a short string as text; '' for any other value."""
+    """Return the value of an entry as text if it is a 32-bit number, a boolean or a short string; otherwise ''."""
     if entry.kind == TEXT and len(entry.raw) <= LONGEST:
         return entry.raw[8:].decode("utf-8", "replace")
     if entry.kind == BOOL:
@@ -161,7 +161,7 @@ def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield the entries ``general.file_type`` and ``general.quantization_version``, each if the plan's output needs it.
+    """Yield ``general.file_type`` and ``general.quantization_version``, if the output of the plan needs them.
 
     The file type is llama.cpp's number for the dtype of most matrices. The version is for tensors in blocks of codes.
     """

@@ -1,4 +1,4 @@
-"""Compares ``general.file_type`` of a GGUF file, llama.cpp's number for the type of most matrices, with the tensors."""
+"""Checks whether the matrices of a GGUF file have the type that its entry ``general.file_type`` says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GUESSED = 1024
 BLOCK = 256
 """Most types need a multiple of this number of columns; llama.cpp stores other matrices in another type."""
 OTHERS = frozenset({"gpt-oss"})
-"""Architectures whose experts have a type of their own, mxfp4, whatever the type of the file."""
+"""Architectures whose experts always have the type mxfp4, whatever the type of the file."""
 
 
 class _FileType(NamedTuple):

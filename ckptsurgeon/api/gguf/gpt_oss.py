@@ -1,4 +1,4 @@
-"""gpt-oss in llama.cpp's layout: experts, which stay mxfp4 with the same values, and checks of config.json."""
+"""Converts the experts of gpt-oss, which stay mxfp4 with the same values, and checks its config.json."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
 def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set[int]) -> None:
     """Raise PlanError unless the weights of ``what`` have the same number of rows and of columns in all layers.
 
-    ``rows`` and ``columns`` are the numbers that occur in the layers.
+    ``rows`` and ``columns`` are the numbers of rows and columns that occur in the layers.
     """
     for name, found in (("rows", rows), ("columns", columns)):
         if len(found) != 1:
@@ -107,7 +107,7 @@ def _number(stated: Any, name: str) -> int:
 
 
 def _sizes(checkpoint: Checkpoint, module: str) -> tuple[Set[int], Set[int]]:
-    """Return two sets: each number of rows, and each number of columns, that the module's weight has in some layer."""
+    """Return two sets: the numbers of rows, and the numbers of columns, that a module's weight has in the layers."""
     found = KeyMatcher([KeyPattern.given(f"{module}.weight", "")]).hits(list(checkpoint))[0]
     shapes = [checkpoint[key].shape for key in found]
     return {shape[0] if shape else 0 for shape in shapes}, {shape[1] if len(shape) == 2 else 0 for shape in shapes}

@@ -1,4 +1,4 @@
-"""Finds contradictions in an output, such as llama.cpp's metadata with transformers' names of tensors."""
+"""Finds contradictions in an output, for example llama.cpp's metadata together with transformers' names of tensors."""
 
 from __future__ import annotations
 
@@ -100,5 +100,5 @@ def notes_on_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     lost = [key for key, value in given.items() if value]
     if lost and name != SafetensorsWriter.name:
-        notes.append(f"not written, since {name} stores no metadata: {listing(lost)}")
+        notes.append(f"metadata not written, since {name} stores none: {listing(lost)}")
     return tuple(notes)

@@ -19,9 +19,10 @@ _NAMES = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_facto
 
 
 def phi_3_entries(config: Mapping[str, Any], size: int) -> dict[str, str]:
-    """Return the entries, without the architecture as prefix; ``size`` is the size of a head.
+    """Return the entries for the rotary embedding and the sliding window, without the architecture as prefix.
 
-    Raises PlanError for another scaling than ``longrope``, which has divisors for short and for long texts.
+    ``size`` is the size of a head. Raises PlanError for another scaling than ``longrope``, which has divisors for short
+    and for long texts.
     """
     fields = rope_fields(config)
     context, original = number_in(config, "max_position_embeddings"), _original(config, fields)

@@ -136,7 +136,7 @@ def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
 
 
 def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
-    """Return a note on ids below ``number`` without a token, which ``_listed`` gives names; () if there are none."""
+    """Return a note on ids below ``number`` without a token, to which ``_listed`` gives names; () if there are none."""
     rows = [place for place in range(number) if not tokens.get(place)]
     if not rows:
         return ()
@@ -158,7 +158,7 @@ def _merge(one: Any) -> str:
 
 
 def _special(folder: ModelFolder, document: Mapping[str, Any], tokens: Tokens) -> Iterator[tuple[str, Typed]]:
-    """Yield the entries for the ids of special tokens, and for whether a text begins and ends with such tokens."""
+    """Yield entries: the ids of special tokens, and whether a text gets such tokens at its beginning and its end."""
     names = {one.name for one in folder.files}
     stated = folder.document(TOKENIZER) if TOKENIZER in names else {}
     ids = {text: number for number, (text, _) in tokens.items()}

@@ -25,13 +25,13 @@ MODEL, TOKENS, KINDS, MERGES, SCORES = (
     f"{OWN}{name}" for name in ("model", "tokens", "token_type", "merges", "scores")
 )
 NORMAL, CONTROL = 1, 3
-"""llama.cpp's numbers for tokens of ordinary texts, and for tokens such as the end of a text."""
+"""llama.cpp's numbers for kinds of tokens: tokens of ordinary text, and tokens such as the end of a text."""
 ROLES = ("eos_token_id", "bos_token_id", "padding_token_id", "eot_token_id", "seperator_token_id", "cls_token_id")
 """Entries with the id of a token that is not text ("seperator" is llama.cpp's spelling)."""
 BEGUN = ("llama3", "llama-v3", "llama-bpe", "falcon3")
-"""Values of ``tokenizer.ggml.pre`` with which llama.cpp adds ``bos_token_id`` if ``add_bos_token`` is missing."""
+"""For these values of ``tokenizer.ggml.pre``, llama.cpp begins texts with ``bos_token_id`` by default."""
 LETTERS = 256
-"""The number of tokens of byte-level BPE that no merge rule makes: one for each byte."""
+"""The number of byte-level BPE tokens that no merge rule makes: one for each byte."""
 DIGITS = 10
 """The largest number of digits of an id that is looked up."""
 HEAD = 12
@@ -102,7 +102,7 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
 
 
 def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
-    """Yield a note if many longer tokens of byte-level BPE are not the result of a merge rule; usually, all are.
+    """Yield a note if many longer tokens of byte-level BPE are made by no merge rule; usually, rules make all of them.
 
     "Many" is a twentieth of the tokens or more, as for tokenizer.json. The lists are read only if there are so few
     rules that many tokens may have none; reading takes about 0.3 s for 100,000 tokens.
@@ -152,7 +152,7 @@ def _is_longer(token: str) -> bool:
 
 
 def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
-    """Yield the complete texts at the beginning of a list: the list of tokens, or of merge rules."""
+    """Yield the complete texts in the first bytes of a list: the list of tokens, or of merge rules."""
     raw, place = read(entry, HEAD, PROBE), 0
     while place + 8 <= len(raw):
         start = place + 8

@@ -1,4 +1,4 @@
-"""The sliding window of attention for llama.cpp: its entry, and a note if llama.cpp computes without the window."""
+"""The sliding window of attention for llama.cpp: the metadata entry, and a note if llama.cpp ignores the window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST_WINDOWED = 28
 
 
 def window_entries(config: Mapping[str, Any], architecture: str) -> dict[str, str]:
-    """Return the entry with the sliding window, without the architecture as prefix; {} if llama.cpp reads none."""
+    """Return the entry for the sliding window, without the architecture as prefix; {} if llama.cpp reads none."""
     window = config.get("sliding_window")
     return {"attention.sliding_window": str(window)} if architecture in WINDOWED and type(window) is int else {}
 

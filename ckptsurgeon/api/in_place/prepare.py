@@ -148,7 +148,7 @@ def _new_index(file: LocalFile, names: Mapping[str, str]) -> bytes:
 
 
 def _free(path: str) -> str:
-    """Return a file name for the record of a change, next to ``path``, that is not in use."""
+    """Return a file name that is not in use, next to ``path``, for the record of a change."""
     name, number = f"{os.path.basename(path)}{RECORD}.json", 1
     while os.path.lexists(os.path.join(os.path.dirname(path), name)):
         number += 1

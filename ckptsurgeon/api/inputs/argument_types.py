@@ -221,7 +221,7 @@ KINDS: Mapping[str, _Kind] = {
     "Vocabularies": _Kind("a string SRC:DST or two paths", _any_of(_is_text, _are_paths)),
     "Mismatch": _Kind("a policy, a list, or a map from patterns to policies", _any_of(_is_text, _are_texts, _is_map)),
 }
-"""The types of arguments, by the annotation that the argument has in the code."""
+"""The types of arguments, by the annotations of the arguments in the code."""
 
 OF_RECIPES: Mapping[str, _Kind] = {
     **KINDS,

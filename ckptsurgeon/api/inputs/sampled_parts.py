@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 ROWS, COLUMNS, ALIGNED = 16, 128, 256
-"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number.
+"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of ``ALIGNED``.
 
-Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows between the first and the last.
+Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: all stored rows from the first to the last one.
 """
 SMALLEST = 64
-"""The fewest rows and columns of a matrix that is read."""
+"""Matrices with fewer rows or columns are not read."""
 
 LARGEST = 256
 """The largest number of rows with a common scale that are decoded together."""
@@ -112,7 +112,7 @@ def numbers(checkpoint: Checkpoint, key: str, box: Box) -> Array:
 
 
 MATRICES, FEWEST = 8, 3
-"""At most how many matrices are compared, and how many of them must be unrelated for a note."""
+"""At most ``MATRICES`` matrices are compared; for a note, at least ``FEWEST`` of them must be unrelated."""
 DIFFERENCE, COSINE = 0.6, 0.5
 """Two matrices are unrelated if their relative difference is above ``DIFFERENCE`` and their cosine below ``COSINE``.
 

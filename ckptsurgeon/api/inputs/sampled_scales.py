@@ -25,11 +25,11 @@ from .sampled_parts import SampledFiles, is_local, middle, rows_of_group
 __all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 8, 8
-"""At most how many roles (names without layer numbers) are sampled, and how many tensors of each role."""
+"""At most ``ROLES`` roles (names without layer numbers) are sampled, with at most ``LAYERS`` tensors each."""
 ROWS, COLUMNS = 64, 128
-"""The rows and columns in the middle of a tensor that are decoded.
+"""How many rows and columns in the middle of a tensor are decoded.
 
-A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
+Of a layer with 4096 inputs and outputs, at most 256 kB are read: all stored rows from the first to the last one."""
 WORDS = 32
 """The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 WITH_ZEROS = ("gptq", "awq", "packed")

@@ -123,7 +123,7 @@ NOTHING = 1e-9
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
-    """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
+    """Return notes on those of ``adapters`` that are already merged into ``base``, according to the recipe in ``base``.
 
     ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted. If the
     recipe does not describe the weights that ``base`` has now, the only note says so.
@@ -144,7 +144,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
     """Return the adapters in the output of a plan: those that it merges, and those in the models that it uses.
 
-    The paths are absolute, or addresses. The result is empty if the output is itself an adapter.
+    The paths are absolute, or URLs. The result is empty if the output is itself an adapter.
     """
     if plan.verb in ADAPTER_VERBS:
         return ()
@@ -207,13 +207,13 @@ def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
 
 
 def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
-    """Return the adapters merged into a checkpoint; none if its recipe does not describe its present weights."""
+    """Return the adapters merged into a checkpoint; [] if its recipe does not describe its present weights."""
     found = _recorded(one)
     return [] if found and changed_tensor(one) else found
 
 
 def _recorded(one: Checkpoint) -> list[MergedAdapter]:
-    """Return the adapters merged into a checkpoint, according to its recipe; their paths are absolute, or addresses."""
+    """Return the adapters merged into a checkpoint, according to its recipe; their paths are absolute, or URLs."""
     recipe = stored_recipe(one)
     if recipe is None:
         return []

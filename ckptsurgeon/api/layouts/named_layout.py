@@ -51,7 +51,7 @@ class NamedLayout:
 
 
 def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool = False) -> None:
-    """Raise ConfigError if ``name`` is neither None nor the name of a layout, or ``heads`` are not numbers of heads.
+    """Raise ConfigError if ``name`` is neither None nor the name of a layout, or if ``heads`` is not valid.
 
     ``is_ruled`` is true if renaming rules are given, which cannot be combined with a layout.
     """
@@ -82,9 +82,9 @@ _HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
 
 
 def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
-    """Return the fields of ``config`` (a checkpoint's config.json) or, if empty, of the params.json in its folder.
+    """Return the fields of ``config``, a checkpoint's config.json; if it is empty, those of params.json in its folder.
 
-    The numbers of heads are those of ``heads``, the value of ``--heads``, if it is given.
+    If ``heads``, the value of ``--heads``, is given, its numbers of heads replace those of the file.
     """
     fields = config or _parameters(checkpoint.path)
     if heads:

@@ -188,7 +188,7 @@ def _lacking(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str]) -> l
 
 
 def _other_encoding(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return a note if only one of the two models is quantised, so that all its weights differ from the other's."""
+    """Return a note if only one of the two models is quantised, so that all weights differ."""
     quantised = [one.stored is not None for one in opened]
     if quantised[0] == quantised[1]:
         return []

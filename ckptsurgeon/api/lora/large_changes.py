@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LARGER", "large_change_notes"]
 
 MODULES, FEWEST = 16, 2
-"""At most how many modules of each adapter are sampled, and how many must have too large changes for a note.
+"""At most ``MODULES`` modules of each adapter are sampled; for a note, at least ``FEWEST`` must have too large changes.
 
 One is enough only if the adapter has no other module, because the weight of a module may be small on purpose.
 """

@@ -18,8 +18,8 @@ from ..inputs.sampled_parts import is_local, is_sampled, numbers
 __all__ = ["OTHER_NORMS", "magnitude_notes"]
 
 MODULES, ROWS, FEWEST = 8, 64, 2
-"""The most modules of each adapter, and the most rows of a module, that are sampled; and the fewest modules with other
-magnitudes for which there is a note.
+"""At most ``MODULES`` modules of each adapter and ``ROWS`` rows of each module are sampled; for a note, at least
+``FEWEST`` modules must have other magnitudes.
 
 Of a layer with 4096 inputs in 16 bits, 512 kB are read."""
 APART, ALIKE = 0.2, 0.5

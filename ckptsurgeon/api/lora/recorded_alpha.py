@@ -1,4 +1,4 @@
-"""Compares the scale of kohya's factors with the scale that the metadata of their file give."""
+"""Compares the scale of kohya's factors with the scale in the metadata of their file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...util.text import count
 __all__ = ["recorded_alpha_notes"]
 
 ALPHA, RANK = "ss_network_alpha", "ss_network_dim"
-"""Entries in which kohya's scripts record the settings of the training."""
+"""Entries in which kohya's scripts record the alpha and the rank of the training."""
 OF_DIFFUSERS = "lora_adapter_metadata"
 """The metadata entry of diffusers that decides the scales of modules. A file that has it is not compared."""
 

@@ -311,7 +311,7 @@ def _plan_models(
 def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
     """Return notes on models that are given twice, that are also the base, or that were not trained from the base.
 
-    ``opened`` has the models, whose number is ``models``, and then the base, if there is one.
+    ``opened`` has ``models`` models, followed by the base, if there is one.
     """
     if method.base == "model" or len(opened) == models:
         return [*twice_notes(opened), *unrelated_notes(opened[0], opened[1:], SAME)]

@@ -195,7 +195,7 @@ class RecipeModels:
     def given_statistics(self, asked: Rules) -> Rules:
         """Return the statistics of the models by name: those in the recipe, or those in the arguments (``asked``).
 
-        Raises ConfigError if there are both, SourceError for a file of the recipe that does not exist.
+        Raises ConfigError if both have statistics, SourceError for a file of the recipe that does not exist.
         """
         written = self._configuration.statistics
         if written and asked:

@@ -103,7 +103,7 @@ class MergeRequest:
 
 
 GRADIENT = "gradient"
-"""The key of a parameter's value ``{"gradient": [...]}``: a list of values from the first layer to the last."""
+"""The key in ``{"gradient": [...]}``, the value of a parameter: a list of values from the first layer to the last."""
 
 
 def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | None) -> Settings:

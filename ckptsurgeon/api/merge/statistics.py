@@ -141,7 +141,7 @@ def _check_all(
 def _statistics(
     method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int
 ) -> ModelStatistics:
-    """Return the statistics of the kind that a method needs, from the open file of the model ``view``.
+    """Return the statistics that a method needs, from the open ``file``, which belongs to the model ``view``.
 
     ``said`` is what the file records about its statistics, and ``source`` is the index of the model. Raises ConfigError
     if the file lacks this kind, or has statistics of tensors that the model does not have.

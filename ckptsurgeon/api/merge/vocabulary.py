@@ -91,7 +91,7 @@ class ModelTokens:
     ``size`` is the number of rows of the output's embedding. ``of`` is the index of the model that has the same tokens
     as the output, None if there is none. ``path`` is the file of the output's list, '' if there is no such file.
     ``begins`` is the file whose tokens come first in the output. ``added`` are tokens in the recipe that are in no
-    list.
+    token list.
     """
 
     paths: tuple[str, ...]

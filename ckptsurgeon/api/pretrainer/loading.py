@@ -91,7 +91,7 @@ def _not_at_end_of_epoch(hook: Any) -> Hook:
 
 
 def _load_state_dict(thing: Any, path: str) -> None:
-    """Load an optimizer, scheduler or scaler; only plain data in the file is read."""
+    """Load the state of an optimizer, scheduler or scaler; only plain data in the file is read."""
     import torch
 
     thing.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -70,7 +70,7 @@ USUAL = 0.7
 The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
 SAMPLED = 4096
-"""The approximate number of values that are kept of each tensor as a sample."""
+"""About this many values of each tensor are kept as a sample."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Rounding:
         return Rounding(*map(max, both))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
-        """Return ``values`` after random changes that are as large as rounding may cause; ``key`` decides the seed."""
+        """Return ``values`` after random changes such as rounding may cause; ``key`` determines the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
         found = values + values * by * self.relative + by * self.absolute

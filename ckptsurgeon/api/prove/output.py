@@ -22,7 +22,7 @@ SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
 def check_provable(plan: Plan) -> None:
     """Raise ConfigError if the output of a plan cannot be compared with its source.
 
-    The plan must have exactly one source, on disk, with a configuration of its architecture.
+    The plan must have exactly one source, in a file, and the architecture must be known from a configuration.
     """
     from .network import configuration_of
 

@@ -120,7 +120,7 @@ def _networks(
 def _report(networks: list[Network], progress: Progress) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    The total includes the first network twice, because a third run may read it again.
+    The total includes the first network twice, because a second run of this network may read it again.
     """
     total = 2 * _parameters(networks[0]) + _parameters(networks[1])
     done = 0
@@ -324,7 +324,8 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
     """Return the allowed error of each block's output in the first network: the error that rounding may cause.
 
     This error is measured by a second run of the first network. In this run, the tensors that differ between the
-    networks get random changes as large as rounding may have made. ``plain`` has the outputs of the first run.
+    networks are changed at random, as much as rounding may have changed them. ``plain`` has the outputs of the first
+    run.
     """
     from .network import rounding_between
     from .weights import FACTOR, beyond_rounding, differing

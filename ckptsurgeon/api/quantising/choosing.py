@@ -31,7 +31,7 @@ SHOWN = 3
 class ChosenMatrices:
     """The keys of the matrices to quantise, and the matrices that are not quantised.
 
-    ``plain`` maps the keys of the matrices that are not quantised to the reason. ``absent`` are linear layers of the
+    ``plain`` maps the key of each matrix that is not quantised to the reason. ``absent`` are linear layers of the
     model's class whose weight is not stored, such as a tied output layer. ``notes`` are the messages for the user.
     """
 

@@ -74,8 +74,8 @@ def test_a_format_without_metadata_says_that_it_does_not_store_it(verb: str) -> 
     plain("y.safetensors")
     source: Any = ["x.safetensors", "y.safetensors"] if verb == "average" else "x.safetensors"
     plan = getattr(cs, verb)(source, metadata={"who": "you", "format": ""})
-    assert said(cs.apply(plan, "x.pth").notes, "not written, since pth stores no metadata: who")
-    assert not said(cs.apply(plan, "z.safetensors").notes, "stores no metadata")
+    assert said(cs.apply(plan, "x.pth").notes, "metadata not written, since pth stores none: who")
+    assert not said(cs.apply(plan, "z.safetensors").notes, "stores none")
 
 
 def test_an_average_has_the_metadata_of_its_first_source() -> None:
