@@ -269,7 +269,7 @@ class NetworkGroups:
     def _named_heads(self) -> list[NetworkGroup]:
         """Return the groups of attention heads, if the network's configuration has no field for the size of a head."""
         if self._by_names:
-            return []  # of another field with a number of heads
+            return []  # already found for another field with a number of heads
         self._by_names = heads_by_names(self._before, attention_heads(self.first))
         tables: dict[tuple[str, int], tuple[Axis, int]] = {}
         for path in self._paths("width"):

@@ -61,7 +61,7 @@ def average_windows(
         )
     folder = os.fspath(output)
     names = window_names(paths)[window - 1 :]
-    close_plan(planned(paths))  # what does not belong together is an error before anything is written
+    close_plan(planned(paths))  # checkpoints that do not fit each other are an error before anything is written
     _make(folder, names, force=force)
     receipts = []
     for place, name in enumerate(names):

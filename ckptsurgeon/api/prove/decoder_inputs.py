@@ -94,7 +94,7 @@ def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | N
     file, value = next(((file, one[name]) for file, one in places if one.get(name) is not None), ("", None))
     if value is None:
         return None
-    if isinstance(value, list) and len(set(map(repr, value))) == 1:  # generation may have one for each text
+    if isinstance(value, list) and len(set(map(repr, value))) == 1:  # generation allows one for each text
         value = value[0]
     if type(value) is not int or not 0 <= value < 1 << 31:
         raise ConfigError(
@@ -116,7 +116,7 @@ def _tokens_of_decoder(module: nn.Module) -> int | None:
     """Return the number of rows of the decoder's embedding; None if it is not known."""
     with suppress(AttributeError, NotImplementedError, TypeError):
         decoder: Any = module.get_decoder()  # type: ignore[operator]
-        if isinstance(own := getattr(decoder, "embed_tokens", None), nn.Embedding):  # FSMT's decoder has no method
+        if isinstance(own := getattr(decoder, "embed_tokens", None), nn.Embedding):  # FSMT's decoder has no such method
             return own.num_embeddings
         return int(decoder.get_input_embeddings().num_embeddings)
     return None
