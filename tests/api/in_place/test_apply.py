@@ -104,7 +104,7 @@ def test_there_are_no_notes_on_files_of_an_output_folder(ckpt: Run) -> None:
             done = ckpt("rename", "model", "--in-place", "--map", rules, *options)
             assert done.code == 0
             said = " ".join((done.out + done.err).split())
-            assert [said.count(one) for one in ("README.md", "output folder", "config.json stays as it is")] == [
+            assert [said.count(one) for one in ("README.md", "output folder", "config.json is not changed")] == [
                 0,
                 0,
                 is_said,
