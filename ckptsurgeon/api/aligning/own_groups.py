@@ -30,7 +30,9 @@ def group_fields(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> di
     found: Any = given if isinstance(given, Mapping) else _read(os.fspath(given))
     found = found.get("groups", found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not found:
-        raise ConfigError(f"--align-groups: {brief_repr(found, 60)} is not a map of groups.", hint=EXAMPLE)
+        raise ConfigError(
+            f"--align-groups: {brief_repr(found, 60)} is not a map from names of groups to axes.", hint=EXAMPLE
+        )
     return {str(name): _checked(str(name), value) for name, value in found.items()}
 
 
@@ -84,14 +86,14 @@ def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], pat
         for (key, dim), size in zip(axes, sizes, strict=True):
             if size % units:
                 raise ConfigError(
-                    f"--align-groups: {escape(name)} is divided into {units} units, but dimension {dim} of "
+                    f"--align-groups: the group {escape(name)} is divided into {units} units, but dimension {dim} of "
                     f"{escape(key)} has size {size}, which is not a multiple of {units}.",
                     hint="List only axes that are permuted together; if an axis has several elements for each unit, "
                     "set units.",
                 )
             if (key, dim) in seen:
                 raise ConfigError(
-                    f"--align-groups: dimension {dim} of {escape(key)} is in {escape(seen[key, dim])} and in "
+                    f"--align-groups: dimension {dim} of {escape(key)} is in the groups {escape(seen[key, dim])} and "
                     f"{escape(name)}.",
                     hint="List each axis in one group only.",
                 )
@@ -107,7 +109,7 @@ def _axes(
     for key, dims in axes.items():
         if key not in tensors:
             raise ConfigError(
-                f"--align-groups: {escape(name)} lists {escape(key)}, which {escape(path)} does not have.",
+                f"--align-groups: the group {escape(name)} lists {escape(key)}, which {escape(path)} does not have.",
                 hint="ckpt inspect lists the keys.",
             )
         for dim in dims if isinstance(dims, list) else [dims]:

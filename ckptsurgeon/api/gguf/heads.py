@@ -91,7 +91,7 @@ def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set
         if len(found) != 1:
             have = f"{sorted(found)} {name} in different layers" if found else f"no {name}: there is no such tensor"
             raise PlanError(
-                f"{what} of {escape(checkpoint.path)} have {have}; all layers must have the same shape.",
+                f"{what} of {escape(checkpoint.path)} have {have}; every layer must have them, in the same shape.",
                 hint="Convert without changing the layout: --layout keep.",
             )
 

@@ -423,7 +423,7 @@ def test_units_of_several_elements_move_together() -> None:
 @pytest.mark.parametrize(
     ("groups", "why"),
     [
-        ({}, "is not a map of groups"),
+        ({}, "is not a map from names of groups to axes"),
         ({"hidden": 3}, "the group hidden is 3, not a map"),
         ({"hidden": {}}, "not a map from keys to dimensions"),
         ({"hidden": {"fc1.weight": "rows"}}, "not a map from keys to dimensions"),
@@ -432,7 +432,7 @@ def test_units_of_several_elements_move_together() -> None:
         ({"hidden": {"fc3.weight": 0}}, "lists fc3.weight, which .* does not have"),
         ({"hidden": {"fc1.weight": 2}}, "fc1.weight has no dimension 2"),
         ({"hidden": {"fc1.weight": [0, 1]}}, "hidden is divided into 4 units, but dimension 0 of fc1.weight has size 6"),
-        ({"a": {"fc1.weight": 0}, "b": {"fc1.weight": 0}}, "dimension 0 of fc1.weight is in a and in b"),
+        ({"a": {"fc1.weight": 0}, "b": {"fc1.weight": 0}}, "dimension 0 of fc1.weight is in the groups a and b"),
     ],
 )  # fmt: skip
 def test_groups_that_are_wrong_are_errors(groups: Any, why: str) -> None:
