@@ -282,7 +282,7 @@ def test_layers_of_several_shapes_are_another_fault_than_a_wrong_number_of_heads
     key = "model.layers.1.self_attn.q_proj.weight"
     save_file({**tensors, key: tensors[key][: 3 * SIZE]}, "model/model.safetensors")
     with pytest.raises(
-        cs.PlanError, match=r"the query projections of model have \[48, 64\] rows in different layers; all"
+        cs.PlanError, match=r"the query projections of model have \[48, 64\] rows in different layers; every"
     ):
         cs.convert("model", layout="gguf")
     keys = {one: value[:, :32].contiguous() if "k_proj.weight" in one else value for one, value in tensors.items()}
