@@ -1,4 +1,4 @@
-"""Notes on ids of the end token and of another one that are both those of another tokeniser."""
+"""Notes on ``eos_token_id`` and a second id (padding or beginning) if both seem to be ids of another tokeniser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tokenizer.tokenizer_files import brief_token
 __all__ = ["moved_id_notes"]
 
 WHOLE = "text|turn|sentence|sequence|utterance|message|response|reply|answer|document"
-"""What ends with a token: a text, or a part of one. An image, a thought or a prompt is followed by more of the text."""
+"""Units that end with an end token. Images, thoughts and prompts are not included, because more text follows them."""
 ENDS = re.compile(
     rf"[\[<|｜]+(/s|eo[stdmp]|(im_|turn_)?end|end[_▁ ]?of[_▁ ]?({WHOLE})|return)(_id|_token)?[\]>|｜]+", re.IGNORECASE
 )
@@ -24,8 +24,8 @@ def moved_id_notes(
     """Yield notes if ``eos_token_id`` and one of ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
 
     ``sections`` has {name: fields} of each configuration. ``names`` has {role (``eos_token``): special token}, and
-    ``places`` the id of each token. If the model ``generates`` no text, end and beginning are not compared: encoders do
-    not use them, and may have the ids of their class.
+    ``places`` the id of each token. If the model ``generates`` no text, there is no note on ``bos_token_id``: encoders
+    do not use it, and may have the default of their class.
     """
     own = {name: places[token] for name, token in names.items() if token in places}
     found: dict[tuple[str, ...], list[str]] = {}
@@ -42,9 +42,9 @@ def moved_id_notes(
 
 
 def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
-    """Return whether one of ``ids`` is that of a token with which texts end, according to its name.
+    """Return whether one of ``ids`` belongs to a token that ends texts, according to the token's name.
 
-    Such ids are those of this tokeniser: when a model is trained to chat, its tokeniser may get other special tokens
+    Such ids are not of another tokeniser: when a model is trained to chat, its tokeniser may get other special tokens
     (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
     """
     asked = {one for one in ids if type(one) is int}
@@ -54,9 +54,10 @@ def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
 def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:
     """Return the two roles whose ids in ``fields`` are not the tokeniser's (``own``): eos and pad, or eos and bos.
 
-    One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
-    token. The beginning token may have the default of a class; so both ids must be moved by the same number. An end id
-    that is the id of a token with a role is this tokeniser's.
+    A single role may differ on purpose: chat models have an end token of their own, and many models pad with the end
+    token. ``bos_token_id`` may be the default of a class. So bos is returned only if both ids differ from the
+    tokeniser's by the same number. The result is empty if ``eos_token_id`` is the id of a token with a role in the
+    tokeniser.
     """
     if any(type(one) is not int for role in ("eos_token", "pad_token") for one in _ids_of(fields, role)):
         return ()

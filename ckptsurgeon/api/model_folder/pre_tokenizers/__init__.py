@@ -1,1 +1,1 @@
-"""Notes on tokens that the pre-tokeniser of tokenizer.json splits, so that they are never produced."""
+"""Notes on tokens that the pre-tokeniser in tokenizer.json splits, so that the tokeniser never produces them."""

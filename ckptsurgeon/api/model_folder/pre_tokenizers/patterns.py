@@ -1,8 +1,8 @@
-"""Translates the regular expressions of a tokenizer.json for Python, as far as short ASCII texts need it.
+"""Translates regular expressions in a tokenizer.json to Python's, as far as short ASCII texts need it.
 
-The library tokenizers reads them with Oniguruma (https://github.com/kkos/oniguruma/blob/master/doc/RE). An expression
-comes from an untrusted file, so one that could take long is refused: one that repeats a group, or that repeats many
-parts of one alternative.
+The library tokenizers reads the expressions with Oniguruma (https://github.com/kkos/oniguruma/blob/master/doc/RE). They
+come from an untrusted file, so an expression that could take long is refused: one that repeats a group, or that has
+many repeats in one alternative.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from functools import cache
 __all__ = ["CONTRACTIONS", "PUNCTUATION", "SPACE_MARKS", "translated"]
 
 SPACE_MARKS = "Ġ▁"
-"""The characters for a space, in byte-level BPE and in sentencepiece."""
+"""The characters that stand for a space, in byte-level BPE and in sentencepiece."""
 CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""The expression of GPT-2, with which ByteLevel splits texts unless ``use_regex`` is false."""
+"""The regular expression of GPT-2. ByteLevel splits texts with it, unless ``use_regex`` is false."""
 PUNCTUATION = r"!-/:-@\[-`{-~"
-"""The ASCII punctuation, symbols included, as part of a set."""
+"""All ASCII punctuation and symbols, as the content of a character class."""
 LONGEST, MOST_REPEATS, MOST_BRANCHES = 10_000, 5, 32
-"""The longest expression that is translated, and the most repeats in a branch, and branches, that it may have.
+"""Limits of expressions that are translated: their length, repeats in one alternative, and number of alternatives.
 
-Those of published tokenisers have up to 4 repeats and 12 branches.
+The expressions of published tokenisers have up to 4 repeats and 12 alternatives.
 """
 _KEPT = frozenset("sSdDwWbrntfv")
-"""Escapes of letters that mean the same in Python."""
+"""The letters whose escapes mean the same in Python's regular expressions."""
 _OTHER = "\x80"
-"""A character that no text has; it stands for those of a property that ASCII lacks."""
+"""A character that no text has. It is added to each translated Unicode property, because ASCII may lack all others."""
 _PROPERTY = re.compile(r"\\([pP])(?:\{(\^?)([A-Za-z]{1,2})\}|([LMNPSZC]))")
 _GROUP = re.compile(r"\((?:\?(?:i?:|[!=>]|<[!=]))?")
 _REPEAT = re.compile(r"(?:[*+?]|\{\d{0,3},?\d{0,3}\})[+?]?")
@@ -35,9 +35,9 @@ _CATEGORIES = frozenset("LMNPSZC")
 
 
 def translated(expression: str) -> re.Pattern[str] | None:
-    """Return an expression that matches the same parts of short ASCII texts; None if it is refused or not known.
+    """Return a Python expression that matches the same parts of short ASCII texts; None if it cannot be translated.
 
-    ``SPACE_MARKS`` may be in the texts, too.
+    It is also None if the expression is refused. The texts may also contain ``SPACE_MARKS``.
     """
     if len(expression) > LONGEST:
         return None
@@ -53,7 +53,7 @@ class _Translation:
         self.repeats, self.branches = 0, 1
 
     def result(self) -> str:
-        """Return the translated expression; raises ValueError for what is refused."""
+        """Return the translated expression; raises ValueError if the expression is refused."""
         while self.at < len(self.text):
             self._next()
             if self.repeats > MOST_REPEATS or self.branches > MOST_BRANCHES:
@@ -126,7 +126,7 @@ class _Translation:
 
 @cache
 def _members(category: str, is_other: bool) -> str:
-    """Return those characters of texts that have a category of Unicode (``L``, ``Lu``), or that have others."""
+    """Return the ASCII characters and space marks in a Unicode category (``L``, ``Lu``); all others if ``is_other``."""
     if category[0] not in _CATEGORIES:
         raise ValueError("unknown property")
     signs = [*map(chr, range(128)), *SPACE_MARKS]

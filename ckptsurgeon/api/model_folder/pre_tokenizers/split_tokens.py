@@ -19,25 +19,25 @@ CLASSES = {
     "letters": "[A-Za-z]{2,8}", "a space with letters": "_[A-Za-z]{1,7}",
     "punctuation": f"[{PUNCTUATION}]{{2,8}}", "a space with punctuation": f"_[{PUNCTUATION}]{{1,7}}",
 }  # fmt: skip
-"""{kind of tokens: expression that matches them, with "_" for the mark of a space}
+"""{kind of tokens: regular expression that matches them, with "_" instead of the mark of a space}
 
-Long tokens are left out, so that an expression of an untrusted file cannot take long.
+Tokens of more than 8 characters are left out, so that an expression from an untrusted file cannot take long.
 """
 FEWEST, SHARE, MOST = 8, 0.5, 128
-"""The fewest split tokens of a kind, and their smallest share, that get a note; and the most of a kind that are tried.
+"""A kind is reported if at least this number and more than this share of its tokens are split; the most that are tried.
 
-Published lists have a few tokens that their pre-tokeniser splits: lists of tiktoken keep the parts of contractions, and
-some were trained with another pre-tokeniser than the one that reads them.
+Published lists have a few tokens that their pre-tokeniser splits: lists of tiktoken have parts of contractions as
+tokens, and some lists were trained with another pre-tokeniser than the one that now reads them.
 """
 FIRST = 20_000
-"""The number of tokens at the beginning of a list among which those of letters are looked for; there are many."""
+"""Tokens of letters, of which there are many, are only searched among this many tokens at the beginning of a list."""
 
 
 def split_token_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the pre-tokeniser of tokenizer.json splits most tokens of a kind, such as those of two digits.
+    """Yield a note if the pre-tokeniser in tokenizer.json splits most tokens of a kind, such as several digits.
 
-    Lists of byte-level BPE and of sentencepiece are compared, if ckpt knows all steps of the pre-tokeniser. A token is
-    tried on its own text.
+    Only lists of byte-level BPE and of sentencepiece are checked, and only if ckpt knows all steps of the
+    pre-tokeniser. For each token, the pre-tokeniser gets a text that is only this token.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.kind not in ("BPE", "Unigram"):
@@ -69,7 +69,7 @@ def split_token_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _of_kinds(tokens: Sequence[str], mark: str) -> Mapping[str, Sequence[str]]:
-    """Return up to ``MOST`` tokens of each of ``CLASSES``, from all parts of the list."""
+    """Return up to ``MOST`` tokens of each kind in ``CLASSES``, evenly spread over the list."""
     text = "\n".join(("", *tokens, ""))
     first = len("\n".join(("", *islice(tokens, FIRST))))
     found = dict[str, Sequence[str]]()
@@ -81,7 +81,7 @@ def _of_kinds(tokens: Sequence[str], mark: str) -> Mapping[str, Sequence[str]]:
 
 
 def _is_whole(token: str, mark: str, steps: Sequence[Step]) -> bool:
-    """Return whether a piece of a token's own text contains the token."""
+    """Return whether ``steps`` do not split the token ``token`` if the text is only this token."""
     pieces = [token.replace(mark, " ")]
     for step in steps:
         pieces = [one for piece in pieces for one in step(piece)]

@@ -1,4 +1,4 @@
-"""Splits short texts as the pre-tokeniser of a tokenizer.json does, for the steps of published tokenisers.
+"""Splits short texts as the pre-tokeniser in a tokenizer.json does, for the steps that published tokenisers use.
 
 https://huggingface.co/docs/tokenizers/api/pre-tokenizers lists these steps.
 """
@@ -15,17 +15,17 @@ from .patterns import CONTRACTIONS, PUNCTUATION, SPACE_MARKS, translated
 __all__ = ["BYTES", "PIECES", "Step", "kinds_in", "steps_of"]
 
 BYTES, PIECES = "ByteLevel", "Metaspace"
-"""The steps that write a space as a mark: that of byte-level BPE, and that of sentencepiece."""
+"""The types of the steps that write a space as a mark, in byte-level BPE and in sentencepiece."""
 DEEPEST = 8
-"""The most sequences inside each other."""
+"""The largest number of nested sequences of steps."""
 Step: TypeAlias = Callable[[str], Sequence[str]]
-"""Returns the pieces of a text."""
+"""A function that splits a text into pieces."""
 _Part: TypeAlias = tuple[str, bool]
-"""A part of a text, and whether the expression matches it."""
+"""A part of a text, and whether the regular expression matches this part."""
 
 
 def kinds_in(step: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the types of a pre-tokeniser's steps; '' for what is none."""
+    """Yield the types of a pre-tokeniser's steps; '' for a step without a type."""
     if isinstance(step, Mapping) and step.get("type") == "Sequence" and depth < DEEPEST:
         inner = step.get("pretokenizers")
         for one in inner if isinstance(inner, list) else [None]:
@@ -35,7 +35,7 @@ def kinds_in(step: Any, depth: int = 0) -> Iterator[str]:
 
 
 def steps_of(step: Any, depth: int = 0) -> list[Step] | None:
-    """Return the functions of a pre-tokeniser's steps, in order; None if one of them is not known."""
+    """Return a pre-tokeniser's steps as functions, in order; None if one of the steps is not known."""
     if not isinstance(step, Mapping) or depth > DEEPEST:
         return None
     if step.get("type") == "Sequence":
@@ -103,7 +103,7 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Step | None]] = {
     BYTES: _byte_level, PIECES: _metaspace, "Split": _split, "Digits": _digits, "Punctuation": _punctuation,
     "Whitespace": _words, "WhitespaceSplit": _spaces, "BertPreTokenizer": _bert,
 }  # fmt: skip
-"""{type of a step: the function that returns it for the fields of the step}"""
+"""{type of a step: function that makes the step from its fields}"""
 
 
 def _by(expression: str, behaviour: str, *, is_inverted: bool = False) -> Step | None:

@@ -1,4 +1,4 @@
-"""Notes on token lists that have changed since ckpt wrote them, or whose tokens have been renumbered."""
+"""Notes on token lists that have changed since ckpt wrote them, or whose tokens seem to have new ids."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ __all__ = ["are_mixed", "are_sorted", "byte_order_notes", "changed_list_notes", 
 _MOST = 4 * SMALL_BYTES
 """The largest token list, in bytes, that is read."""
 _FEWEST, _FIRST = 100, 500
-"""The fewest tokens whose order is judged, and how many of them are compared first."""
+"""The smallest number of tokens whose order is judged, and the number of tokens that are compared first."""
 _SORTED, _FALLS = 0.95, 0.25
-"""In a sorted list, ``_SORTED`` of all neighbouring tokens, or more, are in alphabetical order.
+"""A list is sorted if at least ``_SORTED`` of all pairs of neighbouring tokens are in alphabetical order.
 
 A fall is a merge rule whose token has a smaller id than the token of the rule before. If fewer than ``_FALLS`` of all
-rules are falls, the ids follow the order of the rules. In lists that the library tokenizers trained on texts, up to
-0.69 of the neighbours are in alphabetical order. On random letters, 0.94 are, but there the ids follow the order of the
-rules. The ids of RoBERTa and BART follow the frequency of the tokens.
+rules are falls, the ids follow the order of the rules. In lists that the library tokenizers trained on texts, at most
+0.69 of the neighbours are in alphabetical order. In lists trained on random letters, 0.94 are, but their ids follow the
+order of the rules. The ids of RoBERTa and BART follow the frequency of the tokens.
 """
 _MANY, _AT_RANDOM = 300, 0.6
-"""Ids are random if ``RuleOrder.rising`` is below ``_AT_RANDOM``; fewer merge rules than ``_MANY`` do not show this.
+"""Ids are random if ``RuleOrder.rising`` is below ``_AT_RANDOM``. Lists of fewer than ``_MANY`` rules are not judged.
 
-For 300 random ids, ``rising`` was 0.37 to 0.62 in 300 draws; for 1000, it was 0.44 to 0.55. If ids follow the frequency
-of tokens, it is far larger, because early rules make the frequent tokens.
+In draws of 300 random ids, ``rising`` was 0.37 to 0.62; in draws of 1000 ids, it was 0.44 to 0.55. If ids follow the
+frequency of tokens, ``rising`` is far larger, because early rules make the frequent tokens.
 """
 _SPACE = "Ġ"
-"""The first character of tokens after a space, in byte-level BPE."""
+"""The first character of tokens that follow a space, in byte-level BPE."""
 _BYTES, _RISING = 64, 0.75
-"""The fewest tokens for bytes whose order is judged, and the smallest share of rising neighbours in a known order.
+"""The smallest number of byte tokens whose order is judged, and of the share of rising neighbours in a known order.
 
-Two tokens with successive ids are neighbours; they rise if the letter of the second has the larger code point. The
-library tokenizers numbers these tokens by code point, and so does GPT-2's table, in which printable bytes come first.
-In lists by the value of the byte (of tekken), all neighbours but three rise, too. Of 256 tokens in random order, 44 to
-56 % of the neighbours rise (1000 draws), and of 64, 37 to 64 % (5000 draws).
+Byte tokens are the tokens for single bytes. Two of them with successive ids are neighbours. They rise if the letter of
+the second has the larger code point. The library tokenizers numbers byte tokens by code point. GPT-2's table does so
+too, and has the printable bytes first. If byte tokens are numbered by the value of the byte, as in tekken, all
+neighbours but three rise. Of 256 byte tokens in random order, 44 to 56 % of the neighbours rise (1000 draws); of 64
+byte tokens, 37 to 64 % (5000 draws).
 """
 
 
@@ -60,7 +61,7 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
     """
     if checkpoint.recipe is None or not folder.files:
         return
-    from ...inputs.stored_recipes import stored_recipe  # most checkpoints have no recipe
+    from ...inputs.stored_recipes import stored_recipe  # imported here, because most checkpoints have no recipe
 
     recipe = stored_recipe(checkpoint)
     written = {one.name: one.sha256 for one in recipe.target.companions} if recipe is not None else {}
@@ -72,7 +73,7 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
 
 
 def listed_order_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on ids in tokenizer.json that follow neither merge rules nor scores, or that mix up the bytes."""
+    """Yield notes on ids in tokenizer.json that do not follow merge rules or scores, and on byte tokens in disorder."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None:
         return
@@ -91,8 +92,9 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
     """Yield a note if the tokens of merge rules are in alphabetical or random order, which no training produces.
 
     ``made`` are these tokens in the order of their ids, and ``rules`` is the number of merge rules. ``order`` says how
-    well the ids follow the order of the rules; if the ids never fall, there is no note, even if tokens and rules are in
-    alphabetical order. For most lists, ``made`` is not read, and for most others only its first 500 tokens.
+    well the ids follow the order of the rules; if they follow it well, there is no note, even if tokens and rules are
+    in alphabetical order. For most lists, ``made`` is not read at all, and for most of the others, only its first 500
+    tokens are read.
     """
     if rules < _FEWEST or order.falls < rules * _FALLS:
         return
@@ -105,18 +107,18 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
         yield (
             f"the {len(tokens)} tokens of {name} that merge rules make are in alphabetical order, such as "
             f"{examples}: no training of a tokeniser produces this order, so perhaps the tokens were renumbered, and "
-            "each token has the embedding row of another"
+            "each token has the embedding row of another token"
         )
     elif rules >= _MANY and order.rising < _AT_RANDOM:
         yield (
             f"the ids in {name} of the tokens that {rules} merge rules make have nothing to do with the order of the "
             "rules: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each token "
-            "has the embedding row of another"
+            "has the embedding row of another token"
         )
 
 
 def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iterator[str]:
-    """Yield a note if the ids of byte-level BPE's tokens for bytes are in no known order, but other ids are.
+    """Yield a note if the byte tokens of byte-level BPE have an unknown order, although other ids follow the rules.
 
     ``tokens`` are all tokens in the order of their ids. ``order`` says how well the ids of longer tokens follow the
     order of the merge rules; there is no note if they do not, as in RoBERTa, whose ids follow the frequency of tokens.
@@ -126,30 +128,30 @@ def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iter
     letters = [one for one in tokens if one in byte_letters()]
     if are_mixed(letters):
         yield (
-            f"the ids in {name} of its {len(letters)} tokens for single bytes are in no known order, although those of "
-            "longer tokens follow the merge rules: training numbers bytes by value or by code point, so perhaps the "
-            "tokens were renumbered, and each token has the embedding row of another"
+            f"the ids in {name} of its {len(letters)} tokens for single bytes are in no known order, although the ids "
+            "of longer tokens follow the merge rules: training numbers bytes by value or by code point, so perhaps the "
+            "tokens were renumbered, and each token has the embedding row of another token"
         )
 
 
 def are_mixed(letters: list[str]) -> bool:
-    """Return whether there are many tokens for bytes, ``letters``, in an order that no training produces.
+    """Return whether ``letters`` are many byte tokens whose order no training produces.
 
-    The tokens are in the order of their ids.
+    ``letters`` are in the order of their ids.
     """
     return len(letters) >= _BYTES and sum(map(lt, letters, letters[1:])) < _RISING * (len(letters) - 1)
 
 
 def score_notes(name: str, order: RuleOrder) -> Iterator[str]:
-    """Yield a note if the ids of a Unigram list's pieces do not follow their scores; training writes them by score."""
+    """Yield a note if the ids of a Unigram list's pieces do not follow their scores, by which training sorts them."""
     if order.number >= _MANY and order.falls >= order.number * _FALLS and order.rising < _AT_RANDOM:
         yield (
             f"the ids in {name} of its {order.number} pieces have nothing to do with their scores: training numbers "
             "pieces by falling score, so perhaps the tokens were renumbered, and each token has the embedding row of "
-            "another"
+            "another token"
         )
 
 
 def are_sorted(tokens: list[str]) -> bool:
-    """Return whether there are many tokens, and nearly all of them are in alphabetical order."""
+    """Return whether there are many tokens, and nearly all neighbouring tokens are in alphabetical order."""
     return len(tokens) >= _FEWEST and sum(map(lt, tokens, tokens[1:])) >= _SORTED * (len(tokens) - 1)

@@ -1,4 +1,4 @@
-"""Reads the first numbers of rows of an embedding, and says how alike rows are."""
+"""Reads the first numbers of some rows of an embedding, and measures how similar rows are."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["WIDE", "Rows", "can_read"]
 
 WIDTH, WIDE = 128, 384
-"""How many numbers of a row are compared: those of a few rows, and those of many (``Rows.related``)."""
+"""The largest number of values of a row that are compared: of a few rows, and of many rows (``Rows.related``)."""
 CODES = {"float32": "f", "float16": "e", "bfloat16": "H"}
 MOST, SOME = 16_384, 96
-"""How many rows are looked at for rows close to them, and for how many of these."""
+"""The largest number of rows among which close rows are searched, and of rows for which they are searched."""
 EQUAL, CLOSE = 0.95, 1.15
-"""Rows with a larger cosine are copies. Rows are close if the cosine is ``CLOSE`` times what is to be expected.
+"""Two rows with a cosine above ``EQUAL`` are copies. Rows are close if their cosine is above ``CLOSE`` times chance.
 
-The expected one is the largest of as many normal numbers of the same deviation: rows of all-MiniLM-L6-v2 reach 1.25
-times as much among 8,192 and 1.61 times among 30,000, random ones 0.98 to 1.01 times.
+Chance is the expected largest value among as many normal random numbers with the standard deviation of the cosines. The
+closest rows of all-MiniLM-L6-v2 reach 1.25 times this value among 8,192 rows, and 1.61 times among 30,000; those of
+random rows reach 0.98 to 1.01 times.
 """
 
 
@@ -39,7 +40,7 @@ def can_read(info: TensorInfo) -> bool:
 
 
 class Rows:
-    """The first numbers of rows of an embedding, each less the mean of its column and divided by its deviation."""
+    """The first values of an embedding's rows, from which the column's mean is subtracted, divided by its deviation."""
 
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo, width: int = WIDTH) -> None:
         self._file = checkpoint.file(info)
@@ -51,7 +52,7 @@ class Rows:
         self._known = dict[int, list[float]]()
 
     def measure(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Measure mean and deviation of each column, over the rows of the pairs."""
+        """Measure the mean and the standard deviation of each column, over all rows in the pairs."""
         columns = list(zip(*(self._read(row) for pair in pairs for row in pair), strict=True))
         self._means = [math.fsum(column) / len(column) for column in columns]
         squares = [
@@ -61,31 +62,30 @@ class Rows:
                         for column, square in zip(columns, squares, strict=True)]  # fmt: skip
 
     def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
-        """Return the median cosine of the rows of pairs, ``shift`` rows further."""
+        """Return the median cosine between the two rows of each pair, after both are shifted by ``shift`` rows."""
         return median(self._cosine(one + shift, two + shift) for one, two in pairs)
 
     def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        """Return the median cosine of rows of neighbouring pairs, and its standard error; (0, 0) for bad numbers."""
+        """Return the median cosine between rows of different pairs, and its standard error; (0, 0) if not finite."""
         found = [self._cosine(one, two) for (one, _), (_, two) in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
         mean = math.fsum(found) / len(found)
         error = math.sqrt(math.pi / 2 * math.fsum((one - mean) ** 2 for one in found)) / len(found)
         return (median(found), error) if math.isfinite(error) else (0.0, 0.0)
 
     def spread(self, pairs: Sequence[tuple[int, int]]) -> float:
-        """Return the deviation of the norms of rows, as a multiple of that of rows of normal numbers."""
+        """Return the relative deviation of the rows' norms, divided by that of rows of normal random numbers."""
         norms = [math.hypot(*self._read(row)) for pair in pairs for row in pair]
         mean = math.fsum(norms) / len(norms)
         deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in norms) / len(norms))
         return deviation / mean * math.sqrt(2 * self._width) if mean else 0.0
 
     def related(self, rows: int, pairs: Sequence[Pair]) -> tuple[float, list[Pair]] | None:
-        """Return how alike a row and the row closest to it are, and those pairs of which both rows have a close one.
+        """Return the median cosine between a row and the closest row, and the pairs whose rows both have a close row.
 
-        The first is the median cosine. None is returned if it is not more than chance, or if all rows of the pairs are
-        zeros or have numbers that are not finite. Up to 16,384 of the first ``rows`` rows are read, and those of
-        ``pairs``.
+        Returns None if the median is not above chance (see ``CLOSE``), or if all rows of the pairs are zeros or have
+        values that are not finite. Up to 16,384 of the first ``rows`` rows are read, and the rows of ``pairs``.
         """
-        import numpy as np  # so that commands that read headers only do not load it
+        import numpy as np  # imported here, so that commands that only read headers do not load it
 
         count = min(rows, self._rows)
         chosen = sorted({*range(0, count, (count - 1) // MOST + 1), *(row for pair in pairs for row in pair)})
@@ -94,7 +94,7 @@ class Rows:
         values, kept = values[is_usable], [row for row, usable in zip(chosen, is_usable, strict=True) if usable]
         if len(values) < SOME:
             return None
-        with np.errstate(over="ignore", invalid="ignore"):  # squares of float32 above 1e19
+        with np.errstate(over="ignore", invalid="ignore"):  # squares of values above 1e19 overflow in float32
             deviations = values.std(axis=0)
         if not np.isfinite(deviations).all():
             return None
@@ -148,7 +148,7 @@ class Rows:
 
 
 def _nearest(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Return each row's largest cosine with a row that is not a copy, for ``places``, and the deviation of cosines."""
+    """Return each row's largest cosine with a row that is no copy, for ``places``; and the deviation of all cosines."""
     import numpy as np
 
     cosines = values[list(places)] @ values.T

@@ -1,8 +1,9 @@
-"""Notes on a token list that is not that of the embedding: its last rows are zeros, or pairs of tokens unlike.
+"""Notes on a token list that does not belong to the embedding: its last rows are zeros, or similar tokens differ in it.
 
-The rows of a pair such as ``▁the`` and ``the`` are alike in a trained embedding. If the list was read from a wrong line
-on, they are alike only at a distance from the ids of the list; if it is that of another model, they are alike nowhere.
-Medians are compared, since a part of the list may be right: lists of one kind begin with the same tokens.
+In a trained embedding, the rows of a pair such as ``▁the`` and ``the`` are similar. If lines of the list are missing or
+were inserted, the rows of pairs are similar only some rows before or after those that the list gives. If the list is of
+another model, they are similar nowhere. Medians are compared, because a part of the list may be right: lists of the
+same kind begin with the same tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _MOST = 64
-"""The most rows before the end of a token list that are read."""
+"""The largest number of rows at the end of a token list that are read."""
 _WIDEST = 1 << 20
 """The largest row, in bytes, that is read."""
 _PADDING = "pad_token_id"
@@ -42,9 +43,9 @@ _PADDING = "pad_token_id"
 def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ordinary tokens at the end of a folder's token list have rows of zeros, and others do not.
 
-    If tokens are inserted into the list but not into the embedding, each later token has the row of another, and the
-    last ones have rows of padding, which often are zeros. Special and added tokens, placeholders such as
-    ``[unused12]`` and the padding token may have rows of zeros. Of most models, one row is read: the last one.
+    If tokens are inserted into the list but not into the embedding, each later token has the row of another token, and
+    the last tokens have padding rows, which are often zeros. Special and added tokens, placeholders such as
+    ``[unused12]`` and the padding token may have rows of zeros. For most models, only the last row is read.
     """
     if not folder.vocabulary or folder.vocabulary in BYTE_PAIRS or checkpoint.elsewhere:
         return
@@ -62,7 +63,7 @@ def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]
             many = f"{'at least ' if is_all else ''}{count(len(zero), 'token')}"
             has = "has a row" if len(zero) == 1 else "have rows"
             said = f"{many} at the end of {escape(folder.vocabulary)} {has} of zeros in {escape(key)}: {named}"
-            yield f"{said}; perhaps tokens were inserted before, so that each later token has the row of another"
+            yield f"{said}; perhaps tokens were inserted before, so that each later token has the row of another token"
 
 
 def token_embedding(checkpoint: Checkpoint) -> tuple[str, TensorInfo] | None:
@@ -92,7 +93,7 @@ def _is_matrix(key: str, info: TensorInfo) -> bool:
 
 
 def _is_zero(checkpoint: Checkpoint, key: str, info: TensorInfo, row: int) -> bool:
-    """Return whether all bytes of a row are 0; a row with -0.0 counts as other than zeros."""
+    """Return whether all bytes of a row are 0; false for a row with -0.0, whose bytes are not all 0."""
     size = info.nbytes // info.shape[0]
     begin = (info.storage.offset if info.storage is not None else 0) + info.offset
     data = checkpoint.file(info).read(begin + row * size, size)
@@ -100,7 +101,7 @@ def _is_zero(checkpoint: Checkpoint, key: str, info: TensorInfo, row: int) -> bo
 
 
 def _of_zeros(checkpoint: Checkpoint, key: str, info: TensorInfo, ordinary: Iterator[int]) -> tuple[list[int], bool]:
-    """Return those ids at the beginning of ``ordinary`` whose rows are zeros, and whether all ids are among them."""
+    """Return the ids at the beginning of ``ordinary`` whose rows are zeros, and whether these are all ids."""
     zero = list[int]()
     for one in ordinary:
         if not _is_zero(checkpoint, key, info, one):
@@ -125,34 +126,36 @@ def _padding(config: Mapping[str, Any]) -> Collection[Any]:
 
 
 LISTS = VOCABULARIES[:3]
-"""The lists whose ids are rows. The ids of a sentencepiece model may be others: XLM-R moves them by one."""
+"""The files in which a token's id is its row. In sentencepiece models, ids may differ: XLM-R moves them by one."""
 MARKS = ("▁", "Ġ", "##")
-"""The marks at the beginning of a token that make a pair with the token without the mark."""
+"""The marks that tokens may begin with. A token with a mark and the same token without it make a pair."""
 FEWEST, MOST = 32, 96
-"""The fewest and most pairs that are compared."""
+"""The smallest and the largest number of pairs that are compared."""
 FIRST, TRIED = 20_000, 4_000
-"""The tokens at the beginning of a list among which a mark is looked for, and how many tokens with a mark are tried."""
+"""How many tokens of a list are searched for a mark, and the largest number of tokens with this mark that are tried."""
 FURTHEST = 4
 """The largest shift that is tried, in rows."""
 CLEAR, LEAST, TIMES, OWN_TIMES = 6.0, 0.1, 2.0, 3.0
-"""Pairs are alike if their median cosine is ``CLEAR`` standard errors above that of tokens that do not belong together.
+"""Pairs are similar if their median cosine is ``CLEAR`` standard errors above the baseline: that of unrelated tokens.
 
-A shift must also be ``LEAST`` above that, ``TIMES`` as far as any other shift, and ``OWN_TIMES`` as far as the rows of
-the list. For 92 pairs of all-MiniLM-L6-v2, ``x`` and ``##x``, it is 20 standard errors, and 5 at most at other shifts.
+At another shift, pairs are similar only if their median cosine is also ``LEAST`` above the baseline, and its distance
+from the baseline is ``TIMES`` the distance at any other shift, and ``OWN_TIMES`` the distance at the rows of the list.
+For 92 pairs (``x``, ``##x``) of all-MiniLM-L6-v2, the distance is 20 standard errors at the right rows, and at most 5
+at other shifts.
 """
 MANY, UNRELATED = 64, 2.5
-"""``MANY`` pairs or more are not alike if their median cosine is under ``UNRELATED`` errors above that of others.
+"""``MANY`` pairs or more are unrelated if their median cosine is below the baseline + ``UNRELATED`` standard errors.
 
-Only pairs count whose two rows have close relatives: tokens that the training texts lack keep their random rows.
+Only pairs count in which both rows have close rows: tokens that do not occur in the training texts keep random rows.
 """
 MOST_TRAINED = 192
-"""Of how many pairs it is asked whether their rows were trained."""
+"""The largest number of pairs that are searched for rows that were trained."""
 SPREAD = 1.5
-"""The norms of trained rows vary more than those of as many normal numbers, by this factor at least."""
+"""An embedding is trained if the norms of its rows vary more than this factor times those of normal random numbers."""
 
 
 class Verdict(NamedTuple):
-    """What the rows of an embedding say about a list: that it fits, or a note that it is off, or is another's."""
+    """The result for a list: whether it ``fits`` the embedding, or the note that it is ``off`` by rows or ``other``."""
 
     fits: bool = False
     off: str = ""
@@ -160,12 +163,13 @@ class Verdict(NamedTuple):
 
 
 def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if pairs of tokens are unrelated at the rows of a folder's list, but alike some rows further.
+    """Yield a note if similar tokens have unrelated rows in the embedding, but similar rows a few rows further.
 
-    There is a note, too, if they are alike nowhere, although the embedding is trained: its rows have close relatives,
-    which those of an untrained one do not have. Of most models, a part of 192 rows is read. A model may have several
-    embeddings with a list each (``EncoderDecoderModel``): there is no note if the list fits one of them. Those whose
-    rows cannot be read, because they are quantised, float64 or very wide, are not compared with the list.
+    There is also a note if their rows are similar nowhere, although the embedding is trained: then its rows have other
+    rows that are close to them. For most models, 192 rows are read, and only in part. A model may have several
+    embeddings, each with its own list (``EncoderDecoderModel``): there is no note if the list fits one of them.
+    Embeddings whose rows cannot be read, because they are quantised, float64 or very wide, are not compared with the
+    list.
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return
@@ -186,17 +190,17 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
 
 
 def is_token_pair_note(note: str) -> bool:
-    """Return whether a note is one of ``token_pair_notes``."""
+    """Return whether a note is from ``token_pair_notes``."""
     return note.startswith("the tokens of ") and ": pairs such as " in note
 
 
 def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
-    """Return whether the rows of an embedding can be read, as numbers that are compared."""
+    """Return whether the rows of an embedding can be read, and have a dtype that is compared."""
     return is_readable(checkpoint, key) and can_read(checkpoint[key])
 
 
 def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str) -> Verdict:
-    """Return what the rows of an embedding say about the tokens of the list with this file name."""
+    """Return whether the rows of the embedding ``key`` fit ``tokens``, the tokens of the file ``name``."""
     info = checkpoint[key]
     every = _pairs(tokens, info.shape[0])
     pairs = _spaced(every, MOST)
@@ -216,7 +220,7 @@ def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str)
         said = f"the tokens of {escape(name)} are perhaps {count(abs(shift), 'row')} off {escape(key)}"
         return Verdict(
             off=f"{said}: pairs such as {one} and {two} have rows that are alike (median cosine {means[shift]:.2f}) "
-            f"only {apart} those that the list gives them ({own:.2f}), so each token has the row of another"
+            f"only {apart} the rows of their ids ({own:.2f}), so each token has the row of another token"
         )
     if own - base >= UNRELATED * error or len(tokens) > info.shape[0] or rows.spread(pairs) <= SPREAD:
         return Verdict()
@@ -230,8 +234,8 @@ def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str)
         return Verdict()
     return Verdict(
         other=f"the tokens of {escape(name)} are perhaps not those of {escape(key)}: pairs such as "
-        f"{one} and {two} have rows that are no more alike than any two (median cosine {own:.2f}), "
-        f"although most rows of this embedding have another close to them ({near:.2f}), as after training"
+        f"{one} and {two} have rows that are no more alike than any two rows (median cosine {own:.2f}), "
+        f"although the embedding seems trained: most of its rows have another row close to them ({near:.2f})"
     )
 
 
@@ -240,7 +244,7 @@ def _spaced(pairs: Sequence[tuple[int, int]], most: int) -> Sequence[tuple[int, 
 
 
 def _pairs(tokens: Sequence[str], rows: int) -> list[tuple[int, int]]:
-    """Return the rows of pairs of tokens that differ only in a mark, or in the case of letters, from the whole list."""
+    """Return the rows of all pairs of tokens in the list that differ only in a mark, or only in the case of letters."""
     places = {token: row for row, token in enumerate(tokens)}
     first = tokens[:FIRST]
     mark = next((mark for mark in MARKS if sum(token.startswith(mark) for token in first) >= FEWEST), "")
@@ -266,12 +270,15 @@ def _cased(places: Mapping[str, int]) -> Iterator[tuple[int, int]]:
 
 
 def _is_usable(pair: tuple[int, int], rows: int) -> bool:
-    """Return whether both rows have neighbours on both sides, and are not neighbours of each other."""
+    """Return whether both rows of a pair have ``FURTHEST`` neighbours on each side, and share no neighbour."""
     return min(pair) >= FURTHEST and max(pair) < rows - FURTHEST and abs(pair[0] - pair[1]) > 2 * FURTHEST
 
 
 def _clear_shift(above: Mapping[int, float], error: float) -> int:
-    """Return the shift at which pairs are clearly alike, and clearer than at any other; 0 if there is none."""
+    """Return the shift at which pairs are clearly more similar than at all other shifts; 0 if there is none.
+
+    ``above`` maps each shift to the median cosine of the pairs, minus the baseline. ``error`` is the standard error.
+    """
     best = max(above, key=lambda one: above[one])
     others = max(abs(value) for shift, value in above.items() if shift != best)
     return best if above[best] > max(CLEAR * error, LEAST, TIMES * others) else 0

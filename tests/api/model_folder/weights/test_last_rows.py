@@ -86,7 +86,7 @@ def test_every_verb_says_rows_of_zeros_of_words(verb: str) -> None:
     shifted("m")
     notes = {**VERBS, **MORE}[verb]("m").notes
     words = f"2 tokens at the end of tokenizer.json have rows of zeros in {KEY}: 'Ġda', 'Ġdb'"
-    after = "; perhaps tokens were inserted before, so that each later token has the row of another"
+    after = "; perhaps tokens were inserted before, so that each later token has the row of another token"
     assert said(notes) == [words + after]
 
 
