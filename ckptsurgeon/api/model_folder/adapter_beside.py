@@ -15,8 +15,8 @@ def adapter_notes(weights: str | None) -> Iterator[str]:
     """Yield a note if the folder of a complete model also has an adapter_config.json.
 
     If PEFT is installed, ``from_pretrained`` then loads the adapter too, and fails if the adapter's weights are
-    missing. ``weights`` is the name of the file with these weights: '' if it is missing, None if there is no
-    adapter_config.json.
+    missing. ``weights`` is the name of the file with the adapter's weights: '' if this file is missing, None if there
+    is no adapter_config.json.
     """
     if weights:
         yield f"transformers also applies the adapter in {ADAPTER} ({escape(weights)}) when it loads this folder"

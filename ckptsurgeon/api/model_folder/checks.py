@@ -66,7 +66,7 @@ def _is_configured(folder: ModelFolder) -> bool:
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with the notes ``layers`` added, which ``source_layer_notes`` returned for one of its sources.
+    """Return a plan with further notes: ``layers``, which ``source_layer_notes`` returned for one of its sources.
 
     ``path`` is the path of this source, and ``config`` its configuration. A note that applies to the source, but not to
     the output, gets the path as prefix.
@@ -106,8 +106,8 @@ def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
 def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan with notes on its sources: on missing layers, and on files that contradict layers or tokens.
 
-    ``opened`` are the sources of the plan, and ``folders`` their folders, in the same order. Each note begins with the
-    path of the source.
+    ``opened`` are the sources of the plan, and ``folders`` are their folders, in the same order. Each note begins with
+    the path of the source.
     """
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
@@ -132,10 +132,10 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     the tokens of ``origin`` are used, so that its vocabulary is not read a second time.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
-    steps = [step for step in plan.steps if step.key not in plan.target.implied]  # what the output stores
+    steps = [step for step in plan.steps if step.key not in plan.target.implied]  # only tensors that the output stores
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in steps]
     if not folder.files and not read.files:
-        return [*layer_notes(tensors, {})]  # without files, layers can only contradict each other
+        return [*layer_notes(tensors, {})]  # without files, layers can only be compared with each other
     from .folder_checks import output_file_notes
 
     former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in steps]
@@ -172,6 +172,6 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
 
 
 def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on embedding rows that contradict the token list: some rows are read."""
+    """Yield notes on embedding rows that contradict the token list. Some of the rows are read from the file."""
     yield from last_row_notes(checkpoint, folder)
     yield from token_pair_notes(checkpoint, folder)

@@ -42,7 +42,7 @@ AFTER_PADDING = frozenset((
     "longformer", "luke", "m2m_100", "markuplm", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 ))  # fmt: skip
-"""Model types that count positions from ``pad_token_id`` + 1 on: a wrong id gives each token a wrong position."""
+"""Model types that number positions from ``pad_token_id`` + 1: a wrong id gives each token a wrong position."""
 
 # Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
 
@@ -55,7 +55,7 @@ UNTIED = frozenset({
     "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phi", "phi3", "phimoe", "qwen2",
     "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "rwkv", "seed_oss", "stablelm",
 })  # fmt: skip
-"""Types of language models whose ``tie_word_embeddings`` is false by default. Of other types, it is usually true."""
+"""Types of language models whose ``tie_word_embeddings`` is false by default. In most other types, it is true."""
 
 TIED = frozenset({
     "bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2",
@@ -87,13 +87,13 @@ LAYERS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
     "num_decoder_layers", "depth",
 )  # fmt: skip
-"""Fields of transformers' configurations with a number of layers."""
+"""Fields of transformers' configurations that contain a number of layers."""
 OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 """Dtypes that a transformers model can be created in."""
 DTYPE = ("dtype", "torch_dtype")
 """The name of the field with the dtype, and its name before transformers 4.56."""
 Path = tuple[str, ...]
-"""The names of the sections that lead to a field, the outermost first, and of the field."""
+"""The path of a field: the names of the sections that contain it, the outermost first, then its own name."""
 
 
 def counted_layers(config: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int]]:

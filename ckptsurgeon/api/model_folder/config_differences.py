@@ -34,7 +34,7 @@ ALIKE = {
     "gelu_fast": "gelu_pytorch_tanh",
     "gelu_python": "gelu",
 }
-"""{name of an activation function: another name of the same function}"""
+"""{name of an activation function: other name of the same function, under which it is compared}"""
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
@@ -118,7 +118,7 @@ def with_config_said(
 def config_notes(
     other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any], *, by_place: bool = True
 ) -> Iterator[str]:
-    """Yield one note that lists the fields in which the configurations of two models differ, if there are any.
+    """Yield one note that lists the fields in which the configurations of two models differ; none if they are equal.
 
     ``other`` is the name of the model with the configuration ``theirs``, and ``name`` that of the model with ``ours``.
     ``by_place`` is false if rows are mapped by token; then a token may have different ids in the two models.
@@ -135,9 +135,10 @@ def config_notes(
 
 
 def _with_starts(*models: tuple[Mapping[str, Any], ModelFolder]) -> list[Mapping[str, Any]]:
-    """Return configurations, with the ``decoder_start_token_id`` of generation_config.json if they have none.
+    """Return the models' configurations; a missing ``decoder_start_token_id`` is taken from generation_config.json.
 
-    generation_config.json is read only if one of the models has a decoder that needs this id.
+    ``models`` has (configuration, folder) of each model. generation_config.json is read only if one of the models has a
+    decoder that needs this id.
     """
     configs = [config for config, _ in models]
     if not any(config.get(START) is not None or config.get("is_encoder_decoder") is True for config in configs):
@@ -221,9 +222,9 @@ def _differing(
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
 
-    Three kinds of ids do: those of tokens that stand for images and the like, the id with which a decoder begins, and
-    the end token at which CLIP takes the features of a text. The id 2 in old configurations of CLIP has the same effect
-    as the id of the end token, if the end token has the last row, as it has by default.
+    A difference in these fields does: ids of placeholder tokens (for images and the like), the id with which a decoder
+    begins, and the id of CLIP's end token, at which the features of a text are taken. In old configurations of CLIP,
+    the id 2 instead of the end token's has no effect if the end token has the last row, as it has by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False
@@ -284,14 +285,14 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """Return a field's two values as text; of long lists and dicts, the first entries that differ."""
+    """Return the two values of a field as text; for long lists and dicts, only the first entries that differ."""
     if field in theirs and field in ours:
         return texts_apart(theirs[field], ours[field])
     return _said_in(theirs, field), _said_in(ours, field)
 
 
 def _said_of_rope(value: Any) -> str:
-    if value == {"rope_type": "default"}:  # so are those of a config.json with rope_scaling: null
+    if value == {"rope_type": "default"}:  # rope_scaling: null in config.json means this, too
         return "without scaling"
     return UNSAID if value is None else value_text(value)
 
@@ -303,7 +304,7 @@ def _meant(value: Any) -> Any:
 # Notes on settings of generation.
 
 OF_WRITING = re.compile(r"^_|^transformers_version$")
-"""Matches names of fields about the program that wrote a file."""
+"""Matches names of fields that describe the program that wrote the file."""
 MOST_FIELDS = 6
 """The largest number of fields that a note on generation lists."""
 

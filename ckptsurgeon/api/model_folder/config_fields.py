@@ -83,22 +83,22 @@ IGNORED_PARTS = frozenset((
 Such a dict is not the configuration of a nested model, or another function compares it.
 """
 _NAMES = frozenset((
-    # of the file, of loading and running
+    # about the file, and about loading and running the model
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
     "gradient_checkpointing", "init_device", "is_encoder_decoder", "low_cpu_mem_usage", "name", "fast_qkv",
     "output_attentions", "output_hidden_states", "output_past", "output_router_logits", "output_scores",
     "pretraining_tp", "reorder_and_upcast_attn", "return_dict", "slow_but_exact", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache", "use_mambapy", "verbose",
-    # of training, losses and initialisation
+    # about training, losses and initialisation
     "apply_spec_augment", "ctc_zero_infinity", "gradient_clipping", "input_jitter_noise", "init_std", "init_xavier_std",
     "initializer", "label_smoothing", "num_denoising", "num_negatives",
     "num_logits_to_keep", "time_step_max", "time_step_min", "train_num_points", "use_auxiliary_head",
     "rescale_prenorm_residual", "router_jitter_noise",
-    # of generation
+    # about generation
     "do_sample", "diversity_penalty", "early_stopping", "length_penalty", "max_length", "min_length",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "prefix", "remove_invalid_values",
     "repetition_penalty", "temperature", "top_k", "top_p", "typical_p", "encoder_no_repeat_ngram_size",
-    # sizes that are visible in the shapes of the weights
+    # sizes that follow from the shapes of the weights
     "decoder_layers", "depth", "depths", "d_ff", "d_inner", "d_model", "encoder_layers", "hidden_sizes", "in_channels",
     "in_chans", "intermediate_sizes", "n_ctx", "n_embd", "n_inner", "n_layer", "n_layers", "n_positions",
     "num_channels", "num_conv_pos_embeddings", "num_decoder_layers", "num_encoder_layers", "num_experts",
@@ -110,7 +110,7 @@ _NAMES = frozenset((
     # derived from other fields
     "dense_act_fn", "is_gated_act", "num_feat_extract_layers",
 ))  # fmt: skip
-"""Names of fields that are not compared; the comments say what the fields are about."""
+"""Names of fields that are not compared. The comments above say why."""
 _WORDS = re.compile(
     r"(^|_)(dropout|drop|layerdrop|pdrop|loss|losses|coef|coefficient|cost|initializer|vocab|vocabulary|labels?)(_|$)"
     r"|^_|^freeze_|^mask_(time|feature|channel)_|^use_(flash|fused|kernel|memory_efficient|xformers)"
@@ -121,7 +121,7 @@ _WORDS = re.compile(
 )
 """Matches names of fields that are not compared.
 
-They are about training, generation or tokenisers, have values that the shapes of tensors show, or are limits.
+These fields are about training, generation or tokenisers, contain sizes that the shapes of tensors show, or are limits.
 """
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
@@ -201,7 +201,7 @@ def base_of_rope(model_type: object) -> float:
 _NUMBERED = re.compile(r"LABEL_\d+")
 """Matches the names that transformers gives to labels without a name."""
 LONGEST = 10
-"""A number with this many digits, or more, is not read as the index of a row."""
+"""A text of this many digits or more is not read as the index of a row."""
 
 
 def label_notes(

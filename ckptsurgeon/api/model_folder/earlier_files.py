@@ -19,7 +19,7 @@ __all__ = ["earlier_files_notes"]
 
 
 def earlier_files_notes(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
-    """Return notes on older files in the folder of an output, and on contradictions between them and its weights.
+    """Return notes on older files in the folder of an output, and on contradictions between the files and its weights.
 
     ``output`` is the path of the output. ``written`` has the names of the files that were written in addition to the
     weights. ``planned`` has the files that an output folder would get; existing files with the same content are not
@@ -32,7 +32,9 @@ def earlier_files_notes(output: str, written: Collection[str], planned: Sequence
         same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
         there = (*folder.files, *folder.licences)
         stay = [one.name for one in there if one.name not in written and one.name not in same]
-        left = (*folder.cards, *folder.left) if os.path.isdir(output) else ()  # a single file may be in any folder
+        left = (
+            (*folder.cards, *folder.left) if os.path.isdir(output) else ()
+        )  # the folder of a single file may have any other files
         others = [name for name in left if not name.endswith("/") and name not in written]
         if not stay and not others:
             return ()

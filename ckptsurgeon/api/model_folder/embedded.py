@@ -1,4 +1,4 @@
-"""The configuration and the token list that are inside a GGUF file, and notes on how those of two files differ."""
+"""Reads the configuration and the token list inside a GGUF file, and notes how those of two files differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IGNORED = (
     "block_count", "context_length", "embedding_length", "expert_count", "expert_feed_forward_length",
     "expert_shared_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "vocab_size",
 )  # fmt: skip
-"""Metadata entries (without the architecture) that do not change what weights of the same shapes compute."""
+"""Names (without the architecture) of metadata entries that do not change what weights of the same shapes compute."""
 DEFAULTS = {
     "attention.sliding_window": "0", "rope.freq_base": "10000.0", "rope.scaling.factor": "1.0",
     "rope.scaling.type": "none",
@@ -36,14 +36,14 @@ OF_TEXTS = (
 """Entries that decide how a text is split into tokens; their names begin with ``tokenizer.ggml.``."""
 UNSAID = "not set"
 LONGEST = 60
-"""The largest number of characters of a value that a note shows."""
+"""A note shows at most this many characters of a value."""
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
     """The metadata of a GGUF file: all entries (``stored``), and those with a short value as text (``metadata``).
 
-    ``file`` is the open file that has them.
+    ``file`` is the open GGUF file.
     """
 
     metadata: Mapping[str, str]
@@ -60,7 +60,7 @@ class EmbeddedModel:
 
     @cached_property
     def chat_template(self) -> str:
-        """The chat template of its tokeniser; '' if there is none."""
+        """The chat template of the tokeniser; '' if there is none."""
         entry = self.stored.get(TEMPLATE)
         return self.raw(TEMPLATE)[8:].decode("utf-8", "replace") if entry is not None and entry.kind == TEXT else ""
 
@@ -70,7 +70,7 @@ class EmbeddedModel:
         return self.file.read(entry.offset, entry.nbytes)
 
     def part(self, key: str, begin: int, number: int) -> bytes:
-        """Return ``number`` bytes of an entry's value from position ``begin`` on; fewer if the value ends before."""
+        """Return up to ``number`` bytes of an entry's value, from position ``begin`` on."""
         entry = self.stored[key]
         return self.file.read(entry.offset + begin, max(0, min(number, entry.nbytes - begin)))
 
@@ -111,7 +111,7 @@ def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: in
 
 
 def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
-    """Yield notes on metadata of two GGUF files that differ, so that equal weights or equal texts give other results.
+    """Yield notes on different metadata in two GGUF files, if they change results for the same weights or texts.
 
     ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -153,7 +153,7 @@ def other_template(one: str, first: str, other: str, second: str) -> Iterator[st
 
 
 def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:
-    """Return text on the values ``pair`` of a metadata entry in two files; if they are long, only that they differ."""
+    """Return text on the two values (``pair``) of a metadata entry; long values are not shown."""
     if None in pair:
         return f"{escape(key)} differs between {names[0]} and {names[1]}"
     one, here = (escape(str(value), LONGEST) for value in pair)

@@ -68,12 +68,12 @@ class ModelFolder:
     """The configuration and the tokeniser files in a model's folder, which are copied to outputs.
 
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
-    of configuration and tokeniser files that are symbolic links to files outside the folder; they are not copied.
-    ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied. ``left``
-    has the names of all other files, which are not copied either. ``unlisted`` is true for a web address, whose folder
-    cannot be listed. If the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name
-    of the file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata
-    inside the file of weights, if this is a GGUF file.
+    of configuration and tokeniser files that are not copied, because they are symbolic links to files outside the
+    folder. ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied.
+    ``left`` has the names of all other files, which are not copied either. ``unlisted`` is true for a web address,
+    whose folder cannot be listed. If the folder of a complete model also has an adapter_config.json, ``adapter_beside``
+    is the name of the file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has
+    the metadata inside the file of weights, if this is a GGUF file.
     """
 
     path: str
@@ -136,7 +136,7 @@ class ModelFolder:
 
     @property
     def said_tied(self) -> bool | None:
-        """The value of ``tie_word_embeddings`` in the configuration; None if it is not set."""
+        """The value of ``tie_word_embeddings`` in the configuration; None if the field is missing."""
         text = self.config.get("text_config")
         declared = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
         return declared if isinstance(declared, bool) else None
@@ -205,7 +205,7 @@ class ModelFolder:
 
     @property
     def token_list(self) -> Vocabulary | None:
-        """Its tokens with the properties that are in their file (kind, added tokens); None if they cannot be read."""
+        """Its tokens with the other properties in their file (kind, added tokens); None if they cannot be read."""
         return self._token_list[0]
 
     @property
@@ -317,7 +317,9 @@ class ModelFolder:
 
 def model_folder(checkpoint: Checkpoint) -> ModelFolder:
     """Return the configuration and tokeniser files in the folder of an open checkpoint."""
-    weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # the name of a single file is ''
+    weights = {
+        name.partition("/")[0] for name in checkpoint.open_files()
+    }  # in ``open_files``, the name of a single file is ''
     weights |= {file.name for file in checkpoint.open_files().values()}
     return replace(_folder(checkpoint.path, checkpoint.folder, weights), embedded=embedded_model(checkpoint))
 
@@ -352,8 +354,9 @@ def _settings(folder: Folder) -> Folder:
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
     """Return the configuration and tokeniser files in a folder of weights.
 
-    ``path`` is the path that the user gave, and ``folder`` this folder; None if there is none, or if the name of a file
-    does not show that it has the weights of a model. ``weights`` has the names of the files with the weights.
+    ``path`` is the path that the user gave. ``folder`` is the folder in this path; None if there is no such folder, or
+    if ``path`` is a file whose name does not show that it has the weights of a model. ``weights`` has the names of the
+    weights files.
     """
     if folder is None:
         return ModelFolder(path)
@@ -362,7 +365,7 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
     own = _settings(folder)
     files = model_files(own)
     if path != folder.uri and not any(one.name in (CONFIG, ADAPTER, FLAGS) for one in files):
-        return ModelFolder(path)  # a single file was opened, and its folder is not a model's
+        return ModelFolder(path)  # a single file was opened, and its folder is not the folder of a model
     beside = None
     if weights and _has_both(files, weights):
         files = tuple(one for one in files if one.name != ADAPTER)

@@ -118,10 +118,10 @@ def output_file_notes(
 ) -> list[str]:
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
-    ``tensors`` are the tensors of the output. ``former`` are the same tensors under the keys that they have in the
-    source. ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary is taken
-    from ``read``. If ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its
-    vocabulary may be loaded already; otherwise it is ``folder``.
+    ``tensors`` are the tensors of the output, and ``former`` the same tensors with their keys in the source. ``folder``
+    has the files of the output, which are copied from the folder ``origin``. The vocabulary is taken from ``read``. If
+    ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its vocabulary may be
+    loaded already; otherwise it is ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read, written=True)]
@@ -130,7 +130,7 @@ def output_file_notes(
         notes += differences(infos, folder.adapter)
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
-    named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised by its old name only
+    named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised only by its old name
     return list(dict.fromkeys((*notes, *_without_configuration(folder, read, named, known, rows))))
 
 
@@ -156,7 +156,9 @@ def _without_configuration(
     own = max((one.shape[0] for one in of_tokens(logical, of_size(0))), default=0)
     yield from embedding_notes(logical, of_size(own), read)
     rows = rows or own
-    described = of_size(rows or len(local_tokens(read)))  # without an embedding, only ids below this can be checked
+    described = of_size(
+        rows or len(local_tokens(read))
+    )  # without an embedding, ids of more than the number of tokens cannot be checked
     beyond = _beyond(described) if rows else []
     ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
     yield from (*beyond, *ids, *end_notes(described, read))
@@ -232,9 +234,9 @@ def _beyond(folder: ModelFolder, *, written: bool = False) -> list[str]:
             for name in (CONFIG, GENERATION)
             if rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
         }
-    except ConfigError:  # another note reports this file
+    except ConfigError:  # another note reports that this file cannot be read
         return []
-    if GENERATION in found:  # transformers takes these from there
+    if GENERATION in found:  # if this file exists, transformers takes the fields in SUPPRESSED from it
         generation = folder.document(GENERATION)
         found[CONFIG] = [one for one in found.get(CONFIG, ()) if one[0] not in SUPPRESSED or one[0] not in generation]
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]

@@ -23,7 +23,7 @@ from .tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local
 __all__ = ["input_notes"]
 
 MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
-"""The field with the number of mel bins, by feature extractor. In config.json, this field is ``num_mel_bins``."""
+"""{feature extractor: its field with the number of mel bins}; in config.json, this field is ``num_mel_bins``."""
 OF_WAVES = (
     "data2vec-audio", "hubert", "moonshine", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2",
     "wav2vec2-conformer", "wavlm",
@@ -68,9 +68,9 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram, not a waveform, say.
+    """Yield a note if the feature extractor is for other models: it may make spectrograms instead of waveforms, say.
 
-    ``made`` has the fields of its file, preprocessor_config.json.
+    ``made`` has the fields of preprocessor_config.json, the feature extractor's file.
     """
     kind, name = config.get("model_type"), made.get("feature_extractor_type")
     wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
@@ -88,7 +88,7 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if Whisper's feature extractor does not make twice as many frames as the encoder has positions.
 
-    ``made`` has the fields of its file, preprocessor_config.json.
+    ``made`` has the fields of preprocessor_config.json, the feature extractor's file.
     """
     seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
     rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
@@ -116,7 +116,7 @@ def _image_sizes(section: Section, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _two_templates(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer_config.json has another chat template than the file that transformers uses."""
+    """Yield a note if the chat template in tokenizer_config.json differs from the file that transformers uses."""
     other = object_in(folder, TOKENIZER).get("chat_template")
     if not isinstance(other, str) or not any(one.name == CHAT for one in folder.files):
         return
@@ -126,7 +126,7 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the name of the field with a processor's image size, and this size: (height, width), () if it is unknown.
+    """Return (name of the field with a processor's image size, (height, width)); () instead of an unknown size.
 
     ``made`` has the fields of the processor.
     """
@@ -141,9 +141,9 @@ def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[tuple[str, str]]:
     """Yield (field, note) for each placeholder id that belongs to a wrong token, although a suitable token exists.
 
-    A token is suitable for ``image_token_id``, say, if it is a special token with "image" in its text, and no field
-    such as ``image_start_id`` has its id. ``tokens`` are all tokens in the order of their ids, and ``added`` those that
-    the tokeniser's files add.
+    For example, a token is suitable for ``image_token_id`` if it is a special token with "image" in its text, and no
+    other field, such as ``image_start_id``, has its id. ``tokens`` are all tokens in the order of their ids, and
+    ``added`` those that the tokeniser's files add.
     """
     for field, number in folder.config.items():
         match = PLACEHOLDER.fullmatch(field)
@@ -160,7 +160,7 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
 
 
 def _of_other_fields(folder: ModelFolder, tokens: tuple[str, ...]) -> set[str]:
-    """Return the tokens whose ids are in fields that are not for placeholders, such as ``image_start_id``."""
+    """Return the tokens whose ids are in other fields than those of placeholders, such as ``image_start_id``."""
     found = ids_by_field(folder.config, Renumbering.of(tokens, tokens))
     ids = (one for field, some in found.items() if not PLACEHOLDER.fullmatch(field) for one in some)
     return {tokens[one] for one in ids if 0 <= one < len(tokens)}

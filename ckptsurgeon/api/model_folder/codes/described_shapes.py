@@ -28,7 +28,7 @@ INTEGERS = ("int64", "int32")
 MOST = 2000
 """The largest number of weights whose stored shape is read. A model of 70 billion parameters has 560 such weights."""
 DIGITS = 60
-"""The largest number of characters of a stored number that a note shows."""
+"""A note shows at most this many characters of a stored number."""
 VALUE_BYTES = 4096
 """A tensor with more bytes than this is not read as a stored shape."""
 
@@ -41,7 +41,7 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
-    symmetric weights depend on the version of the format. All these are values of small tensors that are far apart in
+    symmetric weights depend on the version of the format. All these values are in small tensors that are far apart in
     the files. So they are read only from local files, and only for the first ``MOST`` weights.
     """
     if scheme_of(checkpoint.path):
@@ -61,7 +61,7 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
             found.setdefault(why, []).append(one.codes)
     if any(
         UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes
-    ):  # it names the few that are of another version
+    ):  # that note already names the tensors that are of another version than most
         found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
     for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
         found.setdefault(why, []).append(key)
@@ -79,7 +79,9 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
         number = math.prod(shape)
         if number + number % 2 != codes:
-            values = escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"  # Python prints 4,300 digits
+            values = (
+                escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"
+            )  # Python refuses to print more than 4,300 digits
             yield (
                 "quant_state",
                 f"gives the shape {brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
@@ -103,7 +105,9 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
         return
     rows, columns = shape
     width, field = columns_of(one.name, config)
-    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
+    if (
+        rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]
+    ):  # codes of 1 to 8 bits, packed in 32-bit integers
         yield "weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}"
     elif width not in (0, columns):
         width_text = escape(str(width), DIGITS)
@@ -116,8 +120,8 @@ def _unlike_shapes(
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield (key of the codes, reason) for each ``weight_shape`` that differs from those of most other layers.
 
-    Only weights that have the same name in different layers, and parts of the same dtypes and shapes, are compared. The
-    keys in ``said`` are left out, because they have other notes.
+    Two weights are compared only if they have the same name in different layers, and their parts have the same dtypes
+    and shapes. The keys in ``said`` are left out, because there are already notes on them.
     """
     alike: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {}
     for one in described:

@@ -18,9 +18,9 @@ __all__ = ["codes_of", "columns_of", "logical_tensors", "plain_tensors", "shapes
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
-"""Matches the names of weights whose rows are as long as the model is wide (``hidden_size``)."""
+"""Matches the names of weights with ``hidden_size`` columns."""
 _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
-"""Matches the names of weights whose columns are as long as the model is wide (``hidden_size``)."""
+"""Matches the names of weights with ``hidden_size`` rows."""
 
 _WIDTHS = ((_ROWS, "hidden_size"), (re.compile(r"\blayers\.\d+\.mlp\.down_proj\.weight$"), "intermediate_size"))
 """(pattern of the names of weights, field of config.json with the number of columns of these weights)"""
@@ -33,7 +33,7 @@ def codes_of(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Q
 
 
 def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the logical shape of each quantised tensor, by the key that it would have if stored plainly.
+    """Return {key that a quantised tensor would have if stored plainly: shape of its decoded weight}.
 
     If the headers do not contain this shape, it is (n,), where n is the number of parameters.
     """
@@ -45,7 +45,8 @@ def plain_tensors(
 ) -> tuple[Sequence[DescribedTensor], list[str]]:
     """Return (tensors that are not parts of quantised tensors, keys that all tensors would have if stored plainly).
 
-    ``coded`` are the quantised tensors in ``tensors``.
+    ``coded`` are the quantised tensors in ``tensors``. Without quantisation settings in ``config``, all tensors are
+    plain.
     """
     if not quantisation_of(config):
         return tensors, [one.key for one in tensors]

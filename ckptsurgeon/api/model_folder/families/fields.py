@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = ["Fields", "Rule", "Shape", "UnknownError", "rules"]
 
 Shape: TypeAlias = "tuple[int | None, ...]"
-"""A shape; None for a size that no field determines, or that another check compares."""
+"""A shape. It has None for a size that no field determines, or that another check compares."""
 
 
 LARGEST = 2**40
-"""The largest valid size. Without a limit, a hostile file could have numbers whose product Python refuses to print."""
+"""The largest valid size. Without this limit, a hostile file could have sizes whose product Python refuses to print."""
 
 
 class UnknownError(Exception):

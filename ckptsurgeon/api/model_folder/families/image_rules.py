@@ -37,7 +37,7 @@ def images(prefix: str, above: str, more: int) -> dict[str, Callable[[Fields, in
 def _layers(prefix: str, above: str) -> dict[str, Callable[[Fields, int], Shape]]:
     """Return the rules of the layers of an image or text encoder.
 
-    ``prefix`` begins the names of its tensors, and ``above`` is the prefix of its fields in config.json.
+    The names of the encoder's tensors begin with ``prefix``, and those of its fields in config.json with ``above``.
     """
     layer = f"{prefix}encoder.layers.#."
     projections = " ".join(f"{layer}self_attn.{one}_proj.weight" for one in ("q", "k", "v", "out"))
@@ -77,7 +77,7 @@ VIT = rules({
 
 
 def _feature_layers(c: Fields) -> int:
-    """Return the number of image-encoder layers whose outputs are the input of LLaVA's projector."""
+    """Return how many layers of the image encoder are concatenated as the input of LLaVA's projector."""
     found = c.says("vision_feature_layer")
     return len(found) if isinstance(found, list) else 1
 

@@ -1,4 +1,4 @@
-"""Notes on tensors of well-known model types whose shape is transposed or does not follow from config.json."""
+"""Notes on tensors of well-known model types whose shape is not the one that config.json implies, or is transposed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ _FAMILIES: Mapping[str, tuple[Rule, ...]] = {
     "vit": VIT,
     "llava": LLAVA,
 }
-_BY_LAYER = tuple(one for one in BY_LAYER if one != "multi_query")  # a field of Falcon, whose layers have no rules
+_BY_LAYER = tuple(
+    one for one in BY_LAYER if one != "multi_query"
+)  # Falcon sets this field, and there are no rules for its layers
 _WITH_PARTS = ("clip", "llava", "siglip")
 
 
@@ -61,7 +63,9 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
     known = _FAMILIES.get(str(config.get("model_type")), ())
     if has_parts(config) and config.get("model_type") not in _WITH_PARTS:
         return
-    if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:  # a field that only custom code has
+    if (
+        "embedding_size" in config and config.get("model_type") in LLAMA_TYPES
+    ):  # a field that only models with custom code have
         return
     if not known or config.get("auto_map") or any(name in config for name in _BY_LAYER):
         return
@@ -80,7 +84,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
 
 
 def _end(key: str) -> str:
-    """Return the last two segments of a tensor's name, without those that are numbers."""
+    """Return the last two segments of a tensor's name, leaving out numbers and ``#``."""
     return ".".join(part for part in key.split(".")[-2:] if not part.isdecimal() and part != "#")
 
 

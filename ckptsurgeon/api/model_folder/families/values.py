@@ -29,7 +29,7 @@ ROPE_TYPES = frozenset({
 """The types of rotary embeddings of transformers (``ROPE_INIT_FUNCTIONS``), and further types of single models."""
 _FUNCTIONS = ("hidden_act", "hidden_activation", "activation_function", "feat_extract_activation")
 _GROUPED = (*LLAMA_TYPES, "gpt_oss", "phi", "phi3", "qwen3_next", "smollm3", "stablelm", "starcoder2")
-"""Model types with grouped-query attention: the number of key heads must divide the number of query heads."""
+"""Model types with grouped-query attention, in which the number of key heads must divide the number of query heads."""
 _ROTATED = (*_GROUPED, "deepseek_v2", "deepseek_v3", "falcon", "gpt_neox")
 _SIZES = (
     "d_ff", "d_model", "ffn_dim", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings",
@@ -96,7 +96,7 @@ def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 
 def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on numbers that are strings, and on negative epsilons, which are added under a square root."""
+    """Yield notes on numbers that are stored as strings, and on negative epsilons (added under a square root)."""
     for field, value in config.items():
         if isinstance(value, str) and field in _NUMBERS and _is_number(value):
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
@@ -113,7 +113,7 @@ def _is_number(text: str) -> bool:
 
 
 def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield a note on the first size that is negative; for well-known model types, also on the first that is 0."""
+    """Yield a note on the first size that is negative or, for well-known model types, 0."""
     for field in _SIZES:
         size = config.get(field)
         if type(size) is int and (size < 0 or (size == 0 and is_of_family(kind) and field not in _COUNTS)):

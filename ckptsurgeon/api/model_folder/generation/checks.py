@@ -15,7 +15,7 @@ __all__ = ["generation_notes"]
 
 START = "decoder_start_token_id"
 STARTED = ("mt5", "t5", "umt5")
-"""Model types whose decoder starts with ``decoder_start_token_id``; for t5, this field has no default."""
+"""Model types whose decoder starts with ``decoder_start_token_id``. For t5, this field has no default."""
 RELATIVE = (*STARTED, "bloom", "longt5", "mpt", "pix2struct", "pop2piano", "switch_transformers", "udop", "xlnet")
 """Model types with relative positions, which do not limit the length of a text."""
 POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
@@ -23,9 +23,9 @@ POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
 ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
 SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
-"""{field that is read only for sampling (``do_sample``): what is wrong with values that ``generate`` refuses}"""
+"""{field that is read only for sampling (``do_sample``): why ``generate`` refuses some values}"""
 ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
-"""{field that generation always reads: what is wrong with values that ``generate`` refuses}"""
+"""{field that generation always reads: why ``generate`` refuses some values}"""
 
 
 def generation_notes(folder: ModelFolder) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Notes on languages of translation and speech models that two files of a folder state differently."""
+"""Notes on languages of translation and speech models, if two files of a folder contradict each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRANSLATING = ("m2m_100", "mbart", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"
 LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}(?:_[A-Z][a-z]{3})?__")
 """Matches the tokens of languages: ``ro_RO`` of mBART, ``ron_Latn`` of NLLB, ``__ro__`` of M2M100 and SeamlessM4T."""
 FEWEST = 3
-"""The fewest tokens of languages that a list must have, if it lacks one; a piece of a word may look like one."""
+"""A missing language token gets a note only if a list has this many: a single one may be a piece of a word."""
 BEGINS = ("forced_bos_token_id", "decoder_start_token_id")
 """Fields with the id of the token with which a translation begins."""
 WHISPER = (
@@ -35,11 +35,11 @@ WHISPER = (
     "my myanmar bo tibetan tl tagalog mg malagasy as assamese tt tatar haw hawaiian ln lingala ha hausa ba bashkir "
     "jw javanese su sundanese yue cantonese"
 )
-"""The codes and names of Whisper's languages, in turn."""
+"""The code and the name of each language of Whisper, alternately."""
 
 
 def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on languages that two files state differently, or that the tokeniser has no token for.
+    """Yield notes on languages that differ between two files, or for which the tokeniser has no token.
 
     ``places`` has the id of each token.
     """
@@ -52,7 +52,7 @@ def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[s
 
 
 def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if translations begin with another language than the target that the tokeniser is set to."""
+    """Yield a note if translations begin with another language than the tokeniser's target language (``tgt_lang``)."""
     target = _token_of(object_in(folder, TOKENIZER).get("tgt_lang"), places)
     tokens = {row: token for token, row in places.items()} if target else {}
     for field in BEGINS if target else ():
@@ -69,7 +69,7 @@ def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[st
 
 
 def _without_token(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note on each language of the tokeniser's settings that has no token, although other languages have one.
+    """Yield a note if ``src_lang`` or ``tgt_lang`` of the tokeniser has no token, although other languages have one.
 
     transformers then begins texts with the unknown token.
     """
@@ -95,7 +95,7 @@ def _token_of(language: Any, places: Mapping[str, int]) -> str:
 
 
 def _other_speech(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes if settings of Whisper name two languages, or one that generation refuses."""
+    """Yield notes if Whisper's settings name two different languages, or a language that generation refuses."""
     fields, settings = object_in(folder, GENERATION), object_in(folder, TOKENIZER)
     language, languages = _code(fields.get("language")), fields.get("lang_to_id")
     if not language or not isinstance(languages, dict):
@@ -118,7 +118,7 @@ def _other_speech(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[st
 
 
 def _code(language: Any) -> str:
-    """Return the code of a language of Whisper that is given as a token, a name or a code; "" if it is not known."""
+    """Return the code of a language of Whisper; "" if it is unknown. ``language`` may be a token, a name or a code."""
     words = WHISPER.split()
     codes = dict(zip((word.replace("_", " ") for word in words[1::2]), words[::2], strict=True))
     text = language.lower().removeprefix("<|").removesuffix("|>") if isinstance(language, str) else ""

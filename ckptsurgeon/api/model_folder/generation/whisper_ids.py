@@ -1,4 +1,4 @@
-"""Notes on token ids in the configurations of Whisper that are those of another version of its token list."""
+"""Notes on token ids in Whisper's configurations that seem to be ids of another version of its token list."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..tokenizer.tokenizer_files import brief_token, object_in
 __all__ = ["TRANSCRIPT", "whisper_id_notes"]
 
 TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
-"""Whisper's start token and the token of its first task. The ids of the language tokens are between their ids."""
+"""Whisper's start token and the token of its first task. The language tokens have the ids between them."""
 TASKS = (TRANSLATE, "<|transcribe|>", "<|notimestamps|>")
 FORCED, SUPPRESSED = "forced_decoder_ids", "suppress_tokens"
 
 
 def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids that are forced or suppressed in config.json or generation_config.json.
+    """Yield notes on wrong ids of forced or suppressed tokens in config.json or generation_config.json.
 
     ``places`` has the id of each token.
     """
@@ -31,7 +31,9 @@ def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator
         return
     languages = {row: token for token, row in places.items() if begin < row < end}
     yield from _forced_others(object_in(folder, CONFIG), CONFIG, languages, places)
-    has_settings = any(one.name == GENERATION for one in folder.files)  # then generation suppresses what they say only
+    has_settings = any(
+        one.name == GENERATION for one in folder.files
+    )  # then generation does not read ``suppress_tokens`` in config.json
     file, fields = (GENERATION, settings) if has_settings else (CONFIG, object_in(folder, CONFIG))
     yield from _suppressed_languages(fields, file, languages)
 
@@ -61,10 +63,10 @@ def _forced_others(
 
 
 def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``forced_decoder_ids`` has ids of no language or task, according to the same file.
+    """Yield a note if ``forced_decoder_ids`` has ids that the same file does not list for a language or a task.
 
-    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids. ``places`` has the
-    id of each token.
+    ``fields`` are the fields of generation_config.json; its ``lang_to_id`` and ``task_to_id`` list these ids.
+    ``places`` has the id of each token.
     """
     last = fields.get("no_timestamps_token_id")
     maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
@@ -85,7 +87,7 @@ def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterat
 
 
 def _forced(fields: Mapping[str, Any], places: Mapping[str, int]) -> list[int]:
-    """Return the ids in ``forced_decoder_ids``, a list of pairs (position, id), but not the start token at 0."""
+    """Return the ids in ``forced_decoder_ids``, a list of (position, id), without the start token at position 0."""
     forced = fields.get(FORCED)
     pairs = forced if isinstance(forced, list) else []
     start = [0, places.get(TRANSCRIPT)]
