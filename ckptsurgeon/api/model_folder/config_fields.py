@@ -1,4 +1,4 @@
-"""Fields of config.json: which of them affect results, their defaults, and the dtype, labels and modules in them."""
+"""Fields of config.json: their effects on results, their defaults, and the dtype, labels and modules in them."""
 
 from __future__ import annotations
 

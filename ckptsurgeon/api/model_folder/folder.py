@@ -143,7 +143,7 @@ class ModelFolder:
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output layer is the input embedding, by the configuration or by the default of its model type."""
+        """Whether the output layer uses the input embedding: as the configuration says, or by default of its type."""
         declared = self.said_tied
         return declared if declared is not None else bool(self.config) and not untied_by_default(self.config)
 

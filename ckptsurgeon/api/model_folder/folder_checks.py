@@ -216,7 +216,7 @@ def weights_notes(
 
 
 def _rows_of_decoder(config: Mapping[str, Any]) -> int:
-    """Return the vocabulary size of the decoder in a model with two (EncoderDecoderModel, FSMT); 0 if not known."""
+    """Return the decoder's vocabulary size in a model with two such sizes (EncoderDecoderModel, FSMT); 0 if unknown."""
     decoder = config.get("decoder")
     size = decoder.get("vocab_size") if isinstance(decoder, dict) else config.get("tgt_vocab_size")
     return size if type(size) is int else 0

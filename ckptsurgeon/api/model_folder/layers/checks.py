@@ -15,7 +15,7 @@ from .holes import STACKS, hole_notes, is_stack, layer_gap_notes, uneven_notes
 __all__ = ["layer_notes"]
 
 COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
-"""Model types whose number of layers in config.json is not the length of a list of modules."""
+"""Model types in which the number of layers in config.json is not the length of a list of modules."""
 
 
 def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -60,8 +60,9 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 
-    There is no note if some list of modules has the declared number of layers and no gaps: gaps in other lists are then
-    modules without weights.
+    ``lists`` are the lists of numbered modules without gaps, and ``gaps`` has the indices in each other list. There is
+    no note if a list without gaps has the declared number of layers: in the other lists, some modules then have no
+    weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:
@@ -76,6 +77,6 @@ def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapp
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return the number of layers for multi-token prediction after the declared layers (DeepSeek-V3, GLM-4.5)."""
+    """Return the number of layers for multi-token prediction, after the declared layers (DeepSeek-V3, GLM-4.5)."""
     more = config.get("num_nextn_predict_layers")
     return more if type(more) is int else 0

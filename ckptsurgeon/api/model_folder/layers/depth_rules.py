@@ -1,8 +1,8 @@
-"""Properties of layers that follow from the index of the layer alone, and that no list in config.json can set.
+"""Properties of layers that depend only on the index of the layer, so that no field of config.json can set them.
 
-A layer that is moved to another index computes something else, even with the same weights.
-For example, DiffLlama subtracts two attentions with a factor that follows from the index of the layer.
-Source: ``modeling_*.py`` of transformers 5.23.
+A layer that is moved to another index then computes something else, although its weights are the same. For example,
+DiffLlama subtracts two attentions with a factor that depends on the index of the layer. Source: ``modeling_*.py`` of
+transformers 5.23.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["depth_rules"]
 def depth_rules(config: Fields, kind: str) -> Iterator[tuple[str, Derive]]:
     """Yield (name, rule) of each property that depends on the index of a layer, for the model type ``kind``.
 
-    A rule is a function. For a configuration and a number of layers, it returns a text for each layer.
+    A rule is a function that gets a configuration and a number of layers, and returns a text for each layer.
     """
     if kind in _OF_TYPES:
         yield _OF_TYPES[kind]
@@ -31,7 +31,7 @@ def _lambda_init(_: Fields, number: int) -> list[Any]:
 
 
 def _decay(config: Fields, number: int) -> list[Any]:
-    """Return, for each layer, text on the decay of its linear attention; it depends on index and number of layers."""
+    """Return a text for each layer: the decay of its linear attention, which depends on its index."""
     kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
     return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
 
@@ -60,7 +60,7 @@ _OF_TYPES: Mapping[str, tuple[str, Derive]] = {
     "inkling2_text": ("n_layers_per_attn_res_block", _block_boundary),
     "minimax": ("slope_rate", _decay),
 }
-"""The name and the rule of the property that depends on the index of a layer, by model type."""
+"""{model type: (name, rule) of the property that depends on the index of a layer}"""
 
 _BY_FIELD: Mapping[str, Derive] = {"scale_attn_by_inverse_layer_idx": _inverse_index}
-"""{field: (property, rule)} for properties that any model type has if its configuration sets the field."""
+"""{field: rule} for properties that any model type has if its configuration sets the field."""

@@ -1,7 +1,7 @@
-"""Properties of layers that the classes of transformers derive from the index of a layer, and fields that state them.
+"""Properties of layers that transformers' classes derive from the index of the layer, and the fields that decide this.
 
-For example, a layer of DeepSeek-V3 has experts if its index is at least ``first_k_dense_replace``.
-Sources: ``configuration_*.py`` and ``modeling_*.py`` of transformers 5.23.
+For example, a layer of DeepSeek-V3 has experts if its index is at least ``first_k_dense_replace``. Sources:
+``configuration_*.py`` and ``modeling_*.py`` of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
 
 Fields = Mapping[str, Any]
 MOST = 10000
-"""A larger number of layers is not plausible."""
+"""A number of layers that is this large, or larger, is not plausible."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class LayerKinds:
 
 
 def model_type_in(config: Fields, part: str = "") -> str:
-    """Return the model type of ``config``, or that of its nested configuration ``part`` (such as ``text_config``).
+    """Return the model type of ``config``, or of its nested configuration ``part`` (such as ``text_config``).
 
-    Older nested configurations do not state their type. Then the type of a ``text_config`` is guessed from that of
-    ``config``, and the result for other parts is ''.
+    Older nested configurations do not state their type. Then the type of ``text_config`` is guessed: the type of
+    ``config`` with the ending "_text". For other parts, the result is ''.
     """
     inner = config.get(part) if part else config
     found = inner.get("model_type") if isinstance(inner, Mapping) else None
@@ -72,7 +72,7 @@ def model_type_in(config: Fields, part: str = "") -> str:
 
 
 def derived_lists(config: Fields) -> dict[str, list[Any]]:
-    """Return {field: list with an entry for each layer} for the lists that a class derives if they are not set."""
+    """Return {field: list with an entry for each layer} for the lists that are not set, and that the class derives."""
     number, kind = config.get("num_hidden_layers"), model_type_in(config)
     if type(number) is not int:
         return {}
@@ -120,7 +120,7 @@ INDICES = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "global_attn_indexes", "local_layer_ids",
     "moe_layers", "rope_scaling_layers", "window_block_indexes", "window_block_indices",
 )  # fmt: skip
-"""Fields that list the indices of the layers that have some property."""
+"""Fields with a list of the indices of those layers that have a certain property."""
 
 
 def _are_indices(value: Any) -> bool:
@@ -168,7 +168,7 @@ def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse
 
 
 def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
-    """Return a property of layers that one layer in each period has: the layer at a certain offset in the period.
+    """Return a property in which one layer of each period differs from the others: the layer at a certain offset.
 
     ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the value
     for the layers at the offset, ``outside`` that for the others.
@@ -188,7 +188,7 @@ def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outsi
 
 
 def _sparse(first_dense: Sequence[int] = ()) -> LayerKinds:
-    """Return a property of layers: "sparse" for the layers with experts, else "dense", as in Qwen.
+    """Return a property of layers: "sparse" for layers with experts, "dense" for the others, by the rules of Qwen.
 
     ``first_dense`` is the default of ``mlp_only_layers``.
     """
@@ -305,4 +305,4 @@ _BY_FIELD = (
         lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
     ),
 )  # fmt: skip
-"""{field: property} for properties that any model type has if its configuration sets the field."""
+"""Properties that any model type has if its configuration sets the field."""

@@ -61,10 +61,10 @@ def _where(is_rare: Callable[[int, int], bool], rare: str = FULL, common: str = 
 
 
 def _windowed(first: int = 28, *, switched: bool = True, window: int | None = 4096) -> Derive:
-    """Return a rule for models whose layers have a sliding window from the index ``max_window_layers`` on.
+    """Return a rule for models whose layers have a sliding window if their index is at least ``max_window_layers``.
 
-    ``first`` is the default of this field, ``window`` that of ``sliding_window``. If ``switched``, layers have a window
-    only if ``use_sliding_window`` is true.
+    ``first`` is the default of this field, ``window`` that of ``sliding_window``. If ``switched`` is true, layers have
+    a window only if ``use_sliding_window`` is true.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:
@@ -150,7 +150,7 @@ def _kimi(config: Fields, number: int) -> list[Any]:
     full = given.get("full_attn_layers") if isinstance(given, Mapping) else None
     if isinstance(given, Mapping) and isinstance(full, list):
         if max((*full, *given.get("kda_layers", ()))) > number:
-            raise IndexError  # the class raises this, too
+            raise IndexError  # the class also raises an error here
         return [FULL if one + 1 in full else LINEAR for one in range(number)]
     return [FULL if one and one % 4 == 0 else LINEAR for one in range(number)]
 
@@ -221,7 +221,7 @@ ENDS_IN_FULL = ("diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", 
 
 
 def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense", rest: str = "sparse") -> Derive:
-    """Return a rule by which the first layers have no experts; the field ``field`` says how many layers.
+    """Return a rule by which the first layers have no experts. The field ``field`` has the number of these layers.
 
     ``usual`` is the default of this field. ``first`` and ``rest`` are the entries for the first layers and the others.
     """
@@ -236,9 +236,9 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 def _stepped(usual: int) -> Derive:
     """Return a rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
-    The first ``first_k_dense_replace`` layers have no experts; ``usual`` is the default of this field. If
-    ``moe_layer_freq`` is a number, those of the other layers have experts whose index is a multiple of it. If it is a
-    list with an entry for each layer, those have experts whose entry is not 0.
+    The first ``first_k_dense_replace`` layers have no experts; ``usual`` is the default of this field. Of the other
+    layers, some have experts: if ``moe_layer_freq`` is a number, the layers whose index is a multiple of it; if it is a
+    list with an entry for each layer, the layers whose entry is not 0.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Notes on dtypes: tensors with another dtype than in other layers, and a ``dtype`` in which no model computes."""
+"""Notes on dtypes: tensors with another dtype than in other layers, and a ``dtype`` that no model computes in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = (*HALVES, "float32")
 
 
 def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` in which no model computes."""
+    """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` that no model computes in."""
     yield from _stated(config)
     if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
         yield from (*_half_notes(tensors), *_outside_layers(tensors))
@@ -97,7 +97,7 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Return whether ``key`` does not have a usual floating-point dtype (``PLAIN``), although ``other`` has.
+    """Return whether the tensor ``key`` has no usual floating-point dtype (``PLAIN``), but the tensor ``other`` has.
 
     ``other`` is the key of the same tensor in another layer. ``dtypes`` maps keys to dtypes.
     """

@@ -18,13 +18,13 @@ _FIELDS = (
     "expert_layer_period", "first_k_dense_replace", "mlp_layer_types", "mlp_only_layers", "moe_layer_interval",
     "moe_layers", "num_dense_layers",
 )  # fmt: skip
-"""The names of the layer properties (``LayerKinds``) that say which layers have experts."""
+"""The names of the properties (``LayerKinds``) that say which layers have experts."""
 _SPARSE = ("hash_moe", "listed", "moe", "sparse")
 """The values of these properties for layers with experts."""
 _MLP = re.compile(
     r"(?:(?:mlp|feed_forward|block_sparse_moe)\.)?(experts)\.|(?:mlp|feed_forward)\.(?:gate_up|gate|up|down)_proj\b"
 )
-"""Matches tensor names in a layer that show that it has experts (then group 1 is set), or an MLP without experts."""
+"""Matches names of tensors in a layer: of experts or routers (then group 1 is set), or of an MLP without experts."""
 DENSE_NAMES = frozenset(
     f"{module}.{name}_proj.weight" for module in ("mlp", "feed_forward") for name in ("gate", "up", "down")
 )

@@ -16,7 +16,7 @@ INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
 _OF_EXPERT = re.compile(r"experts\.\d+\.")
 _STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
-"""Matches tensors that stack all experts of a layer; the first dimension is the number of experts."""
+"""Matches tensors in which all experts of a layer are stacked; the first dimension is the number of experts."""
 _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router does not have one row for each expert."""
@@ -27,7 +27,7 @@ NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_expe
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return ``tensors`` with only one tensor of those whose keys differ only in the index of the expert.
+    """Return ``tensors`` without duplicates: of tensors that differ only in the index of the expert, one is kept.
 
     A layer may have 256 experts; a check of names or sizes needs only one of them.
     """
@@ -62,7 +62,7 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         module, number, rest = place
         found.append((one, place))
         experts = sets.get(module)
-        if experts is None:  # setdefault would make ninety thousand dicts and sets that are not kept
+        if experts is None:  # setdefault would make 90,000 dicts and sets that are thrown away
             experts = sets[module] = {}
         names = experts.get(number)
         if names is None:
@@ -74,7 +74,7 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 _Place: TypeAlias = tuple[str, str, str]
-"""An expert's key in three parts: the text before ``experts.``, the index of the expert, the text after it."""
+"""The parts of an expert's key: the text before ``experts.``, the index of the expert, and the text after the index."""
 
 
 def _place_of(key: str) -> _Place | None:
@@ -90,7 +90,7 @@ def _place_of(key: str) -> _Place | None:
 
 
 def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int, set[str]]]:
-    """Return ``sets`` with the indices of experts as integers; in ``sets``, they are text.
+    """Return ``sets``, in which the indices of experts are text, with integers as indices.
 
     ``sets`` is {prefix of the module with the experts: {index of an expert: names of its parts}}.
     """
@@ -103,7 +103,7 @@ def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int
 
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on a configuration that chooses more experts than there are, or divides them into unequal groups."""
+    """Yield notes if a configuration chooses more experts per token than there are, or has groups of unequal sizes."""
     field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
     number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
     if field and number and type(chosen) is int and chosen > number:
@@ -113,9 +113,9 @@ def _choices(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
-    """Return (field that declares the number of experts, or ''; set of the numbers that the weights may have).
+    """Return (field with the number of experts, or ''; set of the numbers of experts that the weights may have).
 
-    Two numbers are valid for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
+    For LongCat, two numbers are valid: some of its experts compute nothing, and have weights only in transformers 5.
     """
     field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
     if not field:
@@ -223,7 +223,7 @@ def _routers(
     tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
     found: dict[str, DescribedTensor] = {}
-    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # only few of tens of thousands of tensors match
+    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # few of tens of thousands of tensors match
         for place in (place for place in sets if one.key.startswith(place)):
             if _ROUTER.match(one.key.removeprefix(place)):
                 found.setdefault(place, one)
@@ -238,7 +238,7 @@ def _routers(
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
-    """Yield a note on an expert's tensor whose shape differs from that in most other experts of its layer.
+    """Yield a note on an expert's tensor whose shape differs from the shape in most other experts of its layer.
 
     ``found`` has the tensors of experts, each with the parts of its key.
     """

@@ -26,11 +26,11 @@ IN_PAIRS = frozenset((
     "cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe", "glm", "glm4", "glm4v",
     "glm_ocr", "helium", "llama4", "llama4_text", "moonshine", "moonshine_streaming",
 ))  # fmt: skip
-"""Model types for which the code in transformers itself rotates pairs of adjacent values."""
+"""Model types for which transformers' own code rotates pairs of adjacent values."""
 _HEADS = {
     "q": ("n_heads", "num_attention_heads", "head_count"), "k": ("n_kv_heads", "num_key_value_heads", "head_count_kv"),
 }  # fmt: skip
-"""The fields with the numbers of heads of queries and of keys: Meta's, transformers' and llama.cpp's."""
+"""{"q" or "k": names of the field with the number of query or key heads, for Meta, transformers and llama.cpp}"""
 Settings = Mapping[str, Any]
 
 
@@ -57,9 +57,9 @@ def architecture_of(settings: Settings) -> str:
 
 
 def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> bool:
-    """Return whether two libraries are known to store the rows of queries and keys in the same order for this model.
+    """Return whether two libraries are known to store rows of queries and keys in the same order for this model.
 
-    ``settings`` has what is known about the model: the settings of the source and those of the destination.
+    ``settings`` are the known settings of the source and of the destination.
     """
     architectures = [ARCHITECTURES[name] for name in map(architecture_of, settings) if name]
     in_llama_cpp = "llama.cpp" in libraries and any(not one.pairs for one in architectures)
@@ -77,7 +77,7 @@ def rotates_pairs(settings: Sequence[Settings]) -> bool:
 def heads_of(
     modules: Mapping[str, str], source: Mapping[str, TensorInfo], settings: Sequence[Settings]
 ) -> dict[str, int]:
-    """Return the numbers of heads of queries ("q") and of keys ("k"), if they are known and fit the rows.
+    """Return the numbers of query heads ("q") and of key heads ("k"), if they are known and fit the number of rows.
 
     ``modules`` are patterns of modules, such as ``layers.{n}.attention.wq``, with the kind of each: "q" or "k".
     """

@@ -32,12 +32,11 @@ OF_KINDS = frozenset((
     "granitemoehybrid", "granitemoeshared", "jamba", "lfm2", "minimax_m2", "mixtral", "olmo3", "olmoe", "phimoe",
     "qwen2_moe", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "stablelm",
 ))  # fmt: skip
-"""Model types with a few kinds of layers. All layers with the same module (such as attention) have the same tensors
-in this module."""
+"""Model types with a few kinds of layers, in which all layers with the same module have the same tensors in it."""
 FEWEST = 4
-"""A single layer that lacks a tensor gets a note only if the model has at least this many layers.
+"""A tensor that a single layer lacks is reported only if the model has at least this many layers.
 
-With 3 layers, a tensor that every second layer has may be missing in only one of them.
+With 3 layers, a tensor that belongs to every second layer may be missing in only one of them.
 """
 VALUES = (".weight", ".bias")
 """Suffixes of the tensors of a plain module; quantised modules also have scales and the like."""
@@ -50,7 +49,7 @@ ESSENTIAL = (
 )
 """Sets of projections: a module that has some projections of a set normally has all projections of this set."""
 OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
-"""The projections in ``ESSENTIAL`` that layers never share with each other."""
+"""The projections in ``ESSENTIAL`` that every layer has of its own: layers never share them."""
 _PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")
 _OF_EXPERTS = re.compile(r"\.experts\.|\.(?:gate|router)\.weight$")
 _ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)?\.weight$")
@@ -59,7 +58,7 @@ _CODED = re.compile(
     r"_(?:blocks|scales|scale_inv|scale|packed|absmax|state)$|\.(?:q|k|v|input|output|weight)?_?scale\w*$"
     r"|\.(?:qweight|qzeros|scales|biases|g_idx|qweight_type|SCB|weight_\w+)$"
 )
-"""Matches scales, codes and the like of quantised tensors, on which there are other notes."""
+"""Matches scales, codes and the like of quantised tensors, which other checks report."""
 
 
 def hole_notes(
@@ -70,9 +69,9 @@ def hole_notes(
     ``lists`` are the lists of numbered modules in ``keys`` whose indices have no gaps. ``gaps`` maps the prefix of each
     other list to the indices that exist.
 
-    In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention):
-    each kind of layer has tensors that the other kinds lack. So a layer that lacks tensors is at fault if it is the
-    only such layer, and if it has no tensor that the other layers lack.
+    In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention): each
+    kind of layer has tensors that the other kinds lack. So missing tensors are a fault only if a single layer lacks
+    them, and if this layer has no tensor that the other layers lack.
     """
     if not config or any(name in config for name in OWN_LAYERS):
         return
@@ -159,13 +158,13 @@ def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]
 
 def is_stack(prefix: str) -> bool:
     """Return whether the numbered modules below a prefix are the layers of a model, not modules inside a layer."""
-    if prefix.endswith("reassemble_stage.layers"):  # these layers of DPT differ: each resizes by another factor
+    if prefix.endswith("reassemble_stage.layers"):  # in DPT, these layers differ: each resizes by another factor
         return False
     return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
 
 
 def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by the index of the layer, the tensors that a layer lacks although at least half of the layers have them.
+    """Return {index of a layer: tensors that it lacks, although at least half of the layers have them}.
 
     ``layers`` has the names of each layer's tensors, without the prefix of the layer.
     """
@@ -193,7 +192,7 @@ def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return the ``usual`` tensors (those of most layers) that a layer lacks.
+    """Return the tensors in ``usual`` (the tensors that most layers have) that a layer lacks.
 
     ``own`` has the tensors of the layer. ``counts`` has, for each tensor, the number of layers that have it. The result
     is empty if the layer has a tensor that no other layer has: then the layer is of another kind.
@@ -224,8 +223,9 @@ def _is_coded(rest: str, own: Collection[str]) -> bool:
 def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
     """Return {index of a layer: tensors that one of its modules lacks, although the module has them in other layers}.
 
-    For each module, only layers that have this module are compared, and a tensor counts if at least half of them have
-    it. An MLP with a router or experts is another module than an MLP without them, even if both have the same name.
+    For each module, only layers with this module are compared. A tensor is reported if at least half of these layers
+    have it. An MLP with a router or experts counts as another module than an MLP without them, even if both have the
+    same name.
     """
     found: dict[int, list[str]] = {}
     kinds = {number: _modules(rests) for number, rests in layers.items()}
@@ -241,9 +241,10 @@ def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
-    """Return the tensors of a layer, grouped by (name of their module, whether this module has experts).
+    """Return the tensors of a layer, grouped by (name of the module, whether the module has experts).
 
-    ``rests`` are their names in the layer. Tensors of modules without submodules (norms) are under the name ''.
+    ``rests`` are the names of the tensors in the layer. Tensors of modules without submodules (norms) are under the
+    name ''.
     """
     found: dict[str, dict[str, None]] = {"": {}}
     for rest in rests:
@@ -253,14 +254,14 @@ def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
     return {(name, any(map(_OF_EXPERTS.search, own))): own for name, own in found.items()}
 
 
-@lru_cache(4096)  # the names are the same in all layers, and a layer may have a thousand tensors of experts
+@lru_cache(4096)  # names repeat in all layers, and a layer may have a thousand tensors of experts
 def _module_and_pattern(rest: str) -> tuple[str, str]:
     module = rest.partition(".")[0] if rest.count(".") + rest.endswith(DIRECT) > 1 else ""
     return module, _NUMBER.sub(".*.", rest)
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
-    """Return whether a tensor need not be reported as missing: it exists in another form, or other notes report it.
+    """Return whether a tensor need not be reported as missing: it has another form, or other notes report it.
 
     ``rest`` is the tensor's name in the layer, and ``own`` has the names of the layer's tensors. Other notes report
     routers and parts of quantised tensors.
@@ -278,11 +279,11 @@ def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
 
 
 def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return {index of a layer: missing projections of modules whose other projections exist}.
+    """Return {index of a layer: projections that a module lacks although it has the other projections of a set}.
 
-    Only the output projection of attention and the three matrices of an MLP, plain or quantised, are reported: layers
-    may share the projections of queries, keys and values. A projection is reported only if most of the layers with the
-    other projections have it.
+    The sets are in ``ESSENTIAL``. Only the output projection of attention and the three matrices of an MLP, plain or
+    quantised, are reported, because layers may share the projections of queries, keys and values. A projection is
+    reported only if most layers with the other projections have it.
     """
     found: dict[int, list[str]] = {}
     names = {number: {rest[: match.end()] for rest in rests if (match := _PROJECTION.match(rest))}

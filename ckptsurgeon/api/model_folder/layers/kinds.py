@@ -1,4 +1,4 @@
-"""A note on layers of another kind than config.json says, such as attention where config.json says Mamba."""
+"""A note on layers of another kind than config.json says: with Mamba instead of attention, for example."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["layer_kind_notes"]
 FIELDS = ("layer_types", "layers_block_type")
 """Fields of config.json with the kind of each layer."""
 PERIOD = "attn_layer_period"
-"""The property of Jamba's layers that decides which have attention."""
+"""The name of the property that says which of Jamba's layers have attention."""
 WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 """Kinds whose layers have a module with "attention" or "attn" in its name; linear attention may have another name."""
 MIXES = re.compile(
@@ -32,7 +32,7 @@ ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
 def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if layers have the modules of another kind than the configuration says."""
+    """Yield a note if layers have modules that are typical of another kind than the configuration says."""
     for stack in numbered_lists(list(keys)):
         field, kinds = _stated(config, stack.prefix) if is_stack(stack.prefix) else ("", [])
         if stack.count != len(kinds) or not all(isinstance(one, str) for one in kinds) or len({*kinds}) < 2:
@@ -55,9 +55,9 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
 
 
 def _stated(config: Mapping[str, Any], prefix: str) -> tuple[str, list[Any]]:
-    """Return (field, kind of each layer) for the layers with this key prefix; ('', []) if nothing states their kinds.
+    """Return (field, kind of each layer) for the layers with a key prefix; ('', []) if the kinds are not known.
 
-    If config.json has no list of kinds, they are derived from other fields as the class of the model type does.
+    If config.json has no list of kinds, they are derived from other fields, as the class of the model does.
     """
     field = next((one for one in FIELDS if isinstance(config.get(one), list)), "")
     if field:

@@ -1,4 +1,4 @@
-"""Notes on layers whose kind, such as sliding or full attention, is not the same in the output as in the source."""
+"""Notes on layers that have another kind (sliding or full attention, for example) in the output than in the source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fields = Mapping[str, Any]
 MOST = 8
 """The largest number of sentences in a note."""
 _Places = dict[int, int]
-"""Maps the index of a layer in the output to the index of the source's layer from which it is copied."""
+"""{index of a layer in the output: index of the source's layer from which it is copied}"""
 
 
 def written_config(plan: Plan) -> dict[str, Any]:
@@ -30,11 +30,11 @@ def written_config(plan: Plan) -> dict[str, Any]:
 
 
 def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, is_own: bool) -> Iterator[str]:
-    """Yield a note if layers of a source run as another kind in the output, because their index is different there.
+    """Yield a note if layers of a source get another kind in the output, because they have another index there.
 
-    ``theirs`` is the configuration of the source at index ``source``, and ``ours`` that of the output. ``is_own`` is
-    true if the output's configuration is made from that of this source. Then layers that keep their index are compared
-    too; for other sources, ``config_notes`` compares such layers.
+    ``theirs`` is the configuration of the source at index ``source``, and ``ours`` the configuration of the output.
+    ``is_own`` is true if the output's configuration is made from the source's. Then layers that keep their index are
+    compared too; for other sources, ``config_notes`` compares such layers.
     """
     found = [
         reason
@@ -53,10 +53,10 @@ def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, 
 def _reasons(
     theirs: Fields, ours: Fields, prefixes: tuple[str, str], places: _Places, *, is_own: bool
 ) -> Iterator[str]:
-    """Yield a sentence on each group of layers of one list that run as another kind in the output than in the source.
+    """Yield a sentence on each group of layers of one list that have another kind in the output than in the source.
 
-    ``theirs``, ``ours`` and ``is_own`` are as in ``moved_layer_notes``. ``prefixes`` are the key prefix of the list in
-    the source and that in the output. ``places`` maps the index of each layer in the output to its index in the source.
+    ``theirs``, ``ours`` and ``is_own`` are as in ``moved_layer_notes``. ``prefixes`` are the list's key prefixes in the
+    source and in the output. ``places`` maps the index of each layer in the output to its index in the source.
     """
     there, here = part_of(theirs, prefixes[0]), part_of(ours, prefixes[1])
     if there is None or here is None or there.kind != here.kind:
@@ -85,8 +85,8 @@ def _places(plan: Plan, source: int, one: LayerList) -> dict[str, _Places]:
 def _layer_in(key: str, rest: str) -> tuple[str, int] | None:
     """Return (prefix, index) of the source's layer that contains the tensor ``key``; None if no layer does.
 
-    ``rest`` is the name of the tensor within the output's layer. If its name within the source's layer is another, the
-    first number in ``key`` is taken as the index.
+    ``rest`` is the name of the tensor within the output's layer. If ``key`` does not end with it, the first number in
+    ``key`` is the index.
     """
     if rest and key.endswith(f".{rest}"):
         prefix, _, number = key[: -len(rest) - 1].rpartition(".")

@@ -1,4 +1,4 @@
-"""Changes config.json for a new list of layers: their number, lists with an entry for each layer, and their kinds."""
+"""Changes config.json for a new list of layers: their number, their kinds, and lists with an entry for each layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BY_LAYER = (
 )  # fmt: skip
 """Fields whose value may be a list with one entry for each layer."""
 FIXED = ("architectures",)
-"""Fields with a list that does not describe layers, even if its length is the number of layers."""
+"""Fields with a list that does not describe layers, even if it is as long as the list of layers."""
 BY_POSITION = re.compile(
     r"(pattern|_period|layer_freq|sparse_step|every_n_layers|(attention|layer|rope_layer)_interval|layer_step"
     r"|cross_attention_frequency|layer_group_size|first_k_dense_replace|num_dense_layers|num_sparse_\w*layers)$"
@@ -148,8 +148,8 @@ def kinds_stated(made: RenumberedConfig) -> list[str]:
 def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequence[Any]) -> Iterator[str]:
     """Yield a sentence on each group of layers whose property ``name`` is not the wanted one.
 
-    ``wanted`` has (index, wanted property) of layers, ``found`` the actual property of every layer. Layers with the
-    same two properties are a group.
+    ``wanted`` has (index, wanted property) of layers, and ``found`` the actual property of every layer. Layers with the
+    same wanted and the same actual property are a group.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for at, one in wanted:
@@ -161,7 +161,7 @@ def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequenc
 
 
 def part_of(config: Fields, prefix: str) -> _Part | None:
-    """Return the part of a configuration that describes the layers with this key prefix; None if none does."""
+    """Return the part of a configuration that describes the layers with this key prefix; None if no part does."""
     paths = _chosen([path for path, _ in counted_layers(config)], prefix)
     return _Part(config, paths[0]) if paths else None
 
@@ -209,10 +209,11 @@ def _is_by_position(name: str, value: Any) -> bool:
 
 
 def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
-    """Return whether a field may describe layers: ``count`` is their number, and those from ``kept`` on are removed.
+    """Return whether a field may describe the ``count`` layers of a list whose first ``kept`` layers are kept.
 
-    It may if its value is a list with ``count`` entries, or a list of lists of which one contains ``count``. It also
-    may if it has a name such as ``layer_ids`` and its value is a list with the index of a removed layer.
+    This is so if its value is a list with ``count`` entries, or a list of lists of which one contains the number
+    ``count``. It is also so if its name is like ``layer_ids`` and its value is a list with the index of a removed
+    layer.
     """
     if not isinstance(value, list):
         return False
@@ -227,7 +228,7 @@ def _counts_all(value: list[Any], count: int) -> bool:
 
 
 def _of_layer(config: Mapping[str, Any], path: Path, number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of the list at ``path``, or of the list ``known`` if there is no such list or entry.
+    """Return entry ``number`` of the list at ``path``; if there is no such list or entry, that entry of ``known``.
 
     If ``known`` is too short as well, its last entry is returned.
     """
@@ -238,7 +239,7 @@ def _of_layer(config: Mapping[str, Any], path: Path, number: int, known: Sequenc
 
 
 def _chosen(paths: Sequence[Path], prefix: str) -> Sequence[Path]:
-    """Return those of ``paths``, fields with a number of layers, that are about the layers with this key prefix.
+    """Return those paths (of fields with a number of layers) that are about the layers with a key prefix.
 
     The prefix tells whether the layers are of a vision, audio or text model, and of an encoder or a decoder.
     """
