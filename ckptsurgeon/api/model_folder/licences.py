@@ -1,4 +1,4 @@
-"""Copies the terms of use of the weights (LICENSE, NOTICE) to output folders, and notes files that are not copied."""
+"""Copies the terms of use of the weights (LICENSE, NOTICE) to output folders, and lists files that are not copied."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _other_terms(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
 
 
 def _digest(file: Companion) -> str:
-    """Return a digest of the words of a file; line breaks and indentation do not count."""
+    """Return a digest of the words of a file, which is the same if only line breaks and indentation differ."""
     with suppress(CheckpointError):
         return hashlib.sha256(b" ".join(read_small(file.path, LARGEST).split())).hexdigest()
     return file.path  # an unreadable file is reported when it is copied

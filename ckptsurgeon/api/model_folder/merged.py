@@ -29,11 +29,11 @@ from .weights.tied_heads import has_new_head, mixed_head_notes
 __all__ = ["lora_folder", "merged_folder"]
 
 UNITED = "choose a vocabulary that has this token, for example --vocab union"
-"""Hint of the error if a configuration has the id of a token that the merged vocabulary lacks."""
+"""Hint of the error for a configuration with the id of a token that the merged vocabulary lacks."""
 OF_ADAPTER = (
     "put a tokeniser that has this token into the adapter's folder; or use --vocab place, which does not change ids"
 )
-"""Hint of the error if a configuration has the id of a token that the new vocabulary, an adapter's, lacks."""
+"""Hint of the error for a configuration with the id of a token that the adapter's new vocabulary lacks."""
 
 OWN_HEAD = "the output layer has its own weights, so config.json gets tie_word_embeddings: false"
 
@@ -81,9 +81,9 @@ def merged_folder(
 def _with_names(
     files: Sequence[Companion], models: Sequence[ModelFolder], tokens: ModelTokens
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return (files, notes): generation_config.json gets the languages and tasks of the other models, with their ids.
+    """Return (files, notes) after the languages and tasks of the other models are added to generation_config.json.
 
-    ``files`` are those of the output, whose vocabulary is that of ``tokens``. A map (such as ``lang_to_id``) that the
+    ``files`` are the files of the output, whose vocabulary is in ``tokens``. A map (such as ``lang_to_id``) that the
     output's file lacks is not added, because it needs other settings, such as ``is_multilingual``.
     """
     own = next((one for one in files if one.name == GENERATION and one.text), None)
@@ -112,10 +112,10 @@ def lora_folder(
     *,
     by_place: bool = False,
 ) -> Plan:
-    """Return the plan of a base with adapters; its output, if it is a folder, gets the files in the base's folder.
+    """Return the plan of a base with adapters, whose output, if it is a folder, gets the files of the base's folder.
 
     ``tensors`` are the base's tensors. If an adapter replaces the embedding by one for another vocabulary, the output
-    gets the adapter's tokeniser and vocabulary size. Token ids in the configuration are replaced by new ids, unless
+    gets the adapter's tokeniser and vocabulary size. Token ids in the configuration are replaced by the new ids, unless
     rows are copied by position (``by_place``). Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not base.files:

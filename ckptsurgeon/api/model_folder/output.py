@@ -35,14 +35,14 @@ __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_fo
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
 FACTOR = ".lora_"
-"""What follows the name of a module in the keys of an adapter."""
+"""The text after the name of a module in the keys of an adapter."""
 FEWER_MODULES = "adapter_config.json is unchanged: PEFT does not change the modules whose factors are left out"
 MOST_FAULTS = 8
-"""The largest number of faults that the reason for a refusal lists."""
+"""The largest number of faults that the reason for a refusal shows."""
 PARTS = "{part}choose a token list that has this token"
-"""Hint of the error if a checkpoint gets a new vocabulary that lacks a token whose id is in the configuration.
+"""Hint of the error for a configuration with the id of a token that the new vocabulary lacks.
 
-``{part}`` is replaced by text on ``--token-map``, or by ''.
+``{part}`` is replaced by a text on ``--token-map``, or by ''.
 """
 
 
@@ -70,10 +70,10 @@ def edited_folder(
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
     ``tensors`` are the source's tensors; ``ties`` maps each tied key of the source to the key that it is tied to. The
-    configuration is copied if it can describe the output: its dtype is set to that of the weights, and its number of
-    layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, it is not
-    copied, and the plan gets a note. ``is_described`` is true if the configuration already describes the tensors that
-    operations made.
+    configuration is copied if it can describe the output: its dtype is set to the dtype of the weights, and its number
+    of layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, the
+    configuration is not copied, and the plan gets a note. ``is_described`` is true if the configuration already
+    describes the tensors that operations made.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -102,16 +102,16 @@ def edited_folder(
 
 
 def _can_lack(folder: ModelFolder, left: Sequence[str], plan: Plan) -> bool:
-    """Return whether PEFT loads an adapter without the tensors ``left`` as one that does not change their modules.
+    """Return whether PEFT loads an adapter without the tensors ``left``, and does not change their modules.
 
-    It initialises the factors of these modules; with most initialisations, their product is 0.
+    PEFT initialises the missing factors; with most initialisations, their product is 0.
     """
     settings = folder.adapter
     if not _is_adapter(folder.files) or settings.get("peft_type") != "LORA":
         return False
     if settings.get("init_lora_weights", True) not in (True, "gaussian"):
         return False
-    if not all(FACTOR in key for key in left):  # whole modules and biases: the base's are loaded, or new ones
+    if not all(FACTOR in key for key in left):  # whole modules and biases are not initialised in this way
         return False
     kept = {step.key.partition(FACTOR)[0] for step in plan.steps if FACTOR in step.key}
     return bool(kept) and kept.isdisjoint(key.partition(FACTOR)[0] for key in left)
@@ -127,7 +127,7 @@ def _is_operated(step: Step, *, is_plain: bool) -> bool:
 
 
 def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Companion:
-    """Return a file of the source's folder; if it has quantisation settings, modules in them are renamed as planned."""
+    """Return a file of the source's folder. If it has quantisation settings, modules in them get their new names."""
     settings: Mapping[str, Any] = {}
     with suppress(CheckpointError):  # an unreadable file is reported when it is copied
         settings = folder.document(file.name) if file.name in QUANTISED_BY else {}
@@ -159,8 +159,8 @@ def _fewer_layers(
     """Return (configuration with fewer layers, notes, faults), for an output without the last layers of the source.
 
     ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
-    tensors are left out too. It is also None if it cannot be changed; then a note has the reason. Each fault names
-    layers whose kind (such as full or sliding attention) would change, because no field can state it.
+    tensors are left out too, or if it cannot be changed; then a note says why. Each fault names layers whose kind (such
+    as full or sliding attention) would change, because no field can state it.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -200,7 +200,7 @@ def _recast(
 
 
 def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return ``files`` without config.json if this file cannot be read, and a note on it."""
+    """Return (``files`` without config.json, a note on it) if it cannot be read; otherwise (``files``, no note)."""
     fault = ModelFolder("", tuple(files)).fault
     if not fault:
         return tuple(files), []
@@ -213,7 +213,7 @@ def _is_adapter(files: Sequence[Companion]) -> bool:
 
 
 def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
-    """Return a plan of a transplant into a checkpoint, by which an output folder also gets the files beside it.
+    """Return a plan of a transplant into a checkpoint; an output folder also gets the files in the checkpoint's folder.
 
     If the vocabulary changes (``change``), the output gets the new tokeniser, and token ids in the configuration are
     replaced by new ids. Raises ConfigError for an id whose token the new vocabulary lacks.

@@ -36,12 +36,12 @@ __all__ = [
 ]
 
 OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
-"""Files of ModelOpt, AutoAWQ and AutoGPTQ with nothing but quantisation settings."""
+"""Files of ModelOpt, AutoAWQ and AutoGPTQ that have only quantisation settings."""
 SECTIONS = ("quantization_config", "compression_config", "quantization")
 """Sections of config.json with quantisation settings."""
 
 MARKER = "scaled_fp8"
-"""Name of the tensor that tells ComfyUI that a file has scales."""
+"""The name of a tensor; if a file has this tensor, ComfyUI uses the scales in the file."""
 
 
 def folder_of(checkpoint: Checkpoint) -> ModelFolder:
@@ -70,7 +70,7 @@ def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dtype_of_weights(config: Mapping[str, Any]) -> str:
-    """Return the dtype of a model's weights that config.json states; bfloat16 if it states none."""
+    """Return the dtype that config.json states for a model's weights; bfloat16 if it states none."""
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
@@ -97,7 +97,7 @@ def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
 
 
 def _stems(key: str) -> Iterator[str]:
-    """Yield the names of quantised tensors that ``key`` could be a part of.
+    """Yield the possible names of the quantised tensor to which the part ``key`` belongs.
 
     For ``a.b.weight_scale``, these are its module ``a.b``, the parent module ``a``, and ``a.b.weight``.
     """
@@ -129,7 +129,7 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
-    """Return the quantised tensors of the sources that the output has too, by the index of the source.
+    """Return {index of a source: its quantised tensors that the output has too}.
 
     The plan copies these tensors. If it computes a weight and quantises it again, the quantised tensor of the same name
     in the source at index ``owner`` is returned. ``opened`` are the sources of the plan.
@@ -147,17 +147,17 @@ def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict
 
 
 class SettingsError(PlanError):
-    """Raised if an output's settings would decode quantised tensors differently than the settings of their source."""
+    """Raised if quantised tensors would be decoded differently with the output's settings than with the source's."""
 
 
 def check_settings(
     plan: Plan, opened: Sequence[Checkpoint], owner: int | None = None, given: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise SettingsError if the output's settings would decode quantised tensors differently than their source's.
+    """Raise SettingsError if the output's settings would decode quantised tensors differently than the source's.
 
     ``owner`` is the index of the source whose settings the output gets. If it is None, the output gets the settings of
-    the first source of quantised tensors. If the settings come from a destination that is not a source, ``given`` has
-    them. ``opened`` are the sources of the plan.
+    the first source with quantised tensors. If a destination that is not a source has the settings, ``given`` are these
+    settings. ``opened`` are the sources of the plan.
     """
     copied = _copied(plan, opened, owner)
     settings: dict[int, Mapping[str, Any]] = {place: opened[place].quantisation for place in copied}
@@ -188,7 +188,7 @@ def check_settings(
 
 
 def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> Iterator[QuantisedModule]:
-    """Yield the quantised modules, under their new names, that a plan copies from the source at index ``place``.
+    """Yield the quantised modules that a plan copies from the source at index ``place``, with their new names.
 
     ``codes`` maps each key of the source to the quantised tensor that it is a part of.
     """
@@ -226,7 +226,7 @@ def unsettled_notes(
 
 
 def _markers(plan: Plan, place: int, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note if a plan copies scales from a source without ``scaled_fp8``, which tells ComfyUI to use scales.
+    """Yield a note if a plan copies a source's scales but not its ``scaled_fp8``, without which ComfyUI ignores them.
 
     ``checkpoint`` is the source at index ``place``.
     """

@@ -1,4 +1,4 @@
-"""Compares config.json with the settings in metadata that weights keep if they were converted from a GGUF file."""
+"""Compares config.json with settings in the metadata, which weights have if they were converted from a GGUF file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 
 
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if numbers of heads, the epsilon or the rotary base in config.json are not those in ``metadata``.
+    """Yield a note if numbers of heads, the epsilon or the rotary base in config.json differ from ``metadata``.
 
-    ``metadata`` are the metadata of the weights. If the weights were converted from a GGUF file, they record settings
-    of this file. If they name an architecture, they describe tensors in the layout of llama.cpp, and are not compared.
-    Those of DeepSeek are not compared either: their numbers of heads have another meaning than in config.json.
+    ``metadata`` are the metadata of the weights. If the weights were converted from a GGUF file, the metadata have the
+    settings of this file. Metadata that name an architecture describe tensors in the layout of llama.cpp, and are not
+    compared. Metadata of DeepSeek are not compared either: there, numbers of heads mean something else than in
+    config.json.
     """
     model_type = str(config.get("model_type"))
     own = MODEL_TYPES.get(model_type, "")
@@ -42,7 +43,7 @@ def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any
 
 
 def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield (field, value, entry): each setting in config.json, and the name of the same setting in the metadata."""
+    """Yield (field, value, entry) for each setting in config.json; ``entry`` is its name in the metadata."""
     norm = DEFAULTS[model_type].norm
     rope = config.get("rope_parameters")
     base = rope.get("rope_theta") if isinstance(rope, Mapping) else None
@@ -56,7 +57,7 @@ def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> It
 
 
 def _differ(value: Any, said: str) -> bool:
-    """Return whether a number differs from ``said``, a number as text in the metadata, by more than rounding.
+    """Return whether ``value`` and the number in the text ``said`` (from the metadata) differ by more than rounding.
 
     GGUF files have such numbers in single precision. Values that are not numbers are not compared.
     """

@@ -30,7 +30,7 @@ def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _stated(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the ``dtype`` of a quantised model is an 8-bit float, as if it were the dtype of the codes."""
+    """Yield a note if the ``dtype`` of a quantised model is an 8-bit float: it must be a dtype for computations."""
     for field in ("dtype", "torch_dtype"):
         stated = config.get(field)
         if isinstance(stated, str) and stated.startswith("float8_") and quantisation_of(config):

@@ -1,4 +1,4 @@
-"""Notes on operations that split or concatenate fused projections with their parts in another order than usual."""
+"""Notes on operations that split fused projections, or join their parts, in another order than the name means."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["fused_notes"]
 
 
 BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
-"""Model types whose query_key_value has the queries, keys and values of one head, then those of the next head."""
+"""Model types whose ``query_key_value`` has the rows of queries, keys and values of one head, then of the next head."""
 
 
 def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
     """Yield notes on fused projections that operations on source ``number`` split or join in a wrong order.
 
-    ``source`` has the tensors of this source as the plan's operations leave them.
+    ``source`` has the tensors of this source after the plan's operations.
     """
     steps = [step for step in plan.steps if step.source == number and step.made_of and not step.tied_to]
     wrong = [*_split(steps, source), *_joined(steps)]
@@ -39,7 +39,7 @@ def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
 
 
 def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) of each fused projection that operations split into parts in a wrong order."""
+    """Yield (key, text on the fault) of each fused projection that operations split into parts in a wrong order."""
     parts: dict[tuple[str, ...], dict[int, Step]] = {}
     for step in steps:
         if all(map(order_of_parts, step.made_of)) and _part(step) and step.source_key in source:
@@ -71,7 +71,7 @@ def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str
 
 
 def _joined(steps: list[Step]) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) of each fused projection that operations make of parts in a wrong order."""
+    """Yield (key, text on the fault) of each fused projection that operations join from parts in a wrong order."""
     for step in steps:
         order = list(dict.fromkeys(map(part_of, step.made_of)))
         fused = step.key if order_of_parts(step.key) else step.source_key
@@ -84,7 +84,7 @@ def _part(step: Step) -> str:
 
 
 def _begin(info: TensorInfo) -> int:
-    """Return the position at which a part begins in its tensor; only positions in the same tensor can be compared."""
+    """Return the position at which a part begins in its tensor. Compare only positions in the same tensor."""
     made = info.made
     if made is None or isinstance(made, Decoded | Given):
         return info.offset

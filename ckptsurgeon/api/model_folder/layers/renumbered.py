@@ -133,7 +133,7 @@ def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, or
 
 
 def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of the list ``found``, or else of ``known``, or else the last entry of ``known``."""
+    """Return entry ``number`` of ``found``; if it has no such entry, that of ``known``, or else its last entry."""
     found = found if number < len(found) else known
     return found[min(number, len(found) - 1)]
 

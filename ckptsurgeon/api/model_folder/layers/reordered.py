@@ -24,8 +24,8 @@ _KINDS = {"q": "queries", "k": "keys"}
 class _Reordered:
     """A tensor of queries (``kind`` "q") or keys ("k") that operations reorder, with its ``old`` and ``new`` name.
 
-    ``before`` is the order of rows in models that use the old name, and ``after`` that in models that use the new name;
-    '' if the order is not known. ``operations`` are the indices of the operations.
+    ``before`` is the order of rows in models that use the old name, and ``after`` the order in models that use the new
+    name; '' if the order is not known. ``operations`` are the indices of the operations.
     """
 
     old: str
@@ -42,8 +42,8 @@ def reordering_notes(
 ) -> Iterator[str]:
     """Yield notes on operations of a plan's source ``number`` that reorder rows of queries and keys in a wrong way.
 
-    ``source`` has the tensors of this source as the plan's operations leave them. ``keys`` are all keys of the output,
-    and ``config`` are the fields of the destination's configuration.
+    ``source`` has the tensors of this source after the plan's operations. ``keys`` are all keys of the output, and
+    ``config`` the fields of the destination's configuration.
     """
     rows = [row for row in plan.sources[number].operations if HALVES in row or PAIRS in row]
     if not rows:
@@ -73,8 +73,8 @@ def _reordered(
 ) -> Iterator[_Reordered]:
     """Yield the queries and keys of source ``number`` that the operations ``rows`` reorder.
 
-    ``sides`` are (all keys of the source, all keys of the output). ``settings`` has what is known about the source's
-    and the destination's model.
+    ``sides`` are (all keys of the source, all keys of the output). ``settings`` are the known settings of the
+    destination's and the source's model.
     """
     matcher = KeyMatcher([KeyPattern.given(row[_verb(row)], "") for row in rows])
     known = [known_spellings(side) for side in sides]
@@ -98,7 +98,7 @@ def _verb(row: Mapping[str, Any]) -> str:
 def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
     """Return the order in which a library stores the rows of queries and keys of a model; '' if it is not known.
 
-    ``spelling`` are the names that the library gives to such tensors, and ``settings`` what is known about the model.
+    ``spelling`` has the names that the library gives to such tensors. ``settings`` are the known settings of the model.
     """
     if spelling is None or rotates_pairs(settings):
         return "" if spelling is None else PAIRS
@@ -109,7 +109,7 @@ def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
 
 
 def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is wrong with the operation ``row``, which reorders the rows of the queries or keys ``one``.
+    """Yield texts on what is wrong with the operation ``row``, which reorders the rows of the queries or keys ``one``.
 
     ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), if they are known.
     """

@@ -41,7 +41,7 @@ _BASES = {
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {field: default of the class} for omitted fields with the kind of each layer, such as ``layer_types``."""
+    """Return {field: default of the class} for missing fields on the kind of each layer, such as ``layer_types``."""
     kind, made = model_type_in(config), dict[str, Any]()
     if kind in PERIODS and not any(name in config for name in _PATTERN):
         made = dict.fromkeys(_PATTERN, PERIODS[kind][0])
@@ -72,9 +72,9 @@ def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
 LARGEST = 1 << 20
 """The largest plausible size of a head."""
 OF_FACTORS = ("longrope", "su")
-"""Types of rotary embeddings with a factor for each rotated pair of a head: one list for short texts, one for long."""
+"""Types of rotary embeddings with a factor for each rotated pair of a head, in two lists: for short and long texts."""
 ROTATED = ("qk_rope_head_dim", "head_dim")
-"""Fields with the number of rotated values of a head, or else its size; the first that exists is used."""
+"""Fields with the number of rotated values in a head, or with the size of the head; the first that exists is used."""
 OF_PHI = ("phi3", "phimoe", "phi4_multimodal")
 """Model types that have ``short_factor`` and ``long_factor`` with any ``rope_type``."""
 
@@ -175,7 +175,7 @@ def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _STORED = re.compile(r"^(?:model\.|gpt_neox\.)?(?:layers\.\d+\.(?:self_attn|attention)\.)?rotary_emb\.inv_freq$")
-"""Matches the keys of the frequencies of a text model, in its layers or beside them."""
+"""Matches the keys of a text model's stored frequencies, inside its layers or outside."""
 _BASE, _OLDER_BASE = "rope_theta", "rotary_emb_base"
 _KINDS = (
     "cohere", "deepseek_v2", "deepseek_v3", "falcon", "gemma", "gemma2", "glm", "glm4", "gpt_neox", "granite", "llama",
@@ -186,11 +186,11 @@ _KINDS = (
 MOST = 1024
 """The largest number of frequencies that are read; a head of 128 numbers has 64."""
 NEAR, TINY = 0.01, 1e-7
-"""The largest errors that rounding makes: ``NEAR`` is the relative error in bfloat16, ``TINY`` the error in float16."""
+"""The largest rounding errors: ``NEAR`` is the relative error of bfloat16, ``TINY`` the absolute error of float16."""
 
 
 def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the stored frequencies of a model's rotary embedding are not those of its configuration.
+    """Yield a note if the stored frequencies of a model's rotary embedding do not follow from its configuration.
 
     Frequency k of n is 1 / base^(k/n). Only the first stored tensor is read (8 to 64 numbers), and only from a local
     file. There is no note if the configuration scales the frequencies or has nested configurations, or if the model
@@ -213,7 +213,7 @@ def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterat
 
 
 def unlike_frequency_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note if a merge takes the frequencies of one model, and another model has other frequencies.
+    """Yield a note if a merge copies the frequencies of one model although another model has different ones.
 
     ``opened`` are the sources of the plan, in its order. One tensor of each model is read.
     """
@@ -266,7 +266,7 @@ def _is_near(expected: float, value: float) -> bool:
 
 
 def _base_in(values: Sequence[float]) -> float:
-    """Return the base whose powers the frequencies are, to 3 digits; 0 if they are not the powers of any base."""
+    """Return the base of which the frequencies are powers, to 3 digits if possible; 0 if there is no such base."""
     usable = [place for place, one in enumerate(values) if place and 1e-3 < one < 1]
     if not usable:
         return 0

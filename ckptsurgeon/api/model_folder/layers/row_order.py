@@ -29,9 +29,9 @@ _TURN = ("transpose", "permute", "reshape")
 def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Settings) -> Plan:
     """Return the plan with notes on tensors whose new names imply another order of rows, or a transposed matrix.
 
-    There are also notes on operations that reorder rows in another way than the names and the configuration say.
-    ``sources`` are the sources after all operations, before rules rename their tensors. ``config`` are the fields of
-    the destination's configuration.
+    There are also notes on operations that reorder rows in another way than the names and the configuration imply.
+    ``sources`` are the sources after all operations, with the names that tensors have before rules rename them.
+    ``config`` are the fields of the destination's configuration.
     """
     keys = [step.key for step in plan.steps]
     notes: list[str] = []
@@ -70,9 +70,9 @@ def _row_order_notes(
 
 
 def _norm_notes(names: Collection[tuple[str, str]], source: Checkpoint) -> Iterator[str]:
-    """Yield a note on norms that get the names of transformers or of llama.cpp, if one of them stores 1 more.
+    """Yield a note on norms that are renamed between transformers and llama.cpp, if llama.cpp stores them with 1 added.
 
-    This is so for Gemma: llama.cpp stores norms with 1 added, which transformers adds when it computes.
+    This is so for Gemma: transformers adds the 1 when it computes.
     """
     stated = source.metadata.get(ARCHITECTURE) or MODEL_TYPES.get(str(settings_of(source).get("model_type")), "")
     if stated not in ARCHITECTURES or not ARCHITECTURES[stated].one_more:
@@ -122,10 +122,10 @@ def _forgotten(plan: Plan, number: int) -> Iterator[str]:
 
 
 def _keys(step: Step) -> tuple[str, ...]:
-    """Return the keys of a step's tensor before and after operations."""
+    """Return the key of a step's tensor after operations, and the keys of the tensors that operations make it from."""
     return (step.source_key, *step.made_of)
 
 
 def _matcher(rows: Sequence[Mapping[str, Any]], verbs: Sequence[str]) -> KeyMatcher:
-    """Return a matcher for the keys that operations in ``rows`` change, if the operation is one of ``verbs``."""
+    """Return a matcher for the keys that operations in ``rows`` change; other operations than ``verbs`` are ignored."""
     return KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])

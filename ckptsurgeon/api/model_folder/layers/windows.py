@@ -25,7 +25,7 @@ def has_window(config: Mapping[str, Any]) -> bool:
 def is_one_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two configurations have the same model type, or are of Llama and of Mistral without a window.
 
-    Llama without biases and Mistral without a window compute the same.
+    A Llama without biases computes the same as a Mistral without a window.
     """
     pair = (one, other)
     kinds = {each.get("model_type") for each in pair}

@@ -1,7 +1,7 @@
 """Notes on numbers in processor files that differ from the same numbers in config.json.
 
-The fields are compared in pairs, for the model types in which they must be equal: in transformers 5.23, the processor
-counts the tokens of an image with one field of a pair, and the network computes the features of the image with the
+Pairs of fields are compared, for the model types in which both must be equal. In transformers 5.23, the processor
+counts the tokens of an image with one field of such a pair, and the network computes the features of the image with the
 other field. Only numbers that both files have are compared.
 """
 
@@ -20,7 +20,7 @@ OF_GRIDS = (
     "exaone4_5", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe",
     "qwen3_vl", "qwen3_vl_moe",
 )  # fmt: skip
-"""Model types whose processors cut images into a grid of patches, and merge neighbours to one token."""
+"""Model types whose processors cut images into a grid of patches, and merge neighbouring patches to one token."""
 OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
 VISION = {
     **dict.fromkeys(OF_GRIDS, "vision_config"),
@@ -29,7 +29,7 @@ VISION = {
 }
 """{model type: dotted path of the configuration of its image encoder}"""
 GRID = {"patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size", "merge_size": "spatial_merge_size"}
-"""{field of the processor on the grid of patches: field of the image encoder}"""
+"""{field of the processor about the grid of patches: the same field of the image encoder}"""
 OF_PROCESSORS = {
     **{kind: {"num_query_tokens": "num_query_tokens"} for kind in ("blip-2", "instructblip", "instructblipvideo")},
     **{kind: {"image_seq_length": "mm_tokens_per_image"} for kind in ("gemma3", "shieldgemma2")},
@@ -47,7 +47,7 @@ OF_IMAGES = {
 }
 """{model type: {field of the image processor: field of config.json with the same number}}"""
 OF_LARGER_PATCHES = ("aya_vision",)
-"""Model types whose processor has the size of joined patches, which is not the ``patch_size`` of the network."""
+"""Model types in whose processor ``patch_size`` is the size of joined patches, not of the network's patches."""
 
 
 def agreement_notes(folder: ModelFolder) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _differing(section: Section, config: Mapping[str, Any], pairs: Mapping[str, 
 
 
 def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes if a processor's ``patch_size`` is not the model's, or the ``vision_feature_layer`` does not exist.
+    """Yield notes if a processor's ``patch_size`` is not the network's, or if ``vision_feature_layer`` does not exist.
 
     ``made`` has the fields of the processor, and ``config`` those of config.json.
     """

@@ -19,7 +19,7 @@ from .sections import PROCESSOR, VIDEO
 __all__ = ["input_notes"]
 
 FILES = {PREPROCESSOR: ("feature_extractor", "image_processor"), VIDEO: ("video_processor",)}
-"""Files of processors, each with the sections of ``processor_config.json`` that may have its fields instead."""
+"""{file of a processor: sections of ``processor_config.json`` that may have its fields instead}"""
 IGNORED = re.compile(
     r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format|chat_template$)"
 )
@@ -49,7 +49,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def _shared(one: Any, here: Any) -> tuple[Any, Any]:
-    """Return the two values to show in a note: of two dicts with common keys, only the entries under these keys.
+    """Return the two values to show in a note: of two dicts with common keys, only the entries with these keys.
 
     Other values are returned unchanged.
     """
@@ -73,8 +73,8 @@ def _differ(one: Any, here: Any) -> bool:
 def _fields(folder: ModelFolder, file: str) -> Mapping[str, Any]:
     """Return the fields of a processor's file or, if it is missing, those of its sections in processor_config.json.
 
-    Of processor_config.json itself, only the fields outside of sections are returned. The result is empty if the file
-    is missing, unreadable or remote.
+    For processor_config.json itself, only the fields outside of its sections are returned. The result is empty if the
+    file is missing, unreadable or remote.
     """
     named = {one.name for one in folder.files if not scheme_of(one.path)}
     with suppress(ConfigError, SourceError):

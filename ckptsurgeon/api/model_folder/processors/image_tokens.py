@@ -1,4 +1,4 @@
-"""Notes on processors that give an image another number of tokens than the network has features of the image.
+"""Notes on processors that write another number of tokens for an image than the network has features of it.
 
 transformers then refuses the image: "Image features and image tokens do not match".
 """
@@ -21,11 +21,11 @@ STRATEGIES = {
     "llava": DEFAULT, "llava_next": DEFAULT, "llava_next_video": DEFAULT, "llava_onevision": FULL,
     "video_llava": DEFAULT, "vipllava": DEFAULT,
 }  # fmt: skip
-"""{model type: strategy of a network whose config.json has none}"""
+"""{model type: strategy that a network uses if its config.json has none}"""
 ADDED = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""{model type of an image encoder: number of features besides those of patches}; CLIP's is of the whole image."""
+"""{model type of an image encoder: number of its features that are of no patch}; CLIP has one for the whole image."""
 OF_VIDEO_LLAVA = {STRATEGY: DEFAULT, ADDITIONAL: 1}
-"""The defaults of Video-LLaVA's processor. The other processors have no strategy by default, and add no tokens."""
+"""The defaults of Video-LLaVA's processor. By default, the other processors have no strategy and add no tokens."""
 COUNTED = {
     "idefics3": ("image_seq_len", "scale_factor"),
     "internvl": ("image_seq_length", "downsample_ratio"),
@@ -57,7 +57,7 @@ def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iter
     """Yield a note if LLaVA's processor, with these ``fields``, makes more or fewer tokens than there are features."""
     kind = config["model_type"]
     made = {**OF_VIDEO_LLAVA, **fields} if fields and kind == "video_llava" else fields
-    own = None if kind == "vipllava" else config.get(STRATEGY)  # VipLLaVA's class does not read this field
+    own = None if kind == "vipllava" else config.get(STRATEGY)  # VipLLaVA ignores this field
     tower, given = at_path(config, "vision_config.model_type"), own or STRATEGIES[kind]
     used, more = made.get(STRATEGY), made.get(ADDITIONAL, 0)
     if tower not in ADDED or given not in (DEFAULT, FULL) or used is None or type(more) is not int:
@@ -120,7 +120,7 @@ def _counted(section: Section, field: str, config: Mapping[str, Any], factor: st
 
 
 def _side(config: Mapping[str, Any], name: str) -> int:
-    """Return a size of the image encoder, stored as a number or as two equal numbers; 0 if it is neither."""
+    """Return a size of the image encoder: a number, or a list of equal numbers; 0 for any other value."""
     value = at_path(config, f"vision_config.{name}")
     sides = value if isinstance(value, list) else [value]
     return sides[0] if sides and all(type(one) is int and LARGEST > one == sides[0] > 0 for one in sides) else 0

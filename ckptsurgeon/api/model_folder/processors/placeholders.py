@@ -1,4 +1,4 @@
-"""Notes on placeholder tokens of images and videos that the tokeniser lacks, or gives another id than config.json."""
+"""Notes on placeholder tokens of images and videos that the tokeniser lacks, or whose id in config.json is another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OF_TOKENIZERS = (
     "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     "video_llava", "vipllava",
 )  # fmt: skip
-"""Model types whose processors take the placeholder from the tokeniser, if its files name it (``image_token``)."""
+"""Model types whose processors use the placeholder that the tokeniser's files name (``image_token``), if they do."""
 OF_PROCESSORS = ("llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "video_llava", "vipllava")
-"""Model types whose processors take the placeholder from processor_config.json, if the tokeniser has none."""
+"""Model types whose processors use the placeholder in processor_config.json, if the tokeniser names none."""
 OWN = ("PixtralProcessor",)
-"""Processors that never take the placeholder from the tokeniser."""
+"""Processors that never use the tokeniser's placeholder."""
 NAMES = ("image_token", "video_token")
 
 
@@ -74,7 +74,7 @@ def _extra(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def _of_tokenizer(fields: Mapping[str, Any], name: str) -> str:
-    """Return a special token that the fields of a tokeniser's configuration name, such as ``image_token``."""
+    """Return the special token in the field ``name`` of the tokeniser's configuration; "" if there is none."""
     named = (fields, *(fields.get(one) for one in ("model_specific_special_tokens", "extra_special_tokens")))
     return next((text for one in named if isinstance(one, dict) and (text := text_of(one.get(name)))), "")
 
