@@ -1,4 +1,4 @@
-"""Compares token lists with the list in a source's recipe, or in the lineage.json of the run that trained it."""
+"""Compares token lists with the list that a source's recipe records, or the lineage.json of the run that trained it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ __all__ = ["TrainedList", "other_tokens", "trained_list", "with_other_lists_said
 class RecordedList:
     """The token list for which a checkpoint was made, or with which it was trained.
 
-    ``model`` is the name of the checkpoint, and ``path`` the path of the list, '' if it is not known. ``tokens`` is
-    None if the list is gone or has changed: then lists are compared by ``digest``, which is the SHA-256 of the file or,
-    if ``trained`` is true, of the tokens. ``kind`` is the kind of the destination that had the list.
+    ``model`` is the name of the checkpoint, and ``path`` the path of the list; '' if it is not known. ``tokens`` is
+    None if the list is missing or has changed. Then lists are compared by ``digest``: the SHA-256 of the file or, if
+    ``trained`` is true, of the tokens. ``kind`` is the kind of destination that the checkpoint was made or trained for.
     """
 
     model: str
@@ -50,7 +50,7 @@ class RecordedList:
     trained: bool = False
 
     def is_list(self, path: str, tokens: Sequence[str]) -> bool:
-        """Return whether a list with the path ``path`` and these tokens is the recorded list."""
+        """Return whether the list with these ``tokens`` in the file at ``path`` is the recorded list."""
         if self.tokens is not None or self.trained:
             return self.tokens == tokens or (self.trained and self.digest == digest_of_tokens(tokens))
         with suppress(CheckpointError, OSError):
@@ -66,12 +66,12 @@ def with_recorded_tokens_said(
     change: NewVocabulary | None = None,
     destination: ModelFolder | None = None,
 ) -> Plan:
-    """Return the plan with a note on each source whose rows get other tokens than those it was made or trained for.
+    """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
 
-    Without ``change``, these are rows that are copied by position to a destination with another token list. With
-    ``change``, the source's list in ``--vocab`` is compared with the recorded list, unless the source's folder has a
-    tokeniser: then this tokeniser has already been compared with the lists in ``--vocab``. ``destination`` is the
-    folder of a destination that is a checkpoint. Raises PlanError if the source's list was given as the destination's.
+    Without ``change``, a note is on rows that are copied by position to a destination with another token list. With
+    ``change``, the source's list in ``--vocab`` is compared with the recorded list. It is not compared if the source's
+    folder has a tokeniser, which has already been compared with the lists in ``--vocab``. ``destination`` is the folder
+    of a destination that is a checkpoint. Raises PlanError if the source's list was given as the destination's list.
     """
     notes = []
     for number, one in enumerate(sources):
@@ -147,7 +147,7 @@ def _other_list(
 def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield (path, tokens) for the list at ``path``: first with the tokens that other files add, then without them.
 
-    ``tokens`` are the tokens with the added ones.
+    ``tokens`` are the tokens including the added ones.
     """
     yield path, tokens
     with suppress(CheckpointError, OSError):
@@ -155,7 +155,7 @@ def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[
 
 
 def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
-    """Return how the token list of a checkpoint differs from a destination's, and what to do; '' if they are equal.
+    """Return how a checkpoint's token list differs from a destination's list, and what to do; '' if they are equal.
 
     ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the
     lineage.json of a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer
@@ -181,7 +181,7 @@ def _list_of(target: TargetSpec) -> str:
 
 
 def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
-    """Return the token list in the recipe of the checkpoint at ``path`` or its run's lineage.json; None without one."""
+    """Return the token list in the recipe of the checkpoint at ``path``, or in its run's lineage.json; else None."""
     name = os.path.basename(path)
     if recipe is None:
         run = trained_list(path)
@@ -197,7 +197,7 @@ def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
 
 
 def _list_of_recipe(recipe: Recipe) -> FilePrint | None:
-    """Return name, size and SHA-256 of the token list for which a checkpoint was made; None if it is not recorded."""
+    """Return name, size and SHA-256 of the token list for which a checkpoint was made; None if none is recorded."""
     files = [file for file in recipe.target.files if file.name != recipe.target.config]
     if len(files) != 1:
         return None
@@ -218,7 +218,7 @@ def _for(recorded: RecordedList) -> str:
 
 
 def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
-    """Return a clause on how the recorded list differs from another list; ``given`` is (path, tokens) of the other."""
+    """Return a clause that says how the recorded list differs from a ``given`` list: (path, tokens)."""
     names, tokens = [os.path.basename(one) for one in (recorded.path, given[0])], given[1]
     there, here = map(escape, names if names[0] != names[1] else map(_short, (recorded.path, given[0])))
     name = escape(recorded.model)
@@ -235,7 +235,7 @@ def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
 
 
 def _short(path: str) -> str:
-    """Return a path relative to the working directory if it is inside that, else the path unchanged."""
+    """Return a path relative to the working directory; a path outside this directory is returned unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 
@@ -246,16 +246,16 @@ def _token(token: str) -> str:
 
 LINEAGE, CONFIG = "lineage.json", "config.yaml"
 OF_RUN = re.compile(r"\.|best\.safetensors|(adapter|last|steps/\d+)(/.*)?")
-"""Matches the paths of a run's checkpoints, relative to the run's folder."""
+"""Matches the paths of checkpoints that a run writes, relative to the run's folder."""
 DEEPEST = 3
-"""The number of folders in which the records of a run are searched: the checkpoint's own, and those above it."""
+"""How many folders are searched for the records of a run: the checkpoint's own folder, and those that contain it."""
 
 
 @dataclass(frozen=True)
 class TrainedList:
-    """The token list of a run: the SHA-256 of its tokens, and its path ('' if the run's configuration names none).
+    """The token list with which a run trained: SHA-256 of its tokens, and its path ('' if the configuration has none).
 
-    ``tokens`` is None if the list is gone or has changed since. ``kind`` is the kind of the destination that the run
+    ``tokens`` is None if the list is missing or has changed since. ``kind`` is the kind of destination that the run
     trained.
     """
 
@@ -266,7 +266,7 @@ class TrainedList:
 
 
 def trained_list(path: str) -> TrainedList | None:
-    """Return the token list of the run in whose folder the checkpoint at ``path`` is; None if there is no run."""
+    """Return the token list of the run that wrote the checkpoint at ``path``; None if it is in no folder of a run."""
     for folder in _folders(path):
         lineage = _lineage(os.path.join(folder, LINEAGE))
         if not lineage or not OF_RUN.fullmatch(os.path.relpath(path, folder)):

@@ -49,13 +49,13 @@ ADAPTED = (
     "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by position."
 )
 BROKEN = "the tokeniser of "
-"""Beginning of the message about a tokeniser that cannot be read."""
+"""The beginning of the message on a tokeniser that cannot be read."""
 _BY_TOKEN = ("map", "init", "keep")
-"""The operations of plan steps that do not copy rows by position."""
+"""The operations (``op``) of steps that do not copy rows by position."""
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError if ``vocab`` is neither None nor "place"; ``why`` is the reason, ``remedy`` the hint."""
+    """Raise ConfigError if ``vocab`` is neither None nor "place". ``why`` is the reason, and ``remedy`` the hint."""
     if vocab not in (None, PLACE):
         raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 
@@ -72,16 +72,16 @@ def checked_rows(
     """Check that rows copied by position keep their tokens, and return the plan, with notes if necessary.
 
     ``folders`` are the folders of the sources. The output gets the tokeniser of the source at index ``donor``. The
-    tokeniser of each source is compared with the output's or, if the output has none, with that of the first source
-    that has one. If they differ in a row that is copied by position, PlanError is raised, with ``remedy`` as hint. If
-    the user asked for such copies (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
-    ``declared`` maps keys of tensors to their vocabulary axis.
+    tokeniser of each source is compared with the output's tokeniser or, if the output has none, with the first
+    tokeniser of a source. If the two have different tokens for a row that is copied by position, PlanError is raised,
+    with ``remedy`` as hint. If the user asked for such copies (``allowed``), or if tokenisers cannot be compared, the
+    plan gets a note instead. ``declared`` maps keys of tensors to their vocabulary axis.
     """
     folders = [with_embedded_tokens(one) for one in folders]
     made = _made(plan)
     output = next(
         (one for one in (*folders[donor : donor + 1], *folders) if one.tokenizer == made.tokenizer), made
-    )  # the tokens of such a folder have already been read
+    )  # prefer a folder whose tokens have already been read
     names = [escape(one.name) for one in plan.sources]
     known = [pair for pair in zip((output, *folders), ("the output", *names), strict=False) if pair[0].vocabulary]
     notes = []
@@ -109,7 +109,7 @@ def checked_lists(
 
     If the folder has no tokeniser, the list is compared with the token ids in its configuration. ``change`` has the two
     token lists of ``--vocab``. ``destination`` is the folder of a destination that is a checkpoint. Raises PlanError if
-    the source's list was given as the destination's.
+    the source's list was given as the destination's list.
     """
     notes: list[str] = []
     for source, folder in zip(plan.sources, folders, strict=False):
@@ -138,14 +138,14 @@ def with_new_list_checked(plan: Plan, change: NewVocabulary) -> Plan:
 
 
 def _made(plan: Plan) -> ModelFolder:
-    """Return the folder with the files that the output of a plan gets."""
+    """Return a folder that has the files that the output of a plan gets."""
     return ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
 
 
 def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model: str, option: str) -> Iterator[str]:
-    """Yield a note on the first row in which a token list that the user gave differs from a model's own tokeniser.
+    """Yield a note on the first row in which the user's token list and a model's own tokeniser differ.
 
-    ``given`` has the tokens and the path of the list, and ``own`` the tokens of the model's tokeniser. ``model`` is the
+    ``given`` has the tokens and the path of the user's list, ``own`` the tokens of the model's tokeniser, ``model`` the
     name of the model, and ``option`` the option with the list.
     """
     tokens, path = given
@@ -161,7 +161,7 @@ def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
     """Return a note for ``lora extract`` if a fine-tuned model has other tokens than its base.
 
-    ``names`` are the names of both. ``whole`` is true if the extracted adapter stores the complete fine-tuned
+    ``names`` are the names of the two models. ``whole`` is true if the extracted adapter stores the complete fine-tuned
     embedding, not a low-rank difference.
     """
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
@@ -174,9 +174,10 @@ def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *,
 
 
 def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
-    """Return text on the first difference between the tokenisers of two folders in their first ``rows`` rows.
+    """Return text on the first of ``rows`` rows in which the tokenisers of two folders differ; '' if there is none.
 
-    ``one`` and ``other`` are the folders, each with its name. Returns '' if the tokenisers do not differ.
+    ``one`` and ``other`` are the folders, each with its name. The text may also say that another token list differs, or
+    that a tokeniser cannot be read or compared.
     """
     (folder, name), (output, its_name) = one, other
     if folder.has_tokens_of(output):
@@ -199,10 +200,10 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
 
 
 def by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield key and shape of each tensor in which a plan copies row n of the source to row n of the output.
+    """Yield (key, shape) of each tensor in which a plan copies row n of the source to row n of the output.
 
-    Tensors that are resized because of ``on_mismatch`` are omitted, because there is another note on them. For the
-    factors of an adapter, key and shape are those of the tensor whose change they approximate.
+    Tensors that are resized because of ``on_mismatch`` are left out, because there is another note on them. For a
+    factor of an adapter, the key and the shape of the adapted tensor are returned.
     """
     stored = stored_sources(plan)
     for step in (one.numbers for one in plan.steps):

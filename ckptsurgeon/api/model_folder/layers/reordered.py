@@ -1,4 +1,4 @@
-"""Notes on operations ``halves`` and ``pairs`` (orders of rotary rows) that contradict names or the configuration."""
+"""Notes on the operations ``halves`` and ``pairs`` (orders of rotary rows) if names or settings contradict them."""
 
 from __future__ import annotations
 

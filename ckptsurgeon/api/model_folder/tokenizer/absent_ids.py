@@ -23,8 +23,8 @@ INPUTS = ("image", "video", "audio", "vision")
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on ids of special tokens in configurations that have an embedding row, but no token.
 
-    An embedding often has more rows than there are tokens, for speed or for later tokens. There are also notes on
-    special tokens that the vocabulary lacks, if transformers gives them a new id for which there is a row. A tokeniser
+    An embedding often has more rows than there are tokens, for speed or for tokens that are added later. There are also
+    notes on special tokens that the vocabulary lacks, if transformers gives them a new id that has a row. A tokeniser
     with custom code gets no notes, because it may have further tokens. The vocabulary is taken from ``read``: this
     folder, or one with the same tokeniser that has loaded it already.
     """
@@ -72,11 +72,11 @@ def _has(folder: ModelFolder, name: str) -> bool:
 
 
 def _is_checked(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
-    """Return whether the id of special token ``name`` is checked.
+    """Return whether the id of the special token with the role ``name`` is checked.
 
-    The ids of the end token and of the decoder's start token always are. Other ids are checked only if the name is in
-    ``own``, which has the ids of the tokeniser's special tokens: some models (BLIP) have rows for padding or for a
-    beginning token that their tokenisers do not have. Ids that only generation uses are not checked for an encoder.
+    The ids of the end token and of the decoder's start token are always checked. Other ids are checked only if ``own``,
+    which has the ids of the tokeniser's special tokens, has this role: some models (BLIP) have rows for padding or for
+    a beginning token that their tokenisers do not have. For an encoder, ids that only generation uses are not checked.
     """
     return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
 
@@ -88,11 +88,11 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:
-    """Yield a note on a special token that the vocabulary lacks, if a configuration has another id than transformers.
+    """Yield a note if a vocabulary lacks a special token, and a configuration does not have transformers' id for it.
 
-    transformers gives such a token a new id, whose row in the weights was not trained for it. If there is no such row,
-    other notes report this. ``tokens`` has the tokens of the vocabulary, ``names`` the special tokens by role, and
-    ``new`` the new ids by token.
+    transformers gives such a token a new id, whose row was not trained for this token. If there is no such row, other
+    notes report this. ``tokens`` has the tokens of the vocabulary, ``names`` the special tokens by role, and ``new``
+    the new ids by token.
     """
     meant = {**dict(enumerate(tokens)), **{one.number: token for token, one in new.items()}} if new else {}
     for name, token in names.items():

@@ -1,4 +1,4 @@
-"""Notes on added tokens whose id in tokenizer_config.json is not their id in the token list."""
+"""Notes on added tokens whose id in tokenizer_config.json differs from their id in the token list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes on a tokenizer.json whose prefix or suffix for parts of words is not the one in its tokens."""
+"""Notes on a tokenizer.json whose prefix or suffix for parts of words does not fit its tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = "</w>"
 
 
 def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if no token has the configured prefix or suffix, or if many tokens have a suffix but none is set."""
+    """Yield a note if no token has the configured prefix or suffix, or if many have a suffix but none is configured."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return
@@ -42,7 +42,7 @@ def _none(field: str, affix: str, begins: str, what: str) -> str:
 
 
 def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the configured prefix of WordPiece is on no token, but tokens begin with ``##``."""
+    """Yield a note if no WordPiece token begins with the configured prefix, but many begin with ``##``."""
     if spelling.mark == INSIDE and prefix != INSIDE and not (prefix and _has(spelling, prefix, at_end=False)):
         has = f"{count(len(spelling.marked), 'token')} begin with {INSIDE}"
         none = " and none with this prefix" if prefix else ""

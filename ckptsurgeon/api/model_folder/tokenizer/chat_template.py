@@ -15,9 +15,9 @@ from .tokenizer_files import added_tokens, brief_token, local_tokens
 __all__ = ["chat_notes", "template_fault"]
 
 CONTROL = re.compile(r"<[|｜][^|｜<>\s{}'\"]{1,40}[|｜]>|<(?:start|begin|end)_of_[a-z_]{1,30}>")
-"""Matches control tokens: a text rarely contains strings of this form."""
+"""Matches control tokens. Ordinary text rarely contains strings of this form."""
 OPENS = frozenset(("autoescape", "block", "call", "filter", "for", "generation", "if", "macro", "raw", "trans", "with"))
-"""Statements of jinja2, and of transformers (``generation``), that need an end statement."""
+"""Statements of jinja2, and transformers' own statement ``generation``, that need an end statement."""
 INSIDE = r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^'"])*?"""
 TAG = re.compile(
     rf"\{{%[-+]?\s*(?P<name>\w*)(?P<rest>{INSIDE})[-+]?%\}}|\{{\{{{INSIDE}\}}\}}|\{{#.*?#\}}|(?P<open>\{{[%{{#])",
@@ -26,11 +26,11 @@ TAG = re.compile(
 RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
 SETS = re.compile(r"[\s\w.,()]*=")
 GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
-"""The statement that transformers adds to jinja2: it and ``endgeneration`` enclose the text that the model writes."""
+"""The statement that transformers adds to jinja2. ``generation`` and ``endgeneration`` enclose the model's answer."""
 
 
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if a chat template cannot be parsed, or writes control tokens, but none that the tokeniser has.
+    """Yield a note if a chat template cannot be parsed, or if the tokeniser has none of its control tokens.
 
     ``folder`` has the template. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that
     has loaded it already.
@@ -54,10 +54,10 @@ def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def template_fault(template: str) -> str:
-    """Return text on the first statement of a chat template whose end or beginning is missing; "" if there is none.
+    """Return text on the first statement of a chat template that lacks its end or its beginning; "" if there is none.
 
-    jinja2 is imported only to confirm such a fault, since the import takes a quarter of the time of ``ckpt inspect``.
-    So other syntax errors are not found here; they are raised when the template is used.
+    jinja2 is imported only to confirm such a fault, because this import takes a quarter of the time of ``ckpt
+    inspect``. So other syntax errors are not found here; they are raised when the template is used.
     """
     fault = _unbalanced(template)
     return "" if fault and _is_whole(template) else fault

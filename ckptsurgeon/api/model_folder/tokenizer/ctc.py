@@ -14,11 +14,11 @@ __all__ = ["ctc_notes"]
 CLASS = "Wav2Vec2CTCTokenizer"
 LOWERS, DELIMITER = "do_lower_case", "word_delimiter_token"
 FEWEST = 20
-"""A list with fewer letters of scripts that have capitals (Latin, Greek, Cyrillic) may be for texts without spaces."""
+"""A list with fewer letters of Latin, Greek and Cyrillic (scripts with capitals) may be for texts without spaces."""
 
 
 def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on characters that a tokeniser of wav2vec 2.0 puts into all texts, and that its list lacks.
+    """Yield notes on characters that a wav2vec 2.0 tokeniser puts into all texts, but that its list lacks.
 
     These are capital letters (``do_lower_case`` of this tokeniser upper-cases texts), and the word delimiter, which
     replaces spaces. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded
@@ -37,6 +37,6 @@ def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if not isinstance(token, str) or token in {*tokens, *added_tokens(folder), ""} or len(letters) < FEWEST:
         return
     rows = folder.config.get("vocab_size")
-    if isinstance(rows, int) and rows <= len(tokens):  # otherwise the model has a row for the delimiter
+    if isinstance(rows, int) and rows <= len(tokens):  # if there are more rows, the model has one for the delimiter
         lacks = f"{escape(folder.vocabulary)} lacks the {DELIMITER} {brief_token(token)}, which replaces spaces"
         yield f"{lacks}: transformers gives it the id {len(tokens)}, for which the model has no row"

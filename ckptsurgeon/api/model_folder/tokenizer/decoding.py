@@ -16,14 +16,14 @@ __all__ = ["decoding_notes", "joins"]
 KNOWN = frozenset((
     "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece",
 ))  # fmt: skip
-"""The decoder steps of the library tokenizers. Any other step may remove marks."""
+"""The types of decoder steps in the library tokenizers. A step of another type may remove marks."""
 READ = {BYTES: "ByteLevel", SPACES: "Metaspace", INSIDE: "WordPiece"}
 """{mark: decoder step that removes it, or turns it into a space}"""
 SAID = {BYTES: "write spaces as Ġ", SPACES: "write spaces as ▁", INSIDE: "mark the continuation of a word with ##"}
 
 
 def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes if the decoder leaves the marks of the tokens, or tokens for bytes, in decoded texts.
+    """Yield notes if decoded texts keep the marks of the tokens, or tokens for bytes.
 
     A tokeniser without a decoder gets no note if it is WordPiece, or if its model is an encoder, which writes no texts.
     """
@@ -40,7 +40,7 @@ def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if rare characters are encoded as tokens for bytes, and the decoder does not join these bytes."""
+    """Yield a note if rare characters are encoded as byte tokens, but the decoder does not join the bytes."""
     decoder, found = folder.tokenizer_head.get("decoder"), folder.token_list
     types = types_in(decoder)
     if found is None or found.model.get("byte_fallback") is not True or not types or not KNOWN.issuperset(types):

@@ -1,4 +1,4 @@
-"""Notes on end tokens that cannot work (no token's id, a suppressed token, an ordinary word), and suppressed words."""
+"""Notes on end tokens that cannot end a text (no token, suppressed, an ordinary word), and on suppressed words."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 LETTER = re.compile(r"[A-Za-z]")
 FEWEST_WORDS = 3
-"""The fewest words in Whisper's ``suppress_tokens`` that get a note; one or two may be there on purpose.
+"""At least this many words in Whisper's ``suppress_tokens`` get a note: one or two may be there on purpose.
 
-Whisper's own lists have punctuation, musical notes and special tokens. None of the 82 tokens in the list for its
-multilingual vocabulary has a letter, and none of the 84 for the English one; but 53 of these 84 ids belong to words of
-the multilingual vocabulary, and 58 of the 82 to words of the English one. Digits do not count: some programs suppress
-them, so that numbers are written in words.
+Whisper's own lists have punctuation, musical notes and special tokens. No token in them has a letter: neither the 82 of
+the list for the multilingual vocabulary, nor the 84 of the list for the English one. In the other vocabulary, however,
+53 of these 84 ids, and 58 of the 82, belong to words. Digits do not count: some programs suppress them, so that numbers
+are written in words.
 """
 
 
@@ -73,20 +73,20 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _endless(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if generation_config.json has no ``eos_token_id``, so that the one in config.json is not used."""
+    """Yield a note if generation_config.json has no ``eos_token_id``: generation does not use the id in config.json."""
     generation, text = object_in(folder, GENERATION), folder.config.get("text_config")
     fields = {**(text if isinstance(text, dict) else {}), **folder.config}
-    is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # transformers wrote it
+    is_whole = any(name in generation for name in ("bos_token_id", "transformers_version"))  # written by transformers
     if is_whole and generation.get(END) is None and _listed(fields.get(END)):
         end = escape(brief_repr(fields[END], 24))
         yield f"{GENERATION} has no {END}, and that of {CONFIG}, {end}, is not read: generation does not end by itself"
 
 
 def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
-    """Yield a note on an id of an end or start token that is not an integer.
+    """Yield a note if the id of the end token or of the decoder's start token is not an integer.
 
     ``file`` is the name of the file with the ``fields``. In generation_config.json, only strings get a note, because
-    2.0 has the same effect as 2 there.
+    there, 2.0 has the same effect as 2.
     """
     for field in IDS:
         ids = _listed(fields.get(field))
@@ -116,12 +116,12 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 
 
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if generation ends at none of the tokens that the chat template writes at the end of a turn.
+    """Yield a note if the chat template ends turns with a token at which generation does not stop.
 
-    There is a note only if the template ends turns with the ``eos_token`` of the tokeniser, or if it ends them with a
-    token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has only one id, there is no note on a
-    token in ``TURNS``: base models, which have not learned to end turns, are published in this way. ``names`` has {role
-    (``eos_token``): special token}, and ``places`` the id of each token.
+    There is a note if the template ends turns with the ``eos_token`` of the tokeniser. If it ends them with a token in
+    ``TURNS``, there is a note only if ``eos_token_id`` has several ids: base models, which have not learned to end
+    turns, are published with a single id. ``names`` has {role (``eos_token``): special token}, and ``places`` the id of
+    each token.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -146,8 +146,8 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers contain it.
 
-    A token gets no note if it has a role in tokenizer_config.json, is an additional special token there or is marked as
-    special: whether decoded texts keep such a token depends on the version of transformers. ``names`` has
+    There is no note if tokenizer_config.json gives the token a role, lists it as an additional special token or marks
+    it as special: then it depends on the version of transformers whether decoded texts keep the token. ``names`` has
     {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     more = object_in(folder, TOKENIZER)
@@ -172,7 +172,7 @@ def _tokens_of(listed: Any) -> list[str]:
 
 
 def _is_end(token: str) -> bool:
-    """Return whether a token may end a turn: a special token without "start" or "begin" in it."""
+    """Return whether a token may end a turn: it is a special token whose text contains neither "start" nor "begin"."""
     return bool(SPECIAL.fullmatch(token)) and not BEGINS.search(token)
 
 
@@ -184,7 +184,7 @@ def _template(folder: ModelFolder) -> str:
 
 
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``suppress_tokens`` has all end tokens; in ``begin_suppress_tokens``, they are normal."""
+    """Yield a note if ``suppress_tokens`` has all end tokens; only in ``begin_suppress_tokens``, they are normal."""
     ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
     if ends and all(type(one) is int and one in suppressed for one in ends):
         yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"
@@ -193,9 +193,9 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if the tokeniser's end token is a word or its unk_token, but a configuration names a special token.
+    """Yield a note if a configuration has a special token as end token, but the tokeniser has a word or its unk_token.
 
-    There is no note on two different special tokens, which chat models have (``<|im_end|>``). ``names`` has {role
+    There is no note if the two are different special tokens, as in chat models (``<|im_end|>``). ``names`` has {role
     (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
     token.
     """
@@ -218,10 +218,10 @@ def _suppressed_at_first(
 ) -> Iterator[str]:
     """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token, or has the ids of words.
 
-    If the end token is not suppressed, a generated text may be empty; if words are, no text can begin with them. A
-    correct list has the space and the end token. An empty list, which suppresses nothing, gets no note. ``names`` has
-    {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of
-    each token.
+    If the end token is not suppressed, a generated text may be empty. If words are suppressed, no text can begin with
+    them. A correct list has the space and the end token. An empty list, which suppresses nothing, gets no note.
+    ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places``
+    the id of each token.
     """
     file, ids = _own_list(folder, AT_FIRST)
     end = names.get("eos_token", "")
@@ -238,7 +238,7 @@ def _suppressed_at_first(
 
 
 def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
-    """Return (file, list of ids in the field ``field``) for the file from which generation takes this list.
+    """Return (file, list of ids in the field ``field``) for the file that generation reads this field from.
 
     The file is generation_config.json if it has the field, else config.json.
     """

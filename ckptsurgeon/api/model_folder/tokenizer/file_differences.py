@@ -1,4 +1,4 @@
-"""Notes of ``ckpt diff`` on tokeniser files that differ, if no other note says how: the first difference of each."""
+"""Notes of ``ckpt diff`` on tokeniser files that differ in something that no other note mentions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECTIONS = {
     ADDED: "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
     "post_processor": "add different special tokens", "decoder": "decode texts", "truncation": "", "padding": "",
 }  # fmt: skip
-"""{section of tokenizer.json: words in each other note on a difference in this section; '' if there is no such note}"""
+"""{section of tokenizer.json: words that every other note on this section contains}; '' if there are no other notes."""
 ELSEWHERE = frozenset((WHOLE, TOKENIZER, CHAT))
 """Files that are not compared byte by byte, but by their content."""
 IGNORED = frozenset(
@@ -30,8 +30,7 @@ IGNORED = frozenset(
         "transformers_version", *FIELDS,
     )
 )  # fmt: skip
-"""Fields of tokenizer_config.json that other notes compare, or that only say where files were and how they were read.
-"""
+"""Fields of tokenizer_config.json that other notes compare, or that do not affect how texts are encoded."""
 LONGEST = 60
 """The largest number of characters of a value that a note shows."""
 
@@ -39,11 +38,11 @@ LONGEST = 60
 def tokenizer_differences(
     first: str, one: ModelFolder, second: str, other: ModelFolder, told: Collection[str]
 ) -> Iterator[str]:
-    """Yield notes on local tokeniser files of two folders that differ: at most one on each section and on each file.
+    """Yield notes on local tokeniser files that differ between two folders, at most one for each section and each file.
 
-    ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. ``told``
-    are the other notes on the two tokenisers: sections that they mention are left out, and so are the ids of added
-    tokens, and tokens that only one of the models has, if another note says that the token lists differ.
+    ``first`` is the name of the model in the folder ``one``, and ``second`` the name of the model in ``other``.
+    ``told`` are the other notes on the two tokenisers: sections that these notes mention are left out. If the token
+    lists differ, ids of added tokens are not compared, nor are added tokens that only one of the models has.
     """
     here, there = one.tokenizer_head, other.tokenizer_head
     is_alike = one.has_tokens_of(other)
@@ -73,7 +72,7 @@ def _told(file: str, found: tuple[str, Any, Any] | None, first: str, second: str
 def _on_fields(one: Mapping[str, Any], other: Mapping[str, Any], first: str, second: str) -> Iterator[str]:
     """Yield a note on the fields of tokenizer_config.json that differ between two models.
 
-    It has both values of the first field that differs, and the names of the other fields.
+    The note has both values of the first field that differs, and the names of the other fields.
     """
     for said in _told(TOKENIZER, first_difference("", one, other), first, second):
         more = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)][1:]
@@ -127,9 +126,9 @@ def _names(folder: ModelFolder) -> set[str]:
 
 
 def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
-    """Return whether a file is a sentencepiece model and both folders have the same tokens.
+    """Return whether a file is a sentencepiece model although both folders have the same tokens.
 
-    Such a file has more than tokens, so it may differ nevertheless.
+    Then the files must be compared, because such a file contains more than tokens.
     """
     return name.endswith(".model") and one.has_tokens_of(other)
 

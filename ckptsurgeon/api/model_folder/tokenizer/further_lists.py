@@ -1,6 +1,6 @@
-"""Notes on missing token lists, and on lists that are not the model's main one.
+"""Notes on missing token lists, and on token lists in addition to the model's main list.
 
-The latter are those of a target language, of entities, and older files beside a tokenizer.json.
+Additional lists are those of a target language or of entities, and older files beside a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ LISTS = {
     "target_vocab.json": DECODER, "vocab-tgt.json": DECODER, "vocab-src.json": r"(^|\.)encoder\.embed_tokens\.weight$",
     "entity_vocab.json": r"(^|\.)entity_embeddings\.entity_embeddings\.weight$",
 }  # fmt: skip
-"""Token lists of Marian (``separate_vocabs``), FSMT and LUKE, each with a pattern of the key of its embedding."""
+"""{token list of Marian (``separate_vocabs``), FSMT or LUKE: pattern of the key of its embedding}"""
 BYTES, BYTE_IDS, EXTRA = "ByT5Tokenizer", 259, 125
 """ByT5 has no token list: its ids are three special tokens, 256 bytes, and ``extra_ids`` (by default 125)."""
 SHARED = r"(^|\.)shared\.weight$"
 ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
-"""The labels of pyctcdecode, with which Wav2Vec2ProcessorWithLM decodes the output layer."""
+"""The file with the labels by which Wav2Vec2ProcessorWithLM (pyctcdecode) decodes the outputs of the output layer."""
 
 
 def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note for each further token list with ids for which its embedding or output layer has no row."""
+    """Yield a note on each additional token list that has ids for which its embedding or output layer has no row."""
     for name, pattern in LISTS.items():
-        ids = [value for value in object_in(folder, name).values() if type(value) is int]  # several names may share one
+        ids = [
+            value for value in object_in(folder, name).values() if type(value) is int
+        ]  # several tokens may have the same id
         yield from _beyond(name, 1 + max(ids, default=-1), tensors, pattern)
     settings = object_in(folder, SETTINGS)
     if settings.get("tokenizer_class") == BYTES:
@@ -54,24 +56,24 @@ def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern:
         yield f"{what} has ids up to {number - 1}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
 
 
-# Older files beside a tokenizer.json: other programs than transformers 5 may read them.
+# Older files beside a tokenizer.json. transformers 5 does not read them, but other programs may.
 
 MERGES, OLDER = "merges.txt", "vocab.json"
 COMPARED, FEW = 512, 0.02
-"""About how many merge rules are compared, and the share of rules or tokens that may differ without a note."""
+"""The approximate number of merge rules that are compared, and the share of rules or tokens that may differ."""
 
 
 def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
-    """Yield a note if a vocab.json of ``number`` tokens lacks many of those in the BPE tokenizer.json beside it."""
+    """Yield a note if a vocab.json of ``number`` tokens lacks many tokens of the BPE tokenizer.json beside it."""
     found = _rules_in_whole(folder)
     own = len(found.tokens) - len(added_tokens(folder).intersection(found.tokens)) if found is not None else 0
     if number < own * (1 - FEW):
         lacks = f"{OLDER} has {count(number, 'token')}, but {WHOLE} has {own:,} without added tokens"
-        yield f"{lacks}: programs that read {OLDER} lack the others"
+        yield f"{lacks}: programs that read {OLDER} do not know the other tokens"
 
 
 def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a merges.txt has another number of rules than tokenizer.json, or rules for other tokens."""
+    """Yield a note if a merges.txt has another number of rules than tokenizer.json, or rules that make other tokens."""
     found = _rules_in_whole(folder)
     if found is None or all(one.name != MERGES or scheme_of(one.path) for one in folder.files):
         return
@@ -93,15 +95,15 @@ def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _rules_in_whole(folder: ModelFolder) -> Vocabulary | None:
-    """Return the token list of tokenizer.json if it has merge rules."""
+    """Return the token list of tokenizer.json if it has merge rules, else None."""
     found = folder.token_list if folder.vocabulary == WHOLE else None
     return found if found is not None and found.kind == "BPE" and found.rules else None
 
 
 def _sampled_rules(data: bytes) -> list[list[str]]:
-    """Return merge rules, each as a list of its two parts, from some lines that are spread evenly over a merges.txt.
+    """Return about ``COMPARED`` merge rules of a merges.txt, evenly spread, each as a list of its two parts.
 
-    ``data`` is the content of the file. To save time, the other lines are not decoded.
+    ``data`` is the content of the file. To save time, other lines are not decoded.
     """
     found, step = [], len(data) // COMPARED + 1
     for at in range(0, len(data), step):
@@ -128,7 +130,7 @@ TOGETHER = {
     "Speech2Text": ("vocab.json", "sentencepiece.bpe.model"),
     "XLM": ("vocab.json", "merges.txt"),
 }
-"""{name of transformers' class without ``Tokenizer``: files that the tokeniser needs if there is no tokenizer.json}"""
+"""{name of a transformers class without ``Tokenizer``: files that it needs if there is no tokenizer.json}"""
 WITH_LIST = frozenset((
     *TOGETHER, "Albert", "Bart", "Barthez", "Bert", "BigBird", "Blenderbot", "Bloom", "CLIP", "Camembert", "CodeGen",
     "CodeLlama", "Cohere", "Deberta", "DebertaV2", "DistilBert", "Electra", "Esm", "GPT2", "GPTNeoX", "Gemma",
@@ -137,27 +139,27 @@ WITH_LIST = frozenset((
     "SeamlessM4T", "Siglip", "SpeechT5", "T5", "TokenizersBackend", "Vits", "Wav2Vec2CTC", "Wav2Vec2Phoneme", "Whisper",
     "XGLM", "XLMRoberta", "XLNet",
 ))  # fmt: skip
-"""Classes of transformers that have a token list, without the ending Tokenizer or TokenizerFast.
+"""Tokeniser classes of transformers that have a token list, without the ending Tokenizer or TokenizerFast.
 
-Those of other libraries and byte-level ones (ByT5, Canine, Perceiver) may have none.
+Classes of other libraries and byte-level classes (ByT5, Canine, Perceiver) may have no token list.
 """
 PIECES = {"source.spm", "target.spm"}
 OTHER_LISTS = ("vocab.bpe", "vocab-tgt.json", "bpe.codes", "byte_maps.json", "target.spm")
-"""Further files with tokens or with merge rules, from which a tokeniser may be loaded."""
+"""Other files with tokens or merge rules from which a tokeniser may be loaded."""
 ELSEWHERE = re.compile(r"token|vocab|spm|sentencepiece|bpe|\.model$", re.IGNORECASE)
-"""Matches names of files and subfolders that may belong to a tokeniser of the model's own code."""
+"""Matches names of files and subfolders that may belong to a tokeniser with custom code."""
 
 
 def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if a folder has files of a tokeniser, but not the token lists from which it can be loaded.
 
-    A folder without the name of a known class in tokenizer_config.json, with code for its tokeniser (``auto_map``) or
-    with other files or subfolders that may have tokens gets no note. Only names are compared.
+    There is no note if tokenizer_config.json names no known class or refers to custom code (``auto_map``), or if the
+    folder has other files or subfolders that may contain tokens. Only the names of files are read.
     """
     names = {one.name for one in folder.files} | set(folder.linked)
     settings = object_in(folder, SETTINGS)
     others = (one for one in folder.left if not is_of_tokenizer(one))
-    is_inside = folder.embedded is not None  # a GGUF file has the tokens
+    is_inside = folder.embedded is not None  # the tokens are inside a GGUF file
     if is_inside or WHOLE in names or "auto_map" in settings or any(map(ELSEWHERE.search, others)):
         return
     named = settings.get("tokenizer_class")

@@ -1,4 +1,4 @@
-"""A note on a token list that the user gave for a model without a tokeniser, if configured token ids contradict it."""
+"""A note on a token list that the user gave for a model without a tokeniser, if its files have contradicting ids."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ OTHERS = {
     "unk_token": ("bos_token", "eos_token", "pad_token"),
     "mask_token": (),
 }
-"""{field without ``_id``: further roles (such as pad_token) whose token is also valid in this field}"""
+"""{role of a field (pad_token for ``pad_token_id``): other roles whose token is also valid in this field}"""
 WEAK = {"bos_token_id", "unk_token_id"}
-"""Fields that valid models often leave at the default of their class: they alone make no note."""
+"""Fields that valid models often leave at the default of their class. If only these are wrong, there is no note."""
 FIRST = "[<|｜_"
-"""The characters that special tokens begin with."""
+"""The characters with which special tokens begin."""
 SPACES = frozenset(" \t\r\nĠĉčĊ▁")
-"""Characters of tokens for spaces and line ends, with which valid models end a text."""
+"""Characters that stand for spaces and line ends. Valid models may end a text with tokens of such characters."""
 LINES = ("<0x0A>", "<0x0D>")
-"""Tokens of bytes for line ends."""
+"""Byte tokens of line ends."""
 TEXT = "text_config."
 
 
@@ -59,9 +59,9 @@ def given_list_notes(folder: ModelFolder, given: tuple[Sequence[str], str], mode
 
 
 def _tokens_by_role(tokens: Sequence[str], *, is_ctc: bool) -> Mapping[str, Mapping[int, str]]:
-    """Return {role: {id: token}} of the tokens that look like those of a role (``<pad>`` for ``pad_token``).
+    """Return {role: {id: token}} of the tokens that look like a token with this role (``<pad>`` for ``pad_token``).
 
-    If ``is_ctc``, names of the CTC blank, such as ``<blank>``, look like a ``pad_token``, too.
+    With ``is_ctc``, names of the CTC blank, such as ``<blank>``, count as ``pad_token``, too.
     """
     special = {row: token for row, token in enumerate(tokens) if token[:1] in FIRST and token}
     found = {
@@ -77,7 +77,7 @@ def _contradictions(
 ) -> Iterator[tuple[str, str]]:
     """Yield (field, text on its id) for each field of ``file`` that contradicts the token list.
 
-    ``known`` is the result of ``_tokens_by_role``. Of CTC models, only the blank is compared, which is their
+    ``known`` is the result of ``_tokens_by_role``. For CTC models, only the blank is compared, whose id is
     ``pad_token_id``.
     """
     of_bert = "[PAD]" in known["pad_token"].values() and "[UNK]" in known["unk_token"].values()
@@ -97,10 +97,10 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role of the token that a field for ``role`` should name, such as "pad_token"; "" if it is not known.
+    """Return the role of the token that should have the id in the field of ``role``; "" if it is not known.
 
-    This is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad,
-    eos and cls for which the list has a token. ``known`` has {role: {id: token}} of the list.
+    This is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad, eos and
+    cls for which the list has a token. ``known`` has {role: {id: token}} of the list.
     """
     if role != START:
         return role.removeprefix("forced_")

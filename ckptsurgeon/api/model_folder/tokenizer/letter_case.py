@@ -23,7 +23,7 @@ OF_BERT = frozenset((
     "bert", "convbert", "distilbert", "electra", "funnel", "layoutlm", "layoutlmv2", "lxmert", "mobilebert", "mpnet",
     "retribert", "splinter", "squeezebert",
 ))  # fmt: skip
-"""Names of transformers' tokenisers that read ``do_lower_case``, in lower case and without ``Tokenizer``."""
+"""Names of transformers' tokenisers that read ``do_lower_case``: in lower case, without ``Tokenizer``."""
 OF_PIECES = {
     **dict.fromkeys(("albert", "debertav2", "xlnet"), FIELD),
     "flaubert": "do_lowercase",
@@ -33,14 +33,15 @@ OF_PIECES = {
 ON_PURPOSE = ("rembert", "siglip", "tipsv2", "videoprism")
 """Beginnings of names of tokenisers or model types that may lower-case texts although tokens have capital letters.
 
-SigLIP 2 was trained in this way with Gemma's tokeniser. The lists of the others are not known to be lower-case.
+SigLIP 2 was trained in this way, with Gemma's tokeniser. Of the others, it is not known that their token lists are
+lower-case.
 """
 END = "</w>"
 CAPITAL = re.compile(r"[A-Z]")
 LEAST = 100
-"""If more than one word in 100 has capital letters, the list is for texts with capital letters.
+"""If more than one word in this number has capital letters, the list is for texts with capital letters.
 
-In the list of BERT for such texts (cased), every third word has capital letters.
+In BERT's list for such texts (cased), every third word has capital letters.
 """
 
 
@@ -49,8 +50,8 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
     A vocabulary for lower-cased texts has capital letters in special tokens only, or, in byte-level BPE, as single
     letters, which stand for bytes. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser
-    that has loaded it already. A vocabulary that lacks a letter from a to z may be for another script, and gets no note
-    on missing capital letters; nor does one for BPE or Unigram.
+    that has loaded it already. There is no note on missing capital letters if the vocabulary lacks a letter from a to
+    z, because it may be for another script, or if it is for BPE or Unigram.
     """
     said, is_of_words = list(_said(folder, read)), _is_of_words(read)
     if not any(lowers or is_of_words for _, lowers in said):
@@ -80,7 +81,7 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _is_of_words(read: ModelFolder) -> bool:
-    """Return whether a vocabulary is for WordPiece: a vocab.txt, or a tokenizer.json of this kind."""
+    """Return whether a vocabulary is for WordPiece: it is a vocab.txt, or a tokenizer.json with this kind of model."""
     if read.has_all_tokens:
         return read.token_list is not None and read.token_list.kind == KIND
     return read.vocabulary == LINES

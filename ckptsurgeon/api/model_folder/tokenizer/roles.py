@@ -16,11 +16,11 @@ from .tokenizer_files import brief_token, is_ctc, object_in
 
 __all__ = ["OF_GENERATION", "SPELLED", "generates", "role_notes"]
 
-# A role is the use of a special token, such as ``eos_token``. For example, the ``eos_token_id`` may be the id of the
-# beginning token, or of the mask token.
+# A role is what a special token is used for, such as ``eos_token``. An example of an error is an ``eos_token_id`` that
+# is the id of the beginning token, or of the mask token.
 #
-# An id is reported only if the tokeniser gives its token another role, if the token looks like this role (``<pad>``,
-# not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser also has the right token.
+# An id is reported only if the tokeniser gives its token another role, if the token looks like that other role
+# (``<pad>``, not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser has the right token.
 
 PAIRS = (("bos_token", "eos_token"), ("eos_token", "pad_token"))
 START = "decoder_start_token"
@@ -32,7 +32,7 @@ SPELLED = {
     "unk_token": r"[\[<|｜_]+unk(nown)?[\]>|｜_]+",
     "mask_token": r"[\[<|｜_]+mask[\]>|｜_]+",
 }
-"""Patterns of tokens that are used for one role only."""
+"""{role: regular expression of tokens that are used for this role only}"""
 SHARED = {
     "eos_token": ("sep_token",),
     "bos_token": ("cls_token", "sep_token", "eos_token"),
@@ -42,13 +42,13 @@ SHARED = {
     "pad_token": ("bos_token", "eos_token", "unk_token"),
     "sep_token": ("eos_token", "bos_token"),
 }
-"""{field without ``_id``: further roles whose token is also valid in this field}"""
+"""{role of a field (pad_token for ``pad_token_id``): other roles whose token is also valid in this field}"""
 OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 """Model types whose decoder begins with the padding token. (BART's decoder begins with the end token.)"""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
-"""Fields that an encoder does not use.
+"""Roles that an encoder does not use.
 
-In valid encoders (Nystromformer), they may have the default of the class, whatever it is.
+In valid encoders (Nystromformer), their ids may be the defaults of the class, whatever the tokeniser is.
 """
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)
@@ -89,7 +89,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
 def _sections(folder: ModelFolder) -> dict[str, Mapping[str, Any]]:
     """Return {name: fields} of config.json, of its section ``decoder``, and of generation_config.json.
 
-    Of the section ``decoder`` (as in TrOCR), these are the fields that config.json itself lacks; none if there is a
+    The section ``decoder`` (as in TrOCR) has only the fields that config.json itself lacks. It has none if there is a
     generation_config.json, because generation then reads this file instead.
     """
     config, generation = (object_in(folder, file) for file in (CONFIG, GENERATION))
@@ -105,7 +105,7 @@ def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[
 
 
 def generates(folder: ModelFolder) -> bool:
-    """Return whether a model generates text: it has a generation_config.json, or its class is one that generates."""
+    """Return whether a model generates text: it has a generation_config.json, or a class that generates."""
     has_settings = any(one.name == GENERATION for one in folder.files)
     classes = folder.config.get("architectures")
     names = classes if isinstance(classes, list) else []
@@ -158,7 +158,7 @@ def _starts_of_t5(
 
 
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``forced_bos_token_id`` (``value``) is the padding token, and the tokeniser has no bos_token.
+    """Yield a note if ``forced_bos_token_id`` (``value``) is the id of the padding token, and there is no bos_token.
 
     ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
     has their ids.
@@ -171,7 +171,7 @@ def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mappin
 
 
 def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the other roles whose token is also valid for a field, such as "pad_token".
+    """Return the other roles (such as "pad_token") whose token is also valid in a field.
 
     A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
     ``[UNK]``. ``names`` has {role (``eos_token``): special token}.
@@ -181,7 +181,7 @@ def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role that a field's token should have; for a decoder's start token, the first role that exists.
+    """Return the role of the token whose id a field should have; for a decoder's start token, the first known role.
 
     ``names`` has {role (``eos_token``): special token}.
     """
@@ -195,7 +195,7 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 
 
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``eos_token_id`` (``value``) is the unknown token, and the tokeniser has another end token.
+    """Yield a note if ``eos_token_id`` (``value``) is the id of the unknown token, and there is another end token.
 
     ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
     has their ids.
@@ -208,7 +208,7 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if all ids in ``eos_token_id`` (``value``) are reserved tokens, but the eos_token is not reserved.
+    """Yield a note if ``eos_token_id`` (``value``) has only ids of reserved tokens, but the eos_token is not reserved.
 
     Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
     end token that is not the ``eos_token`` of the tokeniser. ``file`` is the name of the file with the field. ``names``

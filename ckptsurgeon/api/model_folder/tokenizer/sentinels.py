@@ -1,4 +1,4 @@
-"""A note on T5's sentinels, such as ``<extra_id_0>``: if the token list lacks them, they get ids in the wrong order."""
+"""A note on T5's sentinels (``<extra_id_0>``) if the token list lacks them, and so their ids have the wrong order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
 def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the token list lacks the sentinels, and transformers gives them ids in the wrong order.
 
-    The wrong order is that of their names: ``<extra_id_0>`` first. The vocabulary is taken from ``read``: this folder,
-    or one with the same tokeniser that has loaded it already.
+    The wrong order is the order of their names, with ``<extra_id_0>`` first. The vocabulary is taken from ``read``:
+    this folder, or one with the same tokeniser that has loaded it already.
     """
     tokens = local_tokens(read)
     if folder.config.get("model_type") not in OF_T5 or not tokens or folder.rows < len(tokens):

@@ -1,4 +1,4 @@
-"""Notes on a tokenizer.json whose steps write spaces or split words in a way that does not fit its tokens.
+"""Notes on a tokenizer.json whose steps write spaces or split words in another way than its tokens need.
 
 Byte-level BPE writes a space as Ġ, and each byte of other characters as a letter. sentencepiece writes a space as ▁.
 WordPiece looks up words without spaces. If a tokeniser is loaded with a class for another kind and saved again, the
@@ -27,24 +27,24 @@ STEPS = ("normalizer", "pre_tokenizer")
 NORMALISE = frozenset((
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents",
 ))  # fmt: skip
-"""Normalisers that neither replace spaces by a mark nor split words."""
+"""Types of normalisers that neither replace spaces by a mark nor split words."""
 SPLIT = frozenset((
     "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Punctuation", "Split", "UnicodeScripts",
     "Whitespace", "WhitespaceSplit",
 ))  # fmt: skip
-"""Pre-tokenisers that do not write a space as ▁."""
+"""Types of pre-tokenisers that do not write a space as ▁."""
 REMOVE = frozenset(("BertPreTokenizer", "Whitespace", "WhitespaceSplit"))
-"""Pre-tokenisers that split texts at spaces and remove the spaces."""
+"""Types of pre-tokenisers that split texts at spaces and remove the spaces."""
 OF_SPACES = re.compile(r"(?: |\\s|\[ \]|\[\\s\])[+*]?")
 """Matches a regular expression that matches spaces only."""
 NEGATED = re.compile(r"\[\^(?:\\.|[^\]\\])*\]")
 """Matches a negated character class, [^…], in a regular expression."""
 WITH_SPACES = re.compile(r"(?<!\\)\.| |\\[sWDPSX]|\\x|\[:")
-"""Matches parts of a regular expression, outside such classes, that may match a space."""
+"""Matches parts of a regular expression, outside negated character classes, that may match a space."""
 
 
 def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the tokens have another mark for spaces than the normaliser and the pre-tokeniser write."""
+    """Yield a note if the tokens have another mark of spaces than the normaliser and the pre-tokeniser write."""
     head = folder.tokenizer_head
     if head.keys().isdisjoint(STEPS):
         return
@@ -75,7 +75,7 @@ def _examples(spelling: Spelling) -> str:
 
 
 def _foreign(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if tokens have characters that ByteLevel never writes, because UTF-8 was decoded wrongly."""
+    """Yield a note if many tokens have characters that ByteLevel never writes, because UTF-8 was decoded wrongly."""
     letters, added = byte_letters(), added_tokens(folder)
     own = [one for one in spelling.tokens if one not in added and not SPECIAL.fullmatch(one)]
     foreign = [one for one in own if not letters.issuperset(one)]
@@ -104,15 +104,15 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 
 
 def _removes(head: Mapping[str, Any]) -> str:
-    """Return the type of a step that removes the spaces of texts before a later step writes them as marks; else "".
+    """Return the type of a step that removes spaces before a later step could write them as marks; else "".
 
-    ``head`` has the sections of a tokenizer.json. ByteLevel and Metaspace may also put a mark before each word that
-    they get: then the result is "".
+    ``head`` has the sections of a tokenizer.json. The result is also "" if ByteLevel or Metaspace put a mark before
+    each word.
     """
     for step in steps_in(head.get("normalizer")):
         kind = step.get("type")
         if kind in ("ByteLevel", "Replace", "Prepend"):
-            return ""  # marks are written first
+            return ""  # this step writes the marks before a pre-tokeniser can remove spaces
     for step in steps_in(head.get("pre_tokenizer")):
         kind = str(step.get("type"))
         if kind in ("ByteLevel", "Metaspace"):
@@ -134,7 +134,7 @@ def _marks_words(head: Mapping[str, Any]) -> bool:
 
 
 def _cuts_out(step: Mapping[str, Any]) -> bool:
-    """Return whether a Split step removes all spaces, because it removes spaces or because it keeps only words."""
+    """Return whether a Split step removes all spaces: it removes exactly the spaces, or everything except words."""
     pattern = step.get("pattern")
     if step.get("type") != "Split" or str(step.get("behavior")).lower() != "removed" or not isinstance(pattern, dict):
         return False
@@ -148,7 +148,7 @@ def _cuts_out(step: Mapping[str, Any]) -> bool:
 
 
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
-    """Yield a note if WordPiece gets words with a mark that no token has, or texts that are not split into words."""
+    """Yield a note if WordPiece gets words with a mark that no token has, or a text that was not split into words."""
     marks = {"ByteLevel": BYTES, "Metaspace": SPACES}
     types = types_in(head.get("pre_tokenizer"))
     for kind in sorted(marks.keys() & types):
@@ -163,6 +163,6 @@ def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
 
 
 def _is_of_words(tokens: tuple[str, ...]) -> bool:
-    """Return whether a token list has all letters from a to z, and no token with a space."""
+    """Return whether a token list has all letters from a to z, and no token that contains a space."""
     letters = {one.removeprefix(INSIDE) for one in tokens if len(one) <= 3}
     return letters.issuperset(string.ascii_lowercase) and not any(" " in one for one in tokens)

@@ -20,22 +20,22 @@ from .used_ids import begins_with, forced_word_notes, used_id_notes
 __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
-"""Special tokens whose ids are in configurations, but which tokeniser files do not name by a role."""
+"""Roles of special tokens whose ids are in configurations, but which tokeniser files do not name."""
 TEXT = "text_config"
 NESTED = ("decoder", "generator", TEXT)
-"""Nested configurations whose fields generation uses if the outer configuration lacks them."""
+"""Nested configurations from which generation takes fields that the outer configuration lacks."""
 LANGUAGES = "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
 """Model types whose ``sep_token_id`` has a default that may not fit the tokeniser."""
 WORD = re.compile(r"[A-Za-z0-9]")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""Matches tokens for a single byte, with which characters are encoded that have no token."""
+"""Matches tokens for single bytes. A character that has no token is encoded with them."""
 BOUNDS = ("_start_token_id", "_end_token_id")
 """Suffixes of the names of fields with the ids of tokens before and after images, videos and audio."""
 UNMARKED = ("blank", "blk", "eps", "epsilon", "pad", "ε")
-"""Names of the CTC blank that look like words."""
+"""Names of the CTC blank that look like ordinary words."""
 OLD = "clip"
-"""Part of the names of model types whose published ids are wrong; transformers corrects this (CLIPTextModel)."""
+"""A part of the names of model types whose published ids are wrong, which transformers corrects (CLIPTextModel)."""
 
 
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -86,7 +86,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
-    """Yield text on each field such as ``vision_start_token_id`` of config.json whose id belongs to another token.
+    """Yield a text on each field like ``vision_start_token_id`` in config.json whose id belongs to another token.
 
     These fields have the ids of the tokens before and after images, videos or audio, such as ``<|vision_start|>``.
     ``tokens`` has all tokens in the order of their ids, and ``places`` the id of each token.
@@ -103,9 +103,9 @@ def _blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
-    Words get a note from ``special_id_notes``, unless the tokeniser adds them to its list, as it does the word
-    delimiter '|'. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their
-    ids, and ``places`` the id of each token.
+    On ordinary words, ``special_id_notes`` yields the note, unless they are added tokens, as the word delimiter '|' is.
+    ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places``
+    the id of each token.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
@@ -139,7 +139,7 @@ def _letter_as_blank(
 def _padding(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
-    """Yield a note if ``pad_token_id`` is not the padding token of the tokeniser, and the model computes with it.
+    """Yield a note if ``pad_token_id`` is not the id of the tokeniser's padding token, and the model computes with it.
 
     A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``, and models such as
     RoBERTa count positions from this id on. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens
@@ -208,8 +208,8 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
 def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 
-    This happens with the generation_config.json of another version of a model: that of Gemma 2 with Gemma 3. ``names``
-    has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
+    This happens with the generation_config.json of another model version, such as Gemma 2's with Gemma 3. ``names`` has
+    {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
     """
     lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
     ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
@@ -243,7 +243,7 @@ def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...
 
 
 def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield (name, file, ids) for each special token whose ids are in config.json or generation_config.json."""
+    """Yield (role, file, ids) for each special token whose ids are in config.json or generation_config.json."""
     names = ("pad_token",) if is_ctc(folder) else (*NAMES, *STARTS)
     for file in (CONFIG, GENERATION):
         fields = object_in(folder, file)
@@ -256,11 +256,11 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the ``eos_token_id`` of a nested configuration, if the outer configuration has none.
+    """Yield (role, place, ids) for the ``eos_token_id`` of a nested configuration, if the outer configuration has none.
 
-    Generation uses it if no other configuration has one (``GenerationConfig.from_model_config`` of transformers). That
-    of ``text_config`` is yielded even if there is a generation_config.json, as that of config.json is: other programs
-    (vLLM, converters to GGUF) read it, and it may be left from another model.
+    Generation uses this id if no other configuration has one (``GenerationConfig.from_model_config`` of transformers).
+    The id in ``text_config`` is yielded even if there is a generation_config.json: other programs (vLLM, converters to
+    GGUF) read it, and it may be left from another model.
     """
     if folder.config.get("eos_token_id") is not None:
         return
@@ -275,7 +275,7 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Return whether no id in ``one`` = (role, file, ids) belongs to a special token, or to the token of this role.
+    """Return whether no id in ``one`` = (role, file, ids) belongs to a special token or to the role's own token.
 
     ``names`` has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
     """

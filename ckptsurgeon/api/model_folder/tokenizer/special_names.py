@@ -1,4 +1,4 @@
-"""Notes on special and added tokens in a tokeniser's files that the vocabulary lacks, or that have no embedding row."""
+"""Notes on special and added tokens in a tokeniser's files that the vocabulary lacks, or that have no row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
     "unlisted_names",
 ]
 
-# Notes on tokens that files of a tokeniser add, and that have no row in the weights.
+# Notes on tokens that a tokeniser's files add, but that have no row in the weights.
 
 OLDER = VOCABULARIES[1]
 
@@ -45,8 +45,8 @@ OLDER = VOCABULARIES[1]
 def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on the first file of a tokeniser that adds tokens with ids of ``rows`` or more.
 
-    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". Tokens of a readable vocabulary are checked
-    elsewhere.
+    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". If the vocabulary can be read, other checks
+    report its tokens.
     """
     named = {one.name for one in folder.files}
     for name in (ADDED, TOKENIZER, *((WHOLE,) if folder.vocabulary and folder.tokens is None else ())):
@@ -59,13 +59,13 @@ def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 def needless(folder: ModelFolder) -> set[str]:
-    """Return the tokens that need no row: the bos_token and eos_token of a CTC model, which never emits them."""
+    """Return the tokens that need no row: the bos_token and the eos_token of a CTC model, which never writes them."""
     names = named_tokens(folder) if is_ctc(folder) else {}
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
 
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on a vocab.json that skips ids, so that some ids are ``rows`` or more, for which there is no row.
+    """Yield a note if a vocab.json skips ids, so that its largest ids are ``rows`` or more, and have no row.
 
     ``has`` is a clause on the tensor with these rows: "KEY has 8 rows".
     """
@@ -79,7 +79,7 @@ def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
-"""Fields with further special tokens: the field of transformers 5 (a list or an object), and the older field."""
+"""The fields with other special tokens: first that of transformers 5 (a list or an object), then the older one."""
 
 
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
@@ -125,7 +125,7 @@ def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
 
 
 def _named(folder: ModelFolder) -> dict[str, tuple[str, str]]:
-    """Return {token: (file, field)} of the special tokens that transformers adds if missing, in the order of adding."""
+    """Return {token: (file, field)} of the special tokens that transformers adds if they are missing, in this order."""
     said = object_in(folder, TOKENIZER)
     mapped = {} if MORE in said else object_in(folder, MAP)
     added = [(text_of(one), TOKENIZER, MORE) for _, one in _decoder(said)] if folder.has_all_tokens else []
@@ -183,18 +183,18 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _are_unknown(folder: ModelFolder, tokens: Sequence[str]) -> bool:
-    """Return whether the tokeniser, whose whole token list is known, lacks one of the tokens."""
+    """Return whether the tokeniser lacks one of the tokens; false if its list may be incomplete."""
     listed = local_tokens(folder) if folder.has_all_tokens else ()
     return bool(listed) and not {*listed, *added_tokens(folder)}.issuperset(tokens)
 
 
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and to which transformers gives other ids.
+    """Yield a note on tokens of added_tokens.json that tokenizer.json lacks, if transformers gives them other ids.
 
-    transformers gives them the ids after the last token, in the order of their ids in the file. It drops a token with
-    the id of an added token of tokenizer.json (``_from_pretrained`` of transformers 5.23). There is no note if
-    tokenizer_config.json has all added tokens. The vocabulary is taken from ``read``: this folder, or one with the same
-    tokeniser that has loaded it already.
+    transformers gives them the ids after the last token, in the order of their ids in added_tokens.json. It drops a
+    token whose id is the id of an added token in tokenizer.json (``_from_pretrained`` of transformers 5.23). There is
+    no note if tokenizer_config.json has all added tokens. The vocabulary is taken from ``read``: this folder, or one
+    with the same tokeniser that has loaded it already.
     """
     said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
     if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):

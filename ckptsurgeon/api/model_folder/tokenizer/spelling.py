@@ -1,4 +1,4 @@
-"""Finds the mark of spaces or word parts in tokens: of byte-level BPE (Ġ), sentencepiece (▁) or WordPiece (##)."""
+"""Finds the mark of spaces or word parts in tokens: Ġ of byte-level BPE, ▁ of sentencepiece, or ## of WordPiece."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _beginning(tokens: Sequence[str], mark: str) -> tuple[str, ...]:
 
 
 def steps_in(step: Any) -> Iterator[dict[str, Any]]:
-    """Yield the single steps of a normaliser, pre-tokeniser, decoder or post-processor, which may be a sequence."""
+    """Yield the single steps of a normaliser, pre-tokeniser, decoder or post-processor; sequences may be nested."""
     if isinstance(step, dict):
         inner = next((step[name] for name in PARTS if isinstance(step.get(name), list)), None)
         if inner is None:

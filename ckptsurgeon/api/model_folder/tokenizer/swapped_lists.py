@@ -1,4 +1,4 @@
-"""The error for a source's token list that was given second in ``--vocab``, and advice on the first list."""
+"""The error for two token lists in the wrong order in ``--vocab``, with a hint on how to correct them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ __all__ = ["swapped_lists_error"]
 
 
 def swapped_lists_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
-    """Return the error that the second list of ``change`` is the source's; ``why`` says how this is known.
+    """Return the error that the second list of ``change`` is the source's list; ``why`` says how this is known.
 
     ``destination`` is the folder of a destination that is a checkpoint, else None. The hint is to swap the lists if the
-    first list is the destination's, according to its tokeniser or, without a tokeniser, to its number of rows. The rows
-    of a configuration do not show this, because its model is built for the second list: then the hint names both cases.
+    first list is the destination's. The destination's tokeniser shows this or, without a tokeniser, its number of rows.
+    If the destination is a configuration, its rows do not show this, because its model is built for the second list.
+    Then the hint names both cases.
     """
     first, second = map(escape, change.paths)
     swapped = f"--vocab {second}:{first}"

@@ -30,15 +30,15 @@ FIELDS = (
 SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
 """{setting in tokenizer.json (see ``normalising_steps``): the same setting in tokenizer_config.json}"""
 OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
-"""Settings on bytes and merges in tokenizer.json. A missing setting is equal to false, 0 and null."""
+"""Settings on bytes and merges in tokenizer.json. Missing, false, 0 and null mean the same."""
 SECTIONS = {"normalizer": "normalise texts", "pre_tokenizer": "split texts"}
-"""{section of tokenizer.json: what tokenisers do differently if it differs}"""
+"""{section of tokenizer.json: what two tokenisers do differently if this section differs}"""
 OFFSETS = "trim_offsets"
-"""A field that changes the places of tokens in a text, but not the tokens."""
+"""A field that changes the positions of tokens in a text, but not the tokens."""
 MARKING = frozenset(("Metaspace", "Prepend", "Replace"))
 """Types of steps of a normaliser or pre-tokeniser that may write a space as a mark, such as ▁."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
-"""The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
+"""The fields of tokenizer.json with the prefix and suffix for parts of words. Missing, "" and null mean the same."""
 LONGEST = 60
 """The largest number of characters of a setting that a note shows."""
 
@@ -69,10 +69,10 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
 
 
 def _section_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield a note on the first difference in each section of two tokenizer.json that changes or splits texts.
+    """Yield a note on the first difference in each section of two tokenizer.json files that changes or splits texts.
 
     ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``. There is no
-    note if a tokeniser writes spaces as a mark: versions of transformers store this in different sections.
+    note if a tokeniser writes spaces as a mark, because versions of transformers store this in different sections.
     """
     there, here = theirs.tokenizer_head, ours.tokenizer_head
     if not (there and here) or any(
@@ -86,9 +86,9 @@ def _section_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder
 
 
 def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
-    """Return the path of the first difference between the steps of a section, and both values; None if there is none.
+    """Return (path, one value, other value) of the first difference between a section's steps; None if there is none.
 
-    A field that one of two equal steps lacks is not compared: it has a default value.
+    A field that only one of two steps has is not compared: in the other step, it has its default.
     """
     steps = list(steps_in(one)), list(steps_in(other))
     if [step.get("type") for step in steps[0]] != [step.get("type") for step in steps[1]]:
@@ -102,7 +102,7 @@ def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any]
 
 
 def _effect(step: Mapping[str, Any], field: str) -> Any:
-    """Return the value of a step's field; for ``strip_accents``, if it is not set, the value of ``lowercase``.
+    """Return the value of a step's field. If ``strip_accents`` is not set, this is the value of ``lowercase``.
 
     BERT's normaliser strips accents by default if it lower-cases texts.
     """
@@ -111,9 +111,9 @@ def _effect(step: Mapping[str, Any], field: str) -> Any:
 
 
 def first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
-    """Return the path of the first difference between two values of JSON, and the two values there; None if equal.
+    """Return (path, one value, other value) of the first difference between two JSON values; None if they are equal.
 
-    ``path`` is the path of the two values themselves; in a path, keys and indices follow dots.
+    ``path`` is the path of the two values that are compared; keys and indices are added to it after dots.
     """
     if one == other:
         return None
@@ -127,9 +127,9 @@ def first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | 
 
 
 def _added_around(folder: ModelFolder) -> str | None:
-    """Return "TEXT" with the special tokens that a tokenizer.json adds to a text: ``"<s> TEXT </s>"``.
+    """Return "TEXT" with the special tokens that a tokenizer.json adds to a text: ``<s> TEXT </s>``, for example.
 
-    Returns None if this is not known from the file: fast tokenisers of some classes use other fields for this step.
+    Returns None if the file does not determine them: fast tokenisers of some classes use other fields for this step.
     """
     head = folder.tokenizer_head
     for one in steps_in(head.get("post_processor")):
@@ -156,7 +156,7 @@ def _file_decides(folder: ModelFolder) -> bool:
 
 
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and in their decoders.
+    """Yield notes on differences in how two tokenisers of the same kind look up tokens, and on different decoders.
 
     ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
     """
@@ -184,7 +184,7 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
 
 
 def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
-    """Yield a note if two Unigram models have the same pieces with different scores, and so split texts differently.
+    """Yield a note if two Unigram models split texts differently, because equal pieces have different scores.
 
     ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -202,7 +202,7 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
 
 
 def _rule_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
-    """Yield a note if two BPE models have the same tokens, but their merge rules or the order of these differ.
+    """Yield a note if two BPE models have the same tokens, but other merge rules or another order of the rules.
 
     ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -266,7 +266,7 @@ def _settings(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def normalising_steps(folder: ModelFolder) -> dict[str, Any]:
-    """Return the settings in a tokenizer.json by which texts are changed: ``lowercase``, and others if they exist.
+    """Return the settings by which a tokenizer.json changes texts: ``lowercase``, and others if they exist.
 
     The others are ``add_prefix_space`` and ``split pattern``. Settings that versions of transformers write in different
     ways are left out: Metaspace, for instance, is a normaliser in some versions and a pre-tokeniser in others.

@@ -1,4 +1,4 @@
-"""Notes on settings in tokenizer.json for a whole text: special tokens around it, its largest length, and padding."""
+"""Notes on settings in tokenizer.json for whole texts: special tokens around them, largest length, and padding."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ OF_ENCODERS = frozenset((
 ROLES = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
 PAIRS = (("cls_token", "sep_token"), ("bos_token", "eos_token"))
 ENDS = {"</s>": "<s>", "[SEP]": "[CLS]"}
-"""{token that ends a text: token that begins it} (OPT begins a text with ``</s>``, too.)"""
+"""{token that ends a text: token that begins the text}
+
+The exception is OPT, which begins a text with ``</s>``.
+"""
 
 
 def text_setting_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the tokeniser of a model like BERT has tokens for both ends of a text but does not add them."""
+    """Yield a note if the tokeniser of a model like BERT has tokens for both ends of a text, but does not add them."""
     head, said = folder.tokenizer_head, object_in(folder, TOKENIZER)
     kind = folder.config.get("model_type")
     if kind not in OF_ENCODERS or said.get("auto_map") or "post_processor" not in head:
@@ -39,7 +42,7 @@ def text_setting_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]
 
 
 def _is_bare(processor: Any) -> bool:
-    """Return whether a post-processor adds no tokens: it is null, or a template that is only the text.
+    """Return whether a post-processor adds no tokens: it is null, or a template with nothing but the text.
 
     transformers writes such a template if there is no post-processor.
     """
@@ -48,7 +51,7 @@ def _is_bare(processor: Any) -> bool:
 
 
 def text_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on special tokens around texts, padding and a largest length that contradict tokens or model."""
+    """Yield notes if special tokens around texts, padding or the largest length contradict the tokens or the model."""
     yield from _unusable(folder)
     yield from _around_texts(folder)
     yield from _exchanged(folder)
@@ -57,7 +60,7 @@ def text_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 PROCESSORS = ("TemplateProcessing", "Sequence", "ByteLevel", "RobertaProcessing", "BertProcessing")
-"""The types of post-processors that the package tokenizers 0.23 has."""
+"""The types of post-processors in version 0.23 of the package tokenizers."""
 
 
 def _unusable(folder: ModelFolder) -> Iterator[str]:
@@ -86,7 +89,7 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
 
 
 def _exchanged(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on files in which the first and the last token of a text (``<s>`` and ``</s>``) are exchanged."""
+    """Yield notes on files in which the tokens that begin and end a text (``<s>`` and ``</s>``) are exchanged."""
     names = named_tokens(folder)
     for first, last in PAIRS:
         if ENDS.get(names.get(first, "")) == names.get(last, ""):
@@ -99,7 +102,7 @@ def _exchanged(folder: ModelFolder) -> Iterator[str]:
 
 
 def _padding(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the padding in tokenizer.json has another id than that of the token that it names.
+    """Yield a note if the padding in tokenizer.json has an id that is not the id of its padding token.
 
     The library tokenizers pads with this id; transformers pads with the pad_token of tokenizer_config.json instead.
     """
@@ -119,7 +122,7 @@ BY_POSITION = frozenset((
     "albert", "bert", "camembert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "mobilebert", "mpnet",
     "nystromformer", "roberta", "splinter", "squeezebert", "xlm-roberta", "xlm-roberta-xl",
 ))  # fmt: skip
-"""Model types with a row for each position in a text: longer texts are an error."""
+"""Model types with an embedding row for each position, in which a longer text is an error."""
 
 
 def _cut(folder: ModelFolder) -> Iterator[str]:
@@ -132,9 +135,9 @@ def _cut(folder: ModelFolder) -> Iterator[str]:
 
 
 def _put(processor: Any, *, in_order: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a post-processor adds to texts, each with its id.
+    """Yield (token, id) of the tokens that a post-processor adds to texts.
 
-    With ``in_order``, these are the tokens around a single text, as they follow each other.
+    With ``in_order``, these are the tokens around a single text, in their order.
     """
     if not isinstance(processor, dict):
         return
@@ -152,7 +155,7 @@ def _put(processor: Any, *, in_order: bool = False) -> Iterator[tuple[str, int]]
 
 
 def _used_in(template: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
-    """Return the names of the special tokens in these fields of a ``TemplateProcessing``, each once."""
+    """Return the names of the special tokens in ``fields`` of a ``TemplateProcessing``, without duplicates."""
     pieces = [one for field in fields for one in _items(template.get(field)) if isinstance(one, dict)]
     names = (one["SpecialToken"].get("id") for one in pieces if _is_special(one))
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))

@@ -42,16 +42,16 @@ BY_PIECES = {
     ),
     **dict.fromkeys(("mt5", "t5", "umt5"), "spiece.model"),
 }
-"""{model type whose tokens have the ids of the pieces of its sentencepiece model: name of this model's file}"""
+"""{model type: name of its sentencepiece model}, if its tokens have the ids of the model's pieces."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE, END = "Ġ", "▁", "</w>"
-"""The first character of tokens after a space, in byte-level BPE and sentencepiece, and CLIP's mark of a word's end."""
+"""The first character of tokens after a space (byte-level BPE, sentencepiece), and CLIP's mark of a word's end."""
 FEWEST, FEW = 20, 0.05
-"""The smallest number, and share, of tokens without a merge rule that get a note; fewer may be special tokens."""
+"""The smallest number, and share, of tokens without a merge rule that get a note. Fewer may be special tokens."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a byte-level ``vocab.json`` has no ``merges.txt``, or one that is for another vocabulary.
+    """Yield a note if a byte-level ``vocab.json`` has no ``merges.txt``, or one for another vocabulary.
 
     There are no notes on files that would have to be downloaded or that cannot be read.
     """
@@ -104,10 +104,10 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
 
 
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the merge rules in tokenizer.json do not make many of its longer tokens; usually they make all.
+    """Yield a note if many longer tokens in tokenizer.json are made by no merge rule; usually, rules make all of them.
 
-    For a byte-level vocabulary, "many" is more than a twentieth of the tokens. For a vocabulary from sentencepiece, it
-    is more tokens than there are rules.
+    For a byte-level vocabulary, "many" means more than a twentieth of the tokens. For a vocabulary from sentencepiece,
+    it means more tokens than rules.
     """
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or found.unmade < FEWEST:
@@ -125,7 +125,7 @@ KINDS = {
     **dict.fromkeys(("T5", "XLMRoberta", "Albert", "Camembert", "MBart", "BigBird", "Pegasus", "XLNet"), "Unigram"),
     **dict.fromkeys(("GPT2", "Qwen2", "Roberta", "Bart", "Whisper", "CLIP", "Longformer"), "BPE"),
 }
-"""The kind of tokeniser by the name of transformers' class, without the ending Tokenizer or TokenizerFast."""
+"""{name of a transformers class, without Tokenizer or TokenizerFast: kind of tokeniser}"""
 
 
 def _other_class(folder: ModelFolder) -> Iterator[str]:
@@ -149,16 +149,16 @@ def _results(folder: ModelFolder) -> list[str]:
 
 OLDER, LINES = VOCABULARIES[1:3]
 MARK, FIRST = "\ufeff".encode(), 128
-"""A byte-order mark in UTF-8, and the number of bytes of a file that are read to find it."""
+"""The byte-order mark in UTF-8, and the number of bytes that are read to find it."""
 READERS = {
     LINES: "transformers does",
     MERGES: "transformers does",
     "dict.txt": "fairseq and transformers do",
     "alphabet.txt": "Coqui STT does",
 }
-"""{text file with a token or merge rule on each line: libraries that read it without skipping a byte-order mark}"""
+"""{text file with a token or merge rule on each line: libraries that do not skip a byte-order mark in it}"""
 SHARED, AGAIN = "has two tokens with the id", "occurs twice"
-"""Parts of the messages about two tokens with one id, and about a key that occurs twice in a JSON object."""
+"""Parts of the messages on two tokens with the same id, and on a key that occurs twice in a JSON object."""
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
@@ -205,7 +205,7 @@ def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
 
 
 def _are_words(one: str, two: str) -> bool:
-    """Return whether two tokens are different words: not special tokens, empty, or equal after NFKC normalisation."""
+    """Return whether two tokens are different words: neither is special or empty, and their NFKC forms differ."""
     one, two = (unicodedata.normalize("NFKC", token).strip() for token in (one, two))
     return one != two and bool(one and two) and not any(map(SPECIAL.fullmatch, (one, two)))
 
@@ -240,7 +240,7 @@ def _moved_pieces(folder: ModelFolder, name: str, pieces: Sequence[str]) -> Iter
 
 
 def _of_targets(folder: ModelFolder) -> frozenset[str]:
-    """Return the tokens of a second token list (of the target language, say); empty if the folder has no local one."""
+    """Return the tokens of a second local token list (for the target language, say); empty if there is none."""
     for one in folder.files:
         if one.name in SECOND and not scheme_of(one.path):
             with suppress(ConfigError, SourceError):
@@ -249,21 +249,21 @@ def _of_targets(folder: ModelFolder) -> frozenset[str]:
 
 
 def _marks(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each list in a text file that begins with a byte-order mark, which its library does not skip.
+    """Yield a note on each list in a text file that begins with a byte-order mark that its library does not skip.
 
-    If there is a tokenizer.json, these lists are not used. The first bytes of each are read; those of merges.txt only
-    if the token list has marks of byte-level BPE or of CLIP.
+    If there is a tokenizer.json, these lists are not used. Only the first bytes of a list are read. A merges.txt is
+    read only if the token list has the marks of byte-level BPE or of CLIP.
     """
     files = {one.name: one for one in folder.files if one.name != MERGES or _are_merged(folder)}
     for name, reader in READERS.items() if WHOLE not in files else ():
         if name in files and (start := _start(files[name])).startswith(MARK):
             first = "".join(start[len(MARK) :].decode(errors="replace").splitlines()[:1])
             skips = f"{name} begins with a byte-order mark, which {reader} not skip"
-            yield f"{skips}: they do not read its first line as {brief_token(first)}"
+            yield f"{skips}: its first line is not read as {brief_token(first)}"
 
 
 def _are_merged(folder: ModelFolder) -> bool:
-    """Return whether the tokens of a vocab.json show that they are made by merge rules."""
+    """Return whether the tokens of a vocab.json have marks which show that merge rules make them."""
     tokens = folder.tokens or () if folder.vocabulary == TOKENS else ()
     return any(token.startswith(SPACE) or token.endswith(END) for token in tokens)
 

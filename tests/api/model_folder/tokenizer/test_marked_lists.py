@@ -28,7 +28,9 @@ def found(said: str, path: str = "m") -> list[str]:
     return [note for note in cs.inspect(path).notes if said in note]
 
 
-MARKED = "vocab.txt begins with a byte-order mark, which transformers does not skip: they do not read its first line as '[PAD]'"
+MARKED = (
+    "vocab.txt begins with a byte-order mark, which transformers does not skip: its first line is not read as '[PAD]'"
+)
 DOUBLED = "vocab.txt has tokens twice: 'a': transformers uses only the last id of such a token"
 
 
@@ -81,7 +83,7 @@ def test_other_lists_in_text_files_are_said_too(name: str, reader: str, token: s
     Path("m", name).write_text("#version: 0.2\na b\n")
     assert not found("byte-order")
     Path("m", name).write_text(f"{MARK}#version: 0.2\na b\n", encoding="utf-8")
-    said = found(f"a byte-order mark, which {reader} not skip: they do not read its first line as '#version: 0.2'")
+    said = found(f"a byte-order mark, which {reader} not skip: its first line is not read as '#version: 0.2'")
     assert said[0] in [one.what for one in cs.check("m").row("vocabulary").found]
 
 

@@ -184,5 +184,5 @@ def test_a_token_list_that_was_cut_beside_tokenizer_json_is_noted(number: int, i
     Path("m/vocab.json").write_text(json.dumps({token: row for row, token in enumerate(LIST[:number])}))
     said = f"vocab.json has {number} tokens, but tokenizer.json has {len(LIST)} without added tokens"
     assert [note for note in cs.inspect("m").notes if "vocab.json" in note] == (
-        [f"{said}: programs that read vocab.json lack the others"] if is_said else []
+        [f"{said}: programs that read vocab.json do not know the other tokens"] if is_said else []
     )
