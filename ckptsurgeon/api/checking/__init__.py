@@ -1,1 +1,1 @@
-"""Collects the facts for ``check``: on files that may be damaged, on a model's folder, an adapter and its base."""
+"""Collects facts for ``check``: on files that may be damaged, on a model's folder, on an adapter and its base."""

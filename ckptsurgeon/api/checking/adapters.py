@@ -1,4 +1,4 @@
-"""Collects facts on a PEFT adapter: each module's factors, the modules that its configuration selects, base weights."""
+"""Collects facts on a PEFT adapter: the factors of each module, the modules that its settings select, base weights."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def _with_base(factors: Sequence[Factors], base: Checkpoint) -> list[Factors]:
 
 
 def _shapes(base: Checkpoint) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of a base's weights; for quantised weights, the shapes of the decoded weights.
+    """Return {name of a base's weight: shape}; for quantised weights, name and shape of the decoded weight.
 
-    The names are those that ``lora merge`` looks up: those of the decoded base. If a weight cannot be decoded and the
-    headers contain only the number of its parameters (bitsandbytes), its shape is (number,).
+    ``lora merge`` looks weights up by these names. If a weight cannot be decoded, and the headers contain only the
+    number of its parameters (bitsandbytes), its shape is (number,).
     """
     read = read_as(base, KEEP)
     coded = logical_shapes(with_stated_shapes(read, read.codes))
@@ -84,9 +84,10 @@ def _shapes(base: Checkpoint) -> Mapping[str, tuple[int, ...]]:
 
 
 def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
-    """Return the number of modules that each entry of ``target_modules`` matches, by the rules of PEFT.
+    """Return {entry of ``target_modules``: number of modules that it matches}, by the rules of PEFT.
 
-    If ``targets`` is a string, it is one regular expression; if it is a list, it has names or last parts of names.
+    If ``targets`` is a string, it is one regular expression. If it is a list, it has names of modules, or the last
+    parts of their names.
     """
     if isinstance(targets, str):
         pattern = bounded(targets) if targets != ALL else None
@@ -106,7 +107,7 @@ def _unnamed(names: Mapping[str, int], modules: Sequence[str]) -> int:
 
 
 def _ends(module: str) -> Iterator[str]:
-    """Yield the name of a module and its suffixes: ``a.b.c``, ``b.c``, ``c``."""
+    """Yield the name of a module, and its last parts: ``a.b.c``, ``b.c``, ``c``."""
     while module:
         yield module
         module = module.partition(".")[2]

@@ -1,4 +1,4 @@
-"""Measures the root mean square of the values that quantised tensors encode, from a sample of each tensor."""
+"""Measures the root mean square of the values that quantised tensors decode to, from a sample of each tensor."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ __all__ = ["decoded_sizes", "odd_scales_of"]
 TENSORS = 64
 """The largest number of quantised tensors that are decoded. They are evenly spread over the model."""
 ELEMENTS = 1 << 16
-"""The approximate number of values that are decoded of each tensor."""
+"""The approximate number of values of each tensor that are decoded."""
 ALIGNED = 32
-"""The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
+"""The index of the first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 
 
 def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
-    """Return the root mean squares of some decoded weights, by the names of the weights.
+    """Return {name of a weight: root mean square of some of its decoded values}, for some quantised weights.
 
-    Embeddings are left out, because their values have other magnitudes; so are tensors that cannot be decoded.
+    Embeddings are left out, because their values have other magnitudes. Tensors that cannot be decoded are left out,
+    too.
     """
     names = [one for one in checkpoint.codes.tensors if one.codes and not is_embedding(one.name)]
     number, weight_of, found = min(TENSORS, len(names)), weights_of(checkpoint), dict[str, WeightSize]()
@@ -49,9 +50,9 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
 def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str, list[str]]:
     """Return {kind of odd scales: names of the quantised tensors that have them}.
 
-    The tensors are those in ``decoded``, which have been decoded already, and embeddings and output layers, of which
-    samples are decoded here. These samples are not reported as too large or too small, because the values of embeddings
-    have other magnitudes than those of layers.
+    The tensors in ``decoded`` have been decoded already. In addition, samples of embeddings and output layers are
+    decoded here. Their scales are not reported as too large or too small, because the values of embeddings have other
+    magnitudes than those of layers.
     """
     found, files = OddScales(), SampledFiles(checkpoint)
     names = [one for one in checkpoint.codes.tensors if one.codes and vocabulary_keys([one.name])]
@@ -68,7 +69,7 @@ def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str,
 
 
 def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo, *, is_end: bool = False) -> float:
-    """Return the root mean square of some rows of a matrix; of stacked matrices (experts), the first is used.
+    """Return the root mean square of some rows of a matrix; if matrices are stacked (experts), of the first one.
 
     The rows are those in the middle or, if ``is_end`` is true, the last ones.
     """

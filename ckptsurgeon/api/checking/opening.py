@@ -24,18 +24,18 @@ __all__ = ["Opened", "open_to_check"]
 
 INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
 USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
-"""The usual names, without suffix, of a safetensors file that is the only one of a checkpoint."""
+"""The usual names, without suffix, of the safetensors file of a checkpoint that has only one file."""
 DAMAGED = "files are damaged, so not all tensors are known"
-"""Why some checks of a damaged checkpoint do not run."""
+"""The reason why some checks do not run on a damaged checkpoint."""
 
 
 @dataclass
 class Opened:
-    """An open checkpoint, and the facts on its files (``shards``) and its ``index``.
+    """An open checkpoint, and facts on its files (``shards``) and its ``index``.
 
-    ``checkpoint`` is None if no tensor can be read. ``fault`` is the error that ``open_checkpoint`` raised for a
-    damaged checkpoint, else None. A damaged checkpoint is not compared with the other files in its folder. ``files``
-    are the files that were opened to read a damaged checkpoint.
+    ``checkpoint`` is None if no tensor can be read. For a damaged checkpoint, ``fault`` is the error that
+    ``open_checkpoint`` raised, and ``files`` are the files that were opened to read it; it is not compared with the
+    other files in its folder. Otherwise, ``fault`` is None.
     """
 
     checkpoint: Checkpoint | None
@@ -87,7 +87,7 @@ def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
 
 
 COPY = re.compile(r"(?: ?\(\d+\)| \d+| ?-? copy(?: \d+)?)(\.[a-z]+)$", re.IGNORECASE)
-"""Matches what programs add to a file's name if the folder has a file of this name: ``model (1).safetensors``."""
+"""Matches the text that programs add to the name of a copy, as in ``model (1).safetensors``, and the suffix."""
 
 
 def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:

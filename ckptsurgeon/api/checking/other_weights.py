@@ -24,22 +24,22 @@ COPIES = (
     ("model.safetensors", "pytorch_model.bin"), ("adapter_model.safetensors", "adapter_model.bin"),
     ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
 )  # fmt: skip
-"""Pairs of weight files with the same weights, of which libraries load only one; each file may have an index."""
+"""Pairs of files with the same weights, of which libraries load only one. Instead of a file, there may be an index."""
 INDEX = ".index.json"
 Content: TypeAlias = tuple[str, tuple[int, ...], bytes]
-"""The dtype and the shape of a tensor, and some bytes of its middle."""
+"""The dtype and the shape of a tensor, and some bytes from its middle."""
 TENSORS, BYTES = 64, 4096
-"""How many tensors are compared, and how many bytes in the middle of each, at most."""
+"""The largest number of tensors that are compared, and of bytes in the middle of each tensor."""
 
 
 def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
-    """Yield a note on each file in a local folder with a second copy of the weights that differs from the first.
+    """Yield a note on each file in a local folder with a second copy of the weights that differs from the first copy.
 
     transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Tensors that are
-    in both copies are compared: their shapes, and, if dtype and shape are the same, some of their values. A copy in
-    another precision has no note. If most keys are in both copies, floats that only one has are noted, too, except
-    buffers, weights that equal another one in their copy (they may be tied), and those that the other copy has under
-    another name.
+    in both copies are compared: their shapes, and, if dtype and shape are equal, some of their values. A copy with
+    another dtype gets no note. If most keys are in both copies, floating-point tensors that only one copy has are
+    reported, too. The exceptions are buffers, tensors that equal another tensor of their copy (they may be tied), and
+    tensors that the other copy has under another name.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:
@@ -73,7 +73,7 @@ def _are(keys: list[str], one: str, several: str) -> str:
 
 
 def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str]:
-    """Return those of ``keys``, which the other copy lacks, that are separate weights; [] if few keys are shared."""
+    """Return the ``keys`` (which the other copy lacks) of separate weights; [] if few keys are in both copies."""
     if len(shared) < len(keys):
         return []
     weights = [
@@ -87,7 +87,7 @@ def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str
 
 
 def _copies(read: set[str], folder: Folder) -> Iterator[str]:
-    """Yield the names of files, or of indexes, that may have a second copy of the weights.
+    """Yield the names of files, or of their indexes, that may be a second copy of the weights.
 
     ``read`` are the names of the files from which the weights were read.
     """
@@ -100,7 +100,7 @@ def _copies(read: set[str], folder: Folder) -> Iterator[str]:
 
 
 def _spread(one: Checkpoint, other: Checkpoint, keys: list[str]) -> list[str]:
-    """Return some of the keys of tensors that have the same dtype and shape in both checkpoints, evenly spread."""
+    """Return some keys, evenly spread, of tensors that have the same dtype and shape in both checkpoints."""
     alike = [key for key in keys if _form(one[key]) == _form(other[key]) and one[key].is_plain and other[key].is_plain]
     return alike[:: len(alike) // TENSORS + 1]
 
@@ -114,12 +114,12 @@ def _form(info: TensorInfo) -> tuple[str, tuple[int, ...]]:
 
 
 def _differ(one: Checkpoint, other: Checkpoint, key: str) -> bool:
-    """Return whether a tensor differs in the two checkpoints, in some bytes of its middle."""
+    """Return whether some bytes in the middle of a tensor differ between two checkpoints."""
     return _middle(one, one[key]) != _middle(other, other[key])
 
 
 def _middle(checkpoint: Checkpoint, info: TensorInfo) -> bytes:
-    assert info.storage is not None  # plain tensors have one
+    assert info.storage is not None  # plain tensors are stored
     size = min(BYTES, info.nbytes)
     begin = info.storage.offset + info.offset + (info.nbytes - size) // 2
     return bytes(checkpoint.file(info).read(begin, size))

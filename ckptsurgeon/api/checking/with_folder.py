@@ -40,10 +40,10 @@ __all__ = ["with_folder"]
 
 CARD = "README.md"
 MERGING = (LARGER, OTHER_NORMS, *STAYS)
-"""Phrases in those notes of ``lora merge`` that show that an adapter does not fit its base.
+"""Phrases by which those notes of ``lora merge`` are recognised that show that an adapter does not fit its base.
 
-These notes are on changes that are too large, on magnitudes of DoRA that are not the norms of the base, and on modules
-that should change but have no LoRA factors.
+These notes are on changes that are too large, on magnitudes of DoRA that are not the norms of the base's weights, and
+on modules that should change but have no LoRA factors.
 """
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""
@@ -74,8 +74,12 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
-    """Return how a checkpoint differs from the transformers class in its config.json; no code in the folder is run."""
-    from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
+    """Return how a checkpoint differs from the transformers class in its config.json. No code in the folder is run."""
+    from ..class_check import (
+        class_findings,
+        not_compared,
+        ties_of_class,
+    )  # imported here, because it imports everything that a transplant needs
 
     reason = not_compared(checkpoint, folder)
     if reason:
@@ -106,8 +110,8 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
 
 
 def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
-    """Yield those notes of ``lora merge`` that show that an adapter does not fit its base (see ``MERGING``)."""
-    from ..lora.merge import lora_merge  # imports all that planning needs
+    """Yield the notes of ``lora merge`` that show that an adapter does not fit its base (see ``MERGING``)."""
+    from ..lora.merge import lora_merge  # imported here, because it imports everything that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
         plan = lora_merge(base, [adapter])
@@ -119,7 +123,7 @@ def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
 
-    ``from_pretrained`` finds none of such keys.
+    ``from_pretrained`` does not find tensors with such keys.
     """
     config = folder.config
     if "auto_map" in config or not ("model_type" in config or "architectures" in config):
@@ -146,7 +150,7 @@ def _names(folder: ModelFolder) -> tuple[str, ...]:
 
 
 def _padding(config: Mapping[str, Any]) -> int | None:
-    """Return the id of the padding token in config.json; None if there is none, or if BOS or EOS has the same id."""
+    """Return the id of the padding token in config.json; None if there is none, or if it is the id of BOS or EOS."""
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     found = {one.get("pad_token_id") for one in parts if type(one.get("pad_token_id")) is int}
@@ -191,7 +195,7 @@ def _card_text(folder: Folder) -> str | None:
 
 
 def _ties(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[tuple[str, str], ...]:
-    """Return pairs of keys (embedding, output layer) whose two tensors are stored, although config.json ties them."""
+    """Return (embedding, output layer), the keys, for each pair that is stored although config.json ties the two."""
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     return tuple((one, head) for one, head in stored_heads(tensors, folder) if head in checkpoint)

@@ -33,7 +33,7 @@ _OF_FILES = re.compile(
     r"|perhaps they were decoded with wrong zero points"
     r"|has the weights of one rank of|perhaps they are layers of different networks|perhaps the 1 was not added to them"
 )
-"""Matches the notes on a checkpoint's files and their bytes; its other notes say how the checkpoint was opened."""
+"""Matches notes on a checkpoint's files and their bytes. Its other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
@@ -49,7 +49,7 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield the notes on a checkpoint that need no other files of its folder.
 
-    They are on incomplete or deleted files, on quantised tensors, and on the metadata of a GGUF file.
+    These notes are on incomplete or deleted files, on quantised tensors, and on the metadata of a GGUF file.
     """
     yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
@@ -80,14 +80,14 @@ def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:
-    """Return notes without repetitions, and without the path of the checkpoint in their text."""
+    """Return notes without duplicates, and without the path of the checkpoint in their text."""
     path = escape(checkpoint.path)
     cut = (note.removeprefix(f"{path}: ").replace(f"{path.rstrip('/')}/", "") for note in notes)
     return list(dict.fromkeys(cut))
 
 
 def no_adapter(path: str) -> ConfigError:
-    """Return the error for ``--base`` if the checkpoint at ``path`` is not an adapter."""
+    """Return the error for ``--base`` with a checkpoint (at ``path``) that is not an adapter."""
     return ConfigError(f"{escape(path)} is not a LoRA adapter.", hint="Leave --base out.")
 
 
@@ -97,7 +97,7 @@ def embeddings_of(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def heads_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the keys of the output layers whose outputs are tokens."""
+    """Return the keys of the output layers over the vocabulary."""
     return tuple(key for key in _matrices(checkpoint) if HEAD.search(key))
 
 

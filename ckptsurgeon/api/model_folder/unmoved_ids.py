@@ -25,17 +25,17 @@ ROLES = {
     "bos": ("bos", "<s>"), "cls": ("cls",), "eos": ("eos", "</s>"), "mask": ("mask",), "pad": ("pad",),
     "sep": ("sep", "</s>"), "unk": ("unk",),
 }  # fmt: skip
-"""{beginning of a field's name: texts that the special token with the field's id usually contains}"""
+"""{beginning of a field's name: texts that the special token of this field usually contains}"""
 
 
 def with_unmoved_ids_noted(
     plan: Plan, source: ModelFolder, destination: ModelFolder, config: Mapping[str, Any], change: NewVocabulary | None
 ) -> Plan:
-    """Return a plan with a note on ids that the destination's files seem to have copied from the source's.
+    """Return a plan with a note on token ids that seem to be copied from the source's files to the destination's files.
 
     ``change`` has the source's token list and the new list, and ``config`` the fields of the destination's
-    configuration. The ids in the destination's files should be those of the new list. If a field has the same id as the
-    source, although the source's token has another id in the new list, the id was probably copied by mistake.
+    configuration. The ids in the destination's files should be ids of the new list. If a field has the same id as in
+    the source, although the source's token has another id in the new list, the id was probably copied by mistake.
     """
     if change is None:
         return plan
@@ -66,6 +66,6 @@ def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVoc
 
 
 def _is_for(field: str, token: str) -> bool:
-    """Return whether a token's text shows that it is meant for ``field``, as "<pad>" is for ``pad_token_id``."""
+    """Return whether a token's text fits ``field``, as "<pad>" fits ``pad_token_id``."""
     texts = ROLES.get(field.rpartition(".")[2].partition("_")[0], ())
     return any(text in token.lower() for text in texts)

@@ -1,4 +1,4 @@
-"""Finds files in a model's folder whose content does not have the format that their names promise, and the reasons."""
+"""Finds files in a model's folder that do not have the format that their names promise, and says why."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ OBJECTS = (
     "added_tokens.json", "chat_template.json", "normalizer.json", "special_tokens_map.json", "target_vocab.json",
     "vocab-src.json", "vocab-tgt.json",
 )  # fmt: skip
-"""Files with a JSON object, in addition to files named ``*_config.json``."""
+"""Files that must contain a JSON object, in addition to files named ``*_config.json``."""
 PAGES = range(100, 1 << 20)
-"""Possible sizes, in bytes, of Git LFS pointers and of HTML pages."""
+"""The sizes, in bytes, that a Git LFS pointer or an HTML page may have."""
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
@@ -75,7 +75,10 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _list_fault(folder: ModelFolder) -> str:
-    """Return why a vocab.json is not a token list, or lacks the tokeniser's language; '' for valid and other files."""
+    """Return why a vocab.json is not a token list, or lacks the tokeniser's language; '' if it is valid.
+
+    The result is '' for all other files, too.
+    """
     if folder.vocabulary != BY_LANGUAGE or json_fault(folder, TOKENIZER):
         return ""
     settings = folder.document(TOKENIZER) if any(one.name == TOKENIZER for one in folder.files) else {}
@@ -88,7 +91,7 @@ def _list_fault(folder: ModelFolder) -> str:
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return the local tokeniser files, except the vocabulary, that are in fact Git LFS pointers or web pages.
+    """Return {local tokeniser file, except the vocabulary: text that says that it is a Git LFS pointer or a web page}.
 
     The result maps the name of the file to a text on what it is.
     """
@@ -116,7 +119,9 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         data = folder.read(name, LARGEST)
         if why := stand_in(data):
             return why
-        document = json.loads(data.decode())  # json.loads also takes UTF-16 and a byte-order mark in bytes
+        document = json.loads(
+            data.decode()
+        )  # decoded here, because json.loads would also accept bytes in UTF-16 or with a byte-order mark
     except UnicodeDecodeError:
         return "it is not UTF-8"
     except RecursionError:
@@ -129,5 +134,5 @@ def json_fault(folder: ModelFolder, name: str) -> str:
 
 
 def is_elsewhere(folder: ModelFolder) -> bool:
-    """Return whether the tokeniser files of a folder are at a remote address."""
+    """Return whether the tokeniser files of a folder are remote."""
     return any(scheme_of(one.path) for one in folder.tokenizer)

@@ -101,7 +101,7 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 class NewId(NamedTuple):
-    """The id that transformers gives to a token that the vocabulary lacks; the file and the field with this token."""
+    """The id that transformers gives to a token that the vocabulary lacks; the file and the field with the token."""
 
     number: int
     file: str

@@ -17,16 +17,16 @@ __all__ = ["chance_notes", "unknown_notes"]
 UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
 FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
-"""Fewer pieces with equal scores get no note, because test models have only a few pieces."""
+"""Equal scores of fewer pieces get no note, because test models have only a few pieces."""
 ALL = 240
-"""This many tokens for bytes, or more, count as all 256.
+"""At least this many byte tokens count as all 256.
 
 Some lists lack the bytes that never occur in UTF-8, or the bytes of characters that are tokens themselves.
 """
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the model of a tokenizer.json needs an unknown token but has none, or has an ordinary word.
+    """Yield a note if the model of a tokenizer.json needs an unknown token, but has none or an ordinary word instead.
 
     There is no note on tokenisers that first turn every text into bytes: they need no unknown token.
     """
@@ -42,7 +42,7 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes if the model of a tokenizer.json has unused byte tokens, equal scores of all pieces, or dropout."""
+    """Yield notes if the model of a tokenizer.json has byte tokens but ignores them, only equal scores, or dropout."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return
@@ -66,7 +66,7 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
     """Return whether the tokeniser with the list ``found`` needs an unknown token (``unk_token``) for some texts.
 
-    WordPiece and BPE do; BPE with byte_fallback only if tokens of bytes are missing. WordLevel does only if its list
+    WordPiece and BPE do, but BPE with byte_fallback only if byte tokens are missing. WordLevel does only if its list
     has a token such as [UNK]: otherwise its words may be all words that occur.
     """
     if found.kind == "BPE" and found.model.get("byte_fallback") is True:

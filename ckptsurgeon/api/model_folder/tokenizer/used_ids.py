@@ -32,18 +32,18 @@ BY_CLASS = {
     **dict.fromkeys(("dots3_note", "qwen2_5_vl", "qwen2_vl"), 151643),
     **dict.fromkeys(("axk1", "axk2"), 163691), **dict.fromkeys(("minimax_m2", "minimax_m3_vl"), 200034),
 }  # fmt: skip
-"""{model type of a decoder: ``bos_token_id`` that its class, or the class of its text part, has by default}
+"""{model type of a decoder: default ``bos_token_id`` of its class, or of the class of its text part}
 
-They are those of transformers 5.23, whatever the tokeniser of a model is.
+These are the defaults of transformers 5.23. They do not depend on the tokeniser of a model.
 """
 LAST = 5
-"""The largest default ``bos_token_id`` of the other decoders that transformers 5.23 has; most have 0, 1 or 2."""
+"""The largest default ``bos_token_id`` of all other decoders in transformers 5.23; for most, it is 0, 1 or 2."""
 LARGEST = 2
-"""The ``eos_token_id`` in older config.json files, from before transformers 4.32."""
+"""The wrong ``eos_token_id`` in the config.json of CLIP models from before transformers 4.32."""
 
 
 def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on wrong token ids that a network uses in its computation, so that its results are wrong.
+    """Yield notes on wrong token ids with which a network computes, so that its results are wrong.
 
     ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
@@ -53,7 +53,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
 
 
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a CLIP model takes a text's features at another token than the one with which texts end.
+    """Yield a note if a CLIP model takes the features of a text at another token than the tokeniser's end token.
 
     ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
@@ -69,22 +69,22 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
     yield (
         f"{path}eos_token_id is {value}{which} in config.json, but the tokeniser ends texts with "
         f"{brief_token(names['eos_token'])} ({end}): the features of a text are read at the first token with this id, "
-        "or at its beginning if it has none"
+        "or at the beginning of the text if no token has it"
     )
 
 
 def _said_end(folder: ModelFolder) -> tuple[Any, str]:
-    """Return ``eos_token_id`` of the text model in config.json, and the path to its section: "text_config." or ""."""
+    """Return (``eos_token_id`` of the text model in config.json, path of the section with it: "text_config." or "")."""
     part = folder.config.get("text_config")
     fields, path = (part, "text_config.") if isinstance(part, dict) else (folder.config, "")
     return fields.get("eos_token_id"), path
 
 
 def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a CLIP model takes a text's features at its largest id, and some ids are above the end token's.
+    """Yield a note if a CLIP model takes a text's features at its largest id, but some ids are above the end token's.
 
-    In a text with such a token (of textual inversion, say, or added for padding), the features are taken there.
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    If a text has a token with such an id (from textual inversion, say, or added for padding), the features are taken
+    there. ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     kind, end = folder.config.get("model_type"), places.get(names.get("eos_token", ""))
     value, path = _said_end(folder)
@@ -116,10 +116,10 @@ def forced_word_notes(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[
 
 
 def begins_with(folder: ModelFolder, ids: Sequence[int]) -> bool:
-    """Return whether a model begins texts without a prompt with ``ids``, its ``bos_token_id``.
+    """Return whether a model begins a text without a prompt with the tokens ``ids``, its ``bos_token_id``.
 
     A decoder behind an encoder begins with ``decoder_start_token_id``, and an encoder alone begins no text. The result
-    is false, too, for the default of the model's class: the tokeniser may have been made without regard to it.
+    is also false if ``ids`` is the default of the model's class, which may not fit the tokeniser.
     """
     sections = [object_in(folder, file) for file in (CONFIG, GENERATION)]
     is_behind = any(one.get("decoder_start_token_id") is not None for one in sections)

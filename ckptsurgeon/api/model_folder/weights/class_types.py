@@ -18,11 +18,11 @@ _TEXTS = ("ForCausalLM", "LMHeadModel")
 
 
 def class_type_notes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the class in ``architectures`` is not one of the model type in ``model_type``.
+    """Yield a note if the class in ``architectures`` does not belong to the model type in ``model_type``.
 
     transformers' Auto classes choose a class by ``model_type``; runtimes such as vLLM choose by ``architectures``.
-    There is no note on a class or a type that is not in the table of transformers' classes, and none on a class for a
-    part of the model, such as CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
+    There is no note on a class or a type that is not in the table of transformers' classes. There is none on a class
+    for a part of the model either, such as CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
     """
     kind, name = config.get("model_type"), _class_of(config)
     other = _other_type(config)
@@ -48,7 +48,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _other_type(config: Mapping[str, Any]) -> str:
-    """Return the model type of the class in ``architectures`` if it is not ``model_type``, else ''."""
+    """Return the model type of the class in ``architectures`` if it differs from ``model_type``, else ''."""
     kind, name = config.get("model_type"), _class_of(config)
     own = classes_of(kind) if isinstance(kind, str) and name and not config.get("auto_map") else ()
     others = types_with(name) if own and name not in own else ()
@@ -56,9 +56,9 @@ def _other_type(config: Mapping[str, Any]) -> str:
 
 
 def _is_part(kind: str, other: str) -> bool:
-    """Return whether one of two model types is that of a part of the other, as ``clip_text_model`` is of ``clip``.
+    """Return whether one of two model types is a part of the other, as ``clip_text_model`` is a part of ``clip``.
 
-    The name of the part begins with that of the whole.
+    The name of a part begins with the name of the whole.
     """
     one, longer = sorted((re.sub(r"\W", "_", kind), re.sub(r"\W", "_", other)), key=len)
     return longer.startswith(f"{one}_")

@@ -16,9 +16,9 @@ from ..config import DTYPE, OF_MODELS
 __all__ = ["declared_dtype_notes"]
 
 LOADED = {"safetensors", "torch zip", "torch legacy", "torch tar"}
-"""The formats that transformers casts to ``dtype``. (Weights of Flax and TensorFlow often stay float32.)"""
+"""The formats whose weights transformers casts to ``dtype``. (Weights of Flax and TensorFlow often stay float32.)"""
 NEARLY = 0.99
-"""The smallest share of all floating-point bytes that must have one dtype for a note.
+"""There is a note only if at least this share of all floating-point bytes has the same dtype.
 
 Norms, routers and states may be float32 in any model.
 """

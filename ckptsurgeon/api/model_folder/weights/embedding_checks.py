@@ -19,9 +19,9 @@ from .shape_checks import DescribedTensor, follows
 __all__ = ["embedding_notes", "embeddings", "of_tokens"]
 
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
-"""Parts of the names of fields that contain the width of the model, or of an embedding with a different width."""
+"""Words in the names of fields that contain the width of the model, or of an embedding with a different width."""
 NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
-"""Parts of the names of fields that contain no such width, even if a part of ``WIDTHS`` is in the name."""
+"""Words in the names of fields that contain no such width, even if the name also has a word of ``WIDTHS``."""
 
 
 def embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
@@ -53,7 +53,9 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
     most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(vocabulary_sizes(folder.config))
-    columns = {one.shape[1] for one in found if not one.is_quantised}  # columns of quantised tensors may be guessed
+    columns = {
+        one.shape[1] for one in found if not one.is_quantised
+    }  # the number of columns of a quantised tensor may be a guess
     field = "embedding_size" if "embedding_size" in folder.config else "hidden_size"
     width = folder.config.get(field) if is_embedding(most.key) else None
     if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):
@@ -75,7 +77,7 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
-    """Yield every width that a configuration states, including those of nested configurations."""
+    """Yield every width that a configuration states, including the widths in nested configurations."""
     for name, value in config.items():
         if any(word in name for word in NO_WIDTHS):
             continue

@@ -12,15 +12,16 @@ from .required_parts import known_patterns, pattern_of
 __all__ = ["expert_name_notes"]
 
 _OF_ONE = re.compile(r"(?:^|\.)(\w+)\.experts\.#\.(w[123]|(?:gate|up|down)_proj)\.weight$")
-"""Matches patterns of the weights of single experts: group 1 is the module with the experts, group 2 the projection."""
+"""Matches patterns of weights of single experts: group 1 is the module with the experts, group 2 the projection."""
 _EXPERTS = re.compile(r"(?:^|\.)(\w+)\.experts\.")
 
 
 def expert_name_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if all experts have names that no model of this type has, but that models of another type have.
 
-    ``keys`` are the keys of all tensors, as if none was quantised. There are no notes for types whose experts
-    are always stacked, and for configurations that refer to custom code (``auto_map``).
+    ``keys`` are the keys of all tensors; for a quantised tensor, the key that it would have if stored plainly. There
+    are no notes for types whose experts are always stacked, and for configurations that refer to custom code
+    (``auto_map``).
     """
     kind = str(config.get("model_type"))
     known = {one: match for one in known_patterns(kind) if (match := _EXPERTS.search(one))}

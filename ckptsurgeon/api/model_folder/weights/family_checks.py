@@ -40,7 +40,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""(pattern of module names in layers, all model types of this table that have such modules)"""
+"""(pattern of module names in layers, model types that have such modules, of those in this table)"""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))
@@ -65,7 +65,7 @@ _BIASES = {
     "mlp_bias": re.compile(r"\d\.mlp\.(?:up|down)_proj\.weight$"),
     "qkv_bias": re.compile(r"\d\.attention\.(?:\w+\.)?(?:q_proj|query)\.weight$"),
 }
-"""Fields that say whether modules have a bias, each with a pattern of the weights of these modules."""
+"""{field that says whether some modules have a bias: pattern of the weights of these modules}"""
 _UNBIASED = frozenset((
     "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "olmo", "olmo2", "qwen3", "qwen3_moe",
 ))  # fmt: skip
@@ -75,7 +75,7 @@ _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 """Matches names of transformers' classes whose output layer has a row for each label."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""(model type, field) if the field is about other modules in this model type than ``_BIASES`` says."""
+"""(model type, field) for fields that are about other modules in this model type than ``_BIASES`` says."""
 
 
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that only other model types than ``kind`` have; nothing if some key is typical of ``kind``."""
+    """Yield the keys that only other model types than ``kind`` have; nothing if any key is typical of ``kind``."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
@@ -140,7 +140,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on biases that exist although the configuration turns them off, and the reverse."""
+    """Yield notes on biases that exist although the configuration turns them off, or lack although it turns them on."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():
         flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
@@ -157,8 +157,8 @@ def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> It
             yield f"config.json says {field}: true, but there is no {escape(biases[0])}: transformers initialises it"
 
 
-# Fields that turn modules on: model types, the field, a pattern of the values that turn the module on, the module, and
-# a module that models of these types always have.
+# Fields that turn modules on: (model types, the field, pattern of the values that turn the module on, the module,
+# another module that every model of these types has).
 
 _SOUND = ("hubert", "wav2vec2", "wavlm")
 _LATENT = ("deepseek_v2", "deepseek_v3")
@@ -170,7 +170,7 @@ _SWITCHES = (
 
 
 def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on a module that exists although its field in config.json does not turn it on, or the reverse."""
+    """Yield a note if a module exists although its field in config.json does not turn it on, or the reverse."""
     for kinds, field, on, module, base in _SWITCHES:
         if config.get("model_type") not in kinds or field not in config:
             continue

@@ -31,7 +31,7 @@ _ALONE = re.compile(r"(EncoderModel|ForTokenClassification)$")
 _DECODER = re.compile(r"(ForCausalLM|DecoderModel|Decoder|DecoderWrapper)$")
 """Matches names of classes that have only the decoder of an encoder-decoder type."""
 _ENCODER = re.compile(r"(EncoderModel|ForAudioClassification|Encoder)$")
-"""Matches names of classes that have only an encoder; ``_ALONE`` matches some that this pattern does not."""
+"""Matches names of other classes that have only an encoder."""
 _EMBEDDING = "the embedding"
 _ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_LLAMA, "the last norm", r"(?:\D*\.)?norm\.weight$"),
@@ -75,7 +75,7 @@ _WHOLE = re.compile(
     r".*\d\.(?:input_layernorm|post_attention_layernorm|ln_1|attention\.output\.LayerNorm|layer\.0\.layer_norm|self_attn_layer_norm|layer_norm"
     r"|sa_layer_norm)\."
 )
-"""Matches norms in layers: a state dict with such keys is a real model, not a test model or a fragment."""
+"""Matches norms in layers. If a state dict has such keys, it is a real model, not a test model or a fragment."""
 _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
@@ -128,7 +128,10 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Return whether a pattern is for keys of the encoder and the classes have only a decoder, or the reverse."""
+    """Return whether a pattern is for keys of the encoder and the classes have only a decoder, or the reverse.
+
+    Without ``classes``, the result is true for all patterns of an encoder or a decoder.
+    """
     if not classes:
         return "coder" in pattern
     if "decoder" in pattern:

@@ -43,16 +43,16 @@ BUFFER = re.compile(
 )
 """Matches buffers that only some versions of transformers save."""
 PROJECTION = ".embeddings_project."
-"""Part of the keys of the linear layer between a narrow embedding and the layers, in ELECTRA, ConvBERT and RoFormer."""
+"""A part of the keys of the linear layer after a narrow embedding, in ELECTRA, ConvBERT and RoFormer."""
 _FEWEST = 4
-"""The fewest tensors that a layer must have if it is to show that weights are a whole model, not a fragment."""
+"""The smallest number of tensors in a layer by which weights can be recognised as a whole model, not a fragment."""
 
 
 def pattern_of(key: str) -> str:
     """Return a key with ``#`` instead of each number between dots: ``layers.#.bias`` for ``layers.0.bias``."""
     if key[:1].isdecimal() or key[-1:].isdecimal():
         return NUMBER_IN_KEY.sub("#", key)
-    return _INNER_NUMBER.sub(".#", key)  # this pattern is twice as fast
+    return _INNER_NUMBER.sub(".#", key)  # twice as fast
 
 
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
@@ -72,7 +72,7 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
         return
     own |= {source for key, source in ties if key in own}
     missing = min(({one for one in form - own if not HEAD.search(one)} for form in forms), key=len)
-    if config.get("embedding_size") == config.get("hidden_size"):  # as in electra-base: nothing is projected
+    if config.get("embedding_size") == config.get("hidden_size"):  # then there is no projection, as in electra-base
         missing = {one for one in missing if PROJECTION not in one}
     if missing and any(_has_whole_layer(own, form) for form in forms):
         spelled = listing([escape(one.replace("#", "*")) for one in sorted(missing)], 3, where="")
@@ -85,7 +85,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
-    """Return whether the weights have at least half of the tensors of a layer, so that they are more than a fragment.
+    """Return whether the weights have at least half of the tensors of some layer: then they are more than a fragment.
 
     ``own`` has the patterns of the weights' keys, and ``form`` the patterns of a complete model.
     """
@@ -97,10 +97,10 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return the table's entries for the class ``name`` of the model type ``kind``; empty for an unknown type.
+    """Return the table's entries for the class ``name`` of the model type ``kind``; they are empty for an unknown type.
 
-    The result has three parts: the patterns of all keys of the type; for each variant of the class, the patterns that
-    it always has; the pairs of tied patterns, as (key, source).
+    There are three entries: the patterns of all keys of the type; for each variant of the class, the patterns that it
+    always has; the pairs of tied patterns, as (key, source).
     """
     if kind not in _table():
         return frozenset(), [], []
@@ -129,9 +129,9 @@ def classes_of(kind: str) -> frozenset[str]:
 
 
 def types_with(name: str) -> list[str]:
-    """Return the model types that have a class of this name; first the type after which the class is named.
+    """Return the model types with a class of this name; first the type after which the class is named.
 
-    The lines of the table, 1 MB, are searched as text: about 1 ms.
+    The table (1 MB) is searched as text, which takes about 1 ms.
     """
     mark = f"{json.dumps(name)}:"
     found = [kind for kind, line in _table().items() if mark in line]
@@ -141,8 +141,8 @@ def types_with(name: str) -> list[str]:
 def _decoded(coded: Sequence[Any]) -> list[str]:
     """Return the keys in a compressed list, which has two entries for each key.
 
-    The first entry is the number of characters at the start of the key that are also at the start of the previous key.
-    The second entry is the rest of the key.
+    The first entry is the number of characters that the key shares with the beginning of the previous key. The second
+    entry is the rest of the key.
     """
     keys = [""]
     for shared, rest in _pairs(coded):
@@ -156,21 +156,21 @@ def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 @cache
 def _table() -> dict[str, str]:
-    """Return the lines of the table by model type, as text: only the line that is needed is parsed."""
+    """Return {model type: its line of the table, as text}, so that only the needed line is parsed."""
     lines = resources.files(__package__).joinpath(TABLE).read_text("utf-8").splitlines()[1:]
     return {line[9 : line.index('"', 9)]: line for line in lines}
 
 
-# Notes on tensors under a name that no model of the type has, if the expected name is missing.
+# Notes on tensors with a name that no model of the type has, if the expected name is missing.
 #
 # Only the last three segments of a name are compared, because the segments before them depend on the class.
 
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
-"""Prefixes of the keys of a model that was wrapped by torch.compile or for data parallelism."""
+"""Prefixes of the keys of a model that was wrapped by torch.compile or DataParallel."""
 MOSTLY = 0.8
-"""If weights have less than this share of a class's names, unknown names are not compared with missing names."""
+"""Unknown and missing names are compared only if the weights have at least this share of the class's names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
 AND_SO = "transformers ignores the unknown tensor and initialises the missing one"
 
@@ -203,7 +203,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
         are = f"the keys of {len(wrapped)} of {count(len(tensors), 'tensor')} begin with {prefix}"
         yield f"{are}, for example {escape(wrapped[0])}: {IGNORED}"
         return
-    is_few = 2 * len(unknown) <= len(tensors)  # if most names are unknown, the whole model has another naming scheme
+    is_few = 2 * len(unknown) <= len(tensors)  # if most names are unknown, the model has another naming scheme
     in_layers = _in_layers(tensors, unknown, known) if unknown and is_few else ()
     renamed = [*in_layers, *(_in_all(tensors, unknown, forms, config) if unknown else ())]
     for found, missing in renamed[:1]:
@@ -224,9 +224,9 @@ def _in_layers(
 ) -> Iterator[_Renamed]:
     """Yield each tensor in a layer with an unknown name, and the missing name that it seems to replace.
 
-    A name is missing if another layer has a tensor of this name. The two tensors must have the same shape.
-    ``unknown`` are the tensors whose name no model of the type has, and ``known`` the patterns of the last three
-    segments of the names that models of the type have.
+    A name is missing if another layer has a tensor of this name, with the same shape. ``unknown`` are the tensors whose
+    name no model of the type has. ``known`` are the patterns of all known names, of which only the last three segments
+    are kept.
     """
     shapes = {one.key: one.shape for one in tensors}
     whole, with_gaps = all_lists(shapes)
@@ -253,8 +253,8 @@ def _in_all(
 ) -> Iterator[_Renamed]:
     """Yield each tensor with an unknown name, and a missing name with the same last segment that it may replace.
 
-    ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
-    has, for each variant of the class. Nothing is yielded if the weights have all of one variant.
+    ``unknown`` are the tensors whose name no model of the type has. ``forms`` has, for each variant of the class, the
+    patterns that it always has. Nothing is yielded if the weights have all patterns of one variant.
     """
     own = {pattern_of(key) for key in {of_first_expert(one.key) for one in tensors}}
     odd = {pattern_of(one.key): one for one in unknown}

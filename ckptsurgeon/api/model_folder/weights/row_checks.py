@@ -26,11 +26,11 @@ _GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
 _DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
 _LOGITS = "final_logits_bias"
 _MULTIPLE, _MOST = 32, 128
-"""Padding makes the number of rows a multiple of 32, and adds fewer than 128 rows."""
+"""Padding makes the number of rows a multiple of ``_MULTIPLE``, and adds fewer than ``_MOST`` rows."""
 
 
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if an output layer does not have ``vocab_size`` rows although the embedding has.
+    """Yield a note if an output layer does not have ``vocab_size`` rows, although the embedding has.
 
     There is no note if the configuration refers to custom code (``auto_map``).
     """
@@ -51,7 +51,7 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _is_padded(number: int, known: Collection[int]) -> bool:
-    """Return whether ``number`` rows may be those of a vocabulary that was padded for a quantisation kernel.
+    """Return whether ``number`` may be the rows of a vocabulary that was padded for a quantisation kernel.
 
     ``known`` has the vocabulary sizes that the configuration states.
     """
@@ -59,7 +59,7 @@ def _is_padded(number: int, known: Collection[int]) -> bool:
 
 
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
-    """Return the number of tokens that a tensor has values for, if it is an output layer or its bias; else 0.
+    """Return for how many tokens a tensor has values if it is an output layer or its bias; 0 for other tensors.
 
     ``widths`` has the widths of the embeddings, and ``classes`` the names in ``architectures``.
     """
@@ -74,7 +74,7 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that determines a size of some tensors: axis ``axis`` has the field's value plus ``more``.
+    """A field of config.json that determines a size of some tensors: their axis ``axis`` has its value plus ``more``.
 
     ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
     """
@@ -106,9 +106,9 @@ _SIZES = (
     _Size("num_mel_bins", ("whisper",), r"encoder\.conv1", axis=1),
 )
 _UNUSED = {**dict.fromkeys(_ROBERTA, 2), "mpnet": 2, **dict.fromkeys(_BART, 2)}
-"""{model type: number of rows at the beginning of its position embedding that no token uses}"""
+"""{model type: number of rows at the beginning of the position embedding that no token uses}"""
 _NO_LIMIT = 10**6
-"""A ``model_max_length`` of at least this means that there is no limit; transformers writes 1e30."""
+"""A ``model_max_length`` of at least this number means that there is no limit; transformers writes 1e30."""
 
 
 def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
@@ -118,7 +118,7 @@ def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> I
         return
     notes = [note for size in _SIZES for note in _other_size(size, tensors, config)]
     yield from notes
-    if not notes and config.get("model_type") != "whisper":  # Whisper's tokeniser states a length for prompts
+    if not notes and config.get("model_type") != "whisper":  # Whisper's tokeniser states the length of prompts instead
         yield from _too_long(tensors, folder)
 
 
@@ -228,16 +228,17 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 
 SPARE, SHARE = 127, 25
-"""Up to this many rows of an embedding may have no token: 127 (padding to a multiple of 128), or 1 for every 25 tokens.
+"""So many rows of an embedding may have no token: ``SPARE`` (padding to a multiple of 128), or 1 for ``SHARE`` tokens.
 
-Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
+Such rows are added for speed, or for tokens that are added later. Of published models, Phi-2 has most: 51,200 rows for
+50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""If the number of rows is not a multiple of 8, they were not padded: at most 2, or 1 in 100, may have no token."""
+"""If the number of rows is no multiple of ``EIGHT``, they were not padded: 2, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
-    """Return the number of tokens of a tokeniser on this machine; 0 if its files may not list all of them.
+    """Return the number of tokens of a local tokeniser; 0 if its files may not list all tokens.
 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """

@@ -26,17 +26,17 @@ OUTPUT = re.compile(r"\d\.self_attn\.o_proj\.weight$")
 ``q_proj`` is not used for this, because some of its rows may be gates.
 """
 INNER = ("intermediate", "hidden", "ffn", "inner", "feed_forward", "mlp")
-"""Parts of the names of fields with an inner width."""
+"""Words in the names of fields with an inner width."""
 EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
 """Fields with the inner width of experts, the most specific first."""
 HEAD_SIZES = ("head_dim", "head_size", "kv_channels", "d_kv", "d_head")
 KEY_HEADS = ("key_value_heads", "kv_heads", "query_groups")
 USUAL = (64, 96, 128, 256)
-"""Default sizes of attention heads in some classes."""
+"""The default sizes of attention heads in several classes."""
 UNLOADED = "transformers cannot load this model"
 UNFIT = "config.json or the weights are from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
-"""Fields of config.json that show that the layers of the model may have different sizes."""
+"""Fields of config.json that show that layers of the model may have different sizes."""
 
 
 class DescribedTensor(NamedTuple):
@@ -56,8 +56,8 @@ class DescribedTensor(NamedTuple):
 def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that fit no layer.
 
-    The layers of a model may differ, so there is no note if one layer fits. Configurations with nested configurations
-    get no notes.
+    The layers of a model may differ, so there is no note if one layer fits. There are no notes if the configuration has
+    nested configurations.
     """
     if has_parts(config) or any(name in config for name in BY_LAYER):
         return
@@ -73,7 +73,7 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return what follows if the size of a tensor contradicts config.json, as the end of a note.
+    """Return the end of a note: what follows from a tensor whose size contradicts config.json.
 
     For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
     tensor, because not all libraries compare its size.
@@ -87,7 +87,7 @@ def is_plain(one: DescribedTensor) -> bool:
 
 
 def is_number(one: DescribedTensor) -> bool:
-    """Return whether a tensor has floating-point numbers of at least 8 bits each, not packed ones of fewer bits."""
+    """Return whether a tensor has floating-point numbers of at least 8 bits each; packed numbers have fewer bits."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
@@ -108,8 +108,9 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
     """Return whether the ``up_proj`` beside a quantised ``down_proj`` has a number of rows that config.json allows.
 
-    ``keys`` are the keys of ``down_proj``, and ``known`` has the inner widths in config.json. The inner width is also
-    the number of columns of ``down_proj``; but if this tensor is quantised, that number may be only a guess.
+    ``keys`` are the keys of the ``down_proj`` tensors, and ``known`` has the inner widths in config.json. The inner
+    width is the number of columns of ``down_proj``, which may be only a guess if this tensor is quantised. It is also
+    the number of rows of ``up_proj``.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
@@ -163,7 +164,7 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
 
 
 def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
-    """Yield the integers in fields whose name contains one of the words; those in lists, too."""
+    """Yield the integers in fields whose name contains one of the words, including integers in lists."""
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
@@ -173,9 +174,9 @@ def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
 
 
 class _Product(NamedTuple):
-    """Tensors whose dimension ``axis`` has the size (product of ``factors``); each factor is the sum of some fields.
+    """Tensors in which the size of axis ``axis`` is the product of ``factors``; each factor is the sum of some fields.
 
-    ``kinds`` has the model types of which this is true, and ``pattern`` matches the end of the tensors' keys.
+    ``kinds`` has the model types with such tensors, and ``pattern`` matches the end of the tensors' keys.
     """
 
     kinds: tuple[str, ...]
@@ -231,7 +232,7 @@ _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.c
 
 
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the number of heads does not divide a width, as it must in every model of the type."""
+    """Yield a note if the number of heads does not divide a width, but must do so in every model of the type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:
@@ -244,7 +245,7 @@ def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
 def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a size that is computed from several fields fits no layer.
 
-    Of quantised matrices, only the number of rows is compared.
+    For quantised matrices, only the number of rows is compared.
     """
     for one in _PRODUCTS:
         fields = [name for factor in one.factors for name in factor]

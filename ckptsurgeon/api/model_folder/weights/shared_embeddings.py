@@ -1,4 +1,4 @@
-"""Notes on embeddings of an encoder or a decoder that are stored, although both should use one shared embedding."""
+"""Notes on stored embeddings of an encoder or a decoder that should use one shared embedding instead."""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
-"""Model types with classes whose output layer is not tied, although the configuration says that it is."""
+"""Model types with classes that do not tie the output layer, although the configuration says so."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Matches names of transformers' classes with an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
-"""Matches keys that an output layer could have, also if it is quantised. Keys of numbered modules do not match."""
+"""Matches keys that an output layer may have, plain or quantised. Keys of numbered modules do not match."""
 
 
 def with_heads_said(plan: Plan, folders: Sequence[ModelFolder], keys: Sequence[Collection[str]], *, tied: bool) -> Plan:
@@ -106,7 +106,7 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each output layer that is stored although the configuration ties it to the embedding.
 
-    This may be the default of the model type.
+    The configuration may do so by the default of the model type.
     """
     for embedding, head in stored_heads(tensors, folder):
         said = f"config.json says that {escape(embedding)} is the output layer ({TIES})"
@@ -124,9 +124,9 @@ def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) 
 
 
 def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:
-    """Return the keys (embedding, output layer) of each output layer that is stored although it is tied.
+    """Return (embedding, output layer), the keys, for each output layer that is stored although it is tied.
 
-    It is tied by config.json, or by the default of the model type.
+    It may be tied by config.json, or by the default of the model type.
     """
     embedding = _embedding(tensors)
     tied = folder.said_tied if folder.said_tied is not None else tied_by_default(folder.config)
@@ -142,7 +142,7 @@ def _embedding(tensors: Sequence[DescribedTensor]) -> DescribedTensor | None:
 
 
 def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:
-    """Return the keys that quantised output layers would have if plain: ``lm_head.weight`` for ``lm_head.qweight``."""
+    """Return the keys of quantised output layers if they were plain: ``lm_head.weight`` for ``lm_head.qweight``."""
     modules = {one.key: re.split(r"\.weight\.|\.\w+$", one.key)[0] for one in tensors}
     own = [one for one in tensors if not one.tied_to and HEAD.search(f"{modules[one.key]}.weight")]
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in own}
@@ -150,7 +150,7 @@ def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> lis
 
 
 def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the output layer is missing although the configuration or the model's class does not tie it."""
+    """Yield a note if the output layer is missing, although neither the configuration nor the model type ties it."""
     flag = f"says that the output layer is not the embedding ({TIES}: false)"
     if folder.said_tied is None:
         kind = escape(model_type_of(folder.config))
