@@ -219,7 +219,7 @@ def _is_default(names: Any) -> bool:
 
 
 LARGER = ("csm", "kyutai_speech_to_text", "mllama", "molmo2", "moshi")
-"""Model types whose embedding has more rows than ``vocab_size`` (mllama: 8 more, for images; others: for audio)."""
+"""Model types whose embedding has more rows than ``vocab_size``: 8 for images in mllama, more for audio in others."""
 
 
 def has_more_rows(folder: ModelFolder) -> bool:

@@ -220,7 +220,7 @@ def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str)
         said = f"the tokens of {escape(name)} are perhaps {count(abs(shift), 'row')} off {escape(key)}"
         return Verdict(
             off=f"{said}: pairs such as {one} and {two} have rows that are alike (median cosine {means[shift]:.2f}) "
-            f"only {apart} the rows of their ids ({own:.2f}), so each token has the row of another token"
+            f"only {apart} the rows that the list gives them ({own:.2f}), so each token has the row of another token"
         )
     if own - base >= UNRELATED * error or len(tokens) > info.shape[0] or rows.spread(pairs) <= SPREAD:
         return Verdict()

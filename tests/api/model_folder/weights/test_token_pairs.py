@@ -82,7 +82,7 @@ def test_a_list_some_rows_off_is_said(mark: str, kind: str, file: str, by: int) 
     (note,) = notes(shifted(tokens, by), weights(tokens, mark, 0.6), kind=kind, file=file)
     rows = "1 row" if abs(by) == 1 else f"{abs(by)} rows"
     assert note.startswith(f"the tokens of {file} are perhaps {rows} off {KEY}: pairs such as ")
-    assert f") only {rows} {'before' if by > 0 else 'after'} the rows of their ids (" in note
+    assert f") only {rows} {'before' if by > 0 else 'after'} the rows that the list gives them (" in note
     assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
 
 
