@@ -34,8 +34,8 @@ class Opened:
     """An open checkpoint, and facts on its files (``shards``) and its ``index``.
 
     ``checkpoint`` is None if no tensor can be read. For a damaged checkpoint, ``fault`` is the error that
-    ``open_checkpoint`` raised, and ``files`` are the files that were opened to read it; it is not compared with the
-    other files in its folder. Otherwise, ``fault`` is None.
+    ``open_checkpoint`` raised, and ``files`` are the files that were opened to read it; otherwise, ``fault`` is None. A
+    damaged checkpoint is not compared with the other files in its folder.
     """
 
     checkpoint: Checkpoint | None

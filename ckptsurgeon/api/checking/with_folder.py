@@ -75,11 +75,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     """Return how a checkpoint differs from the transformers class in its config.json. No code in the folder is run."""
-    from ..class_check import (
-        class_findings,
-        not_compared,
-        ties_of_class,
-    )  # imported here, because it imports everything that a transplant needs
+    from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
 
     reason = not_compared(checkpoint, folder)
     if reason:
@@ -111,7 +107,7 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
 
 def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
     """Yield the notes of ``lora merge`` that show that an adapter does not fit its base (see ``MERGING``)."""
-    from ..lora.merge import lora_merge  # imported here, because it imports everything that planning needs
+    from ..lora.merge import lora_merge  # imports all that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
         plan = lora_merge(base, [adapter])

@@ -32,9 +32,8 @@ def earlier_files_notes(output: str, written: Collection[str], planned: Sequence
         same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
         there = (*folder.files, *folder.licences)
         stay = [one.name for one in there if one.name not in written and one.name not in same]
-        left = (
-            (*folder.cards, *folder.left) if os.path.isdir(output) else ()
-        )  # the folder of a single file may have any other files
+        # the folder of a single file may have any other files
+        left = (*folder.cards, *folder.left) if os.path.isdir(output) else ()
         others = [name for name in left if not name.endswith("/") and name not in written]
         if not stay and not others:
             return ()

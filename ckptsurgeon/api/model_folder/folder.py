@@ -317,9 +317,8 @@ class ModelFolder:
 
 def model_folder(checkpoint: Checkpoint) -> ModelFolder:
     """Return the configuration and tokeniser files in the folder of an open checkpoint."""
-    weights = {
-        name.partition("/")[0] for name in checkpoint.open_files()
-    }  # in ``open_files``, the name of a single file is ''
+    # in ``open_files``, the name of a single file is ''
+    weights = {name.partition("/")[0] for name in checkpoint.open_files()}
     weights |= {file.name for file in checkpoint.open_files().values()}
     return replace(_folder(checkpoint.path, checkpoint.folder, weights), embedded=embedded_model(checkpoint))
 

@@ -156,9 +156,8 @@ def _without_configuration(
     own = max((one.shape[0] for one in of_tokens(logical, of_size(0))), default=0)
     yield from embedding_notes(logical, of_size(own), read)
     rows = rows or own
-    described = of_size(
-        rows or len(local_tokens(read))
-    )  # without an embedding, ids of more than the number of tokens cannot be checked
+    # without an embedding, only ids below the number of tokens can be checked
+    described = of_size(rows or len(local_tokens(read)))
     beyond = _beyond(described) if rows else []
     ids = (*special_id_notes(described, read), *absent_id_notes(described, read))
     yield from (*beyond, *ids, *end_notes(described, read))

@@ -91,9 +91,9 @@ def _list_fault(folder: ModelFolder) -> str:
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return {local tokeniser file, except the vocabulary: text that says that it is a Git LFS pointer or a web page}.
+    """Return {name of a file: what it is} for local tokeniser files that are in fact Git LFS pointers or web pages.
 
-    The result maps the name of the file to a text on what it is.
+    The vocabulary is left out.
     """
     others = [one for one in folder.tokenizer if one.name != folder.vocabulary and one.path and not scheme_of(one.path)]
     return {one.name: why for one in others if (why := stand_in(_head(one.path)))}
@@ -119,9 +119,8 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         data = folder.read(name, LARGEST)
         if why := stand_in(data):
             return why
-        document = json.loads(
-            data.decode()
-        )  # decoded here, because json.loads would also accept bytes in UTF-16 or with a byte-order mark
+        # decoded here, because json.loads would also accept bytes in UTF-16 or with a byte-order mark
+        document = json.loads(data.decode())
     except UnicodeDecodeError:
         return "it is not UTF-8"
     except RecursionError:

@@ -59,9 +59,8 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
             *_of_zeros(checkpoint, one),
         ):
             found.setdefault(why, []).append(one.codes)
-    if any(
-        UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes
-    ):  # that note already names the tensors that are of another version than most
+    # a note on unlike tensors already names those of another version
+    if any(UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes):
         found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
     for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
         found.setdefault(why, []).append(key)
@@ -79,9 +78,8 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
         number = math.prod(shape)
         if number + number % 2 != codes:
-            values = (
-                escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"
-            )  # Python refuses to print more than 4,300 digits
+            # Python refuses to print more than 4,300 digits
+            values = escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"
             yield (
                 "quant_state",
                 f"gives the shape {brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
@@ -105,9 +103,8 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
         return
     rows, columns = shape
     width, field = columns_of(one.name, config)
-    if (
-        rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]
-    ):  # codes of 1 to 8 bits, packed in 32-bit integers
+    # codes have 1 to 8 bits each, and are packed in 32-bit integers
+    if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:
         yield "weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}"
     elif width not in (0, columns):
         width_text = escape(str(width), DIGITS)

@@ -43,9 +43,8 @@ _FAMILIES: Mapping[str, tuple[Rule, ...]] = {
     "vit": VIT,
     "llava": LLAVA,
 }
-_BY_LAYER = tuple(
-    one for one in BY_LAYER if one != "multi_query"
-)  # Falcon sets this field, and there are no rules for its layers
+# Falcon sets multi_query, and there are no rules for its layers
+_BY_LAYER = tuple(one for one in BY_LAYER if one != "multi_query")
 _WITH_PARTS = ("clip", "llava", "siglip")
 
 
@@ -63,9 +62,8 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
     known = _FAMILIES.get(str(config.get("model_type")), ())
     if has_parts(config) and config.get("model_type") not in _WITH_PARTS:
         return
-    if (
-        "embedding_size" in config and config.get("model_type") in LLAMA_TYPES
-    ):  # a field that only models with custom code have
+    # only models with custom code have this field
+    if "embedding_size" in config and config.get("model_type") in LLAMA_TYPES:
         return
     if not known or config.get("auto_map") or any(name in config for name in _BY_LAYER):
         return

@@ -31,9 +31,8 @@ def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator
         return
     languages = {row: token for token, row in places.items() if begin < row < end}
     yield from _forced_others(object_in(folder, CONFIG), CONFIG, languages, places)
-    has_settings = any(
-        one.name == GENERATION for one in folder.files
-    )  # then generation does not read ``suppress_tokens`` in config.json
+    # with a generation_config.json, generation does not read ``suppress_tokens`` in config.json
+    has_settings = any(one.name == GENERATION for one in folder.files)
     file, fields = (GENERATION, settings) if has_settings else (CONFIG, object_in(folder, CONFIG))
     yield from _suppressed_languages(fields, file, languages)
 

@@ -1,4 +1,4 @@
-"""Properties of layers that depend only on the index of the layer, so that no field of config.json can set them.
+"""Properties of layers that depend on the index of the layer, and that no list in config.json can set.
 
 A layer that is moved to another index then computes something else, although its weights are the same. For example,
 DiffLlama subtracts two attentions with a factor that depends on the index of the layer. Source: ``modeling_*.py`` of
@@ -31,7 +31,7 @@ def _lambda_init(_: Fields, number: int) -> list[Any]:
 
 
 def _decay(config: Fields, number: int) -> list[Any]:
-    """Return a text for each layer: the decay of its linear attention, which depends on its index."""
+    """Return a text for each layer: its kind or, for linear attention, its decay, which depends on its index."""
     kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
     return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
 

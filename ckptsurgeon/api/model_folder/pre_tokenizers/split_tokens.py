@@ -24,7 +24,7 @@ CLASSES = {
 Tokens of more than 8 characters are left out, so that an expression from an untrusted file cannot take long.
 """
 FEWEST, SHARE, MOST = 8, 0.5, 128
-"""A kind is reported if at least this number and more than this share of its tokens are split; the most that are tried.
+"""A kind is reported if ``FEWEST`` and more than ``SHARE`` of its tokens are split. At most ``MOST`` tokens are tried.
 
 Published lists have a few tokens that their pre-tokeniser splits: lists of tiktoken have parts of contractions as
 tokens, and some lists were trained with another pre-tokeniser than the one that now reads them.

@@ -1,4 +1,4 @@
-"""Notes on placeholder tokens of images and videos that the tokeniser lacks, or whose id in config.json is another."""
+"""Notes on placeholder tokens of images and videos that the tokeniser lacks, or whose id differs in config.json."""
 
 from __future__ import annotations
 

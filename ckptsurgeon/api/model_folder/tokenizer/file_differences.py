@@ -30,7 +30,7 @@ IGNORED = frozenset(
         "transformers_version", *FIELDS,
     )
 )  # fmt: skip
-"""Fields of tokenizer_config.json that other notes compare, or that do not affect how texts are encoded."""
+"""Fields of tokenizer_config.json that other notes compare, or that say only where and how files were read."""
 LONGEST = 60
 """The largest number of characters of a value that a note shows."""
 

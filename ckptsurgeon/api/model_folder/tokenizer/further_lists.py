@@ -37,9 +37,8 @@ ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
 def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each additional token list that has ids for which its embedding or output layer has no row."""
     for name, pattern in LISTS.items():
-        ids = [
-            value for value in object_in(folder, name).values() if type(value) is int
-        ]  # several tokens may have the same id
+        # several tokens may have the same id
+        ids = [value for value in object_in(folder, name).values() if type(value) is int]
         yield from _beyond(name, 1 + max(ids, default=-1), tensors, pattern)
     settings = object_in(folder, SETTINGS)
     if settings.get("tokenizer_class") == BYTES:

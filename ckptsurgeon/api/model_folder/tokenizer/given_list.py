@@ -1,4 +1,4 @@
-"""A note on a token list that the user gave for a model without a tokeniser, if its files have contradicting ids."""
+"""A note on a token list that the user gave for a model without a tokeniser, if the model's ids contradict it."""
 
 from __future__ import annotations
 

@@ -53,9 +53,8 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
     most = max(found, key=lambda one: one.shape[0])
     has = f"{escape(most.key)} has {count(most.shape[0], 'row')}"
     known = set(vocabulary_sizes(folder.config))
-    columns = {
-        one.shape[1] for one in found if not one.is_quantised
-    }  # the number of columns of a quantised tensor may be a guess
+    # the number of columns of a quantised tensor may be a guess
+    columns = {one.shape[1] for one in found if not one.is_quantised}
     field = "embedding_size" if "embedding_size" in folder.config else "hidden_size"
     width = folder.config.get(field) if is_embedding(most.key) else None
     if columns and type(width) is int and columns.isdisjoint(_widths(folder.config)):

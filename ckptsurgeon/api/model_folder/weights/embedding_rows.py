@@ -40,7 +40,7 @@ def can_read(info: TensorInfo) -> bool:
 
 
 class Rows:
-    """The first values of an embedding's rows, from which the column's mean is subtracted, divided by its deviation."""
+    """The first values of an embedding's rows, standardised: minus the column's mean, divided by its deviation."""
 
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo, width: int = WIDTH) -> None:
         self._file = checkpoint.file(info)

@@ -31,7 +31,7 @@ _ALONE = re.compile(r"(EncoderModel|ForTokenClassification)$")
 _DECODER = re.compile(r"(ForCausalLM|DecoderModel|Decoder|DecoderWrapper)$")
 """Matches names of classes that have only the decoder of an encoder-decoder type."""
 _ENCODER = re.compile(r"(EncoderModel|ForAudioClassification|Encoder)$")
-"""Matches names of other classes that have only an encoder."""
+"""Matches names of classes that have only an encoder. ``_ALONE`` matches further names of such classes."""
 _EMBEDDING = "the embedding"
 _ALWAYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_LLAMA, "the last norm", r"(?:\D*\.)?norm\.weight$"),

@@ -224,9 +224,9 @@ def _in_layers(
 ) -> Iterator[_Renamed]:
     """Yield each tensor in a layer with an unknown name, and the missing name that it seems to replace.
 
-    A name is missing if another layer has a tensor of this name, with the same shape. ``unknown`` are the tensors whose
-    name no model of the type has. ``known`` are the patterns of all known names, of which only the last three segments
-    are kept.
+    A name is missing if another layer has a tensor of this name; both tensors must have the same shape. ``unknown`` are
+    the tensors whose name no model of the type has. ``known`` are the patterns of all known names, of which only the
+    last three segments are kept.
     """
     shapes = {one.key: one.shape for one in tensors}
     whole, with_gaps = all_lists(shapes)

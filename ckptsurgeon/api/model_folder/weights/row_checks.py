@@ -228,13 +228,13 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 
 SPARE, SHARE = 127, 25
-"""So many rows of an embedding may have no token: ``SPARE`` (padding to a multiple of 128), or 1 for ``SHARE`` tokens.
+"""An embedding may have up to ``SPARE`` rows without a token (for padding), or 1 for every ``SHARE`` tokens.
 
 Such rows are added for speed, or for tokens that are added later. Of published models, Phi-2 has most: 51,200 rows for
 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""If the number of rows is no multiple of ``EIGHT``, they were not padded: 2, or 1 in 100, may have no token."""
+"""If the number of rows is no multiple of ``EIGHT``, they were not padded: ``FEW``, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:

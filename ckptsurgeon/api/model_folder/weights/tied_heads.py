@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
-"""Model types with classes that do not tie the output layer, although the configuration says so."""
+"""Model types with classes that do not tie the output layer, even if the configuration says that it is tied."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Matches names of transformers' classes with an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")

@@ -1,4 +1,4 @@
-"""Notes on a token list that does not belong to the embedding: its last rows are zeros, or similar tokens differ in it.
+"""Notes on a token list that does not belong to the embedding: last rows are zeros, or similar tokens have unlike rows.
 
 In a trained embedding, the rows of a pair such as ``▁the`` and ``the`` are similar. If lines of the list are missing or
 were inserted, the rows of pairs are similar only some rows before or after those that the list gives. If the list is of
@@ -149,13 +149,13 @@ MANY, UNRELATED = 64, 2.5
 Only pairs count in which both rows have close rows: tokens that do not occur in the training texts keep random rows.
 """
 MOST_TRAINED = 192
-"""The largest number of pairs that are searched for rows that were trained."""
+"""The largest number of pairs for which it is tested whether their rows were trained."""
 SPREAD = 1.5
-"""An embedding is trained if the norms of its rows vary more than this factor times those of normal random numbers."""
+"""An embedding counts as trained if the norms of its rows vary more than this factor times those of random rows."""
 
 
 class Verdict(NamedTuple):
-    """The result for a list: whether it ``fits`` the embedding, or the note that it is ``off`` by rows or ``other``."""
+    """The result for a list: whether it ``fits``, or a note that it is some rows ``off`` or of an ``other`` model."""
 
     fits: bool = False
     off: str = ""
@@ -200,7 +200,7 @@ def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
 
 
 def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str) -> Verdict:
-    """Return whether the rows of the embedding ``key`` fit ``tokens``, the tokens of the file ``name``."""
+    """Return the result of comparing ``tokens``, from the file ``name``, with the rows of the embedding ``key``."""
     info = checkpoint[key]
     every = _pairs(tokens, info.shape[0])
     pairs = _spaced(every, MOST)
@@ -244,7 +244,7 @@ def _spaced(pairs: Sequence[tuple[int, int]], most: int) -> Sequence[tuple[int, 
 
 
 def _pairs(tokens: Sequence[str], rows: int) -> list[tuple[int, int]]:
-    """Return the rows of all pairs of tokens in the list that differ only in a mark, or only in the case of letters."""
+    """Return the rows of pairs of tokens in the list that differ only in a mark, or only in the case of letters."""
     places = {token: row for row, token in enumerate(tokens)}
     first = tokens[:FIRST]
     mark = next((mark for mark in MARKS if sum(token.startswith(mark) for token in first) >= FEWEST), "")
