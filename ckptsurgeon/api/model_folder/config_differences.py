@@ -99,7 +99,8 @@ def with_config_said(
     whose = donor if given is None else -1
     faults = (one.fault for number, one in enumerate(folders) if number in read and number != whose and one.fault)
     notes = [
-        f"{fault.removesuffix('.')}: this file is not compared with the output's" for fault in dict.fromkeys(faults)
+        f"{fault.removesuffix('.')}: this file is not compared with that of the output"
+        for fault in dict.fromkeys(faults)
     ]
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
     notes += embedded_notes(inside, donor, read)

@@ -96,7 +96,7 @@ def _with_names(
         for field, ids in found.items():
             said, of = listing([f"{name} = {one}" for name, one in ids.items()], where=""), escape(known.name)
             if fields.get(field) is None:
-                notes.append(f"{GENERATION} has no {field}, but that of {of} has: {said}")
+                notes.append(f"the output's {GENERATION} has no {field}, but the file of {of} has it: {said}")
                 continue
             fields[field] = {**fields[field], **ids}
             notes.append(f"{field} of {GENERATION} also gets the names that only {of} has: {said}")

@@ -219,7 +219,7 @@ def unsettled_notes(
     told = {place: [one for one in tensors if is_known_by_settings(one)] for place, tensors in copied.items()}
     return [
         f"{escape(plan.sources[place].name)} has no settings for {count(len(tensors), 'quantised tensor')} of "
-        f"{tensors[0].method}; with the output, loaders use the settings of {name} for them"
+        f"{tensors[0].method}; loaders of the output use the settings of {name} for them"
         for place, tensors in told.items()
         if tensors and not opened[place].quantisation and (given or place != first)
     ]

@@ -374,7 +374,7 @@ def test_languages_and_tasks_that_only_another_model_has_get_their_ids() -> None
     made = json.loads(Path("out/generation_config.json").read_text())
     assert made == {"eos_token_id": 0, "lang_to_id": {"<|en|>": 1, "<|de|>": 2, "<|fr|>": 4}}
     assert "lang_to_id of generation_config.json also gets the names that only two has: <|fr|> = 4" in plan.notes
-    assert "generation_config.json has no task_to_id, but that of two has: t = 5" in plan.notes
+    assert "the output's generation_config.json has no task_to_id, but the file of two has it: t = 5" in plan.notes
     plan = cs.merge(["one", "two"], vocab="base", **how)
     assert not any("lang_to_id" in note for note in plan.notes)  # the output has no such token
     cs.apply(plan, "base")
@@ -393,7 +393,7 @@ def test_a_map_of_languages_may_be_null_or_no_map(own: Any, is_said: bool) -> No
     cs.apply(plan, "out")
     made = json.loads(Path("out/generation_config.json").read_text())["lang_to_id"]
     assert made == ({**own, "<|fr|>": 4} if isinstance(own, dict) else own)
-    lacks = "generation_config.json has no lang_to_id, but that of two has: <|fr|> = 4"
+    lacks = "the output's generation_config.json has no lang_to_id, but the file of two has it: <|fr|> = 4"
     assert (lacks in plan.notes) is is_said
 
 

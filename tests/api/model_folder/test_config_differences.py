@@ -123,7 +123,7 @@ def test_ids_are_not_compared_if_rows_are_mapped_by_token() -> None:
 def test_a_configuration_that_cannot_be_compared_is_said(verb: str) -> None:
     a, b = model("a", 2.0), model("b")
     Path("a/config.json").write_text('{"model_type": "llama", "num_hidden')
-    (note,) = (note for note in VERBS[verb](a, b).notes if "this file is not compared with the output's" in note)
+    (note,) = (note for note in VERBS[verb](a, b).notes if "this file is not compared with that of the output" in note)
     assert note.startswith("a/config.json is not valid JSON")
 
 

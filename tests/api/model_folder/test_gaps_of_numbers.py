@@ -34,10 +34,7 @@ def test_experts_with_gaps_are_noted() -> None:
     place = "model.layers.0.block_sparse_moe.experts has experts"
     assert notes(experts(0, 1, 2, 9)) == [f"{place} 0 to 9, but no tensor of expert 3 and 5 more"]
     (note,) = notes(experts(0, 1, 2, 9), MIXTRAL)
-    assert (
-        note
-        == f"{place} up to 9 but lacks 6 experts, of which the first is 3: transformers initialises what is missing"
-    )
+    assert note == f"{place} up to 9 but lacks 6 experts (the first is 3): transformers initialises what is missing"
     Path("m/config.json").unlink()
     assert notes(experts(0, 1, 12, 13, layers=2)) == [f"{place} 0 to 13, but no tensor of expert 2 and 9 more"]
 

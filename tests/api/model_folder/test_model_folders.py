@@ -781,7 +781,9 @@ def test_layers_with_a_gap_are_said() -> None:
     tensors = load_file(f"{path}/model.safetensors")
     tensors["model.layers.5.mlp.weight"] = tensors.pop("model.layers.1.mlp.weight")
     save_file(tensors, f"{path}/model.safetensors")
-    said = "model.layers has layers up to 5 but lacks 3 layers, of which the first is 1: transformers initialises what is missing"
+    said = (
+        "model.layers has layers up to 5 but lacks 3 layers (the first is 1): transformers initialises what is missing"
+    )
     assert said in cs.inspect("m").notes
     plan = cs.convert("m")
     assert plan.notes.count(said) == 1

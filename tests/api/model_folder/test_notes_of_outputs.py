@@ -17,7 +17,7 @@ import ckptsurgeon as cs
 from .test_model_folders import model as folder
 from .weights.test_family_checks import keys, model
 
-GAP = "model.layers has layers up to 4 but lacks 1 layer, of which the first is 3"
+GAP = "model.layers has layers up to 4 but lacks 1 layer (the first is 3)"
 HOLE = "model.layers.2 lacks mlp.up_proj.weight"
 ALONE = "model.layers has layers 0 to 4, but no tensor of layer 3"
 LOST = [key for key in keys() if ".3." not in key and key != "model.layers.2.mlp.up_proj.weight"]

@@ -80,7 +80,9 @@ def _without_token(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[s
     added = added_tokens(folder) if known else set()
     for name, text in lacking.items() if len(known) >= FEWEST else ():
         if text not in added and f"__{text}__" not in added:
-            has = f"{escape(folder.vocabulary)} has no such token: its languages are such as {brief_token(known[0])}"
+            has = (
+                f"{escape(folder.vocabulary)} has no such token: its language tokens look like {brief_token(known[0])}"
+            )
             yield f"{name} of {TOKENIZER} is {brief_token(text)}, but {has}"
 
 

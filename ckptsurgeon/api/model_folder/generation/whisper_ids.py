@@ -44,7 +44,10 @@ def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mappi
     found = [f"{one} ({brief_token(languages[one])})" for one in listed if type(one) is int and one in languages]
     if found:
         what = "languages" if len(found) > 1 else "a language"
-        yield f"{SUPPRESSED} of {file} has {listing(found, 3, where='')}, {what} of the tokeniser"
+        yield (
+            f"{SUPPRESSED} of {file} has {listing(found, 3, where='')}, {what} of the tokeniser, which must not be "
+            "suppressed"
+        )
 
 
 def _forced_others(

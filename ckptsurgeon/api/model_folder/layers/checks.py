@@ -71,7 +71,7 @@ def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapp
         if is_stack(prefix):
             first = next(number for number in range(max(numbers)) if number not in numbers)
             lost = count(max(numbers) + 1 - len(numbers), "layer")
-            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, of which the first is {first}"
+            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost} (the first is {first})"
             yield f"{has}: transformers initialises what is missing"
             return
 

@@ -195,7 +195,7 @@ def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
         lost = max(numbers) + 1 - len(numbers)
         if lost:
             first = next(number for number in range(max(numbers)) if number not in numbers)
-            lacks = f"lacks {count(lost, 'expert')}, of which the first is {first}"
+            lacks = f"lacks {count(lost, 'expert')} (the first is {first})"
             yield f"{escape(place)}experts has experts up to {max(numbers)} but {lacks}: {INITIALISED}"
             return
 

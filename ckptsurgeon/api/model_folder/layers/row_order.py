@@ -82,7 +82,7 @@ def _norm_notes(names: Collection[tuple[str, str]], source: Checkpoint) -> Itera
         layout, output = ("transformers", "NAME/") if in_llama_cpp(norms) else ("gguf", "NAME.gguf")
         yield (
             f"{count(len(norms), 'norm gets', 'norms get')} other names, but not other values: llama.cpp stores the "
-            f"norms of {stated} with 1 added, transformers without: {listing(norms, 3)}. First run "
+            f"norms of {stated} with 1 added, transformers without it: {listing(norms, 3)}. First run "
             f"ckpt convert {escape(source.path)} --layout {layout} -o {output}"
         )
 

@@ -74,7 +74,7 @@ def _unusable(folder: ModelFolder) -> Iterator[str]:
             lost = [name for name in _used_in(one, ("single", "pair")) if not special.get(name)]
             if lost:
                 names = listing([brief_token(name) for name in lost], 3, where="")
-                lacks = "but its special_tokens do not have it: encoding fails"
+                lacks = "but its special_tokens have no such entry: encoding fails"
                 yield f"the post_processor of {WHOLE} adds {names}, {lacks}"
 
 

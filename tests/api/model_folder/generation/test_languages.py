@@ -70,8 +70,8 @@ def test_another_language_than_that_of_the_tokeniser_is_said(
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("m2m_100", {"src_lang": "en_XX"}, "src_lang of {} is 'en_XX', but vocab.json has no such token: its languages are "
-         "such as 'eng_Latn'"),
+        ("m2m_100", {"src_lang": "en_XX"}, "src_lang of {} is 'en_XX', but vocab.json has no such token: its language "
+         "tokens look like 'eng_Latn'"),
         ("m2m_100", {"src_lang": "eng_Latn", "tgt_lang": "fr"}, "tgt_lang of {} is 'fr', but"),
         ("m2m_100", {"src_lang": "eng_Latn", "tgt_lang": "ron_Latn"}, ""),
         ("m2m_100", {"src_lang": None, "tgt_lang": ""}, ""),
@@ -120,7 +120,7 @@ def test_two_languages_of_a_speech_model_are_said(fields: dict[str, Any], settin
     ("note", "check"),
     [
         (f"{FORCED} of config.json is 6 ('deu_Latn'), while tgt_lang of {FILE} is 'ron_Latn' (5)", "token-ids"),
-        (f"src_lang of {FILE} is 'fr', but vocab.json has no such token: its languages are such as 'en_XX'", "vocabulary"),
+        (f"src_lang of {FILE} is 'fr', but vocab.json has no such token: its language tokens look like 'en_XX'", "vocabulary"),
         (f"forced_decoder_ids of generation_config.json has 3 ('<|en|>'), while {SAID}'fr' (4)", "token-ids"),
         (f"{SAID}'fr', but {FILE} says 'english' (language)", "configuration"),
     ],

@@ -202,7 +202,7 @@ def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
         [
             "ids in fields that are meant for other tokens: no_timestamps_token_id of generation_config.json "
             "is 8 ('<|startofprev|>'), prev_sot_token_id of generation_config.json is 7 ('<|translate|>')",
-            "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser",
+            "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser, which must not be suppressed",
         ]
         if stale
         else []
@@ -480,7 +480,10 @@ SPEECH = [
             "forced_decoder_ids of config.json has 5 ('<|nospeech|>'), 6 ('<|startofprev|>'), which are neither languages nor "
             "tasks of the tokeniser: are these ids of another version of Whisper?",
         ),
-        ({"suppress_tokens": [8, 2]}, "suppress_tokens of config.json has 2 ('<|yue|>'), a language of the tokeniser"),
+        (
+            {"suppress_tokens": [8, 2]},
+            "suppress_tokens of config.json has 2 ('<|yue|>'), a language of the tokeniser, which must not be suppressed",
+        ),
     ],
 )
 @pytest.mark.parametrize("generation", [None, {}, {"forced_decoder_ids": [[1, 1], [2, 4]]}])

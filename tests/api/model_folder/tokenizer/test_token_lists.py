@@ -179,7 +179,7 @@ def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, 
     ("processor", "said"),
     [
         ({**template(1), "special_tokens": {}},
-         "the post_processor of tokenizer.json adds '<s>', but its special_tokens do not have it: encoding fails"),
+         "the post_processor of tokenizer.json adds '<s>', but its special_tokens have no such entry: encoding fails"),
         ({**template(1, is_used=False), "special_tokens": {}}, ""),
         ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Template"}]},
          "tokenizer.json has a post_processor of the type 'Template', which the package tokenizers does not load"),
