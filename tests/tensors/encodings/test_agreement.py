@@ -300,11 +300,11 @@ def test_codes_without_settings_of_their_own_are_said(name: str, tmp_path: Path)
     notes = [
         one
         for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes
-        if "loaders use the settings of" in one
+        if "loaders of the output use the settings of" in one
     ]
     assert len(notes) == 1
     assert all("codes.safetensors has no settings for 2 quantised tensors of" in note for note in notes)
-    assert not any("loaders use the settings of" in one for one in cs.transplant(folder, folder).notes)
+    assert not any("loaders of the output use the settings of" in one for one in cs.transplant(folder, folder).notes)
 
 
 class Live(torch.nn.Module):
