@@ -1,4 +1,4 @@
-"""Finds weights that are quantised codes which were cast to a wider dtype without their scales."""
+"""Finds weights that are really the codes of a quantised model, cast to a wider dtype without their scales."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from .values.sampled_matrices import VALUES, MatrixSample
 __all__ = ["cast_code_notes"]
 
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
-"""How many more bits the mantissas of a dtype have than those of 8-bit floats (e4m3, with three bits)."""
+"""How many bits longer the mantissa of each dtype is than that of 8-bit floats (e4m3, which has three bits)."""
 FEWEST = 2
-"""The fewest matrices with codes for a note.
+"""There is a note only if at least this many matrices look like codes.
 
-A single one gets a note, too, if at least this many matrices of the same role have no codes.
+A single matrix gets a note, too, if at least this many other matrices of its role (the key without numbers) do not look
+like codes.
 """
 DIFFERENT, LARGEST, INTEGER = 24, 32.0, 128.0
-"""Codes of 8 bits have at least ``DIFFERENT`` different magnitudes, and the largest is at least ``LARGEST``.
+"""Values look like 8-bit codes if they have at least ``DIFFERENT`` magnitudes, and the largest is at least ``LARGEST``.
 
-Codes of int8 have no magnitude above ``INTEGER``. Decoded weights may have as few bits if scales are powers of two, but
-they are not as large.
+Codes of int8 have no magnitude above ``INTEGER``. If scales are powers of two, decoded weights have as few bits as
+codes, but they are smaller.
 """
 SMALL, MOST = 5, 15
-"""Whole numbers are codes of 4 bits if the largest magnitude is from 5 to 15, and most smaller ones occur, too."""
+"""Whole numbers look like 4-bit codes if the largest magnitude is from 5 to 15, and most smaller ones occur, too."""
 FOUR_BITS = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0}
 """The magnitudes of 4-bit floats (e2m1)."""
 LEVELS = {kind: sorted({abs(one) for one in table}) for kind, table in TABLES.items()}
 """The magnitudes of nf4 and fp4 of bitsandbytes, whose largest is 1."""
 NEAR = 1 / 256
-"""The largest rounding error of a bfloat16, relative."""
+"""The largest relative rounding error of a bfloat16."""
 
 
 def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = ()) -> Iterator[str]:
-    """Yield a note if the values of matrices are those of codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
+    """Yield a note if the values of matrices look like codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 
     A program that casts all tensors of a quantised model, scales included, writes such files. There is no note on a
-    single matrix, unless the same matrix of other layers is quantised or has no codes. ``coded`` has the keys of the
-    parts of quantised tensors, which are not in ``sample``.
+    single matrix, unless the same module is quantised in other layers, or the same matrix of other layers does not look
+    like codes. ``coded`` has the keys of the parts of quantised tensors; they are not in ``sample``.
     """
     found: dict[str, list[str]] = {}
     for one in sample:
@@ -55,9 +56,9 @@ def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = (
 
 
 def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
-    """Return whether ``FEWEST`` other matrices of the same role (the key without numbers), or more, all have no codes.
+    """Return whether ``FEWEST`` or more other matrices have the same role (key without numbers), and none has codes.
 
-    ``found`` has, for each kind of codes, the keys of the matrices with such codes.
+    ``found`` has, for each kind of codes, the keys of the matrices that look like such codes.
     """
     role = NUMBER_IN_KEY.sub("#", key)
     others = [one.key for one in sample if one.key != key and NUMBER_IN_KEY.sub("#", one.key) == role]
@@ -65,7 +66,7 @@ def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping
 
 
 def _is_coded_elsewhere(key: str, coded: Collection[str]) -> bool:
-    """Return whether the same module is quantised in other layers; ``coded`` has the keys of the quantised parts."""
+    """Return whether the module of ``key`` is quantised in some layer; ``coded`` has the keys of quantised parts."""
     module = NUMBER_IN_KEY.sub("#", key.rpartition(".")[0])
     end = module.rpartition(".")[2]
     return any(end in one and NUMBER_IN_KEY.sub("#", one).startswith(f"{module}.") for one in coded)
@@ -92,5 +93,5 @@ def _kind(one: MatrixSample) -> str:
 
 
 def _is_level(value: float, levels: list[float]) -> bool:
-    """Return whether a magnitude is one of ``levels``, up to rounding."""
+    """Return whether a magnitude equals one of ``levels``, except for rounding."""
     return any(abs(value - level) <= NEAR * level for level in levels)

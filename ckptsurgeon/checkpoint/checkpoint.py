@@ -50,19 +50,20 @@ __all__ = ["Checkpoint"]
 _SMALL = 1 << 20
 """The largest size, in bytes, of a tensor whose values are read to make notes."""
 _WORKED_OUT = ("value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
-"""Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
+"""Cached properties that depend on the tensors: they are computed again for a checkpoint with other keys."""
 
 
 class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     """A state dict as its file's header describes it: a mapping from key to TensorInfo; ``tensor`` reads the values.
 
     ``path`` is the path as the user wrote it. ``root`` is the dotted path of the state dict in the file; ``passed`` has
-    the paths of the other state dicts in the file. ``checked`` are the storages whose checksum was verified. ``around``
+    the paths of the other state dicts in the file. ``checked`` has the storages whose checksum was verified. ``around``
     is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights, else None.
-    If this checkpoint has decoded weights, ``stored`` is the checkpoint with the codes from which they are decoded;
-    else None. ``odd_scales`` collects the quantised tensors whose scales were found to be odd when they were decoded.
-    ``operated_parts`` maps keys of tensors that are, or were made by operations from, stored parts of quantised tensors
-    to these quantised tensors of the file.
+    If this checkpoint has decoded weights, ``stored`` is the checkpoint with the quantised tensors; else None.
+    ``odd_scales`` collects the quantised tensors in which decoding found odd scales.
+
+    A quantised tensor is stored as several parts (codes, scales). Operations may rename or change these parts.
+    ``operated_parts`` maps each key that now has such a part to the quantised tensor of the file to which it belonged.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def recipe(self) -> str | None:
-        """The text of the recipe stored in the file; None if ckptsurgeon did not write the file."""
+        """The text of the recipe that ckptsurgeon stored in the file; None if the file has none."""
         return self.header.recipe
 
     @property
@@ -202,12 +203,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def _aside(self) -> dict[str, TensorInfo]:
-        """The tensors that are not the model's: the counter of an averaged model, scales that nothing uses."""
+        """The tensors that do not belong to the model: the counter of an averaged model, scales that no layer uses."""
         return {**{key: self._tensors[key] for key in self._view.aside}, **self._packing.unused}
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
-        """The keys of the dicts that lead to the state dict, outermost first; None if lists or objects lead to it."""
+        """The keys of the dicts around the state dict, outermost first; None if a list or an object is among them."""
         return names_to(self.header.tree, self._keys)
 
     def to_carry(self) -> list[ExtraEntry]:
@@ -233,9 +234,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def codes_before_operations(self) -> QuantisedTensors:
-        """``codes`` if no operation used parts of quantised tensors; else ``by_key`` has the file's tensors for these.
+        """``codes``, with the quantised tensors of the file for those keys whose parts were changed by operations.
 
-        An operation may change a part so that the quantised tensor is not recognised any more.
+        An operation may change a part so much that ``codes`` alone no longer recognises the quantised tensor.
         """
         if not self.operated_parts:
             return self.codes
@@ -246,9 +247,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def quant_states(self) -> Mapping[str, Mapping[str, Any]]:
-        """The ``quant_state`` of each 4-bit weight of bitsandbytes by the name of the weight; {} if files are remote.
+        """The ``quant_state`` of each 4-bit weight of bitsandbytes, by the weight's name; empty if files are remote.
 
-        A ``quant_state`` is the value of a small tensor, and so is not in the header.
+        A ``quant_state`` is stored as the value of a small tensor, and so is not in the header.
         """
         return quant_states(self.codes, self._shown, self._small)
 
@@ -259,7 +260,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _index(self) -> ShardIndex:
-        """What the index of shards in the same folder says about this file; empty if this file is not a shard."""
+        """The part of the shard index (``model.safetensors.index.json``) about this file; empty if there is none."""
         files = [*self.header.handles.values()]
         return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
 
@@ -362,8 +363,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def unwrapped(self, *, destination: Collection[str] = (), stripped: Sequence[str] | None = None) -> Checkpoint:
         """Return the same checkpoint with wrappers (prefixes such as ``module.``) removed from its keys.
 
-        A wrapper is kept if the keys of ``destination`` have the same wrapper. If ``stripped`` is not None, exactly
-        these wrappers are removed.
+        A wrapper that the keys of ``destination`` have, too, is kept. If ``stripped`` is not None, exactly these
+        wrappers are removed.
         """
         other = self._copied()
         other._show(unwrap(self._tensors, destination) if stripped is None else unwrap_as(self._tensors, stripped))
@@ -375,7 +376,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return other
 
     def holding(self, tensors: Mapping[str, TensorInfo], *, decoded: bool = False) -> Checkpoint:
-        """Return a checkpoint of the same file that has only ``tensors``, which are computed from stored tensors.
+        """Return a checkpoint of the same file that has only ``tensors``, each computed from tensors of the file.
 
         ``decoded`` is true if no tensor is quantised any more; then the quantisation settings do not apply.
         """

@@ -39,10 +39,11 @@ class Extra:
 def extras_of(
     tree: Any, keys: Sequence[Any], entries: Mapping[Any, Any], aside: Mapping[str, TensorInfo]
 ) -> tuple[Extra, ...]:
-    """Return the entries of a file other than the tensors of its state dict; beyond a limit, they are only counted.
+    """Return the entries of a file other than the tensors of its state dict; above a limit, they are only counted.
 
     ``tree`` is the content of the file, ``keys`` is the path of the state dict in ``tree``, and ``entries`` are all
-    entries of the state dict. ``aside`` has tensors that are not the model's, such as the counter of an averaged model.
+    entries of the state dict. ``aside`` has tensors that do not belong to the model, such as the counter of an averaged
+    model.
     """
     every = chain(entries_beside(tree, keys, entries), (((), *item) for item in aside.items()))
     counter = _TensorCounter()
@@ -162,7 +163,7 @@ class ExtraEntry:
 
 
 def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
-    """Return the path ``keys`` as names; None if it leads through a list, an object or a key that is not a string."""
+    """Return the path ``keys`` as strings; None if a list, an object or a key that is not a string is on this path."""
     for key in keys:
         if not (isinstance(tree, dict) and type(key) is str):
             return None
@@ -171,10 +172,10 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 
 
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
-    """Yield an ExtraEntry for each (place, key, value); ``why`` is set if it cannot be written into another file.
+    """Yield an ExtraEntry for each (place, key, value); ``why`` says why it cannot be written into another file.
 
-    Entries may share values, which are searched once for each of them. So the number of values that are searched is
-    limited for all entries together.
+    Several entries may contain the same value, which is then searched several times. To limit the time, the number of
+    searched values is limited for all entries together.
     """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):

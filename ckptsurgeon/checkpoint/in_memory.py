@@ -1,4 +1,4 @@
-"""Makes a Header of tensors, numpy arrays or a module in memory, as if they were read from a file."""
+"""Makes a Header for tensors, numpy arrays or a module in memory, as if they were read from a file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def is_array(value: object) -> bool:
 def array_info(value: Any, storage_at: StorageAt) -> Any:
     """Return the TensorInfo of a numpy array of numbers, or the plain Python value of a numpy scalar.
 
-    ``storage_at`` is a function that returns the Storage of the array's bytes. For an array of anything but numbers, an
+    ``storage_at`` is a function that returns the Storage of the array's bytes. If the elements are not numbers, an
     OpaqueResult is returned. An array with negative strides is copied.
     """
     import numpy as np
@@ -222,7 +222,7 @@ class _Walk:
         return made
 
     def _storage(self, place: Place, piece: MemorySegment | None, *, big_endian: bool) -> Storage:
-        """Return the Storage of the bytes at ``place`` in memory; for equal places, the same object is returned.
+        """Return the Storage of the bytes at ``place`` in memory; equal places get the same object.
 
         ``piece`` reads these bytes; it is None if there are no bytes.
         """
@@ -260,14 +260,17 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
 
 
 def _check_unpacked(module: Any) -> None:
-    """Raise ConfigError if a module, or one in it, is TorchScript with packed weights, which only its file contains."""
+    """Raise ConfigError if a module, or one of its submodules, is TorchScript with packed weights.
+
+    Such weights are only in the file that ``torch.jit.save`` writes, not in ``state_dict()``.
+    """
     scripted = sys.modules["torch"].jit.ScriptModule
     for name, one in module.named_modules():
         kinds = one._c._type().containedTypes() if isinstance(one, scripted) else ()
         if any(str(kind.annotation_str).endswith(PACKED) for kind in kinds):
             where = f"the module {escape(name)} of {path_of(module)}" if name else path_of(module)
             raise ConfigError(
-                f"{where} is TorchScript, and has packed weights, which its state_dict() lacks.",
+                f"{where} is TorchScript with packed weights, which are not in its state_dict().",
                 hint="Save it with torch.jit.save, and give the path of the file.",
             )
 

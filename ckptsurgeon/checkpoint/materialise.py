@@ -86,7 +86,7 @@ def checked_bytes(checkpoint: OpenFiles, info: TensorInfo) -> bytearray:
 
 
 def _sum(file: File, storage: Storage, sum_of: Callable[[Any, int], int]) -> int:
-    """Return the checksum of a storage, which is read in pieces; ``sum_of`` computes CRC-32 or CRC-32C."""
+    """Return the checksum of a storage, which is read piece by piece; ``sum_of`` computes CRC-32 or CRC-32C."""
     buffer = memoryview(bytearray(min(_PIECE, storage.nbytes)))
     at, crc = 0, 0
     while at < storage.nbytes:
@@ -213,7 +213,7 @@ def _dtype(info: TensorInfo) -> torch.dtype:
 
 
 def _strided(checkpoint: OpenFiles, info: TensorInfo, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor with a copy of the stored bytes, and with the strides in ``info``."""
+    """Return a tensor that contains a copy of the stored bytes, and has the strides in ``info``."""
     if info.numel == 0:
         return torch.empty(info.shape, dtype=dtype)
     data = checked_bytes(checkpoint, info)
@@ -290,7 +290,7 @@ def _array(checkpoint: OpenFiles, info: TensorInfo) -> torch.Tensor:
     array = info.parts[0]
     if isinstance(array, Array) and array.shape != info.shape:
         raise FormatError(
-            "the shape of a tensor differs from the shape of the numpy array with its values.", rule="numpy"
+            "the shape of a tensor differs from the shape of the numpy array that stores its values.", rule="numpy"
         )
     if not isinstance(array, Array) or not array.dtype:
         raise FormatError("the values of a tensor are an array of Python objects, not of numbers.", rule="numpy")

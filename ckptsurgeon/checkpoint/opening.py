@@ -25,15 +25,15 @@ __all__ = ["checkpoint_of", "open_checkpoint"]
 def open_checkpoint(
     path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
 ) -> Checkpoint:
-    """Open a checkpoint of any format by reading its header: no tensor is read, and nothing in it is run.
+    """Open a checkpoint of any format by reading its header: no tensor is read, and no code in the file is run.
 
-    ``path`` is a path or URI; a dict of tensors (torch's or numpy's, possibly nested) or a module, whose tensors are
-    not copied; or an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted path of
-    the state dict inside the file; by default, the state dict is searched for. ``unwrap`` removes wrappers such as
-    ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
+    ``path`` is one of these: a path or URI; a dict of torch or numpy tensors (which may be nested), or a module, whose
+    tensors are not copied; an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted
+    path of the state dict inside the file; by default, the state dict is searched for. ``unwrap`` removes wrappers such
+    as ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
 
-    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is
-    not a valid checkpoint, ConfigError if it has several state dicts and it is unclear which one to use.
+    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is not
+    a valid checkpoint, ConfigError if it has several state dicts and it is unclear which one to use.
     """
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)

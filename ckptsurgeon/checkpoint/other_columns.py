@@ -1,4 +1,4 @@
-"""Finds MLX's weights whose settings give them another number of columns than the same weights of other layers have."""
+"""Finds MLX weights whose settings imply another number of columns than the same weights have in other layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..util.text import NUMBER_IN_KEY, count, escape, listing
 __all__ = ["of_other_columns"]
 
 BITS, GROUPS = (2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
-"""The numbers of bits and the group sizes of MLX."""
+"""The numbers of bits, and the group sizes, that MLX supports."""
 MOSTLY, FEWEST = 2 / 3, 3
-"""The share of the layers in which a weight must have the same number of columns, and the fewest layers."""
+"""A number of columns is usual if at least the share ``MOSTLY`` of the layers, and ``FEWEST`` - 1 layers, have it."""
 BEFORE = {".down_proj.": ".up_proj.", ".o_proj.": ".q_proj."}
-"""{part of a weight's name: the part in its place in the name of the weight that computes the inputs}."""
+"""{part of a weight's name: the same part in the name of a weight whose output size is this weight's input size}."""
 SHOWN = 3
 
 
@@ -25,8 +25,8 @@ def of_other_columns(path: str, codes: QuantisedTensors, tensors: Mapping[str, T
     """Yield a note if the settings of a module (bits, group_size) contradict its codes.
 
     The number of columns of a weight is computed from its settings: 8 bits in groups of 32 give half as many columns as
-    4 bits in groups of 64. Wrong settings show if the same weight of other layers has another number of columns. There
-    is a note only if other bits and another group size give the weight exactly that number.
+    4 bits in groups of 64. If the same weight of other layers has another number of columns, the settings are probably
+    wrong. There is a note only if some other bits and group size would give exactly that usual number.
     """
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
     for one in codes.tensors:
@@ -54,15 +54,15 @@ def _columns(one: QuantisedTensor) -> int:
 
 
 def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: int) -> bool:
-    """Return whether some number of bits and some group size of MLX would give the tensor ``one`` so many columns."""
+    """Return whether MLX has a number of bits and a group size that give the tensor ``one`` this number of columns."""
     words, groups = (tensors[one.parts[end]].shape[-1] for end in (".weight", ".scales"))
     return any(bits * columns == words * 32 for bits in BITS) and any(size * groups == columns for size in GROUPS)
 
 
 def _fits_the_layer(one: QuantisedTensor, names: Mapping[str, QuantisedTensor]) -> bool:
-    """Return whether the weight that computes the inputs of ``one`` has as many rows as ``one`` has columns.
+    """Return whether the output size of the weight before ``one`` (see ``BEFORE``) is the number of columns of ``one``.
 
-    Then the settings are right, and this layer has another width than others. ``names`` has the tensors by name.
+    Then the settings are right: this layer is wider or narrower than others. ``names`` maps names to quantised tensors.
     """
     before = [names.get(one.name.replace(part, other)) for part, other in BEFORE.items() if part in one.name]
     return any(other is not None and other.shape and other.shape[-2] == _columns(one) for other in before)

@@ -1,7 +1,7 @@
 """Reads the weights that quantised layers of torch.ao pack into one entry of a state dict.
 
-``Linear`` packs its weight and bias into a tuple, a recurrent layer into objects of torch's C++ classes. A pickled
-module and a TorchScript archive have such objects for every layer, and the state of a convolution as a tuple.
+``Linear`` packs its weight and bias into a tuple. A recurrent layer packs them into objects of torch's C++ classes. In
+a pickled module or a TorchScript archive, every layer has such an object, and a convolution has its state as a tuple.
 https://github.com/pytorch/pytorch/tree/main/torch/ao/nn/quantized
 """
 
@@ -24,7 +24,7 @@ __all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
 Entries: TypeAlias = Mapping[Any, Any]
 Tensors: TypeAlias = dict[str, TensorInfo]
 Take: TypeAlias = Callable[[int], None]
-"""A function ``take(characters)`` that counts a value with a key of this length; raises UnsafeError beyond a limit."""
+"""A function ``take(characters)`` that counts a value whose key has this length; raises UnsafeError above a limit."""
 
 LAYER = "._packed_params"
 """The submodule of a quantised ``Linear`` or embedding that contains its packed weight."""
@@ -33,16 +33,16 @@ LINEAR = {
     "._packed_weight_ih": (".weight_ih", ".bias_ih"),
     "._packed_weight_hh": (".weight_hh", ".bias_hh"),
 }
-"""{end of the key of a packed entry: ends of the keys of its weight and bias}, for Linear, and cells like LSTMCell."""
+"""{end of a packed entry's key: ends of the keys of its weight and bias}: for Linear and for cells such as LSTMCell."""
 EMBEDDING = f"{LAYER}._packed_weight"
 RECURRENT = re.compile(r"(.*)\._all_weight_values\.(\d{1,4})\.param")
 """Matches the key of the packed weights of one layer and direction of LSTM or GRU."""
 SCRIPTED = "__torch__"
-"""The beginning of the module name of each class of TorchScript, and of each of torch's C++ classes."""
+"""The module name of each class of TorchScript, and of each of torch's C++ classes, begins with this text."""
 OF_CONVOLUTION, ITS_WEIGHT = 15, 10
 """The number of values in the state of a pickled convolution, and the index of its weight; its bias comes next."""
 UNUSED = (".scale", ".zero_point")
-"""The entries of a Linear that are not used if its weight has 16 bits."""
+"""The entries of a quantised Linear that are not used if its weight is stored as 16-bit floats."""
 SHOWN = 3
 
 
@@ -50,9 +50,9 @@ SHOWN = 3
 class Packing:
     """The packed entries of a state dict.
 
-    ``layers`` are the modules whose packed weights are read. ``unread`` maps each packed entry that is not read to the
-    name of its class. ``own`` maps each module that defines how it is pickled, and is not a quantised layer, to the
-    name of its class. ``unused`` has the tensors that a packed layer saves, but does not use.
+    ``layers`` are the modules whose packed weights are read. ``unread`` has {key of an entry that cannot be read: name
+    of its class}. ``own`` has {module whose class defines its own pickling, so that it cannot be read: name of this
+    class}, without quantised layers. ``unused`` has tensors that a packed layer saves but does not use.
     """
 
     layers: tuple[str, ...] = ()
@@ -83,11 +83,11 @@ NOTHING_PACKED = Packing()
 
 
 def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing]:
-    """Return a state dict with tensors in place of packed weights, and a description of what was packed.
+    """Return a state dict with tensors in place of packed weights, and a ``Packing`` that describes what was packed.
 
-    Each tensor in an entry that cannot be read becomes a tensor without values: so it is counted, and a command that
-    would lose it refuses. ``take`` counts the values that are visited, and raises UnsafeError if there are too many. If
-    ``is_module`` is true, the entries are those of a pickled module: then each object in them is a layer.
+    If an entry cannot be read, each tensor inside it becomes a tensor without values. So it is counted, and commands
+    that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if there are
+    too many. If ``is_module`` is true, the entries are those of a pickled module, in which each object is a layer.
     """
     packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}
     if not packed:
@@ -110,7 +110,7 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
 
 
 def _is_quantised(key: str, value: object) -> bool:
-    """Return whether a packed entry belongs to a quantised layer, judged by its key or the module of its class."""
+    """Return whether a packed entry belongs to a quantised layer; its key or the module of its class shows this."""
     if is_script_object(value) or not isinstance(value, OpaqueResult) or _module(key) != key:
         return True
     return isinstance(value.name, GlobalName) and ".quantized" in value.name.module
@@ -128,7 +128,7 @@ def _is_scripted(value: OpaqueResult) -> bool:
 
 
 def _has_class(value: object) -> TypeGuard[Sequence[Any]]:
-    """Return whether a value is a pair of a state and the name of its class, as ``torch.ScriptObject`` pickles it."""
+    """Return whether a value is a pair (state, name of its class), as ``torch.ScriptObject`` pickles it."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return False
     return type(value[1]) is str and value[1].startswith(SCRIPTED)
@@ -275,7 +275,7 @@ def _directions(cells: Sequence[Sequence[TensorInfo | None]]) -> int:
 
 
 def _apart(read: Mapping[str, Tensors], entries: Collection[Any]) -> dict[str, Tensors]:
-    """Return the items of ``read`` that have tensors, without those whose tensors would get the key of another entry.
+    """Return the items of ``read`` whose tensors can be added without a clash: no other entry has one of their keys.
 
     ``read`` has the tensors of each packed entry, {} if it cannot be read; ``entries`` has all keys of the state dict.
     """
@@ -288,9 +288,9 @@ def _apart(read: Mapping[str, Tensors], entries: Collection[Any]) -> dict[str, T
 
 
 def _hidden(key: str, value: object, take: Take, taken: Collection[Any]) -> Tensors:
-    """Return every tensor inside a packed value as a tensor whose values cannot be read, under numbered keys.
+    """Return all tensors inside a packed value that cannot be read, under the keys ``key.0``, ``key.1`` and so on.
 
-    ``taken`` are keys of other tensors, which these do not get.
+    Their values cannot be read. Keys in ``taken``, which other tensors have, are skipped.
     """
     reason = PACKED if _is_quantised(key, value) else OWN_PICKLE
     waiting, seen, found = [value], set[int](), dict[object, TensorInfo]()
@@ -314,7 +314,7 @@ def _inside(node: object) -> Sequence[Any]:
 
 
 def _dtypes(read: Iterable[str], entries: Entries) -> Iterator[str]:
-    """Yield the keys of entries that only state the dtype of a packed weight; the weight itself shows its dtype."""
+    """Yield the keys of entries that only contain the dtype of a packed weight; the unpacked weight has this dtype."""
     for key in read:
         layer = key.rpartition(".")[0]
         if f".{layer}".endswith(LAYER) and not isinstance(entries.get(f"{layer}.dtype"), TensorInfo):
@@ -322,7 +322,7 @@ def _dtypes(read: Iterable[str], entries: Entries) -> Iterator[str]:
 
 
 def _unused(read: Mapping[str, Tensors], entries: Entries) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield (key, tensor) of the scale and zero point of each Linear whose weight is plain floats, of 16 bits.
+    """Yield (key, tensor) for the scale and zero point of each Linear whose weight is stored as plain 16-bit floats.
 
     torch.ao saves them for such a layer, too, but does not use them.
     """

@@ -14,7 +14,7 @@ from .packed_parameters import is_script_object
 __all__ = ["SearchLimit", "is_module", "module_entries"]
 
 USUAL_KEY = 64
-"""A key with fewer characters than this counts as one tensor, a longer key as several."""
+"""The number of characters that count as one tensor: a longer key counts as several tensors."""
 
 
 class SearchLimit:
@@ -49,13 +49,13 @@ def is_module(node: Any) -> bool:
 
 
 def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
+    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in the same order.
 
-    The values are tensors, and objects that may be quantised layers: a submodule that defines how it is pickled, so
-    that its attributes are unknown, or an attribute that is an object of TorchScript.
+    The values are tensors and objects that may be quantised layers. Such an object is a submodule whose class defines
+    its own pickling, so that its attributes are unknown, or an attribute that is an object of TorchScript.
 
-    Raises UnsafeError if there are more modules or tensors than ``allowed``, a module is nested too deeply, or a
-    name is too long.
+    Raises UnsafeError if there are more modules or tensors than ``allowed``, a module is nested too deeply, or a name
+    is too long.
     """
     waiting, objects = [("", root, 0)], dict[int, list[tuple[Any, Any]]]()
     while waiting:

@@ -30,7 +30,7 @@ SETTINGS = "quantization_config"
 """The metadata entry that contains settings as JSON, in files of nunchaku and ckptsurgeon."""
 
 _CONFIGS = ("config.json", "params.json")
-"""Configurations of transformers and Mistral, which have a section with quantisation settings."""
+"""The configurations of transformers and of Mistral's own models; both have a section with quantisation settings."""
 _FILES = (*_CONFIGS, "hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """All files with quantisation settings: ``_CONFIGS``, and the files of ModelOpt, AutoGPTQ and AutoAWQ."""
 SETTINGS_ENTRIES = (SETTINGS, "_quantization_metadata")
@@ -41,7 +41,7 @@ _BYTES = 16 << 20
 
 
 OF_RUN = "best.safetensors"
-"""The best weights of a run of ``ckpt train``; the run's folder is also a model folder of transformers."""
+"""The file with the best weights of a run of ``ckpt train``; the run's folder is also a transformers model folder."""
 
 
 def folder_of_model(source: Source) -> Folder | None:
@@ -76,8 +76,8 @@ def settings_in(metadata: Mapping[str, str]) -> dict[str, Any]:
 def without_settings(metadata: Mapping[str, str], plain: Collection[str] = ()) -> dict[str, str]:
     """Return the metadata of a file without quantisation settings, for an output whose weights are not quantised.
 
-    ``plain`` has the keys of these weights. If torchao wrote the metadata, the entries of these weights are changed to
-    say that they are ordinary tensors.
+    ``plain`` has the keys of these weights. Metadata of torchao has an entry for each of them: it is changed to say
+    that the weight is an ordinary tensor.
     """
     kept = {name: value for name, value in metadata.items() if name not in SETTINGS_ENTRIES}
     if TORCHAO not in metadata:
@@ -86,7 +86,7 @@ def without_settings(metadata: Mapping[str, str], plain: Collection[str] = ()) -
 
 
 TORCHAO, TYPE, PLAIN = "tensor_names", '"_type"', '{"_type": "Tensor"}'
-"""Metadata of torchao: the entry that lists the weights, a part of each weight's entry, and a plain weight's entry."""
+"""Metadata of torchao: the list of weights, a part of the entry of each weight, and the entry of a plain weight."""
 
 
 def quantisation_settings(folder: Folder | None) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _of_mlx(document: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def settings_by_file(folder: Folder | None) -> dict[str, dict[str, Any]]:
-    """Return the quantisation settings in a folder, by the name of the file with the settings; {} if there are none."""
+    """Return {name of a file: the quantisation settings in it} for the files in a folder that have such settings."""
     with suppress(CheckpointError):
         if folder is not None:
             return dict(_each_settings(folder.names(), lambda name: document_of(folder, name)))

@@ -42,16 +42,16 @@ __all__ = [
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
-"""Parts of the names of weights that quantisation methods do not quantise."""
+"""A weight with one of these texts in its name is not quantised by any method."""
 SMALLEST = 16
-"""The smallest number of rows or columns of a weight that a method quantises."""
+"""A weight with fewer rows or columns than this is not quantised by any method."""
 MODELOPT = "hf_quant_config.json"
 ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
-"""The settings files of AutoGPTQ and AutoAWQ, and the families of encodings that these files describe."""
+"""The settings files of AutoGPTQ and AutoAWQ, and the encoding that each of them describes."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
-"""{word in the name of a ModelOpt algorithm: families of encodings that the algorithm stores}."""
+"""If a ModelOpt algorithm's name contains one of these words, weights have one of these families of encodings."""
 OLD_SETTINGS = "compression_config"
-"""The name of the settings before compressed-tensors 0.5; vLLM still reads it, transformers 5 does not."""
+"""The name of the settings before compressed-tensors 0.5; vLLM still reads this name, transformers 5 does not."""
 SPARSE = ("sparse-bitmask", "sparse-24-bitmask")
 """Formats of compressed-tensors that store only non-zero weights, and a ``bitmask`` of their positions.
 
@@ -59,7 +59,7 @@ https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tens
 """
 SHOWN = 3
 AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
-"""What happens to codes that are 8-bit floats, which have the shape of the weights, without settings."""
+"""What loaders do with 8-bit floats without settings, since such codes have the shape of the weights."""
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
 IN_LAYER, LAYERS = re.compile(r"(?:(.*?)\.)??layers\.(\d{1,9})\..*"), "num_hidden_layers"
@@ -67,9 +67,9 @@ FURTHER = "num_nextn_predict_layers"
 OF_TEXT = ("text_config", "llm_config", "language_config")
 """The sections of config.json that describe the language model of a larger model."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
-"""Matches weights with ``hidden_size`` columns, and a part of a name that marks the models for which this holds."""
+"""Matches weights with ``hidden_size`` columns. This holds only in models that have names with ``GATE``."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Matches names of methods; the number of columns of their weights is computed from codes and settings (bits)."""
+"""Matches the quantisation methods with which a weight's number of columns depends on the settings (bits), too."""
 
 
 def unfit(
@@ -77,7 +77,7 @@ def unfit(
 ) -> dict[str, list[str]]:
     """Return {part: names of quantised tensors} for parts, such as ``qzeros``, whose shapes do not fit the codes.
 
-    Tensors that lack parts (``lacking``) are left out: their other parts are those of no encoding.
+    Tensors that lack parts (``lacking``) are left out: without these parts, no encoding is recognised.
     """
     found: dict[str, list[str]] = {}
     names = {name for one in lacking if not one.block for name in one.names}
@@ -95,9 +95,10 @@ def contradictory(
     unfit: Mapping[str, Sequence[str]],
     elsewhere: Sequence[str],
 ) -> Iterator[str]:
-    """Yield a note for each quantisation setting that the quantised tensors contradict.
+    """Yield a note for each quantisation setting that contradicts the quantised tensors.
 
-    ``unfit`` is the result of the function ``unfit``. ``elsewhere`` has the keys of the model's other shards.
+    ``unfit`` has the quantised tensors whose parts do not fit, as the function ``unfit`` returns them. ``elsewhere``
+    has the keys of the model's other shards.
     """
     others = {name for names in unfit.values() for name in names}
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
@@ -164,11 +165,11 @@ def unlike_others(
     unfit: Mapping[str, Sequence[str]],
     folder: Folder | None,
 ) -> Iterator[str]:
-    """Yield notes on weights that are stored unlike similar weights.
+    """Yield notes on weights that are stored differently from similar weights.
 
-    They are weights that are not quantised although similar weights are; weights that are stored twice, quantised and
-    not quantised; and quantised weights with parts that do not fit, as returned by the function ``unfit``. Layers for
-    multi-token prediction may be left plain.
+    There are three kinds: weights that are not quantised although similar weights are; weights that are stored twice,
+    quantised and not quantised; and quantised weights whose parts do not fit (``unfit``, as the function ``unfit``
+    returns them). Layers for multi-token prediction need not be quantised.
     """
     twice = stored_twice(codes, tensors)
     for found, where, but in (
@@ -197,7 +198,7 @@ def _weights(names: Sequence[str]) -> str:
 
 
 def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | None) -> list[str]:
-    """Return the names without those in ``twice``, and without those of layers for multi-token prediction.
+    """Return ``names`` without weights that are stored ``twice``, and without layers for multi-token prediction.
 
     These layers (``num_nextn_predict_layers``) follow those of the network: transformers does not load them, and
     programs that quantise the network leave them plain.
@@ -213,7 +214,7 @@ def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | No
 
 
 def _layer_of(name: str) -> int:
-    """Return the number of the layer of a language model to which a tensor belongs; -1 if it belongs to none."""
+    """Return the index of the language model's layer that has a tensor; -1 if none has it."""
     match = IN_LAYER.fullmatch(name)
     return int(match[2]) if match is not None and (match[1] or "") in HEADS else -1
 
@@ -221,7 +222,7 @@ def _layer_of(name: str) -> int:
 def disagreeing_files(
     path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield notes on quantisation settings that differ from the settings in the first file that has any.
+    """Yield notes on quantisation settings that differ from those in the first place that has any (metadata, files).
 
     ``metadata`` are the settings in the metadata of the weights; ``files`` has the settings of the files in the same
     folder, by file name.
@@ -249,7 +250,7 @@ def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, 
 
 
 def plain_integers(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if matrices called ``weight`` are integers, and nothing shows that they are codes."""
+    """Yield a note if matrices called ``weight`` are integers, and nothing shows that they are quantised codes."""
     found = [key for key, info in tensors.items() if are_plain_integers(key, info) and key not in codes.by_key]
     if found:
         are = "1 weight is a matrix" if len(found) == 1 else f"{len(found)} weights are matrices"
@@ -304,7 +305,7 @@ def missing_settings(
 
 
 def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if config.json has settings only under their old name, that of compressed-tensors before 0.5."""
+    """Yield a note if config.json has settings only under their old name (compressed-tensors before 0.5)."""
     if OLD_SETTINGS in config and SETTINGS not in config and (named := known_by_settings(codes)):
         yield (
             f"{escape(path)}: its config.json has {OLD_SETTINGS} and no {SETTINGS}: transformers uses the codes of "

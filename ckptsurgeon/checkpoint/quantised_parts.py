@@ -29,18 +29,18 @@ SHOWN = 3
 SCB = ".SCB"
 """The key ending of the scales of int8 weights of bitsandbytes."""
 ABSMAX, NESTED = ".absmax", ".nested_absmax"
-"""The key endings of the scales of 4-bit weights of bitsandbytes; and of the scales of these, if they are quantised."""
+"""The key endings of the scales of bitsandbytes' 4-bit weights, and of the scales of these scales."""
 TABLES = (".quant_map", NESTED, ".nested_quant_map")
 """The key endings of the parts of 4-bit weights of bitsandbytes that are always float32."""
 SHAPE = ".weight_shape"
-"""The key ending of the shape of a weight of compressed-tensors."""
+"""The key ending of the tensor in which compressed-tensors stores the shape of a weight."""
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 OSS_CODES, OSS_BIAS = "_blocks", "_bias"
 NO_SCALES = "without scales"
-"""The end of the name of the quantisation method of a tensor that has no scales."""
+"""If a tensor has no scales, the name of its quantisation method ends with this text."""
 
 
 def notes_on_parts(
@@ -52,10 +52,11 @@ def notes_on_parts(
     *,
     is_whole: bool,
 ) -> Iterator[str]:
-    """Yield notes on parts, such as scales, that all quantised tensors lack, or that belong to no quantised tensor.
+    """Yield notes on parts (such as scales) that are missing in all quantised tensors, superfluous or unusual.
 
-    There are also notes on parts whose names or dtypes differ from those of most other tensors. ``elsewhere`` has the
-    keys of the other shards. ``is_whole`` is False if there are other shards that no index lists.
+    A part is superfluous if its weight is not quantised. It is unusual if most other tensors have another name or dtype
+    for it. ``elsewhere`` has the keys of the other shards. ``is_whole`` is False if there are other shards, but no
+    index of them.
     """
     lacking = list(_lacking_in_all(path, codes, tensors, settings, elsewhere)) if is_whole else []
     yield from lacking or _scaleless(path, codes, settings, elsewhere)
@@ -68,7 +69,7 @@ def notes_on_parts(
 def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a note for each part, such as a scale, that the quantisation method needs but all or most tensors lack."""
+    """Yield a note for each part, such as a scale, that the quantisation method needs but that most tensors lack."""
     others = frozenset(elsewhere)
     asked = needed_parts(codes, tensors, settings, others), static_activations(codes, tensors, settings, others)
     for one in chain(*asked):
@@ -78,7 +79,7 @@ def _lacking_in_all(
 
 
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note if tensors have the names of codes, but a dtype that codes never have, as after a cast to floats."""
+    """Yield a note if a tensor has the name of codes, but a dtype that codes never have, as after a cast to floats."""
     cast: dict[str, str] = {}
     stems = {one.name.removesuffix(".weight"): one.name for one in codes.tensors if not one.codes}
     for key in tensors if stems else ():
@@ -108,9 +109,9 @@ def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings:
 
 
 def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors whose scales have another name, or whose codes have another dtype, than most others.
+    """Yield notes on tensors whose scales have an unusual name, or whose codes or scales have an unusual dtype.
 
-    There is also a note on scales whose name is not the one that loaders look for with these quantisation settings.
+    There is also a note if loaders look for another name of scales, because of these quantisation settings.
     """
     wanted, names = of_another_scale(codes, settings)
     if names:
@@ -125,7 +126,7 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         one for one in codes.tensors if any(_is_of_powers(end, tensors[key]) for end, key in one.parts.items())
     ]:
         has = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'}"
-        said = "but transformers reads uint8 exponents and would convert these to numbers"
+        said = "but transformers expects exponents in uint8, and would convert these values to wrong exponents"
         names = [one.name for one in cast]
         yield f"{escape(path)}: {has} {OSS_SCALES[1:]} in {POWERS}, {said}: {listing(names, SHOWN)}"
     yield from _turned(path, codes, tensors)
@@ -142,7 +143,7 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 
 def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note for each kind of part that was cast to another dtype than the only one that loaders accept."""
+    """Yield a note for each kind of part whose dtype loaders do not accept, as after a cast of all tensors."""
     cast = {form: said for form, one in codes.by_form().items() if (said := [*_casts(one, tensors)])}
     found: dict[str, list[str]] = {}
     for one in codes.tensors if cast else ():
@@ -156,7 +157,7 @@ def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterato
 def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
     """Yield a text for each part of a quantised tensor whose dtype loaders do not accept.
 
-    The scales (``absmax``) of 4-bit weights of bitsandbytes are codes if they have scales, too.
+    With double quantisation, the scales (``absmax``) of 4-bit weights of bitsandbytes are codes, of the dtype uint8.
     """
     wanted = {SCB: ("bitsandbytes", ("float32",)), SHAPE: ("compressed-tensors", ("int64", "int32"))}
     if "bitsandbytes" in one.method:
@@ -171,7 +172,7 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
 
 
 def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on nvfp4 tensors whose scales have a dtype that loaders do not accept, or that most others lack."""
+    """Yield notes on nvfp4 tensors whose scales have a dtype that loaders do not accept, or that few tensors have."""
     found: dict[str, list[str]] = {}
     for name, end, dtype, usual in wrong_nvfp4_scales(codes, tensors, settings):
         found.setdefault(f"{end[1:]} in {dtype}, but {usual}", []).append(name)
@@ -181,9 +182,9 @@ def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 
 
 def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
-    """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than their bias.
+    """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than the bias.
 
-    Before packing, the matrix (experts, in, out) has to be transposed; otherwise the codes are (experts, in, blocks,
+    Before packing, the matrix (experts, in, out) has to be transposed. Otherwise the codes are (experts, in, blocks,
     16).
     """
     found: dict[str, list[str]] = {}
@@ -203,8 +204,8 @@ def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[st
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:
     """Return whether a part is a scale of gpt-oss's mxfp4 whose dtype is float8_e8m0fnu instead of uint8.
 
-    ``ending`` is the ending of the part's key.
-    The bytes are right, but ``Mxfp4HfQuantizer`` of transformers would convert the values to uint8.
+    ``ending`` is the ending of the part's key. The bytes of such a scale are right. But ``Mxfp4HfQuantizer`` of
+    transformers would convert the values to uint8, which gives other bytes.
     """
     return ending.endswith(OSS_SCALES) and info.dtype == POWERS
 

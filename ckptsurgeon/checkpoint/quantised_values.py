@@ -1,7 +1,7 @@
 """Makes notes on parts of quantised tensors whose values contradict each other, or contradict the settings.
 
-The parts are the order of GPTQ's columns (``g_idx``) and its zero points, and the ``quant_state`` and ``quant_map`` of
-bitsandbytes.
+These parts are GPTQ's ``g_idx`` (the group of each column) and zero points, and the ``quant_state`` and ``quant_map``
+of bitsandbytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes that are read of all ``g_idx`` together; the rest is not checked."""
+"""At most this many bytes are read of all ``g_idx`` tensors together; the rest is not checked."""
 NEAR = 0.02
 """How far a value of a ``quant_map`` may be from the exact value.
 
@@ -38,9 +38,9 @@ This is more than the error of rounding to bfloat16, and less than the distance 
 """
 SHOWN = 3
 ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight_scale", 1)}
-"""{family: (key ending of the column order, key ending of the scales, dimension of the scales that is the groups)}"""
+"""{family: (key ending of ``g_idx``, key ending of the scales, dimension of the scales along which the groups are)}."""
 UNSET = -1
-"""The value of all entries of a ``weight_g_idx`` that compressed-tensors has not set, and does not use."""
+"""compressed-tensors ignores a ``weight_g_idx`` whose entries all have this value: it was never set."""
 OUTSIDE = "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
 REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
@@ -62,7 +62,7 @@ States = Mapping[str, Mapping[str, Any]]
 
 
 def quant_states(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> States:
-    """Return the ``quant_state`` of each weight that has one: its shape, block size and so on.
+    """Return {name of a weight: its ``quant_state``}, which contains its shape, block size and so on.
 
     ``read`` returns the bytes of a small tensor, b"" if they cannot be read. A ``quant_state`` that cannot be read is
     left out.
@@ -123,8 +123,8 @@ def _orders(
 ) -> Iterator[tuple[str, bytes, int, bool]]:
     """Yield (name, bytes of ``g_idx``, number of groups, whether it may be unset) for each tensor with a ``g_idx``.
 
-    ``g_idx`` is the order of the columns. compressed-tensors may store a ``g_idx`` that is unset: all its
-    entries are -1.
+    ``g_idx`` has the group of each column. compressed-tensors may store a ``g_idx`` that was never set: all its entries
+    are -1.
     """
     left = MOST
     for one in codes.tensors:
@@ -182,14 +182,14 @@ def _group_size(columns: int, groups: int, stated: object) -> int:
 
 @cache
 def _usual_order(columns: int, size: int) -> bytes:
-    """Return the bytes of the ``g_idx`` (group number of each column) in which a group is ``size`` adjacent columns."""
+    """Return the bytes of a ``g_idx`` (the group of each column) in which each group has ``size`` adjacent columns."""
     return struct.pack(f"<{columns}i", *(column // size for column in range(columns)))
 
 
 def _of_bitsandbytes(
     one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read, state: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield how a 4-bit tensor's ``quant_state`` contradicts its key or its ``quant_map``."""
+    """Yield a text for each contradiction between a 4-bit tensor's ``quant_state`` and its key or its ``quant_map``."""
     kind, stated = _state_of(one).removeprefix(STATE), state.get("quant_type")
     if isinstance(stated, str) and stated != kind:
         yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"
@@ -206,7 +206,7 @@ def _parsed(data: bytes) -> Mapping[str, Any]:
 
 
 def _is_map(info: TensorInfo, values: Sequence[float], read: Read) -> bool:
-    """Return whether the ``quant_map`` of a tensor has the values ``values``; True if it cannot be read."""
+    """Return whether a ``quant_map`` has the values ``values``, except for rounding; True if it cannot be read."""
     data, letter = read(info), {"float32": "f", "float16": "e", "float64": "d"}.get(info.dtype)
     if not data or letter is None:
         return True

@@ -17,14 +17,14 @@ NUMBERS = ("bits", "w_bit", "group_size", "q_group_size", "num_bits", "weight_bl
 FLAGS = ("load_in_4bit", "load_in_8bit", "desc_act", "sym", "zero_point", "symmetric")
 """Fields whose values are true or false."""
 OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
-"""{field in older AWQ files: (field that transformers reads instead, value that it uses if this field is missing)}."""
+"""{old name of an AWQ field: (name that transformers reads, value that it uses if there is no field of this name)}."""
 SHOWN = 3
 
 
 def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rest of a sentence that begins with "its quantization_config": what transformers refuses or ignores.
+    """Yield texts that follow "its quantization_config": each says what transformers refuses or ignores.
 
-    There is one sentence for each kind of such values, for example "has strings in place of numbers".
+    There is one text for each kind of fault, for example "has strings in place of numbers".
     """
     texts = [
         f"{name} {escape(repr(value), 40)}"
@@ -47,7 +47,10 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rest of a sentence if no config group of compressed-tensors has the codes of the outer ``format``."""
+    """Yield a text that follows "its quantization_config" if the outer ``format`` contradicts all config groups.
+
+    A ``format`` of compressed-tensors contradicts another one if it stores codes in other encodings.
+    """
     groups = settings.get("config_groups")
     own = [one.get("format") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     stated, formats = settings.get("format"), [one for one in own if isinstance(one, str)]
@@ -59,7 +62,7 @@ def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_quoted(value: object, name: str) -> bool:
-    """Return whether a value, or an item of a list, is a string that should be a number or a boolean, such as "4"."""
+    """Return whether a value, or an item of a list, should be a number or a boolean but is a string, such as "4"."""
     if isinstance(value, list):
         return any(_is_quoted(one, name) for one in value)
     expected = r"\s*-?\d+(\.\d+)?\s*" if name in NUMBERS else r"(?i)\s*(true|false|yes|no|on|off|0|1)\s*"

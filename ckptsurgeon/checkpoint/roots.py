@@ -58,8 +58,9 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
     ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, or "." for
     the top level. If ``wanted`` is None, the first of these that exists is returned: the top level, if it has tensors
     and no entry of ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS`` that is a state dict; the only state
-    dict. Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state
     dict.
+
+    Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state dict.
     """
     candidates = list(_candidates(tree, uri))
     if wanted is not None:
@@ -151,8 +152,8 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
             found += 1
             if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
                 raise UnsafeError(
-                    f"{escape(uri)} has more nested dicts and lists than are searched for a state dict, "
-                    f"or a longer key (limits: {limits.TREE_NODES:,} and {limits.KEY_CHARACTERS:,} characters).",
+                    f"{escape(uri)} has too many nested dicts and lists to search for a state dict, "
+                    f"or too long a key (limits: {limits.TREE_NODES:,} and {limits.KEY_CHARACTERS:,} characters).",
                     rule="tree size",
                 )
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
@@ -190,7 +191,7 @@ def _state_dict(node: Any, allowed: SearchLimit) -> tuple[Mapping[Any, Any], Pac
 
 
 def _contents(tree: Any) -> str:
-    """Return a description, for an error message, of file content that is not a state dict."""
+    """Describe the content of a file that has no state dict, for an error message."""
     if isinstance(tree, TensorInfo):
         return f"it is one tensor, {tree.dtype} {shape_text(tree.shape)}"
     if _is_optimizer(tree):

@@ -1,4 +1,4 @@
-"""Makes notes on zeros that a command found when it read values: a part of the file may be missing there."""
+"""Makes notes on zeros that a command found while it read values: there, a part of the file may be missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .zero_runs import zero_run_notes
 __all__ = ["SeenZeros", "seen_zero_notes", "take_zeros"]
 
 SeenZeros = dict[str, dict[str, list[int]]]
-"""{path of a checkpoint: {name of its file: the offsets of pages of zeros that were read}}"""
+"""{path of a checkpoint: {name of its file: offsets of pages that were read and contain only zeros}}."""
 
 
 def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
-    """Return the pages of zeros that were read from the files of checkpoints so far; the next call omits them."""
+    """Return the pages of zeros that were found in the files of checkpoints since the last call."""
     found: SeenZeros = {}
     for one in checkpoints:
         for name, file in one.open_files().items():
@@ -29,10 +29,10 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield the notes of ``ckpt check`` on zeros that may stand for a missing part of a file, if the zeros were read.
+    """Yield the notes of ``ckpt check`` on zeros that may stand for a missing part of a file, for zeros that were read.
 
-    ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is a part of
-    one of the notes ``said`` is left out.
+    ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is contained
+    in one of the notes ``said`` is left out.
     """
     read = list({one.path: one for one in checkpoints}.values())
     seen = [take_zeros(read)] if every is None else list(every)

@@ -1,4 +1,4 @@
-"""Notes on a shard opened without the others, and on shards that are not those of the recipe in their folder."""
+"""Makes notes on a shard opened without the others, and on shards that the recipe in their folder does not describe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ShardIndex", "consumed_notes", "damaged_recipe_notes", "other_shard_
 
 SHOWN = 2
 LENGTH = 8
-"""The size of the number at the start of a safetensors file, which is the length of the header."""
+"""A safetensors file begins with the length of its header: a number with this many bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def _total(document: Any) -> int | None:
 
 
 def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[str]:
-    """Yield a note if ``keys``, the keys of a shard, are not the keys that the index lists for it.
+    """Yield a note if ``keys``, the keys of a shard, differ from the keys that the index lists for this shard.
 
-    If they are the same keys, yield a note if the size of all shards in a local folder is not the index's
-    ``total_size``.
+    If they are equal, the sizes of all shards in a local folder are added. There is a note if this sum is not the
+    ``total_size`` in the index.
     """
     if not index.name:
         return
@@ -99,7 +99,7 @@ def _size(index: ShardIndex, folder: Folder | None) -> int | None:
 
 
 def consumed_notes(files: Iterable[File]) -> tuple[str, ...]:
-    """Return a note if an interrupted run has consumed some of the files, so that only their headers are left."""
+    """Return a note if an interrupted run has deleted the shards that it had read, and only their headers are left."""
     found = [file for file in files if isinstance(file, ConsumedFile)]
     if not found:
         return ()
@@ -124,11 +124,11 @@ def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
 def other_shard_notes(
     recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if some shards fit the recipe in their folder, but others do not: these are of another output.
+    """Yield a note if some shards fit the recipe in their folder, but others do not: these belong to another output.
 
-    A shard of another output may have equal keys and shapes, and so an equal header. So two tensors of each shard are
-    read: its smallest, and its largest of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their keys in the
-    files, ``handles`` maps each ``Storage.file`` to the open file.
+    A shard of another output may have the same keys and shapes, and so an equal header. So two tensors of each shard
+    are read: its smallest one, and its largest one of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their
+    keys in the files, ``handles`` maps each ``Storage.file`` to the open file.
     """
     shards = _samples(tensors, handles) if recipe and len(handles) > 1 else {}
     sums = _checksums(recipe, [key for keys in shards.values() for key in keys]) if recipe and len(shards) > 1 else {}
@@ -148,7 +148,7 @@ def other_shard_notes(
 
 
 def _samples(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, list[str]]:
-    """Return the keys of the tensors to read in each local file with tensors."""
+    """Return {name of a local file: keys of its smallest tensor, and of its largest of at most ``LARGEST`` bytes}."""
     small: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and not info.opaque and 0 < info.nbytes <= LARGEST:
@@ -163,9 +163,9 @@ def _samples(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> 
 
 
 def _checksums(recipe: str, keys: Sequence[str]) -> dict[str, int]:
-    """Return the CRC-32 of tensors in a recipe, by key; {} if the recipe is damaged, or lacks one of the tensors.
+    """Return {key: CRC-32} for ``keys``, as stored in a recipe; {} if the recipe is damaged or lacks one of these keys.
 
-    If it lacks one, it describes other weights.
+    A recipe that lacks a key describes other weights.
     """
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         rows = json.loads(recipe)["tensors"]
@@ -174,7 +174,7 @@ def _checksums(recipe: str, keys: Sequence[str]) -> dict[str, int]:
 
 
 def _differs(file: File, info: TensorInfo, checksum: int) -> bool:
-    """Return whether the bytes of a tensor have another CRC-32; False if they cannot be read."""
+    """Return whether the CRC-32 of a tensor's bytes differs from ``checksum``; False if the bytes cannot be read."""
     assert info.storage is not None
     with suppress(CheckpointError):
         return zlib.crc32(file.read(info.storage.offset + info.offset, info.nbytes)) != checksum

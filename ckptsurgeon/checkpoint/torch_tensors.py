@@ -77,7 +77,7 @@ LAZY = "its shape is only known after a forward pass"
 
 
 class OpaqueTensor:
-    """Wraps a tensor whose values are not plain bytes; wrappers are compared by identity, not by elements."""
+    """Wraps a tensor whose values are not plain bytes, so that ``==`` compares the wrappers, not the elements."""
 
     __slots__ = ("tensor",)
 
@@ -121,7 +121,7 @@ def _strided(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
 
 
 def _quantised(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
-    """Return the TensorInfo of a tensor that torch quantised, with its parameters as a pickle has them."""
+    """Return the TensorInfo of a tensor that torch quantised; its scales and zero points are stored as in a pickle."""
     import torch
 
     scheme, numbers = str(tensor.qscheme()), tuple[object, ...]()
@@ -154,7 +154,7 @@ def _why_opaque(tensor: torch.Tensor) -> str:
 
 
 def _opaque(tensor: torch.Tensor, why: str) -> TensorInfo:
-    """Return the TensorInfo of a tensor whose values are not plain bytes; it contains ``why`` and the tensor itself."""
+    """Return the TensorInfo of a tensor whose values are not plain bytes, with the reason (``why``) and the tensor."""
     dtype = _dtype(tensor)
     return TensorInfo(
         dtype if dtype in DTYPES else "float32", _shape(tensor), opaque=why, parts=(OpaqueTensor(tensor),)

@@ -1,4 +1,4 @@
-"""Makes notes on codes and scales in none of the layouts of the quantisation method in the settings."""
+"""Makes notes on codes and scales whose layout does not belong to the quantisation method in the settings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["unknown_layouts"]
 
 SHOWN = 3
 WHOLE = ("gptq", "awq", "fp8", "mxfp4")
-"""The quantisation methods of which every layout is known."""
+"""The quantisation methods whose layouts are all known to this package."""
 OTHER_LAYOUTS = {"gptq": ("checkpoint_format", ("gptq", "gptq_v2")), "awq": ("version", ("gemm",))}
-"""{method: (setting, values)}: with any other value of this setting, the method stores layouts that are not known."""
+"""{method: (setting, values)}: if the setting has another value, the method may store unknown layouts."""
 EXPONENTS = ("uint8", "float8_e8m0fnu")
 """The dtypes of scales that are stored as exponents."""
 STORED_AS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -59,9 +59,10 @@ def _other_dtypes(
 ) -> Iterator[str]:
     """Yield a note for each part (such as a scale) with a dtype in which its ``format`` never stores this part.
 
-    The format is the one of compressed-tensors that the settings give. If a scale should be an exponent, there is a
-    note in any case: compressed-tensors computes 2**(number - 127) from it, whatever its dtype. Other parts, such as
-    scales of nvfp4 in bfloat16, have a note only if ckpt cannot decode the tensor: loaders may convert their values.
+    ``format`` is the format of compressed-tensors in the settings. If it stores scales as exponents, there is always a
+    note: compressed-tensors computes 2**(number - 127) from such a scale, whatever its dtype. For other parts, such as
+    scales of nvfp4 in bfloat16, there is a note only if ckpt cannot decode the tensor: loaders may convert their
+    values.
     """
     stated = stated_by(settings)
     formats = list(dict.fromkeys(scheme.format for scheme in stated.schemes))

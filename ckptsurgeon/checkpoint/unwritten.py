@@ -1,4 +1,4 @@
-"""Makes a note on tensors whose bytes were never written to the file, as if a download was interrupted."""
+"""Makes a note on tensors whose bytes were never written to the file, for example by an interrupted download."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fil
 
 
 def _is_in(info: TensorInfo, sparse: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
-    """Return whether a part of a tensor was never written.
+    """Return whether some bytes of a tensor were never written.
 
     ``sparse`` maps the name of a file to the (begin, end) of its unwritten ranges, in order.
     """

@@ -17,7 +17,7 @@ INSIDE = "**._orig_mod"
 """The entry of ``stripped`` that means: ``_orig_mod`` was removed inside keys, as in ``layer._orig_mod.weight``."""
 
 DEEPEST = 16
-"""How many nested wrappers are compared with the keys of a destination; real keys have at most four."""
+"""The most nested wrappers that are compared with the keys of a destination; real keys have at most four."""
 
 COUNTER = "n_averaged"
 """The counter of ``torch.optim.swa_utils.AveragedModel``; its key has no prefix, unlike the keys of the model."""
@@ -27,9 +27,9 @@ COUNTER = "n_averaged"
 class Unwrapping:
     """The keys of a state dict without wrappers such as ``module``; ``stored`` maps each key to its key in the file.
 
-    ``stripped`` has the wrappers that were removed. An entry is the first segment of keys, or the path to a wrapper if
-    wrappers in front of it were kept (``_orig_mod.module``). ``aside`` has keys that are not the model's, such as the
-    counter of an averaged model. ``lacking`` is the prefix that the keys would need to match the keys of the
+    ``stripped`` has the wrappers that were removed. Each is the first segment of keys; if wrappers in front of it were
+    kept, it is a path (``_orig_mod.module``). ``aside`` has keys that do not belong to the model, such as the counter
+    of an averaged model. ``lacking`` is the prefix that is missing in the keys, compared with the keys of the
     destination, or ''.
     """
 
@@ -79,7 +79,7 @@ def _strip(stored: dict[str, str], stripped: Sequence[str]) -> Unwrapping:
 
 
 def _chain(keys: Collection[str]) -> tuple[str, ...]:
-    """Return the wrappers that every key begins with, outermost first; a counter ``n_averaged`` may lack them."""
+    """Return the wrappers with which all keys begin, outermost first; the counter ``n_averaged`` need not have them."""
     found: list[str] = []
     prefix = ""
     while True:
@@ -93,7 +93,7 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to remove so that as many keys as possible are in ``destination``; None if none can be.
+    """Return how many wrappers to remove so that as many keys as possible are in ``destination``; None if none is.
 
     ``chain`` are the wrappers of all keys, outermost first. If the destination has a submodule with the name of a
     wrapper, this wrapper is kept.
@@ -108,10 +108,10 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return the wrappers to remove: those in ``chain`` that ``other`` does not have.
+    """Return the wrappers to remove: those in ``chain`` that are not in ``other``.
 
-    The two are compared from the innermost wrapper outwards. A wrapper inside wrappers that are kept is returned as a
-    path, such as ``_orig_mod.module``.
+    The two are compared from the innermost wrapper outwards. If wrappers around a removed wrapper are kept, it is
+    returned as a path, such as ``_orig_mod.module``.
     """
     left = list(other)
     keep = []
@@ -130,7 +130,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix that keys of ``shown`` need to match ``destination``; '' if they match or no prefix helps."""
+    """Return the prefix that all keys ``shown`` lack to match ``destination``; '' if one matches or no prefix helps."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

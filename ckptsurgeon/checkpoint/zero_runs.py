@@ -1,4 +1,4 @@
-"""Finds tensors that are zeros because a part of the file was missing when it was copied."""
+"""Finds tensors that are zeros because a part of the file is missing, as after an incomplete copy."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .values.zero_rows import Files, LostRows, lost_rows
 __all__ = ["PAGE", "is_zero_run_note", "zero_run_notes"]
 
 SEGMENTS = 16
-"""The most parts of a file that programs usually download at once: the end of each part may be missing."""
+"""Programs download a file in at most about this many parts at once: the end of each part may be missing."""
 BLOCK = 1 << 20
 """The number of bytes that are read at once."""
 PAGE = 4096
-"""The smallest number of missing bytes that is found."""
+"""The smallest number of missing bytes that is looked for."""
 PROBE = 512
-"""The bytes of a block that is read to find where zeros begin and end."""
+"""The number of bytes of a block that is read to find where zeros begin and end."""
 NEAR = 16
-"""Zeros begin or end in the middle of a row if at least this many bytes of the row are on each side."""
+"""Zeros begin or end in the middle of a row if the row has at least this many bytes before and after that place."""
 ROLES = 2
-"""The fewest roles of matrices that are lost together. New blocks may have one matrix of zeros on purpose."""
+"""Lost matrices have at least this many roles: new blocks may have one matrix of zeros on purpose."""
 LOOKED_AT = 4
 """How many other matrices of a role are looked at, at most."""
 SAID = "the zeros begin or end in the middle of a row of "
@@ -43,16 +43,17 @@ def zero_run_notes(
     *,
     pages: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[str]:
-    """Yield notes on tensors that are zeros because a part of the file was missing.
+    """Yield notes on tensors that are zeros because a part of the file is missing.
 
-    Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there is a note on zeros
-    that begin or end in the middle of a row; on matrices of several roles, one after the other in the file, that are
-    all zeros although those of other layers are not; and on whole rows of zeros that seem to be lost (``lost_rows``).
+    Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there are notes on three
+    kinds of zeros: zeros that begin or end in the middle of a row; matrices of several roles, one after the other in
+    the file, that are all zeros although those of other layers are not; and whole rows of zeros that seem to be lost
+    (``lost_rows``).
 
-    All bytes of ``keys`` are read. If it is None, ``pages`` has the offsets of pages of zeros in each file, in order.
-    If both are None, a few blocks are read at the end of each part in which a file may have been downloaded.
-    ``handles`` maps each ``Storage.file`` to the open file. Remote files are not read, nor are files with unwritten
-    ranges.
+    All bytes of the tensors ``keys`` are read. If ``keys`` is None, ``pages`` has the offsets of pages of zeros in each
+    file, in order. If both are None, a few blocks are read at the end of each part in which a file may have been
+    downloaded. ``handles`` maps each ``Storage.file`` to the open file. Remote files are not read, nor are files with
+    unwritten ranges.
     """
     open_files = {name: file for name, file in sorted(handles.items()) if _is_readable(file)}
     matrix, cut, whole, rows = "", dict[str, None](), dict[str, None](), list[str]()
@@ -106,10 +107,10 @@ def _is_readable(file: File) -> bool:
 
 
 def _lost_matrices(files: Files, places: Sequence[Place]) -> Sequence[str]:
-    """Return the keys of matrices that are one after the other in a file if they seem to be lost; else ().
+    """Return the keys of matrices, one after the other in a file, that are zeros and seem to be lost; else ().
 
-    Their roles are their names without numbers and without ``PART``. There must be at least two roles, and for each
-    role a matrix elsewhere that is not zero.
+    Their roles are their names without numbers and without ``PART``. They seem to be lost if there are at least two
+    roles, and each role has a matrix elsewhere that is not zero.
     """
     matrices = dict.fromkeys(place.key for place in places if place.row)
     roles = dict.fromkeys(map(role_of, matrices))
@@ -137,7 +138,7 @@ def _pages(file: File, places: Places, keys: Collection[str] | None, pages: Iter
 
 
 def _zeros(file: File, places: Places, pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of each range of zeros around one of ``pages`` that is in a matrix."""
+    """Yield (begin, end) of each range of zeros that contains one of ``pages``, if this page is in a matrix."""
     end = 0
     for page in pages:
         if page >= end and places.at(page) is not None and _is_zero(file, page, PAGE):
@@ -146,7 +147,7 @@ def _zeros(file: File, places: Places, pages: Iterable[int]) -> Iterator[tuple[i
 
 
 def _pages_at_ends(file: File) -> Iterator[int]:
-    """Yield the offset of the last page of each part of a file, if this page begins with zeros."""
+    """Yield the offset of the last page of each part of a file, if the page begins with zeros."""
     if file.size > 4 * SEGMENTS * PAGE:
         ends = (file.size * number // SEGMENTS - PAGE for number in range(1, SEGMENTS + 1))
         yield from (at for at in ends if _is_zero(file, at, PROBE))
@@ -155,7 +156,7 @@ def _pages_at_ends(file: File) -> Iterator[int]:
 def _pages_of(file: File, places: Places, keys: Collection[str]) -> Iterator[int]:
     """Yield the offset of each page in the tensors ``keys`` that contains only zeros.
 
-    Pages begin at multiples of ``PAGE`` in the file, as the parts that are lost do, and in the middle between these.
+    Offsets are multiples of half a ``PAGE``: lost parts of a file begin at multiples of ``PAGE``.
     """
     zeros = bytes(PAGE)
     for place in places.all:
@@ -171,8 +172,7 @@ def _is_zero(file: File, begin: int, nbytes: int) -> bool:
 def _around(file: File, page: int) -> tuple[int, int]:
     """Return the (begin, end) of the zeros around a page of zeros.
 
-    Only some blocks of ``PROBE`` bytes are read, at distances that are doubled until a block is not zero, and then
-    halved. So a few other bytes between the zeros may be missed.
+    Only some blocks of ``PROBE`` bytes are read (see ``_steps``). So other bytes between the zeros may be missed.
     """
     last = page + PAGE - PROBE
     before = _steps(page // PROBE, lambda steps: _is_zero(file, page - steps * PROBE, PROBE))
@@ -184,7 +184,11 @@ def _around(file: File, page: int) -> tuple[int, int]:
 
 
 def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
-    """Return the largest number of steps, up to ``most``, for which ``is_zero`` was found to return True."""
+    """Return how many steps a run of zeros extends, at most ``most``; ``is_zero(n)`` reads the block after ``n`` steps.
+
+    This is an exponential search (1, 3, 7, 15 steps and so on, until a block is not zero), and then a binary search.
+    Blocks between those that are read are taken for zeros.
+    """
     good, step = 0, 1
     while good + step <= most and is_zero(good + step):
         good, step = good + step, 2 * step
@@ -198,8 +202,8 @@ def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
 def _are_lost_pages(one: Place, begin: int, end: int) -> bool:
     """Return whether the zeros from ``begin`` to ``end`` in a matrix fill whole pages of the file.
 
-    Zeros on purpose begin and end with rows or columns, which have other offsets: the matrix must not begin with a page
-    itself.
+    Zeros on purpose begin and end with rows or columns, which do not begin at pages. If the matrix itself begins at a
+    page, they may do so: then the result is False.
     """
     ends = [(at - one.begin) % one.row for at in (begin, end)]
     is_inside = all(NEAR <= column <= one.row - NEAR for column in ends) and end < one.end
@@ -209,7 +213,7 @@ def _are_lost_pages(one: Place, begin: int, end: int) -> bool:
 def _cut_row(file: File, places: Places, begin: int, end: int) -> str:
     """Return the key of the matrix in which a run of zeros begins or ends in the middle of a row; '' if there is none.
 
-    The run must continue in other rows, and the same columns of the row before or after the run must not be zeros:
+    The run must continue in other rows. The same columns of the row before or after the run must not be zeros:
     otherwise the matrix may have been enlarged by columns of zeros.
     """
     one = places.at(begin)

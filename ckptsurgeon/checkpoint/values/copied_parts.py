@@ -1,7 +1,7 @@
-"""Finds quantised tensors whose scales are, bit for bit, those of another tensor, although the codes differ.
+"""Finds quantised tensors whose scales, or codes, equal those of another tensor, although their other parts differ.
 
-Such scales were written in place of the right ones, or the codes were. A few bytes at three places of each tensor are
-read: equal tensors of many different values are no accident.
+Then one part was probably written in place of the other. A few bytes at three places of each tensor are read: if these
+have many different values, two tensors are not equal by chance.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SCALES = frozenset({
     "weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor", "_scale_inv", "_scale", "_scales",
     "scales", "absmax", "biases", "SCB", "weight_sf",
 })  # fmt: skip
-"""The last words of the keys of parts, scales and biases, that normally differ from weight to weight."""
+"""The last words of the keys of scales and biases, which normally differ from weight to weight."""
 TENSORS, PIECE = 4096, 64
-"""The most quantised tensors that are looked at, spread over the model, and the bytes of each of three pieces."""
+"""The most quantised tensors that are compared, spread over the model, and the bytes that are read at each place."""
 INFORMATION = 48.0
-"""Equal parts may be equal by chance if the bytes that were read have less information than this, in bits.
+"""Two parts may be equal by chance if the entropy of the bytes that were read is less than this number of bits.
 
 This is so for few scales, and for scales that are nearly constant.
 """
@@ -33,9 +33,9 @@ COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}
 
 
 def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (names of both weights, text) for each tensor with the scales or codes of another tensor.
+    """Yield (names of both weights, text) for each tensor whose scales or codes equal those of another tensor.
 
-    The text says what the tensor has, to follow "has" in a note. ``read`` returns the bytes of a small tensor. If all
+    The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a small tensor. If all
     parts are equal, nothing is yielded: the weight is a copy, which ``ckpt check`` reports.
     """
     every = [one for one in codes.tensors if one.codes and one.codes in tensors]
@@ -100,7 +100,7 @@ def _pieces(info: TensorInfo, read: Read) -> bytes:
 
 
 def _piece(info: TensorInfo, at: int, number: int = 0) -> TensorInfo:
-    """Return the header of ``number`` adjacent values of a plain tensor, the first of which has the index ``at``.
+    """Return the header of ``number`` successive values of a plain tensor; the first of them has the index ``at``.
 
     If ``number`` is 0, these are as many values as fit in ``PIECE`` bytes.
     """
@@ -109,7 +109,7 @@ def _piece(info: TensorInfo, at: int, number: int = 0) -> TensorInfo:
 
 
 def _information(data: bytes, size: int) -> float:
-    """Return the information in values of ``size`` bytes, in bits, as if they were independent of each other."""
+    """Return the entropy of all values (of ``size`` bytes each) in bits, as if they were independent of each other."""
     values = Counter(data[at : at + size] for at in range(0, len(data), size))
     number = values.total()
     return sum(times * log2(number / times) for times in values.values())

@@ -1,4 +1,4 @@
-"""Finds layers of another network of the same sizes: the weights of their norms do not correlate with those of others.
+"""Finds layers that come from another network of the same sizes: their norms do not correlate with those of the others.
 
 A transformer adds the outputs of all layers to the same hidden units, and some of these units are far larger than
 others. In a trained network, the weights of the norms of successive layers therefore correlate over the hidden units:
@@ -22,20 +22,27 @@ __all__ = ["OF_TWO_NETWORKS", "foreign_layer_notes"]
 
 OF_TWO_NETWORKS = "perhaps they are layers of different networks of the same sizes"
 CLEAR = 0.3
-"""The correlation of successive layers of one network is above this number."""
+"""Successive layers belong to one network if the correlation of their norms is above this number."""
 NEAR, DEVIATIONS = 0.1, 2.5
-"""That of unrelated layers is at most ``NEAR``, or this many standard deviations of a correlation by chance."""
+"""Layers are unrelated if the correlation is at most ``NEAR``, or ``DEVIATIONS`` standard deviations of chance."""
 WIDTH = 128
-"""The fewest hidden units: by chance, the correlation of two unrelated layers of this width is up to 0.22."""
+"""Norms with fewer hidden units are not compared: with this many, unrelated layers correlate by up to 0.22."""
 VARIES = 0.01
 """A norm is compared if its standard deviation is above this share of its root mean square."""
 LAYERS, LAYERS_ALONE, SHARE, PARTS = 2, 3, 1 / 4, 3
-"""The fewest successive layers of a network, also if there is only one norm in each layer; the smallest share of all
-layers, since the first or last few of a large network may be unlike the others; and the most such parts."""
+"""Limits for the parts of a stack of layers that come from different networks.
+
+A part has at least ``LAYERS`` layers (``LAYERS_ALONE`` if only one norm of each layer is compared), and at least the
+share ``SHARE`` of all layers: the first or last few layers of a large network may be unlike the others. There are at
+most ``PARTS`` parts.
+"""
 
 
 class _Borders(NamedTuple):
-    """The first layer of each part; the lowest correlation within the parts, and the highest one between them."""
+    """Borders between parts of a list of layers: the first layer of each later part.
+
+    ``within`` is the lowest correlation of layers within the parts, ``across`` the highest one between the parts.
+    """
 
     first: tuple[int, ...]
     within: float
@@ -43,11 +50,11 @@ class _Borders(NamedTuple):
 
 
 _Layers = dict[int, list[float]]
-"""The weights of a norm by layer, shifted to a mean of 0 and scaled to a length of 1."""
+"""{index of a layer: the weights of a norm in it, shifted to a mean of 0 and scaled to a length of 1}."""
 
 
 def foreign_layer_notes(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield a note for each stack of layers whose norms show that the layers are of two or three networks.
+    """Yield a note for each stack of layers whose norms show that the layers come from two or three networks.
 
     ``weights`` has the first weights of each norm. Norms that are constant, as in new layers, are not compared.
     """
@@ -72,7 +79,7 @@ def foreign_layer_notes(weights: Mapping[str, Sequence[float]], tensors: Mapping
 
 
 def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, TensorInfo]) -> dict[str, list[_Layers]]:
-    """Return the roles of norms of each stack of layers, such as ``encoder.layer``, that have the most usual width."""
+    """Return the roles of norms in each stack of layers, such as ``encoder.layer``; only roles of the usual width."""
     keys = {key: values for key, values in weights.items() if len(values) >= WIDTH}
     templates = Counter(one for key in keys for one, _ in _templates(key))
     roles: dict[str, _Layers] = defaultdict(dict)
@@ -95,19 +102,19 @@ def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, Tensor
 
 
 def _of_usual_width(roles: Sequence[tuple[int, _Layers]]) -> list[_Layers]:
-    """Return the roles of the width that most roles have: norms of heads and of latents are not of hidden units."""
+    """Return the roles that have the most frequent width: norms of another width are not over hidden units."""
     ((usual, _),) = Counter(width for width, _ in roles).most_common(1)
     return [role for width, role in roles if width == usual]
 
 
 def _templates(key: str) -> Iterator[tuple[str, int]]:
-    """Yield a key with # in place of each of its numbers in turn, and this number."""
+    """Yield (key with # in place of one of its numbers, this number) for each number in a key."""
     for found in NUMBER_IN_KEY.finditer(key):
         yield f"{key[: found.start()]}#{key[found.end() :]}", int(found.group())
 
 
 def _unit(values: Sequence[float]) -> list[float]:
-    """Return values shifted to a mean of 0 and scaled to a length of 1; [] if they are about constant."""
+    """Return values shifted to a mean of 0 and scaled to a length of 1; [] if they are nearly constant."""
     mean = sum(values) / len(values)
     shifted = [one - mean for one in values]
     length = sqrt(sum(map(mul, shifted, shifted)))
@@ -144,7 +151,7 @@ def _ranges(first: Sequence[int]) -> Iterator[tuple[float, float]]:
 
 
 def _are_close(some: Sequence[int], others: Sequence[int]) -> bool:
-    """Return whether borders are the same, up to one layer: the border of two files is often within a layer."""
+    """Return whether two lists of borders differ by at most one layer; a file often ends within a layer."""
     return len(some) == len(others) and all(abs(one - other) <= 1 for one, other in zip(some, others, strict=True))
 
 

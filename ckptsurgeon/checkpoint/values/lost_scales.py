@@ -1,4 +1,4 @@
-"""Finds matrices of 8-bit floats that are codes: of weights without scales, or bytes that were cast from int8."""
+"""Finds 8-bit floats that are wrong as weights: codes whose scales were lost, and int8 bytes cast to floats."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EIGHT_BITS = {
     "float8_e5m2": _Format(2, 15), "float8_e5m2fnuz": _Format(2, 16),
 }  # fmt: skip
 FEWEST = 2
-"""The fewest matrices of codes for a note, unless the same matrix of other layers is stored otherwise."""
+"""There is a note only if at least this many matrices look like codes, or if other layers store one differently."""
 MEDIAN = 4.0
 """The smallest median magnitude of codes.
 
@@ -45,10 +45,9 @@ def lost_scale_notes(
 ) -> Iterator[str]:
     """Yield a note if matrices of 8-bit floats, which have no scales, have values as large as those of codes.
 
-    ``sample`` has such matrices, ``unlike`` is the result of ``unlike_other_layers``. There is no note on a single
-    matrix, which may have any values, unless it is in ``unlike``. There is also a note on all other matrices in
-    ``unlike``, unless ``are_described`` is true: then a config.json describes the tensors, and other notes compare the
-    two.
+    ``sample`` has such matrices, ``unlike`` is the result of ``unlike_other_layers``. A single matrix may have any
+    values: it gets a note only if it is in ``unlike``. There is also a note on the other matrices in ``unlike``, unless
+    ``are_described`` is true: then a config.json describes the tensors, and other notes compare the two.
     """
     found = [one for one in sample if one.dtype in EIGHT_BITS and _median(one) > MEDIAN]
     if len(found) >= FEWEST or any(one.key in unlike for one in found):
@@ -78,7 +77,7 @@ def _unlike_notes(unlike: Mapping[str, str], said: Container[str]) -> Iterator[s
 def unlike_other_layers(
     plain: Collection[str], tensors: Mapping[str, TensorInfo], coded: Container[str]
 ) -> dict[str, str]:
-    """Return {key: how other layers store the matrix} for those of ``plain`` that most other layers store otherwise.
+    """Return {key: how other layers store this matrix} for matrices in ``plain`` that most layers store differently.
 
     ``plain`` has the keys of the matrices of 8-bit floats without scales, ``coded`` those of quantised tensors. A
     matrix is returned if more than half of all matrices of its role (the key without numbers) have scales, or are
@@ -99,10 +98,9 @@ def unlike_other_layers(
 
 
 def _storage(key: str, info: TensorInfo, plain: Collection[str], coded: Container[str]) -> str:
-    """Return how a matrix is stored: "has scales", or "is float16" for its dtype; '' if it is neither.
+    """Return how a matrix is stored: "has scales" or, for its dtype, "is float16"; '' for 8-bit floats without scales.
 
-    ``plain`` and ``coded`` are as in ``unlike_other_layers``: keys of 8-bit floats without scales, and of quantised
-    tensors.
+    Integers get '', too. The parameters are those of ``unlike_other_layers``.
     """
     if key in plain or DTYPES[info.dtype].kind != "float":
         return ""
@@ -110,7 +108,7 @@ def _storage(key: str, info: TensorInfo, plain: Collection[str], coded: Containe
 
 
 def _median(one: MatrixSample) -> float:
-    """Return the median magnitude; infinite numbers and NaN count as the largest."""
+    """Return the median magnitude of the values; infinity and NaN count as larger than all numbers."""
     magnitude = _magnitudes(one.dtype)
     return sorted(magnitude[code] for code in one.raw)[VALUES // 2]
 
@@ -129,11 +127,11 @@ def _magnitudes(dtype: str) -> tuple[float, ...]:
 TENSORS, SAMPLE = 1000, 4096
 """The most tensors that are looked at, spread over the model, and about the most bytes of each."""
 FEWEST_CODES, DIFFERENT = 1024, 16
-"""The fewest codes other than 0 that are judged, and the fewest different magnitudes: ternary weights have only one."""
+"""Fewer codes other than 0, or fewer different magnitudes, are not judged: ternary weights have only one magnitude."""
 LARGE, LARGEST = 32.0, 128.0
-"""The largest magnitude in cast bytes is from ``LARGE`` to ``LARGEST``, the largest of int8 as an 8-bit float.
+"""If int8 bytes were cast to 8-bit floats, the largest magnitude is from ``LARGE`` to ``LARGEST``.
 
-Such bytes are spread over the whole range of int8.
+Such bytes are spread over the whole range of int8, whose largest magnitude, 128, is ``LARGEST``.
 """
 WHOLE = (
     f"8-bit floats that are all whole numbers up to {LARGEST:g}, although fractions are usual: perhaps their bytes "
@@ -142,10 +140,11 @@ WHOLE = (
 
 
 def whole_floats(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for e4m3 weights of whole numbers: probably int8 values that were cast to fp8.
+    """Yield (name of the weight, text) for e4m3 weights that are all whole numbers: probably int8 values cast to fp8.
 
-    In weights that were quantised to e4m3, 2 % of the codes or more have fractions, and the largest of most blocks is
-    448. The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
+    In weights that were quantised to e4m3, at least 2 % of the codes have fractions, and the largest code of most
+    blocks is 448. The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a
+    tensor.
     """
     every = [one for one in codes.tensors if one.codes and tensors[one.codes].dtype == "float8_e4m3fn"]
     for one in every[:: len(every) // TENSORS + 1]:

@@ -1,4 +1,4 @@
-"""Notes on the weights of norms (LayerNorm, RMSNorm): around 0, lacking the 1 that is added to them, or zeros.
+"""Makes notes on the weights of norms (LayerNorm, RMSNorm) that are around 0, zeros, or lack the 1 that a model adds.
 
 Commands that otherwise read only headers read these few values too.
 """
@@ -39,9 +39,9 @@ __all__ = [
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)(?::0)?$")
 """Matches the ends of the keys of the weights of norms; torchtune, Flax and Keras name them scale or gamma."""
 STATISTICS = ("running_mean", "moving_mean", "moving_mean:0")
-"""The last names of tensors that only batch norms have. Their weights are around 0 if channels were pruned."""
+"""The last part of the key of tensors that only batch norms have. Weights of batch norms are 0 for pruned channels."""
 NORMS, VALUES, FEWEST_VALUES = 384, 512, 16
-"""How many norms are read, and how many values of each, at most; and the fewest values of a norm that is read."""
+"""The most norms that are read, the most values of each, and the fewest values of a norm that is read."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
 
 
@@ -54,7 +54,7 @@ def is_norm(key: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, tuple[float, ...]]:
-    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; of more norms, some of each role.
+    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; if there are more, some of each role.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
     that have values that are not finite, are left out.
@@ -80,7 +80,7 @@ def _can_read(info: TensorInfo) -> bool:
 
 
 def _spread(keys: Collection[str]) -> Iterator[str]:
-    """Yield at most ``NORMS`` keys: as many of each role, spread over its layers."""
+    """Yield at most ``NORMS`` keys: the same number for each role, spread over its layers."""
     if len(keys) <= NORMS:
         yield from keys
         return
@@ -105,34 +105,40 @@ def _numbers(dtype: str, raw: bytes) -> tuple[float, ...]:
 
 Weights = Mapping[str, Sequence[float]]
 OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
-"""The values of a norm are about equal if |mean| / root mean square is above the first number. Values around zero, as
-in a matrix, have less than the second."""
-FEWEST, MOSTLY = 3, 3 / 4
-"""The fewest other layers, and their share of all, that must agree to show that the norms of a layer are wrong."""
-FEW, SHARE, ALIKE = 2, 1 / 3, 3
-"""If fewer layers agree, at least ``FEW`` of them and this share of all must agree, with means that differ by at most
-the factor ``ALIKE``, and at least ``FEW`` norms must be around 0."""
-NEGATIVE, ABOVE = 0.2, 0.97
-"""The share of negative values in a norm w that may be stored in place of 1 + w, and the share of values above -1.
+"""Values of a norm are about equal if |mean| / root mean square is above ``OF_ONE_SIGN``.
 
-In trained networks, hardly any weight by which a norm multiplies is negative, so that w is above -1."""
+They are around 0, as those of a matrix, if it is below ``AROUND_ZERO``.
+"""
+FEWEST, MOSTLY = 3, 3 / 4
+"""A layer's norm or bias is wrong if ``FEWEST`` other layers, and the share ``MOSTLY`` of all, differ from it alike."""
+FEW, SHARE, ALIKE = 2, 1 / 3, 3
+"""If fewer layers have equal values, at least ``FEW`` of them and the share ``SHARE`` of all must agree.
+
+Their means may differ by at most the factor ``ALIKE``, and there is a note only on at least ``FEW`` norms around 0.
+"""
+NEGATIVE, ABOVE = 0.2, 0.97
+"""A norm may lack the 1 that is added to it if at least the share ``NEGATIVE`` of its values is negative.
+
+At least the share ``ABOVE`` must be above -1: in trained networks, hardly any weight 1 + w of a norm is negative.
+"""
 FEWEST_NORMS, FIRST = 4, 256
-"""The fewest norms for a note on all of them, and how many values of a norm are looked at, at most."""
-WITHOUT_ONE = "perhaps the 1 was not added to them that Gemma's norms add, or they are differences between two models"
+"""A model with fewer than ``FEWEST_NORMS`` norms gets no note; at most ``FIRST`` values of each norm are looked at."""
+WITHOUT_ONE = "perhaps the 1 was not added to them (Gemma's norms add 1), or they are differences between two models"
 ADDS_ONE = frozenset((
     "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "nemotron", "paligemma", "qwen3_5",
     "qwen3_next", "recurrent_gemma", "shieldgemma2", "t5gemma", "vaultgemma",
 ))  # fmt: skip
-"""Each ``model_type`` of transformers whose norms multiply by 1 + w, as far as known."""
+"""Each known ``model_type`` of transformers whose norms multiply by 1 + w, where w is the stored weight."""
 TINY, HUGE = 1e-30, 1e30
 """Norms whose largest value is outside this range are not looked at: squares would become 0 or infinite."""
 TIMES_WEIGHT = frozenset((
     "deepseek_v2", "deepseek_v3", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
     "qwen3", "qwen3_moe", "smollm3",
 ))  # fmt: skip
-"""Each ``model_type`` of transformers whose RMSNorm multiplies by the weight w, known to be near 1 in all layers.
+"""Each ``model_type`` of transformers whose RMSNorm multiplies by the stored weight w, if w is near 1 in all layers.
 
-Those of Gemma, Qwen3-Next and Nemotron multiply by 1 + w."""
+Norms of Gemma, Qwen3-Next and Nemotron multiply by 1 + w.
+"""
 TIMES_WEIGHT_IN_GGUF = frozenset((
     "deepseek2", "gemma", "gemma2", "gemma3", "granite", "llama", "olmo2", "phi3", "qwen2", "qwen2moe", "qwen3",
     "qwen3moe", "qwen3next", "smollm3",
@@ -142,7 +148,7 @@ the weights of Gemma, Gemma 2, Gemma 3 and Qwen3-Next (``convert_hf_to_gguf.py``
 
 
 def around_zero_notes(weights: Weights, kind: str) -> Iterator[str]:
-    """Yield a note if norms of some layers have values around 0, unlike those of other layers.
+    """Yield a note if norms of some layers have values around 0, but the same norms of other layers do not.
 
     ``kind`` is the ``model_type`` of transformers; "" for llama.cpp, which always multiplies by the stored weights.
     """
@@ -161,9 +167,10 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _figures(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the root mean square of values; of values around zero without the largest hundredth.
+    """Return the mean and the root mean square of the values of a norm.
 
-    A few huge weights of a sound norm can make the root mean square far larger than the mean.
+    A few huge weights of a sound norm can make the root mean square far larger than the mean. So if the values seem to
+    be around 0, the largest hundredth of them is left out.
     """
     mean, rms = sum(values) / len(values), sqrt(sum(map(mul, values, values)) / len(values))
     if abs(mean) >= AROUND_ZERO * rms:
@@ -174,7 +181,7 @@ def _figures(values: Sequence[float]) -> tuple[float, float]:
 
 
 def norms_around_zero(figures: Mapping[str, tuple[float, float]], kind: str = "") -> list[str]:
-    """Return the keys of norms with values around 0, unlike those of other layers.
+    """Return the keys of norms with values around 0, if the same norms of other layers have no such values.
 
     ``figures`` has the mean and the root mean square (above 0) of each norm, by key, in the order of the layers. The
     result is empty if models of the type ``kind`` add 1 to the weights of norms, so that these may be around 0.
@@ -201,17 +208,17 @@ def norms_around_zero(figures: Mapping[str, tuple[float, float]], kind: str = ""
 
 
 def _between(keys: Sequence[str], even: Sequence[str], odd: Sequence[str]) -> list[str]:
-    """Return those keys of ``odd`` that are between two of ``even`` in ``keys``.
+    """Return the keys of ``odd`` that are between the first and the last key of ``even``, in the order of ``keys``.
 
-    If the means of a role grow with depth, as in Llama, where they begin near 0, the first or the last norms may be
-    around 0.
+    In some models, such as Llama, the means of a role begin near 0 and grow with depth. So the first or the last norms
+    may be around 0.
     """
     first, last = keys.index(even[0]), keys.index(even[-1])
     return [key for key in odd if first < keys.index(key) < last]
 
 
 def without_one_notes(weights: Weights, kind: str, *, is_gguf: bool) -> Iterator[str]:
-    """Yield a note if most norms of a model that multiplies by their weights have many negative weights.
+    """Yield a note if most norms have many negative weights, although the model multiplies by them without adding 1.
 
     ``kind`` is the ``model_type`` of transformers; if ``is_gguf`` is true, it is the architecture of llama.cpp.
     """
@@ -235,10 +242,10 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 def unlike_layer_notes(
     tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
 ) -> Iterator[str]:
-    """Yield notes on the norms and biases in a sample that are zeros, unlike those of other layers.
+    """Yield a note on norms and biases in a sample that are all zeros, although those of other layers are not.
 
-    If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note on
-    zeros here.
+    If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note
+    here.
     """
     roles: dict[str, list[str]] = defaultdict(list)
     for key in sample.raw:

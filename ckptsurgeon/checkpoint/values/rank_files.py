@@ -1,4 +1,4 @@
-"""Finds missing files of ranks, each with a part of the tensors: one file alone, or copies of another file."""
+"""Finds missing files of ranks, each of which stores a part of the tensors: one file alone, or copies of a file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ...util.text import count, escape
 __all__ = ["MISSING_RANKS", "doubled_file_notes", "missing_rank_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
-"""The most split tensors and the most files that are compared, the most places in a file, and the bytes at a place."""
+"""Limits: tensors that are split between files, files, places that are compared in a file, and bytes at each place."""
 
 Place = tuple[int, int]
 """The place of the bytes of a part in its file: offset and size. In a copy of the file, the places are the same."""
 
 
 def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
-    """Yield a note on each file with the same parts of split tensors as another file, at the same places.
+    """Yield a note on each file that has the same parts of split tensors as another file, at the same places.
 
-    Some bytes in the middle of some parts are compared. Bytes that repeat one value show nothing. A tensor that every
+    Some bytes in the middle of some parts are compared. Bytes that repeat one value prove nothing. A tensor that every
     rank stores whole is not compared, because it is read from one rank only. ``handles`` maps each ``Storage.file`` to
     the open file; remote files are not read.
     """
@@ -44,7 +44,7 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
             if other != name:
                 yield (
                     f"{escape(name)} has the same bytes as {escape(other)} in the parts of tensors that are split "
-                    "between them: is it a copy? Then the parts of its own rank are missing"
+                    "between them: if it is a copy, the parts of its own rank are missing"
                 )
 
 
@@ -78,13 +78,13 @@ def _middle(file: File, storage: Storage) -> bytes:
 
 MISSING_RANKS = "has the weights of one rank of"
 WIDTH, ROWS, COLUMNS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.attention.wo.weight"
-"""The keys of Meta's Llama: a norm, which each rank has whole, and two weights, split by rows and by columns."""
+"""Keys in Meta's Llama files: of a norm, which each rank stores whole, and of weights split by rows and by columns."""
 
 
 def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield a note if the rows of the query weight and the columns of the output weight are 1/n of the model's width.
+    """Yield a note if query rows and output columns are only 1/n of the model's width, as in the file of one rank of n.
 
-    In each of Meta's models, the heads of all ranks together are as wide as the model: so there are n ranks.
+    In each of Meta's models, the heads of all ranks together are as wide as the model.
     """
     shapes = [tensors[key].shape if key in tensors else () for key in (WIDTH, ROWS, COLUMNS)]
     if [len(shape) for shape in shapes] != [1, 2, 2] or any(tensors[key].made for key in (WIDTH, ROWS, COLUMNS)):

@@ -12,7 +12,7 @@ __all__ = ["first_and_last_rows"]
 
 
 def first_and_last_rows(info: TensorInfo, most: int) -> Iterator[TensorInfo]:
-    """Yield the tensor if it has at most ``most`` bytes; else its first and its last rows, at least one of each.
+    """Yield the tensor if it has at most ``most`` bytes; else its first rows and its last rows, at least one row each.
 
     The tensor must be plain (``TensorInfo.is_plain``). Together, the rows have about ``most`` bytes.
     """

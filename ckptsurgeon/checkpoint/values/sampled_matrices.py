@@ -1,4 +1,4 @@
-"""Reads some values of a few matrices in each file, and notes dtypes and zero points that cannot be right.
+"""Reads some values of a few matrices in each file, and makes notes on dtypes and zero points that are probably wrong.
 
 Commands that otherwise read only headers read these few values too.
 """
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
-"""Of at most ``FILES`` files, ``MATRICES`` matrices in all are read, but at least ``IN_FILE`` of each file.
+"""``VALUES`` values are read of each of about ``MATRICES`` matrices, in at most ``FILES`` files.
 
-``VALUES`` values of each matrix are read.
+Of each file, at least ``IN_FILE`` matrices are read.
 """
 KEYS = 32
-"""How many keys of a file are considered for each matrix that is read, at most."""
+"""For each matrix that is read of a file, at most this many keys of the file are considered."""
 COLUMNS = 64
-"""The fewest columns of a matrix that is read."""
+"""Matrices with fewer columns are not read."""
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -59,10 +59,10 @@ class MatrixSample(NamedTuple):
 def sampled_matrices(
     tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], dtypes: Container[str] = DTYPES
 ) -> Iterator[MatrixSample]:
-    """Yield some values of some matrices of each file, of as many layers as possible, each of one of ``dtypes``.
+    """Yield some values of some matrices of each file, from as many layers as possible; only matrices of ``dtypes``.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Matrices that cannot be read are
-    left out: the command reports it when it reads the values.
+    left out: the command reports the fault when it reads the values.
     """
     for key, file in _chosen(tensors, handles, dtypes):
         info = tensors[key]
@@ -90,10 +90,9 @@ def _chosen(
 
 
 def _spread(keys: list[str], number: int) -> list[str]:
-    """Return at most ``number`` keys: of each layer another role, so that as many layers as possible are looked at.
+    """Return at most ``number`` keys: one of another role from each layer, so that many layers are looked at.
 
-    Every n-th key could have the same role each time, and be in a few layers only: the other layers would never be
-    looked at.
+    With every n-th key instead, all keys could have one role that only a few layers have.
     """
     if len(keys) <= number:
         return keys
@@ -121,23 +120,24 @@ def _is_matrix(info: TensorInfo, dtypes: Container[str]) -> bool:
 
 MISLABELLED = "the dtype in the header is perhaps wrong"
 FEWEST_MISLABELLED = 2
-"""The fewest matrices for a note."""
+"""There is a note only if at least this many matrices are mislabelled."""
 DIFFERENT = 24
-"""The fewest different magnitudes among the values of a matrix."""
+"""Matrices with fewer different magnitudes are not judged."""
 USUAL = (1.5, 16.0)
-"""The bounds of the ratio of the third quartile of magnitudes to the first; it is 3.6 for normally distributed values.
+"""In weights, the third quartile of the magnitudes, divided by the first, is between these bounds.
 
-A float16 has three bits of its mantissa where a bfloat16 has the last bits of its exponent. So read as bfloat16, this
-ratio gets about its eighth power (28,000), and bfloat16 read as float16 gets the eighth root (1.2).
+It is 3.6 for normally distributed values. A float16 has three bits of its mantissa where a bfloat16 has the last bits
+of its exponent. So if float16 is read as bfloat16, this ratio becomes about its eighth power (28,000); if bfloat16 is
+read as float16, it becomes the eighth root (1.2).
 """
 WIDE, NARROW = 500.0, 1.45
-"""The smallest ratio of float16 numbers that are read as bfloat16, and the largest the other way round."""
+"""The smallest ratio of quartiles of float16 numbers read as bfloat16, and the largest of bfloat16 read as float16."""
 SIZES = (1e-5, 2.0)
-"""The bounds of the median magnitude of weights."""
+"""In weights, the median magnitude is between these bounds."""
 
 
 def mislabelled_float_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
-    """Yield a note if matrices of one dtype of 16 bits have values that are plausible only in the other dtype."""
+    """Yield a note if float16 matrices have plausible values only if read as bfloat16, or the other way round."""
     for dtype, other in (("bfloat16", "float16"), ("float16", "bfloat16")):
         keys = [one.key for one in sample if one.dtype == dtype and _is_mislabelled(one.raw, dtype, other)]
         if len(keys) >= FEWEST_MISLABELLED:
@@ -167,7 +167,7 @@ def _value(code: int, dtype: str) -> float:
 
 SHIFTED_VALUES = "perhaps they were decoded with wrong zero points"
 FEWEST_SHIFTED = 8
-"""The fewest matrices for a note: by chance, the mean of 512 values may be 13 % of their root mean square."""
+"""Fewer matrices are not judged: by chance, the mean of 512 values may be 13 % of their root mean square."""
 
 
 def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
@@ -187,6 +187,6 @@ def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
 
 
 def _mean(values: Collection[float]) -> float:
-    """Return the mean of values, relative to their root mean square; 0 for zeros and values that are not finite."""
+    """Return the mean of values divided by their root mean square; 0 if this is not finite or if all values are 0."""
     size = sqrt(sum(one * one for one in values) / VALUES)
     return sum(values) / VALUES / size if size and isfinite(size) else 0.0

@@ -1,4 +1,4 @@
-"""Finds scales that are never stored: zero, negative or inverse ones, and no powers of two where exponents are meant.
+"""Finds scales that no quantiser writes: 0, negative or inverse ones, and numbers that should be powers of two.
 
 With double quantisation, bitsandbytes stores scales (``absmax``) as codes of 8 bits. Their values are in
 ``nested_quant_map``, the same table for all tensors.
@@ -27,15 +27,17 @@ _ACTIVATIONS = re.compile(r"[._](?:(?:input|output|act|activation)_scale|input_g
 _CACHE = re.compile(r"[._][qkv]_scale$")
 """Matches the ends of the keys of the scales of queries and of the KV cache."""
 _PRODUCTS = re.compile(r"(?:down_proj|fc2|w2|dense_4h_to_h|c_proj|wo)\.")
-"""Matches modules whose inputs are products without a bound: in one layer these may be very large."""
+"""Matches modules whose inputs are products without an upper bound: in single layers these inputs may be very large."""
 LARGEST = 1 << 10
-"""The largest number of scales in a tensor that is checked; scales for each channel may have any values."""
+"""Tensors with more scales are not checked: these are scales of channels, which may have any values."""
 UNSET = -1.0
-"""vLLM's value for a scale that is not known."""
+"""The value that vLLM uses for an unknown scale."""
 FEWEST_LAYERS, APART, INVERSE = 3, 500.0, 4.0
-"""A scale is the inverse of the scales of the same role in other layers if there are at least ``FEWEST_LAYERS`` of
-these, it is over ``APART`` times as large or as small as their median, and its product with the median is 1 up to the
-factor ``INVERSE``."""
+"""A scale is the inverse of the scales of its role in other layers if it meets three conditions.
+
+There are at least ``FEWEST_LAYERS`` other scales; it is over ``APART`` times as large or as small as their median; and
+its product with the median is between 1 / ``INVERSE`` and ``INVERSE``.
+"""
 
 
 def activation_scales(tensors: Mapping[str, TensorInfo], coded: Container[str]) -> list[str]:
@@ -56,7 +58,7 @@ _ENDS = ("_scale", "scale_input")
 
 
 def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield a finding on those of the scales ``keys`` that are 0 or negative; ``extent`` reads the values of a key."""
+    """Yield a finding on the scales ``keys`` that have values of 0 or below; ``extent`` reads the values of a key."""
     below = [key for key in keys if (ends := extent(key)) is not None and ends[0] <= 0 and ends[0] != UNSET]
     if below:
         said = (
@@ -66,9 +68,9 @@ def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleV
 
 
 def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield a finding on those of the scales ``keys`` that seem to be stored as 1 / scale, unlike other layers' scales.
+    """Yield a finding on scales that seem to be stored as 1 / scale, unlike those of other layers.
 
-    ``extent`` reads the values of a key.
+    ``keys`` are the keys of the scales, and ``extent`` reads the values of a key.
     """
     inverse = _inverse({key: ends[1] for key in keys if (ends := extent(key)) is not None and ends[0] > 0})
     if inverse:
@@ -81,7 +83,7 @@ def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleVa
 
 
 def _inverse(scales: Mapping[str, float]) -> list[str]:
-    """Return the keys of the scales that are nearly 1 / median; the median is that of all scales of the same role."""
+    """Return the keys of the scales that are nearly 1 / median; the median is over all scales of the same role."""
     roles: dict[str, list[str]] = {}
     for key in scales:
         roles.setdefault(NUMBER_IN_KEY.sub("{n}", key), []).append(key)
@@ -101,12 +103,12 @@ Read = Callable[[TensorInfo], bytes]
 TENSORS, SAMPLE = 2000, 2048
 """The most tensors that are looked at, and about the most bytes of the scales and of the codes of each."""
 FEWEST, DIFFERENT = 16, 6
-"""Scales are not equal by chance if there are ``FEWEST`` of them, and ``DIFFERENT`` different codes belong to them.
+"""If ``FEWEST`` or more scales are all equal, and their codes have ``DIFFERENT`` or more values, this is not by chance.
 
 Ternary weights have only three different codes, and equal scales. In a block of zeros, all codes are equal.
 """
 NEAR, TINY = 0.005, 1e-6
-"""How far a value may be from that of the table: this share of it, as in bfloat16, and this number more."""
+"""A value may differ from that of the table by the share ``NEAR`` of it, as in bfloat16, plus the number ``TINY``."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
 OTHER_MAP = "a nested_quant_map whose values are not those of bitsandbytes, so that its scales are wrong"
 ONE_SCALE = "an absmax whose values are all equal, although the codes of these blocks differ"
@@ -115,9 +117,9 @@ ONE_SCALE = "an absmax whose values are all equal, although the codes of these b
 def odd_nested_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for each tensor of bitsandbytes with impossible scales.
+    """Yield (name of the weight, text) for each tensor of bitsandbytes whose scales cannot be right.
 
-    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a small tensor.
+    The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a small tensor.
     """
     every = [one for one in codes.tensors if family(one.method) == "bitsandbytes" and ".absmax" in one.parts]
     for one in every[:: len(every) // TENSORS + 1]:
@@ -128,9 +130,9 @@ def odd_nested_scales(
 
 
 def _have_one_scale(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read) -> bool:
-    """Return whether the first or the last scales of a tensor are all equal, but not 0 or 1, and the codes are not.
+    """Return whether the first or the last scales of a tensor are all equal, but their codes differ.
 
-    Other notes are about scales that are all 0, and about those that are all 1, as before they are set.
+    Scales that are all 0, or all 1 (as before they are set), are not meant: other notes are about them.
     """
     scales, codes = tensors[one.parts[".absmax"]], tensors[one.codes]
     if not (scales.is_plain and codes.is_plain and scales.numel >= FEWEST):
@@ -160,7 +162,7 @@ def _is_dynamic_map(info: TensorInfo, read: Read) -> bool:
 
 @cache
 def _dynamic_map() -> tuple[float, ...]:
-    """Return the 256 values of dynamic tree quantisation, as ``tensors.encoders.bitsandbytes`` does with numpy."""
+    """Return the 256 values of dynamic tree quantisation, as ``tensors.encoders.bitsandbytes`` does, without numpy."""
     found = [0.0, 1.0]
     for exponent in range(7):
         number = 1 << exponent
@@ -173,7 +175,7 @@ TENSORS_OF_POWERS = 256
 """The most tensors whose scales are looked at for powers of two, spread over the model."""
 SCALES = (".weight_scale_inv", "_scale_inv", ".weight_scale")
 FRACTIONS = {"float32": (4, 0x7FFFFF), "bfloat16": (2, 0x7F)}
-"""{dtype: (bytes of a number, the bits of its fraction)}: the fraction of a power of two is 0."""
+"""{dtype: (bytes of a number, bit mask of its fraction)}: the fraction of a power of two is 0."""
 NOT_POWERS = (
     "scales that are not powers of two, although its quantization_config says scale_fmt ue8m0: loaders may round them"
 )
@@ -182,9 +184,10 @@ NOT_POWERS = (
 def odd_power_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for 8-bit floats whose scales are not powers of two (DeepSeek-V3.1).
+    """Yield (name of the weight, text) for 8-bit floats whose scales should be powers of two, but are not.
 
-    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a small tensor.
+    The settings say so with ``scale_fmt`` ue8m0, as in DeepSeek-V3.1. The text follows "has" in a note: it says what
+    the weight has. ``read`` returns the bytes of a small tensor.
     """
     if str(settings.get("scale_fmt")).lower() != "ue8m0":
         return

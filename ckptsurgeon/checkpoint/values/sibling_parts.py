@@ -1,7 +1,8 @@
-"""Finds parts of a quantised tensor that are unlike those of the tensors with the same inputs, such as q, k and v.
+"""Finds parts of a quantised tensor that differ from those of weights with the same inputs, such as q, k and v.
 
 GPTQ sorts the columns of a weight by the inputs of its layer, so q_proj, k_proj and v_proj of a layer get the same
-order (``g_idx``). Writers of nvfp4 give them one global scale, because runtimes compute with one for all three.
+order (``g_idx``). Programs that write nvfp4 give them one global scale, because runtimes compute with one for all
+three.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ SIBLINGS = (
 )  # fmt: skip
 """Names of modules that have the same inputs."""
 TENSORS, BYTES = 2000, 8 << 20
-"""About the most tensors of a part that are looked at, spread over the model, and about the most bytes of them."""
+"""About the most tensors that are read for each kind of part, spread over the model, and about the most bytes."""
 APART = 1 / 16
-"""The share of its 32-bit words in which a part must differ; two columns with similar inputs may change places."""
+"""Parts differ if more than this share of their 32-bit words differ: two columns with similar inputs may be swapped."""
 FEWEST, MOSTLY = 3, 3 / 4
-"""The fewest layers, and their share of all, in which the parts must be equal."""
+"""The parts must be equal in at least ``FEWEST`` layers, and in at least the share ``MOSTLY`` of all layers."""
 UNLIKE = (
     "a {part} that differs from that of {others}, which have the same inputs, although the {part} of these layers is "
     "equal in {number} other modules: perhaps it was changed, or is that of another layer"
@@ -38,8 +39,8 @@ def odd_sibling_parts(
 ) -> Iterator[tuple[str, str]]:
     """Yield (name of the weight, text) for each tensor with a part that differs from that of its siblings.
 
-    Siblings are the weights of one layer that have the same inputs. The text says what the weight has, to follow "has"
-    in a note. ``read`` returns the bytes of a small tensor.
+    Siblings are the weights of one layer that have the same inputs. The text follows "has" in a note: it says what the
+    weight has. ``read`` returns the bytes of a small tensor.
     """
     for part in PARTS:
         found: dict[tuple[tuple[str, ...], str], dict[str, tuple[str, TensorInfo]]] = {}
@@ -57,10 +58,11 @@ def odd_sibling_parts(
 def _unlike(
     part: str, names: Sequence[str], groups: Sequence[Mapping[str, tuple[str, TensorInfo]]], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield the same pairs as ``odd_sibling_parts`` for the part ``part`` (the ending of its key) of some siblings.
+    """Yield the pairs of ``odd_sibling_parts`` for one kind of part and one list of siblings.
 
-    Each group has the siblings of one layer: {name of the module, one of ``names``: (name of the weight, its part)}.
-    Nothing is yielded unless the parts are equal within most groups.
+    ``part`` is the ending of the part's key, and ``names`` are the names of the sibling modules. Each group has the
+    siblings of one layer: {name of the module: (name of the weight, its part)}. Nothing is yielded unless the parts are
+    equal within most groups.
     """
     if len(groups) <= FEWEST:
         return
@@ -82,7 +84,7 @@ def _unlike(
 
 
 def _differ(first: bytes, *others: bytes) -> bool:
-    """Return whether one of the ``others`` has another length, or other values in many of its words of 32 bits."""
+    """Return whether one of the ``others`` differs from ``first`` in length or in many of its 32-bit words."""
     words = memoryview(first).cast("I") if len(first) % 4 == 0 else ()
     for data in others:
         if data == first:

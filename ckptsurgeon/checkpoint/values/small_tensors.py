@@ -1,4 +1,4 @@
-"""Finds values that small tensors cannot have: NaN, a negative variance, a scale where its logarithm belongs.
+"""Finds values that small tensors cannot have: NaN, a negative variance, or a scale where its logarithm is stored.
 
 Commands that otherwise read only headers read these few values too.
 """
@@ -89,7 +89,7 @@ def _is_small(info: TensorInfo) -> bool:
 
 
 def _spread(keys: list[str]) -> Iterator[str]:
-    """Yield at most ``SAMPLED`` keys: as many of each role, spread over its layers."""
+    """Yield at most ``SAMPLED`` keys: the same number for each role, spread over its layers."""
     roles: dict[str, list[str]] = {}
     for key in keys:
         roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
@@ -104,9 +104,9 @@ VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 FLAX = re.compile(r"^batch_stats[./].*[./]var$")
 """Matches the keys of variances in batch norms of Flax."""
 NEGATIVE = -1e-6
-"""A variance below this is not a rounding error: with the usual eps of 1e-5 the root of the sum may be NaN."""
+"""A variance below this is not a rounding error: variance + eps (usually 1e-5) may be negative, and its root NaN."""
 UPDATES = 100
-"""The number of training steps after which statistics cannot have their initial values."""
+"""After this many training steps, statistics cannot have their initial values any more."""
 LOGIT_SCALE = re.compile(r"(?:^|[._/])(?:log_)?logit_scale(?:_[at])?$")
 """Matches the keys of the logarithms of scales in CLIP, SigLIP, CLAP and others."""
 LARGEST_SCALE = 1e4
@@ -116,7 +116,7 @@ LOG_DECAY = re.compile(r"(?:^|[._/])A(?:_b)?_logs?$")
 DECAY = re.compile(r"(?:^|\.)ssm_a(?:\.weight)?$")
 """Matches the keys of A in GGUF files, which are -exp(A_log)."""
 FEWEST, LOWEST = 2, -1.5
-"""The fewest tensors of decays for a finding, and a bound: each A_log in a finding has a value below ``LOWEST``.
+"""There is a finding only if at least ``FEWEST`` tensors of decays are wrong; each A_log has a value below ``LOWEST``.
 
 An A_log is log(1), log(2), ... before training, or the logarithm of a random number from 1 to 16. A trained one may
 have some negative values, but not in all rows of all layers.
@@ -124,21 +124,22 @@ have some negative values, but not in all rows of all layers.
 TENSORS, BYTES = 512, 1 << 14
 """How many tensors a command reads for these notes, and how many bytes of each, at most."""
 MANY = 64
-"""If a tensor has more values than this, none of them negative, its extremes are not computed: that takes longest."""
+"""If a tensor has more values than this, and none is negative, its extremes are not computed, to save time."""
 INTEGERS = ("int64", "int32")
 DTYPES = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i"}
 """The dtypes that are read, besides bfloat16, each with its format in the module struct."""
 
 Extent = Callable[[str], tuple[float, float] | None]
-"""A function from the key of a tensor to its lowest and highest value; it returns None if they are not known.
+"""A function from the key of a tensor to its (lowest, highest) value; it returns None if they are not known.
 
-If no value is negative, the two may be 0 and infinity."""
+If no value is negative, it may return (0, infinity) instead.
+"""
 
 
 class ImpossibleValues(NamedTuple):
-    """A finding: tensors with impossible values. ``said`` ends the sentence "5 tensors …"; ``todo`` is the advice.
+    """Tensors with impossible values. ``said`` ends the sentence "5 tensors …"; ``todo`` is the advice.
 
-    ``is_serious`` is whether the model computes NaN with these values.
+    ``is_serious`` is true if the model computes NaN with these values.
     """
 
     keys: list[str]
@@ -181,7 +182,7 @@ def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iter
 
 
 _ENDS = ("var", "variance", "variance:0", "logit_scale", "_a", "_t", "_log", "_logs", "ssm_a.weight")
-"""The ends of the keys of all tensors that are checked, so that other tensors are skipped fast."""
+"""The ends of the keys of all tensors that are checked: other tensors are skipped fast."""
 
 
 def _negative_variances(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
@@ -218,8 +219,8 @@ def _large_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleVal
         largest = max(found.values())
         scale = exp(largest) if largest < 700 else inf
         said = (
-            f"of the logarithms of scales {'is' if len(found) == 1 else 'are'} up to {largest:.5g}, which stands for a "
-            f"scale of {scale:.2g} (CLIP's is at most 100): perhaps the scale itself is stored"
+            f"with logarithms of scales {'has' if len(found) == 1 else 'have'} values up to {largest:.5g}, which means "
+            f"a scale of {scale:.2g} (CLIP's is at most 100): perhaps the scale itself is stored"
         )
         yield ImpossibleValues([*found], said, "Store the logarithm of the scale: log(100) is 4.605.")
 
@@ -237,7 +238,7 @@ def _decays(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
 
 
 def _if_all(keys: Iterable[str], extent: Extent, is_odd: Callable[[float, float], bool]) -> list[str]:
-    """Return the keys whose extents are known, if ``is_odd`` is true of all these extents; else []."""
+    """Return the keys whose extents are known, if ``is_odd(lowest, highest)`` is true for all of them; else []."""
     found = []
     for key in keys:
         ends = extent(key)

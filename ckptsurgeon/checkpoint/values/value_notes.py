@@ -39,12 +39,12 @@ def value_notes(
     """Yield notes on values that cannot be right.
 
     These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
-    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms unlike those of other layers, or of
-    the model's class.
+    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms that are unlike those of other
+    layers, or unlike those of other models of the same class.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
     parts of quantised tensors. If ``are_described`` is true, a config.json describes the tensors, and other notes
-    compare the two. ``kind`` is their ``model_type`` or, if ``is_gguf`` is true, their architecture in llama.cpp.
+    compare the two. ``kind`` is the ``model_type`` in it or, if ``is_gguf`` is true, the architecture in llama.cpp.
     """
     yield from unwritten_notes(tensors, handles)
     runs = list(zero_run_notes(tensors, handles))

@@ -16,9 +16,9 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["PART", "Place", "Places", "by_role", "place_of", "places_by_file", "role_of"]
 
 NARROW = 64
-"""If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
+"""If the last dimension is smaller, as in convolutions, a row has all values of one index of the first dimension."""
 PART = re.compile(r"[._](?:weight\w*|blocks|qweight|qzeros|biases|\w*scales?(?:_inv)?)$")
-"""Matches the end of the key of a weight, or of a part of a quantised weight: these parts are one matrix."""
+"""Matches the end of the key of a weight, or of a part of a quantised weight: all parts of a weight have one role."""
 
 
 class Place(NamedTuple):
@@ -59,7 +59,7 @@ class Places:
 
 
 def places_by_file(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Place]]:
-    """Return the places of tensors by the names of their files."""
+    """Return {name of a file: the places of the tensors in it}."""
     found: dict[str, list[Place]] = {}
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and info.nbytes:
@@ -81,7 +81,7 @@ def _row(info: TensorInfo) -> int:
 
 
 def by_role(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
-    """Return the keys of tensors by their roles."""
+    """Return {role: the keys of the tensors with this role}."""
     found: dict[str, list[str]] = {}
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and info.nbytes:

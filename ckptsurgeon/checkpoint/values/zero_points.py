@@ -1,7 +1,8 @@
-"""Finds zero points of GPTQ and AWQ that contradict the settings or other tensors, or that a cast rounded.
+"""Finds zero points of GPTQ and AWQ that contradict the settings or other tensors, or that were rounded by a cast.
 
 Symmetric quantisation has one zero point for all codes, the middle of their range, so all zero points of a model are
-equal. GPTQ's first format stores them minus one. A float has too few bits for a word of packed zero points.
+equal. GPTQ's first format stores them minus one. A float has too few bits for a word of packed zero points, and so
+rounds it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ PARTS = (".qzeros", ".weight_zero_point")
 MOST_OF_TENSOR = 4096
 """About the most bytes of zero points of a tensor that are read."""
 FEWEST_WORDS, SAMPLED = 16, 256
-"""The fewest words of a tensor that show that they were rounded, and about how many words are looked at."""
+"""The fewest words by which a tensor is judged, and about how many words are looked at."""
 PRECISION = 1 << 27
 """From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
 ALL, SOME = 0.99, 0.5
-"""Words were rounded if at least ``ALL`` of them have 0 in their lowest 4 bits, which rounding sets to 0.
+"""Words were rounded if at least the share ``ALL`` of them has 0 in the lowest 4 bits, which rounding sets to 0.
 
-Rounding keeps the two highest groups of 4 bits: less than ``SOME`` of the words may have 0 in either of them.
+Rounding keeps the two highest groups of 4 bits. So if the share ``SOME`` of the words has 0 in one of these groups, the
+zeros have another reason.
 """
 SAID = (
     "packed {} whose lowest code is nearly always 0, unlike their other codes: were the packed words cast to a "
@@ -42,7 +44,7 @@ def rounded_zero_points(
 ) -> Iterator[tuple[str, str]]:
     """Yield (name of the weight, text) for each tensor whose packed zero points look like rounded integers.
 
-    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
+    The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a tensor.
     """
     every = [(one, part) for one in codes.tensors for part in PARTS if part in one.parts]
     for one, part in every[:: len(every) // TENSORS + 1]:
@@ -69,7 +71,7 @@ Read = Callable[[TensorInfo], bytes]
 MOST, TENSORS = 8 << 20, 2000
 """About the most bytes of zero points that are read, and the most tensors; the others are not looked at."""
 FEWEST, VALUES = 4, 64
-"""The fewest tensors that are compared, and the fewest zero points of a tensor whose equality is not by chance."""
+"""At least ``FEWEST`` tensors must have one value; a tensor with fewer than ``VALUES`` zero points is not compared."""
 ASYMMETRIC = (
     "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
     "ignore them, and compute wrong weights"
@@ -89,9 +91,9 @@ SEVERAL = (
     f"part of them is of another format {FORMATS}"
 )
 MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
-"""The byte that GPTQ's zero points repeat if they are the middle of the codes, by the number of bits.
+"""{bits of a code: two bytes}: if zero points are the middle of the codes, packed words repeat one of these bytes.
 
-The first is of the format ``gptq``, which stores zero points less 1, the second of ``gptq_v2``.
+The first byte is for the format ``gptq``, which stores zero points less 1, the second for ``gptq_v2``.
 """
 DIFFERENT = -1
 
@@ -101,7 +103,7 @@ def odd_zero_points(
 ) -> Iterator[tuple[str, str]]:
     """Yield (name of the weight, text) for each tensor whose zero points cannot be right.
 
-    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
+    The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a tensor.
     """
     found = dict(_zero_points(codes, tensors, read))
     said = dict(_asymmetric(found)) if settings.get("sym") is True else {}
@@ -113,7 +115,7 @@ def odd_zero_points(
 def _zero_points(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, tuple[str, int, bytes]]]:
-    """Yield (name of the weight, (family, bits, some of its zero points as they are stored)) for many tensors."""
+    """Yield (name of the weight, (family, bits, some of its zero points as they are stored)) for some tensors."""
     ends = {".qweight", ".qzeros", ".scales"}
     every = [one for one in codes.tensors if family(one.method) in ("GPTQ", "AWQ") and ends <= one.parts.keys()]
     for one in every[:: len(every) // TENSORS + 1]:
@@ -139,9 +141,9 @@ def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[s
 
 
 def _is_rounded(middle: int, data: bytes) -> bool:
-    """Return whether ``data`` repeats the word of four bytes ``middle`` as it is after rounding.
+    """Return whether ``data`` repeats a rounded word: four bytes ``middle``, converted to float32 or bfloat16 and back.
 
-    The word is an int32 that was converted to float32 or to bfloat16, and back.
+    The word is an int32.
     """
     word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
     step = 1 << (word.bit_length() - 24)

@@ -1,4 +1,4 @@
-"""Finds whole rows of zeros that are there because a part of the file was missing, not on purpose.
+"""Finds whole rows of zeros that are there because a part of the file is missing, not on purpose.
 
 Rows of zeros may be there on purpose: as padding of embeddings, as rows that are zeros in all layers, and as pruned
 heads and channels, which are zeros in several matrices of a layer or in several places of a matrix.
@@ -18,22 +18,22 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""The fewest rows, and the fewest bytes, that are judged lost: fewer rows of zeros may be neurons that have died."""
+"""Fewer rows, or fewer bytes, are not judged: a few rows of zeros may be neurons that have died."""
 PROBE, PROBES = 512, 64
 """The number of bytes that are read at each place of a range, and the number of places."""
 EXACT = 64 << 20
-"""All bytes of a range are read if it has at most so many; else a block at each of ``PROBES`` places."""
+"""All bytes of a range are read if it has at most this many; else a block at each of ``PROBES`` places."""
 LOOKED_AT = 4
 """How many matrices of the same role are compared, at most."""
 WEIGHT = re.compile(r"(?:[._]weight\w*|[._]blocks|qweight|[._/]kernel|_proj|[._][wW]\d?)$")
-"""Matches the ends of the keys of weights and of their codes."""
+"""Matches the ends of the keys of weights, quantised or not."""
 OTHER = re.compile(r"mask|lora_|pos(?:ition)?(?:al|s)?_?(?:emb|enc)|relative|rotary|filter|mel_|window", re.IGNORECASE)
 """Matches the keys of masks, tables and factors of adapters, which may have rows of zeros on purpose."""
 VOCABULARY = re.compile(
     r"(?:^|\.)(?:embed_tokens\w*|wte|\w*embeddings?|tok_embeddings|embed_in|shared|lm_head|embed_out|output|token_embd"
     r"|output_layer|proj_out|decoder|classifier|head|score)\.weight$"
 )
-"""Matches the keys of embeddings and output layers, which may have rows of zeros for tokens or labels to come."""
+"""Matches the keys of embeddings and output layers, which may have rows of zeros for future tokens or labels."""
 
 
 class LostRows(NamedTuple):
@@ -45,7 +45,7 @@ class LostRows(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The tensors of a checkpoint, their open files, and a function that returns the keys of each role."""
+    """The tensors of a checkpoint, their open files, and a function that returns {role: keys of the tensors}."""
 
     tensors: Mapping[str, TensorInfo]
     handles: Mapping[str, File]
@@ -53,7 +53,7 @@ class Files(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The whole rows of a matrix in a range of zeros: bytes ``begin`` to ``end`` of the file."""
+    """The rows of a matrix that are wholly in a range of zeros: bytes ``begin`` to ``end`` of the file."""
 
     place: Place
     begin: int
@@ -71,8 +71,9 @@ class _Rows(NamedTuple):
 def lost_rows(files: Files, file: File, places: Places, begin: int, end: int) -> Sequence[LostRows]:
     """Return the rows of matrices in a range of zeros of a file if they seem to be lost; else ().
 
-    Rows seem to be lost if they are not zeros in the same matrix of other layers; if they are the last rows of one
-    matrix and the first rows of the next; or if whole matrices are zeros with them that are not zeros in other layers.
+    Rows seem to be lost in three cases: they are not zeros in the same matrix of other layers; they are the last rows
+    of one matrix and the first rows of the next; or the range also contains whole matrices that are not zeros in other
+    layers.
     """
     found = {place.begin: _rows_of(place, begin, end) for place in places.between(begin, end) if place.row}
     whole = [one for one in found.values() if one.is_whole]
@@ -108,10 +109,10 @@ def _is_long(rows: _Rows) -> bool:
 def _is_lost(
     files: Files, partly: Sequence[_Rows], likes: Sequence[bool | None], whole: Sequence[_Rows], run: tuple[int, int]
 ) -> bool:
-    """Return whether the rows in the range ``run`` of zeros are lost; they are those of ``partly`` and of ``whole``.
+    """Return whether rows of zeros are lost; ``run`` is the range of zeros that contains them.
 
     ``whole`` has the matrices that are completely zero, ``partly`` the rows of other matrices, and ``likes`` the result
-    of ``_is_unlike_others`` for each of ``partly``.
+    of ``_is_unlike_others`` for each item of ``partly``.
     """
     if len(partly) > 1:
         return True
@@ -125,16 +126,16 @@ def _is_lost(
 
 
 def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bool:
-    """Return whether most of a few other matrices with the same role as a matrix of zeros are not zero."""
+    """Return whether most other matrices with the role of a matrix of zeros are not zero; only a few are read."""
     others = _others(files, rows.place, run)
     return bool(others) and sum(_has_zeros(*one, 0, 1) for one in others) * 2 < len(others)
 
 
 def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run: tuple[int, int]) -> bool | None:
-    """Return whether only these rows are zeros: no others of the matrix, and not the same rows of similar matrices.
+    """Return whether only these rows are zeros: no other rows of the matrix, and not the same rows of similar matrices.
 
-    Similar matrices are those of the same layer, and a few with the same role in other layers, of which most must have
-    no zeros at all. Returns None if no other layer has the role. ``run`` is the range of zeros around the rows.
+    Similar matrices are those of the same layer, and a few of the same role in other layers; most of the latter must
+    have no zeros at all. Returns None if no other layer has the role. ``run`` is the range of zeros around the rows.
     """
     place, (first, last) = rows.place, _span(rows)
     if _has_zeros(file, place, 0, first) or _has_zeros(file, place, last, 1):
@@ -149,7 +150,7 @@ def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run
 
 
 def _span(rows: _Rows) -> tuple[float, float]:
-    """Return where rows begin and end in their matrix, as fractions of its size."""
+    """Return the begin and the end of rows in their matrix, as fractions of its size."""
     size = rows.place.end - rows.place.begin
     return (rows.begin - rows.place.begin) / size, (rows.end - rows.place.begin) / size
 
@@ -181,7 +182,7 @@ def _same_file(one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether at least one of some blocks is zero, in the part of a matrix from ``first`` to ``last``.
+    """Return whether any of the blocks that are read is zero, in the part of a matrix from ``first`` to ``last``.
 
     ``first`` and ``last`` are fractions of the size of the matrix.
     """
@@ -189,7 +190,7 @@ def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
 
 
 def _is_zero_in(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether a few blocks are all zero, in the part of a matrix from ``first`` to ``last`` (fractions)."""
+    """Return whether all of a few blocks are zero, in the part of a matrix from ``first`` to ``last`` (fractions)."""
     probes = list(_probes(file, place, first, last, LEAST))
     return bool(probes) and not any(map(any, probes))
 
@@ -204,7 +205,7 @@ def _probes(file: File, place: Place, first: float, last: float, number: int) ->
 
 
 def _is_filled(file: File, begin: int, end: int) -> bool:
-    """Return whether a range has only zeros, by all of its bytes or, if it is long, by some blocks."""
+    """Return whether a range has only zeros; if it is long, only some blocks of it are read."""
     block = 1 << 20
     step = block if end - begin <= EXACT else max(block, (end - begin) // PROBES)
     return not any(file.read(at, min(block, end - at)).strip(b"\0") for at in range(begin, end, step))

@@ -61,8 +61,12 @@ FAULTY: dict[str, tuple[State, str, str]] = {
     "Keras": ({"bn/moving_variance:0": -torch.rand(8)}, "1 tensor of running variances has negative", "FAIL"),
     "Flax": ({"batch_stats.bn.var": -torch.rand(8)}, "1 tensor of running variances has negative", "FAIL"),
     "initial": (with_statistics(0, 1, 5000), "4 tensors of running variances are all 1, and the running", "WARN"),
-    "logit scale": ({"logit_scale": torch.tensor(100.0)}, "is up to 100, which stands for a scale of 2.7e+43", "WARN"),
-    "large scale": ({"m.logit_scale_a": torch.tensor([1e5])}, "which stands for a scale of inf", "WARN"),
+    "logit scale": (
+        {"logit_scale": torch.tensor(100.0)},
+        "has values up to 100, which means a scale of 2.7e+43",
+        "WARN",
+    ),
+    "large scale": ({"m.logit_scale_a": torch.tensor([1e5])}, "which means a scale of inf", "WARN"),
     "A": (mamba(change=lambda one: -one.exp()), "3 tensors named A_log have only negative values", "WARN"),
     "A of GGUF": (mamba("ssm_a"), "3 tensors named ssm_a have positive values", "WARN"),
 }
