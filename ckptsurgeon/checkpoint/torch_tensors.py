@@ -143,7 +143,7 @@ def _why_opaque(tensor: torch.Tensor) -> str:
     if tensor.is_nested:
         return NESTED
     if kind.__torch_dispatch__ != torch.Tensor.__torch_dispatch__:
-        return f"its class is {kind.__module__}.{kind.__qualname__}"
+        return f"its class is {kind.__module__}.{kind.__qualname__}, which ckpt cannot read"
     if tensor.layout != torch.strided:
         return SPARSE if str(tensor.layout).startswith("torch.sparse") else f"its layout is {tensor.layout}"
     if tensor.is_quantized:

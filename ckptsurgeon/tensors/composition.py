@@ -1,7 +1,7 @@
 """Describes tensors that are computed from others: slices, permutations, reshapes, concatenations, multiples, sums.
 
 No value is read. If the result is a strided view of a stored tensor, the returned ``TensorInfo`` describes that view,
-which is copied and checked like any other tensor. Otherwise ``TensorInfo.made`` holds the operation and its inputs.
+which is copied and checked like any stored tensor. Otherwise ``TensorInfo.made`` contains the operation and its inputs.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:
 
 
 def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
-    """Yield, in order, the slices of the tensors in ``made`` that together are its elements ``begin`` to ``end``."""
+    """Yield the slices of the tensors in ``made`` that together are its elements from ``begin`` up to ``end``."""
     at = 0
     for one in made.of:
         first, last = max(begin - at, 0), min(end - at, one.shape[made.dim])
@@ -115,7 +115,7 @@ def take(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]]) -> TensorI
 
 
 def merged_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges of indices (begin, end); two ranges are joined if the second begins at the end of the first."""
+    """Return ranges of indices (begin, end), in which ranges that follow each other without a gap are joined."""
     merged: list[tuple[int, int]] = []
     for begin, end in runs:
         if merged and merged[-1][1] == begin:
@@ -167,8 +167,9 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
     """Return a floating-point tensor multiplied by random factors, so that copies of an element differ.
 
-    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices. They give, for each index
-    along ``dim``, the index of which it is a copy. ``tensors.ops.noise`` computes the factors from ``by`` and ``seed``.
+    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
+    each index along ``dim`` the index of the element of which it is a copy. ``tensors.ops.noise`` computes the factors
+    from ``by`` and ``seed``.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 
@@ -185,14 +186,14 @@ def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
 
 
 def given(values: Sequence[float]) -> TensorInfo:
-    """Return a float32 vector of the numbers ``values``, which the plan itself contains."""
+    """Return a float32 vector of the numbers ``values``, which are stored in the plan itself."""
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
 def total(infos: Sequence[TensorInfo], *, is_mean: bool = False, weights: Sequence[float] = ()) -> TensorInfo:
     """Return the sum, or the mean, of floating-point tensors that all have the same dtype and shape.
 
-    In a sum, each is multiplied by its weight, if there are any.
+    If there are ``weights``, the sum is weighted: one weight for each tensor.
     """
     return _made(infos[0], infos[0].shape, Summed(tuple(infos), is_mean, tuple(weights)))
 
@@ -250,10 +251,10 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Append the strides of the last dimensions in ``left`` to ``stride``, and remove their sizes from ``left``.
+    """Find strides for the last dimensions in ``left`` whose sizes have the product ``size``; False if there are none.
 
-    ``left`` are the sizes of the dimensions that have no stride yet. Sizes are taken from its end until their product
-    is ``size``; ``step`` is the stride of the last dimension. Returns False if no sizes at the end have this product.
+    ``left`` has the sizes of the dimensions that have no stride yet, and ``step`` is the stride of the last of them.
+    The strides are appended to ``stride`` (last dimension first), and the sizes are removed from ``left``.
     """
     done = 1
     while done < size:

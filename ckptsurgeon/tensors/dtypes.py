@@ -1,6 +1,6 @@
 """Lists the dtypes by torch's names, with their sizes and strides, and finds NaN and infinite values in their bytes.
 
-It does so without numpy: copying a tensor need not import it.
+It does so without numpy, so that copying a tensor does not import numpy.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class DType:
 
     @property
     def itemsize(self) -> int:
-        """The size of an element in bytes, as torch counts it: 1 for elements of less than a byte."""
+        """The size of an element in bytes, as torch counts it: 1 if an element has fewer than 8 bits."""
         return max(1, self.bits // 8)
 
     @property
     def is_packed(self) -> bool:
-        """Whether an element is less than a byte, or packs several numbers. Tensors of this type can only be copied."""
+        """Whether an element has fewer than 8 bits, or packs several numbers: tensors of this type are only copied."""
         return self.bits % 8 != 0 or self.values > 1 or self.block is not None
 
 
@@ -78,16 +78,16 @@ BLOCK_SCALES: Mapping[str, tuple[int, int]] = {
 }  # fmt: skip
 """{type in ``BLOCKS``: (offset of the float16 numbers in a block, how many there are)}; the first number is a scale."""
 BLOCK_EXPONENTS: Mapping[str, int] = {"mxfp4": 0}
-"""{type in ``BLOCKS`` whose scales are powers of two: offset of the exponent, a byte, in a block}."""
+"""{type in ``BLOCKS`` whose scales are powers of two: offset of the byte with the exponent in a block}."""
 ROUNDED: Mapping[str, int] = {
     "q8_0": 8, "q6_k": 14, "q5_k": 13, "q5_1": 7, "q5_0": 6, "q4_k": 12, "q4_1": 3, "q4_0": 2, "q3_k": 11, "q2_k": 10,
     "mxfp4": 39,
 }  # fmt: skip
 """The types in ``BLOCKS`` that this package can write, each with its number in ``enum ggml_type``."""
 OF_SHORT_ROWS: Mapping[str, str] = {"q6_k": "q8_0", "q5_k": "q5_1", "q4_k": "q5_0", "q3_k": "q4_0", "q2_k": "q4_0"}
-"""{type with blocks of 256: type with blocks of 32 to which rows are rounded that do not divide into blocks of 256}.
+"""{type with blocks of 256 numbers: type with blocks of 32} for tensors whose rows do not divide into blocks of 256.
 
-For q4_k, q5_k and q6_k these are the types that llama.cpp takes (``llama_tensor_get_type``).
+For q4_k, q5_k and q6_k these are the types that llama.cpp uses (``llama_tensor_get_type``).
 """
 
 
@@ -132,9 +132,10 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""Types without an infinity, each with the largest number that rounds to the largest value of the type.
+"""{type without infinity: the largest number that torch rounds to the type's largest value, as round-to-nearest does}.
 
-torch casts even larger numbers to that largest value (448 for ``float8_e4m3fn``), not to NaN."""
+torch casts even larger numbers to that largest value (448 for ``float8_e4m3fn``), not to NaN.
+"""
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
@@ -163,17 +164,19 @@ _EXPONENTS = {
     "bfloat16": (2, 0x7F, 0x80),
     "float16": (2, 0x7C, 0),
 }
-"""{dtype: (bytes of a value, the bits of the exponent in its last byte, and in the byte before)}; values are
-little-endian, and not finite if all these bits are set."""
+"""{dtype: (bytes of a value, mask of the exponent bits in its last byte, mask of those in the byte before)}.
+
+Values are little-endian. If all exponent bits are set, the value is not finite.
+"""
 _TOPS = {bits: [bytes([top]) for top in range(256) if top & bits == bits] for _, bits, _ in _EXPONENTS.values()}
-"""{bits: the bytes in which all these bits are set}"""
+"""{mask: all bytes in which the bits of the mask are set}."""
 _EIGHT_BITS = {
     "float8_e4m3fn": [b"\x7f", b"\xff"],
     "float8_e5m2": [bytes([one]) for one in range(256) if one & 0x7C == 0x7C],
     "float8_e4m3fnuz": [b"\x80"],
     "float8_e5m2fnuz": [b"\x80"],
 }
-"""{dtype of 8 bits: the values that are not finite}"""
+"""{dtype of 8 bits: the codes of the values that are not finite}."""
 
 
 def is_masked(key: str) -> bool:

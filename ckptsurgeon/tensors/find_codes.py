@@ -1,4 +1,4 @@
-"""Finds the quantised tensors of a state dict by keys, dtypes and shapes, including those in unknown encodings."""
+"""Finds the quantised tensors of a state dict by keys, dtypes and shapes, also those in unknown encodings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _CODE_TYPES = frozenset(
 """Dtypes that codes can have. Integers of 64 bits are indices and counters, not codes."""
 _SMALL = frozenset(name for name in _CODE_TYPES if DTYPES[name].bits <= 8 and name != "float8_e8m0fnu")
 _WORDS = frozenset({"int16", "uint16", "int32", "uint32"})
-"""Types of larger integers, which are never plain weights; MLX and HIGGS use them for codes."""
+"""Dtypes of larger integers, which are never plain weights; MLX and HIGGS use them for codes."""
 _SIGNED = frozenset({"int8", "int16", "int32"})
 _BLOCK_BYTES = 16
 """Bytes in one block of mxfp4, as in gpt-oss."""
 _QUANTISED = r"(?:q|w|q_|w_|quant\w*_|packed_)weights?|weight_(?:packed|q\w*|u?int\d+)|w_?q|qdata"
 _WEIGHT = re.compile(rf"weight|{_QUANTISED}", re.IGNORECASE)
-"""Matches names of the codes of a layer's weight: any scale in the same module is assumed to belong to them."""
+"""Matches names of the codes of a layer's weight, such as ``qweight``: any scale in the same module belongs to them."""
 _TELLING = re.compile(_QUANTISED, re.IGNORECASE)
 """Matches names that only codes have."""
 _SCALE = re.compile(
@@ -45,13 +45,13 @@ _SCALE = re.compile(
     re.IGNORECASE,
 )
 _BIAS = re.compile(r"bias|(?!weight_).*_bias")
-"""Matches names of biases of layers and of fused experts (``down_proj_bias``); VPTQ's ``weight_bias`` decodes codes."""
+"""Matches names of biases of layers and of fused experts (``down_proj_bias``), but not VPTQ's ``weight_bias``."""
 _OF_NETWORKS = re.compile(r"(?:.*_)?(?:logits?|layer|norm|embed|residual|attn|attention)_scales?\d*", re.IGNORECASE)
 """Matches names of scales that are parameters of a network, such as CLIP's temperature, and do not decode codes."""
 
 
 def could_be_codes(info: TensorInfo) -> bool:
-    """Return whether a tensor's dtype is one used for codes."""
+    """Return whether codes may have the dtype of a tensor."""
     return info.dtype in _CODE_TYPES
 
 
@@ -64,7 +64,7 @@ def are_plain_integers(key: str, info: TensorInfo) -> bool:
 
 
 def is_named_codes(key: str) -> bool:
-    """Return whether a tensor's name is one that only codes have, such as ``qweight``."""
+    """Return whether only codes have the name of a tensor, as in ``qweight``."""
     return _TELLING.fullmatch(key.rpartition(".")[2]) is not None
 
 
@@ -78,9 +78,9 @@ def unknown(
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
     If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
-    Otherwise a tensor is taken for codes in one of three cases: the name of a scale is derived from its name; only
-    codes have its name or dtype; or the state dict has other quantised tensors. ``by_module`` contains the keys of each
-    module, ``known`` the keys that belong to known encodings.
+    Otherwise a tensor is taken for codes in one of three cases: a scale has a name that begins with its name (``x`` and
+    ``x_scale``); only codes have its name or dtype; or the state dict has other quantised tensors. ``by_module``
+    contains the keys of each module, ``known`` the keys that belong to known encodings.
     """
     method = f"{UNKNOWN} ({quantisation.method})" if quantisation.method else UNKNOWN
     modules: dict[str, list[str]] = {}
@@ -99,9 +99,9 @@ def unknown(
 
 
 def _may_be_scale(key: str, info: TensorInfo, codes: TensorInfo) -> bool:
-    """Return whether a floating-point tensor may be, by its shape, the scale of a matrix of integers in its module.
+    """Return whether the shape of a floating-point tensor allows that it is the scale of integers in its module.
 
-    Its name only has to differ from those of parameters that are never scales, such as ``bias``.
+    Its name may be any name except those of parameters that are never scales, such as ``bias``.
     """
     is_float = DTYPES[info.dtype].kind == "float" and not decodes_nothing(key.rpartition(".")[2])
     return is_float and fits_as_scale(codes.dtype, codes.shape, info.shape)
@@ -118,7 +118,7 @@ def _looks_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings)
 
 
 def _is_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:
-    """Return whether a tensor without scales contains codes, by its folder's settings or by an unusual dtype."""
+    """Return whether a tensor without scales contains codes: its folder's settings or an unusual dtype show this."""
     if len(info.shape) < 2 or quantisation or DTYPES[info.dtype].kind == "float":
         return bool(quantisation) and len(info.shape) > 1
     leaf = key.rpartition(".")[2]
@@ -132,7 +132,7 @@ _Group = tuple[Sequence[str], Sequence[str]]
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield one group: the keys of a module's codes, and all other keys of the module except its biases."""
+    """Yield one group: the keys of a module's codes, and all other keys of the module except those of biases."""
     own = set(codes)
     yield codes, [key for key in around if key not in own and not _BIAS.fullmatch(key.rpartition(".")[2])]
 
@@ -143,12 +143,12 @@ def _by_name(
     by_module: Mapping[str, Sequence[str]],
     tensors: Mapping[str, TensorInfo],
 ) -> Iterator[_Group]:
-    """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
+    """Yield a group for each key of codes, with the keys of its scales.
 
-    If the codes are 8-bit floats, the name of a scale may also be the name of the codes followed by text with "scal".
-    If a module contains one matrix of 8-bit floats and a floating-point tensor with one element, this tensor is the
-    scale, whatever its name. If only some of the codes have such scales, all codes and scales of the module are one
-    group.
+    The name of a scale is derived from the name of the codes, such as ``x_scale`` from ``x``. If the codes are 8-bit
+    floats, it may also be the name of the codes followed by text with "scal". If a module contains one matrix of 8-bit
+    floats and a floating-point tensor with one element, this tensor is the scale, whatever its name. If only some of
+    the codes have such scales, all codes and scales of the module are one group.
     """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
@@ -169,9 +169,9 @@ def _by_name(
 
 
 def _only_matrix(codes: Sequence[str], key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-    """Return the key of a module's codes if they can only have the scale ``key``; else None.
+    """Return the only key of codes in a module if the tensor ``key`` must be its scale; else None.
 
-    This is so if the codes are one matrix of 8-bit floats, and ``key`` is a floating-point tensor with one element.
+    It must be if the codes are one matrix of 8-bit floats, and ``key`` is a floating-point tensor with one element.
     """
     first = tensors[codes[0]]
     is_matrix = len(codes) == 1 and len(first.shape) > 1 and DTYPES[first.dtype].kind == "float"
@@ -199,7 +199,7 @@ def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the key of the codes from whose name a scale's name is derived, as ``x_scale`` from ``x``; else None."""
+    """Return the key of the codes from whose name a scale's name is derived (``x_scale`` from ``x``); else None."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]
@@ -213,8 +213,8 @@ def _coded(
 ) -> QuantisedTensor:
     """Return a quantised tensor in an unknown encoding; ``codes`` and ``others`` are the keys of its stored tensors.
 
-    The endings of its keys are the text after ``module`` in each key. If ``module`` is "", they are the text after the
-    key of the codes, or after the module of the codes.
+    An ending of the quantised tensor is the text after ``module`` in a key. If ``module`` is "", it is the text after
+    the key of the codes, or after the module of the codes.
     """
     first, *more = sorted(codes, key=lambda key: -tensors[key].numel)
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
@@ -237,9 +237,9 @@ def find_codes(
     ``settings`` returns the ``quantization_config`` of its folder, ``elsewhere`` the keys in the model's other shards;
     both are called only if some tensor could be codes or scales.
 
-    Codes that are in no known encoding are returned as an unknown encoding if the name of a scale is derived from the
-    name of the codes, or if the folder has a ``quantization_config``. They can be copied, but not decoded. The same is
-    true for scales and zero points of a known encoding whose codes are in another shard.
+    Codes in no known encoding are found, too, if they have a scale with a derived name (``x_scale`` for ``x``), or if
+    the folder has a ``quantization_config``. They can be copied, but not decoded. The same is true for scales and zero
+    points of a known encoding whose codes are in another shard.
     """
     long = _long_endings()
     keys = [
@@ -270,7 +270,8 @@ def find_codes(
 class _Forms:
     """The logical tensors of known encodings, computed once for each form; ``settings`` are those of the folder.
 
-    The form of a quantised tensor is its encoding, with the endings, dtypes and shapes of its parts.
+    Two quantised tensors have the same form if they have the same encoding, and parts with equal endings, dtypes and
+    shapes.
     """
 
     def __init__(self, settings: QuantisationSettings) -> None:
@@ -300,7 +301,7 @@ class _Forms:
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
     """Return (``opaque``, size in bytes) of a tensor that is not plain bytes, such as torchao's; () for any other.
 
-    If these values differ, two opaque tensors have different forms, even if their dtypes and shapes are equal.
+    Opaque tensors of equal dtypes and shapes have different forms if these values differ.
     """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 
@@ -343,7 +344,7 @@ def _known(
     by_module: Mapping[str, Sequence[str]],
     forms: _Forms,
 ) -> QuantisedTensor | None:
-    """Return the quantised tensor, in a known encoding, that a key identifies; None if it identifies none.
+    """Return the quantised tensor that the tensor ``key`` identifies, in a known encoding; None if it identifies none.
 
     ``by_module`` contains the keys of each module.
     """

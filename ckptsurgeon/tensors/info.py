@@ -32,10 +32,10 @@ __all__ = [
 # Not frozen: a file may have a hundred thousand storages, and a frozen dataclass takes twice as long to create.
 @dataclass(slots=True, eq=False)
 class Storage:
-    """A range of bytes in one file; tensors are views of it. Two storages are equal only if they are one object.
+    """A range of bytes in one file; tensors are views of it. Two storages are equal only if they are the same object.
 
-    ``offset`` and ``nbytes`` are in bytes. If the file contains a checksum of these bytes, it is ``crc32`` (in some
-    formats ``crc32c``).
+    ``offset`` and ``nbytes`` are in bytes. If the file contains a checksum of these bytes, it is in ``crc32`` (in some
+    formats in ``crc32c``).
     """
 
     file: str
@@ -97,13 +97,13 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters: 0 unless the type is a float; an element that packs two numbers counts as 2."""
+        """The number of parameters: 0 unless the type is a float; an element that packs two numbers counts as two."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 
     @property
     def itemsize(self) -> int:
-        """The size of one element in bytes; 1 for types of less than a byte: their tensors are only copied whole."""
+        """The size of one element in bytes; 1 for elements of fewer than 8 bits: their tensors are copied whole."""
         return max(1, DTYPES[self.dtype].bits // 8)
 
     @property
@@ -137,7 +137,7 @@ class TensorInfo:
 
     @property
     def _quantiser(self) -> tuple[Hashable, ...] | None:
-        """A value that is equal for tensors that torch quantised with the same scales and zero points; else None."""
+        """A value that is equal for tensors that torch quantised with equal scales and zero points; else None."""
         found = self.parts[0] if self.parts and DTYPES[self.dtype].kind == "quantized" else None
         if not isinstance(found, tuple) or not all(isinstance(one, (int, float, TensorInfo)) for one in found[1:]):
             return None
@@ -209,8 +209,9 @@ class Shifted:
 class Noisy:
     """The tensor ``of`` multiplied by random factors in double precision, then rounded to its dtype.
 
-    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices. They give, for each index
-    along ``dim``, the index of which it is a copy. ``tensors.ops.noise`` computes the factors from ``by`` and ``seed``.
+    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
+    each index along ``dim`` the index of the element of which it is a copy. ``tensors.ops.noise`` computes the factors
+    from ``by`` and ``seed``.
     """
 
     of: TensorInfo
@@ -246,8 +247,8 @@ class Decoded:
 
     ``parts`` are the stored tensors of the quantised tensor, as (role, tensor), the codes first; a role is for example
     ``scale``. ``encoding`` is the name of the module of ``tensors.decoders`` that decodes them. ``facts`` are the
-    numbers that this module needs, as (name, number), for example the bits of a code. ``name`` is the key of the
-    weight, for messages.
+    numbers that this module needs, as (name, number), such as ("bits", 4). ``name`` is the key of the weight, for
+    messages.
     """
 
     parts: tuple[tuple[str, TensorInfo], ...]
@@ -265,14 +266,13 @@ class Decoded:
 class Encoded:
     """One stored tensor of a quantised tensor (its codes, scales or zero points), computed from the values.
 
-    ``of`` is the tensor that is quantised, followed by the tensors that share its global scale or, if ``facts`` has
-    ``ordered``, by the order of its columns (``g_idx``: the number of the group of each column). ``encoding`` is the
-    name of the module of ``tensors.encoders`` that rounds it. ``role`` says which stored tensor this is: codes, scale,
-    bias, zero (zero points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many
-    elements along each dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are
-    in the codes. ``facts`` are the numbers that the encoder needs, as (name, number), for example the bits of a code.
-    For messages, ``name`` is the key of the weight and ``others`` are the keys of the tensors that share its global
-    scale.
+    ``of`` is the tensor that is quantised. The tensors that share its global scale follow it or, if ``facts`` has
+    ``ordered``, its ``g_idx`` (the index of the group of each column). ``encoding`` is the name of the module of
+    ``tensors.encoders`` that rounds it. ``role`` says which stored tensor this is: codes, scale, bias, zero (zero
+    points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many elements along each
+    dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are in the codes.
+    ``facts`` are the numbers that the encoder needs, as (name, number), such as ("bits", 4). For messages, ``name`` is
+    the key of the weight and ``others`` are the keys of the tensors that share its global scale.
     """
 
     of: tuple[TensorInfo, ...]

@@ -7,12 +7,12 @@ import re
 __all__ = ["CODES", "decodes_nothing", "fits_as_scale"]
 
 CODES = {"int8": 1, "uint8": 4, "int16": 8, "uint16": 8, "int32": 16, "uint32": 16}
-"""{dtype of codes: most codes in one element}; integers of 64 bits are not codes, but indices or counters."""
+"""{dtype of codes: the most codes in one element}; 64-bit integers are indices or counters, not codes."""
 _OF_NETWORKS = re.compile(r"bias$|^(weight|gamma|beta)$|^running_")
 
 
 def decodes_nothing(leaf: str) -> bool:
-    """Return whether a parameter is never a scale, because the last segment of its key is a name such as ``bias``."""
+    """Return whether a parameter is never a scale, by the last segment of its key (``leaf``), such as ``bias``."""
     return _OF_NETWORKS.search(leaf.lower()) is not None
 
 

@@ -21,7 +21,7 @@ MOST_ZERO = 1 << 31
 """The largest magnitude of a zero point."""
 PACKED = "it is packed in an object that ckpt does not read"
 OWN_PICKLE = "its module defines how it is pickled, which ckpt cannot read"
-"""Two reasons why the values of a tensor inside an object of a quantised layer cannot be read."""
+"""The two reasons why the values of a tensor inside an object of a layer or module cannot be read."""
 
 
 class UnknownQuantiserError(ValueError):
@@ -73,7 +73,7 @@ def _by_channel(shape: tuple[int, ...], scheme: str, scale: Any, zero: Any, axis
 
 
 def codes_of(info: TensorInfo) -> TensorInfo | None:
-    """Return the description of a tensor that torch quantised, with ``opaque`` empty: its codes can then be copied.
+    """Return the description of a tensor that torch quantised, but with ``opaque`` empty: its codes can then be copied.
 
     The dtype stays the same. Returns None for a tensor that torch did not quantise, and for invalid parameters: then
     the tensor cannot be copied.

@@ -28,15 +28,15 @@ def check_zeros(zero: TensorInfo, wanted: tuple[int, ...], words: tuple[str, ...
 
 
 def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:
-    """Return the range (begin, end) of words that hold the codes in the range ``span``, packed without gaps."""
+    """Return the range (begin, end) of the words that contain the codes in the range ``span``, packed without gaps."""
     return span[0] * bits // WORD, -(-span[1] * bits // WORD)
 
 
 def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, ...] = ()) -> Array:
-    """Return the codes in ``span``, as uint8, from the words in the range that ``words_of`` returns.
+    """Return the codes in the range ``span``, as uint8; ``words`` are the words in the range that ``words_of`` returns.
 
-    Words and codes run along the last dimension. The lowest bits of a word come first, and a code of 3, 5 or 6 bits
-    may begin in one word and end in the next. If the codes of a word are permuted, ``places[i]`` is the position of the
+    Words and codes run along the last dimension. The lowest bits of a word come first, and a code of 3, 5 or 6 bits may
+    begin in one word and end in the next. If the codes of a word are permuted, ``places[i]`` is the position of the
     code ``i`` in the word.
     """
     words = np.ascontiguousarray(words).view("<u4")
@@ -58,10 +58,10 @@ def group_numbers(
 ) -> Array:
     """Return, for each input in the range ``span``, the index of its group among the groups that were read.
 
-    A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. If ``arrays`` contains ``order``
-    (GPTQ's g_idx), all ``groups`` groups were read, and the indices in ``order`` are returned. Raises FormatError if
-    an index is negative or not below ``groups``. If ``may_be_unset`` is true, ``order`` is ignored if all its entries
-    are -1, as in compressed-tensors (quantization/lifecycle/forward.py).
+    A group has ``size`` inputs, and only the groups that ``span`` overlaps were read. With GPTQ's g_idx, which is
+    ``arrays["order"]``, all ``groups`` groups were read, and its indices are returned. Raises FormatError if one of
+    them is negative or not below ``groups``. If ``may_be_unset`` is true, an ``order`` whose entries are all -1 is
+    ignored, as in compressed-tensors (quantization/lifecycle/forward.py).
     """
     if "order" in arrays:
         order = arrays["order"].astype(np.intp)

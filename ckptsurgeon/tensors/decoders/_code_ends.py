@@ -1,4 +1,4 @@
-"""Tells from the share of codes at the ends of the range whether codes are signed, or whether weights were clipped."""
+"""Tells from the number of codes at the ends of their range whether codes are signed, or weights were clipped."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ PACKED = ("packed", "gptq", "awq")
 SAMPLED = 8192
 """About how many words, or codes of 8 bits, are looked at in each decoded part."""
 CODES, DISTINCT = 2048, 9
-"""The fewest codes whose distribution is judged, and the fewest different codes in it: ternary weights have only 3."""
+"""Fewer codes, or fewer different codes, are not judged: ternary weights have only 3 different codes."""
 END, MIDDLE = 0.28, 0.15
-"""Most codes are at the ends of their range if each end, a quarter of it, has at least the share ``END`` of them, and
-the middle quarter less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and at least
-0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32
-or more have at least 0.35 at an end and up to 0.13 in the middle."""
+"""Codes look signed if each end (a quarter) of their range has at least the share ``END`` of them.
+
+The middle quarter must have less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and
+at least 0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in
+groups of 32 or more have at least 0.35 at an end and up to 0.13 in the middle.
+"""
 UNPACKED_CODES = ("scaled", "torch_quantised")
 """The encodings whose codes are not packed."""
 UNPACKED = ("int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 """The dtypes of codes of 8 bits that are not packed."""
 MANY, FEW_CLIPPED, MANY_CLIPPED = 64, 0.1, 0.01
-"""Weights were clipped if each of the two outermost codes has more than the share ``FEW_CLIPPED`` of all codes; if
-there are more than ``MANY`` different codes, as with 8 bits, more than ``MANY_CLIPPED``.
+"""Weights were clipped if the lowest and the highest code each have more than the share ``FEW_CLIPPED`` of all codes.
 
-Methods that search for the scale with the smallest error clip fewer weights.
+If there are more than ``MANY`` different codes, as with 8 bits, the share is ``MANY_CLIPPED``. Methods that search for
+the scale with the smallest error clip fewer weights.
 """
 PER_SCALE = 1.5
-"""How many codes at each end are expected for each scale, because a group of weights reaches its ends."""
+"""For each scale, this many codes are expected at each end: the largest weight of a group gets an outermost code."""
 TIMES = 3
-"""The outermost codes must be more than this many times as frequent as the codes next to them. Without clipping, they
-are rarer: a range ends in the middle of the numbers that are rounded to its last code."""
+"""The outermost codes must be more than this many times as frequent as the codes next to them.
+
+Without clipping, they are rarer: only half as many numbers are rounded to them as to other codes.
+"""
 
 
 def have_signed_codes(made: Decoded, words: Array) -> bool:
-    """Return whether the distribution of packed codes (of 4 or 8 bits) shows that the offset was not added to them.
+    """Return whether packed codes (of 4 or 8 bits) seem to be signed: the offset was not added to them.
 
     Weights near 0 are the most frequent. With the offset, their codes are in the middle of the range. Without it, they
     are at both ends, in two's complement: 0, 1, 2 and 15, 14. Clipped weights are at the outermost codes only.
@@ -85,7 +89,7 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int, *, are_powers: 
 
 
 def _unpacked(made: Decoded, words: Array) -> Array | None:
-    """Return some of the unsigned codes in words, in any order; None unless codes have 4 or 8 bits."""
+    """Return some of the unsigned codes in words, in any order; None if codes have neither 4 nor 8 bits."""
     bits = _bits(made)
     if bits not in (4, 8):
         return None

@@ -1,8 +1,8 @@
-"""Measures whether the codes in the highest place of packed words have the same spread as those in the other places.
+"""Measures whether the highest code in packed words has the same standard deviation as the other codes in the words.
 
 Which code is in which place of a word has nothing to do with its value, so in a quantised model all places are alike.
-They are not if the packed words of two models were averaged as plain numbers: the highest codes are averaged, but in
-all other places half of a code is added if the sum of the next higher codes is odd.
+They are not if the packed words of two models were averaged as plain numbers: then the highest codes are averaged, but
+in all other places half of a code is added if the sum of the next higher codes is odd.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["spread_of_highest"]
 WORDS, BYTES = ("packed", "gptq", "awq"), "bitsandbytes"
 """The encodings whose codes are stored in words of 32 bits, and the one that has two codes of 4 bits in each byte."""
 SIZES = (2, 4, 8)
-"""The numbers of bits of codes that have the same places in every word: no code is divided between two words."""
+"""The numbers of bits of codes that have the same places in every word: no code is split between two words."""
 ROWS, COLUMNS, FEWEST = 128, 128, (16, 8)
 """About how many rows and columns of words are examined of each decoded part, and the fewest of each."""
 ERRORS = 2.5
-"""How many standard errors are subtracted from a measured difference: places also differ because inputs differ."""
+"""This many standard errors are subtracted from a measured difference, since places also differ by their inputs."""
 
 
 def spread_of_highest(made: Decoded, stored: Array) -> float | None:
-    """Return by how much, at least, the spread of the highest codes of words differs from that of the other codes.
+    """Return the difference in spread between the highest codes of words and the other codes, minus its possible error.
 
     The spread is the natural logarithm of the standard deviation. The result is negative if the highest codes have a
     smaller spread, and 0 if the difference may be by chance. It is None for encodings without words, and for few words.
@@ -51,10 +51,10 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
 
 
 def _log_spreads(codes: Array) -> Array:
-    """Return the logarithms of the standard deviations of codes (places, rows, columns) over the rows.
+    """Return the logarithms of the standard deviations over the rows of codes (places, rows, columns).
 
-    A code is at most 255, and there are fewer than 2 * ``ROWS`` rows: no sum of squares exceeds 2**24, up to which
-    float32 has all integers.
+    A code is at most 255, and there are fewer than 2 * ``ROWS`` rows: so sums of squares are below 2**24, and float32
+    holds them exactly.
     """
     numbers = codes.astype("<f4")
     sums, squares = numbers.sum(1, dtype="<f8"), np.einsum("prc,prc->pc", numbers, numbers).astype("<f8")
@@ -65,9 +65,10 @@ def _log_spreads(codes: Array) -> Array:
 
 
 def _words(made: Decoded, stored: Array) -> Array | None:
-    """Return the words as a matrix whose columns contain the codes of the same inputs (AWQ: outputs); None if unknown.
+    """Return words as a matrix in which all codes of a column belong to the same inputs (AWQ: outputs), or None.
 
-    bitsandbytes stores the rows of a weight one after the other, so that a part of it may begin within a row.
+    None is returned for encodings without words. bitsandbytes stores the rows of a weight one after the other, so that
+    a part of it may begin within a row.
     """
     if made.encoding == BYTES:
         facts = dict(made.facts)

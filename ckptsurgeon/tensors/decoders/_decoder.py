@@ -55,7 +55,7 @@ class UndecodableError(Exception):
 
 
 class MissingPartError(UndecodableError):
-    """A tensor is missing that decodes the codes, such as their scale."""
+    """A stored tensor that is needed to decode the codes, such as their scale, is missing."""
 
 
 class StatedSettings:
@@ -112,13 +112,14 @@ class Decoder(Protocol):
         ...
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
-        """Return, by role (such as ``scale``), the parts of stored tensors that decoding the part ``box`` needs."""
+        """Return, by role (such as ``scale``), the parts of stored tensors that are needed for the part ``box``."""
         ...
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         """Return the part ``box`` of the weight as float32.
 
-        ``arrays`` contains the parts that ``boxes`` returned, by role; floats are in a type that numpy computes with.
+        ``arrays`` contains, by role, the parts that ``boxes`` returned; floats have a type with which numpy can
+        compute.
         """
         ...
 
@@ -176,18 +177,18 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("scale", "bias", "nested_scale", "times", "over", "values", "nested_values"), ("float",)),
     "order": ("int", "uint"),
 }
-"""The kinds of dtypes that a stored tensor may have, by role.
+"""{role of a stored tensor: kinds of dtypes that it may have}.
 
-With double quantisation, the ``scale`` of bitsandbytes is exempt: it contains codes, whose scale is ``nested_scale``.
+With double quantisation, the ``scale`` of bitsandbytes is an exception: it contains codes, with a ``nested_scale``.
 """
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
-"""Endings of scales that are applied to the inputs of a layer: the decoded weight alone is then not enough."""
+"""Endings of scales that are applied to the inputs of a layer: such a layer needs more than the decoded weight."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")
-"""The ending of ComfyUI's description of a weight's format, and the formats that use neither rotations nor tiles."""
+"""The ending of ComfyUI's description of a weight's format, and the formats without rotations and tiles."""
 
 
 def _obstacles(asked: Request) -> Iterator[str]:
-    """Yield each reason why the weight is not simply the product of its codes and scales."""
+    """Yield each reason why decoding would give wrong weights, such as zero points that are missing."""
     for end in ON_INPUTS:
         if end in asked.parts:
             yield f"the inputs of its layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
@@ -218,8 +219,8 @@ def _lacks_zero_points(asked: Request) -> bool:
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If ``odd`` is given, the name of the weight is added to it for each kind of odd scales (see ``_odd_scales``) that
-    was read. If the weight is a matrix, its size (large, small or usual) is added, too.
+    If ``odd`` is given, each kind of odd scales that was found (see ``_odd_scales``) is recorded in it with the name of
+    the weight; for a matrix, its size (large, small or usual) is recorded, too.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -246,7 +247,7 @@ def _arrays(read: Read, stored: Parts, boxes: Mapping[str, Box]) -> dict[str, Ar
 
 
 def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box) -> Array | None:
-    """Return a part of a weight decoded with scales of 1; None if its values are not just codes times scales."""
+    """Return a part of a weight decoded with scales of 1; None if its values are more than codes times scales."""
     if "scale" not in boxes or {"bias", "nested_scale", "zero"} & boxes.keys():
         return None
     arrays = _arrays(read, dict(made.parts), boxes)  # read again: decoders may write into arrays
@@ -254,10 +255,10 @@ def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Bo
 
 
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
-    """Return the part ``box`` of a decoded weight in a floating-point dtype, from a table of all products.
+    """Return the part ``box`` of a decoded weight in a floating-point dtype; None if the caller has to use ``decode``.
 
-    This is faster than ``decode`` followed by a cast, and the values are the same. Returns None if no table can be
-    used: then the caller has to use ``decode`` and a cast.
+    The values are looked up in a table of all products of codes and scales. This is faster than ``decode`` followed by
+    a cast, and the values are the same. But it is not possible for all weights: then the result is None.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -267,7 +268,7 @@ def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddS
 def _looked_up(
     read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
 ) -> Array | None:
-    """Return the part ``box`` of a weight, looked up in a table of all products; None if it has to be computed."""
+    """Return the part ``box`` of a weight, looked up in a table of all products; None if this is not possible."""
     made = info.made
     assert isinstance(made, Decoded)
     if not may_be_looked_up(made, boxes):

@@ -2,7 +2,7 @@
 
 In each group, an asymmetric quantiser gives the smallest weight the lowest code, and the largest the highest code.
 Trained weights have means near 0, so the mean code of a group is near its zero point. A symmetric quantiser has a
-single zero point, and reaches only one end of its codes in most groups.
+single zero point. In most groups, its codes reach only one end of their range.
 """
 
 from __future__ import annotations
@@ -18,60 +18,70 @@ from ..ops.regions import Array, Box
 __all__ = ["kinds_of_groups"]
 
 OUTPUTS = {"gptq": 1, "awq": 1, "packed": 0}
-"""{encoding: the dimension of its codes, scales and zero points that is the outputs}"""
+"""{encoding: the dimension of its codes, scales and zero points along which the outputs are}."""
 WORD = 32
 """The number of bits in a word."""
 PACKED = {"gptq": ("zero",), "awq": ("codes", "zero"), "packed": ("zero",)}
 """{encoding: the parts that are packed along the outputs}"""
 ROWS, ALIGNED = 64, 32
-"""How many of the first and of the last rows of each decoded part are examined.
+"""The most rows that are examined at the beginning of each decoded part, and at its end.
 
 They begin at a multiple of ``ALIGNED``, where words begin, too.
 """
 FEWEST, SMALLEST = 64, 16
-"""The fewest groups that are judged, and the fewest codes in such a group."""
+"""Fewer groups, and groups with fewer codes, are not judged."""
 FAR = 1.2
-"""Zero points do not fit if the variance of (mean code - zero point) is more than this times that of the mean codes.
+"""Zero points do not fit if the variance of (mean code - zero point) is over this many times that of the mean codes.
 
-It is 0.04 to 0.4 times as large if they fit (RTN and GPTQ, with and without the order of columns, groups of 32 and
-128), and 1.6 to 5 times if zero points or order are those of another tensor. But it is also large if the weights of
-each group have a mean of their own, as in filters of images and sounds; the next constants exclude these.
+If they fit, it is 0.04 to 0.4 times as large (RTN and GPTQ, with and without the order of columns, groups of 32 and
+128). If zero points or order are those of another tensor, it is 1.6 to 5 times as large. But it is also large if the
+weights of each group have a mean of their own, as in filters of images and sounds; the next constants exclude these.
 """
 LIKE, ALONE = 2.2, 1.4
-"""Zero points of another tensor vary at most ``LIKE`` times as much as the mean codes, those of such filters usually
-more. Mean codes of columns in a wrong order vary at most ``ALONE`` times as much as by chance."""
-ERRORS, RELATED = 3, 0.3
-"""The largest correlation of zero points with mean codes of another tensor: ``ERRORS`` standard errors, and at most
-``RELATED``."""
-INSIDE = 0.9
-"""Of the zero points of another tensor, more than this share lie between the lowest and the highest code; those of
-filters are often at the ends, or beyond."""
-VARIES = 0.3
-"""The smallest standard deviation of zero points, in steps between codes, that is compared."""
-EVEN = 0.93
-"""Codes are not judged if they look like random numbers: if their variance in groups is more than this share of the
-variance of equally distributed codes. Normally distributed weights have the share 0.87 in groups of 16, and 0.4 in
-groups of 128."""
-EQUAL = 0.25
-"""If more than this share of the scales equal the previous one of their row, the part is not judged: its weights were
-clipped at one value, or have few values, as those of BitNet."""
-BITS, BOTH, SPREAD = 4, 0.58, 2.2
-"""Codes of at least ``BITS`` bits with one zero point are asymmetric if at least the share ``BOTH`` of the groups have
-both the lowest and the highest code, and if the variance of the mean codes is over ``SPREAD`` times as large as by
-chance.
+"""Zero points of another tensor vary at most ``LIKE`` times as much as the mean codes; those of filters vary more.
 
-In MiniLM, the two numbers are up to 0.51 (with clipped scales) and 0.6 to 1.6 for symmetric codes, 0.61 to 1 and 2.7 to
-16 for asymmetric codes."""
+If columns are in a wrong order, mean codes vary at most ``ALONE`` times as much as by chance.
+"""
+ERRORS, RELATED = 3, 0.3
+"""Zero points of another tensor have at most this correlation with the mean codes: ``ERRORS`` standard errors.
+
+The correlation may be at most ``RELATED`` in any case.
+"""
+INSIDE = 0.9
+"""More than this share of the zero points of another tensor lie between the lowest and the highest code.
+
+Those of filters are often at the ends of the range, or beyond.
+"""
+VARIES = 0.3
+"""Zero points are not compared if their standard deviation, in steps between codes, is smaller."""
+EVEN = 0.93
+"""Codes are not judged if they look like random numbers.
+
+They do if their variance in groups is more than this share of the variance of equally distributed codes. Normally
+distributed weights have the share 0.87 in groups of 16, and 0.4 in groups of 128.
+"""
+EQUAL = 0.25
+"""A part is not judged if more than this share of its scales equal the previous scale in their row.
+
+Then its weights were clipped at one value, or have few values, as those of BitNet.
+"""
+BITS, BOTH, SPREAD = 4, 0.58, 2.2
+"""Codes of at least ``BITS`` bits that have a single zero point are asymmetric if two conditions are met.
+
+At least the share ``BOTH`` of the groups has both the lowest and the highest code, and the variance of the mean codes
+is over ``SPREAD`` times as large as by chance. In MiniLM, the two numbers are up to 0.51 (with clipped scales) and 0.6
+to 1.6 for symmetric codes, 0.61 to 1 and 2.7 to 16 for asymmetric codes.
+"""
 
 Decode = Callable[[Mapping[str, Array], Box], Array]
 
 
 def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
-    """Yield kinds of a part of a weight: ``UNFIT``, ``ASYMMETRIC`` (with one zero point) or ``SYMMETRIC``.
+    """Yield what the groups in a part of a weight show: ``UNFIT`` zero points or, if there is only one, a kind of code.
 
-    The first and the last rows are judged. They have no kind if they are too few, if their zero points fit, or in other
-    encodings. ``arrays`` are the stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such
-    arrays.
+    This kind is ``ASYMMETRIC`` or ``SYMMETRIC``. Only the first and the last rows are judged. Nothing is yielded for
+    them if they are too few, if their zero points fit, and for other encodings than those in ``OUTPUTS``. ``arrays``
+    are the stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such arrays.
     """
     *lead, (first, last), inputs = box
     if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):
@@ -101,7 +111,10 @@ def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode
 
 
 def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
-    """Return the kind of codes (outputs, inputs) whose zero points are ``zeros``; ``group`` has each input's group."""
+    """Return what the codes (outputs, inputs) show: ``UNFIT``, ``ASYMMETRIC``, ``SYMMETRIC`` or, if nothing, None.
+
+    ``zeros`` has the zero point of each code, ``group`` the group of each input.
+    """
     by_group = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))
     numbers = np.diff(starts, append=len(group))
@@ -124,9 +137,9 @@ def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
 
 
 def _are_unrelated(mean: Array, zero: Array, chance: float, top: int) -> bool:
-    """Return whether the zero points of groups are unrelated to the mean codes, both of the shape (outputs, groups).
+    """Return whether the zero points of groups are unrelated to their mean codes; both are (outputs, groups).
 
-    ``chance`` is the variance that the mean codes of groups without means of their own have; ``top`` the highest code.
+    ``chance`` is the variance of mean codes if groups have no means of their own; ``top`` is the highest code.
     """
     codes, zeros, both = _spread(mean), _spread(zero), _spread(mean - zero)
     correlation = (codes + zeros - both) / 2 / max(codes * zeros, np.finfo(float).tiny) ** 0.5
@@ -137,7 +150,7 @@ def _are_unrelated(mean: Array, zero: Array, chance: float, top: int) -> bool:
 
 
 def _has_equal_scales(scales: Array) -> bool:
-    """Return whether many of the scales (outputs, groups) equal the previous one of the same output."""
+    """Return whether many of the scales (outputs, groups) equal the scale of the previous group of the same output."""
     return scales.shape[1] > 1 and float((scales[:, 1:] == scales[:, :-1]).mean()) > EQUAL
 
 
@@ -152,7 +165,7 @@ def _spread(values: Array) -> float:
 
 
 def _rows(encoding: str, role: str, array: Array, span: tuple[int, int], bits: int) -> Array:
-    """Return some outputs of a stored part, counted from its first one; ``span`` begins where a word begins.
+    """Return the outputs of a stored part in the range ``span``, which counts from 0 and begins where a word begins.
 
     Of stacked matrices, such as those of experts, only the first one is returned.
     """

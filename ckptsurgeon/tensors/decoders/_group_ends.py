@@ -1,4 +1,4 @@
-"""Counts in how many groups of codes of 8 bits the largest code is the largest possible one."""
+"""Counts the groups of 8-bit codes whose largest code is the largest possible one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ LARGEST: Mapping[str, tuple[float, int]] = {
     "int8": (127.0, 0), "float8_e4m3fn": (448.0, 0x7E), "float8_e4m3fnuz": (240.0, 0x7F),
     "float8_e5m2": (57344.0, 0x7B), "float8_e5m2fnuz": (57344.0, 0x7F),
 }  # fmt: skip
-"""{dtype of codes: (the largest code, its byte without the sign)}; the largest weight of a group gets this code."""
+"""{dtype of codes: (largest possible code, its byte without the sign)}; a group's largest weight gets this code."""
 GROUPS = 64
 """About how many groups of rows are looked at in each decoded part."""
 
 
 FEW = 4
-"""The most codes of a group that count as its largest ones, not as clipped ones, if scales are powers of two."""
+"""If scales are powers of two, a group with more codes of the largest size than this counts as clipped."""
 
 
 def ends_of_groups(made: Decoded, codes: Array, box: Box, *, are_powers: bool) -> tuple[int, int]:
-    """Return (how many groups reach the largest code, how many groups were looked at).
+    """Return (how many groups have the largest possible code, how many groups were looked at).
 
-    A group is the codes that share a scale. Only groups that are wholly in the part ``box`` of a weight are looked at,
-    and of those only groups that are not all 0. ``codes`` are the codes of this part, as floats or as bytes. Both
-    numbers are 0 if the whole weight has one scale, and for codes that are packed or have zero points. If scales are
-    powers of two (``are_powers``), groups are left out that have the largest code more than ``FEW`` times: such scales
-    may be rounded down, so that weights are clipped.
+    A group is the codes that share a scale. Only groups that are wholly in the part ``box`` of a weight and not all 0
+    are looked at. ``codes`` are the codes of this part, as floats or as bytes. Both numbers are 0 if the whole weight
+    has one scale, and for codes that are packed or have zero points. If scales are powers of two (``are_powers``), they
+    may be rounded down, so that weights are clipped: groups that have the largest code more than ``FEW`` times are left
+    out.
     """
     facts, parts = dict(made.facts), dict(made.parts)
     if made.encoding != "scaled" or "zero" in parts or parts["codes"].dtype not in LARGEST or len(box) < 2:

@@ -1,4 +1,4 @@
-"""Finds, while weights are decoded, odd scales and zero points: those that no quantisation method writes.
+"""Finds odd scales and zero points while weights are decoded. Odd means: no quantisation method writes them.
 
 A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
 are not all 0.
@@ -58,19 +58,19 @@ zeros has the same code everywhere, but this code need not be that of 0.
 """
 
 TINY, LARGE = 1e-30, 1e4
-"""Scales up to TINY count as 0, such as 2**-127, the smallest scale of mxfp4. No layer has weights above LARGE."""
+"""Scales up to TINY count as 0, for example 2**-127, the smallest scale of mxfp4. No layer has weights above LARGE."""
 LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
-"""{dtype of codes: largest code}, for dtypes whose scales are chosen so that the largest weight gets this code.
+"""{dtype of codes: largest code}: scales are chosen so that the largest weight gets this code.
 
 https://arxiv.org/abs/2209.05433
 """
 MANY = 4
 """If at least this many scales are all 0, or all 1, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
-"""{decoder of unsigned codes: role of the offsets of codes}: if all offsets are 0, no decoded weight is negative."""
+"""{decoder of unsigned codes: role of zero points or biases}: if these are all 0, no decoded weight is negative."""
 
 WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
-"""The types of GGUF whose blocks have a minimum, which is added to codes times the scale, or subtracted (K types)."""
+"""The types of GGUF whose blocks have a minimum. It is added to codes times the scale; in K types, it is subtracted."""
 
 
 def are_usual(scale: Array, codes: str) -> bool:
@@ -84,13 +84,13 @@ def _largest(codes: str) -> float:
 
 
 SAMPLED = 1024
-"""About how many values of each decoded part are looked at to find its size; to look at all would take far longer."""
+"""About how many values of each decoded part are read to find its size; to read all would take far longer."""
 
 
 def add_size(
     info: TensorInfo, values: Array, dtype: str, seen: OddScales, codes: Callable[[], Array | None] = lambda: None
 ) -> None:
-    """Add the size (large, small or usual) of a decoded matrix to ``seen``; ``values`` is a part of it, as ``dtype``.
+    """Record the size (large, small or usual) of a decoded matrix in ``seen``; ``values`` is a part of it as ``dtype``.
 
     The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
     finite. Only some values are used, at equal distances. The distance is an odd number, so that they are spread over
@@ -114,10 +114,10 @@ def add_size(
 
 
 def _has_offsets(made: Decoded, dims: int) -> bool:
-    """Return whether a weight of a linear layer has zero points, biases or minima, so that wrong ones shift its mean.
+    """Return whether a weight of a linear layer has zero points, biases or minima: wrong ones would shift its mean.
 
-    Small convolutions may have any mean. Of the weights with more than two dimensions, only packed ones and those of
-    GGUF are not convolutions but stacked linear layers.
+    Convolutions are left out, since they may have any mean. A weight with more than two dimensions is a convolution,
+    unless it is packed or in GGUF: then it is a stack of linear layers.
     """
     if made.encoding == "gguf":
         return made.of[0].dtype in WITH_MINIMA
@@ -128,7 +128,7 @@ def _has_offsets(made: Decoded, dims: int) -> bool:
 
 
 MOST_BITS = 4
-"""The most bits of codes for which a shift by one step is far larger than the means of healthy weights."""
+"""With more bits, a shift by one step is not far larger than the means of healthy weights."""
 
 
 def _has_few_zero_points(made: Decoded) -> bool:
@@ -136,13 +136,13 @@ def _has_few_zero_points(made: Decoded) -> bool:
 
 
 HALF = 0.5
-"""What ``frexp`` returns for powers of two, besides their exponents."""
+"""For a power of two, ``frexp`` returns this mantissa."""
 
 
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
-    """Record in ``seen`` whether the codes and scales of the part ``box`` of a weight are odd.
+    """Record in ``seen`` what the codes and scales of the part ``box`` of a weight show.
 
-    This is whether weights were clipped; otherwise, in how many groups the largest code is the largest possible one.
+    This is either that weights were clipped, or in how many groups the largest code is the largest possible one.
     """
     mantissas, exponents = np.frexp(scale.reshape(-1)) if scale.dtype.kind == "f" else (scale, scale)
     are_powers = scale.size > 0 and bool((mantissas == HALF).all())
@@ -161,11 +161,11 @@ def find_odd_scales(
     seen: OddScales,
     decode_part: Callable[[Mapping[str, Array], Box], Array],
 ) -> None:
-    """Add the name of a quantised tensor to ``seen`` once for each kind of odd scales or zero points in ``arrays``.
+    """Record the name of a quantised tensor in ``seen`` for each kind of odd scales or zero points in ``arrays``.
 
     ``arrays`` contains, by role, the parts of the stored tensors that were read for the part ``box`` of the weight.
-    ``decode_part`` is a function of such arrays and such a box that returns the decoded values. All values are decoded
-    only if a scale is zero, or if all are negative; a few rows, if zero points are compared with codes.
+    ``decode_part`` returns the decoded values of such arrays and such a box. All values are decoded only if a scale is
+    zero, or if all are negative; a few rows are decoded to compare zero points with codes.
     """
     if "scale" not in arrays:
         return
@@ -216,15 +216,17 @@ def find_odd_scales(
 
 
 OFTEN, ROUNDING = 0.05, 0.05
-"""If the offset of quantised scales was lost, more than the share ``OFTEN`` of the scales is negative. Rounding alone
-makes scales no lower than -``ROUNDING`` times the largest scale."""
+"""The offset of quantised scales was lost if more than the share ``OFTEN`` of the scales is far below 0.
+
+Far below 0 means: below -``ROUNDING`` times the largest scale. Rounding alone makes no scale that low.
+"""
 
 
 def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
     """Return whether many quantised scales of bitsandbytes are negative after the offset is added to them.
 
     The right offset is the mean of the scales. With 0, or with the offset of another tensor, the smaller scales become
-    negative. The second-level scales differ by little, so their mean stands for each of them.
+    negative. The second-level scales differ by little, so their mean is used for all of them.
     """
     facts, codes = dict(made.facts), arrays["scale"].reshape(-1)
     if codes.size < MANY or "nested_values" not in arrays:
@@ -248,7 +250,7 @@ def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
-    """Return whether codes whose scale is 0 differ from each other: in a block of zeros, all codes would be equal."""
+    """Return whether codes whose scale is 0 differ from each other; in a block of zeros, they would all be equal."""
     is_zero = arrays["scale"] == 0
     if not is_zero.any():
         return False
@@ -271,9 +273,9 @@ def _whole_scale(arrays: Mapping[str, Array]) -> Array:
 def _makes_zeros(
     made: Decoded, arrays: Mapping[str, Array], is_zero: Array, decode: Callable[[Mapping[str, Array]], Array]
 ) -> bool:
-    """Return whether a code that is not 0 has a scale of 0; False if the encoding allows this.
+    """Return whether a scale of 0 belongs to a code that is not 0; False if the encoding allows this.
 
-    ``is_zero`` says for each scale whether it is 0.
+    ``is_zero`` is true for each scale that is 0.
     """
     if made.encoding not in WITH_ZEROS or not is_zero.any():
         return False
@@ -286,9 +288,9 @@ def _makes_zeros(
 def _has_no_negative(made: Decoded) -> bool:
     """Return whether the encoding has no negative scales.
 
-    This is so if a scale is the largest magnitude of a block divided by the largest code, as for small floats. Integer
-    codes may have negative scales: AutoRound and MLX use them so that the value of the largest magnitude gets the code
-    of the largest magnitude, which is negative.
+    It has none if a scale is the largest magnitude of a block divided by the largest code, as for small floats. Scales
+    of integer codes may be negative: AutoRound and MLX choose their sign so that the value of largest magnitude gets
+    the code of largest magnitude, which is negative.
     """
     codes = dict(made.parts)["codes"].dtype
     return made.encoding in ("fp4", "bitsandbytes") or (
@@ -297,7 +299,7 @@ def _has_no_negative(made: Decoded) -> bool:
 
 
 def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales) -> None:
-    """Add a tensor of GGUF to ``seen`` if all blocks of a part of it have scales that are 0, or negative.
+    """Record a GGUF tensor in ``seen`` if the scales of all blocks in a part of it are 0, or are negative.
 
     ``codes`` are the bytes of these blocks, ``values`` the decoded numbers.
     """
@@ -323,12 +325,12 @@ def not_finite(made: Decoded) -> FormatError:
 
 
 def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
-    """Raise FormatError if a scale is NaN or infinite, or if a scale that codes are divided by is 0."""
+    """Raise FormatError if a scale is NaN or infinite, or if codes are divided by a scale of 0."""
     for name in SCALES:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise not_finite(made)
     if "over" in arrays and not arrays["over"].all():
-        raise FormatError(f"a scale by which codes of {escape(made.name)} are divided is 0.", rule="scale")
+        raise FormatError(f"the codes of {escape(made.name)} are divided by a scale that is 0.", rule="scale")
 
 
 SCALES = ("scale", "bias", "nested_scale", "times", "over")

@@ -14,12 +14,14 @@ __all__ = ["have_rounded_words"]
 PACKED = ("packed", "gptq", "awq", "fp4")
 """The encodings whose codes may be stored in words of 32 bits. The words of MLX's fp4 are read as bytes."""
 SAMPLED, FEWEST = 8192, 256
-"""About how many words of each decoded part are examined, and the fewest words from which rounding can be judged."""
+"""About how many words of each decoded part are read, and the fewest words from which rounding can be judged."""
 ROUNDED = 1 << 27
 """From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
 ALL, SOME = 0.99, 0.5
-"""Words were rounded if at least the first share of them end in four zeros, and less than the second share have zeros
-in either of their two highest codes of 4 bits, which every float keeps."""
+"""Words were rounded if at least the share ``ALL`` of them end in four zero bits.
+
+Less than the share ``SOME`` may have zeros in one of their two highest codes of 4 bits, which every float keeps.
+"""
 
 
 def have_rounded_words(made: Decoded, words: Array) -> bool:

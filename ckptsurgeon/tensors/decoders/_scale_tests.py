@@ -1,4 +1,4 @@
-"""Tells from scales and codes whether scales have the wrong sign, are inverse or 0, or were exchanged with biases."""
+"""Tells from scales and codes whether scales have the wrong sign, are inverse or 0, or were swapped with biases."""
 
 from __future__ import annotations
 
@@ -27,48 +27,57 @@ AutoRound and llama.cpp choose the sign of each scale so that the value of the l
 largest magnitude, which is negative. So about half of their scales are negative.
 """
 MIXED = 1 / 3
-"""If more than this share of a weight's values has the rarer of the two signs, quantisers make either none or about
-half of its scales negative."""
-DIFFERENT = 3
-"""If codes have at least this many different values other than 0, they are not all codes of the number 0.
+"""Quantisers give mixed signs to scales if more than this share of the values has the rarer of the two signs.
 
-The number 0 has one code, or two by rounding.
+Then either none or about half of the scales are negative.
+"""
+DIFFERENT = 3
+"""If codes have at least this many different values other than 0, they do not all stand for the number 0.
+
+Only one code stands for the number 0, or two by rounding.
 """
 RISES = 0.1
-"""Scales are inverse if codes are larger where scales are larger: log(codes) over log(scales) has at least this slope.
+"""Scales are inverse if codes are larger where scales are larger.
 
-A scale is the largest magnitude of its block, divided by a constant. So in a block with an outlier the scale is larger
-and the other codes are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM), that of inverse scales
-positive.
+This is measured as the slope of log(codes) over log(scales), which must be at least ``RISES``. A scale is the largest
+magnitude of its block, divided by a constant. So in a block with an outlier, the scale is larger and the other codes
+are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM). That of inverse scales is positive.
 """
 CLIPPED, AT_TOP = 0.05, 0.99
-"""If more than the share ``CLIPPED`` of codes exceeds ``AT_TOP`` times the largest code, weights were perhaps clipped.
+"""Nothing is said of scales if more than the share ``CLIPPED`` of codes is above ``AT_TOP`` times the largest code.
 
-In a block of clipped weights with a larger scale, the other codes are larger too, although the scale is right.
+Then weights were perhaps clipped: in a block of clipped weights with a larger scale, the other codes are larger too,
+although the scale is right.
 """
 VARIES = 1e-6
 """The smallest variance of the logarithm of scales for which the slope can be computed."""
 LOOKED_AT, SCALES = 1 << 16, 16
-"""About how many values are compared with their codes, and the fewest different scales that show a slope."""
+"""About how many values are compared with their codes, and the fewest different scales for which there is a slope."""
 SMALLEST = 1e-5
-"""Scales of MLX may be larger than biases if both are smaller than this, since MLX has no scales below 1e-7."""
+"""MLX has no scales below 1e-7: so scales may be larger than biases if both are smaller than this number."""
 SPAN, MOST = 0.3, 0.9
-"""Scales are too small if, in over the share ``MOST`` of groups, the weights differ by less than the share ``SPAN`` of
-the largest weight."""
+"""Scales are too small if the weights of most groups (more than the share ``MOST``) hardly differ.
+
+They hardly differ if their range is less than the share ``SPAN`` of the largest weight.
+"""
 VARIED = 0.05
-"""Scales are judged by ``SPAN`` only if biases vary by more than this share of their mean: otherwise, the weights may
-be nearly constant, as those of norms are."""
+"""``SPAN`` is used only if the standard deviation of biases is more than this share of their mean.
+
+Otherwise, the weights may be nearly constant, as those of norms are.
+"""
 RUN, RUNS = 32, 64
-"""How many weights a run (a group or a part of it) has, and about how many runs are taken from a part of a matrix."""
+"""The number of weights in a run (a group or a part of it), and about how many runs are read of a part of a matrix."""
 MANY_RUNS = 256
 """About how many runs are needed to see a shift by one step: by chance, a single run is shifted by half a step."""
 SAME, EVEN = 1e-3, 0.05
-"""Weights count as equal if they differ by less than the share ``SAME`` of the largest, and as multiples of a step if
-they are within ``EVEN`` steps of one."""
+"""Weights count as equal if they differ by less than the share ``SAME`` of the largest weight.
+
+They count as multiples of a step if each is within ``EVEN`` steps of a multiple.
+"""
 FEWEST_RUNS = 16
-"""The fewest runs, other than those of equal weights, whose median is computed."""
+"""No median is computed of fewer runs; runs of equal weights do not count."""
 OPPOSING = 1 / 16
-"""If more than this share of scales are negative like their biases, signs were changed: MLX writes no such scales."""
+"""Signs were changed if more than this share of scales are negative like their biases: MLX writes no such scales."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -79,7 +88,7 @@ def are_negative(scale: Array) -> bool:
 
 
 def should_be_mixed(values: Array) -> bool:
-    """Return whether a quantiser makes either none or about half of the scales of these values negative.
+    """Return whether a quantiser would make either none or about half of the scales of these values negative.
 
     If not, all scales may be negative on purpose: AutoRound makes such scales if most values have one sign, or if the
     largest and the smallest value of most blocks have the same magnitude, as in ternary weights.
@@ -96,9 +105,9 @@ def have_many_values(codes: Array) -> bool:
 def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
     """Yield the kinds of odd scales of MLX's affine codes.
 
-    The bias of a group is the end of its range that is farther from 0, and a multiple of its scale with the other sign.
-    So its magnitude is never smaller than that of the scale. Older versions of MLX have only positive scales; their
-    biases are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
+    The bias of a group is that end of its range which is farther from 0. It is a multiple of the scale, with the other
+    sign, so its magnitude is never smaller than that of the scale. Older versions of MLX have only positive scales;
+    their biases are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
     """
     some = (scale != 0) & (bias != 0)
     scale, bias = scale[some].astype("<f8"), bias[some].astype("<f8")
@@ -114,25 +123,25 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
 
 
 def _are_narrow(bits: int, scale: Array, bias: Array) -> bool:
-    """Return whether, in most groups, the weights hardly differ from each other, although the groups differ."""
+    """Return whether the weights within most groups hardly differ from each other, although the groups differ."""
     if not np.std(bias) > VARIED * np.mean(bias):
         return False
     return bool(np.mean(scale * (2**bits - 1) < SPAN * bias) > MOST)
 
 
 def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
-    """Return whether MLX's scales and biases were exchanged: the scales are larger, and some of them are negative.
+    """Return whether MLX's scales and biases were swapped: scales are larger than biases, and some are negative.
 
-    ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
+    ``smallest`` is the smallest scale; ``scales`` and ``biases`` are the mean squares of all scales and biases.
     """
     return smallest < 0 and scales > max(biases, SMALLEST**2)
 
 
 def lean_of(values: Array) -> float:
-    """Return the median of |mean| / deviation of runs of weights along rows; 0 if there are too few runs.
+    """Return the median of |mean| / deviation over runs of weights along rows; 0 if there are too few runs.
 
-    At most twice ``RUNS`` runs are looked at, spread over all rows and columns. A step between two codes is subtracted
-    from each |mean|: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
+    At most twice ``RUNS`` runs are read, spread over all rows and columns. A step between two codes is subtracted from
+    each |mean|: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)
@@ -152,10 +161,10 @@ def lean_of(values: Array) -> float:
 def steps_off(values: Array) -> float:
     """Return by how many steps between codes most runs of weights are shifted; 0 if there are too few runs.
 
-    Each half of the rows, and of the columns, is looked at for itself, and the largest shift counts: zero points may be
-    wrong in a half of a matrix. About ``MANY_RUNS`` runs are looked at; a run in which the steps differ, because it has
-    weights of several groups, is left out. In MiniLM, the shift is at most 0.22, and at least 0.91 if the zero points
-    are off by one.
+    The shift is measured in four halves: the first and the last rows, and the first and the last columns. The largest
+    shift counts, since zero points may be wrong in a half of a matrix. About ``MANY_RUNS`` runs are read. A run with
+    weights of several groups, whose steps differ, is left out. In MiniLM, the shift is at most 0.22, and at least 0.91
+    if the zero points are off by one.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // MANY_RUNS + 1)

@@ -21,7 +21,7 @@ __all__ = ["is_looked_up", "looked_up", "may_be_looked_up", "products"]
 CODES = 256
 """The number of different 8-bit codes."""
 SMALL = 1 << 16
-"""The number of table positions that an index of two bytes can refer to."""
+"""The number of positions in a table for which indices of two bytes suffice."""
 FEWER = 8
 """A part of a weight is looked up only if it has at least this many elements for each product in the table."""
 ELEMENTS = 1 << 17
@@ -31,8 +31,8 @@ ELEMENTS = 1 << 17
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
     """Return whether a table of all products of codes and scales saves time for a part of a weight.
 
-    It does if the codes are 8-bit floats, and the part has far more elements than there are products. ``boxes`` has, by
-    role, the part of each stored tensor that is needed.
+    It saves time if the codes are 8-bit floats, and the part has far more elements than there are products. ``boxes``
+    has, by role, the part of each stored tensor that is needed.
     """
     stored = dict(made.parts)
     if made.encoding != "scaled" or set(stored) != {"codes", "scale"} or "times" in dict(made.facts):
@@ -47,10 +47,10 @@ def is_looked_up(made: Decoded) -> bool:
 
 
 def products(codes: str, scale: Array, dtype: str) -> Array | None:
-    """Return each of the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``.
+    """Return the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``, as one vector.
 
     The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
-    ``dtype``. Then the caller has to compute the values without a table, so that lost values are counted.
+    ``dtype``: the caller then has to compute the values without a table, to count these values.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):
@@ -61,7 +61,7 @@ def products(codes: str, scale: Array, dtype: str) -> Array | None:
 
 
 def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps: Sequence[int]) -> Array:
-    """Return the product of each code and its scale, from the ``table`` of all products.
+    """Return the product of each code and its scale, taken from ``table``, which has all products.
 
     ``codes`` are the codes, as bytes, in the part ``box`` of the weight. ``scales`` is the shape of the array of
     scales, with one scale for each block that the part overlaps; it has as many dimensions as the weight. ``steps`` is
@@ -81,7 +81,7 @@ def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps
 
 
 def _narrowed(places: Array) -> Array:
-    """Return indices as uint16 if they still fit after a code is added: such indices are added four times as fast."""
+    """Return indices as uint16 if they still fit after a code is added: uint16 is added four times as fast."""
     return places.astype("<u2") if places.max(initial=0) <= SMALL - CODES else places
 
 
@@ -103,7 +103,7 @@ def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tupl
 def _runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
     """Yield ranges (begin, end) of at most ``most`` rows; if ``alike``, all rows of a range have the same scales.
 
-    ``rows`` has a number for each row, which is the same for rows with the same scales.
+    ``rows`` has a number for each row; rows with equal numbers have the same scales.
     """
     ends = [*(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)] if alike else [len(rows)]
     begin = 0

@@ -25,7 +25,7 @@ FLOAT4 = "float4_e2m1fn_x2"
 
 
 def torchao_weight(asked: Request) -> TensorInfo:
-    """Return the description of the decoded weight of a torchao tensor, for the decoder ``scaled`` or ``fp4``."""
+    """Return the description of a torchao tensor's decoded weight, which the decoder ``scaled`` or ``fp4`` decodes."""
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
         raise UndecodableError(
@@ -91,7 +91,7 @@ def _plain(stored: Any) -> object:
 
 
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
-    """Describe codes that are numbers, with a scale, and perhaps a zero point, for each block.
+    """Describe codes that are plain numbers. Each block of codes has a scale, and perhaps a zero point.
 
     The number of scales along a dimension must divide the number of codes.
     """
@@ -123,7 +123,7 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
     columns = codes.shape[-1] * 2
     if columns % scale.shape[-1]:
         raise UndecodableError(
-            f"it has {scale.shape[-1]} scales for each row, which do not divide its {columns} columns"
+            f"it has {scale.shape[-1]} scales for each row, but its {columns} columns are not a multiple of this number"
         )
     if times is not None and times.numel != 1:
         raise UndecodableError(f"its global scale has {times.numel:,} values, not one")

@@ -1,4 +1,4 @@
-"""Decodes AWQ's layout for matrix products (gemm): integers packed along the outputs, eight in a word, permuted.
+"""Decodes AWQ's layout for matrix products (gemm): eight integers of neighbouring outputs in a word, in another order.
 
 Codes have the shape (in, out / 8), scales (groups, out), zero points (groups, out / 8).
 https://arxiv.org/abs/2306.00978, https://github.com/casper-hansen/AutoAWQ
@@ -20,7 +20,7 @@ __all__ = ["BITS", "DECODER", "PLACES"]
 
 BITS = 4
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""The position in a word of each of its eight outputs, in the order of the outputs."""
+"""For each of eight outputs, its position in a word."""
 
 
 class _Awq:
@@ -64,13 +64,13 @@ def _fault(codes: TensorInfo, scale: TensorInfo, rows: int, columns: int) -> str
     if scale.shape[0] == codes.shape[0] and scale.shape[1] != rows:
         return "its codes have the layout of matrix-vector products (gemv), which no decoder knows"
     if rows % 8:
-        return f"its scales are for {rows} outputs, which is not a multiple of 8, the outputs in a word of codes"
+        return f"its scales are for {rows} outputs, but the number of outputs must be a multiple of 8"
     if codes.shape != (columns, rows // 8):
         return f"its codes have the shape {list(codes.shape)}, but its scales need {[columns, rows // 8]}"
     if scale.shape[1] != rows:
         return f"it has {scale.shape[1]} scales for each group, but {rows} outputs"
     if columns % scale.shape[0]:
-        return f"it has {scale.shape[0]} groups of scales, which do not divide its {columns} inputs"
+        return f"it has {scale.shape[0]} groups of scales, but its {columns} inputs are not a multiple of this number"
     return ""
 
 

@@ -1,9 +1,9 @@
-"""Decodes bitsandbytes: its 4-bit codes, nf4 and fp4, and its int8 weights.
+"""Decodes bitsandbytes: its 4-bit codes (nf4, fp4) and its int8 weights.
 
-Two 4-bit codes are in a byte, the upper half first. The weight is flattened and divided into blocks, each with a scale.
-The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored in the file too. With double quantisation,
-the scales are codes too: the file stores the 256 values of these codes, and the ``quant_state`` contains an offset that
-is added to the scales.
+Two 4-bit codes are in a byte, the first in its upper half. The weight is flattened and divided into blocks, each with a
+scale. The 16 values of nf4 (https://arxiv.org/abs/2305.14314) or fp4 are stored in the file too. With double
+quantisation, the scales are codes too: the file stores the 256 values of these codes, and the ``quant_state`` contains
+an offset that is added to the scales.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ._decoder import Request, UndecodableError, groups_of, whole
 __all__ = ["DECODER"]
 
 MOST_DIMENSIONS = 8
-"""The most dimensions of a shape that is read from a ``quant_state``."""
+"""A shape in a ``quant_state`` may have at most this many dimensions."""
 MOST_VALUES = 2**63 - 1
 """The most values of a weight: sizes are int64 in every format."""
 LARGEST = 3.4028234663852886e38
@@ -114,7 +114,7 @@ class _Blocks:
 
 
 def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
-    """Return the shape and the block size in a ``quant_state``; raises UndecodableError for other values."""
+    """Return the shape and the block size in a ``quant_state``; raises UndecodableError if they are not valid."""
     if not state:
         raise UndecodableError("its quant_state is not a JSON object with its shape and block size")
     shape, block = state.get("shape"), state.get("blocksize")
@@ -144,7 +144,7 @@ def _needed(parts: Mapping[str, TensorInfo], end: str) -> TensorInfo:
 
 
 def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo:
-    """Return the stored table of the ``number`` values of codes; raises UndecodableError if there is no such table."""
+    """Return the stored table with the values of all ``number`` codes; raises UndecodableError if there is none."""
     found = _needed(parts, end)
     if found.shape != (number,):
         raise UndecodableError(
@@ -154,9 +154,10 @@ def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo
 
 
 def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) -> tuple[int, float]:
-    """Return how many quantised ``scales`` share a scale in ``outer``, and the offset to be added to them.
+    """Return how many quantised scales share a second-level scale, and the offset to be added to the scales.
 
-    Raises UndecodableError if the two do not fit the ``quant_state``, which is ``state``.
+    ``scales`` are the quantised scales, ``outer`` the second-level scales. Raises UndecodableError if they do not fit
+    the ``quant_state``, which is ``state``.
     """
     nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if type(nested) is not int or not 1 <= nested <= MOST_VALUES:
@@ -166,8 +167,8 @@ def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) 
         )
     if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not -LARGEST <= offset <= LARGEST:
         raise UndecodableError(
-            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a number "
-            "of float32"
+            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a finite "
+            "float32 value"
         )
     if scales.dtype != "uint8":
         raise UndecodableError(f"its scales are quantised, but its absmax is {scales.dtype}, not uint8")

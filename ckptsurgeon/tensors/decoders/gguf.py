@@ -2,7 +2,7 @@
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c. A block of 32 has one scale, a float16
 (``mxfp4``: an exponent), and perhaps a minimum. A block of 256 is divided into groups of 16 or 32: each group has a
-scale of few bits, and perhaps a minimum of few bits. Both are multiplied by float16 numbers of the block.
+scale of few bits, and perhaps a minimum of few bits. Both are multiplied by float16 numbers that the block contains.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _half(blocks: Array, at: int) -> Array:
 def _bits(data: Array, bits: int, run: int) -> Array:
     """Return codes of a few bits, as uint8, in the shape (blocks, codes).
 
-    Each ``run`` bytes are unpacked together: first one code from the lowest ``bits`` of each byte, then one from the
-    next bits of each byte, and so on.
+    Bytes are unpacked in runs of ``run`` bytes: first the code in the lowest ``bits`` bits of each byte, then the code
+    in the next bits of each byte, and so on.
     """
     runs = data.reshape(len(data), -1, 1, run)
     shifts = np.arange(0, 8, bits, dtype="u1").reshape(1, 1, -1, 1)
@@ -79,9 +79,9 @@ def _bits(data: Array, bits: int, run: int) -> Array:
 
 
 def _fifth_bits(blocks: Array, at: int) -> Array:
-    """Return the fifth bit of each of 32 codes, shifted to its position (16 or 0).
+    """Return the fifth bit of each of 32 codes, at its place in the code: 16 or 0.
 
-    A block stores them at the byte ``at`` as a word of 32 bits, the lowest bit first.
+    A block stores them as a word of 32 bits at the byte ``at``, the lowest bit first.
     """
     bits: Array = np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little")
     return bits << np.uint8(4)

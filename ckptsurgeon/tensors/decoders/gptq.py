@@ -51,7 +51,7 @@ class _Gptq:
             found.append(("zero", zero))
         if order is not None:
             if order.shape != (columns,):
-                raise UndecodableError("the length of its g_idx is not its number of columns")
+                raise UndecodableError("its g_idx does not have one value for each column")
             found.append(("order", order))
         second = "v2" in asked.settings.stated.format
         return decoded(

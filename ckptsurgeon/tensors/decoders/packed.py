@@ -73,7 +73,7 @@ class _Packed:
             found.append(("zero", zero))
         if (order := asked.parts.get(".weight_g_idx")) is not None and order.numel:
             if order.shape != (columns,):
-                raise UndecodableError("the length of its weight_g_idx is not its number of columns")
+                raise UndecodableError("its weight_g_idx does not have one value for each column")
             found.append(("order", order))
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
@@ -118,13 +118,13 @@ DENSE = (0, 18)
 
 
 def _version(stated: object) -> tuple[int, int] | None:
-    """Return (major, minor) of the compressed-tensors version in the settings; None if the settings have no version."""
+    """Return (major, minor) of the compressed-tensors version in the settings; None if they contain no version."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", stated) if isinstance(stated, str) else None
     return (int(found[1]), int(found[2])) if found else None
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return how many words hold ``columns`` codes of ``bits`` bits: packed without gaps, and packed with gaps.
+    """Return how many words contain ``columns`` codes of ``bits`` bits: packed without gaps, and packed with gaps.
 
     With gaps, no code crosses the end of a word.
     """
@@ -132,9 +132,9 @@ def _words(columns: int, bits: int) -> tuple[int, int]:
 
 
 def _shape(asked: Request) -> tuple[int, ...]:
-    """Return the shape of a weight of compressed-tensors, as its ``weight_shape`` has it.
+    """Return the shape of a compressed-tensors weight, as stored in its ``weight_shape``.
 
-    Raises UndecodableError if the values of ``weight_shape`` were cast to floats, and may have been rounded.
+    Raises UndecodableError if ``weight_shape`` was cast to floats, and its values may have been rounded.
     """
     assert asked.coded.shape is not None
     stored = asked.parts.get(".weight_shape")
@@ -147,11 +147,11 @@ def _shape(asked: Request) -> tuple[int, ...]:
 
 
 FLOATS = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "f"}
-"""The dtypes to which a cast of all tensors may change a ``weight_shape``, and their letters in Python's ``struct``."""
+"""The dtypes that a ``weight_shape`` may have after a cast of all tensors, and their letters in Python's ``struct``."""
 
 
 def _as_floats(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return the bytes of a shape that was cast to a float dtype; b"" if one of its numbers changes."""
+    """Return the bytes of a shape after a cast to a float dtype; b"" if the cast changes one of its numbers."""
     try:
         found = struct.pack(f"<{len(shape)}{FLOATS[dtype]}", *shape)
     except OverflowError:
@@ -187,7 +187,7 @@ def _mlx(asked: Request) -> TensorInfo:
 
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    """Describe a tensor of MLX whose codes are small floats, without biases; the settings contain the MLX mode."""
+    """Describe an MLX tensor whose codes are small floats, and which has no biases; the settings contain the mode."""
     mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
     if not mode:
         raise UndecodableError("it has no biases, and no setting contains its mode")
@@ -207,7 +207,10 @@ def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> Tens
 
 FLOAT8 = "float8_e4m3fn"
 _MODES = {"mxfp4": (32, EXPONENTS[1]), "nvfp4": (16, FLOAT8), "mxfp8": (32, EXPONENTS[1])}
-"""The modes of MLX with small floats: how many codes share a scale, and the dtype of the scales (stored as uint8)."""
+"""The modes of MLX with small floats: {mode: (how many codes share a scale, dtype of the scales)}.
+
+The scales are stored as uint8.
+"""
 
 
 DECODER = _Packed()

@@ -28,7 +28,7 @@ SCALES = (
     ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
     ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale",
 )  # fmt: skip
-"""The endings of the keys of scales that codes are multiplied by."""
+"""The endings of the keys of scales by which codes are multiplied."""
 
 
 class _Scaled:
@@ -84,9 +84,9 @@ class _Scaled:
 
 
 def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield each group of rows that share scales, as (index of the group in the box, first row, end of its rows).
+    """Yield (index of the group in the box, first row, end of its rows) for each group of rows that share scales.
 
-    If all rows have the same scales, or each row has separate scales, the whole box is one group with the index -1.
+    If all rows have the same scales, or each row has its own, the whole box is one group with the index -1.
     """
     if len(box) < 2 or steps[-2] == 1:
         yield -1, 0, box[-2][1] - box[-2][0] if len(box) > 1 else 1
@@ -107,7 +107,7 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
 
 
 def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
-    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the group's shape.
+    """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the shape of the group.
 
     ``steps`` is the size of a block of elements that share a scale, and ``box`` is the part of the weight. ``rows`` is
     the index of the group, as ``_row_groups`` yields it.

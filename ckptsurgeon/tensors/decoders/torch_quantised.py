@@ -1,4 +1,4 @@
-"""Decodes torch's own quantised tensors: integers with one scale and zero point for the tensor, or for each channel.
+"""Decodes torch's own quantised tensors: integers with a scale and a zero point for the tensor, or for each channel.
 
 The pickle stores the scale and zero point with the codes (https://docs.pytorch.org/docs/stable/quantization.html).
 Values are computed as torch's ``dequantize`` computes them.
@@ -23,7 +23,7 @@ from ._odd_scales import not_finite
 __all__ = ["DECODER"]
 
 INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
-"""The integer dtype of the codes of each quantised dtype that has one code per element."""
+"""{quantised dtype: integer dtype of its codes}, for the dtypes with one code per element."""
 
 
 class _Torch:
@@ -90,7 +90,7 @@ def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
 
 
 def _integers(codes: TensorInfo) -> TensorInfo:
-    """Return the codes as a tensor of integers; if a code is less than a byte, as the flat bytes of all codes."""
+    """Return the codes as a tensor of integers; for codes of less than a byte, a vector of bytes that contain them."""
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:
@@ -99,7 +99,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
 
 
 def _elements(made: Decoded, box: Box) -> tuple[int, int]:
-    """Return the range of flat indices (row-major) of the codes in all rows that a part of the weight overlaps."""
+    """Return the range of flat indices (row-major) of the codes in all rows of which a part is in ``box``."""
     inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
     return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
 

@@ -1,8 +1,8 @@
 """Arranges a weight so that its groups run along rows: unchanged, as one row, or with rows and columns exchanged.
 
 ``Encoded.facts`` says how: it has ``flat`` if groups run along all elements in row-major order, as in bitsandbytes;
-``across`` if they run along the columns, as in gpt-oss and AWQ; ``ordered`` if columns are sorted by their group, as
-in GPTQ with ``desc_act``. Another name, ``turned``, is about the result: the stored tensors are computed from the
+``across`` if they run along the columns, as in gpt-oss and AWQ; ``ordered`` if columns are sorted by their group, as in
+GPTQ with ``desc_act``. Another entry, ``turned``, is about the result: the stored tensors are computed from the
 unchanged weight, and then their rows and columns are exchanged, as in GPTQ.
 """
 
@@ -31,7 +31,7 @@ def arranged_shape(made: Encoded) -> tuple[int, ...]:
 
 
 def is_transposed(made: Encoded) -> bool:
-    """Return whether ``made`` is stored transposed: whether each of its rows has values of one column of the weight."""
+    """Return whether the stored tensor ``made`` is transposed: each of its rows belongs to one column of the weight."""
     facts = dict(made.facts)
     return made.role not in ("whole", "shape") and bool(facts.get("across") or facts.get("turned"))
 
@@ -54,9 +54,9 @@ def arranged(made: Encoded, read: Read) -> tuple[Encoded, Read]:
 
 
 def sorted_columns(made: Encoded, read: Read) -> Array:
-    """Return the indices of the columns of an ``ordered`` weight, sorted by the numbers of their groups.
+    """Return the indices of the columns of an ``ordered`` weight, sorted by the indices of their groups.
 
-    ``read`` reads the order of the columns, which is the last tensor of ``made.of``.
+    ``read`` reads the group of each column, which is the last tensor of ``made.of``.
     """
     order = made.of[-1]
     return np.argsort(read(order, ((0, order.shape[0]),)), kind="stable")

@@ -1,4 +1,4 @@
-"""Computes a part of the codes or scales of a quantised tensor, reading only the values of the weight that it needs."""
+"""Computes a part of the codes or scales of a quantised tensor, reading only the needed values of the weight."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["TensorStatistics", "encode"]
 
 
 class TensorStatistics:
-    """Stores numbers computed from all values of a tensor, such as a global scale; several threads may call ``of``."""
+    """Caches numbers computed from all values of a tensor, such as a global scale; several threads may call ``of``."""
 
     def __init__(self) -> None:
         self._found: dict[Encoded, tuple[Array, Array]] = {}
         self._lock = threading.Lock()
 
     def of(self, made: Encoded, compute: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
-        """Return the result of ``compute`` for ``made``; only the first call for an equal ``made`` computes it."""
+        """Return the result of ``compute`` for ``made``; ``compute`` is called only for the first of equal ``made``."""
         with self._lock:
             if made not in self._found:
                 self._found[made] = compute()
@@ -47,9 +47,8 @@ def encode(
     """Return the part ``box`` of a stored tensor (such as the codes) of a quantised tensor, computed from the weight.
 
     ``info.made`` is an ``Encoded``. The array has the numpy type that ``raw_dtype`` returns. ``read`` returns a part of
-    the weight. Pass the same ``kept`` for all parts of a tensor: it stores numbers that are computed only once.
-    ``measured`` is called with the rounding loss of the codes in ``box``. Raises PlanError if a value is NaN or
-    infinite.
+    the weight. Pass the same ``kept`` for all parts of a tensor: it caches numbers that need all values. ``measured``
+    is called with the rounding loss of the codes in ``box``. Raises PlanError if a value is NaN or infinite.
     """
     made = info.made
     assert isinstance(made, Encoded)
@@ -83,9 +82,9 @@ Extremes: TypeAlias = Callable[[Encoded, Box], tuple[Array, Array]]
 
 
 def _extremes_of(read: Read, kept: TensorStatistics) -> Extremes:
-    """Return a function that computes the minimum and maximum of groups.
+    """Return a function that computes the minimum and the maximum of each group.
 
-    If all elements are in one group, they are read only once: the result is stored in ``kept``.
+    If all elements are in one group, they are read only once: the result is cached in ``kept``.
     """
 
     def found(made: Encoded, groups: Box) -> tuple[Array, Array]:
@@ -104,9 +103,9 @@ def _extremes_of(read: Read, kept: TensorStatistics) -> Extremes:
 def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box, over: float) -> Scales:
     """Return, by role, the scales of the groups in the box ``groups``; ``over`` is the global scale, 0 if none.
 
-    With double quantisation, several groups share a scale of their scales. Then the values of all these groups are
-    read, even if only some of them are in the box. If the role is ``nested``, the box must begin with the first of the
-    groups that share a scale.
+    With double quantisation, several groups share a second-level scale. Then the values of all these groups are read,
+    even if only some of them are in the box. If the role is ``nested``, the box must begin with the first of the groups
+    that share a scale.
     """
     wide = _shared(made, groups)
     found = encoder.scales(made, *extremes_of(made, wide), over)
@@ -118,10 +117,10 @@ def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box,
 
 
 def _shared(made: Encoded, groups: Box) -> Box:
-    """Widen a range of groups so that it covers whole sets of groups, and return it.
+    """Return ``groups``, extended to contain all groups that share a second-level scale with one of its groups.
 
-    In double quantisation, the scales of one set of groups are quantised with one second-level scale. ``groups`` and
-    the result are ranges (begin, end) along each dimension; ``made`` describes the encoded tensor.
+    Only double quantisation has second-level scales. ``groups`` and the result are ranges (begin, end) along each
+    dimension; ``made`` describes the encoded tensor.
     """
     nested = int(dict(made.facts).get("nested", 1))
     number = -(-made.of[0].shape[-1] // made.steps[-1])
@@ -197,7 +196,7 @@ def _codes(
 
 
 def _within(raw: Array, origin: Box) -> Read:
-    """Return a function that reads parts of a tensor from ``raw``, the array of the values in its box ``origin``."""
+    """Return a function that reads parts of a tensor from ``raw``, an array with the values of the box ``origin``."""
 
     def read(info: TensorInfo, box: Box) -> Array:
         found: Array = raw[tuple(slice(a - at, b - at) for (a, b), (at, _) in zip(box, origin, strict=True))]
@@ -227,8 +226,8 @@ def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array
 def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
     """Return the part ``box`` of the zero points: one element for each group, or packed in the same way as codes.
 
-    ``zeros_packed`` in ``made.facts`` is the dimension along which they are packed, counted from the last dimension,
-    which is 1. If it is missing, zero points are not packed.
+    If they are packed, ``zeros_packed`` in ``made.facts`` is the dimension along which they are: 1 for the last
+    dimension, 2 for the one before, and so on.
     """
     axis = -int(dict(made.facts).get("zeros_packed", 0))
     if not axis:

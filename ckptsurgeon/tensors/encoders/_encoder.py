@@ -17,7 +17,7 @@ from ._scale_dtypes import EXPONENTS
 __all__ = ["Encoder", "Packing", "Scales", "encoder_of", "is_computed_in", "is_encoder", "packing_of", "part_shape"]
 
 Scales: TypeAlias = Mapping[str, Array]
-"""Arrays by role: scales of groups (``scale``), and perhaps zero points (``zero``) and so on, in their stored dtypes.
+"""Arrays by role: scales of groups (``scale``), and perhaps zero points (``zero``) or biases, in their stored dtypes.
 
 ``nested`` contains the second-level scales of double quantisation; each other array has one element for each group.
 """
@@ -35,7 +35,7 @@ class Encoder(Protocol):
     """The interface of an encoder; each public module of this folder has an instance, ``ENCODER``."""
 
     facts: tuple[str, ...]
-    """The names of the numbers in ``Encoded.facts`` that this encoder requires."""
+    """The names of the entries of ``Encoded.facts`` that this encoder requires."""
 
     def packing(self, made: Encoded) -> Packing:
         """Return how the codes are packed."""
@@ -72,7 +72,10 @@ def encoder_of(made: Encoded) -> Encoder:
 
 
 def is_encoder(name: str, facts: Iterable[str]) -> bool:
-    """Return whether an encoder has this name, and ``facts`` has all names that it needs, such as ``bits``."""
+    """Return whether an encoder is called ``name``, and each fact that it requires (such as ``bits``) is in ``facts``.
+
+    ``facts`` has the names of the entries of an ``Encoded.facts``.
+    """
     return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
 
 
@@ -82,7 +85,7 @@ def packing_of(made: Encoded) -> Packing:
 
 
 def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape that ``encode`` computes for the stored tensor ``made``; its shape in the file is ``stored``.
+    """Return the shape in which ``encode`` computes the stored tensor ``made``; ``stored`` is its shape in the file.
 
     The two may differ. Scales and zero points have an element for each group of the arranged weight, unless zero points
     are packed.

@@ -19,9 +19,9 @@ Read: TypeAlias = Callable[[TensorInfo, Box], Array]
 """A function that reads a part of a tensor, stored or computed, as an array of the type that ``raw_dtype`` returns."""
 
 ELEMENTS = 1 << 18
-"""How many elements are reduced or rounded at once: as many as fit in the cache of a core.
+"""How many elements are processed at once: as many as fit in the cache of a core.
 
-It is a multiple of the number of codes in a stored word and in a block, so that no word or block is divided.
+It is a multiple of the number of codes in a stored word and in a block, so that no word or block is split.
 """
 
 
@@ -32,7 +32,7 @@ def as_float32(values: Array, dtype: str) -> Array:
 
 
 def shifted(box: Box, origin: Box) -> Box:
-    """Return ``box`` with indices that count from the start of the tensor, not from the start of the box ``origin``."""
+    """Return ``box`` with indices from the start of the tensor instead of indices from the start of ``origin``."""
     return tuple((begin + at, end + at) for (begin, end), (at, _) in zip(box, origin, strict=True))
 
 
@@ -51,8 +51,8 @@ def extremes(
     """Return the minimum and the maximum of each group in the box ``groups``, as float32.
 
     Unless ``with_zero`` is false, the range from minimum to maximum is extended to contain 0. ``steps`` is the size of
-    a group along each dimension. Raises PlanError if a value is NaN or infinite; the message contains ``name``, the
-    name of the tensor.
+    a group along each dimension. Raises PlanError if a value is NaN or infinite; ``name`` is the tensor's name in the
+    message.
     """
     far = np.float32(0 if with_zero else np.inf)
     least, greatest = np.full(box_shape(groups), far), np.full(box_shape(groups), -far)

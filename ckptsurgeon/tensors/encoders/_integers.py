@@ -1,6 +1,7 @@
 """Rounds values to integers times a scale, with or without a zero point, as compressed-tensors does.
 
-compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``; lifecycle/forward_helpers.py, ``_quantize``.
+See compressed_tensors/quantization/utils/helpers.py, ``calculate_qparams``; lifecycle/forward_helpers.py,
+``_quantize``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Rounds rows of numbers to GGUF's K types: blocks of 256 numbers, divided into groups that have scales of few bits.
 
 Follows https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_K_ref`` and the
-like, without an importance matrix) operation by operation, so that the result has the same bits. Each group tries
-several scales and takes the one with the smallest weighted error. The scales of the groups are then rounded themselves,
-as multiples of a float16 number of the block, and codes are computed with the rounded scales.
+like, without an importance matrix) operation by operation, so that the result has the same bits. For each group,
+several scales are tried, and the one with the smallest weighted error is taken. The scales of the groups are then
+rounded themselves, as multiples of a float16 number of the block, and codes are computed with the rounded scales.
 
-In this module the values of groups are arrays of shape (numbers in a group, groups): sums add one row after another,
-as in C, and so do not depend on how many groups are computed together.
+In this module the values of groups are arrays of shape (numbers in a group, groups): sums add one row after another, as
+in C, and so do not depend on how many groups are computed together.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ __all__ = ["K_TYPES", "bits_together"]
 
 _F = np.float32
 _SIZE = 256
-"""How many numbers a block has."""
+"""The number of values in a block."""
 _NOTHING = _F(1e-15)
-"""A group without a number of at least this size is rounded to zeros."""
+"""A group whose numbers are all smaller than this in magnitude is rounded to zeros."""
 
 
 class _Search(NamedTuple):
-    """The scales to try for a group that has a minimum.
+    """The scales to try for a group that has a minimum: its range, divided by several numbers.
 
-    The first two are the range of the group divided by ``codes - 1`` and by ``codes - 1 + first``; for each of the
-    ``steps`` that follow, the divisor grows by 0.1. If ``is_absolute`` is true, errors are summed as magnitudes, not as
-    squares.
+    The first is ``codes - 1``, the second ``codes - 1 + first``; each of the ``steps`` that follow is larger by 0.1. If
+    ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
     """
 
     codes: int
@@ -44,8 +43,8 @@ class _Search(NamedTuple):
 def bits_together(codes: Array, bits: int, run: int) -> Array:
     """Return codes of a few bits packed in bytes, in the shape (blocks, bytes).
 
-    The codes for each ``run`` bytes are consecutive: first the lowest ``bits`` of each byte, then the next bits of each
-    byte, and so on.
+    The codes for each ``run`` bytes follow each other: first those in the lowest ``bits`` bits of each byte, then those
+    in the next bits of each byte, and so on.
     """
     runs = codes.reshape(len(codes), -1, 8 // bits, run)
     packed = runs[:, :, 0].copy()
@@ -88,7 +87,7 @@ def _q5_k(blocks: Array) -> Array:
 
 
 def _q4_or_q5_k(blocks: Array, search: _Search) -> tuple[Array, Array]:
-    """Return the first 16 bytes of each block, which have the scales and minima, and the codes of the block."""
+    """Return (first 16 bytes of each block, codes of each block); these bytes contain the scales and minima."""
     values = _groups(blocks, 32)
     sizes = np.abs(values)
     found = _with_minimum(values, np.sqrt(_total(values * values) / _F(32)) + sizes, search)
@@ -124,8 +123,8 @@ class _Found(NamedTuple):
 def _with_minimum(values: Array, weights: Array, search: _Search) -> _Found:
     """Return scales and minima so that ``codes * scale - least`` is near the values (``make_qkx2_quants``).
 
-    Each try rounds values to codes, then fits the scale and the minimum to these codes by least squares, weighted with
-    ``weights``. The result with the smallest error is returned.
+    Each try rounds values to codes, and then fits the scale and the minimum to these codes by least squares, weighted
+    with ``weights``. The result with the smallest error is returned.
     """
     top = _F(search.codes - 1)
     offset, highest = np.minimum(values.min(0), 0), values.max(0)
@@ -164,7 +163,8 @@ def _error(differences: Array, weights: Array, search: _Search) -> Array:
 def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_qx_quants``).
 
-    The number farthest from 0 gets a code near ``-most``. 19 scales are tried, near the one that makes it ``-most``.
+    19 scales are tried: with the first, the number farthest from 0 gets the code ``-most``; the others are near this
+    scale.
     """
     extreme, is_empty = _extremes(values)
     weights = values * values
@@ -186,7 +186,7 @@ def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
 def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_q3_quants``).
 
-    Five times, each number in turn gets a new code: the best one for the scale that fits the group's other numbers.
+    Five times, each number in turn gets the code that is best for the scale that fits the other numbers of the group.
     """
     extreme, is_empty = _extremes(values)
     codes = _nearest(-_F(most) / extreme * values, -most, most - 1)
@@ -211,7 +211,7 @@ def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
 
 
 def _extremes(values: Array) -> tuple[Array, Array]:
-    """Return the number of each group that is farthest from 0 (1 in an empty group), and which groups are empty."""
+    """Return the number of each group that is farthest from 0 (1 for a group of zeros), and which groups are zeros."""
     at = np.abs(values).argmax(0)[None]
     extreme = np.take_along_axis(values, at, 0)[0]
     is_empty = np.abs(extreme) < _NOTHING
@@ -219,7 +219,7 @@ def _extremes(values: Array) -> tuple[Array, Array]:
 
 
 def _rounded_sizes(found: Array, most: int) -> tuple[Array, Array]:
-    """Return the scales (or minima) of each block as whole numbers up to ``most``, and the float16 to multiply them by.
+    """Return the scales (or minima) of each block as whole numbers up to ``most``, and a float16 that multiplies them.
 
     The float16 is two bytes, in the shape (blocks, 2). Scales below 0 become 0.
     """
@@ -229,7 +229,7 @@ def _rounded_sizes(found: Array, most: int) -> tuple[Array, Array]:
 
 
 def _rounded_signed(found: Array, most: int) -> tuple[Array, Array]:
-    """Return scales as whole numbers from ``-most``, and the float16 (two bytes) of each block to multiply them by."""
+    """Return scales as whole numbers from ``-most`` on, and the float16 (two bytes) of a block that multiplies them."""
     at = np.abs(found).argmax(1)[:, None]
     extreme = np.take_along_axis(found, at, 1)
     over = np.where(extreme == 0, _F(0), -_F(most) / extreme)
@@ -250,7 +250,7 @@ def _times(half: Array, scales: Array) -> Array:
 def _recoded(values: Array, codes: Array, scales: Array, least: Array | None, span: tuple[int, int]) -> Array:
     """Return the codes of values for the rounded scales and minima; a group whose scale is 0 keeps its old ``codes``.
 
-    ``span`` is the lowest and the highest code; the lowest is subtracted, so that the returned codes begin at 0.
+    ``span`` is (lowest code, highest code). The lowest code is subtracted, so that the returned codes begin at 0.
     """
     above = values if least is None else values + least
     new = _nearest(above / np.where(scales == 0, _F(1), scales), *span)
@@ -281,8 +281,8 @@ def _nearest(numbers: Array, least: float, most: float) -> Array:
 def _total(rows: Array) -> Array:
     """Return the sum of the numbers of each group, added from the first to the last.
 
-    numpy adds whole rows in this order. It would add the numbers of a single group in pairs, which rounds in another
-    way, but a block has at least eight groups.
+    numpy adds whole rows in this order. Only for a single group, it would add the numbers in pairs, which rounds
+    differently; but a block has at least eight groups.
     """
     total: Array = np.add.reduce(rows)
     return total

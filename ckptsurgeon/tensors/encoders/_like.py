@@ -16,9 +16,9 @@ __all__ = ["UnencodableError", "encoded_like"]
 
 
 def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
-    """Return the tensors that store ``weight`` in the encoding of the quantised tensor ``asked``, by key ending.
+    """Return {key ending: stored tensor} for ``weight`` in the encoding of the existing quantised tensor ``asked``.
 
-    Their endings, dtypes and shapes are those of the stored tensors of ``asked``, so that the settings in config.json
+    The endings, dtypes and shapes are those of the stored tensors of ``asked``, so that the settings in config.json
     stay correct (block and group sizes, zero points, bits and so on). Stored tensors that describe the encoding, and
     scales of a layer's inputs, are taken from ``asked``.
 
@@ -70,7 +70,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
 
 
 OF_WEIGHTS = (".weight_amax",)
-"""The endings in ``ACTIVATIONS`` that belong to the weight: the other tensors, of inputs and outputs, are copied."""
+"""Endings in ``ACTIVATIONS`` whose tensors depend on the weight; tensors with other endings in it are copied."""
 STAYING = (
     "g_idx",
     "weight_g_idx",
@@ -80,7 +80,7 @@ STAYING = (
     "bitsandbytes__nf4",
     "bitsandbytes__fp4",
 )
-"""The last words of the endings of stored tensors that describe the encoding, not the values: they are copied."""
+"""Stored tensors whose endings have one of these last words are copied: they describe the encoding, not the values."""
 _ROLES: Mapping[str, str] = {
     **dict.fromkeys(
         (
@@ -93,4 +93,4 @@ _ROLES: Mapping[str, str] = {
     "weight_scale_2": "whole", "qzeros": "zero",
     "weight_shape": "shape",
 }  # fmt: skip
-"""The roles of stored tensors, by the last words of their endings."""
+"""{last word of an ending: role of the stored tensor}."""

@@ -36,9 +36,9 @@ class RoundingLoss:
 
 
 def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
-    """Return the loss of rounding ``values`` to the quantised values ``meant``.
+    """Return the loss of rounding ``values`` to codes that are decoded to ``meant``.
 
-    Raises PlanError if a quantised value is infinite; the message contains ``name``, the name of the tensor.
+    Raises PlanError if a decoded value is infinite; ``name`` is the tensor's name in the message.
     """
     if not values.size:
         return RoundingLoss()

@@ -15,7 +15,7 @@ __all__ = ["cast_scale", "power_above", "stored_scale"]
 _EPSILONS = {
     "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3,
 }  # fmt: skip
-"""The scale of a group of zeros, as in compressed-tensors: the machine epsilon of the dtype of scales."""
+"""{dtype of scales: scale of a group of zeros}; as in compressed-tensors, it is the machine epsilon of the dtype."""
 EXPONENTS = "float8_e8m0fnu"
 
 
@@ -42,7 +42,7 @@ def power_above(scale: Array) -> Array:
 
 
 def _exponents(scale: Array) -> Array:
-    """Return the exponents, as float32 stores them, of the smallest powers of two that are not below the scales."""
+    """Return the exponents of float32 (with their bias) of scales that are rounded up to powers of two."""
     bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
     found: Array = (bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)
     return found

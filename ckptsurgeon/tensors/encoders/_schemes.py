@@ -21,19 +21,19 @@ OWN_DTYPES = ("float32", "float16", "bfloat16")
 JOINED = (
     ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("q_a_proj", "kv_a_proj_with_mqa"),
 )  # fmt: skip
-"""Layers that vLLM joins into one layer, which needs one global scale."""
+"""Layers that vLLM joins into one layer, which has only one global scale."""
 
 
 @dataclass(frozen=True)
 class Scheme:
     """A way to quantise a matrix: the encoder, its stored tensors, and the settings in config.json.
 
-    ``codes`` is the ending of the key of the codes, and their dtype; ``per`` is the number of codes in one element.
-    ``steps`` is how many rows and columns share a scale; 0 means all of them. ``scale`` is the ending of the key of the
-    scales and ``scale_dtype`` their dtype ('' for the dtype of the weight); ``stored_scale`` is their dtype in the
-    file, if it is different. ``more`` are the roles of other stored tensors, by ending. ``ignore`` is the name of the
-    setting that lists the modules that are not quantised. ``of_experts`` is a note for the user if a library cannot
-    load experts that are quantised in this way.
+    ``codes`` is (ending of the key of the codes, their dtype); ``per`` is the number of codes in one element. ``steps``
+    is how many rows and columns share a scale; 0 means all of them. ``scale`` is the ending of the key of the scales
+    and ``scale_dtype`` their dtype ('' for the dtype of the weight); ``stored_scale`` is their dtype in the file, if it
+    is different. ``more`` has {ending: role} of other stored tensors. ``ignore`` is the name of the setting that lists
+    the modules that are not quantised. ``of_experts`` is a note for the user if a library cannot load experts that are
+    quantised in this way.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Scheme:
 def _compressed(form: str, weights: Mapping[str, Any], activations: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a ``quantization_config`` of compressed-tensors without its ``ignore`` list.
 
-    ``form`` is the name of the format; ``weights`` and ``activations`` are settings that differ from the default.
+    ``form`` is the name of the format; ``weights`` and ``activations`` have the settings that differ from the defaults.
     """
     common = {"num_bits": 8, "symmetric": True, "dynamic": False, "group_size": None, "observer": None}
     args: dict[str, Any] = {**common, "actorder": None, "block_structure": None, "observer_kwargs": {}}
@@ -139,7 +139,7 @@ def misfit(info: TensorInfo, scheme: Scheme) -> str:
 def quantised_parts(
     scheme: Scheme, name: str, weight: TensorInfo, others: Mapping[str, TensorInfo] | None = None, *, dtype: str = ""
 ) -> dict[str, TensorInfo]:
-    """Return the tensors that store the matrix ``weight`` quantised, by the endings of their keys, the codes first.
+    """Return {key ending: stored tensor} for the quantised matrix ``weight``, the codes first.
 
     ``name`` is the key of the matrix. ``others`` are the matrices that share its global scale, by key. ``dtype`` is the
     dtype of scales if the scheme does not determine it; '' for the dtype of the matrix.

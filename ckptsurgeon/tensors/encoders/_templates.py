@@ -1,4 +1,4 @@
-"""Finds how to encode new values like an existing quantised tensor: the encoder, the group sizes and its numbers.
+"""Finds how to encode new values like an existing quantised tensor: the encoder, the group sizes and its facts.
 
 They are determined from the ``Decoded`` that describes how the existing tensor is decoded.
 """
@@ -160,7 +160,7 @@ def _gptq(asked: _Asked) -> Template:
 
 
 def _order(asked: _Asked, end: str) -> Array:
-    """Return the number of the group of each column, which is stored under the key ending ``end``."""
+    """Return the index of the group of each column, as stored in the tensor with the key ending ``end``."""
     order, stored = dict(asked.made.parts)["order"], asked.request.stored(end)
     if order.dtype not in ("int32", "int64") or len(stored) != order.nbytes:
         raise UnencodableError(f"its {end[1:]} cannot be read")
@@ -168,12 +168,12 @@ def _order(asked: _Asked, end: str) -> Array:
 
 
 def _is_unset(asked: _Asked) -> bool:
-    """Return whether a ``weight_g_idx`` of compressed-tensors is not set: all its numbers are -1."""
+    """Return whether a ``weight_g_idx`` of compressed-tensors was never set: all its numbers are -1."""
     return bool((_order(asked, ".weight_g_idx") == -1).all())
 
 
 def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, float], ...]]:
-    """Return how many columns a group has, and the entry ``ordered`` for ``Encoded.facts``; () if groups are adjacent.
+    """Return (number of columns in a group, entry ``ordered`` for ``Encoded.facts``); no entry if groups are adjacent.
 
     Raises UnencodableError if the groups in ``g_idx`` have different numbers of columns; only the last may be smaller.
     """

@@ -1,7 +1,8 @@
 """Rounds values to the nearest unsigned integer, with a zero point, as GPTQ and AWQ store them.
 
-The scales, from the minimum and maximum of each group, are those of GPTQ's and AWQ's own quantisers before calibration
-(gptqmodel/quantization/quantizer.py, ``find_params``; awq/quantize/quantizer.py, ``pseudo_quantize_tensor``).
+The scales, from the minimum and maximum of each group, are those that GPTQ's and AWQ's own quantisers compute before
+calibration (gptqmodel/quantization/quantizer.py, ``find_params``; awq/quantize/quantizer.py,
+``pseudo_quantize_tensor``).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from ._scale_dtypes import stored_scale
 __all__ = ["unsigned_codes", "unsigned_scales"]
 
 SMALLEST = np.float32(1e-5)
-"""The smallest range (maximum minus minimum) of a group; smaller ranges are treated as this range."""
+"""A group with a smaller range (maximum minus minimum) gets the scale of this range."""
 
 
 def unsigned_scales(made: Encoded, least: Array, greatest: Array) -> Scales:
     """Return the scales and the zero points of groups, by role, as they are stored.
 
-    Zero points are stored minus ``plus`` of ``made.facts``, and none is negative. If ``made.facts`` has no
-    ``asymmetric``, all zero points are in the middle of the codes.
+    The number ``plus`` in ``made.facts`` is subtracted from zero points before they are stored; the results are not
+    negative. If ``made.facts`` has no ``asymmetric``, all zero points are in the middle of the codes.
     """
     facts = dict(made.facts)
     top, plus = np.float32(2 ** int(facts["bits"]) - 1), np.float32(facts.get("plus", 0))

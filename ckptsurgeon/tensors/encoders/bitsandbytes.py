@@ -21,16 +21,16 @@ from ._encoder import Packing, Scales
 __all__ = ["ENCODER", "FP4", "NF4", "dynamic_map"]
 
 NF4, FP4 = (np.array(VALUES[kind], "<f4") for kind in ("nf4", "fp4"))
-"""The values of the 16 codes."""
+"""The values that the 16 codes stand for."""
 ZERO = 7
-"""The code of 0 in nf4, which fills the last byte if the number of codes is odd."""
+"""The code of 0 in nf4. If the number of codes is odd, it fills the other half of the last byte."""
 SMALLEST = np.float32(1e-38)
 """The number by which the values of a block of zeros are divided."""
 
 
 @cache
 def dynamic_map() -> Array:
-    """Return the 256 values, in ascending order, that the 8-bit codes of scales represent (dynamic tree quantisation).
+    """Return the 256 values, in ascending order, that the 8-bit codes of scales stand for (dynamic tree quantisation).
 
     There are seven powers of ten, each divided into twice as many steps as the next smaller one
     (https://arxiv.org/abs/1511.04561). The steps are rounded to float32 as ``torch.linspace`` rounds them.

@@ -24,8 +24,8 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 class _Float8:
     """The encoder of 8-bit floats. ``Encoded.facts`` has ``top`` (the value of the largest code), and perhaps a flag.
 
-    With the flag ``reciprocal`` (1), scales are computed as in transformers. Without a flag, they are computed as in
-    compressed-tensors; with ``powers`` (1), they are then rounded up to powers of two, as DeepSeek-V3.1 does
+    With the flag ``reciprocal`` (1), scales are computed as in transformers. Without it, they are computed as in
+    compressed-tensors. With the flag ``powers`` (1), they are then rounded up to powers of two, as DeepSeek-V3.1 does
     (``scale_fmt`` ue8m0).
     """
 

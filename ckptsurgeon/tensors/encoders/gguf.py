@@ -1,6 +1,6 @@
 """Rounds rows of numbers to the blocks of GGUF, which contain their scales, to the same bits as llama.cpp and gguf-py.
 
-https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
+See https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
 Blocks of 32 numbers are made here, those of 256 numbers (the K types) in ``_k_blocks``.
 """
 
@@ -64,7 +64,7 @@ def _over(scales: Array) -> Array:
 
 
 def _extreme(blocks: Array) -> Array:
-    """Return the number in each block that is farthest from 0, with its sign; the first of equally far numbers."""
+    """Return the number in each block that is farthest from 0, with its sign; if there are several, the first."""
     at = np.abs(blocks).argmax(1)[:, None]
     return np.take_along_axis(blocks, at, 1)
 
@@ -76,7 +76,7 @@ def _codes(blocks: Array, scales: Array, middle: int) -> Array:
 
 
 def _block(*parts: Array) -> Array:
-    """Return the bytes of blocks, joined from ``parts``: float32 numbers become float16, and bytes stay as they are."""
+    """Return the bytes of blocks, joined from ``parts``: float32 numbers become float16, bytes do not change."""
     return np.concatenate(
         [one if one.dtype == np.uint8 else np.ascontiguousarray(one.astype("<f2")).view("u1") for one in parts], 1
     )
@@ -85,7 +85,7 @@ def _block(*parts: Array) -> Array:
 def _low(codes: Array) -> Array:
     """Return the lower four bits of codes, two codes in a byte.
 
-    The lower half of each byte has a code of the first half of a block, the upper half one of the second half.
+    The lower half of a byte has a code from the first half of a block, the upper half one from the second half.
     """
     return bits_together(codes & np.uint8(15), 4, SIZE // 2)
 
@@ -119,7 +119,7 @@ def _q5_1(blocks: Array) -> Array:
 def _above_minimum(blocks: Array, most: int) -> tuple[Array, Array, Array]:
     """Return the scale and the minimum of each block, and codes from 0 to ``most``.
 
-    A code is the number of steps, each as large as the scale, by which a number is above the minimum.
+    A code is the distance of a number from the minimum, divided by the scale and rounded.
     """
     least = blocks.min(1, keepdims=True)
     scales = (blocks.max(1, keepdims=True) - least) / np.float32(most)
@@ -140,11 +140,11 @@ def _q8_0(blocks: Array) -> Array:
 _MIDDLES = tuple(map(np.float32, (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5)))
 """The numbers halfway between two neighbouring values of mxfp4 codes; these numbers are rounded towards 0."""
 _BIAS, _LARGEST = 127, 2
-"""The bias of the exponents of mxfp4, and the exponent of its largest value, 6."""
+"""The bias of the exponents of mxfp4 blocks, and the exponent of 6, the largest value of a code."""
 
 
 def _mxfp4(blocks: Array) -> Array:
-    """Return the bytes of mxfp4 blocks: the exponent of a power of two, then codes of a sign and three bits."""
+    """Return the bytes of mxfp4 blocks: the exponent of a power of two, then codes (a sign bit and three bits)."""
     sizes = np.abs(blocks)
     largest = sizes.max(1, keepdims=True)
     exponents = np.where(largest > 0, np.frexp(largest)[1] - 1 - _LARGEST + _BIAS, 0).clip(0, 254)

@@ -1,8 +1,8 @@
 """Rounds values to the nearest integers in GPTQ's layout, without GPTQ's corrections, which need inputs of the layer.
 
 Codes are packed along the inputs, and stored with rows and columns exchanged. The first version of the format stores
-zero points minus one. For this version, no zero point is 0, because libraries store a zero point of 0 in different
-ways.
+zero points minus one. In this version, no zero point is 0, because libraries do not agree how a zero point of 0 is
+stored.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ TOP = np.float32(127)
 
 
 class _Rows:
-    """The encoder of bitsandbytes' int8. It uses nothing of ``Encoded.facts``."""
+    """The encoder of bitsandbytes' int8. It needs no entry of ``Encoded.facts``."""
 
     facts = ()
 

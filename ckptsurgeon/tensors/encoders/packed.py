@@ -24,7 +24,7 @@ class _Packed:
     """The encoder of packed integers.
 
     ``Encoded.facts`` has ``bits`` (of a code). With zero points, it also has ``asymmetric`` (1) and ``zeros_packed``
-    (2: zero points are packed along the last dimension but one, the outputs).
+    (2: zero points are packed along the outputs, the last dimension but one).
     """
 
     facts = ("bits",)

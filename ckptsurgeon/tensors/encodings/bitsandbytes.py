@@ -1,6 +1,6 @@
 """Recognises bitsandbytes: nf4 and fp4 in blocks, whose scales may be quantised too; int8 with a scale for each row.
 
-https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``, ``Linear8bitLt``)
+See https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``, ``Linear8bitLt``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ..quantised.settings import QuantisationSettings
 __all__ = ["ENCODINGS", "STATE", "VALUES"]
 
 STATE = ".quant_state.bitsandbytes__"
-"""The ending of the key of a ``quant_state``, before the type of its codes."""
+"""The ending of the key of a ``quant_state``; the name of the type (nf4 or fp4) follows it."""
 VALUES = {
     "nf4": (
         -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -20,7 +20,7 @@ VALUES = {
     ),
     "fp4": tuple(one / 12 for one in (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3)),
 }  # fmt: skip
-"""The values of the 16 codes of each type.
+"""The values that the 16 codes of each type stand for.
 
 The values of nf4 are quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E). The values of
 fp4, which has a sign and three bits for exponent and fraction, are divided by the largest value, 12.
@@ -30,7 +30,7 @@ _OTHERS = ("", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 def _four_bits(kind: str) -> Encoding:
-    """Return the encoding "nf4" or "fp4" (``kind``); a ``quant_state`` identifies it, so codes may have any dtype."""
+    """Return the encoding "nf4" or "fp4" (``kind``); codes may have any dtype, as a ``quant_state`` identifies it."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
         codes = parts.get("")  # two codes in a byte; the shape of the weight is stored in the value of the quant_state

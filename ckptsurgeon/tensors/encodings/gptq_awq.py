@@ -1,9 +1,8 @@
 """Recognises GPTQ and AWQ: integers of few bits in groups, packed into 32-bit words.
 
-The two have the same endings of keys, but different shapes. GPTQ packs along the inputs: ``qweight`` is
-(in * bits / 32, out), ``scales`` (groups, out), ``qzeros`` (groups, out * bits / 32), ``g_idx`` (in). AWQ packs along
-the outputs: ``qweight`` is (in, out * bits / 32).
-https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAWQ
+Both use the same endings of keys, but different shapes. GPTQ packs along the inputs: ``qweight`` is (in * bits / 32,
+out), ``scales`` (groups, out), ``qzeros`` (groups, out * bits / 32), ``g_idx`` (in). AWQ packs along the outputs:
+``qweight`` is (in, out * bits / 32). https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAWQ
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _gptq(parts: Parts, codes: tuple[int, ...], groups: int, quantisation: QuantisationSettings) -> LogicalTensor:
-    """Return the logical tensor of GPTQ's codes; its bits are found from zero points, ``g_idx``, groups or settings."""
+    """Return the logical tensor of GPTQ's codes; zero points, ``g_idx``, groups or settings determine its bits."""
     zeros, order = parts.get(".qzeros"), parts.get(".g_idx")
     bits = 32 * zeros.shape[-1] // codes[1] if zeros is not None and zeros.shape else 0
     columns = order.numel if order is not None else 0

@@ -36,10 +36,10 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int], possible: Sequence[int] = _BITS) -> dict[int, int]:
-    """Return {bits of a code: columns} for the numbers of bits that fit the codes, the scales and a group size.
+    """Return {bits of a code: columns} for those of the ``possible`` numbers of bits that fit the codes and the scales.
 
-    ``words`` is the number of words in a row, ``groups`` the number of its scales. ``sizes`` are the group sizes and
-    ``possible`` the numbers of bits to try.
+    ``words`` is the number of words in a row, ``groups`` the number of its scales. ``sizes`` are the group sizes to
+    try.
     """
     pairs = ((bits, groups * size) for size in sizes for bits in possible)
     return {bits: columns for bits, columns in pairs if columns and columns * bits == words * 32}

@@ -13,7 +13,7 @@ __all__ = ["ENCODINGS"]
 
 _TYPES = frozenset({"uint8", "float4_e2m1fn_x2"})
 _SIX_BITS = 24
-"""The bytes of a block of 32 codes of 6 bits, in mxfp6: a tensor with such blocks is not nvfp4."""
+"""The bytes in a block of mxfp6, which has 32 codes of 6 bits: a tensor with such blocks is not nvfp4."""
 _SCALES = ("float8_e4m3fn", "uint8", "float8_e8m0fnu")
 
 
@@ -28,7 +28,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _pairs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of transformers' own layout, whose scales are stored in the order of a GPU kernel."""
+    """Return the logical tensor of transformers' own layout of nvfp4, with scales in the order of a GPU kernel."""
     *outer, nbytes = parts[".weight"].shape or (0,)
     return LogicalTensor.of("nvfp4", (*outer, nbytes * 2))
 

@@ -36,7 +36,7 @@ def _bytes(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
     """Return the logical tensor of BitNet, or of packed integers with a scale for each row.
 
     BitNet has one scale, and a byte contains four values (-1, 0 or 1) along the outputs. In ComfyUI's files, a byte may
-    also be one 8-bit number; this can be decided only by the value of the tensor ``comfy_quant``.
+    also be one 8-bit number: only the value of the tensor ``comfy_quant``, which is not in the header, tells which.
     """
     codes, scale = parts[".weight"], parts[".weight_scale"]
     if scale.dtype not in _SCALES or len(codes.shape) < 2:
@@ -73,12 +73,12 @@ def _higgs(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | 
 
 
 def _quanto(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of quanto: one code for each parameter, except if ``_shift`` exists (packed codes)."""
+    """Return the logical tensor of quanto, with one code for each parameter; with ``_shift``, codes are packed."""
     return (some if "._shift" in parts else same_shape)("Quanto")(parts, quantisation)
 
 
 def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of torchao: one 8-bit float for each parameter; integers may be packed."""
+    """Return the logical tensor of torchao, with one 8-bit float for each parameter; integers may be packed."""
     is_float = next(iter(parts.values())).dtype.startswith("float8")
     return (same_shape if is_float else some)("torchao")(parts, quantisation)
 
@@ -91,8 +91,8 @@ def _spqr(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     """Return the logical tensor of weights that compressed-tensors stored as sparse.
 
-    ``compressed`` has the values, and ``bitmask`` says where they are in the weight. The number of all its parameters
-    cannot be told from the shapes of the two; there are at least as many as values.
+    ``compressed`` has the values that are not zero, and ``bitmask`` their positions in the weight. The shapes of the
+    two do not determine the number of parameters; there are at least as many as values.
     """
     return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 

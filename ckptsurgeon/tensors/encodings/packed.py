@@ -1,8 +1,8 @@
 """Recognises compressed-tensors' ``pack-quantized``: integers of few bits packed into 32-bit words.
 
 The stored tensors are ``weight_packed`` (out, in * bits / 32), ``weight_scale`` (out, groups), ``weight_zero_point``
-(out * bits / 32, groups), and ``weight_shape``. The two values of ``weight_shape`` are the shape of the weight; values
-are not in the header. https://github.com/vllm-project/compressed-tensors
+(out * bits / 32, groups), and ``weight_shape``. The values of ``weight_shape`` are the shape of the weight, but only
+shapes, not values, are in the header. https://github.com/vllm-project/compressed-tensors
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 def _bits(parts: Parts, quantisation: QuantisationSettings) -> Iterator[int]:
     """Yield the possible numbers of bits of a code.
 
-    If there are packed zero points, it is the number that their shape implies; if not, each number in the settings
-    that fits the shapes.
+    If there are packed zero points, their shape implies the only number. Otherwise, each number in the settings that
+    fits the shapes is yielded.
     """
     codes, scale, zeros = parts[".weight_packed"], parts[".weight_scale"], parts.get(".weight_zero_point")
     if zeros is not None and zeros.dtype == "int32" and len(zeros.shape) == len(codes.shape):

@@ -29,12 +29,12 @@ __all__ = [
 
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
 SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
-"""The classes whose weight is (codes - zero point) * scale."""
+"""The classes of torchao whose weight is (codes - zero point) * scale."""
 MX, NVFP4 = "MXTensor", "NVFP4Tensor"
 KINDS = (*SCALED, MX, NVFP4)
-"""The classes that this package decodes."""
+"""The classes of torchao that this package decodes."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
-"""The dtypes that a tensor object of torchao can have: the dtype of the weight, not of its codes."""
+"""The dtypes that a pickled tensor of torchao can have: its dtype is that of the decoded weight, not of the codes."""
 
 
 def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
@@ -46,14 +46,14 @@ def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:
 
 
 def is_pickled(info: TensorInfo) -> bool:
-    """Return whether a tensor is quantised by torch or torchao, so that its pickle contains its scale."""
+    """Return whether torch or torchao quantised a tensor: then the pickle stores the scale as a part of the tensor."""
     return bool(pickled_torchao(info)[0]) or (bool(info.opaque) and DTYPES[info.dtype].kind == "quantized")
 
 
 def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
     """Return the scale, or the tensor of scales, that a pickle stores with a quantised tensor of torch or torchao.
 
-    Returns None if torch and torchao did not quantise the tensor, or if its scale is not in the file.
+    Returns None if neither torch nor torchao quantised the tensor, or if its scale is not in the file.
     """
     if DTYPES[info.dtype].kind == "quantized" and info.parts and isinstance(info.parts[0], tuple):
         scale: object = info.parts[0][1] if len(info.parts[0]) > 1 else None
@@ -65,7 +65,7 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
 
 
 def notes_on_activations(tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return a note on scales of activations that are left among the decoded weights of a network that torch quantised.
+    """Return a note on scales of activations that are left in a network whose weights torch quantised and ckpt decoded.
 
     Such a scale and its zero point are one number each: ``quant.scale`` and ``quant.zero_point``, or
     ``fc_input_scale_0`` and ``fc_input_zero_point_0``.
@@ -85,7 +85,7 @@ def notes_on_activations(tensors: Mapping[str, TensorInfo]) -> list[str]:
 def stored_bytes(info: TensorInfo) -> int:
     """Return the size of a stored tensor in bytes; for a pickled tensor of torchao, the size of its attributes.
 
-    In older versions, an attribute may be a tensor of torchao itself, whose attributes are plain tensors.
+    In files of older versions, an attribute may itself be a tensor of torchao, whose attributes are plain tensors.
     """
     if not info.parts:  # most tensors, and a hundred thousand of them are asked for
         return info.nbytes
@@ -109,4 +109,7 @@ ENCODINGS = (
     Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),
     Encoding("", _OUTWARD, (), _torchao, named=""),
 )
-"""A quantised layer of torch.ao also stores scale and zero point of its output, which belong to its weight."""
+"""The encodings of torch and torchao.
+
+A quantised layer of torch.ao also stores the scale and zero point of its output: they are parts of its weight here.
+"""

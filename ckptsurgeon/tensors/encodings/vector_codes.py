@@ -1,9 +1,9 @@
 """Recognises methods whose codes are indices into a table (QuIP#, QTIP, SqueezeLLM), and Marlin's 4-bit integers.
 
-The endings of keys identify them without settings: plain tensors never have these endings together.
+The endings of keys identify them without settings: plain tensors never have these endings together. See
 https://github.com/Cornell-RelaxML/quip-sharp (``QuantizedLinear``), https://github.com/Cornell-RelaxML/qtip,
 https://github.com/SqueezeAILab/SqueezeLLM (``QuantLinearLUT``), https://github.com/IST-DASLab/marlin (``Layer``),
-https://github.com/HandH1998/QQQ (``QuantLinear``)
+https://github.com/HandH1998/QQQ (``QuantLinear``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MOST_BITS = 8
 
 
 def _turned(method: str, telling: str) -> Encoding:
-    """Return the encoding of a method that, like QuIP#, transforms weights with random signs before it quantises them.
+    """Return the encoding of a method that, like QuIP#, multiplies weights with random signs before it quantises them.
 
     ``SU`` contains a sign for each input, ``SV`` for each output; ``telling`` is the ending of the keys of the codes.
     """

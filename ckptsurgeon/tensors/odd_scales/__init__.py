@@ -1,1 +1,1 @@
-"""Scales and zero points that no quantisation method writes: their kinds, what was found, and the notes on it."""
+"""Scales and zero points that no quantisation method writes: their kinds, the tensors that have them, and notes."""

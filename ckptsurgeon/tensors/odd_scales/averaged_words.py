@@ -1,7 +1,7 @@
 """Decides whether the packed words of a quantised model are averages of the words of several models.
 
-In averages, the highest code of each word has another spread than the other codes: ``tensors/decoders/_code_places.py``
-measures the difference for each tensor.
+In averages, the spread (standard deviation) of the highest code in each word differs from that of the other codes:
+``tensors/decoders/_code_places.py`` measures the difference for each tensor.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from math import fsum
 __all__ = ["AVERAGED", "SPREAD", "averaged_names"]
 
 SPREAD = "spread^"
-"""The beginning of a kind such as ``spread^-0.1``; the number is the measured difference between the spreads."""
+"""The beginning of kinds such as ``spread^-0.1``; the number is the measured difference between the spreads."""
 FAR, FEWEST, MOSTLY = 0.02, 6, 0.75
-"""Words are averages if the mean of all tensors' differences in spread is farther than ``FAR`` from 0, and if more than
-the share ``MOSTLY`` of at least ``FEWEST`` tensors have a difference of the same sign.
+"""Words are averages if the difference in spread is on average farther than ``FAR`` from 0.
+
+In addition, there must be at least ``FEWEST`` tensors, and more than the share ``MOSTLY`` of them must have a
+difference of the same sign.
 
 In averages of a model and its fine-tuned version, the mean is -0.03 (nf4) or -0.04 to -0.3 (words of 32 bits), and 89 %
 of the tensors or more have its sign. In quantised models, the difference is 0 in at least 95 % of the tensors. Averages
@@ -28,7 +30,7 @@ AVERAGED = (
 
 
 def averaged_names(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
-    """Return the tensors whose packed words seem to be averages; an empty set unless most tensors seem so.
+    """Return the tensors whose packed words seem to be averages; an empty set unless most tensors seem to be averages.
 
     Each map in ``every`` has names of tensors by kind. A kind such as ``spread^-0.1`` contains the number that was
     measured for the tensor.

@@ -1,4 +1,4 @@
-"""Decides whether the codes of a quantised model were made with other zero points than those stored beside them.
+"""Decides whether the codes of a quantised model were made with other zero points than those that are stored.
 
 See ``tensors/decoders/_group_codes.py`` for what is measured of each tensor.
 """
@@ -12,7 +12,7 @@ __all__ = ["ASYMMETRIC", "LOST_ZEROS", "SYMMETRIC", "UNFIT", "UNFIT_ZEROS", "los
 UNFIT = "unfit groups"
 """The kind of tensors whose zero points are unrelated to the mean codes of their groups."""
 ASYMMETRIC, SYMMETRIC = "asymmetric groups", "symmetric groups"
-"""The kinds of tensors with a single zero point, by whether their codes look asymmetric; some have both kinds."""
+"""The kinds of tensors with a single zero point: codes that look asymmetric, or symmetric. A tensor may have both."""
 FEWEST, MOSTLY = 4, 0.75
 """Zero points were lost if more than the share ``MOSTLY`` of at least ``FEWEST`` tensors is asymmetric."""
 UNFIT_ZEROS = (
@@ -28,7 +28,8 @@ LOST_ZEROS = (
 def lost_zero_points(names: Mapping[str, Collection[str]]) -> set[str]:
     """Return the tensors whose codes look asymmetric, although they have a single zero point.
 
-    The set is empty unless most tensors with a single zero point look so. ``names`` has names of tensors by kind.
+    The set is empty unless most tensors with a single zero point look asymmetric. ``names`` has names of tensors by
+    kind.
     """
     symmetric = set(names.get(SYMMETRIC, ()))
     found = set(names.get(ASYMMETRIC, ())) - symmetric

@@ -1,7 +1,7 @@
 """Decides from the largest code of each group whether scales belong to other codes, or were rounded without them.
 
-A scale is the largest weight of its group, divided by the largest code. So the largest code of nearly every group is
-the largest possible one.
+A scale is the largest weight of its group, divided by the largest possible code. So the largest code of nearly every
+group is the largest possible one.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ from collections.abc import Collection, Iterable, Mapping
 __all__ = ["ENDS", "MOVED", "OF_POWERS", "ROUNDED_UP", "moved_codes", "rounded_scales"]
 
 ENDS, OF_POWERS = "ends^", "ends of powers^"
-"""The beginnings of kinds such as ``ends^63/64``: the largest code is reached in 63 of 64 groups. The second is used if
-all scales are powers of two, with the smallest and the largest exponent: ``ends of powers^-9:-7^63/64``."""
-FEWEST, ALL, SOME, LACKING = 16, 0.99, 0.92, 6
-"""The codes of a tensor of at least ``FEWEST`` groups were moved between groups if less than the share ``SOME`` of the
-groups reach the largest code, and at least ``LACKING`` do not, but at least the share ``ALL`` in enough others.
+"""The beginnings of kinds such as ``ends^63/64``: in 63 of 64 groups, a code is the largest possible one.
 
-Experts are left out: of those that are never chosen, weights may become so small that their scales have a lower bound.
+The second is used if all scales are powers of two. It is followed by the smallest and the largest exponent: ``ends of
+powers^-9:-7^63/64``.
+"""
+FEWEST, ALL, SOME, LACKING = 16, 0.99, 0.92, 6
+"""Codes of a tensor were moved between groups if too few of its groups reach the largest possible code.
+
+Less than the share ``SOME`` of at least ``FEWEST`` groups must reach it, and at least ``LACKING`` must not, while in
+enough other tensors at least the share ``ALL`` reach it. Experts are left out: the weights of an expert that is never
+chosen may become so small that their scales have a lower bound.
 """
 OTHERS, THIRD = 4, 1 / 3
-"""The fewest tensors, and the smallest share of all, that must have the largest code in nearly every group."""
+"""At least ``OTHERS`` tensors, and the share ``THIRD`` of all, must have the largest code in nearly every group."""
 MANY, MOSTLY = 16, 0.75
-"""Scales were rounded to powers of two if more than the share ``MOSTLY`` of at least ``MANY`` groups reach the largest
-code, and if not all have the same scale. If codes are made with such scales, 5 % of the groups do (rounded up), or 20 %
-(rounded down), but more if all groups have the same scale."""
+"""Scales were rounded to powers of two if too many groups reach the largest possible code.
+
+More than the share ``MOSTLY`` of at least ``MANY`` groups must reach it, and the scales must differ. If codes are made
+with such scales, 5 % of the groups reach it (scales rounded up), or 20 % (rounded down), but more if all groups have
+the same scale.
+"""
 MOVED = (
     "groups without the largest code, unlike other tensors of the model: perhaps the codes belong to other scales, or "
     "were transposed without them"
@@ -36,7 +43,7 @@ ROUNDED_UP = (
 
 
 def moved_codes(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
-    """Return the tensors whose codes seem to be in other groups than those that their scales were made for.
+    """Return the tensors whose codes seem to be in other groups than those for which their scales were made.
 
     Each map in ``every`` has names of tensors by kind. A kind such as ``ends^63/64`` contains the numbers that were
     measured for the tensor.
@@ -62,7 +69,7 @@ def rounded_scales(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
 
 
 def _measured(every: Iterable[Mapping[str, Collection[str]]], kind: str) -> dict[str, tuple[int, int]]:
-    """Return {name of a tensor: (groups that reach the largest code, all groups)}."""
+    """Return {name of a tensor: (number of groups that reach the largest code, number of all groups)}."""
     found: dict[str, tuple[int, int]] = {}
     for one in every:
         for measured, names in one.items():

@@ -8,13 +8,16 @@ __all__ = [
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
-"""The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
+"""Kinds of odd scales: 0, negative, too large. The last kind is for zero points or biases that are all 0."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
 SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
-"""Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
-biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0; scales of
-bitsandbytes, the largest weights of blocks, that are all 1; codes of which most are at the ends of their range;
-codes of which too many are the lowest or the highest one; packed words without their lowest bits."""
+"""Further kinds of odd scales and codes.
+
+Scales: all negative; in place of MLX's biases, and vice versa; with the sign of MLX's biases; too small for MLX's
+biases; second-level scales (double quantisation) that are all 0; scales of bitsandbytes that are all 1. Codes: most of
+them at the ends of their range; too many equal to the lowest or the highest one; packed words without their lowest
+bits.
+"""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -22,7 +25,7 @@ SAID = {
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
-    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales, or of the biases, were changed",
+    OPPOSED: "scales with the same sign as their biases: perhaps the signs of scales or biases were changed",
     NARROW: "scales so small next to their biases that the weights of a group hardly differ: perhaps they belong "
     "to codes of more bits",
     UNSET: "scales that are all exactly 1: perhaps they were never set",
@@ -35,9 +38,9 @@ SAID = {
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"
-"""The kind of a part of a GGUF tensor in which all scales are 0, for codes that differ.
+"""The kind of a GGUF tensor with a part in which all scales are 0, although its codes differ.
 
 Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size class.
 """
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
-"""The kinds of odd scales and codes that also shift the mean: their matrices get no further note on the mean."""
+"""These kinds of odd scales and codes also shift the mean: their matrices get no further note on the mean."""

@@ -1,4 +1,4 @@
-"""Finds layers whose tensors are all larger, or smaller, than those of the others, as if they were of another model."""
+"""Finds layers whose tensors are all larger, or all smaller, than those of the others, as if from another model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["larger_layers", "outlying_layers"]
 
 LAYERS, ROLES = 4, 3
-"""The fewest layers of a role, and the fewest roles of a list of layers, that show two groups of layers."""
+"""Fewer layers of a role, or fewer roles in a list of layers, are not judged."""
 
 
 def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:
-    """Return the keys of the tensors in the group of layers with the larger sizes, if there are two groups; else [].
+    """Return the keys of the tensors in the group of layers with the larger sizes; [] unless there are two groups.
 
     ``sizes`` are logarithms by key. In a healthy model, the sizes of one role (key without numbers) may differ between
-    layers, but not those of all roles between the same layers. So the gap between the groups must be at least
-    ``apart`` in all roles of a list of layers, and each group must have at least a third of the layers. One layer may
-    be in both groups: two files may share it.
+    layers, but not those of all roles between the same layers. So the gap between the groups must be at least ``apart``
+    in all roles of a list of layers, and each group must have at least a third of the layers. One layer may be in both
+    groups, since it may be split over two files.
     """
     return [key for roles in _lists(sizes) for key in _larger(roles, apart)]
 
 
 def outlying_layers(sizes: Mapping[str, float], apart: float, fewest: int = ROLES) -> tuple[list[str], list[str]]:
-    """Return two lists of keys: of tensors in layers that are far larger than all others, and far smaller.
+    """Return (keys of tensors in layers that are far larger than all others, keys of those in far smaller layers).
 
     ``sizes`` are logarithms by key. In each role (key without numbers) that such a layer has, its sizes are more than
     ``apart`` above, or below, those of all other layers. A layer must have at least ``fewest`` roles, and less than a
-    third of the layers can be in a list.
+    third of the layers can be returned as larger, or as smaller.
     """
     lists = _lists(sizes)
     return (
@@ -65,7 +65,7 @@ def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -
 
 
 def _lists(sizes: Mapping[str, float]) -> list[list[dict[str, float]]]:
-    """Return the roles of each list of layers; a role is a map from the keys of its tensors to their sizes."""
+    """Return the roles of each list of layers; a role is {key of a tensor: its size}."""
     lists: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for key, size in sizes.items():
         if found := NUMBER_IN_KEY.search(key):

@@ -64,15 +64,15 @@ SHOWN = 3
 """The largest number of names in a note."""
 
 Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
-"""The names of quantised tensors, by the path of their checkpoint, and by kind of odd scales or by size."""
+"""{path of a checkpoint: {kind of odd scales, or size class: names of quantised tensors}}."""
 
 
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
-    There is also a note if most decoded matrices of a checkpoint are too large or too small. Another note is on
-    matrices that are far larger or smaller than the same matrices of other layers; if all matrices of a layer are, a
-    smaller difference is enough. The names of one checkpoint may be spread over several items of ``found``.
+    There are also notes on the sizes of decoded matrices: if most of them are too large or too small, or if some are
+    far larger or smaller than the same matrices of other layers. If all matrices of a layer are, a smaller difference
+    is enough. The names of one checkpoint may be in several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -110,9 +110,9 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
         if groups:
             yield (
-                f"{escape(path)}: in every role, the decoded matrices of some layers are at least {1 << ALL_ROLES} "
-                "times as large as those of the other layers: the scales of some layers may be those of another model: "
-                f"{_listed(groups)} ({len(groups)} of {len(powers)})"
+                f"{escape(path)}: for every kind of matrix, the decoded ones of some layers are at least "
+                f"{1 << ALL_ROLES} times as large as those of the other layers: the scales of some layers may be those "
+                f"of another model: {_listed(groups)} ({len(groups)} of {len(powers)})"
             )
         elif not (large or small):
             yield from _on_single_layers(path, powers)
@@ -155,10 +155,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class OddScales:
-    """The names of quantised tensors, by kind of odd scales and by size of the decoded matrix. Threads may share it.
+    """The names of quantised tensors, by kind of odd scales and by size class. Several threads may use one object.
 
-    A size is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, a matrix has the kind of its power of two
-    (see ``POWER``).
+    A size class is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, each matrix has a kind with a power of
+    two, the factor between the sizes of its inputs and outputs (see ``POWER``).
     """
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class OddScales:
         self.names[kind][name] = None
 
     def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
-        """Record the size class of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs.
+        """Record the size class of a matrix; its outputs are ``factor`` times as large as its inputs.
 
         ``is_inverse`` compares codes with scales; it is called only for factors that are large for a network.
         """
@@ -186,27 +186,27 @@ class OddScales:
         self._powers.setdefault(name, []).append(log2(factor))
 
     def add_lean(self, name: str, lean: float) -> None:
-        """Record the median of |mean| / deviation of the groups in a part of a matrix.
+        """Record the median of |mean| / deviation over the groups in a part of a matrix.
 
-        Of all parts of a matrix, the smallest median counts.
+        If a matrix has several parts, the smallest median counts.
         """
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
     def add_shift(self, name: str, steps: float) -> None:
-        """Record how many code steps a part of a matrix is shifted; of all parts, the largest shift counts."""
+        """Record by how many steps between codes a part of a matrix is shifted; of all parts, the largest counts."""
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_spread(self, name: str, spread: float) -> None:
-        """Record by how much the spread of the highest codes of words differs from that of the others in a part.
+        """Record the difference in spread between the highest code of words and the other codes, in a part of a matrix.
 
         ``spread_of_highest`` in ``decoders`` measures it.
         """
         self._spreads.setdefault(name, []).append(spread)
 
     def add_ends(self, name: str, reached: int, number: int, powers: tuple[int, int] | None) -> None:
-        """Record that the largest code is the largest possible one in ``reached`` of ``number`` groups of a part.
+        """Record that ``reached`` of ``number`` groups in a part of a matrix contain the largest possible code.
 
-        ``powers`` are the smallest and the largest exponent of the scales if all are powers of two.
+        If all scales are powers of two, ``powers`` has their smallest and their largest exponent.
         """
         self._ends.setdefault(name, []).append((reached, number, powers))
 
@@ -231,7 +231,7 @@ class OddScales:
         return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self._kinds().items()}}]))
 
     def _kinds(self) -> dict[str, dict[str, None]]:
-        """Return the names by kind.
+        """Return {kind: names}.
 
         Some kinds contain the number that was measured for a matrix: its power of two (``POWER``), its ``SPREAD``.
         """

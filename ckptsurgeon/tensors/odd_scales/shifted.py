@@ -14,24 +14,31 @@ __all__ = [
 ]  # fmt: skip
 
 SHIFTED = {True: "shifted up", False: "shifted down"}
-"""The kinds of matrices whose mean is far above 0, or far below: zero points that are off by one shift all weights."""
+"""The kinds of matrices whose mean is far above 0, or far below 0, as if zero points were off by one."""
 SHIFT, MOSTLY = 0.15, 0.75
-"""A mean is far from 0 if it is more than this share of the root mean square. For a note, most matrices must have such
-a mean: more than the share ``MOSTLY``."""
+"""A mean is far from 0 if it is more than the share ``SHIFT`` of the root mean square.
+
+There is a note only if more than the share ``MOSTLY`` of the matrices have such a mean.
+"""
 UNCENTRED, LEANING = "uncentred", "leaning"
-"""The kinds of matrices in whose groups the mean is far from 0, whatever its sign: wrong zero points that differ from
-group to group shift some groups up and others down, so that the mean of the matrix may be near 0."""
+"""The kinds of matrices in whose groups the mean is far from 0, whatever its sign.
+
+Wrong zero points that differ from group to group shift some groups up and others down, so that the mean of the matrix
+may be near 0.
+"""
 LEANS = {UNCENTRED: 1.0, LEANING: 0.4}
-"""A matrix has one of these kinds if the median of |mean| / deviation of its groups is above this number.
+"""{kind: a matrix has this kind if the median of |mean| / deviation of its groups is above this number}.
 
 It is about 0.12 for 32 weights around 0 that are drawn independently, and about 2.4 if zero points of 4 bits are off by
 half of the codes. Zero points that are off by one make it only 0.3, with one sign, and are found as ``SHIFTED``.
 """
 ONE_OFF, UNCLEAR = "one off", "unclear shift"
-"""The kinds of matrices whose weights are shifted by about one step between codes, or by another part of a step."""
+"""The kinds of matrices whose weights are shifted by about one step between codes, or by an unclear number of steps."""
 STEPS = {UNCLEAR: 0.35, ONE_OFF: 0.7}
-"""A matrix has one of these kinds if its shift, in steps, is above this number. If zero points are off by one, most
-shifts are between 0.9 and 1.2."""
+"""{kind: a matrix has this kind if its shift, in steps, is above this number}.
+
+If zero points are off by one, most shifts are between 0.9 and 1.2.
+"""
 MOST_STEPS = 1.4
 """A shift of more steps than this is of the kind ``UNCLEAR``, too."""
 OFF_BY_ONE = (
@@ -49,7 +56,7 @@ WRONG_OFFSETS = (
 
 
 def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
-    """Return the matrices whose mean is far from 0, if most matrices have such a mean, and these have the same sign.
+    """Return the matrices whose mean is far from 0, if most matrices have such a mean, with the same sign.
 
     Otherwise the set is empty. It is also empty if packed words were rounded (``ROUNDED``), since this shifts weights,
     too. ``number`` is the number of all matrices. ``names`` has the names of matrices by kind; those with a kind in
@@ -67,10 +74,10 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
     """Return the matrices whose groups have means far from 0, if most of ``every`` are such, or if others are centred.
 
-    The others of a matrix are those with the same role (name without numbers) and without such means. They are centred
-    if there are at least ``SIBLINGS`` of them, and none is ``LEANING`` or shifted. If there is only one, the matrices
-    of all roles without such means must be centred, and there must be ``FEWEST`` of them; the same holds for a matrix
-    that is alone in its role, such as an output layer, but with ``AROUND`` of them. ``names`` has names by kind.
+    The others are the matrices with the same role (name without numbers), but without such means. They are centred if
+    there are at least ``SIBLINGS`` of them, and none is ``LEANING`` or shifted. If there is only one, all matrices in
+    ``every`` without such means are looked at instead: there must be ``FEWEST`` of them, all centred. For a matrix that
+    is alone in its role, such as an output layer, there must be ``AROUND`` of them. ``names`` has names by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -94,7 +101,7 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
 def one_off_names(names: Mapping[str, Collection[str]], every: Iterable[str]) -> set[str]:
     """Return the matrices that are shifted by one step, if at least ``UNSHIFTED`` of the same role are not shifted.
 
-    No matrix of the role may have an unclear shift. ``names`` are the names of matrices by kind.
+    No matrix of the role may have an unclear shift. ``names`` has the names of matrices by kind.
     """
     some, unclear = set(names.get(ONE_OFF, ())), set(names.get(UNCLEAR, ()))
     roles: dict[str, set[str]] = {}
@@ -105,19 +112,19 @@ def one_off_names(names: Mapping[str, Collection[str]], every: Iterable[str]) ->
 
 
 UNSHIFTED = 3
-"""The fewest matrices of one role without a shift that show that others of this role are wrong."""
+"""The other matrices of a role are wrong if at least this many matrices of the role are not shifted."""
 SIBLINGS = 2
-"""The fewest matrices of one role with groups around 0 that show that others of this role are wrong.
+"""The other matrices of a role are wrong if at least this many matrices of the role have groups around 0.
 
 One is enough in a model of two layers if its other matrices have groups around 0, too.
 """
 AROUND = 8
-"""The fewest other matrices with groups around 0 that show that a matrix without siblings is wrong."""
+"""A matrix that is alone in its role is wrong if at least this many other matrices have groups around 0."""
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:
-    """Return whether there are at least ``fewest`` other matrices, and none of them is in ``leaning``.
+    """Return whether there are at least ``fewest`` matrices in ``others``, and none of them is in ``leaning``.
 
-    The groups of weights in these other matrices have means near 0.
+    The groups of weights in these matrices have means near 0.
     """
     return len(others) >= fewest and not any(one in leaning for one in others)

@@ -17,16 +17,18 @@ LARGE, SMALL, USUAL = "large", "small", "usual"
 """The size classes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different
 classes."""
 INVERSE = "inverse"
-"""The size class of a matrix whose factor is between ``RISING`` and the upper limit in ``DECODED``, if its codes are
-larger where its scales are larger: this is so only for inverse scales."""
+"""The size class of a matrix whose codes are larger where its scales are larger: only inverse scales cause this.
+
+Its factor is between ``RISING`` and the upper limit in ``DECODED``.
+"""
 DECODED = (0.02, 50.0)
-"""The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
+"""The smallest and the largest plausible median of the factor between the sizes of inputs and outputs of a layer.
 
 The factor is the root mean square of the weights, times the square root of the number of inputs. Inverse scales make it
 at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
 """
 RISING = 10.0
-"""The smallest factor for which scales and codes are compared. The median of a healthy network is rarely larger."""
+"""For smaller factors, scales and codes are not compared. The median of a healthy network is rarely larger."""
 FEWEST = 4
 """The fewest decoded matrices for which a note can say that most of them are too large or too small."""
 OF_SIZES = {
@@ -35,21 +37,21 @@ OF_SIZES = {
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
 POWER = "2^"
-"""The beginning of a kind such as ``2^1.5``, that of decoded matrices whose largest factor is this power of two."""
+"""The beginning of kinds such as ``2^1.5``, of matrices for which 2**1.5 is the largest factor of all their parts."""
 APART = 5
-"""Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
+"""If factors of one role differ by 2**APART (32), the matrices do not belong to one network."""
 SUSPECT = 3
-"""Of factors of one role that differ by ``APART``, the larger ones are wrong if they are over this power of two (8)."""
+"""If factors of one role differ by 2**APART, the larger ones are wrong if they are over 2**SUSPECT (8)."""
 LAYER = 3
-"""If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
+"""If all matrices of a layer differ by the factor 2**LAYER (8) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
-"""If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
+"""If the factors of all roles differ by 2**ALL_ROLES (4) between two groups of layers, one of the groups is wrong."""
 
 
 def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float]:
     """Return {name of a decoded matrix: binary logarithm of the largest factor by which its layer scales inputs}.
 
-    ``every`` has names by kind; a kind such as ``2^1.5`` contains the logarithm.
+    ``every`` has names by kind; a kind such as ``2^1.5`` contains the logarithm, 1.5.
     """
     found: dict[str, float] = {}
     for one in every:
@@ -61,12 +63,13 @@ def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float
 
 
 def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
-    """Return two sets of matrices: those far larger, and far smaller, than the same matrices of other layers.
+    """Return two sets of matrices: far larger ones, and far smaller ones, than the same matrices of other layers.
 
-    ``powers`` has the binary logarithm of the factor by which each matrix scales its inputs, ``names`` names by kind.
-    The matrices of a role (name without numbers) are divided at the widest gap between their factors, if this gap is at
-    least ``APART``. The larger ones are returned if their factors are too large for a network; otherwise the smaller
-    ones if theirs are too small, except experts: an expert that is never chosen shrinks.
+    ``powers`` has the binary logarithm of the factor by which each matrix scales its inputs, ``names`` the names by
+    kind. The matrices of a role (name without numbers) are divided at the widest gap between their factors, if this gap
+    is at least ``APART``. The larger ones are returned if their factors are too large for a network. Otherwise the
+    smaller ones are returned if their factors are too small. Experts are left out: an expert that is never chosen
+    shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

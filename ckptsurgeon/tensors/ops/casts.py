@@ -1,6 +1,6 @@
 """Casts values as torch does, and counts values that are not finite. The module uses numpy and opens no file.
 
-Arrays of a type that numpy lacks contain the bits as unsigned integers: a bfloat16 array is an array of uint16.
+If numpy lacks a type, an array contains the bits as unsigned integers: a bfloat16 array is an array of uint16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero
 
 @dataclass(frozen=True, slots=True)
 class CastLosses:
-    """How many values a cast destroyed: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
+    """How many values a cast lost: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
 
     infinite: int = 0
     zero: int = 0
@@ -81,7 +81,7 @@ def _reach(dtype: str) -> int:
 
 
 def widened(array: Array, dtype: str) -> Array:
-    """Return values as float32 or another type that numpy computes with; ``array`` is as ``raw_dtype`` says.
+    """Return values as float32 or another type with which numpy can compute; ``array`` has the type of ``raw_dtype``.
 
     For example, bfloat16 is given as uint16 and returned as float32.
     """
@@ -165,7 +165,7 @@ _NARROW = {
     "float8_e5m2fnuz": 0xFF,
     "float8_e4m3fnuz": 0xFF,
 }
-"""{dtype in which small weights may become zero: mask of the bits that are all 0 only if the value is zero}."""
+"""{dtype in which small weights may become zero: bit mask}; a value is zero if all bits of the mask are 0."""
 
 
 def goes_to_zero(source: str, destination: str) -> bool:
@@ -174,7 +174,7 @@ def goes_to_zero(source: str, destination: str) -> bool:
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values are not zero; ``dtype`` is a float of 8 or 16 bits that ``_NARROW`` has a mask for.
+    """Return how many values are not zero; ``dtype`` must be a key of ``_NARROW``, a float of 8 or 16 bits.
 
     ``values`` has the numpy type that ``raw_dtype`` returns.
     """
@@ -194,11 +194,11 @@ _NAN_ONLY = {
 
 
 _FIRST = {"bfloat16": 0x7F80, "float16": 0x7C00, "float8_e5m2": 0x7C, "float8_e4m3fn": 0x7F}
-"""The bits, without the sign, of the smallest value that is not finite: all larger bits are not finite either."""
+"""{dtype: bits, without the sign, of the smallest value that is not finite}; values with larger bits are not finite."""
 
 
 def _reaches(values: Array, first: int) -> bool:
-    """Return whether the bits of any value, without the sign, are at least ``first``; makes no copy of the array."""
+    """Return whether the bits of any value, without the sign, are at least ``first``; the array is not copied."""
     if not values.size:
         return False
     bits = 8 * values.itemsize

@@ -1,7 +1,7 @@
 """Converts float16 to float32 and back, with the same results as NumPy, but two to three times as fast.
 
 NumPy converts one value after the other. This module shifts the bits of whole arrays, which is correct for numbers that
-are normal in float16. NumPy converts the other numbers: zeros, subnormal and infinite numbers, NaN.
+are normal in float16. All other numbers (zeros, subnormal and infinite numbers, NaN) are left to NumPy.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["from_half", "to_half"]
 Array: TypeAlias = npt.NDArray[Any]
 
 SMALL = 1 << 12
-"""Arrays of fewer elements are converted by NumPy, because the overhead of many calls would be larger than the gain."""
+"""Smaller arrays are converted by NumPy, because the overhead of many calls would be larger than the gain."""
 SHARE = 16
-"""If more than one value in this many is not normal, NumPy converts all values."""
+"""If more than one in this many values is not normal, NumPy converts all values."""
 EXPONENT = 112 << 23
-"""The difference between the exponent biases of float32 and float16, as exponent bits of a float32."""
+"""The difference between the exponent biases of float32 and float16, shifted to the exponent bits of a float32."""
 
 
 def from_half(values: Array) -> Array:
@@ -69,7 +69,7 @@ def to_half(values: Array) -> Array:
 
 
 LEAST, BEYOND = 113 << 23, 0x477F_E000
-"""The float32 bits of the smallest normal float16, 2**-14, and of the largest, 65504.
+"""The bits of the float32 numbers 2**-14, the smallest normal float16, and 65504, the largest.
 
 Values above the largest may become infinite.
 """

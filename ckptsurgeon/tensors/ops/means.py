@@ -1,4 +1,4 @@
-"""Computes means, sums and products in double precision, rounded once. The module uses numpy and opens no file."""
+"""Computes means, sums and products in double precision, and rounds once. The module uses numpy and opens no file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rounded(values: Array, wide: str, dtype: str) -> tuple[Array, CastLosses]:
 
 
 _TIES = 0xFFF
-"""A mask of the lowest 12 bits of a float32. If a value is a tie, these bits are all 0.
+"""A mask of the lowest 12 bits of a float32. Only values in which these bits are 0 may be ties.
 
 A tie is halfway between two neighbouring values with significands of 11 bits, so its own significand has 12 bits.
 """
@@ -127,7 +127,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 
 
 def _is_exact_in_single(dtype: str, factor: float) -> bool:
-    """Return whether a value times ``factor``, rounded to ``dtype``, is the same in float32 as in double precision.
+    """Return whether float32 suffices to multiply: the rounded product is the same as with double precision.
 
     A product of two float32 numbers is exact in double precision, so it is rounded once either way. In the narrower
     types of 16 bits, a power of two near 1 only changes the exponent.
@@ -160,7 +160,7 @@ def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False, weights:
 def _in_pieces(compute: Callable[[slice], tuple[Array, CastLosses]], size: int, dtype: str) -> tuple[Array, CastLosses]:
     """Return the results of ``compute`` for all pieces of a flat array of ``size`` elements, and the sum of the losses.
 
-    So the memory for double precision is that of one piece.
+    So double precision needs memory for one piece only.
     """
     made, lost = np.empty(size, raw_dtype(dtype)), CastLosses()
     for begin in range(0, size, PIECE):

@@ -1,4 +1,4 @@
-"""Random factors for copies of elements. Their mean over all copies is 1, so that the sum of copies stays the same."""
+"""Computes random factors for copies of elements. Their mean over all copies is 1, so that sums stay the same."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def noisy_factors(
 ) -> Array:
     """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
 
-    ``runs`` are ranges of indices. They give, for each index along ``dim``, the index of which it is a copy. Each
-    factor is 1 plus a random number from -by to by, minus the mean of these numbers over all copies; it is 1 if there
-    is no other copy. A factor depends on the place of the element alone, not on ``box``.
+    ``runs`` are ranges of indices: together, they give for each index along ``dim`` the index of the element of which
+    it is a copy. Each factor is 1 plus a random number from -by to by, minus the mean of these numbers over all copies;
+    it is 1 if there is no other copy. A factor depends only on the place of the element in the tensor, not on ``box``.
     """
     most = max(1, _AT_ONCE // max(1, prod(end - begin for begin, end in box[1:])))
     begin, end = box[0]
@@ -63,7 +63,7 @@ def _only(at: int, dims: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _copies(runs: tuple[tuple[int, int], ...]) -> tuple[Array, Array, Array]:
-    """Return three arrays with an entry for each index along the dimension, which is a copy of an original index.
+    """Return three arrays with an entry for each index along the dimension; each index is a copy of an original index.
 
     The entries are the original index, how many copies of it come before this one, and how many copies it has in all.
     """

@@ -54,7 +54,7 @@ def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
 
 
 def spanned(shape: Sequence[int], begin: int, end: int) -> Iterator[Box]:
-    """Yield as few boxes as possible that together contain the elements with flat indices ``begin`` to ``end``.
+    """Yield as few boxes as possible that together contain the elements with flat indices from ``begin`` up to ``end``.
 
     Flat indices and boxes are in row-major order.
     """

@@ -50,7 +50,8 @@ SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 def from_small(codes: Array, dtype: str, out: Array | None = None) -> Array:
     """Return the float32 values of 8-bit floats, which are given as codes (uint8).
 
-    The values are written to ``out``, if it is given and the number of codes is even: a float32 array of that size.
+    If ``out`` is given, a float32 array of the same size, and the number of codes is even, the values are written to
+    it.
     """
     if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim:
         into = out.view("<u8") if out is not None else None
@@ -62,7 +63,7 @@ def from_small(codes: Array, dtype: str, out: Array | None = None) -> Array:
 
 @lru_cache
 def _pairs(dtype: str) -> Array:
-    """Return the two float32 values of each pair of codes, as one 64-bit number: this halves the number of look-ups."""
+    """Return the two float32 values of each pair of codes as one 64-bit number: with it, half the look-ups suffice."""
     table, pairs = _table(dtype), np.arange(1 << 16)
     both: Array = np.stack([table[pairs & 0xFF], table[pairs >> 8]], -1).view("<u8")
     return both.reshape(-1)

@@ -34,13 +34,13 @@ HEAD = ".lm_head.weight"
 """The end of the keys of output layers in transformers, which are of the class Linear."""
 
 Fact: TypeAlias = tuple[str, str, str]
-"""A field of the settings, its value in one model's settings, and its value in the other model's settings."""
+"""(field of the settings, its value in one model's settings, its value in the other model's settings)."""
 
 
 class QuantisedModule(NamedTuple):
     """A quantised module, and its names in two models whose settings are compared.
 
-    ``kind`` is the family of its encoding, such as GPTQ. ``module`` is its name in the model that has the quantised
+    ``kind`` is the family of its encoding, such as GPTQ. ``module`` is its name in the model with the quantised
     weights, ``here`` its name in the other model.
     """
 
@@ -55,7 +55,7 @@ class QuantisedModule(NamedTuple):
 
 
 def stores_codes(settings: Settings) -> str:
-    """Return the quantisation method in the settings if it always stores weights quantised, else ""."""
+    """Return the quantisation method in the settings if files of this method always have quantised weights, else ""."""
     quantisation = QuantisationSettings(settings)
     if quantisation.method not in STORING or settings.get("format") == "dense":
         return ""
@@ -71,12 +71,12 @@ def contradictions(
     unfit: Collection[str] = (),
     elsewhere: Sequence[str] = (),
 ) -> dict[Contradiction, list[str]]:
-    """Return the settings that quantised tensors contradict, each with the names of these tensors.
+    """Return the settings that contradict quantised tensors, each with the names of these tensors.
 
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
     ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
-    only if no weight has such a tensor, here or in these shards. If ``weight_g_idx`` or ``weight_zero_point`` of
-    compressed-tensors is missing, weights that have it here do not matter: only one config group may need it.
+    only if no weight has such a tensor, here or in these shards. This does not hold for ``weight_g_idx`` and
+    ``weight_zero_point`` of compressed-tensors: there, only the weights of one config group may need the tensor.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -104,7 +104,7 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """Returns the values that settings state for a module: those in its section, or all if there is no such section."""
+    """Returns the values that settings state for a module: those in its section, or all if it has no section."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
@@ -134,7 +134,7 @@ def _groups(settings: Settings) -> Settings:
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
     """Return whether ``fact`` says that a weight lacks a tensor (such as ``g_idx``) that other weights have.
 
-    Then the fault is in the file, and not only in the settings; ``broken_partners`` finds it for the tensors in
+    Then the fault is in the file, and not only in the settings. ``broken_partners`` finds such tensors if they are in
     ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.
     """
     part = fact.found.removeprefix("no ")
@@ -144,7 +144,7 @@ def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[
 
 
 def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
-    """Return the quantised tensors that the settings exclude from quantisation, by the entry that excludes them."""
+    """Return {entry of the settings: names of quantised tensors that it excludes from quantisation}."""
     found, modules, method = dict[str, list[str]](), Modules(settings), QuantisationSettings(settings).method
     for one in codes.tensors if modules.leave_out_any else ():
         if (
@@ -157,10 +157,10 @@ def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]
 
 
 def plain_heads(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> dict[str, list[str]]:
-    """Return the output layers that are quantised according to the settings, but are plain in the file.
+    """Return {setting: output layers that are quantised according to this setting, but are plain in the file}.
 
-    Their keys are returned in a dict, by the setting (field and value) that says that they are quantised. Other layers
-    are not checked, since their class may not be Linear.
+    The setting is given as field and value, such as ``lm_head true``. Other layers are not checked, since their class
+    may not be Linear.
     """
     ends = [key for key in tensors if key.endswith(HEAD[1:])] if codes else []
     heads = [key for key in ends if f".{key}".endswith(HEAD) and _is_number(tensors[key])]
@@ -196,7 +196,7 @@ def _is_number(info: TensorInfo) -> bool:
 
 
 def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
-    """Return the fields whose values, in ``ours``, would decode the quantised weights ``coded`` to wrong values.
+    """Return the fields by which ``ours`` would decode the quantised weights ``coded`` to wrong values.
 
     ``theirs`` are the settings with which the weights were quantised. Each field comes with its value in ``theirs`` and
     in ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for
@@ -300,7 +300,7 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
 
 
 def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
-    """Yield each field of compressed-tensors for which ``theirs`` and ``ours`` have no value in common.
+    """Yield the fields of compressed-tensors for which ``theirs`` and ``ours`` have no value in common.
 
     ``kind`` is the family of the encoding of the weights, such as ``packed``.
     """
@@ -320,9 +320,9 @@ def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterat
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield ``field`` if ``theirs`` says that a tensor (such as zero points) is stored, and ``ours`` that it is not.
+    """Yield ``field`` if, according to it, a tensor (such as zero points) is stored in ``theirs`` but not in ``ours``.
 
-    ``value`` is the value of the field that means that the tensor is stored.
+    ``value`` is the value of the field if the tensor is stored.
     """
     if theirs.flags.get(field) is value and ours.flags.get(field) is (not value):
         yield field, str(value).lower(), str(not value).lower()

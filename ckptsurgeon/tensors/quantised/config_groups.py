@@ -27,7 +27,7 @@ _OF_INPUTS = re.compile(
 """Matches the endings of keys of scales for the inputs of a module."""
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
-"""Matches names of classes whose modules have no weight themselves: only their submodules have weights."""
+"""Matches names of classes of modules that have no weights themselves, only submodules with weights."""
 _STATIC_ALGORITHMS = ("FP8", "NVFP4", "NVFP4_AWQ")
 """Values of ``quant_algo`` with which ModelOpt stores a scale for the inputs of each quantised layer."""
 _MOST = 200
@@ -37,10 +37,10 @@ _MOST = 200
 def static_activations(
     codes: QuantisedTensors, tensors: Iterable[str], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield the quantised tensors without activation scales, if the settings say that these scales are static.
+    """Yield the quantised tensors that lack activation scales, although the settings say that these scales are static.
 
     If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
-    another layer has them: some kinds of modules may need none. A model of ModelOpt may have none at all: loaders can
+    another layer has them: some kinds of modules may need none. In a model of ModelOpt, all may lack them: loaders can
     use its weights alone.
     """
     asked = _said_static(codes, settings)
@@ -57,7 +57,7 @@ def static_activations(
 
 
 def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
-    """Return the quantised tensors whose activation scales are static, by the setting that says so."""
+    """Return {setting: quantised tensors whose activation scales are static according to it}."""
     modules, said, found = Modules(settings), dict[int, str](), dict[str, list[str]]()
     is_asking = settings.get("quant_method") in ("fp8", "compressed-tensors") or bool(modelopt_of(settings))
     asks = is_asking and modules.is_exact
@@ -103,8 +103,8 @@ def _is_layer(one: QuantisedTensor, modules: Modules) -> bool:
 def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
     """Return the quantised tensors that no target in compressed-tensors' config groups matches.
 
-    The list is empty if a target is a class that the modules could have, or if a target matches no module at all: the
-    names may then be those of another version of the model.
+    The list is empty if a target is a class that the modules could have, or if a target matches no module at all: then
+    the targets may be names from another version of the model.
     """
     expressions = target_expressions(settings) if settings.get("quant_method") == "compressed-tensors" else None
     if expressions is None:
@@ -118,10 +118,10 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
 
 
 def target_expressions(settings: Settings) -> list[re.Pattern[str]] | None:
-    """Return the targets of all config groups as regular expressions for names of modules.
+    """Return the targets of all config groups as regular expressions for names of modules, or None.
 
-    Returns None if a group has no targets, if a target may be a class of layers, or if a target is an expression that
-    is invalid or could take long to match.
+    The result is None if a group has no targets, if a target may be a class of layers, or if a regular expression is
+    invalid or could take long to match.
     """
     given = [group.get("targets") for group in _groups(settings)]
     lists = [one for one in given if isinstance(one, list) and one]

@@ -1,4 +1,4 @@
-"""Finds fields of a ``quantization_config`` that the stored tensors of a quantised weight contradict."""
+"""Finds fields of a ``quantization_config`` that contradict the stored tensors of a quantised weight."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
 class Contradiction(NamedTuple):
     """A field of the settings, its value (``said``), and the value that the tensors imply instead (``found``).
 
-    ``verb`` is the verb between the tensors and ``found`` in a message: tensors "say" a number, or "have" or "are"
+    ``verb`` is the verb before ``found`` in a message on the tensors: they "say" a number, or "have" or "are"
     something.
     """
 
@@ -81,11 +81,11 @@ class Contradiction(NamedTuple):
 
 
 def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield each setting in ``stated`` that a quantised tensor contradicts.
+    """Yield each setting in ``stated`` that contradicts a quantised tensor.
 
     ``kind`` is the family of its encoding, such as GPTQ. ``parts`` are its stored tensors by the endings of their keys.
-    All tensors with the same ``form`` contradict the same settings. The only exceptions are contradictions for which
-    ``is_of_fused`` is true: the caller drops them.
+    All tensors with the same ``form`` contradict the same settings, except contradictions for which ``is_of_fused`` is
+    true: the caller has to drop them.
     """
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
@@ -113,7 +113,7 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
 
 
 def _scheme(kind: str, one: QuantisedTensor, parts: Parts, scheme: Scheme) -> Iterator[Contradiction]:
-    """Yield each setting in ``scheme``, a config group of compressed-tensors, that a quantised tensor contradicts."""
+    """Yield each setting in ``scheme``, a config group of compressed-tensors, that contradicts a quantised tensor."""
     if one.method == BYTES and "int8" in STORED_BY.get(scheme.format, ()):
         yield Contradiction("format", scheme.format, "codes of uint8 in place of int8", "have")
     elif kind not in STORED_BY.get(scheme.format, (kind,)):
@@ -164,10 +164,10 @@ def _bitsandbytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> I
 
 
 def cast_from(parts: Parts, storage: object) -> str:
-    """Return the dtype in which 4-bit codes of bitsandbytes were stored before a cast changed their bytes; else "".
+    """Return the dtype in which 4-bit codes of bitsandbytes were stored before a cast changed their bytes; "" if none.
 
-    Two codes are in a byte, and the bytes may be stored in a tensor of floats. The setting ``bnb_4bit_quant_storage``
-    (``storage`` is its value) is the dtype of this tensor. If the tensor now has another dtype, it was cast.
+    Two codes are in a byte, and the bytes may be stored in a tensor of floats. ``storage`` is the setting
+    ``bnb_4bit_quant_storage``, the dtype of this tensor. If the tensor now has another dtype, it was cast.
     """
     told = storage.removeprefix("torch.") if isinstance(storage, str) else ""
     is_other = "" in parts and told in DTYPES and parts[""].dtype != told
@@ -175,7 +175,7 @@ def cast_from(parts: Parts, storage: object) -> str:
 
 
 def _float(parts: Parts, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the field ``fmt`` of DeepSeek's settings if the 8-bit floats have another type."""
+    """Yield the field ``fmt`` of DeepSeek's settings if it names another type of 8-bit floats than the tensors have."""
     said, kind = stated.texts.get("fmt", ""), next(iter(parts.values())).dtype.removeprefix("float8_")[:4]
     if {said, kind} == {"e4m3", "e5m2"}:
         yield Contradiction("fmt", said, kind, "are")
@@ -210,7 +210,7 @@ def _awq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[C
 
 
 def _gemv(columns: int, groups: int, stated: StatedValues) -> Iterator[Contradiction]:
-    """Yield the group size in the settings if it contradicts the number of groups of a tensor for AWQ's gemv kernel.
+    """Yield the group size in the settings if it contradicts the number of groups in a tensor of AWQ's gemv layout.
 
     The number of groups may be padded, since eight groups share a 32-bit word of zero points.
 

@@ -1,4 +1,4 @@
-"""Defines an encoding, which stores one quantised weight as several tensors, and lists such weights of a state dict."""
+"""Defines an encoding, which stores one quantised weight as several tensors, and lists of such weights."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class LogicalTensor:
 class Encoding:
     """A way to store one logical tensor as several tensors, whose keys differ only in their endings.
 
-    A tensor whose key ends in ``telling`` and whose dtype is in ``dtypes`` identifies the encoding. The state dict must
-    also have a key with the same beginning and an ending in ``marks``, unless ``marks`` is empty. ``others`` are the
+    A tensor whose key ends in ``telling`` and whose dtype is in ``dtypes`` identifies the encoding. Unless ``marks`` is
+    empty, the state dict must also have a key with the same beginning and an ending in ``marks``. ``others`` are the
     endings of further tensors that may exist. ``codes`` is the ending of the codes if it is not ``telling``. ``named``
-    is the ending of the key that the logical tensor would have if it were stored plainly.
+    is the ending that the key of the logical tensor would have if it were not quantised.
 
     ``logical`` is a function that returns the logical tensor, or None if shapes or dtypes show that this is not the
     encoding. ``places`` has the position of each ending in the list of all endings, in which ``telling`` is first.
@@ -89,7 +89,7 @@ class Encoding:
 
 
 def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
-    """Return a function for ``Encoding.logical``, for an encoding whose codes have the shape of the logical tensor."""
+    """Return a function for ``Encoding.logical`` that returns a logical tensor with the shape of the codes."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
         return LogicalTensor.of(method, next(iter(parts.values())).shape)
@@ -98,7 +98,7 @@ def same_shape(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTe
 
 
 def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
-    """Return a function for ``Encoding.logical``, for encodings whose number of parameters is not in the headers."""
+    """Return a function for ``Encoding.logical`` that returns a logical tensor with an unknown number of parameters."""
 
     def logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
         return LogicalTensor(method, None, at_least=next(iter(parts.values())).numel)
@@ -113,12 +113,12 @@ def some(method: str) -> Callable[[Parts, QuantisationSettings], LogicalTensor]:
 class QuantisedTensor:
     """A quantised tensor: ``parts`` maps the endings of keys, such as ``.scales``, to the keys that store the tensor.
 
-    ``name`` is the key that it would have if it were stored plainly, ``method`` the name of its encoding, ``codes`` the
+    ``name`` is the key that it would have if it were not quantised, ``method`` the name of its encoding, ``codes`` the
     key of its codes ("" if they are in another shard). ``parameters`` is the number of parameters of the decoded weight
-    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number of parameters
-    is at least ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings
-    have them. ``form`` is an index: the quantised tensors of one state dict that have the same encoding, endings,
-    dtypes and shapes have the same ``form``.
+    and ``shape`` its shape; each is None if it cannot be determined from the headers. The number of parameters is at
+    least ``at_least``. ``more_codes`` are the keys of further codes with the same scales; only unknown encodings have
+    them. ``form`` is an index: the quantised tensors of one state dict that have the same encoding, endings, dtypes and
+    shapes have the same ``form``.
     """
 
     name: str
@@ -141,9 +141,10 @@ class QuantisedTensor:
         return next(end for end, part in self.parts.items() if part == key)
 
     def part_named(self, name: str, end: str) -> str | None:
-        """Return the key that the part with the ending ``end`` would have if the tensor were renamed to ``name``.
+        """Return the key that the part ``end`` would have if the quantised tensor were renamed to ``name``.
 
-        Returns None unless ``name`` has the same ending as the present name of the tensor (``.weight``).
+        ``end`` is the ending of the part's key. Returns None unless ``name`` has the same ending as the present name of
+        the tensor (``.weight``).
         """
         key = self.codes or self.keys[0]
         stem = f".{key}".removesuffix(self.ending(key))
@@ -167,9 +168,9 @@ class QuantisedTensors:
         return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
-        """Return the quantised tensors whose codes are in ``keys``, and leave out the others.
+        """Return the quantised tensors whose codes are in ``keys``, without the others.
 
-        If this shard has only other parts of a tensor (such as its scales), the first of these parts decides.
+        If the codes of a tensor are in another shard, the first of its parts in this shard decides.
         """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)

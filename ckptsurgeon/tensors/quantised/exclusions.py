@@ -1,4 +1,4 @@
-"""Finds the modules that settings exclude from quantisation, or may exclude by the rule of some loader."""
+"""Finds the modules that settings exclude from quantisation, or may exclude, as loaders apply them differently."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ _TOGETHER = (
     (re.compile(r"\bqkv_proj$"), ("q_proj", "k_proj", "v_proj")),
     (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
 )
-"""Modules that vLLM joins, and the name of the joined module, or its parts: settings may contain either name."""
+"""(modules that vLLM joins, or joined ones; names that settings may contain instead: the joined one, or its parts)."""
 _JOINED = tuple(dict.fromkeys(one for _, others in _TOGETHER for one in others))
 HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
-"""What may precede ``layers`` in the names of a language model, alone or with an image encoder, in any version."""
+"""The prefixes that ``layers`` may have in a language model, alone or with an image encoder, in any version."""
 _HEADED = tuple(f"{one}." for one in HEADS if one)
 _IN_MODEL = re.compile(r"(.*?)\.?\b(layers\.\d+\..*)")
 _OF_LANGUAGE = frozenset((
     "model", "language_model", "text_model", "llm", "thinker", "transformer", "backbone", "base_model", "layers",
     "blocks", "h",
 ))  # fmt: skip
-"""The words before the number of a layer of a language model; other parts of a model have other words (``visual``)."""
+"""In a language model, only these words are before the number of a layer; other parts have other words (``visual``)."""
 _OTHER_PARTS = (
     "mtp", "visual", "vision_model", "vision_tower", "audio_model", "audio_tower", "encoder", "decoder", "talker",
 )  # fmt: skip
 """The first words of names of modules in other parts of a model than its language model."""
 _MOST = 1000
-"""Of how many names of modules it is asked whether they are the beginning, the end or, with AWQ, a part of a name."""
+"""At most this many entries are compared with the beginnings, the ends or, with AWQ, any parts of names of modules."""
 _WITHOUT_CODES = 16
-"""Weights of a section with so many bits are not quantised."""
+"""If a section states at least this number of bits, the weights of its modules are not quantised."""
 
 
 class PossibleExclusions:
-    """The modules that settings leave unquantised, or may leave unquantised by the rule of some loader.
+    """The modules that settings leave unquantised, or may leave unquantised: loaders apply entries in different ways.
 
-    ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. By the rules of its loader an
-    entry excludes none of these: a rule by which it would is not the one that the file was written for. An entry that
-    names a module of the model stands for this module alone. Any other entry for a layer of a language model may be a
-    name from another version of the model, with another prefix. ``unread`` is true if the settings contain an
-    expression that is not evaluated, ``is_spent`` if later expressions were not evaluated because the previous ones
-    could have taken too long.
+    ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. The settings do not exclude
+    these: a way to apply an entry that would exclude one of them is not the way of the loader for which the file was
+    written. An entry that names a module of the model stands for this module alone. Any other entry for a layer of a
+    language model may be a name from another version of the model, with another prefix. ``unread`` is true if a regular
+    expression in the settings is not evaluated, ``is_spent`` if later ones were not evaluated because the previous ones
+    took too many steps.
     """
 
     def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:
@@ -78,16 +78,16 @@ class PossibleExclusions:
 
     @property
     def unread(self) -> bool:
-        """Whether an expression in the settings is not evaluated: it may exclude any module."""
+        """Whether a regular expression in the settings is not evaluated: it may exclude any module."""
         return bool(self._modules.unread)
 
     @property
     def is_spent(self) -> bool:
-        """Whether expressions were not compared, because all comparisons together could have taken too long."""
+        """Whether regular expressions were not compared because all comparisons together could have taken too long."""
         return self._modules.is_spent
 
     def may_exclude(self, module: str) -> bool:
-        """Return whether the settings exclude a module, or may do so under another name of it."""
+        """Return whether the settings exclude a module, or may exclude it under another of its names."""
         names = _names(module)
         if self._modules.left_out(module) or any(map(self._is_plain, names)) or any(map(self._may_name, names)):
             return True
@@ -99,19 +99,19 @@ class PossibleExclusions:
         return any(not self._is_refuted(one) for end in ends for one in self._matching(end))
 
     def _is_plain(self, name: str) -> bool:
-        """Return whether the settings have a section for a module with this name whose weights are not quantised."""
+        """Return whether the settings have a section for a module with this name, and it is not quantised."""
         place = self._modules.place(name)
         bits = self._modules.settings(place).get("bits") if place != GENERAL else None
         return isinstance(bits, int) and bits >= _WITHOUT_CODES
 
     def _matching(self, end: str) -> list[Expression]:
-        """Return the expressions that match a name, the end of another: many names have this end."""
+        """Return the regular expressions that match ``end``, the end of a name; results are cached."""
         if end not in self._by_end:
             self._by_end[end] = [one for one in self._expressions if self._meets(one, end)]
         return self._by_end[end]
 
     def _meets(self, expression: Expression, name: str) -> bool:
-        """Return whether an expression matches a name."""
+        """Return whether a regular expression of the settings matches a name."""
         pattern, whole = expression
         if not whole:
             return self._modules.meets(pattern, name)
@@ -120,7 +120,10 @@ class PossibleExclusions:
         return any(self._modules.meets(pattern, one, whole=True) for part in around for one in (part, f"{part}."))
 
     def _is_refuted(self, expression: Expression) -> bool:
-        """Return whether an expression matches another name of a quantised module, or the end of one of its names."""
+        """Return whether a regular expression matches another name of a quantised module, or the end of a name of it.
+
+        Then it does not mean such names: otherwise the module would not be quantised.
+        """
         if expression not in self._refuted:
             ends = (end for module in self._quantised for name in _names(module) for end in _ends_of(name))
             self._refuted[expression] = any(self._meets(expression, end) for end in ends)
@@ -129,8 +132,8 @@ class PossibleExclusions:
     def _may_name(self, name: str) -> bool:
         """Return whether an entry without wildcards may stand for a module with this name, or for a part of the name.
 
-        transformers compares the end or, before version 5, the beginning of the name with an entry, AutoAWQ and vLLM's
-        AWQ any part of it.
+        transformers compares an entry with the end of the name (before version 5: with its beginning). AutoAWQ, and AWQ
+        in vLLM, compare it with any part of the name.
         """
         if name.endswith(self._ends) or name.startswith(self._starts) or any(one in name for one in self._inside):
             return True
@@ -142,10 +145,10 @@ class PossibleExclusions:
 
 
 def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
-    """Return the parts of entries from their first number on, by which they may name modules with another prefix.
+    """Return the ends of entries, from their first number on, that may name modules with another prefix.
 
-    ``tails`` has this part of each entry. Entries with one prefix are taken or left together: one of them may be in
-    ``coded``, the parts of the quantised modules' names.
+    ``tails`` has this end of each entry. All entries with one prefix are left out if one of these ends is in ``coded``,
+    the parts of the quantised modules' names.
     """
     found: dict[str, set[str]] = {}
     for entry, tail in tails.items():
@@ -154,9 +157,9 @@ def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
 
 
 def _shortened(entries: Iterable[str], quantised: Iterable[str]) -> frozenset[str]:
-    """Return the entries without their first word: transformers names modules ``model.visual``, and saves ``visual``.
+    """Return the entries without their first word: transformers names modules ``model.visual``, but saves ``visual``.
 
-    Those with the name of a quantised module, or of one around it, are left out.
+    Those with the name of a quantised module, or of a module that contains one, are left out.
     """
     words = (one.partition(".") for one in entries)
     found = {rest for first, _, rest in words if rest and first not in _OTHER_PARTS}
@@ -164,13 +167,13 @@ def _shortened(entries: Iterable[str], quantised: Iterable[str]) -> frozenset[st
 
 
 def _around(name: str) -> list[str]:
-    """Return a name and those of the modules around it: ``a.b.c``, ``a.b`` and ``a``."""
+    """Return a name and the names of the modules that contain it: ``a.b.c``, ``a.b`` and ``a``."""
     words = name.split(".")
     return [".".join(words[:end]) for end in range(len(words), 0, -1)]
 
 
 def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
-    """Return those of the texts ``wanted`` that are parts of names."""
+    """Return the texts in ``wanted`` that are parts of one of the names."""
     texts, found = frozenset(wanted), set[str]()
     for name in names if texts else ():
         found.update(texts.intersection(_parts_of(name)))
@@ -178,13 +181,13 @@ def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
 
 
 def _tail(name: str) -> str:
-    """Return the part of a name from its first number on, in a language model; "" for other parts of a model."""
+    """Return the end of a name from its first number on, if it is a name in a language model; else ""."""
     tail = BEFORE_NUMBER.sub("", name)
     return tail if _OF_LANGUAGE.issuperset(name.removesuffix(tail).strip(".").split(".")) else ""
 
 
 def _with_joined(module: str) -> list[str]:
-    """Return the name of a module, and the names of the module with which it is joined, or of its parts."""
+    """Return the name of a module, followed by the names of the module into which vLLM joins it, or of its parts."""
     return [
         module,
         *(joined.sub(one, module) for joined, others in _TOGETHER if joined.search(module) for one in others),
@@ -198,7 +201,7 @@ def _ends_of(name: str) -> Iterator[str]:
 
 
 def _names(module: str) -> list[str]:
-    """Return the names that a module may have in the settings: its own, that of the joined module, other prefixes."""
+    """Return the names that settings may use for a module: its own, the joined module's, and with other prefixes."""
     names = _with_joined(module)
     for name in list(names):
         if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in HEADS:

@@ -1,4 +1,4 @@
-"""Regular expressions and names with wildcards in settings, which are untrusted: those that are safe to evaluate."""
+"""Compiles regular expressions, and names with wildcards, from settings, which are untrusted: only safe ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PLAIN = re.compile(
     r"(?:\(\?i\))?\^?(?:[\w\-/]|\\b|(?:\\[.d\-_]|\.|\[\^?[\w\-.]+\])(?:[*+]|\{\d(?:,\d)?\})?\??"
     r"|\((?:\?[:=!])?(?:[\w|.\\\-]|\[[\w\-]+\])+\)\??)*\$?"
 )
-"""Matches those regular expressions in settings that are safe to evaluate, since they repeat no group."""
+"""Matches the regular expressions that are safe to evaluate, since they repeat no group."""
 _COSTLY = re.compile(r"[^\x00-\x7f]|\\[xuUN0-9]|\[\[|--|&&|~~|\|\|")
-"""Matches texts that are not compiled as expressions: they may have long ranges of characters, or Python may warn."""
+"""Matches texts that are not compiled: they may have long ranges of characters, or Python may warn of them."""
 REPEATED, _GROUPED, LONGEST, MOST = 3, 2, 200, 200
-"""Limits: unlimited repetitions and groups in an expression, characters of an expression or name, entries of a list."""
+"""Limits: unlimited repetitions and groups in a regular expression, its length or that of a name, entries of a list."""
 
 
 def expressions_of(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:
@@ -32,20 +32,20 @@ def expressions_of(entries: Sequence[str], start: int = 0) -> dict[str, re.Patte
 
 
 def repeated(text: str) -> int:
-    """Return how many repetitions (``*``, ``+``, ``{1,2}``) an expression has, not counting one at its end."""
+    """Return how many repetitions (``*``, ``+``, ``{1,2}``) a regular expression has, not counting one at its end."""
     text = text.removesuffix("$").removesuffix(".*")
     return text.count("*") + text.count("+") + text.count("{")
 
 
 @cache
 def words_of(text: str) -> tuple[str, ...]:
-    """Return words that each name has which the expression matches; none for one with alternatives or classes."""
+    """Return words that are in each name that a regular expression matches; () if it has alternatives or classes."""
     plain = re.sub(r"\\.", " ", text)
     return () if re.search(r"[(\[{?|]|[^.\s]\*", plain) else tuple(re.findall(r"\w+", plain))
 
 
 def is_valid(text: str) -> bool:
-    """Return whether a text may be a regular expression. A loader cannot use one that is not: it excludes nothing."""
+    """Return whether a text may be a valid regular expression. Loaders cannot use others: these exclude nothing."""
     return len(text) > LONGEST or bool(_COSTLY.search(text)) or _compiled(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Lists the encodings that each ``quant_method`` stores, and those that loaders recognise only by settings."""
+"""Lists the encodings that each ``quant_method`` stores, and those that loaders recognise only by the settings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KNOWN = frozenset(family for families in METHODS.values() for family in families
 """All families in ``METHODS``, and ``TORCH``."""
 UNKNOWN = "an unknown encoding"
 IN_OTHER_SHARD = "codes whose scales are in another shard"
-"""What ``QuantisedTensor.method`` begins with if no known encoding fits, or if the scales of codes were not read."""
+"""``QuantisedTensor.method`` begins with one of these texts if no known encoding fits, or if no scales were read."""
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
 """Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
@@ -66,7 +66,7 @@ GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
 })  # fmt: skip
-"""Endings of scales by which no program recognises codes without settings; scales with other endings suffice."""
+"""If scales have one of these endings, programs recognise the codes only by settings; other endings suffice."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
 """Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
 

@@ -1,4 +1,4 @@
-"""The modules that settings of ModelOpt exclude from quantisation."""
+"""Finds the modules that settings of ModelOpt exclude from quantisation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .settings import Settings, strings_in
 __all__ = ["ExcludedModules"]
 
 _EXCLUDED, _IGNORED = "exclude_modules", "ignore"
-"""The fields of hf_quant_config.json and of config.json with the modules that are not quantised."""
+"""The fields with the modules that are not quantised: in hf_quant_config.json, and in config.json."""
 
 
 class ExcludedModules:
     """The entries of ModelOpt's settings that exclude modules: names, some with wildcards.
 
-    An entry also excludes all submodules. ``unread`` are entries with wildcards that are not compared with names: they
-    are too long, or too many.
+    An entry also excludes all submodules. ``unread`` are entries with wildcards that are not compared with names, since
+    they are too long or there are too many of them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class ExcludedModules:
         return [re.compile(one) for one in self._patterns.values()]
 
     def by(self, module: str) -> str:
-        """Return the field and the entry that excludes a module; "" if there is none."""
+        """Return the field and the entry that excludes a module, such as ``ignore (lm_head)``; "" if there is none."""
         words = module.split(".")
         found = next((one for end in range(len(words), 0, -1) if (one := ".".join(words[:end])) in self._fields), "")
         if not found and self._patterns and len(module) <= LONGEST and self._any.fullmatch(module):

@@ -1,4 +1,4 @@
-"""Reads the settings of quantisation for single modules, which may differ from the general settings.
+"""Reads the quantisation settings of single modules, which may differ from the general settings.
 
 A module may have different bits, for example, or may not be quantised at all.
 """
@@ -20,29 +20,30 @@ __all__ = [
 ]  # fmt: skip
 
 GENERAL = -1
-"""The index of the general settings, which apply to modules without their own section."""
+"""The index of the general settings, which apply to modules without their own settings."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers that list names of modules that are not quantised.
 
-A name in them stands for the module, for its submodules, and for all modules whose names end with it. If there is a
-dot at its end, it stands for the module and its submodules.
+A name in such a list stands for the module, its submodules, and all modules whose names end with it. If it ends with a
+dot, it stands only for the module and its submodules.
 """
 IGNORED, DYNAMIC, EXTRA, GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
 _BLOCKS = "modules_in_block_to_quantize"
-"""The field of GPTQ that lists the modules in a layer that are quantised, as a list of lists."""
+"""The field of GPTQ with lists of the names, within a layer, of the modules that are quantised."""
 BEFORE_NUMBER = re.compile(r"^.*?\.(?=\d+(?:\.|$))")
 """Matches everything before the first number of a name."""
 _IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
 _STEPS = 1_000_000_000
-"""How many steps all expressions in settings may take in the worst case: this many take seconds."""
+"""The most steps that all regular expressions in settings may take in the worst case: this many take seconds."""
 
 
 class Expression(NamedTuple):
-    """An expression in the settings that excludes modules.
+    """A regular expression in the settings that excludes modules.
 
-    It matches the beginning of a module's name; with ``whole``, it matches the name of the module or of one around it.
+    It matches the beginning of a module's name. If ``whole`` is true, it matches the whole name of the module, or of a
+    module that contains it.
     """
 
     pattern: re.Pattern[str]
@@ -52,11 +53,11 @@ class Expression(NamedTuple):
 class Modules:
     """The parts of quantisation settings that apply to some modules only, and the modules that are left unquantised.
 
-    Each such part is called a section; ``place`` is its index. A regular expression that could take very long to match
-    is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries with such
-    an expression in the fields that leave modules out: they may leave out any module. ``is_exact`` is false if a target
-    of a config group has such an expression. ``is_spent`` becomes true when ``_STEPS`` comparisons with expressions are
-    used up: from then on, no expression matches.
+    Each such part is called a section; ``place`` returns its index. A regular expression that could take very long to
+    match is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries with
+    such a regular expression that leave modules out: they may leave out any module. ``is_exact`` is false if a target
+    of a config group is such a regular expression. ``is_spent`` becomes true when all comparisons together could have
+    taken ``_STEPS`` steps: from then on, no regular expression matches.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,7 +88,7 @@ class Modules:
         self.unread |= valid | set(left[MOST:]) | self._excluded.unread
 
     def place(self, module: str) -> int:
-        """Return the index of the section for a module; ``GENERAL`` if there is no such section."""
+        """Return the index of the section for a module; ``GENERAL`` if it has none."""
         if (found := self._names.get(module)) is not None:
             return found
         return next(
@@ -95,7 +96,7 @@ class Modules:
         )
 
     def is_included(self, module: str) -> bool:
-        """Return whether the first expression of GPTQModel's ``dynamic`` that matches a module includes it."""
+        """Return whether the first regular expression in GPTQModel's ``dynamic`` that matches a module includes it."""
         first = next((entry for one, _, entry in self._patterns if self.meets(one, module)), "-:")
         return first[:1] not in ("", "-")
 
@@ -112,20 +113,20 @@ class Modules:
 
     @property
     def names(self) -> list[str]:
-        """The names of excluded modules in those settings that are compared with whole names: MLX's and ModelOpt's."""
+        """The names of excluded modules in settings that are compared with whole names, those of MLX and ModelOpt."""
         is_of_mlx = not isinstance(self._settings.get("quant_method"), str)
         own = [name for name, value in self._settings.items() if value is False] if is_of_mlx else []
         return [*own, *self._excluded.names]
 
     @property
     def expressions(self) -> list[Expression]:
-        """The expressions that exclude modules from quantisation."""
+        """The regular expressions that exclude modules from quantisation."""
         started = [*self._ignoring.values(), *(one for one, _, entry in self._patterns if entry[:2] == "-:")]
         whole = [*self._skipping.values(), *self._excluded.patterns]
         return [*(Expression(one, whole=False) for one in started), *(Expression(one, whole=True) for one in whole)]
 
     def settings(self, place: int) -> Settings:
-        """Return the settings for the modules of a section, in the form of a ``quantization_config``."""
+        """Return the settings for the modules of a section (an index), in the form of a ``quantization_config``."""
         return self._general if place == GENERAL else self._sections[place]
 
     def left_out(self, module: str) -> str:
@@ -156,10 +157,10 @@ class Modules:
         return f"{DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
-        """Return whether an expression matches the beginning of a module's name, or the whole name if ``whole``.
+        """Return whether a regular expression matches the beginning of a module's name, or the whole name if ``whole``.
 
-        Returns False for long names, and as soon as all comparisons together could take too many steps. A name without
-        all words of the expression needs no comparison.
+        Returns False for long names, and as soon as all comparisons together could take too many steps. A name that
+        lacks a word of the regular expression is not compared.
         """
         for word in words_of(pattern.pattern):
             if word not in module:
@@ -171,7 +172,7 @@ class Modules:
         return bool(pattern.fullmatch(module) if whole else pattern.match(module))
 
     def _add_named(self, sections: Mapping[str, Any], general: Settings) -> None:
-        """Add the sections in ``sections`` whose keys are names of modules, as in MLX and AutoRound.
+        """Add a section for each item of ``sections`` whose key is the name of a module, as in MLX and AutoRound.
 
         In MLX, the mode of such a section is "affine" by default, even if the general mode is a different one.
         """
@@ -182,9 +183,10 @@ class Modules:
             self._sections.append({**rest, **({"mode": "affine"} if "mode" in rest else {}), **one})
 
     def _add_dynamic(self) -> None:
-        """Add a section for each expression in GPTQModel's ``dynamic``.
+        """Add a section (see ``Modules``) for each item of GPTQModel's ``dynamic``: {regular expression: settings}.
 
-        The first expression that matches the beginning of a module's name applies to the module.
+        A module gets the section of the first regular expression that matches the beginning of its name. An entry that
+        begins with ``-:`` leaves the module unquantised.
         """
         given = self._settings.get(DYNAMIC)
         if not isinstance(given, dict):
@@ -226,17 +228,17 @@ class Modules:
 
 
 def _within_blocks(settings: Settings) -> list[str]:
-    """Return the names, within a layer, of the modules that GPTQ quantises; an empty list means all modules."""
+    """Return the names, within a layer, of the modules that GPTQ quantises; [] if it quantises all modules."""
     given = settings.get(_BLOCKS) if settings.get("quant_method") == "gptq" else None
     lists = given if isinstance(given, list) else []
     return [name for one in lists for name in (strings_in(one) if isinstance(one, list) else strings_in([one]))]
 
 
 def module_of(name: str) -> str:
-    """Return the name of a quantised tensor's module: its own name without ``.weight``."""
+    """Return the name of the module that has a quantised tensor: the tensor's name without ``.weight``."""
     return name.removesuffix(".weight")
 
 
 def is_section(value: object) -> bool:
-    """Return whether a value in settings of MLX has the settings of one module."""
+    """Return whether a value in MLX's settings is the settings of one module."""
     return isinstance(value, dict) and any(name in value for name in _OF_MLX)

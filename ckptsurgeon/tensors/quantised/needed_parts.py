@@ -37,7 +37,7 @@ _ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
 }
 """{ending of a tensor: (ending of another tensor of the same weight, dtypes)}.
 
-A weight needs the tensor only if the other tensor has one of the dtypes.
+A weight needs the first tensor only if the other tensor has one of the dtypes.
 """
 
 
@@ -45,7 +45,7 @@ A weight needs the tensor only if the other tensor has one of the dtypes.
 class _Layout:
     """The tensors that a method needs for one weight: ``parts`` are the endings of their keys, the codes first.
 
-    Each entry of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that the weight is
+    Each item of ``parts`` is a tuple of alternative endings. A key with one of these endings shows that the weight is
     quantised, with two exceptions: the endings "" and those in ``vague`` never show it; ".weight" shows it only if the
     tensor has the dtype ``codes``.
     """
@@ -58,9 +58,9 @@ class _Layout:
 
 @dataclass(frozen=True)
 class NeededPart:
-    """A tensor that a method needs (``part``, such as scales), and the ``names`` of the quantised weights without it.
+    """A tensor that a method needs (``part``, such as scales), and the ``names`` of the quantised weights that lack it.
 
-    ``is_all`` is true if no quantised weight has this tensor.
+    ``is_all`` is true if all quantised weights lack it.
     """
 
     method: str
@@ -97,7 +97,7 @@ def _is_there(stem: str, end: str, tensors: Container[str], elsewhere: Container
 
 
 def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight needs a tensor with the ending ``end``; this depends on the dtypes of its other tensors.
+    """Return whether a weight needs a tensor with the ending ``end``; the dtypes of its other tensors decide.
 
     ``stem`` is the common beginning of the keys of the weight's tensors, as ``_stems`` returns it.
     """
@@ -120,7 +120,7 @@ def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, Tenso
 
 
 def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight is stored as floats of more than 8 bits, not quantised; its keys begin with ``stem``."""
+    """Return whether a weight whose keys begin with ``stem`` is stored as floats of more than 8 bits, not quantised."""
     names = (stem[1:], f"{stem}.weight"[1:])
     return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
 
@@ -172,7 +172,7 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
 def _without_weight_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[NeededPart]:
-    """Yield the 8-bit weights if none of them has a scale; activation scales are not counted."""
+    """Yield the 8-bit weights if all of them lack scales; activation scales do not count."""
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
     if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):

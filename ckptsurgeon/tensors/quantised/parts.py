@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 UNCODED = "without its codes"
-"""The end of ``QuantisedTensor.method`` if the codes of the tensor are missing, or were replaced by plain numbers."""
+"""``QuantisedTensor.method`` ends with this text if the codes are missing, or were replaced by plain numbers."""
 UNSCALED = "without some of its scales"
-"""The end of ``QuantisedTensor.method`` if there are codes, but not all tensors that decode them: no encoding fits."""
+"""``QuantisedTensor.method`` ends with this text if there are codes, but not all tensors that decode them."""
 
 WITHOUT_SCALES = ", without scales"
-"""The end of ``QuantisedTensor.method`` if codes have no scale at all."""
+"""``QuantisedTensor.method`` ends with this text if codes have no scale at all."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 
@@ -43,11 +43,11 @@ _GENERAL = frozenset({
 })  # fmt: skip
 """Endings that plain tensors have too: a vector with such an ending may be the gain of a norm, for example."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
-"""Endings that alone do not prove that there are codes: tensors of unquantised weights have them too."""
+"""Endings that alone do not prove that there are codes: unquantised weights may have such tensors too."""
 OF_CACHE = frozenset({".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point"})
 """Scales of the KV cache, which compressed-tensors stores in the attention module itself."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
-"""Endings that prove nothing without codes, even in a folder with settings of quantisation."""
+"""Endings that prove nothing without codes, even if the folder has quantisation settings."""
 _CERTAIN = frozenset({
     ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".quant_state.bitsandbytes__nf4",
     ".quant_state.bitsandbytes__fp4", ".qzeros", ".g_idx", ".weight_g_idx", "_scale_inv", ".scale_packed",
@@ -61,7 +61,7 @@ _OF_WEIGHTS = frozenset({
 })  # fmt: skip
 """Endings that belong to quantised tensors unless the weight itself is stored as plain numbers."""
 _TOGETHER = frozenset({".scales", ".biases"})
-"""Endings that belong to a quantised tensor if both exist, as in MLX."""
+"""If a module has tensors with both endings, as in MLX, they belong to a quantised tensor."""
 
 
 def is_of_codes_only(ending: str) -> bool:
@@ -70,9 +70,9 @@ def is_of_codes_only(ending: str) -> bool:
 
 
 def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) -> dict[str, str]:
-    """Return the keys that could be scales or other tensors that decode codes, each with its ending.
+    """Return {key: its ending} for the tensors that could be scales, or other tensors that decode codes.
 
-    ``endings`` are the endings of such keys. Vectors are left out if plain models use their ending, too (``.scale``).
+    ``endings`` are the endings of such tensors. If plain models use an ending too (``.scale``), vectors are left out.
     """
     most = max((end.count(".") + (end[:1] != ".") for end in endings), default=0)
     by_tail: dict[str, str] = {}  # a cache: a hundred thousand keys have few different tails
@@ -90,7 +90,7 @@ def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) 
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether any tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
+    """Return whether a tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 
@@ -128,7 +128,7 @@ def lone_codes(
 def _tells(one: Encoding, dotted: str, info: TensorInfo, elsewhere: Set[str]) -> bool:
     """Return whether keys of other shards show that a tensor is the codes of the encoding ``one``.
 
-    ``dotted`` is the key of the tensor, and ``elsewhere`` are the keys of other shards, each with a dot before it.
+    ``dotted`` is the key of the tensor with a dot in front; ``elsewhere`` are the keys of other shards, with dots, too.
     """
     if one.codes is not None:
         return dotted.endswith(one.codes) and dotted.removesuffix(one.codes) + one.telling in elsewhere
@@ -149,8 +149,8 @@ def lone_parts(
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
     the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
-    shards), or the endings must be endings that only quantised tensors have. A tensor with the name of codes but a
-    dtype that codes never have is treated as a part of the quantised tensor. Scales of a KV cache are left out.
+    shards), or only quantised tensors may have such endings. If codes were cast to a dtype that codes never have, the
+    tensor is treated as another part of the quantised tensor. Scales of a KV cache are left out.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():
@@ -177,7 +177,7 @@ def lone_parts(
 def _is_certain(stem: str, found: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether the endings and dtypes in ``found`` prove that these tensors store a quantised weight.
 
-    ``found`` maps endings to keys, which all begin with ``stem``.
+    ``found`` is {ending: key}; all keys begin with ``stem``.
     """
     if not any(tensors[key].numel for key in found.values()):
         return False
@@ -214,7 +214,7 @@ class IncompleteTensors:
     """Quantised tensors (``names``) whose stored tensor with the ending ``part`` is missing or has a wrong length.
 
     ``others`` is the number of similar quantised tensors whose stored tensor is there and has a correct length. If the
-    length is wrong, ``block`` is the block length that it does not fit; if the tensor is missing, ``block`` is 0.
+    length is wrong, ``block`` is the block length that it should fit; if the tensor is missing, ``block`` is 0.
     """
 
     part: str
@@ -228,8 +228,8 @@ def broken_partners(
 ) -> Iterator[IncompleteTensors]:
     """Yield the tensors, such as codes or scales, that some quantised weights lack although similar weights have them.
 
-    ``elsewhere`` contains the keys in other shards, which are not missing. Scales of bitsandbytes with a wrong length
-    are yielded, too.
+    ``elsewhere`` contains the keys in other shards, whose tensors are not missing. Scales of bitsandbytes with a wrong
+    length are yielded, too.
     """
     groups: dict[tuple[str, str, int], list[QuantisedTensor]] = {}
     infos = {form: tensors[one.codes] for form, one in codes.by_form().items() if one.codes}
@@ -265,12 +265,12 @@ def _decoding_endings(one: QuantisedTensor) -> set[str]:
 
 
 def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
-    """Return the endings of the decoding tensors that all of these quantised weights have."""
+    """Return the endings of those decoding tensors that each of these quantised weights has."""
     return sorted(set.intersection(*(ends for ends, _ in _endings_by_form(known))))
 
 
 def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], int]]:
-    """Return (endings of the decoding tensors, number of quantised weights) for the weights with each ``form``.
+    """Return a list of (endings of the decoding tensors, number of quantised weights), one for each ``form``.
 
     The codes of all weights in ``known`` must have the same name in their module.
     """
@@ -280,9 +280,9 @@ def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], i
 
 
 def _codes_of(one: QuantisedTensor, needed: Sequence[str], leaf: str) -> Iterator[str]:
-    """Yield the keys that the missing codes of ``one`` could have, if their name in the module is ``leaf``.
+    """Yield the keys that the missing codes of ``one`` could have; ``leaf`` is their name in the module.
 
-    Each key is made from a key of ``one`` whose ending is in ``needed``, with that ending replaced.
+    Each is a key of ``one`` with an ending in ``needed``, in which ``leaf`` replaces this ending.
     """
     for end in needed:
         yield from (f"{key.removesuffix(end)}.{leaf}" for key in one.keys if key.endswith(end))
@@ -309,7 +309,7 @@ def _lacking(
 def _left_out(
     known: Sequence[QuantisedTensor], tensors: Tensors, elsewhere: Container[str]
 ) -> Iterator[IncompleteTensors]:
-    """Yield the optional tensors, such as zero points, that most of the weights have and the others lack."""
+    """Yield the optional tensors, such as zero points, that most of the weights have but the others lack."""
     numbers: Counter[str] = Counter()
     for ends, number in _endings_by_form(known):
         numbers.update({end: number for end in ends if end.endswith(ALWAYS)})

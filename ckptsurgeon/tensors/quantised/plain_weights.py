@@ -1,4 +1,4 @@
-"""Finds weights that are unquantised in one layer or in every layer, although the settings say that they are not."""
+"""Finds weights that are not quantised in one layer, or in any layer, although the settings say that they are."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LINEAR = re.compile(
 _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
 """Matches tensors with the weights of all experts of a layer."""
 _FBGEMM = "fbgemm_fp8"
-"""A method that quantises a kind of module in all layers except those that its settings exclude, but not all kinds."""
+"""A method that may quantise only some kinds of modules, but each in all layers that the settings do not exclude."""
 _PLAIN_ALGORITHMS = ("NONE", "BF16", "FP16", "FP32")
-"""Values of ``quant_algo`` in ModelOpt's ``quantized_layers`` with which a module is not quantised."""
+"""With these values of ``quant_algo`` in ModelOpt's ``quantized_layers``, a module is not quantised."""
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
-"""Matches tensors of single experts. bitsandbytes keeps them plain: transformers 5 joins all experts of a layer."""
+"""Matches tensors of single experts. bitsandbytes leaves them plain: transformers 5 joins all experts of a layer."""
 _OF_EXPERTS = ("fp8", "mxfp4")
 """Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
 
@@ -46,8 +46,8 @@ def by_kind(settings: Settings) -> bool:
 class PlainWeights(NamedTuple):
     """Weights that are not quantised although the settings say that they are.
 
-    ``names`` are those that the settings do not exclude. Whether they exclude the weights ``undecided`` is not known,
-    as expressions in the settings were not evaluated.
+    ``names`` are those that the settings do not exclude. For the weights ``undecided``, this is not known, because some
+    regular expressions in the settings were not evaluated.
     """
 
     names: list[str]
@@ -55,9 +55,9 @@ class PlainWeights(NamedTuple):
 
 
 def _quantises(settings: Settings) -> Callable[[str], bool] | None:
-    """Return a function that returns whether the settings quantise a module if they do not exclude it.
+    """Return a function that returns whether the settings quantise a module, unless they exclude it.
 
-    None means that the settings do not say which modules are quantised.
+    The result is None if the settings do not say which modules are quantised.
     """
     if isinstance(listed := modelopt_of(settings).get("quantized_layers"), dict):
         kinds = {name: one.get("quant_algo") for name, one in listed.items() if isinstance(one, dict)}
@@ -76,7 +76,7 @@ def _quantises(settings: Settings) -> Callable[[str], bool] | None:
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
     """Return the weights that are stored plainly, although the same module of another layer is quantised.
 
-    Weights that the settings exclude, or may exclude, from quantisation are not returned.
+    Weights that the settings exclude from quantisation, or may exclude, are left out.
     """
     quantises = _quantises(settings)
     if quantises is None:
@@ -94,7 +94,7 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
     """Return the plain weights of linear layers (such as ``q_proj``) that are not quantised in any layer of the model.
 
     They are returned only if other weights in the same stack of layers are quantised. Weights that the settings exclude
-    from quantisation are not returned.
+    from quantisation are left out.
     """
     if not codes.tensors or not by_kind(settings):
         return PlainWeights([], [])
@@ -114,7 +114,7 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 def _not_excluded(
     plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> PlainWeights:
-    """Return those of the keys ``plain`` that no setting may exclude."""
+    """Return the keys in ``plain`` that no setting may exclude."""
     if not plain:
         return PlainWeights([], [])
     quantised = [module_of(one.name) for one in codes.tensors if one.codes]
@@ -124,7 +124,7 @@ def _not_excluded(
 
 
 def _modules_of(key: str) -> list[str]:
-    """Return the modules that settings may exclude for a weight: all experts of a layer are one module."""
+    """Return the modules by which settings may exclude a weight; all experts of a layer may be one module."""
     module = module_of(key)
     return [module, module.rpartition(".")[0]] if _EXPERTS.search(key) else [module]
 

@@ -14,7 +14,7 @@ __all__ = ["renamed_modules"]
 def renamed_modules(settings: Settings, names: Callable[[str], Sequence[str]]) -> Settings:
     """Return the settings with modules renamed; regular expressions are not changed.
 
-    ``names`` returns the new names of a module, or nothing if the module keeps its name.
+    ``names`` returns the new names of a module; if it returns none, the module keeps its name.
     """
     found = dict(settings)
     if not isinstance(settings.get("quant_method"), str):

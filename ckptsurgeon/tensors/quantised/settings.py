@@ -46,7 +46,7 @@ def strings_in(value: object) -> list[str]:
 
 
 class QuantisationSettings:
-    """A folder's settings of quantisation, looked up by name; results are cached, since many tensors need the same."""
+    """The quantisation settings of a folder, looked up by name; results are cached, as many tensors need the same."""
 
     def __init__(self, settings: Settings, general: QuantisationSettings | None = None) -> None:
         self._settings, self._general = settings, general
@@ -65,7 +65,7 @@ class QuantisationSettings:
     def numbers(self, name: str, *, most: int) -> tuple[int, ...]:
         """Return the different integers from 1 to ``most`` in fields called ``name`` at any depth, the outermost first.
 
-        If the settings of a module do not contain such a field, the numbers in the general settings are returned.
+        If the settings of a module contain no such field, the numbers in the general settings are returned.
         """
         asked = name, most
         if asked not in self._numbers:
@@ -96,7 +96,7 @@ class QuantisationSettings:
         return self._sections[name]
 
     def of(self, module: str) -> QuantisationSettings:
-        """Return the settings in the section of a module, as MLX has them; all settings if there is no such section."""
+        """Return the settings of a module if they are a section with its name, as in MLX; else all settings."""
         own = self._settings.get(module)
         return QuantisationSettings(own, self) if isinstance(own, dict) else self
 
@@ -129,12 +129,12 @@ def _map(value: Any) -> dict[str, Any]:
 # The values in the settings that describe codes, parsed once for all tensors.
 
 Block: TypeAlias = tuple[str, tuple[int, int]]
-"""The name of the field that contains the block size, and the block size (rows, columns)."""
+"""(name of the field with the block size, (rows, columns) of a block)."""
 
 _BITS, _SIZES = ("bits", "w_bit"), ("group_size", "q_group_size")
 _LARGEST = 1 << 31
 _MOST = 64
-"""If a field has more different values than this, the field is ignored: it says nothing about any single tensor."""
+"""A field with more different values than this is ignored: it says nothing about any single tensor."""
 _LONGEST = 40
 """Strings in the settings are cut to this many characters."""
 
@@ -144,8 +144,8 @@ class Scheme:
     """The settings of the weights in one config group of compressed-tensors.
 
     If the group does not state a number or a string, the field is 0 or "". If it does not state ``symmetric``, that
-    field is None. If there are several config groups, ``format`` is only what the group itself states. If
-    there is only one, ``format`` may also be that of the general settings.
+    field is None. If there are several config groups, ``format`` is only what the group itself states; if there is only
+    one, it may also come from the general settings.
     """
 
     bits: int

@@ -1,4 +1,4 @@
-"""Compares the sizes of a weight's codes with the sizes of its scales and zero points; finds the decoded shapes."""
+"""Compares the sizes of a weight's codes with those of its scales and zero points; returns decoded shapes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _GROUPS = {"nvfp4": 16, "mxfp4": 32}
 _TILE = (128, 4)
 """Scales of 4-bit floats may be padded to multiples of these (rows, columns), the tiles of a GPU kernel (ComfyUI)."""
 _SMALLEST = 8
-"""The smallest size of a block of 8-bit numbers along a dimension, except 1."""
+"""The smallest size of a block of 8-bit numbers along a dimension, other than 1."""
 _OF_CODES = (".weight_scale", ".weight_descale")
 _MAPS = {".quant_map": 16, ".nested_quant_map": 256}
-"""The number of values in the tables that bitsandbytes' codes are indices into."""
+"""{ending: number of values in this table}; bitsandbytes' codes are indices into such tables."""
 
 
 def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
-    """Return the shape of each quantised weight when decoded, by the key that it would have if it were stored plainly.
+    """Return {name of a quantised weight: its decoded shape}; the name is the key that it would have if not quantised.
 
     If only the number of parameters can be determined from the headers, as for bitsandbytes, the shape is (number,).
     """
@@ -38,7 +38,7 @@ def logical_shapes(codes: QuantisedTensors) -> dict[str, Shape]:
 def unfit_sizes(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, str]]:
-    """Yield each tensor (such as ``weight_scale``) whose size does not fit the codes, and the name of the weight."""
+    """Yield (tensor, name of the weight) for each tensor, such as a scale, whose size does not fit the codes."""
     stated, unfit = stated_by(settings), dict[int, list[str]]()
     for form, one in codes.by_form().items():
         check = _CHECKS.get(family(one.method))
@@ -105,7 +105,7 @@ def _scales(shape: Shape, size: int) -> tuple[int, int]:
 
 
 def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Yield the endings of scales that do not fit two-dimensional 8-bit codes as block, row or tensor scales."""
+    """Yield the endings of scales that fit two-dimensional 8-bit codes neither as block nor as row or tensor scales."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return
@@ -126,7 +126,7 @@ def _blocks_in(length: int, block: int) -> int:
 
 
 def _divides(scales: int, length: int) -> bool:
-    """Return whether a dimension of size ``length`` may have ``scales`` scales: one, one per index or one per block."""
+    """Return whether ``length`` elements may have ``scales`` scales: one in all, one per element or one per block."""
     return scales in (1, length) or scales * _SMALLEST <= length + _SMALLEST
 
 

@@ -35,7 +35,7 @@ __all__ = [
 
 MODELOPT = "modelopt"
 WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4", MODELOPT)
-"""Methods that quantise all modules of a kind except those that the settings exclude."""
+"""Methods that quantise all modules of a kind, except those that the settings exclude."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -45,7 +45,7 @@ def without_numbers(name: str) -> str:
 
 
 def method_of(settings: Settings) -> str:
-    """Return the name of the method, "modelopt" for ModelOpt's; "" if ModelOpt quantises each module in its own way."""
+    """Return the name of the quantisation method; "modelopt" for ModelOpt, "" if it quantises modules differently."""
     modelopt = modelopt_of(settings)
     if not modelopt:
         return QuantisationSettings(settings).method
@@ -61,7 +61,7 @@ def targets_of(settings: Settings) -> set[str]:
 
 
 def is_number(info: TensorInfo) -> bool:
-    """Return whether a tensor has two or more dimensions and floats of more than 8 bits: then it is not quantised."""
+    """Return whether a tensor has at least two dimensions and floats of more than 8 bits: then it is not quantised."""
     dtype = DTYPES[info.dtype]
     return len(info.shape) > 1 and dtype.kind == "float" and dtype.bits > 8
 
@@ -78,8 +78,8 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, although it is recognised for codes
-    with the same name in other modules: then the shapes of the weight's stored tensors do not fit each other.
+    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, but that of codes with the same
+    name in other modules is: then the shapes of the weight's stored tensors do not fit each other.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return
@@ -94,7 +94,7 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 
 def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight that is not recognised has parts of the family ``usual``, so that its shapes are wrong.
+    """Return whether a weight in an unknown encoding has the parts of the family ``usual``: then its shapes are wrong.
 
     False if ``usual`` is not in ``ALIKE``.
     """
@@ -152,12 +152,11 @@ class OddTensors:
 
 
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
-    """Yield the few quantised tensors of 8-bit floats whose codes, scales or names of scales are unusual in the model.
+    """Yield the few 8-bit float weights whose codes or scales have an unusual dtype, or whose scales an unusual name.
 
-    Their codes or scales have another dtype than those of most tensors, or their scales have another name. A tensor is
-    yielded only if the same module of another layer has the usual name and dtypes: different kinds of modules may
-    differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes with the same
-    name in other modules are 8-bit floats.
+    Unusual means: most others have another one. A tensor is yielded only if the same module of another layer has the
+    usual name and dtypes: different kinds of modules may differ on purpose. Bytes with a scale in an unknown encoding
+    are treated as 8-bit floats if the codes with the same name in other modules are 8-bit floats.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -182,7 +181,7 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    """Yield the tensors of a group whose trait differs from the trait of more than half of the group.
+    """Yield the tensors of a group with another trait (a name or a dtype) than more than half of the group has.
 
     ``trait`` returns the trait of a tensor, which is the same for all tensors with the same ``form``.
     """
@@ -224,17 +223,17 @@ def _scale_names(settings: Settings) -> tuple[str, str]:
 
 _NVFP4_SCALE, _E4M3 = ".weight_scale", "float8_e4m3fn"
 _NVFP4_WHOLE = (".weight_scale_2", ".weight_global_scale")
-"""Endings of nvfp4's scales: those of blocks, which always have the dtype ``_E4M3``, and those of whole weights."""
+"""Endings of nvfp4's scales: of block scales, which always have the dtype ``_E4M3``, and of scales of whole weights."""
 
 
 def wrong_nvfp4_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (name, ending of the scale, its dtype, what it should be) of each nvfp4 weight whose scales were cast.
+    """Yield (name, ending of the scale, its dtype, what it should be) for each nvfp4 weight whose scales were cast.
 
-    Weights with scales of blocks and a scale of the whole weight are nvfp4 if the settings say so, or if most of them
-    are recognised as nvfp4. The scale of a whole weight may have any dtype, because loaders cast it: it is yielded only
-    if its dtype differs from that of most weights.
+    Weights with block scales and a scale of the whole weight are nvfp4 if the settings say so, or if most of them are
+    recognised as nvfp4. The scale of a whole weight may have any dtype, because loaders cast it: it is yielded only if
+    its dtype differs from that of most weights.
     """
     if modelopt_of(settings) and not method_of(settings):
         return
@@ -273,18 +272,18 @@ _DECODING = (
     "_scale_inv", ".weight_scale", ".weight_scale_2", ".weight_global_scale", ".weight_descale", ".scale_weight",
     ".qscale_weight", ".scales", ".qzeros", ".absmax", ".SCB", "_scales",
 )  # fmt: skip
-"""Endings of tensors that decode codes and that no plain weight needs; activation scales are not included."""
+"""Endings of tensors that decode codes, and that no plain weight needs; activation scales are not included."""
 
 
 def plain_with_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the name of each plain weight that also has tensors to decode codes (such as scales), and their endings.
+    """Yield (name, endings) for each plain weight that also has tensors to decode codes, such as scales.
 
     Weights that the settings leave unquantised are not yielded, since a loader loads them as they are. Methods that
     train with simulated quantisation may store plain weights with scales: for models of these methods nothing is
-    yielded, unless other weights are quantised. Without settings, an ending is considered only if plain tensors never
-    have it.
+    yielded, unless other weights are quantised. Without settings, only endings that plain tensors never have are
+    considered.
     """
     if settings and not (_is_of_codes(settings) or any(one.codes and _is_coded(one, tensors) for one in codes.tensors)):
         return
@@ -309,7 +308,7 @@ def _is_of_codes(settings: Settings) -> bool:
 def _is_coded(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether a quantised tensor has codes, and not plain numbers in their place.
 
-    bitsandbytes may store codes as floats, which are then in one column or row.
+    bitsandbytes may store codes as floats, but then in a single column or row.
     """
     if not one.codes:
         return False

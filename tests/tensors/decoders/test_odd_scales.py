@@ -99,7 +99,7 @@ def test_the_second_scale_of_nvfp4_counts(tmp_path: Path) -> None:
     folder = changed(BY_NAME["nvfp4-modelopt"], ".weight_scale_2", with_first(0), tmp_path / "a")
     assert notes(folder) == [f"{folder}: 1 quantised tensor has {ZERO}: {FIRST}"]
     folder = changed(BY_NAME["nvfp4-packed"], ".weight_global_scale", with_first(0), tmp_path / "b")
-    with pytest.raises(cs.FormatError, match=rf"by which codes of {FIRST} are divided is 0"):
+    with pytest.raises(cs.FormatError, match=rf"the codes of {FIRST} are divided by a scale that is 0"):
         notes(folder)
 
 
