@@ -61,7 +61,7 @@ def zero_run_notes(
     files = Files(tensors, open_files, cache(partial(by_role, tensors)))
     for name, file in open_files.items():
         places = Places(by_file, name)
-        with suppress(CheckpointError):  # the command reports it when it reads the values
+        with suppress(CheckpointError):  # commands that read the values report such errors
             for begin, end in _zeros(
                 file, places, _pages(file, places, keys, None if pages is None else pages.get(name, ()))
             ):

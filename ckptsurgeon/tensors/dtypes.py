@@ -132,7 +132,7 @@ def dtype_named(text: str) -> str:
 
 
 SATURATED = {"float8_e4m3fn": 464.0}
-"""{type without infinity: the largest number that torch rounds to the type's largest value, as round-to-nearest does}.
+"""{type without infinity: the largest number that rounds to the largest value of the type}.
 
 torch casts even larger numbers to that largest value (448 for ``float8_e4m3fn``), not to NaN.
 """

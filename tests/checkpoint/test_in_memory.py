@@ -163,7 +163,7 @@ def test_what_is_no_plain_bytes_says_why() -> None:
     }
     with cs.open_checkpoint(state) as checkpoint:
         assert checkpoint["wrapped"].opaque.startswith("its class is ")
-        assert checkpoint["wrapped"].opaque.endswith("Wrapped")
+        assert checkpoint["wrapped"].opaque.endswith("Wrapped, which ckpt cannot read")
         assert checkpoint["lazy"].opaque == "its shape is only known after a forward pass"
         assert checkpoint["nested"].opaque == "its values are nested tensors"
         assert checkpoint["meta"].opaque == ON_META

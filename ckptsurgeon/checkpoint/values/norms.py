@@ -66,7 +66,7 @@ def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
         file = handles.get(info.storage.file)
         if not is_local(file):
             continue
-        with suppress(CheckpointError):  # the command reports it when it reads the values
+        with suppress(CheckpointError):  # commands that read the values report such errors
             begin, number = info.storage.offset + info.offset, min(info.numel, VALUES)
             values = _numbers(info.dtype, file.read(begin, number * info.itemsize))
             if isfinite(sum(values)):

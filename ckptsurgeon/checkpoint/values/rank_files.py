@@ -36,7 +36,7 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
         file = handles.get(name)
         if not is_local(file):
             continue
-        with suppress(CheckpointError):  # the command reports it when it reads the values
+        with suppress(CheckpointError):  # commands that read the values report such errors
             some = tuple(_middle(file, found[name][place]) if place in found[name] else None for place in places)
             if not any(some):
                 continue

@@ -65,7 +65,7 @@ def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[st
         file = handles.get(info.storage.file)
         if not is_local(file):
             continue
-        with suppress(CheckpointError):  # the command reports it when it reads the values
+        with suppress(CheckpointError):  # commands that read the values report such errors
             found[key] = file.read(info.storage.offset + info.offset, info.nbytes)
     return SmallSample(found, len(small))
 
@@ -255,7 +255,7 @@ def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, 
         return None
     if not info.is_plain or not info.numel or not (info.dtype in DTYPES or info.dtype == "bfloat16"):
         return None
-    with suppress(CheckpointError):  # the command reports it when it reads the values
+    with suppress(CheckpointError):  # commands that read the values report such errors
         number = min(info.numel, BYTES // info.itemsize)
         return _ends(bytes(file.read(info.storage.offset + info.offset, number * info.itemsize)), info)
     return None
@@ -263,7 +263,7 @@ def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, 
 
 def _ends(raw: bytes, info: TensorInfo) -> tuple[float, float] | None:
     size = info.itemsize
-    if raw == raw[:size] * (len(raw) // size):  # most often, and fast
+    if raw == raw[:size] * (len(raw) // size):  # the usual case, and fast
         raw = raw[:size]
     number = len(raw) // size
     if number > MANY and info.dtype not in INTEGERS and raw[size - 1 :: size].isascii():  # no sign bit is set

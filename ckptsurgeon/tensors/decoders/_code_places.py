@@ -46,7 +46,10 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
     if some.shape[0] < FEWEST[0] or number < FEWEST[1]:
         return None
     differences = spreads[-1] - spreads[:-1].mean(0)
-    mean, error = float(differences.mean()), float(differences.std(ddof=3)) / number**0.5  # that of Student's t
+    mean, error = (
+        float(differences.mean()),
+        float(differences.std(ddof=3)) / number**0.5,
+    )  # the deviation of Student's t
     return copysign(max(0.0, abs(mean) - ERRORS * error), mean)
 
 
@@ -67,8 +70,8 @@ def _log_spreads(codes: Array) -> Array:
 def _words(made: Decoded, stored: Array) -> Array | None:
     """Return words as a matrix in which all codes of a column belong to the same inputs (AWQ: outputs), or None.
 
-    None is returned for encodings without words. bitsandbytes stores the rows of a weight one after the other, so that
-    a part of it may begin within a row.
+    None is returned if there are no words, or if they do not form whole rows. bitsandbytes stores the rows of a weight
+    one after the other, so that a part of it may begin within a row.
     """
     if made.encoding == BYTES:
         facts = dict(made.facts)

@@ -68,8 +68,7 @@ def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collect
     ``powers`` has the binary logarithm of the factor by which each matrix scales its inputs, ``names`` the names by
     kind. The matrices of a role (name without numbers) are divided at the widest gap between their factors, if this gap
     is at least ``APART``. The larger ones are returned if their factors are too large for a network. Otherwise the
-    smaller ones are returned if their factors are too small. Experts are left out: an expert that is never chosen
-    shrinks.
+    smaller ones are returned if their factors are too small, but no experts: an expert that is never chosen shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

@@ -165,7 +165,7 @@ def _in_pieces(compute: Callable[[slice], tuple[Array, CastLosses]], size: int, 
     made, lost = np.empty(size, raw_dtype(dtype)), CastLosses()
     for begin in range(0, size, PIECE):
         at = slice(begin, begin + PIECE)
-        with np.errstate(all="ignore"):  # what becomes infinite is counted
+        with np.errstate(all="ignore"):  # values that become infinite are counted
             made[at], more = compute(at)
         lost += more
     return made, lost

@@ -49,7 +49,7 @@ def _part(shape: Sequence[int], box: Box, dim: int, runs: tuple[tuple[int, int],
         places = places + (indices.astype(np.uint64) * step).reshape(_only(at, len(box)))
     rank, number = rank.reshape(_only(dim, len(box))), number.reshape(_only(dim, len(box)))
     found = np.zeros(places.shape)
-    for copy in range(int(number.max(initial=0))):  # what this copy draws counts for itself, and in the mean of all
+    for copy in range(int(number.max(initial=0))):  # its random number counts for it, and in the mean of all
         counts = (rank == copy) - (copy < number) / number
         found += _uniform(places + np.uint64(copy * prod(sizes) % 2**64), seed) * counts
     found *= by

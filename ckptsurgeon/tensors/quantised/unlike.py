@@ -251,7 +251,7 @@ def wrong_nvfp4_scales(
                 yield name, end, dtype, f"{like} {usual}"
     wrong = {one.name: dtype for one in every if (dtype := tensors[_beside(one, _NVFP4_SCALE)].dtype) != _E4M3}
     if len(wrong) == len(every) and method_of(settings) == "compressed-tensors":
-        return  # another note says so of all tensors of its format
+        return  # another note is on all tensors of the format
     for name, dtype in wrong.items():
         yield name, _NVFP4_SCALE, dtype, f"nvfp4 has {_E4M3}"
 
