@@ -230,7 +230,7 @@ def _decays(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
     logs = _if_all([key for key in keys if LOG_DECAY.search(key)], extent, lambda low, high: low < LOWEST and high < 0)
     if len(logs) >= FEWEST:
         said = "named A_log have only negative values: perhaps they are A itself, which is -exp(A_log)"
-        yield ImpossibleValues(logs, said, "Store log(-A): the decays of all layers would be wrong.")
+        yield ImpossibleValues(logs, said, "Store log(-A); otherwise the decays of all layers are wrong.")
     decays = _if_all([key for key in keys if DECAY.search(key)], extent, lambda _, high: high > 0)
     if len(decays) >= FEWEST:
         said = "named ssm_a have positive values: perhaps they are A_log, and not A, which is -exp(A_log)"
