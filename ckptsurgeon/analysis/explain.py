@@ -19,12 +19,12 @@ from .explanation import Alternatives, Candidate, Explained, Explanation, OtherM
 
 __all__ = ["Chooser", "explain"]
 
-# Alternatives of a destination tensor: other sources, rules, policies and names.
+# Alternatives for a destination tensor: other sources, rules, policies and names.
 
 NEAR = 3
 """The largest number of similar names that are shown."""
 COMPARED = 1 << 18
-"""The largest number of names that are compared in one call of ``explain``; comparing that many takes some seconds."""
+"""At most this many names are compared in one call of ``explain``, which takes some seconds."""
 
 Place = tuple[int, str]
 """The index of a source, and the key of one of its tensors."""
@@ -53,7 +53,7 @@ class Chooser:
         self._left = COMPARED
 
     def alternatives(self, step: Step, names: Sequence[str]) -> Alternatives:
-        """Return the alternatives for the tensor that a step of the plan makes.
+        """Return the sources, rules and policies that the plan could have used instead for the tensor of ``step``.
 
         ``names`` are the destination keys of this tensor: more than one if it is tied.
         """
@@ -68,7 +68,7 @@ class Chooser:
         )
 
     def _meant(self, step: Step, origins: Sequence[TensorOrigin]) -> TensorOrigin | None:
-        """Return the source tensor that a step of the plan uses; None if no source has it.
+        """Return the source tensor that a step of the plan uses; None if no source has this tensor.
 
         If the step initialises its tensor instead, return the source tensor that it would have used.
         """
@@ -168,7 +168,7 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
 
 
 def explain(plan: Plan, patterns: Sequence[str], planning: PlanningInputs | None = None) -> Explained:
-    """Return explanations of the destination tensors whose keys match ``patterns``.
+    """Explain the destination tensors whose keys match ``patterns``.
 
     ``planning`` are the inputs from which the plan was made; without them, the explanations have no alternatives.
     Raises PatternError for a pattern that matches no destination key; its hint says if the pattern matches source keys.
@@ -200,7 +200,7 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why the tensor that a step makes does not come from a source; '' if it comes from a source."""
+    """Return why the tensor of ``step`` does not come from a source; '' if it does."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",
@@ -227,7 +227,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return a hint for a pattern that matches source keys. It names the destination key of the first match.
+    """Return a hint for a pattern that matches source keys: it names the destination key of the first match.
 
     Returns '' if the pattern matches no source key.
     """

@@ -15,7 +15,7 @@ __all__ = ["Alternatives", "Candidate", "Explained", "Explanation", "OtherMatch"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A source tensor that could have been used for a destination tensor, and ``why`` it is not used."""
+    """A source tensor that could have been used for a destination tensor, and the reason ``why`` it is not used."""
 
     source: str
     key: str
@@ -38,7 +38,7 @@ class OtherMatch:
 
 @dataclass(frozen=True, repr=False)
 class Alternatives(Brief):
-    """The alternatives to what the plan does with a tensor.
+    """What the plan could have used instead for a tensor.
 
     ``sources`` are source tensors that could be used instead. ``excluded`` are source tensors that an option excludes.
     ``rules`` are other rename rules and shape policies that match the tensor. ``policies`` are other shape policies

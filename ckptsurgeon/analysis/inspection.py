@@ -41,15 +41,15 @@ CHARACTERS = 500
 ENTRIES = 1000
 """At most ``CHARACTERS`` characters of a string, and ``ENTRIES`` entries of a list or mapping, are kept."""
 NUMBER = 2**53
-"""The first integer that JSON readers with float64 numbers, such as JavaScript, may round."""
+"""JSON readers with float64 numbers, such as JavaScript, may round integers from this one on."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
     """The settings of a PEFT adapter. Missing fields, and fields of a wrong type, are None or empty.
 
-    ``rank`` and ``alpha`` are those of most modules. ``ranks`` and ``alphas`` map PEFT's patterns of module names to
-    other values. ``target_modules`` are suffixes of the names of the adapted modules, or a single regular expression
+    ``rank`` and ``alpha`` are the values for most modules. ``ranks`` and ``alphas`` map PEFT's patterns of module names
+    to other values. ``target_modules`` are suffixes of the names of the adapted modules, or a single regular expression
     that matches these names.
     """
 
@@ -125,7 +125,7 @@ def _number(value: object) -> float | None:
 class TokenRows:
     """The number of tokens in a tokeniser's ``file``, and of rows in the tensor ``key``, which has one row per token.
 
-    There may be more rows than tokens: models are padded for speed, or have rows for later tokens.
+    There may be more rows than tokens: rows are added for speed, or for tokens that are added later.
     """
 
     file: str
@@ -139,18 +139,18 @@ class Inspection(InNotebooks):
     """The description of a checkpoint from its headers.
 
     ``root`` is the path of the described state dict in the file ('' for the top level), and ``passed`` has the paths of
-    the other state dicts in it. ``stripped`` are the prefixes, such as ``module``, that were removed from all keys.
+    the file's other state dicts. ``stripped`` are the prefixes, such as ``module``, that were removed from all keys.
     ``made_by_us`` is true if ckpt wrote the checkpoint. ``nbytes_files`` is the size of its files in bytes. ``ties``
     maps a tied key to the first key of the same tensor.
 
     ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
     of its dequantised values. ``undecoded`` maps the names of weights that cannot be dequantised to the reason.
     ``damaged`` are the names of weights in ``undecoded`` whose stored values are the reason, such as a NaN in a scale.
-    ``decoded_elements`` is the number of elements of all weights in ``decoded``, tied ones once. ``basis`` names the
-    transforms (such as Hadamard rotations) that were applied to the quantised weights. ``adapter`` has the settings of
-    the adapter_config.json in the same folder, if it is a PEFT adapter. ``tokens`` compares the number of tokens with
-    the rows of the embedding, if both are known. ``model`` has the name and sizes of the model, if its configuration
-    contains them.
+    ``decoded_elements`` is the number of elements of all weights in ``decoded``; tied weights count once. ``basis``
+    names the transforms (such as Hadamard rotations) that were applied to the quantised weights. If the checkpoint is a
+    PEFT adapter, ``adapter`` has the settings of the adapter_config.json in the same folder. ``tokens`` compares the
+    number of tokens with the rows of the embedding, if both are known. ``model`` has the name and sizes of the model,
+    if its configuration contains them.
     """
 
     path: str
@@ -182,9 +182,9 @@ class Inspection(InNotebooks):
 
     @cached_property
     def parameters(self) -> int | None:
-        """Number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
+        """The number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
 
-        None if it cannot be computed from the headers, as for some quantised encodings.
+        None if the headers do not suffice to compute it, as for some quantised encodings.
         """
         unknown = (one.codes for one in self.codes.tensors if one.codes and one.parameters is None)
         return None if any(key in self.tensors for key in unknown) else self.parameters_at_least

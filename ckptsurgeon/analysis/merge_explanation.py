@@ -34,14 +34,14 @@ class MergeOutcome(Brief):
     def kept(self) -> tuple[float | None, ...]:
         """The share of each model's change that the result has: the length of its projection on the change.
 
-        That is <result, change> / <change, change>: 1 if the whole change was added, 0 if nothing of it. The share is
-        None for a model without a change.
+        It is <result, change> / <change, change>: 1 if the whole change was added, 0 if nothing was. It is None for a
+        model without a change.
         """
         return tuple(quotient(one.product, one.first) if one.first.value else None for one in self.agreements)
 
     @property
     def changed(self) -> float | None:
-        """The share of the values that differ from the base."""
+        """The share of values of the result that differ from the base."""
         return None if self.change is None or not self.change.values else self.change.changed / self.change.values
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class MergeOutcome(Brief):
 
 @dataclass(frozen=True, repr=False)
 class MergeExplanation(Brief):
-    """How a plan merges a tensor. ``models`` are the names of its models, and ``base`` is that of the base, if any.
+    """How a plan merges a tensor. ``models`` are the names of the models; ``base`` is the name of the base, if any.
 
     ``changes`` are the changes of the models from the base, and ``outcomes`` the results of the methods, the plan's
     method first. If these are not known, ``why`` is the reason.

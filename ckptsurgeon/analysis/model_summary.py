@@ -19,7 +19,7 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
 """This constant and those above list, for each size, the possible names of its field; the first that exists is used."""
 MOST = 2**31
-"""Numbers from this one on are not plausible as sizes, and are left out."""
+"""Numbers of at least this size are not plausible as sizes of a model, and are left out."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ class Patch(InNotebooks):
     """A patch that was read, written or applied. Sizes are in bytes, ``elapsed_s`` is in seconds.
 
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
-    ``changed`` and ``added`` count tensors of the new checkpoint: equal to the old one bit for bit, changed, and only
-    in the new one. ``approximated`` counts the changed tensors of which only the signs of the changes are stored.
-    ``change_error`` is the norm of the errors of all these changes, divided by the norm of the changes.
-    ``weight_error`` is the norm of the errors of a tensor, divided by the norm of its weights, for the tensor where it
-    is largest. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of the
-    new files. If several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the size of
-    all patches. ``notes`` list what is not in the patch, and what is wrong with the checkpoints.
+    ``changed`` and ``added`` are numbers of tensors of the new checkpoint: equal to the old tensor bit for bit,
+    changed, and only in the new checkpoint. ``approximated`` is the number of changed tensors for which the patch
+    stores only the signs of the changes. ``change_error`` is the norm of the errors of these changes, divided by the
+    norm of the changes. ``weight_error`` is the norm of the errors of a tensor, divided by the norm of its weights, for
+    the tensor where it is largest. ``files`` is the number of new files, ``nbytes`` the size of the patch,
+    ``new_nbytes`` the size of the new files. If several patches were applied, the tensors of the last patch are
+    counted, and ``nbytes`` is the size of all patches. ``notes`` list parts of the model that are not in the patch, and
+    faults of the checkpoints.
     """
 
     path: str

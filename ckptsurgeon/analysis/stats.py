@@ -30,7 +30,7 @@ class Stats:
 
     They are None if there are no finite values, if the result exceeds float64, or if the tensor is complex. A complex
     number counts as NaN or infinite if its real or imaginary part is. ``std`` is the population standard deviation.
-    ``zeros``, ``nan`` and ``inf`` count elements.
+    ``zeros``, ``nan`` and ``inf`` are numbers of elements.
     """
 
     mean: float | None

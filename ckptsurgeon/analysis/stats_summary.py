@@ -20,11 +20,11 @@ __all__ = ["DecodedStats", "StatsSummary", "decoded_stats", "stored_stats", "sum
 
 @dataclass(frozen=True)
 class StatsSummary:
-    """Totals over all tensors with statistics; ``elements``, ``nan``, ``inf`` and ``zeros`` count elements.
+    """Totals over all tensors with statistics; ``elements``, ``nan``, ``inf`` and ``zeros`` are numbers of elements.
 
-    ``measured`` and ``not_measured`` count the stored tensors with and without statistics, ``decoded`` the quantised
-    weights that were decoded and measured. ``unsound`` are the keys of tensors that contain a NaN or an infinity, and
-    the names of quantised weights that contain one or cannot be decoded because of one.
+    ``measured`` and ``not_measured`` are the numbers of stored tensors with and without statistics; ``decoded`` is the
+    number of quantised weights that were decoded and measured. ``unsound`` are the keys of tensors that contain a NaN
+    or an infinity, and the names of quantised weights that contain one or cannot be decoded because of one.
     """
 
     measured: int
@@ -39,10 +39,10 @@ class StatsSummary:
 
 @dataclass
 class DecodedStats:
-    """Statistics of dequantised weights (``found``), and why others have none (``refused``), by logical name.
+    """Statistics of dequantised weights (``found``), and why other weights have none (``refused``), by logical name.
 
-    ``damaged`` are the names in ``refused`` for which stored values are the reason, such as a NaN in a scale.
-    ``elements`` is the number of elements of the weights in ``found``; tied weights count once.
+    ``damaged`` are the names in ``refused`` whose stored values are the reason, such as a NaN in a scale. ``elements``
+    is the number of elements of the weights in ``found``; tied weights count once.
     """
 
     found: dict[str, Stats] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def summary_of(
 
 
 def _unsound(stored: Mapping[str, Stats], codes: QuantisedTensors, decoded: DecodedStats) -> Iterator[str]:
-    """Yield the keys of stored tensors with a NaN or an infinity, and the names of quantised weights with one.
+    """Yield the keys of stored tensors, and the names of quantised weights, that contain a NaN or an infinity.
 
     The names include weights that cannot be decoded because of stored values, unless one of their parts is among the
     keys.

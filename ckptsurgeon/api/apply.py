@@ -1,4 +1,4 @@
-"""``apply``: carries out a plan, that is, writes its output."""
+"""``apply``: carries out a plan, which writes the output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "check_output", "notes_of", "output_formats"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
-"""Suffixes of the files that may be in a model's folder besides its weights."""
+"""Suffixes of the files that a model's folder may contain besides its weights."""
 INDEX = ".index.json"
 
 
@@ -121,7 +121,7 @@ def apply(
 
             check_runs(plan)
         if inputs.sources and _makes_adapter(plan):
-            from .lora.edited_plan import check_edited_adapter  # only adapters need its imports
+            from .lora.edited_plan import check_edited_adapter  # imported here, because only adapters need it
 
             check_edited_adapter(plan, inputs.sources[0])
         if most:
@@ -171,7 +171,7 @@ def apply(
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the context manager for the Ray tasks; raises ConfigError if processes of torchrun share the work as well.
+    """Return the context manager for the Ray tasks; raises ConfigError if processes of torchrun share the work, too.
 
     ``group`` are the processes that torchrun has started; None if there is only one process.
     """
@@ -211,7 +211,7 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
 
 
 def _index_left(path: str) -> str:
-    """Return the note that an index of an earlier sharded model is in the same folder as the single file ``path``."""
+    """Return a note if an earlier sharded model left its index in the folder of the single file ``path``."""
     where, name = os.path.split(path)
     return (
         f"{escape(where) or '.'} still has {escape(name)}{INDEX} and its shards, from an earlier model; "
@@ -227,7 +227,7 @@ def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
-    from ..methods.merge._registry import load_plugin  # imports numpy, which plans that only copy do not need
+    from ..methods.merge._registry import load_plugin  # this module imports numpy, which plans that only copy do not need
 
     return load_plugin(os.fspath(plugin))
 
@@ -251,9 +251,9 @@ def check_output(
 ) -> tuple[str, ...]:
     """Check an output before ``apply``: its format, its shard size and whether it can store the result of ``plan``.
 
-    Without a ``plan``, only format and shard size are checked. Raises what ``apply`` would raise for these, for example
-    for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that ``apply`` would
-    add; none if the inputs of the plan are closed.
+    Without a ``plan``, only format and shard size are checked. Raises the errors that ``apply`` would raise for these,
+    for example for dtypes or entries that the format cannot store. Returns the notes on the output's metadata that
+    ``apply`` would add; none if the inputs of the plan are closed.
     """
     from ..engine.inputs import PlanInputs
     from ..engine.output.companions import as_written
@@ -284,7 +284,7 @@ def _metadata_of(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
     if not is_gguf(options):
         return None, notes_on_other_format(plan, inputs, options)
-    from .gguf.entries import gguf_entries  # only GGUF needs its imports
+    from .gguf.entries import gguf_entries  # imported here, because only GGUF needs it
 
     return gguf_entries(plan, inputs, options)
 

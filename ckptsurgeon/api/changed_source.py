@@ -1,4 +1,4 @@
-"""Changes the tensors of a source before its edit is planned: operations, a layout, GGUF types, quantisation."""
+"""Changes the tensors of a source before an edit is planned: by operations, a layout, a GGUF type or quantisation."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
-        from .quantising.quantising import quantising  # imports transplants, which other edits do not need
+        from .quantising.quantising import quantising  # this module imports ``transplant``, which other edits do not need
 
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)
@@ -104,10 +104,10 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
 
 def _layout_named(changes: Changes, source: OperatedCheckpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of layout that ``changes`` ask for; if the layout is None or "keep", it changes nothing."""
+    """Return the change to the layout in ``changes``; it changes nothing if this layout is None or "keep"."""
     if changes.layout is None or changes.layout == KEEP:
         return NamedLayout()
-    from .layouts.changed_layout import layout_named  # imports all layouts, which most commands do not need
+    from .layouts.changed_layout import layout_named  # this module imports all layouts, which most commands do not need
 
     return layout_named(changes.layout, source, folder, changes.heads)
 

@@ -27,7 +27,7 @@ CLASS = "class-tensors"
 FILES = ("file-size", "index-keys", "offsets", "shards")
 """The checks that explain why a file cannot be opened."""
 INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
-"""Rules of FormatError that are about an index: if an index breaks such a rule, the shards can still be checked."""
+"""The rules of FormatErrors on an index: if only an index is invalid, the shards can still be checked."""
 
 
 def check(
@@ -42,14 +42,14 @@ def check(
 
     Every value is read once, in bounded memory. If the checkpoint is an adapter, ``base`` is the model that it belongs
     to. ``root`` is the dotted path of the state dict, if a file has several; ``skip`` has the ids of checks to leave
-    out. ``progress`` is called with (bytes read, bytes in total). Of tensors in memory, only names, shapes and values
-    are checked: checks of files are NOT RUN. Damaged or missing files are reported as faults if the header of at least
+    out. ``progress`` is called with (bytes read, bytes in total). For tensors in memory, only names, shapes and values
+    are checked; checks of files are NOT RUN. Damaged or missing files are reported as faults if the header of at least
     one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for an unknown id.
     """
     left = skipped_ids([skip] if isinstance(skip, str) else skip)
     with closing(open_to_check(path, root)) as opened:
         subject = _subject(path_of(path), opened, base, progress)
-        if CLASS in left:  # the check of ties would build the class too, which takes seconds
+        if CLASS in left:  # otherwise the check of ties would build the class, too, which takes seconds
             subject = replace(subject, look_at_class=partial(ClassFacts, "skipped"))
         report = run_checks(subject, left)
     if opened.fault is None or _is_explained(subject):
@@ -81,7 +81,7 @@ def _is_explained(subject: Subject) -> bool:
 
 
 def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:
-    """Return the facts on a checkpoint that the checks examine; all values are read and measured for this."""
+    """Return the facts that the checks examine; to measure the values, the whole checkpoint is read."""
     checkpoint = opened.checkpoint
     if checkpoint is None:
         return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)

@@ -26,7 +26,7 @@ from .inputs.dequantising import weights_of
 __all__ = ["diff", "folder_differences"]
 
 LARGE = 4 << 20
-"""Headers of files of at least this many bytes are read in two processes; for smaller files, that would be slower."""
+"""If files have at least this many bytes, their headers are read in two processes; for smaller files, that is slower."""
 
 
 def diff(
@@ -100,7 +100,7 @@ def _of_configuration(
 
     Tied keys that the model's library restores when loading may be missing in ``first``.
     """
-    from .inputs.fitting_notes import checkpoint_notes, destination_notes  # imports the modules that read folders
+    from .inputs.fitting_notes import checkpoint_notes, destination_notes  # this imports the modules that read folders
 
     target = load_target(second)
     with open_checkpoint(first, root, called="first") as checkpoint:
@@ -157,7 +157,7 @@ def _compared(
 def _on_scales(*opened: Checkpoint) -> list[str]:
     """Return the notes on odd scales that were found when quantised tensors of the checkpoints were decoded.
 
-    If there are none for a checkpoint, the notes are on a sample of its quantised tensors.
+    If no tensors of a checkpoint were decoded, a sample of its quantised tensors is examined.
     """
     from .inputs.sampled_scales import odd_scale_notes_on
 
@@ -165,7 +165,7 @@ def _on_scales(*opened: Checkpoint) -> list[str]:
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with this one's path."""
+    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with its path."""
     from .model_folder.checks import contradictions
 
     here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))

@@ -70,8 +70,8 @@ def rename(
     with ckptsurgeon ("weight-norm"); their rules come after those of ``map``. ``operations`` (split, concat and others,
     see ``docs/howto/operations.md``) are plain data or a YAML file; they are done before the rules. Rules are matched
     with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set. ``layout``
-    is the name of a library's layout ("openai", "meta"), which gives all tensors their names, so it excludes rules;
-    ``heads`` has the numbers of heads of queries and keys ("32/8"), if no configuration beside the weights has them.
+    is the name of a library's layout ("openai", "meta"); it renames all tensors, so it cannot be used with rules.
+    ``heads`` has the numbers of query and key heads ("32/8"), if no configuration next to the weights has them.
     ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
     metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
     name or an operation does not fit, and what ``open_checkpoint`` raises.
@@ -157,12 +157,12 @@ def convert(
     """Plan the same checkpoint in another format, sharding or ``dtype`` (of all real floating tensors).
 
     The output that is passed to ``apply`` decides the format. ``dequantize`` replaces quantised tensors by their
-    decoded weights, in ``dtype``, else in the dtype of config.json, else in bfloat16. ``quantize`` ("fp8-block")
-    quantises the weights of linear layers, except output layers and routers of experts; ``include`` and ``exclude``
-    restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that another
-    program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back; the others
-    are those of ``rename``, which describes ``heads``, too.
-    ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices to a type, or a mixture of types, that only GGUF
+    decoded weights, in ``dtype``; by default in the dtype of config.json or, without one, in bfloat16. ``quantize``
+    ("fp8-block") quantises the weights of linear layers, except output layers and routers of experts; ``include`` and
+    ``exclude`` restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that
+    another program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
+    ``rename`` describes the other layouts, and ``heads``. ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices
+    to a type, or a mixture of types, that only GGUF
     stores. ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
 
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
@@ -240,7 +240,7 @@ def _edit(
             notes += recorded_setting_notes(checkpoint.metadata, own.config)
         layers = source_layer_notes(checkpoint, own)
         changed = changed_source(checkpoint, own, options, changes)
-        if changed.checkpoint.codes:  # they are copied; what decodes them looks at them all
+        if changed.checkpoint.codes:  # scales are only copied here; verbs that decode them examine all of them
             from .inputs.sampled_scales import sampled_scale_notes
 
             notes += sampled_scale_notes(checkpoint)
@@ -282,10 +282,10 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return the entries to copy to the output besides the tensors, some of their keys, and notes.
+    """Return (entries to copy to the output besides the tensors, keys of some of these entries, notes).
 
-    The entries are those in the file that are not tensors, such as the epoch; none without ``keep``. The keys are those
-    of copied entries that are in the same dict as the tensors. The notes list the entries that are not copied.
+    The entries are those in the file that are not tensors, such as the epoch; none without ``keep``. The keys belong to
+    copied entries that are in the same dict as the tensors. The notes list the entries that are not copied.
     """
     if not keep:
         return CarriedEntries(), [], left_notes(extras_left(checkpoint), [checkpoint])

@@ -69,7 +69,7 @@ def fits(
 
             found = with_loader(found, checkpoint, target)
             if target.cache_key:
-                dict(target.vocabulary)  # the plan needs it, and its own target is not cached after a build
+                dict(target.vocabulary)  # the plan needs the target, and its own target is not cached after a build
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
@@ -117,7 +117,7 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: Checkpoi
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    """Yield a note if only the checkpoint is quantised, or only the destination."""
+    """Yield a note if only one of checkpoint and destination is quantised."""
     here, there = checkpoint.codes, find_codes(target.tensors)
     first, second = escape(fit.first), escape(fit.second)
     if here and not there:

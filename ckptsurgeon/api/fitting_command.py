@@ -1,4 +1,4 @@
-"""Finds the transplant that makes a checkpoint fit: of several plans, the one that initialises the fewest tensors."""
+"""Finds the transplant that makes a checkpoint fit: the plan, among several, that initialises the fewest tensors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def with_command(
     """
     best: tuple[int, _Candidate, _Facts] | None = None
     why = ""
-    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # includes keys that torch's load hooks would rename
+    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # this includes keys that torch's load hooks would rename
     proposal = propose("", checkpoint, "", target.tensors) if is_renamed else None
     fit = replace(fit, notes=(*fit.notes, *(proposal.notes if proposal is not None else ())))
     for one in _candidates(fit, checkpoint, target, source, destination, proposal):
@@ -94,7 +94,7 @@ def with_command(
     renamed = {
         old: new
         for old, new in facts.renamed.items()
-        if new in fit.missing and (new not in codes or codes[new].codes == new)  # a scale is not a renamed weight
+        if new in fit.missing and (new not in codes or codes[new].codes == new)  # a scale is not a weight under another name
     }
     more = {key: owner for key, owner in tied_keys({*checkpoint, *renamed.values()}, target) if key in fit.missing}
     missing = {key: info for key, info in fit.missing.items() if key not in more}
@@ -145,7 +145,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """Yield the options to try: without rules first, then with the rules of ``match``, if it made a ``proposal``.
 
-    Each is tried first with ``--vocab``, if shapes differ and both folders have a token list, then without.
+    If shapes differ and both folders have a token list, the options are tried with ``--vocab`` first, then without.
     """
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""

@@ -58,7 +58,7 @@ def folder_of(given: CheckpointLike, stack: ExitStack) -> ModelFolder:
     """
     path = place_of(given)
     if isinstance(given, Checkpoint) and (scheme_of(path) or given.header.stored):
-        return model_folder(given)  # so that nothing is fetched again
+        return model_folder(given)  # the open checkpoint is used, so that nothing is fetched again
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path)  # a web server does not list its folders
     if not _is_gguf(path):

@@ -55,7 +55,7 @@ def inspect(
     PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions  # after opening: a refused file is reported without this import
+        from .model_folder.checks import contradictions  # imported after opening, so that a refused file is reported without this import
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)

@@ -1,4 +1,4 @@
-"""``make_patch``, ``apply_patch`` and ``read_patch``: a patch is a small file with what fine-tuning changed."""
+"""``make_patch``, ``apply_patch`` and ``read_patch``: a patch is a small file with the changes that fine-tuning made."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from .inputs.reopening import inputs_of
 __all__ = ["RayTasks", "ray_tasks"]
 
 RETRIES = 3
-"""How many times a task is run again if its node or its process dies."""
+"""A task is run again at most this many times if its node or its process dies."""
 WAIT_S = 0.05
 NAME = "ray"
 
@@ -41,7 +41,7 @@ class RayTasks:
         self._tasks: list[Any] = []
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Start a task for each part, the largest part first; return [], because this process writes no part itself.
+        """Start a task for each part, the largest first; return [], the parts that this process writes itself.
 
         ``identity`` identifies the output, and ``folder`` is its temporary folder.
         """
@@ -83,9 +83,9 @@ class RayTasks:
 def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> Iterator[RayTasks]:
     """Connect to the Ray cluster ``engine`` for one output: ``ray`` or ``ray://HOST:PORT``.
 
-    ``ray`` is the cluster at RAY_ADDRESS, or the one that this machine belongs to; if there is none, a local one is
-    started. Raises ConfigError if Ray is not installed or the cluster cannot be reached, PlanError if a source is in
-    memory or the plan uses a merge method of the user.
+    ``ray`` is the cluster at RAY_ADDRESS, or the cluster of this machine; if there is none, a local cluster is started.
+    Raises ConfigError if Ray is not installed or the cluster cannot be reached, PlanError if a source is in memory or
+    the plan uses a merge method of the user.
     """
     if engine != NAME and not engine.startswith(f"{NAME}://"):
         raise ConfigError(f"--engine {escape(engine)} is unknown.", hint="Use ray, or ray://HOST:PORT.")

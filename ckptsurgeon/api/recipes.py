@@ -50,7 +50,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
 }
 """{verb on the command line: its function}"""
 _OUTPUT = ("output", "to", "max_shard_size")
-"""The fields of a recipe that name the output, and have the options for writing it."""
+"""The fields of a recipe with the output and the options for writing it."""
 _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
@@ -94,8 +94,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     ``prove`` must return for the output and its source. If ``run_code`` is false, a recipe that refers to code (a
     plugin, a destination with ``_target_``) raises ConfigError, and nothing is run.
 
-    Raises ConfigError for an unknown or malformed field, PlanError if an assertion is not met, and what the verb
-    raises.
+    Raises ConfigError for an unknown or malformed field, PlanError if an assertion is not met, and the errors of the
+    verb.
     """
     name = os.fspath(path)
     document = _read(name)
@@ -109,7 +109,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     proved = _proved(name, wanted)
-    own = inspect.signature(_VERBS[verb]).parameters  # lora convert has an argument with the name of a format's field
+    own = inspect.signature(_VERBS[verb]).parameters  # the argument ``to`` of lora convert is not the format of the output
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
     shared = _shared(name, document)
     if not run_code:
@@ -184,7 +184,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the document of the recipe ``name`` with absolute paths, so that it is the same recipe in any folder."""
+    """Return ``document``, the content of the recipe ``name``, with absolute paths, so that it can be read in any folder."""
     folder = os.path.dirname(os.path.abspath(name))
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
 

@@ -24,7 +24,7 @@ from .inputs.reopening import changed_model_files, find_sources, read_plan
 __all__ = ["verify"]
 
 _NUMBERS = re.compile(r"\d[\d,.]*|\b(?:has|have|is|are)\b|s\b")
-"""Matches what differs between notes of one kind on one tensor and on several."""
+"""Matches the words in which a note on one tensor differs from a note of the same kind on several tensors."""
 
 
 def verify(
@@ -45,9 +45,9 @@ def verify(
     does not exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again;
     None is all. ``key`` is the file of a public or private key: then every file must have a valid signature by this
     key, and the folder must contain no other files. ``patch`` is the patch that made the output, or the last of
-    several: then only the SHA-256 of the files are compared, with those in the patch. If the output is too damaged to
-    be opened, the verification has failed; no error is raised. Raises SourceError if the output is missing, ConfigError
-    if there is neither recipe nor plan nor patch.
+    several: then only the SHA-256 of each file is compared with the SHA-256 in the patch. If the output is too damaged
+    to be opened, the verification has failed; no error is raised. Raises SourceError if the output is missing,
+    ConfigError if there is neither recipe nor plan nor patch.
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
@@ -61,7 +61,7 @@ def verify(
         return _of_patch(output, patch, [name for name, value in others.items() if value], progress)
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # "": compute with numpy; no memory limit
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # "" means to compute with numpy, without a memory limit
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
@@ -92,7 +92,7 @@ def verify(
         of_model = tuple(_of_model(checkpoint))
         said = (
             *changed_model_files(named, found),
-            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be opened twice, as codes too
+            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be open twice: decoded, and as codes
             *of_model,
             *dict.fromkeys(_of_values(checkpoint, found.values())),
             *dict.fromkeys(_of_tokens(of_model, found.values())),
@@ -127,9 +127,9 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on quantised sources that were perhaps decoded, because decoding may have gone wrong.
+    """Yield the notes on odd scales of the quantised sources from which the output was perhaps decoded.
 
-    They were if the output is not quantised, or if its scales are not odd: those of an average are made anew.
+    Sources were decoded if the output is not quantised, or if it has no odd scales: an average gets new scales.
     """
     from .inputs.sampled_scales import odd_scale_notes_on, sampled_scale_notes
     from .model_folder.codes.described_shapes import described_shape_notes
@@ -141,19 +141,19 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
             continue
         odd = source.odd_scales.notes(one.path) or sampled_scale_notes(one)
         others = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config))
-        notes = (*odd, *(() if checkpoint.codes else others))  # of a quantised output, the same is noted
+        notes = (*odd, *(() if checkpoint.codes else others))  # a quantised output has the same notes
         place = _without_dots(one.path)
         yield from (Note(place, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
 
 
 def _without_dots(path: str) -> str:
-    """Return a path without ``..``, for messages; unchanged if it would be that of another file, due to a link."""
+    """Return a path without ``..``, for messages; unchanged if, due to a link, it would then name another file."""
     plain = path if "://" in path else os.path.normpath(path)
     return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on values of sources that the output has no such notes on: values computed from them hide it."""
+    """Yield the notes on values of sources of kinds that the notes on the output lack: computed values can hide a fault."""
     own = {_NUMBERS.sub("", said.rpartition(": ")[0]) for said in checkpoint.value_notes}
     for one in sources:
         for said in one.value_notes:
@@ -162,9 +162,9 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
 
 
 def _of_tokens(said: Iterable[Note], sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on local sources with the tokens of another model; a union of lists hides it in the output.
+    """Yield the notes on local sources whose tokens are those of another model, which a union of token lists hides.
 
-    There are none if the output has such a note, too: ``said`` are the notes on its model.
+    Yields nothing if ``said``, the notes on the output's model, has such a note.
     """
     from .model_folder.folder import model_folder
     from .model_folder.weights.token_rows import is_token_pair_note, token_pair_notes

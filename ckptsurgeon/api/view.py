@@ -79,7 +79,7 @@ def view(
             shown, more_notes = replace(shown, changes=changes), changes.notes
         else:
             more_notes = ()
-        if len(opened) < 3:  # compare_changes has these notes
+        if len(opened) < 3:  # ``compare_changes`` returns these notes
             more_notes += tuple(note for one in opened if one.codes for note in odd_scale_notes_on(one))
         if check and sources:
             shown = replace(shown, report=run_checks(cast("Path", sources[0]), root=root, progress=progress))
@@ -121,7 +121,7 @@ def _check(output: str, *, force: bool) -> None:
 
 
 def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
-    """Return the training run if one of the paths in ``names`` is the folder of a run, else None.
+    """Return the training run if one of the paths in ``names`` is the folder of a run; else None.
 
     ``of`` is the number of inputs of the page, and ``page`` the path of the page. Raises ConfigError for a training run
     if there is more than one input.

@@ -17,9 +17,9 @@ __all__ = ["command", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ckpt`` and return its exit code; a traceback is shown only with CKPT_DEBUG=1.
+    """Run ``ckpt`` and return its exit code; a traceback is printed only if CKPT_DEBUG=1 is set.
 
-    Without ``argv``, the command line of the process is used; then a signal may end the process at once.
+    Without ``argv``, the command line of the process is used; a signal may then end the process at once.
     """
     if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks for completions
         from .completion.answers import run as complete

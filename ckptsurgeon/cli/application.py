@@ -116,7 +116,7 @@ class Verb(TyperCommand):
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments and then the options into the help text."""
+        """Write the arguments, then the options, into the help text."""
         arguments, options = [], []
         for param in self.get_params(ctx):
             if isinstance(param, TyperArgument):
@@ -157,7 +157,7 @@ def application(*, as_json: bool, word: str = "") -> typer.Typer:
         quiet: Annotated[bool, typer.Option("-q", "--quiet", hidden=True)] = False,
         verbose: Annotated[bool, typer.Option("-v", "--verbose", hidden=True)] = False,
         timeout: Annotated[
-            float | None,  # shown in the help only: run.py has already removed it
+            float | None,  # only for the help: run.py has already removed this option
             typer.Option(
                 TIMEOUT, metavar="SECONDS", help="Give up on a server that sends nothing for this long. [default: 60]"
             ),
@@ -223,7 +223,7 @@ def version_option(*, as_json: bool) -> Any:
 
 
 def install_option(*, as_json: bool) -> Any:
-    """Return the option ``--install-completion``; its value '' means the shell that runs ckpt."""
+    """Return the option ``--install-completion``; its value '' stands for the shell from which ckpt was started."""
 
     def install(shell: str | None) -> None:
         if shell is None:
@@ -243,7 +243,7 @@ def install_option(*, as_json: bool) -> Any:
 
 
 def show_option(*, as_json: bool) -> Any:
-    """Return the option ``--show-completion``; its value '' means the shell that runs ckpt."""
+    """Return the option ``--show-completion``; its value '' stands for the shell from which ckpt was started."""
 
     def show(shell: str | None) -> None:
         if shell is None:
@@ -275,7 +275,7 @@ def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any
 
 
 def _answer(answer: dict[str, Any] | str) -> None:
-    """Print a text, or plain data as JSON, and exit. Paths are printed byte for byte, even if they are not UTF-8."""
+    """Print a text, or plain data as JSON, and exit. Paths keep their bytes, even if they are not UTF-8."""
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())

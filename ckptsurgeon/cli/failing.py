@@ -16,7 +16,7 @@ from .stopping import output_in_place, stop_message
 
 __all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
 
-# stdout and stderr may be closed, full, a pipe that nobody reads, or have an encoding that lacks some characters.
+# stdout and stderr may be closed, full or a pipe that nobody reads; their encoding may lack some characters.
 
 
 class ReaderGoneError(Exception):
@@ -63,7 +63,7 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Write a string; an error is passed to ``_failed``."""
-        if text == "":  # the parser probes streams with '' and swallows the error
+        if text == "":  # the parser tests streams with '', and ignores errors
             return 0
         try:
             return self._stream.write(self._encodable(text))
@@ -120,11 +120,11 @@ RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""The folder of ckptsurgeon. If memory runs out, Python's compiler may raise SyntaxError for a module in it."""
+"""The folder of ckptsurgeon. If memory runs out, Python may raise SyntaxError when it compiles a module in this folder."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:
-    """Report an error on stderr and return its exit code; raises it again if a signal caused it or CKPT_DEBUG=1 is set.
+    """Report ``error`` on stderr and return its exit code; raise it again if a signal caused it or CKPT_DEBUG=1 is set.
 
     ``args`` is the command line.
     """
@@ -171,7 +171,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Return whether the process can open no more files: then imports fail with many different errors."""
+    """Return whether the process cannot open any more files: then imports fail with many different errors."""
     try:
         os.close(os.dup(2))
     except OSError as error:

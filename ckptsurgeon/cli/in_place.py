@@ -1,4 +1,4 @@
-"""Renames keys within a file (``rename --in-place``): checks the options, then shows or carries out the plan."""
+"""Renames keys in the file itself (``rename --in-place``): checks the options, then shows or carries out the plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = {
     "restart": "--restart", "consume": "--consume", "yes": "--yes", "engine": "--engine", "prove": "--prove",
     "processes": "--processes",
 }  # fmt: skip
-"""The options of an output that is a new file."""
+"""The options that are only for outputs in a new file."""
 
 
 def prepare_in_place(source: str, writing: Writing) -> None:

@@ -280,7 +280,7 @@ class StateDictAndExtras(StateDict):
     keep_extras: KeepExtras = False
 
 
-# Checks of options that contradict each other, made before any work is done.
+# Checks for options that contradict each other, before any work is done.
 
 
 def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
@@ -297,7 +297,7 @@ def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the values of --on-mismatch, and "init" if ``ignore`` (--ignore-mismatch) is true.
+    """Return the values of --on-mismatch, with "init" added if ``ignore`` (--ignore-mismatch) is true.
 
     Each value is a policy for tensors whose shapes differ. Raises ConfigError if --ignore-mismatch contradicts a value.
     """
@@ -311,7 +311,7 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return the numbers in a comma-separated string, None for None; raises ConfigError if a part is not a number.
+    """Return the numbers in a comma-separated string; None if ``text`` is None. Raises ConfigError for other text.
 
     ``option`` is the name of the option, for the message.
     """

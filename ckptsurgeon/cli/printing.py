@@ -81,11 +81,11 @@ class Printer:
     verbose: Verbose = False
 
     def answer(self, result: Jsonable | dict[str, Any]) -> bool:
-        """Print a result as JSON if --json was given; returns whether it was."""
+        """Print a result as JSON if --json was given; return whether it was given."""
         if not self.json:
             return False
         data = result if isinstance(result, dict) else result.to_json()
-        # allow_nan is off: NaN is not valid JSON
+        # allow_nan is false, because NaN is not valid JSON
         sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=True) + "\n")
         sys.stdout.flush()
         return True
@@ -102,7 +102,7 @@ class Printer:
         sys.stdout.flush()
 
     def notes(self, notes: Iterable[str]) -> None:
-        """Print notes to stderr: with -q only those that are warnings, with --json none, as the JSON has them."""
+        """Print notes to stderr: with -q only warnings; with --json none, because the JSON contains them."""
         notes = list(notes)
         if self.json or not notes:
             return

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgressBar"]
 
 PROGRESS_AFTER_S = 1.0
-"""Work that takes longer than this shows its progress."""
+"""The progress of work is shown if it takes longer than this, in seconds."""
 
 
 class ProgressBar:

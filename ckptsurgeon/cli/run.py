@@ -38,7 +38,7 @@ def run(args: Sequence[str]) -> int:
 def _rare_garbage_collection() -> Iterator[None]:
     """Make Python's garbage collection rare during the block, to save time.
 
-    For example, two headers of 92,000 tensors make a million small objects, none of which is ever garbage.
+    For example, two headers of 92,000 tensors make a million small objects, which all stay in use.
     """
     thresholds = gc.get_threshold()
     gc.set_threshold(10_000_000, 50, 50)
@@ -143,7 +143,7 @@ def _complete_shell_options(args: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for number, arg in enumerate(args):
-        if not arg.startswith("-"):  # a verb, or a shell
+        if not arg.startswith("-"):  # a verb or the name of a shell follows
             return [*found, *args[number:]]
         found.append(arg)
         following = args[number + 1 : number + 2]

@@ -1,4 +1,4 @@
-"""The options of commands that run an evaluation command for each trial, and what they print."""
+"""The options and the output of the commands that run an evaluation command for each trial."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ KeepModels = Annotated[
 
 
 class Searching:
-    """Runs a search for a command: shows each trial as it ends, and then the result."""
+    """Shows a search while it runs: each trial when it has ended, and then the result."""
 
     def __init__(self, writing: AdapterWriting, trials: int) -> None:
         writing.check()
@@ -107,7 +107,7 @@ class Searching:
             yield
 
     def begin(self, found: SearchResult) -> None:
-        """Show what will be searched, and the notes on it."""
+        """Show the parameters that will be searched, and the notes of the search."""
         from ..render.search import space_view
 
         self._noted = found.notes
@@ -156,7 +156,8 @@ def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str
         raise ConfigError(f"{wrong[0]} cannot be used with --greedy.", hint="Leave it out.")
     if writing.dry_run:
         raise ConfigError(
-            "-n cannot be used with --greedy: what is averaged depends on the scores.", hint="Leave it out."
+            "-n cannot be used with --greedy, because the scores decide which models are "
+            "averaged.", hint="Leave it out."
         )
     if not given["--evaluate"]:
         raise ConfigError("--greedy needs a command that scores a model.", hint="Give it with --evaluate.")

@@ -1,4 +1,4 @@
-"""Signal handlers, which write one line to stderr, set the exit status, and leave no incomplete output.
+"""Signal handlers: they write one line to stderr, set the exit status, and leave no incomplete output.
 
 This module is loaded before everything else and imports only cheap modules of the standard library. While an output is
 being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files. At any
@@ -28,9 +28,9 @@ __all__ = [
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
-"""A second signal that comes at least this long after the first ends the program without removing temporary files."""
+"""A second signal ends the program without removing temporary files if it comes at least this many seconds after the first."""
 AGAIN_S = 0.01
-"""If Python ignored a StoppedBySignal, it is raised again after this time."""
+"""If Python ignored a StoppedBySignal, the exception is raised again after this many seconds."""
 
 Identity = tuple[int, int] | None
 
@@ -45,10 +45,10 @@ class StoppedBySignal(BaseException):
 class _SignalState:
     """The state of the signal handlers; global, because a process has one set of handlers.
 
-    ``unwinds`` is whether a signal raises StoppedBySignal instead of ending the program. ``number`` is the first signal
-    that was received, 0 if none was; ``since`` is its time. ``before`` identifies the file that was at the path
-    ``output`` when the work began. ``hasty`` is whether a second signal ended the program before temporary files were
-    removed. ``run`` is the folder of a training run, ``study`` that of a search.
+    ``unwinds`` is true if a signal raises StoppedBySignal instead of ending the program. ``number`` is the number of
+    the first signal, 0 if there was none; ``since`` is its time. ``before`` identifies the file that was at the path
+    ``output`` when the work began. ``hasty`` is true if a second signal ended the program before temporary files were
+    removed. ``run`` is the folder of a training run, ``study`` the folder of a search.
     """
 
     as_json = False
@@ -95,7 +95,7 @@ def unwinding(output: str = "") -> Iterator[None]:
         yield
     finally:
         _SignalState.unwinds = outside
-    if _SignalState.number:  # it was raised, but code that catches every exception swallowed it
+    if _SignalState.number:  # the exception was raised, but other code caught and dropped it
         raise StoppedBySignal
 
 
@@ -117,7 +117,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """Raise StoppedBySignal again a moment later, if Python ignored it because a finaliser or a callback was running.
+    """Raise StoppedBySignal again a moment later if Python ignored it, because a finaliser or a callback was running.
 
     This is set as ``sys.unraisablehook``; any other exception is reported as usual.
     """
@@ -144,7 +144,7 @@ def stop_message(number: int = 0) -> tuple[int, str]:
     code, message = 128 + number, f"{WORDS[number]}; {_remains()}."
     if not _SignalState.as_json:
         return code, f"error: {message}"
-    # Written by hand: the interrupted import may be that of json.
+    # The JSON is written by hand, because the signal may have interrupted the import of json.
     quoted = message.replace("\\", "\\\\").replace('"', '\\"')
     head = '{"kind": "ckpt.error", "version": 1, "error": "CheckpointError", "exit_code": '
     return code, f'{head}{code}, "message": "{quoted}", "hint": "", "rule": null, "details": []}}'

@@ -18,7 +18,7 @@ __all__ = ["ProgressDisplay", "training_progress"]
 
 DRAWN_A_SECOND = 8
 SMOOTH = 0.9
-"""The weight of the previous value in the exponentially smoothed time of a step."""
+"""The weight of the previous value when the time of a step is smoothed exponentially."""
 
 
 class ProgressDisplay:
@@ -68,7 +68,7 @@ class ProgressDisplay:
         elif event == "test":
             self._testing(row)
         elif "test" in row:
-            pass  # nothing more is shown of a run
+            pass  # no other events are shown
         elif "dev" in row:
             self._say(dev_line(row, self._steps))
         else:

@@ -1,4 +1,4 @@
-"""Does the steps that all verbs with a plan share: check the output, show or carry out the plan, show the receipt."""
+"""Does what all verbs with a plan share: checks the output, shows or carries out the plan, shows the receipt."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class Writing:
 
     @property
     def plain(self) -> AdapterWriting:
-        """The options that every output has."""
+        """The options that apply to every output."""
         return AdapterWriting(self.output, self.force, self.wait, self.key, self.dry_run, self.printer)
 
     @property
     def more(self) -> dict[str, Any]:
-        """The options that not every output has, by their names on the command line, with their values."""
+        """{name on the command line: value} for the options that do not apply to every output."""
         names = ("to", "max_shard_size", "restart", "consume", "yes", "engine", "prove", "processes")
         return {
             **{f"--{name.replace('_', '-')}": getattr(self, name) for name in names},
@@ -93,7 +93,7 @@ class Writing:
 
     @property
     def is_gguf(self) -> bool:
-        """Whether the output is a GGUF file, by its name or by --to."""
+        """True if the output is a GGUF file, by its name or by --to."""
         return self.to == "gguf" or (self.output or "").lower().endswith(".gguf")
 
     def check(self) -> None:
@@ -157,7 +157,7 @@ class Writing:
             elif not self.printer.answer(plan):
                 self._show(plan)
             return
-        assert self.output is not None  # ensured by check()
+        assert self.output is not None  # ``check`` ensures this
         if self.prove:
             from ..api.prove.output import check_runs
 
@@ -211,7 +211,7 @@ class Writing:
             return prove_output(plan, output)
 
     def _show_proof(self, proof: Proof, shown: Collection[str]) -> None:
-        """Show a proof, and those of its notes that are not in ``shown``; exit with 1 if the networks are different."""
+        """Show the result of --prove, and its notes that are not in ``shown``; exit with 1 if the networks are different."""
         if not self.printer.json:
             from ..render.prove import proof_view
 
@@ -253,7 +253,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class AdapterWriting:
-    """The group of options for writing an adapter, whose format and number of files follow from its names."""
+    """The group of options for writing an adapter, without format and shard size: its names determine the files."""
 
     output: OutputUnlessDry = None
     force: Force = False
@@ -272,7 +272,7 @@ class AdapterWriting:
 
 
 def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
-    """Show where the tensors ``keys`` of a plan come from, and why; -q does not suppress it."""
+    """Show where the tensors ``keys`` of a plan come from, and why, even with -q."""
     from ..analysis.merge_explanation import ExplainedMerge
     from ..api.explain import explain
 

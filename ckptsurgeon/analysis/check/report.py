@@ -30,8 +30,8 @@ class Status(Enum):
 class Found(Brief):
     """A finding of a check: ``what`` is its message, ``todo`` the advice.
 
-    ``keys`` are the tensors that the finding is about, ``file`` is the file if it is about one file. ``figures`` are
-    the numbers in the message, by name.
+    ``keys`` are the tensors that the finding is about; ``file`` is set if the finding is about one file. ``figures``
+    are the numbers in the message, by name.
     """
 
     status: Status
@@ -107,7 +107,7 @@ class CheckReport(InNotebooks):
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return self.verdict is not Status.FAIL
 
     @property

@@ -1,4 +1,4 @@
-"""Reads the headers of safetensors files and an index; faults in them are recorded as facts, not raised as errors."""
+"""Reads the headers of safetensors files, and an index; records faults in them instead of raising errors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ShardFacts:
 
     ``size`` is its size in bytes, ``needed`` the size that its header implies. If the header cannot be read, ``fault``
     is the reason, and ``needed`` may be None. ``tensors`` are the tensors whose bytes are complete, ``cut`` the keys of
-    the truncated ones. ``overlaps`` are messages on bytes that belong to two tensors, ``holes`` on bytes that belong to
-    none. ``unsound`` maps keys to what is wrong with their entry in the header.
+    the truncated ones. ``overlaps`` are messages on bytes that belong to two tensors, ``holes`` messages on bytes that
+    belong to none. ``unsound`` maps keys to what is wrong with their entry in the header.
     """
 
     name: str

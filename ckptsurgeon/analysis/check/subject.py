@@ -34,10 +34,10 @@ class ClassFacts:
     """How the tensors differ from those of the model's class in transformers.
 
     ``unknown`` is the reason if the two were not compared.
-    ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences.
-    ``unbuilt`` is the reason if the class cannot be built. ``refused`` is set instead if the installed configuration
-    class refuses config.json, because ``from_pretrained`` would fail, too. ``tied`` has the keys of each group of
-    tensors that the class ties, but that are stored separately.
+    ``faults`` are notes on tensors that are missing or have another shape, ``remarks`` notes on other differences.
+    ``unbuilt`` is the reason if the class cannot be built. ``refused`` is the reason if the installed configuration
+    class refuses config.json: then ``from_pretrained`` fails, too. ``tied`` has the keys of each group of tensors that
+    the class ties, but that are stored separately.
     """
 
     unknown: str = ""
@@ -73,7 +73,7 @@ class WeightSize:
 
     @property
     def factor(self) -> float:
-        """The factor by which the layer multiplies the size of its inputs, if weights and inputs are independent."""
+        """Root mean square of outputs divided by that of inputs, if weights and inputs are independent."""
         return self.rms * sqrt(self.inputs)
 
 
@@ -111,9 +111,9 @@ class Subject:
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
 
-    ``in_memory`` is true if the tensors are not in a file. ``fault`` is the reason if a shard is damaged, so that the
-    other files cannot be compared with the weights. ``unexplained`` is the error of opening the checkpoint, if no check
-    finds its cause.
+    ``in_memory`` is true if the tensors are not in a file. If a shard is damaged, ``fault`` says why: then the other
+    files cannot be compared with the weights. ``unexplained`` is the error if the checkpoint cannot be opened and no
+    check finds the cause.
     """
 
     path: str
@@ -151,7 +151,7 @@ class Subject:
 
     @cached_property
     def of_class(self) -> ClassFacts:
-        """The comparison with the model's class, which ``look_at_class`` makes at first use; it may take seconds."""
+        """The comparison with the model's class; made by ``look_at_class`` at the first use, which may take seconds."""
         return self.look_at_class()
 
     @cached_property
@@ -164,7 +164,7 @@ class Subject:
 
     @cached_property
     def weights(self) -> tuple[tuple[str, TensorInfo, Figures], ...]:
-        """(Key, header, figures) of each weight matrix; parts of quantised tensors and aliases are left out."""
+        """(Key, header, figures) for each weight matrix; parts of quantised tensors and aliases are left out."""
         found: dict[object, tuple[str, TensorInfo, Figures]] = {}
         for key, one in self.measured.items():
             info = self.tensors[key]

@@ -17,7 +17,7 @@ from ...tensors.ops.regions import blocks
 
 __all__ = ["Seen", "check_records", "check_whole", "is_whole", "unequal_keys"]
 
-# Checksums: every record that is read is compared with its stored CRC-32, once.
+# Checksums: every record that is read is checked once against its stored CRC-32.
 
 Seen = set[Storage]
 """The records of a file (such as the entries of a zip archive) whose checksums were checked."""
@@ -64,9 +64,9 @@ def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
 Progress = Callable[[int, int], None]
 
 CHUNK = 8 << 20
-"""Bytes of a range, which one thread compares at a time."""
+"""The size in bytes of a range; one thread compares one range at a time."""
 BLOCK = 256 << 10
-"""Bytes of each file in memory at once, so that two threads stay within the CPU caches."""
+"""At most this many bytes of each file are in memory at once, so that two threads stay within the CPU caches."""
 ELEMENTS = 1 << 18
 THREADS = 2
 
@@ -89,11 +89,11 @@ _Sums = dict[str, list[tuple[int, int, int]]]
 
 
 def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], progress: Progress | None) -> set[str]:
-    """Return those of ``keys`` whose tensors differ between two checkpoints, in dtype or in bytes.
+    """Return the keys in ``keys`` whose tensors differ between two checkpoints, in dtype or in bytes.
 
-    A tensor that is not contiguous is compared as if it were. If both checkpoints have a tensor at the same place of
-    the same file, its bytes are not read. Every record (such as a zip entry) that is read is checked against its stored
-    CRC-32. Raises FormatError for a wrong checksum.
+    A tensor that is not contiguous is compared as if it were contiguous. If both checkpoints have a tensor at the same
+    place of the same file, its bytes are not read. Every record (such as a zip entry) that is read is checked against
+    its stored CRC-32. Raises FormatError for a wrong checksum.
     """
     unequal, ranges, odd = set[str](), list[_Range](), list[str]()
     read = [key for key in keys if not _same_place(first, second, key)]
@@ -114,7 +114,7 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 
 
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
-    """Compare the CRC-32s ``sums``, computed during the comparison, with those stored in the files of a checkpoint.
+    """Compare the CRC-32s ``sums``, computed during the comparison, with those that the files of a checkpoint store.
 
     Returns the records (such as zip entries) that were checked. Raises FormatError for a wrong checksum.
     """
@@ -216,7 +216,7 @@ def _crc_if_equal(one: _Range, first: bytearray, second: bytearray) -> int | Non
 
 
 def _same_values(first: Checkpoint, second: Checkpoint, key: str) -> bool:
-    """Return whether two tensors of one dtype and shape have the same values, bit for bit, in any layout."""
+    """Return whether two tensors of the same dtype and shape have the same values, bit for bit; strides may differ."""
     for box in blocks(first[key].shape, ELEMENTS):
         here, there = read_part(first, first[key], box), read_part(second, second[key], box)
         if here.tobytes() != there.tobytes():

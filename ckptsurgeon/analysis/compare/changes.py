@@ -1,8 +1,8 @@
 """How several models have changed from the same base model, tensor by tensor, and how far their changes agree.
 
-The change of a model is the difference of its weights and those of the base, which the literature on merging calls a
-task vector (Ilharco et al., 2023, arXiv:2212.04089). Changes that point in different directions, or whose signs
-differ, are what merging loses (TIES; Yadav et al., 2023, arXiv:2306.01708).
+The change of a model is its weights minus those of the base, which the literature on merging calls a task vector
+(Ilharco et al., 2023, arXiv:2212.04089). Merging loses changes that point in different directions, or have different
+signs (TIES; Yadav et al., 2023, arXiv:2306.01708).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """Sums over the values of a model. ``values`` counts them, ``changed`` those that differ from the base.
+    """Sums over the values of a model. ``values`` is their number; ``changed`` is how many differ from the base.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
     """
@@ -52,9 +52,9 @@ class ModelChange:
 class Agreement:
     """Sums over the values of two models, to compare their changes.
 
-    ``both`` counts the values that both models have changed, ``same_sign`` those that both moved in the same direction.
-    ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums of the squares of
-    each model's changes.
+    ``both`` is the number of values that both models have changed, ``same_sign`` the number of those that both moved in
+    the same direction. ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums
+    of the squares of each model's changes.
     """
 
     values: int = 0
@@ -77,7 +77,7 @@ class Agreement:
 
     @property
     def share_of_same_sign(self) -> float | None:
-        """Of the values that both models have changed, the share that moved in the same direction.
+        """Among the values that both models have changed, the share that both moved in the same direction.
 
         None if there are no such values.
         """
@@ -88,8 +88,8 @@ class Agreement:
 class ChangeSums:
     """The changes of each model, by its index, and the agreement of each pair of models, by their indices.
 
-    A model that lacks the tensor, or has it in another shape, is in neither mapping. ``not_finite`` counts values that
-    are NaN or infinite in the base or a model: they are left out of all sums.
+    A model that lacks the tensor, or has it in another shape, is in neither mapping. ``not_finite`` is the number of
+    values that are NaN or infinite in the base or in a model: they are left out of all sums.
     """
 
     models: Mapping[int, ModelChange] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class ChangeSums:
 
     @property
     def changed_by(self) -> tuple[int, ...]:
-        """The indices of the models that have changed a value."""
+        """The indices of the models in which any value has changed."""
         return tuple(index for index, one in self.models.items() if one.changed)
 
 
@@ -116,7 +116,7 @@ def summed(every: Iterable[ChangeSums]) -> ChangeSums:
 
 @dataclass(frozen=True)
 class TensorChanges:
-    """The changes of one tensor of the base; ``is_weight`` is whether its values are floating-point numbers."""
+    """The changes of one tensor of the base; ``is_weight`` is true if its values are floating-point numbers."""
 
     key: str
     sums: ChangeSums
@@ -124,7 +124,7 @@ class TensorChanges:
 
 
 def weights_of(tensors: Sequence[TensorChanges]) -> Sequence[TensorChanges]:
-    """Return the tensors that are weights; all tensors if none is."""
+    """Return the tensors that are weights; all tensors if there are no weights."""
     return [one for one in tensors if one.is_weight] or tensors
 
 
@@ -160,7 +160,7 @@ class Changes(InNotebooks):
 
     @property
     def differs(self) -> bool:
-        """Whether any model differs from the base, or a tensor could not be compared."""
+        """True if a model differs from the base, or a tensor could not be compared."""
         others = any(any(of.values()) for of in (self.missing, self.added, self.reshaped))
         return others or bool(self.not_compared) or any(t.sums.changed_by or t.sums.not_finite for t in self.tensors)
 

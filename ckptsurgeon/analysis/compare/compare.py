@@ -1,4 +1,4 @@
-"""Compares two checkpoints, tensor by tensor, by headers or values; formats, shards and wrappers do not matter."""
+"""Compares two checkpoints tensor by tensor, by headers or values; formats, shards and wrappers may differ."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def compare(
         outlines = otherwise.within(*outlines)
     found = compare_outlines(*outlines, values=values, include=include, exclude=exclude)
     if values:
-        from .values import with_changed_codes, with_decoded, with_values  # they import numpy
+        from .values import with_changed_codes, with_decoded, with_values  # these modules import numpy
 
         tolerance = tolerance or Tolerance()
         both = {*found.same, *(pair.key for pair in found.retyped)}

@@ -19,7 +19,7 @@ __all__ = ["EncodedOtherwise", "by_name", "coded_in_both", "encoded_otherwise"]
 
 @dataclass(frozen=True)
 class EncodedOtherwise:
-    """The weights that two checkpoints store in different encodings; one of the two may store plain numbers.
+    """The weights that two checkpoints store in different encodings; one of the encodings may be plain numbers.
 
     ``pairs`` has these weights by their logical names (those in a plain model). ``parts`` has the keys of their stored
     tensors in each checkpoint. ``refused`` maps the names of weights that cannot be decoded to the reason.
@@ -30,7 +30,7 @@ class EncodedOtherwise:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, first: Outline, second: Outline) -> tuple[Outline, Outline]:
-        """Return the outlines of two checkpoints with these weights in place of the tensors that store them."""
+        """Return the outlines of two checkpoints with the decoded weights in place of the tensors that store them."""
         here = {name: pair.first for name, pair in self.pairs.items()}
         there = {name: pair.second for name, pair in self.pairs.items()}
         both = coded_in_both(first, second)
@@ -107,7 +107,7 @@ def _is_same(
         return True
     try:
         found = [give(coded.codes) for coded, give in zip((one, other), weights, strict=True)]
-    except PlanError:  # nothing decodes them: their bytes can be compared
+    except PlanError:  # they need no decoding: their bytes can be compared
         return True
     facts = [
         (made.encoding, made.facts) for weight in found if weight and isinstance(made := weight.info.made, Decoded)

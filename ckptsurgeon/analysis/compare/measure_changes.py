@@ -158,7 +158,7 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
     left_out = int(usable.size - np.count_nonzero(usable))
     if left_out:
         base, models = base[usable], {index: values[usable] for index, values in models.items()}
-    with np.errstate(over="ignore", invalid="ignore"):  # a change that float64 cannot hold makes a figure None
+    with np.errstate(over="ignore", invalid="ignore"):  # if float64 cannot hold a change, the figure becomes None
         own = scaled(_as_float(base))
         gaps = {index: gap for index, values in models.items() if (gap := _gap(base, values)) is not None}
         changes = {index: scaled(gap) for index, gap in gaps.items()}
@@ -178,7 +178,7 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
 
 
 def _directions(a: Array, b: Array) -> Array:
-    """Return 1, -1 or 0 for each element: whether two changes have the same direction, opposite directions, or neither.
+    """Return, for each element, 1 if two changes have the same direction, -1 if opposite directions, 0 if neither.
 
     The result is 0 if one of the two changes is zero.
     """
@@ -192,7 +192,7 @@ def _gap(base: Array, values: Array) -> Array | None:
         return None
     if base.dtype.kind in "iu" and values.dtype.kind in "iu":
         exact = np.where(values > base, 1.0, -1.0) * np.maximum(np.abs(values.astype("<f8") - base.astype("<f8")), 1.0)
-        return np.where(values == base, 0.0, exact)  # large integers that differ have a change of at least 1
+        return np.where(values == base, 0.0, exact)  # large integers that differ count as changed by at least 1
     return _as_float(values) - _as_float(base)
 
 

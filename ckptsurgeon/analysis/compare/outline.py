@@ -16,9 +16,8 @@ from ...tensors.info import TensorInfo
 
 __all__ = ["Outline", "beside", "outline_from_plain", "outline_of"]
 
-# Work in a second process: two large headers are read at once, on two cores.
-#
-# Reading a header is Python code, which threads cannot run in parallel. The other process is forked, so that nothing
+# Work in a second process, so that two large headers are read at the same time on two cores.
+# Headers are read by Python code, which threads cannot run in parallel. The other process is forked, so that nothing
 # is imported again, and returns plain data. If anything goes wrong in it, the caller does the work itself, and gets
 # the error itself.
 
@@ -38,7 +37,7 @@ def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
         yield lambda: None
         return
     read, write = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the child has removed our handlers
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the child has no handlers of ours
     child = os.fork()
     if child == 0:
         os.close(read)
@@ -75,7 +74,7 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 
 
 def _result(read: int, left: list[int]) -> Any:
-    """Return the data that a child process wrote to the pipe ``read``, None if the child failed.
+    """Return the data that a child process wrote to the pipe ``read``; None if the child failed.
 
     Waits for the child, and removes its process id from ``left``, the list of running children.
     """
@@ -105,7 +104,7 @@ class Outline:
     def to_plain(self) -> Any:
         """Return the outline as plain data, without the positions of tensors in files.
 
-        ``outline_from_plain`` makes an outline of this data again.
+        ``outline_from_plain`` turns this data into an outline again.
         """
         tensors = [(key, info.dtype, info.shape) for key, info in self.tensors.items()]
         return self.path, tensors, self.notes, dict(self.coded), dict(self.quantisation), dict(self.names)

@@ -23,7 +23,7 @@ ELEMENTS = 1 << 18
 BLOCK = 1 << 20
 
 HEAD = 1 << 12
-"""The number of first bytes of each tensor that are compared before whole tensors are read."""
+"""This many bytes at the beginning of tensors are compared before whole tensors are read."""
 
 Make = tuple[str, tuple[int, ...]]
 """The dtype and the shape of a tensor."""
@@ -37,7 +37,7 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     layers, count as renamed, although ``found`` lists them as changed.
     """
     differing = (pair.key for pair in (*found.changed, *found.reshaped))
-    both = {key for key in differing if key in first and key in second}  # the others are weights in different encodings
+    both = {key for key in differing if key in first and key in second}  # the other weights have different encodings
     gone, came = [*found.removed, *both], [*found.added, *both]
     old, new = _alike(first, gone, second, came)
     pairs: dict[str, str] = {}
@@ -79,10 +79,11 @@ def _to_remove(replaced: Set[str]) -> Iterator[str]:
 def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
     """Return the pairs (old name, new name) without false renames; ``both`` are the keys in both checkpoints.
 
-    The pairs form chains: the new name of each tensor is the old name of the next. The last new name may be the key of
-    a tensor that is not renamed. If the first old name is not in the second checkpoint, that tensor was replaced: for
-    example, the first layer was removed, and all others moved down. If both checkpoints have all names of the chain,
-    nothing was renamed: for example, a tensor was copied over another and then trained, so that both have changed.
+    Pairs can follow each other: the new name of a tensor is the old name of the next tensor. The last new name may be
+    the key of a tensor that is not renamed. If the first old name is not in the second checkpoint, that tensor was
+    replaced: for example, the first layer was removed, and all others moved down. If both checkpoints have all names of
+    such a sequence, nothing was renamed: for example, a tensor was copied over another and then trained, so that both
+    have changed.
     """
     left = {key: new for key, new in pairs.items() if new != key}
     old_names = {new: key for key, new in left.items()}

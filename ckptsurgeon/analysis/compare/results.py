@@ -28,8 +28,8 @@ class Numbers:
     ``differing`` counts the elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
     ``relative`` is the L2 norm of the difference divided by that of the first tensor, ``cosine`` the cosine of the
     angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot hold
-    it. ``nan`` counts elements that are NaN in only one tensor, ``inf`` those that are an infinity in only one tensor,
-    or a different infinity in each.
+    it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of those that are infinite
+    in only one tensor, or a different infinity in each.
     """
 
     differing: int
@@ -107,7 +107,7 @@ class Difference(InNotebooks):
 
     @property
     def differs(self) -> bool:
-        """Whether the two checkpoints differ, or a tensor could not be compared."""
+        """True if the two checkpoints differ, or a tensor could not be compared."""
         found = self.added or self.removed or self.reshaped or self.retyped or self.changed or self.renamed
         return bool(found or self.decoded or self.not_compared)
 

@@ -15,7 +15,7 @@ from ...tensors.ops.regions import Array
 __all__ = ["ZERO", "ScaledValues", "Sum", "dot", "finite", "norm", "quotient", "scaled"]
 
 SAFE = 400
-"""Largest binary exponent of values whose squares can be summed over any tensor in doubles without overflow."""
+"""The largest binary exponent of values whose squares can be summed over any tensor without overflow of doubles."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def scaled(values: Array) -> ScaledValues:
 def _largest(values: Array) -> float:
     if values.dtype.kind == "c":
         return float(np.abs(values).max(initial=0.0))
-    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # needs no array of magnitudes
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # avoids an array of magnitudes
 
 
 def dot(x: ScaledValues, y: ScaledValues) -> Sum:

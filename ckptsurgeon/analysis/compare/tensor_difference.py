@@ -19,7 +19,7 @@ from .sums import ZERO, Sum, dot, finite, norm, quotient, scaled
 __all__ = ["ELEMENTS", "has_figures", "measure", "values_of"]
 
 ELEMENTS = 1 << 16
-"""Elements of each tensor in memory at once, so that they and temporary arrays stay within the CPU caches."""
+"""At most this many elements of each tensor are in memory at once, so that the CPU caches hold all arrays."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Figures:
     """Sums over the elements of two tensors, from which their distance is computed.
 
     ``gap``, ``first`` and ``second`` are the sums of the squares of the difference and of each tensor, ``product`` is
-    that of the products of the two. ``within`` is whether all differences are within the tolerance.
+    that of the products of the two. ``within`` is true if all differences are within the tolerance.
     """
 
     differing: int = 0
@@ -100,7 +100,7 @@ def values_of(source: OpenFiles, info: TensorInfo, box: Box) -> Array:
 def _figures(x: Array, y: Array, tolerance: Tolerance) -> _Figures:
     """Return the sums over one block of two tensors, from which the distance of the tensors is computed."""
     x, y, nan, inf = _finite_in_both(x, y)
-    with np.errstate(over="ignore", invalid="ignore"):  # figures that float64 cannot hold become None
+    with np.errstate(over="ignore", invalid="ignore"):  # a figure that float64 cannot hold becomes None
         gap = _gap(x, y)
         a, b, c = scaled(x), scaled(y), scaled(gap)
         return _Figures(

@@ -1,4 +1,4 @@
-"""Compares values: the bytes of tensors and, only if these differ, their numbers, decoded if they are quantised."""
+"""Compares values: first the bytes of tensors; if these differ, the numbers, decoded if they are quantised."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def with_values(
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None,
 ) -> Difference:
-    """Return ``found``, a difference by headers, with the values of the tensors ``keys`` compared as well.
+    """Return ``found``, a difference by headers, to which the differences in values of the tensors ``keys`` are added.
 
     Each of these tensors has the same shape in both checkpoints.
     """
@@ -167,7 +167,7 @@ def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Seq
         if name in there and not keys.isdisjoint(one.keys):
             try:
                 a, b = (give(coded.codes) for coded, give in zip((one, there[name]), weights, strict=True))
-            except PlanError:  # it cannot be decoded: ``found.changed`` has its stored tensors
+            except PlanError:  # the weight cannot be decoded: ``found.changed`` has its stored tensors
                 continue
             if a is not None and b is not None:
                 yield Pair(name, a.info, b.info, encodings=(one.method, there[name].method))

@@ -17,7 +17,7 @@ __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
 COUNTER = "num_batches_tracked"
-"""The last segment of the key of batch norm's counter, which torch has since 0.4.1."""
+"""The last part of the key of batch norm's counter of batches, which exists since torch 0.4.1."""
 
 
 def compared(
@@ -25,7 +25,7 @@ def compared(
 ) -> Fit:
     """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two.
 
-    ``has_versions`` is whether the source may have the module versions (``_metadata``) that torch adds to a state dict.
+    ``has_versions`` is true if the source may have the module versions (``_metadata``) that torch adds to a state dict.
     """
     wanted = target.tensors
     source = _as_loaded(source, wanted)
@@ -66,7 +66,7 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
 
 
 def _counters(wanted: Collection[str]) -> Iterator[str]:
-    """Yield the keys of the batch counters of batch norm. torch adds them to a state dict without module versions.
+    """Yield the keys of batch norm's counters of batches, which torch adds to a state dict without module versions. |
 
     See ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py.
     """
@@ -76,7 +76,7 @@ def _counters(wanted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(pair: Pair) -> bool:
-    """Return whether a pair's first tensor loads into the second: the shapes are equal, or (1,) and ().
+    """Return whether the first tensor of a pair loads into the second: their shapes are equal, or (1,) and ().
 
     ``Module._load_from_state_dict`` in torch/nn/modules/module.py loads (1,) into () for files of torch 0.3. The
     ``quant_state`` of bitsandbytes is JSON as bytes, of any length, which transformers reads.
@@ -100,7 +100,7 @@ def _why_not_copied(pair: Pair) -> str:
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:
-    """Yield (key, other key) for each tied key that a source may lack, because the other key gives the same tensor.
+    """Yield (key, other key) for each tied key that a source may lack, because the other key has the same tensor.
 
     These are keys that the destination's library ties itself. A destination without such a library needs every key. If
     a source has none of a tensor's keys, all except the key that the library stores are yielded, so that only this one
@@ -119,7 +119,7 @@ def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str
 
 
 def layer_notes(fit: Fit, source: Collection[str], wanted: Collection[str]) -> Iterator[str]:
-    """Yield a note for each list of layers that has different lengths in the source and in the destination.
+    """Yield a note for each list of layers whose length differs between the source and the destination.
 
     ``source`` and ``wanted`` are the keys of the source and of the destination.
     """

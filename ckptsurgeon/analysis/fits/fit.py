@@ -17,9 +17,9 @@ __all__ = ["Fit"]
 
 @dataclass(frozen=True, repr=False)
 class Fit(InNotebooks):
-    """How the tensors of a checkpoint (``first``) fit a destination (``second``), by keys and shapes.
+    """How the tensors of a checkpoint (``first``) fit a destination (``second``): their keys and shapes.
 
-    ``strict`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``loader`` is the class of
+    ``strict`` is true if ``load_state_dict(strict=True)`` of the destination would succeed. ``loader`` is the class of
     transformers whose ``from_pretrained`` loads the whole checkpoint although ``strict`` is false: it converts older
     layouts, and makes some tensors itself. ``fits`` is true if ``strict`` is true or ``loader`` is set. ``tensors`` is
     the number of the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that
@@ -55,7 +55,7 @@ class Fit(InNotebooks):
 
     @property
     def fits(self) -> bool:
-        """Whether the checkpoint loads into the destination, strictly or with ``from_pretrained``."""
+        """True if the checkpoint loads into the destination, strictly or with ``from_pretrained``."""
         return self.strict or bool(self.loader)
 
     @property

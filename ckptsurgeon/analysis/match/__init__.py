@@ -1,1 +1,1 @@
-"""Proposes which tensors of two models correspond, from their headers; does not change any file."""
+"""Proposes which tensors of two models correspond; reads only headers, and changes no file."""

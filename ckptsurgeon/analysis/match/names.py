@@ -1,4 +1,4 @@
-"""The similarity of module paths, and the change of prefix that maps most paths of one model to paths of another."""
+"""Measures how similar module paths are; finds the change of prefix that maps most paths of one model to another."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 class Likeness:
-    """Compares the names of module groups of two state dicts by their words; rare words have more weight.
+    """Compares the names of the module groups of two state dicts by their words; rare words have more weight.
 
-    The words of a group are those of its path, and one for each part of a transformer block that its modules may be,
-    such as ``part gate``. The fewer groups have a word, the more weight the word has. ``first`` and ``second`` are all
-    groups of the two state dicts.
+    The words of a group are the words of its path, and a word for each part of a transformer block that its modules may
+    be, such as ``part gate``. A word has more weight if fewer groups have it. ``first`` and ``second`` are all groups
+    of the two state dicts.
     """
 
     def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
@@ -87,10 +87,10 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def telling(self, unit: Unit, least: float) -> set[str]:
-        """Return the rarer words of ``unit``, one or more of which each group with a similar name must have.
+        """Return the rare words of ``unit``: every group with a similar name has at least one of them.
 
-        A name is similar if its similarity to ``unit`` is at least ``least``. The words that are left out are the most
-        frequent ones: all of them together weigh too little for such a similarity.
+        A name is similar if its similarity to ``unit`` is at least ``least``. The most frequent words of ``unit`` are
+        left out, because together they weigh too little for such a similarity.
         """
         words = sorted(_words(unit), key=self._weights.__getitem__)
         spare = least * sum(map(self._weights.__getitem__, words)) - ROUNDING
@@ -132,7 +132,7 @@ def _words(unit: Unit) -> tuple[str, ...]:
     return (*words_of(unit.path), *(f"part {part}" for part in sorted(unit.parts)))
 
 
-# The change of leading segments, such as removing ``backbone.``, that gives most tensors their name in the other model.
+# Finds the change of leading segments (such as removing ``backbone.``) that maps most names to the other model's.
 
 MANY = 8
 """A change of leading segments is accepted only if it pairs modules with at least this many tensors."""
@@ -143,7 +143,7 @@ Moves = Mapping[Unit, Unit]
 
 
 def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
-    """Return the pairs of modules whose paths become equal by one change of the leading segments, such as a prefix.
+    """Return the pairs of modules whose paths become equal by one change of the leading segments (a prefix).
 
     Segments are the parts between dots. The pairs are returned only if they have at least ``MANY`` tensors, and at
     least half of the tensors of the smaller state dict. They must also have more than twice as many tensors as the
@@ -165,7 +165,7 @@ def moved(first: Sequence[Unit], second: Sequence[Unit]) -> Moves:
 
 
 def _beginnings(units: Sequence[Unit], least: float) -> list[str]:
-    """Return the prefixes of paths that at least ``least`` tensors share; '' is the prefix of all tensors.
+    """Return the prefixes of paths that at least ``least`` tensors have; '' is the prefix of all tensors.
 
     A prefix has at most ``DEEPEST`` segments.
     """

@@ -14,13 +14,13 @@ from .units import FreeUnits, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""If the difference between a module's best and second best score is smaller than this, its partner is ambiguous."""
+"""The partner of a module is ambiguous if its best and second best score differ by less than this."""
 NEAR = 0.2
 """The smallest score of a pair that is matched by its names."""
 CONTEXT = 0.5
 """The largest bonus that is added to the score of two modules inside two matched modules."""
 CELLS = 1 << 24
-"""The largest number of scores in one matrix, such as 4,096 modules of each state dict; more are not compared."""
+"""The largest number of scores in one matrix (4,096 modules of each state dict); larger groups are not compared."""
 
 Numbers = npt.NDArray[np.float64]
 Parents = tuple[str, str]
@@ -33,7 +33,7 @@ def parents_of(path: str) -> list[str]:
 
 
 class _Side:
-    """Modules of one state dict, each with its most similar module in the other state dict and its two best scores."""
+    """Modules of one state dict; for each, its most similar module in the other state dict, and its two best scores."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
@@ -111,9 +111,9 @@ class _Block:
 class Nearness:
     """The scores of all pairs of modules that are not matched yet.
 
-    A score is the similarity of the names, plus a bonus if the modules are inside two matched modules (``agreed`` are
-    the paths of these). ``fitting`` has the unmatched modules, ``likeness`` compares their names. ``beyond`` counts the
-    modules that are not compared, because too many modules have the same tensor names and shapes.
+    A score is the similarity of the names, plus a bonus if the modules are inside two matched modules (``agreed`` has
+    the paths of matched modules). ``fitting`` has the unmatched modules, ``likeness`` compares their names. ``beyond``
+    is the number of modules that are not compared, because too many have the same tensor names and shapes.
     """
 
     def __init__(self, fitting: FreeUnits, likeness: Likeness, agreed: Iterable[Parents]) -> None:
@@ -157,8 +157,8 @@ class Nearness:
     def mutual(self) -> list[tuple[Unit, Unit]]:
         """Return the pairs of modules that are clearly each other's best partner, the highest score first.
 
-        Only pairs with nearly the highest score are returned. Matching these may change the scores of the others, which
-        a later call returns.
+        Only pairs with nearly the highest score are returned. Matching them may change the scores of other pairs, which
+        later calls return.
         """
         found = sorted((pair for block in self._blocks for pair in block.mutual()), key=lambda one: -one[0])
         return [(a, b) for score, a, b in found if score > found[0][0] - MARGIN]

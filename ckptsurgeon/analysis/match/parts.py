@@ -1,8 +1,8 @@
-"""Says which part of a transformer block a module is, if its name is known: the queries, the gate of an MLP, a norm.
+"""Finds by its name which part of a transformer block a module is, such as the queries, the gate of an MLP, a norm.
 
 The same name can mean different parts. ``w1`` is the gate of an MLP that also has a ``w3``, otherwise its first layer;
-``post_attention_layernorm`` is the norm before the MLP, except in blocks that have four norms. So names are read
-together with the names of their neighbours.
+``post_attention_layernorm`` is the norm before the MLP, except in blocks that have four norms. So the names of
+neighbouring modules are used, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 __all__ = ["NOTHING", "Parts", "agree", "parts_of"]
 
 Parts = frozenset[str]
-"""A set of the parts of a transformer block that a module may be; empty if its name is unknown."""
+"""The set of parts of a transformer block that a module may be; empty if its name is unknown."""
 
 NOTHING: Parts = frozenset()
 FIRST: Parts = frozenset({"gate", "up"})
@@ -71,12 +71,12 @@ def parts_of(keys: Iterable[str]) -> dict[str, Parts]:
 
 
 def agree(one: Parts, other: Parts) -> bool:
-    """Return whether two modules may be the same part; also true if the name of one of them is not known."""
+    """Return whether two modules may be the same part; also true if the part of one of them is not known."""
     return not one or not other or not one.isdisjoint(other)
 
 
 class _Neighbours:
-    """The modules of a state dict, by path, with the names of the modules inside each."""
+    """The modules of a state dict: {path: names of the modules directly inside it}."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.modules = {key: _module(key) for key in keys}
@@ -109,7 +109,7 @@ class _Neighbours:
         )
 
     def _norm(self, above: tuple[str, ...], name: str) -> Parts:
-        """Return which norm a module is, if it is directly in a numbered block with attention; else an empty set.
+        """Return which norm a module is; an empty set if it is not directly in a numbered block with attention.
 
         ``above`` are the names of the modules that contain it.
         """
@@ -142,7 +142,7 @@ class _Neighbours:
         block = self._inside[above[: above.index(around)]]
         if _CROSS.search(around) or (around == "multihead_attn" and "self_attn" in block):
             return frozenset(f"cross {part}" for part in found)
-        if _NUMBERED.search(around):  # attn1 and attn2 of diffusers: a number does not say which is which
+        if _NUMBERED.search(around):  # attn1 and attn2 of diffusers: their numbers do not show which is cross attention
             return found | {f"cross {part}" for part in found}
         return found
 
@@ -158,7 +158,7 @@ class _Neighbours:
 
 
 def _gated(name: str, beside: Set[str]) -> Parts:
-    """Return which layer of an MLP a module is, if the meaning of its name depends on whether the MLP has a gate.
+    """Return which layer of an MLP a module is, for names whose meaning depends on whether the MLP has a gate.
 
     Returns an empty set for any other name. ``beside`` are the names of all modules in the same parent.
     """
@@ -183,7 +183,7 @@ def _at_top(path: Sequence[str], beside: Collection[str]) -> Parts:
 
 
 def _nearest(above: Sequence[str]) -> str:
-    """Return the innermost of the modules ``above`` whose name is one for attention or for an MLP; '' if none is."""
+    """Return the innermost of the modules ``above`` whose name means attention or an MLP; '' if there is none."""
     return next((name for name in reversed(above) if _ATTENTION.search(name) or _MLP.search(name)), "")
 
 

@@ -58,7 +58,7 @@ class Proposal(InNotebooks):
 
     @property
     def complete(self) -> bool:
-        """Whether every destination tensor has its source."""
+        """True if every destination tensor has a source."""
         return not (self.missing or self.ambiguous)
 
     def to_json(self) -> dict[str, Any]:

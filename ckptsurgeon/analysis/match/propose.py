@@ -1,10 +1,10 @@
 """Decides which modules of two state dicts correspond, the most certain pairs first.
 
-Two modules are matched by the first evidence in this list: the same path; the same path except for leading segments
-that changed for most of the model; shapes that no other module of either state dict has; names that are clearly more
-similar to each other than to any other name. Modules whose names say that they are different parts of a transformer
-block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for all other
-modules.
+Two modules are matched by the first of these kinds of evidence that exists: the same path; the same path except for
+leading segments that changed for most of the model; shapes that no other module of either state dict has; names that
+are clearly more similar to each other than to any other name. Modules whose names say that they are different parts of
+a transformer block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for
+all other modules.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Matcher:
         self.beyond = 0
 
     def run(self) -> None:
-        """Match groups of modules until nothing more can be decided; then repeat this with smaller groups.
+        """Match groups of modules until no further pair is certain; then repeat this with smaller groups.
 
         ``units_of`` describes the groups.
         """
@@ -107,7 +107,7 @@ class _Matcher:
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield the pairs of modules that fit each other, by part of a block, tensor names and shapes, and no others.
+        """Yield the pairs of modules that fit only each other, by part of a block, tensor names and shapes.
 
         The evidence is "name" if the names of both show which part of a block they are, else "shape".
         """

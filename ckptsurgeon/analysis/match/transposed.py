@@ -1,4 +1,4 @@
-"""Finds matrices whose names correspond, but which one of two state dicts stores transposed.
+"""Finds matrices with corresponding names that one of two state dicts stores transposed.
 
 The weight of ``nn.Linear`` has the shape (outputs, inputs). ``Conv1D`` of GPT-2 and the kernels of TensorFlow and JAX
 have the shape (inputs, outputs). So by shapes alone, the first layer of an MLP in one state dict would be matched with
@@ -20,7 +20,7 @@ from .units import KERNEL, FreeUnits, Unit, fits, units_of
 __all__ = ["transposed", "transposed_note"]
 
 SURE = 0.5
-"""Two names must be at least this similar to be matched, if it is not known which part of a block their modules are."""
+"""If it is not known which part of a block two modules are, their names must be at least this similar to be matched."""
 
 Tensors = Mapping[str, TensorInfo]
 Shape = tuple[int, ...]
@@ -142,9 +142,9 @@ def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Like
 
 
 def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source: Tensors) -> str:
-    """Return the note on transposed matrices, and on square ones, whose shapes do not show whether they are transposed.
+    """Return the note on transposed matrices, and on square ones, which may be transposed without a change of shape.
 
-    ``turned`` maps source keys to destination keys of the transposed matrices, ``names`` those of the proposed pairs.
+    Both ``turned`` (the transposed matrices) and ``names`` (the proposed pairs) map source keys to destination keys.
     """
     is_same = all(key == new for key, new in turned.items())
     shown = [key if key == new else f"{key} ({new})" for key, new in turned.items()]

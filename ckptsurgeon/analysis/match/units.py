@@ -58,11 +58,12 @@ class Unit:
 def units_of(tensors: Mapping[str, TensorInfo], view: str, parts: Mapping[str, Parts]) -> list[Unit]:
     """Return the tensors of a state dict in groups, in the order of the state dict.
 
-    ``parts`` says for each key which part of a transformer block its module may be.
+    ``parts`` maps each key to the parts of a transformer block that its module may be.
 
-    If ``view`` is "modules", modules whose paths differ only in numbers are one group. If ``view`` is "parts", the same
-    holds, but modules with different last segments are in different groups, even if the segment is a number, as in an
-    ``nn.Sequential``. If ``view`` is "tensors", tensors whose keys differ only in numbers are one group.
+    If ``view`` is "modules", modules whose paths differ only in numbers are one group. If ``view`` is "parts", modules
+    are grouped in the same way, but modules with different last segments are never in one group, even if the segments
+    are numbers, as in an ``nn.Sequential``. If ``view`` is "tensors", tensors whose keys differ only in numbers are one
+    group.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -205,8 +206,8 @@ class FreeUnits:
     def equals(self) -> Iterator[tuple[list[Unit], list[Unit]]]:
         """Yield pairs of lists of module groups, from the first and from the second state dict.
 
-        Every group of the second list can correspond to every group of the first list, and to no other group. So their
-        shapes do not decide which pairs correspond. The first list can be empty.
+        Every group of the second list can correspond to every group of the first list, and to no other group. So names
+        and shapes of tensors do not show which pairs correspond. The first list can be empty.
         """
         groups: dict[tuple[int, ...], list[Unit]] = defaultdict(list)
         for unit, kind in self._second.of.items():

@@ -120,7 +120,7 @@ def _units(text: str) -> int:
 # Statistics.
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""The digits for the heights of a histogram, one for each bin; the last digit is the greatest height."""
+"""The digits that encode the heights of a histogram's bins; the last digit is the greatest height."""
 
 COUNTS = ("zeros", "nan", "inf")
 
@@ -167,7 +167,7 @@ def _heights(counts: Sequence[int]) -> str:
     return "".join(DIGITS[-(-number * last // top)] for number in counts) if top else ""
 
 
-# Changes of several models from a base. The table has rows for the tensors of the base.
+# Changes of several models from a base; the table has a row for each tensor of the base.
 
 
 def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict
 
 
 def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> list[Any]:
-    """Return sums as a list: two lists with an entry for each model, three with an entry for each pair, and a count.
+    """Return ``sums`` as a list: two lists with an entry per model, three lists with an entry per pair, and a count.
 
     The lists are: relative changes, shares of values changed; cosines, shares moved in the same direction, shares
     changed by both. The count is the number of values that are not finite.
@@ -207,13 +207,13 @@ def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> li
     ]
 
 
-# Differences of two checkpoints. The table has rows for the tensors of both.
+# Differences of two checkpoints; the table has rows for the tensors of both.
 
 STATES = ("same", "close", "changed", "decoded", "retyped", "reshaped", "renamed", "added", "removed", "not compared")
 
 
 def rows_of_both(found: Difference, first: Inspection, second: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors of all rows of a page that compares two checkpoints, by their keys.
+    """Return {key: tensor} for the rows of a page that compares two checkpoints.
 
     They are all tensors of the second checkpoint, and the tensors of the first that the second does not have under any
     name. A quantised weight that was compared after dequantising has one row, under its logical name, in place of its

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 
 TARGETS = 8
-"""The largest number of an adapter's target modules that are named."""
+"""At most this many target modules of an adapter are named."""
 NAMED = 50
-"""The largest number of tensors that are listed for one finding of ``check``."""
+"""At most this many tensors are listed for one finding of ``check``."""
 
-# The columns with how each tensor was made, from an output's recipe.
+# The columns that show how each tensor was made, from an output's recipe.
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """Return how the tensor of each row was made, from an output's recipe: its class, source and rule.
 
-    The class is a word such as "copied". It is "" for a tensor that is not in the recipe, because the file was changed
+    The class is a word such as "copied". It is "" if the tensor is not in the recipe, because the file was changed
     later. The source is -1 for a tensor without a source. ``part`` lists the rows whose values come only partly from a
     source, with the share from 0 to 1. ``numbers`` has the full lengths of the lists that are shortened.
     """
@@ -80,7 +80,7 @@ NOTHING = RecipeEntry("", "")
 
 
 def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
-    """Yield (index, share) of each tensor that may come only partly from a source; 1 means that all of it does."""
+    """Yield (index, share) for each tensor whose values may come only partly from a source; 1 means all values."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
         if one.kind == "kept":
@@ -154,11 +154,11 @@ class Page(Brief):
 
 @dataclass(frozen=True)
 class PageContents:
-    """What a page shows. For two checkpoints, ``second`` and ``difference`` are set too.
+    """What a page shows. If it compares two checkpoints, ``second`` and ``difference`` are set, too.
 
     ``report`` is the result of ``check``. ``changes`` are the changes of several models from their base, the first
     checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms
-    and statistics are those of the second.
+    and statistics describe the second.
     """
 
     inspection: Inspection | None
@@ -261,7 +261,7 @@ def _source(one: Inspection) -> dict[str, Any]:
 
 
 def _description(one: Inspection) -> list[str]:
-    """Return what a checkpoint is, in words: its model, its adapter and its quantised tensors, as far as known."""
+    """Return a description of a checkpoint: its model, its adapter and its quantised tensors, as far as known."""
     said = [str(one.model)] if one.model is not None else []
     if one.adapter is not None:
         said.append(_adapter(one.adapter))

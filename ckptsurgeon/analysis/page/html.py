@@ -30,7 +30,7 @@ __all__ = [
     "text",
 ]
 
-# Conversion of untrusted data to strings, numbers and lists of bounded length.
+# Functions that convert untrusted data to strings, numbers and lists of bounded length.
 
 LISTED = 500
 """The largest number of entries of a list that are shown."""
@@ -87,7 +87,7 @@ PATTERNS = (
     "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js",
     "patterns/expressions.js",
 )  # fmt: skip
-"""The JavaScript files that parse and match key patterns; they need no other JavaScript file of the page."""
+"""The JavaScript files that parse and match patterns of keys; they need no other JavaScript file of the page."""
 
 PROGRAM = (
     "words.js", "shades.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js",

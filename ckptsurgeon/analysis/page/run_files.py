@@ -19,7 +19,7 @@ from ...util.text import escape
 __all__ = ["json_lines", "json_object"]
 
 LARGEST = 64 << 20
-"""A file that is read whole may have at most this many characters; the files of a run are far smaller."""
+"""A file that is read whole may have at most this many characters; files of real runs are far smaller."""
 LINE = 1 << 20
 """The largest number of characters of a line; a longer line is read in pieces, which are not valid JSON."""
 

@@ -16,7 +16,7 @@ from .worst_clips import HYPOTHESES, WorstClips, read_worst_clips
 
 __all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
 
-# The curves of a run, thinned while its log is read, so that a log of a million steps needs little memory.
+# The curves of a run. Steps are dropped while the log is read, so that a log of a million steps needs little memory.
 
 POINTS = 2000
 """The largest number of points of a curve; a screen has about as many columns of pixels."""
@@ -77,7 +77,7 @@ MODELS = (
     os.path.join("adapter", "adapter_model.safetensors"),
     os.path.join("last", "model.safetensors"),
 )
-"""The files of a run that may have weights to show; the first that exists is used."""
+"""The files of a run that may have its weights; the first that exists is shown."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus")
 class WorstClips:
     """The clips with the most errors in their transcripts, the worst first.
 
-    ``clips`` is the number of all clips, ``wrong`` the number of clips with errors. ``worst`` has at most ``SHOWN``.
+    ``clips`` is the number of all clips, ``wrong`` the number of clips with errors. ``worst`` has at most ``SHOWN``
+    clips.
     """
 
     clips: int
@@ -33,7 +34,7 @@ class WorstClips:
 
     @property
     def has_sounds(self) -> bool:
-        """Whether the sound of any clip can be played."""
+        """True if the sound of any clip can be played."""
         return any(clip["sound"] for clip in self.worst)
 
     def to_json(self) -> dict[str, Any]:

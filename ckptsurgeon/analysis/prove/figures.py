@@ -40,7 +40,7 @@ def distance(first: Tensor, second: Tensor) -> Distance:
     a, b = a[finite], b[finite]
     apart, norms = a - b, (a.norm(), b.norm())
     largest = float(apart.abs().max()) if len(apart) else 0.0
-    if largest == 0.0:  # equal values with other bits: 0.0 and -0.0, or two kinds of NaN
+    if largest == 0.0:  # equal values whose bits differ: 0.0 and -0.0, or two kinds of NaN
         return Distance(0.0, 1.0, 0.0, same=False)
     error = float(apart.norm() / norms[0]) if norms[0] > 0 else float("inf")
     cosine = float(a @ b / (norms[0] * norms[1])) if min(norms) > 0 else 0.0
@@ -67,7 +67,7 @@ class Prediction:
 
 
 def prediction(first: Tensor, second: Tensor) -> Prediction:
-    """Return the difference of the predictions of two tensors of logits; the last dimension of both is the tokens."""
+    """Return the difference of the predictions in two tensors of logits; the last dimension has an entry per token."""
     a, b = (one.double().log_softmax(-1) for one in (first, second))
     divergence = float((a.exp() * (a - b)).sum(-1).mean())
     agreement = float((a.argmax(-1) == b.argmax(-1)).double().mean())

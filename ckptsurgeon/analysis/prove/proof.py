@@ -35,7 +35,8 @@ class BlockResult:
 
     ``distance`` is the measured difference. ``allowed`` is the largest error that rounding of the weights may cause;
     NaN if it was not computed, because nothing differs. ``call`` is the index of the call if the block is called
-    several times; ``part`` is the index of the tensor if an output has several. ``name`` is '' for the whole network.
+    several times; ``part`` is the index of the tensor if an output consists of several tensors. ``name`` is '' for the
+    whole network.
     """
 
     name: str
@@ -46,7 +47,7 @@ class BlockResult:
 
     @property
     def drifts(self) -> bool:
-        """Whether the outputs differ by more than rounding of the weights explains."""
+        """True if the outputs differ by more than rounding of the weights explains."""
         return not self.distance.same and not (math.isfinite(self.allowed) and self.distance.error <= self.allowed)
 
 

@@ -22,7 +22,7 @@ class SpentError(Exception):
 
 
 class Budget:
-    """What remains of each limit for scanning one file, such as the number of bytes that may still be unpacked."""
+    """The remaining amounts of each limit while one file is scanned, such as the bytes that may still be unpacked."""
 
     def __init__(self) -> None:
         self.ops = limits.SCAN_OPS
@@ -33,7 +33,7 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that exceeds a limit; ``what`` says how, as in "over 1000 records"."""
+        """Return the error for a file that exceeds a limit; ``what`` says by what, as in "over 1000 records"."""
         return SpentError(f"it has {what}: the rest is not scanned")
 
     def take(self, what: str, number: int) -> None:
@@ -56,11 +56,11 @@ _WORDS = {
 }
 
 
-# Bytes that were unpacked, as a file.
+# Unpacked bytes with the interface of a file.
 
 
 class InMemoryFile(File):
-    """Bytes unpacked from a file, with the interface of a file."""
+    """Bytes that were unpacked from a file, with the interface of a file."""
 
     mtime_ns: int | None = None
     remote = False
@@ -116,7 +116,7 @@ class ScanState:
     found: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Add a finding. If there are too many, merge it into the last one, with the worse of both verdicts."""
+        """Add a finding. If there are too many, merge it into the last finding, with the worse of both verdicts."""
         if len(self.found) < limits.SCAN_FOUND:
             self.found.append(finding)
             return
@@ -158,11 +158,11 @@ class ScanItem:
         return self.file.read(0, min(nbytes, self.file.size))
 
     def inside(self, file: File, name: str) -> ScanItem:
-        """Return the item for a part of this item; ``file`` contains the bytes of the part."""
+        """Return an item for a part of this item; ``file`` has the bytes of the part."""
         return ScanItem(self.state, file, f"{self.within} > {name}" if self.within else name, self.depth + 1)
 
     def unpacked(self, data: bytes, name: str) -> ScanItem:
-        """Return the item for ``data`` that was unpacked from this item."""
+        """Return an item for ``data``, which was unpacked from this item."""
         return self.inside(InMemoryFile(self.file, data), name)
 
     def judge(self) -> bool:

@@ -45,9 +45,9 @@ class Fault(Brief):
 class Use(Brief):
     """A name that a pickle imports, and its uses.
 
-    ``imported``, ``called`` and ``changed`` count the instructions that would import, call or change the object.
-    ``calls`` are the first calls as strings, escaped and shortened. ``why`` is the reason if a name that is usually
-    harmless has the verdict CODE because of how it is used; otherwise ''.
+    ``imported``, ``called`` and ``changed`` are the numbers of instructions that would import, call or change the
+    object. ``calls`` are the first calls as strings, escaped and shortened. ``why`` is the reason if a name that is
+    usually harmless has the verdict CODE because of how it is used; otherwise ''.
     """
 
     module: str
@@ -60,7 +60,7 @@ class Use(Brief):
     why: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the use as plain data."""
+        """Return the imported name and its uses as plain data."""
         return {
             "module": self.module,
             "name": self.name,
@@ -94,7 +94,7 @@ class Finding(Brief):
 
     @property
     def ok(self) -> bool:
-        """Whether the file or part was scanned completely, and reading it does no more than rebuild tensors."""
+        """True if the file or part was scanned completely, and reading it does no more than rebuild tensors."""
         return self.verdict < Verdict.CODE and self.fault is None
 
     def to_json(self) -> dict[str, Any]:
@@ -133,12 +133,12 @@ class Scan(InNotebooks):
 
     @property
     def whole(self) -> bool:
-        """Whether everything was scanned completely: nothing is corrupt or unreadable."""
+        """True if everything was scanned completely: nothing is corrupt or unreadable."""
         return all(one.fault is None for one in self.found)
 
     @property
     def ok(self) -> bool:
-        """Whether everything was scanned completely, and reading does no more than rebuild tensors."""
+        """True if everything was scanned completely, and reading does no more than rebuild tensors."""
         return self.whole and self.verdict < Verdict.CODE
 
     @property

@@ -1,7 +1,7 @@
-"""Scans a file as every format that a reader could take it for. Its content decides, not its name.
+"""Scans a file in every format that a reader could take it for, by its content, not by its name.
 
 A file can be several formats at once: a pickle by its beginning, a zip archive by its end, and safetensors as well. It
-is scanned as each of them.
+is scanned in each of these formats.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _other(file: File) -> str:
 
 
 def _judge(place: ScanItem) -> bool:
-    """Scan a file or a part of it as every format that it could be; returns whether a finding was added."""
+    """Scan a file, or a part of it, in every format that it could have; return whether a finding was added."""
     before = len(place.state.found)
     for way in (_as_archive, _as_safetensors, _as_named, _as_pickles, _as_text):
         try:
@@ -103,7 +103,7 @@ def _as_archive(place: ScanItem) -> None:
 
 
 def _ends_as_zip(file: File) -> bool:
-    """Return whether the file ends with the end record of a zip archive, whatever the file begins with."""
+    """Return whether a file ends with the end record of a zip archive; it may begin with anything."""
     size = min(file.size, _TAIL)
     tail = file.read(file.size - size, size)
     at = tail.rfind(b"PK\5\6")
@@ -161,10 +161,10 @@ def _as_pickles(place: ScanItem) -> None:
 
 
 def _is_sound_archive(place: ScanItem) -> bool:
-    """Return whether an item is a valid zip archive from its first byte on: it need not be scanned as a pickle.
+    """Return whether an item is a valid zip archive from its first byte on, so that it need not be scanned as a pickle.
 
     A pickle reader would read the archive's first bytes ``PK`` as a persistent id: ``K`` and the bytes up to a newline.
-    Readers without support for persistent ids refuse that. Readers that support them, such as torch.load, first test
+    Readers without support for persistent ids refuse this. Readers that support them, such as torch.load, first test
     whether the file is a zip archive.
     """
     return place.head(4) == b"PK\3\4" and _is_sound(place, FORMS)

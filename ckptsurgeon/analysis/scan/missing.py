@@ -1,4 +1,4 @@
-"""Finds the shards that a scanned folder lacks, from the names in an index or from the names of other shards."""
+"""Finds the shards that a scanned folder lacks, by the names in an index, or by the names of other shards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
         paths = {shard: os.path.normpath(os.path.join(folder, shard)) for shard in indexed}
         lost = {shard for shard, path in paths.items() if path not in whole} - set(named)
         is_used = len(lost) < len(indexed) or not any(is_weights(name) for name in files)
-        more = sorted(lost) if is_used else []  # an index without any of its shards is left over from other weights
+        more = sorted(lost) if is_used else []  # an index without any of its shards belongs to other weights
         names = [os.path.join(folder, name) for name in (*named, *more)]
         if names:
             many = number + len(more)
@@ -48,7 +48,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
 
 
 def _of_index(name: str, opening: Open) -> frozenset[str]:
-    """Return the names of the shards in an index; none if it cannot be read, which is reported separately."""
+    """Return the names of the shards in an index; none if it cannot be read, which another finding reports."""
     with suppress(CheckpointError), closing(opening()) as file:
         facts = index_facts(name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
         return frozenset(facts.places.values()) if facts is not None else frozenset()

@@ -58,7 +58,7 @@ def far_files_of(folder: Folder, uri: str) -> Iterator[FoundFile]:
     """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
     ``uri`` is the address as the user wrote it, perhaps with credentials. All files of a Hugging Face repository are
-    read at the same commit, the one of ``folder``.
+    read at the same commit as ``folder``.
     """
     return _bounded(_walk_far(folder, folder.uri if scheme_of(uri) == "hf" else uri, "", 0), folder.uri)
 
@@ -141,7 +141,7 @@ def _linked(link: str, path: str, home: str) -> FoundFile:
 
 def _open(path: str) -> File:
     file = open_source(path)
-    assert isinstance(file, File)  # folders were expanded before
+    assert isinstance(file, File)  # ``found`` has no folders: they were expanded before
     return file
 
 

@@ -36,7 +36,7 @@ LAST_BITS = {16: 2**-7, 8: 2**-1}
 """{bits of a dtype: the largest relative difference of two values that were rounded from nearly the same number}."""
 
 Origins = Sequence[tuple[TensorInfo, Checkpoint]]
-"""The inputs of a step, each with its header and its checkpoint."""
+"""The inputs of a step, each as its header and its checkpoint."""
 
 
 def reader(source: Checkpoint, info: TensorInfo) -> Callable[[int, int], bytes]:
@@ -62,8 +62,8 @@ def first_difference(
 
     ``step`` is the step of the plan that made the tensor, ``origins`` are its source tensors. If a source fills only a
     part of the tensor, ``keeper`` is the destination's checkpoint, from which the other values come; it is None if
-    these were drawn. ``context`` has the settings for computing merges. With ``near``, nearly equal values count as
-    equal.
+    these were drawn at random. ``context`` has the settings for computing merges. With ``near``, nearly equal values
+    count as equal.
     """
     origin, theirs = origins[0]
     if is_copy(step, origin):
@@ -137,7 +137,7 @@ def _overlay_difference(
     return None
 
 
-# Extracted factors are compared with factors that are extracted again, by their product.
+# Extracted factors are extracted again, and the products of both pairs of factors are compared.
 #
 # Factors are unique only up to a rotation in the rank dimension, and singular vectors up to their sign. LAPACK and BLAS
 # of another machine round differently, and may return other factors with the same product.
@@ -183,7 +183,7 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     Differences that rounding explains are allowed: the factors were rounded to their dtypes, and two decompositions of
     one matrix differ as described in ``Decomposition``.
     """
-    assert step.factor is not None  # ensured by check_step
+    assert step.factor is not None  # ``check_step`` ensures this
     found, again = _product(step.factor, *pair), context.factors.of(step, origins)
     root = sqrt(step.factor.scale)
     wanted = _Product(again.left / root, again.right / root)

@@ -40,7 +40,7 @@ class Expected:
     keeper: int | None = None
     """The index of the source that is the destination itself; None if the destination is a configuration."""
     context: MergeContext = field(default_factory=MergeContext)
-    """The settings for computing tensors again."""
+    """The settings with which tensors are computed again."""
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
@@ -55,7 +55,7 @@ class Expected:
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
     """Return a value that identifies the weight difference from which a low-rank factor was extracted.
 
-    The value is the same for the two factors A and B of one difference. ``made`` is the recipe's entry for the factor.
+    Both factors A and B of one difference have the same value. ``made`` is the recipe's entry for the factor.
     """
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
@@ -102,10 +102,11 @@ def expected_of_plan(
 class Check:
     """An output that is being verified, and the results so far.
 
-    ``left_out`` maps the keys of tensors that are not to be compared to the reason. ``done`` and ``total`` are numbers
-    of bytes. ``compared`` counts the tensors that equal those computed again, bit for bit; ``near`` those with nearly
-    equal values; ``products`` the low-rank factors with an equal product; ``drawn`` the tensors drawn at random.
-    ``nan`` and ``inf`` count values; ``unsound`` are the keys of the tensors with such values, except masks.
+    ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are numbers of
+    bytes. Four fields are numbers of tensors: ``compared`` of those that equal the tensors computed again, bit for bit;
+    ``near`` of those with nearly equal values; ``products`` of low-rank factors with an equal product; ``drawn`` of
+    tensors drawn at random. ``nan`` and ``inf`` are numbers of values; ``unsound`` are the keys of the tensors with
+    such values, except masks.
     """
 
     output: Checkpoint

@@ -66,7 +66,7 @@ def folder_of(output: Checkpoint) -> Folder | None:
     Raises SourceError if the output cannot be opened.
     """
     source = open_source(output.path)
-    if isinstance(source, File):  # an index of shards, or a single file in a folder with other files
+    if isinstance(source, File):  # the output is an index of shards, or a single file in a folder with other files
         source.close()
         if len(output.files) == 1:
             return None
@@ -94,7 +94,7 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
 
 
 def signature_faults(output: Checkpoint, key: str) -> Iterator[str]:
-    """Yield the reasons why the signature of an output by a key is missing or invalid; nothing if it is valid.
+    """Yield the reasons why the signature of an output is missing or invalid; nothing if it is valid.
 
     ``key`` is the path of the file with the key. Raises ConfigError if the key is invalid.
     """

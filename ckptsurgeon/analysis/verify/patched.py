@@ -57,7 +57,7 @@ def _result(output: str, patch: PatchFile, wrong: Mapping[str, str], compared: i
 
 
 def _fault(output: str, folder: Folder | None, one: NewFile) -> str:
-    """Return why a file of an output is not the one that the patch makes; '' if it is."""
+    """Return why a file of an output differs from the file that the patch makes; '' if it does not differ."""
     path = output if folder is None else os.path.join(folder.uri, one.name)
     if folder is not None and leads_out(path):
         return "is a link to outside of the folder, which is not followed"

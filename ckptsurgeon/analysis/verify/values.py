@@ -29,7 +29,7 @@ from .expected import Check, difference_of
 
 __all__ = ["check_values", "compare", "left_out"]
 
-# Comparison with the sources, if these still exist.
+# Comparison with the sources, if they still exist.
 
 Named = tuple[Checkpoint, str]
 """A source tensor: its checkpoint and its key."""
@@ -38,7 +38,7 @@ Named = tuple[Checkpoint, str]
 def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None:
     """Compute a tensor of an output again from its sources, compare the two, and record the result in ``check``.
 
-    ``made`` is how the tensor was made. Raises VerifyError if the recorded sources cannot give this tensor.
+    ``made`` says how the tensor was made. Raises VerifyError if the recorded sources cannot give this tensor.
     """
     if made.source is None:
         check.drawn += 1
@@ -73,7 +73,7 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 def _is_factorised(step: Step, context: MergeContext) -> bool:
     """Return whether a step merges whole matrices by their singular values.
 
-    LAPACK computes these, and may round the last bits differently on another computer.
+    LAPACK computes the singular values, and may round the last bits differently on another computer.
     """
     return step.merge is not None and factorising_bytes(step.numbers, context) > 0
 
@@ -105,7 +105,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield the reasons why the sources of a tensor are missing: one for each missing source."""
+    """Yield the reason for each source of a tensor that is missing."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -190,7 +190,7 @@ def _read_through(check: Check, key: str, info: TensorInfo) -> int:
     return crc
 
 
-# The choice of the merged tensors to compute again.
+# Chooses the merged tensors to compute again.
 
 
 def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[str, str]:

@@ -24,10 +24,10 @@ from .values import check_values, left_out
 
 __all__ = ["relabelled_notes", "verify_output"]
 
-# Tensors that were drawn at random according to the recipe, but are equal to tensors of a source.
+# Finds tensors that were drawn at random according to the recipe, but equal tensors of a source.
 
 PROBE = 4096
-"""The number of first bytes of each tensor that are compared before the rest is read."""
+"""This many bytes at the beginning of each tensor are compared before the rest is read."""
 
 Named = tuple[Checkpoint, str]
 Kind = tuple[str, tuple[int, ...]]
@@ -146,7 +146,7 @@ def verify_output(
     if plan is not None:
         check_plan(check, plan)
     keys = [key for key in expected.tensors if key in output]
-    with suppress(FormatError):  # reported for each tensor when it is read
+    with suppress(FormatError):  # reported when each tensor is read
         fetch_tensors(_read(check, keys), check.progress)
     for key in keys:
         try:

@@ -1,4 +1,4 @@
-"""Converts a dense network to a model type with experts, or one expert of each layer to a dense network."""
+"""Converts a dense network to a model type with experts, or makes a dense network from one expert of each layer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["ALIKE", "AnotherType"]
 ALIKE = {
     ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"),
 }  # fmt: skip
-"""Pairs of model types that compute the same outside the feed-forward layers; the tests compare their outputs."""
+"""Pairs of model types that differ only in their feed-forward layers; the tests compare their outputs."""
 _SIZE, _SIZES = "intermediate_size", ("moe_intermediate_size", "shared_expert_intermediate_size")
 NORMALISED = "norm_topk_prob"
 """The field that says whether the weights of the chosen experts are divided by their sum."""
 _NORMALISING = ("mixtral",)
 """Model types that always divide the weights of the chosen experts by their sum."""
 _DERIVED = ("max_window_layers",)
-"""Fields that only determine other fields (``layer_types``), and need no note."""
+"""Fields that are not listed in notes, because they only determine other fields (``layer_types``)."""
 
 
 class AnotherType:
     """The change of a network to another model type, with the same methods as ``Stages``.
 
-    ``fields`` are new values of fields by name, and ``expert`` is the number of the expert that a dense network gets.
-    Raises ConfigError and PlanError.
+    ``fields`` is {name of a field: new value}, and ``expert`` is the index of the expert whose weights become the
+    feed-forward layer of a dense network. Raises ConfigError and PlanError.
     """
 
     on_missing = "init"  # routers; ``upcycled`` has looked at all other tensors
@@ -49,11 +49,11 @@ class AnotherType:
         self._base, self._type, self._expert = base, model_type, expert
         if replace(choices, noise=Noise(choices.noise.by)) != Choices():
             raise ConfigError(
-                "--as changes the type alone, not the size.",
+                "--as changes only the model type, and cannot be used together with a change of the size.",
                 hint="Leave --layers, --keep, --new-channels, --new-width, --noise, --merge-experts and --by out.",
             )
         if expert is not None and expert < 0:
-            raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")
+            raise ConfigError(f"--expert {expert} is not the index of an expert.", hint="Experts count from 0.")
         self._before = base.fields()
         self._given = {base.main_name_in(model_type, name): value for name, value in fields.items()}
         if model_type == self._before.get("model_type"):
@@ -74,7 +74,7 @@ class AnotherType:
 
     @property
     def splits(self) -> list[dict[str, Any]]:
-        """The operations to do before all changes: none."""
+        """The operations that come before the change: none are needed."""
         return []
 
     @cached_property
@@ -94,14 +94,14 @@ class AnotherType:
         found = [f"fields that are also set in config.json: {listing(own, where='')}"] if own else []
         if self._left_out:
             names = listing(self._left_out, where="")
-            unusual = f" (of which {listing(own, where='')} had unusual values)" if (own := self._unusual()) else ""
+            unusual = f" (unusual values: {listing(own, where='')})" if (own := self._unusual()) else ""
             found.append(
                 f"fields that {escape(self._type)} does not have are left out of config.json: {names}{unusual}"
             )
         return found
 
     def changes(self) -> Iterator[Change]:
-        """Yield the one change that is needed."""
+        """Yield the only change: that of the model type."""
         before, after = (Network(one.tensors, module_kinds(one), one.ties) for one in (self.first, self.last))
         types = f"{escape(str(self._before.get('model_type')))} to {escape(self._type)}"
         if self._expert is not None:
@@ -168,9 +168,9 @@ class AnotherType:
         return {**found, **({NORMALISED: True} if NORMALISED in known else {})}
 
     def _check(self) -> None:
-        """Raise ConfigError if the number of experts is missing or, for a dense output, the expert that it gets.
+        """Raise ConfigError if the number of experts is missing or, for a dense output, the index of the expert to use.
 
-        Also raises ConfigError if both types have experts, or neither has.
+        Also raises ConfigError if both types have experts, or if neither has.
         """
         known = [name for name in self._base.names_in(self._type) if role_of(name) == "experts"]
         experts = next((name for name in self._before if role_of(name) == "experts"), "")

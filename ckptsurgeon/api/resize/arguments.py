@@ -1,4 +1,4 @@
-"""Reads the arguments of resize: fields with their new values, and lists of what is kept."""
+"""Reads the arguments of resize: fields with their new values, and lists of indices to keep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["at_path", "fields_of", "kept_of", "nested"]
 
 
 def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool = True) -> dict[str, Any]:
-    """Return {dotted path of a field: new value}, from such a map or from strings ``FIELD=VALUE`` (value in YAML).
+    """Return {dotted path of a field: new value} from such a dict, or from strings ``FIELD=VALUE`` (``VALUE`` is YAML).
 
-    Raises ConfigError if no field is given although one ``is_needed``, or if a string has another form.
+    Raises ConfigError if no field is given although ``is_needed`` is true, or if a string has another form.
     """
     if isinstance(given, Mapping):
         found = {str(name): value for name, value in given.items()}
@@ -35,7 +35,7 @@ def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool
 
 
 def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[int]]:
-    """Return the indices that are kept by field, from ``FIELD=0..3,8``; raises ConfigError if a list is wrong."""
+    """Return {field: indices to keep} from ``FIELD=0..3,8``; raises ConfigError if a list is not valid."""
     rows = given.items() if isinstance(given, Mapping) else (text.partition("=")[::2] for text in given or ())
     found = {}
     for name, value in rows:
@@ -55,9 +55,9 @@ def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[i
 def nested(fields: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Return {dotted path: value} as nested dicts: ``{"text_config": {"hidden_size": 64}}``.
 
-    ``before`` are all present fields of the configuration. The result replaces objects such as ``rope_parameters`` as a
-    whole, so their other entries are added from ``before``. Nested configurations, which have a model type, are updated
-    entry by entry, so nothing is added to them.
+    ``before`` has all fields of the configuration. Objects such as ``rope_parameters`` will be replaced as a whole, so
+    their other entries are added from ``before``. Nested configurations, which have a model type, will be updated entry
+    by entry, so nothing is added to them.
     """
     found: dict[str, Any] = {}
     for path, value in fields.items():

@@ -1,4 +1,4 @@
-"""The fields of config.json that resize shall change: checks them, and adds fields that depend on them."""
+"""The fields of config.json that the user of resize changes: checks them, and adds fields that depend on them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class AskedFields:
                 raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
             if role_of(name) and type(old) is not int:
                 raise ConfigError(
-                    f"the configuration has no number {escape(name)} that could be changed.",
+                    f"config.json has no field {escape(name)} with a number that could be changed.",
                     hint="Use a field of config.json that is a number, as in --set num_hidden_layers=12.",
                 )
         unused = [name for name in choices.kept if name not in self.new]
@@ -92,7 +92,10 @@ class AskedFields:
         return bool(self.new[name] > at_path(self.before, name))
 
     def pin_heads(self) -> None:
-        """Keep the size of a head if the width or the number of heads changes, and a field has this size."""
+        """Add the size of a head, with its old value, to the changed fields, if the configuration has a field for it.
+
+        Otherwise, another width or number of heads could change the size.
+        """
         for name in (*self.of("heads"), *self.of("width")):
             for size in _HEAD_SIZE:
                 path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
@@ -114,9 +117,10 @@ class AskedFields:
                     self._with_heads.append(path)
 
     def pin_undeclared(self, is_read: Callable[[str, int], bool]) -> None:
-        """Keep the size of a head if only the number of heads changes, and the size is in a field that is not declared.
+        """Add ``head_dim``, with the old size of a head, to the changed fields, if the network reads this field.
 
-        ``is_read`` is a function of a field and a value that returns whether this value changes shapes of the network.
+        This concerns networks whose configuration does not declare the field, if only the number of heads changes.
+        ``is_read`` returns, for a field and a value, whether this value changes shapes of the network.
         """
         widths = {_inside(name) for name in self.of("width")}
         for name in self.of("heads"):
@@ -128,7 +132,7 @@ class AskedFields:
                     self.undeclared.append(path)
 
     def pin_epsilons(self) -> None:
-        """Set the epsilons of norms so that norms compute the same after dimensions of zeros are added."""
+        """Set the epsilons of norms so that norms compute the same values after dimensions of zeros are added."""
         for name in self.of("width"):
             old, new = self.numbers(name)
             if self.way_of(name) == INIT:
@@ -158,7 +162,7 @@ class AskedFields:
         return any((f"{inside}.{size}" if inside else size) in self.new for size in _HEAD_SIZE)
 
     def steps(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield (role, fields) of each change in order: the role of the fields, and the fields that change together."""
+        """Yield (role, fields) for each change, in the order of the changes; its ``fields`` change together."""
         joined: set[str] = set()
         for role in ORDER:
             for name in self.of(role):
@@ -178,7 +182,7 @@ class AskedFields:
                 yield role_of(beside[0]), beside
 
     def _keys_with(self, fields: Sequence[str]) -> list[str]:
-        """Return the fields for key heads that have the same old and new number as a field for query heads.
+        """Return the fields for key heads whose old and new values equal those of a field for query heads.
 
         The fields for query heads are among ``fields``.
         """
@@ -194,7 +198,7 @@ class AskedFields:
         return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
 
     def _heads_beside(self, name: str) -> str:
-        """Return the field for query heads with the same old and new number as ``name``, the field for key heads.
+        """Return the field for query heads whose old and new values equal those of ``name``, the field for key heads.
 
         Returns "" if there is no such field in the same section.
         """
@@ -227,7 +231,7 @@ class AskedFields:
                 raise ConfigError(f"with {width}={self.new[width]}, the size of each head would change.", hint=hint)
 
     def beside(self, name: str) -> Mapping[str, Any]:
-        """Return the source's fields in the section (nested configuration) that has the field ``name``."""
+        """Return the fields of the source's section (nested configuration) that has the field ``name``."""
         inside = name.rpartition(".")[0]
         part = at_path(self.before, inside) if inside else self.before
         assert isinstance(part, Mapping)
@@ -239,7 +243,7 @@ def _inside(name: str) -> str:
 
 
 def _has_head_size(part: Mapping[str, Any]) -> bool:
-    """Return whether the size of a head can be computed: ``part`` has fields for the width and the number of heads."""
+    """Return whether the size of a head can be computed: whether ``part`` has fields for width and number of heads."""
     return all(any(role_of(one) == role and type(part[one]) is int for one in part) for role in ("width", "heads"))
 
 

@@ -14,7 +14,7 @@ STRING = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
 LONGEST = 1 << 20
-"""The largest number of characters of a template that are read: real templates have a few thousand."""
+"""At most this many characters of a template are read; real templates have a few thousand."""
 
 
 def chat_texts(settings: Any) -> list[str]:
@@ -31,7 +31,7 @@ def chat_texts(settings: Any) -> list[str]:
 
 
 def _texts(template: str) -> Iterator[str]:
-    """Yield each text of a template, and its lines: transformers removes some line ends after tags."""
+    """Yield each text of a template, and each line of it, because transformers removes some line ends after tags."""
     start = 0
     for tag in TAG.finditer(template):
         yield from _lines(template[start : tag.start()])

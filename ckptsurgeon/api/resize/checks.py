@@ -1,4 +1,4 @@
-"""Checks whether a network of another size would compute something else although all its weights fit."""
+"""Checks for changes of the size after which all weights fit, but the network computes something else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Constants = Mapping[str, object]
-"""{path of a module and name: value that the module has besides its weights, such as a scale}"""
+"""{path of a module and name of an attribute: value}, for values that are not weights, such as a scale."""
 _LATENT = "kv_lora_rank"
 """A field of networks that compute the keys and values of all heads from one latent vector.
 
@@ -38,7 +38,7 @@ _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_
 _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
-"""If the name of a field ends with one of these, the layers do not simply add their result to their input."""
+"""Endings of fields of networks whose layers do more than add their result to their input."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that are only used in training."""
@@ -66,7 +66,8 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
     """
     if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
         raise ConfigError(
-            f"--set {name}=false: this network scales the inputs of its output layer differently if it is not tied.",
+            f"--set {name}=false would change the outputs: this network scales the inputs of its output layer "
+            "differently if the layer is not tied.",
             hint="Leave this field out; with --new-width init, the width can grow without it.",
         )
 
@@ -78,9 +79,10 @@ def scales_output(before: Mapping[str, Any]) -> bool:
 
 
 def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
-    """Raise PlanError if the modules of a wider network have heads of another size.
+    """Raise PlanError if a change of the width changes the size of each head.
 
-    ``field`` is the field with the width. ``before`` and ``after`` are the numbers in the modules of both networks.
+    ``field`` is the field with the width. ``before`` and ``after`` map the names of values in the modules of the two
+    networks to these values.
     """
     for name, size in before.items():
         other = after.get(name, size)
@@ -92,16 +94,19 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
 
 
 def keys_by_switch(part: Mapping[str, Any]) -> bool:
-    """Return whether ``multi_query`` decides if all heads share one key head (Falcon-7B), or if each has its own.
+    """Return whether the field ``multi_query`` decides if all heads share one key head (Falcon-7B) or each has its own.
 
     If it does, the field with the number of key heads has no effect on tensors, but must agree with ``multi_query``.
-    ``part`` has the fields of the configuration, or of one of its sections.
+    ``part`` has the fields of the configuration, or those of one of its sections.
     """
     return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
 
 
 def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise ConfigError if numbers of query and key heads do not fit; ``part`` has all fields, ``new`` new values."""
+    """Raise ConfigError if the numbers of query and key heads do not fit.
+
+    ``part`` has all fields, and ``new`` has {field: new value}.
+    """
     names = {role: [one for one in part if role_of(one) == role and type(part[one]) is int] for role in _HEADS}
     if not (names["heads"] and names["kv_heads"]) or keys_by_switch(part):
         return
@@ -117,7 +122,7 @@ def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         )
     if numbers[0] % numbers[1]:
         raise ConfigError(
-            f"{heads} {numbers[0]} is not a multiple of {keys} {numbers[1]}, so queries cannot share keys evenly.",
+            f"{heads} {numbers[0]} is not a multiple of {keys} {numbers[1]}, so heads cannot share keys evenly.",
             hint=f"Choose a divisor of {numbers[0]} for {keys}.",
         )
 
@@ -127,10 +132,10 @@ _MATRICES = ("linear", "transposed linear", "conv")
 
 
 def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:
-    """Return an error if another number of heads would only divide the same weights into heads of another size.
+    """Return an error if a new number of heads would divide the same weights into heads of another size; else None.
 
-    This is the case if no field has the size of a head. ``name`` is the field with the number of heads, ``numbers`` are
-    its old and its new value, and ``width`` is the field with the width. ``axes`` are the axes that change.
+    This happens if no field has the size of a head. ``name`` is the field with the number of heads, ``numbers`` are its
+    old and its new value, and ``width`` is the field with the width. ``axes`` are the axes that change.
     """
     weights = [axis for axis in axes if axis.kind in _MATRICES]
     ratios = {axis.after * numbers[0] == axis.before * numbers[1] for axis in weights}
@@ -142,20 +147,20 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
         "To make the model smaller, remove channels (intermediate_size), layers or key heads (num_key_value_heads)."
     )
     return PlanError(
-        f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head, which is {width} "
-        f"divided by {name}; the same weights would be divided into {'more and smaller' if more else 'fewer, larger'} "
-        "heads, which compute something else.",
+        f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head (it is {width} "
+        f"divided by {name}), so the same weights would be divided into "
+        f"{'more and smaller' if more else 'fewer, larger'} heads, and the outputs would change.",
         hint=wider if more else others if less else "",
     )
 
 
 def has_heads_in_pairs(values: Constants) -> bool:
-    """Return whether heads are used in pairs, as in DiffLlama: one head minus lambda times the other."""
+    """Return whether the network subtracts heads in pairs, as DiffLlama does: one head minus lambda times the other."""
     return any(name.endswith(".lambda_init") for name in values)
 
 
 def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
-    """Raise PlanError if the heads' output size differs from the input size of the layer after them.
+    """Raise PlanError if the size of all heads' outputs differs from the input size of the layer after the heads.
 
     Helium has ``head_dim``, but the layer after its heads has the size of the width. ``role`` and ``field`` are the
     role and the name of the field that changes, and ``axes`` the axes whose sizes change with it.
@@ -194,7 +199,7 @@ def check_identity(before: Mapping[str, Any]) -> None:
 
 
 def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) -> list[str]:
-    """Return the names of numbers, such as a scale, that differ between the modules of two sizes of a network.
+    """Return the names of numbers in modules, such as a scale, that differ between two sizes of a network.
 
     ``before`` and ``after`` map these names to the numbers. ``but`` are paths of modules that are not compared.
     """
@@ -211,11 +216,11 @@ def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) 
 
 
 def layers_apart(before: Constants, after: Constants, paths: Sequence[str], layers: Sequence[Layer]) -> list[str]:
-    """Return the names of numbers in new layers that differ from those in the layers whose weights the new layers get.
+    """Return the names of numbers that differ between a new layer and the layer whose weights it gets.
 
     ``before`` and ``after`` map names to the numbers in the modules of the old and of the new network. ``paths`` are
-    the paths of the lists of layers, and ``layers`` says for each new layer from which layer it is made. Layers that
-    only pass their input on are not compared.
+    the paths of the lists of layers, and ``layers`` has, for each new layer, the layer from which it is made. Layers
+    that only pass their input on are not compared.
     """
     found = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""What the user of resize chose besides fields: layers, what to keep, and how channels and width are added."""
+"""The options of resize besides fields: layers, indices to keep, and how channels and width are added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Choices"]
 
 @dataclass(frozen=True)
 class Choices:
-    """The user's choices: ``layers`` as text, ``kept`` = {field: indices to keep}, ways to add channels and width.
+    """The user's options: ``layers`` as text, ``kept`` = {field: indices to keep}, ways to add channels and width.
 
     ``merge`` is "similar" or groups of experts as text, if experts are merged.
     ``vocabulary`` is the change of the vocabulary, if there is one.
@@ -27,5 +27,5 @@ class Choices:
     merge: str = ""
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
-    """A function that returns the influence of each layer, from statistics; its argument is their number."""
+    """A function of the number of layers that returns the influence of each layer, from statistics."""
     vocabulary: VocabularyStep | None = None

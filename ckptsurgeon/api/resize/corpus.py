@@ -15,9 +15,9 @@ from ...util.text import brief_repr, escape
 __all__ = ["check_encodes_alike", "opened_tokenizer", "text_batches", "used_ids"]
 
 PART = 1 << 18
-"""The size, in characters, of the parts of a corpus that are encoded as a whole; each part consists of whole lines."""
+"""A corpus is encoded in parts of about this many characters; each part consists of whole lines."""
 LONGEST = 1 << 20
-"""A longer line, in characters, is cut."""
+"""A line with more characters than this is cut."""
 
 
 def opened_tokenizer(text: str, name: str) -> Any:
@@ -64,10 +64,10 @@ def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -
 
 
 def text_batches(paths: Sequence[str]) -> Iterator[list[str]]:
-    """Yield a list of texts for each part of a file: first the whole part, with many lines, and then each of its lines.
+    """Yield a list of texts for each part of a file: first the whole part, with many lines, then each of its lines.
 
-    Both are needed: a line may begin with another token if it is encoded alone, and only whole parts have tokens for
-    several line ends. Raises ConfigError if a file cannot be read.
+    Both are needed: the first token of a line may differ if the line is encoded alone, and tokens for several line ends
+    occur only in whole parts. Raises ConfigError if a file cannot be read.
     """
     for path in paths:
         for part in _parts(path):
@@ -83,6 +83,4 @@ def _parts(path: str) -> Iterator[str]:
         said = f"the corpus {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(said, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(
-            f"the corpus {escape(path)} is not a text in UTF-8.", hint="Save the file as UTF-8."
-        ) from None
+        raise ConfigError(f"the corpus {escape(path)} is not text in UTF-8.", hint="Save the file as UTF-8.") from None

@@ -31,9 +31,9 @@ __all__ = ["DonorChoice", "donor_choice", "with_donor"]
 PICKS = 64
 """By default, at most this many rows of shared tokens are summed to make a new row, as in mergekit."""
 BLOCK = 16 << 20
-"""The bytes of the blocks in which rows are read to look for NaN and zeros, in single precision."""
+"""The size in bytes, in single precision, of the blocks of rows that are searched for NaN and zeros."""
 INPUT, OUTPUT = "input", "output"
-"""The roles of a network's two embeddings: that of input tokens, and the output layer."""
+"""The roles of the two tensors of a network with a row for each token: the input embedding and the output layer."""
 _OF = {"embedding": INPUT, "scaled embedding": INPUT, "linear": OUTPUT}
 
 
@@ -49,10 +49,10 @@ class DonorChoice:
 
 
 def donor_choice(way: str, tokenizer: str, donor: str, picks: int | None) -> DonorChoice | None:
-    """Return the donor that ``--donor`` names, or else the model in the folder of the new tokeniser.
+    """Return the donor that ``--donor`` names; without ``--donor``, the model in the folder of the new tokeniser.
 
     Returns None if the ``way`` of filling rows needs no donor. Raises ConfigError if a donor is needed but missing, or
-    given but not needed.
+    if one is given but not needed.
     """
     if way != OMP:
         if donor or picks is not None:
@@ -82,9 +82,9 @@ def donor_choice(way: str, tokenizer: str, donor: str, picks: int | None) -> Don
 def with_donor(plan: Plan, choice: DonorChoice, tokens: Sequence[str], network: TargetSpec) -> Plan:
     """Return a plan whose new rows are made from those of a donor; ``tokens`` are the tokens of the new vocabulary.
 
-    ``network`` is the network of the output. The donor's rows, and the source's rows of shared tokens, are read once to
-    check that they are finite. Raises ConfigError if the donor lacks tokens, PlanError if its rows cannot be used. If
-    it raises, it closes the plan's inputs.
+    ``network`` is the network of the output. The rows of the donor, and the source's rows of shared tokens, are read
+    once to check that they are finite. Raises ConfigError if the donor lacks tokens, PlanError if its rows cannot be
+    used. If it raises, it closes the plan's inputs.
     """
     inputs, rows = plan.inputs, plan.rows
     assert isinstance(inputs, PlanInputs)
@@ -138,7 +138,7 @@ class _Donor:
         self.checkpoint = open_checkpoint(path)
 
     def rows_of(self, tokens: Sequence[str], rows: VocabularyRows, picks: int) -> DonorRows:
-        """Return the row that the donor has for each of ``tokens``, the new vocabulary.
+        """Return, for each of ``tokens`` (the new vocabulary), the index of its row in the donor.
 
         ``rows`` has the rows of the model that is resized, and ``picks`` is the number of rows that are summed. Raises
         ConfigError if a token is in neither model, or if no token is new; PlanError if the models share fewer than
@@ -185,14 +185,14 @@ class _Donor:
         inputs, outputs = (list(dict.fromkeys(keys)) for keys in found.values())
         if len(inputs) != 1 or len(outputs) > 1:
             raise PlanError(
-                f"it is not known which tensor of the donor {escape(self._path)} is its embedding: "
+                f"cannot tell which tensor of the donor {escape(self._path)} is its embedding; candidates: "
                 f"{listing([*inputs, *outputs], where='') or 'none'}.",
                 hint="Name another donor: --donor DIR.",
             )
         return {INPUT: inputs[0], OUTPUT: outputs[0] if outputs else inputs[0]}
 
     def _info(self, key: str) -> tuple[str, TensorInfo]:
-        """Return the stored key and the header of a tensor of the donor; raises PlanError if it cannot be used."""
+        """Return the stored key and the header of a tensor of the donor; raises PlanError if it is not usable."""
         stored, network = self.checkpoint, self._network
         names = {key, *(alias for alias, owner in network.ties.items() if owner == key)}
         if network.recognise is not None:
@@ -203,8 +203,8 @@ class _Donor:
         if info is None or info.shape != wanted or info.opaque or DTYPES[info.dtype].kind != "float":
             what = f"is {info.dtype} {shape_text(info.shape)}" if info is not None else "is missing"
             raise PlanError(
-                f"the embedding {escape(key)} of the donor {escape(self._path)}, which must be {shape_text(wanted)}, "
-                f"{what}.",
+                f"the embedding {escape(key)} of the donor {escape(self._path)} {what}; it must be floats of shape "
+                f"{shape_text(wanted)}.",
                 hint="If it is quantised, decode it first: ckpt convert DIR --dequantize -o plain/.",
             )
         return there, info
@@ -222,7 +222,7 @@ class _Donor:
         of = _OF.get(kinds.get(step.tied_to or step.key, ""))
         if not of or step.axis or len(step.shape) != 2 or DTYPES[step.source_dtype].kind != "float":
             raise PlanError(
-                f"it is not known how to make new rows of {escape(step.key)}, {step.source_dtype} "
+                f"cannot make new rows of {escape(step.key)}, {step.source_dtype} "
                 f"{shape_text(step.shape)}, from rows of the donor.",
                 hint="Fill new rows in another way: --new-tokens mean.",
             )
@@ -230,7 +230,7 @@ class _Donor:
         return (Input(at, key, info.dtype, info.shape),)
 
 
-# What is in the rows: a row with NaN makes others NaN, and of zeros nothing can be made.
+# Checks of the values in rows: a row with NaN makes other rows NaN, and rows of zeros are useless.
 
 
 def _checked(
@@ -279,7 +279,7 @@ def _zeros_said(
 
 
 def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Callable[[int], str]) -> set[int]:
-    """Return the indices of the tokens whose rows in the tensor ``one`` of ``source`` are zero.
+    """Return the indices of the tokens whose rows in the tensor ``one`` of ``source`` are all zeros.
 
     ``places`` is {row: index of its token}; other rows are not read. Raises PlanError if one of these rows has NaN or
     infinite values; ``name`` returns the text of a token by its index.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ExpertSums", "are_experts"]
 
 TOLERANCE = 1e-3
-"""The largest allowed difference from the module's output, relative to the largest number in it."""
+"""The largest allowed difference from the module's output, relative to the output's largest absolute value."""
 
 
 def are_experts(module: nn.Module) -> bool:
@@ -28,9 +28,9 @@ def are_experts(module: nn.Module) -> bool:
 class ExpertSums:
     """Statistics on what the experts of a module have contributed so far.
 
-    ``saliency`` has, for each expert, the sum of the lengths of its outputs times the router's weights, and ``used``
-    the number of positions that used it. ``inputs`` has, for each expert, the sum of the squares of the inputs of its
-    last layer times these weights, over ``count`` positions.
+    ``saliency`` has, for each expert, the sum of router weight times norm of its output, and ``used`` the number of
+    positions that used it. ``inputs`` has, for each expert, the sum of the squares of the inputs of its last layer,
+    each multiplied by the router weight, over ``count`` positions.
     """
 
     saliency: Any = None
@@ -115,7 +115,7 @@ def _by_expert(
 
     number = _stacked(module)[0]
     for expert in torch.unique(chosen).tolist():
-        if not 0 <= expert < number:  # as many mean none
+        if not 0 <= expert < number:  # this index means that no expert is used
             continue
         rows, places = torch.where(chosen == expert)
         first = _product(module, "gate_up_proj" if module.has_gate else "up_proj", expert, hidden[rows])
@@ -130,7 +130,7 @@ def _product(module: Any, name: str, expert: int, values: Tensor) -> Tensor:
 
 
 def _is_near(total: Tensor, result: Any) -> bool:
-    """Return whether the sum of all experts' outputs is what the module returned."""
+    """Return whether ``total``, the sum of all experts' outputs, equals ``result``, what the module returned."""
     import torch
 
     if not isinstance(result, torch.Tensor) or result.numel() != total.numel():

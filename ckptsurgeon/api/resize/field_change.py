@@ -81,9 +81,7 @@ class FieldChange:
             change = repeated(name, axes, numbers, noise=noise)
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
                 change.is_exact = False
-                change.said += (
-                    ", but this network subtracts heads from each other in pairs, and the pairs are now different"
-                )
+                change.said += ", but this network subtracts heads in pairs, and other heads form pairs now"
             return self._routed(change, name, numbers) if role == "experts" else change
         if role == "kv_heads":
             return pooled_heads(name, axes, numbers)
@@ -113,7 +111,7 @@ class FieldChange:
         return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
 
     def _check_ties(self, name: str, axes: Sequence[Axis]) -> None:
-        """Raise PlanError if an output layer is tied to embeddings: repeating the width would make outputs larger."""
+        """Raise PlanError if a tied output layer would make outputs larger, because the width is repeated."""
         wider = {axis.key for axis in axes}
         for alias, owner in self.after.ties.items():
             kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
@@ -177,8 +175,8 @@ class FieldChange:
         groups = 1 if self.asked.is_pinned(name) or self.asked.has_own_keys(name) else heads["kv_heads"]
         if heads["heads"] * numbers[1] // numbers[0] % groups:
             raise PlanError(
-                f"{name}: {groups} heads of keys cannot be shared evenly by the remaining heads of queries.",
-                hint="Change the heads of keys and values in another command.",
+                f"{name}: {groups} key heads cannot be shared evenly by the remaining query heads.",
+                hint="Change the number of key and value heads in another command.",
             )
         change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
         for field in self.asked.epsilons_of(name):
@@ -219,10 +217,10 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Set in ``change``, which repeats experts, whether the outputs stay the same, and return it.
+        """Set in ``change``, which repeats experts, whether the outputs stay the same; return ``change``.
 
         They stay the same if the number of experts that each token uses grows by the same factor as the number of all
-        experts. ``name`` is the field for the latter, and ``numbers`` are its old and its new value.
+        experts. ``name`` is the field with the number of all experts, and ``numbers`` are its old and its new value.
         """
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):
@@ -236,7 +234,7 @@ class FieldChange:
                     f"{self.asked.new.get(path, old)}"
                 )
         if (part.get("n_group") or 1) > 1:
-            change.is_exact = False  # a group is chosen by its best experts, which are now there several times
+            change.is_exact = False  # the router chooses groups by their best experts, which now occur several times
         return change
 
     def _fewer(self, role: str, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
@@ -254,9 +252,8 @@ class FieldChange:
             shares = {sum(index * within // old == part for index in listed) for part in range(within)}
             if len(shares) > 1:
                 raise ConfigError(
-                    f"--keep {name} must keep the same number of heads of queries for each of the {within} heads of "
-                    "keys.",
-                    hint=f"Each head of keys is shared by {old // within} heads of queries that follow each other: "
+                    f"--keep {name} must keep the same number of query heads for each of the {within} key heads.",
+                    hint=f"Each key head is shared by {old // within} query heads that follow each other: "
                     f"keep {new // within} of them.",
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those in the list are kept ({new})")
@@ -270,7 +267,7 @@ class FieldChange:
         return selected(name, groups, kept, numbers, f"{why} are kept")
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
-        """Return into how many groups the query heads are divided; equally many heads of each group must be kept.
+        """Return the number of groups of query heads; the same number of heads must be kept in each group.
 
         The heads of a group share a key head. There is only one group if each query head has its own key head and the
         number of key heads changes too, or if no field has that number. ``name`` is the field for query heads, which

@@ -34,7 +34,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Fisher:
-    """{key: Fisher information}, and what the file records about it."""
+    """Fisher information as {key: values}, and the facts that the file records about it."""
 
     values: Mapping[str, Tensor]
     said: Mapping[str, Any]
@@ -43,8 +43,8 @@ class Fisher:
 def fisher_of(network: Network, inputs: Inputs, chosen: frozenset[str], *, seed: int, limit: int) -> Fisher:
     """Return the Fisher information of the parameters whose keys are ``chosen``.
 
-    All weights are in memory, with gradients and sums of the chosen ones. Raises ConfigError if that is more than
-    ``limit`` bytes, or if the network does not run, or has no loss on these inputs.
+    All weights, and gradients and sums for the chosen parameters, are in memory. Raises ConfigError if they take more
+    than ``limit`` bytes, or if the network does not run, or has no loss on these inputs.
     """
     weights = weights_of(network)
     owners = _owners(network.module)
@@ -76,13 +76,13 @@ def fisher_of(network: Network, inputs: Inputs, chosen: frozenset[str], *, seed:
 
 
 def _owners(module: nn.Module) -> dict[str, str]:
-    """Return {name of a parameter: first name of this parameter}; tied parameters have several names."""
+    """Return {each name of a parameter: its first name}; a tied parameter has several names."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(one), name) for name, one in module.named_parameters(remove_duplicate=False)}
 
 
 def _listed(weights: LayerWeights, owners: Mapping[str, str], wanted: set[str]) -> dict[str, Any]:
-    """Return what the file records about keys, as ``lacking`` and ``tied``.
+    """Return the entries ``lacking`` and ``tied`` of the record in the file.
 
     ``lacking`` are the keys of the checkpoint's tensors without Fisher information. ``tied`` maps a tied key to the key
     under which their common information is stored. ``owners`` is the result of ``_owners``, and ``wanted`` has the
@@ -147,7 +147,7 @@ def _running(network: Network) -> Iterator[None]:
 def _examples(inputs: Inputs) -> Iterator[Inputs]:
     """Yield the inputs of each example: one row of each argument.
 
-    An argument with another number of rows than the first argument is used whole in each example.
+    An argument whose number of rows differs from that of the first argument is used whole in each example.
     """
     first = next(iter(inputs.arguments.values()))
     number = len(first) if first.dim() else 1
@@ -162,7 +162,7 @@ def _examples(inputs: Inputs) -> Iterator[Inputs]:
 
 
 class _Loss:
-    """The loss of an example: the model's own loss, or the loss for labels that are drawn.
+    """The loss of an example: the model's own loss, or the loss for labels drawn at random from its predictions.
 
     The model's own loss is used if the inputs have labels, or if the model predicts the next token. Otherwise, labels
     are drawn from the model's own predictions, as in https://arxiv.org/abs/2111.09832.

@@ -24,7 +24,7 @@ __all__ = ["GRAM", "GramSums", "LayerWeights", "is_linear", "weights_of"]
 GRAM = "gram"
 """The last part of the keys of Gram matrices."""
 BLOCK = 64 << 20
-"""The rows of a Gram matrix that are computed at once have this many bytes in double precision."""
+"""So many rows of a Gram matrix are computed at once that they have about this many bytes in double precision."""
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -43,8 +43,8 @@ def is_transposed(module: nn.Module) -> bool:
 class LayerWeights:
     """The parameters of a network, and their keys in the checkpoint.
 
-    ``keys`` maps each parameter to its key in the checkpoint. ``made`` are keys of the checkpoint from which other
-    parameters are made, such as single experts that the network stacks. ``shared`` are parameters with several names.
+    ``keys`` maps each parameter to its key in the checkpoint. ``made`` maps each other parameter to the keys from which
+    it is made, such as those of single experts that the network stacks. ``shared`` are parameters with several names.
     """
 
     keys: Mapping[str, str]
@@ -73,7 +73,7 @@ def weights_of(network: Network) -> LayerWeights:
 
 @dataclass
 class _Sum:
-    """A sum of products of inputs: a matrix in a temporary file, or None before the first inputs."""
+    """The sum of x x^T over inputs x: a matrix in a temporary file, or None before the first inputs."""
 
     key: str
     sum: Array | None = None
@@ -84,7 +84,7 @@ class _Sum:
 class GramSums:
     """The Gram matrices of the inputs of linear layers: the mean of x x^T over all positions, for each layer.
 
-    ``chosen`` has the keys of the weights to collect; others are listed as lacking.
+    ``chosen`` has the keys of the weights whose inputs are collected; other weights are listed as lacking.
     """
 
     network: Network
@@ -134,7 +134,7 @@ class GramSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return facts for the file: numbers of inputs, weights that are (in, out), and layers without inputs."""
+        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs."""
         rows = {one.key: one.count for one in self.sums.values() if one.count}
         return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
 

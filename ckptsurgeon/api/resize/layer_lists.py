@@ -20,16 +20,16 @@ _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 
 
 def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
-    """Return, for each layer of the output, the layer of the source that it is made from.
+    """Return, for each layer of the output, the layer of the source from which it is made.
 
-    ``name`` is the field with the number of these layers; a model may have several lists of layers.
+    ``name`` is the field with the number of layers in the list; a model may have several lists of layers.
     """
     numbers = asked.numbers(name)
     if choices.layers != INFLUENTIAL:
         return layers_of(choices.layers, *numbers)
     if choices.influences is None or numbers[1] > numbers[0]:
         raise ConfigError(
-            f"--layers {INFLUENTIAL} keeps the layers with the largest influence: it needs fewer layers than before, "
+            f"--layers {INFLUENTIAL} keeps the layers with the largest influence: give a smaller number of layers, "
             "and statistics.",
             hint="Make the statistics with ckpt stats, and give their file with --by.",
         )

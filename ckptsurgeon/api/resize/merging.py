@@ -37,12 +37,12 @@ def merged_groups(
     measures: Measures,
     parts: int,
 ) -> Change:
-    """Return the change of the field ``name``, the number of experts, to fewer experts by merging groups of them.
+    """Return the change of the field ``name``, the number of experts, to a smaller number by merging groups of experts.
 
-    The user lists the groups, or each group is formed around one expert: those of ``--keep``, or else those with the
-    highest scores. ``numbers`` are the old and the new number of experts, and ``layers`` has the axes of the experts of
-    each layer. ``parts`` is the number of equal parts into which the router divides the experts (DeepSeek's n_group);
-    each part gets equally many groups. Raises ConfigError and PlanError.
+    The user lists the groups, or each group is formed around one expert: an expert in ``--keep``, or, without
+    ``--keep``, one of those with the highest scores. ``numbers`` are the old and the new number of experts, and
+    ``layers`` has the axes of the experts of each layer. ``parts`` is the number of equal parts into which the router
+    divides the experts (DeepSeek's n_group); each part gets equally many groups. Raises ConfigError and PlanError.
     """
     old, new = numbers
     heads = choices.kept.get(name)
@@ -53,7 +53,7 @@ def merged_groups(
         return merged(name, layers, [groups] * len(layers), weights, numbers, f"those in the list{counted}")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
         raise ConfigError(
-            f"--keep {name} lists {len(heads)} numbers; it must list {new} different numbers below {old}."
+            f"--keep {name} lists {count(len(heads), 'expert')}; it must list {new} different experts below {old}."
         )
     if new % parts or (
         heads and {sum(one * parts // old == part for one in heads) for part in range(parts)} != {new // parts}

@@ -50,7 +50,7 @@ __all__ = ["resize"]
 
 CONFIG = "config.json"
 TWICE = "-stored-twice"
-"""The suffix of the temporary name of a tensor that is stored under another name, too; it is left out later."""
+"""Added to the key of a second copy of a tensor; the output does not get this copy."""
 NEW_CHANNELS = ("init", "copy")
 _MOMENTS = re.compile(r"(^|\.)(optim\w*|exp_avg(_sq)?|adam_[mv]|momentum_buffer)($|\.)")
 """Matches dotted paths of the state of an optimizer."""
@@ -86,48 +86,49 @@ def resize(
 ) -> Plan:
     """Plan a model of another size: the network that its config.json describes if some fields have new values.
 
-    The axes of tensors that a field changes are found by building the network on the meta device with both values.
+    To find the axes of tensors that a field changes, the network is built on the meta device with both values.
     ``source`` is the folder of a model of transformers, or a checkpoint with its configuration as ``config``: a
     config.json, or a file in our format that names the user's code or a bundled network. ``set`` maps fields to new
-    values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
-    heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
+    values, or has strings FIELD=VALUE: the width (hidden_size), or the number of layers, heads, key and value heads,
+    feed-forward channels (intermediate_size) or experts.
 
-    ``model_type`` is another model type for the output: a type with experts for a dense network (``set`` then has their
-    number, and each expert is a copy of the feed-forward layer), or a dense type that gets expert ``expert`` of each
-    layer as its feed-forward layer. The rest of the network must be the same. Fields that both types have keep their
-    values.
+    ``model_type`` is another model type for the output. For a dense network, it is a type with experts: ``set`` has
+    their number, and each expert becomes a copy of the feed-forward layer. For a network with experts, it is a dense
+    type: expert ``expert`` of each layer becomes the feed-forward layer. The rest of the network must be the same in
+    both types. Fields that both types have keep their values.
 
-    ``layers`` says which layers the output has: a list of the source's layers (``0..23,8..31``), or "repeat",
-    "interleave" or "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer.
-    ``keep`` maps a field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the
-    largest weights, or those that contribute most in the statistics ``by``, a file that ``stats`` made of this model.
-    With ``by``, ``layers`` may be "influential": the layers that change their input most. ``merge_experts`` makes fewer
-    experts by merging groups of them: "similar" (each expert that is not kept is merged with the kept one whose row of
-    the router is most similar to its own), or groups, as ``0+4,1+5``. If the statistics ``by`` say how often experts
-    are used, experts are weighted by this in the merge. ``new_channels`` is "init" (new channels are initialised and
-    contribute nothing at first) or "copy". ``new_width`` is "copy" (the width is repeated, by default if it is a
-    multiple of the old one) or "init": the new dimensions are 0 at first, and the epsilons of norms in the
-    configuration are reduced to fit. ``noise`` is a share up to 1: each weight that reads copies of a width, of heads
-    or of channels is changed by up to this share of it, at random (``seed``), so that copies learn different things.
-    What the copies contribute together stays the same.
+    ``layers`` says which layers the output has: a list of the source's layers (``0..23,8..31``); for more layers
+    "repeat", "interleave" or "identity" (copies that only pass their input on); for fewer "first" or "evenly". ``keep``
+    maps a field to the indices of the heads, channels or experts that are kept, such as ``0..3,6``. By default, those
+    with the largest weights are kept or, with ``by``, those that contribute most. ``by`` is a file of statistics that
+    ``stats`` made of this model. With ``by``, ``layers`` may be "influential": the layers that change their input most.
+    ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each other expert is merged with the
+    kept expert that has the most similar row in the router), or a list of groups, such as ``0+4,1+5``. If ``by`` has
+    how often experts are used, the merge weights experts by that. ``new_channels`` is "init" (new channels are
+    initialised and contribute nothing at first) or "copy". ``new_width`` is "copy" (the width is repeated, by default
+    if it is a multiple of the old one) or "init": the new dimensions are 0 at first, and the epsilons of norms in the
+    configuration are reduced to fit. ``noise`` is a number from 0 to 1: each weight that reads copies (of a width, of
+    heads or of channels) is changed at random (``seed``), by at most this share of its value, so that copies learn
+    different things. The sum of what the copies contribute stays the same.
 
-    ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
-    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and
-    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With omp, each new row is the sum of at
-    most ``omp_k`` (64) rows of tokens that model and ``donor`` share, with the weights that make the new token's row in
-    the donor: the folder of a model that has the new tokens, by default that of the tokeniser.
+    ``tokenizer`` is another tokeniser: its folder or its file of tokens. Tokens that the model's own tokeniser has,
+    too, keep their rows. ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and
+    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With omp, each new row is a weighted
+    sum of at most ``omp_k`` (64) rows of tokens that the model and ``donor`` share; the weights are those with which
+    the donor's rows approximate its row of the new token. ``donor`` is the folder of a model that has the new tokens,
+    by default the folder of the tokeniser.
 
-    With ``trim``, text files, the vocabulary is cut to the tokens that these texts use, and the tokens from which merge
-    rules make them; if ``keep_special`` is false, unused special tokens are left out, too. With ``tokenizer`` or
-    ``trim``, ``vocab_size`` becomes the number of tokens, rounded up to a multiple of ``pad_to``, and token ids in the
-    configuration are replaced by the new ids. Without both, a new ``vocab_size`` in ``set`` adds rows at the end, or
-    cuts rows that have no token.
+    With ``trim``, text files, the vocabulary is cut to the tokens that these texts use, and the tokens from which the
+    tokeniser's merges build them; if ``keep_special`` is false, unused special tokens are left out, too. With
+    ``tokenizer`` or ``trim``, ``vocab_size`` becomes the number of tokens, rounded up to a multiple of ``pad_to``, and
+    token ids in the configuration are replaced by the new ids. Without both, a new ``vocab_size`` in ``set`` adds rows
+    at the end, or cuts rows that have no token.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
     The notes of the plan say, for each field, whether the network computes the same afterwards. Raises ConfigError for
-    a field or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant``
-    raises.
+    a field or value that is not possible, PlanError if it is not known how a tensor changes, and the errors of
+    ``transplant``.
     """
     check_metadata(metadata)
     check_seed(seed)
@@ -200,7 +201,7 @@ def resize(
     for change in changes:
         own = [row for row in change.rows if next(iter(row.values())) not in computed]
         if len(own) < len(change.rows) and change.is_exact:
-            change.is_exact = None  # what is computed is another table then, and not the old one repeated
+            change.is_exact = None  # the table is computed anew for the new size; the old table is not repeated
         rows += [*grouped(own, [key for key in stages.keys if key not in computed]), *change.after]
     policies: dict[str, str] = {}
     for key, policy in (row for change in changes for row in change.policies.items()):
@@ -251,25 +252,25 @@ def resize(
         plan = replace(plan, steps=tuple(steps))
     if not base.is_known:
         for change in changes:
-            change.is_exact = None if change.is_exact else change.is_exact  # what else its code does is not known
+            change.is_exact = None if change.is_exact else change.is_exact  # its code may do anything else
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += base.said(list(stages.overrides), stages.overrides)
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
-    others = [final_keys(note) for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
+    others = [final_keys(note) for note in plan.notes if not note.startswith(DIFFERENT)]  # the user asked for this
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
     return with_metadata(plan, metadata)
 
 
 def _refuse_codes(source: Checkpoint) -> None:
-    """Raise PlanError if weights of ``source`` are quantised; settings of quantisation are refused earlier."""
+    """Raise PlanError if weights of ``source`` are quantised; a configuration with quantisation is refused earlier."""
     if source.codes:
         coded = source.codes.tensors
         raise computing([(source.path, one, "a change of its size") for one in coded], dequantise("resize"))
 
 
 def _check_known(base: Resizable, asked: VocabularyChoices, model_type: str | None, fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if another model type or vocabulary is asked for a network that is not of transformers."""
+    """Raise ConfigError if another model type or vocabulary is asked for, but the network is not of transformers."""
     wanted: dict[str, Any] = {
         "--as": model_type,
         "--tokenizer": asked.tokenizer,
@@ -328,7 +329,7 @@ def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
 def _as_named(
     source: Checkpoint, first: TargetSpec, computed: Sequence[str]
 ) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Return operations that give tensors the names and shapes of their network, and tensors to leave out later.
+    """Return operations that give tensors the names and shapes of their network, and the keys to leave out later.
 
     A tied tensor is changed under its first key; if it is also stored under another key, the second copy is left out.
 
@@ -366,6 +367,6 @@ def _as_named(
 
 
 def _untied(first: TargetSpec, last: TargetSpec) -> list[tuple[str, str]]:
-    """Return (key, other key) of tensors that are tied in the source's network, but not in the output's."""
+    """Return (key, other key) of tensors that are tied in the network of the source, but not in that of the output."""
     pairs = [(owner, alias) for alias, owner in first.ties.items() if alias in last.tensors]
     return [(owner, alias) for owner, alias in pairs if last.ties.get(alias, alias) != last.ties.get(owner, owner)]

@@ -36,12 +36,12 @@ class Measures:
         return scores_by_activations(axes, units, self.named(), self.statistics, are_experts=role == "experts")
 
     def loads(self, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return how often each of ``units`` experts is used, by index; [] if the statistics do not say this."""
+        """Return how often each of ``units`` experts is used; [] if the statistics do not have this."""
         found = self.statistics.load([axis.key for axis in axes]) if self.statistics is not None else None
         return list(found) if found is not None and len(found) == units else []
 
     def similarity(self, axes: Sequence[Axis]) -> list[list[float]]:
-        """Return the cosine of the rows of each two experts in their router, which is one of the tensors of ``axes``.
+        """Return the matrix of cosines between the experts' rows in their router; ``axes`` include the router's.
 
         Raises PlanError if there is no router, or its values are not numbers.
         """
@@ -76,9 +76,10 @@ def scores(axes: Sequence[Axis], units: int, source: Checkpoint) -> list[float]:
 
 
 def _sums(axis: Axis, units: int, source: Checkpoint, by: Sequence[float] | None = None) -> list[float]:
-    """Return the sum of squares of the weights of each unit; ``by`` has a factor for each index along the axis.
+    """Return the sum of squares of the weights of each unit, each square times its factor in ``by``.
 
-    If the tensor has the weights of all experts, ``by`` may have these factors for each expert.
+    ``by`` has a factor for each index along the axis or, if the tensor has the weights of all experts, for each expert
+    and each index.
 
     The tensor is read in blocks of its first dimension, of about ``BLOCK`` bytes in double precision.
     """
@@ -116,10 +117,10 @@ def scores_by_activations(
 ) -> list[float]:
     """Return the score of each unit: its contribution to the layers that use it, as a sum of squares.
 
-    This is the mean square of each input times the sum of squares of its weights, as in Wanda
-    (https://arxiv.org/abs/2306.11695) for single weights. The score of an expert is the mean length of its outputs
-    times the router's weight (REAP, https://arxiv.org/abs/2510.13999), or else how often it is used. Raises ConfigError
-    if the statistics lack what is needed.
+    It is the sum, over the unit's inputs to these layers, of mean square of the input times sum of squares of its
+    weights; Wanda (https://arxiv.org/abs/2306.11695) does the same for single weights. The score of an expert is its
+    REAP saliency (https://arxiv.org/abs/2510.13999), the mean of router weight times norm of its output; if the
+    statistics lack it, how often the expert is used. Raises ConfigError if the statistics have none of these.
     """
     keys = [axis.key for axis in axes]
     if are_experts:
@@ -138,6 +139,6 @@ def scores_by_activations(
         what = "how often experts are used" if are_experts else "the inputs of the layers that use them"
         raise ConfigError(
             f"{escape(statistics.path)} does not have {what}: {escape(keys[0])} and others.",
-            hint="Leave --by out, so that what is kept is chosen by its weights, or list it with --keep.",
+            hint="Leave --by out to choose by the size of weights, or list the indices to keep with --keep.",
         )
     return found

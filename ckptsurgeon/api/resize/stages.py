@@ -35,9 +35,9 @@ TESTED = (
     "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
     "falcon", "gpt_bigcode", "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
 )  # fmt: skip
-"""The types of models whose outputs the tests compare before and after each change that should not change them."""
+"""The model types for which tests compare the outputs before and after each change that should not affect outputs."""
 _OF_HEADS = ("width", "kv_heads", "heads")
-"""The roles of fields that change queries, keys and values differently, so that these must not be in one tensor."""
+"""The roles of fields that change queries, keys and values differently; these must then be in separate tensors."""
 _AT_LAST = ("depth", "vocabulary")
 """The roles of fields that are changed last, when tensors have the output's names."""
 GENERATION = "generation_config.json"
@@ -46,7 +46,7 @@ GENERATION = "generation_config.json"
 class Stages:
     """The change of a network from one configuration to another, one field after the other.
 
-    ``fields`` has {dotted path of a field: new value}. Of a field with several names, the main name is used. Raises
+    ``fields`` has {dotted path of a field: new value}. If a field has several names, its main name is used. Raises
     ConfigError and PlanError.
     """
 
@@ -81,17 +81,17 @@ class Stages:
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
-        """All fields whose values differ from those in the source's config.json, as nested dicts."""
+        """The fields whose values differ from those in the source's config.json, as nested dicts."""
         return nested({**self._asked.new, **lists_of_layers(self._asked, self._choices)}, self._asked.before)
 
     @property
     def is_tested(self) -> bool:
-        """Whether the tests compare the outputs of networks of this model type before and after a change."""
+        """Whether the tests compare outputs before and after a change for this model type."""
         return self._asked.before.get("model_type") in TESTED
 
     @property
     def said(self) -> list[str]:
-        """Notes on fields that are changed although no tensor changes, and on lists with an entry for each layer."""
+        """Notes on changed fields on which no tensor depends, and on changed lists with an entry for each layer."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]
@@ -161,13 +161,13 @@ class Stages:
         return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
-        """Return a change whose policies name the tensors as the output names them."""
+        """Return ``change`` with the output's names of tensors in its policies."""
         fused = fused_keys(network)
         change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
         return change
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
-        """Return the values that modules have besides their weights, before and after the present change."""
+        """Return the values in modules that are not weights, before and after the current change."""
         first, last = (self._facts_of(one).constants for one in self._pair)
         return first, last
 
@@ -177,22 +177,22 @@ class Stages:
         return self._facts[id(network)][1]
 
     def _check_norms(self) -> None:
-        """Raise PlanError early if the network's norms do not allow a width with added zeros."""
+        """Raise PlanError if the network's norms do not allow added dimensions of zeros; runs before all changes."""
         for name in self._asked.of("width"):
             if self._asked.way_of(name) == INIT:
                 norms = norm_forms(self.first)
                 check_norms(name, norms, norms, self._asked.numbers(name))
 
     def _norms(self) -> tuple[Mapping[str, NormForm], Mapping[str, NormForm]]:
-        """Return the kinds of norms of the network before and after the present change."""
+        """Return the kinds of norms of the network before and after the current change."""
         first, last = self._pair
         return norm_forms(first), norm_forms(last)
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
-        """Return ``change``; if modules use other constants after it, its text says so, and it is not exact.
+        """Return ``change``; if constants in modules differ after it, note them in its text, and set it to not exact.
 
-        ``role`` and ``name`` are those of the changed field. ``before`` and ``after`` are the network before and after
-        the change.
+        ``role`` and ``name`` are the role and the name of the changed field. ``before`` and ``after`` are the network
+        before and after the change.
         """
         if role == "depth":
             paths = lists_of(before, after, self._asked.numbers(name))
@@ -213,7 +213,7 @@ class Stages:
         return self._base.target(nested(self._done, self._asked.before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
-        """Change the fields that have no role, and return the network that results; "width" is a role, for example.
+        """Change the fields that have no role (such as "width"), and return the resulting network.
 
         ``before`` is the network without these changes. ``kinds`` maps the keys of its tensors to the kinds of their
         modules. Raises PlanError if the changes affect shapes.

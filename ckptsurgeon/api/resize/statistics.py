@@ -49,21 +49,21 @@ def stats(
 ) -> Plan:
     """Run the network of a checkpoint on inputs, and return the plan of a file with statistics of its activations.
 
-    The file has, for each linear layer ``L``, the mean square of each of its inputs over all positions (``L.inputs``,
-    float32, one number for each column of the weight); for each router of experts, the share of positions that use each
-    expert (``L.load``); for each module with the weights of all experts, the mean of the length of each expert's output
-    times the router's weight over the positions that use it (``L.saliency``, REAP, https://arxiv.org/abs/2510.13999),
-    and the mean square of each input of each expert's last layer times that weight, over all positions (``L.inputs``,
-    experts by channels); and for each layer of a list, its block influence (``L.influence``, one number): 1 minus the
-    mean cosine of its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853). ``resize`` uses them.
+    ``resize`` uses these statistics, of modules ``L``. A linear layer has ``L.inputs`` (float32): the mean square of
+    each input, over all positions. A router has ``L.load``: for each expert, the share of positions that use it. A
+    module with the weights of all experts has ``L.saliency``: for each expert, the mean of router weight times norm of
+    its output, over the positions that use it (REAP, https://arxiv.org/abs/2510.13999). It also has ``L.inputs``
+    (experts by channels): the mean square, over all positions, of router weight times input of the expert's last layer.
+    A layer in a list of layers has its block influence ``L.influence``: 1 minus the mean cosine between its input and
+    its output (ShortGPT, https://arxiv.org/abs/2403.03853).
 
     ``merge`` uses further statistics. With ``gram``, each weight K of a linear layer gets the Gram matrix of the
     layer's inputs (``K.gram``, float32): the mean of x x^T over all positions, summed in double precision in temporary
-    files of 8 bytes for each of its elements, since all matrices together may not fit in memory. With ``fisher``, each
+    files (8 bytes for each element), because all matrices together may not fit in memory. With ``fisher``, each
     parameter K gets the diagonal of its empirical Fisher information (``K.fisher``, float32): the mean over the
     examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
-    parameter. The loss is the model's own if the inputs have ``labels``; that of the next token for causal language
-    models; otherwise that of labels drawn from the model's own prediction with ``seed``
+    parameter. If the inputs have ``labels``, the loss is the model's own; for causal language models, it is the loss of
+    the next token; otherwise, labels are drawn from the model's own prediction with ``seed``
     (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors for which Gram matrices and
     Fisher information are computed.
 
@@ -144,13 +144,13 @@ def stats(
 
 
 def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Return the keys of the weights that patterns choose for Gram matrices and Fisher information, and notes."""
+    """Return the keys of the weights that ``include`` and ``exclude`` choose, and notes on patterns."""
     found = chosen_keys(list(dict.fromkeys(weights_of(network).keys.values())), include, exclude)
     return frozenset(found.keys), found.notes
 
 
 def _notes(said: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on Gram matrices and Fisher information: tensors without them, and the loss that was used."""
+    """Yield notes on Gram matrices and Fisher information: which tensors have none, and which loss was used."""
     for kind, of in ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of")):
         about = said.get(kind)
         if about is not None and about["lacking"]:
@@ -194,7 +194,7 @@ class _OfExperts(ExpertSums):
 
 @contextmanager
 def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean | _OfExperts]]:
-    """Collect statistics of a network during the ``with`` block, as {key: statistics}.
+    """Yield {key: statistics}, which is filled when the network runs in the ``with`` block.
 
     Positions where ``mask`` is 0 are padding, and do not count.
     """

@@ -34,10 +34,9 @@ __all__ = [
 NOTE = "ckptsurgeon.stats"
 """The metadata entry that records the model and the inputs of the statistics."""
 PLACES, BYTES = 1024, 32
-"""At how many positions a file is sampled to recognise it, and how many bytes are read at each."""
+"""To recognise a file, ``BYTES`` bytes are read at each of ``PLACES`` positions."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
-"""The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes its
-input, and how much experts contribute."""
+"""Endings of keys: mean squares of inputs, use of experts, influence of a layer, and contribution of experts."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Statistics:
         return self.values.get(f"{key.rpartition('.')[0]}.{INPUTS}")
 
     def load(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how often each expert is used, from the router among the modules of ``keys``; None without one."""
+        """Return how often each expert is used, from the router among the modules of ``keys``; None if unknown."""
         names = (f"{key.rpartition('.')[0]}.{LOAD}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 
@@ -82,7 +81,7 @@ class Statistics:
 
 
 def read_statistics(path: Path, source: Checkpoint) -> Statistics:
-    """Return the statistics in a file that ``stats`` made from ``source``; raises ConfigError for another model's."""
+    """Return the statistics in a file that ``stats`` made from ``source``; raises ConfigError for another model."""
     name = os.fspath(path)
     with open_checkpoint(name, unwrap=False) as opened:
         check_belongs(said_in(opened), name, source)
@@ -116,7 +115,7 @@ def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> Non
 
 
 def prints(opened: Checkpoint) -> list[str]:
-    """Return what identifies the weights: digests of headers, of the last bytes, and of bytes at many positions.
+    """Return digests that identify the weights: of headers, of the last bytes, and of bytes at many positions.
 
     Fine-tuning may change only some layers, so bytes at ``PLACES`` positions of each file are read.
     """

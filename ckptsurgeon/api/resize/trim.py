@@ -34,12 +34,13 @@ WITHOUT_TOKENS = ("special_tokens_map.json", *CHAT, "normalizer.json")
 def trimmed(
     base: Resizable, path: str, corpora: Sequence[str], *, keeps_special: bool, largest: bool
 ) -> tuple[NewVocabulary, KeptTokens]:
-    """Return the vocabulary that the corpora need, and the tokens that are kept, in groups.
+    """Return the vocabulary that the corpora need, and the kept tokens, grouped by the reason.
 
-    ``path`` is the tokenizer.json in the folder of the weights. Special and added tokens are kept if ``keeps_special``,
-    else those that the corpora, the configuration or the tokeniser's settings use. ``largest`` is true if the token
-    with the largest id must be kept. The tokens of texts that the chat template writes are kept, too. The corpora are
-    read twice: the smaller tokeniser has to encode them into the same tokens. Raises ConfigError or PlanError.
+    ``path`` is the tokenizer.json in the folder of the weights. If ``keeps_special`` is true, all special and added
+    tokens are kept; else only those that the corpora, the configuration or the tokeniser's settings use. The tokens of
+    texts that the chat template writes are kept, too. ``largest`` is true if the token with the largest id must be
+    kept. The corpora are read twice, to check that the smaller tokeniser encodes them into the same tokens. Raises
+    ConfigError or PlanError.
     """
     if os.path.basename(path) != TOKENIZER:
         raise ConfigError(
@@ -151,7 +152,7 @@ def _is_named(token: str, path: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _of_ids(base: Resizable, tokens: Sequence[str], kept: set[str]) -> Iterator[str]:
-    """Yield the tokens whose ids config.json and generation_config.json use, and that are not in ``kept``."""
+    """Yield the tokens that are not in ``kept``, but whose ids occur in config.json or generation_config.json."""
     numbers = Renumbering.of(tokens, [token for token in tokens if token in kept])
     documents = [base.fields()]
     path = os.path.join(base.folder, GENERATION)

@@ -31,7 +31,7 @@ FIELD = "vocab_size"
 FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
-"""The phrase that says what stays equal if the rows of some tokens are copied, and all others are new or left out."""
+"""Names, in notes, what stays equal if the rows of some tokens are copied and all others are new or left out."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class VocabularyChoices:
 
 @dataclass(frozen=True)
 class VocabularyStep:
-    """The change of a vocabulary: new values of fields, the planner's options, and the texts of its notes.
+    """The change of a vocabulary: new values of fields, options of the planner, and texts of notes.
 
     ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
     ``donor`` is the model from which new rows are made, if one is.
@@ -69,9 +69,9 @@ class VocabularyStep:
 
 
 def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep | None:
-    """Return the change of the vocabulary that is asked for; None if there is none.
+    """Return the change of the vocabulary that the user asks for; None if there is none.
 
-    ``fields`` are the fields that the user sets. Raises ConfigError for options that do not fit together or a list that
+    ``fields`` are the fields that the user sets. Raises ConfigError if options do not fit together or a token list
     cannot be read, PlanError if a token list is not the model's.
     """
     if choices.pad_to < 1:
@@ -131,7 +131,7 @@ def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCh
     said = (
         f"{path} {rows} to {padded}: {len(kept.tokens)} of {count(len(new.source.tokens), 'token')} are left ({groups})"
     )
-    stays = {ends: 2} if ends and ends not in fields else {}  # the order of ids stays, so the largest is still the end
+    stays = {ends: 2} if ends and ends not in fields else {}  # the end token still has the largest id
     return VocabularyStep(
         {path: padded, **stays}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new,
         (new.paths[0], *choices.corpora),
@@ -176,7 +176,7 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
     said = f"{path} {old} to {size}: {count(more, 'row')} added at the end ({new})"
     if not more:
         by = (
-            f"none of them has a token: there are {listed}"
+            f"none of them has a token: the tokeniser has {listed} tokens"
             if listed
             else "without regard to tokens, because there is no tokeniser"
         )
@@ -185,7 +185,7 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
 
 
 def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, listed: int) -> None:
-    """Raise PlanError if a row of a token would be cut, ConfigError if a row of a token id in the configuration would.
+    """Raise PlanError if the row of a token would be cut, ConfigError for the row of an id in the configuration.
 
     ``size`` is the new number of rows, ``old`` the old one, and ``listed`` the number of tokens.
     """

@@ -34,10 +34,10 @@ LINE = 1000
 SAID = 300
 """At most this many characters of the command's error are recorded in a trial."""
 GRACE_S = 5.0
-"""Seconds to read the rest of the output after all processes of the command have been killed."""
+"""After all processes of the command have been killed, the rest of its output is read for at most this many seconds."""
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
-# A number with a comma in it is none: 0,5 may be a half, and 1,500 a thousand and a half.
+# Text such as 0,5 or 1,500 is not read as a number, because it is ambiguous: a comma may mark decimals or thousands.
 _NUMBERS = re.compile(rf"(?<![\w.])(?<!\d,)(?:{_NUMBER})(?![\w.]*\w)(?!,\d)", re.IGNORECASE)
 _LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
 _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
@@ -45,7 +45,7 @@ _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run of the command: a ``score``, or None and the reason why there is none."""
+    """The result of a run of the command: its ``score``; if the run failed, None, and the reason in ``why``."""
 
     score: float | None
     why: str = ""
@@ -88,14 +88,14 @@ class Command:
         return cls(words, metric, timeout)
 
     def of(self, model: str) -> list[str]:
-        """Return the words of the command for a model."""
+        """Return the words of the command, with the path of the model in place of ``{model}``."""
         return [word.replace(MODEL, model) for word in self.words]
 
     def score(self, text: str) -> Outcome:
-        """Return the score in the output of the command, or the reason why there is none.
+        """Return the score in ``text``, the output of the command, or the reason why there is none.
 
-        The score is the value in the last line ``metric: value``, or in a line that is only a number, or else the last
-        number.
+        The score is the value in the last line ``metric: value``. If no ``metric`` is set, it is the value in the last
+        line that is ``name: value`` or only a number; if there is no such line, the last number.
         """
         lines = [line[-LINE:].strip() for line in text.splitlines()]
         if self.metric:
@@ -186,7 +186,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(text: str) -> str:
-    """Return a colon and the last line that is not empty, to be put after a message; '' if there is no such line."""
+    """Return ": " and the last line that is not empty, to be added to a message; '' if there is no such line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f": {escape(lines[-1], SAID)}" if lines else ""
 
@@ -207,7 +207,7 @@ class _Tail:
                 self._kept = kept
 
     def text(self) -> str:
-        """Return the last text of the stream, without the line that is cut at its beginning."""
+        """Return the last lines of the stream, without a first line whose beginning was dropped."""
         self._thread.join(GRACE_S)
         text = self._kept.decode("utf-8", "replace")
         return text.partition("\n")[2] if self._dropped and "\n" in text else text

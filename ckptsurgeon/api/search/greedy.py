@@ -1,4 +1,4 @@
-"""``greedy_soup``: averages those models, of several, that together have the best score."""
+"""``greedy_soup``: averages several models, and leaves out those that make the score of the average worse."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def greedy_soup(
     key: Path | None = None,
     observe: Observer | None = None,
 ) -> SearchResult:
-    """Average those of several models that together have the best score, and write the result to ``output``.
+    """Average several models without those that make the score of the average worse; write the result to ``output``.
 
-    Each model is scored by the command ``evaluate``, as in ``search``. Beginning with the best model, each model in
-    turn is averaged with the models that were kept, and is kept if the score is not worse:
-    https://arxiv.org/abs/2203.05482, recipe 1. A model whose own evaluation fails is left out, with a note.
-    ``parallel`` models are scored at the same time; the averages follow one by one. ``int_buffers``, ``vocab`` and
-    ``encoding`` are those of ``average``, the other arguments those of ``search``. The result has a trial for each
-    model and for each average.
+    Each model is scored by the command ``evaluate``, as in ``search``. Then, from the best model to the worst, each
+    model is averaged with the models kept so far, and is kept if the score is not worse (recipe 1 in
+    https://arxiv.org/abs/2203.05482). A model whose own evaluation fails is left out, with a note. ``parallel`` models
+    are scored at the same time; averages are scored one after the other. ``int_buffers``, ``vocab`` and ``encoding``
+    are those of ``average``, the other arguments those of ``search``. The result has a trial for each model and for
+    each average.
 
     Raises what ``average`` and ``search`` raise.
     """
@@ -124,7 +124,7 @@ class _Soup:
         return unchanged(average([self.paths[name] for name in names], **self.options), self.known)
 
     def recipe(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the ordinary recipe that averages some models, or copies a single one."""
+        """Return a recipe of ckptsurgeon that averages the models ``names``; a single model is copied."""
         paths = [self.paths[name] for name in names]
         if len(paths) == 1:
             return {"verb": "convert", "source": paths[0]}
@@ -154,7 +154,7 @@ class _Soup:
 
 
 def _run(study: Study, run: TrialRun, values: Mapping[int, list[str]]) -> None:
-    """Run a trial for the average of some models; ``values`` maps the number of each trial to the names of its models.
+    """Run the trials in ``values``: {number of a trial: names of the models that it averages}.
 
     Trials that have ended already are not run again.
     """

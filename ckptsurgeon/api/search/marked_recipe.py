@@ -1,4 +1,4 @@
-"""A recipe with marked parameters: it is read, filled in with values, and planned as an ordinary recipe."""
+"""A recipe with marks in place of parameters: reads it, replaces the marks by values, and plans the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..recipes import plan_recipe, with_absolute_paths
 __all__ = ["MarkedRecipe", "plan_of_recipe", "read_marked_recipe"]
 
 _OF_MODELS = ("model", "base_model", "path", "tokenizer_source", "source")
-"""The fields of a recipe of mergekit that can be the path of a model."""
+"""The fields of a mergekit recipe that can be the path of a model."""
 _WRITING = ("output", "to", "max_shard_size", "ranks", "axis", "mesh", "assert")
 """The fields of a recipe of ckptsurgeon that describe its output; a search has many outputs."""
 
@@ -49,10 +49,9 @@ class MarkedRecipe:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def filled(self, values: Mapping[str, Value]) -> str:
-        """Return the recipe with values in place of the marks, as YAML, with absolute paths.
+        """Return the recipe as YAML, with values in place of the marks, and with absolute paths.
 
-        Raises ConfigError for a recipe that is not valid with these values, SourceError for a model that does not
-        exist.
+        Raises ConfigError if the recipe is not valid with these values, SourceError if a model does not exist.
         """
         document = self.space.filled(values)
         if not self.is_mergekit:
@@ -60,7 +59,7 @@ class MarkedRecipe:
         return dump_yaml(_with_models(document, self._models(document)))
 
     def plugin(self, values: Mapping[str, Value]) -> str | None:
-        """Return the path of the recipe's plugin with these values, None if it has none."""
+        """Return the path of the plugin that the recipe names with these values; None if it names none."""
         document = {} if self.is_mergekit else with_absolute_paths(self.space.filled(values), self.path)
         found = document.get("plugin")
         return found if isinstance(found, str) else None

@@ -1,4 +1,4 @@
-"""Copies tensors that are equal in a trial's model and in that of the trial before, instead of merging them again."""
+"""Copies tensors that do not change between two trials from the earlier model, instead of merging them again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..inputs.inputs import plan_source
 __all__ = ["MadeModel", "equal_steps", "with_copies"]
 
 COMPUTED = ("average", "lora", "max", "merge")
-"""The operations whose results are copied from the trial before; steps that copy a source are not changed."""
+"""The operations whose results are copied from the earlier model; steps that copy a source stay as they are."""
 
 
 @dataclass(frozen=True)
 class MadeModel:
-    """The model of a trial as it was written: its plan, its path, and the fingerprints of its files."""
+    """The written model of a trial: its plan, its path, and the fingerprints of its files."""
 
     trial: int
     plan: Plan
@@ -37,7 +37,7 @@ class MadeModel:
 def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
     """Return the keys of the tensors that both plans compute in the same way: from the same files, with equal values.
 
-    Left out are tensors that are stored quantised, and tied keys: their tensor is stored under the first key alone.
+    Tensors that are stored quantised, and keys tied to another key, are left out: only the other key is stored.
     """
     if plan.sources != before.sources or plan.seed != before.seed or plan.vocabularies != before.vocabularies:
         return frozenset()
@@ -50,7 +50,7 @@ def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
 
 
 def with_copies(plan: Plan, before: MadeModel) -> Plan:
-    """Return ``plan``, in which the tensors that are equal in the model ``before`` are copied from its files.
+    """Return ``plan`` changed so that tensors that are equal in the model ``before`` are copied from its files.
 
     If these files have changed, ``plan`` is returned unchanged.
     """

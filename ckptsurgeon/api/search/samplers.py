@@ -20,13 +20,13 @@ SAMPLERS = ("cma-es", "tpe", "sobol", "random", "grid")
 OPTUNA = ("cma-es", "tpe")
 """The samplers that need the extra ``search``."""
 LEAST_DIMENSIONS = 2
-"""The fewest parameters for CMA-ES, which adapts their covariance: a single parameter has none."""
+"""CMA-ES needs at least this many parameters, because it adapts their covariance."""
 
 
 class Sampler(Protocol):
     """Proposes the values of trials, and is told their scores; trials are numbered from 1.
 
-    ``most`` is the number of trials after which proposals would repeat, None if they never do.
+    ``most`` is the number of trials after which proposals repeat; None if they never do.
     """
 
     most: int | None
@@ -55,7 +55,7 @@ def chosen_sampler(name: str, space: SearchSpace) -> tuple[str, str]:
         return name, ""
     if importlib.util.find_spec("optuna") is None:
         return "sobol", (
-            "optuna is not installed, so values are spread evenly over the ranges (Sobol), and do not follow the "
+            "optuna is not installed, so the sampler is Sobol, which spreads values evenly and does not use the "
             "scores; pip install 'ckptsurgeon[search]' installs it"
         )
     numbers = [one for one in space.parameters if not one.choices]
@@ -72,7 +72,7 @@ def make_sampler(name: str, space: SearchSpace, *, seed: int, trials: int, maxim
 
 
 class _Spread:
-    """The base of samplers whose proposals depend only on the number of the trial, not on scores."""
+    """The base class of samplers whose proposals depend only on the number of the trial, not on scores."""
 
     most: int | None = None
 
@@ -115,7 +115,7 @@ class _Random(_Spread):
 
 
 class _Grid(_Spread):
-    """All combinations of the parameters' values; of a range, evenly spaced values, as many as ``trials`` allows."""
+    """All combinations of the parameters' values; a range gets evenly spaced values, as many as ``trials`` allows."""
 
     def __init__(self, space: SearchSpace, seed: int, trials: int) -> None:
         super().__init__(space, seed, trials)
@@ -128,9 +128,9 @@ class _Grid(_Spread):
 
 
 def _levels(parameters: Sequence[Parameter], trials: int) -> list[list[Value]]:
-    """Return the values of each parameter for a grid of at most ``trials`` points; they include both ends of a range.
+    """Return the values of each parameter for a grid of at most ``trials`` points; those of a range include both ends.
 
-    Raises ConfigError if the grid cannot be so small.
+    Raises ConfigError if even the smallest grid has more points.
     """
 
     def of(number: int) -> list[list[Value]]:
@@ -153,7 +153,7 @@ def _evenly(one: Parameter, number: int) -> list[Value]:
 
 
 class _Optuna:
-    """A sampler of optuna, whose state is only in memory: a resumed study tells it the earlier trials again."""
+    """A sampler of optuna; its state is only in memory, so a resumed study tells it the earlier trials again."""
 
     most: int | None = None
 
@@ -163,7 +163,7 @@ class _Optuna:
             _package("cmaes")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of experimental arguments
+            warnings.simplefilter("ignore")  # warnings about experimental arguments
             kind = optuna.samplers.CmaEsSampler if name == "cma-es" else optuna.samplers.TPESampler
             self._study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=kind(seed=seed))
         self._space = space

@@ -33,7 +33,7 @@ from .trials import Observer, Proposals, TrialRun, Trials
 __all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unchanged", "unfinished", "written"]
 
 ATTEMPTS = 10
-"""Before a search begins, at most this many sets of values are tried to find one with which models can be merged."""
+"""Before a search begins, at most this many sets of values are tried, until a merge is possible with one."""
 
 
 @checked
@@ -60,22 +60,24 @@ def search(
 ) -> SearchResult:
     """Search for the best values of the parameters that a recipe marks, and write the best model to ``output``.
 
-    ``recipe`` is a recipe of mergekit or of ckptsurgeon in which ``{search: [0, 1]}`` stands for a number, or
-    ``{choice: [a, b]}`` for a value. For each trial, a model is made and ``evaluate`` is run, a command without a shell
-    in which ``{model}`` is the path of the model. The score is the last ``metric: value``, or else the last number,
-    that the command prints; ``metric`` chooses the line. If ``maximize`` is true, larger is better. A command that
-    fails, prints no number or runs for more than ``trial_timeout`` seconds makes a failed trial. ``test`` is a command
-    of the same form that is run on the output alone, for data that the search does not see.
+    ``recipe`` is a recipe of mergekit or of ckptsurgeon in which marks stand for parameters: ``{search: [0, 1]}`` for a
+    number, ``{choice: [a, b]}`` for one of some values. For each trial, a model is made, and the command ``evaluate``
+    is run on it, without a shell; ``{model}`` in the command stands for the path of the model. With ``metric``, the
+    score is the value in the last line ``metric: value`` that the command prints. Otherwise, it is the value in the
+    last line that is ``name: value`` or only a number, or else the last number. If ``maximize`` is true, larger scores
+    are better. A command that fails, prints no number or runs for more than ``trial_timeout`` seconds makes a failed
+    trial. ``test`` is a command of the same form that is run on the output alone, for data that the search does not
+    see.
 
-    The trials are logged as JSON lines in the folder ``study`` (by default the output's path and ".study"): the same
-    call goes on where an earlier one stopped, and ``trials`` counts all of them. ``sampler`` is "cma-es" or "tpe"
-    (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations run at the same
-    time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set. ``begin`` is
-    called with the result as it is before the first trial, and ``observe`` with each trial that has ended. With zero
-    ``trials``, nothing is run or written. ``force``, ``wait`` and ``key`` are those of ``apply``.
+    The trials are logged as JSON lines in the folder ``study`` (by default the path of the output with ".study" added).
+    The same call continues a study that was stopped; ``trials`` is the number of trials of the whole study. ``sampler``
+    is "cma-es" or "tpe" (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations
+    run at the same time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set.
+    ``begin`` is called once before the first trial, with the result so far, and ``observe`` with each trial that has
+    ended. With zero ``trials``, nothing is run or written. ``force``, ``wait`` and ``key`` are those of ``apply``.
 
     Raises ConfigError for a wrong mark, command or argument, and for a folder with the study of another recipe;
-    CheckpointError if no trial has a score; and what ``merge`` and ``apply`` raise.
+    CheckpointError if no trial has a score; and the errors of ``merge`` and ``apply``.
     """
     check_seed(seed)
     _check_counts(trials, parallel)
@@ -148,7 +150,7 @@ def check_free(path: str, *, force: bool) -> None:
 
 
 def model_name(output: str) -> str:
-    """Return the name of each trial's model: that of the output; it ends with a slash if the output is a folder."""
+    """Return the name of each trial's model: that of the output, without its path; with a slash if it is a folder."""
     name = os.path.basename(output.rstrip("/"))
     is_folder = output.endswith("/") or os.path.isdir(output) or not os.path.splitext(name)[1]
     return f"{name}/" if is_folder else name
@@ -161,10 +163,10 @@ def unfinished(study: Study, trials: int) -> list[int]:
 
 
 def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
-    """Return the closed plan for some values of the parameters with which the models can be merged.
+    """Return the plan, closed, for the first values of the parameters that are found with which a merge is possible.
 
-    If there are none after several attempts, raises the error of the first attempt. So a wrong recipe causes an error
-    before anything is written, instead of a study of failed trials.
+    If several attempts fail, raises the error of the first. So a wrong recipe causes an error before anything is
+    written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
     names = [one.name for one in marked.space.parameters]
@@ -183,12 +185,12 @@ def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
 
 
 def digests(plan: Plan) -> dict[str, str]:
-    """Return {name of a source: digest of the sizes, headers and times of its files} for a plan."""
+    """Return {name of a source of the plan: digest of the sizes, headers and times of its files}."""
     return {one.name: hashlib.sha256(repr(one.files).encode()).hexdigest()[:16] for one in plan.sources}
 
 
 def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
-    """Return a plan if its models have not changed since the search began; else raises SourceError.
+    """Return ``plan`` if its models have not changed since the search began; else raise SourceError.
 
     ``known`` are the digests of the models when the search began.
     """

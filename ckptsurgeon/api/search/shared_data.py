@@ -1,4 +1,4 @@
-"""Compares the data of the search with the data of the test, which is fair only if the search never used them."""
+"""Compares the data of the evaluation command with those of the test command: a fair test uses only unseen data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SHORT = 8
 def notes_on_data(search: Command, test: Command | None) -> list[str]:
     """Return notes on data that the test command shares with the evaluation command, or a note that there is no test.
 
-    The data of a command are its words that are files, except for the program and its script. The first file is the
-    script if its name ends like a script's (``.py``). Other files that the commands read are not known.
+    The data of a command are the files among its words, except for the program and its script. The first file is the
+    script if its name ends with, for example, ``.py``. Other files that a command reads are not known.
     """
     if test is None:
         return [
@@ -50,7 +50,7 @@ def _data(command: Command) -> list[str]:
 
 
 def _script(command: Command) -> str:
-    """Return the first word after the program that has the suffix of a script (``.py``); '' if there is none."""
+    """Return the first word after the program with the suffix of a script, such as ``.py``; '' if there is none."""
     scripts = (word for word in command.words[1:] if word.endswith((".py", ".sh", ".pl", ".rb", ".js", ".R")))
     return next(scripts, "")
 
@@ -83,7 +83,7 @@ def _overlaps(own: list[str], other: list[str]) -> Iterator[str]:
             yield f"{escape(path)} of --test has the same bytes as {escape(whole[data])} of --evaluate"
             continue
         first, *rest = _lines(data) or [b""]
-        lines = {*rest} if first in heads else {first, *rest}  # a first line that is in both names the columns
+        lines = {*rest} if first in heads else {first, *rest}  # an equal first line has the names of the columns
         both = [line for line in lines if line in seen]
         if both:
             yield (

@@ -26,15 +26,15 @@ __all__ = ["BEST", "PICTURE", "Study", "opened_study"]
 
 SETTINGS, LINES, TRIALS, BEST, PICTURE = "study.json", "trials.jsonl", "trials", "best.yaml", "scores.svg"
 MOST_BYTES = 1 << 30
-"""The largest size of the lines of a study, in bytes."""
+"""The largest size in bytes of the file with the lines of a study."""
 
 
 @dataclass
 class Study:
     """An open study: its folder, its settings, and its trials by number, in the order in which they began.
 
-    ``events`` has (number of a trial, whether it ended) for each beginning and end of a trial, in the order of the
-    lines.
+    ``events`` has an entry for each line: the number of a trial, and whether the line is its end (true) or its
+    beginning.
     """
 
     folder: str
@@ -66,7 +66,7 @@ class Study:
             with open(path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
-                if trial.state != BEGUN:  # one that has begun would only run again
+                if trial.state != BEGUN:  # without its end, the trial would only run again
                     sync(file.fileno())
         except OSError as error:
             raise output_error(path, error) from error
@@ -81,7 +81,7 @@ class Study:
 
     @contextmanager
     def room(self, number: int, *, keep: bool) -> Iterator[str]:
-        """Yield an empty folder for the files of a trial; it is removed afterwards unless ``keep`` is set."""
+        """Yield an empty folder for the files of a trial; it is removed after the ``with`` block unless ``keep``."""
         path = self.path(TRIALS, f"{number:04}")
         shutil.rmtree(path, ignore_errors=True)
         try:
@@ -97,7 +97,7 @@ class Study:
                     os.rmdir(self.path(TRIALS))
 
     def best(self) -> Trial | None:
-        """Return the trial with the best score, the first of those that are equal; None if none has a score."""
+        """Return the trial with the best score (the first one, if several have it); None if no trial has a score."""
         scored = [one for one in self.trials.values() if one.score is not None]
         sign = 1.0 if self.settings["maximize"] else -1.0
         return max(scored, key=lambda one: (sign * (one.score or 0.0), -one.number), default=None)
@@ -107,8 +107,8 @@ class Study:
 def opened_study(folder: str, settings: Mapping[str, Any], *, wait: float | None = None) -> Iterator[Study]:
     """Open a study in a folder, or begin a new one there, and hold its lock during the run.
 
-    Raises ConfigError if the folder has a study with other settings, or other files; OutputError if another run uses
-    it.
+    Raises ConfigError if the folder has a study with other settings, or files that are no study; OutputError if another
+    run uses it.
     """
     folder = folder.rstrip("/") or folder
     with output_lock(folder, wait):

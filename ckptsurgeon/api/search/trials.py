@@ -29,9 +29,9 @@ Observer = Callable[[Trial], None]
 class Proposals:
     """The proposals of a sampler for a study, which may have been interrupted.
 
-    A sampler is told again its earlier proposals and their scores, in the order of the JSON lines. If it does not
-    propose the same values again, as another version of its library may do, it is given all earlier scores, and
-    ``note`` says so.
+    For a resumed study, the sampler proposes the earlier trials again, and is told their scores in the order of the
+    JSON lines. If it proposes other values than before (another version of its library may do so), it is instead told
+    all earlier values and scores, and ``note`` says so.
     """
 
     def __init__(self, make: Callable[[], Sampler], study: Study) -> None:
@@ -83,9 +83,9 @@ class Proposals:
 class TrialRun:
     """How the trials of a study are run.
 
-    ``made`` is a function of the values and the folder of a trial that returns the plan of its model, or the path of a
-    model that exists already. ``model`` is the name of the model in that folder; it ends in a slash if the model is a
-    folder. ``keep`` is true if models are not removed.
+    ``made`` takes the values and the folder of a trial, and returns the plan of its model, or the path of a model that
+    exists already. ``model`` is the name of the model in that folder; it ends in a slash if the model is a folder.
+    ``keep`` is true if models are not removed.
     """
 
     made: Callable[[Mapping[str, Any], str], Plan | str]
@@ -108,7 +108,7 @@ class Trials:
         self._evaluated = set[int]()
 
     def run(self, numbers: Iterable[int], begun: Callable[[int], Trial], ended: Callable[[Trial], None]) -> None:
-        """Run the trials with these numbers; ``begun`` returns each of them, and ``ended`` records it with its score.
+        """Run the trials with these numbers; ``begun`` returns each of them, and ``ended`` records each that has ended.
 
         If this is interrupted, the commands are killed, and the models of unfinished trials are removed.
         """
@@ -159,7 +159,7 @@ class Trials:
     def _apply(self, number: int, plan: Plan, model: str) -> None:
         """Write the model of a trial; tensors that are equal in the trial before are copied from its model.
 
-        The model of the trial before is kept for this, unless the first two trials have no equal tensors.
+        For this, each model is kept until the next trial is merged, unless the first two trials have no equal tensors.
         """
         made, before = plan, self._before
         try:

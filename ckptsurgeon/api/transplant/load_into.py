@@ -38,8 +38,8 @@ SHOWN = 5
 class ModuleLoading:
     """The module, the sources and the rules of one call of ``load_into``.
 
-    ``name``, the name of the module, is put in front of the messages of errors, ``specs`` are the sources, and ``root``
-    is the dotted path of the state dict in them.
+    Error messages begin with ``name``, the name of the module. ``specs`` are the sources, and ``root`` is the dotted
+    path of the state dict in them.
     """
 
     model: nn.Module
@@ -70,7 +70,7 @@ def load_into(
     them, except those that ``include`` or ``exclude`` leaves out; the note is also logged as a warning. With
     ``on_missing="error"``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
     Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
-    changed. Raises what ``transplant`` raises.
+    changed. Raises the errors of ``transplant``.
 
     If the tensors of a module are sharded over processes (DTensors, as ``fully_shard`` makes them), each process reads
     and writes only its own shard, one tensor after the other. If loading fails then, the tensors that were already
@@ -89,7 +89,7 @@ def load_into(
 
 
 def _missing(plan: Plan) -> Iterator[str]:
-    """Yield a note that lists the module's tensors that are in no source, except those that options leave out."""
+    """Yield a note on the module's tensors that are in no source, except those that ``include`` or ``exclude`` drop."""
     if plan.absent:
         number = f"{count(len(plan.absent), 'tensor')} of {escape(plan.target.name)}"
         are = "is in no source and keeps its" if len(plan.absent) == 1 else "are in no source and keep their"
@@ -122,7 +122,7 @@ def load_all(loadings: Sequence[ModuleLoading], before_writing: Callable[[], Non
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put ``name``, the name of a module, in front of the message of a CheckpointError that is raised in the block."""
+    """Put ``name``, the name of a module, in front of the message of a CheckpointError raised in the ``with`` block."""
     try:
         yield
     except CheckpointError as error:
@@ -142,7 +142,7 @@ def _planned(loading: ModuleLoading) -> Plan:
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:
-    """Return the contents of the config.json that a transformers model would get; {} for a model of another kind.
+    """Return the contents of the config.json that transformers would save for the model; {} for other modules.
 
     The result of ``to_dict`` is converted to JSON and back, because it may contain numbers as keys, and tuples.
     """

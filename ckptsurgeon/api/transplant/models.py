@@ -71,7 +71,7 @@ class TransplantModels:
 
     @property
     def stated(self) -> Mapping[str, Any]:
-        """The configuration of a destination that is not a checkpoint; empty if it has none."""
+        """The configuration of a destination that is a live module or a configuration; empty for a checkpoint."""
         return self.given or ({} if self.kept is not None else self.destination.config)
 
     @property
@@ -122,9 +122,9 @@ def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabular
 
 
 def _with_files_of_config_said(plan: Plan, models: TransplantModels) -> Plan:
-    """Return a plan with a note on the files next to the destination's config.json that the output does not get.
+    """Return a plan with a note on files next to the destination's config.json that are not copied to the output.
 
-    The weights in this folder are not meant, because only its configuration is used.
+    Weights in this folder are not noted, because only the configuration is used.
     """
     config = next(
         (path for path in (models.target.config, *models.target.files) if os.path.basename(path) == CONFIG), ""
@@ -141,13 +141,13 @@ def _with_files_of_config_said(plan: Plan, models: TransplantModels) -> Plan:
 
 
 def _is_same(path: str, folder: str) -> bool:
-    """Return whether a path is that of a folder, or of a file in it."""
+    """Return whether ``path`` is ``folder``, or a file in it."""
     path = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
     return os.path.realpath(path) == os.path.realpath(folder)
 
 
 def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabulary | None, *, by_place: bool) -> Plan:
-    """Return a plan with notes on files of sources that contradict those of the output: settings, tokens, labels.
+    """Return a plan with notes on contradictions between the files of sources and output: settings, tokens, labels.
 
     If models have different tokens, rows of embeddings are copied by position only if ``by_place`` is set; else
     PlanError is raised.

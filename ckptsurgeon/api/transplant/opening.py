@@ -1,4 +1,4 @@
-"""Opens the sources of a transplant, recognises their layouts, makes the plan, and leaves the sources open."""
+"""Opens the sources of a transplant, recognises their layouts, and makes the plan; the sources stay open."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def recognised(
     """Return the sources ``raw`` after the operations ``rows``, each with the layout that is then recognised in it.
 
     ``specs`` says, for each source, from which module the tensors are read and into which module they go. ``layout`` is
-    the layout that they get ("auto": that of the destination), and ``heads`` the value of ``--heads``.
+    the layout to which they are converted ("auto" for that of the destination), and ``heads`` is the value of
+    ``--heads``.
     """
     return [
         _recognised(checkpoint, one, spec, target, layout, heads)
@@ -108,7 +109,7 @@ def _config_of(target: TargetSpec) -> Mapping[str, Any]:
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return the part of a recognised layout that concerns the module ``spec.dst`` of the destination.
+    """Return the part of a recognised layout for the destination's module ``spec.dst``.
 
     The source is loaded into this module.
     """
@@ -159,16 +160,16 @@ def plan_into(
             raise
         try:
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
-        except (_UndecodableSourceError, PatternError):  # a pattern may match only parts of quantised tensors
+        except (_UndecodableSourceError, PatternError):  # a pattern may match only some parts of a quantised tensor
             raise error from None
-        except PlanError as other:  # clearer than ``error``: it is about weights, not codes
+        except PlanError as other:  # this error is clearer than ``error``: it names weights, not codes
             raise other from None
 
 
 class _UndecodableSourceError(UndecodableWeightError):
     """Raised if a quantised source cannot be decoded.
 
-    The transplant was first planned with copied codes. The error of that plan is reported instead of this one.
+    Never reaches the user: the error of the earlier plan, which copies codes, is reported instead.
     """
 
 
@@ -211,8 +212,8 @@ def _planned(
     the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
     ``by_place`` is set. ``reading`` is "dequantize" if quantised sources are decoded, and ``encoding`` is "dequantize"
     if results are stored as plain numbers; otherwise both are "keep". ``config`` is the configuration of a live module.
-    ``layout`` is the layout that the sources get; None is that of the destination, unless rules or operations are
-    given. ``heads`` is the value of ``--heads``.
+    ``layout`` is the layout to which the sources are converted; None means that of the destination, unless rules or
+    operations are given. ``heads`` is the value of ``--heads``.
     """
     is_ruled = bool(rows or options.rules or options.rulesets)
     layout = layout or (KEEP if is_ruled else AUTO)
@@ -270,12 +271,14 @@ def _planned(
         if not by_place and (change is not None or target.vocabulary):
             kept_folder = models.kept_folder
             plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change, kept_folder)
-    others += tuple(one.path for one in target.given)  # the output must not overwrite them, read by a step or not
+    others += tuple(
+        one.path for one in target.given
+    )  # so that the output does not overwrite them
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
 def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[SourceView]:
-    """Return the sources in the form that the planner reads: descriptions, tensors and recognised names."""
+    """Return the sources in the form that the planner reads: names, tensors and recognised names of tensors."""
     names = names_of([spec.uri for spec in specs])
     return [
         SourceView(
@@ -312,7 +315,7 @@ def decoded_target(target: TargetSpec) -> TargetSpec:
 
 
 def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], encoding: str) -> PlanSource | None:
-    """Return the destination as a further source of the plan: tensors that are in no other source keep its values.
+    """Return the destination as a further source of the plan: tensors that no other source has keep their values.
 
     Opens its file and appends it to ``opened``. Returns None for a destination without values. ``names`` are the names
     of the other sources.
@@ -327,7 +330,7 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], 
 
 
 def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> list[InitialView]:
-    """Return the files with initial values for a destination's tensors (``target.given``), as further sources.
+    """Return the files with initial values for a destination's tensors (``target.given``) as further sources.
 
     Opens these files and appends them to ``given``. ``names`` are the names of the other sources of the plan.
     """
@@ -362,7 +365,7 @@ def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint])
 
 
 def _given(itself: object, path: str) -> CheckpointLike:
-    """Return ``itself`` if it is an open checkpoint or a dict of tensors, else the path."""
+    """Return ``itself`` if it is an open checkpoint or a dict of tensors, else ``path``."""
     return cast("CheckpointLike", itself) if itself is not None else path
 
 
@@ -375,7 +378,7 @@ def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
 
 
 def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: TargetSpec) -> list[str]:
-    """Return the notes on the sources, their layouts and the destination, which are known before planning."""
+    """Return notes on the sources, their layouts and the destination: those that are known before the plan is made."""
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint

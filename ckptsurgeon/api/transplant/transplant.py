@@ -74,7 +74,7 @@ def transplant(
     constructor_weights: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan the transplant of one or more sources into a destination; reads headers only.
+    """Plan the transplant of one or more sources into a destination; only headers are read.
 
     If several sources have a tensor, the last of them is used. A source may have ESPnet's form
     ``file:src_key:dst_key:exclude_keys``. ``destination`` is a configuration, a checkpoint or a dict of tensors.
@@ -82,9 +82,9 @@ def transplant(
     Rules: ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO, or is a map from FROM to
     TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
     ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
-    are selected. ``layout`` is the layout that the sources get, instead of rules; by default it is that of the
-    destination, if both are networks of one known family, and no rules and operations are given; "keep" leaves the
-    layout as it is. ``heads`` are the numbers of heads of queries and keys ("32/8"), if no configuration has them.
+    are selected. ``layout`` is the layout to which the sources are converted. By default, without rules and operations,
+    it is that of the destination, if both are networks of the same known family; "keep" leaves the layout as it is.
+    ``heads`` are the numbers of query and key heads ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
     keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).
@@ -94,16 +94,15 @@ def transplant(
 
     Shapes and keys that do not fit: ``on_mismatch`` is a policy for tensors whose shapes differ (init, slice, pad,
     overlap, interpolate, positions-1d, positions-2d, patch, channels, center), or a map from pattern to policy.
-    ``on_missing``, for tensors that are in no source, is "init" or "error". The tensors that ``reinit`` matches are
-    initialised in any case; those that ``require`` matches must come from a source. ``drop_last`` is the number of last
-    layers of the destination that are initialised even if a source has them. With ``strict``, missing and unused keys
-    are errors.
+    ``on_missing``, for tensors that are in no source, is "init" or "error". Tensors that match ``reinit`` are always
+    initialised; tensors that match ``require`` must come from a source. ``drop_last`` is the number of last layers of
+    the destination that are initialised even if a source has them. With ``strict``, missing and unused keys are errors.
 
     Other options: if ``encoding`` is "dequantize", quantised sources and a quantised destination are decoded. ``dtype``
     is "keep" (that of the source) or the dtype of all floating tensors. ``seed`` is the seed for initialised tensors.
     ``root`` is the dotted path of the state dict in the sources. ``task`` is the ESPnet task, if an ESPnet
-    configuration fits several. If ``constructor_weights`` is False, weights that the destination's constructor would
-    load from files are not used. ``metadata`` sets entries of the metadata, as in ``convert``.
+    configuration fits several tasks. If ``constructor_weights`` is False, weights that the destination's constructor
+    would load from files are not used. ``metadata`` sets entries of the metadata, as in ``convert``.
 
     Raises PatternError, ConfigError, SourceError, FormatError, or PlanError if the plan is impossible.
     """

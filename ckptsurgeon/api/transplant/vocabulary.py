@@ -50,7 +50,7 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
 
 
 def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
-    """Return the change from the vocabulary in the first of two files to the one in the second; None without files.
+    """Return the change from the vocabulary in the first of two files to the second's; None if ``files`` is empty.
 
     ``spelled`` maps tokens of the source to differently written tokens of the destination. Raises ConfigError if a file
     cannot be read, or ``spelled`` is malformed.
@@ -82,9 +82,9 @@ def vocabulary_options(
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
     ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
-    paths of the sources and of the destination. ``has_donor`` is whether another model (a donor) has the new rows.
-    Raises ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if the list
-    in the folder of the destination comes first, the source's second.
+    paths of the sources and of the destination. ``has_donor`` is true if another model (a donor) has rows for the new
+    tokens. Raises ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if
+    the two lists are in the wrong order (the destination's first).
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
@@ -112,7 +112,7 @@ def vocabulary_options(
 
 
 def _are_beside(paths: Sequence[str], sources: Sequence[str], destination: str) -> tuple[bool, bool]:
-    """Return whether the first list of ``paths`` is in the folder of a source, and the second in the destination's."""
+    """Return whether the first of ``paths`` is in the folder of a source, and the second in that of the destination."""
     return any(_is_beside(paths[0], path) for path in sources), _is_beside(paths[1], destination)
 
 

@@ -15,11 +15,10 @@ from .values import destination_keys, roots, segments, shorten_to_beginnings, so
 
 __all__ = ["VARIABLE", "answer", "candidates", "run"]
 
-# The candidates for the next word.
+# Completions of the word at the cursor (candidates).
 
 Candidates = tuple[str, list[str]]
-"""A kind and the candidates: ``words``; ``partial`` words, after which no blank is added; ``files``, which the
-shell completes itself."""
+"""(Kind, candidates). The kind is ``words``; ``partial`` for words after which no blank is added; or ``files``, which the shell completes itself."""
 
 NOTHING: Candidates = ("words", [])
 FILES: Candidates = ("files", [])
@@ -99,7 +98,7 @@ def _beginning(values: Iterable[str], text: str) -> list[str]:
     return [value for value in values if value.startswith(text)]
 
 
-# Answers the shell within a time limit; after that, no candidates are offered.
+# Answers the shell within a time limit; if it is exceeded, no candidates are offered.
 
 VARIABLE = "_CKPT_COMPLETE"
 PATIENCE_S = 4.0
@@ -132,9 +131,9 @@ def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
     kind, values = candidates(command(), typed.words, typed.current)
     if kind == "files":
         return "files\n"
-    if not typed.plain:  # quotes inside the word: we cannot know what the shell would replace
+    if not typed.plain:  # quotes inside the word: it is not known which part the shell would replace
         return ""
     if shell == "fish" and kind == "partial" and not values[0].endswith("="):
-        values = [*values, f"{values[0]}."]  # with a single candidate, that shell would add a space
+        values = [*values, f"{values[0]}."]  # the shell would add a space after a single candidate
     kept = len(typed.kept)
     return "\n".join([kind, *(value[kept:] for value in values if value and value.startswith(typed.current)), ""])

@@ -14,10 +14,10 @@ from ..stopping import unwinding
 
 __all__ = ["SHELLS", "install", "program", "script", "shell_in_use"]
 
-# The scripts of the shells. Each passes the words on stdin, and uses the lines of the answer without evaluating them.
+# The scripts of the shells. Each passes the words on stdin, and never evaluates the lines of the answer.
 #
 # A shell calls the function for every command whose last part is ``ckpt``, as in ``evil/ckpt``, before the user has
-# pressed Enter. So the script runs the program that made it, by its absolute path, and never the typed word.
+# pressed Enter. So the script runs the program that wrote the script, by its absolute path, and never the typed word.
 
 _BASH = r"""
 _ckpt_completion() {
@@ -96,7 +96,7 @@ def program() -> tuple[str, ...]:
 
 
 def _quoted(word: str) -> str:
-    return f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)  # the quotes prevent alias expansion
+    return f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)  # quotes prevent the expansion of aliases
 
 
 def _quoted_in_fish(word: str) -> str:

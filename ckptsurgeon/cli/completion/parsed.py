@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["ParsedLine", "TypedLine", "options_of", "parsed", "typed_in"]
 
-# The words before the cursor, and the one that is being typed.
+# The words before the cursor, and the word that is being typed.
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _ESCAPED_IN_QUOTES = '$`"\\\n'
@@ -31,7 +31,7 @@ class TypedLine:
 
 
 def typed_in(shell: str, given: str) -> TypedLine | None:
-    """Parse the text ``given`` that a shell sends when the user presses Tab; None if it is malformed.
+    """Parse ``given``, the text that a shell sends when the user presses Tab; return None if it is malformed.
 
     bash sends the line and the characters at which it splits words; other shells send the complete words and the
     current word.
@@ -95,7 +95,7 @@ def _lexed(line: str) -> list[_Word]:
 
 @dataclass
 class ParsedLine:
-    """The words before the cursor, parsed. ``wants`` is the option whose value is typed next, or None.
+    """The parsed words before the cursor. ``wants`` is the option whose value is typed next, or None.
 
     ``command`` is the click command of a verb or of a group of verbs, ``name`` the words that name it. ``values`` maps
     each given option, by the name of its parameter in the Python API, to the list of its values; the list of a flag is
@@ -111,7 +111,7 @@ class ParsedLine:
 
     @property
     def is_verb(self) -> bool:
-        """Whether the command is a verb, and not a group of verbs."""
+        """True if the command is a verb, not a group of verbs."""
         return not hasattr(self.command, "commands")
 
 

@@ -29,7 +29,7 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 MAX_CANDIDATES = 400
 """The largest number of candidates that are offered; if there are more, common prefixes are offered instead."""
 MAX_SOURCES = 4
-"""The keys of at most this many sources are read; the sources of a merge or an average usually have the same keys."""
+"""At most this many sources are read for their keys; the sources of a merge or an average usually have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -74,7 +74,7 @@ def _keys(paths: Sequence[str], found: ParsedLine, *, unwrap: bool, beside: Sequ
 
 
 def _opened(path: str, root: str | None) -> Checkpoint:
-    """Open a local file; raises OSError for a URL, and for a file whose reading may block, such as a pipe."""
+    """Open a local file; raises OSError for a URL, and for a file that may block when it is read, such as a pipe."""
     from ...checkpoint.opening import open_checkpoint
 
     local = os.path.expandvars(os.path.expanduser(path))
@@ -84,7 +84,7 @@ def _opened(path: str, root: str | None) -> Checkpoint:
 
 
 def _existing(source: str) -> str:
-    """Return FILE of a source written as ``FILE:SRC_KEY:DST_KEY``, or ``source`` itself if a file has that name."""
+    """Return ``source`` if a file has this name; else FILE, if ``source`` is written as ``FILE:SRC_KEY:DST_KEY``."""
     return source if os.path.exists(source) else source.partition(":")[0]
 
 
@@ -93,7 +93,7 @@ def _is_configuration(path: str) -> bool:
 
 
 def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
-    """Return the modules and keys that complete ``text`` by one segment, each with whether it has more segments.
+    """Return {completion of ``text`` by one segment: whether it is a module, so that more segments follow}.
 
     If ``text`` is a complete module name, the content of that module is included.
     """
@@ -106,7 +106,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return the segments that follow ``prefix`` in ``keys``, each with whether more segments follow it in a key."""
+    """Return {segment that follows ``prefix`` in ``keys``: whether more segments follow it in a key}."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found
@@ -188,7 +188,7 @@ def _settings() -> Iterable[str]:
 
 
 def _tasks() -> Iterable[str]:
-    """Return the names of the training tasks, from the names of their files: importing the tasks would import torch."""
+    """Return the names of the training tasks, by the names of their files, because importing the tasks imports torch."""
     spec = importlib.util.find_spec("ckptsurgeon.trainer.tasks")
     places = spec.submodule_search_locations if spec is not None else None
     return sorted(one.name for one in pkgutil.iter_modules(places or []) if not one.name.startswith("_"))

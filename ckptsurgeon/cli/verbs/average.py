@@ -160,7 +160,7 @@ def _write_windows(
     wrong = [name for name, value in {**others, **writing.more, "-n": writing.dry_run}.items() if value]
     if wrong:
         raise ConfigError(f"{wrong[0]} cannot be used with --window.", hint="Leave it out.")
-    assert writing.output is not None  # ensured by check()
+    assert writing.output is not None  # ``check`` ensures this
     with writing.printer.working("writing", writing.output) as progress:
         receipts = average_windows(
             sources, writing.output, window=window, force=writing.force, wait=writing.wait,

@@ -186,7 +186,7 @@ def run(
             f"no {lacks} given.", hint="Write, for example, ckpt merge A B --method linear --weights 0.5,0.5."
         )
     if recipe:
-        read_recipe(recipe)  # an error in the recipe is reported before one in the output
+        read_recipe(recipe)  # so that an error in the recipe is reported before an error in the output
     if explain:
         check_explain(output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force)
         writing = replace(writing, dry_run=True)

@@ -76,7 +76,7 @@ def run(
         from ...render.verification import verification_view
 
         printer.show(verification_view(found, full=printer.verbose))
-        if printer.quiet:  # the view has the notes, too
+        if printer.quiet:  # the printed result contains the notes, too
             printer.notes(dict.fromkeys(note.why for note in found.notes))
     if not found.ok:
         raise typer.Exit(1)

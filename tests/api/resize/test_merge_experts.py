@@ -124,11 +124,14 @@ def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path
         ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 1, 2]}}, "lists 3 numbers"),
         (
             {**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 9]}},
-            "lists 2 numbers; it must list 2 different numbers below 4",
+            "lists 2 experts; it must list 2 different experts below 4",
         ),
         ({"set": {"num_local_experts": 8}, "merge_experts": "similar"}, "only for fewer experts"),
         ({"set": {"hidden_size": 96}, "merge_experts": "similar"}, "only for fewer experts"),
-        ({"model_type": "llama", "expert": 0, "merge_experts": "similar"}, "--as changes the type alone|model_type"),
+        (
+            {"model_type": "llama", "expert": 0, "merge_experts": "similar"},
+            "--as changes only the model type|model_type",
+        ),
     ],
 )
 def test_what_cannot_be_is_an_error(more: dict[str, Any], why: str, source: Saved) -> None:

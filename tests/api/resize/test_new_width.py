@@ -100,7 +100,7 @@ def test_all_heads_with_keys_of_their_own_grow_together(tmp_path: Path) -> None:
     ids = torch.arange(20).reshape(2, 10)
     with torch.no_grad():
         assert difference(model.eval()(ids).logits, after(ids).logits) < 1e-5
-    with pytest.raises(cs.PlanError, match="4 heads of keys cannot be shared evenly"):
+    with pytest.raises(cs.PlanError, match="4 key heads cannot be shared evenly"):
         cs.resize(tmp_path / "in", set={**fields, "num_key_value_heads": 2})
 
 

@@ -91,7 +91,7 @@ def test_a_weight_that_is_normalised_gets_no_noise(key: str, is_noisy: bool) -> 
         ({"set": {"hidden_size": 96}, "noise": 0.1}, "but this command makes no copies"),
         ({**COPIED, "noise": 1.5}, "is not a number from 0 to 1"),
         ({**COPIED, "noise": float("nan")}, "is not a number from 0 to 1"),
-        ({"model_type": "mixtral", "set": {"num_local_experts": 2}, "noise": 0.1}, "changes the type alone"),
+        ({"model_type": "mixtral", "set": {"num_local_experts": 2}, "noise": 0.1}, "changes only the model type"),
     ],
 )
 def test_noise_where_there_are_no_copies_is_an_error(arguments: dict[str, Any], said: str, source: Saved) -> None:

@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "for a larger width"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (
-        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of heads of queries"
+        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of query heads"
     ),
     "unknown way": ({"set": {"intermediate_size": 32}, "new_channels": "zero"}, cs.ConfigError, "zero. is unknown"),
     "other kinds of layers": (
@@ -184,7 +184,7 @@ def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(cs.ConfigError, match="num_experts_per_tok is 2, more than the 1"):
         cs.resize(tmp_path / "moe", set={"num_local_experts": 1})
     cs.resize(tmp_path / "moe", set={"num_local_experts": 1, "num_experts_per_tok": 1})
-    with pytest.raises(cs.ConfigError, match="is not the number of an expert"):
+    with pytest.raises(cs.ConfigError, match="is not the index of an expert"):
         cs.resize(tmp_path / "moe", model_type="llama", expert=-1)
 
 

@@ -101,7 +101,7 @@ def test_layers_are_kept_that_change_their_input_most(llama: Any, tmp_path: Path
     assert values["model.layers.1.influence"] < 1e-4 < values["model.layers.0.influence"]
     weights = load_file(tmp_path / "llama/model.safetensors")
     arguments: dict[str, Any] = {"set": {"num_hidden_layers": 2}, "layers": "influential"}
-    with pytest.raises(cs.ConfigError, match="it needs fewer layers than before, and statistics"):
+    with pytest.raises(cs.ConfigError, match="give a smaller number of layers, and statistics"):
         cs.resize(tmp_path / "llama", **arguments)
     cs.apply(cs.resize(tmp_path / "llama", **arguments, by=tmp_path / "stats.safetensors"), tmp_path / "out")
     after = load_file(tmp_path / "out/model.safetensors")

@@ -282,7 +282,7 @@ def test_what_cannot_be_cut_is_an_error(models: Models, corpus: Path, tmp_path: 
     with pytest.raises(cs.ConfigError, match="no ordinary token of the tokeniser occurs in"):
         cs.resize(source, trim=tmp_path / "other.txt")
     (tmp_path / "weights.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(cs.ConfigError, match="is not a text in UTF-8"):
+    with pytest.raises(cs.ConfigError, match="is not text in UTF-8"):
         cs.resize(source, trim=tmp_path / "weights.txt")
     with pytest.raises(cs.ConfigError, match=r"corpus .*missing.txt cannot be read"):
         cs.resize(source, trim=[str(corpus), str(tmp_path / "missing.txt")])

@@ -133,7 +133,7 @@ def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models,
     assert field(tmp_path / "more", kind) == 384
     check_kept(english(kind), tmp_path / "more", kind)
     plan = cs.resize(tmp_path / "more", set=[f"{name}=350"])
-    said = "34 rows cut off the end (none of them has a token: there are 340)"
+    said = "34 rows cut off the end (none of them has a token: the tokeniser has 340 tokens)"
     assert any(said in one for one in plan.notes), plan.notes
     cs.apply(plan, tmp_path / "fewer")
     assert field(tmp_path / "fewer", kind) == 350

@@ -44,7 +44,7 @@ class Block:
 
 @dataclass(slots=True)
 class BlockFigures:
-    """The figures of a block; ``totals`` and ``squares`` are the sums of values and of their squares in each row."""
+    """The figures of a block; ``totals`` and ``squares`` have the sum of values and the sum of squares of each row."""
 
     figures: Figures | None
     crc32: int
@@ -125,11 +125,11 @@ def _scales(raw: Array, dtype: str) -> Array:
 
 
 FEW_CODES = 3
-"""If all codes of a GGUF block are equal, the bytes outside its scale have at most this many different values."""
+"""If all codes of a GGUF block are equal, its bytes, without the scale, have at most this many different values."""
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
-    """Return the number of scales that are 0 because all weights of their block are 0, as in a padding token's row.
+    """Return the number of blocks whose scale is rightly 0, because all their weights are 0 (a padding token's row).
 
     ``raw`` are the bytes of GGUF blocks. In a block of zeros, all codes are equal. A scale of 0 in a block whose codes
     differ is not counted, because the right scale was lost.
@@ -153,5 +153,5 @@ def _exponents(raw: Array, dtype: str) -> Array:
 
 def _of_each_row(values: Array) -> tuple[Array, Array]:
     rows, columns = values[:, None, :], values[:, :, None]
-    totals = np.matmul(rows, np.ones((values.shape[1], 1), values.dtype))  # each row alone: equal rows, equal sums
+    totals = np.matmul(rows, np.ones((values.shape[1], 1), values.dtype))  # row by row: equal rows, equal sums
     return totals.reshape(-1).astype(np.float64), np.matmul(rows, columns).reshape(-1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Finds scales that are stored as bytes (uint8), and says which numbers the bytes stand for."""
+"""Finds scales that are stored as bytes (uint8), and the dtype of the numbers that the bytes encode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..families import is_scale
 __all__ = ["EXPONENTS", "with_byte_scales"]
 
 EXPONENTS = "float8_e8m0fnu"
-"""The dtype of numbers that are powers of two, of which only the exponent is stored."""
+"""The dtype of powers of two that are stored as their exponent."""
 _OF_POWERS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
 """Matches encodings whose scales are exponents."""
 _MODES = {"mxfp4": EXPONENTS, "mxfp8": EXPONENTS, "nvfp4": "float8_e4m3fn"}

@@ -1,4 +1,4 @@
-"""Counts, extremes and moments of the values of one block of a tensor; ``added`` combines those of two blocks."""
+"""Counts, extremes and moments of the values of a block of a tensor; ``added`` combines the figures of two blocks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .float_values import LAYOUTS, FloatLayout, as_floats, as_floats_in_any_orde
 __all__ = ["BLOCK", "Figures", "Workspace", "added", "figures_of"]
 
 BLOCK = 1 << 19
-"""Bytes of a block: its values as float32 fit into a core's cache, and the overhead of numpy calls is negligible."""
+"""The size of a block in bytes: as float32, it fits into a core's cache; and it needs few numpy calls."""
 ROW = 4096
-"""The number of values whose squares are added in single precision; these sums are then added in double precision."""
+"""The squares of so many values are added in single precision; the sums are then added in double precision."""
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ def _sums(values: Array, work: Workspace) -> tuple[float, float]:
 
 
 def _of_rows(rows: Array, ones: Array) -> tuple[float, float]:
-    """Return the sum of all values and the sum of their squares; ``ones`` is a row of ones.
+    """Return, for a matrix ``rows``, the sum of all values and of their squares; ``ones`` is a row of ones.
 
     The sums are computed as products of single rows, because BLAS starts threads for larger matrices.
     """

@@ -62,7 +62,7 @@ def as_floats(codes: Array, out: Array, layout: FloatLayout) -> Array:
     """Return the values of codes. Codes of 16 bits are converted to float32 in ``out``, by shifting their bits.
 
     The exponent bias of float16 is smaller by 112 than that of float32, hence the factor. numpy's own conversion takes
-    six times as long. Infinities and NaN may become finite; their codes tell them apart.
+    six times as long. Infinities and NaN may become finite: recognise them by their codes.
 
     Values of 8-bit types are looked up: weights that were cast without scales are mostly denormal, and a processor
     takes 30 ns to multiply a denormal number.
@@ -80,7 +80,7 @@ def as_floats(codes: Array, out: Array, layout: FloatLayout) -> Array:
 
 
 def as_floats_in_any_order(codes: Array, out: Array, layout: FloatLayout) -> Array:
-    """Return the values of codes, perhaps in another order than the codes: as ``as_floats``, but faster.
+    """Return the values of codes, perhaps in another order; this is faster than ``as_floats``.
 
     Two codes of 16 bits are read as one integer of 32 bits. So all operations have operands of equal size, which numpy
     computes several times as fast as a conversion to larger integers.

@@ -26,8 +26,8 @@ class Measured:
     ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
     has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are
     those of the scales in its blocks. ``dtype`` is the dtype of the measured numbers: scales that are stored as uint8
-    are measured as the numbers that the bytes stand for. ``repeats`` are the ranges of bytes, from this tensor
-    on, that repeat earlier bytes of the file.
+    are measured as the numbers that the bytes stand for. ``repeats`` are ranges of bytes that begin in this tensor and
+    repeat earlier bytes of the file.
     """
 
     figures: Figures | None

@@ -99,13 +99,13 @@ def _in_threads(
     def work() -> None:
         try:
             measure_blocks()
-        except BaseException:  # the other threads need not go on
+        except BaseException:  # stops the other threads
             is_stopped.set()
             raise
 
     def measure_blocks() -> None:
         space = Workspace()
-        with np.errstate(over="ignore", invalid="ignore"):  # entering it for each block would take 10 % of the time
+        with np.errstate(over="ignore", invalid="ignore"):  # entered once, because entering takes time
             while (taken := take()) is not None:
                 block, place, number = taken
                 figures = measured_block(checkpoint, block, space)
@@ -180,7 +180,7 @@ def _digest(checkpoint: Checkpoint, key: str, info: TensorInfo) -> str:
 def _with_aliases(
     tensors: Mapping[str, TensorInfo], first: Mapping[object, str], measured: Mapping[str, Measured]
 ) -> dict[str, Measured]:
-    """Return the figures in the order of the tensors; an alias gets the figures of the tensor with the same bytes.
+    """Return the figures in the order of ``tensors``; an alias gets the figures of the tensor with the same bytes.
 
     ``first`` maps a position in a file to the first key whose tensor is there. ``measured`` has the figures of these
     keys.

@@ -1,4 +1,4 @@
-"""Finds bytes that repeat earlier bytes of the same file, as if a chunk of a download was written twice."""
+"""Finds bytes that repeat earlier bytes of the same file, for example because a chunk was downloaded twice."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from ....tensors.ops.regions import Array
 __all__ = ["Repeat", "Words", "has_words", "repeats", "step_of", "words_of"]
 
 STEP = 8192
-"""Bytes from one compared word to the next; programs write chunks of a multiple of this."""
+"""The number of bytes from one compared word to the next; programs write chunks of a multiple of this."""
 MOST_WORDS = 1 << 22
-"""The step is doubled until there are at most this many words, 32 MiB: if there are over 16 GiB of values."""
+"""The largest number of compared words (32 MiB); the step is doubled if there would be more (over 16 GiB of values)."""
 WORD = 8
-"""Bytes of a compared word: few words of trained weights are equal by chance."""
+"""The number of bytes of a compared word: so many that few words of trained weights are equal by chance."""
 GAP = 8
 """Two equal words belong to one repeat if they are at most this many steps apart."""
 LONGEST = 64
-"""The number of repeats in a file that are examined, the longest first."""
+"""At most this many repeats in a file are examined, the longest first."""
 REACH = 1 << 16
-"""How many bytes (two steps, if they are more) are read to find where a repeat begins or ends, at most."""
+"""At most this many bytes (or two steps, if those are more) are read to find where a repeat begins or ends."""
 SHORTEST = 4096
-"""The fewest bytes of a repeat."""
+"""The smallest number of bytes of a repeat."""
 SAMPLES = 64
 """The number of places, each of ``SHORTEST`` bytes, where a long repeat is compared."""
 NEAR = 32
 """A repeat begins or ends in the middle of a row if at least this many bytes of the row are on each side."""
 ROW = 128
-"""The fewest bytes of a row; the last dimensions of a tensor are taken together until they have as many."""
+"""The smallest number of bytes of a row; the last dimensions of a tensor are joined until a row has as many."""
 VALUES = 12
-"""The fewest different bytes in that part of a row: rows may begin or end with the same zeros or ones."""
+"""The smallest number of different bytes in this part of a row, because rows may begin or end with zeros or ones."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a block, one at each step of its file; the first is at ``begin``."""
+    """The words of a block, one word per step in its file; the first is at ``begin``."""
 
     begin: int
     values: Array
@@ -75,7 +75,7 @@ class _Tensor:
 
 
 def has_words(info: TensorInfo, *, is_code: bool) -> bool:
-    """Return whether a tensor's words are compared: those of floats and codes, but not of masks and indices."""
+    """Return whether a tensor's words are compared: yes for floats and codes, no for masks and indices."""
     return info.is_plain and (is_code or DTYPES[info.dtype].kind not in ("int", "uint", "bool"))
 
 
@@ -99,11 +99,12 @@ def words_of(raw: Array, offset: int, step: int) -> Words | None:
 def repeats(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], words: Mapping[str, Sequence[Words]], step: int
 ) -> Iterator[Repeat]:
-    """Yield the repeats that begin or end in the middle of a row, and contain parts of several rows.
+    """Yield the repeats that begin or end in the middle of a row, and extend over several rows.
 
-    Programs copy whole rows (new tokens, new units, experts), or parts of each row (new inputs). ``words`` has the
-    words of each tensor, ``step`` bytes apart. Words that are in more than two places are left out, because they may be
-    from a pattern. Of each repeat, only the bytes around its beginning and end are read.
+    These are faults, because programs copy whole rows (for new tokens, units or experts), or a part of each row (for
+    new inputs). ``words`` has the words of each tensor, ``step`` bytes apart. Words that occur in more than two places
+    are left out, because they may belong to a pattern. Of each repeat, only the bytes around its beginning and end are
+    read.
     """
     by_file: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
@@ -123,7 +124,7 @@ def _tensor(key: str, info: TensorInfo) -> _Tensor:
 
 
 def _row(info: TensorInfo) -> int:
-    """Return the number of bytes of a row; those of the whole tensor if its last dimensions are very small."""
+    """Return the number of bytes of a row; the size of the whole tensor if its last dimensions are very small."""
     for axis in range(len(info.shape) - 1, 0, -1):
         size = info.nbytes * prod(info.shape[axis:])
         if size >= ROW * info.numel and size % info.numel == 0:
@@ -132,7 +133,7 @@ def _row(info: TensorInfo) -> int:
 
 
 def _runs(found: Sequence[Words], step: int) -> tuple[Array, Array, Array]:
-    """Return the position of the first and the last word of each repeat, and its distance; the longest ones only."""
+    """Return (positions of the first words, of the last words, distances) of the longest repeats."""
     values = np.concatenate([one.values for one in found])
     few = _perhaps_equal(values)
     order = few[np.argsort(values[few])]
@@ -148,7 +149,7 @@ def _runs(found: Sequence[Words], step: int) -> tuple[Array, Array, Array]:
 
 
 def _perhaps_equal(values: Array) -> Array:
-    """Return the indices of all words that equal another word, and of a few more: sorting only these is faster."""
+    """Return the indices of all words that equal another word, and of a few others: sorting only these is faster."""
     bits = min(values.size.bit_length() + 1, 24)
     slots = (values * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)).astype(np.intp)
     table = np.empty(1 << bits, np.int32)
@@ -185,12 +186,12 @@ class _Repeats:
         self.begins = [one.begin for one in self.tensors]
 
     def among(self, firsts: Array, lasts: Array, distances: Array) -> Iterator[Repeat]:
-        """Yield the repeats that no program makes on purpose."""
+        """Yield the repeats that begin or end in the middle of a row, which no program makes on purpose."""
         for first, last, distance in zip(firsts.tolist(), lasts.tolist(), distances.tolist(), strict=True):
             if self._is_of_several_rows(first, last, distance):
                 begin, end = self._begin(first, distance), self._end(last + WORD, distance)
                 is_whole = first - begin < self.reach and end - last - WORD < self.reach
-                is_one = SHORTEST <= end - begin < distance + NEAR  # a longer one is a pattern that goes on
+                is_one = SHORTEST <= end - begin < distance + NEAR  # a pattern is longer
                 if is_whole and is_one and self._is_cut(begin, end, distance) and self._is_equal(begin, end, distance):
                     keys = [
                         one.key for one in self.tensors if one.begin < end + distance and one.end > begin + distance
@@ -209,7 +210,7 @@ class _Repeats:
         return distance >= one.row or self._at(last + distance) is not one
 
     def _is_equal(self, begin: int, end: int, distance: int) -> bool:
-        """Return whether bytes between the compared words are equal, too."""
+        """Return whether the bytes between the compared words of a repeat are equal, too."""
         step = max(SHORTEST, (end - begin) // SAMPLES)
         sizes = ((place, min(SHORTEST, end - place)) for place in range(begin, end, step))
         return not any(self._differing(place, size, distance).size for place, size in sizes)
@@ -219,7 +220,7 @@ class _Repeats:
         return self._begins_in_row(begin, distance) or self._ends_in_row(end, distance)
 
     def _begin(self, place: int, distance: int) -> int:
-        """Return where the bytes before ``place`` begin to equal those at ``distance``."""
+        """Return where the bytes before ``place`` begin to equal those ``distance`` bytes before them."""
         number = min(self.reach, self._before(place), self._before(place + distance))
         differ = self._differing(place - number, number, distance)
         return place - number + (int(differ[-1]) + 1 if differ.size else 0)
@@ -233,7 +234,7 @@ class _Repeats:
         return np.flatnonzero(self._read(place, number) != self._read(place + distance, number))
 
     def _before(self, place: int) -> int:
-        """Return the number of bytes before ``place`` that belong to tensors without a gap; at most about ``reach``."""
+        """Return the number of bytes before ``place`` that belong to tensors without a gap: at most about ``reach``."""
         index = max(bisect_right(self.begins, place) - 1, 0)
         while index and place - self.begins[index] < self.reach and self.tensors[index - 1].end == self.begins[index]:
             index -= 1
@@ -271,7 +272,7 @@ class _Repeats:
         return self._is_varied(place - size, size)
 
     def _is_varied(self, place: int, number: int) -> bool:
-        """Return whether bytes have many values, unlike the zeros with which many rows begin or end."""
+        """Return whether bytes have many different values, unlike the zeros with which many rows begin or end."""
         return int(np.count_nonzero(np.bincount(self._read(place, number), minlength=256))) >= VALUES
 
     def _read(self, place: int, number: int) -> Array:

@@ -21,7 +21,7 @@ def noted_check(id: str, title: str, against: Callable[[Subject], str]) -> Check
 
 
 def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subject], str]:
-    """Return a function like ``against`` that returns '' if there are notes of the kind ``id``."""
+    """Return a function that returns '' if there are notes of the kind ``id``, else the result of ``against``."""
 
     def why(subject: Subject) -> str:
         return "" if any(True for _ in noted(subject, id)) else against(subject)
@@ -30,7 +30,7 @@ def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subjec
 
 
 def damaged(subject: Subject) -> str:
-    """Return why a check that needs all tensors cannot be run: a file is damaged. Returns '' if none is."""
+    """Return the reason why a check that needs all tensors cannot be run, if a file is damaged; else ''."""
     return subject.fault
 
 

@@ -36,7 +36,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         said = f"{CARD} says license: other, but no license_name"
         yield Found(Status.WARN, said, "Add license_name and license_link.", file=CARD)
     if subject.adapter is not None and not fields.get("base_model"):
-        said = f"{CARD} of an adapter has no base_model in its front matter"
+        said = f"the front matter of {CARD} has no base_model, although the model is an adapter"
         yield Found(Status.WARN, said, "Add base_model: with the base's name on the hub.", file=CARD)
 
 

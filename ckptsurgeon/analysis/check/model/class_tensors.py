@@ -1,4 +1,4 @@
-"""Checks that the model class that config.json names has the same tensors, in the same shapes, as the weights."""
+"""Checks that the weights have the tensors and shapes of the model class that config.json names."""
 
 from __future__ import annotations
 

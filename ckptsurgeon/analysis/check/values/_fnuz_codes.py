@@ -1,7 +1,7 @@
-"""Finds 8-bit floats that are perhaps of a ``fnuz`` dtype, the one of AMD's MI300, under the name of a usual dtype.
+"""Finds 8-bit floats whose dtype may really be a ``fnuz`` dtype (of AMD's MI300), not the usual dtype that is given.
 
-Both dtypes have the same bytes, but all numbers of e4m3fnuz and e5m2fnuz are half as large, and they have no negative
-zero (https://arxiv.org/abs/2206.02915).
+The same byte means half as large a number in e4m3fnuz and e5m2fnuz, which have no negative zero
+(https://arxiv.org/abs/2206.02915).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DENORMALS: Mapping[str, tuple[str, int]] = {
 }
 """{dtype: (its ``fnuz`` dtype, the number of its positive denormal numbers, which are equally spaced from 0 on)}."""
 CENTRED = 0.3
-"""Only tensors whose mean is below this share of their root mean square have as many negative as positive numbers."""
+"""A tensor is judged only if its mean is below this share of its root mean square: about half is negative then."""
 EXPECTED = 16
-"""The fewest negative zeros that must be expected. Half of the numbers that are rounded to 0 are negative."""
+"""Tensors are judged only if at least this many negative zeros are expected: half of the numbers rounded to 0."""
 SAID = (
     "of 8-bit floats without a single negative zero, although there should be about {expected:,}: perhaps their dtype "
     "is {dtype}, so that the right weights are half as large"
@@ -28,7 +28,7 @@ SAID = (
 
 
 def perhaps_fnuz(subject: Subject) -> tuple[list[str], str]:
-    """Return the keys of codes that are perhaps of a ``fnuz`` dtype, and the text of the finding.
+    """Return the keys of codes whose dtype may be a ``fnuz`` dtype, and the text of the finding.
 
     The list is empty unless all codes of a dtype together have no negative zero although many are expected: the range
     of numbers that are rounded to a negative zero is half as wide as that of each positive or negative denormal.

@@ -19,12 +19,12 @@ APART = 11
 Exporters make the scales of fused modules equal; scales of other modules usually differ by less.
 """
 FEWEST, MOSTLY = 2, 0.75
-"""The fewest groups of modules with one scale that are judged, and the share of them that has to be wrong."""
+"""At least this many fused modules with one scale are needed; scales are reported if this share of them is wrong."""
 TAIL = 0.65
-"""Codes are not judged if the largest is less than this share of what it would be if they were normally distributed.
+"""Codes are judged only if the largest has at least this share of the largest of normally distributed codes.
 
-Such weights were clipped, are equally distributed or have few values, so that all of a module may have the largest
-code.
+Other weights were clipped, are uniformly distributed or have few values, so that all weights of a module may have the
+largest code.
 """
 
 
@@ -40,7 +40,7 @@ def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
 
 
 def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
-    """Return the keys of scales that are equal within a fused module, although the codes of each weight need their own.
+    """Return the keys of scales that are equal within a fused module although each of its weights needs another scale.
 
     The scale of a whole weight is chosen so that its largest value gets the largest code, 448 or 127. If several
     weights get the largest of their scales, and are quantised again, only one of them still has the largest code. If
@@ -58,7 +58,7 @@ def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str
 
 
 def _has_largest_code(subject: Subject, key: str) -> bool:
-    """Return whether the codes that belong to the scale ``key`` have the largest code of their dtype, in a tail of few.
+    """Return whether the codes of the scale ``key`` reach the largest code of their dtype, as only few codes do.
 
     The largest of ``n`` normally distributed numbers is about ``sqrt(2 * log(2 * n))`` times as large as their root
     mean square; that of trained weights is usually larger.
@@ -74,7 +74,7 @@ def _has_largest_code(subject: Subject, key: str) -> bool:
 
 
 def _spread(codes: Figures) -> float:
-    """Return the root mean square of codes; of integers it is not measured, but follows from the share of zeros.
+    """Return the root mean square of codes; for integers, it is computed from the share of zeros.
 
     The share of normally distributed integers that are 0 is ``1 / sqrt(2 * pi)``, divided by their root mean square.
     """
@@ -82,7 +82,7 @@ def _spread(codes: Figures) -> float:
 
 
 def _fused(subject: Subject, keys: Iterable[str], scales: Mapping[str, Figures]) -> Iterator[list[str]]:
-    """Yield the keys of scales of whole weights, one list for each fused module."""
+    """Yield a list of the keys of scales for each fused module; only scales of whole weights are used."""
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for key in keys:
         outer, _, leaf = key.removesuffix(subject.parts.get(key, "")).rstrip(".").rpartition(".")

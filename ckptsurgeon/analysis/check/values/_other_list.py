@@ -1,4 +1,4 @@
-"""Recognises a token list of another model by its placeholders: their rows were trained, and those of words were not.
+"""Recognises a token list of another model: the rows of its placeholders were trained, those of some words were not.
 
 A model never reads placeholders such as ``[unused12]``, so their rows stay as they were initialised.
 """
@@ -17,7 +17,7 @@ from ..report import Found, Status
 __all__ = ["other_list"]
 
 FEWEST = 50
-"""The fewest placeholders of a list, and the fewest successive untrained rows, that are judged."""
+"""A list is judged only if it has at least this many placeholders, and this many successive untrained rows."""
 SMALL, SHARE = 0.6, 0.1
 """Rows below ``SMALL`` of the median norm may be untrained; ``SHARE`` is the largest share of exceptions.
 

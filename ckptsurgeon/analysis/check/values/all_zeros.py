@@ -1,4 +1,4 @@
-"""Checks that no weight matrix, codes, router, norm or bias is all zeros, with exceptions.
+"""Checks that no weight matrix, tensor of codes, router, norm or bias is all zeros, with exceptions.
 
 A router or a norm may be all zeros if at least half of the tensors with the same role in other layers are, too. A bias
 may be all zeros if more than a quarter of the biases with the same role are.
@@ -25,7 +25,7 @@ ADVICE = (
 )
 
 FEWEST, PART = 3, 20
-"""The fewest norms with the same role that are compared; the share of a norm (a 20th) that may be zero by chance."""
+"""At least this many norms with the same role are compared; this share of a norm (a 20th) may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")
 """Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Copy these codes from the quantised model again, or quantise it again."
@@ -70,11 +70,10 @@ def _alone(subject: Subject) -> Iterator[str]:
 
 
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
-    """Yield the norms that are zeros, wholly or in part, although no norm of the layers around them has a zero.
+    """Yield the norms with few others of their role that have zeros although no norm of the layers around them has any.
 
-    Such a norm has no others of its role, like the norm after the last layer. The norms of other parts of the network
-    are not compared: those of a new language model that computes 1 + weight are zeros, those of its vision tower are
-    ones.
+    An example is the norm after the last layer. It is not compared with norms of other parts of the network: in a new
+    model, the norms of a language model that computes 1 + weight are zeros, those of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
@@ -91,7 +90,7 @@ def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[s
 
     They are the other norms of the smallest part of the network that has at least ``FEWEST`` of them, or one with
     zeros. If at least ``FEWEST`` of them are not in ``lone``, those in ``lone`` are left out. ``zeros`` has the number
-    of zeros of each norm, ``lone`` the norms whose role few layers have.
+    of zeros of each norm, ``lone`` the norms whose role occurs in few layers.
     """
     part = key
     while part:

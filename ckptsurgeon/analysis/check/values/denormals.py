@@ -12,7 +12,7 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 MOST = 0.01
-"""The allowed share of denormal values in other dtypes than float16."""
+"""The allowed share of denormal values in dtypes other than float16."""
 MOST_OF_HALVES = 0.5
 """The allowed share of denormal values in float16. It is large, because float16 values below 6e-5 are denormal."""
 

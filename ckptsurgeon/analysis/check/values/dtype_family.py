@@ -17,7 +17,7 @@ __all__ = ["CHECK", "ID"]
 ID = "dtype-family"
 PLAIN = ("float16", "bfloat16", "float32", "float64")
 FEWEST = 4
-"""The smallest family (tensors with the same role) in which an outlier can be found."""
+"""Outliers are searched only in families (tensors with the same role) of at least this many tensors."""
 ADVICE = "Cast the whole model to one dtype: ckpt convert --dtype."
 
 

@@ -1,4 +1,4 @@
-"""Checks that no two weights are copies of each other, except tied weights, and no part of a file is there twice.
+"""Checks that no two weights are copies of each other, except tied weights, and that no part of a file is repeated.
 
 A part of a file that repeats an earlier part is reported if it begins or ends in the middle of a row.
 """
@@ -46,7 +46,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _repeats(subject: Subject) -> Iterator[Found]:
-    """Yield a finding for each part of a file that repeats an earlier part, from the middle of a row or to it."""
+    """Yield a finding for each part of a file that repeats an earlier part, and begins or ends within a row."""
     for one in dict.fromkeys(one for measured in subject.measured.values() for one in measured.repeats):
         begin, end = one.begin - one.distance, one.end - one.distance
         said = (

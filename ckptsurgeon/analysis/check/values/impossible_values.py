@@ -24,7 +24,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         return (one.figures.low, one.figures.high) if one is not None and one.figures and one.figures.number else None
 
     scales = activation_scales(subject.tensors, subject.parts)
-    of_cache = [key for key in scales if key not in subject.parts]  # the check of scales looks at the others
+    of_cache = [key for key in scales if key not in subject.parts]  # the check of scales examines other scales
     found = (
         *impossible_values(subject.tensors, extent), *unusable_scales(of_cache, of_scale),
         *inverse_scales(scales, of_scale),

@@ -41,7 +41,7 @@ _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
 LARGE = 1e4
-"""The largest plausible weight: scales that give larger ones are perhaps inverse, or those of another layer."""
+"""The largest plausible weight: scales that give larger weights are perhaps inverse, or belong to another layer."""
 WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
 """Dtypes of codes that decoding does not normalise: a weight is the product of its code and its scale.
 
@@ -50,15 +50,15 @@ In other encodings, a scale is multiplied by at most about 1 or 8, whatever the 
 FP4, DIVISOR = 6.0, "weight_global_scale"
 """The largest 4-bit float, and the ending of the keys of scales by which codes are divided, not multiplied."""
 LARGEST_CODE = 128.0
-"""The largest 8-bit code, which is assumed for torch's own quantised tensors: their codes are not measured."""
+"""The largest 8-bit code; it is assumed for torch's own quantised tensors, whose codes are not measured."""
 SMALLEST = 2.0**-127
-"""The smallest scale that is stored as an exponent: that of blocks of zeros."""
+"""The smallest scale that is stored as an exponent; blocks of zeros have it."""
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
 ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES, CLIPPED)
-"""Kinds of odd scales that cannot be recognised by the scales themselves, but only by the weights that they decode."""
+"""Kinds of odd scales that only the decoded weights show, not the scales themselves."""
 DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
     "unusable values."
@@ -115,8 +115,8 @@ def _run(subject: Subject) -> Iterator[Found]:
     own = {key: one for key, one in found.items() if not is_global_or_activation(subject, key)}
     if shared := shared_by_fused(subject, own):
         what = (
-            "of equal scales in modules that vLLM fuses, although each of these weights has the largest code, as with "
-            "a scale of its own: perhaps the scales were made equal, and the weights not quantised again"
+            "of equal scales in modules that vLLM fuses, although the codes of each weight reach the largest code, as "
+            "with a scale of its own: perhaps the scales were made equal, but the weights were not quantised again"
         )
         yield of_keys(Status.WARN, shared, what, DECODE)
     fnuz, what = perhaps_fnuz(subject)
@@ -141,7 +141,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether the scales ``key`` belong to codes that are not all zero, or to codes that are not known.
+    """Return whether the codes of the scales ``key`` are not all zero, or not known.
 
     If a weight is zero, both its codes and its scales are zero, which is not a fault. The codes in GGUF's blocks
     are not measured: for them, the result is False.
@@ -163,7 +163,7 @@ def _beside(subject: Subject, key: str) -> Mapping[str, str]:
 
 
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code.
+    """Return whether the largest scale times the largest code is above ``LARGE``.
 
     The scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If the codes are
     divided by the scale of the whole weight, its inverse is used.
@@ -177,7 +177,7 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     if is_global_or_activation(subject, key):
         return False
     largest = LARGEST_CODE if key in subject.pickled_scales else 1.0
-    if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the largest weight of a row itself
+    if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the scale is the row's largest weight
         for one in _codes_of(subject, key):
             figures = subject.measured[one].figures
             if figures is not None and subject.tensors[one].dtype in WITH_RANGE:
@@ -216,7 +216,7 @@ def is_global_or_activation(subject: Subject, key: str) -> bool:
 
 
 def is_global_weight_scale(subject: Subject, key: str) -> bool:
-    """Return whether ``key`` has the scale of a whole weight, which may have any size, but is alike in all layers."""
+    """Return whether ``key`` has the scale of a whole weight, which may have any size, but is similar in all layers."""
     return subject.parts.get(key, "").endswith(("weight_global_scale", "weight_scale_2"))
 
 

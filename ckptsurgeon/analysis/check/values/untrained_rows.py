@@ -18,16 +18,15 @@ from ._other_list import other_list
 __all__ = ["CHECK"]
 
 PADDING = 1
-"""The number of zero rows that an embedding may have: the row of its padding token."""
+"""An embedding may have this many zero rows: the row of its padding token."""
 SMALL = 0.1
 """A row counts as never trained if its root mean square is below this share of the median of non-zero rows."""
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
 FEWEST, ERRORS, VARIED = 16, 4, 0.4
-"""The fewest rows without a token whose sizes are compared; by how many standard errors the deviation of these sizes
-must exceed that of new rows, and what share it must have of the deviation of rows with tokens."""
+"""At least this many rows without a token are compared. Their sizes must deviate by this many standard errors more than those of new rows, and by at least this share of the deviation among rows with tokens."""
 OTHER_ROWS = ("bark", "semantic", "coarse_acoustics", "whisper")
-"""Types of models with trained rows that older tokenisers have no tokens for: timestamps, codes of sound."""
+"""Model types with trained rows for which older tokenisers have no tokens: timestamps, codes of sound."""
 OTHER_TOKENS = "Use the tokeniser that was saved with these weights: the present one seems to lack tokens."
 ADVICE = (
     "The model gives unpredictable results for tokens of these rows: train these rows, or remove the tokens from the "
@@ -59,7 +58,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Found]:
-    """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small.
+    """Yield a finding on rows without a token that are as large as rows with a token; rows of padding should be small.
 
     If no rows are small, the rows without a token may be padding that was never trained. Then their sizes differ only
     by chance. ``width`` is the length of a row, or 0 if rows without a token are usual for the model.
@@ -79,10 +78,10 @@ def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Fo
 
 
 def _vary(sizes: Array, usual: Array, width: int) -> bool:
-    """Return whether the sizes of rows differ by more than those of new rows, and nearly as much as those of others.
+    """Return whether the sizes of rows vary more than those of new rows, and nearly as much as ``usual``.
 
-    The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). That
-    of ``n`` such rows is measured with a relative error of 1 / sqrt(2 * n).
+    The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). If it
+    is measured on ``n`` rows, its relative error is 1 / sqrt(2 * n).
     """
     if len(sizes) < FEWEST or not width:
         return False
@@ -116,9 +115,9 @@ def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array
 
 
 def _end(is_odd: Array) -> int:
-    """Return the index after the last row that is not ``is_odd``: the rows from there on are padding.
+    """Return the index after the last row that is not ``is_odd``; all rows from there on are padding.
 
-    If all rows are ``is_odd``, none is taken for padding, and their number is returned.
+    If all rows are ``is_odd``, none counts as padding, and the number of rows is returned.
     """
     sound = np.flatnonzero(~is_odd)
     return int(sound[-1]) + 1 if sound.size else len(is_odd)

@@ -1,4 +1,4 @@
-"""Checks that weights with one role in different layers have similar standard deviations, and scales similar means."""
+"""Checks that weights with the same role have similar standard deviations in all layers, and scales similar means."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""A family is the tensors with one role in all layers. In a family of fewer than ``FEWEST``, nothing is an outlier.
-
-From ``MANY`` tensors on, a family counts as large.
+"""A family is the tensors with one role in all layers. Families of fewer than ``FEWEST`` tensors have no outliers. Families of at least ``MANY`` tensors count as large.
 """
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to its family's median, as a binary logarithm: a factor of 8."""
@@ -35,12 +33,12 @@ SCALES = 5.0
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
 OF_FEW = log2(100)
-"""In a family of fewer than ``MANY`` tensors, this ratio is allowed: a factor of 100, as a binary logarithm.
+"""The largest allowed ratio in a family of fewer than ``MANY`` tensors, as a binary logarithm: a factor of 100.
 
 It is large, because two other layers are weak evidence.
 """
 UNSET = 16
-"""A tensor of at least this many scales, all of them 1, was perhaps never set. For such a tensor, ``FACTOR`` and half
+"""A tensor of at least this many scales that are all 1 was perhaps never set. For such a tensor, ``FACTOR`` and half
 of ``SPREADS`` apply, so that it is an outlier at a smaller distance from the median.
 """
 HALVES = 3.5
@@ -70,14 +68,14 @@ def _run(subject: Subject) -> Iterator[Found]:
     yield from _of_norms(subject)
     unset = {key for key, one in scales_of(subject) if one.number >= UNSET and one.low == one.high == 1}
     found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
-    if not found and not any(OF_SCALES.run(subject)):  # else these explain the size of decoded weights
+    if not found and not any(OF_SCALES.run(subject)):  # otherwise, odd scales explain the size of decoded weights
         decoded = {name: one.rms for name, one in subject.decoded.items() if one.rms > 0}
         found += list(_out_of_family(decoded, FACTOR, "root mean square", "decoded weight")) or _of_few(subject)
     yield from found
 
 
 def _of_norms(subject: Subject) -> Iterator[Found]:
-    """Yield a finding on norms whose values are around 0, although those of the same norm of other layers are not."""
+    """Yield a finding on norms whose values are around 0, although the same norm of other layers has other values."""
     odd = norms_around_zero({
         key: (one.figures.total / one.figures.number, one.figures.rms)
         for key, one in subject.measured.items()

@@ -37,7 +37,7 @@ __all__ = ["CHECK"]
 
 ID = "weight-size"
 PLAIN = (0.003, 100.0)
-"""The smallest and the largest plausible median factor of weights that are stored plainly.
+"""The smallest and the largest plausible median factor of weights that are not quantised.
 
 For weights that are decoded, the bounds are ``DECODED``. Plain weights may be smaller, because norms make up for it.
 """
@@ -49,14 +49,14 @@ SCALES = (
     "the right ones, or those of other weights."
 )
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
-"""``SCALES`` is the advice for decoded weights, ``VALUES`` that for plain weights."""
+"""``SCALES`` is the advice for decoded weights, ``VALUES`` the advice for plain weights."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:
     decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # reported there
     plain = _plain(subject)
     yield from _shifted(subject)
-    if mislabelled := tuple(noted(subject, ID)):  # wrong dtypes explain the size of plain weights
+    if mislabelled := tuple(noted(subject, ID)):  # a wrong dtype explains the size of plain weights
         yield from mislabelled
         plain = {}
     for sizes, bounds, decode, todo in ((decoded, DECODED, "decode to", SCALES), (plain, PLAIN, "have", VALUES)):
@@ -112,7 +112,7 @@ def _factor(sizes: Mapping[str, WeightSize]) -> float:
 
 
 def _contradict_embeddings(subject: Subject) -> bool:
-    """Return whether decoded weights are far larger or smaller than the embeddings, which are stored plainly."""
+    """Return whether decoded weights are far larger or smaller than the embeddings, which are not quantised."""
     tables = [subject.measured[key].figures for key in subject.embeddings if key not in subject.parts]
     sizes = [one.rms for one in tables if one is not None and one.rms > 0]
     weights = [one.rms for one in subject.decoded.values() if one.rms > 0]

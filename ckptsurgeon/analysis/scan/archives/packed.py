@@ -21,7 +21,7 @@ _FIRST = 512
 _MEMORY = 256 << 20
 """The memory limit for xz in bytes; its strongest preset needs 65 MiB."""
 _UNSURE = ("zlib", "lzma")
-"""Compressions without a magic number: other data can begin with the same bytes."""
+"""Compressions that have no magic number: other data can begin with the same bytes."""
 _SMALLEST_WINDOW, _LONGEST_LZMA = 4096, 1 << 38
 _JOBLIB = re.compile(rb"ZF\s*(?:0[xX])?[0-9a-fA-F]+[ L]*")
 _JOBLIB_HEADER = 21
@@ -96,7 +96,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """zlib's decompressor with the interface of bz2's and lzma's: it keeps input that was not used yet."""
+    """The decompressor of zlib with the interface of those of bz2 and lzma: it keeps input that was not used yet."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -153,7 +153,7 @@ def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
             unpacker, step = (
                 _MAKERS[packing](),
                 _FIRST,
-            )  # small first reads: tiny streams should not cost a megabyte each
+            )  # the first reads are small, so that each tiny stream does not cost a megabyte
         elif not got and at >= file.size:
             return bytes(parts), "it is truncated"
 

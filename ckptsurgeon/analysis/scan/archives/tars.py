@@ -1,4 +1,4 @@
-"""Scans the members of tar archives without extracting them; reports names and links to outside of the archive."""
+"""Scans the members of tar archives without extracting them; reports names and links that lead out of the archive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
 
 # The members of a tar archive: POSIX ustar and pax (IEEE 1003.1-2001), GNU's long names, and older formats.
 #
-# Numbers are read as Python's ``tarfile`` reads them. If tar readers differ in where the next member begins, that is a
-# fault, and reading continues in the way that finds more members.
+# Numbers are read as Python's ``tarfile`` reads them. If tar readers disagree on where the next member begins, this is a fault, and reading continues in the way that finds more members.
 
 BLOCK = 512
 _STEP = 1 << 20
 _LONGEST = 64 << 10
 _OCTAL_SIZES = 8**11
-"""The smallest size with too many octal digits for a header, so that a pax record is needed."""
+"""The smallest size with too many octal digits for a header; it needs a pax record."""
 _NAMES, _MORE, _FOR_ALL, _SPARSE, _FOLDER = b"LK", b"xX", b"g", b"S", b"5"
 _WITHOUT_DATA = b"123456"
 _FIELDS = {b"path", b"linkpath", b"size"}
@@ -250,11 +249,11 @@ class _Tar:
             self.faults.append(fault)
 
     def fault(self) -> Fault | None:
-        """Return the worst of the faults that were found; None if there are none."""
+        """Return the worst fault; None if there are no faults."""
         return min(self.faults, key=lambda fault: fault.kind != "corrupt", default=None)
 
     def described(self) -> tuple[str, ...]:
-        """Return at most ``_SHOWN`` notes on the archive: programs in it, faults other than the worst, and links."""
+        """Return at most ``_SHOWN`` notes on programs in the archive, on its faults except the worst, and on links."""
         told = self.fault()
         rest = [fault.why for fault in self.faults if fault is not told]
         return tuple(dict.fromkeys([*program_note(self.programs), *rest, *self.notes]))[:_SHOWN]

@@ -1,4 +1,4 @@
-"""Scans zip archives (torch's, numpy's, Keras' and others): each record by its content, not by its name in the archive.
+"""Scans zip archives (of torch, numpy, Keras and others): each record by its content, not by its name in the archive.
 
 The strict zip reader of ``formats`` refuses an archive that two readers could read differently. An archive that it
 accepts is scanned record by record. For any other archive, the refusal is reported as a fault, and every record that
@@ -26,7 +26,7 @@ from ..pickle.pickles import look_at_pickles
 
 __all__ = ["FORMS", "archives_in_turn", "look_at_zip", "pieces"]
 
-# Everything that any reader could find in a file with the signatures of a zip archive.
+# Finds everything that any reader could find in a file with the signatures of a zip archive.
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s4x2H4x3L4H6xL")
@@ -56,7 +56,7 @@ def _is_whole(part: File) -> bool:
 
 
 def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
-    """Yield the offsets of the bytes ``mark`` in a file. ``mark`` is for example the signature of a zip record."""
+    """Yield the offsets of the bytes ``mark``, such as the signature of a zip record, in a file."""
     file, at = place.file, 0
     while at < file.size:
         data = file.read(at, min(_STEP + len(mark) - 1, file.size - at))
@@ -201,9 +201,9 @@ def _opened_all(place: ScanItem, archive: Archive, entries: Iterator[ZipEntry]) 
 
 
 def _opened(place: ScanItem, archive: Archive, entry: ZipEntry) -> ScanItem | None:
-    """Return the item for a record; None if there is nothing to scan.
+    """Return the item to scan for a record; None for an array of numbers, and for a record that cannot be unpacked.
 
-    There is nothing to scan in an array of numbers. A record that cannot be unpacked is reported as a fault.
+    The latter is reported as a fault.
     """
     if not entry.method:
         return place.inside(FileSlice(archive.file, entry.data, entry.size), entry.name)

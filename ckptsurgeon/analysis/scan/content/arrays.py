@@ -25,8 +25,7 @@ _FIELDS = re.compile(_FIELD)
 _UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
 _RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
 _PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
-"""A header as numpy writes it, for dtypes without objects. numpy reads a header as a Python literal, which can express
-a dtype with objects in many ways: so any other header is treated as an array of objects."""
+"""A header as numpy writes it, for dtypes without objects. numpy reads a header as a Python literal, in which a dtype with objects can be written in many ways. So an array with any other header is treated as an array of objects."""
 
 
 def is_array_of_numbers(head: bytes) -> bool:
@@ -61,7 +60,7 @@ def look_at_array(place: ScanItem) -> bool:
 
 
 def _look_behind(place: ScanItem, end: int) -> bool:
-    """Scan the bytes from the array's end on, which numpy would read as the next array.
+    """Scan the bytes after the end of the array, which numpy would read as the next array.
 
     Returns whether a finding was added.
     """
@@ -72,7 +71,7 @@ def _look_behind(place: ScanItem, end: int) -> bool:
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
-    """Return the size in bytes of the array, or of the field of a structured dtype, that ``of`` matches."""
+    """Return the size in bytes of the array, or of the field of a structured dtype, that the match ``of`` describes."""
     size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
     return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 

@@ -1,9 +1,9 @@
-"""Scans Keras models: finds the classes that loading the model would import, in the model's configuration.
+"""Scans Keras models: finds, in the model's configuration, the classes that loading the model would import.
 
 A configuration (``config.json`` in ``.keras``, an attribute in HDF5) has the class name of every part of the model, and
-Keras imports the class from the module in ``module`` (keras/src/saving/serialization_lib.py). Keras's own classes that
-only make layers are in a list of known names; every other class is unknown code. There is no list of bad classes:
-``Lambda`` and ``TorchModuleWrapper``, which run code from the file, are simply not in the list of known names.
+Keras imports the class from the module in ``module`` (keras/src/saving/serialization_lib.py). A list of known names has
+Keras's own classes that only make layers; every other class counts as unknown code. So ``Lambda`` and
+``TorchModuleWrapper``, which run code from the file, need no list of bad classes: they are not among the known names.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ _MODULE = re.compile(
 _TEXT = rb'"((?:[^"\\]|\\.){0,300})"'
 _ATTRIBUTE = re.compile(rb'"(class_name|module)"\s*:\s*%b' % _TEXT)
 _SPELLED = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
-"""A printable ASCII character as a JSON escape. No library writes these, but they could hide a class name."""
+"""Matches a printable ASCII character as a JSON escape. No library writes these, but they could hide a class name."""
 _MODEL = b"model_config"
 """The HDF5 attribute with the model's configuration (keras/src/legacy/saving/legacy_h5_format.py)."""
 
 
 def why_code(pairs: list[tuple[str, object]]) -> Iterator[str]:
-    """Yield a note for each class or module that a JSON object would make Keras import, if it is unknown code.
+    """Yield a note for each class or module that is unknown code and that a JSON object would make Keras import.
 
     ``pairs`` are the keys and values of the object. If a key occurs twice, both values are checked, because JSON
     readers differ in which of them they use.
@@ -136,7 +136,7 @@ def look_at_hdf5(place: ScanItem) -> None:
 
 
 def _leads_out(place: ScanItem) -> Iterator[str]:
-    """Yield a note if an HDF5 file has links to other files, or external values: the library opens these files."""
+    """Yield a note if an HDF5 file has links to other files, or values in them: the HDF5 library opens these files."""
     try:
         HDF5.read(FileSlice(place.file, 0, place.file.size))
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Scans configurations and programs of a model's folder: reports what a toolkit would import or run from them."""
+"""Scans configurations and programs in a model's folder: reports what toolkits would import or run because of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def program_note(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def look_at_text(place: ScanItem, head: bytes) -> bool:
-    """Report a program, or search a configuration for class names; returns whether a finding was added.
+    """Report a program, or search a configuration for class names; return whether a finding was added.
 
     The file's name decides whether it is a program or a configuration. Reading it as text runs nothing.
     """
@@ -67,9 +67,9 @@ def _look_at_configuration(place: ScanItem, *, is_json: bool) -> bool:
 
 
 def _of_json(raw: bytes) -> tuple[dict[str, None], dict[str, None]]:
-    """Return two ordered sets of notes on a JSON document: on unknown code, and on keys in ``_JSON_KEYS``.
+    """Return two dictionaries whose keys are notes on a JSON document: on unknown code, and on keys in ``_JSON_KEYS``.
 
-    The sets are dictionaries without values. If the document is invalid, they have only notes on its valid beginning.
+    The values are None. If the document is invalid, the notes concern only its valid beginning.
     """
     code: dict[str, None] = {}
     notes: dict[str, None] = {}

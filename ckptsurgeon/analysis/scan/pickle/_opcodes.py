@@ -1,4 +1,4 @@
-"""The effects of the rarer pickle opcodes on the decoder's state. Opcodes have the names in ``Lib/pickletools.py``."""
+"""The effects of the rarer pickle opcodes on the decoder's state, under their names in ``Lib/pickletools.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_STRING = 0x7FFFFFFF
 
 
 class Opcodes(PickleState):
-    """Has a method for each kind of the rarer instructions; ``begin`` and ``end`` are the bounds of the operand."""
+    """Has a method for each kind of rare instruction; ``begin`` and ``end`` are the bounds of the operand."""
 
     def op_scalar(self, begin: int, end: int) -> None:
         self.stack.append(self.position)
@@ -121,7 +121,7 @@ class Opcodes(PickleState):
         self.stack.append(self.extension(int.from_bytes(self.data[begin:end], "little")))
 
     def op_inst(self, begin: int, end: int) -> None:
-        # the import comes first, because Python's reader imports even if there is no mark
+        # the import is counted first, because Python's reader imports even if there is no mark
         function = self.name(*self.lines(begin, end))
         items = tuple(self.pop_mark())
         self.stack.append(self.call(function, items, self.position))

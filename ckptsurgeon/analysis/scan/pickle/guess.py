@@ -10,7 +10,7 @@ from .texts import text_at
 
 __all__ = ["BEGINS", "MAGICS", "SHORTEST", "KindByName", "imports_something", "inner_bytes", "must_be_pickle", "named"]
 
-# The kind of a file by its name. It decides whether content without a protocol marker is taken for a pickle.
+# The kind of a file by its name, which decides whether content without a protocol marker is taken for a pickle.
 
 _PICKLES = (
     ".bin", ".ckpt", ".cloudpickle", ".dill", ".distcp", ".joblib", ".metadata", ".npy", ".p", ".pickle", ".pk", ".pkl",
@@ -53,25 +53,25 @@ def must_be_pickle(name: str) -> bool:
 
 
 BEGINS = frozenset(b"()]}NIJKLMFGSTUVXBCcPi\x80\x82\x83\x84\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96\xc2\x1f\x93\xfd")
-"""The possible first bytes of pickles and archives inside a string, also if the string is encoded as UTF-8."""
+"""The possible first bytes of pickles and archives inside a string, including their encoding in UTF-8."""
 MAGICS = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\0|\x93NUMPY")
 SHORTEST = 6
 """Length in bytes of the shortest pickle that imports something."""
 
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _FILE = re.compile(r"[^/\0\\]{1,500}")
-"""A module name that Python could find as a file: it has no slash, and no backslash (which invalid UTF-8 becomes)."""
+"""Matches a module name that Python could find as a file: no slash, and no backslash (which invalid UTF-8 becomes)."""
 _TEXT = b"STUVX\x8c\x8d"
 
 
 def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByName = KindByName.TEXT) -> bool:
     """Return whether decoded data is a pickle that imports something, and not other data that looks like a pickle.
 
-    ``tried`` is the state after decoding. ``marked`` is whether the data begins with a protocol. A pickle that is
-    marked and ends without a fault needs no further evidence. In other data the import may be an accident, because a
-    text line that begins with ``c`` decodes as an import. If the file name is not that of a pickle (``kind``), the
-    import must be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its
-    end, or call the imported name.
+    ``tried`` is the state after decoding. ``marked`` is true if the data begins with a protocol. A pickle that is
+    marked and ends without a fault needs no further evidence. In other data, an import may be accidental: a text line
+    that begins with ``c`` is decoded as an import. If the file name is not that of a pickle (``kind``), the import must
+    be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its end, or
+    call the imported name.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)
@@ -86,7 +86,7 @@ def inner_bytes(data: bytes, at: int, begin: int, end: int) -> bytes:
     """Return the content of a string or byte string in a pickle, as bytes.
 
     ``at`` is the offset of the instruction, ``begin`` and ``end`` are the bounds of its operand. A string is encoded as
-    Latin-1 if possible, because protocols 0 to 2 write bytes as such strings; if not, as UTF-8.
+    Latin-1 if possible, because protocols 0 to 2 write bytes as such strings; else as UTF-8.
     """
     if data[at] not in _TEXT:
         return data[begin:end]

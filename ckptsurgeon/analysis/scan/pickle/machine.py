@@ -1,9 +1,8 @@
 """Decodes one pickle without executing it: finds the names that it would import, and the calls of these names.
 
-The stream is divided into instructions in the same way as by all pickle readers (``operands``). At a fault that
-would stop a reader, such as an empty stack, decoding records the fault and continues, so that no later import is
-missed. The decoder distinguishes only plain data, containers and imported names. It keeps the contents of containers
-only to display them.
+The stream is divided into instructions as every pickle reader does it (``operands``). At a fault that would stop a
+reader, such as an empty stack, decoding records the fault and continues, so that no later import is missed. The decoder
+distinguishes only plain data, containers and imported names. It keeps the contents of containers only to display them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Machine"]
 
 _UINT4 = struct.Struct("<I")
 _LITERALS = re.compile(rb"%b{1,4000}+[tleud\x90\x91]" % LITERAL, re.DOTALL)
-"""Pattern of a group of numbers and constants after a mark, such as the shape of a tensor: decoded in one step."""
+"""Pattern of numbers and constants after a mark, such as the shape of a tensor; they are decoded in one step."""
 _MAKES = frozenset(b"tld\x91")
 """Instructions that make a new value from the items after a mark: TUPLE, LIST, DICT, FROZENSET."""
 
@@ -33,13 +32,13 @@ _MAKES = frozenset(b"tld\x91")
 class Machine(FastPathMachine):
     """Decodes one pickle from ``position`` on. ``data`` may be only the beginning of the file's ``total`` bytes.
 
-    After ``run``, ``stopped`` is whether the pickle reached its instruction STOP, ``fault`` is the first fault, and
+    After ``run``, ``stopped`` is true if the pickle reached its instruction STOP, ``fault`` is the first fault, and
     ``position`` is the end of the pickle. ``run`` raises MoreError if the pickle does not end within ``data``, and
     SpentError if a limit is reached.
     """
 
     def run(self) -> None:
-        """Decode the pickle to its instruction STOP, or to the point at which no reader can continue."""
+        """Decode the pickle up to its instruction STOP, or up to the point at which no reader can continue."""
         self._run()
         if self.memo and max(self.memo) > limits.PICKLE_MEMO:
             self.part("a memo index is so large that Python's reader in C would allocate gigabytes")
@@ -64,7 +63,7 @@ class Machine(FastPathMachine):
                 return
 
     def _name_cut_off(self) -> None:
-        """Count the import of a name at the end of a truncated file, which has no newline.
+        """Count the import of a name that a truncated file ends with, so that the name has no newline.
 
         Python's reader imports such a name without its last character.
         """
@@ -243,7 +242,7 @@ class Machine(FastPathMachine):
                     self.position = at
                     if edge < NO_EDGE and at != edge:
                         self.tear("it stops inside a frame")
-                    elif self.overrun:  # the reader in C stopped at the frame, the one in Python reads on as here
+                    elif self.overrun:  # the reader in C stopped at the frame; the one in Python reads on
                         self.part("it stops inside a frame")
                     if not stack:
                         self.flaw("stops with an empty stack")

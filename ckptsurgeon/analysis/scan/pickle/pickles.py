@@ -20,13 +20,13 @@ from .values import ImportedName
 __all__ = ["Pickles", "look_at_pickles"]
 
 _FIRST, _FIRST_MARKED = 64 << 10, 8 << 20
-"""Bytes of the first read: in general, and for a local file that begins with a pickle protocol."""
+"""The size in bytes of the first read: in general, and for a local file that begins with a pickle protocol."""
 _MORE = 8
 _MAGICS = (MAGIC.to_bytes(10, "little"), b"L%dL\n." % MAGIC)
 _LEGACY_PICKLES = 5
-"""Pickles in a legacy torch file: magic number, protocol, system, object, keys of storages. Tensor bytes follow."""
+"""The number of pickles in a legacy torch file: magic number, protocol, system, object, keys of storages."""
 _JOBLIB = "joblib.numpy_pickle", "NumpyArrayWrapper"
-"""joblib's wrapper of an array, also in ``sklearn.externals``; after it come the array's bytes, or another pickle."""
+"""joblib's wrapper of an array, also in ``sklearn.externals``; the array's bytes, or another pickle, follow it."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Pickles:
     """What the pickles of one file would do.
 
     ``number`` is the number of pickles, ``end`` the offset of their end, ``fault`` the first fault. ``parted`` says
-    where readers of pickles disagree. ``legacy`` is whether the file is a legacy torch file. ``storages`` are the keys
+    where readers of pickles disagree. ``legacy`` is true if the file is a legacy torch file. ``storages`` are the keys
     of the torch storages that the pickles use.
     """
 
@@ -74,8 +74,8 @@ class Pickles:
 def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
     """Decode the pickles from the offset ``start`` on, and scan the pickles inside them; None if there is no pickle.
 
-    If ``sure`` is false, bytes that only begin like a pickle are ignored. A file that must be a pickle according to its
-    name, but is not, is reported as corrupt.
+    If ``sure`` is false, bytes that only begin like a pickle are ignored. A file that must be a pickle by its name, but
+    is not, is reported as corrupt.
     """
     found, kind, why = Pickles(end=start), named(place.path), "it is empty"
     while found.end < place.file.size and not (found.legacy and found.number == _LEGACY_PICKLES):
@@ -148,7 +148,7 @@ def _take(place: ScanItem, machine: Machine, found: Pickles) -> None:
 
 
 def _join(names: Names, more: Names) -> None:
-    """Add the imported names of one pickle (``more``) to ``names``; above the limit, further names share one entry."""
+    """Add ``more``, the imported names of one pickle, to ``names``; above the limit, further names share one entry."""
     for key, name in more.items():
         if key not in names and len(names) > limits.SCAN_NAMES:
             key, name = ("…", "and more"), ImportedName("…", "and more", name.verdict)

@@ -18,8 +18,7 @@ __all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "RowPatterns", "rows
 
 # Tables: consecutive dictionaries of numbers with the same keys, or consecutive tuples of numbers.
 #
-# Their memo entries contain only numbers and constants. Entries of MEMOIZE are kept; entries with an explicit index
-# from 256 on are not kept.
+# Their memo entries contain only numbers and constants. Entries made by MEMOIZE are kept; entries with an explicit index of 256 or more are not kept.
 
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
@@ -98,14 +97,13 @@ _TENSOR = re.compile(
     + rb"(h.)\)R%bt%bR%b" % (PUT, PUT, PUT),  # OrderedDict() of hooks, the arguments, the tensor
     re.DOTALL,
 )
-"""A tensor of ``torch.save``. Groups: the BINGETs of the string 'storage' and the storage type, the key of the storage,
-the BINGET of its location, the BINGET of OrderedDict."""
+"""A tensor of ``torch.save``. Groups: the BINGETs of the string 'storage' and of the storage type, the key of the storage, the BINGETs of its location and of OrderedDict."""
 
 
 class FastPathMachine(Opcodes):
-    """Decodes tensors as torch.save usually writes them, and rows of tables, in one step each, if ``hurried`` is set.
+    """Decodes each tensor in torch.save's usual form, and each row of a table, in one step, if ``hurried`` is set.
 
-    ``skipped`` counts the tensors and table rows whose memo entries were not kept.
+    ``skipped`` is the number of tensors and table rows whose memo entries were not kept.
     """
 
     def take_rows(self, rows: RowPatterns, at: int, stack: list[Value]) -> int:
@@ -118,7 +116,7 @@ class FastPathMachine(Opcodes):
         number, end, fetched = rows.taken(self.data, at, self.edge)
         if not number or not all(key[0] in self.memo for key in fetched):
             return at
-        value = end - rows.nbytes  # represents each row: the offset of a memo instruction, not of a string or number
+        value = end - rows.nbytes  # stands for each row: the offset of a memo instruction, not of a string or number
         stack += [value] * number
         if rows.kept:
             self.memo.update(dict.fromkeys(range(len(self.memo), len(self.memo) + number), value))
@@ -162,10 +160,10 @@ class FastPathMachine(Opcodes):
         return True
 
     def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> ImportedName | None:
-        """Return the import of OrderedDict for a tensor's hooks, if the memo has what every tensor has; else None.
+        """Return the import of OrderedDict for a tensor's hooks if the memo has the tensor's three values; else None.
 
-        Every tensor has a storage class, a location (a string) and hooks (an OrderedDict). The arguments are the
-        instructions that fetch the three from the memo.
+        The three values are a storage class, a location (a string) and hooks (an OrderedDict). The arguments are the
+        instructions that fetch them from the memo.
         """
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])

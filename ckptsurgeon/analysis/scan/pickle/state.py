@@ -31,10 +31,10 @@ class PickleState:
 
     ``storages`` are the offsets of the keys of torch storages. ``nested`` are (offset, bytes) of the strings and byte
     strings whose content is a pickle or an archive. ``level`` is the number of pickles in which this one is nested.
-    ``origin`` is the offset of ``data`` in its file. ``marked`` is whether the pickle begins with a protocol. ``edge``
+    ``origin`` is the offset of ``data`` in its file. ``marked`` is true if the pickle begins with a protocol. ``edge``
     is the offset of the current frame's end. ``fault`` is the first fault. Python has two pickle readers, one in C and
-    one in Python: ``parted`` says where they disagree first; ``torn`` is whether they read different instructions from
-    there on. ``overrun`` is whether a frame reaches beyond the end of the data; only the reader in C stops at such a
+    one in Python: ``parted`` says where they disagree first; ``torn`` is true if they read different instructions from
+    there on. ``overrun`` is true if a frame reaches beyond the end of the data; only the reader in C stops at such a
     frame. ``hurried`` allows the fast paths.
     """
 
@@ -70,7 +70,7 @@ class PickleState:
         self.fault = self.fault or f"the pickle {why} (near byte {self.origin + self.position})"
 
     def part(self, why: str) -> None:
-        """Record that Python's readers in C and in Python may disagree here, or may differ from this decoder.
+        """Record that Python's two readers (in C and in Python) may disagree here, or may differ from this decoder.
 
         Only the first such position is kept.
         """
@@ -170,7 +170,8 @@ class PickleState:
         """
         found = self.name("copyreg.extension", str(code))
         found.why = (
-            "it is a number, and the copyreg registry of the program that loads the file decides which name it is"
+            "it is an extension number: the copyreg registry of the program that loads the file decides which name it "
+            "means"
         )
         return found
 
@@ -197,7 +198,7 @@ class PickleState:
         return UnmadeCall(function, args, base)
 
     def change(self, target: Value) -> None:
-        """Count a change of an object: new items or a new state. Both call a method of the object's class."""
+        """Count a change of an object (new items or a new state), for which a method of the object's class is called."""
         base = _base(target)
         if base is None:
             return
@@ -216,7 +217,7 @@ class PickleState:
     def add_nothing(self, target: Value, opening: str) -> None:
         """Record a disagreement of readers if an empty group of items is added to the wrong kind of value.
 
-        Python's reader in Python refuses this; its reader in C does not. ``opening`` is the bracket of the right kind
+        Python's reader in Python refuses this; the reader in C does not. ``opening`` is the bracket of the right kind
         of container.
         """
         if not isinstance(target, list) or target[0] != opening:

@@ -13,7 +13,7 @@ from .values import UNKNOWN, ImportedName, UnmadeCall, Value
 
 __all__ = ["BYTES", "TEXTS", "call_text", "items_of", "number_at", "raw_at", "text_at"]
 
-# Strings and numbers, decoded from their instructions.
+# Functions that decode strings and numbers from their instructions.
 
 TEXTS = b"SUTVX\x8c\x8d"
 """Opcodes of strings: STRING, SHORT_BINSTRING, BINSTRING; UNICODE, BINUNICODE, SHORT_BINUNICODE, BINUNICODE8."""
@@ -111,12 +111,12 @@ def _literals(data: bytes, at: int) -> Iterator[int]:
         _, at = bounds(data, at, len(data))
 
 
-# A call as a string: escaped, and shortened to a limit even if the arguments share and nest values.
+# Calls as strings: escaped, and shortened to a limit even if the arguments share or nest values.
 
 _SHOWN = 200
 """The largest number of characters in the text of a call."""
 _TEXT = 60
-"""The largest number of characters that are shown of a string in a call."""
+"""At most this many characters of a string in a call are shown."""
 _DEEP = 6
 _ITEMS = 8
 _CLOSING_BRACKETS = {"[": "]", "{": "}", "set(": ")", "frozenset(": ")"}

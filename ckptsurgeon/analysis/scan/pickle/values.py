@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 KEPT = 9
-"""The largest number of entries of the list for a container: the bracket and eight items."""
+"""The largest length of the list that represents a container: the bracket and eight items."""
 SHOWN_CALLS = 3
-"""The largest number of calls of one name that are shown with their arguments."""
+"""At most this many calls of one name are shown with their arguments."""
 UNKNOWN = -1
-"""The offset of an unknown value: the value was missing, or is not in the file."""
+"""The offset that stands for an unknown value, which was missing or is not in the file."""
 
 Value = object
 """An int, a tuple, a list, an ImportedName or an UnmadeCall."""
@@ -46,7 +46,7 @@ Its parameters are a function that returns an argument as a string (None if it i
 
 
 class ImportedName:
-    """A name that a pickle imports, and its uses. ``quiet`` is whether a call is harmless with any arguments."""
+    """A name that a pickle imports, and its uses. ``quiet`` is true if a call with any arguments is harmless."""
 
     __slots__ = (
         "called",
@@ -110,7 +110,7 @@ class UnmadeCall:
         self.base = base
 
 
-# Tests for the form of values. Python's readers in C and in Python treat some unusual forms differently.
+# Tests of the form of values; Python's two readers (in C and in Python) treat some unusual forms differently.
 
 _MARK, _EMPTY_TUPLE, _TUPLE, _DICT, _NONE = b"(", b")", b"t", b"d", b"N"
 _MADE = frozenset(b"RQP\x81\x92oi\x82\x83\x84")

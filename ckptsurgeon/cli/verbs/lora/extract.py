@@ -29,7 +29,7 @@ convolution differs; 5 the output cannot be written.
 
 def run(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned network.")],
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The network that it was tuned from.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The network from which it was tuned.")],
     rank: Annotated[int, typer.Option("--rank", metavar="R", help="Use this rank for the factors.")] = 16,
     alpha: Annotated[
         float | None,
@@ -66,7 +66,7 @@ def run(
         typer.Option("--vocab", metavar="place", help="Subtract row n from row n even if the tokenisers differ."),
     ] = None,
     memory: Memory = None,
-    output: OutputUnlessDry = None,  # of the group; here for its place in the help
+    output: OutputUnlessDry = None,  # belongs to the group; declared here for its place in the help
     root: Root = None,
     unwrap: Unwrap = False,
     *,
