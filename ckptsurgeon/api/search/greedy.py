@@ -58,7 +58,7 @@ def greedy_soup(
     are those of ``average``, the other arguments those of ``search``. The result has a trial for each model and for
     each average.
 
-    Raises what ``average`` and ``search`` raise.
+    Raises the errors of ``average`` and ``search``.
     """
     command = Command.parsed("--evaluate", evaluate, metric=metric or "", timeout=trial_timeout)
     tested = Command.parsed("--test", test, metric=metric or "", timeout=trial_timeout) if test is not None else None
