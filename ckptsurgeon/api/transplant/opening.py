@@ -271,9 +271,7 @@ def _planned(
         if not by_place and (change is not None or target.vocabulary):
             kept_folder = models.kept_folder
             plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change, kept_folder)
-    others += tuple(
-        one.path for one in target.given
-    )  # so that the output does not overwrite them
+    others += tuple(one.path for one in target.given)  # so that the output does not overwrite them
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 
