@@ -107,7 +107,7 @@ def _is_same(
         return True
     try:
         found = [give(coded.codes) for coded, give in zip((one, other), weights, strict=True)]
-    except PlanError:  # they need no decoding: their bytes can be compared
+    except PlanError:  # one cannot be decoded: only the bytes can be compared
         return True
     facts = [
         (made.encoding, made.facts) for weight in found if weight and isinstance(made := weight.info.made, Decoded)

@@ -17,6 +17,7 @@ from ...tensors.info import TensorInfo
 __all__ = ["Outline", "beside", "outline_from_plain", "outline_of"]
 
 # Work in a second process, so that two large headers are read at the same time on two cores.
+#
 # Headers are read by Python code, which threads cannot run in parallel. The other process is forked, so that nothing
 # is imported again, and returns plain data. If anything goes wrong in it, the caller does the work itself, and gets
 # the error itself.

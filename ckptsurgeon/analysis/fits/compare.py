@@ -66,7 +66,7 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
 
 
 def _counters(wanted: Collection[str]) -> Iterator[str]:
-    """Yield the keys of batch norm's counters of batches, which torch adds to a state dict without module versions. |
+    """Yield the keys of batch norm's counters of batches, which torch adds to a state dict without module versions.
 
     See ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py.
     """

@@ -24,7 +24,11 @@ SMALL = 0.1
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
 FEWEST, ERRORS, VARIED = 16, 4, 0.4
-"""At least this many rows without a token are compared. Their sizes must deviate by this many standard errors more than those of new rows, and by at least this share of the deviation among rows with tokens."""
+"""Limits for the sizes of rows without a token, which must vary more than those of new rows.
+
+There must be at least ``FEWEST`` such rows. Their relative deviation must exceed the deviation of new rows by
+``ERRORS`` standard errors, and be more than ``VARIED`` times the relative deviation of rows with tokens.
+"""
 OTHER_ROWS = ("bark", "semantic", "coarse_acoustics", "whisper")
 """Model types with trained rows for which older tokenisers have no tokens: timestamps, codes of sound."""
 OTHER_TOKENS = "Use the tokeniser that was saved with these weights: the present one seems to lack tokens."

@@ -23,7 +23,9 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""A family is the tensors with one role in all layers. Families of fewer than ``FEWEST`` tensors have no outliers. Families of at least ``MANY`` tensors count as large.
+"""A family is the tensors with one role in all layers.
+
+Families of fewer than ``FEWEST`` tensors have no outliers. Families of at least ``MANY`` tensors count as large.
 """
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to its family's median, as a binary logarithm: a factor of 8."""

@@ -16,7 +16,8 @@ __all__ = ["BLOCK", "Member", "is_tar", "look_at_tar", "members_of"]
 
 # The members of a tar archive: POSIX ustar and pax (IEEE 1003.1-2001), GNU's long names, and older formats.
 #
-# Numbers are read as Python's ``tarfile`` reads them. If tar readers disagree on where the next member begins, this is a fault, and reading continues in the way that finds more members.
+# Numbers are read as Python's ``tarfile`` reads them. If tar readers disagree on where the next member begins, this is
+# a fault, and reading continues in the way that finds more members.
 
 BLOCK = 512
 _STEP = 1 << 20

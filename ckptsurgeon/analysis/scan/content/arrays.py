@@ -25,7 +25,11 @@ _FIELDS = re.compile(_FIELD)
 _UNNAMED = re.sub(rb"\?P<\w+>", rb"?:", _FIELD)
 _RECORD = re.compile(rb"\[%b(?:, %b)*\]" % (_UNNAMED, _UNNAMED))
 _PLAIN = re.compile(rb"\{'descr': %b, 'fortran_order': (?:True|False), 'shape': %b, \}\s*" % (_TYPE, _SHAPE))
-"""A header as numpy writes it, for dtypes without objects. numpy reads a header as a Python literal, in which a dtype with objects can be written in many ways. So an array with any other header is treated as an array of objects."""
+"""A header as numpy writes it, for dtypes without objects.
+
+numpy reads a header as a Python literal, in which a dtype with objects can be written in many ways. So an array with
+any other header is treated as an array of objects.
+"""
 
 
 def is_array_of_numbers(head: bytes) -> bool:

@@ -32,7 +32,7 @@ _BUILTINS = (
     "str",
     "tuple",
 )
-"""Types of plain data. Old protocols call them to make sets and byte strings; one can be the factory of a ``defaultdict``."""
+"""Types of plain data. Old protocols call them to make sets and byte strings; a ``defaultdict`` has one as factory."""
 
 _COLLECTIONS = ("Counter", "OrderedDict", "defaultdict")
 

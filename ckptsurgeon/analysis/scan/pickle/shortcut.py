@@ -18,7 +18,8 @@ __all__ = ["LITERAL", "LITERALS", "PUT", "FastPathMachine", "RowPatterns", "rows
 
 # Tables: consecutive dictionaries of numbers with the same keys, or consecutive tuples of numbers.
 #
-# Their memo entries contain only numbers and constants. Entries made by MEMOIZE are kept; entries with an explicit index of 256 or more are not kept.
+# Their memo entries contain only numbers and constants. Entries made by MEMOIZE are kept; entries with an explicit
+# index of 256 or more are not kept.
 
 LITERAL = rb"(?:K.|M..|J....|G.{8}|[N\x88\x89])"
 LITERALS = frozenset(bytes([op]) for op in b"KMJGN\x88\x89")
@@ -97,7 +98,11 @@ _TENSOR = re.compile(
     + rb"(h.)\)R%bt%bR%b" % (PUT, PUT, PUT),  # OrderedDict() of hooks, the arguments, the tensor
     re.DOTALL,
 )
-"""A tensor of ``torch.save``. Groups: the BINGETs of the string 'storage' and of the storage type, the key of the storage, the BINGETs of its location and of OrderedDict."""
+"""A tensor of ``torch.save``.
+
+Groups: the BINGETs of the string 'storage' and of the storage type, the key of the storage, the BINGETs of its location
+and of OrderedDict.
+"""
 
 
 class FastPathMachine(Opcodes):
