@@ -120,7 +120,7 @@ RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-"""The folder of ckptsurgeon. If memory runs out, Python may raise SyntaxError when it compiles a module in this folder."""
+"""The folder of ckptsurgeon. If memory runs out, compiling a module in it may raise SyntaxError."""
 
 
 def failed(error: Exception, args: Sequence[str], *, as_json: bool) -> int:

@@ -156,8 +156,8 @@ def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str
         raise ConfigError(f"{wrong[0]} cannot be used with --greedy.", hint="Leave it out.")
     if writing.dry_run:
         raise ConfigError(
-            "-n cannot be used with --greedy, because the scores decide which models are "
-            "averaged.", hint="Leave it out."
+            "-n cannot be used with --greedy, because the scores decide which models are averaged.",
+            hint="Leave it out.",
         )
     if not given["--evaluate"]:
         raise ConfigError("--greedy needs a command that scores a model.", hint="Give it with --evaluate.")

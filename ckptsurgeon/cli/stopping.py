@@ -28,7 +28,7 @@ __all__ = [
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
-"""A second signal ends the program without removing temporary files if it comes at least this many seconds after the first."""
+"""A second signal at least this many seconds after the first ends the program without removing temporary files."""
 AGAIN_S = 0.01
 """If Python ignored a StoppedBySignal, the exception is raised again after this many seconds."""
 

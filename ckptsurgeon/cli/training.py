@@ -68,7 +68,7 @@ class ProgressDisplay:
         elif event == "test":
             self._testing(row)
         elif "test" in row:
-            pass  # no other events are shown
+            pass  # nothing is shown for this event
         elif "dev" in row:
             self._say(dev_line(row, self._steps))
         else:

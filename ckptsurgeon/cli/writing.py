@@ -211,7 +211,7 @@ class Writing:
             return prove_output(plan, output)
 
     def _show_proof(self, proof: Proof, shown: Collection[str]) -> None:
-        """Show the result of --prove, and its notes that are not in ``shown``; exit with 1 if the networks are different."""
+        """Show the result of --prove, with its notes that are not in ``shown``; exit with 1 if the networks differ."""
         if not self.printer.json:
             from ..render.prove import proof_view
 

@@ -18,7 +18,10 @@ __all__ = ["VARIABLE", "answer", "candidates", "run"]
 # Completions of the word at the cursor (candidates).
 
 Candidates = tuple[str, list[str]]
-"""(Kind, candidates). The kind is ``words``; ``partial`` for words after which no blank is added; or ``files``, which the shell completes itself."""
+"""(Kind, candidates).
+
+The kind is ``words``; ``partial`` for words after which no blank is added; or ``files``, which the shell completes.
+"""
 
 NOTHING: Candidates = ("words", [])
 FILES: Candidates = ("files", [])

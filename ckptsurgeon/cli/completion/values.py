@@ -29,7 +29,7 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 MAX_CANDIDATES = 400
 """The largest number of candidates that are offered; if there are more, common prefixes are offered instead."""
 MAX_SOURCES = 4
-"""At most this many sources are read for their keys; the sources of a merge or an average usually have the same keys."""
+"""The keys of at most this many sources are read: the sources of a merge or an average usually have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -188,7 +188,7 @@ def _settings() -> Iterable[str]:
 
 
 def _tasks() -> Iterable[str]:
-    """Return the names of the training tasks, by the names of their files, because importing the tasks imports torch."""
+    """Return the names of the training tasks, by the names of their files: importing the tasks would import torch."""
     spec = importlib.util.find_spec("ckptsurgeon.trainer.tasks")
     places = spec.submodule_search_locations if spec is not None else None
     return sorted(one.name for one in pkgutil.iter_modules(places or []) if not one.name.startswith("_"))

@@ -124,7 +124,7 @@ def run(
 ) -> None:
     """Train a model, resume a run, or report on a finished run, as the options say."""
     if "WORLD_SIZE" in os.environ:
-        # Must be set before torch is imported: otherwise DDP writes a line to stderr whenever a step uses all parameters.
+        # Set before torch is imported: otherwise DDP writes a line to stderr if a step uses all parameters.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ...errors import ConfigError
     from ...render.train import report_view, trained_view
