@@ -227,7 +227,7 @@ def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
 
 
 def _loaded(plugin: Path) -> tuple[Method, ...]:
-    from ..methods.merge._registry import load_plugin  # this module imports numpy, which plans that only copy do not need
+    from ..methods.merge._registry import load_plugin  # imports numpy, which not every plan needs
 
     return load_plugin(os.fspath(plugin))
 

@@ -64,7 +64,7 @@ def average(
     such as ``module.``, from all keys; ``root`` is the dotted path of the state dict in each file (``model.ema``).
 
     Raises ConfigError for fewer than two checkpoints, and for files without the entry ``running``; PlanError if keys,
-    shapes or kinds of numbers differ; and what ``open_checkpoint`` raises.
+    shapes or kinds of numbers differ; and the errors of ``open_checkpoint``.
     """
     check_metadata(metadata)
     check_encoding(encoding)

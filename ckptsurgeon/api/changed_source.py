@@ -81,7 +81,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
-        from .quantising.quantising import quantising  # this module imports ``transplant``, which other edits do not need
+        from .quantising.quantising import quantising  # imported only if it is needed
 
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)

@@ -153,7 +153,7 @@ def _architecture(folder: ModelFolder) -> str:
 def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[ClassFinding]:
     missing = [step.key for step in plan.steps if step.reason == "missing" and not step.tied_to]
     unused = sorted(key for _, key in plan.unexpected)
-    ignored = ignored_keys(name) if missing or unused else ()  # to find the ties, the class must be imported
+    ignored = ignored_keys(name) if missing or unused else ()  # this imports the class
     name = escape(name)
     missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]

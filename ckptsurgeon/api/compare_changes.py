@@ -44,7 +44,7 @@ def compare_changes(
     of the state dict in all checkpoints. ``progress`` is called with (bytes done, bytes in total).
 
     Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, and PlanError for
-    quantised tensors that cannot be decoded. Also raises what ``open_checkpoint`` raises, and FormatError for a wrong
+    quantised tensors that cannot be decoded. Also raises the errors of ``open_checkpoint``, and FormatError for a wrong
     checksum.
     """
     if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):

@@ -26,7 +26,7 @@ from .inputs.dequantising import weights_of
 __all__ = ["diff", "folder_differences"]
 
 LARGE = 4 << 20
-"""If files have at least this many bytes, their headers are read in two processes; for smaller files, that is slower."""
+"""The headers of files of at least this size in bytes are read in two processes; for small files, that is slower."""
 
 
 def diff(
@@ -53,7 +53,7 @@ def diff(
     the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of
     its model are compared.
 
-    Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
+    Raises PatternError for a pattern that matches nothing, the errors of ``open_checkpoint``, and FormatError if a
     record that is read fails its checksum.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
@@ -157,7 +157,7 @@ def _compared(
 def _on_scales(*opened: Checkpoint) -> list[str]:
     """Return the notes on odd scales that were found when quantised tensors of the checkpoints were decoded.
 
-    If no tensors of a checkpoint were decoded, a sample of its quantised tensors is examined.
+    If there are none for a checkpoint, a sample of its quantised tensors is decoded, and the notes are on this sample.
     """
     from .inputs.sampled_scales import odd_scale_notes_on
 

@@ -74,7 +74,7 @@ def rename(
     ``heads`` has the numbers of query and key heads ("32/8"), if no configuration next to the weights has them.
     ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
     metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
-    name or an operation does not fit, and what ``open_checkpoint`` raises.
+    name or an operation does not fit, and the errors of ``open_checkpoint``.
     """
     check_metadata(metadata)
     rules = [*rules_as_text(map), *rules_of(map_file)]
@@ -124,7 +124,7 @@ def filter(
     ``include`` and ``exclude`` select the keys. ``root`` is the dotted path of the state dict (``model_ema``). Entries
     that are not tensors, such as an optimizer's state, are left out; ``keep_extras`` keeps those that are plain data.
     ``metadata`` sets entries of the metadata, as in ``convert``. Raises PatternError for a pattern that matches
-    nothing, PlanError if no tensor is left, and what ``open_checkpoint`` raises.
+    nothing, PlanError if no tensor is left, and the errors of ``open_checkpoint``.
     """
     check_metadata(metadata)
     options = Options.of(include=include, exclude=exclude)
@@ -162,11 +162,11 @@ def convert(
     ``exclude`` restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that
     another program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
     ``rename`` describes the other layouts, and ``heads``. ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices
-    to a type, or a mixture of types, that only GGUF
-    stores. ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
+    to a type, or a mixture of types, that only GGUF stores. ``metadata`` sets entries of the metadata of safetensors or
+    GGUF; an empty value removes the entry.
 
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
-    be quantised or an unknown layout, and what ``open_checkpoint`` raises.
+    be quantised or an unknown layout, and the errors of ``open_checkpoint``.
     """
     check_metadata(metadata)
     check_layout(layout, heads)

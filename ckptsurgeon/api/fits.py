@@ -52,7 +52,7 @@ def fits(
     model folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights
     compute different results.
 
-    Raises what ``open_checkpoint`` and ``load_target`` raise.
+    Raises the errors of ``open_checkpoint`` and ``load_target``.
     """
     place, said = _destination(destination)
     target = load_target(place, task=task)

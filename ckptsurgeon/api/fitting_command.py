@@ -72,7 +72,7 @@ def with_command(
     """
     best: tuple[int, _Candidate, _Facts] | None = None
     why = ""
-    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # this includes keys that torch's load hooks would rename
+    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # also keys that load hooks rename
     proposal = propose("", checkpoint, "", target.tensors) if is_renamed else None
     fit = replace(fit, notes=(*fit.notes, *(proposal.notes if proposal is not None else ())))
     for one in _candidates(fit, checkpoint, target, source, destination, proposal):
@@ -94,7 +94,7 @@ def with_command(
     renamed = {
         old: new
         for old, new in facts.renamed.items()
-        if new in fit.missing and (new not in codes or codes[new].codes == new)  # a scale is not a weight under another name
+        if new in fit.missing and (new not in codes or codes[new].codes == new)  # a scale is not a renamed weight
     }
     more = {key: owner for key, owner in tied_keys({*checkpoint, *renamed.values()}, target) if key in fit.missing}
     missing = {key: info for key, info in fit.missing.items() if key not in more}

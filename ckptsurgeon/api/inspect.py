@@ -51,11 +51,11 @@ def inspect(
 
     ``include`` and ``exclude`` select keys. ``stats`` reads the values of the selected tensors, and decodes quantised
     tensors (``decoded``). With ``model_class``, keys and shapes are also compared with those of the transformers class
-    in config.json, if transformers is installed; this takes seconds. Raises what ``open_checkpoint`` raises, and
+    in config.json, if transformers is installed; this takes seconds. Raises the errors of ``open_checkpoint``, and
     PatternError for a pattern that matches nothing.
     """
     with open_checkpoint(path, root) as checkpoint:
-        from .model_folder.checks import contradictions  # imported after opening, so that a refused file is reported without this import
+        from .model_folder.checks import contradictions  # slow, so after opening
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)

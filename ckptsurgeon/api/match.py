@@ -27,8 +27,8 @@ def match(
 
     Nothing is renamed. If several keys fit equally well, none of them is chosen. ``destination`` is a configuration or
     a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
-    path of the state dict in ``source``. The result has the notes of ``inspect`` on both. Raises what
-    ``open_checkpoint`` and ``load_target`` raise.
+    path of the state dict in ``source``. The result has the notes of ``inspect`` on both. Raises the errors of
+    ``open_checkpoint`` and ``load_target``.
     """
     target = load_target(destination, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:

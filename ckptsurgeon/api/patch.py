@@ -1,4 +1,4 @@
-"""``make_patch``, ``apply_patch`` and ``read_patch``: a patch is a small file with the changes that fine-tuning made."""
+"""``make_patch``, ``apply_patch`` and ``read_patch``: a patch is a small file with the changes of fine-tuning."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_patch(
     selects tensors that are stored exactly although ``signs`` selects them. The codes and scales of quantised weights
     are always stored exactly; a note says how many ``signs`` selects.
 
-    Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, PlanError if ``signs``
+    Raises the errors of ``open_checkpoint``, PatternError for a pattern that matches nothing, PlanError if ``signs``
     selects only parts of quantised weights, ConfigError without the package zstandard, OutputError if the patch cannot
     be written.
     """

@@ -41,7 +41,7 @@ class RayTasks:
         self._tasks: list[Any] = []
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Start a task for each part, the largest first; return [], the parts that this process writes itself.
+        """Start a task for each part, the largest first; return [], because this process writes no part itself.
 
         ``identity`` identifies the output, and ``folder`` is its temporary folder.
         """

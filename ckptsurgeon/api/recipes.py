@@ -109,7 +109,7 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     proved = _proved(name, wanted)
-    own = inspect.signature(_VERBS[verb]).parameters  # the argument ``to`` of lora convert is not the format of the output
+    own = inspect.signature(_VERBS[verb]).parameters  # lora convert has its own ``to``
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
     shared = _shared(name, document)
     if not run_code:
@@ -184,7 +184,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return ``document``, the content of the recipe ``name``, with absolute paths, so that it can be read in any folder."""
+    """Return ``document``, the content of the recipe ``name``, with absolute paths, so that it works in any folder."""
     folder = os.path.dirname(os.path.abspath(name))
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
 

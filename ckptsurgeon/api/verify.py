@@ -24,7 +24,7 @@ from .inputs.reopening import changed_model_files, find_sources, read_plan
 __all__ = ["verify"]
 
 _NUMBERS = re.compile(r"\d[\d,.]*|\b(?:has|have|is|are)\b|s\b")
-"""Matches the words in which a note on one tensor differs from a note of the same kind on several tensors."""
+"""Matches the numbers and words that differ between a note on one tensor and a note of the same kind on several."""
 
 
 def verify(
@@ -61,7 +61,7 @@ def verify(
         return _of_patch(output, patch, [name for name, value in others.items() if value], progress)
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # "" means to compute with numpy, without a memory limit
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # device "" is numpy
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
@@ -92,7 +92,7 @@ def verify(
         of_model = tuple(_of_model(checkpoint))
         said = (
             *changed_model_files(named, found),
-            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be open twice: decoded, and as codes
+            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be open twice
             *of_model,
             *dict.fromkeys(_of_values(checkpoint, found.values())),
             *dict.fromkeys(_of_tokens(of_model, found.values())),
@@ -127,7 +127,7 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on odd scales of the quantised sources from which the output was perhaps decoded.
+    """Yield the notes on faults in decoding, for those quantised sources that were perhaps decoded for the output.
 
     Sources were decoded if the output is not quantised, or if it has no odd scales: an average gets new scales.
     """
@@ -153,7 +153,10 @@ def _without_dots(path: str) -> str:
 
 
 def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on values of sources of kinds that the notes on the output lack: computed values can hide a fault."""
+    """Yield the notes on values of sources, except notes of a kind that the output has, too.
+
+    Values that are computed from the sources can hide a fault.
+    """
     own = {_NUMBERS.sub("", said.rpartition(": ")[0]) for said in checkpoint.value_notes}
     for one in sources:
         for said in one.value_notes:

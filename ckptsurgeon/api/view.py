@@ -57,7 +57,7 @@ def view(
     what the verb ``check`` finds. ``root`` is the dotted path of the state dict in all checkpoints; ``wait``
     is as in ``apply``.
 
-    Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
+    Raises the errors of ``open_checkpoint``, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
     """
     sources = [path] if other is None else [path, other, *more]
