@@ -30,7 +30,8 @@ def sharing(
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")
     if scheme_of(output or ""):
         raise ConfigError(
-            f"--processes: the remote output {escape(shown(output or ''))} is written by one process.",
+            "--processes has no effect, because a single process writes the remote output "
+            f"{escape(shown(output or ''))}.",
             hint="Leave --processes out.",
         )
     assert isinstance(plan.inputs, PlanInputs)

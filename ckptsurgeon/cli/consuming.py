@@ -36,6 +36,6 @@ def ask_to_consume(plan: Plan) -> None:
     if found.lost:
         number = count(len(found.lost), "tensor")
         lost = f"Not used by the output, and lost after the run: {number} ({listing(found.lost, 3, where='')}). "
-    first = f"The run deletes {what}, as the output is written. Go on?"
+    first = f"The run deletes {what} while it writes the output. Go on?"
     if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete the files?", err=True)):
         raise ConfigError("nothing was written or deleted.")

@@ -39,7 +39,7 @@ def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
         paths = {shard: os.path.normpath(os.path.join(folder, shard)) for shard in indexed}
         lost = {shard for shard, path in paths.items() if path not in whole} - set(named)
         is_used = len(lost) < len(indexed) or not any(is_weights(name) for name in files)
-        more = sorted(lost) if is_used else []  # an index without any of its shards is of other weights
+        more = sorted(lost) if is_used else []  # an index without any of its shards is left over from other weights
         names = [os.path.join(folder, name) for name in (*named, *more)]
         if names:
             many = number + len(more)

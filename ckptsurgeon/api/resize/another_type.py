@@ -126,14 +126,14 @@ class AnotherType:
     def _check_groups(self, parts: int) -> None:
         """Raise ConfigError if the experts that each token uses do not make up whole copies of the feed-forward layer.
 
-        ``parts`` is the number of experts that together are one copy.
+        ``parts`` is the number of experts into which each copy is divided.
         """
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and used % parts:
                 raise ConfigError(
-                    f"each token would use {used} experts ({name}), but {parts} experts together are one copy of the "
-                    "feed-forward layer.",
+                    f"each token would use {used} experts ({name}), which are not whole copies of the feed-forward "
+                    f"layer: each copy is divided into {parts} experts.",
                     hint=f"Use a multiple of {parts}: --set {name}={parts * max(1, used // parts)}.",
                 )
 

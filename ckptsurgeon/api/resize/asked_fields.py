@@ -75,13 +75,16 @@ class AskedFields:
                 hint="Set the number with --set.",
             )
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
-            raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
+            raise ConfigError(
+                "--new-channels has no effect, because no number of channels becomes larger.", hint="Leave it out."
+            )
         if choices.merge and not any(not self.grows(name) for name in self.of("experts")):
             raise ConfigError(
-                "--merge-experts is only for fewer experts.", hint="Set a smaller number of experts with --set."
+                "--merge-experts has no effect, because the number of experts does not become smaller.",
+                hint="Set a smaller number of experts with --set.",
             )
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
-            raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
+            raise ConfigError("--new-width has no effect, because no width becomes larger.", hint="Leave it out.")
 
     def of(self, role: str) -> list[str]:
         """Return the fields to change whose role is ``role`` ("width", "heads", "experts")."""

@@ -114,8 +114,8 @@ def _said(rows: VocabularyRows, choice: DonorChoice) -> str:
     made, shared = len(rows.donor.wanted(rows)), len(rows.donor.shared(rows))
     return (
         f"{count(made, 'row')} of new tokens: each is a weighted sum of at most {choice.picks} rows of tokens that the "
-        f"model shares with {escape(choice.path)} ({shared} tokens); the weights are those that approximate the "
-        f"token's row in {escape(choice.path)} (arXiv 2506.06607)"
+        f"model shares with {escape(choice.path)} ({shared} tokens); the weights are those with which the rows of "
+        f"these tokens approximate the token's row in {escape(choice.path)} (arXiv 2506.06607)"
     )
 
 
@@ -303,8 +303,8 @@ def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Call
         found.update(places[row] for row in own if largest[row - first] == 0)
     if wrong:
         raise PlanError(
-            f"{escape(one.key)} of {escape(source.path)} has NaN or infinite values in {count(len(wrong), 'row')}, of "
-            f"which no sum can be made: {listing(wrong)}.",
+            f"{escape(one.key)} of {escape(source.path)} has NaN or infinite values in {count(len(wrong), 'row')}, "
+            f"which cannot be summed: {listing(wrong)}.",
             hint="Find these values with ckpt check, or fill new rows in another way: --new-tokens mean.",
             details=wrong,
         )

@@ -138,7 +138,7 @@ def scores_by_activations(
     if not is_known:
         what = "how often experts are used" if are_experts else "the inputs of the layers that use them"
         raise ConfigError(
-            f"{escape(statistics.path)} does not have {what}: {escape(keys[0])} and others.",
+            f"{escape(statistics.path)} has no statistics on {what}: {escape(keys[0])} and others.",
             hint="Leave --by out to choose by the size of weights, or list the indices to keep with --keep.",
         )
     return found

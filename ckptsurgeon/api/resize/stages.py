@@ -101,7 +101,7 @@ class Stages:
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
             found.append(f"{GENERATION} also has {listing(ids, where='')}, which generate() uses; they are not changed")
         lists = listing(list(lists_of_layers(self._asked, self._choices)), where="")
-        return [*found, f"changed with the layers in config.json: {lists}"] if lists else found
+        return [*found, f"lists in config.json that changed with the layers: {lists}"] if lists else found
 
     def changes(self) -> Iterator[Change]:
         """Yield the change that each field needs, in the order in which they are made."""

@@ -73,8 +73,8 @@ class Statistics:
         found = [own for own in lists.values() if sorted(own) == list(range(number))]
         if len(found) != 1:
             raise ConfigError(
-                f"{escape(self.path)} must have the influences of the layers in one list of {number} layers, but it "
-                f"has {len(found) or 'no'} such lists.",
+                f"{escape(self.path)} must have the influences of the layers of exactly one list of {number} layers, "
+                f"but it has {len(found) or 'no'} such lists.",
                 hint="List the layers that are kept: --layers 0..7,10.",
             )
         return [found[0][place] for place in range(number)]

@@ -57,7 +57,8 @@ def trimmed(
     added = added_in(document)
     if not used - set(added) - {str(document["model"].get("unk_token"))}:
         raise ConfigError(
-            f"no ordinary token of the tokeniser occurs in {listing(list(corpora), where='')}.",
+            "no token of the tokeniser, except special and added tokens, occurs in "
+            f"{listing(list(corpora), where='')}.",
             hint="Give texts in the language of the model.",
         )
     prompts = _prompt_texts(path, settings)
@@ -86,7 +87,8 @@ def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
     made = opened_tokenizer(text, name)
     if made.get_vocab() != {token: number for number, token in enumerate(tokens)}:
         raise PlanError(
-            f"{escape(name)}: the package tokenizers gives some tokens other ids than the file, so it cannot be cut.",
+            f"{escape(name)}: the package tokenizers gives some tokens other ids than the file, so --trim cannot be "
+            "used.",
             hint="Save the tokeniser with transformers, or use --tokenizer.",
         )
     return made

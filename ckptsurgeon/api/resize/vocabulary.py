@@ -150,7 +150,9 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
     own, old = _field(base)
     size = fields[path]
     if path != own:
-        raise ConfigError(f"--set {escape(path)}: the number of embedding rows is in {own or 'no field'}.")
+        raise ConfigError(
+            f"--set {escape(path)} does not set the number of embedding rows, which is in {own or 'no field'}."
+        )
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
     if size == old:

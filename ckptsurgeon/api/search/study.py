@@ -122,7 +122,8 @@ def opened_study(folder: str, settings: Mapping[str, Any], *, wait: float | None
             _check_same(folder, _read_settings(study.path(SETTINGS)), settings)
         elif there:
             raise ConfigError(
-                f"{escape(folder)} has files, but no study.", hint="Choose an empty or a new folder with --study."
+                f"{escape(folder)} is not the folder of a study, but it has files.",
+                hint="Choose an empty or a new folder with --study.",
             )
         else:
             study.write(SETTINGS, json.dumps(dict(settings), indent=2, ensure_ascii=True) + "\n")

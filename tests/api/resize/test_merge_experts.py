@@ -126,8 +126,8 @@ def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path
             {**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 9]}},
             "lists 2 experts; it must list 2 different experts below 4",
         ),
-        ({"set": {"num_local_experts": 8}, "merge_experts": "similar"}, "only for fewer experts"),
-        ({"set": {"hidden_size": 96}, "merge_experts": "similar"}, "only for fewer experts"),
+        ({"set": {"num_local_experts": 8}, "merge_experts": "similar"}, "number of experts does not become smaller"),
+        ({"set": {"hidden_size": 96}, "merge_experts": "similar"}, "number of experts does not become smaller"),
         (
             {"model_type": "llama", "expert": 0, "merge_experts": "similar"},
             "--as changes only the model type|model_type",

@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
     ),
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
-    "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "for a larger width"),
+    "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "no width becomes larger"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (
         {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of query heads"
@@ -296,7 +296,7 @@ def test_the_layers_after_which_a_backbone_returns_features_follow(tmp_path: Pat
     fields = {"image_size": 8, "patch_size": 4, "num_hidden_layers": 3}
     folder = saved(tmp_path / "beit", "BeitForImageClassification", **fields, out_indices=[1, 3])
     plan = cs.resize(folder, set={"num_hidden_layers": 2}, layers="0,2")
-    assert "changed with the layers in config.json: out_features, out_indices" in plan.notes[1]
+    assert "lists in config.json that changed with the layers: out_features, out_indices" in plan.notes[1]
     cs.apply(plan, tmp_path / "out")
     after = transformers.BeitForImageClassification.from_pretrained(tmp_path / "out").config
     assert (after.out_features, after.out_indices) == (["stage1", "stage2"], [1, 2])

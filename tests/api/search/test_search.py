@@ -202,7 +202,7 @@ def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Ev
     command = evaluation()
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("")
-    with pytest.raises(cs.ConfigError, match="mine has files, but no study"):
+    with pytest.raises(cs.ConfigError, match="mine is not the folder of a study, but it has files"):
         searched(command, study="mine")
     searched(command, trials=1)
     for line in ("{}", '{"trial": 0}', "[]", "x"):

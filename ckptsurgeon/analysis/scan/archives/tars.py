@@ -217,7 +217,7 @@ class _Tar:
         if member.kind == b"5" or name.endswith("/"):
             return
         if path in self.paths:
-            self._corrupt(f"{name} occurs twice, if upper and lower case are the same")
+            self._corrupt(f"{name} occurs twice, if upper and lower case are not distinguished")
         self.paths.add(path)
         if program_note([name]):
             self.programs.append(name)
