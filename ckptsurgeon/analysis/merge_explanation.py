@@ -19,9 +19,9 @@ __all__ = ["ExplainedMerge", "MergeExplanation", "MergeOutcome"]
 class MergeOutcome(Brief):
     """The tensor that a merge method makes: how far it is from the base, and how much of each model's change it has.
 
-    ``is_planned`` is whether it is the method of the plan, with the plan's parameters; other methods have their
+    ``is_planned`` is true for the method of the plan, which has the plan's parameters; other methods have their
     defaults. ``change`` is the change of the result from the base; ``agreements`` compare the change of each model
-    (first) with that of the result (second). If the method cannot merge this tensor, ``why`` is the reason.
+    (first) with the change of the result (second). If the method cannot merge this tensor, ``why`` is the reason.
     """
 
     method: str

@@ -71,7 +71,7 @@ def apply(
     axis along which tensors are split, and ``mesh`` ("cuda:fsdp") is the device mesh of the DTensors.
 
     ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the same output. ``memory``
-    (such as "512MB") limits the memory for computing merges, including those of adapters. ``plugin`` is a Python file
+    (such as "512MB") limits the memory for computing merges, including merges of adapters. ``plugin`` is a Python file
     with your own merge methods; this file is run. ``key`` is the file of a private key (Ed25519) that signs every file
     of the output; the signature is in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with
     (bytes done, bytes in total).

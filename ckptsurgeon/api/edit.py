@@ -67,11 +67,11 @@ def rename(
     """Plan a checkpoint whose keys are renamed by rules FROM=TO: the first rule that matches a key renames it.
 
     ``map`` has the rules, and ``map_file`` is a file with further rules. ``ruleset`` are names of rulesets that ship
-    with ckptsurgeon ("weight-norm"); their rules come after those of ``map``. ``operations`` (split, concat and others,
-    see ``docs/howto/operations.md``) are plain data or a YAML file; they are done before the rules. Rules are matched
-    with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set. ``layout``
-    is the name of a library's layout ("openai", "meta"); it renames all tensors, so it cannot be used with rules.
-    ``heads`` has the numbers of query and key heads ("32/8"), if no configuration next to the weights has them.
+    with ckptsurgeon ("weight-norm"); their rules come after the rules in ``map``. ``operations`` (split, concat and
+    others, see ``docs/howto/operations.md``) are plain data or a YAML file; they are done before the rules. Rules are
+    matched with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set.
+    ``layout`` is the name of a library's layout ("openai", "meta"); it renames all tensors, so it cannot be used with
+    rules. ``heads`` has the numbers of query and key heads ("32/8"), if no configuration next to the weights has them.
     ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
     metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
     name or an operation does not fit, and the errors of ``open_checkpoint``.

@@ -32,7 +32,7 @@ GGUF, SUFFIX = b"GGUF", ".gguf"
 def folder_difference_notes(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
     """Yield notes on how the configurations, settings of adapters, processors and tokenisers of two folders differ.
 
-    ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. Only fields
+    ``first`` is the name of the model in the folder ``one``, ``second`` the name of the model in ``other``. Only fields
     that change results are compared. Files that cannot be read are left out. If a model is a GGUF file, the metadata in
     this file are compared instead.
     """

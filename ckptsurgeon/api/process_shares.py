@@ -22,9 +22,9 @@ def sharing(
 ) -> Sharing:
     """Return the parts of the output that each of ``processes`` processes would write, and the estimated time.
 
-    Nothing is written: a sample of the output is computed in memory to measure the speed. The other arguments are those
-    of ``apply``. The inputs of the plan must be open, as they are when a verb returns the plan. Raises ConfigError if
-    ``processes`` is not from 1 to 4096, or if the output is remote.
+    Nothing is written: a sample of the output is computed in memory to measure the speed. The other arguments mean the
+    same as in ``apply``. The inputs of the plan must be open, as they are when a verb returns the plan. Raises
+    ConfigError if ``processes`` is not from 1 to 4096, or if the output is remote.
     """
     if not 1 <= processes <= MOST:
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")

@@ -165,7 +165,7 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
 
 
 def _of_tokens(said: Iterable[Note], sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on local sources whose tokens are those of another model, which a union of token lists hides.
+    """Yield the notes on local sources with another model's tokens, which a union of token lists can hide.
 
     Yields nothing if ``said``, the notes on the output's model, has such a note.
     """

@@ -128,7 +128,7 @@ def _recipe_beside(checkpoint: Checkpoint) -> str | None:
 
 
 def _is_sealed(checkpoint: Checkpoint) -> bool:
-    """Return whether the seal of the recipe, a digest of all bytes outside the tensors, is that of the checkpoint.
+    """Return whether the seal of the recipe, a digest of all bytes outside the tensors, matches the checkpoint.
 
     Also returns True if the seal cannot be compared, because a shard is opened alone. Only the bytes outside the
     tensors are read.

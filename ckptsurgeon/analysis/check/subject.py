@@ -31,7 +31,7 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """How the tensors differ from those of the model's class in transformers.
+    """How the tensors differ from the tensors of the model's class in transformers.
 
     ``unknown`` is the reason if the two were not compared.
     ``faults`` are notes on tensors that are missing or have another shape, ``remarks`` notes on other differences.
@@ -81,8 +81,8 @@ class WeightSize:
 class AdapterFacts:
     """A PEFT adapter: its factors by module, and the number of modules that each entry of ``target_modules`` matches.
 
-    ``has_base`` is whether a base model was given. ``is_chosen`` is whether the adapter's configuration selects layers,
-    so that other layers have no factors. ``unselected`` is the number of modules whose factors PEFT ignores, because no
+    ``has_base`` is true if a base model was given. ``is_chosen`` is true if the adapter's configuration selects layers:
+    then other layers have no factors. ``unselected`` is the number of modules whose factors PEFT ignores, because no
     entry of ``target_modules`` matches the module. ``magnitudes`` are the keys of DoRA's magnitudes.
     """
 

@@ -26,7 +26,7 @@ Seen = set[Storage]
 def is_whole(info: TensorInfo) -> bool:
     """Return whether a tensor fills a whole record, such as an entry of a zip archive, that has a stored CRC-32.
 
-    The stored CRC-32 is then also that of the tensor's bytes.
+    The stored CRC-32 is then also the CRC-32 of the tensor's bytes.
     """
     storage = info.storage
     if storage is None or storage.crc32 is None or not info.is_plain:
@@ -49,7 +49,7 @@ def check_whole(source: Checkpoint, info: TensorInfo, crc: int, seen: Seen) -> N
 def check_records(source: Checkpoint, keys: Iterable[str], seen: Seen) -> None:
     """Read the records of a file (such as zip entries) that hold the tensors ``keys``, and check their stored CRC-32.
 
-    Records in ``seen`` are skipped; the others are added to it. Raises FormatError for a wrong checksum.
+    Records in ``seen`` are skipped; other records are added to ``seen``. Raises FormatError for a wrong checksum.
     """
     for key in keys:
         info = source[key]

@@ -134,8 +134,8 @@ class Changes(InNotebooks):
 
     Three fields map the index of a model to keys: ``missing`` to the base's keys that the model lacks, ``added`` to
     keys that only the model has, ``reshaped`` to the keys of tensors with another shape. ``not_compared`` maps keys
-    whose values are not plain numbers, or cannot be decoded, to the reason. ``left_out`` counts the keys that patterns
-    did not select.
+    whose values are not plain numbers, or cannot be decoded, to the reason. ``left_out`` is the number of keys that
+    patterns did not select.
     """
 
     base: str

@@ -25,11 +25,11 @@ class Tolerance:
 class Numbers:
     """The distance of two tensors whose bytes differ, over the elements that are finite in both.
 
-    ``differing`` counts the elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
-    ``relative`` is the L2 norm of the difference divided by that of the first tensor, ``cosine`` the cosine of the
-    angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot hold
-    it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of those that are infinite
-    in only one tensor, or a different infinity in each.
+    ``differing`` is the number of elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
+    ``relative`` is the L2 norm of the difference divided by the L2 norm of the first tensor, ``cosine`` the cosine of
+    the angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot
+    hold it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of those that are
+    infinite in only one tensor, or a different infinity in each.
     """
 
     differing: int
@@ -67,16 +67,16 @@ class Difference(InNotebooks):
     """The result of comparing two checkpoints.
 
     ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
-    ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
-    byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
-    with the same bytes. If another tensor of the second has the old key of a renamed tensor, this key is in ``added``.
-    If a renamed tensor has replaced a tensor of the first, the key of the replaced one is in ``removed``. ``rules`` are
-    the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the identical
-    keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason. ``decoded`` has the
-    quantised weights that were compared by their decoded values, under their logical names: weights whose codes or
-    scales differ, and weights that are encoded differently. The stored parts of weights that are encoded differently
-    are in none of the other groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False
-    if the second is a configuration.
+    ``close`` (equal within the tolerance) are in both. ``identical`` is the number of tensors that are the same: byte
+    for byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the
+    second with the same bytes. If another tensor of the second has the old key of a renamed tensor, this key is in
+    ``added``. If a renamed tensor has replaced a tensor of the first, the key of the replaced one is in ``removed``.
+    ``rules`` are the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the
+    identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason.
+    ``decoded`` has the quantised weights that were compared by their decoded values, under their logical names: weights
+    whose codes or scales differ, and weights that are encoded differently. The stored parts of weights that are encoded
+    differently are in none of the other groups. ``left_out`` is the number of keys that patterns did not select.
+    ``has_values`` is False if the second is a configuration.
     """
 
     first: str

@@ -26,8 +26,9 @@ ELEMENTS = 1 << 16
 class _Figures:
     """Sums over the elements of two tensors, from which their distance is computed.
 
-    ``gap``, ``first`` and ``second`` are the sums of the squares of the difference and of each tensor, ``product`` is
-    that of the products of the two. ``within`` is true if all differences are within the tolerance.
+    ``gap``, ``first`` and ``second`` are the sums of the squares of the difference and of each tensor; ``product`` is
+    the sum of the products of the two tensors' elements. ``within`` is true if all differences are within the
+    tolerance.
     """
 
     differing: int = 0

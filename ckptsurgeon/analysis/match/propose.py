@@ -1,6 +1,6 @@
 """Decides which modules of two state dicts correspond, the most certain pairs first.
 
-Two modules are matched by the first of these kinds of evidence that exists: the same path; the same path except for
+Two modules are matched by the first evidence that exists among the following: the same path; the same path except for
 leading segments that changed for most of the model; shapes that no other module of either state dict has; names that
 are clearly more similar to each other than to any other name. Modules whose names say that they are different parts of
 a transformer block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for

@@ -103,10 +103,10 @@ class Check:
     """An output that is being verified, and the results so far.
 
     ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are numbers of
-    bytes. Four fields are numbers of tensors: ``compared`` of those that equal the tensors computed again, bit for bit;
-    ``near`` of those with nearly equal values; ``products`` of low-rank factors with an equal product; ``drawn`` of
-    tensors drawn at random. ``nan`` and ``inf`` are numbers of values; ``unsound`` are the keys of the tensors with
-    such values, except masks.
+    bytes. Four fields are numbers of tensors: ``compared`` (equal, bit for bit, to the tensors computed again),
+    ``near`` (with nearly equal values), ``products`` (low-rank factors with an equal product) and ``drawn`` (drawn at
+    random). ``nan`` and ``inf`` are numbers of values; ``unsound`` are the keys of the tensors with such values, except
+    masks.
     """
 
     output: Checkpoint

@@ -101,7 +101,7 @@ class AnotherType:
         return found
 
     def changes(self) -> Iterator[Change]:
-        """Yield the only change: that of the model type."""
+        """Yield the change of the model type, which is the only change."""
         before, after = (Network(one.tensors, module_kinds(one), one.ties) for one in (self.first, self.last))
         types = f"{escape(str(self._before.get('model_type')))} to {escape(self._type)}"
         if self._expert is not None:

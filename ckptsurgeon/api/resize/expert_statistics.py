@@ -130,7 +130,7 @@ def _product(module: Any, name: str, expert: int, values: Tensor) -> Tensor:
 
 
 def _is_near(total: Tensor, result: Any) -> bool:
-    """Return whether ``total``, the sum of all experts' outputs, equals ``result``, what the module returned."""
+    """Return whether ``total``, the sum of all experts' outputs, equals ``result``, the module's output."""
     import torch
 
     if not isinstance(result, torch.Tensor) or result.numel() != total.numel():

@@ -75,7 +75,7 @@ def merged_groups(
 def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:
     """Return the groups of experts that the user lists; raises ConfigError for a wrong number or a missing expert.
 
-    ``numbers`` are the old and the new number of experts; the latter is the number of groups.
+    ``numbers`` are the old and the new number of experts; the new number is the number of groups.
     """
     old, new = numbers
     groups = groups_of(choices.merge)

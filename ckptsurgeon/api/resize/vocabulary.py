@@ -31,7 +31,7 @@ FIELD = "vocab_size"
 FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
-"""Names, in notes, what stays equal if the rows of some tokens are copied and all others are new or left out."""
+"""The outputs that stay equal if rows of tokens are copied and all other rows are new or left out; notes name them so."""
 
 
 @dataclass(frozen=True)

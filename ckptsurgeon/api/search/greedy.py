@@ -55,8 +55,8 @@ def greedy_soup(
     model is averaged with the models kept so far, and is kept if the score is not worse (recipe 1 in
     https://arxiv.org/abs/2203.05482). A model whose own evaluation fails is left out, with a note. ``parallel`` models
     are scored at the same time; averages are scored one after the other. ``int_buffers``, ``vocab`` and ``encoding``
-    are those of ``average``, the other arguments those of ``search``. The result has a trial for each model and for
-    each average.
+    mean the same as in ``average``, the other arguments the same as in ``search``. The result has a trial for each
+    model and for each average.
 
     Raises the errors of ``average`` and ``search``.
     """

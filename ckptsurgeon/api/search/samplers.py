@@ -128,7 +128,7 @@ class _Grid(_Spread):
 
 
 def _levels(parameters: Sequence[Parameter], trials: int) -> list[list[Value]]:
-    """Return the values of each parameter for a grid of at most ``trials`` points; those of a range include both ends.
+    """Return the values of each parameter for a grid of at most ``trials`` points; a range includes both ends.
 
     Raises ConfigError if even the smallest grid has more points.
     """

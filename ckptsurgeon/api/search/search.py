@@ -74,7 +74,8 @@ def search(
     is "cma-es" or "tpe" (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations
     run at the same time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set.
     ``begin`` is called once before the first trial, with the result so far, and ``observe`` with each trial that has
-    ended. With zero ``trials``, nothing is run or written. ``force``, ``wait`` and ``key`` are those of ``apply``.
+    ended. With zero ``trials``, nothing is run or written. ``force``, ``wait`` and ``key`` mean the same as in
+    ``apply``.
 
     Raises ConfigError for a wrong mark, command or argument, and for a folder with the study of another recipe;
     CheckpointError if no trial has a score; and the errors of ``merge`` and ``apply``.
@@ -150,7 +151,7 @@ def check_free(path: str, *, force: bool) -> None:
 
 
 def model_name(output: str) -> str:
-    """Return the name of each trial's model: that of the output, without its path; with a slash if it is a folder."""
+    """Return the name for each trial's model: the output's name without its path; with a slash if it is a folder."""
     name = os.path.basename(output.rstrip("/"))
     is_folder = output.endswith("/") or os.path.isdir(output) or not os.path.splitext(name)[1]
     return f"{name}/" if is_folder else name

@@ -66,8 +66,8 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; return the plan that was carried out.
 
-    The arguments are those of ``transplant``. Tensors that are in no source keep their values. A note of the plan lists
-    them, except those that ``include`` or ``exclude`` leaves out; the note is also logged as a warning. With
+    The arguments mean the same as in ``transplant``. Tensors that are in no source keep their values. A note of the
+    plan lists them, except those that ``include`` or ``exclude`` leaves out; the note is also logged as a warning. With
     ``on_missing="error"``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
     Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
     changed. Raises the errors of ``transplant``.

@@ -53,7 +53,7 @@ LOST = "{names} must be converted from the older layout of the source, but {why}
 class KnownSource:
     """A source after all operations on its tensors, and the layout (such as older names) that was recognised in it.
 
-    The layout says how the source's tensors are renamed and converted to those of the destination.
+    The layout says how the source's tensors are renamed and converted to become the destination's tensors.
     """
 
     operated: OperatedCheckpoint
@@ -71,7 +71,7 @@ def recognised(
     """Return the sources ``raw`` after the operations ``rows``, each with the layout that is then recognised in it.
 
     ``specs`` says, for each source, from which module the tensors are read and into which module they go. ``layout`` is
-    the layout to which they are converted ("auto" for that of the destination), and ``heads`` is the value of
+    the layout to which they are converted ("auto" means the destination's layout), and ``heads`` is the value of
     ``--heads``.
     """
     return [
@@ -212,7 +212,7 @@ def _planned(
     the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
     ``by_place`` is set. ``reading`` is "dequantize" if quantised sources are decoded, and ``encoding`` is "dequantize"
     if results are stored as plain numbers; otherwise both are "keep". ``config`` is the configuration of a live module.
-    ``layout`` is the layout to which the sources are converted; None means that of the destination, unless rules or
+    ``layout`` is the layout to which the sources are converted; None means the destination's layout, unless rules or
     operations are given. ``heads`` is the value of ``--heads``.
     """
     is_ruled = bool(rows or options.rules or options.rulesets)

@@ -82,9 +82,9 @@ def transplant(
     Rules: ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO, or is a map from FROM to
     TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
     ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
-    are selected. ``layout`` is the layout to which the sources are converted. By default, without rules and operations,
-    it is that of the destination, if both are networks of the same known family; "keep" leaves the layout as it is.
-    ``heads`` are the numbers of query and key heads ("32/8"), if no configuration has them.
+    are selected. ``layout`` is the layout to which the sources are converted. By default, if no rules and operations
+    are given, and source and destination are networks of the same known family, it is the destination's layout; "keep"
+    leaves the layout as it is. ``heads`` are the numbers of query and key heads ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
     keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).
@@ -99,7 +99,7 @@ def transplant(
     the destination that are initialised even if a source has them. With ``strict``, missing and unused keys are errors.
 
     Other options: if ``encoding`` is "dequantize", quantised sources and a quantised destination are decoded. ``dtype``
-    is "keep" (that of the source) or the dtype of all floating tensors. ``seed`` is the seed for initialised tensors.
+    is "keep" (the source's dtypes) or the dtype for all floating tensors. ``seed`` is the seed for initialised tensors.
     ``root`` is the dotted path of the state dict in the sources. ``task`` is the ESPnet task, if an ESPnet
     configuration fits several tasks. If ``constructor_weights`` is False, weights that the destination's constructor
     would load from files are not used. ``metadata`` sets entries of the metadata, as in ``convert``.

@@ -1,4 +1,4 @@
-"""The command ``ckpt layouts``: lists the layouts that ``--layout`` accepts, and recognises that of a checkpoint."""
+"""The command ``ckpt layouts``: lists the layouts that ``--layout`` accepts, or recognises a checkpoint's layout."""
 
 from __future__ import annotations
 

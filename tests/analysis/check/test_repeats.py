@@ -59,7 +59,9 @@ def test_a_chunk_that_was_written_twice_is_reported(tmp_path: Path, step: int) -
     (found,) = row.found
     assert (row.status.value, found.file) == ("WARN", "x.safetensors")
     assert found.keys == ("layers.1.up.weight", "layers.2.q.weight")
-    assert found.what.endswith(f"from or to the middle of a row ({SAID}): layers.1.up.weight, layers.2.q.weight")
+    assert found.what.endswith(
+        f"and begin or end in the middle of a row ({SAID}): layers.1.up.weight, layers.2.q.weight"
+    )
     assert found.figures["distance"] == CHUNK
     assert 0 <= begin - int(found.figures["begin"]) < 3  # a byte before the chunk may be equal by chance
     assert 0 <= int(found.figures["bytes"]) - CHUNK < 6

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "kept twice": (
         {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
     ),
-    "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
+    "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "no number of channels becomes larger"),
     "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "no width becomes larger"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (

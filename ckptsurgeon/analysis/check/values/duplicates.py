@@ -50,8 +50,8 @@ def _repeats(subject: Subject) -> Iterator[Found]:
     for one in dict.fromkeys(one for measured in subject.measured.values() for one in measured.repeats):
         begin, end = one.begin - one.distance, one.end - one.distance
         said = (
-            f"bytes {one.begin:,} to {one.end - 1:,} of {escape(one.file)} repeat bytes {begin:,} to {end - 1:,}, from "
-            "or to the middle of a row (was a part of a download written twice?): "
+            f"bytes {one.begin:,} to {one.end - 1:,} of {escape(one.file)} repeat bytes {begin:,} to {end - 1:,}, and "
+            "begin or end in the middle of a row (was a part of a download written twice?): "
             f"{listing([escape(key) for key in one.keys], SHOWN)}"
         )
         figures = {"tensors": len(one.keys), "begin": one.begin, "bytes": one.end - one.begin, "distance": one.distance}

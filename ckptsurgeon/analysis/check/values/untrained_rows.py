@@ -24,7 +24,7 @@ SMALL = 0.1
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
 FEWEST, ERRORS, VARIED = 16, 4, 0.4
-"""Limits for the sizes of rows without a token, which must vary more than those of new rows.
+"""Limits for the sizes of rows without a token, which must vary more than the sizes of new rows.
 
 There must be at least ``FEWEST`` such rows. Their relative deviation must exceed the deviation of new rows by
 ``ERRORS`` standard errors, and be more than ``VARIED`` times the relative deviation of rows with tokens.

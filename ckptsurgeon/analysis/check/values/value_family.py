@@ -57,7 +57,7 @@ The distance is in powers of two: 2 is a factor of 4. In a single network, not a
 SPREADS = 8.0
 """An outlier must also be this many times as far from the median as the median tensor of its family.
 
-Distances are those of logarithms.
+Distances are differences of logarithms.
 """
 ADVICE = (
     "Compare these layers with their source (ckpt diff --values): the cause may be a wrong scale, a layer from another "

@@ -96,7 +96,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """The decompressor of zlib with the interface of those of bz2 and lzma: it keeps input that was not used yet."""
+    """The decompressor of zlib, with the interface of the decompressors in bz2 and lzma: it keeps unused input."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)

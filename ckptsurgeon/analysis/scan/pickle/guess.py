@@ -69,9 +69,9 @@ def imports_something(tried: PickleState, *, marked: bool = False, kind: KindByN
 
     ``tried`` is the state after decoding. ``marked`` is true if the data begins with a protocol. A pickle that is
     marked and ends without a fault needs no further evidence. In other data, an import may be accidental: a text line
-    that begins with ``c`` is decoded as an import. If the file name is not that of a pickle (``kind``), the import must
-    be a valid name in Python. If the file name is that of a text, the pickle must also be marked, reach its end, or
-    call the imported name.
+    that begins with ``c`` is decoded as an import. If the file's name does not suggest a pickle (``kind``), the import
+    must be a valid name in Python. If the name suggests a text, the pickle must also be marked, reach its end, or call
+    the imported name.
     """
     if marked and tried.stopped and not tried.fault:
         return bool(tried.names)

@@ -235,7 +235,7 @@ class PickleState:
     def persistent(self, pid: Value, at: int) -> Value:
         """Return a value for the object that a reader loads by a persistent id, such as a torch storage.
 
-        If the id is not that of a torch storage, count a call of the reader's ``persistent_load``.
+        If the id does not name a torch storage, count a call of the reader's ``persistent_load``.
         """
         if isinstance(pid, tuple) and len(pid) in (5, 6) and self.is_storage_word(pid[0]) and _is_plain_name(pid[1]):
             if type(pid[2]) is int:
