@@ -31,7 +31,7 @@ FIELD = "vocab_size"
 FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
-"""The outputs that stay equal if rows of tokens are copied and all other rows are new or left out; notes name them so."""
+"""In notes: the outputs that stay equal if rows of tokens are copied and all other rows are new or left out."""
 
 
 @dataclass(frozen=True)
