@@ -66,8 +66,8 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
     """
     if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
         raise ConfigError(
-            f"--set {name}=false would change the outputs: this network scales the inputs of its output layer "
-            "differently if the layer is not tied.",
+            f"--set {name}=false cannot be used: it would change the outputs, because this network scales the inputs "
+            "of its output layer differently if the layer is not tied.",
             hint="Leave this field out; with --new-width init, the width can grow without it.",
         )
 

@@ -53,7 +53,7 @@ def merged_groups(
         return merged(name, layers, [groups] * len(layers), weights, numbers, f"those in the list{counted}")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
         raise ConfigError(
-            f"--keep {name} lists {count(len(heads), 'expert')}; it must list {new} different experts below {old}."
+            f"--keep {name} lists {len(heads)} indices; it must list {new} different indices below {old}."
         )
     if new % parts or (
         heads and {sum(one * parts // old == part for one in heads) for part in range(parts)} != {new // parts}

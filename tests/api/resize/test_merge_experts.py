@@ -121,10 +121,10 @@ def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path
         ({**TWO, "merge_experts": "0+1,2+3+4"}, "there is no expert 4"),
         ({**TWO, "merge_experts": "0,1,2+3"}, "lists 3 groups, but num_local_experts is 2"),
         ({**TWO, "merge_experts": "0+1,2+3", "keep": {"num_local_experts": [0, 1]}}, "cannot be used together"),
-        ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 1, 2]}}, "lists 3 experts"),
+        ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 1, 2]}}, "lists 3 indices"),
         (
             {**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 9]}},
-            "lists 2 experts; it must list 2 different experts below 4",
+            "lists 2 indices; it must list 2 different indices below 4",
         ),
         ({"set": {"num_local_experts": 8}, "merge_experts": "similar"}, "number of experts does not become smaller"),
         ({"set": {"hidden_size": 96}, "merge_experts": "similar"}, "number of experts does not become smaller"),
