@@ -38,7 +38,7 @@ _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_
 _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
-"""Endings of names of fields; the layers of a network with such a field do more than add their result to their input."""
+"""Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that are only used in training."""
