@@ -66,10 +66,10 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
 
 
 def running_weights(steps: Sequence[int]) -> tuple[float, float]:
-    """Return two weights with which a run's two running averages sum to the average of the steps between them.
+    """Return the two weights with which a run's two running averages sum to the average of the steps between them.
 
-    A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step; ``steps`` has
-    the number of steps of each. Raises ConfigError unless there are two numbers, of which the second is larger.
+    A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step. ``steps`` has the
+    number of steps of each average. Raises ConfigError unless there are two numbers, of which the second is larger.
     """
     if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
         given = ", ".join(map(str, steps))

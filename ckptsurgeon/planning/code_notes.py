@@ -42,17 +42,16 @@ class _Weight(NamedTuple):
 
 
 def any_layer(key: str) -> str:
-    """Return a key with ``*`` for the numbers of layers and experts: the same text for a weight in all layers."""
+    """Return a key with ``*`` for the numbers of layers and experts: ``layers.0.q.weight`` -> ``layers.*.q.weight``."""
     return _NUMBER.sub(".*", key)
 
 
 def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
     """Raise PlanError if the output would mix encodings of two sources, or have some layers quantised and others plain.
 
-    A loader reads all weights with one ``quantization_config``. The output gets that of the source with the index
-    ``owner``; ``stored`` are the keys of this source. If this source itself has several encodings, or some plain
-    layers, the output may have them too. GGUF allows all mixtures. ``sources`` has the quantised tensors of each
-    source.
+    A loader reads all weights with one ``quantization_config``. The output gets the one of the source with the index
+    ``owner``, whose keys are ``stored``. If this source itself has several encodings, or some plain layers, the output
+    may have them too. GGUF allows all mixtures. ``sources`` has the quantised tensors of each source.
     """
     coded = list(_coded(plan, sources, owner))
     if not coded or any(family(one.method) == GGUF for one in coded):
@@ -83,7 +82,7 @@ def _origin(plan: Plan, source: int) -> str:
 
 
 def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Iterator[_Weight]:
-    """Yield the quantised weights of the output: copied ones, and those that are encoded as the source ``owner`` is."""
+    """Yield the quantised weights of the output: copied ones, and those that are encoded like the source ``owner``."""
     found = set[int]()
     for step in plan.steps:
         for one in step.inputs:
@@ -105,7 +104,7 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 
 def _mixture(what: str) -> PlanError:
     return PlanError(
-        f"{what}: but a model has only one quantization_config, and loaders use it for all layers.",
+        f"{what}; a model has only one quantization_config, which loaders use for all layers.",
         hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )
@@ -128,7 +127,7 @@ OF_INDICES = re.compile(
 
 
 class _Use(NamedTuple):
-    """An integer matrix, a tensor that may be its scale, and what a plan does with one of them."""
+    """An integer matrix, a tensor that may be its scale, and, in words, what a plan computes with one of them."""
 
     codes: Input
     scale: Input
@@ -163,7 +162,7 @@ def _note(found: Sequence[_Use], source: str) -> str:
 def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
     """Yield each matrix that may be codes, if the plan computes with it or with a tensor that may be its scale.
 
-    Of several such computations, the first that is found is yielded with the matrix.
+    If there are several such computations, the first one is yielded with the matrix.
     """
     doing: dict[str, str] = {}
     modules = {_module(one.key): dict[str, Input]() for _, one in _inputs(plan, source, known) if _could_be_codes(one)}
@@ -176,7 +175,7 @@ def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
         floats = {one.shape for one in tensors.values() if DTYPES[one.dtype].kind == "float"}
         scales = _scales(tensors.values(), doing)
         for codes in filter(_could_be_codes, tensors.values()):
-            if codes.shape in floats:  # these are the weight, and the integers are its mask
+            if codes.shape in floats:  # the floats of this shape are the weight, and the integers are its mask
                 continue
             fitting = [scales[shape] for shape in scales if fits_as_scale(codes.dtype, codes.shape, shape)]
             used = next((used for _, used in fitting if used), codes.key)

@@ -38,9 +38,9 @@ The result maps the ending of each part's key to the header of the part. The fun
 COMPUTED = "float32"
 """The dtype in which weights are computed before they are rounded to codes."""
 COLUMN_ORDERS = (".g_idx", ".weight_g_idx")
-"""The endings of the keys of stored orders of columns."""
+"""The endings of the keys of ``g_idx`` tensors, which have the number of the group of each column."""
 SHARING = "nvfp4"
-"""The encoding whose global scale is shared by weights that loaders join (q, k, v), if they are encoded together."""
+"""The encoding in which weights that loaders join (q, k and v) share a global scale if they are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,13 @@ class _Keeping:
             yield self._decoding(step)
 
     def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:
-        """Return the quantised tensor whose parts ``step`` may copy, or None if its weight has to be computed.
+        """Return the quantised tensor whose parts ``step`` may copy; None if the weight has to be computed.
 
-        ``owner`` is the source whose encodings the output gets, ``wanted`` its quantised tensor with the key of the
-        weight. Codes of another source are copied if ``wanted`` has the same parts, and if the settings of both sources
-        decode codes to the same numbers. If the owner lacks the weight, a quantised tensor in another of its layers
-        must have parts of the same dtypes. If the settings differ in this case, a later check raises an error.
+        ``owner`` is the source whose encodings the output gets. ``wanted`` is the owner's quantised tensor with the key
+        of ``step``. Codes of another source are copied if ``wanted`` has the same parts, and if the settings of both
+        sources decode codes to the same numbers. If the owner has no tensor with this key, the same tensor in another
+        of its layers must have parts of the same dtypes. A later check raises an error if the settings differ in this
+        case.
         """
         coded = self._coded(step.source, step.source_key) if step.op in ("copy", "keep") else None
         if coded is None or step.source is None or owner is None:
@@ -201,9 +202,9 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return how ``step``, which maps rows to another vocabulary, can move rows of codes without decoding them.
+        """Return how ``step``, which maps rows to another vocabulary, can move the rows of codes without decoding them.
 
-        The result is None if this is impossible. ``wanted`` is the quantised tensor that gets the rows.
+        The result is None if the rows must be decoded. ``wanted`` is the quantised tensor that gets the rows.
         """
         coded = self._coded(step.source, step.source_key)
         if step.op != "map" or step.source is None or coded is None or wanted is None:
@@ -218,9 +219,9 @@ class _Keeping:
         return moved_rows(step, have, StoredWeight(wanted, owner.tensors, self._owner))
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
-        """Raise PlanError if ``step`` would store a plain weight, although the settings of ``owner`` say otherwise.
+        """Raise PlanError if ``step`` would store a plain weight that is quantised by the settings of ``owner``.
 
-        The output gets these settings. They say that the weight is quantised.
+        The output gets these settings, so loaders would try to decode the weight.
         """
         alike = self._alike.get(any_layer(step.key))
         is_decoded = any(self._coded(one.source, one.key) is not None for one in step.inputs)
@@ -235,9 +236,9 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The quantised tensors of the source whose encodings the output gets, by their names without layer numbers.
+        """The quantised tensors of the owner, by their names with ``*`` for layer numbers (see ``any_layer``).
 
-        If the tensors of several layers have the same name then (see ``any_layer``), only the first of them is here.
+        Of the tensors that get the same name in this way, only the first is in the map.
         """
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
@@ -254,7 +255,7 @@ class _Keeping:
         return replace(pair, source=self._twin(pair.source))
 
     def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
-        """Return (source, stored key) for each stored part of the tensor ``key``, which the plan does not use.
+        """Return (source, stored key) for each stored part of ``key``, a tensor that the plan does not use.
 
         If the tensor is not quantised, its only part is the tensor itself.
         """
@@ -348,10 +349,10 @@ def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
 def _remedy(step: Step) -> str:
     """Return the hint for a weight that cannot be encoded.
 
-    If only rows of new tokens have to be computed for it, the hint suggests rows that need no encoding.
+    If this is because the rows of new tokens are initialised, the hint also suggests other values for these rows.
     """
     or_other = "Use --new-tokens mean or zero, or dequantise it" if step.rows is not None and step.draws else ""
-    how = "with --encoding dequantize, and quantise the output with the package of the model."
+    how = "with --encoding dequantize, and quantise the output with the package that quantised the model."
     return f"{or_other or 'Dequantise it'} {how}"
 
 

@@ -17,7 +17,7 @@ from .plan.step import STORED_ROWS, Input, Step
 __all__ = ["MovedRows", "StoredWeight", "moved_rows"]
 
 BY_ROW = ("GGUF", "MLX", "bitsandbytes", "fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "packed")
-"""Families of encodings that may have separate codes and scales for each row; the shapes of the parts show whether."""
+"""Families of encodings in which each row may have its own codes and scales; the shapes of the parts show this."""
 DESCRIPTIONS = (".weight_shape", ".weight_format")
 """Endings of parts that describe the whole weight, and not its values."""
 
@@ -80,8 +80,8 @@ class MovedRows:
 def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows | None:
     """Return how the rows of ``have`` move into ``want``, a weight for another vocabulary, without being decoded.
 
-    None if that is impossible. Both weights must have the same parts. These must have the same dtypes and, except for
-    the number of rows, the same shapes.
+    The result is None if this is impossible. Both weights must have the same parts, with the same dtypes and, except
+    for the number of rows, the same shapes.
     """
     if step.op != "map" or step.rows is None or step.axis != 0:
         return None

@@ -45,7 +45,7 @@ class _CarriedCodes:
 
 
 def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors = NO_CODES) -> None:
-    """Raise PlanError if a plan computes on codes, separates them from their scales, or replaces them by numbers.
+    """Raise PlanError if a plan computes with codes, separates them from their scales, or mixes them with numbers.
 
     ``sources`` are the quantised tensors of each source, ``destination`` those of the destination itself.
     """
@@ -56,7 +56,10 @@ def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: Qu
 
 
 def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCodes]:
-    """Return the quantised tensors that a plan copies; raises PlanError if it would use codes as numbers."""
+    """Return the quantised tensors of which a plan copies stored parts, such as codes and scales.
+
+    Raises PlanError if a step would compute with such a part, for example cast it: codes are not the weight's values.
+    """
     found: dict[int, _CarriedCodes] = {}
     computed: dict[int, tuple[str, QuantisedTensor, str]] = {}
     anew = {step.key for step in plan.steps if step.coded is not None}
@@ -85,7 +88,7 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
 
 
 def _part(coded: QuantisedTensor, key: str, step: Step) -> str:
-    """Return the part of ``coded`` that has the key ``key``, or from which operations made the tensor ``key``."""
+    """Return the key of the part of ``coded`` that is the tensor ``key``, or from which operations made ``key``."""
     return key if key in coded.keys else next((one for one in step.made_of if one in coded.keys), coded.keys[0])
 
 
@@ -222,7 +225,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Return the reason of the first tensor in ``found``, which maps keys to reasons, followed by the other keys."""
+    """Return the reason for the first tensor in ``found``, a map from keys to reasons, and the other tensors' keys."""
     why = escape(next(iter(found.values())))
     others = f"{count(len(found) - 1, 'other tensor')}: {listing(list(found)[1:], 3)}"
     return f"{why}; the same is true of {others}" if len(found) > 1 else why
@@ -260,7 +263,7 @@ def check_replaced(
 
 
 def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
-    """Return the source index and the encoding of each quantised tensor, by the key that it would have if plain."""
+    """Return the source index and the encoding of each quantised tensor, by the key of its decoded weight."""
     return {
         _meant(origin.coded, name): (origin.source, origin.coded.method)
         for name, origins in selection.origins.items()
@@ -270,14 +273,14 @@ def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
 
 
 def _meant(coded: QuantisedTensor, name: str) -> str:
-    """Return the key that the weight of ``coded`` would have if it were plain; ``name`` is the key of its codes."""
+    """Return the key that the decoded weight of ``coded`` would have in an output in which its codes are ``name``."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]
 
 
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
-    """Raise PlanError if a source has quantised tensors; if ``keys`` is given, only those with these keys are checked.
+    """Raise PlanError if a source has quantised tensors; with ``keys``, only tensors with these keys are checked.
 
     ``doing`` is the name of the command, for the message. The command computes with all tensors, so it would use
     codes as numbers.

@@ -140,10 +140,10 @@ def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[Merged
 
 
 def folder_of_recipe(output: str, paths: Iterable[str] = ()) -> str:
-    """Return the folder to which the paths in the recipe of an output are relative.
+    """Return the folder to which the paths in the recipe of the file ``output`` are relative: the folder of ``output``.
 
-    If ``output`` is a link, this is the folder of the link, or that of the file it links to if only there one of
-    ``paths`` exists.
+    If ``output`` is a symbolic link, it may be the folder of the linked file instead: if one of ``paths`` exists
+    relative to that folder, and none relative to the folder of the link. For a URI, it is the working directory.
     """
     if "://" in output:
         return os.getcwd()

@@ -22,7 +22,7 @@ __all__ = ["RecipeText", "parse_recipe"]
 
 
 _TENSORS = ',"tensors":{'
-"""The text before the tensors in a recipe's JSON. They are followed only by the seal, the digest at its end.
+"""The text before the tensors in a recipe's JSON. After the tensors, there is only the seal, a digest.
 
 No string of the JSON contains this text, since quotes are escaped in strings.
 """
@@ -31,7 +31,7 @@ No string of the JSON contains this text, since quotes are escaped in strings.
 def parse_recipe(text: str, *, tensors: bool = True) -> Recipe:
     """Return the recipe that the JSON text contains; raises VerifyError if the text is damaged or not a recipe.
 
-    Without ``tensors``, the entries of the tensors, of which there may be a hundred thousand, are not parsed.
+    If ``tensors`` is false, the entries of the tensors are not parsed: there may be a hundred thousand of them.
     """
     head, found, _ = text.partition(_TENSORS) if not tensors else (text, "", "")
     try:

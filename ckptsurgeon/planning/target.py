@@ -62,13 +62,13 @@ class Undrawable:
 
 @dataclass(frozen=True, repr=False)
 class KnownLayout(Brief):
-    """The changes that fit a source to a destination that recognises the source's layout or older names.
+    """The changes that fit a source to a destination, which recognises the source's layout or older names.
 
-    The changes are made without an option. The ``operations``, in the form in which users write them, are applied
-    first. ``names`` then maps the resulting keys to the destination's keys; ``by`` says in words whose names the
-    resulting keys are, such as a library's. ``unknown`` maps each key of the destination that the source cannot
-    provide to the reason. ``derived`` is the source after the operations, or None if they were not performed to find
-    the names.
+    The changes are made even if no option asks for them. The ``operations``, in the form in which users write them, are
+    applied first. ``names`` then maps the resulting keys to the destination's keys. ``by`` says in words whose names
+    the resulting keys are, such as the name of a library. ``unknown`` maps each key of the destination that the source
+    cannot provide to the reason. ``derived`` is the source after the operations, or None if they were not performed to
+    find the names.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -98,16 +98,16 @@ class TargetSpec(Brief):
     A destination that is a checkpoint keeps its own values of tensors that are in no source: then ``keeps`` is its path
     and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. Quantised values
     are decoded when they are read: ``decoded`` maps the keys of the decoded tensors to their dtypes. ``given`` are
-    files that contain the initial values of some tensors, instead of an initialiser. ``undrawable`` are the keys
-    without an initialiser, or with one that must not be used.
+    files that contain the initial values of some tensors, instead of an initialiser. ``undrawable`` has the keys that
+    have no initialiser, or one that must not be used.
 
     ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` lists the code that was
     run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An
     output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
-    the library that loads the folder ties them to other tensors. ``lists`` are the files of the old and the new token
-    list, if the destination was given another vocabulary; the old one alone if the new one was
-    made from it. ``build`` makes the live module, if the destination is one; ``cache_key`` then identifies what it
-    builds in the user's cache, and is "" if the cache does not have it.
+    the library that loads the folder ties them to other tensors. If the destination was given another vocabulary,
+    ``lists`` are the files of the old and the new token list, or only the old file if the new list was made from it.
+    ``build`` makes the live module, if the destination is one; ``cache_key`` then identifies what it builds in the
+    user's cache, and is "" if the cache does not have it.
     """
 
     kind: str

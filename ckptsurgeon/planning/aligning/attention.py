@@ -34,7 +34,7 @@ another one: CodeGen's ``qkv_proj`` has four blocks, each with queries, values a
 
 @dataclass(frozen=True)
 class HeadCounts:
-    """The number of query heads, the number of key heads (equal to that of value heads), and the size of a head."""
+    """The number of query heads, the number of key heads (there are as many value heads), and the size of a head."""
 
     queries: int
     keys: int
@@ -61,11 +61,11 @@ class _Attention:
 def heads_along(
     axes: Sequence[Axis], shared: Iterable[tuple[str, int]], counts: HeadCounts
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
-    """Return (a group of heads for each attention layer, other axes, paths of layers whose order of heads is unknown).
+    """Return a group of heads for each attention layer, the other axes, and the layers whose order of heads is unknown.
 
-    ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key,
-    dimension) for each axis that depends on the number of query heads alone. The other axes are those outside
-    attention layers, and those of embeddings.
+    ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key, dimension) for
+    each axis that depends on the number of query heads alone. The other axes are those outside attention layers, and
+    those of embeddings. The layers are given by their paths.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys
@@ -87,7 +87,7 @@ def heads_along(
 
 
 def _parts(axis: Axis, is_query: bool, counts: HeadCounts) -> Iterator[NetworkPart]:
-    """Yield the parts of an axis that consist of heads; nothing if the order of the heads is unknown."""
+    """Yield the ranges of an axis that consist of heads (queries, keys or values); none if the order is unknown."""
     key, dim, size = axis.key, axis.dim, counts.size
     if axis.kind == KIND:
         at = 0
@@ -116,7 +116,7 @@ def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGr
             others = [_joined(parent, other, "weight") for other in _OTHERS[name]]
             parts = [NetworkPart(one, 0) for one in (key, *others) if one in network.tensors]
             if len(parts) < 3 or len({network.tensors[one.key].shape[0] for one in parts}) > 1:
-                continue  # fewer heads of keys: it is not known how many
+                continue  # there are fewer key heads than query heads, and their number is not known
         elif _FUSED.search(key) is not None and key.endswith("weight") and len(info.shape) == 2:
             parent = key.removesuffix("_weight").removesuffix(".weight").rpartition(".")[0]
             parts = [NetworkPart(key, 1 if network.kinds.get(key) == "transposed linear" else 0)]
@@ -165,9 +165,10 @@ def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[Netw
 
 
 def _output(parent: str, network: Network, inputs: set[str]) -> str | None:
-    """Return the key of the output projection's weight, in the attention layer ``parent`` or in its parent, or None.
+    """Return the key of the weight of an attention layer's output projection; None if there is none.
 
-    The result is not in ``inputs``, the keys of the weights of queries, keys and values.
+    It is searched for in the module ``parent``, then in the module that contains ``parent``. ``inputs`` are the keys of
+    the weights of queries, keys and values, which are not returned.
     """
     for path in (parent, _above(parent)):
         for name in _OUTPUTS:

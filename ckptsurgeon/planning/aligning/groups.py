@@ -89,7 +89,7 @@ Places = Mapping[str, Mapping[int, Sequence[_Placed]]]
 
 
 def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
-    """Return the parts of all groups, by the key of their tensor and by dimension.
+    """Return the parts of all groups on each dimension of each tensor: ``{key: {dimension: parts}}``.
 
     Experts that are stored in one tensor each are left out.
     """

@@ -129,7 +129,7 @@ class StoredTensors:
         for leaf in leaves:
             if part.expert >= 0 and leaf.fixed.get(0) != part.expert:
                 if 0 not in leaf.fixed:
-                    raise PlanError(f"{escape(leaf.key)} has the weights of all experts.")
+                    raise PlanError(f"{escape(leaf.key)} has all experts in one tensor.")
                 continue
             if part.dim in leaf.fixed:
                 experts.setdefault(numberless(leaf.key), {})[leaf.fixed[part.dim]] = leaf.key

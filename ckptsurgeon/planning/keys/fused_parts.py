@@ -44,7 +44,7 @@ def order_of_parts(key: str) -> tuple[str, ...]:
 
 
 def wrong_order(fused: str, parts: Iterable[str]) -> bool:
-    """Return whether ``parts`` (of q, k, v, gate, up) are in another order than in the projection ``fused``."""
+    """Return whether the order of ``parts`` (q, k, v, gate, up) differs from the order in the projection ``fused``."""
     order, found = order_of_parts(fused), list(parts)
     if len(found) < 2 or len(set(found)) != len(found) or not set(found) <= set(order):
         return False

@@ -61,8 +61,8 @@ class KeyPattern:
     def given(cls, text: str, before: str, behind: str = "") -> KeyPattern:
         """Return the pattern ``text``; ``before`` and ``behind`` are what the user wrote around it: ``--map``, ``=TO``.
 
-        Raises PatternError if the pattern is not valid. If it is valid without a superfluous dot, the hint shows what
-        to write instead, including the text around it.
+        Raises PatternError if the pattern is not valid. If it would be valid without a superfluous dot, the hint shows
+        the corrected pattern with the text around it.
         """
         try:
             return cls(text)

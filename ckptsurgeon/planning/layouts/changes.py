@@ -40,7 +40,7 @@ WHAT: Mapping[str, str] = {
     "width": "rows of queries",
     "mlp": "rows of the MLP",
 }
-"""How messages describe the numbers that shapes do not show."""
+"""{name of a number that shapes do not show: its description in messages}"""
 
 
 @lru_cache(maxsize=4096)
@@ -113,7 +113,7 @@ class Fused:
         if not rows or rows % sum(shares):
             heads = " and ".join(f"{numbers[name]} {WHAT[name]}" for name in dict.fromkeys(self.ratio))
             raise PlanError(
-                f"{escape(key)} has {rows} rows, which {heads} do not divide.",
+                f"{escape(key)} has {rows} rows, which cannot be divided into {heads}.",
                 hint="Correct the numbers of heads in the model's config.json.",
             )
         return [rows // sum(shares) * share // groups for share in shares]
@@ -154,8 +154,8 @@ class Transposed:
 class Paired:
     """A change of the order of the rows of the queries or keys ``name``: the rotary embedding rotates pairs of rows.
 
-    In the family's own layout, a head has the first rows of all pairs, then all second rows; in the other, the two
-    rows of a pair are side by side. ``number`` is the name of the number of heads.
+    In the family's own layout, a head has the first rows of all pairs, then the second rows of all pairs. In the other
+    layout, the two rows of a pair are side by side. ``number`` is the name of the number of heads.
     """
 
     name: str
@@ -177,11 +177,11 @@ class Paired:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """A change of the fused tensor ``name`` of queries, keys and values: the rows of each head, or all queries first.
+    """A change of the order of rows in ``name``, a fused tensor of queries, keys and values.
 
-    In the family's own layout, the queries, keys and values of one head follow each other; in the other, all queries
-    come first, then all keys, then all values. ``groups`` is the name of the number of heads. There are as many rows
-    of queries as of keys and of values.
+    In the family's own layout, the queries, keys and values of one head follow each other. In the other layout, all
+    queries come first, then all keys, then all values. ``groups`` is the name of the number of heads. There are as many
+    rows of queries as of keys and of values.
     """
 
     name: str

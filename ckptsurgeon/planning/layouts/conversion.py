@@ -89,7 +89,7 @@ def _distinct(targets: Sequence[Layout]) -> list[Layout]:
 
 
 def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Layout, label: str) -> None:
-    """Raise PlanError if there are tensors, ``odd``, that have no name in the target."""
+    """Raise PlanError unless ``odd``, the keys of the tensors without a name in the layout ``target``, is empty."""
     if odd:
         has = "has" if len(odd) == 1 else "have"
         raise PlanError(
@@ -101,7 +101,7 @@ def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Lay
 
 
 def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if ``rows`` would reorder queries and keys, but the model may rotate other rows than the family.
+    """Raise PlanError if ``rows`` reorder queries and keys of a model that may rotate other rows than the family.
 
     ``rows`` are operations; ``config`` shows which rows the model's rotary embedding rotates.
     """
@@ -172,7 +172,7 @@ class _Conversion:
             self._now = self._known()
 
     def _known(self) -> Tensors:
-        """Return the present tensors without those that the source's layout has no name for."""
+        """Return the tensors that the network has now, without those that have no name in the source's layout."""
         return {key: info for key, info in self.derived.tensors.items() if key not in self._unknown}
 
     def _double(self, target: Layout) -> Iterable[str]:
@@ -228,9 +228,9 @@ class _Conversion:
 
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
-    """Yield a rule FROM=TO for each pattern in ``spelled`` (FROM to TO) that renames keys which no earlier one renames.
+    """Yield the rules FROM=TO that rename the keys; ``spelled`` maps each pattern FROM to its TO.
 
-    ``hits`` has the keys that each pattern matches. If two patterns match the same keys, the first is used.
+    ``hits`` has the keys that each pattern matches. A rule is left out if earlier patterns match all of its keys.
     """
     renamed: set[str] = set()
     for now, theirs in spelled.items():

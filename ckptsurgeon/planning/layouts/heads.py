@@ -21,18 +21,20 @@ PROJECTIONS = ("layers.0.attention.w{}", "layers.0.attn.{}_proj", "model.layers.
 
 
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return the numbers of heads, and of heads of keys and values, that a configuration has; {} if it has none.
+    """Return the number of query heads ("heads") and of key heads ("keys") in a configuration; {} if it has none.
 
-    Reads the fields of transformers' config.json and of Meta's and Mistral's params.json.
+    There are as many value heads as key heads. The fields are those of transformers' config.json, and of Meta's and
+    Mistral's params.json.
     """
     heads = _stated(config, _HEADS)
     return {"heads": heads, "keys": _stated(config, _KEYS) or heads} if heads else {}
 
 
 def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return ``heads_in`` of a configuration; without a configuration, the numbers that ``rope.freqs`` shows.
+    """Return the numbers of heads of a decoder, in the form of ``heads_in``.
 
-    Raises PlanError if the numbers contradict the rows of queries and keys.
+    They are those in ``config``. If it has none, they follow from the length of the tensor ``rope.freqs`` in Meta's
+    files. Raises PlanError if the numbers in ``config`` do not fit the rows of queries and keys.
     """
     queries, keys = (_first(kind, tensors) for kind in "qk")
     stated, width = heads_in(tensors, config), _stated(config, _WIDTH)

@@ -69,9 +69,9 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:
-    """Return, for each module, the ends of the keys of its tensors after the module's name, such as ``.weight``.
+    """Return, for each module, what the keys of its tensors have after the module's name, such as ``.weight``.
 
-    Each whole key is in the map too, with the end ''.
+    Each whole key is in the map too, with ''.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:
@@ -83,7 +83,7 @@ def _below(tensors: Tensors) -> Mapping[str, list[str]]:
 
 
 def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
-    """Return a map from names inside ``module`` as the family has them, such as ``.conv1``, to a layout's names.
+    """Return a map from the family's names inside ``module``, such as ``.conv1``, to a layout's names.
 
     ``names`` are all names of the layout, by the family's. If the layout has no names inside ``module``, the result
     maps '' to the layout's name of ``module`` itself. The family's names in ``left`` are left out.

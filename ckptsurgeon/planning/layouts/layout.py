@@ -21,9 +21,9 @@ NO_NUMBERS: Numbers = {}
 class Change(Protocol):
     """A reversible change of tensors between the family's own layout and another.
 
-    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; none
-    if ``tensors`` has no tensor to change. ``numbers`` has the numbers that shapes do not show, by name. ``at``
-    translates a name of the family into the name that the tensor has now.
+    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; they
+    return no operations if ``tensors`` has no tensor to change. ``numbers`` has the numbers that shapes do not show, by
+    name. ``at`` translates a name of the family into the name that the tensor has now.
     """
 
     @property
@@ -41,9 +41,9 @@ class Change(Protocol):
 class Layout:
     """The tensors of a family as one library stores them.
 
-    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with
-    its version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys,
-    to those of the library; a module that is absent does not exist in the library, unless one of the ``changes``
+    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with its
+    version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys, to
+    those of the library; a module that is not in this map does not exist in the library, unless one of the ``changes``
     makes another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns
     of tensors that the library computes itself, so that other layouts need not have them.
 
@@ -52,14 +52,14 @@ class Layout:
     ``needed`` must be stored; if another layout leaves it out, it is a copy of the other tensor.
 
     ``training`` are patterns of tensors that only training uses; they are left out if another layout has no name for
-    them. ``aside`` maps patterns of further tensors that other layouts do not need to the reason, which completes
-    "left out: …, ". ``is_bare`` is true for a form without an output head, or without the prefix of a component; it
-    is written if no tensor needs another form. A layout with ``only_read`` is not written if another fits; one with
+    them. ``aside`` maps patterns of further tensors, which other layouts do not need, to the reason; it completes the
+    note "left out: …, ". ``is_bare`` is true for a form without an output head, or without the prefix of a component;
+    it is written if no tensor needs another form. A layout with ``only_read`` is not written if another fits; one with
     ``only_written`` is written, but never recognised. ``omits`` maps patterns of tensors that are not written to the
-    reason; a pattern may have the names of any layout of the family. ``fits`` says of tensors with all marks whether
-    their shapes are those of this layout. ``settings`` is a note on a difference that no tensor shows: how the
-    library's network differs from that of transformers, which config.json may have to say. ``written`` is a note on
-    tensors that get this layout.
+    reason; a pattern may have the names of any layout of the family. ``fits`` is a function that returns whether
+    tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
+    shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
+    is a note on tensors that get this layout.
     """
 
     name: str

@@ -26,11 +26,10 @@ def layout_names() -> tuple[str, ...]:
 
 
 def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
-    """Return the layouts that a state dict may have, those with names for most of its keys.
+    """Return the layouts that a state dict may have: those with names for the largest number of its keys.
 
-    The list is empty if no layout is recognised. It has several layouts if they have names for equally many keys,
-    which are then the same names. If several of them are of one family and have one ``name``, only the first is
-    returned.
+    The list is empty if no layout is recognised. It has several layouts if they have names for equally many keys; their
+    names are then the same. If several of them are of one family and have one ``name``, only the first is returned.
     """
     fitting = [
         (family, layout)

@@ -35,7 +35,7 @@ def check_complete(keys: Collection[str]) -> None:
 
 
 def check_named(odd: Sequence[str], there: str) -> None:
-    """Raise PlanError if there are tensors, ``odd``, that have no name in the program ``there``."""
+    """Raise PlanError unless ``odd``, the keys of the tensors without a name in the program ``there``, is empty."""
     if odd:
         raise PlanError(
             f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",

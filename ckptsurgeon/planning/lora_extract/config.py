@@ -101,7 +101,7 @@ def _factor_settings(factor: Factor) -> tuple[int, float, bool, int]:
 
 
 def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return the biases of layers with factors, and the modules or parameters that the adapter saves unchanged.
+    """Return (saved biases of layers with factors, names of modules and parameters that the adapter saves unchanged).
 
     ``names`` are PEFT's names of the saved tensors, ``factored`` the modules with factors, ``keys`` the network's keys.
     """
@@ -123,7 +123,7 @@ def _saved(names: Sequence[str], factored: Sequence[str], keys: Collection[str])
 
 
 def _check_whole(saved: Collection[str], names: Collection[str], keys: Collection[str]) -> None:
-    """Raise PlanError if a saved module has a tensor that is not saved: PEFT could not load that adapter."""
+    """Raise PlanError if a saved module has a tensor that is not saved: PEFT could not load such an adapter."""
     lacking = [key for key in keys if module_of(key) in saved and key not in set(names)]
     if lacking:
         raise _no_adapter(f"it saves {escape(module_of(lacking[0]))}, but not {escape(lacking[0])}")
@@ -132,7 +132,7 @@ def _check_whole(saved: Collection[str], names: Collection[str], keys: Collectio
 def _only(name: str, modules: Collection[str]) -> str:
     """Return ``name``, with PEFT's prefix if the names of other modules also end with ``name``.
 
-    PEFT compares the ends of names. So without the prefix, it would also save those modules.
+    PEFT compares the ends of names. So without the prefix, PEFT would also save those other modules.
     """
     return f"{PREFIX}{name}" if any(other != name and other.endswith(name) for other in modules) else name
 
@@ -151,10 +151,10 @@ def _transposed(factors: Collection[Step]) -> bool:
 
 
 def _targets(modules: Sequence[str], keys: Collection[str]) -> list[str] | str:
-    """Return PEFT's ``target_modules`` for the modules: a list of their names.
+    """Return PEFT's ``target_modules`` for the modules: a list of their names, or a regular expression.
 
-    If the name of another module ends with one of these names, PEFT would adapt that module too. Then a regular
-    expression is returned, which matches whole names.
+    PEFT also adapts every other module whose name ends with a name in the list. If there is such a module, the result
+    is a regular expression that matches whole names.
     """
     chosen = set(modules)
     others = set(map(module_of, keys)) - chosen

@@ -104,12 +104,12 @@ def plan_lora_extract(
 ) -> Plan:
     """Return the plan of an adapter that turns ``base``, the second source, into ``tuned``, the first.
 
-    ``differing`` are the keys whose values differ. ``tied`` has a map for ``tuned`` and one for ``base``: from the key
-    of an output layer that is not stored, because it is tied to the input embedding, to the key of that embedding. PEFT
-    adapts the two layers separately.
+    ``differing`` are the keys whose values differ. ``tied`` has a map for ``tuned`` and a map for ``base``. Each is for
+    output layers that are not stored because they are tied to the input embedding: it maps the key of the output layer
+    to the key of the embedding. PEFT adapts the two layers separately.
 
-    Raises PlanError if nothing differs, an adapter can have none of the differences, or a tensor is quantised;
-    PatternError for a pattern that matches nothing.
+    Raises PlanError if nothing differs, if none of the differences can be put into an adapter, or if a tensor is
+    quantised; PatternError for a pattern that matches nothing.
     """
     check_extraction(asked)
     flags = [(str(flag), flag.pattern) for flag in (*asked.include, *asked.exclude)]
@@ -140,7 +140,7 @@ def plan_lora_extract(
 
 
 def with_tied(tensors: Mapping[str, TensorInfo], heads: Mapping[str, str]) -> Mapping[str, TensorInfo]:
-    """Return the tensors, and in addition the output layers that are not stored since they are tied to an embedding.
+    """Return the tensors, together with the output layers that are not stored because they are tied to an embedding.
 
     ``heads`` maps the key of each such output layer to the key of the embedding.
     """

@@ -44,7 +44,7 @@ DTYPES_OF_FACTORS = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """The options of ``lora_extract``; ``model`` has facts from the model's config.json (None: no config.json)."""
+    """The options of ``lora_extract``; ``model`` is the type of the model by its config.json (None: no config.json)."""
 
     rank: int = 16
     alpha: float | None = None
@@ -101,7 +101,7 @@ class SortedKeys:
     """The keys whose values differ, in groups that the adapter treats differently.
 
     ``factored`` are weights that become factors. ``biases`` are saved biases of the layers of these weights, ``saved``
-    the other keys that are saved unchanged. ``left`` are left out. ``savable`` are those in ``left`` that
+    the other keys that are saved unchanged. The keys in ``left`` are left out; ``savable`` are those among them that
     --save-modules would save.
     """
 

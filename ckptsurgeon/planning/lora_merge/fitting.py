@@ -20,7 +20,7 @@ __all__ = ["AdapterView", "WeightLayout", "check_names", "input_of", "misfit", "
 
 @dataclass(frozen=True)
 class AdapterView:
-    """An adapter that is merged: the headers of its file (``view``), its modules, and its weight in the merge."""
+    """An adapter that is merged: the headers of its file (``view``), its modules, and its weight in the sum."""
 
     view: SourceView
     adapter: Adapter
@@ -103,9 +103,9 @@ class ModuleWeight:
 
     @property
     def shows(self) -> bool | None:
-        """Return the layout that follows from the shape: True for (in, out), False for (out, in), None for neither.
+        """Return the layout that the shape shows: True for (in, out), False for (out, in), None if it shows none.
 
-        The shape of a square weight does not show its layout, and embeddings are not considered.
+        The shape of a square weight does not show its layout. The result is also None for an embedding.
         """
         return self.ways[0] if len(self.ways) == 1 and not self.embedding else None
 
@@ -116,8 +116,8 @@ def weight_layout(
     """Return the layouts of the weights of an adapter's modules: (out, in) or (in, out).
 
     ``modules`` has each module with the key of its weight. If a weight is not square, its shape shows the layout. The
-    layout of a square weight is decided by the first of these that shows it: the model's config.json, the weights that
-    are not square, the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError for factors
+    layout of a square weight follows from the first of these that decides it: the model's config.json; the weights that
+    are not square; the adapter's fan_in_fan_out (except in a model without any Conv1D). Raises PlanError for factors
     that fit neither layout.
     """
     placed = [_module_weight(module, key, one, base) for module, key in modules]
@@ -147,10 +147,11 @@ def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: Sour
 
 
 def _shown_layout(placed: Sequence[ModuleWeight], named: bool) -> bool | None:
-    """Return the one layout that the shapes of some weights show: True for (in, out), False for (out, in).
+    """Return the layout that the shapes of some weights agree on: True for (in, out), False for (out, in), or None.
 
     If ``named`` is true, only weights with the names of GPT-2's Conv1D layers are considered; if it is false, only
-    weights with other names. The result is None if no shape shows a layout, or if different shapes show different ones.
+    weights with other names. The result is None if no shape shows a layout, or if different shapes show different
+    layouts.
     """
     ways = {p.shows for p in placed if p.shows is not None and is_named_conv1d(p.key) == named}
     return ways.pop() if len(ways) == 1 else None
@@ -181,8 +182,8 @@ def _override_notes(
 ) -> Iterator[str]:
     """Yield a note on layers whose layout contradicts the adapter's fan_in_fan_out.
 
-    ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` is the model in
-    config.json, None if it did not decide the layouts. There is no note on the layers in ``undecided``.
+    ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` is the model that
+    config.json describes, None if it did not decide the layouts. There is no note on the layers in ``undecided``.
     """
     setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)

@@ -34,7 +34,7 @@ __all__ = ["BaseChanges", "named", "output_steps", "plan_lora_merge"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: the terms to add, the tensors that the terms need, the adapters' names."""
+    """The changes of one tensor of the base: the terms to add, the adapters' tensors in them, the adapters' names."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
@@ -82,7 +82,7 @@ class BaseChanges:
         self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
-        """Return the modules of an adapter that are not excluded; add the tensors of the others to ``left_out``."""
+        """Return the modules of an adapter that are not excluded; add the tensors of all others to ``left_out``."""
         matcher = KeyMatcher([flag.pattern for flag in self.exclude])
         chosen = []
         for module in one.adapter.modules:
@@ -147,7 +147,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the module's name that users' patterns must match; kohya's names have a prefix, such as lora_unet."""
+    """Return the name of a module for the user's patterns; kohya's names have a prefix, such as lora_unet."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
@@ -155,7 +155,7 @@ def named(module: AdapterModule) -> str:
 
 
 def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
-    """Return the steps of all output tensors: those of the base in its order, then those that only an adapter has.
+    """Return the steps of all output tensors: the base's tensors in their order, then those that only an adapter has.
 
     ``dtype`` is the dtype that the user asked for. An output layer that the base does not store, because it is tied to
     the embedding, gets a step only if the adapters make it differ from the embedding.

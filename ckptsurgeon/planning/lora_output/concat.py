@@ -37,7 +37,7 @@ __all__ = ["plan_lora_concat"]
 
 @dataclass(frozen=True)
 class _Part:
-    """A module of one of the adapters: the adapter, its index in the plan's sources, and the module with its name."""
+    """A module of one of the adapters: the adapter (``one``), its index in the plan's sources, and the named module."""
 
     source: int
     one: AdapterView
@@ -46,7 +46,7 @@ class _Part:
 
 @dataclass
 class _Collected:
-    """The modules of all adapters by name, the tensors that are left out, the tensors that are copied, and notes."""
+    """What all adapters have: modules by name, tensors to leave out, biases to copy, models of a pipeline, notes."""
 
     parts: dict[str, list[_Part]] = field(default_factory=dict)
     left: list[tuple[int, str]] = field(default_factory=list)
@@ -118,7 +118,10 @@ def _collect(
 
 
 def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
-    """Add the biases that an adapter saves; raises PlanError for other tensors, or if its weight is not 1."""
+    """Add the biases that an adapter saves.
+
+    Raises PlanError for other saved tensors, and for biases of an adapter whose weight is not 1.
+    """
     name = escape(one.adapter.name)
     whole = [key for key in one.adapter.saved if not key.endswith("bias")]
     if whole:
@@ -149,7 +152,7 @@ def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None
     if len(found.components) > 1:
         several = ", ".join(f"{escape(one)} in {escape(name)}" for one, name in found.components.items())
         raise PlanError(
-            f"the adapters are for several models of a pipeline ({several}), and a folder of PEFT is for one.",
+            f"the adapters are for several models of a pipeline ({several}), but a folder of PEFT is for one model.",
             hint="Leave the other models out, as in --exclude 'text_encoder.*' or --exclude 'lora_te_*'.",
         )
     plain = [one for one in adapters if one.adapter.spelling == "PEFT"]
@@ -157,7 +160,7 @@ def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None
     if len(configs) > 1:
         raise PlanError(
             f"fan_in_fan_out is true in {escape(configs[True])} and false in {escape(configs[False])}: the adapters "
-            "are for models whose weights have another layout.",
+            "are for models whose weights have different layouts.",
             hint="If both are for one model, set fan_in_fan_out to the same value in both files adapter_config.json.",
         )
 
@@ -194,7 +197,7 @@ def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> d
 
 
 def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
-    """Return the target modules of all configurations together; None if they are not plain lists of names.
+    """Return the ``target_modules`` of all configurations in one list; None if they are not plain lists of names.
 
     Each module that the joined list selects is also selected by one of the given lists, so it has factors.
     """
@@ -207,7 +210,7 @@ def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
 
 
 def _joined(name: str, parts: Sequence[_Part], dtype: str) -> NewModule:
-    """Return the module that joins those of several adapters: its rank is the sum of theirs, its scale is 1."""
+    """Return the module that joins ``parts``, the modules of several adapters: its rank is the sum of their ranks."""
     pairs = [_pair(part) for part in parts]
     first = parts[0]
     for part, (a, b) in zip(parts, pairs, strict=True):

@@ -31,7 +31,7 @@ from .spellings import SPELLINGS, TITLES, AdapterFiles, written
 __all__ = ["adapter_plan", "check_spelling", "copied_settings", "plan_lora_convert", "whole_steps"]
 
 FULL = ("exclude_modules", "layers_to_transform", "layers_pattern")
-"""Fields of a configuration that select modules; the output lists the full names of its modules instead."""
+"""Fields of PEFT's configuration that select modules; the output lists the full names of its modules instead."""
 
 
 def check_spelling(to: str) -> None:
@@ -104,7 +104,7 @@ def adapter_plan(
 
 
 def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str) -> None:
-    """Raise PlanError if the adapter has tensors that are not factors: no other toolkit has names for them."""
+    """Raise PlanError if the adapter has tensors that are not factors: only PEFT has names for such tensors."""
     found = [*one.adapter.saved, *(module.bias for module in modules if module.bias)]
     if found:
         raise PlanError(

@@ -1,4 +1,4 @@
-"""The modules of a new adapter: how their factors are made, and what their product is multiplied by. Opens no file."""
+"""The modules of a new adapter: how their factors are made, and the scales of their products. Opens no file."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class NewModule:
     """A module of a new adapter: its name in the model, its rank, and the scale of the product of its factors.
 
     ``component`` is the model of a pipeline, as diffusers or kohya name it, '' if there is only one. If ``joined``, the
-    name has underscores instead of dots. ``origin`` is the key of the factor A that the module is made from, which for
-    PEFT's names shows the wrappers around the layer.
+    name has underscores instead of dots. ``origin`` is the key of the factor A that the module is made from. If it is a
+    PEFT name, it shows the wrappers around the layer.
     """
 
     name: str
@@ -86,7 +86,7 @@ class NamedModule:
 
 
 def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[list[AdapterModule], list[str]]:
-    """Return the modules of an adapter that ``exclude`` leaves, and the keys of the tensors of the others."""
+    """Return the modules of an adapter that ``exclude`` does not match, and the keys of the tensors of all others."""
     matcher = KeyMatcher([flag.pattern for flag in exclude])
     chosen, left = [], []
     for module in one.adapter.modules:

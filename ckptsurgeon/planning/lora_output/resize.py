@@ -60,7 +60,7 @@ def plan_lora_resize(
 
     A module is copied if its rank is not larger than the new one. Scales stay. The output has the names of the same
     toolkit, if it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps the dtype of each.
-    ``metadata`` are those of the adapter's file.
+    ``metadata`` is the metadata of the adapter's file.
     """
     refuse_resizing(one)
     placed, _ = named_modules(one, one.adapter.modules, None)
@@ -109,9 +109,9 @@ def _spelling(one: AdapterView, placed: Sequence[NamedModule]) -> str:
 
 
 def _metadata(modules: Sequence[NewModule], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of the output: ``given``, those of the adapter's file, without the hashes of that file.
+    """Return the metadata of the output: ``given``, from the adapter's file, without the hashes of that file.
 
-    If kohya's scripts recorded a rank and an alpha in them, these get their new values.
+    If kohya's scripts recorded a rank and an alpha in the metadata, both get their new values.
     """
     kept = {name: value for name, value in given.items() if not name.startswith(HASHES)}
     for name, values in (

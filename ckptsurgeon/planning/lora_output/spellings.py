@@ -43,8 +43,8 @@ _OF_KOHYA = {
 class AdapterFiles:
     """An adapter in the names of a toolkit: its steps, its other files, its metadata, and notes.
 
-    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` are added to those of the
-    plan's first source; they make the tensors with the alphas.
+    ``weights`` is the name that the file of tensors must have; '' if it may have any name. ``operations`` are added to
+    the operations of the plan's first source; they make the tensors with the alphas.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -88,7 +88,11 @@ def check_component(component: str) -> None:
 
 
 def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
-    """Return the modules, each with diffusers' name of its component, or with ``component`` if this is given."""
+    """Return the modules with the component that they belong to: ``component`` if it is given, else their own.
+
+    Their own component gets the name that diffusers has for it. Raises PlanError if ``component`` is given, but the
+    modules belong to several components.
+    """
     check_component(component)
     found = {module.component for module in modules}
     if component and len(found) > 1:
@@ -101,7 +105,7 @@ def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
 
 
 def _component(one: NewModule) -> str:
-    """Return the name of a module's component in diffusers; names with underscores keep kohya's prefix."""
+    """Return diffusers' name of a module's component; if the module's name has underscores, kohya's prefix is kept."""
     return one.component if one.joined else _OF_KOHYA.get(one.component, one.component)
 
 
@@ -109,8 +113,8 @@ def _one_model(modules: Sequence[NewModule], to: str) -> None:
     found = sorted({module.component for module in modules})
     if len(found) > 1:
         raise PlanError(
-            f"the adapter is for several models of a pipeline ({listing(found)}), and a folder of {TITLES[to]} is for "
-            "one.",
+            f"the adapter is for several models of a pipeline ({listing(found)}), but a folder of {TITLES[to]} is for "
+            "one model.",
             hint="Leave the other models out, as in --exclude 'text_encoder.*' or --exclude 'lora_te_*'.",
         )
     _check_dotted(modules, to)
@@ -207,7 +211,7 @@ def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
 
 
 def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
-    """Return a note on modules with names of diffusers, which ComfyUI's model does not have."""
+    """Return a note on modules whose names are those of diffusers, so that ComfyUI does not find them."""
     found = [module.name for module in modules if module.name.startswith(BLOCKS)]
     if not found:
         return []

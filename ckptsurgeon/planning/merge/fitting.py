@@ -1,4 +1,4 @@
-"""Prepares the tensors that several models have under one name for merging, if shapes differ or models lack some."""
+"""Prepares tensors of the same name for merging, if their shapes differ or some models lack them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class MissingTensors:
         return escape(self._views[source].source.name)
 
     def _are_wrapped(self) -> bool:
-        """Return whether every key that was not found would be found without wrappers such as ``module.``."""
+        """Return whether all missing keys would be found if wrappers such as ``module.`` were removed from all keys."""
         bare = {source: set(map(without_wrappers, self._views[source].tensors)) for source in self._keys}
         return all(without_wrappers(key) in bare[source] for source, keys in self._keys.items() for key in keys)
 
@@ -76,7 +76,7 @@ Shape = tuple[int, ...]
 
 
 class FittedInputs(NamedTuple):
-    """The tensors that are merged into one tensor of the output, and how their shapes are made equal.
+    """The tensors that are merged into one output tensor, and how their shapes are made equal.
 
     ``inputs`` maps the index of each model to its tensor, ``base`` is the base's tensor, if there is a base. ``shape``
     is the output's shape. ``policy`` says how other shapes are made to fit this shape: slice, overlap, vocab, or "" if

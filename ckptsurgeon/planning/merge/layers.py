@@ -82,7 +82,7 @@ def _numbers(keys: Sequence[str]) -> Mapping[str, Set[int]]:
 
 
 def _numbered_modules(module: str, seen: set[str]) -> list[tuple[str, int]]:
-    """Return (prefix, number) of a module and of the modules that contain it, the outermost first.
+    """Return (prefix, number) of a module and of each module that contains it, the outermost first.
 
     Modules without a number are left out. The search ends at a module that is in ``seen``.
     """
@@ -152,7 +152,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return a map from the number of each layer to the ends of its keys, such as ``mlp.weight``."""
+    """Return a map from the number of each layer to its keys without the layer's prefix, such as ``mlp.weight``."""
     return _layers_of(one, tuple(keys))
 
 

@@ -25,7 +25,7 @@ MERGE_POLICIES = ("error", "skip", "slice", "overlap")
 
 @dataclass(frozen=True)
 class MergeMismatch:
-    """The policies for shapes that differ: ``everywhere`` applies to all tensors, ``scoped`` to keys by pattern.
+    """The policies for shapes that differ: ``everywhere`` for all tensors, ``scoped`` for those that a pattern matches.
 
     If several patterns match a key, the last one decides.
     """
@@ -158,12 +158,12 @@ class MergePiece(NamedTuple):
 # Notes on tensors that are not merged in the usual way.
 
 FITTED = {"slice": "with their leading parts", "overlap": "in the part that all have"}
-"""{policy: the words that say in notes how tensors of different shapes are merged}."""
+"""{policy: how notes describe the merge of tensors whose shapes differ}."""
 
 
 @dataclass
 class MergeNotes:
-    """The keys of tensors that are not merged in the usual way, by the note that the user gets on them."""
+    """The keys of tensors that are not merged in the usual way, in a list for each note to the user."""
 
     integers: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

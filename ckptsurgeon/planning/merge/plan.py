@@ -26,7 +26,7 @@ __all__ = ["LayerSlice", "LayerSource", "pieces_of", "plan_merge", "sliced_piece
 
 @dataclass(frozen=True)
 class LayerSource:
-    """The layers of a model from ``first`` to before ``end``.
+    """The layers of a model from ``first`` up to, but not including, ``end``.
 
     ``source`` is the model's index in the sources, ``where`` the configuration field with the range, for messages.
     """
@@ -63,7 +63,7 @@ def sliced_pieces(
     method: Method,
     owned: Callable[[str], bool] = lambda key: True,
 ) -> list[MergePiece]:
-    """Return the tensors of an output whose layers are those of the slices, one after the other.
+    """Return the tensors of an output whose layers are made by the slices, one slice after the other.
 
     Tensors before the layers (input embeddings) are merged like the first layer of the first slice. All other tensors
     outside the layers are merged like the first layer of the last slice. Keys for which ``owned`` returns False are

@@ -17,7 +17,7 @@ __all__ = ["AVERAGE", "NAMES", "ModelStatistics", "StepStatistics"]
 AVERAGE = "average"
 """The value of the parameter ``missing`` that averages tensors whose statistics were not collected."""
 NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
-"""What messages call the statistics of a tensor."""
+"""{kind of statistics: its name in messages}"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class StepStatistics:
 
         Returns ("", ()) if the inputs are to be averaged without statistics, or if statistics are missing, which
         ``check`` reports. ``key`` is the tensor's key in the output, ``parameters`` are those of the method, and
-        ``fitted`` says whether ``inputs`` are changed to fit the output. Raises PlanError for statistics of another
-        shape.
+        ``fitted`` says whether a policy changes the shapes of ``inputs``. Raises PlanError if statistics do not fit
+        their tensor.
         """
         every = [self.models[one.source] for one in inputs]
         have = [one.key in own.keys for one, own in zip(inputs, every, strict=True)]
@@ -138,4 +138,4 @@ _OF_NO_KIND = {
     FISHER: "no parameters of the network",
     GRAM: "no weights of linear layers",
 }
-"""For each kind of statistics: what tensors are that have none, although nothing is missing from the files."""
+"""{kind of statistics: why some tensors have none, although nothing is missing from the files}"""

@@ -79,7 +79,7 @@ class MergeSteps:
             yield self._step(piece, fitted)
 
     def _is_coded(self, piece: MergePiece, places: Sequence[SourceKey]) -> bool:
-        """Return whether a merge would compute with the codes of quantised tensors; if so, record them for ``check``.
+        """Return whether a merge would compute with the codes of quantised tensors; if so, ``check`` raises an error.
 
         If only one model has the tensor, its codes are copied, which is allowed.
         """
@@ -159,7 +159,7 @@ class MergeSteps:
         return with_vocabularies(step, vocabulary.rows if vocabulary is not None else ())
 
     def _shared(self, merge: Merge) -> Merge:
-        """Return the first of all equal ``Merge`` objects, to save memory: most tensors are merged in the same way."""
+        """Return the first ``Merge`` object that is equal to this one: most are equal, so this saves memory."""
         merge_key = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute, merge.statistics)
         return self._merges.setdefault(merge_key, merge)
 

@@ -61,9 +61,10 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return where a model stores the tensor ``place``: the same place, or another key that is tied to it.
+        """Return where a model stores the tensor ``place``: at this key, or at another key that is tied to it.
 
-        A file may store a tied tensor under only one of its names: transformers leaves out that of the output layer.
+        A file may store a tied tensor under only one of its names: transformers leaves out the name of the output
+        layer.
         ``models`` has the tensor's place in each model. Another key is only used if it is tied to the tensor in every
         model that stores the tensor under its own key.
         """
@@ -81,9 +82,9 @@ class ModelTies:
         return {owner, *(key for key, of in owners.items() if of == owner)}
 
     def tied(self, steps: Sequence[Step]) -> list[Step]:
-        """Return the steps; a step is tied to an earlier step if both make the same tensor.
+        """Return the steps; each step that makes the same tensor as an earlier step is tied to it.
 
-        That is so if the two steps do the same and their inputs are tied in every source.
+        Two steps make the same tensor if they do the same and their inputs are tied in every source.
         """
         if not any(self._owners):  # the usual case: no model has ties
             return list(steps)

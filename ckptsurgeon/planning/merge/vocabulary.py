@@ -182,9 +182,9 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors whose rows are not mapped by token.
+        """Yield notes on how the vocabularies are joined, and on tensors whose rows are not mapped, but may belong to tokens.
 
-        The latter are tensors with an axis as long as the token lists, which may be a vocabulary.
+        Such tensors have an axis as long as the token lists.
         """
         yield from self._overlooked
         if not self._found:

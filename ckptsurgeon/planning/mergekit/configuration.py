@@ -31,7 +31,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A model of a merge, or only a range of its layers: ``layers`` is (start, end), without the end; None for all.
+    """A model of a merge, or only the layers from ``layers[0]`` up to, but not including, ``layers[1]``.
 
     ``where`` is the path of this entry in the configuration, such as ``slices[0].sources[1]``, for messages.
     ``statistics`` is the path of a file with statistics of the model.
@@ -235,7 +235,7 @@ class ModelPart:
 
 
 def _depth(homes: Sequence[str], key: str) -> int:
-    """Return the length of the name of the innermost module in ``homes`` that contains a key; -1 if none does."""
+    """Return the length of the longest name in ``homes`` of a module that contains the key; -1 if none contains it."""
     fits = [len(home) for home in homes if not home or key == home or key.startswith(f"{home}.")]
     return max(fits, default=-1)
 

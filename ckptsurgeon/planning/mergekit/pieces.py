@@ -24,7 +24,7 @@ __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configurati
 # Parameters in mergekit's form: values, gradients, and lists of values that each apply to some tensors.
 
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
-"""Parameters that mergekit accepts although they have no effect, by method ("" for all methods)."""
+"""{method ("" for all methods): parameters that mergekit accepts although they have no effect}"""
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -212,10 +212,10 @@ class _Builder:
     def _roles(
         self, sources: Sequence[SourceConfig], base: ModelReference | None, where: str, *, whole: bool
     ) -> tuple[list[SourceConfig], SourceConfig | None]:
-        """Return the models that the method merges, in the order that it expects, and the base.
+        """Return the models to merge, in the order that the method expects, and the base.
 
-        The base is None if the method has none, or merges it like the other models. ``whole`` is true if whole models
-        are merged, not slices.
+        The base is None if the method uses no base, or if it merges the base like the other models. ``whole`` is true
+        if whole models are merged, not slices.
         """
         method = self._method
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []

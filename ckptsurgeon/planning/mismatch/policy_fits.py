@@ -64,7 +64,7 @@ def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit
 
 
 def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | str:
-    """Return the policy with all its arguments, or a string: why it cannot turn the shape ``have`` into ``want``."""
+    """Return the policy with all its arguments; if it cannot turn ``have`` into ``want``, return why, as a string."""
     name = policy.name
     if len(have) != len(want):
         return f"the source has {count(len(have), 'dimension')}, the destination {len(want)}"

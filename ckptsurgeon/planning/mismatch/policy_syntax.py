@@ -171,7 +171,7 @@ class Policy:
         return (int(height), int(width)) if width else None
 
     def given(self, **arguments: str) -> Policy:
-        """Return a policy of the same name with only these arguments; a trailing underscore of a name is removed."""
+        """Return a policy of the same name with only these arguments; ``from_`` means the argument ``from``."""
         return Policy(self.name, tuple((name.rstrip("_"), value) for name, value in arguments.items()))
 
 

@@ -72,9 +72,10 @@ def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | st
 
 
 def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid, Grid]]:
-    """Yield the possible layouts of a table with ``number`` rows that becomes a table with ``wanted`` rows.
+    """Yield the possible layouts of a position table whose ``number`` rows become ``wanted`` rows.
 
-    A layout is the number of prefix tokens, the old grid and the new grid. The policy's arguments may exclude some.
+    A layout is (number of prefix tokens, old grid, new grid). Layouts that contradict the policy's arguments are left
+    out.
     """
     old, new, prefix = policy.grid("from"), policy.grid("to"), policy.number("prefix")
     prefixes = PREFIXES if prefix is None else (prefix,)

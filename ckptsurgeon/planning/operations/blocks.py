@@ -26,13 +26,13 @@ _FINER = re.compile(
 """Matches names of two kinds of matrices in a layer: the projection of values, and the last feed-forward matrix."""
 _FUSED = re.compile(r"(?:self_attn\.qkv_proj|attn_qkv)\.weight")
 _OUTPUTS = ("lm_head.weight", "output.weight", "model.embed_tokens.weight", "token_embd.weight")
-"""The output layer, and the embedding that takes its place if they are tied."""
+"""The keys of the output layer, and of the embedding that takes its place if the two are tied."""
 
 
 def in_blocks(
     operation: Operation, keys: Sequence[str], tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, TensorInfo], list[str]]:
-    """Return the matrices in ``keys`` rounded to an operation's GGUF type (or to those of its mixture), and notes.
+    """Return the matrices in ``keys``, rounded to the GGUF type or mixture of an operation, and notes.
 
     GGUF stores the values of a row in blocks. If the rows of a matrix do not divide into the blocks of its type, the
     matrix is rounded to the type that ``OF_SHORT_ROWS`` has in its place. If there is no such type, or the rows do not

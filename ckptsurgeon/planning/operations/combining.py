@@ -21,8 +21,8 @@ def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     size = info.shape[dim]
     if max(map(max, groups)) >= size:
         raise PlanError(
-            f"{operation}: dimension {dim} of {escape(key)} has size {size}, and the groups "
-            f"{escape(operation.fields['groups'], 60)} list {max(map(max, groups))}.",
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, but the groups "
+            f"{escape(operation.fields['groups'], 60)} list the index {max(map(max, groups))}.",
             hint=f"Indices are below {size}.",
         )
     if weights and len(weights) != size:

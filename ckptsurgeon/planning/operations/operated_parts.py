@@ -19,13 +19,13 @@ __all__ = ["operated_parts"]
 def operated_parts(
     source: Mapping[str, TensorInfo], codes: QuantisedTensors, derived: DerivedSource
 ) -> dict[str, QuantisedTensor]:
-    """Return each quantised tensor of which operations copied, changed or used a part, by all keys that it has now.
+    """Return a map from keys to quantised tensors, of which operations copied, changed or used a stored part.
 
     ``source`` has the stored tensors and ``codes`` its quantised tensors; ``derived`` are the tensors after the
-    operations. A key of the result is the key of an unchanged part, or of a tensor that was made from parts. Decoded
-    weights are not in the result, nor blocks of GGUF, which contain their own scales.
+    operations. A key in the map is the key of an unchanged part, or of a tensor that was made from parts. Decoded
+    weights are not in the map, nor blocks of GGUF, which contain their own scales.
 
-    Raises QuantisedError if a part was rounded to codes itself.
+    Raises QuantisedError if an operation quantised a part.
     """
     found: dict[str, QuantisedTensor] = {}
     for key, by in derived.by.items() if codes else ():

@@ -51,7 +51,7 @@ LARGEST = 3.4028234663852886e38
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of an operation: the check of its value, a description of it, and its default (None: required)."""
+    """A field of an operation: the check of its value, a description of valid ones, its default (None: required)."""
 
     check: Callable[[Any], bool]
     wanted: str
@@ -88,7 +88,7 @@ def _is_runs(value: Any) -> bool:
 def indices_of(text: str) -> list[tuple[int, int]]:
     """Return the runs (first index, index after the last) that a text such as ``0..3,8..11`` lists; [] if it is wrong.
 
-    The ends of a range are both in it. An index may be listed several times.
+    A range includes both of its ends. An index may be listed several times.
     """
     found = [_RUN.fullmatch(part.strip()) for part in text.split(",", MOST_RUNS)]
     if not all(found):
@@ -195,7 +195,7 @@ SEVERAL = (*JOINING, "quantize")
 COPIED = "copy "
 """The beginning of the text of an operation that only copies tensors to other names."""
 QUANTISED_NOW = "quantize to "
-"""The beginning of the text of an operation that quantises weights, and so does not compute with codes."""
+"""The beginning of the text of an operation that quantises weights; such an operation does not compute with codes."""
 INDEX = "i"
 """The placeholder ``{i}`` in the target of an unstack: the index of each new tensor."""
 

@@ -27,7 +27,7 @@ Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
 
 
 class DecodedWeight(NamedTuple):
-    """The weight that a quantised tensor encodes: its key, its values as a derived tensor, the keys of its parts."""
+    """The weight that a quantised tensor encodes: its key, the header of the decoded tensor, the keys of its parts."""
 
     name: str
     info: TensorInfo
@@ -45,10 +45,10 @@ DEPTH = 64
 
 @dataclass(frozen=True)
 class Derivation:
-    """How a tensor was made by operations.
+    """How operations made a tensor.
 
-    ``operation`` is the last operation, ``of`` are the source keys that the tensor was made from, ``depth`` is the
-    number of operations that followed each other.
+    ``operation`` is the text of the last operation. ``of`` are the keys of the source's tensors from which the tensor
+    was made. ``depth`` is the number of operations that were applied one after the other to make it.
     """
 
     operation: str
@@ -117,9 +117,9 @@ def perform(
 
 
 def _add(result: DerivedSource, operation: Operation) -> None:
-    """Add the tensor that ``operation``, a constant, makes; raises PlanError if another tensor has its name.
+    """Add the new tensor of ``operation``, which has the verb ``constant``, to the end of ``result``.
 
-    The new tensor comes after all others.
+    Raises PlanError if another tensor has the name of the new tensor.
     """
     if operation.name in result.tensors:
         raise PlanError(f"{operation}: a tensor has this name already.", hint="Give one of the two another name.")
@@ -128,7 +128,7 @@ def _add(result: DerivedSource, operation: Operation) -> None:
 
 
 def _coded(hits: Sequence[str], weights: Weights) -> list[str]:
-    """Return those of the keys ``hits`` that are parts of quantised tensors: codes, scales and so on."""
+    """Return the keys in ``hits`` that are stored parts of quantised tensors, such as codes and scales."""
     return [key for key in hits if weights(key) is not None]
 
 
@@ -139,7 +139,7 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return the decoded weight of each quantised tensor that has a part in ``keys``, by the keys of all its parts."""
+    """Return the decoded weight of each quantised tensor of which ``keys`` has a part, by the keys of all its parts."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
         if weight.keys in made:  # another part led to the same weight
@@ -224,7 +224,7 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
 
 
 def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...], *, is_copy: bool) -> Derivation:
-    """Return how a tensor is made; a copy of a tensor that operations made is made by their last, not by ``copy``."""
+    """Return how a tensor is made; for a copy (``is_copy``), how its input was made if operations made it."""
     if result.by.keys().isdisjoint(inputs):
         return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]

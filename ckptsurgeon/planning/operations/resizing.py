@@ -110,7 +110,7 @@ def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def _seed_of(seed: int, key: str) -> int:
-    """Return the 64 bits from which the noise of the tensor ``key`` is made."""
+    """Return the 64-bit seed of the noise for the tensor ``key``."""
     digest = blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

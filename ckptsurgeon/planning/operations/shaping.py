@@ -47,7 +47,7 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
 
 
 def _grouped(operation: Operation, key: str, info: TensorInfo, dim: int) -> tuple[TensorInfo, int]:
-    """Return the tensor with ``dim`` reshaped to (groups, rest), and the index of the dimension of the rest.
+    """Return the tensor with ``dim`` reshaped to two dimensions (groups, rest), and the index of the second of these.
 
     Without groups, the tensor and its dimension stay as they are.
     """

@@ -13,7 +13,7 @@ __all__ = ["CodedPart"]
 
 @dataclass(frozen=True)
 class CodedPart:
-    """The part of a quantised tensor that a step stores instead of the numbers that it computes: codes or scales.
+    """The part of a quantised tensor (codes or scales) that a step stores instead of the numbers that it computes.
 
     ``key``, ``dtype`` and ``shape`` describe the weight: the numbers before they are rounded, which all parts of the
     quantised tensor encode together. The other fields are those of ``tensors.info.Encoded``.

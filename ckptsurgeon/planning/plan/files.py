@@ -16,12 +16,12 @@ __all__ = ["ADAPTER_VERBS", "DECODED", "FilePrint", "PlanCompanion", "PlanSource
 ADAPTER_VERBS = ("lora extract", "lora concat", "lora convert", "lora resize")
 """The verbs whose output is an adapter."""
 DECODED = " (decoded)"
-"""The suffix of the name of a source that is read decoded; the same source, read as stored, has no suffix."""
+"""The suffix in the name of a source whose quantised weights are decoded; the same source as stored has no suffix."""
 
 
 @dataclass(frozen=True, repr=False)
 class PlanSource(Brief):
-    """An input of a plan: its name in messages, its path, the dotted path of its state dict, and its files' digests.
+    """An input of a plan: its name in messages, its path, the dotted path of its state dict (``root``), and its files.
 
     ``role`` is "source", "destination" for a checkpoint whose own values are kept, or "initial" for a file that has the
     initial values of some tensors. ``stripped`` are the prefixes that were removed from all keys, such as ``module``.
@@ -136,11 +136,11 @@ class PlanTarget(Brief):
 
     An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
     ``implied``, since the library that loads the folder ties them to other tensors. ``weights`` is the name that the
-    file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
-    if the configuration was given another vocabulary; the old one alone if the new one was made from it. ``notes`` are
-    about the companions, and are shown only if the output gets them. ``refused`` is the reason why no folder may be
-    written: no config.json can describe the weights. ``overrides`` are fields of the configuration that get other
-    values than the file has.
+    file of tensors must have, if only one name is possible. If the configuration was given another vocabulary,
+    ``lists`` are the files of the old and the new token list, or only the old file if the new list was made from it.
+    ``notes`` are about the companions, and are shown only if the output gets them. ``refused`` is the reason why no
+    folder may be written: no config.json can describe the weights. ``overrides`` are fields of the configuration that
+    get other values than the file has.
     """
 
     kind: str

@@ -12,7 +12,7 @@ from ...util.brief import Brief
 __all__ = ["OMP", "DonorRows", "Row", "VocabularyRows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
-"""The origin of a row: a source row, several whose mean is taken; () for zeros; None if the source lacks the token."""
+"""The origin of a row: a source row; several, to take their mean; () for zeros; None if the source lacks the token."""
 
 
 OMP = "omp"
@@ -136,7 +136,7 @@ class VocabularyRows(Brief):
         return replace(self, rows=tuple(() if isinstance(row, int) else row for row in self.rows))
 
     def between(self, have: int, want: int) -> VocabularyRows:
-        """Return the rows for a source of ``have`` rows and a destination of ``want`` rows, those of padding included.
+        """Return the rows for a source of ``have`` rows and a destination of ``want`` rows; both may have padding.
 
         ``have`` and ``want`` are at least the numbers of tokens of the two vocabularies. Rows of padding in the
         destination are made like those of new tokens.

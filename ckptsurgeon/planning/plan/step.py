@@ -56,10 +56,10 @@ class Step(Brief):
     """How one destination tensor is made.
 
     ``key`` is the tensor's name in the destination; ``op`` is what is done: copy, slice, init, merge, ... ``dtype`` and
-    ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the option that
-    decided this, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
-    mismatch. ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor. ``more`` are the
-    inputs after the first, ``weights`` the weight of each input in an average (empty: all the same).
+    ``shape`` are those of the destination's tensor, ``source_dtype`` and ``source_shape`` those of the source's tensor.
+    ``rule`` is the option that decided this, as the user wrote it; ``reason`` is why a tensor is initialised: missing,
+    excluded, reinit or mismatch. ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor.
+    ``more`` are the inputs after the first, ``weights`` the weight of each input in an average (empty: all the same).
 
     ``operation`` is the last operation that made the source's tensor, if any, and ``made_of`` are the source keys that
     it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
@@ -258,7 +258,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_text_key(step: Step) -> tuple[object, ...] | None:
-    """Return a cache key for the JSON of a step: all fields except the tensor's names; None if it cannot be cached."""
+    """Return the key under which a step's JSON is cached: all fields but the names of tensors; None if it is not."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies or step.coded:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):

@@ -1,8 +1,8 @@
 """Finds the axes of tensors that a field of the configuration changes, and what a layer does along each of them.
 
-The shapes of two networks are compared whose configurations differ in the field. An axis of another size belongs to the
-outputs of a layer ("out") or to its inputs ("in"), as the class of the layer shows. If the outputs of a layer are
-repeated, the weights of the layers that read them are divided, so that sums stay the same.
+The shapes of two networks are compared; their configurations differ only in this field. An axis of another size belongs
+to the outputs of a layer ("out") or to its inputs ("in"), as the class of the layer shows. If the outputs of a layer
+are repeated, the weights of the layers that read them are divided, so that sums stay the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
 }
 """{kind of module: the sides to which the first dimensions of its weight belong}"""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
-"""Names of weights and biases with the rows of two layers: gate projection and up projection."""
+"""Names of weights and biases that have the rows of two layers: gate projection and up projection."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,9 @@ def indices_text(runs: Runs) -> str:
 def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the operations ``rows``, each on one key, joined into fewer operations on patterns.
 
-    Operations on keys that differ in numbers only, as those of layers do, become one, on a pattern that matches these
-    keys alone. ``keys`` are all keys of the network. The order of the operations on one key is kept.
+    If operations are alike, and their keys differ only in numbers, such as layer numbers, they become one operation on
+    a pattern that matches these keys alone. ``keys`` are all keys of the network. The order of the operations on one
+    key is kept.
     """
     while rows:
         first: dict[str, Mapping[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What the new value of one field needs: operations on the source's tensors, and a note about them."""
+"""What a new value of one field of the configuration requires: operations on the source's tensors, and a note."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Change"]
 
 @dataclass
 class Change:
-    """The operations that the new value of a field needs, and the options with which their results are transplanted.
+    """The operations for the new value of a field, and the options with which their results are transplanted.
 
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
-    are rules that rename the results, and ``left`` are patterns of tensors that are left out. ``policies`` maps keys of
-    tensors of which only a part comes from the source to the policy that initialises the rest. ``said`` is the text of
-    the note on what was done; ``is_exact`` is true if the network computes the same afterwards, up to rounding, and
-    None if this is not known; ``equal`` names the outputs that are then the same. ``repeated`` maps keys of initialised
-    tensors to the number of copies of each row.
+    are rules that rename the results, and ``left`` are patterns of tensors that are left out. ``policies`` is for
+    tensors of which only a part comes from the source: it maps their keys to the policy that initialises the rest.
+    ``said`` is the text of the note on what was done. ``is_exact`` is true if the network computes the same afterwards,
+    up to rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps
+    keys of initialised tensors to the number of copies of each row.
     """
 
     said: str

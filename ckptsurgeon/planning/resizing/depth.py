@@ -51,7 +51,10 @@ def final_keys(text: str) -> str:
 
 
 class Layer(NamedTuple):
-    """A layer of the output: the number of the source's layer, and whether its output projections become zero."""
+    """A layer of the output: a copy of the layer ``source`` of the source.
+
+    If ``is_identity`` is true, its output projections are set to zero, so that it only passes its input on.
+    """
 
     source: int
     is_identity: bool = False
@@ -134,7 +137,7 @@ def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[
 
 
 def _lengths(network: Network) -> dict[str, int]:
-    """Return, for each list of modules, one more than the largest number in it."""
+    """Return the length of each list of numbered modules by its path: one more than the largest number in it."""
     found: dict[str, int] = {}
     for key in network.tensors:
         parts = key.split(".")
@@ -147,9 +150,9 @@ def _lengths(network: Network) -> dict[str, int]:
 
 
 def has_final_norm(paths: Sequence[str], network: Network) -> bool:
-    """Return whether a norm follows each of the lists of layers ``paths``.
+    """Return whether the network has a norm after each of the lists of layers ``paths``.
 
-    If none does, the layers themselves normalise what they return, as those of BERT and BART do.
+    If it has none, the layers themselves normalise their outputs, as in BERT and BART.
     """
     keys = list(network.tensors)
     norms = [(at, key.rpartition(".")[0]) for at, key in enumerate(keys) if network.kinds.get(key) == "norm"]
@@ -178,9 +181,9 @@ def changed_depth(
 ) -> Change:
     """Return the change of the network ``before`` to ``after``, whose lists of layers ``paths`` have ``layers``.
 
-    ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each
-    layer normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input
-    on, if a layer lacks a tensor that is needed at its place, or if a tensor outside the layers changes.
+    ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is true if each layer
+    normalises the sum of its input and its own results (post-norm). Raises PlanError if an added layer cannot pass its
+    input on, if a source layer lacks a tensor that the output's layer needs, or if a tensor outside the layers changes.
     """
     _check_outside(field, paths, before, after)
     for path in paths:
@@ -213,7 +216,7 @@ def changed_depth(
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the temporary key of each copied tensor that the output does not have in the layer with the new number."""
+    """Yield the temporary key of each copied tensor that does not exist in the output's layer of this number."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:
@@ -234,7 +237,7 @@ def _check_outside(field: str, paths: Sequence[str], before: Network, after: Net
 
 
 def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Network) -> None:
-    """Raise PlanError if a layer of the output needs a tensor that the layer from which it is made does not have."""
+    """Raise PlanError if a layer of the output needs a tensor that the copied layer of the source does not have."""
     had, needed = _names_by_layer(path, before), _names_by_layer(path, after)
     for number, layer in enumerate(layers):
         lacking = sorted(needed.get(number, set()) - had.get(layer.source, set()))
@@ -243,7 +246,7 @@ def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Ne
             raise PlanError(
                 f"layer {number} of the output needs {escape(lacking[0])}, which layer {layer.source} of the source "
                 "does not have.",
-                hint=f"Of the source, layer {listing(having, 3, where='')} has it: put it there, with --layers."
+                hint=f"The source has it in layer {listing(having, 3, where='')}: put such a layer there with --layers."
                 if having
                 else "Choose other layers with --layers.",
             )
@@ -282,7 +285,7 @@ def _is_in(key: str, path: str) -> bool:
 
 
 def _output_projections(path: str, number: int, layers: Sequence[Layer], before: Network) -> list[str]:
-    """Return the temporary keys of a layer's output projections: if these are zero, it adds nothing to its input."""
+    """Return the temporary keys of a layer's output projections; if they are zero, it adds nothing to its input."""
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
     found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]
@@ -297,7 +300,7 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
 
 
 def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
-    """Return the path of a module of a layer that has several matrices, none of which is in ``found``; "" for none.
+    """Return the path of a module in a layer with several matrices, none of which is in ``found``; "" if there is none.
 
     ``keys`` are all keys of the layer, ``own`` is their common beginning, and ``found`` its output projections.
     """

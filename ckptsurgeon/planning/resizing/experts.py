@@ -38,11 +38,11 @@ Parts = Mapping[str, str]
 
 
 def upcycled(before: Network, after: Network) -> Change:
-    """Return the change of a dense network to one with experts, each a copy of the feed-forward layer.
+    """Return the change of a dense network to one with experts, each a copy of the feed-forward layer or a part of it.
 
-    What else is new is initialised: routers, and shared experts, whose output projections are zero. The caller sets the
-    fields ``said`` and ``is_exact``. Raises PlanError if the networks differ in another tensor, or a feed-forward layer
-    is not known.
+    All other new tensors are initialised: routers, and shared experts, whose output projections are zero. The caller
+    sets the fields ``said`` and ``is_exact``. Raises PlanError if the networks differ in other tensors, or if the parts
+    of a feed-forward layer are not recognised.
     """
     change = Change("", True)
     layers = _different_layers(before, after)
@@ -62,8 +62,8 @@ def upcycled(before: Network, after: Network) -> Change:
 def expert_alone(before: Network, after: Network, number: int) -> Change:
     """Return the change of a network with experts to a dense one, with the expert ``number`` of each layer.
 
-    The caller sets the field ``said``. Raises ConfigError if there is no such expert, and PlanError as ``upcycled``
-    does.
+    The caller sets the field ``said``. Raises ConfigError if there is no such expert, and PlanError in the same cases
+    as ``upcycled``.
     """
     change = Change("", False)
     layers = _different_layers(before, after)
@@ -84,9 +84,10 @@ def expert_alone(before: Network, after: Network, number: int) -> Change:
 
 
 def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[str], list[str]]]:
-    """Return, by layer, the keys that only ``before`` has and those that only ``after`` has.
+    """Return, for each layer, the keys that only ``before`` has, and the keys that only ``after`` has.
 
-    Raises PlanError if a tensor of both has different shapes, or only one of them has a tensor outside the layers.
+    Raises PlanError if a tensor has different shapes in the two networks, or if only one of them has a tensor outside
+    the layers.
     """
     shared = [key for key in before.tensors if key in after.tensors]
     other = [key for key in shared if before.tensors[key].shape != after.tensors[key].shape]
@@ -125,7 +126,7 @@ def _layer(key: str) -> str:
 
 
 def _plain(keys: Iterable[str]) -> dict[str, str]:
-    """Return the keys of a dense feed-forward layer by role ("gate", "up", "down"); raises PlanError for others."""
+    """Return the keys of a dense feed-forward layer by role ("gate", "up", "down"); raises PlanError for other keys."""
     found: dict[str, str] = {}
     for key in keys:
         module, _, name = key.rpartition(".")
@@ -139,7 +140,7 @@ def _plain(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
-    """Return the keys of a layer's stacked experts by role ("gate_up", "down"); raises PlanError for other forms."""
+    """Return the keys of a layer's stacked experts by role ("gate_up", "down"); raises PlanError for other experts."""
     kinds = {key: network.kinds.get(key, "other") for key in keys}
     found = {_PARTS.get(key.rpartition(".")[2], key): key for key, kind in kinds.items() if "experts" in kind}
     if found.keys() != {"gate_up", "down"} or {kinds[key] for key in found.values()} != {"experts"}:
@@ -148,7 +149,7 @@ def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
 
 
 def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> int:
-    """Return how many experts of a layer make up its dense feed-forward layer; raises PlanError if none do."""
+    """Return how many experts together are as large as the dense layer; raises PlanError if the sizes do not fit."""
     width, size = plain.tensors[dense["down"]].shape
     both, down = (with_experts.tensors[experts[part]].shape for part in ("gate_up", "down"))
     parts = size // max(1, down[2])
@@ -190,9 +191,9 @@ class _Own:
 
 
 def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:
-    """Return one layer that stands for all if all layers of ``network`` change alike; otherwise, each layer.
+    """Return the layers, each with a function that turns its keys into patterns.
 
-    With each layer is returned the function that turns its keys into patterns.
+    If all layers of ``network`` change alike, only one is returned, whose patterns match the keys of all layers.
     """
     changed = {key for parts in layers.values() for key in parts.values()}
     patterns = {numberless(key) for key in changed}
@@ -211,8 +212,9 @@ def _copies(
 ) -> list[dict[str, Any]]:
     """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer.
 
-    ``dense`` and ``experts`` have the keys of the layer by role, before and after. ``beside`` are the keys of other
-    new output projections; each gets a copy of the feed-forward layer's. ``own`` turns keys into patterns.
+    ``dense`` and ``experts`` have the keys of the layer by role, before and after. ``beside`` are the keys of other new
+    output projections; each gets a copy of the feed-forward layer's output projection. ``own`` turns keys into
+    patterns.
     """
     both, down = own(experts["gate_up"]), own(experts["down"])
     number, rows, width = after.tensors[experts["gate_up"]].shape
@@ -246,7 +248,7 @@ def _copies(
 def _beside(new: Sequence[str], after: Network) -> list[str]:
     """Return the keys of the output projections of other new modules, such as a shared expert.
 
-    Raises PlanError if a layer has a new tensor that is neither in such a module nor for routing.
+    Raises PlanError if a layer has another new tensor that is not for routing.
     """
     linear = [key for key in new if after.kinds.get(key) not in _ROUTING]
     found = [key for key in linear if _PARTS.get(_module(key)) == "down"]

@@ -41,10 +41,10 @@ USED_EXPERTS = (
 
 
 def role_of(field: str) -> str:
-    """Return what a field counts, '' if it is not one of the following.
+    """Return what a field counts; '' for a field of another kind.
 
-    These are "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys and values), "depth"
-    and "vocabulary".
+    A field may count "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys and values),
+    "depth" and "vocabulary".
 
     ``field`` may be the path of a field in a part of the configuration (``text_config.hidden_size``).
     """

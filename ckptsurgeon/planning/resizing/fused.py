@@ -18,7 +18,7 @@ from .axes import Network, numberless
 __all__ = ["GROUPED", "KIND", "Heads", "fused_keys", "joins", "separated", "splits"]
 
 KIND = "queries, keys and values"
-"""The kind of a layer with the rows of all queries, then those of keys, then those of values."""
+"""The kind of a layer with the rows of all queries, then of all keys, then of all values."""
 GROUPED = "queries, keys and values of each group"
 """The kind of a layer in which each group of queries is followed by the key and the value that it shares."""
 KINDS = (KIND, GROUPED)
@@ -26,7 +26,7 @@ _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
 class Heads(NamedTuple):
-    """The number of query heads, and the number of key heads, which is also that of value heads."""
+    """The number of query heads, and the number of key heads (there are as many value heads)."""
 
     queries: int
     keys: int

@@ -1,9 +1,9 @@
-"""Fewer experts, each the mean of a group of the source's, as in M-SMoE (https://arxiv.org/abs/2310.01334).
+"""Fewer experts, each the mean of a group of the source's experts, as in M-SMoE (https://arxiv.org/abs/2310.01334).
 
-Each expert with one of the highest scores becomes the head of a group, and each other expert joins the head whose row
-of the router is most similar to its own. In the mean, the weight of an expert is how often it is used, if this is
-known. The rows of the router are averaged with the same weights. The paper also aligns the channels of experts before;
-this is not done here.
+The experts with the highest scores become the heads of groups. Each other expert joins the head whose row of the router
+is most similar to its own row. In the mean, an expert's weight is how often the expert is used, if this is known. The
+rows of the router are averaged with the same weights. The paper also aligns the channels of experts before; this is not
+done here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Groups = Sequence[Sequence[int]]
 
 
 def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], within: int = 1) -> list[list[int]]:
-    """Return a group for each of the experts ``heads``, in order, with the other experts that are most similar to it.
+    """Return a group for each expert in ``heads``, in order: the expert, and the others that are most similar to it.
 
     ``similarity`` has, for each expert, how similar each other expert is to it. ``within`` is the number of equal parts
     into which the experts are divided: all experts of a group are of one part.

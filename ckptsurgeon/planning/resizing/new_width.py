@@ -3,7 +3,7 @@
 Weights that compute the new dimensions are zero. Weights that read them are initialised; they are multiplied by 0 at
 first. A norm that divides by the root of a mean square (RMSNorm, https://arxiv.org/abs/1910.07467) sees a mean that is
 old / new times as large. It computes the same if its epsilon is multiplied by old / new, too, and its weight by the
-root of that. A norm that subtracts the mean (LayerNorm) would make the new dimensions differ from 0.
+square root of old / new. A norm that subtracts the mean (LayerNorm) would make the new dimensions differ from 0.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _PROJECTIONS = {
     "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
-"""{name of a norm over each head: the projection whose outputs it normalises, and what counts its heads}"""
+"""{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}"""
 _WHY = {
     "mean": "subtracts the mean over the width, and added zeros would change this mean",
     "bare": "has no weight that could make up for the larger width",
 }
 """{kind of norm: why zeros cannot be added to what it normalises}"""
 _HEADS = (re.compile(r"(^|\.)q_proj\.(weight|bias)$"), re.compile(r"(^|\.)o_proj\.weight$"))
-"""Match the projections with heads of queries along the first dimension, and along another one."""
+"""Match the projections that have query heads along the first dimension, and those that have them along the second."""
 
 
 class NormForm(NamedTuple):
     """How a norm computes: over how many numbers, with which epsilon, and what it does with its weight.
 
-    ``size`` is 0 if it is not known, and ``epsilon`` None. ``offset`` is the number that is added to its weight (1 for
-    those of Gemma). ``kind`` is "rms" (RMSNorm), "mean" if the mean is subtracted, "bare" if it has no weight, or "" if
-    it is not known.
+    An unknown ``size`` is 0, an unknown ``epsilon`` None. ``offset`` is the number that the norm adds to its weight (1
+    for Gemma's norms). ``kind`` is "rms" (RMSNorm), "mean" if the mean is subtracted, "bare" if it has no weight, or ""
+    if it is not known.
     """
 
     size: int
@@ -55,9 +55,9 @@ Norms = Mapping[str, NormForm]
 def check_norms(field: str, before: Norms, after: Norms, numbers: tuple[int, int]) -> None:
     """Raise PlanError if a norm along the width would compute something else with added zeros.
 
-    ``after`` are the norms of the network with the new width. If this network cannot be built, ``after`` is
-    ``before``. A norm that is as long as the width may then be along another dimension of the same size, so there is
-    only an error if all norms of this size would compute something else.
+    ``after`` are the norms of the network with the new width. If this network cannot be built, ``after`` is ``before``.
+    Then it is not known which norms are along the width, and which along another dimension of the same size. In this
+    case, an error is raised only if all norms of this size would compute something else.
     """
     own = {path: one for path, one in before.items() if one.size == numbers[0] or (one.kind == "bare" and not one.size)}
     if after is before and not all(one.kind in _WHY for one in own.values()):
@@ -78,8 +78,8 @@ def added_width(
 ) -> Change:
     """Return the change that adds dimensions to the width, which are 0 at first.
 
-    ``norms`` are those of the source. ``more`` maps keys of weights of norms to factors by which they are multiplied,
-    too. If the number of heads of queries grows with the width, ``groups`` is the number of heads of keys that they
+    ``norms`` are those of the source. ``more`` maps keys of norms' weights to further factors by which they are
+    multiplied. If the number of query heads grows with the width, ``groups`` is the number of key heads that they
     share. Raises PlanError for norms with which this is not possible, and for axes whose size is not just the width.
     """
     old, new = numbers
@@ -105,7 +105,7 @@ def added_width(
 
 
 def _scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]:
-    """Return operations that multiply the sum of a weight and ``offset`` by ``factor``."""
+    """Return operations that change a weight so that (weight + ``offset``) is multiplied by ``factor``."""
     if isclose(factor, 1.0, rel_tol=1e-12):
         return []
     scaled: dict[str, Any] = {"scale": key, "by": factor}
@@ -113,7 +113,7 @@ def _scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]
 
 
 def _more_heads(axis: Axis, groups: int) -> list[dict[str, Any]]:
-    """Return operations that add zeros to each group of heads that share a head of keys."""
+    """Return operations that add zeros to each group of query heads that share a key head."""
     first, rest = [-1] * axis.dim, [-1] * (axis.dim == 0 and not axis.key.endswith("bias"))
     return [
         {"reshape": axis.key, "shape": [*first, groups, axis.before // groups, *rest]},
@@ -133,9 +133,9 @@ def _impossible(field: str, numbers: tuple[int, int], why: str) -> PlanError:
 def with_epsilons(
     change: Change, before: Norms, after: Norms, numbers: tuple[int, int], network: Network, heads: Mapping[str, int]
 ) -> Change:
-    """Return ``change`` with operations that correct the effect of wrong epsilons, or with a note that outputs change.
+    """Return ``change`` with operations that correct for changed epsilons, or with a note that the outputs change.
 
-    In a norm over the width, epsilon must become old / new times as large; in other norms, it must stay the same. If it
+    In a norm over the width, epsilon must be multiplied by old / new; in other norms, it must stay the same. If epsilon
     changes in a norm over the queries or keys of a head, their projection is scaled, so that the norm computes the
     same. ``heads`` has the numbers of "heads" and "kv_heads".
     """
@@ -161,7 +161,7 @@ def with_epsilons(
 def _projection(path: str, size: int, network: Network, heads: Mapping[str, int]) -> list[str]:
     """Return the keys of the projection whose outputs only the norm ``path`` reads; [] if there is none.
 
-    The norm is one over the queries or keys of each head, and a head has ``size`` elements.
+    Such a norm is over the queries or keys of each head; a head has ``size`` elements.
     """
     parent, _, name = path.rpartition(".")
     if name not in _PROJECTIONS:

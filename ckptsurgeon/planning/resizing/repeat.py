@@ -21,7 +21,7 @@ __all__ = ["NO_NOISE", "Noise", "pooled_heads", "repeated", "widened_channels"]
 
 
 class Noise(NamedTuple):
-    """The noise on weights that read copies: the largest share ``by`` of a weight (0: none), and the seed."""
+    """Noise for the weights that read copies: at most the share ``by`` of a weight (0: no noise), and the seed."""
 
     by: float = 0.0
     seed: int = 0
@@ -39,7 +39,7 @@ class Noise(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The end of the note on a change, which describes this noise; '' without noise."""
+        """A description of the noise, for the end of the note on a change; '' without noise."""
         return f", with noise of up to {self.by:g} of a weight on the weights that read them" if self.by else ""
 
 
@@ -102,7 +102,7 @@ def widened_channels(
 
 
 def _padded(axis: Axis) -> str:
-    """Return the policy that adds initialised rows at the end of each of the parts of a tensor."""
+    """Return the policy that adds initialised rows at the end of each part of a tensor."""
     return f"pad:parts={axis.parts},dim={axis.dim}" if axis.parts > 1 else "pad"
 
 

@@ -18,7 +18,7 @@ __all__ = ["check_channels", "check_units", "groups_of", "largest", "scores_by_w
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
-    """Return the axes in groups that must keep the same units: those of one feed-forward or attention layer.
+    """Return the axes in groups; all axes of a group, such as those of one attention layer, must keep the same units.
 
     Axes of one module (``mlp``, ``self_attn``) are a group if it has outputs and inputs. All other axes of one layer
     (``encoder.layer.3``) are a group together.
@@ -53,7 +53,7 @@ def _layer(key: str) -> str:
 def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
     """Raise PlanError if layers that belong together do not have equally many channels.
 
-    One of them may then have the rows of both gate and up projection, in an unknown order.
+    If they do not, one of them may have the rows of both gate and up projection, in an unknown order.
     """
     for axes in groups:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}

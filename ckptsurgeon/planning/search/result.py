@@ -46,10 +46,10 @@ class Trial:
 
 @dataclass(frozen=True, repr=False)
 class SearchResult(InNotebooks):
-    """What a search found: its trials, the best of them, and the output that was made of it.
+    """What a search found: its trials, the best trial, and the output that was made with its values.
 
     ``recipe`` is the file of an ordinary recipe with the best values, and ``test`` the score of the output by the test
-    command, None if there was none. ``receipt`` and ``verification`` are those of the output; None if nothing was
+    command, None if there was none. ``receipt`` and ``verification`` belong to the output; they are None if nothing was
     written.
     """
 

@@ -34,7 +34,7 @@ class Parameter:
     choices: tuple[Value, ...] = ()
 
     def at(self, share: float) -> Value:
-        """Return the value at a share from 0 (the lowest) to 1 (the highest) of the range or of the choices."""
+        """Return the value at a position in the range or among the choices, from 0 (the first) to 1 (the last)."""
         if self.choices:
             return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
         if self.whole:
@@ -66,7 +66,7 @@ class Parameter:
 
     @property
     def said(self) -> str:
-        """What the parameter can be, in words: ``0 to 1``, ``ties or linear``."""
+        """The possible values, in words: ``0 to 1``, ``ties or linear``."""
         if self.choices:
             return " or ".join(escape(str(one), 40) for one in self.choices)
         kind = ", whole" if self.whole else ", logarithmic" if self.log else ""
@@ -75,22 +75,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters that a recipe marks, and the recipe's ``document`` with the marks."""
+    """The parameters that a recipe marks, and ``document``, the recipe's data with the marks."""
 
     parameters: tuple[Parameter, ...]
     document: Any
 
     def at(self, shares: Mapping[str, float]) -> dict[str, Value]:
-        """Return the values at a share of each parameter's range, by name."""
+        """Return the value of each parameter, by name, at its position in ``shares`` (see ``Parameter.at``)."""
         return {one.name: one.at(shares[one.name]) for one in self.parameters}
 
     def filled(self, values: Mapping[str, Value]) -> Any:
-        """Return the document with each mark replaced by its value."""
+        """Return the recipe's data with each mark replaced by its value."""
         return _filled(self.document, "", values)
 
 
 def search_space(document: Any, name: str) -> SearchSpace:
-    """Return the search space of a recipe's document; ``name`` is the recipe's in messages.
+    """Return the search space of a recipe, whose data is ``document``; ``name`` is the recipe's name in messages.
 
     Raises ConfigError for a mark that is not valid, and if there are no marks.
     """
@@ -124,7 +124,7 @@ def _children(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _marks(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each mark in a document with its path."""
+    """Yield each mark in a recipe's data with its path."""
     if _is_mark(value):
         yield where, value
         return

@@ -1,6 +1,6 @@
-"""Finds tensors that have a row for each token and get another number of rows, which then keep their positions.
+"""Finds tensors that have a row for each token and get another number of rows, for notes.
 
-The notes on them say that the rows are not mapped by token.
+Without --vocab, the rows keep their positions. The notes say that they are not mapped by token.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _PROJECTIONS = frozenset((
 """Words in the names of projections, whose sizes are widths."""
 
 FEWEST = 10
-"""If a classifier has fewer rows, they belong to labels, since no vocabulary is so small; else perhaps to tokens."""
+"""If a classifier has fewer rows, they belong to labels, since no vocabulary is so small. Else they may be tokens."""
 
 Sizes = tuple[int, int]
 """The size of an axis in the source, and in the destination."""
@@ -111,7 +111,7 @@ class PositionalRows:
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on those resized tensors in ``keys`` that have a row for each token: the rows are not mapped."""
+        """Return notes on the resized tensors in ``keys`` that have a row for each token: rows keep their positions."""
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
             + ("position" if are_labels else f"position, not by token; {BY_TOKEN} maps rows by token")
@@ -178,7 +178,7 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
 
 
 def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -> set[Sizes]:
-    """Return the sizes, in source and destination, of pairs of an embedding and its output layer, whatever their names.
+    """Return the (source, destination) sizes of matrices that, by shape, are an embedding and its output layer.
 
     ``rows`` has all tensors of which only the first axis changes, and ``wider`` the sizes by which other axes change.
     Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the embedding,
@@ -217,13 +217,13 @@ def _are_tables(pair: Sequence[ShapeChange], sizes: Sizes, wider: Set[Sizes]) ->
 
 
 def _module(key: str) -> str:
-    """Return the module of a weight; a key that names no weight (``wte``) is its own module."""
+    """Return the module of a weight (``head`` for ``head.weight``); another key, such as ``wte``, is unchanged."""
     module, _, last = key.rpartition(".")
     return module if last.startswith("weight") else key
 
 
 def _are_pair(modules: Set[str]) -> bool:
-    """Return whether there are two or more modules, and no two of them differ only in their numbers."""
+    """Return whether there are two or more modules, whose names differ in more than digits (not ``a.0``, ``a.1``)."""
     return 1 < len(modules) == len({re.sub(r"\d+", "", one) for one in modules})
 
 

@@ -154,7 +154,7 @@ class _Decider:
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
         """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if that is None.
 
-        The first of these that applies decides: --reinit, --drop-last, being in no source, --vocab, --on-mismatch.
+        The first of these that applies decides: --reinit, --drop-last, that it is in no source, --vocab, --on-mismatch.
         """
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
@@ -193,9 +193,9 @@ class _Decider:
         return step
 
     def _is_copied(self, have: TensorInfo, want: TensorInfo) -> bool:
-        """Return whether a tensor that torch quantised can be copied, because the destination has one like it.
+        """Return whether a tensor that torch quantised can be copied: the destination must have such a tensor, too.
 
-        It is never copied into a live module, which would keep its own scales.
+        Such a tensor is never copied into a live module: the module would keep its own scales.
         """
         is_alike = (have.dtype, have.shape) == (want.dtype, want.shape)
         return is_alike and not is_uncopied(have) and self.target.kind != "module"
@@ -263,7 +263,7 @@ class _Decider:
     def _mapped(self, step: Step) -> Step | None:
         """Return the step that maps the rows of a tensor by token.
 
-        None if the tensor has no vocabulary axis, or if its other axes differ too.
+        The result is None if the tensor has no vocabulary axis, or if other axes differ, too.
         """
         assert self.axes is not None
         assert self.options.vocabulary is not None

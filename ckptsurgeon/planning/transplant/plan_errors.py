@@ -222,7 +222,7 @@ def _nothing_loaded(
 
 
 def _option_that_took_all(steps: Sequence[Step]) -> str:
-    """Return a hint with the options because of which nothing is loaded, "" if no option is the reason."""
+    """Return a hint that names the options that prevent loading; "" if no option is the reason."""
     took = Counter(step.rule for step in steps if step.reason != "missing" and step.rule)
     if not took:
         return ""
@@ -255,7 +255,7 @@ def _some_keys(keys: Sequence[str]) -> str:
 def _renaming_that_helps(names: Sequence[str], wanted: set[str]) -> tuple[str, int] | None:
     """Return the best --map option that adds or strips a first segment, and the number of keys that then match.
 
-    None if no such option produces a key in ``wanted``, the keys of the destination.
+    The result is None if no such option produces a key in ``wanted``, the keys of the destination.
     """
     tries: Counter[str] = Counter()
     for name in names:

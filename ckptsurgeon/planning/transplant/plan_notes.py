@@ -29,9 +29,9 @@ def few_copied(
 ) -> Iterator[str]:
     """Yield the note if most tensors of the destination are in no source and most tensors of the sources are not used.
 
-    Both conditions must be met. If an encoder is put into a model with a decoder, the second is not met, since all of
-    the encoder is used. If the source has another output head than the destination, the first is not met, since its
-    other tensors fill most of the destination. There is no note either if an option leaves out a part of a source.
+    Both conditions must be met. The second one is not met if an encoder is put into a model with a decoder: all tensors
+    of the encoder are used. The first one is not met if only the output heads differ: the other tensors of the source
+    fill most of the destination. There is also no note if an option leaves out a part of a source.
     """
     if _is_asked(views, options):
         return
@@ -89,7 +89,7 @@ def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> b
 
 
 def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
-    """Yield the note if shapes among ``changes`` are each other's transpose.
+    """Yield a note if the shapes of a tensor in ``changes`` are each other's transpose.
 
     ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too.
     """

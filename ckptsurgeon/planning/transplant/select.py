@@ -270,7 +270,7 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
 
 
 def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> Renaming:
-    """Return ``renaming`` with the parts of a quantised tensor renamed too, if a rule renames the tensor itself.
+    """Return ``renaming`` with new names for the parts of quantised tensors, too, if a rule renames the tensor itself.
 
     If another rule matches the key of a part, the first of the two rules decides.
     """
@@ -323,9 +323,9 @@ def _dropped(view: SourceView, options: Options, selection: Selection) -> dict[s
 
 
 def _spec_rule(view: SourceView, key: str, name: str) -> str:
-    """Return the reason why a key has a new name without a rule; '' if the key keeps its name.
+    """Return the reason why a key has the new name ``name`` although no rule renames it; '' if it keeps its name.
 
-    It is the source's PATH:src_key:dst_key, or the view's ``known_by`` if the old name has a known form.
+    The reason is the source's PATH:src_key:dst_key, or the view's ``known_by`` if ``known`` has the key.
     """
     if key in view.known:
         return view.known_by
@@ -340,7 +340,7 @@ def _moved(key: str, view: SourceView) -> str:
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
     """Return the names that an excluded key would have had; its own name if its rule cannot be applied.
 
-    ``rules`` are those that match the key.
+    ``rules`` are the rules that match the key.
     """
     for rule in rules:
         try:
@@ -353,5 +353,5 @@ def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, .
 
 
 def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
-    """Return the fields of a step that say by which operations the source's tensor was made; empty if by none."""
+    """Return the fields of a step that say by which operations the source's tensor was made; {} without operations."""
     return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

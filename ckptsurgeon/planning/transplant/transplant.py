@@ -83,7 +83,7 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors of which the destination has none of the names.
+    """Return the selected tensors that the destination does not have under any of their new names.
 
     ``used`` are the names of destination tensors that a source has, too.
     """
@@ -99,9 +99,9 @@ def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on tensors that rules copy to a second name that the destination lacks, so that nothing uses it.
+    """Return a note on copies that rules make of used tensors, under names that the destination does not have.
 
-    Returns an empty list if there are none. ``used`` are the names of destination tensors that a source has, too.
+    The list is empty if there are no such copies. ``used`` are the names of destination tensors that a source has, too.
     """
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [

@@ -22,11 +22,11 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """The options --vocab and --vocab-keys: ``rows`` has the source row that each row of the destination gets.
+    """The options --vocab and --vocab-keys: ``rows`` has the source row for each row of the destination.
 
-    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis. ``own`` says of the
-    lists of source and destination whether they are in the folder of their model: if such a list is shorter than the
-    model's embedding, the further rows are padding.
+    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis. ``own`` says
+    whether the list of the source, and that of the destination, is in the folder of its model. If such a list is
+    shorter than the model's embedding, the further rows are padding.
     """
 
     rows: VocabularyRows
@@ -54,8 +54,8 @@ class VocabularyAxes:
     """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
     It is the axis that the user gave, else the axis that the destination declares, else the only axis whose sizes fit.
-    If no axis fits and the lists are those of the models, it is the first axis of an embedding or output layer, judged
-    by its name, with rows of padding.
+    If no axis fits and the lists are the models' own, it is the first axis of an embedding or output layer, which is
+    recognised by its name and has rows of padding.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ class VocabularyAxes:
         return found[0] if found else None
 
     def rows(self, key: str, axis: int, have: Shape, want: Shape) -> VocabularyRows:
-        """Return the rows of a tensor whose vocabulary axis is ``axis``, those of padding included.
+        """Return the rows of a tensor whose vocabulary axis is ``axis``, including rows of padding.
 
         Raises PlanError if the tensor has another number of rows than the tensors before it.
         """
@@ -149,9 +149,9 @@ class VocabularyAxes:
         return [axis for axis, pair in pairs if pair == (rows.size, len(rows.rows))]
 
     def _is_padded(self, names: Sequence[str], have: Shape, want: Shape) -> bool:
-        """Return whether a tensor has a row for each token, and rows of padding, according to its names and rows.
+        """Return whether a tensor, by its names and its numbers of rows, has a row for each token, and rows of padding.
 
-        A list must be the model's own if the model has more rows than the list has tokens.
+        If a model has more rows than its list has tokens, the list must be the model's own.
         """
         rows, own = self._options.rows, self._options.own
         if not have or not want or have[1:] != want[1:] or not vocabulary_keys(names):
@@ -166,7 +166,7 @@ class VocabularyAxes:
         return found[0] if found else 0
 
     def _checked(self, key: str, axis: int, have: Shape, want: Shape, *, asked: bool = False) -> int:
-        """Return ``axis``; raise PlanError if the tensor has another number of rows along it than a list has tokens.
+        """Return ``axis``; raise PlanError if the size of this axis is not the number of tokens in the list.
 
         More rows than tokens are padding if the user named the tensor (``asked``), or the list is the model's own.
         """

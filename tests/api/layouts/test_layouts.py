@@ -89,7 +89,7 @@ def test_heads_that_do_not_fit_are_an_error() -> None:
     save_file(recorded("llama", "transformers"), "plain.safetensors")
     cs.apply(cs.convert("plain.safetensors", layout="fused"), "fused.safetensors")
     with pytest.raises(
-        PlanError, match="has 40 rows, which 7 attention heads and 1 heads of keys and values do not divide"
+        PlanError, match="has 40 rows, which cannot be divided into 7 attention heads and 1 heads of keys and values"
     ):
         cs.convert("fused.safetensors", layout="transformers", heads="7/1")
 

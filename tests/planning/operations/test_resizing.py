@@ -244,7 +244,7 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"noise": "w", "of": "0..23", "by": 2}, ConfigError, "not a number above 0 and at most 1"),
         ({"noise": "w", "of": "0..23", "by": 0.1, "seed": -1}, ConfigError, "not a number from 0"),
         ({"noise": "w", "by": 0.1}, ConfigError, "needs the field of"),
-        ({"combine": "w", "groups": "0+24,1"}, PlanError, "size 24, and the groups 0\\+24,1 list 24"),
+        ({"combine": "w", "groups": "0+24,1"}, PlanError, "size 24, but the groups 0\\+24,1 list the index 24"),
         ({"combine": "w", "groups": "0+1,1"}, ConfigError, "not groups of different indices"),
         ({"combine": "w", "groups": "0+1;2"}, ConfigError, "not groups of different indices"),
         ({"combine": "w", "groups": "0+1", "weights": [1, 2]}, PlanError, "2 weights are given"),

@@ -1,7 +1,7 @@
-"""The autoencoder (VAE) of Stable Diffusion and Flux: its structure, and its names in diffusers and in the original.
+"""The autoencoder (VAE) of Stable Diffusion and Flux: its structure, and its names in diffusers and the original code.
 
-The original numbers the levels of the decoder from the last to the first, and its attention has convolutions of size 1
-where diffusers has linear layers. https://github.com/CompVis/latent-diffusion
+The original code numbers the levels of the decoder from the last to the first, and its attention has convolutions of
+size 1 where diffusers has linear layers. https://github.com/CompVis/latent-diffusion
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_n
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """How many residual blocks each level has, in the encoder and in the decoder; levels in the order of computing.
+    """The number of residual blocks of each level, in the encoder (``down``) and the decoder (``up``), in order of use.
 
     ``is_quantised`` is true if the autoencoder has ``quant_conv`` and ``post_quant_conv``, which Flux's lacks.
     """
@@ -36,7 +36,7 @@ _ENDS = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_ou
 def autoencoder_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> Autoencoder | None:
     """Return the structure of the autoencoder whose keys begin with ``prefix``; None if there is none.
 
-    ``is_ldm`` is true for the names of the original, false for those of diffusers.
+    ``is_ldm`` is true for the names of the original code, false for those of diffusers.
     """
     encoder, decoder, block = ("down", "up", "block") if is_ldm else ("down_blocks", "up_blocks", "resnets")
     down = _levels(keys, f"{prefix}encoder.{encoder}", block)
@@ -60,7 +60,7 @@ def _number(keys: Collection[str], modules: str) -> int:
 
 
 def autoencoder_names(vae: Autoencoder, prefix: str, theirs: str) -> dict[str, str]:
-    """Return a map from diffusers' names (beginning with ``prefix``) to the original's (beginning with ``theirs``)."""
+    """Return a map from diffusers' names (with the prefix ``prefix``) to the original code's (with ``theirs``)."""
     names = dict(zip(_AROUND, _AROUND, strict=True)) if vae.is_quantised else {}
     for part in ("encoder", "decoder"):
         names |= {f"{part}.{ours}": f"{part}.{name}" for ours, name in _ENDS.items()}

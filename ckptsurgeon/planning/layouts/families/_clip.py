@@ -26,7 +26,7 @@ TEXT = {
 def joined(ours: str, theirs: str) -> tuple[Fused, Fused]:
     """Return the changes that join queries, keys and values of each layer: one for the matrices, one for the biases.
 
-    ``ours`` is the family's name of the layers, ``theirs`` that of OpenAI's code.
+    ``ours`` is the name of the layers in the family, ``theirs`` their name in OpenAI's code.
     """
     weight, bias = (
         Fused(tuple(f"{ours}.self_attn.{kind}_proj.{role}" for kind in "qkv"), f"{theirs}.attn.in_proj_{role}")

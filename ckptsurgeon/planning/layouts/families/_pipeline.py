@@ -29,18 +29,18 @@ class Pipeline:
 
     @property
     def prefix(self) -> str:
-        """What the keys in diffusers begin with, if there is only one network; else ''."""
+        """The prefix of all keys in diffusers if the pipeline has only one network; else ''."""
         return next(iter(self.components)) if len(self.components) == 1 else ""
 
     @property
     def components(self) -> dict[str, str]:
-        """For each network, the prefix of its keys in diffusers, mapped to their prefix in the original."""
+        """A map from the prefix of each network's keys in diffusers to their prefix in the original code."""
         found = {UNET: THEIR_UNET} if self.unet else {}
         found |= {VAE: THEIR_VAE} if self.vae else {}
         return found | {text.ours: text.theirs for text in self.texts}
 
     def names(self) -> dict[str, str]:
-        """Return a map from diffusers' names to the original's."""
+        """Return a map from the names in diffusers to the names in the original code of Stable Diffusion."""
         names = unet_names(self.unet, UNET, THEIR_UNET) if self.unet else {}
         names |= autoencoder_names(self.vae, VAE, THEIR_VAE) if self.vae else {}
         for text in self.texts:
@@ -58,7 +58,8 @@ class Pipeline:
 def pipeline_in(tensors: Tensors) -> Pipeline | None:
     """Return the structure of the networks that have these tensors; None if they are other networks.
 
-    The tensors are those of an original file, of a pipeline, or of a U-Net or an autoencoder alone.
+    The tensors are those of an original all-in-one file, of a pipeline of diffusers, or of a single U-Net or
+    autoencoder.
     """
     for is_ldm, unet, vae in _PREFIXES:
         found = unet_in(tensors, unet, is_ldm=is_ldm), autoencoder_in(tensors, vae, is_ldm=is_ldm)

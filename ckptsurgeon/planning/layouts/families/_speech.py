@@ -1,8 +1,8 @@
 """Layouts of wav2vec 2.0 and of the networks made of it: the names that they share.
 
-Libraries have the convolution of positions with a weight norm in torch's older spelling (``weight_g``) or in its
-present one (``parametrizations``). transformers 5 and torchaudio 2 write the present one and read both; fairseq has the
-older one.
+The convolution of positions has a weight norm. Files have torch's older names for it (``weight_g``) or the present ones
+(``parametrizations``). transformers 5 and torchaudio 2 write the present names and read both; fairseq has the older
+names.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def in_transformers(
     name: str, library: str, ours: str, before: str, heads: Names, *, more: Names | None = None,
     training: tuple[str, ...] = (), marks: tuple[str, ...] = (),
 ) -> list[Layout]:  # fmt: skip
-    """Return transformers' layouts, in both spellings of the weight norm; their keys begin with ``before``.
+    """Return transformers' layouts, with the older and the present names of the weight norm.
 
-    ``name`` and ``library`` are fields of the layouts; ``training`` and ``marks`` are added to these fields. ``ours``
-    is the prefix of the family's names. ``more`` are further names after this prefix, ``heads`` are names without it.
+    Their keys begin with ``before``. ``name`` and ``library`` are fields of the layouts; ``training`` and ``marks`` are
+    added to these fields. ``ours`` is the prefix of the family's names. ``more`` are further names after this prefix,
+    ``heads`` are names without this prefix.
     """
     same = {one: one for one in (*CORE, *(more or {}), _ONE_NORM, NORMS)}
     return [
@@ -102,7 +103,7 @@ def in_fairseq(
 def in_torchaudio(
     ours: str, more: Names, changes: tuple[Change, ...] = (), marks: tuple[str, ...] = ()
 ) -> list[Layout]:
-    """Return torchaudio's layouts, in both spellings of the weight norm.
+    """Return torchaudio's layouts, with the older and the present names of the weight norm.
 
     ``ours`` is the prefix of the family's names. ``more`` are names that replace those of ``CORE`` or are added; a
     tensor whose name is '' does not exist in torchaudio.

@@ -1,4 +1,4 @@
-"""The text encoders of Stable Diffusion: their names in diffusers, which are transformers', and in the original."""
+"""The text encoders of Stable Diffusion: their names in diffusers (those of transformers) and in the original code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COMPARED = "which only a comparison of texts and images uses"
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder: the prefix of its keys in diffusers (``ours``), and in the original (``theirs``).
+    """A text encoder: the prefix of its keys in diffusers (``ours``), and in the original code (``theirs``).
 
-    If ``is_open`` is true, the original has open_clip's names, which are those of OpenAI's code; otherwise it has
-    those of transformers.
+    If ``is_open`` is true, the original code has the names of open_clip and OpenAI; otherwise it has the names of
+    transformers.
     """
 
     ours: str
@@ -33,13 +33,13 @@ class TextEncoder:
     is_open: bool
 
     def names(self) -> dict[str, str]:
-        """Return a map from diffusers' names to the original's, without matrices that the original joins into one."""
+        """Return a map from diffusers' names to the original code's, without matrices that this code joins into one."""
         if not self.is_open:
             return {f"{self.ours}{name}": f"{self.theirs}{name}" for name in (*self._own, *_PARTS)}
         return {f"{self.ours}{name}": f"{self.theirs}{TEXT[name]}" for name in self._own}
 
     def parts(self) -> list[str]:
-        """Return diffusers' names of the modules that the original joins into one."""
+        """Return diffusers' names of the modules that the original code joins into one."""
         return [f"{self.ours}{name}" for name in _PARTS] if self.is_open else []
 
     def changes(self) -> tuple[Change, ...]:
@@ -50,12 +50,12 @@ class TextEncoder:
         return (*attention, *([Transposed(f"{self.ours}{_PROJECTION}")] if _PROJECTION in self._own else []))
 
     def computed(self) -> list[str]:
-        """Return the original's keys of tensors that the library computes itself, such as position ids."""
+        """Return the keys, in the original code, of tensors that it computes itself, such as position ids."""
         ids = f"{self.theirs}{_WRAPPER}embeddings.position_ids"
         return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
 
     def aside(self) -> dict[str, str]:
-        """Return patterns of those of the original's tensors that diffusers does not need, each mapped to the reason.
+        """Return patterns of the original code's tensors that diffusers does not need, each mapped to the reason.
 
         The last layer has two patterns: its own, and that of the matrices into which its joined matrices are split.
         """
@@ -87,7 +87,7 @@ class TextEncoder:
 
     @property
     def their_token(self) -> str:
-        """The key of the embedding of tokens in the original."""
+        """The key of the embedding of tokens in the original code."""
         return f"{self.theirs}{'token_embedding.weight' if self.is_open else f'{_WRAPPER}{_TOKENS}'}"
 
     @property
@@ -118,7 +118,7 @@ def without_wrapper(name: str) -> str:
 
 
 def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
-    """Return the text encoders of an original file."""
+    """Return the text encoders of an original all-in-one file."""
     for encoders in (SD_1, SD_2, SDXL, _REFINER):
         tokens = [one.their_token for one in encoders]
         if all(token in tensors or without_wrapper(token) in tensors for token in tokens):
@@ -127,7 +127,7 @@ def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
 
 
 def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
-    """Return the text encoders of a pipeline of diffusers, with their names in the original.
+    """Return the text encoders of a pipeline of diffusers, with their names in the original code.
 
     ``projection`` is the key of a weight next to an attention of the U-Net. In Stable Diffusion 2, which has
     open_clip's encoder, this is the weight of a linear layer; in version 1 it is that of a convolution.

@@ -1,7 +1,8 @@
-"""The U-Net of Stable Diffusion: its structure, found from its keys, and its names in diffusers and in the original.
+"""The U-Net of Stable Diffusion: its structure, found from its keys, and its names in diffusers and the original code.
 
-The original numbers its blocks through all levels, diffusers within each level, so names depend on how many residual
-blocks a level has. https://github.com/CompVis/latent-diffusion, https://github.com/Stability-AI/generative-models
+The original code numbers the blocks through all levels, diffusers within each level. So names depend on how many
+residual blocks a level has. https://github.com/CompVis/latent-diffusion,
+https://github.com/Stability-AI/generative-models
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ Levels = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class UNet:
-    """The structure of a U-Net: numbers of transformer blocks, for each residual block of each level down and up.
+    """The structure of a U-Net: how many transformer blocks follow each residual block of each level, down and up.
 
-    ``middle`` is the number in the middle. ``embedding`` is the module in diffusers that embeds sizes or classes,
-    which the original calls ``label_emb``; '' if there is none.
+    ``middle`` is the number in the middle. ``embedding`` is the module in diffusers that embeds sizes or classes, which
+    the original code calls ``label_emb``; '' if there is none.
     """
 
     down: Levels
@@ -52,7 +53,7 @@ SIZES, CLASSES, TABLE = "add_embedding", "class_embedding", "class_embedding.wei
 def unet_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> UNet | None:
     """Return the structure of the U-Net whose keys begin with ``prefix``; None if there is none.
 
-    ``is_ldm`` is true for the names of the original, false for those of diffusers.
+    ``is_ldm`` is true for the names of the original code, false for those of diffusers.
     """
     if is_ldm and f"{prefix}input_blocks.0.0.weight" in keys:
         down = _levels(keys, f"{prefix}input_blocks", 1, ("0.op",))
@@ -96,7 +97,7 @@ def _blocks(keys: Collection[str], module: str) -> Iterator[tuple[int, ...]]:
 
 
 def _depth(keys: Collection[str], attention: str) -> int:
-    """Return the number of transformer blocks of an attention; 0 if it does not exist."""
+    """Return the number of transformer blocks of the module ``attention``; 0 if it does not exist."""
     return _number(keys, f"{attention}.transformer_blocks.{{}}", ("norm1", "attn1.to_q"))
 
 
@@ -120,10 +121,10 @@ def _embedding_in(keys: Collection[str], prefix: str) -> str:
 
 
 def _their_embedding(keys: Collection[str], prefix: str, levels: Levels) -> str:
-    """Return diffusers' name of the embedding that the original calls ``label_emb``; '' if there is none.
+    """Return diffusers' name of the embedding that the original code calls ``label_emb``; '' if there is none.
 
-    The original uses this name for the embedding of sizes and for that of images. Only SDXL, which embeds sizes, has
-    several transformer blocks behind one residual block.
+    The original code uses this name for the embedding of sizes and for the embedding of images. Only SDXL, which embeds
+    sizes, has several transformer blocks behind one residual block.
     """
     if f"{prefix}label_emb.weight" in keys:
         return TABLE
@@ -133,7 +134,7 @@ def _their_embedding(keys: Collection[str], prefix: str, levels: Levels) -> str:
 
 
 def unet_names(unet: UNet, prefix: str, theirs: str) -> dict[str, str]:
-    """Return a map from diffusers' names (beginning with ``prefix``) to the original's (beginning with ``theirs``)."""
+    """Return a map from diffusers' names (with the prefix ``prefix``) to the original code's (with ``theirs``)."""
     names = {**_OUTER, **_embedding(unet.embedding)}
     number = 1
     for level, depths in enumerate(unet.down):

@@ -1,4 +1,4 @@
-"""CLIP: transformers' layouts, and that of OpenAI's code, which open_clip has for vision transformers too.
+"""CLIP: transformers' layouts, and the layout of OpenAI's code, which open_clip shares for vision transformers.
 
 A file may have both towers, or one of them. https://github.com/openai/CLIP, https://github.com/mlfoundations/open_clip
 """

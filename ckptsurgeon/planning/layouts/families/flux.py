@@ -1,7 +1,7 @@
 """Flux.1: the transformer of diffusers, and that of Black Forest Labs' files, which ComfyUI reads.
 
-The original has queries, keys and values in one matrix; in single blocks, this matrix contains the first layer of the
-MLP, too. Its last modulation has the shift before the scale, that of diffusers the scale before the shift.
+The original files have queries, keys and values in one matrix; in single blocks, this matrix contains the first layer
+of the MLP, too. In the last modulation, they have the shift before the scale, diffusers the scale before the shift.
 https://github.com/black-forest-labs/flux
 """
 

@@ -30,7 +30,7 @@ _FIRST = "transformer.h.0.attn.qkv.weight"
 
 
 def _ours(output: str) -> Layout:
-    """Return a form of transformers' layout; ``output`` is its name of the output layer, which files call embed_out."""
+    """Return a form of transformers' layout; ``output`` is the name of the output layer (in files: embed_out)."""
     return Layout(
         "transformers", "transformers", "transformers 5.23.0", {**_NAMES, "embed_out.weight": output},
         (output, "gpt_neox.embed_in.weight", f"{_QKV}.weight".format(n=0)),
@@ -39,9 +39,9 @@ def _ours(output: str) -> Layout:
 
 
 def _is_thrice(tensors: Tensors) -> bool:
-    """Return whether there are as many rows of keys and of values as of queries.
+    """Return whether the fused matrix has as many rows of keys, and of values, as of queries.
 
-    Other networks with litgpt's names have fewer.
+    Other networks with litgpt's names have fewer rows of keys and values.
     """
     shape = tensors[_FIRST].shape
     return len(shape) == 2 and shape[0] == 3 * shape[1]

@@ -1,7 +1,7 @@
 """Llama, Mistral and other decoders with the same names: transformers, Meta, Mistral, torchtune, vLLM, litgpt.
 
 Meta, Mistral and torchtune have the two rows that the rotary embedding rotates side by side. vLLM has queries, keys and
-values in one matrix, and gate and up in another; litgpt has only the former.
+values in one matrix, and gate and up in another; litgpt has only the first of these.
 https://github.com/meta-llama/llama-models, https://github.com/mistralai/mistral-inference,
 https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm, https://github.com/Lightning-AI/litgpt
 """

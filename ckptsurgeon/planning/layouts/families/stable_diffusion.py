@@ -27,7 +27,7 @@ _SCHEDULE = (
     "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
     "scale_factor", "denoiser.sigmas",
 )  # fmt: skip
-"""Keys of the noise schedule, which the original stores with the weights."""
+"""Keys of the noise schedule, which the original files contain next to the weights."""
 _SETTINGS = (
     "the noise schedule, and what the network predicts (noise or velocity), are in scheduler_config.json of a pipeline "
     "of diffusers: no tensor shows them"
@@ -75,10 +75,10 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) with which the names differ.
+    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) for which the pipeline's names differ.
 
-    They are (False, True) if the pipeline has ``part``, the network with two forms of names. Otherwise all names have
-    one form, and the result is (False,).
+    The result is (False, True) if the pipeline has ``part``, a network whose names have two forms. Otherwise it is
+    (False,).
     """
     return (False, True) if part else (False,)
 
@@ -105,7 +105,7 @@ def _flat(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _marks(pipeline: Pipeline, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a key of each network of the pipeline, as the layout with ``names`` spells it, to recognise the layout.
+    """Return one key of each network of the pipeline, by which the layout with the names ``names`` is recognised.
 
     If the names of a network have several forms, such as ``to_q`` and ``query``, its key is one that differs in them.
     """
@@ -147,7 +147,7 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
 def _component(layout: Layout, component: str, others: Mapping[str, str]) -> Layout:
     """Return the layout with the names of one component of a pipeline alone.
 
-    ``others`` maps the prefix of each component to its prefix in the original; the other components are left out.
+    ``others`` maps the prefix of each component to its prefix in the original code; the other components are left out.
     """
     names = {ours: name.removeprefix(component) for ours, name in layout.names.items() if ours.startswith(component)}
     omits = {

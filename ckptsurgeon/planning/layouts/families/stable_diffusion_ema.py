@@ -26,7 +26,7 @@ def averages_of(key: str) -> str:
 
 
 def shaped(tensors: Tensors) -> Family | None:
-    """Return the family with the names of the averages; None unless every weight of the U-Net has an average."""
+    """Return the family with the names of the averages; None if a weight of the U-Net has no average."""
     if _FIRST not in tensors or (pipeline := pipeline_in(tensors)) is None:
         return None
     weights = [key for key in tensors if key.startswith(THEIR_UNET)]
@@ -58,9 +58,9 @@ def _tails(module: str, keys: Sequence[str]) -> list[str]:
 
 
 def _written(layout: Layout, tails: Mapping[str, Sequence[str]]) -> Layout:
-    """Return a layout of diffusers with a name for each key of the U-Net, instead of names of modules.
+    """Return the layout ``diffusers-ema``: ``layout`` with a name for each key of the U-Net instead of each module.
 
-    ``tails`` has, for each module of the U-Net, the rest of the keys of its tensors, such as ``.weight``.
+    ``tails`` has, for each module of the U-Net, what its keys have after the module's name, such as ``.weight``.
     """
     names = {f"{ours}{tail}": f"{layout.names[ours]}{tail}" for ours, found in tails.items() for tail in found}
     others = {ours: name for ours, name in layout.names.items() if ours not in tails}
