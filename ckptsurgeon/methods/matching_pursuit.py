@@ -80,10 +80,10 @@ def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
 
 
 def _orthogonal(basis: Array, rows: Array) -> tuple[Array, Array]:
-    """Return the products of each row with the vectors of a basis, and what is left of the row without their parts.
+    """Return the product of each row with each vector of its basis, and the part of the row orthogonal to the basis.
 
-    Each row has an orthonormal basis of its own: ``basis`` is (rows, vectors, length). The products are computed twice,
-    to correct rounding errors.
+    Each row has an orthonormal basis of its own: ``basis`` has the shape (rows, vectors, length). The products are
+    computed twice, to correct rounding errors.
     """
     parts, new = np.zeros(basis.shape[:2]), rows
     for _ in range(2):

@@ -19,7 +19,7 @@ __all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "Scales", "base_notes"
 # Notes on differences between a PEFT configuration and the tensors.
 
 STAYS = (" without factors: ", ": the base's are kept", " of the base do not change")
-"""Texts in the notes on parts of a base that a configuration selects although the adapter has no tensors for them."""
+"""Parts of the texts of notes on modules of a base that a configuration selects, but the adapter has no tensors for."""
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 """Matches a layer inside a module that PEFT wraps as a whole (torch's attention); group 1 is that module's name."""

@@ -24,7 +24,7 @@ def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
 
 
 def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
-    """Return a function that adds ``changes`` to rows of a tensor, of dtype ``wide``, and rounds them to ``dtype``.
+    """Return a function that adds ``changes`` to rows of a tensor, in the dtype ``wide``, and rounds to ``dtype``.
 
     All changes must be for the same tensor.
     """

@@ -65,7 +65,7 @@ class AdapterConfig:
         return int(self.ranks.of(module, self.rank))
 
     def scale_of(self, module: str) -> float:
-        """Return the scale of the product of a module's factors."""
+        """Return the scale by which the product of a module's factors is multiplied."""
         rank = self.rank_of(module)
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 

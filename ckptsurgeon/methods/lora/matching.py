@@ -19,7 +19,7 @@ WEIGHTS = (".weight", ".in_proj_weight", "")
 
 @dataclass(frozen=True)
 class PrefixChange:
-    """How names of an adapter become names of the base: the prefix ``off`` is replaced by ``on``; both may be empty."""
+    """How an adapter's names become names of the base: the prefix ``off`` is replaced by ``on``; both may be empty."""
 
     off: str = ""
     on: str = ""

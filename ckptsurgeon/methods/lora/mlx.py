@@ -15,7 +15,7 @@ from .adapter import Adapter, AdapterModule
 __all__ = ["TRANSPOSED", "check_mlx", "is_mlx", "read_mlx"]
 
 TRANSPOSED: tuple[Mapping[str, Any], ...] = ({"transpose": "**.lora_a"}, {"transpose": "**.lora_b"})
-"""The operations that give the factors the layout of PEFT's."""
+"""The operations that give the factors the layout that PEFT's factors have."""
 SIDES = (".lora_a", ".lora_b")
 
 

@@ -84,7 +84,7 @@ def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: in
 
 
 def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
-    """Return what a change adds to ``base``, the rows of the base from ``begin`` to ``end``."""
+    """Return the values that a change adds to ``base``, the rows of the base from ``begin`` to ``end``."""
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
@@ -167,10 +167,7 @@ class DoubleProducts:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements of the result of ``_piece`` at the flat indices ``at``.
-
-        Their products are summed in order.
-        """
+        """Return the elements of the result of ``_piece`` at the flat indices ``at``, computed again in order."""
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
@@ -181,7 +178,7 @@ class DoubleProducts:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the result of ``changed``, summed in order: for values that are or may become infinite or NaN."""
+        """Return the result of ``changed``, summed in order, for values that are or may become infinite or NaN."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], "float32", base.astype("<f8"), begin)
 
 

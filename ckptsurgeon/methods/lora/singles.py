@@ -74,7 +74,7 @@ class SingleProducts:
         return whole[begin - first : end - first]
 
     def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
-        """Return rows with the products of the factors added, summed in order.
+        """Return rows of the base with the products of the factors added, summed in order in double precision.
 
         ``rows`` are the indices of the rows, ``base`` has their values in the base.
         """

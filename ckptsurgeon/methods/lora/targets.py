@@ -35,7 +35,7 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 class PatternTable:
     """A table of values by patterns of module names, as in PEFT's ``rank_pattern``.
 
-    Raises ValueError for a regular expression that could take very long to match.
+    Raises ValueError for a regular expression that could take very long to match, ConfigError for too many of them.
     """
 
     def __init__(self, values: Mapping[Any, Any] | None = None) -> None:
@@ -56,7 +56,9 @@ class PatternTable:
 
     def _add(self, number: int, text: Any, value: Any) -> None:
         if not isinstance(text, str) or len(text) > PATTERN:
-            raise ValueError(f"{brief_repr(text)} is not a pattern of at most {PATTERN} characters")
+            raise ValueError(
+                f"{brief_repr(text)} is not a valid pattern: it must be a string of at most {PATTERN} characters"
+            )
         name = _plain(text.removeprefix("^"))
         if name is not None:
             (self._whole if text.startswith("^") else self._names).setdefault(name, (number, value))
@@ -92,8 +94,8 @@ class PatternTable:
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
         """Return where to look up a module whose name ends with ``tail``, as pairs (table, name to look up in it).
 
-        A table maps the patterns that are plain names to values: one has whole names, the other ends of names. A name
-        that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
+        The two tables have the values of the patterns that are plain names: of whole names, and of ends of names. A
+        name that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
         """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:
@@ -104,7 +106,7 @@ class PatternTable:
 
 
 def _plain(text: str) -> str | None:
-    """Return the one name that a pattern matches if all its special characters are escaped; else None."""
+    """Return the only name that a pattern matches, if all its special characters are escaped; else None."""
     name = re.sub(r"\\([^a-zA-Z0-9])", r"\1", text, flags=re.DOTALL)
     escaped = re.sub(r"\\([^a-zA-Z0-9])", "", text, flags=re.DOTALL)
     return None if _SPECIAL & set(escaped) else name
@@ -206,7 +208,7 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
 
 
 def linear_targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return which linear layers an adapter_config.json selects with "all-linear": all but those that it excludes.
+    """Return the linear layers that an adapter_config.json selects with "all-linear": all except excluded ones.
 
     Returns None for other values of target_modules, and if only some layers are selected (layers_to_transform).
     """

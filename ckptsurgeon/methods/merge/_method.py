@@ -205,7 +205,7 @@ class Method:
     def check(
         self, shape: tuple[int, ...], count: int, parameters: Mapping[str, Any], *, has_base: bool, key: str = ""
     ) -> None:
-        """Raise the errors that the method raises for wrong parameters or a wrong shape, before any value is read.
+        """Raise the errors that the method raises for wrong parameters or a wrong shape; no value is read for this.
 
         ``count`` is the number of models, ``key`` the tensor's name in messages.
         """

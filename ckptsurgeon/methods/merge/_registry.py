@@ -66,9 +66,9 @@ class _PluginLocation:
 
 @contextmanager
 def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
-    """Turn any error of the user's code in the block into a ConfigError.
+    """Turn any error that the user's code raises in the block into a ConfigError.
 
-    Errors that ckptsurgeon raises itself, and those of reading files, are not changed.
+    Errors that ckptsurgeon raises itself, and errors in reading files, are not changed.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
 
 
 def _guarded(path: str, method: Method) -> Method:
-    """Return the method of a plugin with checks: errors name the plugin file ``path``, and wrong results are errors."""
+    """Return a plugin's method with checks: errors name the plugin file ``path``, and wrong results raise errors."""
 
     @wraps(method.function)
     def function(tensors: Tensors, **parameters: Any) -> Merging | Array:

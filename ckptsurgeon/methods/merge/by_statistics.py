@@ -168,7 +168,7 @@ def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
 def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array | None:
     """Return the inverse of the sum of the Gram matrices ``grams``; None if all inputs are zero.
 
-    Before, the ridge is added to the sum and, with the shares ``parts``, to each of ``grams``, in place. Raises
+    First, the ridge is added to the sum and, in the proportions ``parts``, to each of ``grams``, in place. Raises
     PlanError if the sum has no inverse.
     """
     total = grams[0] + 0.0

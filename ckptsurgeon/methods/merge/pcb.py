@@ -63,7 +63,7 @@ def pcb(tensors: Tensors, *, ratio: Annotated[float, Between(0, 1)] = 0.1, lambd
 
 @dataclass(frozen=True)
 class _Span:
-    """The range from ``low`` to ``high`` of values."""
+    """A range of values, from ``low`` to ``high``."""
 
     low: float
     high: float
@@ -76,7 +76,8 @@ class _Span:
     def share(self, at: Slice, values: Array) -> Array:
         """Return where values lie in the range, from 0 (at ``low``) to 1 (at ``high``).
 
-        If both are equal, the result is 1 for values that reach ``high``, provided that ``high`` is above 0; else 0.
+        If ``low`` equals ``high``, the result is 1 for values that reach ``high``, provided that ``high`` is above 0;
+        else 0.
         """
         if not self.high > self.low:
             single: Array = at.xp.asarray(values >= self.high, dtype=values.dtype) * (self.high > 0) + values * 0
@@ -107,7 +108,7 @@ def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
 
 
 def _merged_scores(tensors: Tensors, spans: Sequence[_Span], ratio: float) -> list[_Span]:
-    """Return the range of the scores of each model that are merged: the share ``ratio`` of them, the highest ones.
+    """Return the range of each model's merged scores: these are the highest ones, a share ``ratio`` of all scores.
 
     ``cuts`` finds thresholds of magnitudes only. So the search begins with the positive scores, from the highest on;
     if there are too few of them, it goes on with the others, from the one nearest to zero on.

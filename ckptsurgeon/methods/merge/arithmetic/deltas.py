@@ -149,7 +149,7 @@ def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
 
 
 def _sums(at: Slice, masks: Masks) -> list[tuple[int, float, float]]:
-    """Return (model, sum of magnitudes of its delta, sum of magnitudes of the kept part) for each model with a mask."""
+    """Return (model, sum of the magnitudes of its delta, sum of the kept magnitudes) for each model with a mask."""
     found = []
     for model, delta in enumerate(at.deltas):
         mask = masks(at, model, delta)

@@ -33,10 +33,12 @@ __all__ = [
 ]
 
 _SAFE = 1e-8
-"""Singular values are computed from a Gram matrix if the smallest squared one is above this share of the largest.
+"""Singular values are computed from a Gram matrix if the smallest square of one is above this share of the largest.
 
 A Gram matrix has the squares of the singular values, so its rounding error of 1e-16 of the largest square is 1e-8 of
-the smallest one, or less. It is two to four times faster: LAPACK factorises a symmetric matrix of the shorter side."""
+the smallest square, or less. This is two to four times faster: LAPACK factorises a symmetric matrix of the shorter
+side.
+"""
 
 _ROUNDED = 1e-13
 """By rounding, an eigenvalue that should be 0 may be as large as this share of the largest eigenvalue."""
@@ -104,7 +106,7 @@ class Changes:
 
 
 def factorised(tensors: Tensors, factor: float, merge: Callable[[Changes], Array]) -> Array:
-    """Return the base plus ``factor`` times what ``merge`` makes of the changes of whole matrices.
+    """Return the base plus ``factor`` times the result of ``merge``, which gets the models' changes as whole matrices.
 
     Raises PlanError if a change has values that are not finite, or if LAPACK does not converge.
     """

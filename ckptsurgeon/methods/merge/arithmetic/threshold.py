@@ -53,7 +53,7 @@ class MagnitudeCut:
     quota: int = 0
 
     def holds(self, at: Slice, magnitudes: Array) -> Array:
-        """Return a mask that is true for the selected ones of the ``magnitudes`` of the piece ``at``."""
+        """Return a mask of the selected elements; ``magnitudes`` are all magnitudes of the piece ``at``."""
         if at.offset < self.place:
             return self._reaches(magnitudes)
         mask: Array = magnitudes > self.value if self.largest else magnitudes < self.value
