@@ -1,1 +1,1 @@
-"""Planners, which make plans from headers and rules. They open no file, log nothing and read no tensor values."""
+"""Planners: they make plans from headers and rules, without opening files, logging or reading tensor values."""

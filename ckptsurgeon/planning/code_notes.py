@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class _Weight(NamedTuple):
-    """A weight of the output: its key, the name of its source, its key in the source, and its encoding ("": plain)."""
+    """A weight of the output: its key, its source's name, its key there (``name``), and its encoding ("": plain)."""
 
     key: str
     origin: str
@@ -111,7 +111,7 @@ def _mixture(what: str) -> PlanError:
 
 
 def stored_sources(plan: Plan) -> list[int]:
-    """Return, for each source of a plan, its own index; for a decoded copy, the index of the source that it copies."""
+    """Return an index for each source of a plan: its own or, for a decoded copy, the index of the copied source."""
     first = {one.name: number for number, one in reversed([*enumerate(plan.sources)])}
     return [first.get(one.name.removesuffix(DECODED), number) for number, one in enumerate(plan.sources)]
 
@@ -137,8 +137,8 @@ class _Use(NamedTuple):
 def with_possible_codes_said(plan: Plan, sources: Sequence[QuantisedTensors]) -> Plan:
     """Return a plan with a note for each source that may have codes in an unknown encoding.
 
-    There is a note only if the plan computes with these codes or their scales. ``sources`` are the quantised tensors of
-    each source in known encodings, which ``check_codes`` checks.
+    There is a note only if the plan computes with these codes or their scales. ``sources`` has, for each source, the
+    quantised tensors in known encodings, which ``check_codes`` checks.
     """
     notes = []
     for number, known in enumerate(sources[: len(plan.sources)]):

@@ -1,4 +1,4 @@
-"""Plans an output with selected tensors of one checkpoint, under new names or in other dtypes."""
+"""Plans an output that has selected tensors of one checkpoint, perhaps with new names or in other dtypes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plan_edit(
     """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
     ``verb`` is the name of the command. ``carried`` are the entries outside the source's state dict that the output
-    keeps (--keep-extras). The state dict may have entries that are not tensors: ``among`` are their keys.
-    ``decoded_dtype`` is the dtype of decoded weights if the options set none.
+    keeps (--keep-extras). ``among`` are the keys of entries in the state dict that are not tensors. ``decoded_dtype``
+    is the dtype of decoded weights if the options set none.
 
     Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a
     tensor gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if a
@@ -116,7 +116,7 @@ def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str, decod
 
 
 def _dtype(info: TensorInfo, wanted: str) -> str:
-    """Return the dtype of an output tensor: ``wanted`` for real floating tensors, else the tensor's own."""
+    """Return the dtype of an output tensor: ``wanted`` for real floating-point tensors, else the tensor's own dtype."""
     follows = wanted not in ("", "keep") and DTYPES[info.dtype].kind == "float"
     return wanted if follows else info.dtype
 

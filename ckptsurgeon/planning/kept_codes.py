@@ -47,10 +47,10 @@ SHARING = "nvfp4"
 class CodedSource:
     """A source of a plan that has quantised tensors.
 
-    ``stored`` is the plan's entry for the source as stored, ``tensors`` are all its stored tensors, and ``codes`` its
-    quantised tensors. The plan was made with their decoded weights. ``settings`` is the ``quantization_config``. The
-    function ``encoded`` returns the parts that store a new weight in the same encoding; it raises the exception class
-    ``unencodable`` if there is no encoder.
+    ``stored`` is the plan's entry for the source as it is stored. ``tensors`` are all stored tensors, ``codes`` the
+    quantised tensors among them; the plan was made with their decoded weights. ``settings`` is the
+    ``quantization_config``. The function ``encoded`` returns the parts that store a new weight in the same encoding; it
+    raises the exception class ``unencodable`` if there is no encoder.
     """
 
     stored: PlanSource
@@ -73,8 +73,8 @@ def with_codes_kept(
 
     ``sources`` are those sources of the plan that have quantised tensors, by their index. New weights get the encodings
     of the source with the index ``owner``. If the plan computes with the weights of a source, a decoded copy of the
-    source is appended to the plan's sources. The second result has the indices of the sources that are copied, in the
-    order of the copies. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does not apply.
+    source is appended to the plan's sources. The second result has the indices of these sources, in the order of their
+    copies. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does not apply.
 
     Raises PlanError if a computed weight cannot be encoded as before, or if a weight of another source would be stored
     in another encoding than the settings of the source ``owner`` say.
@@ -99,7 +99,7 @@ def with_codes_kept(
 
 
 class _Keeping:
-    """Replaces each step of a weight by the steps of its stored parts; for the parameters see ``with_codes_kept``.
+    """Replaces each step for a weight by steps for its stored parts; for the parameters see ``with_codes_kept``.
 
     The owner is the source whose encodings and settings (``quantization_config``) the output gets.
     """
@@ -115,7 +115,7 @@ class _Keeping:
     def notes(self) -> Iterator[str]:
         """Yield notes on weights that are moved or encoded again, on a dtype without effect, and on global scales.
 
-        Loaders use one global scale for weights that they join; here each weight gets its own.
+        Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
         """
         for method, names in self._moved.items():
             yield (

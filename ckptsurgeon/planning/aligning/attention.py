@@ -43,7 +43,7 @@ class HeadCounts:
 
 @dataclass
 class _Attention:
-    """An attention layer that is being collected: its path, its heads, and the parts of tensors that consist of heads.
+    """An attention layer: its path, its numbers of heads, and the parts of tensors that were found to consist of heads.
 
     ``units`` is the number of key heads, ``sharing`` the number of query heads that share a key head.
     """
@@ -188,7 +188,7 @@ def _above(path: str) -> str:
 
 
 def with_tables(groups: Sequence[NetworkGroup], tables: Sequence[Axis], units: int) -> list[NetworkGroup]:
-    """Return the groups of heads after joining those whose layers use the same table.
+    """Return the groups of heads; the groups of layers that use the same table are joined to one group.
 
     Each of ``tables`` is the axis of a table of relative positions that has an entry for each of the ``units`` heads.
     The table becomes a part of the joined group. T5 has such a table in its first layer, and uses it in all layers of

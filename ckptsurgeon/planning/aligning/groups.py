@@ -42,7 +42,7 @@ Order = Sequence[int]
 
 @dataclass(frozen=True)
 class Part:
-    """A range of an axis with the units of a group (heads, channels) one after the other, each of ``block`` elements.
+    """A range of an axis that consists of a group's units (heads, channels), each of ``block`` elements.
 
     It begins at the element ``begin`` of the dimension ``dim`` of the tensor ``keys[0]``. If there are several keys,
     each tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for query heads if
@@ -71,7 +71,7 @@ class Group:
     sharing: int = 1
 
     def size(self, part: Part) -> int:
-        """Return the number of units in a part; the number of query heads if several of them share a unit there."""
+        """Return the number of units in a part; for a part of shared query heads, the number of query heads."""
         return self.units * (self.sharing if part.is_shared else 1)
 
     def __str__(self) -> str:
@@ -158,7 +158,7 @@ def _any_of(keys: Sequence[str]) -> str:
 
 
 def _block(placed: Sequence[_Placed], size: int) -> int:
-    """Return the size of the blocks in which an axis is reordered: the elements of one block stay together."""
+    """Return the size of the blocks in which an axis is reordered: the elements of a block stay next to each other."""
     blocks = {part.block for _, part in placed}
     block = min(blocks)
     fits = all(one % block == 0 for one in (*blocks, *(part.begin for _, part in placed), size))
@@ -166,9 +166,9 @@ def _block(placed: Sequence[_Placed], size: int) -> int:
 
 
 def _experts(keys: Sequence[str], order: Order) -> Iterator[dict[str, Any]]:
-    """Yield operations that reorder experts stored in one tensor each.
+    """Yield operations that reorder experts, each of which has a tensor of its own.
 
-    Their ``keys`` differ in one number, which counts from 0.
+    The ``keys`` of these tensors differ in one number, which counts from 0.
     """
     first, last = keys[0].split("."), keys[-1].split(".")
     at = next(place for place, (one, other) in enumerate(zip(first, last, strict=True)) if one != other)

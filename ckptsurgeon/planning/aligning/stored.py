@@ -18,7 +18,7 @@ __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]
 
 
 class NetworkPart(NamedTuple):
-    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is the index of one expert, or -1."""
+    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is an expert's index, or -1 for none."""
 
     key: str
     dim: int
@@ -41,9 +41,9 @@ class NetworkGroup(NamedTuple):
 class _Leaf(NamedTuple):
     """A tensor of the checkpoint that is a part of a tensor of the network.
 
-    ``dims`` has, for each dimension of the checkpoint's tensor, (the network's dimension, the index at which the part
-    begins along it), or None for a dimension of size 1 that the network's tensor lacks. ``fixed`` maps each dimension
-    that only the network's tensor has to the index of the part along it.
+    ``dims`` has an item for each dimension of the checkpoint's tensor: (dimension of the network's tensor, index at
+    which the part begins there), or None for a dimension of size 1 that the network's tensor lacks. ``fixed`` is for
+    dimensions that only the network's tensor has: it maps each of them to the index of the part there.
     """
 
     key: str

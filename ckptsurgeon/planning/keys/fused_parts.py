@@ -22,14 +22,14 @@ _FUSED = {
 }
 """The names of fused projections, by the order of their parts.
 
-If the parts of one head follow those of another, as in query_key_value, this is the order in each head.
+If a projection has the parts of one head, then those of the next, as query_key_value, this is the order in a head.
 """
 _KINDS = {name: kind for kind, names in _PARTS.items() for name in names.split()}
 _ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for name in names.split()}
 _OTHER = re.compile(r"(?:^|\.)h\.\d+\.attn\.qkv_proj\.")
-"""The fused projection of CodeGen, which has queries, values, keys, in four blocks."""
+"""The fused projection of CodeGen: it has four blocks, each with queries, values and keys in this order."""
 _DEPTH = 4
-"""How many segments at the end of a key are searched: in an adapter's key, several follow the name of the module."""
+"""How many segments at the end of a key are searched for a module's name; in adapters, several follow this name."""
 
 
 def part_of(key: str) -> str:

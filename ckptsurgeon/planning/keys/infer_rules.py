@@ -1,4 +1,4 @@
-"""Finds the ``--map`` rules that rename a set of keys as wanted: few rules, as general as possible.
+"""Finds ``--map`` rules that give a set of keys given new names: few rules, as general as possible.
 
 A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
 """
@@ -86,7 +86,7 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
 
 
 def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
-    """Return the keys of ``names`` that the rules do not rename as wanted."""
+    """Return the keys of ``names`` to which the rules do not give the new names in ``names``."""
     done = rename(list(names), [parse_rule(text) for text in rules]).names
     return [key for key, name in names.items() if done[key] != (name,)]
 
@@ -98,7 +98,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules except those whose keys are all renamed by earlier rules: applying such a rule is an error."""
+    """Yield the rules without those whose keys are all renamed by earlier rules: a rule without effect is an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):
@@ -150,7 +150,7 @@ def _opened_part(part: str) -> str:
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
-    """Yield rules in which numbers are replaced by captures such as ``{n}``.
+    """Yield rules in which numbers are captures: ``h.{n}=layers.{n}`` for ``h.3`` and ``layers.3``.
 
     ``left`` and ``right`` are the segments of the old and the new name. In the first rule only the numbers that are the
     same on both sides are captured. In the second all numbers are captured, and the right side may add a constant.

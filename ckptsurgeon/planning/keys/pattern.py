@@ -100,10 +100,10 @@ class KeyPattern:
 
     @cached_property
     def by_segment(self) -> bool:
-        """Return whether the segments of a key can be matched one by one.
+        """Return whether the pattern can be matched with the segments of a key one by one.
 
-        They cannot if one ``{n}`` occurs twice, or if a word with a literal dot (escaped, or ``{a.b,c}``) spans
-        segments.
+        It cannot if the same ``{n}`` occurs twice, or if a word contains a literal dot (escaped, or ``{a.b,c}``) and so
+        spans several segments.
         """
         tokens = [token for segment in self.segments for token in segment.tokens]
         names = [token.name for token in tokens if token.name]

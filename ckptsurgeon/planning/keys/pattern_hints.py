@@ -51,7 +51,7 @@ def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -
 
 
 def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -> list[str]:
-    """Return notes on the patterns that probably match fewer of ``keys`` than the user meant.
+    """Return notes on patterns that probably match fewer keys in ``keys`` than the user meant.
 
     A pattern gets a note if it would match far more keys with ``**.`` before it, or if it has a list, as in ``{a,b}``,
     with a word that matches nothing. ``flags`` are pairs of the option as the user wrote it and its pattern.
@@ -194,7 +194,7 @@ def chosen_keys(
 
 
 class _Names:
-    """Keys, and ``names``, which maps each key that is a stored part of a tensor to the tensor's name."""
+    """Keys and tensor names: ``names`` maps each key that is a stored part of a tensor to the tensor's name."""
 
     def __init__(self, keys: Sequence[str], names: Mapping[str, str]) -> None:
         self.keys, self.names = keys, names

@@ -48,7 +48,7 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
 _AGAIN = frozenset({"compile"})
 """The named sets of rules (``--ruleset``) that are applied again and again, until no rule matches a key.
 
-Each time, a rule strips one of several wrappers.
+Each time, a rule strips one wrapper; a key may have several.
 """
 
 
@@ -85,10 +85,10 @@ class Renaming:
     by: dict[str, int | None]
     used: tuple[int, ...]
     shadowed: Mapping[int, int] = field(default_factory=dict)
-    """The number of keys that a rule matches, for each rule that renames none: earlier rules rename all of them."""
+    """{index of a rule: number of keys that it matches}, for rules without effect: earlier rules rename these keys."""
 
     def collisions(self) -> dict[str, list[str]]:
-        """Return each name that several keys get, with these keys."""
+        """Return a map from each new name that several keys get to these keys."""
         landed: dict[str, list[str]] = {}
         for key, names in self.names.items():
             for name in names:
@@ -150,7 +150,7 @@ def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None
 
 @dataclass(slots=True)
 class _MatcherState:
-    """The patterns that match, or may still match, a key of which some segments have been read.
+    """A state while a key is read segment by segment: the patterns that match, or that may still match.
 
     ``matched`` are the indices of the patterns that already match. ``waiting`` are the patterns that may still match:
     pairs of a pattern's index and the index of its next segment. ``after`` caches the state that follows each further

@@ -1,4 +1,4 @@
-"""Finds weights of queries and keys whose new names mean another order of rows than their old names.
+"""Finds weights of queries and keys that get the names of a library with another order of rows.
 
 The rotary embedding rotates pairs of the values of a head. Meta's Llama, Mistral's own files, torchtune and llama.cpp's
 Llama have the two rows of a pair side by side; transformers has all first rows of a head, then all second rows.
@@ -34,7 +34,7 @@ class Spelling:
 
 
 _LEAF = re.compile(r"(?:\.lora_[Bb](?:\.\w+)?)?\.[^.]*$")
-"""Matches the end of a key after its module's path; a LoRA adapter's factor B has the rows of the module's weight."""
+"""Matches the end of a key after its module's path, also of a LoRA factor B, which has the same rows as the weight."""
 _SPELLINGS = (
     Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
     Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
@@ -53,8 +53,8 @@ _SPELLINGS = (
 class Misordered:
     """Weights of queries and keys that need another order of rows: ``renamed`` maps their old keys to new keys.
 
-    ``libraries`` are the two libraries whose names these are, ``order`` is the order that the new names mean.
-    ``modules`` are patterns of the modules in the old spelling, of queries ("q") and of keys ("k").
+    ``libraries`` are the libraries of the old and the new names. ``order`` is the order of rows in the library of the
+    new names. ``modules`` maps patterns of the modules' old names to "q" (queries) or "k" (keys).
     """
 
     renamed: Mapping[str, str]
@@ -96,7 +96,7 @@ def _other(order: str) -> str:
 
 
 def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]]) -> Misordered | None:
-    """Return the queries and keys whose new names mean another order of rows; None if there are none.
+    """Return the queries and keys that get names of a library with another order of rows; None if there are none.
 
     ``names`` are pairs of an old and a new key, ``sides`` are all keys of the source and of the destination.
     """

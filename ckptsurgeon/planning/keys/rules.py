@@ -24,7 +24,7 @@ __all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
 _MARK = re.compile(r"\\.|[{}=]", re.DOTALL)
-"""Matches what decides where a rule is split: braces, equals signs, and literal characters after a backslash."""
+"""Matches the characters that decide where a rule is split: braces, "=", and a backslash with the next character."""
 
 
 @dataclass(frozen=True, repr=False)

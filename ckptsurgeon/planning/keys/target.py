@@ -42,7 +42,7 @@ _IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
 Part = str | Callable[[Captures], str]
 """A piece of a target: literal text, or a function that returns the text for the captures of a key."""
 Choice = tuple[Part, ...]
-"""The alternatives at one position of a target: a single part, or all items of a list."""
+"""The alternatives at one position of a target: one part, or all items of a list such as ``{a,b}``."""
 _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."
 
 
@@ -73,7 +73,7 @@ class RuleTarget:
             raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
 
     def each(self) -> list[RuleTarget]:
-        """Return a target for each combination of items of the lists in this target, in order."""
+        """Return a target for each combination of list items: ``a.{b,c}`` -> ``a.b`` and ``a.c``."""
         found = []
         for one in self._spelled:
             found.append(copy(self))

@@ -14,7 +14,7 @@ from ...util.text import NUMBER_IN_KEY, count, escape, listing
 __all__ = ["is_transposed", "layout_notes", "square_siblings", "transposed_hint", "transposed_note"]
 
 _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
-"""Matches a key in a list of layers: what is before the first number, and the last segment."""
+"""Matches a key in a list of layers; its groups are the text before the first number, and the last segment."""
 
 Shape = Sequence[int]
 
@@ -25,7 +25,7 @@ def is_transposed(have: Shape, want: Shape) -> bool:
 
 
 def square_siblings(turned: Iterable[str], matrices: Mapping[str, Shape]) -> list[str]:
-    """Return the keys of square matrices that may be transposed, since other matrices in the same layers are.
+    """Return the keys of square matrices that may be transposed, because others in the same layers are transposed.
 
     ``turned`` are keys of matrices that are known to be transposed, and ``matrices`` are the shapes of the others.
     Matrices with the same last segment in one list of layers are assumed to be stored alike. No keys are returned for a
@@ -38,7 +38,7 @@ def square_siblings(turned: Iterable[str], matrices: Mapping[str, Shape]) -> lis
 
 
 def _place(key: str) -> tuple[str, ...] | None:
-    """Return the list of layers that a key is in, and its last segment; None for a key outside such lists."""
+    """Return (path of the list of layers that contains a key, the key's last segment); None for a key in no list."""
     found = _LIST.match(key)
     return found.groups() if found is not None else None
 

@@ -22,7 +22,7 @@ __all__ = ["LayoutConversion", "conversion"]
 _KEYS = (".weight", ".bias")
 """Endings of names that are whole keys, not modules."""
 _QUANTISED = ("scale", "zeros", "zero_point", "absmax")
-"""Words in the names of tensors without which quantised weights cannot be decoded."""
+"""Words in the names of the tensors that are needed to decode quantised weights, such as scales."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
-    Of ``targets``, the one with names for the most tensors is used; if several have equally many, one without an
-    output head, else the first of them. ``config`` has the fields of the model's configuration, as far as it is
+    The target that has names for the most tensors is used. If several have names for equally many, a target without an
+    output head is used, else the first one. ``config`` has the fields of the model's configuration, as far as it is
     known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from
     layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no name in the
     target, a layer lacks a tensor that other layers have, or a number that the shapes do not show is missing from
@@ -77,9 +77,9 @@ def conversion(
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts, each only once if several would write the same tensors.
+    """Return the layouts without those that would write the same tensors as an earlier one.
 
-    Layouts with ``only_read`` are left out, unless there are no others, as for the destination of a transplant.
+    Layouts with ``only_read`` are left out, unless there are no others (as for the destination of a transplant).
     """
     found: dict[Hashable, Layout] = {}
     for one in [one for one in targets if not one.only_read] or targets:

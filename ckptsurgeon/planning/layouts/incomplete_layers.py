@@ -18,9 +18,9 @@ LAYER = "{n}"
 
 
 def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer or module lacks a tensor that others of the same kind have.
+    """Raise PlanError if a layer or module lacks a tensor that other layers or modules of the same kind have.
 
-    The tensors of a group in ``family.some`` are compared among the layers and modules that have any of them.
+    Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together.
     ``label`` is the name of the checkpoint in messages.
     """
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
@@ -31,7 +31,7 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
 
 
 def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the tensors that a layer lacks, although other layers of the same stack have them."""
+    """Yield the keys of tensors that a layer lacks, although other layers of the same list have them."""
     layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
@@ -49,7 +49,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the keys that a module lacks, although other modules of its group have them.
+    """Yield the keys of tensors that a module lacks, although other modules of its group have them.
 
     The groups are those in the family's fields ``alike`` and ``some``.
     """

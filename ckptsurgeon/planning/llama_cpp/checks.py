@@ -1,4 +1,4 @@
-"""Checks that a model has all of its tensors, and that each has a name in another layout."""
+"""Checks that a model has all of its tensors, and that each of them has a name in another layout."""
 
 from __future__ import annotations
 

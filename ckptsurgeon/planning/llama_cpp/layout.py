@@ -39,7 +39,7 @@ COMPUTED_THERE = ("rope_freqs", "rope_factors_long", "rope_factors_short", "blk.
 
 @dataclass(frozen=True)
 class Heads:
-    """The numbers of heads of queries, and of keys and values; each head has ``size`` rows and ``width`` columns."""
+    """The number of query heads, and of key heads (and value heads); each has ``size`` rows and ``width`` columns."""
 
     queries: int
     keys: int
@@ -119,7 +119,7 @@ def to_transformers(
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
-    """Return the different numbers of experts in the layers of a transformers model; a valid model has only one."""
+    """Return the numbers of experts in the layers of a transformers model; in a valid model, all layers have the same."""
     found: Counter[tuple[str, str]] = Counter()
     for name in ARCHITECTURES[architecture].experts:
         found.update((name, key.split(".experts.")[0]) for key in _matched(f"{name}.weight", keys))
@@ -134,7 +134,7 @@ def routers(keys: Collection[str]) -> list[str]:
 def _turned(
     keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int], width: int
 ) -> Iterable[Mapping[str, Any]]:
-    """Yield operations that view the rows of each head as a grid of ``sizes``, and transpose the grid.
+    """Yield operations that reorder the rows of each head: viewed as a matrix of the shape ``sizes``, it is transposed.
 
     ``modules`` maps the name of each module to its number of heads, ``width`` is the number of columns of the
     weights. Each reshape sets all sizes, so that an operation fails for a weight of another shape.

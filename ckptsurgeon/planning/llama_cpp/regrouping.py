@@ -11,7 +11,7 @@ __all__ = ["NOTHING", "Regrouping"]
 
 @dataclass(frozen=True)
 class Regrouping:
-    """Operations, and patterns of their input keys (``takes``); the results have names of the other layout."""
+    """Operations whose results have the names of the other layout; ``takes`` are patterns of their input keys."""
 
     operations: tuple[Mapping[str, Any], ...] = ()
     takes: tuple[str, ...] = ()

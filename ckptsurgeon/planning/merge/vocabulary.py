@@ -182,9 +182,9 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors whose rows are not mapped, but may belong to tokens.
+        """Yield notes on how the vocabularies are joined, and on rows that are not mapped, but may belong to tokens.
 
-        Such tensors have an axis as long as the token lists.
+        The tensors with such rows have an axis as long as the token lists.
         """
         yield from self._overlooked
         if not self._found:

@@ -54,7 +54,7 @@ _FAIRSEQ_NORMS = (
 
 
 def within(ours: str, theirs: str, names: Names) -> dict[str, str]:
-    """Return ``names`` with prefixes: ``ours`` before the family's names, ``theirs`` before the library's."""
+    """Return ``names`` with prefixes: ``ours`` before the family's names, ``theirs`` before the library's names."""
     return {f"{ours}{name}": f"{theirs}{spelled}" for name, spelled in names.items()}
 
 
@@ -85,8 +85,8 @@ def in_fairseq(
 ) -> list[Layout]:  # fmt: skip
     """Return fairseq's layouts: with one norm for all convolutions, and with a norm for each.
 
-    The arguments are those of ``in_transformers``; ``tested`` is a field of the layouts, too, and the names in
-    ``training`` have no prefix.
+    The arguments are the same as those of ``in_transformers``. In addition, ``tested`` is a field of the layouts. The
+    names in ``training`` get the prefix ``before``.
     """
     names = {**CORE, **(more or {}), **_FAIRSEQ_POSITIONS}
     return [
@@ -105,8 +105,8 @@ def in_torchaudio(
 ) -> list[Layout]:
     """Return torchaudio's layouts, with the older and the present names of the weight norm.
 
-    ``ours`` is the prefix of the family's names. ``more`` are names that replace those of ``CORE`` or are added; a
-    tensor whose name is '' does not exist in torchaudio.
+    ``ours`` is the prefix of the family's names. ``more`` are names that replace names in ``CORE`` or are added to
+    them; a tensor with the name '' does not exist in torchaudio.
     """
     names = {**{one: one for one in (*CORE, _ONE_NORM, NORMS) if one != MASK}, **more}
     return [
