@@ -140,7 +140,7 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on integer tensors with names of weights: they have no mean, and may be codes of quantised weights."""
+    """Yield a note on integer tensors with names of weights: they have no mean, and may be quantised weights."""
     odd = [
         step.key
         for step in steps

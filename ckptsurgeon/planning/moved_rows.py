@@ -42,7 +42,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class MovedRows:
-    """A step that moves the rows of a decoded weight, and how the rows of its stored parts can be moved instead.
+    """How to move the rows of a weight's stored parts instead of decoding the weight, as ``step`` would do.
 
     ``have`` is the weight in the source, ``want`` the weight in the destination. ``kinds`` maps the ending of each
     part's key to the kind of the part: "rows" (it has a row for each row of the weight), "whole" (one number) or
@@ -65,7 +65,7 @@ class MovedRows:
         return {end: self.have.input(end) for end, kind in self.kinds.items() if kind == "rows"}
 
     def steps(self) -> Iterator[Step]:
-        """Yield the steps that move the rows of each stored part; call this only if ``computes`` is false."""
+        """Yield a step for each stored part, which moves its rows; call this only if ``computes`` is false."""
         for end, key in self.want.coded.parts.items():
             of = self.want if self.kinds[end] == "description" else self.have
             info, moves = of.part(end), self.kinds[end] == "rows"
@@ -89,7 +89,7 @@ def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows 
     if not kinds or kinds != _kinds(want, step.shape[0]) or not _have_equal_parts(have, want, kinds):
         return None
     is_mixed = step.rows.fresh or step.rows.composed
-    if is_mixed and "whole" in kinds.values():  # new rows would have another global scale
+    if is_mixed and "whole" in kinds.values():  # new rows would need another global scale
         return None
     return MovedRows(step, have, want, kinds)
 

@@ -97,7 +97,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def computation(verb: str, step: Step, one: Input) -> str:
-    """Return in words what a step does to its input ``one``, such as ``a cast from A to B``; "" for a copy.
+    """Describe what a step does with its input ``one``, such as ``a cast from A to B``; "" for a copy.
 
     ``verb`` is the command.
     """
@@ -199,7 +199,7 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
 
 
 def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
-    """Return the Python ``id`` of the quantised tensor whose codes or scales a step copies; None if it copies none."""
+    """Return the Python ``id`` of the quantised tensor whose codes or scales a step copies; None for other steps."""
     if step.op not in ("copy", "keep") or step.source is None:
         return None
     found = sources[step.source].by_key.get(step.source_key)

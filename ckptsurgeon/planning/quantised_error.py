@@ -11,13 +11,13 @@ DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
 
 
 def dequantise(verb: str) -> str:
-    """Return the beginning of a sentence that says how to dequantise a model for the command ``verb``."""
+    """Return the hint, without a full stop, that says how to dequantise a model for the command ``verb``."""
     how = "--encoding dequantize" if verb in DECODING else "ckpt convert --dequantize"
     return f"Dequantise the model first, with {how} or the package that quantised it"
 
 
 class QuantisedError(PlanError):
-    """Raised for a plan that would use codes as numbers, or numbers as codes; decoding the sources may help."""
+    """Raised for a plan that would use codes as plain numbers, or numbers as codes; decoding the sources may help."""
 
 
 class UndecodableWeightError(PlanError):

@@ -159,7 +159,7 @@ class RecipeText:
     def _head(self) -> dict[str, Any]:
         """Return the recipe's JSON data without its tensors.
 
-        Call this after the companions, such as config.json, are copied: their SHA-256 is not known earlier.
+        Call this only after the companions, such as config.json, have been copied: before, their SHA-256 is not known.
         """
         recipe, rules, merges = self._recipe, self._rules, self._merges
         return {
@@ -189,8 +189,8 @@ def _rows(
 ) -> Iterator[tuple[str, str]]:
     """Yield each key with the JSON text of its entry, without the checksum at its end.
 
-    Most entries have the same text as others, so texts are cached. Each new rule and merge is added to ``rules`` and
-    ``merges``, with its index.
+    Many entries have the same text, so texts are cached. Each new rule and merge is added to ``rules`` and ``merges``,
+    with its index.
     """
     spelled: dict[tuple[object, ...], str] = {}
     for key, made in tensors.items():
@@ -206,7 +206,7 @@ def _rows(
 def _shared_text_key(key: str, made: RecipeEntry) -> tuple[object, ...] | None:
     """Return the key under which the JSON of an entry is cached: all its fields except the checksum.
 
-    None means that the JSON contains the key of a tensor, so that no other entry has the same text.
+    The result is None if the JSON contains the key of a tensor: then no other entry has the same text.
     """
     if made.tied_to or made.lora or made.factor or made.coded or any(other != key for _, other in made.more):
         return None
@@ -233,8 +233,7 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
 def _adapters_json(recipe: Recipe) -> dict[str, Any]:
     """Return the entry ``adapters`` of the recipe's JSON, a list of the merged adapters; {} without adapters.
 
-    Adapters that are subtracted, to undo their merge, are not listed: so the list of a recipe of ``lora merge`` may be
-    empty.
+    Adapters that are subtracted to undo their merge are not in the list, so it may be empty.
     """
     rows = [one.to_json() for one in recipe.adapters or ()]
     return {"adapters": rows} if rows or recipe.verb == "lora merge" else {}

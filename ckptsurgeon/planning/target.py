@@ -31,7 +31,7 @@ class Companion(Brief):
 
 @dataclass(frozen=True, repr=False)
 class InitialFile(Brief):
-    """A checkpoint with the initial values of some tensors; ``keys`` maps the destination's keys to the checkpoint's.
+    """A checkpoint with initial values of some tensors; ``keys`` maps the destination's keys to the checkpoint's keys.
 
     ``root`` is the dotted path of its state dict. ``stripped`` are prefixes, such as ``module``, that the checkpoint's
     keys have and the values of ``keys`` lack. ``op`` is "keep" if the destination's declaration (``init: like``) keeps
@@ -48,7 +48,7 @@ class InitialFile(Brief):
 
 @dataclass(frozen=True)
 class Undrawable:
-    """The reason why initial values of some tensors cannot be used, and a hint about what the user can do.
+    """The reason why the initial values of some tensors cannot be used, and a hint for the user.
 
     ``why`` and ``hint`` are parts of an error; in its message the name of the destination comes before ``why``.
     ``{keys}`` in ``why`` and ``{key}`` in ``hint`` are replaced by the tensors' keys. If ``allowed`` is true, the

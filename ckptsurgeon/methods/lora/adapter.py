@@ -103,7 +103,7 @@ def base_notes(
 
 
 def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
-    """Return the field of ``config`` because of which PEFT ignores a module's factors, '' if PEFT uses them."""
+    """Return the field of ``config`` that makes PEFT ignore a module's factors; '' if PEFT uses them."""
     field = config.targets.against(module.name) if config.targets is not None else ""
     found = _WITHIN.match(module.a) if field else None
     return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
@@ -139,12 +139,12 @@ Scales = Callable[[str], float]
 """A function that returns the value of a tensor with one element, by the tensor's key."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Modules that PEFT saves whole, even without a setting, if the vocabulary has grown."""
+"""Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
 
 
 @dataclass(frozen=True)
 class AdapterModule:
-    """The adapter of one module: the keys of the factors A (rank, in) and B (out, rank), and their product's scale.
+    """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), the scale of their product.
 
     ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
     the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
@@ -166,11 +166,11 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` is for tensors that the adapter saves in full, to replace tensors of the base: it maps their keys in the
-    base to their keys in the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if
-    its shape does not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or
-    mlx-lm. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the
-    configuration and the tensors.
+    ``saved`` is for tensors that the adapter saves in full, to replace tensors of the base: it maps keys of the base to
+    keys of the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does
+    not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or mlx-lm.
+    ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the
+    tensors.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Adapter:
 
 @dataclass
 class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha.
+    """The keys of an adapter's tensors for one module, by the role of the tensor: A, B, bias, magnitude or alpha.
 
     ``part`` is the ``KeyParts`` of one of the factors, A or B.
     """

@@ -20,7 +20,7 @@ PREFIX = "base_model.model."
 PEFT compares the ends of names, so that a name that begins with this prefix matches only one module."""
 
 REMADE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that subtract the adapter's initial values from the base, and so change the base."""
+"""Beginnings of init_lora_weights with which PEFT changes the base: it subtracts the adapter's initial values."""
 
 REFUSED = {
     "layer_replication": "it repeats layers of its base",
@@ -34,7 +34,7 @@ REFUSED = {
     "velora_config": "it is another kind of adapter",
     "arrow_config": "it chooses between adapters",
 }
-"""Settings with which an adapter cannot be merged, and why, for messages."""
+"""{setting with which an adapter cannot be merged: the reason, for messages}"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def selects(name: str, key: str) -> bool:
 
 
 def parse_config(data: Any, name: str) -> AdapterConfig:
-    """Return an adapter's configuration; raises ConfigError if it is not valid, or is not for LoRA.
+    """Return an adapter's configuration; raises ConfigError if it is not valid, or is for another kind of adapter.
 
     ``name`` is the name of the file in messages.
     """

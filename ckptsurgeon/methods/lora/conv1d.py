@@ -62,7 +62,7 @@ def known_model(config: Mapping[str, Any]) -> KnownModel | None:
 
 
 def is_named_conv1d(key: str) -> bool:
-    """Return whether a key has a name that weights of Conv1D layers have; other layers may have the same name."""
+    """Return whether a key has one of the names of Conv1D weights; other layers may have such names, too."""
     return _layer(key) in _BLOCK
 
 

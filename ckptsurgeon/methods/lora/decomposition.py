@@ -38,7 +38,7 @@ __all__ = [
 # product of 64 by 256 by 2048 took 20 ms, and 0.8 ms if OpenBLAS did not split it.
 
 ALONE = 1 << 18
-"""OpenBLAS computes products with at most this many multiplications in one thread (SMP_THRESHOLD_MIN, gemm.c)."""
+"""The most multiplications of a product that OpenBLAS computes in one thread (SMP_THRESHOLD_MIN, gemm.c)."""
 
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 """The names of OpenBLAS's functions: in numpy's wheels since 2.0, in older wheels, in Debian."""
@@ -109,7 +109,8 @@ _LIMITS = _blas_threads()
 def alone() -> AbstractContextManager[bool]:
     """Limit numpy's BLAS to the calling thread during a block; yields False if this BLAS cannot be limited, else True.
 
-    BLAS adds in another order if it splits sums over threads. So results depend on the number of threads without this.
+    BLAS adds in another order if it splits sums over threads. So without this limit, results depend on the number of
+    threads.
     """
     return _LIMITS.alone()
 
@@ -126,7 +127,7 @@ ROUNDED = 1e-10
 It is 1e-16 for each of up to a million terms of a sum."""
 
 PASSES = 3 + 2 * POWERS
-"""How often the rows are read: for the norm, a basis, the power iterations (twice each) and the singular values."""
+"""How often all rows are read: for the norm, a basis, each power iteration (twice) and the singular values."""
 
 Rows = Callable[[], Iterator[Array]]
 """A function that yields all rows of a matrix in blocks, in double precision; every call begins with the first row."""
@@ -136,8 +137,8 @@ Rows = Callable[[], Iterator[Array]]
 class Decomposition:
     """Two factors whose product is near a matrix: ``left`` (rows, rank) and ``right`` (rank, columns).
 
-    ``error`` is |matrix - product| / |matrix|. ``unsure`` is how much, by Frobenius norm, the product may differ if it
-    is computed on another machine, whose LAPACK and BLAS round differently.
+    ``error`` is |matrix - product| / |matrix|. ``unsure`` is how much, as a Frobenius norm, the product may differ if
+    it is computed on another machine, where LAPACK and BLAS round differently.
     """
 
     left: Array
@@ -147,12 +148,12 @@ class Decomposition:
 
 
 def elements_held(shape: tuple[int, int], rank: int) -> int:
-    """Return how many float64 values ``decompose`` has in memory, at most, in addition to a block of rows."""
+    """Return the largest number of float64 values that ``decompose`` has in memory, in addition to a block of rows."""
     return 4 * min(rank + MORE, *shape) * sum(shape)
 
 
 def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decomposition:
-    """Return two factors of rank ``rank`` whose product is near the matrix that ``rows`` yields.
+    """Return two factors of rank ``rank`` whose product approximates the matrix that ``rows`` yields.
 
     ``shape`` is the shape of the matrix. Each factor is multiplied by the square roots of the singular values. ``seed``
     is for the random start of the method. Raises PlanError if the matrix has values that are not finite.
@@ -178,7 +179,7 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
 
 
 def elements_of_product(rows: int, columns: int, rank: int) -> int:
-    """Return how many float64 values ``decompose_product`` has in memory, at most, for factors of this rank."""
+    """Return the largest number of float64 values that ``decompose_product`` has in memory for this rank."""
     return 5 * rank * (rows + columns) + 5 * min(rank, rows) * min(rank, columns)
 
 

@@ -11,7 +11,7 @@ from ...util.text import escape
 __all__ = ["MatchedModules", "match_modules"]
 
 LOOKED_AT = 16
-"""How many modules are compared with the base, at most, to find the prefix."""
+"""The largest number of modules that are compared with the base to find the prefix."""
 
 WEIGHTS = (".weight", ".in_proj_weight", "")
 """The possible endings of a weight's key after the name of its module."""
@@ -110,10 +110,10 @@ def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tu
 
 
 def _best(names: Sequence[str], index: Mapping[str, Sequence[str]], sign: str) -> PrefixChange:
-    """Return the change of prefix with which most of ``names`` are in ``index``, which has the names of the base.
+    """Return the change of prefix after which most of ``names`` are in ``index``, which has the names of the base.
 
-    If as many names are in ``index`` without a change, the empty change is returned. ``sign`` separates the parts of a
-    name.
+    If equally many names are in ``index`` without a change, the empty change is returned. ``sign`` separates the parts
+    of a name.
     """
     shifts = [PrefixChange(), *dict.fromkeys(_shifts(names[:: max(1, len(names) // LOOKED_AT)], index, sign))]
     hits = Counter({shift: sum(shift.apply(name) in index for name in names) for shift in shifts})

@@ -66,7 +66,7 @@ def _kind(key: str) -> str:
 
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
-"""The prefixes that diffusers puts before the names of the models of a pipeline."""
+"""The prefixes that diffusers has for the models of a pipeline; they come before the names of modules."""
 
 
 DORA_SCALE = ".dora_scale"
@@ -79,7 +79,7 @@ class KeyParts:
 
     "saved" is a tensor that the adapter saves in full. If ``joined``, the module's name has underscores instead of the
     model's dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only one model.
-    ``times`` is how often the trained network adds the product of the factors.
+    ``times`` is how many times the trained network adds the product of the factors.
     """
 
     module: str

@@ -112,7 +112,7 @@ PIECE = 1 << 19
 """How many elements are computed at once; with fewer, threads would wait for each other in the interpreter."""
 
 SOME = 1 << 18
-"""How many products of two numbers are in memory at once, at most, when sums are computed in order."""
+"""The largest number of products of two numbers in memory at once, while sums are computed in order."""
 
 
 def joined(changes: Sequence[LowRankChange]) -> tuple[Array, Array]:
@@ -126,8 +126,8 @@ class DoubleProducts:
     """Adds products of factors to rows of a float32 base, and rounds the sums to float32.
 
     ``sizes`` has, for each row, the largest possible magnitude of the sum of the products. ``apart`` has, for each row,
-    twice the largest possible error of this sum. For n terms that are rounded and summed, the error is at most n + 2
-    units in the last place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
+    twice the largest possible rounding error of this sum. For n terms that are rounded and summed, the error is at most
+    n + 2 units in the last place of the sum of their magnitudes (Higham 2002, 3.1); a few units are added.
     """
 
     def __init__(self, changes: Sequence[LowRankChange]) -> None:

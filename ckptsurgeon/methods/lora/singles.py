@@ -22,7 +22,7 @@ from .products import LowRankChange, changed, joined
 __all__ = ["TILE", "SingleProducts"]
 
 LARGE = 2.0**62
-"""If a factor has a larger number, products are summed in double precision, in order.
+"""If a factor contains a number larger than this, products are summed in double precision, in order.
 
 In single precision they would be too inexact, or overflow."""
 

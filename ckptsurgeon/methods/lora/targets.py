@@ -21,10 +21,10 @@ __all__ = ["ALL", "MODULE", "PatternTable", "Targets", "bounded", "linear_target
 # names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Limits for a match within milliseconds: characters, repetitions, choices of a pattern, and characters of a name."""
+"""Limits so that a match takes milliseconds: a pattern's characters, repetitions and choices; a name's characters."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
-"""Limits of a table: patterns that are not plain names, and attempts to match them (which take some seconds)."""
+"""Limits of a table: the number of patterns that are not plain names, and of attempts to match them (some seconds)."""
 
 ENDS = r"(.*\.)?({})$"
 """What PEFT puts around a pattern, so that it matches the end of a name (get_pattern_key, peft/utils/other.py)."""
@@ -51,7 +51,7 @@ class PatternTable:
 
     @property
     def unused(self) -> list[str]:
-        """The patterns that matched none of the modules that were looked up so far."""
+        """The patterns that have matched none of the modules so far."""
         return [text for number, text in enumerate(self._spelled) if number not in self._used]
 
     def _add(self, number: int, text: Any, value: Any) -> None:
@@ -146,7 +146,7 @@ _LAYER = re.compile(r".*\.[^.]*\.(\d{1,9})\.")
 
 @dataclass(frozen=True)
 class _ModulePatterns:
-    """Patterns for modules: the ends of their names (``names``), or a regular expression for their full names."""
+    """Patterns for modules: ends of module names (``names``), or a regular expression for full names."""
 
     names: frozenset[str] = frozenset()
     expression: re.Pattern[str] | None = None

@@ -28,12 +28,13 @@ With "model", the base is merged as the first of the models.
 
 @dataclass(frozen=True, repr=False)
 class Slice(Brief):
-    """A part of the tensors to merge: the same contiguous part of each model's tensor.
+    """A part of the tensors to merge: the same contiguous range of elements of each model's tensor.
 
     ``models`` and ``base`` have the same shape. They are float32, or float64 if that is the dtype of computation.
-    ``offset`` is the number of elements before the slice (row-major), ``index`` the number of slices before it. ``xp``
-    is the array library, numpy or, on a device, torch, with the functions of https://data-apis.org/array-api/2024.12/.
-    ``statistics`` has the Fisher information of each model's elements, if the method uses it.
+    ``offset`` is the number of elements before the slice (row-major), ``index`` is the number of slices before it.
+    ``xp`` is the array library, numpy or, on a device, torch, with the functions of
+    https://data-apis.org/array-api/2024.12/. ``statistics`` has the Fisher information of each model's elements, if the
+    method uses it.
     """
 
     models: tuple[Array, ...]
@@ -74,7 +75,7 @@ class Tensors(Protocol):
     xp: ModuleType
     """The array library, numpy or torch."""
     is_transposed: bool
-    """Whether the rows of the tensors belong to a layer's inputs, not the columns; False without statistics."""
+    """Whether the rows of the tensors, not the columns, belong to a layer's inputs; False without statistics."""
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
         """Return the result of ``look`` for each slice of the tensors, in order; all values are read once for this.
@@ -120,7 +121,7 @@ class ValuesNeededError(Exception):
 
 @dataclass(frozen=True)
 class _ShapesOnly:
-    """Tensors with a shape but without values, to check a method's parameters before anything is read."""
+    """Tensors with a shape but without values: with them, a method's parameters are checked before anything is read."""
 
     shape: tuple[int, ...]
     count: int
@@ -196,7 +197,7 @@ class Method:
         return self.elementwise if isinstance(self.elementwise, bool) else self.elementwise(self._all(parameters))
 
     def bytes_held(self, shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
-        """Return how many bytes of memory the method needs to factorise a whole tensor; 0 if it merges slices."""
+        """Return the bytes of memory that the method needs to factorise a whole tensor; 0 if it merges slices."""
         return 0 if self.held is None else self.held(shape, inputs, itemsize, self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

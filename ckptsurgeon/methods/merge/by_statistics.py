@@ -84,7 +84,7 @@ def _checked(at: Slice) -> Sequence[Array]:
 
 
 def _held(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
-    """Return the bytes for the Gram matrices of all models, their sum, its inverse, and what LAPACK needs for it."""
+    """Return the bytes for the Gram matrices of all models, their sum, its inverse, and LAPACK's working memory."""
     return 8 * shape[-1] ** 2 * (inputs + 4) if shape else 0
 
 
@@ -134,8 +134,9 @@ def regmean(
 def _steps(tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> list[Array]:
     """Return the matrix G_i (sum_j G_j)^-1 for each model i except the first.
 
-    The merged tensor is the first model plus each other model's difference to the first times its matrix. With that
-    of the first model, these matrices sum to the identity, so a direction in which all models are equal is unchanged.
+    The merged tensor is the first model plus each other model's difference to the first times its matrix. With the
+    matrix of the first model, these matrices sum to the identity. So a direction in which all models are equal is
+    unchanged.
     """
     grams = [_scaled(tensors, model, alpha) * part for model, part in enumerate(parts)]
     inverse = _inverse(tensors, grams, parts, ridge)

@@ -60,8 +60,8 @@ def _isotropic(changes: Changes, found: Components) -> Array:
 def _doubles(rows: int, columns: int, inputs: int) -> int:
     """Return how many numbers ``iso_cts`` has in memory.
 
-    They are two matrices, the singular vectors of all models, first separately and then in one array, and the
-    orthogonal vectors made of these.
+    It has two matrices; the singular vectors of all models, first separately and then in one array; and the orthogonal
+    vectors that are made of them.
     """
     return 2 * rows * columns + 3 * (rows + columns) * min(rows, columns)
 

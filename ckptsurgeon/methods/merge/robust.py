@@ -49,7 +49,7 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
 
 def _mean(at: Slice, values: list[Array]) -> Array:
-    """Return the elementwise mean of arrays; the mean of huge values does not overflow.
+    """Return the elementwise mean of arrays, computed so that huge values do not overflow.
 
     At each position, the values ascend from the first array to the last.
     """

@@ -88,7 +88,7 @@ def _selected(at: Slice, cut: MagnitudeCut | None) -> list[Array]:
 
 
 def _weights(tensors: Tensors, cut: MagnitudeCut | None) -> list[float]:
-    """Return the share of each model in the squares of the selected deltas; equal shares if those are nearly zero."""
+    """Return each model's share of the squares of selected deltas; equal shares if all are nearly zero."""
 
     def squares(at: Slice) -> list[float]:
         sums = [0.0] * tensors.count

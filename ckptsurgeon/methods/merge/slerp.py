@@ -21,7 +21,7 @@ _PAPER = "https://doi.org/10.1145/325334.325242"
 _STRAIGHT = 0.9995
 """If the magnitude of the cosine of two vectors is larger than this, slerp is linear, as in mergekit."""
 _ZERO_LENGTH = 1e-8
-"""A vector that is not longer than this is not divided by its length in slerp."""
+"""In slerp, a vector is divided by its length only if it is longer than this."""
 _SHORT = 1e-7
 """The smallest length by which nuslerp divides."""
 _ALIGNED = 2.0**-24

@@ -56,7 +56,7 @@ def wudi(
 
 
 def _side(rows: int, columns: int, models: int) -> int:
-    """Return the size of the square matrix that is factorised: the columns, or the rows of all models if fewer."""
+    """Return the size of the square matrix to factorise: the number of columns or, if smaller, of all models' rows."""
     return min(columns, models * rows)
 
 

@@ -18,7 +18,7 @@ __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]
 
 
 class NetworkPart(NamedTuple):
-    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is an expert's index, or -1 for none."""
+    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is an expert's index, or -1."""
 
     key: str
     dim: int

@@ -119,7 +119,7 @@ def to_transformers(
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
-    """Return the numbers of experts in the layers of a transformers model; in a valid model, all layers have the same."""
+    """Return the numbers of experts in the layers of a transformers model; a valid model has only one number."""
     found: Counter[tuple[str, str]] = Counter()
     for name in ARCHITECTURES[architecture].experts:
         found.update((name, key.split(".experts.")[0]) for key in _matched(f"{name}.weight", keys))

@@ -38,7 +38,7 @@ __all__ = ["extract_notes", "layout_notes", "plan_lora_extract", "with_tied"]
 
 
 def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: ExtractOptions) -> Iterator[str]:
-    """Yield notes on layers whose layout, (out, in) or (in, out), is not the requested one, or is uncertain."""
+    """Yield notes on layers whose layout, (out, in) or (in, out), differs from the requested one or is uncertain."""
     layers = [key for key in found.factored if len(tuned[key].shape) == 2 and not is_embedding(key)]
     lie = {key: is_transposed(key, tuned[key].shape, asked) for key in layers}
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]

@@ -80,7 +80,7 @@ _EMBEDDING = re.compile(
     r"(?:.*[._])?(?:(?:w[tp]e|shared|embed(?:ding)?s?(?:_\w+)?)(?:\.\w+)?|embs?|embedders?|lut|relative_attention_bias)",
     re.IGNORECASE,
 )
-"""Matches names of embedding modules: only the name tells an embedding from a layer. ``emb_layers.1`` is a layer."""
+"""Matches names of embedding modules: only names distinguish them from layers. ``emb_layers.1`` is a layer."""
 
 KERNEL = 64
 """The longest side of a convolution's kernel; a tensor with a longer side contains the weights of experts."""
@@ -253,7 +253,7 @@ def saved_step(name: str, ours: Input, dtype: str) -> Step:
 
 
 def factor_name(key: str) -> FactorName | None:
-    """Return the parts of a factor's key, None for any other key."""
+    """Return the parts of a factor's key (see ``FactorName``); None for any other key."""
     found = _FACTOR.fullmatch(key)
     ending = found and (found[2] or found[3])
     return FactorName(found[1], ending[-1], ending) if found and ending else None

@@ -60,7 +60,7 @@ def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: Ad
 
 
 def misfit(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> PlanError:
-    """Return the error for factors whose shapes do not fit the weight that they change."""
+    """Return the error for a module whose factors have shapes that do not fit the weight ``key``."""
     a, b = (shape_text(one.view.tensors[each].shape) for each in (module.a, module.b))
     shape = shape_text(base.tensors[key].shape)
     return PlanError(
@@ -81,7 +81,7 @@ def input_of(source: int, one: AdapterView, key: str) -> Input:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """The layouts of the weights of modules, and notes on them.
+    """The layouts of the weights of an adapter's modules, and notes on them.
 
     ``transposed`` has True for each module whose weight is (in, out), and False for (out, in), in the modules' order.
     """

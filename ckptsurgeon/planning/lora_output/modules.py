@@ -38,15 +38,15 @@ __all__ = [
 ]
 
 COMFY = "diffusion_model"
-"""The first part of ComfyUI's names: the diffusion model of a checkpoint."""
+"""The first segment of ComfyUI's names; it stands for the diffusion model of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class FactorSource:
-    """How a factor of a new adapter is made: its inputs, put one after the other, each times its weight.
+    """How a factor of a new adapter is made: its inputs are multiplied by ``weights`` and concatenated.
 
-    ``weights`` may be empty: all are 1. If ``factor`` is given, the result is instead a factor of lower rank, which is
-    computed from the product of the inputs A and B.
+    Empty ``weights`` are all 1. If ``factor`` is given, the result is instead a factor of lower rank, which is computed
+    from the product of the inputs A and B.
     """
 
     inputs: tuple[Input, ...]
@@ -57,11 +57,11 @@ class FactorSource:
 
 @dataclass(frozen=True)
 class NewModule:
-    """A module of a new adapter: its name in the model, its rank, and the scale of the product of its factors.
+    """A module of a new adapter: its name in the model, its rank, its two factors, and the scale of their product.
 
-    ``component`` is the model of a pipeline, as diffusers or kohya name it, '' if there is only one. If ``joined``, the
-    name has underscores instead of dots. ``origin`` is the key of the factor A that the module is made from. If it is a
-    PEFT name, it shows the wrappers around the layer.
+    ``component`` is the name that diffusers or kohya give to the model of the pipeline; '' if there is only one model.
+    If ``joined``, the name has underscores instead of dots. ``origin`` is the key of the factor A that the module is
+    made from. If it is a PEFT name, it shows the wrappers around the layer.
     """
 
     name: str
@@ -77,7 +77,7 @@ class NewModule:
 
 @dataclass(frozen=True)
 class NamedModule:
-    """A module of an adapter, with its component and its name inside this component."""
+    """A module of an adapter, the pipeline's model that contains it (``component``), and its name in this model."""
 
     module: AdapterModule
     component: str
@@ -98,7 +98,7 @@ def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[
 
 
 def check_excluded(adapters: Sequence[AdapterView], exclude: Sequence[OptionPattern]) -> Sequence[str]:
-    """Return notes on patterns in ``exclude`` that may match fewer modules than meant.
+    """Return notes on patterns in ``exclude`` that may match fewer modules than the user meant.
 
     Raises PatternError for a pattern that matches no module of any of the adapters.
     """
@@ -111,8 +111,8 @@ def named_modules(
 ) -> tuple[list[NamedModule], list[str]]:
     """Return the modules of an adapter with their components and names, and notes.
 
-    If ``base`` is given, modules get the names that they have in the base: kohya's names have underscores where those
-    of the base have dots. Without a base, kohya's names stay as they are. Raises PlanError if the base lacks a module.
+    If ``base`` is given, modules get the names that they have in the base: kohya's names have underscores instead of
+    dots. Without a base, kohya's names stay as they are. Raises PlanError if the base lacks a module.
     """
     if base is None or not modules or one.adapter.spelling != "kohya":
         return [_named(module) for module in modules], []
@@ -162,7 +162,7 @@ def _named(module: AdapterModule) -> NamedModule:
 
 
 def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> None:
-    """Raise PlanError if a module has DoRA's magnitudes; ``why`` completes the message."""
+    """Raise PlanError if a module has DoRA's magnitudes; ``why`` is the end of the message."""
     found = [module.name for module in modules if module.magnitude]
     if found:
         raise PlanError(

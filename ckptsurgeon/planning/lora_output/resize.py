@@ -1,4 +1,4 @@
-"""Plans ``lora resize``: an adapter with smaller ranks, whose products are nearest to those of the given adapter."""
+"""Plans ``lora resize``: an adapter with smaller ranks, whose products are as near as possible to the old ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .spellings import TITLES, written
 __all__ = ["check_sizes", "plan_lora_resize", "refuse_resizing"]
 
 DIM, ALPHA = "ss_network_dim", "ss_network_alpha"
-"""The entries of the metadata in which kohya's scripts record the rank and the alpha of an adapter."""
+"""The metadata entries in which kohya's scripts record the rank and the alpha of an adapter."""
 HASHES = "sshs_"
-"""The beginning of the names of metadata that are hashes of the file."""
+"""The beginning of the names of metadata entries that are hashes of the file."""
 
 
 def check_sizes(rank: int | None, energy: float | None) -> None:

@@ -26,9 +26,9 @@ MLX_WEIGHTS = "adapters.safetensors"
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the configuration of each model of a pipeline."""
 BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.", "single_transformer_blocks.")
-"""The beginnings of the names of layers in the diffusion models of diffusers."""
+"""The beginnings of layers' names in the diffusion models of diffusers."""
 MAIN = ("unet", "transformer", COMFY)
-"""The components that are the diffusion model of a pipeline."""
+"""The names of components that are the diffusion model of a pipeline."""
 _TO_KOHYA = {
     **dict.fromkeys(MAIN, "lora_unet"), "text_encoder": "lora_te", "text_encoder_2": "lora_te2",
     "text_encoder_3": "lora_te3",
@@ -147,7 +147,7 @@ def _peft(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> AdapterF
 
 
 def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
-    """Return the adapter in diffusers' names, which begin with the name of a model of the pipeline.
+    """Return the adapter with diffusers' names, which begin with the name of a model of the pipeline.
 
     The metadata contains PEFT's configuration for each of these models.
     """
@@ -257,7 +257,7 @@ def _kohya_name(module: NewModule, components: set[str]) -> str:
 
 
 def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:
-    """Return the adapter of mlx-lm: transposed factors, and one rank and scale for all modules."""
+    """Return the adapter in mlx-lm's form: transposed factors, and one rank and one scale for all modules."""
     _one_model(modules, "mlx")
     odd = [
         module.name for module in modules if len(module.a.inputs[0].shape) != 2 or len(module.b.inputs[0].shape) != 2

@@ -63,7 +63,7 @@ class MissingTensors:
 
 
 def named_keys(views: Iterable[SourceView]) -> Iterator[tuple[str, Collection[str]]]:
-    """Yield the name and the keys of each model."""
+    """Return (name, keys) of each model, one after the other."""
     return ((view.source.name, view.tensors.keys()) for view in views)
 
 
@@ -97,7 +97,7 @@ def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
 
 
 def _alike(one: Shape, other: Shape) -> bool:
-    """Return whether tensors of these two shapes can be merged without a policy."""
+    """Return whether tensors of these two shapes can be merged as they are, without a policy."""
     return one == other or is_reshape(one, other)
 
 

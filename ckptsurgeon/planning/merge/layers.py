@@ -1,4 +1,4 @@
-"""Finds the numbered modules that are a model's layers, and the depth of each key in them. Opens no file."""
+"""Finds the numbered modules that are a model's layers, and how deep in them each key is. Opens no file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INPUT = re.compile(r"(^|[._])(embed(?!_out)\w*|wte|wpe|tok_embeddings|word_embed
 
 @dataclass(frozen=True)
 class LayerList:
-    """Modules that are numbered from 0 under one prefix, such as 32 modules in ``model.layers``."""
+    """A list of modules with one prefix, numbered from 0: ``model.layers.0`` to ``model.layers.31``."""
 
     prefix: str
     count: int

@@ -141,7 +141,7 @@ class SourceKey(NamedTuple):
 
 
 class MergePiece(NamedTuple):
-    """A tensor of the output: the tensors of the models and the base, and how they are merged.
+    """A tensor of the output, the tensors of the models and the base that are merged into it, and the merge method.
 
     ``models`` has an entry for each model, even if it lacks the tensor. ``depth`` is 0 in the first layer and 1 in the
     last.

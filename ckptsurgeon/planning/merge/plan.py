@@ -47,7 +47,7 @@ class LayerSlice:
 
     @property
     def sources(self) -> tuple[LayerSource, ...]:
-        """The layer ranges of the base, if there is one, and of the models."""
+        """The range of layers of the base, if there is one, then the range of each model."""
         return (*((self.base,) if self.base is not None else ()), *self.models)
 
     @property

@@ -54,7 +54,7 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
 
 
 class ModelTies:
-    """The tensors with several names in each model of a merge, and the ties of the output that follow from them."""
+    """The tied tensors (with several names) of each model of a merge, from which the ties of the output follow."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views

@@ -1,4 +1,4 @@
-"""The values of a merge method's parameters for each tensor: by pattern, by layer, by model, or the same for all."""
+"""The values of a merge method's parameters for each tensor: they may depend on patterns, layers and models."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ Settings: TypeAlias = Mapping[str, Sequence[ParameterSetting]]
 
 
 class ParameterValues:
-    """The values of a merge method's parameters, by key and model.
+    """The values of a merge method's parameters for each key and each model.
 
-    ``own`` are the settings of each model, which override the settings ``shared`` by all. Raises ConfigError for a
-    parameter that the method does not have, for a missing parameter, or for a value of the wrong kind. ``how`` is the
-    hint for a missing parameter; by default the hint is the option of the command line.
+    ``own`` has the settings of each model; they override the settings in ``shared``, which are for all models. Raises
+    ConfigError for a parameter that the method does not have, for a missing parameter, or for a value of the wrong
+    kind. ``how`` is the hint for a missing parameter; by default the hint is the option of the command line.
     """
 
     def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
@@ -138,7 +138,7 @@ class ParameterValues:
 
     @cached_property
     def _are_alike(self) -> bool:
-        """Whether the values depend on the models alone: not on the key, and not on the depth."""
+        """Whether the values are the same for all tensors: they do not depend on the key or the depth."""
         every = [one for settings in (self._shared, *self._own) for found in settings.values() for one in found]
         return all(one.is_for_all and not one.layers for one in every)
 
@@ -193,7 +193,7 @@ def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) ->
 
 
 def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns of settings that match few output keys, but many more if ``**.`` is put before them."""
+    """Return notes on settings whose patterns match few output keys, but would match many more after ``**.``."""
     once = {id(values): values for values in used}
     patterns = {
         f"{name} of {setting.pattern.text}": setting.pattern

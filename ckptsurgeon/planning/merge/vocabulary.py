@@ -148,9 +148,9 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if the configuration takes a token's row from a model that this tensor is not merged from.
+        """Raise PlanError if a token's row should come from a model that is not among this tensor's ``inputs``.
 
-        There is no error for the rows with an index in ``lent``: one of the tensor's ``inputs`` provides them.
+        ``lent`` are the indices of the rows that one of the inputs provides.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):

@@ -24,7 +24,7 @@ class ModelReference:
 
 
 def at(where: str, field: str | int) -> str:
-    """Return the path of a field for messages, such as ``slices[0].sources``; ``where`` is the path of its parent."""
+    """Return the path of a field for messages, such as ``slices[0].sources``; ``where`` is its parent's path."""
     return f"{where}[{field}]" if isinstance(field, int) else f"{where}.{field}" if where else field
 
 

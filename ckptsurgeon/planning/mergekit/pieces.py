@@ -116,7 +116,7 @@ class NumberedModels:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A list of layers of the output; ``origins`` has, for each layer, the index of a model and of a layer in it."""
+    """A list of layers of the output; ``origins`` has, for each layer, (index of a model, number of a layer in it)."""
 
     layers: LayerList
     origins: tuple[tuple[int, int], ...]
@@ -265,5 +265,5 @@ class _Builder:
 
 
 def _chained(first: Settings, then: Settings) -> Settings:
-    """Return the settings of each parameter in one list: the settings in ``first`` come first, and take precedence."""
+    """Return the settings of each parameter in one list: those in ``first`` override those in ``then``."""
     return {name: [*first.get(name, ()), *then.get(name, ())] for name in dict.fromkeys([*first, *then])}

@@ -79,8 +79,8 @@ class TokenRow:
     """An entry of a configuration that sets the embedding row of ``token`` for models that lack the token.
 
     With ``force`` the row is set for all models. It is a row of ``model``, or zeros if ``model`` is None. ``of`` says
-    which row of the model: the row of another token (a string), or the row with this index (an integer); None means the
-    row of ``token`` itself. If ``source`` is false, the entry does not say which row: it has no field ``source``.
+    which row of the model this is: the row of another token (a string), the row with an index (an integer), or the row
+    of ``token`` itself (None). ``source`` is false if the entry has no field ``source``, and so names no row.
     """
 
     where: str

@@ -34,9 +34,9 @@ def in_blocks(
 ) -> tuple[dict[str, TensorInfo], list[str]]:
     """Return the matrices in ``keys``, rounded to the GGUF type or mixture of an operation, and notes.
 
-    GGUF stores the values of a row in blocks. If the rows of a matrix do not divide into the blocks of its type, the
-    matrix is rounded to the type that ``OF_SHORT_ROWS`` has in its place. If there is no such type, or the rows do not
-    divide into its blocks either, the matrix is left out. Notes say so. Raises PlanError if no matrix can be rounded.
+    GGUF stores the values of a row in blocks. If the row length of a matrix is not a multiple of the type's block size,
+    the matrix is rounded to another type, which ``OF_SHORT_ROWS`` names. If there is no other type, or its blocks do
+    not fit either, the matrix is left out. There are notes on both cases. Raises PlanError if no matrix can be rounded.
     """
     chosen = [key for key in keys if _is_matrix(tensors[key])]
     wanted = _types(operation.fields["to"], chosen, tensors)

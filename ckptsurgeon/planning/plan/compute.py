@@ -43,7 +43,7 @@ def truth(value: Any) -> bool:
 # Low-rank adapters: the changes they make to a tensor, and the factors that are extracted from a difference.
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
-"""The number of inputs of each kind of ``LoraTerm``: A and B, and for DoRA the magnitudes too; else one tensor."""
+"""{kind of ``LoraTerm``: number of its inputs}: A and B, for DoRA also the magnitudes; for other kinds one tensor."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LoraTerm:
     transposed: bool = False
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether a term with inputs of the shapes ``inputs`` (as A and B) fits a tensor of ``shape``."""
+        """Return whether a term whose inputs, as A and B, have the shapes ``inputs`` fits a tensor of ``shape``."""
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
@@ -86,7 +86,7 @@ class Lora:
     terms: tuple[LoraTerm, ...]
 
     def parted(self, inputs: Sequence[Any]) -> Iterator[tuple[LoraTerm, Sequence[Any]]]:
-        """Yield each term with its inputs; ``inputs`` are all inputs of the step, and begin with the base's tensor."""
+        """Yield each term with its inputs; ``inputs`` are the base's tensor and the inputs of all terms."""
         at = 1
         for term in self.terms:
             yield term, inputs[at : at + FACTORS[term.kind]]

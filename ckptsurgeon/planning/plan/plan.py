@@ -52,11 +52,11 @@ class CarriedEntries(Brief):
 class Plan(InNotebooks):
     """All that will be done to make an output: a step for each tensor, made from headers before a value is read.
 
-    If the destination has another vocabulary, ``rows`` says which source row each destination row gets. If models
-    with different vocabularies are merged, ``vocabularies`` says this for each source. ``unexpected`` are the source
-    keys that are not used, each with the index of its source. ``excluded`` is the number of keys that options left out.
-    ``equal`` are pairs of keys whose values must be the same. ``costs`` are for this machine, and not part of the
-    SHA-256. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
+    If the destination has another vocabulary, ``rows`` says which source row each destination row gets. If models with
+    different vocabularies are merged, ``vocabularies`` says this for each source. ``unexpected`` are the source keys
+    that are not used, each with the index of its source. ``excluded`` is the number of keys that options left out.
+    ``equal`` are pairs of keys whose values must be the same. ``costs`` depend on this machine, so they are not part of
+    the SHA-256. ``inputs`` keeps the files open if the plan is applied at once; it is not part of the JSON.
     """
 
     verb: str
@@ -99,7 +99,7 @@ class Plan(InNotebooks):
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The keys of a live module that keep their values because they are in no source; without tied keys."""
+        """The keys of a live module whose values stay, since no source has them; only the first of tied keys."""
         if self.target.kind != "module":
             return ()
         missing = (step for step in self.steps if step.reason == "missing" and step.op == "keep")
@@ -134,7 +134,7 @@ class Plan(InNotebooks):
         return self._digests[0]
 
     def sha256_without_notes(self) -> str:
-        """Return the SHA-256 of the plan's JSON without its notes, which may be about further files of the sources."""
+        """Return the SHA-256 of the plan's JSON without its notes: they may depend on further files of the sources."""
         return self._digests[1]
 
     @cached_property

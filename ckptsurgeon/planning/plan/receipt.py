@@ -53,9 +53,9 @@ class Receipt(InNotebooks):
     """The result of applying a plan. Sizes are in bytes, ``elapsed_s`` is in seconds.
 
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
-    were not used. ``fits`` says how exact the factors of ``lora extract`` are, and ``rounded`` how exact the
-    quantised tensors are. ``proved`` is the verdict on whether the output computes the same as its source, if a proof
-    was asked for. ``beside`` are the names of the files that were written next to the weights, such as config.json.
+    were not used. ``fits`` says how exact the factors of ``lora extract`` are, and ``rounded`` how exact the quantised
+    tensors are. If the user asked for a proof, ``proved`` says whether the output computes the same as its source.
+    ``beside`` are the names of the files that were written next to the weights, such as config.json.
     """
 
     output: str

@@ -23,9 +23,9 @@ OMP = "omp"
 class DonorRows(Brief):
     """The rows of a donor, another model that has the new tokens; rows of new tokens are made from its rows.
 
-    ``size`` is the donor's number of rows. ``rows`` has the index of the donor's row for each row of the destination;
-    None if the donor lacks the token, or for padding. Each new row is a weighted sum of at most ``picks`` rows of
-    tokens that source and donor share.
+    ``size`` is the donor's number of rows. ``rows`` has, for each row of the destination, the index of the donor's row
+    with the same token; None for padding, and for tokens that the donor lacks. Each new row is a weighted sum of at
+    most ``picks`` rows of tokens that source and donor share.
     """
 
     size: int

@@ -39,7 +39,7 @@ _KINDS = {
     "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived", "concat": "derived",
     **dict.fromkeys(MERGES, "merged"),
 }  # fmt: skip
-"""The class of each operation, except for copying; operations that are not listed are ``resized``."""
+"""{operation: class of the tensor}, except for copying; the class for an operation that is not here is ``resized``."""
 
 
 class Input(NamedTuple):
@@ -116,7 +116,7 @@ class Step(Brief):
 
     @property
     def numbers(self) -> Step:
-        """The step that computes the numbers that this step stores as codes; the step itself if it stores no codes."""
+        """The step that computes the numbers that this step rounds to codes; the step itself if it stores no codes."""
         part = self.coded
         if part is None:
             return self
@@ -157,7 +157,7 @@ class Step(Brief):
 
     @property
     def draws(self) -> bool:
-        """Return whether the destination's own initial values are needed."""
+        """Return whether the step needs the destination's own initial values."""
         return self.op == "init" or self.overlays
 
     @property
@@ -168,7 +168,7 @@ class Step(Brief):
 
     @property
     def overlays(self) -> bool:
-        """Return whether only a part of the values comes from the source, and the others are initialised."""
+        """Return whether a part of the values comes from the source, and all others are initialised."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 

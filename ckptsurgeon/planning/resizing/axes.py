@@ -40,7 +40,7 @@ _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
 
 @dataclass(frozen=True)
 class Network:
-    """The tensors of a network without values: their headers, the kind of the module of each, and its ties.
+    """The tensors of a network without values: their headers, the kind of each tensor's module, and the ties.
 
     Kinds are "linear", "conv", "transposed conv", "transposed linear" (GPT-2's Conv1D), "embedding", "scaled
     embedding", "norm", "router", "queries, keys and values" (of all heads in one tensor; or "of each group"), "experts"
@@ -72,7 +72,7 @@ class Axis:
 
 
 def changed_axes(role: str, field: str, before: Network, after: Network) -> list[Axis]:
-    """Return the axes that the field ``field`` changes; ``role`` is what the field counts (see ``role_of``).
+    """Return the axes that another value of ``field`` changes; ``role`` is what the field counts (see ``role_of``).
 
     Raises PlanError if the field adds or removes tensors, or if it is not known what a layer does along an axis.
     """
@@ -159,7 +159,7 @@ def _is_table(key: str) -> bool:
 
 
 def taken(axis: Axis, runs: Runs, unit: int = 1) -> dict[str, Any]:
-    """Return the operation that takes the units with the indices ``runs`` along an axis, in each of its parts.
+    """Return the operation that takes the units with the indices ``runs`` along an axis, from each of its parts.
 
     A unit has ``unit`` elements.
     """

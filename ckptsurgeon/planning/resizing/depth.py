@@ -31,9 +31,9 @@ __all__ = [
 INFLUENTIAL = "influential"
 """The value of ``--layers`` that keeps the layers that change their input most, according to statistics."""
 WAYS = ("repeat", "interleave", "identity", "evenly", "first")
-"""The values of ``--layers`` that are not lists of layers."""
+"""The values of ``--layers`` that name a way to choose layers; all other values are lists of layers."""
 NEW = "resized"
-"""A segment in the temporary keys of layers, until they get their new numbers."""
+"""A segment of the temporary keys that layers have until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
 _OUTPUTS = re.compile(
     r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output_linear|output\.dense"
@@ -46,7 +46,7 @@ NORM_AFTER = re.compile(r"(attention\.output\.LayerNorm|sa_layer_norm|output_lay
 
 
 def final_keys(text: str) -> str:
-    """Return the note ``text`` with the final keys of layers in place of temporary ones."""
+    """Return the note ``text`` with temporary keys of layers replaced by the final keys."""
     return text.replace(f".{NEW}.", ".")
 
 
@@ -119,7 +119,7 @@ def _in_way(way: str, before: int, after: int, hint: str) -> list[Layer]:
 
 
 def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[str]:
-    """Return the paths of the lists of layers that a field makes longer or shorter: ``model.layers``.
+    """Return the paths of the lists of layers whose length a field changes, such as ``model.layers``.
 
     ``numbers`` are the values of the field in both configurations. Raises PlanError if there is no such list.
     """
@@ -179,7 +179,7 @@ def changed_depth(
     *,
     normalises_after: bool,
 ) -> Change:
-    """Return the change of the network ``before`` to ``after``, whose lists of layers ``paths`` have ``layers``.
+    """Return the change of the network ``before`` to ``after``: its lists of layers ``paths`` become ``layers``.
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is true if each layer
     normalises the sum of its input and its own results (post-norm). Raises PlanError if an added layer cannot pass its
@@ -253,7 +253,7 @@ def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Ne
 
 
 def _names_by_layer(path: str, network: Network) -> dict[int, set[str]]:
-    """Return, by the number of each layer of the list ``path``, the names that its tensors have inside the layer."""
+    """Return a map from the number of each layer in the list ``path`` to the names of its tensors inside the layer."""
     found: dict[int, set[str]] = {}
     for key in network.tensors:
         if _is_in(key, path):

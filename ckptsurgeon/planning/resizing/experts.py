@@ -1,11 +1,12 @@
-"""Turns each feed-forward layer into experts that are copies of it, or one expert of each layer into such a layer.
+"""Turns each feed-forward layer into experts that are copies of it, or one expert into a feed-forward layer.
 
 Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
 the same at first, because all experts of a layer are equal.
 
 Smaller experts are parts of the feed-forward layer (granular upcycling, https://arxiv.org/abs/2410.07524): G experts
-that follow each other are a copy of it, a virtual group. Their rows of the router are equal, so that a token uses all
-of a group or none, and each gets one G-th of the group's weight; the output projections are G times as large.
+that follow each other are a copy of it, a virtual group. Their rows of the router are equal, so a token uses all
+experts of a group or none, and each expert gets 1 / G of the group's weight. To make up for this, the output
+projections are multiplied by G.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def _routers(layers: Mapping[str, tuple[Sequence[str], Sequence[str]]], after: N
 
 
 class _Own:
-    """Turns the key of one layer into a pattern: for all layers that are changed alike, or for this layer alone."""
+    """Turns the key of a layer into a pattern, for all layers that change alike or for this layer alone."""
 
     def __init__(self, *, is_one: bool) -> None:
         self._is_one = is_one

@@ -1,4 +1,4 @@
-"""Queries, keys and values in one tensor, as in Phi-3 and Falcon: they are changed as three tensors, and joined again.
+"""Splits fused queries, keys and values, as in Phi-3 and Falcon, so that each can be changed, and joins them again.
 
 In one kind of layer, all queries come first, then all keys, then all values. In another, as in Falcon-40B, the queries
 of each group of heads are followed by the key and the value that they share.
@@ -60,7 +60,7 @@ def splits(network: Network, heads: Heads) -> list[dict[str, Any]]:
 
 
 def joins(network: Network, heads: Heads) -> list[dict[str, Any]]:
-    """Return the operations that join the parts again; ``heads`` are the numbers of heads after the change."""
+    """Return the operations that join the separate tensors; ``heads`` are the numbers of heads after the change."""
     rows: list[dict[str, Any]] = []
     for pattern, key in _fused(network).items():
         groups = _groups(network, key, heads)

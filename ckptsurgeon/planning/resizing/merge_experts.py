@@ -25,8 +25,8 @@ Groups = Sequence[Sequence[int]]
 def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], within: int = 1) -> list[list[int]]:
     """Return a group for each expert in ``heads``, in order: the expert, and the others that are most similar to it.
 
-    ``similarity`` has, for each expert, how similar each other expert is to it. ``within`` is the number of equal parts
-    into which the experts are divided: all experts of a group are of one part.
+    ``similarity`` has, for each expert, how similar each other expert is to it. The experts are divided into ``within``
+    equal parts: all experts of a group are from one part.
     """
     size = len(similarity) // within
     groups = {head: [head] for head in heads}
@@ -50,9 +50,9 @@ def merged(
     numbers: tuple[int, int],
     by: str,
 ) -> Change:
-    """Return the change to merged experts; ``groups`` and ``weights`` have an entry for each of the ``layers``.
+    """Return the change that merges experts; ``groups`` and ``weights`` have an entry for each of the ``layers``.
 
-    The weights of a layer are [] if all its experts count alike. ``by`` says how the groups were chosen. Raises
+    The weights of a layer are [] if all its experts have equal weights. ``by`` says how the groups were chosen. Raises
     PlanError if a tensor does not have one element for each expert.
     """
     old, new = numbers
@@ -72,9 +72,9 @@ def merged(
 
 
 def _usable(counts: Sequence[float], groups: Groups) -> list[float]:
-    """Return the weights of the experts in the means of their groups: how often each expert is used (``counts``).
+    """Return the weight of each expert in the mean of its group: how often the expert is used (``counts``).
 
-    If none of a group's experts is ever used, each of them gets the weight 1.
+    If no expert of a group is ever used, all experts of this group get the weight 1.
     """
     found = list(counts)
     for group in groups:

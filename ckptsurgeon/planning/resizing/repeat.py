@@ -1,4 +1,4 @@
-"""Adds heads, channels, experts or width by repeating those that exist; pools heads of keys and values to fewer.
+"""Adds heads, channels, experts or width by repeating the old ones; makes fewer key and value heads by pooling.
 
 If outputs of a layer are repeated, the weights of the layers that read them are divided by the number of copies, so the
 network computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
@@ -29,8 +29,7 @@ class Noise(NamedTuple):
     def rows(self, axis: Axis, taken: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the operation that adds noise along an axis of inputs that the operation ``taken`` has repeated.
 
-        There is none for weights with a weight norm: the noise would change the norm, and with it the layer's
-        outputs.
+        There is no operation for weights with a weight norm: noise would change the norm, and so the layer's outputs.
         """
         if not self.by or axis.side != "in" or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):
             return []
@@ -125,7 +124,7 @@ def _copied(axes: Sequence[Axis], noise: Noise) -> list[dict[str, Any]]:
 
 
 def pooled_heads(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
-    """Return the change to fewer heads of keys and values, each the mean of neighbours.
+    """Return the change to fewer heads of keys and values, each the mean of neighbouring old heads.
 
     Raises PlanError if the new number does not divide the old one, or if the heads are not along the first dimension.
     """

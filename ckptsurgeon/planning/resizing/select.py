@@ -1,4 +1,4 @@
-"""Fewer heads, channels or experts: those with the largest weights are kept, or those that a list names.
+"""Makes fewer heads, channels or experts: keeps those with the largest weights, or those in a list.
 
 Without data, the score of a head, channel or expert is computed from its weights: the sum of squares of its weights in
 each layer that computes it or reads it, multiplied over these layers.
@@ -68,7 +68,7 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
 def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     """Return the indices of the ``keep`` largest scores, in ascending order; of equal scores, the first are kept.
 
-    ``within`` is the number of equal parts into which the scores are divided; equally many are kept in each part.
+    The scores are divided into ``within`` equal parts, and equally many are kept in each part.
     """
     found = list(scores)
     if not all(map(isfinite, found)):
@@ -113,7 +113,7 @@ def selected(
 
 
 def scores_by_weights(sums: Mapping[str, Sequence[float]]) -> list[float]:
-    """Return the score of each unit: the product, over all tensors, of its sums of squares, which are in ``sums``."""
+    """Return the score of each unit: the product of its sums of squares in all tensors, which are in ``sums``."""
     scores = [1.0] * len(next(iter(sums.values())))
     for own in sums.values():
         mean = sum(own) / len(own) or 1.0  # so that no product overflows

@@ -1,1 +1,1 @@
-"""The search of a recipe's parameters as plain data: its space, its trials, its result and a picture of its scores."""
+"""The search for a recipe's best parameters: its space, its trials, its result and a picture of the scores."""

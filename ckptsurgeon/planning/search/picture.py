@@ -15,7 +15,7 @@ INK, FAINT, POINT, LINE, FAULT = "#333", "#ccc", "#7aa6a1", "#00695c", "#c62828"
 
 
 def scores_svg(trials: Sequence[Trial], *, maximize: bool, title: str) -> str:
-    """Return the picture as SVG; failed trials are crosses at the bottom, and the best trial has a ring."""
+    """Return the picture as SVG; failed trials are crosses at the bottom, and the best trial has a ring around it."""
     scored = [(one.number, one.score) for one in trials if one.score is not None]
     failed = [one.number for one in trials if one.score is None]
     last = max((one.number for one in trials), default=1)

@@ -18,7 +18,7 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 @dataclass
 class Trial:
-    """A trial: its number from 1, its values, and its score (None if it failed or is not done).
+    """A trial: its number, counted from 1, its parameter values, and its score (None if it failed or is not done).
 
     ``why`` is the reason why it failed. ``merge_s`` and ``evaluate_s`` are the times of its two parts in seconds.
     """

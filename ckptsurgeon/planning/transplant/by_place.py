@@ -47,7 +47,7 @@ _WORDS = frozenset(
 )  # fmt: skip
 """Words in the names of tensors that have a row for each token, or in the names of their modules."""
 _SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
-"""The words in ``_WORDS`` that alone are enough: if the name has one, the first axis is always the vocabulary."""
+"""The words in ``_WORDS`` that are enough on their own: if a name has one, the first axis is always the vocabulary."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
 """Names of modules that have a tensor with a row for each token; the whole name must be equal."""
 _AROUND = frozenset(("seq_lin", "decoder_layers"))
@@ -59,13 +59,13 @@ _OTHERS = frozenset(
         "bn", "mel", "stft", "freq", "freqs", "bin", "bins", "anchor", "anchors",
     )
 )  # fmt: skip
-"""Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""
+"""Words in the names of tensors whose rows do not belong to tokens, or that have no rows."""
 
 _PROJECTIONS = frozenset((
     "q", "k", "v", "qk", "kv", "qkv", "wq", "wk", "wv", "query", "queries", "key", "keys", "value", "values", "proj",
     "projection", "projector", "gate", "up", "down", "router", "expert", "experts", "adapter", "lora", "hidden",
 ))  # fmt: skip
-"""Words in the names of projections, whose sizes are widths."""
+"""Words in the names of projections, whose sizes are widths and not numbers of tokens."""
 
 FEWEST = 10
 """If a classifier has fewer rows, they belong to labels, since no vocabulary is so small. Else they may be tokens."""
@@ -87,7 +87,7 @@ class ShapeChange:
     source_key: str = ""
 
     def sizes(self) -> list[Sizes]:
-        """Return the size of each axis in source and destination, except for axes of size 1 in both."""
+        """Return (size in source, size in destination) of each axis, without axes that have the size 1 in both."""
         return [pair for pair in zip(self.have, self.want, strict=True) if pair != (1, 1)]
 
 
@@ -120,7 +120,7 @@ class PositionalRows:
         ]
 
     def merged(self) -> list[str]:
-        """Return notes on the tensors that have a row for each token, and whose rows are merged by position."""
+        """Return notes on the tensors that have a row for each token: their rows are merged by position."""
         return [
             f"{listing(found, where='')} ({before} and {after} rows) {'is' if len(found) == 1 else 'are'} merged by "
             + ("position" if are_labels else "position, not by token")
@@ -180,10 +180,10 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
 def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -> set[Sizes]:
     """Return the (source, destination) sizes of matrices that, by shape, are an embedding and its output layer.
 
-    ``rows`` has all tensors of which only the first axis changes, and ``wider`` the sizes by which other axes change.
-    Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the embedding,
-    has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look like tables for tokens
-    (``_are_tables``).
+    ``rows`` has all tensors of which only the first axis changes, and ``wider`` the pairs of sizes of other axes that
+    change. Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the
+    embedding, has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look like tables for
+    tokens (``_are_tables``).
     """
     keys = {one.names[0] for one, _, _ in rows}
     pairs: dict[Sizes, list[ShapeChange]] = {}
@@ -265,7 +265,7 @@ def _has_rows(names: Sequence[str], axes: int) -> bool:
 
 
 def _has_other_rows(name: str) -> bool:
-    """Return whether a name says that the rows of a tensor belong to other things than tokens, such as positions."""
+    """Return whether a tensor's name shows that its rows do not belong to tokens, but to positions, for example."""
     return not _words(name.lower().split(".")[-3:]).isdisjoint(_OTHERS)
 
 

@@ -58,7 +58,7 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
 def origin_of(
     group: Sequence[str], selection: Selection, equal: list[EqualKeys], names: Sequence[str]
 ) -> TensorOrigin | None:
-    """Return the source tensor of the destination tensor with the names ``group``; None if it is in no source.
+    """Return the source tensor for the destination tensor with the names ``group``; None if no source has it.
 
     The last source that has one of these names is used. If this source has several of these names, pairs of its keys
     are added to ``equal``: the values of both keys must be the same. ``names`` are the names of the sources in
@@ -115,7 +115,7 @@ class Decisions:
     """The decisions on all destination tensors.
 
     ``steps`` are in state-dict order. ``equal`` are pairs of source keys whose values must be the same; they are
-    compared before writing. ``used`` are the names of destination tensors that a source has, too.
+    compared before writing. ``used`` are the names of the destination tensors that a source has.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -210,12 +210,12 @@ class _Decider:
             self.faults.coded.append((origin, f"a cast to {step.dtype}" if step.op == "copy" else step.rule))
 
     def _drops(self, key: str) -> bool:
-        """Return whether a tensor is in a dropped layer, by any of its names."""
+        """Return whether any of a tensor's names is in a dropped layer."""
         names = [key, *self.aliases.get(key, ())]
         return any(name == layer or name.startswith(f"{layer}.") for layer in self._dropped for name in names)
 
     def _hits(self, matcher: KeyMatcher, key: str) -> frozenset[int]:
-        """Return the indices of the patterns that match a tensor by any of its names."""
+        """Return the indices of the patterns that match any of a tensor's names."""
         return matcher.match(key).union(*(matcher.match(alias) for alias in self.aliases.get(key, ())))
 
     def _absent(self, key: str, info: TensorInfo) -> Step:
@@ -242,9 +242,9 @@ class _Decider:
         )  # fmt: skip
 
     def _add_undrawable(self, key: str, *, asked: bool = False) -> None:
-        """Record a fault: the initial values of a tensor cannot be used.
+        """Record a fault if the initial values of a tensor cannot be used.
 
-        There is no fault if --reinit selects the tensor (``asked``) and the values are allowed for --reinit.
+        It is no fault if --reinit selects the tensor (``asked``) and its values may be used with --reinit.
         """
         why = self.target.undrawable[key]
         if not (asked and why.allowed):

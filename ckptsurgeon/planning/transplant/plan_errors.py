@@ -1,4 +1,4 @@
-"""Checks that refuse a transplant: mismatches, casts, nothing loaded, patterns without a match, --strict."""
+"""Checks that may refuse a transplant: mismatches, casts, nothing loaded, patterns without a match, --strict."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_pref
 
 @dataclass
 class PlanFaults:
-    """The faults of a plan, collected by kind, so that one error can list all tensors with a fault of one kind."""
+    """The faults of a plan by kind, so that one error can list all tensors with the same kind of fault."""
 
     mismatches: list[tuple[Step, TensorOrigin, str]] = field(default_factory=list)
     casts: list[tuple[str, str]] = field(default_factory=list)

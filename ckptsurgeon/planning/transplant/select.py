@@ -84,7 +84,7 @@ def _quoted(text: str) -> str:
 def _module_at(key: str, prefix: str, *, inside: bool = False) -> str:
     """Return the start of a key, up to the end of the segment in which ``prefix`` ends.
 
-    The prefix is at the start of the key or, if ``inside`` is true, at its first occurrence after a dot.
+    The prefix is at the start of the key or, if ``inside`` is true, after a dot: its first occurrence there counts.
     """
     start = key.find(f".{prefix}") + 1 if inside else 0
     end = key.find(".", start + len(prefix))
@@ -135,7 +135,7 @@ class SourceView(Brief):
 
     @property
     def names(self) -> list[str]:
-        """All keys, then the names of quantised tensors that are stored under other keys."""
+        """All keys, then the names of quantised tensors: these are stored under other keys."""
         return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
 
     def dtype_of(self, key: str) -> str:
@@ -145,7 +145,7 @@ class SourceView(Brief):
 
 
 class TensorOrigin(NamedTuple):
-    """Where a tensor comes from: the index of its source, its key there, and the rule that renamed it.
+    """The origin of a tensor: the index of its source, its key there, and the rule that renamed it.
 
     ``made`` says by which operations it was made, None without operations. ``coded`` is the quantised tensor that it is
     a part of, None for a plain tensor. ``dtype`` is the dtype in which it is written if no option sets another dtype.
@@ -179,8 +179,8 @@ class ExcludedKey:
 class Selection:
     """The selected tensors of all sources, by their names in the destination.
 
-    ``origins`` maps each name to one tensor of each source that has the name, in the order of the sources. ``excluded``
-    has the excluded keys by the names that they would have had, ``excluded_keys`` is their number.
+    ``origins`` maps each name to the tensors that have it: at most one of each source, in the order of the sources.
+    ``excluded`` has the excluded keys by the names that they would have had, ``excluded_keys`` is their number.
     """
 
     origins: dict[str, list[TensorOrigin]] = field(default_factory=dict)

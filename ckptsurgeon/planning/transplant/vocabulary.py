@@ -188,7 +188,7 @@ class VocabularyAxes:
         return axis
 
     def _are_swapped(self, axis: int, have: Shape, want: Shape) -> bool:
-        """Return whether the two lists seem to be swapped: each has the length of the axis in the other model."""
+        """Return whether the two lists seem to be swapped: each list is as long as the axis in the other model."""
         sizes = (len(self._options.rows.rows), self._options.rows.size)
         return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
 
@@ -250,7 +250,7 @@ class VocabularyAxes:
         ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
-        """Return an error if none of the tensors changes from the old vocabulary's length to the new one's; else None.
+        """Return an error if no tensor changes from the length of the old vocabulary to that of the new one; else None.
 
         ``steps`` are the steps of tensors whose shapes differ.
         """
@@ -281,7 +281,7 @@ class VocabularyAxes:
 def _remedy(key: str, axis: int, more: int) -> str:
     """Return the hint for a tensor whose number of rows is not that of the tokens of its list.
 
-    ``more`` is the number of rows that have no token; it is below 0 if rows, or the axis, are missing.
+    ``more`` is the number of rows that have no token; it is below 0 if there are too few rows, or no such axis.
     """
     padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
     given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"

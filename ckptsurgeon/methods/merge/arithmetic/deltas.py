@@ -27,7 +27,7 @@ _TINY = 1e-7
 
 @dataclass(frozen=True)
 class DeltaMixing:
-    """How to add up deltas, the models' differences to the base: ``weight`` has the weight of each model.
+    """How deltas (the models' differences to the base) are added: ``weight`` has the weight of each model.
 
     ``elect`` drops elements with the minority's sign. ``normalize`` divides by the sum of the weights. With both, each
     element is divided by the sum of the weights of the models in the majority there. If this sum is zero (weights 1 and
@@ -58,7 +58,7 @@ class DeltaMixing:
 
 
 def everything(at: Slice, model: int, delta: Array) -> bool:
-    """Return True, which as a mask keeps all elements of a model's difference to the base."""
+    """Return True: as a mask, it keeps all elements of a model's difference to the base."""
     return True
 
 
@@ -106,7 +106,7 @@ def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
 
 
 def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
-    """Return the sum of elements with the majority's sign, divided by the sum of their weights if ``normalize``."""
+    """Return the sum of elements with the majority's sign; with ``normalize``, divided by their weights' sum."""
     agree = agreement(at, deltas)
     for delta, mask in zip(deltas, agree, strict=True):
         delta *= mask
@@ -130,7 +130,7 @@ def _added(parts: Sequence[Array]) -> Array:
 
 
 def _growth(tensors: Tensors, masks: Masks, columns: int | None) -> list[float]:
-    """Return, for each model, the sum of magnitudes of its delta divided by the sum of the magnitudes that are kept.
+    """Return, for each model, the sum of the magnitudes of its delta, divided by the sum of the kept magnitudes.
 
     The result is 1 if one of these sums is nearly zero.
     """

@@ -45,7 +45,7 @@ def row_length(tensors: Tensors) -> int:
 
 
 def on_host(array: Array) -> Array:
-    """Return an array of numpy or torch as a numpy array, in the CPU's memory."""
+    """Return an array of numpy or torch as a numpy array in the memory of the CPU."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.cpu())
 
 

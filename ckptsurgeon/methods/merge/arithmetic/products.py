@@ -33,7 +33,7 @@ PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""The approximate number of elements of a slice, the bytes of sums for each column, the limit in bytes for all sums."""
+"""The approximate number of elements of a slice; the bytes of the sums for a column; the most bytes of all sums."""
 
 
 def column_products(tensors: Tensors) -> Array:
@@ -61,7 +61,7 @@ def column_products(tensors: Tensors) -> Array:
 
 
 def columns_at(at: Slice, columns: int) -> Array:
-    """Return the column index of each element of a flat piece of a tensor with ``columns`` columns."""
+    """Return the index of the column of each element in a flat piece of a tensor with ``columns`` columns."""
     count = at.models[0].shape[0]
     where: Array = (at.offset % columns + np.arange(count)) % columns
     return where
@@ -73,7 +73,7 @@ _TINY = 1e-8
 """A sum of weights counts as zero if it is below this share of the sum of their magnitudes (mergekit: this value)."""
 
 _CANCELS = 0.125
-"""If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits."""
+"""If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits in it."""
 
 
 def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:

@@ -71,7 +71,7 @@ class MagnitudeCut:
 
 
 def trivial(rank: MagnitudeRank) -> MagnitudeCut:
-    """Return a threshold that selects nothing if the rank's ``count`` is zero, else one that selects everything."""
+    """Return a threshold that selects nothing if the rank's ``count`` is zero, or else everything."""
     none = math.inf if rank.largest else -math.inf
     return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
@@ -80,7 +80,7 @@ Quantities = Callable[[Slice], Sequence[Array]]
 """A function that returns the arrays of a piece whose magnitudes are compared; their signs are ignored."""
 
 _BINS = 1 << 16
-"""The number of patterns of 16 bits."""
+"""The number of different patterns of 16 bits."""
 FEW = 1 << 14
 """Up to this many values, sorting is faster than counting."""
 _WIDE = 1 << 18
@@ -124,7 +124,7 @@ class _RankSearch:
 
 @dataclass
 class _BitCounts:
-    """How many values of an array begin with ``bits``, by the pattern of the 16 bits that follow.
+    """For each pattern of 16 bits: how many values of an array begin with ``bits`` and continue with this pattern.
 
     ``quantity`` is the index of the array. Such counts narrow down the value with a given rank, 16 bits at a time.
     """
