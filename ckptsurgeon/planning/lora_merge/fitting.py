@@ -169,7 +169,7 @@ def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | 
 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
     if keys and model is not None:
-        one = "has another layout, by its shape" if len(keys) == 1 else "have another layout, by their shapes"
+        one = "has the other layout, as its shape shows" if len(keys) == 1 else "have the other, as their shapes show"
         yield f"config.json has the model type {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
 
 
@@ -190,7 +190,7 @@ def _override_notes(
     keys = [p.key for p, way in ways if way != setting and not p.embedding and p.key not in apart]
     if not keys:
         return
-    lead = f"fan_in_fan_out is {str(setting).lower()}, and " if one.adapter.spelling == "PEFT" else ""
+    lead = f"fan_in_fan_out is {str(setting).lower()}, but " if one.adapter.spelling == "PEFT" else ""
     way = "(out, in)" if setting else "(in, out)"
     why = "as the shapes show"
     if known is not None:

@@ -134,15 +134,15 @@ def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
     inputs = inputs_by_key(one, source, one.adapter.saved.values())
     if inputs and one.weight != 1:
         raise PlanError(
-            f"the adapter {name} has biases, which replace those of the base: with the weight {one.weight:g}, their "
-            f"values depend on the base: {listing(list(one.adapter.saved))}.",
+            f"the adapter {name} has biases, which replace those of the base, so with the weight {one.weight:g} the "
+            f"result would depend on the base: {listing(list(one.adapter.saved))}.",
             hint="Give this adapter the weight 1, or merge with ckpt lora merge.",
         )
     for key, given in inputs.items():
         target = key if key.startswith(PREFIX) else f"{PREFIX}{key}"
         if target in found.saved:
             raise PlanError(
-                f"two adapters have the bias {escape(target)}, which replaces that of the base: they cannot be added.",
+                f"two adapters have the bias {escape(target)}, which replaces the base's: the two cannot be added.",
                 hint="Merge the adapters into their base with ckpt lora merge.",
             )
         found.saved[target] = Step(target, "copy", given.dtype, given.shape, *given)

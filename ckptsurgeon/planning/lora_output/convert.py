@@ -61,7 +61,7 @@ def plan_lora_convert(
     chosen, left = chosen_modules(one, exclude)
     if not chosen:
         raise PlanError(f"no module of {escape(one.adapter.name)} is left to convert.", hint="Leave an --exclude out.")
-    refuse_dora(one.adapter, chosen, "and its magnitudes have other names and meanings in each toolkit")
+    refuse_dora(one.adapter, chosen, "whose magnitudes have other names and meanings in each toolkit")
     if to != "peft":
         _refuse_whole(one, chosen, to)
     placed, named = named_modules(one, chosen, base)

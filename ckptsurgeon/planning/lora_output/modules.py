@@ -223,9 +223,9 @@ def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> It
     if pairs:
         scales = sorted({f"{one.scale:g}" for one, _ in pairs})
         several = f"{len(scales)} scales, such as {scales[0]}, are" if len(scales) > 1 else f"the scale {scales[0]} is"
-        into = "the factors, which then need" if pairs[0][0].b.factor else "B, which then needs"
+        into = "the factors" if pairs[0][0].b.factor else "B"
         number = count(len(pairs), "module")
-        yield f"in {number}, {several} multiplied into {into} the scale {pairs[0][1].scale:g}"
+        yield f"in {number}, {several} multiplied into {into}; the new scale is {pairs[0][1].scale:g}"
     wider = [new.name for old, new in pairs if old.b.dtype != new.b.dtype]
     if wider:
         why = "16 bits cannot store the scaled values exactly"

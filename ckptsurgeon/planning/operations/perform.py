@@ -122,7 +122,7 @@ def _add(result: DerivedSource, operation: Operation) -> None:
     Raises PlanError if another tensor has the name of the new tensor.
     """
     if operation.name in result.tensors:
-        raise PlanError(f"{operation}: a tensor has this name already.", hint="Give one of the two another name.")
+        raise PlanError(f"{operation}: another tensor has this name.", hint="Give one of the two another name.")
     _put(result, operation.name, given(operation.fields["values"]), operation, of=operation.name)
     result.by[operation.name] = Derivation(str(operation), (), 1)
 

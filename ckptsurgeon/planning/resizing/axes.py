@@ -84,8 +84,8 @@ def changed_axes(role: str, field: str, before: Network, after: Network) -> list
         shape = after.tensors[key].shape
         if len(shape) != len(info.shape):
             raise PlanError(
-                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(shape)}: another number "
-                "of dimensions.",
+                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(shape)}, which has "
+                "another number of dimensions.",
                 hint="Leave this field as it is.",
             )
         kind, name = before.kinds.get(key, "other"), key.rpartition(".")[2]

@@ -133,10 +133,12 @@ def _plain(keys: Iterable[str]) -> dict[str, str]:
         module, _, name = key.rpartition(".")
         part = _PARTS.get(module.rpartition(".")[2], "") if name == "weight" else ""
         if not part or part in found:
-            raise PlanError(f"{escape(key)} is not known as a part of a feed-forward layer.", hint=_ONLY_PLAIN)
+            raise PlanError(f"{escape(key)} is not recognised as a part of a feed-forward layer.", hint=_ONLY_PLAIN)
         found[part] = key
     if found.keys() not in _FORMS:
-        raise PlanError(f"{listing(list(found.values()))}: this is not a whole feed-forward layer.", hint=_ONLY_PLAIN)
+        raise PlanError(
+            f"{listing(list(found.values()))}: these are not all parts of a feed-forward layer.", hint=_ONLY_PLAIN
+        )
     return found
 
 

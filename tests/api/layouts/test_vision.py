@@ -104,7 +104,7 @@ def test_what_clip_computes_is_left_out_with_a_note() -> None:
     save_file({**openai, **sizes}, "jit.safetensors")
     plan = cs.convert("jit.safetensors", layout="transformers")
     assert any("left out: input_resolution, context_length" in note for note in plan.notes)
-    assert any("have quick_gelu, most of open_clip's gelu" in note for note in plan.notes)
+    assert any("have the activation quick_gelu, most of open_clip's have gelu" in note for note in plan.notes)
     cs.apply(plan, "made.safetensors")
     hf = load_file("made.safetensors")
     assert not hf.keys() & sizes.keys()

@@ -56,7 +56,7 @@ def test_an_adapter_of_a_gpt2_is_merged_as_peft_merges_it(name: str, base: str) 
 def test_what_is_merged_otherwise_than_the_adapter_says_is_noted() -> None:
     plan = cs.lora_merge(GOLDEN / "base", GOLDEN / "score")
     assert plan.notes == (
-        "score: fan_in_fan_out is false, and 2 modules are merged as (in, out), as PEFT does: config.json has the "
+        "score: fan_in_fan_out is false, but 2 modules are merged as (in, out), as PEFT does: config.json has the "
         "model type gpt2, in which these modules are Conv1D: transformer.h.0.attn.c_proj, transformer.h.1.attn.c_proj",
     )
 
@@ -77,7 +77,7 @@ def test_shapes_are_followed_where_the_configuration_says_otherwise() -> None:
     found = merged("base", "a")
     assert all(torch.allclose(found[f"{name}.weight"], product) for name, product in products.items())
     assert cs.lora_merge("base", "a").notes == (
-        "a: config.json has the model type gpt2, but 1 module has another layout, by its shape: h.0.attn.c_attn",
+        "a: config.json has the model type gpt2, but 1 module has the other layout, as its shape shows: h.0.attn.c_attn",
     )
 
 
@@ -126,7 +126,7 @@ def test_factors_that_fit_only_the_other_way_are_noted() -> None:
     products = adapter("a", ("up", 16, 24), ("q", 16, 16))
     assert torch.allclose(merged("base.safetensors", "a")["up.weight"], products["up"].T)
     assert cs.lora_merge("base.safetensors", "a").notes == (
-        "a: fan_in_fan_out is false, and 2 modules are merged as (in, out), as the shapes show: q, up",
+        "a: fan_in_fan_out is false, but 2 modules are merged as (in, out), as the shapes show: q, up",
     )
     adapter("b", ("up", 16, 25))
     with pytest.raises(cs.PlanError, match="b does not fit up.weight"):

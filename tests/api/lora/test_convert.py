@@ -154,7 +154,7 @@ def test_a_rank_stabilised_scale_that_float32_cannot_store_is_folded() -> None:
     a, b = factors(8, 8, 3)
     peft_folder("one", {"q.lora_A.weight": a.half(), "q.lora_B.weight": b.half()}, r=3, use_rslora=True)
     plan = cs.lora_convert("one", to="kohya", component="unet")
-    assert any("is multiplied into B, which then needs the scale 1" in note for note in plan.notes)
+    assert any("is multiplied into B; the new scale is 1" in note for note in plan.notes)
     assert any("becomes float32" in note for note in plan.notes)
     cs.apply(plan, "out.safetensors")
     found = load_file("out.safetensors")

@@ -341,7 +341,7 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([{"shift": "steps", "by": 2}], PlanError, "only real floating-point tensors"),
     ([{"blocks": "head.weight", "to": "q4_0"}], PlanError, "no matching tensor is a floating-point matrix"),
     ([{"blocks": "head.weight", "to": "iq4_xs"}], ConfigError, "one of q8_0, q6_k, q5_k"),
-    ([{"constant": "head.weight", "values": [1]}], PlanError, "a tensor has this name already"),
+    ([{"constant": "head.weight", "values": [1]}], PlanError, "another tensor has this name"),
     ([{"constant": "", "values": [1]}], ConfigError, "constant is '', not a name"),
     ([{"constant": "a", "values": []}], ConfigError, "not a list of 1 to 10000 numbers"),
     ([{"constant": "a", "values": [4e38]}], ConfigError, "numbers that fit into float32"),

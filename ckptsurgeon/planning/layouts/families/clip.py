@@ -52,7 +52,8 @@ def _ours(names: dict[str, str], marks: tuple[str, ...], tower: str = "") -> Lay
 def _theirs(names: dict[str, str], marks: tuple[str, ...]) -> Layout:
     return Layout(
         "openai", "OpenAI, open_clip", "open_clip 3.3.0", names, marks, _CHANGES, _SIZES,
-        settings="OpenAI's networks have quick_gelu, most of open_clip's gelu (hidden_act in config.json)",
+        settings="OpenAI's networks have the activation quick_gelu, most of open_clip's have gelu "
+        "(hidden_act in config.json)",
     )  # fmt: skip
 
 

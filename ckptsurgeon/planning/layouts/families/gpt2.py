@@ -58,7 +58,7 @@ FAMILY = Family(
             tuple(Transposed(f"{name}.weight") for name in _MATRICES),
             _MASKS[:1],
             doubled=_TIED,
-            settings="nanoGPT has the exact GELU, transformers an approximation unless config.json has "
+            settings="nanoGPT has the exact GELU, transformers an approximation, unless config.json has "
             "activation_function: gelu",
             fits=_joined(_FIRST, 0),
         ),

@@ -38,7 +38,7 @@ _WHOLE = (
 )
 _SHORTER = (
     "the text encoder has no layer 23, which diffusers leaves out: Stable Diffusion 2 does not use it, but strict "
-    "loaders of the original ask for it"
+    "loaders of the original code need it"
 )
 _FLAG = "a flag for sampling: set {} in scheduler_config.json"
 _AVERAGES = "averages of the weights during training; --layout diffusers-ema takes them in place of the weights"
