@@ -102,7 +102,7 @@ def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, 
         could = " or ".join(f"prefix={prefix}" for prefix, _, _ in found)
         return f"{sizes} can be two squares with different numbers of prefix tokens: choose {could}"
     if policy.get("from") or policy.get("to") or policy.get("prefix"):
-        return f"{sizes} do not fit {_request_text(policy)}"
+        return f"{sizes} are not {_request_text(policy)}"
     alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
     could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
     reason = f"{sizes} are not two squares, even without 1 or 2 prefix tokens"
