@@ -25,7 +25,7 @@ from .quantised import computation
 __all__ = ["any_layer", "check_mixed_layers", "stored_sources", "with_possible_codes_said"]
 
 GGUF = "GGUF"
-"""The family of encodings that may be mixed, since its files contain the type of each tensor."""
+"""The family of encodings that may be mixed in one file, since GGUF files contain the type of each tensor."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -123,7 +123,7 @@ OF_INDICES = re.compile(
     r"|triu|causal|adj|adjacency|edges?|nodes?|tokens?|labels?|vocab|bytes?|chars?|pieces|flags?|valid|perm|order"
     r"|offsets?|attn|attention)(_|\d|$)"
 )
-"""Matches names of integers that are not codes."""
+"""Matches names of integer tensors that are not codes, such as ids and masks."""
 
 
 class _Use(NamedTuple):

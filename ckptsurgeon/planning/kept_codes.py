@@ -155,7 +155,7 @@ class _Keeping:
 
     @cached_property
     def _every_name(self) -> set[str]:
-        """The keys of all quantised weights of the source whose encodings the output gets."""
+        """The keys of all quantised weights of the owner, the source whose encodings the output gets."""
         return set(self._sources[self._owner].by_name)
 
     def steps(self, step: Step) -> Iterator[Step]:

@@ -35,8 +35,8 @@ __all__ = [
 class _CarriedCodes:
     """A quantised tensor of a source that a plan copies unchanged.
 
-    It is stored as several tensors: its codes, scales and so on. ``names`` maps the ending of each of their keys in the
-    source, such as ``.scales``, to the keys in the output.
+    It is stored in several parts: codes, scales and so on. ``names`` maps the ending of each part's key in the source,
+    such as ``.scales``, to the keys of this part in the output.
     """
 
     source: str

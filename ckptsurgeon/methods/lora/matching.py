@@ -55,7 +55,7 @@ class MatchedModules:
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
-        """Return the key in the base of a tensor that the adapter saves in full, under the key ``key``."""
+        """Return the base's key of a tensor that the adapter saves in full under the key ``key``."""
         return self.shift.apply(key) or key
 
 

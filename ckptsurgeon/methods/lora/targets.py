@@ -27,7 +27,7 @@ EXPRESSIONS, TRIES = 10_000, 10_000_000
 """Limits of a table: the number of patterns that are not plain names, and of attempts to match them (some seconds)."""
 
 ENDS = r"(.*\.)?({})$"
-"""What PEFT puts around a pattern, so that it matches the end of a name (get_pattern_key, peft/utils/other.py)."""
+"""The regular expression around a pattern, so that it matches the end of a name (get_pattern_key, utils/other.py)."""
 
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 

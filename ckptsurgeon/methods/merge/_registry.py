@@ -123,7 +123,7 @@ def _checked(place: _PluginLocation, merging: Merging) -> Merging:
 def _fault(made: Any, wanted: tuple[int, ...], shape: tuple[int, ...], *, like: Any = None) -> str:
     """Return why ``made``, a method's result, is not a real floating array of the shape ``wanted``; '' if it is.
 
-    ``shape`` is the shape that it has. If ``like`` is given, the result must be of the same library, numpy or torch.
+    ``shape`` is the shape of ``made``. If ``like`` is given, the result must be of the same library, numpy or torch.
     """
     dtype = getattr(made, "dtype", None)
     if dtype is None or (like is not None and _is_numpy(made) != _is_numpy(like)):

@@ -33,7 +33,7 @@ _PAPER = "https://arxiv.org/abs/2502.04959"
     held=held_by(lambda rows, columns, inputs: rows * columns),
 )
 def iso_c(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> Merging | Array:
-    """Return the base plus the sum of the models' changes, each of whose singular values becomes their mean.
+    """Return the base plus the sum of the models' changes, with all singular values of the sum replaced by their mean.
 
     Singular values that are zero (up to rounding) stay zero, and do not count in the mean: their directions are not
     defined. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is off, get the mean of the

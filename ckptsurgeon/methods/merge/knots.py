@@ -22,9 +22,9 @@ __all__ = ["METHODS"]
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are in memory: the changes in the shared basis, TIES's results, and what is sorted.
+    """Return how many numbers are in memory: the changes in the shared basis, the results of TIES, and sorted values.
 
-    The shared basis is that of a matrix with the columns of all models.
+    The shared basis is the basis of a matrix with the columns of all models.
     """
     models = inputs - 1
     return (2 * models + 4) * rows * columns + 6 * rows**2 + 4 * models * rows * columns

@@ -16,9 +16,10 @@ from .arithmetic.products import combination, gram, lengths
 __all__ = ["METHODS"]
 
 _SHORT, _SINGULAR = 1e-6, 1e-6
-"""The smallest divisors: of a cosine (a smaller product of two norms is replaced by this), and of the ratio.
+"""The smallest divisors in the formulas for the cosine and for the ratio, which says how far to go from the base.
 
-If the divisor of the ratio, which says how far to go from the base, is smaller, the ratio is 0.
+A smaller product of two norms is replaced by the first number. If the divisor of the ratio is smaller than the second
+number, the ratio is 0.
 """
 
 

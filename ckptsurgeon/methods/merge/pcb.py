@@ -21,7 +21,7 @@ from .arithmetic.threshold import MagnitudeRank, cuts
 __all__ = ["METHODS"]
 
 _OUTER = 1e-4
-"""The share of the largest and of the smallest magnitudes of a change that are replaced by the next ones."""
+"""The share of magnitudes of a change that are replaced by the next ones: of the largest, and of the smallest."""
 _TINY = 1e-12
 """The least sum of weights by which an element is divided."""
 
@@ -95,7 +95,7 @@ def _magnitudes(tensors: Tensors) -> list[_Span]:
 
 
 def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
-    """Return the scores of all elements of each change; they are at most 1, and negative where a change disagrees."""
+    """Return the scores of all elements of each change: at most 1, and negative if a change disagrees with the sum."""
     changes = at.deltas
     total = changes[0] + 0.0
     for change in changes[1:]:

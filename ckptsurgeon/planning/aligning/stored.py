@@ -54,9 +54,9 @@ class _Leaf(NamedTuple):
 class StoredTensors:
     """Finds the tensors of a checkpoint that make up each tensor of a network.
 
-    ``source`` are the checkpoint's tensors, ``made`` the tensors that the library makes of them when it loads them,
-    ``names`` maps keys of ``made`` to keys of the network, and ``ties`` maps each further key of a tensor of the
-    network to its first key.
+    ``source`` are the checkpoint's tensors, and ``made`` the tensors that the library makes of them when it loads the
+    checkpoint. ``names`` maps keys of ``made`` to keys of the network. ``ties`` maps each further key of a tensor of
+    the network to the tensor's first key.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ They are low because difflib is slow.
 WORDS = 500
 """The most words in the lists of a pattern: if it has more, its words are not looked up one by one."""
 MANY_MORE = 4
-"""A pattern gets a note if it would match at least this many times as many keys with ``**.`` before it."""
+"""A pattern gets a note if, with ``**.`` before it, it would match at least this many times as many keys."""
 
 
 def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:

@@ -154,7 +154,7 @@ MAX_ALTERNATIVES = 10_000
 """The most alternatives that the braces of one segment may have."""
 
 LONG = 64
-"""Segments with more characters than this are not kept for other patterns."""
+"""Segments with more characters than this are not cached."""
 _CLOSES = {"[": "]", "{": "}"}
 
 
@@ -165,7 +165,7 @@ def parse_segments(text: str) -> tuple[Segment, ...]:
 
 @lru_cache(1024)
 def _common(part: str) -> Segment | None:
-    """Return a segment that many patterns have, such as ``layers`` or ``{n}``; None for lists, ranges and errors.
+    """Return the segment ``part``, which is cached; None for long segments, lists, ranges and errors, which are not.
 
     Lists and ranges would take much memory: they have up to ``MAX_ALTERNATIVES`` words.
     """

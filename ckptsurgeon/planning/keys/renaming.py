@@ -53,7 +53,7 @@ Each time, a rule strips one wrapper; a key may have several.
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
-    """Return those rules of the named sets (``--ruleset``) that match any of ``keys``.
+    """Return the rules in the named sets (``--ruleset``) that match any of ``keys``.
 
     Raises PatternError for an unknown name, and for a set of which no rule matches.
     """
@@ -77,8 +77,9 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
 class Renaming:
     """The result of renaming keys; rules are referred to by their index.
 
-    ``names`` maps each key to its new names: several if its rule lists several. ``by`` maps each key to the rule that
-    renamed it, or to None if no rule matched and the key keeps its name. ``used`` are the rules that renamed a key.
+    ``names`` maps each key to its new names; there are several if its rule lists several. ``by`` maps each key to the
+    rule that renamed it, or to None if no rule matched and the key keeps its name. ``used`` are the rules that renamed
+    a key.
     """
 
     names: dict[str, tuple[str, ...]]

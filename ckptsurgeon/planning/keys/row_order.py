@@ -15,7 +15,7 @@ from ...util.text import count, escape
 __all__ = ["HALVES", "PAIRS", "Misordered", "Spelling", "known_spellings", "misordered", "module_pattern", "spelled"]
 
 PAIRS, HALVES = "pairs", "halves"
-"""The two orders of rows, and the operations that make them."""
+"""The two orders of rows, which are also the names of the operations that make them."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Misordered:
 
         ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), as far as they are known.
 
-        ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, which llama.cpp stores in
-        pairs; the note then begins with this condition.
+        ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, for which llama.cpp has the
+        order ``pairs``; the note then begins with this condition.
         """
         old, new = map(escape, next(iter(self.renamed.items())))
         rows = "; ".join(
@@ -125,16 +125,16 @@ def module_pattern(key: str, match: re.Match[str]) -> str:
 
 
 def known_spellings(keys: Collection[str]) -> list[Spelling]:
-    """Return the spellings that the queries and keys of a state dict may have."""
+    """Return the naming styles (``Spelling``) that the queries and keys of a state dict may have."""
     return [
         one for one in _SPELLINGS if any(one.mark in key for key in keys) and not any(one.other in key for key in keys)
     ]
 
 
 def spelled(key: str, spellings: Sequence[Spelling]) -> tuple[Spelling | None, re.Match[str] | None]:
-    """Return the first of ``spellings`` in which ``key`` belongs to a module of queries or keys, and the match.
+    """Return the first of ``spellings`` by which ``key`` belongs to a module of queries or keys, and the match.
 
-    The match is that of the module's path with ``Spelling.names``. The result is (None, None) if no spelling fits.
+    This is the match of ``Spelling.names`` with the module's path. The result is (None, None) if no spelling fits.
     """
     module = _LEAF.sub("", key)
     return next(((one, found) for one in spellings if (found := one.names.fullmatch(module))), (None, None))

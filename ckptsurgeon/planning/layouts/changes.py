@@ -59,7 +59,7 @@ class UnknownNumberError(PlanError):
 
 
 def number_of(name: str, numbers: Numbers) -> int:
-    """Return the number called ``name``, such as "heads", which shapes do not show.
+    """Return the number ``name``, such as "heads", from ``numbers``; shapes do not show this number.
 
     Raises UnknownNumberError if ``numbers`` lacks it.
     """

@@ -116,7 +116,7 @@ class Family:
     shaped: Callable[[Tensors], Family | None] | None = None
 
     def of(self, tensors: Tensors) -> Family | None:
-        """Return the family with the names for the network in ``tensors``; None if this is a network of another family.
+        """Return this family with the names that the network ``tensors`` has; None if the network is of another family.
 
         A family without ``shaped`` has the same names for all networks, and is returned as it is.
         """

@@ -32,9 +32,9 @@ QUERIES, KEYS = ("model.layers.{n}.self_attn.q_proj", "model.layers.{n}.self_att
 NORMS = "norm"
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 COMPUTED_HERE = ("model.layers.*.self_attn.rotary_emb", "model.rotary_emb")
-"""Buffers of transformers that are computed from its configuration."""
+"""Buffers of transformers that it computes from the configuration; they are left out."""
 COMPUTED_THERE = ("rope_freqs", "rope_factors_long", "rope_factors_short", "blk.*.rope_freqs", "blk.*.attn_rot_embd")
-"""Tensors of llama.cpp that transformers computes from its configuration."""
+"""Tensors of llama.cpp that transformers computes from the configuration; they are left out."""
 
 
 @dataclass(frozen=True)

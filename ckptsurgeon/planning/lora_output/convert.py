@@ -126,7 +126,7 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
 
 
 def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the fields of an adapter's configuration that do not follow from its modules; {} if it has none.
+    """Return the fields of an adapter's configuration that do not follow from its modules; {} without a configuration.
 
     ``names`` are the names of the modules that the output still has; None if it has all.
     """

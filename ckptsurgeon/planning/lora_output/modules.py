@@ -173,7 +173,7 @@ def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> Non
 
 
 def common_dtype(dtypes: Iterable[str]) -> str:
-    """Return the one dtype of some factors; if there are several, float64 if it is among them, else float32."""
+    """Return the dtype of some factors; if they have several, float64 if it is one of them, else float32."""
     kinds = set(dtypes)
     return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 
@@ -233,7 +233,7 @@ def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> It
 
 
 def most_common(values: Iterable[float]) -> float:
-    """Return the most common of some numbers; the first of those that are equally common."""
+    """Return the most common number; if several are equally common, the first of them."""
     return Counter(values).most_common(1)[0][0]
 
 

@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "companion", "peft_fields", "peft_step
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TWICE = ".base_layer.out_proj."
-"""A part of the keys of factors in torch's MultiheadAttention, whose output layer PEFT wraps twice."""
+"""A part of the keys of factors for the output layer of torch's MultiheadAttention, which PEFT wraps twice."""
 
 FIELDS: Mapping[str, Any] = {
     "peft_type": "LORA", "base_model_name_or_path": None, "task_type": None, "inference_mode": True, "bias": "none",
@@ -72,7 +72,7 @@ def _alpha(module: NewModule) -> float:
 def peft_fields(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of an adapter; ``settings`` are fields that do not follow from its modules.
 
-    Without ``target_modules`` in them, the full names of the modules are the targets.
+    If ``settings`` has no ``target_modules``, the targets are the full names of the modules.
     """
     names = list(dict.fromkeys(module.name for module in modules))
     return {**FIELDS, "target_modules": names, **settings, **ranks_and_alphas(modules)}

@@ -214,7 +214,7 @@ def _parameters(where: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
 # The parts of a model that the field ``modules`` lists, and the keys that belong to each part.
 
 WHOLE = ("", "default")
-"""The name of the part that is the whole model; mergekit calls it default."""
+"""The names of a part that is the whole model; mergekit calls it default."""
 
 
 @dataclass(frozen=True)
@@ -241,10 +241,10 @@ def _depth(homes: Sequence[str], key: str) -> int:
 
 
 def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> list[ModelPart]:
-    """Return each part of the model with its modules: all modules that have the name of the part.
+    """Return each part of the model with its modules: all modules with the name of the part.
 
-    If the part has a pattern ``layers``, its modules are instead those that contain the layers. Keys in no part belong
-    to the last part. Raises ConfigError for a part that the models do not have.
+    If the part has a pattern ``layers``, its modules are instead the modules that contain these layers. Keys in no part
+    belong to the last part. Raises ConfigError for a part that the models do not have.
     """
     if len(modules) == 1 and modules[0].name in WHOLE:
         return [ModelPart(modules[0], ("",))]
@@ -260,7 +260,7 @@ def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> li
 
 
 def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules of a part: the outermost modules that have its name, or that contain its ``layers``."""
+    """Return the modules of a part: the outermost modules with its name or, if given, with its ``layers``."""
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:

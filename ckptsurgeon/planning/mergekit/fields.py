@@ -15,7 +15,7 @@ __all__ = ["ModelReference", "at", "fault", "items", "reference", "table", "text
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model in a configuration: the text there (``written``), and its parts: PATH[@REVISION][+LORA]."""
+    """A model in a configuration: its text (``written``), and the parts of this text, PATH[@REVISION][+LORA]."""
 
     written: str
     path: str
@@ -29,7 +29,7 @@ def at(where: str, field: str | int) -> str:
 
 
 def fault(where: str, why: str, hint: str = "") -> ConfigError:
-    """Return the error with the message ``where why``; ``where`` is a field, or empty for the whole configuration."""
+    """Return the error with the message ``WHERE WHY.``; an empty ``where`` means the whole configuration."""
     return ConfigError(f"{escape(where)} {why}." if where else f"the configuration {why}.", hint=hint)
 
 
@@ -55,7 +55,7 @@ def table(where: str, data: Any, known: Collection[str], needed: Collection[str]
 def items(where: str, data: Any, what: str) -> list[Any]:
     """Return ``data`` if it is a non-empty list, else raise ConfigError.
 
-    ``what`` is the word for the items in the message.
+    ``what`` is the word for the items in the error message.
     """
     if not isinstance(data, list) or not data:
         raise fault(where, f"is {brief_repr(data)}, not a list of {what}")

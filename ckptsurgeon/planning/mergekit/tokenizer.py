@@ -170,7 +170,7 @@ def _row(where: str, token: Any, data: Any) -> TokenRow:
 
 
 def _token(where: str, entries: Mapping[str, Any]) -> str | int:
-    """Return the token whose row is used, or the index of the row; raises ConfigError unless exactly one is given."""
+    """Return the token whose row is used, or the index of the row; raises ConfigError for both or neither."""
     if ("token" in entries) == ("token_id" in entries):
         both = "has both token and token_id" if "token" in entries else "has neither token nor token_id"
         raise fault(where, both, "Give the token whose row is used, or the index of the row.")

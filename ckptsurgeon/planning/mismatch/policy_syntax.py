@@ -85,7 +85,7 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
 
 
 def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
-    """Return why the policy pad cannot pad each part of a tensor (``parts=``); '' if it can, or there are no parts."""
+    """Return why the policy pad cannot pad each part of a tensor (``parts=``); '' if it can, or without parts."""
     parts, dim = _parts(policy)
     if not policy.arguments:
         return ""
@@ -133,7 +133,7 @@ _TRUTH = ("yes or no", re.compile("yes|no"))
 _RESAMPLING = {"method": _METHOD, "antialias": _TRUTH}
 
 _BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
-"""Matches the name of a policy that is followed by another character than a colon."""
+"""Matches a policy's name that is followed by another separator than a colon, as in ``pad,parts=2``."""
 
 ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
     "pad": {"parts": _NUMBER, "dim": _NUMBER},

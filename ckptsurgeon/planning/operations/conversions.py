@@ -131,7 +131,7 @@ CONVERSIONS: Mapping[str, Conversion] = {one.name: one for one in COQUI}
 def layouts_known(destination: Collection[str]) -> Recognise | None:
     """Return a function that finds the conversion of a source to the destination's layout.
 
-    None means that no conversion makes the destination's keys.
+    The result is None if no conversion makes the destination's keys.
     """
     fitting = [one for one in CONVERSIONS.values() if all(key in destination for key in one.gives)]
     return partial(_recognised, fitting) if fitting else None

@@ -222,7 +222,7 @@ class Operation:
 
 
 def parse_operations(rows: Any) -> tuple[Operation, ...]:
-    """Return the operations that plain data describes; raises ConfigError or PatternError if the data is not valid."""
+    """Return the operations in ``rows``, which users wrote; raises ConfigError or PatternError for invalid rows."""
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise ConfigError("the operations are not a list.", hint="Write a list: - {split: KEY, into: [A, B]}.")
     if len(rows) > MOST:

@@ -23,7 +23,7 @@ from .shaping import joined, reshaped_by, split_by
 __all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
-"""For each group of input keys: the tensors that are made from these inputs, by name."""
+"""{keys of inputs: {name of a new tensor: tensor that is made from these inputs}}"""
 
 
 class DecodedWeight(NamedTuple):
@@ -58,7 +58,7 @@ class Derivation:
 
 @dataclass
 class DerivedSource:
-    """A source after its operations: its tensors, and how the new tensors were made (``by``).
+    """A source after its operations: its tensors, and, for each new tensor, how it was made (``by``).
 
     ``rows`` are the operations that matched a tensor of the source, as users write them; ``notes`` are for the user.
     """
@@ -78,8 +78,9 @@ def perform(
     """Return the sources after all operations; each operation is applied to all sources that have matching tensors.
 
     The operations are applied in order, each to the results of the operation before. For the operation dequantize,
-    ``weights`` has a function for each source that finds its quantised weights. A constant is added to the first
-    source. If operations were performed before, ``after`` has their results, to which ``operations`` are applied.
+    ``weights`` has a function for each source that finds its quantised weights. The tensor of an operation ``constant``
+    is added to the first source. If operations were performed before, ``after`` has their results, to which
+    ``operations`` are applied.
 
     Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
     tensors get the same name; FormatError if the values of a tensor are not plain bytes.

@@ -29,10 +29,11 @@ __all__ = [
 MERGES = ("average", "max", "merge")
 """The operations that combine several inputs element by element."""
 REPEAT, DIGITS = "repeat", 7
-"""The ``policy`` of an initialised tensor whose rows are repeated, as in ``repeat:4``; the 4 has fewer than ``DIGITS``
-digits."""
+"""The ``policy`` of an initialised tensor whose rows are repeated, as in ``repeat:4``.
+
+The number has fewer than ``DIGITS`` digits."""
 STORED_ROWS = "stored rows"
-"""The ``policy`` of a step that moves rows of codes or scales as they are, with all parts of the quantised tensor."""
+"""The ``policy`` of a step that moves rows of codes or scales without decoding them."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """The classes of a destination tensor; each tensor is in exactly one."""
 _KINDS = {

@@ -57,8 +57,8 @@ class Network:
 class Axis:
     """A dimension of a tensor whose size changes from ``before`` to ``after``; ``side`` is "out" or "in".
 
-    ``parts`` is the number of layers whose rows follow each other along it (2: gate and up projection); ``block`` is 2
-    if the rows of the two layers alternate.
+    ``parts`` is the number of layers whose rows follow each other along the dimension (2: gate and up projection);
+    ``block`` is 2 if the rows of the two layers alternate.
     """
 
     key: str

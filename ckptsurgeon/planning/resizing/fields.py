@@ -26,7 +26,7 @@ _NAMES: Mapping[str, Iterable[str]] = {
     "vocabulary": ("vocab_size",),
 }  # fmt: skip
 ORDER = tuple(_NAMES)
-"""What fields count, in the order in which sizes are changed: layers are copied after all else has its new size.
+"""The values of ``role_of``, in the order in which sizes are changed: layers are copied after all other changes.
 
 The rows of a vocabulary are mapped last, when the results are made.
 """

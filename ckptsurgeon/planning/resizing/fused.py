@@ -70,7 +70,7 @@ def joins(network: Network, heads: Heads) -> list[dict[str, Any]]:
 
 
 def _fused(network: Network) -> dict[str, str]:
-    """Return a map from each pattern that matches fused projections to the first key that it matches."""
+    """Return patterns that match the fused projections, each mapped to the first key that it matches."""
     found: dict[str, str] = {}
     for key in network.tensors:
         if network.kinds.get(key) in KINDS:

@@ -54,7 +54,7 @@ class Parameter:
         return is_number and self.low <= value <= self.high and (not self.whole or isinstance(value, int))
 
     def plain(self, value: Any) -> Value:
-        """Return, as plain data, a value that a search library proposed."""
+        """Return a value that a search library proposed, as an int, a float or one of the choices."""
         if self.choices:
             return next(one for one in self.choices if one == value and type(one) is type(value))
         return int(value) if self.whole else float(value)

@@ -201,7 +201,7 @@ class _Decider:
         return is_alike and not is_uncopied(have) and self.target.kind != "module"
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
-        """Record a fault if the tensor is a part of a quantised tensor and the step would not copy it unchanged."""
+        """Record a fault if ``step`` would not copy a stored part of a quantised tensor unchanged."""
         if origin.coded is None:
             return
         if origin.info.shape != step.shape and not is_reshape(origin.info.shape, step.shape):

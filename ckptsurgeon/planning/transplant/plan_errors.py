@@ -41,7 +41,7 @@ class PlanFaults:
 def raise_faults(
     faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
 ) -> None:
-    """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
+    """Raise PlanError for all faults of the first of these kinds: quantised tensors, shapes, initial values, casts.
 
     ``names`` are the names of the sources, ``target`` is the name of the destination.
     """
@@ -125,7 +125,7 @@ def check_destination_patterns(target: TargetSpec, options: Options) -> list[str
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
     """Raise PatternError if the dst_key of a source in ESPnet's form, PATH:src_key:dst_key, is not a module.
 
-    The modules are those of the destination; the message lists similar ones.
+    The destination must have this module; the error lists similar modules.
     """
     keys = list(target.tensors)
     for view in views:
@@ -200,7 +200,7 @@ _REMEDIES = {
     "reinit": "{key} is initialised by {rule}.",
     "mismatch": "{key} is initialised by {rule}, since its shape differs.",
 }
-"""The hint for a tensor that comes from no source, by the reason."""
+"""{reason why a tensor comes from no source: hint}"""
 
 
 def _nothing_loaded(

@@ -108,7 +108,7 @@ def renamed_by_spec(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""If there are more rules than this, there are no notes on rules that would match many more keys after ``**.``."""
+"""With more rules than this, there are no notes on rules that would match many more keys with ``**.`` before them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,10 +116,10 @@ class SourceView(Brief):
     """A source of a plan: the headers of its tensors, and the settings that the user gave for it.
 
     The user may give a source in ESPnet's form: PATH:src_key:dst_key:exclude_keys. ``src`` and ``dst`` are the src_key
-    and the dst_key, ``prefixes`` the exclude_keys. ``made`` says by which operations tensors were made, by key.
-    ``known`` maps keys in an older or foreign form to the destination's keys, ``known_by`` says whose form that is.
-    ``codes`` are the quantised tensors. ``decoded_dtype`` is the dtype in which decoded weights are written if no
-    option sets another dtype.
+    and the dst_key, ``prefixes`` the exclude_keys. ``made`` maps keys of tensors to the operations that made them.
+    ``known`` maps older or foreign keys to the destination's keys; ``known_by`` says whose keys they are. ``codes`` are
+    the quantised tensors. ``decoded_dtype`` is the dtype in which decoded weights are written if no option sets another
+    dtype.
     """
 
     source: PlanSource

@@ -22,7 +22,7 @@ from .select import Selection, SourceView, TensorOrigin, select
 __all__ = ["plan_transplant"]
 
 DOUBLING = 1.9
-"""A note is made if casts enlarge the copied tensors by this factor or more."""
+"""There is a note if casts make the copied tensors larger by this factor or more."""
 
 
 def plan_transplant(
@@ -93,7 +93,7 @@ def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
 
 
 def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str]:
-    """Return the names, after renaming, of the tensors that the destination lacks."""
+    """Return the new names of the source tensors ``unexpected``, which the destination lacks."""
     places = {(origin.source, origin.key) for origin in unexpected}
     return [name for name, found in selection.origins.items() if any((one.source, one.key) in places for one in found)]
 

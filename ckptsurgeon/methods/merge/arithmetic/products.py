@@ -89,7 +89,7 @@ def shares(weights: Sequence[float], switch: str = "normalize") -> list[float]:
 
 
 def held(weights: Sequence[float]) -> Sequence[float]:
-    """Return weights with the same proportions, in a range that float32 can represent.
+    """Return weights in the same proportions as ``weights``, in a range that float32 can represent.
 
     If the weights are too large or too small for float32, all are multiplied by the same power of two. So the caller
     may use only their proportions.

@@ -211,7 +211,7 @@ def _gram(matrix: Array, tall: bool) -> Array:
 
 
 def joined(xp: ModuleType, several: Sequence[Components]) -> Components:
-    """Return the components of several matrices, one after another."""
+    """Return the components of several matrices in one object, one matrix after the other."""
     return Components(
         xp.concatenate([one.left for one in several], axis=1),
         xp.concatenate([one.values for one in several]),

@@ -15,7 +15,7 @@ __all__ = ["CORE", "LAYERS", "MASK", "NORMS", "Names", "in_fairseq", "in_torchau
 
 Names = Mapping[str, str]
 MASK = "masked_spec_embed"
-"""The vector that masked features are replaced by, which only training uses."""
+"""The vector that replaces masked features; only training uses it."""
 _CONVOLUTIONS = "feature_extractor.conv_layers.{n}.conv"
 NORMS = "feature_extractor.conv_layers.{n}.layer_norm"
 """The norm of each convolution, in networks with ``feat_extract_norm`` "layer"."""

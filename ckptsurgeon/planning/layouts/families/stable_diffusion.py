@@ -45,7 +45,7 @@ _AVERAGES = "averages of the weights during training; --layout diffusers-ema tak
 
 
 def shaped(tensors: Tensors) -> Family | None:
-    """Return the family with the names for the networks in ``tensors``; None if these are other networks."""
+    """Return the family with the names that the networks in ``tensors`` have; None if these are other networks."""
     found = pipeline_in(tensors)
     return family_of(found) if found is not None else None
 
@@ -86,8 +86,8 @@ def _forms(part: object) -> tuple[bool, ...]:
 def _renamed(names: Mapping[str, str], is_flat: bool, is_older: bool) -> dict[str, str]:
     """Return a map from diffusers' present names, the keys of ``names``, to the names that other versions write.
 
-    If ``is_flat`` is true, these are the names with transformers since 5.6; if ``is_older`` is true, those of
-    diffusers before 0.18.
+    If ``is_flat`` is true, these are the names of text encoders since transformers 5.6; if ``is_older`` is true, they
+    are those of diffusers before 0.18.
     """
     older = {f".attentions.0.{now}": f".attentions.0.{before}" for now, before in OLDER.items()}
     found = _flat(names) if is_flat else dict(names)
@@ -164,9 +164,9 @@ def _layout_of(component: str) -> str:
 
 
 def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
-    """Return the layout without the prefix ``prefix``, for files that contain only this network.
+    """Return the layout without the prefix ``prefix``, for files that contain only the network with this prefix.
 
-    If ``is_bare`` is true, ckpt writes this form, as for an autoencoder alone and for diffusers.
+    If ``is_bare`` is true, ckpt writes files in this form.
     """
     return replace(
         layout,
