@@ -169,7 +169,9 @@ def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | 
 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
     if keys and model is not None:
-        one = "has the other layout, as its shape shows" if len(keys) == 1 else "have the other, as their shapes show"
+        one = (
+            "has another layout, as its shape shows" if len(keys) == 1 else "have another layout, as their shapes show"
+        )
         yield f"config.json has the model type {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
 
 

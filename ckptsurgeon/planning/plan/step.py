@@ -259,7 +259,7 @@ def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_text_key(step: Step) -> tuple[object, ...] | None:
-    """Return the key under which a step's JSON is cached: all fields but the names of tensors; None if it is not."""
+    """Return the cache key of a step's JSON: all fields except names of tensors; None if the JSON is not cached."""
     if step.tied_to or step.operation or step.rows or step.lora or step.factor or step.vocabularies or step.coded:
         return None
     if step.source is None or any(one.key != step.source_key for one in step.more):

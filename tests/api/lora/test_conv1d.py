@@ -77,7 +77,7 @@ def test_shapes_are_followed_where_the_configuration_says_otherwise() -> None:
     found = merged("base", "a")
     assert all(torch.allclose(found[f"{name}.weight"], product) for name, product in products.items())
     assert cs.lora_merge("base", "a").notes == (
-        "a: config.json has the model type gpt2, but 1 module has the other layout, as its shape shows: h.0.attn.c_attn",
+        "a: config.json has the model type gpt2, but 1 module has another layout, as its shape shows: h.0.attn.c_attn",
     )
 
 
