@@ -68,7 +68,9 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
             if one is step.column_order:
                 continue
             coded = sources[one.source].by_key.get(one.key)
-            if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
+            if coded is not None and not (
+                step.key == one.key and coded.codes in anew
+            ):  # else: settings next to new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 part = _part(coded, one.key, step)
                 entry.names.setdefault(_ending(coded, part), []).append(step.key)

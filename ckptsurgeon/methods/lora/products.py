@@ -172,8 +172,8 @@ class DoubleProducts:
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])
             terms = self.left[begin + rows].T * right[:, columns]
-            terms[0] += 0.0  # as if the sum began at zero: turns -0 into 0
-            sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # accumulate: ``sum`` may pair terms
+            terms[0] += 0.0  # turns -0 into 0, as if the sum began at zero
+            sums = base[rows, columns] + np.add.accumulate(terms, axis=0)[-1]  # ``sum`` may add in pairs
             made.append(sums.astype("<f4"))
         return np.concatenate(made)
 

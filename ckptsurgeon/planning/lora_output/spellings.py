@@ -248,11 +248,11 @@ def _comfy_name(module: NewModule) -> str:
 def _kohya_name(module: NewModule, components: set[str]) -> str:
     prefix = _TO_KOHYA.get(module.component)
     if prefix is None and module.joined:
-        prefix = module.component  # of kohya itself: as it is
+        prefix = module.component  # a prefix of kohya's own stays as it is
     if prefix is None:
         raise _no_component(module, "kohya")
     if prefix == "lora_te" and "text_encoder_2" in components:
-        prefix = "lora_te1"  # of SDXL, which has two
+        prefix = "lora_te1"  # SDXL has two text encoders
     return f"{prefix}_{module.name.replace('.', '_')}"
 
 

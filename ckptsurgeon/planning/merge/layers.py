@@ -67,13 +67,13 @@ def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], Mapping[str, Set[in
     return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if prefix not in gaps], gaps
 
 
-@lru_cache(2)  # checks of one model ask several times
+@lru_cache(2)  # the checks of one model call this several times
 def _numbers(keys: Sequence[str]) -> Mapping[str, Set[int]]:
     found: dict[str, set[int]] = {}
     seen = {""}
     for key in keys:
         module, _, leaf = key.rpartition(".")
-        if module not in seen:  # a hundred thousand keys share modules
+        if module not in seen:  # many keys are in the same module
             for prefix, number in _numbered_modules(module, seen):
                 found.setdefault(prefix, set()).add(number)
         if (index := number_in(leaf)) is not None:

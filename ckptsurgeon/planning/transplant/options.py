@@ -154,7 +154,7 @@ def _scoped(text: str) -> tuple[str | None, str]:
         return None, text
     if known:
         return text[: known[-1]], text[known[-1] + 1 :]
-    head, colon, arguments = text.rpartition(":")  # the policy is misspelled; it may have arguments
+    head, colon, arguments = text.rpartition(":")  # a misspelled policy, perhaps with arguments
     pattern, equals, policy = head.rpartition("=") if colon else ("", "", "")
     if equals:
         return pattern, f"{policy}:{arguments}"
