@@ -56,7 +56,7 @@ class RecipeEntry(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class MergedAdapter(Brief):
-    """An adapter that is merged into an output: its path, its files with fingerprints, and its weight in the sum.
+    """An adapter that is merged into an output: its path, the fingerprints of its files, and its weight in the sum.
 
     ``tail`` is the SHA-256 of the last bytes of its files, since adapters of the same model have equal headers; '' if
     these bytes were not read.

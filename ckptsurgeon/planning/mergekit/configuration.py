@@ -31,7 +31,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A model of a merge, or only the layers from ``layers[0]`` up to, but not including, ``layers[1]``.
+    """A model of a merge, or only its layers from ``layers[0]`` to before ``layers[1]`` (None: all layers).
 
     ``where`` is the path of this entry in the configuration, such as ``slices[0].sources[1]``, for messages.
     ``statistics`` is the path of a file with statistics of the model.
