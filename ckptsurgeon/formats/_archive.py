@@ -27,13 +27,13 @@ from .zip.records import STORED
 __all__ = ["ArchiveFolder", "Member", "archive_folder", "of_archive", "open_member"]
 
 HEAD = 512
-"""How many bytes of a file are read to see whether it is an archive."""
+"""The number of bytes of a file that are read to see whether the file is an archive."""
 _SAVED = ("CKPT.yaml", META, ".metadata")
 """Names of files that show that a folder is a checkpoint of SpeechBrain, ESPnet or torch distributed."""
 
 
 _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
-"""The ``.nemo`` of a large model has a folder ``model_weights`` of torch distributed instead of one weights file."""
+"""A large ``.nemo`` model has a folder ``model_weights`` (torch distributed) instead of one file with weights."""
 
 
 class _Place(NamedTuple):
@@ -59,7 +59,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return a whole archive as a folder; None if the file is not an archive, or is one that torch wrote.
+    """Return the archive ``file`` as a folder; None if ``file`` is not an archive, or is an archive that torch wrote.
 
     Also returns None if a zip archive contains a compressed checkpoint. ``head`` has the first bytes of the file.
     """
@@ -94,7 +94,7 @@ def open_member(path: str) -> Member | None:
     if folder is None and head.startswith(b"PK"):
         entries = read_archive(file).entries
         if is_of_torch(entries) or is_of_export(entries):
-            said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is a part of it."
+            said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is only a part of this checkpoint."
             raise FormatError(said, hint=f"Give the path {escape(archive)}.")
         hint = f"Unpack it, and use the unpacked file: unzip {escape(archive)} {escape(name)}"
         raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read from it.", hint=hint)
@@ -138,9 +138,10 @@ class ArchiveFolder(Folder):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``).
+        """Whether a file directly in this folder has the name of a checkpoint, or describes one (``CKPT.yaml``).
 
-        A pickle counts if it is the only one here and no file in the subfolders is named like a checkpoint.
+        A pickle counts if it is the only pickle in this folder, and no file in the subfolders has the name of a
+        checkpoint.
         """
         if any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names()):
             return True

@@ -41,14 +41,15 @@ _KINDS = (
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the only average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the only best epoch"),
 )
-"""Pairs, best first: a pattern for file names, and the reason for reading such a file, which a note gives."""
+"""Pairs, the best first: a regular expression for file names, and the reason why such a file is read (for a note)."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
     """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if the choice is not clear.
 
-    ``names`` has the names of the run's checkpoints. ``_KINDS`` lists patterns of names, the best first. The choice is
-    not clear if no name matches a pattern, or if several names match the best pattern that any name matches.
+    ``names`` has the names of the run's checkpoints. ``_KINDS`` lists patterns of names, the best first. The first
+    pattern that matches a name decides. The choice is not clear if several names match this pattern, or if no pattern
+    matches.
     """
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
@@ -73,7 +74,7 @@ def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
 
 
 def example_of_run(names: Sequence[str]) -> str:
-    """Return the best of several checkpoint names, which a hint shows as an example of a file to pass."""
+    """Return the best of several checkpoint names; a hint shows this name as an example of a file to pass."""
     found = [name for pattern, _ in _KINDS for name in names if pattern.fullmatch(name)]
     return (found or list(names))[0]
 
@@ -87,7 +88,7 @@ Such files are often exports of a checkpoint in the same folder. Files with a su
 folder has no file with a suffix in ``EXPORTED`` either.
 """
 _PICKLED = ".pkl"
-"""The suffix of pickles. One is read only if it is the only pickle and no file is a checkpoint: it may be anything."""
+"""The suffix of pickles, which may contain anything: a pickle is read only if the folder has no other candidate."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
@@ -102,7 +103,7 @@ _VARIANT = re.compile(r"^([^.]+)\.[\w-]+(\.safetensors|\.bin)$")
 class Choice:
     """The file to read, with the reason (``why``) and the other candidates of the folder.
 
-    ``file`` is the open file if the choice had to open it.
+    ``file`` is the open file, if it had to be opened to make the choice.
     """
 
     name: str

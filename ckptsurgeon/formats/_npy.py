@@ -29,7 +29,7 @@ DTYPES_OF_NPY = frozenset(_CODES)
 """The dtypes that numpy stores: it has no bfloat16 and no float8."""
 _ALIGN = 64
 _GROWTH = 21
-"""How many characters numpy leaves for the first size of a shape, so that it can append rows in place."""
+"""The number of characters that numpy reserves for the first size of a shape, so that rows can be appended in place."""
 _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DOTALL)
 
 

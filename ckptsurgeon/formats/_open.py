@@ -30,7 +30,7 @@ _FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
 """The packages that contain the modules of the formats."""
 _ANY_PICKLE = "pickled_arrays"
 _HEAD = 512
-"""How many bytes of a file are read to find its format."""
+"""The number of bytes of a file that are read to find its format."""
 
 
 def formats() -> list[Format]:
@@ -115,7 +115,7 @@ def _check_alone(fmt: Format, folder: Folder) -> None:
 def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
     try:
         return fmt.read(source, name)
-    except (RecursionError, MemoryError) as error:  # normally, a limit in limits.py is reached before
+    except (RecursionError, MemoryError) as error:  # normally, a limit in limits.py is exceeded first
         why = "memory" if isinstance(error, MemoryError) else "stack"
         raise UnsafeError(
             f"reading {escape(source.uri)} needs more {why} than is available.", rule="resources"
@@ -132,7 +132,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return an error that says what an unreadable archive is, if its member names show this; else ``error``."""
+    """Return an error that says what kind of archive ``source`` is, if its member names show it; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
@@ -171,5 +171,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return the name of a file for a shell command: its path, or the name that a remote file has after a download."""
+    """Return the name of a file for a shell command: its path, or for a remote file its name after a download."""
     return file.name if file.remote else file.uri

@@ -80,7 +80,7 @@ class _SafetensorsLayout:
             ) from None
 
     def _described(self, recipe: Sequence[str]) -> Iterator[bytes]:
-        """Yield the JSON of the header in parts, since the header of a large model has tens of megabytes."""
+        """Yield the JSON text of the header in parts, since the header of a large model has tens of megabytes."""
         if not self._metadata and not self._recipe:
             yield b"{"
             for number, entries in enumerate(self._entries):

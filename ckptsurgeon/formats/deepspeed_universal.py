@@ -139,12 +139,12 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
 def _add_states(
     folder: Folder, tag: str, names: Sequence[str], *, weights: dict[str, TensorInfo], opened: list[StateFile]
 ) -> dict[str, Any]:
-    """Add the tensors that only the model states contain to ``weights``; return the states' entries in ``_BESIDE``.
+    """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
 
     Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
-    their shapes. The returned entries, such as the number of steps, are shown next to the weights. ``names`` has the
-    names of the files with model states. If there are several, each has only a part of the model: they are not read,
-    and {} is returned.
+    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps. ``names`` has the names of
+    the files with model states. If there are several, each has only a part of the model: they are not read, and {} is
+    returned.
     """
     if names != [_FIRST]:
         return {}

@@ -77,7 +77,7 @@ def _recipe(file: File, entry: StoredEntry) -> str:
         raise FormatError(f"its entry {RECIPE_KEY} is not a string, but a recipe is one.", rule="recipe size")
     if entry.nbytes > limits.RECIPE_BYTES:
         raise FormatError(
-            f"its entry {RECIPE_KEY} has {entry.nbytes:,} bytes, more than the {limits.RECIPE_BYTES:,} of a recipe.",
+            f"its entry {RECIPE_KEY} has {entry.nbytes:,} bytes; a recipe has at most {limits.RECIPE_BYTES:,}.",
             rule="recipe size",
         )
     return file.read(entry.offset + 8, entry.nbytes - 8).decode("utf-8", "replace")
@@ -109,7 +109,7 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
         if not found.file.name.endswith(ending)
         else f"it has no entry {SPLIT_NUMBER}, which is 0 in the first file"
         if number is None
-        else f"its entry {SPLIT_NUMBER} is {escape(number, 20)}, and 0 in the first file"
+        else f"its entry {SPLIT_NUMBER} is {escape(number, 20)}, but 0 in the first file"
         if number != "0"
         else ""
     )

@@ -24,7 +24,7 @@ __all__ = ["FORMAT"]
 
 _FILE = re.compile(r"consolidated\.(\d{2})\.pth")
 _SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
-"""Matches split weights: in group ``columns`` they are split by columns, in ``words`` by either, all others by rows."""
+"""Matches split weights: those in ``columns`` by columns, those in ``words`` by columns or rows, others by rows."""
 _WHOLE = re.compile(r"norm\b|norm_|_norm|(?:wo|w2)\.bias$|^rope\.freqs$")
 """Matches tensors that every rank has whole. Other tensors that are not in ``_SPLIT`` must be equal on all ranks."""
 

@@ -147,7 +147,7 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 
 
 def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Raise FormatError if the shard names imply more shards than the index lists, since some are missing then.
+    """Raise FormatError if the shard names imply more shards than the index lists: then some shards are missing.
 
     If ``total``, the ``total_size`` of the index, is the size of the tensors that were found, the missing shards may
     have been left out on purpose. Then only a note is yielded.
@@ -173,7 +173,7 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
 def _places(shards: Collection[str], folder: Folder, many: int) -> str:
     """Return a clause that says how many of the ``many`` missing shards are in the folder of the index.
 
-    Only the first ``_COUNTED_SHARDS`` are looked for; if there are more, the clause says no more than that.
+    Only the first ``_COUNTED_SHARDS`` missing shards are looked for; if there are more, the clause only counts these.
     """
     there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))
     which = "which are" if many > 1 else "which is"

@@ -145,7 +145,10 @@ def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
         raise FormatError(f"{escape(file.uri)} is not valid JSON: {error}.", rule="index") from None
     ranks, axes = (found.get("ranks"), found.get("axes")) if isinstance(found, dict) else (None, None)
     if type(ranks) is not int or not 1 <= ranks <= limits.RANKS or not isinstance(axes, dict):
-        raise FormatError(f"{escape(file.uri)} has no valid number of ranks, or no axes.", rule="index")
+        raise FormatError(
+            f"{escape(file.uri)} must contain ranks, a number from 1 to {limits.RANKS}, and axes, a JSON object.",
+            rule="index",
+        )
     if not all(type(axis) is int and 0 <= axis < limits.DIMENSIONS for axis in axes.values()):
         raise FormatError(
             f"{escape(file.uri)} has an axis that is not an integer from 0 to {limits.DIMENSIONS - 1}.", rule="index"

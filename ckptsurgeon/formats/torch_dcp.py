@@ -146,8 +146,7 @@ class _PiecePlace:
 
 
 _Places = dict[str, _PiecePlace]
-"""{offsets of a piece in the tensor: its place}. The offsets are a string: a file could choose integers whose hashes
-collide."""
+"""{offsets of a piece in the tensor: its place}. The offsets are a string, because hashes of integers could collide."""
 _DATA = "no tensor"
 
 

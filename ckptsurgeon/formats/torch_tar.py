@@ -109,7 +109,8 @@ class _MemberReader:
                 self._left -= machine.position
                 if self._left < 0:
                     raise UnsafeError(
-                        f"the pickles of the tar archive have more than {limits.TAR_PICKLES_BYTES:,} bytes together.",
+                        "the pickles of the tar archive have more bytes in total than the limit of "
+                        f"{limits.TAR_PICKLES_BYTES:,}.",
                         rule="tar pickles",
                     )
                 return value

@@ -397,7 +397,7 @@ def test_data_is_read_as_far_as_a_budget_goes(monkeypatch: pytest.MonkeyPatch) -
         assert list(checkpoint) == ["w"]
     assert len(shown) == 2
     monkeypatch.setattr(limits, "PIECE_PICKLES", 100)
-    with pytest.raises(UnsafeError, match="have over 100 bytes together"):
+    with pytest.raises(UnsafeError, match="more bytes in total than the limit of 100"):
         cs.open_checkpoint("d")
 
 

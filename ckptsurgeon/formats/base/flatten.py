@@ -54,7 +54,7 @@ def flattened(tree: Any) -> dict[str, Any]:
     for key, value in _leaves(tree, "", 0, _Allowed(), {}):
         characters += len(key)
         if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
-            raise UnsafeError("a key, or all keys together, are too long.", rule="key length")
+            raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
         if key in found:
             raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
         found[key] = value

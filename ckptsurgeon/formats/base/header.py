@@ -1,8 +1,8 @@
 """Defines the header of a checkpoint, the interface of a format, and the interface of its writer.
 
 An output's recipe has a seal: one digest over every byte of a file that is not part of a tensor. The recipe is itself
-in the file, so the digest is computed as if the seal were all zeros. In a zip archive, it is also computed as if the
-checksum of the recipe's record were that of the recipe with zeros.
+in the file, so the digest is computed as if the seal were all zeros. In a zip archive, the checksum of the recipe's
+record is also replaced: by the checksum of the recipe with zeros.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class FilePrint:
 class StoredEntry:
     """The type of a metadata entry, and where its value is in the file.
 
-    ``kind`` is the format's number for the type; ``offset`` and ``nbytes`` are those of the value. ``said`` describes a
-    string or array, such as "3 strings", because its value may be long. ``items`` is the length of an array.
+    ``kind`` is the format's number for the type. The value begins at ``offset`` and has ``nbytes`` bytes. ``said`` is a
+    short description of a string or array, such as "3 strings". ``items`` is the length of an array.
     """
 
     kind: int
@@ -153,7 +153,7 @@ class ChannelNumbers(NamedTuple):
 class StoredQuantiser(NamedTuple):
     """The parameters of a tensor that torch quantised, as a pickle stores them: scales and zero points.
 
-    If ``axis`` is not None, it is the dimension of the channels, and each channel has its own numbers.
+    If ``axis`` is not None, it is the dimension of the channels, and each channel has its own scale and zero point.
     """
 
     scheme: str
@@ -162,7 +162,7 @@ class StoredQuantiser(NamedTuple):
     axis: int | None
 
     def equals(self, other: StoredQuantiser) -> bool:
-        """Return whether both have the same parameters, bit for bit: a scale of NaN equals itself."""
+        """Return whether both have the same parameters, bit for bit: two scales of NaN with the same bits are equal."""
         scales = (_bits(one.scale) if isinstance(one.scale, float) else one.scale for one in (self, other))
         return len({*scales}) == 1 and self._replace(scale=0.0) == other._replace(scale=0.0)
 

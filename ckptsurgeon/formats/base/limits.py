@@ -102,18 +102,18 @@ GGUF_TEXTS = 10_000_000
 """The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
 
 MESSAGE_FIELDS = 4_000_000
-"""The most fields of an ONNX model that are read; a tensor has about five. They take some ten seconds."""
+"""The most fields of an ONNX model that are read; a tensor has about five. Reading so many takes ten seconds."""
 ONNX_TEXT = 1 << 20
 """The most bytes of a text in the metadata of an ONNX model."""
 MESSAGE_NUMBERS = 2_000_000
-"""The most values that all tensors of an ONNX model store as numbers of variable length. They take two seconds."""
+"""The most values that all tensors of an ONNX model may store as varints. Reading so many takes two seconds."""
 ONNX_DEPTH = 16
 """How deeply nested subgraphs of an ONNX model are searched for constants."""
 
 HDF5_METADATA = 256 << 20
 """The most bytes of metadata that are read of one HDF5 file: about 500 for each tensor."""
 HDF5_CHECKED = 32 << 20
-"""The most bytes of metadata with checksums in one HDF5 file: about 300 for each tensor. They take some ten seconds."""
+"""The most bytes of metadata with checksums in one HDF5 file: about 300 for each tensor. Checking takes ten seconds."""
 HDF5_MESSAGES = 100_000
 """The most messages in the header of one object of an HDF5 file; those of Keras have fewer than 20."""
 HDF5_CHUNKS = 1_000_000
@@ -146,7 +146,7 @@ SHARDS = 1000
 """The most data files of one TensorFlow checkpoint, or files of a split GGUF model: all are open at the same time."""
 
 BESIDE_BYTES = 1 << 20
-"""The most bytes of a small file next to a checkpoint, such as flags or an alphabet; the file is shown with it."""
+"""The most bytes of a small file next to a checkpoint (such as an alphabet) that is shown with the checkpoint."""
 
 NPY_HEADER_BYTES = 1 << 16
 """The most bytes of the header of a NumPy array; a header with 64 dimensions has under 2,000."""
@@ -163,7 +163,7 @@ Otherwise, with strides of 0, a storage of a few bytes could describe a tensor o
 
 TREE_NODES = 1_000_000
 TREE_DEPTH = 64
-"""The most containers that are visited in search of the state dict, and how deeply they may be nested.
+"""The most containers that are visited in the search for the state dict, and the most levels of nested containers.
 
 Without limits, a file could nest and share containers without end.
 """

@@ -19,9 +19,9 @@ __all__ = ["Field", "Messages"]
 
 
 class Field(NamedTuple):
-    """A field of a message: its number, and either the number that it contains or the range of its bytes in the file.
+    """A field of a message: its field number, and either its integer value or the range of its bytes in the file.
 
-    ``is_number`` says which; then ``value`` is the number.
+    If ``is_number`` is true, the field is an integer, and ``value`` is this integer.
     """
 
     number: int
@@ -70,10 +70,10 @@ class Messages:
             at += used + length
 
     def numbers(self, one: Field, most: int) -> array[int]:
-        """Return the numbers in a field: one number, or several if the field is packed.
+        """Return the integers in a field: one, or several if the field is packed.
 
-        Raises FormatError for more than ``most`` numbers, UnsafeError if all packed fields that were read so far have
-        more than ``limits.MESSAGE_NUMBERS``.
+        Raises FormatError if the field has more than ``most`` integers. Raises UnsafeError if all packed fields that
+        were read so far have more than ``limits.MESSAGE_NUMBERS`` integers.
         """
         if one.is_number:
             return array("Q", [one.value])
@@ -89,7 +89,8 @@ class Messages:
         self._numbers += len(found)
         if self._numbers > limits.MESSAGE_NUMBERS:
             raise UnsafeError(
-                f"it has more than {limits.MESSAGE_NUMBERS:,} numbers of variable length.", rule="message numbers"
+                f"it stores more values as varints than the limit of {limits.MESSAGE_NUMBERS:,}.",
+                rule="message numbers",
             )
         return found
 

@@ -14,7 +14,7 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number (a varint of at most 64 bits) at the offset ``at``, and the offset after the number."""
+    """Return the integer (a varint of at most 64 bits) at the offset ``at``, and the offset after the varint."""
     if at < len(data) and data[at] < 0x80:
         return data[at], at + 1
     value = 0
@@ -60,7 +60,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def varint_bytes(value: int) -> bytes:
-    """Return a number that is not negative as a varint."""
+    """Return an integer that is not negative, encoded as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

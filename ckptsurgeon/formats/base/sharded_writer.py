@@ -82,7 +82,7 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
     many = 0
     for (head, of, suffix), numbers in have.items():
         total = int(re.split(r"\D+", of)[-1])
-        wanted = range(1, total + (0 not in numbers))  # if the numbers begin with 0, they end before the total
+        wanted = range(1, total + (0 not in numbers))  # numbers that begin with 0 end at the total minus 1
         many += len(wanted) - sum(number in wanted for number in numbers)
         missing = (number for number in wanted if number not in numbers)
         names += [f"{head}{number:0{width}d}{of}{suffix}" for number in islice(missing, most - len(names))]
@@ -121,7 +121,7 @@ def indexed_name(name: str) -> str:
 def has_index(shard: str, indexed: Collection[str]) -> bool:
     """Return whether there is an index for the shard named ``shard``.
 
-    ``indexed`` has, for each index of the folder, what ``indexed_name`` returns, in lower case.
+    ``indexed`` has the result of ``indexed_name`` for each index of the folder, in lower case.
     """
     found = _NUMBERED.fullmatch(shard) or _RANK.fullmatch(shard)
     return found is not None and f"{found[1]}{found[2]}".lower() in indexed
@@ -132,7 +132,7 @@ RECIPE_FILE = "ckptsurgeon.json"
 
 DESCRIBED = 64 << 20
 DESCRIPTION = 128
-"""The most bytes of a shard's header, and the bytes that a tensor takes there besides its key.
+"""The most bytes of a shard's header, and the bytes that each tensor takes there in addition to its key.
 
 Readers of safetensors accept a header of at most 100 MB: about 400,000 tensors.
 """
@@ -239,8 +239,8 @@ class OneFile:
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
     """Return one digest for the files of a folder.
 
-    ``digests`` has the digest of each file by name, except that of the recipe. It is computed here, with zeros in place
-    of the recipe's seal.
+    ``digests`` has the digest of each file by name, but not of the recipe. The recipe's digest is computed here, with
+    zeros in place of its seal.
     """
     recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)

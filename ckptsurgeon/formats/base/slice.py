@@ -26,7 +26,7 @@ class FileSlice(File):
     mtime_ns: int | None = None
     validator = ""
     remote = False
-    """False even if the file is remote: a part is small or is read in two steps, so prefetching does not help."""
+    """False even if the file is remote: prefetching does not help, because a part is small or is read in two steps."""
 
     def __init__(self, file: File, start: int, size: int) -> None:
         if start < 0 or size < 0 or start + size > file.size:

@@ -78,8 +78,8 @@ class SpreadLayout:
     """The layout of the files of all ranks, with the interface of the layout of a single file.
 
     ``slots`` has the whole tensors one after another, as if they were in one file. ``files`` has the real layout of
-    each rank's file, with parts of tensors. ``constants`` has {file name: {key: bytes}} of tensors that a
-    format adds to those of the output, such as a tensor with the numbers of the ranks.
+    each rank's file, with parts of tensors. ``constants`` has {file name: {key: bytes}} of further tensors that a
+    format adds to each file, such as a tensor with the numbers of the ranks.
     """
 
     files: Mapping[str, OutputLayout]

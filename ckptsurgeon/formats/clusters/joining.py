@@ -101,7 +101,7 @@ class RankJoiner:
             self._entries += len(tree)
             if self._entries > limits.RANK_PIECES:
                 raise UnsafeError(
-                    f"the files of the ranks have more than {limits.RANK_PIECES} entries, the limit.", rule="pieces"
+                    f"the files of the ranks have more entries than the limit of {limits.RANK_PIECES}.", rule="pieces"
                 )
             for key, value in tree.items():
                 found.setdefault(key, {})[rank] = value
@@ -148,12 +148,12 @@ class RankJoiner:
         pieces: dict[tuple[int, ...], TensorPiece] = {}
         for rank, part in parts.items():
             if part is None or part.layout != layout:
-                raise self._error(rank, f"{escape(key)} is split in another way than on the other ranks.", "rank part")
+                raise self._error(rank, f"{escape(key)} is split differently than on the other ranks.", "rank part")
             if isinstance(part, MeshPart):
                 self._check_ranks(key, infos, part.ranks)
                 if rank not in part.ranks:
                     raise self._error(
-                        rank, f"{escape(key)} is split over other ranks: {_some(part.ranks)}.", "rank part"
+                        rank, f"{escape(key)} is split over other ranks ({_some(part.ranks)}).", "rank part"
                     )
             with naming(self.files[rank].file):
                 for piece in part.pieces(first.shape, rank):
@@ -205,7 +205,7 @@ def _reach(tree: Mapping[Any, Any], ranks: int) -> frozenset[int]:
     """Return the ranks that have the same tensors as the rank with the state dict ``tree``.
 
     These are the ranks of the largest mesh in ``tree``, or all ``ranks`` if there is no mesh. With pipeline
-    parallelism, ranks outside the mesh have other tensors.
+    parallelism, ranks outside this mesh have other tensors.
     """
     meshes = [
         part.ranks

@@ -36,7 +36,7 @@ _UNKNOWN = ("quick_geglu", "glu_activation", "use_kan", "heterogeneous_layers_co
 
 @dataclass(frozen=True)
 class MegatronSettings:
-    """What the arguments of a run say about the model's layers, and about how the model is split across ranks.
+    """The settings of a run, from its arguments: kinds of layers, and how the model is split across ranks.
 
     ``gated`` is true if layers have gates (swiglu), None if there are no arguments. ``groups`` is the number of query
     groups (0: no grouped queries), ``version`` the version of the checkpoint. ``unknown`` is the name of an argument

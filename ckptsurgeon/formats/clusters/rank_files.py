@@ -21,7 +21,7 @@ __all__ = ["RankFiles", "has_rank_files", "rank_files"]
 
 _NAMED = re.compile(r"(.*?)[-_.]?(?:world_size_(\d{1,6})_)?rank_?(\d{1,6})\.(?:pt|pth|bin)", re.DOTALL)
 _MODEL = ("model", "pytorch_model_fsdp", "pytorch_model", "fsdp_model", "checkpoint", "state_dict")
-"""Beginnings of the names of files with weights; files with states of optimizers, for example, begin otherwise."""
+"""Prefixes of the names of files with weights; files with optimizer states, for example, have other prefixes."""
 _CONFIG = "fsdp_config.json"
 """verl's file in the same folder, with the number of ranks of the last run that saved into the folder."""
 
@@ -93,7 +93,7 @@ def rank_files(folder: Folder) -> RankFiles:
 
 
 def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
-    """Return the files with weights, grouped by run: {(beginning of the names, number of ranks): {rank: name}}.
+    """Return the files with weights, grouped by run: {(prefix of the names, number of ranks): {rank: name}}.
 
     The number of ranks is 0 if the names do not contain it.
     """
@@ -106,7 +106,7 @@ def _groups(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:
 
 
 def _group(name: str) -> tuple[str, int] | None:
-    """Return (beginning, number of ranks) from the name of a rank's file with weights; None for other files.
+    """Return (prefix, number of ranks) from the name of a rank's file with weights; None for other files.
 
     The number of ranks is 0 if the name does not contain it.
     """

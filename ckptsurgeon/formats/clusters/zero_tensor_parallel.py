@@ -1,9 +1,9 @@
 """Joins ZeRO's weights over the ranks of tensor parallelism.
 
-The entry ``universal_checkpoint_info`` of the model states says how each parameter was split. It has lists of patterns
-for the names of parameters. DeepSpeed stores this entry if a run can be converted to a universal checkpoint. A pattern
-is a regular expression from an untrusted file, so only simple patterns are accepted: matching them cannot take long.
-Follows ``merge_tp_slices`` in ``deepspeed/checkpoint/ds_to_universal.py`` (0.19).
+The entry ``universal_checkpoint_info`` of the model states says how each parameter was split. For each way to split, it
+has a list of regular expressions for the names of parameters. DeepSpeed stores this entry if a run can be converted to
+a universal checkpoint. The regular expressions are from an untrusted file, so only simple ones are accepted: matching
+them cannot take long. Follows ``merge_tp_slices`` in ``deepspeed/checkpoint/ds_to_universal.py`` (0.19).
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def join_tensor_parallel(
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
-    """Return the patterns for each way to split parameters, and the vocabulary size without padding (0: unknown)."""
+    """Return the patterns by the way to split parameters, and the vocabulary size without padding (0 if unknown)."""
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
         raise FormatError(
-            f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how.",
+            f"{where} belongs to a model that is split across ranks, but has no {_INFO} to say how.",
             hint="Merge the ranks of the model with the trainer's own tool first.",
             rule="model parallel",
         )
@@ -131,7 +131,7 @@ def _joined(key: str, parts: Sequence[TensorInfo], kinds: Sequence[str], vocabul
     if _GATED in kinds:
         if any(part.shape[0] % 2 for part in parts):
             raise FormatError(
-                f"a part of {escape(key)} has an odd number of rows, so it has no two halves.", rule="zero shapes"
+                f"a part of {escape(key)} has an odd number of rows: it must have two equal halves.", rule="zero shapes"
             )
         halves = [[cut(part, 0, at * (part.shape[0] // 2), part.shape[0] // 2) for part in parts] for at in (0, 1)]
         return join([join(half, 0) for half in halves], 0)

@@ -103,7 +103,7 @@ def _check_number(tree: Nested) -> None:
     number = _values(tree) + len((FLAX_RECIPE, "its text"))
     if number > limits.TREE_NODES:
         raise OutputError(
-            f"the keys are {number:,} values in msgpack: ckptsurgeon reads at most {limits.TREE_NODES:,}.",
+            f"the file would have {number:,} msgpack values: ckptsurgeon reads at most {limits.TREE_NODES:,}.",
             hint="Use --to safetensors.",
         )
 

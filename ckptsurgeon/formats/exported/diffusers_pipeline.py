@@ -23,7 +23,7 @@ from ..unsupported.folders import PIPELINE, pipeline_index
 __all__ = ["FORMAT"]
 
 _MOST = 16
-"""The most subfolders of a pipeline: each is looked into, which may cost a request over the network."""
+"""The most subfolders of a pipeline: each is searched, which may cost a request over the network."""
 
 
 class _Pipeline:

@@ -37,15 +37,15 @@ _CHUNKED = "__msgpack_chunked_array__"
 _SCALAR = 3
 """The type of an extension that contains an array without a shape; other arrays have the type ``ARRAY``."""
 _NUMBERS = dict(zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), strict=True))
-"""The struct format of a number by its first byte."""
+"""{first byte of a number: the format in which ``struct`` reads the bytes after it}."""
 _LENGTHS = {
     0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4,
 }  # fmt: skip
-"""How many bytes the length of a value has, by the first byte of the value."""
+"""{first byte of a value: the number of bytes in which the length of the value is stored}."""
 
 
 class _Item(NamedTuple):
-    """What the first bytes of a value tell: its kind, its number of items or bytes, and where its content begins.
+    """The head of a value: its kind, its number of items or bytes, and where its content begins.
 
     For a number, a bool or nil, ``value`` is the value itself; for an extension, it is the type of the extension.
     """
@@ -102,7 +102,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _leaves(tree, ""):
         characters += len(key)
         if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
-            raise UnsafeError("a key, or all keys together, are too long.", rule="key length")
+            raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
         if key in found:
             raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
         found[key] = value
@@ -183,7 +183,7 @@ class _Reader:
         item = self._item(at, end)
         if item.kind != "text" or item.length > limits.RECIPE_BYTES:
             raise FormatError(
-                f"its entry {FLAX_RECIPE} is not a string of at most {limits.RECIPE_BYTES:,} bytes, as a recipe is.",
+                f"its entry {FLAX_RECIPE} is not a recipe: a string of at most {limits.RECIPE_BYTES:,} bytes.",
                 rule="recipe size",
             )
         self.recipe = (item.begin, item.length)

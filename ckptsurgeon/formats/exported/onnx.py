@@ -33,7 +33,7 @@ __all__ = ["FORMAT"]
 _HEAD = re.compile(
     rb"\x08[\x01-\x3f](?:\x12[\x01-\x7f][\x20-\x7e]|\x3a[\x80-\xff]{0,4}[\0-\x7f][\x0a\x12]|\x42[\x01-\x7f][\x0a\x10])"
 )
-"""Matches a ``ModelProto``: its version, then the name of its producer, its graph or its operator sets."""
+"""Matches the first fields of a ``ModelProto``: version, then name of the producer, graph or operator sets."""
 _DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
@@ -44,14 +44,14 @@ _OTHERS = {8: "string", 21: "uint4", 22: "int4", 23: "float4e2m1", 25: "uint2", 
 _FLOATS, _DOUBLES, _RAW, _EXTERNAL = 4, 10, 9, 13
 """The fields of a ``TensorProto`` that contain its values, or say in which file they are."""
 _NUMBERS = {5: "int32_data", 7: "int64_data", 11: "uint64_data"}
-"""The fields that contain values as numbers of variable length."""
+"""The fields that contain values as varints."""
 _FITTING = {
     _FLOATS: {"float32", "complex64"}, _DOUBLES: {"float64", "complex128"}, _RAW: {*_DTYPES.values()},
     7: {"int64"}, 11: {"uint32", "uint64"},
     5: {"int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16",
         *(name for name in _DTYPES.values() if name.startswith("float8"))},
 }  # fmt: skip
-"""By the number of a field: the dtypes of tensors whose values it may contain."""
+"""{number of a field: dtypes of the tensors whose values this field may contain}."""
 _LARGE = 1 << 10
 """From this size in bytes on, constants of nodes are counted in a note: smaller ones are shapes, axes and the like."""
 _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
@@ -160,7 +160,7 @@ def _model(messages: Messages) -> _Found:
 
 
 def _pair(messages: Messages, of: Field) -> tuple[str, str]:
-    """Return fields 1 and 2 of the message ``of``, such as key and value, as texts; a number becomes its digits."""
+    """Return fields 1 and 2 of the message ``of``, such as key and value, as texts; an integer is written in digits."""
     found = {1: "", 2: ""}
     for one in messages.fields(of.begin, of.end):
         if one.number in found:
@@ -230,7 +230,7 @@ def _tensor(messages: Messages, of: Field) -> _Tensor:
 
 
 class _Numbers:
-    """Bytes in memory: the values of tensors that the file stores as numbers of variable length."""
+    """The values of tensors that the file stores as varints: they are decoded, and their bytes are kept in memory."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -262,7 +262,7 @@ class _Files:
     def handles(self) -> Mapping[str, File]:
         """Return the open files, by the name that ``Storage.file`` has for each.
 
-        Values that are in memory are one of these files, too.
+        The values that were decoded from varints are one of these files, a file in memory.
         """
         found = {self.own: self.model, **self.others}
         if self._numbers.data:
@@ -311,9 +311,9 @@ class _Files:
         return self.own, ranges[0][0]
 
     def _kept(self, one: _Tensor, dtype: str, nbytes: int) -> int:
-        """Put the values of a tensor into memory, and return their offset there.
+        """Put the decoded values of a tensor into memory, and return their offset there.
 
-        The file stores these values as numbers of variable length.
+        The file stores these values as varints.
         """
         size = DTYPES[dtype].bits // 8
         if size * len(one.numbers) != nbytes:
@@ -350,7 +350,7 @@ class _Files:
         if location not in self.others:
             if location.startswith("/") or "\\" in location or ".." in location.split("/") or location == self.own:
                 raise UnsafeError(
-                    f"the tensor {escape(name)} is in {escape(location)}, which is not another file in its folder.",
+                    f"the tensor {escape(name)} is in {escape(location)}, which is not a file next to the model.",
                     rule="outside",
                 )
             if len(self.others) >= limits.SHARDS:

@@ -38,7 +38,7 @@ _OTHERS_FIRST = (b"data.pkl", b".npy")
 _WEIGHTS, _CONSTANTS, _COMPILED = "data/weights/", "data/constants/", "data/aotinductor/"
 _CONFIG = {_WEIGHTS: "_weights_config.json", _CONSTANTS: "_constants_config.json"}
 _ENTRY = {_WEIGHTS: "state_dict", _CONSTANTS: "constants"}
-"""The key in the tree for the tensors of each folder. Buffers that are not persistent are constants, too."""
+"""{folder: key for its tensors in the tree}. Buffers that are not persistent are constants, too."""
 _SAVED = ".pt"
 _MODEL = re.compile(r"models/(.+)\.json")
 _OWN = re.compile(r"models/.*|data/(weights|constants|sample_inputs)/.*|archive_\w+|\.data/.*|byteorder|version")
@@ -103,7 +103,8 @@ def _reader(archive: Archive, within: str) -> _Reader:
         said = archive.read(name, _MARK_BYTES) if name in archive.entries else known
         if said.strip() != known:
             raise FormatError(
-                f"its {record} is {said.decode('utf-8', 'replace')!r}, not {known.decode()!r}.", rule="pt2 version"
+                f"its record {record} contains {said.decode('utf-8', 'replace')!r}, not {known.decode()!r}.",
+                rule="pt2 version",
             )
     return _Reader(archive, within, roots[0])
 
@@ -257,7 +258,7 @@ class _Reader:
         known, storage = self._raw.get(name) or (dtype, self._storage(name, DTYPES[dtype].itemsize))
         if known != dtype:  # torch would read all tensors of a record with the dtype of the first
             raise FormatError(
-                f"its dtype is {dtype}, but its record {escape(name)} is also that of a tensor of {known}.",
+                f"its dtype is {dtype}, but another tensor in the same record {escape(name)} is {known}.",
                 rule="pt2 config",
             )
         self._raw[name] = dtype, storage
@@ -268,7 +269,7 @@ class _Reader:
     def _storage(self, name: str, itemsize: int) -> Storage:
         entry = self._plain(name)
         if entry.size % itemsize:
-            raise FormatError(f"its record {escape(name)} has {entry.size} bytes.", rule="storage size")
+            raise FormatError(f"its record {escape(name)} ends inside an element.", rule="storage size")
         big = is_big_endian(self.archive, self.root)
         return Storage(self.within, entry.data, entry.size, entry.crc32 or None, name, big)
 
@@ -296,7 +297,8 @@ class _Reader:
         self._pickled += len(inner.pickle)
         if self._pickled > limits.EXPORT_PICKLES:
             raise UnsafeError(
-                f"the pickles in the archive have over {limits.EXPORT_PICKLES} bytes together.", rule="pickle size"
+                f"the pickles in the archive have more bytes in total than the limit of {limits.EXPORT_PICKLES}.",
+                rule="pickle size",
             )
         tree = inner.load(rebuilders())
         self.digest.update(inner.digest().encode())
@@ -335,7 +337,7 @@ class _Reader:
 
     def _compiled_weight(self, said: Any) -> TensorInfo:
         if not isinstance(said, list) or len(said) != 4 or not isinstance(said[0], str):
-            raise FormatError("its description is not a record, a shape, a stride and an offset.", rule="pt2 config")
+            raise FormatError("its description is not [record, shape, stride, offset].", rule="pt2 config")
         name, shape, stride, offset = said
         whole = self._saved_in(_WEIGHTS + name)
         if not isinstance(whole, TensorInfo):
@@ -347,7 +349,7 @@ class _Reader:
 
 
 def _integer(said: Any) -> Any:
-    """Return the number in ``{"as_int": number}``; None if it is not known, since it depends on the input."""
+    """Return the number in ``{"as_int": number}``; None for other forms, such as a size that depends on the input."""
     return said.get("as_int") if isinstance(said, dict) else None
 
 

@@ -86,7 +86,7 @@ class BlockReader:
         self._left -= nbytes
         if self._left < 0:
             raise UnsafeError(
-                f"its metadata has more than {limits.HDF5_METADATA >> 20} MB, the limit.", rule="hdf5 metadata"
+                f"it has more metadata than the limit of {limits.HDF5_METADATA >> 20} MB.", rule="hdf5 metadata"
             )
         if not nbytes:
             return b""
@@ -106,12 +106,12 @@ class BlockReader:
         return page
 
     def block(self, address: int, nbytes: int, what: str, magic: bytes = b"") -> Fields:
-        """Return the fields of a block after its ``magic`` bytes; raises FormatError if the block was read before.
+        """Return the content of a block after its ``magic`` bytes; raises FormatError if the block was read before.
 
-        Blocks that refer to each other in a circle are found in this way.
+        So blocks that refer to each other in a circle are an error.
         """
         if address in self._begun:
-            raise malformed(what, "is at the place of another part, or is part of itself")
+            raise malformed(what, "is at the address of another part, or refers to itself")
         data = self.peek(address, nbytes, what)
         if not data.startswith(magic):
             raise malformed(what, f"does not begin with {magic.decode()}")
@@ -131,7 +131,7 @@ class BlockReader:
         self._checked -= len(data)
         if self._checked < 0:
             raise UnsafeError(
-                f"its metadata with checksums has more than {limits.HDF5_CHECKED >> 20} MB, the limit.",
+                f"it has more metadata with checksums than the limit of {limits.HDF5_CHECKED >> 20} MB.",
                 rule="hdf5 metadata",
             )
         if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):

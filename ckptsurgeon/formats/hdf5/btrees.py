@@ -57,8 +57,8 @@ class Records(NamedTuple):
 class _Level(NamedTuple):
     """The limits of one level of a tree of version 2.
 
-    ``most`` is the largest number of records in a node, ``below`` the largest number of records in a node and below it,
-    and ``width`` the number of bytes in which a parent node stores that number.
+    ``most`` is the largest number of records in a node. ``below`` is the largest number of records in a node and all
+    nodes below it. A parent node stores the actual number, of a child and all nodes below it, in ``width`` bytes.
     """
 
     most: int
@@ -108,7 +108,7 @@ def _nodes(blocks: BlockReader, root: int, number: int, records: Records, levels
     while waiting:
         address, number, level = waiting.pop()
         if number > levels[level].most:
-            raise malformed(what, "has more records than fit")
+            raise malformed(what, "has more records than it can contain")
         pointer = blocks.offset_size + counted + levels[level - 1].width if level else 0
         nbytes = 10 + number * records.size + (number + 1) * pointer
         fields = blocks.checked(address, nbytes, what, b"BTIN" if level else b"BTLF")

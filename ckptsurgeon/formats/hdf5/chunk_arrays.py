@@ -69,7 +69,7 @@ class _Bits(NamedTuple):
 class _Wanted:
     """The chunks to look up, as (number in the array, place in the grid) in ascending order.
 
-    ``below`` returns them in runs, from the first to the last.
+    Each call of ``below`` returns the next chunks, up to a given number.
     """
 
     def __init__(self, wanted: Sequence[tuple[int, Place]]) -> None:

@@ -65,7 +65,7 @@ def _listed(
         return _of_tree(blocks, layout, address)
     if layout.found_by == _SINGLE:
         if prod(grid) > 1:
-            raise malformed("a dataset", "has one chunk, which is smaller than its shape")
+            raise malformed("a dataset", "has a single chunk, which is smaller than the dataset")
         size = layout.size if filtered and layout.size else whole
         return iter([((0,) * len(grid), StoredChunk(address, size, layout.mask))])
     if layout.found_by not in (_IMPLICIT, _FIXED, _EXTENSIBLE):

@@ -78,7 +78,7 @@ class DatasetReader:
         if kind is None or space is None or layout is None:
             raise malformed(f"the object {escape(name)}", "is neither a group nor a dataset")
         if kind.shared or space.shared:
-            return OpaqueResult(GlobalName("hdf5", "array whose type is stored apart"))
+            return OpaqueResult(GlobalName("hdf5", "array whose type is stored elsewhere in the file"))
         found, shape = element_type(kind.fields), shape_in(self._blocks, space.fields)
         if found.is_opaque and found.size == 2 and texts.get("dtype") == "bfloat16":  # Keras 3
             found = ElementType("bfloat16", 2)
@@ -95,7 +95,8 @@ class DatasetReader:
     def text_range(self, name: str, messages: Sequence[HeaderMessage]) -> tuple[int, int]:
         """Return the byte range (begin, end) in the file of the recipe that a dataset contains.
 
-        A recipe is a text of fixed length, stored in one piece. Raises FormatError for any other dataset.
+        A recipe is a text of fixed length, whose bytes are contiguous in the file. Raises FormatError for any other
+        dataset.
         """
         kind, layout = (one_of(messages, one) for one in (TYPE, CONTIGUITY))
         if kind is not None and layout is not None and not kind.shared:
@@ -104,7 +105,7 @@ class DatasetReader:
             if fits and stored.address is not None and stored.address + stored.size <= self._blocks.size:
                 return self._blocks.base + stored.address, self._blocks.base + stored.address + stored.size
         raise FormatError(
-            f"its dataset {escape(name)} is not a recipe: a text of up to {limits.RECIPE_BYTES:,} bytes in one piece.",
+            f"its dataset {escape(name)} is not a recipe: a contiguous text of up to {limits.RECIPE_BYTES:,} bytes.",
             rule="recipe size",
         )
 
@@ -112,7 +113,7 @@ class DatasetReader:
         """Return (storage of a dataset, ''); (None, the reason) if its values cannot be read."""
         self._check_here(one)
         if one.layout.kind == "virtual":
-            return None, "its values are those of other datasets (a virtual dataset)"
+            return None, "it is a virtual dataset: its values are in other datasets"
         if one.layout.kind == "chunked":
             return self._chunked(one)
         if one.layout.address is None or not one.nbytes:
@@ -129,8 +130,8 @@ class DatasetReader:
         """Raise FormatError if the values of a dataset are in other files."""
         if one_of(one.messages, EXTERNAL) is not None:
             raise FormatError(
-                f"the values of {escape(one.name)} are in other files, which are not read.",
-                hint="Copy them into the file: h5repack.",
+                f"the values of {escape(one.name)} are in other files, which is not supported.",
+                hint="Copy them into one file with h5repack.",
                 rule=OUTSIDE,
             )
 
@@ -151,7 +152,7 @@ class DatasetReader:
         if len(layout.chunk) != len(one.shape) or layout.element != one.kind.size:
             raise malformed(f"the dataset {escape(one.name)}", "has chunks of another shape or type")
         applied, unread = filters_in(filters) if filters is not None else ([], "")
-        why = f"it was stored through the filter {unread}, which is not read" if unread else ""
+        why = f"it was stored through the filter {unread}, which is not supported" if unread else ""
         whole = chunk_bytes(layout)
         if one.nbytes and max(whole, band_bytes(one.shape, layout.chunk, layout.element)) > limits.HDF5_BAND:
             why = why or f"its chunks have more than {limits.HDF5_BAND >> 20} MB together"

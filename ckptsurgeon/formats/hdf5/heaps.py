@@ -149,7 +149,7 @@ class FractalHeap:
         """Return an object by its ID; raises FormatError if it is not in the direct blocks of the heap."""
         fields = Fields(place, "the place of an object in a heap")
         if kind := fields.number(1) & 0xF0:
-            raise FormatError(f"a link is stored in a way that is not read (heap ID {kind:#x}).", rule="hdf5 heap")
+            raise FormatError(f"a link is stored in a way that is not supported (heap ID {kind:#x}).", rule="hdf5 heap")
         at, nbytes = fields.number(self._wide), fields.number(self._narrow)
         number = bisect_right(self._offsets, at) - 1
         if number < 0 or at + nbytes > self._direct[number].offset + self._direct[number].size:

@@ -25,7 +25,7 @@ __all__ = [
 
 _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = 0, 1, 2, 3
 BTREE = 0
-"""The number for the kind of index that layouts of version 3 use; the kinds of version 4 have numbers from 1 on."""
+"""The only kind of index in layouts of version 3, which have no number for it; in version 4, kinds begin at 1."""
 _SINGLE, _FIXED, _EXTENSIBLE, _TREE = 1, 3, 4, 5
 _PARAMETERS = {_FIXED: 1, _EXTENSIBLE: 5, _TREE: 6}
 """{kind of index: bytes of its parameters in the layout message}. The index itself repeats these parameters."""
@@ -66,7 +66,7 @@ def layout_in(blocks: BlockReader, message: HeaderMessage) -> StoredLayout:
     version, kind = fields.number(1), fields.number(1)
     if version not in (3, 4, 5):
         raise FormatError(
-            f"a dataset has a layout of version {version}, which is not read.",
+            f"a dataset has a layout of version {version}, which is not supported.",
             hint="Write the file anew, with h5repack of HDF5 1.8 or newer.",
             rule="hdf5 version",
         )

@@ -41,7 +41,7 @@ def one_of(messages: Sequence[HeaderMessage], kind: int) -> HeaderMessage | None
     """Return the only message of a kind, None if there is none; raises FormatError if there are several."""
     found = [one for one in messages if one.kind == kind]
     if len(found) > 1:
-        raise malformed(_WHAT, f"has {len(found)} messages of the kind {_NAMES.get(kind, kind)}")
+        raise malformed(_WHAT, f"has {len(found)} messages of the kind {_NAMES.get(kind, kind)}, not one")
     return found[0] if found else None
 
 

@@ -48,7 +48,7 @@ def read_superblock(blocks: BlockReader) -> Superblock:
     head.at = 13 if version < 2 else 9
     sizes = head.number(1), head.number(1)
     if not {*sizes} <= {2, 4, 8}:
-        raise malformed(_WHAT, f"has addresses and lengths of {sizes[0]} and {sizes[1]} bytes")
+        raise malformed(_WHAT, f"has addresses of {sizes[0]} and lengths of {sizes[1]} bytes, not of 2, 4 or 8")
     blocks.offset_size, blocks.length_size = sizes
     return _earlier(blocks, version) if version < 2 else _later(blocks)
 

@@ -21,9 +21,9 @@ _FLOATS: dict[tuple[int, ...], str] = {
     (2, 15, 10, 5, 0, 10, 15): "float16", (2, 15, 7, 8, 0, 7, 127): "bfloat16",
     (4, 31, 23, 8, 0, 23, 127): "float32", (8, 63, 52, 11, 0, 52, 1023): "float64",
 }  # fmt: skip
-"""(bytes, position of the sign, position and size of the exponent, of the mantissa, bias of the exponent): dtype."""
+"""{(bytes, sign position, exponent position and size, mantissa position and size, exponent bias): dtype}."""
 _IMPLIED = 2
-"""The first bit of a mantissa is not stored."""
+"""The number that says that the first bit of the mantissa is not stored, because it is always 1."""
 _BOOL = {b"FALSE": 0, b"TRUE": 1}
 """The members of the enumeration that h5py writes for bool."""
 
@@ -81,7 +81,7 @@ def _float(fields: Fields, bits: int, size: int) -> ElementType:
 
 
 def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> ElementType:
-    """Return bool for the enumeration that h5py writes for booleans; for another one, a type that is not read.
+    """Return bool for the enumeration that h5py writes for booleans; for any other, a type that is not read.
 
     ``members`` is the number of names, ``size`` the size of an element in bytes. If ``padded`` is true, each name is
     padded to a multiple of 8 bytes.

@@ -31,7 +31,7 @@ _KEPT = 64 << 20
 class _Division(NamedTuple):
     """How a dataset is divided into bands: a band has at most ``length`` indices of the dimension ``dim``.
 
-    Of each earlier dimension, it has one index (chunks have the size 1 there); of each later dimension, all indices.
+    It has a single index of each earlier dimension (chunks have the size 1 there), and all indices of each later one.
     """
 
     dim: int

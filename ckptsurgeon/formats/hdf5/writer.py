@@ -33,7 +33,7 @@ _NO_FREE = 1
 _SPACE, _TYPE, _FILL, _LAYOUT, _TABLE = 1, 3, 5, 8, 17
 """The numbers of messages in object headers."""
 _DEFAULT_FILL = struct.pack("<4BI", 2, 2, 2, 1, 0)
-"""Version 2; space is allocated late; fill values are written only if they are set; the fill value is the default."""
+"""The fill value message: version 2; space is allocated late; values are written only if set; the default value."""
 
 
 class Hdf5Writer:

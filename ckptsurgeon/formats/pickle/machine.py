@@ -2,8 +2,8 @@
 
 The instructions are those of CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST and
 OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of ckptsurgeon. BUILD only
-stores the state. A persistent id is passed to the function ``persistent``. Everything that a file can make large has a
-limit.
+stores the state. A persistent id is passed to the function ``persistent``. There is a limit for everything that a file
+could make large.
 """
 
 from __future__ import annotations

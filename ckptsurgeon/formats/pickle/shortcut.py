@@ -52,10 +52,10 @@ def plain_tensors(
 ) -> _Made | None:
     """Return (values, end, text) for the tensors from the offset ``at`` on.
 
-    ``values`` has tensors and keys in turn, beginning with a tensor; a key belongs to the next tensor. ``end`` is the
-    offset after the last value, at most ``edge``. ``text`` is the number of bytes of all strings in the values. At
-    ``at``, the arguments of the first tensor begin. The keys and all parts of the tensors are put into ``memo``.
-    ``rebuild`` is the name ``_rebuild_tensor_v2``; ``persistent`` returns the storage for a persistent id.
+    ``at`` is the offset of the arguments of the first tensor. ``values`` is a tensor, the key of the next tensor, the
+    next tensor, and so on. ``end`` is the offset after the last value, at most ``edge``. ``text`` is the number of
+    bytes of all strings in the values. The keys and all parts of the tensors are put into ``memo``. ``rebuild`` is the
+    name ``_rebuild_tensor_v2``; ``persistent`` returns the storage for a persistent id.
 
     Returns None, and changes nothing, if ``torch.save`` would write the first tensor differently.
     """

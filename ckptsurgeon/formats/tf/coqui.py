@@ -22,7 +22,7 @@ _NETWORK = frozenset(
 )
 _SCALARS = (("global_step", "int64", struct.pack("<q", 0)), ("beta1_power", "float32", struct.pack("<f", 0.9)),
             ("beta2_power", "float32", struct.pack("<f", 0.999)))  # fmt: skip
-"""(name, dtype, bytes) of each scalar that Coqui saves, before the first step of Adam.
+"""(name, dtype, bytes) of each scalar that Coqui saves; the bytes are the value before the first step of Adam.
 
 The powers are the defaults of Coqui's options ``--beta1`` and ``--beta2``.
 """

@@ -115,7 +115,7 @@ def is_folder(folder: Folder) -> bool:
 
 
 def _prefixes(names: Sequence[str]) -> list[str]:
-    """Return the names, without ``.index``, of the checkpoints in a folder that have an index and data files."""
+    """Return the names of the checkpoints in a folder that have both an index and data files, without ``.index``."""
     data = {_DATA.sub("", name) for name in names if _DATA.search(name)}
     return [name.removesuffix(_INDEX) for name in names if name.endswith(_INDEX) and name.removesuffix(_INDEX) in data]
 

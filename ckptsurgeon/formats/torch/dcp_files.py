@@ -70,7 +70,7 @@ class PieceFiles:
             self._pickled += len(archive.pickle)
         if self._pickled > limits.PIECE_PICKLES:
             raise UnsafeError(
-                f"the pickles of the pieces have over {limits.PIECE_PICKLES} bytes together, which is the limit.",
+                f"the pickles of the pieces have more bytes in total than the limit of {limits.PIECE_PICKLES}.",
                 rule="pickle size",
             )
         tree = archive.load_cached(self._rebuild, self._known)

@@ -47,7 +47,7 @@ class MeshPart:
 
     @property
     def any(self) -> TensorInfo:
-        """A stored tensor of this part; it may be empty."""
+        """One stored tensor of this part; it may be empty."""
         return self.local
 
     @property

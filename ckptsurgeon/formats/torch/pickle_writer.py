@@ -51,7 +51,7 @@ class PickleWriter:
     def fetched(self, what: object) -> bool:
         """Append the instruction that loads the value called ``what`` from the memo, and return True.
 
-        Return False, and append nothing, if ``kept`` was not called with ``what``.
+        Return False, and append nothing, if ``kept`` was not called with ``what`` before.
         """
         index = self._memo.get(what)
         if index is None:

@@ -75,7 +75,7 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
     """Return the sizes and ranks of a mesh that is stored as sizes and strides (``torch/distributed/_mesh_layout.py``).
 
     Sizes and strides give positions in the list of all ranks. If the mesh is one of several equal parts of a larger
-    mesh, the rank of the process says which part.
+    mesh, it is the part that contains the rank of the process.
     """
     axes, every = _axes(attributes_of(state.get("_layout"), "_MeshLayout")), state.get("_flatten_rank_map")
     sizes = tuple(size for size, _ in axes)

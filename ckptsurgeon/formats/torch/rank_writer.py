@@ -27,7 +27,7 @@ _DTENSOR = "torch.distributed.tensor"
 _SPEC = "torch.distributed.tensor._dtensor_spec"
 _LAYOUT = "torch.distributed._mesh_layout"
 _RANKS = "\0ranks"
-"""The key of a tensor that each file has besides those of the model: the ranks of the mesh.
+"""The key of an additional tensor in each file, which has the ranks of the mesh.
 
 Keys of the model must not begin with a zero byte.
 """

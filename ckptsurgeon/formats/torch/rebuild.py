@@ -26,7 +26,7 @@ Functions = dict[tuple[str, str], Callable[..., object]]
 ATTRIBUTES = 24
 """The attributes of a tensor subclass are kept if there are at most this many; torchao's classes have ten.
 
-There is a limit because many tensors of a file may share one large dict of attributes.
+There is a limit because many tensors of a file may refer to the same large dict of attributes.
 """
 _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 

@@ -26,7 +26,7 @@ _LINKS = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Type flags of members without data, even if their header has a size: links, devices, folders, FIFOs."""
 _NAMED = (*_PLAIN, b"5")
 _LISTED = 32
-"""How many member names are read from an archive that torch did not write, since each may cost a network request."""
+"""The most member names that are read from an archive of another program, since each may cost a network request."""
 _HARMLESS = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a FIFO",
@@ -123,7 +123,7 @@ def plain_members(file: File) -> Iterator[TarMember]:
 
 
 def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
-    """Return the fields, such as ``path``, that an extended header of pax sets for the next member.
+    """Return the fields, such as ``path``, that an extended header (pax or GNU) sets for the next member.
 
     The content of the header is in the file from ``begin`` to ``end``; ``kind`` is the type of the header. For GNU's
     header of a long name, the only field is ``path``.

@@ -100,7 +100,7 @@ def _same(info: TensorInfo, first: TensorInfo) -> TensorInfo:
 
 
 def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
-    """Return how many unused elements follow each of the ``number`` parameters of a group."""
+    """Return the number of unused elements after each of the ``number`` parameters of a group."""
     if paddings is None:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None

@@ -53,7 +53,7 @@ class ZipWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> ZipLayout:
-        """Return the layout of a file; ``metadata`` is ignored, since ``.pth`` files store it only in the recipe."""
+        """Return the layout of a file; ``metadata`` is not used: in ``.pth`` files, only the recipe has it."""
         owners = [t for t in tensors if not t.alias_of]
         number = {tensor.key: str(i) for i, tensor in enumerate(owners)}
         names = {t.key: number[t.alias_of or t.key] for t in tensors}

@@ -116,7 +116,7 @@ def _unpack_advice(command: str, name: str, member: str = "") -> str:
 
 
 HEAD = 8192
-"""How many bytes at the start of a file are looked at."""
+"""The number of bytes at the start of a file that are examined."""
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (512, 1024, 2048, 4096)
@@ -171,8 +171,8 @@ def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
     if not head.startswith(_HDF5[:4]) and not any(head.startswith(_HDF5, at) for at in _USER_BLOCKS):
         return None
     if head.startswith(_HDF5[:4]):
-        return UnreadableFile("an HDF5 file that was changed, as when it is sent as text", ANEW)
-    advice = f"Remove what is before it: h5unjam -i {argument(name)} -o new.h5 --delete"
+        return UnreadableFile("an HDF5 file whose bytes were changed, as by a transfer in text mode", ANEW)
+    advice = f"Remove the data before it: h5unjam -i {argument(name)} -o new.h5 --delete"
     return UnreadableFile("an HDF5 file behind other data (a user block)", advice)
 
 

@@ -40,7 +40,7 @@ def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknow
 
 
 ANEW = "Fetch it again, from the address of the file itself."
-"""The advice for a file that was damaged by the download, or if a web page or an error was downloaded instead."""
+"""The advice if the download damaged the file, or if a web page or an error message was downloaded instead."""
 _OF_TEXT = f"Give the file with the weights. If a server sent this text in its place: {ANEW[0].lower()}{ANEW[1:]}"
 _SHOWN = 120
 """How many characters of a server's answer are shown."""

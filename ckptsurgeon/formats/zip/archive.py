@@ -1,8 +1,8 @@
 """Reads the directory of a zip archive, and checks it against the archive's records.
 
 PKWARE APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT. The archives that torch writes are
-accepted: uncompressed records, local headers without sizes, a data descriptor after each record. An archive that two
-readers could interpret differently is refused.
+accepted: records without compression, local headers without sizes, and a data descriptor after each record. An archive
+that two readers could interpret differently is refused.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Archive:
         return data
 
     def without_seal(self, name: str, recipe: str) -> list[tuple[int, bytes]]:
-        """Return the changes to the file, as (offset, bytes), that would replace the seal of a recipe by zeros.
+        """Return the changes, as (offset, bytes), that replace the seal of a recipe in the file by zeros.
 
         ``recipe`` is the text of the record ``name``; the seal is a digest at its end. The checksum of the record
         changes, too. Returns [] if the recipe has no seal.
@@ -224,8 +224,8 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
 def _check_names(file: File, names: list[str]) -> None:
     """Raise UnsafeError if a record name leads out of the archive, or if readers could confuse two names.
 
-    All names are checked together first. Checking the names one by one takes ten times as long, and is only done to
-    find the name for the message.
+    All names are checked together first. If this check fails, the names are checked one by one, to find the name for
+    the message: this takes ten times as long.
     """
     together = "\0".join(["", *names])
     folded = together.casefold().split("\0")

@@ -64,7 +64,7 @@ class ZipRecord:
         return fixed + self.name + extra
 
     def checksum(self, of_tensor: int) -> int:
-        """Return the CRC-32 of a tensor's record; ``of_tensor`` is the CRC-32 of the tensor alone."""
+        """Return the CRC-32 of a tensor's record; ``of_tensor`` is the CRC-32 of the tensor's bytes alone."""
         if not self.lead:
             return of_tensor
         from isal import isal_zlib

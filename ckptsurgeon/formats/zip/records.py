@@ -21,7 +21,7 @@ _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 FULL = 0xFFFFFFFF
 _LONGEST_DESCRIPTOR = 24
 _USUAL = struct.Struct("<4s3L4s2x20s2H")
-"""What torch writes between the data of two records, up to the name: a descriptor of 16 bytes, a local header."""
+"""The bytes that torch writes between the data of two records, up to the name: a descriptor, and a local header."""
 _MAGICS = (b"PK\7\x08", b"PK\3\4")
 _USUAL_FLAGS = 0x808
 _USUAL_LOCAL = struct.pack("<4H3L", _USUAL_FLAGS, 0, 0, 0, 0, 0, 0)
@@ -102,7 +102,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
 
 
 def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
-    """Return the length of the extra field in ``row``'s local header; -1 if torch would write ``between`` differently.
+    """Return the length of the extra field in the local header of ``row``; -1 if torch does not write this ``between``.
 
     ``between`` has the bytes from the end of the data of ``previous`` to the end of ``name``, which is the name of
     ``row`` in UTF-8. This is a quick check for the usual case: both records are stored without compression, with a

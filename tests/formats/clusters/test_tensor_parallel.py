@@ -88,8 +88,8 @@ def tensors(rank: int, **fields: torch.Tensor | None) -> Callable[[], None]:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an index that is none": (lambda: Path("d/ranks.json").write_text("[" * 9), "is not valid JSON"),
-    "no number of ranks": (index(ranks="two"), "has no valid number of ranks"),
-    "too many ranks": (index(ranks=10**12), "has no valid number of ranks"),
+    "no number of ranks": (index(ranks="two"), "must contain ranks, a number from 1 to"),
+    "too many ranks": (index(ranks=10**12), "must contain ranks, a number from 1 to"),
     "more ranks": (index(ranks=3), "lacks model-rank-2-part-0.safetensors"),
     "an axis that is none": (index(axes={"conv": "x"}), "an axis that is not an integer from 0 to 63"),
     "an axis beyond": (index(axes={"conv": 9}), "conv has no axis 9"),

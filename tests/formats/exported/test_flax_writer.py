@@ -89,7 +89,7 @@ def test_as_many_values_as_are_read_can_be_written_and_no_more(monkeypatch: pyte
     cs.apply(plan, "out.msgpack")
     cs.open_checkpoint("out.msgpack").close()
     monkeypatch.setattr(limits, "TREE_NODES", values - 1)
-    with pytest.raises(cs.OutputError, match=f"the keys are {values} values in msgpack"):
+    with pytest.raises(cs.OutputError, match=f"the file would have {values} msgpack values"):
         cs.apply(plan, "other.msgpack")
     with pytest.raises(cs.UnsafeError):
         cs.open_checkpoint("out.msgpack")

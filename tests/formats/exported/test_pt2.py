@@ -240,5 +240,5 @@ def test_many_pickles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {f"w{at}": entry(f"weight_{at}", use_pickle=True) for at in range(9)}
     with opened(program({"w0": weights["w0"]}, records)) as found:
         assert found.tensor("w0").tolist() == [1, 1]
-    with pytest.raises(cs.UnsafeError, match="over 1000 bytes together"):
+    with pytest.raises(cs.UnsafeError, match="more bytes in total than the limit of 1000"):
         opened(program(weights, records))
