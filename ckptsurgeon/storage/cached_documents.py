@@ -19,15 +19,15 @@ __all__ = ["cache_folder", "cached_document", "document_key", "keep_document"]
 
 FOLDER, SUFFIX, TEMP = "builds", ".json", ".tmp"
 MOST_FILES, MOST_BYTES, MOST_IN_ONE = 200, 128 << 20, 16 << 20
-"""The maximum number of entries in the cache, of bytes of all entries together, and of bytes of one entry."""
+"""The most entries in the cache, the most bytes of all entries together, and the most bytes of one entry."""
 OLD_S = 24 * 3600
-"""Temp files that are older than this many seconds were left by killed runs, and are removed."""
+"""A temp file that is older than this many seconds was left by a killed run, and is removed."""
 OFF = "CKPTSURGEON_NO_BUILDS"
 """The environment variable that switches this cache off if it is not empty."""
 
 
 def cache_folder() -> str:
-    """Return the folder in which ckptsurgeon caches files of this user, which can all be fetched or computed again."""
+    """Return the folder of this user's cache; every file in it can be fetched or computed again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.abspath(os.environ.get("CKPTSURGEON_CACHE") or os.path.join(home, "ckptsurgeon"))
 
@@ -54,7 +54,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def cached_document(key: str) -> Any:
-    """Return the document with this key; None if it is not in the cache, or its file is damaged or of another user."""
+    """Return the document with this key; None if it is not cached, or if its file is damaged or of another user."""
     if not key:
         return None
     path = os.path.join(cache_folder(), FOLDER, key + SUFFIX)
@@ -85,7 +85,7 @@ def _own_bytes(path: str) -> bytes:
 
 
 def keep_document(key: str, document: Any) -> bool:
-    """Store a document completely or not at all, and return whether it was stored.
+    """Store a document atomically, and return whether it was stored.
 
     If the cache is full, the least recently used entries are removed.
     """

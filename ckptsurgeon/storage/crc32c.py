@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["SHORT", "SHORTEST", "crc32c", "masked", "unmasked"]
 
 _POLYNOMIAL = 0x82F63B78
-"""The polynomial in reflected form, as everywhere in this file: the lowest bit is the highest power."""
+"""The polynomial in reflected form, as everywhere in this file: the lowest bit belongs to the highest power."""
 _MASK_DELTA = 0xA282EAD8
 SHORT, SHORTEST = 1 << 12, 1 << 8
 """Sizes in bytes above which numpy is faster: ``SHORT`` if numpy must be imported first, ``SHORTEST`` otherwise."""
 _ROW = 1 << 14
-"""How many words are folded at once: few enough to stay in a core's cache."""
+"""The number of words that are folded at once: few enough to stay in the cache of a processor core."""
 _BLOCK = 1 << 20
 
 
@@ -127,9 +127,9 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return a table with the value of a linear function for each 16-bit number.
+    """Return a table of a function that is linear over XOR: the value for each 16-bit number.
 
-    ``images`` has the values of this function for the 16 numbers with a single bit, lowest bit first.
+    ``images`` has the values of the function for the numbers 1, 2, 4, 8 … 2**15.
     """
     import numpy as np
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["REPLACED", "is_replaced"]
 
 REPLACED = b"\xff" * 8
-"""The mark, in place of the length of the header. No header is so long, so every reader refuses the file meanwhile."""
+"""The mark, written over the length of the header. No header is so long, so every reader refuses the file."""
 
 
 def is_replaced(head: bytes) -> bool:

@@ -73,7 +73,7 @@ class _HuggingFace:
 
 
 def _single(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the section ``model`` whose value is a string, number, boolean or null.
+    """Return those fields of the section ``model`` whose value is a string, number, boolean or null.
 
     Its vocabulary and merge rules, which are lists and dicts, are left out.
     """
@@ -94,7 +94,7 @@ def _has_rules(model: Mapping[str, Any]) -> bool:
 
 
 def _rules(merges: Any) -> list[tuple[str, str]]:
-    """Return the pairs of tokens that merge rules join.
+    """Return the pairs of tokens that the merge rules ``merges`` join.
 
     A rule is a string with a space, or a list of two strings; other entries are left out.
     """

@@ -40,16 +40,15 @@ _MARKS = "boa|boi|bod|bov|end|eoa|eod|eoi|eot|eov|newline|patch|placeholder|sot|
 _BY_ROLE = re.compile(rf"(?:.*_)?(?:(?:{_ROLES}|{_MARKS})_ids?|(?:{_ROLES})_(?:index|idx))")
 """Matches names that end with the role of a token, such as ``pad_index``, ``newline_id`` and ``image_start_id``."""
 _OF_OTHERS = re.compile(r"(?:audio_stream|codebook|codec|subs|t2u|tag|tts_codec|vocoder)_")
-"""Matches the beginnings of the names of fields whose ids are not those of text tokens, but of audio codes, units of
-speech, or tags of HTML."""
+"""Matches prefixes of fields whose ids belong to audio codes, speech units or HTML tags, never to text tokens."""
 _OF_INPUTS = re.compile(r"(?:audio|document|frame|im|image|img|speech|text|tts|video|vision|visual)_|(?:bo|eo)[aiv]_")
-"""Matches the beginnings of the names of fields whose tokens mark other inputs in a text."""
+"""Matches prefixes of fields whose tokens mark other inputs, such as images, in a text."""
 _UNSURE = re.compile(r".*_(?:ids?|idx|index|token|tokens)|.*_to_(?:.*_)?(?:id|token)")
 _OF_COUNTS = re.compile(
     r"(?:.*_)?(?:max|min|num|n|use|has)_.*|(?:.*_)?(?:active|adapter|altup|block|channel|decode|device|eval|expert|group|head|hidden|hook|"
     r"ignore|label|lang|layer|layers|merge|per|position|process|prompt|rank|sequence|speaker|stage|task)s?(?:_.*)?"
 )
-"""Matches the names of fields whose numbers count or number other things than tokens."""
+"""Matches the names of fields whose numbers are not token ids, but counts, or indices of other things."""
 
 
 def is_of_ids(field: str) -> bool:
@@ -69,5 +68,5 @@ def is_of_inputs(field: str) -> bool:
 
 
 def may_be_of_ids(field: str) -> bool:
-    """Return whether a name leaves open whether its field has token ids: ``image_token``, ``style_id``."""
+    """Return whether the name ``field`` does not tell if the field has token ids: ``image_token``, ``style_id``."""
     return not is_of_ids(field) and _UNSURE.fullmatch(field) is not None and _OF_COUNTS.fullmatch(field) is None

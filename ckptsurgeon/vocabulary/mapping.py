@@ -58,7 +58,7 @@ _LONGEST = 512
 
 
 class Pieces:
-    """The pieces of a vocabulary, and their log-probabilities if it has any.
+    """The pieces of a vocabulary, with their log-probabilities if the vocabulary has them.
 
     With log-probabilities a token is cut into the most probable pieces, as by a unigram model (Kudo, arXiv:1804.10959);
     for WordPiece, into pieces that are each as long as possible; otherwise, into as few pieces as possible.

@@ -119,7 +119,7 @@ SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
     "vocab-src.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""Token lists (XLM-R, fairseq, Marian) whose tokens are not, or not all, in the order of the embedding's rows."""
+"""Token lists (XLM-R, fairseq, Marian) whose order is not, or not for all tokens, the order of the embedding's rows."""
 
 
 def tokens_beside(model: str) -> str:

@@ -46,7 +46,7 @@ _TASKS = "task_specific_params"
 """A field with generation settings for each task, such as those of T5 for translation."""
 _DEEPEST = 6
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
-"""Matches special tokens: a number that may be the id of another token is not reported as unsure."""
+"""Matches special tokens. A number that may be an id is only reported as unsure if it is the id of such a token."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
 def new_names(
     fields: Mapping[str, Any], others: Mapping[str, Any], tokens: Sequence[str], new: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
-    """Return the names that maps from names to ids, such as ``lang_to_id``, have in ``others`` and lack in ``fields``.
+    """Return the entries that maps of names to ids, such as ``lang_to_id``, have in ``others`` but not in ``fields``.
 
-    ``fields`` and ``others`` are configurations of two models, and ``tokens`` are the tokens of the second. A name gets
-    the id of its token in ``new``, which maps tokens to ids; names whose token is not in ``new`` are left out. The
-    result is {field: {name: id}}, without fields that have no such names.
+    ``fields`` and ``others`` are the configurations of two models, and ``tokens`` are the tokens of the second model.
+    The result is {field: {name: id}}, with the ids that the tokens have in ``new``, a mapping of tokens to ids. An
+    entry is left out if its token is not in ``new``.
     """
     found = {}
     for field in MAPS:
@@ -210,10 +210,10 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return vocabulary sizes: the ids of configurations with one of these sizes are to be renumbered.
+    """Return the vocabulary sizes of the configurations whose token ids are to be renumbered.
 
     These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
-    nested configurations decide: of their sizes that have room for all old tokens, the smallest is returned, together
+    nested configurations decide: the smallest of their sizes that has room for all old tokens is returned, together
     with the size of the new vocabulary. If there is none, the result is empty, and all ids are to be renumbered.
     """
     found = dict(_parts(fields))
@@ -249,10 +249,11 @@ def _ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Pat
 
 
 def _unsure(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
-    """Yield (path, number) of each number that may be an id of this vocabulary, or not.
+    """Yield (path, number) of each number for which it is unclear whether it is an id of this vocabulary.
 
-    The name of its field leaves open whether it is a token id. In a configuration with another vocabulary, it is the id
-    of a token that marks other inputs, and is small enough for both vocabularies.
+    This is the case if the name of its field may be the name of a field with token ids. In a configuration with another
+    vocabulary, it is the case if the number is the id of a token that marks images or other inputs, and is small enough
+    for both vocabularies.
     """
     for path, value, other in _fields(fields, sizes):
         name = path[-1]
@@ -274,7 +275,8 @@ def _fields(
 
     ``fields`` is a configuration, and ``above`` its path. A configuration is for this vocabulary if its vocabulary size
     is in ``sizes``. If it has no vocabulary size, or if ``sizes`` is empty, it is for the same vocabulary as the
-    configuration that contains it. ``other`` is the size of another vocabulary that a configuration is for, or 0.
+    configuration that contains it. ``other`` is 0 in a configuration for this vocabulary; in any other, it is the size
+    of the other vocabulary.
     """
     size = fields.get("vocab_size")
     if sizes and type(size) is int:

@@ -1,4 +1,4 @@
-"""Compares the ids of tokens with the order in which training numbers them: that of BPE's rules, or of scores."""
+"""Measures whether token ids follow the order of training: for BPE that of the merge rules, for Unigram of scores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How well the ids of tokens follow the order of the merge rules that make them; for Unigram, of falling scores.
+    """How well the ids of tokens follow the order of the merge rules that make the tokens; for Unigram, falling scores.
 
     ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than the token of
-    the rule before. For ``rising``, each rule is compared with the rule that comes half of the list later: it is the
-    share of these pairs in which the later rule's token has the larger id. It is 1 if tokens are numbered in the order
-    of the rules, and about 0.5 if they are numbered at random.
+    the rule before. For ``rising``, each rule is paired with the rule half the list later. ``rising`` is the share of
+    the pairs in which the later rule's token has the larger id: 1 if tokens are numbered in the order of the rules, and
+    about 0.5 if they are numbered at random.
     """
 
     number: int = 0
@@ -24,7 +24,7 @@ class RuleOrder(NamedTuple):
 
 
 def rule_order(ids: Sequence[int]) -> RuleOrder:
-    """Return how well ids rise; ``ids`` are those of tokens in the order of their merge rules, or of falling scores."""
+    """Return the RuleOrder of ``ids``, the ids of tokens in the order of their merge rules, or of falling scores."""
     later = ids[len(ids) // 2 :]
     rising = sum(map(lt, ids, later)) / len(later) if len(ids) > 1 else 1.0
     return RuleOrder(len(ids), sum(map(gt, ids, ids[1:])), rising)

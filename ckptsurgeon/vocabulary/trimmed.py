@@ -1,4 +1,4 @@
-"""Cuts a tokenizer.json to fewer tokens: finds those that it needs to encode some texts as before, and makes the file.
+"""Cuts a tokenizer.json to the tokens that it needs to encode some texts as before.
 
 https://huggingface.co/docs/tokenizers: the models BPE, WordPiece and Unigram.
 """
@@ -24,8 +24,8 @@ _ENDS = ("BertProcessing", "RobertaProcessing")
 class KeptTokens:
     """The tokens that are kept, in the order of their old ids, and how many of them belong to each group.
 
-    A token is counted in the first group that it is in: special and added tokens, bytes, tokens of the texts, and the
-    pieces and letters of these.
+    A token is counted in the first of these groups that contains it: special and added tokens, bytes, tokens of the
+    texts, pieces and letters of the tokens of the texts.
     """
 
     tokens: tuple[str, ...]
@@ -100,7 +100,7 @@ def _unknown(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_processors(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the tokens that are added around a text, and the token of padding."""
+    """Yield the tokens that post-processors add to a text, and the padding token."""
     padding = document.get("padding")
     if isinstance(padding, dict):
         yield str(padding.get("pad_token"))
@@ -112,7 +112,7 @@ def _of_processors(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _processors(section: Any) -> Iterator[dict[str, Any]]:
-    """Yield a post-processor, and those that a sequence of them contains."""
+    """Yield the post-processor ``section`` and, if it is a sequence, all post-processors in the sequence."""
     if isinstance(section, dict):
         yield section
         for one in section.get("processors") or ():
@@ -120,7 +120,7 @@ def _processors(section: Any) -> Iterator[dict[str, Any]]:
 
 
 def _rows(processor: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the special tokens of a template: each has ``ids`` and ``tokens``."""
+    """Return the special tokens of a template post-processor, as dicts with the keys ``ids`` and ``tokens``."""
     rows = processor.get("special_tokens")
     return [row for row in rows.values() if isinstance(row, dict)] if isinstance(rows, dict) else []
 
@@ -135,13 +135,13 @@ def _bytes(document: Mapping[str, Any], model: Mapping[str, Any], listed: Collec
 
 
 def _written(model: Mapping[str, Any], letter: str) -> tuple[str, ...]:
-    """Return the tokens of one letter: plain, and with the prefix or suffix of tokens that continue or end a word."""
+    """Return the forms of a letter as a token: plain, or with the prefix or suffix inside and at the end of words."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     return letter, f"{prefix}{letter}", f"{letter}{suffix}", f"{prefix}{letter}{suffix}"
 
 
 def _parts(model: Mapping[str, Any], used: Collection[str], listed: Mapping[str, float]) -> Iterator[str]:
-    """Yield the letters of the used tokens; for BPE, also every piece from which merges make these tokens.
+    """Yield the letters of the used tokens; for BPE, also every token from which merges make the used tokens.
 
     For Unigram, the piece with the lowest score is kept too: the score of an unknown letter depends on it.
     """
@@ -156,7 +156,7 @@ def _parts(model: Mapping[str, Any], used: Collection[str], listed: Mapping[str,
 
 
 class _Merges:
-    """The merge rules of BPE: the pairs that are joined, the earliest rule first."""
+    """The merges of a BPE tokeniser: pairs of tokens; the earlier a merge is in the list, the sooner it is applied."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         self._prefix = model.get("continuing_subword_prefix") or ""
@@ -164,11 +164,11 @@ class _Merges:
         self._ranks = {pair: rank for rank, pair in enumerate(map(_pair, model.get("merges") or ()))}
 
     def tokens(self, pair: tuple[str, str]) -> tuple[str, str, str]:
-        """Return the two tokens that a rule joins, and the token that it makes."""
+        """Return the two tokens that a merge joins, and the token that the merge makes."""
         return *pair, pair[0] + pair[1][len(self._prefix) :]
 
     def pieces(self, token: str) -> Iterator[str]:
-        """Yield the letters of a token, and all tokens that the rules make of them one after the other."""
+        """Yield the letters of a token, and then each token that the merges make while they join these letters."""
         parts = self._letters(token)
         yield from parts
         while len(parts) > 1:
@@ -194,13 +194,13 @@ def _pair(rule: Any) -> tuple[str, str]:
     return str(first), str(second)
 
 
-# The file that is left.
+# Makes the smaller tokenizer.json.
 
 
 def trimmed_tokenizer(document: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
-    """Return the content of a tokenizer.json with the ``tokens`` alone: the id of each is its index.
+    """Return the content of a tokenizer.json that has only ``tokens``: the new id of a token is its index.
 
-    ``tokens`` are in the order of their old ids, and have all tokens of its processors.
+    ``tokens`` are in the order of their old ids, and include all tokens that the post-processors add.
     """
     ids = {token: number for number, token in enumerate(tokens)}
     made = dict(document)
@@ -230,7 +230,7 @@ def _with_tokens(model: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, 
 
 
 def _with_ids(section: Any, ids: Mapping[str, int]) -> Any:
-    """Return a post-processor with the new ids of its tokens."""
+    """Return the post-processor ``section`` with the new ids of its tokens."""
     if not isinstance(section, dict):
         return section
     made = dict(section)

@@ -64,9 +64,9 @@ def with_overrides(
 
 
 def _row(row: Row, override: TokenRowOverride | None) -> Row:
-    """Return the row that a model gets for a token: ``row``, which it has, or the result of ``override`` if it applies.
+    """Return the row of a token in a model: ``row``, or the result of ``override`` if the override applies.
 
-    The result of an override is None if a row of another model is used, and an empty tuple if the row is all zeros.
+    The result of an override is None if the row of another model is used, and an empty tuple if the row is all zeros.
     """
     if override is None or (row is not None and not override.force):
         return row

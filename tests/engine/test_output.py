@@ -416,10 +416,10 @@ def test_where_folders_cannot_be_swapped_the_old_one_stays(monkeypatch: pytest.M
     before = shard_names()
 
     def cannot(temp: str, path: str) -> None:
-        raise cs.OutputError("cannot replace the folder in one step here.")
+        raise cs.OutputError("cannot replace the folder atomically on this file system.")
 
     monkeypatch.setattr(exchanging, "_exchange", cannot)
-    with pytest.raises(cs.OutputError, match="in one step"):
+    with pytest.raises(cs.OutputError, match="atomically"):
         write("m", force=True, max_shard_size="4500B")
     assert shard_names() == before
     assert cs.verify("m").ok

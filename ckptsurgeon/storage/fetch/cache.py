@@ -71,7 +71,7 @@ def _digests(path: str) -> tuple[CachedFile, str]:
 
 _ALLOWED: dict[str, Callable[[str], object]] = {
     "snapshots": lambda path: blob_of(path),
-    "blobs": lambda path: not os.path.isdir(path),  # into a store that all repositories share
+    "blobs": lambda path: not os.path.isdir(path),  # links to files of a store that all repositories share
 }
 """{folder in which links are allowed: function that returns a true value for the path of an allowed link}."""
 
@@ -107,7 +107,7 @@ def check_cache(repository: str, cache: str | None) -> None:
 def check_kept(path: str, repository: str, commit: str, file: str, cache: str | None) -> None:
     """Raise SourceError if huggingface_hub has not stored ``file`` in the right place of its cache.
 
-    ``path`` is where it has stored the file. The right place is determined by the repository, the commit and the name.
+    ``path`` is the path of the stored file. The right place follows from the repository, the commit and the name.
     """
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:

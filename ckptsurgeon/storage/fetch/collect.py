@@ -47,9 +47,10 @@ __all__ = [
 
 CHUNK = 1 << 22
 _BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
-"""Errors of a copy by the kernel after which this process reads and writes the bytes itself.
+"""Errors of a copy by the kernel; after one of these, this process reads and writes the bytes itself.
 
-The kernel cannot copy between these files, or the error does not tell which of the two files failed."""
+They mean that the kernel cannot copy between these files, or they do not tell which of the two files failed.
+"""
 
 
 def copy_bytes(source: File, output: StagedFile) -> None:
@@ -118,7 +119,7 @@ class FileCollector:
 
 @contextmanager
 def collect(folder: str | None, strategy: str, config: FetchConfig) -> Iterator[FileCollector]:
-    """Yield a FileCollector for ``folder``; when the block ends, its files are put in place.
+    """Yield a FileCollector for ``folder``; when the block ends, the collected files are put in place.
 
     The folder and its parents are made if they do not exist, and removed again if the block fails. If ``folder`` is
     None, files stay where they are. ``strategy`` is one of ``STRATEGIES``, such as "symlink" or "copy".
@@ -226,7 +227,7 @@ def _local(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     source = origin.path
     _check_file(origin)
     if path is None or is_same_file(source, path):
-        if is_outdated(path or source):  # a user who asks for a changed file wants the changed file
+        if is_outdated(path or source):  # the user asks for this changed file itself
             how.forget(path or source)
         return path or source
     if how.strategy == "symlink":

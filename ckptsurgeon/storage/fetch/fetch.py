@@ -154,7 +154,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError if the name of a file is that of the record (``.NAME.collected.json``) of another file."""
+    """Raise FormatError if a file has the name of another file's record, such as ``.NAME.collected.json``."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:
@@ -174,7 +174,7 @@ def _check_one_file(order: _FetchRequest, single: bool) -> None:
 
 
 def _checked(order: _FetchRequest, name: str, blob: CachedFile) -> CachedFile:
-    """Return ``blob``; raises SourceError if the request gives a SHA-256 that is different from that of ``blob``."""
+    """Return ``blob``; raises SourceError if the request has a SHA-256, and ``blob`` has a different one."""
     if not order.sha256:
         return blob
     if blob.sha256 != order.sha256:

@@ -66,7 +66,7 @@ def counter(progress: Progress | None) -> type[Any]:
 
 
 TRIES = 2
-"""How often a file is fetched if its bytes do not match the hub's digest."""
+"""The most times that a file is fetched while its bytes do not match the hub's digest."""
 _COMMIT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
@@ -152,7 +152,7 @@ def _names(origin: FetchOrigin, config: FetchConfig, folder: str) -> list[str]:
 
 
 def _expected_digest(origin: FetchOrigin, config: FetchConfig, path: str) -> str:
-    """Return the hub's digest of a file, '' if it is not known.
+    """Return the hub's digest of a file; '' if it is not known.
 
     The digest is the name of the blob to which ``path`` links in the cache. If ``path`` is not such a link, the digest
     is requested from the hub's listing.

@@ -192,7 +192,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a string can only be a local path, by its form, or because its first part exists here."""
+    """Return whether a string must be a local path: its form shows it, or its first part exists on this machine."""
     head = text.partition("/")[0]
     return (
         text.startswith(("/", ".", "~"))

@@ -33,7 +33,7 @@ def is_same_file(source: str, path: str) -> bool:
 
 
 def entries(path: str) -> Iterator[str]:
-    """Yield every path that is visited when a file is opened: ``path``, and the targets of links in turn."""
+    """Yield every path that is visited when ``path`` is opened: ``path`` itself, then the target of each link."""
     for _ in range(_MOST_LINKS):
         yield entry_of(path)
         if not os.path.islink(path):
@@ -163,7 +163,7 @@ def _carry_out(move: _Move) -> None:
 
 
 def _link(source: str, path: str) -> None:
-    """Make a symbolic link to ``source`` at ``path``; it replaces a file or link that was there, in one step."""
+    """Make a symbolic link to ``source`` at ``path``; a file or link at ``path`` is replaced atomically."""
     temp = temp_name(path)
     try:
         os.symlink(source, temp)

@@ -101,7 +101,7 @@ def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> 
 
 
 def notes_of(blobs: Mapping[str, CachedFile]) -> tuple[str, ...]:
-    """Return notes on files of a hub that were fetched again, after wrong bytes, or that have no digest."""
+    """Return notes on hub files that were fetched twice, because their bytes were wrong at first, or have no digest."""
     again = [
         f"{escape(name)} was fetched twice: at first its bytes differed from the hub's digest"
         for name, blob in blobs.items()

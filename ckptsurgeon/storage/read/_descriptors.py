@@ -141,7 +141,7 @@ class Descriptor:
 
 
 def _opened(opens: Callable[[], int]) -> int:
-    """Open one more file; if too many are open, first close the least recently used files. Raises OSError."""
+    """Call ``opens`` to open a file; if too many are open, first close the least recently used. Raises OSError."""
     while _idle and Descriptor._open >= _budget():
         _idle.popitem(last=False)[0]._shut()
     try:

@@ -23,7 +23,7 @@ __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links",
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
 BLOCK = 1 << 20
-"""Bytes are searched for pages of zeros in blocks of this size; of each block, only the first page is remembered."""
+"""The size of the blocks that are searched for pages of zeros; only the first page in each block is remembered."""
 ZEROS = 1 << 14
 """The most pages of zeros whose offsets a LocalFile remembers."""
 
@@ -146,7 +146,7 @@ class LocalFile(File):
 
 
 def is_local(file: File | None) -> TypeGuard[File]:
-    """Return whether a file is on this machine and open, and has all its bytes: not a deleted one (``--consume``)."""
+    """Return whether a file is on this machine, is open, and is complete (not a shard that ``--consume`` deleted)."""
     return file is not None and not (file.remote or file.closed or isinstance(file, ConsumedFile))
 
 

@@ -15,7 +15,7 @@ from .pending import DeferredUploads, MovedUploads, PendingUploads
 __all__ = ["FsspecDestination"]
 
 MARK = ".ckpt-upload"
-"""The suffix of the mark: a file or folder that exists at the address during an upload, and after a run was killed."""
+"""The suffix of the mark, a file or folder at the address; it exists during an upload, and stays after a killed run."""
 
 DEFERRED = ("s3", "s3a", "gs", "gcs")
 """The schemes of object stores in which an upload appears only when it is completed.

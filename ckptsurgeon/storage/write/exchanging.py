@@ -1,4 +1,4 @@
-"""Replaces a folder by a temp folder in a single step, and keeps the files that only the replaced folder has."""
+"""Atomically replaces a folder by a temp folder, and keeps the files that only the replaced folder has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_exchange", "place_folder"]
 
 
 def check_exchange(path: str) -> None:
-    """Raise OutputError if the file system of ``path`` cannot replace a folder in one step."""
+    """Raise OutputError if the file system of ``path`` cannot replace a folder atomically."""
     temp = temp_name(path)
     made = [os.path.join(temp, name) for name in ("a", "b")]
     try:
@@ -32,7 +32,7 @@ def place_folder(temp: str, path: str, stale: set[str]) -> None:
     """Rename the temp folder ``temp`` to ``path``.
 
     If ``path`` exists, its files that ``temp`` lacks are first hard-linked into ``temp``, except the files ``stale``.
-    Then the two folders are swapped, so that ``temp`` is the old folder.
+    Then the two folders are swapped: ``temp`` is now the path of the old folder.
     """
     parent = os.path.dirname(os.path.abspath(path))
     try:
@@ -72,7 +72,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _exchange(temp: str, path: str) -> None:
-    """Swap two folders in one step."""
+    """Swap two folders atomically."""
     try:
         exchange(temp, path)
     except OSError as error:
@@ -81,5 +81,6 @@ def _exchange(temp: str, path: str) -> None:
 
 def _not_replaced(path: str, error: OSError) -> OutputError:
     return OutputError(
-        f"cannot replace the folder {escape(path)} in one step here ({error.strerror}).", hint="Write to a new folder."
+        f"cannot replace the folder {escape(path)} atomically on this file system ({error.strerror}).",
+        hint="Write to a new folder.",
     )

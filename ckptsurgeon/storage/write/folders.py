@@ -1,4 +1,4 @@
-"""Writes folders completely or not at all: into a temp folder, which then replaces the old one in one step."""
+"""Writes folders completely or not at all: into a temp folder, which then atomically replaces the old folder."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def staged_folder(
     unfinished: UnfinishedOutput | None = None,
     restart: bool = False,
 ) -> Iterator[StagedFolder]:
-    """Yield a temp folder to write; if the block succeeds, the folder replaces ``path`` in one step.
+    """Yield a temp folder to write; if the block succeeds, the temp folder atomically replaces ``path``.
 
     ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except the files ``stale``.
     ``unfinished`` is the unfinished output of an earlier run that this run continues. With ``restart``, unfinished

@@ -214,7 +214,7 @@ def _opened(path: str) -> Iterator[int]:
             )
         yield fd
     finally:
-        os.close(fd)  # which ends a lease, too
+        os.close(fd)  # this also ends the lease, if there is one
 
 
 def _lease(fd: int, path: str) -> None:
@@ -224,7 +224,7 @@ def _lease(fd: int, path: str) -> None:
     try:
         fcntl.fcntl(
             fd, fcntl.F_SETSIG, signal.SIGURG
-        )  # who waits for the file sends it; unlike SIGIO, it ends no process
+        )  # sent when another process waits for the file; unlike SIGIO, it does not end this process
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
         if error.errno == errno.EAGAIN:
@@ -268,7 +268,7 @@ def _write_new(path: str, data: bytes) -> None:
 
 
 def _put(path: str, data: bytes) -> None:
-    """Replace the file ``path``, in one step, by a file with the bytes ``data``; raises OSError."""
+    """Atomically replace the file ``path`` by a file with the bytes ``data``; raises OSError."""
     temp = os.path.join(os.path.dirname(os.path.abspath(path)), f"{stem(os.path.basename(path))}ckpt-index")
     with suppress(FileNotFoundError):
         os.unlink(temp)
@@ -315,7 +315,7 @@ def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
         if not is_new:
             _write_each([(fd, REPLACED)], 0)
             _write_each([(fd, old[LENGTH:])], LENGTH)
-        _write_each([(fd, old[:LENGTH])], 0)  # the new header is as long
+        _write_each([(fd, old[:LENGTH])], 0)  # a new header is as long as the old one
     if not is_new:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(journal.folder, journal.record))

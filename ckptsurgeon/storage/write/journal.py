@@ -24,7 +24,7 @@ __all__ = ["JOURNAL", "ONLY_COPY", "Journal", "UnfinishedOutput", "only_copies",
 JOURNAL = ".ckpt-journal"
 """The name of the journal; it begins with a dot, unlike the names of all files of an output."""
 ONLY_COPY = ".ckpt-only-copy"
-"""The name of an empty file that marks a folder with the only copy of its values: the sources were deleted."""
+"""The name of an empty file in a folder that has the only copy of some values, because the sources were deleted."""
 MOST_BYTES = 1 << 30
 KIND, VERSION = "ckpt.journal", 1
 

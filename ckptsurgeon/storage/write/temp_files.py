@@ -74,7 +74,7 @@ def start_writing(fd: int, offset: int, nbytes: int) -> None:
 
 
 def exchange(first: str, second: str) -> None:
-    """Swap two paths in one step; raises OSError if the system or the file system does not support this."""
+    """Swap two paths atomically; raises OSError if the system or the file system does not support this."""
     call = getattr(_libc(), "renameat2", None)
     if call is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

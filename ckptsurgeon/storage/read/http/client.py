@@ -181,7 +181,7 @@ def connection_errors() -> tuple[type[Exception], ...]:
 
 
 _CREATING = Lock()
-"""Held while the HTTP client is created: threads that need it at the same time then share one, which can be closed."""
+"""A lock for creating the HTTP client: all threads share one client, so that it can be closed."""
 
 
 def close_connections() -> None:

@@ -41,7 +41,7 @@ _now = threading.local()
 
 
 def timeout_s() -> float:
-    """Return how many seconds a server may take without progress: the option, the environment, or the default."""
+    """Return the seconds that a server may take without progress: from the option, the environment, or the default."""
     if _asked:
         return _asked[-1]
     said = os.environ.get(_VARIABLE, "")
@@ -49,7 +49,7 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return a string as a number of seconds, or raise ConfigError; ``name`` is the option or variable in messages."""
+    """Return a string as a number of seconds; raises ConfigError that names the option or variable ``name``."""
     try:
         found = float(said)
     except ValueError:
