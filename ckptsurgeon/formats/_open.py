@@ -158,7 +158,8 @@ def _read_folder(folder: Folder) -> Header:
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
         notes.append(
-            "the file latest refers to a folder of training states, which was not read: pass its path to read it"
+            "the file latest refers to a folder of training states, which was not read: pass the path of that folder "
+            "to read it"
         )
     if PIPELINE in names:
         notes.append(f"the folder is also a diffusers pipeline ({PIPELINE}), whose components are in subfolders")

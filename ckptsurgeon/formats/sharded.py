@@ -184,7 +184,7 @@ def _places(shards: Collection[str], folder: Folder, many: int) -> str:
         return f"of which {least}{there:,} {'is' if there == 1 else 'are'} in its folder, but not read"
     if least:
         return f"of which the first {_COUNTED_SHARDS:,} are not in its folder"
-    own = "its total_size is that of the listed shards alone, so the others were perhaps left out on purpose"
+    own = "its total_size counts only the listed shards, so the others were perhaps left out on purpose"
     return f"{which} not in its folder either; {own}"
 
 

@@ -153,7 +153,7 @@ def vocabulary_beside(path: str) -> Vocabulary:
     vocabulary = _in_row_order(name, own, read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
-            f"{escape(path)} does not say which embedding row belongs to which token, nor does another file in its "
+            f"{escape(path)} does not say which embedding row belongs to which token, nor does any other file in its "
             "folder.",
             hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
         )

@@ -336,7 +336,7 @@ def test_a_shard_in_the_middle_is_missed_too() -> None:
 def test_shards_that_were_only_named_so_are_a_note() -> None:
     parts(["model-00001-of-00002.safetensors"], 16)
     (note,) = cs.inspect(".").notes
-    assert "model-00002-of-00002.safetensors, which is not in its folder either; its total_size is that of" in note
+    assert "model-00002-of-00002.safetensors, which is not in its folder either; its total_size counts only the" in note
 
 
 def test_a_shard_that_is_there_is_not_called_missing() -> None:
@@ -367,7 +367,7 @@ def test_of_many_missing_shards_only_some_are_looked_for(
 
 
 @pytest.mark.parametrize(("there", "words"), [
-    ([], "which are not in its folder either; its total_size is that of the listed shards alone, so the others were "
+    ([], "which are not in its folder either; its total_size counts only the listed shards, so the others were "
          "perhaps left out on purpose"),
     ([4], "of which 1 is in its folder, but not read"),
     ([2, 3], "of which 2 are in its folder, but not read"),

@@ -60,9 +60,9 @@ def shard_name(named: str) -> str:
 
 
 def numbered(stem: str, suffix: str, *, any_case: bool = False) -> re.Pattern[str]:
-    """Return a pattern that matches the names of the shards of the index ``<stem><suffix>.index.json``.
+    """Return a regular expression for the names of the shards of the index ``<stem><suffix>.index.json``.
 
-    If ``any_case`` is true, the pattern ignores the case of letters.
+    If ``any_case`` is true, the regular expression ignores the case of letters.
     """
     pattern = rf"{re.escape(stem)}-\d+-of-\d+{re.escape(suffix)}"
     return re.compile(pattern, re.IGNORECASE if any_case else 0)

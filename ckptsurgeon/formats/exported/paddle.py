@@ -31,10 +31,10 @@ def is_of_paddle(tree: Any) -> bool:
 
 
 def named_array(value: OpaqueResult) -> Array | None:
-    """Return the array in a call by which PaddlePaddle pickles a tensor; None for any other call.
+    """Return the array in ``value`` if it is a call by which PaddlePaddle pickles a tensor; None for any other call.
 
     The calls are ``tuple((name, array))`` and, for tensors of a static graph, ``eval('data', {'data': array})``. They
-    are never made.
+    are never executed.
     """
     name, args = value.name, value.args
     if (
@@ -52,7 +52,7 @@ def named_array(value: OpaqueResult) -> Array | None:
 
 
 def with_slices_joined(tree: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the entries of a file with one tensor in place of its slices; raises FormatError if they do not fit."""
+    """Return the entries of a file with the slices of each tensor joined; raises FormatError if slices do not fit."""
     split = tree.get(_SPLIT, {})
     if not isinstance(split, dict):
         raise FormatError(f"its entry {_SPLIT} is not a dict.", rule="paddle slices")

@@ -51,7 +51,7 @@ class _PickledArrays:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether the file begins as a pickle, but not as one of torch or as a header of safetensors."""
+        """Return whether the file begins like a pickle, but not like a file of torch or a safetensors file."""
         if not isinstance(source, File) or any(one.sniff(source, head) for one in (TORCH_LEGACY, SAFETENSORS)):
             return False
         return _begins_as_pickle(head) or bool(_OLD.match(head))

@@ -24,7 +24,7 @@ _DIMENSIONS = 4
 _NAME_BYTES = 1 << 16
 _INFO_BYTES = 24
 _ENTRY_BYTES = 13
-"""The fewest bytes that the header of a tensor takes, and the fewest bytes that a metadata entry takes."""
+"""The smallest size in bytes of a tensor's header, and of a metadata entry."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
 
 
 def _name(cursor: Cursor, what: str) -> str:
-    """Return the next string, a name; ``what`` says in messages whose name it is."""
+    """Read and return the next string, the name of ``what`` (a phrase for messages)."""
     cursor.within = f"the name of {what}"
     length = cursor.number()
     if length > _NAME_BYTES:

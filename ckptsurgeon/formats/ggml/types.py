@@ -1,4 +1,4 @@
-"""The types of tensors in GGUF files, by the numbers that the files store for them."""
+"""The types of tensors in GGUF files, by the number with which a file stores each type."""
 
 from __future__ import annotations
 

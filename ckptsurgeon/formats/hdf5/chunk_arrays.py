@@ -91,7 +91,7 @@ class _Wanted:
 def _picked(
     blocks: BlockReader, elements: _Elements, data: bytes, first: int, wanted: Iterable[tuple[int, Place]]
 ) -> Found:
-    """Yield the chunks of ``wanted`` that are stored; ``data`` has consecutive elements of the array, including theirs.
+    """Yield the chunks of ``wanted`` that are stored; ``data`` has the elements of all these chunks and between them.
 
     ``first`` is the number of the first element in ``data``.
     """

@@ -126,9 +126,9 @@ class HdfContent:
         if self._soft:
             yield f"not followed, because they are only paths: the soft links {listing(self._soft, 2, where='')}"
         if self._long:
-            yield f"left out, because they are long: the attributes {listing(self._long, 2, where='')}"
+            yield f"left out, because they are too long: the attributes {listing(self._long, 2, where='')}"
         if self._has_heap:
-            yield "the attributes of the file were not read: they are many, or long"
+            yield "the attributes of the file were not read: they are too many, or too long"
 
 
 def _check_apart(values: Iterable[tuple[int, int]], blocks: Iterable[tuple[int, int]]) -> None:

@@ -90,7 +90,7 @@ def _packed(make: TensorBuilder, ref: TypedStorage, offset: Any, size: Any, stri
     check_sizes(stride, "stride")
     check_elements(size)
     if offset != 0 or tuple(stride) != contiguous_stride(size):
-        return unknown("its codes are smaller than a byte, and are a view of another tensor", ref.dtype, size)
+        return unknown("its codes have fewer than 8 bits, and it is a view of another tensor", ref.dtype, size)
     nbytes = (math.prod(size) * DTYPES[ref.dtype].bits + 7) // 8
     flat = make.rebuild(ref, 0, (nbytes,), (1,), dtype="uint8")
     return replace(flat, dtype=ref.dtype, shape=tuple(size), opaque=QUANTISED, parts=(params,))

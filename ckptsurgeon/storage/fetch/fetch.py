@@ -161,7 +161,7 @@ def _check_distinct(paths: Mapping[str, str]) -> None:
         raise FormatError(
             f"{escape(taken[0])} cannot be fetched: ckpt needs this name for a record of where another file came from.",
             rule="outside",
-            hint="Rename it where it is fetched from, or leave it out.",
+            hint="Rename the file at its source, or leave it out.",
         )
 
 

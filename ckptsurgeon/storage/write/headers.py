@@ -187,7 +187,7 @@ def _open_alone(path: str) -> Iterator[int]:
     if os.path.islink(path):
         raise OutputError(
             f"{escape(path)} is a link to {escape(os.readlink(path))}: its header is not replaced in place, as "
-            "everything else that leads there would change too.",
+            "the file would also change under its other paths.",
             hint=ORDINARY,
         )
     try:
@@ -209,7 +209,7 @@ def _opened(path: str) -> Iterator[int]:
         if found.st_nlink > 1:
             raise OutputError(
                 f"{escape(path)} has {found.st_nlink} names (hard links): its header is not replaced in place, as the "
-                "file would change under all of them.",
+                "file would change under all these names.",
                 hint=ORDINARY,
             )
         yield fd

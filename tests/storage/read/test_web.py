@@ -129,7 +129,9 @@ def test_a_server_without_ranges_sends_the_whole_file_which_is_said(hub: Hub, fa
     file = opened(url)
     assert file.read(0, file.size) == BIG
     assert len(hub.requests) == 1
-    assert notes_of(file) == (f"the server of {url} supports no ranges: the whole file was fetched (1.0 MB)",)
+    assert notes_of(file) == (
+        f"the server of {url} does not support range requests: the whole file was fetched (1.0 MB)",
+    )
     file.close()
 
 

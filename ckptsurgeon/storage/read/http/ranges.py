@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["HttpRanges", "open_http"]
 
 _LONGEST_ETAG = 256
-"""A longer ETag is not accepted: it is not a digest, and must not get into plans and recipes."""
+"""The most characters of an ETag: a longer one is not a digest, and must not get into plans and recipes."""
 UNANNOUNCED = 1 << 30
-"""The most bytes that are received of a file of unknown size, since it may never end."""
+"""The most bytes of a file of unknown size that are received, since the file may never end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -133,12 +133,12 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
                 spool.close()
                 raise
             said = f"the whole file was fetched ({human_bytes(size)})"
-            note = f"the server of {escape(address.shown)} supports no ranges: {said}"
+            note = f"the server of {escape(address.shown)} does not support range requests: {said}"
             return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file ``wire`` with its first block from the answer; other bytes are requested when they are read."""
+    """Return the remote file ``wire`` with its first block, from ``response``; other blocks are fetched when needed."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
@@ -170,8 +170,8 @@ def _take_all(address: Address, response: httpx2.Response, spool: Spool) -> int:
     for data in response.iter_raw():
         if size is None and at + len(data) > UNANNOUNCED:
             raise SourceError(
-                f"the server of {escape(address.shown)} supports no ranges and does not report the file's size: "
-                f"reading stopped after {human_bytes(at)}.",
+                f"the server of {escape(address.shown)} does not support range requests and does not report the file's "
+                f"size: reading stopped after {human_bytes(at)}.",
                 hint="Run ckpt fetch to download the whole file, if there is enough disk space.",
             )
         spool.write(at, data)
