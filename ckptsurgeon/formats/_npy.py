@@ -37,7 +37,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
     """Return the TensorInfo of the ``.npy`` array in ``storage``, whose first bytes are ``head``.
 
     For an array of strings, objects or records, an OpaqueResult is returned. Raises FormatError if the header is
-    malformed, or if the number of bytes is not what the header says.
+    malformed, or if the array has more or fewer bytes than its header says.
     """
     text, begin = _header(head)
     found = _HEAD.fullmatch(text)

@@ -10,7 +10,7 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How well the ids of tokens follow the order of the merge rules that make the tokens; for Unigram, falling scores.
+    """How well the ids of tokens follow the order of the merge rules that make them, or for Unigram of falling scores.
 
     ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than the token of
     the rule before. For ``rising``, each rule is paired with the rule half the list later. ``rising`` is the share of

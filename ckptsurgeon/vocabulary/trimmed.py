@@ -135,7 +135,7 @@ def _bytes(document: Mapping[str, Any], model: Mapping[str, Any], listed: Collec
 
 
 def _written(model: Mapping[str, Any], letter: str) -> tuple[str, ...]:
-    """Return the forms of a letter as a token: plain, or with the prefix or suffix inside and at the end of words."""
+    """Return the tokens of a letter: plain, with the prefix (inside a word), the suffix (at its end), or both."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     return letter, f"{prefix}{letter}", f"{letter}{suffix}", f"{prefix}{letter}{suffix}"
 

@@ -303,7 +303,7 @@ def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequ
     """Return the SHA-256 of the bytes of a file that are outside its tensors.
 
     ``payload`` has (begin, end) of each tensor, in ascending order. ``patches`` has (offset, bytes): the digest is
-    computed as if the file had these bytes at these offsets, as it had before its seal was set.
+    computed as if the file had these bytes at these offsets, because it had them before its seal was set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

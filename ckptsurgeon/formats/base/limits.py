@@ -55,7 +55,7 @@ NUMBER_BYTES = 1024
 """The most bytes of an integer in a pickle; torch's own magic number has 10."""
 
 DICT_KEY_INT = 2**61 - 1
-"""Larger integers, and this one, are never used as dict keys: CPython gives them the hashes of smaller integers."""
+"""Integers from this one on are not used as dict keys: CPython gives them the hashes of smaller integers."""
 
 TAR_PICKLES_BYTES = 32 << 20
 """The most bytes of all pickles in one member of a tar archive: about 70 for each storage or tensor in the member."""

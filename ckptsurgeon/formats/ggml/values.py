@@ -45,7 +45,7 @@ SHOWN = 16
 
 
 class Typed(NamedTuple):
-    """A value of the metadata: the number of its type in the format, and its bytes as stored."""
+    """A value of the metadata: the format's number for its type, and its bytes as stored."""
 
     kind: int
     raw: bytes

@@ -67,16 +67,16 @@ class _Bits(NamedTuple):
 
 
 class _Wanted:
-    """The chunks to look up, as (number in the array, place in the grid) in ascending order.
+    """The chunks to look up, as (index in the array, place in the grid) in ascending order.
 
-    Each call of ``below`` returns the next chunks, up to a given number.
+    Each call of ``below`` returns the next chunks, up to a given index.
     """
 
     def __init__(self, wanted: Sequence[tuple[int, Place]]) -> None:
         self._wanted, self._at = wanted, 0
 
     def below(self, end: int) -> list[tuple[int, Place]]:
-        """Return the chunks with a number below ``end`` that were not returned yet."""
+        """Return the chunks with an index below ``end`` that were not returned yet."""
         begin = self._at
         while self._at < len(self._wanted) and self._wanted[self._at][0] < end:
             self._at += 1
@@ -84,7 +84,7 @@ class _Wanted:
 
     @property
     def next(self) -> int | None:
-        """The number of the next chunk to return; None if all were returned."""
+        """The index of the next chunk to return; None if all were returned."""
         return self._wanted[self._at][0] if self._at < len(self._wanted) else None
 
 
@@ -93,7 +93,7 @@ def _picked(
 ) -> Found:
     """Yield the chunks of ``wanted`` that are stored; ``data`` has the elements of all these chunks and between them.
 
-    ``first`` is the number of the first element in ``data``.
+    ``first`` is the index in the array of the first element in ``data``.
     """
     for number, place in wanted:
         fields = Fields(data, "an array of chunks", (number - first) * elements.nbytes)
@@ -130,7 +130,7 @@ def _in_pages(
 def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
     """Yield the chunks in a fixed array.
 
-    ``places`` has (number in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
+    ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
     bytes of a chunk without filters.
     """
     what, wanted = "an array of chunks", _Wanted(places)
@@ -178,7 +178,7 @@ class _Extensible(NamedTuple):
 def in_extensible_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
     """Yield the chunks in an extensible array, which has an index block, blocks, and super blocks of blocks.
 
-    ``places`` has (number in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
+    ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
     bytes of a chunk without filters.
     """
     what, wanted = "an array of chunks", _Wanted(places)
@@ -245,9 +245,9 @@ def _in_blocks(
 ) -> Found:  # fmt: skip
     """Yield the wanted chunks in the blocks of the super block ``number``.
 
-    ``found`` has the address of each block (None: not stored). ``first`` is the number that the first element of these
-    blocks has in the array. ``used`` has, for each block, a bit for each of its pages, which is set if the page was
-    written; None if the block has no pages.
+    ``found`` has the address of each block (None: not stored). ``first`` is the index in the array of the first element
+    of these blocks. ``used`` has, for each block, a bit for each of its pages, which is set if the page was written;
+    None if the block has no pages.
     """
     what, (_, size) = "an array of chunks", array.blocks_in(number)
     begin = 6 + blocks.offset_size + array.wide

@@ -81,9 +81,9 @@ def _listed(
 
 
 def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Sequence[int]], int]:
-    """Return a function that returns the number of a chunk in an array, given its place in the grid.
+    """Return a function that returns the index of a chunk in an array, given its place in the grid of chunks.
 
-    ``sides`` has the largest number of chunks in each dimension. The dimension that is unlimited varies slowest.
+    ``sides`` has the largest number of chunks in each dimension. The unlimited dimension varies slowest.
     """
     order = sorted(range(len(sides)), key=lambda dim: (sides[dim] is not None, dim))
     sizes = [grid[dim] if sides[dim] is None else sides[dim] for dim in order]

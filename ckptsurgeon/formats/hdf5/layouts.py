@@ -54,7 +54,7 @@ class StoredLayout(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """A filter that was applied to chunks: its number, and for ``SHUFFLE`` the size of an element in bytes."""
+    """A filter that was applied to chunks: its id, and for ``SHUFFLE`` the size of an element in bytes."""
 
     number: int
     width: int = 0

@@ -16,15 +16,15 @@ __all__ = [
 
 SPACE, LINKS, TYPE, FILL_OLD, FILL, LINK, EXTERNAL, CONTIGUITY = 1, 2, 3, 4, 5, 6, 7, 8
 FILTERS, ATTRIBUTE, _CONTINUATION, TABLE, ATTRIBUTES = 11, 12, 16, 17, 21
-"""The numbers of the messages that are read: dataspace, link info, datatype, (old) fill value, link, external files,
-layout, filters, attribute, continuation, symbol table, attribute info."""
+"""The type numbers of the messages that are read: dataspace, link info, datatype, (old) fill value, link, external
+files, layout, filters, attribute, continuation, symbol table, attribute info."""
 _NAMES = {SPACE: "dataspace", TYPE: "datatype", CONTIGUITY: "layout", FILTERS: "filters", FILL: "fill value"}
 _SHARED = 2
 _WHAT = "an object header"
 
 
 class HeaderMessage(NamedTuple):
-    """A message: its number, its bytes and their address; ``shared`` is true if its content is stored elsewhere."""
+    """A message: its type, its bytes and their address; ``shared`` is true if its content is stored elsewhere."""
 
     kind: int
     data: bytes
@@ -105,7 +105,8 @@ def _later(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) ->
 def _of_block(fields: Fields, address: int, order: int) -> Iterator[HeaderMessage]:
     """Yield the messages of a block, which is at ``address``.
 
-    ``order`` is the size in bytes of the number that each message has after its flags; 0 if messages have no numbers.
+    ``order`` is the size in bytes of the creation order, which follows the flags of each message; 0 if it is not
+    stored.
     """
     while fields.left >= 4 + order:
         kind, nbytes, flags = fields.number(1), fields.number(2), fields.number(1)

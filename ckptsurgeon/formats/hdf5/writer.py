@@ -31,7 +31,7 @@ _SYMBOLS, _CHILDREN = 8, 32
 """The most entries of a node of symbols and of a node of a B-tree: twice the numbers in the superblock."""
 _NO_FREE = 1
 _SPACE, _TYPE, _FILL, _LAYOUT, _TABLE = 1, 3, 5, 8, 17
-"""The numbers of messages in object headers."""
+"""The type numbers of the messages in object headers."""
 _DEFAULT_FILL = struct.pack("<4BI", 2, 2, 2, 1, 0)
 """The fill value message: version 2; space is allocated late; values are written only if set; the default value."""
 

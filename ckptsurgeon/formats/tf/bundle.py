@@ -38,9 +38,10 @@ Slice = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """One tensor: ``dtype`` is TensorFlow's number; ``offset`` and ``size`` are bytes in data file ``shard``.
+    """One tensor: ``dtype`` is TensorFlow's number for its dtype; its bytes are in data file ``shard``.
 
-    ``slices`` are the parts of a partitioned variable; each part is stored under its own key.
+    There, it begins at ``offset`` and has ``size`` bytes. ``slices`` are the parts of a partitioned variable; each part
+    is stored under its own key.
     """
 
     dtype: int
