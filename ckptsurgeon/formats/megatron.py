@@ -218,7 +218,7 @@ def _add(
     settings: MegatronSettings,
     name: str,
 ) -> None:
-    """Add the tensors of a pipeline stage to ``weights``, with its layers numbered after those of earlier stages.
+    """Add the tensors of a pipeline stage to ``weights``; its layers are numbered after the layers of earlier stages.
 
     In ``stage``, the layers are numbered from 0. ``layers`` has, for each list of layers, the number of its layers so
     far, and is updated. ``name`` is the name of a file for messages.

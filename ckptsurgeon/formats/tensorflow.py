@@ -147,7 +147,7 @@ class _Shards:
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
     """Return the state dicts of the variables, as ``folder.tree_of`` does, and a stand-in for each other variable.
 
-    Stand-ins, such as those of strings, are next to the state dicts, under the keys of their variables.
+    The stand-ins (for variables of strings, for example) are next to the state dicts, under the keys of the variables.
     """
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}

@@ -66,10 +66,10 @@ def _script_note(archive: Archive, root: str) -> str:
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
-    """Return the digest of all bytes of a file except those of the storages of its tensors.
+    """Return the digest of all bytes of a file outside the storages of its tensors.
 
-    The storages of scales and zero points are included. The recipe contains this digest. The digest is computed as if
-    the recipe contained zeros instead.
+    The storages of scales and zero points are included in the digest. The recipe contains this digest. The digest is
+    computed as if the recipe contained zeros instead.
     """
     stored = [one for one in archive.entries.values() if one.name.startswith(f"{root}data/")]
     payload = sorted((one.data, one.data + one.stored) for one in stored if not one.name.endswith(PARAMETERS))

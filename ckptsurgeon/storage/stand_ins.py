@@ -1,4 +1,4 @@
-"""Recognises what was downloaded instead of the wanted file: a Git LFS pointer, a web page, or an error message."""
+"""Recognises content that was downloaded instead of a file: a Git LFS pointer, a web page, or an error message."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def is_of_ids(field: str) -> bool:
 
 
 def is_of_others(field: str) -> bool:
-    """Return whether the ids of a field are never those of text tokens, but of audio codes and the like."""
+    """Return whether the ids of a field belong to audio codes and the like, never to text tokens."""
     return _OF_OTHERS.match(field) is not None
 
 

@@ -20,7 +20,7 @@ _UNKNOWN = "[UNK]"
 
 
 def marked(vocabulary: Vocabulary) -> Vocabulary:
-    """Return ``vocabulary`` with the prefix ``##`` in its field ``inside`` if its tokens are those of WordPiece.
+    """Return ``vocabulary`` with the prefix ``##`` in its field ``inside`` if it has tokens of WordPiece.
 
     Other vocabularies are returned unchanged.
     """
@@ -108,7 +108,7 @@ def map_tokens(
     row of a token that the source lacks: the destination's initial value (``init``), the mean of all rows (``mean``),
     zeros (``zero``), or a sum of rows that a donor decides (``omp``). With ``subword``, the row is the mean of the rows
     of the token's pieces in the source's vocabulary, or the initial value if the token cannot be cut. ``names`` are the
-    names of the two lists in messages, those of their files by default. Raises ConfigError if ``new`` or ``spelled`` is
+    names of the two lists in messages, by default their file names. Raises ConfigError if ``new`` or ``spelled`` is
     wrong, or if the vocabularies share no token.
     """
     if new not in (*NEW_TOKENS, OMP):

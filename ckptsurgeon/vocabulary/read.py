@@ -42,7 +42,7 @@ VOCABULARY_BYTES = 256 << 20
 
 
 def read_vocabulary(path: str) -> Vocabulary:
-    """Return the vocabulary in a file of any toolkit; if ``path`` is ``bytes``, that of Coqui STT's bytes mode.
+    """Return the vocabulary in a file of any toolkit; for ``bytes``, return the vocabulary of Coqui STT's bytes mode.
 
     A file with the name ``bytes`` must be given as ``./bytes``. Raises ConfigError if the file cannot be read, is
     malformed or has a token twice.

@@ -1,7 +1,7 @@
 """Renumbers the token ids in a model's configuration for another vocabulary. No file is opened.
 
 Ids such as ``eos_token_id`` are rows of the old vocabulary, and would mean other tokens in the new one. The fields are
-those of transformers' configurations and generation configurations,
+defined by transformers' configurations and generation configurations,
 https://huggingface.co/docs/transformers/main_classes/text_generation#transformers.GenerationConfig.
 """
 
@@ -39,11 +39,11 @@ __all__ = [
 Path: TypeAlias = tuple[str, ...]
 
 _NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
-"""{field: token} of fields of Whisper whose id is always that of the same token."""
+"""{field: token} of the fields of Whisper that always have the id of the same token."""
 _PARTS = ("encoder", "decoder", "question_encoder", "generator", "visual")
 """Fields that are nested configurations, in addition to those whose names end in ``config``."""
 _TASKS = "task_specific_params"
-"""A field with generation settings for each task, such as those of T5 for translation."""
+"""A field with generation settings for each task, such as translation with T5."""
 _DEEPEST = 6
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
 """Matches special tokens. A number that may be an id is only reported as unsure if it is the id of such a token."""
@@ -131,7 +131,7 @@ class MovedIds:
 
 
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
-    """Return what ``numbers`` changes in ``fields``, the fields of a configuration.
+    """Return the changes in ``fields``, the fields of a configuration, if ids are renumbered by ``numbers``.
 
     The fields named in ``fixed`` already have new ids, and are not changed.
     """
@@ -349,8 +349,8 @@ class _Mover:
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``value``, a map from names to ids, with new ids; an id is None if the new vocabulary lacks the token.
 
-        ``pattern`` turns a name into its token. If the old tokens include this token, the new id is that of the token,
-        even if ``value`` has the id of another token.
+        ``pattern`` turns a name into its token. If the old tokens include this token, its new id is returned, even if
+        ``value`` has the id of another token.
         """
         found = {}
         for key, one in value.items():

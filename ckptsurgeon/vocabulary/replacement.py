@@ -1,4 +1,4 @@
-"""Describes the vocabulary that replaces that of a model, and writes token lists that are read back unchanged."""
+"""Describes the vocabulary that replaces a model's vocabulary; writes token lists that are read back unchanged."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class NewVocabulary:
     """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
 
     ``spelled`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was
-    made from the source's, ``files`` are the files of the new tokeniser, and both ``paths`` are that of the source's
-    list.
+    made from the tokeniser of the source, ``files`` are the files of the new tokeniser, and both ``paths`` are the file
+    of the source's list.
     """
 
     source: Vocabulary
@@ -92,19 +92,19 @@ class NewVocabulary:
 
     @property
     def lists(self) -> tuple[str, ...]:
-        """The files of the two lists; the first alone if the new tokeniser was made from it."""
+        """The files of the two lists; only the first file if the new tokeniser was made from it."""
         return self.paths[:1] if self.files else self.paths
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names of the two lists in messages: those of their files, or their paths if the names are equal."""
+        """The names of the two lists in messages: their file names, or their paths if the file names are equal."""
         return self.paths if self.source.name == self.new.name else (self.source.name, self.new.name)
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
         """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.
 
-        ``own`` is the token list in the configuration's folder, or None. Returns None if the ids are already those of
-        the new list. Raises LookupError if it is not known to which list the ids belong.
+        ``own`` is the token list in the configuration's folder, or None. Returns None if the ids already belong to the
+        new list. Raises LookupError if it is not known to which list the ids belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens

@@ -1,6 +1,6 @@
 """Puts the pieces of a sentencepiece model, and tokens that transformers adds, in the order of the embedding's rows.
 
-The order for each tokeniser is that of ``convert_slow_tokenizer.py`` in https://github.com/huggingface/transformers.
+Each tokeniser has the same order as in ``convert_slow_tokenizer.py`` in https://github.com/huggingface/transformers.
 """
 
 from __future__ import annotations

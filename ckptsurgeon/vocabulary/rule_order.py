@@ -1,4 +1,4 @@
-"""Measures whether token ids follow the order of training: for BPE that of the merge rules, for Unigram of scores."""
+"""Measures whether token ids follow the order of training: the order of merge rules (BPE), or of scores (Unigram)."""
 
 from __future__ import annotations
 

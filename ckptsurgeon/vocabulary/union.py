@@ -12,7 +12,7 @@ __all__ = ["TokenRowOverride", "rows_in", "united", "with_overrides", "with_padd
 
 
 def united(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
-    """Return the tokens of all vocabularies: those of the first, then those of the second that are new, and so on."""
+    """Return the tokens of all vocabularies: the tokens of the first, then the new tokens of the second, and so on."""
     tokens = dict.fromkeys(token for one in vocabularies for token in one.tokens)
     return Vocabulary("union", tuple(tokens))
 

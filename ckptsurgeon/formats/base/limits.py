@@ -115,7 +115,7 @@ HDF5_METADATA = 256 << 20
 HDF5_CHECKED = 32 << 20
 """The most bytes of metadata with checksums in one HDF5 file: about 300 for each tensor. Checking takes ten seconds."""
 HDF5_MESSAGES = 100_000
-"""The most messages in the header of one object of an HDF5 file; those of Keras have fewer than 20."""
+"""The most messages in the header of one object of an HDF5 file; headers that Keras writes have fewer than 20."""
 HDF5_CHUNKS = 1_000_000
 """The most chunks of all datasets of one HDF5 file; h5py makes chunks of up to 1 MB."""
 HDF5_BAND = 256 << 20
@@ -187,7 +187,7 @@ Each piece has a pickle; tensors of the same dtype and shape have the same pickl
 EXPORT_PICKLES = 64 << 20
 """The most bytes of all pickles of tensors in one archive of torch.export: about 120 for each tensor.
 
-An archive may have many pickles, and each may take seconds for its size.
+An archive may have many pickles, and a large pickle takes seconds to read.
 """
 
 ZERO_PIECES = 500_000

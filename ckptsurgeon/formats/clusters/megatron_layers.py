@@ -1,7 +1,8 @@
-"""Joins the parts of Megatron's layers that the ranks of tensor parallelism have.
+"""Joins the parts into which tensor parallelism splits Megatron's layers across ranks.
 
-The result is what Megatron itself saves if it runs on one rank. Follows ``megatron/core/tensor_parallel/layers.py``,
-``megatron/core/transformer/{attention,mlp}.py`` and ``tools/checkpoint`` of Megatron-LM (core 0.4 to 0.14).
+The result is the same as if Megatron had run, and saved, on one rank. Follows
+``megatron/core/tensor_parallel/layers.py``, ``megatron/core/transformer/{attention,mlp}.py`` and ``tools/checkpoint``
+of Megatron-LM (core 0.4 to 0.14).
 """
 
 from __future__ import annotations

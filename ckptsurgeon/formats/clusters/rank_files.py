@@ -28,7 +28,7 @@ _CONFIG = "fsdp_config.json"
 
 @dataclass(frozen=True)
 class RankFiles:
-    """The files of the ranks of one run, in the order of the ranks, and ``notes`` on what else is in the folder."""
+    """The files of the ranks of one run, in the order of the ranks, and ``notes`` on other files in the folder."""
 
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ _KINDS = ("float", "int", "uint", "bool", "complex")
 FLAX_DTYPES = frozenset(
     {name for name, dtype in DTYPES.items() if dtype.kind in _KINDS and dtype.bits >= 8} - {"complex32"}
 )
-"""The dtypes that an array can have: those of numpy and ml_dtypes, under the same names."""
+"""The dtypes that an array can have: the dtypes of numpy and ml_dtypes, under the same names."""
 _LARGEST = 0xFFFFFFFF - 1024
 """The most bytes of an array: msgpack stores the length of an extension, which also has a shape, in 32 bits."""
 _ITEMS = 6

@@ -179,7 +179,7 @@ class _Reader:
         return (_joined(found) if found.get(_CHUNKED) is True else found), at
 
     def _place_recipe(self, at: int, end: int) -> int:
-        """Store where the recipe is, and return the offset after it."""
+        """Store the offset and the length of the recipe, and return the offset after the recipe."""
         item = self._item(at, end)
         if item.kind != "text" or item.length > limits.RECIPE_BYTES:
             raise FormatError(

@@ -73,7 +73,7 @@ class _Tensor:
 
 @dataclass
 class _Found:
-    """What a model contains: tensors, metadata, and facts for the notes on what was not read."""
+    """The content of a model: tensors, metadata, and counts for the notes on parts that were not read."""
 
     tensors: list[_Tensor] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def _graph(messages: Messages, of: Field, found: _Found) -> None:
 
 
 def _constants(messages: Messages, node: Field, depth: int = 0) -> int:
-    """Return how many large tensors the attributes of a node contain, directly or in subgraphs.
+    """Return the number of large tensors in the attributes of a node, directly or in subgraphs.
 
     Tensors in a subgraph are its initialisers, or are in the attributes of its nodes. ``depth`` is the number of
     subgraphs around ``node``.

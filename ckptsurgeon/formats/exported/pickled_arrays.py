@@ -1,8 +1,8 @@
 """Reads pickles of numpy's arrays (``.pkl``): a dict of arrays, also in further dicts and lists. Nothing is unpickled.
 
-Models of Caffe2, detectron2 and JAX are published as such files, and PaddlePaddle's are of this kind, too (see
-``paddle.py``). The values are read where they are in the file. Pickles of protocols 0 to 2 store them as text: it is
-decoded when the values are read.
+Models of Caffe2, detectron2 and JAX are published as such files. The files of PaddlePaddle are of this kind, too (see
+``paddle.py``). The values are read from their offsets in the file. Pickles of protocols 0 to 2 store values as text,
+which is decoded when they are read.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class _Arrays:
         return found
 
     def notes(self) -> list[str]:
-        """Return the notes on arrays that are not read, and on those of PaddlePaddle."""
+        """Return the notes on arrays that are not read, and on arrays of PaddlePaddle."""
         notes = [f"not read: {count(self._others, 'array')} of strings, objects or records"] if self._others else []
         unsigned = sum(isinstance(info, TensorInfo) and info.dtype == "uint16" for _, info in self._known.values())
         if unsigned and self._file.name.endswith(_OF_PADDLE):
@@ -267,7 +267,7 @@ class _Text:
         self._file, self._placed, self._last = file, placed, last
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset`` on; raises FormatError if the text is not that of an array of this size."""
+        """Fill ``view`` from ``offset`` on; raises FormatError if the text does not encode an array of this size."""
         with self._last.lock:
             if self._last.array is not self:
                 self._last.array, self._last.data = None, bytearray()

@@ -158,7 +158,7 @@ class _Reader:
         return found
 
     def notes(self) -> tuple[str, ...]:
-        """Return the notes on what the archive has besides the tensors that were read."""
+        """Return the notes on the parts of the archive that were not read."""
         also = f", and not {count(self._objects, 'object')} among its constants" if self._objects else ""
         notes = [f"read the tensors of a program of torch.export, not the program{also}"]
         names = [name.removeprefix(self.root) for name in self.archive.entries]
@@ -354,7 +354,7 @@ def _integer(said: Any) -> Any:
 
 
 def _integers(said: Any) -> Any:
-    """Return a tuple of the numbers in a list of ``{"as_int": number}``; the caller checks them."""
+    """Return a tuple of the numbers in a list of ``{"as_int": number}``; the caller checks the numbers."""
     return tuple(map(_integer, said[: limits.DIMENSIONS + 1])) if isinstance(said, list) else None
 
 

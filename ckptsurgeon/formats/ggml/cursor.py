@@ -18,7 +18,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def cut_short(what: str) -> FormatError:
-    """Return the error for a truncated file; ``what`` is the part of the file in which it ends."""
+    """Return the error for a truncated file that ends inside the part ``what``."""
     return FormatError(f"the file is truncated: it ends inside {what}.", rule="cut short")
 
 

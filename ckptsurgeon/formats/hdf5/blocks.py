@@ -19,12 +19,12 @@ _PAGES = 64
 
 
 def cut_short(what: str) -> FormatError:
-    """Return the error for a part of the file, ``what``, that reaches beyond its end."""
+    """Return the error for ``what``, a part of the file that reaches beyond the end of the file."""
     return FormatError(f"the file is truncated or damaged: {what} reaches beyond its end.", rule="cut short")
 
 
 def malformed(what: str, why: str) -> FormatError:
-    """Return the error for a part of the file, ``what``, that breaks a rule of the format."""
+    """Return the error for ``what``, a part of the file that breaks a rule of the format; ``why`` is the reason."""
     return FormatError(f"the HDF5 file is damaged: {what} {why}.", rule="hdf5")
 
 

@@ -10,7 +10,7 @@ from .blocks import BlockReader, Fields, malformed
 __all__ = ["CHUNKS", "GROUP", "Leaf", "Records", "leaves_of", "records_of"]
 
 GROUP, CHUNKS = 0, 1
-"""The kinds of trees of version 1: those of a group's symbols, and those of a dataset's chunks."""
+"""The kinds of trees of version 1: trees of the symbols of a group, and trees of the chunks of a dataset."""
 
 
 class Leaf(NamedTuple):

@@ -30,7 +30,8 @@ Found = Iterator[tuple[Place, StoredChunk]]
 def element_in(blocks: BlockReader, fields: Fields, width: int, whole: int) -> StoredChunk | None:
     """Return the chunk in the next element of ``fields``; None if the chunk is not stored.
 
-    Its size is stored in ``width`` bytes; if ``width`` is 0, the size is ``whole``, that of a chunk without filters.
+    The size of the chunk is stored in ``width`` bytes. If ``width`` is 0, the size is ``whole``, the size of a chunk
+    without filters.
     """
     address = blocks.address(fields)
     size, mask = (fields.number(width), fields.number(4)) if width else (whole, 0)

@@ -23,7 +23,7 @@ __all__ = ["HdfContent", "read_content"]
 
 
 def read_content(file: File, within: str) -> HdfContent:
-    """Return what an HDF5 file contains; ``within`` is the path of the file within the checkpoint.
+    """Return the content of an HDF5 file; ``within`` is the path of the file within the checkpoint.
 
     Raises FormatError or UnsafeError if the file is not valid, or has no tensors.
     """
@@ -120,7 +120,7 @@ class HdfContent:
             )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on what was not read."""
+        """Yield notes on parts of the file that were not read."""
         if self._is_open:
             yield "the file was not closed by the program that wrote it, so it may be incomplete"
         if self._soft:
@@ -132,7 +132,7 @@ class HdfContent:
 
 
 def _check_apart(values: Iterable[tuple[int, int]], blocks: Iterable[tuple[int, int]]) -> None:
-    """Raise FormatError if the values of a tensor overlap with those of another tensor, or with metadata."""
+    """Raise FormatError if the values of a tensor overlap with the values of another tensor, or with metadata."""
     last = 0
     for begin, end in sorted([*values, *blocks]):
         if begin < last and begin < end:

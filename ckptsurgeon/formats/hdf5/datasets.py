@@ -1,4 +1,4 @@
-"""Reads the header of a dataset: type, shape, and where its values are."""
+"""Reads the header of a dataset: the type, the shape, and the offsets of the values."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class GlobalHeap:
     def object(self, address: int, index: int, nbytes: int) -> bytes:
         """Return the first ``nbytes`` bytes of an object; raises FormatError if it is missing or shorter.
 
-        ``address`` is that of a collection, ``index`` the number of the object in it.
+        ``address`` is the address of a collection, ``index`` the index of the object in the collection.
         """
         if address not in self._collections:
             self._collections[address] = dict(self._objects(address))

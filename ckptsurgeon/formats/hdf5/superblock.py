@@ -27,7 +27,7 @@ class Superblock(NamedTuple):
 def superblock_at(file: File, head: bytes) -> int:
     """Return the offset of the superblock, -1 if there is none; ``head`` has the first bytes of the file.
 
-    A user block is accepted only if its first bytes are zeros: other bytes may be those of another format.
+    A user block is accepted only if its first bytes are zeros: otherwise the file may have another format.
     """
     if head.startswith(SIGNATURE):
         return 0

@@ -66,7 +66,7 @@ class BandCache:
         self.kept: dict[tuple[int, int, int], bytes] = {}
 
     def add(self, key: tuple[int, int, int], band: bytes) -> None:
-        """Keep a band, and drop those that were added first if there are too many bytes."""
+        """Keep a band; if there are too many bytes, drop the bands that were added first."""
         self.kept[key] = band
         while len(self.kept) > 2 and sum(map(len, self.kept.values())) > _KEPT:
             del self.kept[next(iter(self.kept))]

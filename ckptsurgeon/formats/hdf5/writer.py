@@ -137,7 +137,7 @@ class _Blocks:
         return bytes(self.data)
 
     def group(self, tree: Nested, recipe: int = 0) -> tuple[int, int, int]:
-        """Append a group and all that is in it; return the addresses of its header, its B-tree and its heap.
+        """Append a group with all its content; return the addresses of its header, its B-tree and its heap.
 
         If ``recipe`` is not 0, the group also has the recipe: ``recipe`` is the size of its text in bytes.
         """

@@ -1,7 +1,7 @@
 """Lays out one file per rank of FSDP: archives as ``torch.save`` writes them, with state dicts of DTensors.
 
-The pickles have the form of torch 2.13 (``torch/distributed/tensor/_dtensor_spec.py``, ``device_mesh.py``); the file
-names are those of verl (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
+The pickles have the form of torch 2.13 (``torch/distributed/tensor/_dtensor_spec.py``, ``device_mesh.py``); the files
+have the same names as in verl (``verl/utils/checkpoint/fsdp_checkpoint_manager.py``).
 """
 
 from __future__ import annotations

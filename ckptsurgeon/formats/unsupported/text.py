@@ -28,7 +28,7 @@ def argument(name: str) -> str:
 
 
 def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknown format") -> FormatError:
-    """Return the error for a file or folder that is not a checkpoint; ``found`` says what it is, None if unknown.
+    """Return the error for a file or folder that is not a checkpoint; ``found`` describes it (None: unknown).
 
     ``rule`` is the name of the violated rule.
     """

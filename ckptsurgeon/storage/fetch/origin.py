@@ -34,7 +34,7 @@ STRATEGIES = ("symlink", "copy", "copy_skip_cache", "no_link")
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Settings for fetching files; the fields are those of ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
+    """Settings for fetching files, with the same fields as ``speechbrain.utils.fetching.FetchConfig`` 1.1.2.
 
     ``overwrite`` replaces any file that has the same path. ``allow_updates`` asks the hub for a newer revision. If
     ``allow_network`` is False, no request is made. ``token`` is a token, True to send the token that ``hf auth login``
@@ -126,8 +126,8 @@ class FetchOrigin:
 def split_path(path: Any) -> tuple[Any, str]:
     """Return the source (folder, repository or address) and the file name of a path.
 
-    The result is the same as that of SpeechBrain's ``Pretrainer.split_path``. ``path`` may be SpeechBrain's
-    FetchSource, a pair of kind and path; the returned source is then a FetchSource of the same kind.
+    SpeechBrain's ``Pretrainer.split_path`` returns the same. ``path`` may be SpeechBrain's FetchSource, a pair of kind
+    and path; the returned source is then a FetchSource of the same kind.
     """
     if isinstance(path, tuple) and len(path) == 2:
         source, file = split_path(path[1])

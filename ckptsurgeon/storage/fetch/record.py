@@ -1,4 +1,4 @@
-"""Describes the files that were fetched, and stores the origin of each collected file in a record next to it."""
+"""Describes fetched files, and stores the origin of each collected file in a record next to the file."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def is_outdated(path: str) -> bool:
 
 
 def check_unchanged_since(path: str) -> None:
-    """Raise PlanError if the file ``path``, which ckpt has fetched, differs from the record of what was fetched."""
+    """Raise PlanError if ckpt has fetched the file ``path``, and the file has changed since then."""
     record = read_record(path)
     if record is not None and not is_unchanged(path, record):
         raise PlanError(

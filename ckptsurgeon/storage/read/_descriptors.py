@@ -104,7 +104,7 @@ class Descriptor:
             return self._fd
 
     def give_back(self) -> None:
-        """End the use of a descriptor that ``take`` began."""
+        """Give back the descriptor that ``take`` returned: from now on, it may be closed."""
         with _lock:
             self._users -= 1
             if self._users:

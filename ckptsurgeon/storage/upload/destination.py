@@ -26,7 +26,7 @@ class Destination(Protocol):
         ...
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file with this name; raises OutputError if the name is that of a folder."""
+        """Return whether the folder has a file with this name; raises OutputError if a folder has this name."""
         ...
 
     def begin(self, names: Sequence[str]) -> None:

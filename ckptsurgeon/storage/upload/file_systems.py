@@ -1,4 +1,4 @@
-"""Uploads to the file systems of fsspec: ``s3://``, ``gs://``, ``memory://``, and those of installed packages."""
+"""Uploads to the file systems of fsspec: ``s3://``, ``gs://``, ``memory://``, and others of installed packages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FsspecDestination:
         return sorted(name for name in names if name and name != MARK)
 
     def has(self, name: str) -> bool:
-        """Return whether the folder has a file with this name; raises OutputError if the name is that of a folder."""
+        """Return whether the folder has a file with this name; raises OutputError if a folder has this name."""
         with _errors(self.uri):
             self._fs.invalidate_cache()
             if self._fs.isdir(self._of(name)):

@@ -20,7 +20,7 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return a path in the folder for temporary files: the same path for each call with ``uri``, and only for it.
+    """Return a path in the folder for temporary files: always the same for ``uri``, and different for any other URI.
 
     The names of all temp files and folders for this address are made from this path.
     """

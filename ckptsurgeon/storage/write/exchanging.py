@@ -49,7 +49,7 @@ def place_folder(temp: str, path: str, stale: set[str]) -> None:
 
 
 def _keep_others(old: str, new: str, stale: set[str]) -> None:
-    """Hard-link the files in ``old`` into ``new``, except those in ``stale`` and those that ``new`` has."""
+    """Hard-link the files in ``old`` into ``new``, except files in ``stale`` and files that ``new`` already has."""
     for entry in os.scandir(old):
         target = os.path.join(new, entry.name)
         if entry.name in stale:

@@ -49,7 +49,7 @@ KIND, VERSION = "ckpt.headers", 1
 LENGTH = len(REPLACED)
 ORDINARY = "Write a new file with -o."
 RECORD = ".rename"
-"""The file that describes a change begins its name with that of the changed file, or of its index, and this text."""
+"""The name of the file that describes a change begins with the name of the changed file (or index) and this text."""
 
 
 class NewHeader(NamedTuple):
@@ -62,7 +62,7 @@ class NewHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class _Journal:
-    """The journal of one change: what is needed to finish it or to undo it.
+    """The journal of one change, from which the change can be finished or undone.
 
     ``old`` has the old headers of the files in ``folder``, by name. ``name`` is the name of the file, or of the index,
     that the user passed. ``index`` is the SHA-256 of the new index, '' if there is no index. ``record`` is the name of

@@ -31,7 +31,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class HttpRanges:
-    """A remote file at an address; ``size`` and ``etag`` are those of the first response.
+    """A remote file at an address; ``size`` and ``etag`` are from the first response.
 
     ``modified`` is the Last-Modified date of that response, '' if ``etag`` is strong. ``around`` is a function that
     returns the file's folder. ``digest`` is the hub's digest of the file, '' if there is none.
@@ -101,7 +101,7 @@ class HttpRanges:
 
 
 def open_http(address: Address, name: str, around: Callable[[], Folder]) -> RemoteFile:
-    """Open a file at an address by requesting its first block; a server without support for ranges sends all of it.
+    """Open a file at an address by requesting its first block; a server without range requests sends the whole file.
 
     ``around`` is a function that returns the file's folder. Raises SourceError if the file does not exist or cannot be
     fetched.

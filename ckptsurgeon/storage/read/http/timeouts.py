@@ -120,7 +120,7 @@ class ThreadTimeLimits:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """Start the time limit of this thread's request ``what``; if it is sent again, it does not get more time."""
+        """Start the time limit of this thread's request ``what``; a retry of this request does not get more time."""
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)
