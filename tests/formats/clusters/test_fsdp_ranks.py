@@ -221,7 +221,7 @@ def test_parts_without_end_are_refused(layout: Layout, monkeypatch: pytest.Monke
 
     layout("rows")
     monkeypatch.setattr(limits, "RANK_PIECES", 11)
-    with pytest.raises(UnsafeError, match="more than 11 entries"):
+    with pytest.raises(UnsafeError, match="more entries than the limit of 11"):
         cs.open_checkpoint("d")
 
 
@@ -269,5 +269,5 @@ def test_entries_that_are_no_tensors_count_too(layout: Layout, monkeypatch: pyte
     monkeypatch.setattr(limits, "RANK_PIECES", 500)
     cs.open_checkpoint("d")
     changed(1, lambda state: state.update({f"own.{number}": number for number in range(500)}))
-    with pytest.raises(UnsafeError, match="more than 500 entries"):
+    with pytest.raises(UnsafeError, match="more entries than the limit of 500"):
         cs.open_checkpoint("d")

@@ -91,10 +91,10 @@ def test_what_is_not_read_is_named() -> None:
                 "pair": "its type compound is not read from HDF5",
                 "lzf": "it was stored through the filter lzf",
                 "scaled": "it was stored through the filter scaleoffset",
-                "virtual": "its values are those of other datasets (a virtual dataset)",
+                "virtual": "it is a virtual dataset: its values are in other datasets",
             }
             assert any("the soft links soft" in note for note in found.notes)
-            with pytest.raises(cs.CheckpointError, match="the filter lzf, which is not read"):
+            with pytest.raises(cs.CheckpointError, match="the filter lzf, which is not supported"):
                 found.tensor("lzf")
 
 
