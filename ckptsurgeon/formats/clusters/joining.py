@@ -126,7 +126,10 @@ class RankJoiner:
         return self._once(key, infos)
 
     def _once(self, key: str, infos: Mapping[int, TensorInfo]) -> TensorInfo:
-        """Return the first rank's tensor, for a tensor that should be the same on all ranks."""
+        """Return the first rank's tensor ``key``; add ``key`` to ``differing`` if a rank has other values.
+
+        ``infos`` has the tensor on each rank. If values cannot be compared, ``key`` is added to ``unknown`` instead.
+        """
         rank, first = next(iter(infos.items()))
         self._check_ranks(key, infos, self._reach[rank])
         equal = {equal_bytes(first, info, self._handles) for info in infos.values()}

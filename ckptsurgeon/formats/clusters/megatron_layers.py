@@ -139,7 +139,8 @@ Rule = Callable[[Sequence[TensorInfo]], TensorInfo]
 def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -> Rule | None:
     """Return the function that joins the parts of the tensor ``key``; None if each rank has the whole tensor.
 
-    ``first`` is the part of the first of the ``ranks`` ranks. Raises FormatError if it is not known how to join them.
+    ``first`` is the part of the first of the ``ranks`` ranks. Raises FormatError if it is not known how the parts are
+    joined.
     """
     if _QKV.fullmatch(key) and first.shape:
         _check_attention(key, settings, ranks)

@@ -72,7 +72,7 @@ def join_tensor_parallel(
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
-    """Return the patterns by the way to split parameters, and the vocabulary size without padding (0 if unknown)."""
+    """Return {way to split parameters: its patterns}, and the vocabulary size without padding (0 if unknown)."""
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
         raise FormatError(

@@ -96,7 +96,7 @@ class _Flax:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested dicts as one with dotted keys; raises FormatError for a key that occurs twice, or is too long."""
+    """Return nested dicts as one dict with dotted keys; raises FormatError if a key occurs twice or is too long."""
     found: dict[str, Any] = {}
     characters = 0
     for key, value in _leaves(tree, ""):
@@ -287,7 +287,7 @@ def _described(head: bytes, at: int) -> _Item:
 
 
 def _joined(found: Mapping[str, Any]) -> TensorInfo:
-    """Return the array that ``found``, a map, describes: ``shape``, and ``chunks``, the array's elements in order."""
+    """Return the array that the map ``found`` describes by its ``shape`` and, in ``chunks``, its elements in order."""
     sizes, chunks = found.get("shape"), found.get("chunks")
     shape: Any = tuple(sizes.get(str(number)) for number in range(len(sizes))) if isinstance(sizes, dict) else None
     check_sizes(shape, "shape")

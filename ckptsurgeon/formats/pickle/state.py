@@ -156,7 +156,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """End the current frame; raises FormatError if the last instruction exceeds the frame: readers would differ."""
+        """End the current frame; raises FormatError if the last instruction exceeds it: readers disagree about this."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE

@@ -50,7 +50,7 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """Return the unpacked length, which a Snappy block begins with, and the offset of the data after it."""
+    """Return the unpacked length at the beginning of a Snappy block, and the offset of the data after it."""
     size = 0
     for at, byte in enumerate(data[:5]):
         size |= (byte & 0x7F) << 7 * at

@@ -194,7 +194,7 @@ def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
 def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
     """Return a tuple for each of the ``number`` entries of the directory.
 
-    It has: name, offset of the local header, size as stored, size after decompression, CRC-32, compression method,
+    A tuple has: name, offset of the local header, size as stored, size after decompression, CRC-32, compression method,
     flags, offset of the entry in the directory.
     """
     found: list[Listed] = []

@@ -102,7 +102,7 @@ def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEnt
 
 
 def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: bytes) -> int:
-    """Return the length of the extra field in the local header of ``row``; -1 if torch does not write this ``between``.
+    """Return the length of the extra field in the local header of ``row``; -1 if torch would not write these bytes.
 
     ``between`` has the bytes from the end of the data of ``previous`` to the end of ``name``, which is the name of
     ``row`` in UTF-8. This is a quick check for the usual case: both records are stored without compression, with a

@@ -200,7 +200,7 @@ def _open_alone(path: str) -> Iterator[int]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """Open a regular file for writing during the block; raises OutputError if it has hard links, or else OSError."""
+    """Open a regular file for writing during the block; raises OutputError if the file has hard links, or OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
