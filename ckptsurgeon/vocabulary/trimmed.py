@@ -25,7 +25,7 @@ class KeptTokens:
     """The tokens that are kept, in the order of their old ids, and how many of them belong to each group.
 
     A token is counted in the first of these groups that contains it: special and added tokens, bytes, tokens of the
-    texts, pieces and letters of the tokens of the texts.
+    texts, and pieces and letters of the tokens of the texts.
     """
 
     tokens: tuple[str, ...]

@@ -34,8 +34,8 @@ class Vocabulary:
     The other fields come from the section ``model`` of a tokenizer.json. ``kind`` is its type: BPE, Unigram, WordPiece,
     WordLevel. ``model`` has its strings, numbers, booleans and nulls. ``lacks_unknown`` is true if the unknown token is
     not in the section's list of tokens, which does not include added tokens. ``piece_scores`` are the log-probabilities
-    of that list, in its order. ``rule_hash`` is a hash of the merge rules in their order: it differs between processes.
-    ``order`` says how the ids of the tokens that rules make follow the order of the rules.
+    of that list, in its order. ``rule_hash`` is a hash of the merge rules in their order; it differs from process to
+    process. ``order`` says how well the ids of tokens follow the order of the merge rules that make the tokens.
     """
 
     name: str

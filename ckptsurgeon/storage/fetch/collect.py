@@ -113,7 +113,7 @@ class FileCollector:
         self.placing.text(record_path(path), as_text(record))
 
     def forget(self, path: str) -> None:
-        """Remove the record that describes the fetched file ``path`` when all files are put in place."""
+        """Remove the record of the file ``path`` when all files are put in place."""
         self.placing.remove(record_path(path))
 
 
@@ -149,7 +149,7 @@ def unchanged_record(origin: FetchOrigin, path: str) -> FetchRecord | None:
 
 
 def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) -> None:
-    """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or was changed after that.
+    """Raise OutputError if the file ``path`` must not be replaced, because it was not fetched, or has changed since.
 
     A link may be replaced. A file may also be replaced if its SHA-256 is ``digest()``, the SHA-256 of the new file. If
     the setting ``overwrite`` of ``how.config`` is True, every file may be replaced.
@@ -211,7 +211,7 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 
 
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
-    """Link, copy or download the file ``origin`` to ``path``; return the path at which the file is then.
+    """Link, copy or download the file ``origin`` to ``path``; return the path of the result.
 
     If ``path`` is None, or the strategy of ``how`` is "no_link", a local file stays where it is, and a file of the hub
     stays in the cache.

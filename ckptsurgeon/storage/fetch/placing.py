@@ -95,7 +95,7 @@ class _Move:
 class FileTransaction:
     """New files, new links and removals; ``put`` carries out all of them, in the order in which they were added.
 
-    If a run is killed during ``put``, only the first changes have been made. So add a fetched file before the record
+    If a run is killed during ``put``, perhaps only the first changes were made. So add a fetched file before the record
     of its origin: a file without a record, or with an older record, counts as a file of unknown origin.
     """
 

@@ -32,8 +32,8 @@ class LocalFile(File):
     """A regular file that is kept open, so that all reads are from the file for which a plan was made.
 
     If too many files are open, unused files are closed; they are reopened later, if they are unchanged. ``unwritten``
-    are the (begin, end) ranges of bytes that were never written. ``zeros`` has the offsets of pages of zeros that reads
-    came upon, at most ``ZEROS``: a caller can then check whether a part of the file is missing there.
+    are the (begin, end) ranges of bytes that were never written. ``zeros`` has the offsets of at most ``ZEROS`` pages
+    of zeros that were found while reading: a caller can then check whether a part of the file is missing there.
     """
 
     remote = False
