@@ -140,7 +140,7 @@ def take_recipe(metadata: dict[str, str]) -> str | None:
 
 
 def renamed_header(header: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
-    """Return (JSON of a header with its tensors renamed and its recipe removed, text of the recipe, '' if none).
+    """Return (JSON of a header with renamed tensors and without its recipe, text of the recipe or '').
 
     ``header`` is the JSON of a valid header. ``names`` maps the old name of each tensor to the new one. Raises
     UnicodeEncodeError for a name that UTF-8 cannot store.

@@ -1,4 +1,4 @@
-"""Reads where and how the values of a dataset are stored: layout, filters and fill value (specification, IV.A.2)."""
+"""Reads how the values of a dataset are stored: layout, filters and fill value (specification, IV.A.2)."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _WHAT = "a layout"
 
 
 class StoredLayout(NamedTuple):
-    """Where values are: ``kind`` is compact, contiguous, chunked or virtual; ``address`` is None if nothing is stored.
+    """How the values of a dataset are stored: ``kind`` is compact, contiguous, chunked or virtual.
 
-    For chunked values, ``chunk`` is the shape of a chunk, and ``found_by`` the kind of index that finds the chunks.
-    ``size`` is the size in bytes of contiguous values, or of the only chunk; ``mask`` has a bit for each filter that
-    was not applied to this chunk. If ``whole_edges`` is true, filters are not applied to chunks that reach beyond the
-    dataset.
+    ``address`` is None if nothing is stored. For chunked values, ``chunk`` is the shape of a chunk, and ``found_by``
+    the kind of index that finds the chunks. ``size`` is the size in bytes of contiguous values, or of the only chunk;
+    ``mask`` has a bit for each filter that was not applied to this chunk. If ``whole_edges`` is true, filters are not
+    applied to chunks that reach beyond the dataset.
     """
 
     kind: str

@@ -129,7 +129,7 @@ class _Blocks:
         return address
 
     def closed(self, root: tuple[int, int, int], end: int) -> bytes:
-        """Return all metadata; ``root`` is what ``group`` returned for the root group, ``end`` the size of the file."""
+        """Return all metadata; ``root`` is the result of ``group`` for the root group, ``end`` the size of the file."""
         numbers = struct.pack("<8B2HI", 0, 0, 0, 0, 0, 8, 8, 0, _SYMBOLS // 2, _CHILDREN // 2, 0)
         addresses = struct.pack("<4Q", 0, _NONE, end, _NONE)
         header, tree, heap = root

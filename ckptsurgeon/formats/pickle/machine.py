@@ -182,8 +182,8 @@ class PickleMachine(PickleOpcodes):
 def load(data: bytes, *, rebuild: Rebuild, persistent: Callable[[Any], object], stored: int = 0) -> Any:
     """Return the value of the pickle ``data``, without importing or calling anything that it refers to.
 
-    ``rebuild`` has ckptsurgeon's functions, by the (module, name) of the function that each replaces. ``persistent`` is
-    a function that returns the object for a persistent id. ``stored`` is the number of bytes of the pickle in the file;
-    limits are higher for a large pickle.
+    ``rebuild`` maps (module, name) of a function in the pickle to ckptsurgeon's function that is called in its place.
+    ``persistent`` is a function that returns the object for a persistent id. ``stored`` is the number of bytes of the
+    pickle in the file; limits are higher for a large pickle.
     """
     return PickleMachine(data, rebuild=rebuild, persistent=persistent, stored=stored).run()

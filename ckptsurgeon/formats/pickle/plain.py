@@ -25,7 +25,7 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def plain_functions(budget: CopyBudget) -> dict[tuple[str, str], Callable[..., object]]:
-    """Return ckptsurgeon's functions that rebuild plain data, by (module, name) of the function that each replaces."""
+    """Return {(module, name) of a function in a pickle: ckptsurgeon's function in its place}, for plain data."""
 
     def mapping(*args: Any) -> object:
         return _mapping(budget, args[0]) if args else {}
@@ -140,7 +140,7 @@ class _Type:
 class Array:
     """A numpy array whose bytes are in the pickle; ``dtype`` is torch's name for its dtype, '' if torch has none.
 
-    ``placed`` is the place of the bytes if they were not read; ``data`` is empty then.
+    If the bytes were not read, ``placed`` is their offset and length in the file, and ``data`` is empty.
 
     Raises FormatError if the shape is invalid, or the data has more or fewer bytes than the shape needs.
     """

@@ -1,4 +1,4 @@
-"""Reads a pickle with large byte strings without reading these strings: each is replaced by its place in the file.
+"""Reads a pickle without its large byte strings: each is replaced by its offset and length in the file.
 
 A pickle contains the bytes of each array as a string, so a pickle of a model has as many bytes as the model.
 ``load_placed`` goes through the instructions in a window, skips each long string, and puts an instruction in its place
@@ -66,7 +66,7 @@ def load_placed(file: File) -> PlacedPickle:
 
 
 def _functions() -> dict[tuple[str, str], Callable[..., object]]:
-    """Return the functions that rebuild plain data and arrays, by (module, name) of the function that each replaces.
+    """Return {(module, name) of a function in a pickle: ckptsurgeon's function}, for plain data and arrays.
 
     If a pickle encodes a long string as Latin-1, the result is a PlacedBytes, too: the string is not read.
     """
@@ -99,8 +99,9 @@ class _Machine(PickleMachine):
 class _Instructions:
     """The instructions of a pickle in ``file``; ``collect`` goes through them.
 
-    ``at`` is the offset of the next instruction or, after ``collect``, the offset of the end of the pickle.
-    ``pieces`` has the bytes of all instructions, without the long strings; ``placed`` has the places of these strings.
+    ``at`` is the offset of the next instruction or, after ``collect``, the offset of the end of the pickle. ``pieces``
+    has the bytes of all instructions, without the long strings; ``placed`` has the offsets and lengths of these
+    strings.
     """
 
     file: File

@@ -281,9 +281,9 @@ def is_marked(head: bytes) -> bool:
 
 
 def spelling(op: int, line: bytes) -> str:
-    """Return whether all pickle readers read the same value from ``line``, the operand of the instruction ``op``.
+    """Return whether all pickle readers agree on ``line``, the operand of the instruction ``op``.
 
-    The answer is "alike" if they do, "apart" if they differ, and "not" if no reader accepts the line.
+    The answer is "alike" if all read the same value, "apart" if they differ, and "not" if no reader accepts the line.
     """
     usual = _USUAL[op]
     if usual.fullmatch(line) is not None:

@@ -90,7 +90,7 @@ class OpaqueResult:
 
 
 class PlacedBytes:
-    """A long byte string of a pickle that was not read: its place in the file.
+    """A long byte string of a pickle that was not read: its offset and length in the file.
 
     ``kind`` is "bytes" for bytes, "text" for a string, which the file has in UTF-8, and "encoded" if the value is such
     a string encoded as Latin-1. ``nbytes`` is the number of bytes in the file; the number of Latin-1 bytes is known

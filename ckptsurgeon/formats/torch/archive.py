@@ -45,7 +45,8 @@ class TorchArchive:
     def load(self, rebuild: Rebuild) -> Any:
         """Return the value of the pickle, with TensorInfo in place of tensors.
 
-        ``rebuild`` has the functions that make TensorInfo, by the (module, name) of the function that each replaces.
+        ``rebuild`` maps (module, name) of a function in the pickle to the function that makes a TensorInfo in its
+        place.
         """
         stored = self.zip.entries[f"{self.root}data.pkl"].stored
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)

@@ -32,7 +32,7 @@ _FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 
 
 def rebuilders() -> Functions:
-    """Return a new table of ckptsurgeon's functions, by (module, name) of the function that each replaces."""
+    """Return a new dict, {(module, name) of a function in a pickle: ckptsurgeon's function in its place}."""
     budget = CopyBudget()
     table: Functions = {**NUMPY, **plain_functions(budget)}
     distributed = part_reader(budget)

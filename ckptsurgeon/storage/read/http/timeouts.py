@@ -148,7 +148,7 @@ def limit_reads(pace: TimeLimit | None) -> None:
 
 
 def count_reads(event: str, info: dict[str, Any]) -> None:
-    """Make each new connection count the bytes that it reads; this function is passed to httpx as the extension "trace"."""
+    """Make each new connection count the bytes that it reads; httpx calls this function as its extension "trace"."""
     if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
         stream = info["return_value"]
         stream.read = _counted(stream.read)
