@@ -58,8 +58,10 @@ class _Like:
         """Return the destination: the checkpoint whose path is in the field ``like``."""
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
-        if not isinstance(like, str) or not isinstance(root, (str, type(None))):
+        if not isinstance(like, str):
             raise document.fail(f"the field like is {brief_repr(like)}, not a file name.")
+        if not isinstance(root, (str, type(None))):
+            raise document.fail(f"the field root is {brief_repr(root)}, not the path of a state dict in the file.")
         spec = checkpoint_target(like if "://" in like else document.resolve(like), root)
         return TargetSpec(**{**spec.__dict__, "name": document.name, "config": document.path})
 

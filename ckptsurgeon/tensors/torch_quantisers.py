@@ -94,7 +94,7 @@ def codes_of(info: TensorInfo) -> TensorInfo | None:
 
 
 def as_float(scale: float) -> float:
-    """Return a number from a pickle as a float; infinity for an integer that is too large for a float."""
+    """Return a number from a pickle as a float; an integer too large for a float becomes infinite."""
     try:
         return float(scale)
     except OverflowError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,7 @@ def test_a_tie_that_is_cut_is_found() -> None:
         (HEAD, lambda t: t.add_(0.2), "z"),
         (HEAD, lambda t: t.zero_(), "z"),
         (HEAD, lambda t: t.view(-1)[0].fill_(9), "z"),
+        (HEAD, lambda t: t.view(-1)[0].fill_(math.nan), "NaN or Inf values"),
         ("body.norm.weight", lambda t: t.mul_(1.5), "another constant"),
         ("head.bias", lambda t: t.fill_(30.0), "z"),
     ],
@@ -480,7 +482,7 @@ def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
         for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))
     ]
     assert [one.status for one in found] == [WARN, WARN, WARN, PASS, NOT_RUN]
-    assert found[0].says == "2 of 9 clips of train, 3 of dev with fewer frames than CTC needs for the labels"
+    assert found[0].says == "2 of 9 clips of train, 3 clips of dev with fewer frames than CTC needs for the labels"
     assert found[3].says == "too short: 0 of 9 clips of train"
     assert (found[4].says, clips_long_enough(RunProgress()).says) == ("no CTC in this task", "no step was taken")
 

@@ -246,6 +246,19 @@ def test_an_error_of_a_logger_ends_the_logger_alone_and_is_said_once(
     assert json.loads(Path("run/result.json").read_text())["ended"] == "done"
 
 
+def test_a_logger_that_fails_at_the_end_is_said_to_fail_there(
+    ckpt: Run, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(*given: Any, **others: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("ckptsurgeon.trainer.loggers.wandb.WeightsAndBiases.finish", finish)
+    done = ckpt("train", toy.write(loggers=["wandb"], steps=2, warmup=0), "--device", "cpu")
+    said = " ".join(done.err.split())
+    assert "the logger wandb failed at the end of the run: ConnectionError: no route" in said
+    assert "goes on" not in said
+
+
 def test_a_logger_that_cannot_begin_is_left_out(ckpt: Run, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**given: Any) -> None:
         raise ConnectionError("no key")

@@ -70,7 +70,7 @@ def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
     """
     for name in _REQUIRED:
         if type(config.get(name)) is not int:
-            raise PlanError(f"config.json has no {name}, which GGUF needs.", hint="Complete config.json.")
+            raise PlanError(f"config.json has no whole number {name}, which GGUF needs.", hint="Complete config.json.")
     check_activation(config)
     found = {"block_count": str(layers)}
     found |= {theirs: str(config[ours]) for ours, theirs in _PAIRS.items() if type(config.get(ours)) is int}

@@ -35,7 +35,10 @@ def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
     kinds = ["full_attention" if number % 2 else "sliding_attention" for number in range(layers)]
     check_only(config, "layer_types", kinds)
     if type(config.get("sliding_window")) is not int:
-        raise PlanError("config.json has no sliding_window, which llama.cpp needs.", hint="Complete config.json.")
+        raise PlanError(
+            "config.json has no whole number sliding_window, which llama.cpp needs.",
+            hint="Complete config.json.",
+        )
 
 
 def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:

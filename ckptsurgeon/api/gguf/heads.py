@@ -89,9 +89,11 @@ def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set
     """
     for name, found in (("rows", rows), ("columns", columns)):
         if len(found) != 1:
-            have = f"{sorted(found)} {name} in different layers" if found else f"no {name}: there is no such tensor"
+            differ = f"{what} of {escape(checkpoint.path)} have {sorted(found)} {name} in different layers"
             raise PlanError(
-                f"{what} of {escape(checkpoint.path)} have {have}; every layer must have them, in the same shape.",
+                f"{differ}; every layer must have them, in the same shape."
+                if found
+                else f"{escape(checkpoint.path)} has no tensor of {what}.",
                 hint="Convert without changing the layout: --layout keep.",
             )
 

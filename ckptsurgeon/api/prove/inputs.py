@@ -25,6 +25,7 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
+SUFFIXES = ".safetensors, .txt, .wav, .flac or .ogg"
 MOST = 1 << 27
 """The largest number of values in one random input; in float32, they take half a gigabyte."""
 
@@ -85,7 +86,10 @@ def _drawn_text(drawn: Mapping[str, Tensor], seed: int) -> str:
 
 def _noise(chance: torch.Generator, *shape: int) -> Tensor:
     if math.prod(shape) > MOST:
-        raise ValueError("random inputs of the size that this network needs are too large")
+        raise ConfigError(
+            f"random inputs for this network would have {math.prod(shape):,} numbers, over the limit of {MOST:,}.",
+            hint="Give inputs: --inputs FILE.safetensors.",
+        )
     return torch.randn(*shape, generator=chance)
 
 
@@ -160,7 +164,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     """
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.isfile(path):
-        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Give a .safetensors, .txt or .wav file.")
+        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint=f"Give a file: {SUFFIXES}.")
     if suffix == ".safetensors":
         arguments = _tensors(path)
     elif suffix == ".txt":
@@ -168,7 +172,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     elif suffix in (".wav", ".flac", ".ogg"):
         arguments = _sound(path, folder)
     else:
-        raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
+        raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint=f"Use {SUFFIXES}.")
     empty = [name for name, value in arguments.items() if not value.numel()]
     if empty or not arguments:
         raise ConfigError(

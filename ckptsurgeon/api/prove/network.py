@@ -305,7 +305,7 @@ def open_network(
     if spec.build is None:
         raise ConfigError(
             f"{escape(spec.name)} describes only tensors, not a network that can run.",
-            hint="Give the configuration of a model: --model config.json, or a YAML file with _target_.",
+            hint="Give the configuration of a model: --model config.json, or a YAML file with model:.",
         )
     options = Options.of(dtype="float32")
     with ExitStack() as opened:

@@ -350,7 +350,7 @@ class _Files:
         if location not in self.others:
             if location.startswith("/") or "\\" in location or ".." in location.split("/") or location == self.own:
                 raise UnsafeError(
-                    f"the tensor {escape(name)} is in {escape(location)}, which is not another file in its folder.",
+                    f"the tensor {escape(name)} is in {escape(location)}, which is no other file in its folder.",
                     rule="outside",
                 )
             if len(self.others) >= limits.SHARDS:

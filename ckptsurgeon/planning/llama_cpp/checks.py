@@ -30,7 +30,7 @@ def check_complete(keys: Collection[str]) -> None:
         if lost and not name.startswith("self_attn.rotary_emb"):
             raise PlanError(
                 f"model.layers.{lost[0]}.{name} is missing: other layers have such a tensor.",
-                hint="Complete the model, or keep the names of the tensors: --layout keep.",
+                hint="Complete the model, or convert without changing the layout: --layout keep.",
             )
 
 

@@ -55,7 +55,7 @@ class DeepseekSizes:
         if self.layers * self.experts > MOST:
             raise PlanError(
                 f"{self.layers} layers with {self.experts} experts each have more than {MOST} experts in total.",
-                hint="Keep the names of the tensors: --layout keep.",
+                hint="Convert without changing the layout: --layout keep.",
             )
 
 
@@ -146,7 +146,7 @@ def check_tensors(
     if missing:
         raise PlanError(
             f"{escape(of)} lacks {count(len(missing), 'tensor')} that {described_by} describes: {listing(missing)}.",
-            hint=f"Complete the model, or correct {described_by}; --layout keep keeps the names.",
+            hint=f"Complete the model, correct {described_by}, or convert without changing the layout: --layout keep.",
             details=missing,
         )
     for key, shape in wanted.items():
@@ -154,7 +154,7 @@ def check_tensors(
             raise PlanError(
                 f"{escape(key)} of {escape(of)} is {shape_text(found[key])}, but must be {shape_text(shape)} by the "
                 f"sizes in {described_by}.",
-                hint=f"Correct {described_by}, or keep the names of the tensors: --layout keep.",
+                hint=f"Correct {described_by}, or convert without changing the layout: --layout keep.",
             )
 
 

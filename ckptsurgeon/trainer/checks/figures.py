@@ -47,7 +47,7 @@ def clips_long_enough(progress: RunProgress) -> Check:
     if trained is None and evaluated is None:
         return Check(name, NOT_RUN, NO_CTC if progress.step or progress.figures else "no step was taken")
     said = [f"{trained} of {count(seen, 'clip')} of train"] if trained is not None else []
-    said += [f"{int(evaluated)} of dev"] if evaluated is not None else []
+    said += [f"{count(int(evaluated), 'clip')} of dev"] if evaluated is not None else []
     if trained or evaluated:
         return Check(name, WARN, f"{', '.join(said)} with fewer frames than CTC needs for the labels")
     return Check(name, PASS, f"too short: {', '.join(said)}")

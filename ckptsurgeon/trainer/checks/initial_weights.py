@@ -32,6 +32,11 @@ The values of a draw are then not independent of each other, as the z-scores ass
 """
 
 
+def _infinite(value: Tensor) -> str:
+    """Return why the z-score of a tensor is infinite."""
+    return "another constant" if torch.isfinite(value.double()).all() else "NaN or Inf values"
+
+
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
     """Return by how many standard errors a tensor differs from ``others``, which its initialiser drew with other seeds.
 
@@ -117,7 +122,7 @@ def initialised_tensors(
     others = _other_draws(target, wanted, seed, parts)
     found = {key: z_score(values[key], others[key]) for key in wanted}
     wrong = [
-        f"{key} ({'another constant' if math.isinf(z) else f'z-score {z:.0f}'})"
+        f"{key} ({f'z-score {z:.0f}' if math.isfinite(z) else _infinite(values[key])})"
         for key, z in found.items()
         if z > MAX_Z
     ]

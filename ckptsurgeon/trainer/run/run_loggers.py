@@ -22,6 +22,7 @@ from .result import Trained, plain_json
 __all__ = ["LOGGER_IDS", "RunLoggers", "summary_of"]
 
 LOGGER_IDS = "loggers.json"
+GOES_ON = "failed, and the run goes on without it"
 """The file in a run folder with the id that each logger gave the run."""
 
 
@@ -81,16 +82,17 @@ class RunLoggers:
             self._note(f"{name} logs to {logger.place}")
 
     def _end(self, summary: Summary) -> None:
+        self._drop_failed()
         for logger in self._open.values():
             logger.finish(summary)
-        self._drop_failed()
+        self._drop_failed("failed at the end of the run")
         self._open = {}
 
-    def _drop_failed(self) -> None:
+    def _drop_failed(self, how: str = GOES_ON) -> None:
         for name, logger in list(self._open.items()):
             if logger.error is not None:
                 del self._open[name]
-                self._note(_failure(name, logger.error))
+                self._note(_failure(name, logger.error, how))
 
     def _note(self, note: str) -> None:
         self.notes += (note,)
@@ -106,10 +108,10 @@ class RunLoggers:
             return {}
 
 
-def _failure(name: str, error: Exception) -> str:
+def _failure(name: str, error: Exception, how: str = GOES_ON) -> str:
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return f"the logger {name} failed, and the run goes on without it: {escape(said, 300)}"
+    return f"the logger {name} {how}: {escape(said, 300)}"
 
 
 def _name(job: Job, folder: RunFolder) -> str:

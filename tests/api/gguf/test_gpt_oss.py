@@ -198,7 +198,7 @@ def test_codes_are_not_joined() -> None:
         ({"swiglu_limit": 8.0}, "gives swiglu_limit as 8.0"),
         ({"swiglu_alpha": 1.0}, "gives swiglu_alpha as 1.0"),
         ({"layer_types": ["full_attention"] * LAYERS}, "gives layer_types as"),
-        ({"sliding_window": None}, "has no sliding_window"),
+        ({"sliding_window": None}, "has no whole number sliding_window"),
         ({"attention_bias": False}, "gives attention_bias as False"),
         ({"tie_word_embeddings": True}, "gives tie_word_embeddings as True"),
     ],

@@ -184,7 +184,7 @@ def test_a_linear_scaling_goes_into_the_metadata() -> None:
     [
         ({"num_attention_heads": 5}, "which do not fit 5 heads"),
         ({"num_attention_heads": "many"}, "the number of heads"),
-        ({"max_position_embeddings": None}, "config.json has no max_position_embeddings"),
+        ({"max_position_embeddings": None}, "config.json has no whole number max_position_embeddings"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_does_not_fit_is_an_error(fields: dict[str, Any], why: str) -> None:

@@ -305,6 +305,13 @@ def test_a_kind_that_may_follow_from_the_position_is_said(fields: dict[str, Any]
     assert notes == ([said] if said else [])
 
 
+def test_layers_that_share_keys_and_values_are_counted_anew() -> None:
+    model("m", model_type="net", num_kv_shared_layers=2)
+    config, notes = stacked(("m", [0, 3]))
+    assert (config["num_hidden_layers"], config["num_kv_shared_layers"]) == (3, 1)
+    assert any("num_kv_shared_layers" in note for note in notes)
+
+
 def test_a_number_of_two_lists_does_not_describe_one_of_them_alone() -> None:
     model("m", model_type="net")
     towers = {f"tower.blocks.{at}.fc.weight": torch.ones(4, 4) for at in range(4)}

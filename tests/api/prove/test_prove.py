@@ -222,6 +222,18 @@ def test_inputs_of_many_kinds_are_drawn(name: str) -> None:
     assert len(found.blocks) > 3
 
 
+def test_random_inputs_that_are_too_large_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    settings = transformers.ViTConfig(**FAMILIES["ViTForImageClassification"])
+    transformers.ViTForImageClassification(settings).save_pretrained("a")
+    monkeypatch.setattr("ckptsurgeon.api.prove.inputs.MOST", 1000)
+    with pytest.raises(
+        cs.ConfigError, match="random inputs for this network would have .* numbers, over the limit of 1,000"
+    ):
+        cs.prove("a", "a")
+
+
 def test_weights_that_inputs_do_not_reach_are_named() -> None:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 

@@ -102,7 +102,7 @@ def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
             yield f"{said}, which is a string and not a number: {UNLOADED}"
         elif isinstance(value, float) and _EPSILON.search(field) and not value >= 0:
-            yield f"config.json says {value} ({escape(field)}), which is not above 0: square roots become NaN"
+            yield f"config.json says {value} ({escape(field)}), which is not 0 or more: square roots become NaN"
 
 
 def _is_number(text: str) -> bool:

@@ -19,6 +19,7 @@ from .derived_lists import ENDS_IN_FULL, FULL, RULES, Derive, positive
 __all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
 
 Fields = Mapping[str, Any]
+OWN_KEYS = "its own keys and values"
 MOST = 10000
 """A number of layers that is this large, or larger, is not plausible."""
 
@@ -268,9 +269,7 @@ _OF_TYPES: Mapping[str, Sequence[LayerKinds]] = {
 def _shared(config: Fields, number: int) -> list[str]:
     shared = positive(config, "num_kv_shared_layers", usual=0)
     first = number - shared
-    return [
-        "keys and values of an earlier layer" if one >= first else "its own keys and values" for one in range(number)
-    ]
+    return ["keys and values of an earlier layer" if one >= first else OWN_KEYS for one in range(number)]
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:
@@ -293,7 +292,7 @@ def _no_ways(_: Sequence[Any]) -> Iterable[dict[str, Any]]:
 _BY_FIELD = (
     LayerKinds(
         "num_kv_shared_layers", ("num_kv_shared_layers",), _shared,
-        lambda kinds: [{"num_kv_shared_layers": len([one for one in kinds if one != "its own keys"])}],
+        lambda kinds: [{"num_kv_shared_layers": len([one for one in kinds if one != OWN_KEYS])}],
     ),
     LayerKinds(
         "per_layer_config", ("per_layer_config",), _of_layer,

@@ -85,9 +85,9 @@ def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
     made = {"".join(rule) for rule in sample}
     other = made.difference(found.tokens)
     if len(other) > FEW * len(made):
-        makes = f"{len(other)} of {count(len(made), 'merge rule')} of {MERGES} that were compared make tokens"
+        makes = f"{len(other)} of {count(len(made), 'token')} that merge rules of {MERGES} make (a sample)"
         examples = listing([brief_token(one) for one in sorted(other)], 3, where="")
-        yield f"{makes} that {WHOLE} lacks: programs that read {MERGES} split texts into other tokens: {examples}"
+        yield f"{makes} are not in {WHOLE}: programs that read {MERGES} split texts into other tokens: {examples}"
     elif abs(number - found.rules) > FEW * found.rules:
         has = f"{MERGES} has {count(number, 'merge rule')}, but {WHOLE} has {found.rules:,}"
         yield f"{has}: programs that read {MERGES} split texts into other tokens"

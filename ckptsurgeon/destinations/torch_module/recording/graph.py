@@ -94,8 +94,10 @@ class Recording:
 
     def ref(self, tensor: Tensor) -> StorageView:
         """Return a recorded tensor as a view of its storage."""
-        if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+        if tensor.layout is not torch.strided:
             raise self.lost(f"makes a {tensor.layout} tensor")
+        if tensor.is_conj() or tensor.is_neg():
+            raise self.lost("makes a view that is computed when it is read (conj, imag)")
         storage = tensor.untyped_storage()
         number = self.numbers.get(storage._cdata)
         if number is None:

@@ -36,7 +36,7 @@ def test_the_tables_are_those_of_transformers() -> None:
         ({"rope_parameters": {"rope_type": "Linear"}}, f'"Linear" (rope_type of rope_parameters), {UNKNOWN}'),
         ({"rms_norm_eps": "1e-5"}, f'"1e-5" (rms_norm_eps), {NO_NUMBER}'),
         ({"vocab_size": "32000"}, f'"32000" (vocab_size), {NO_NUMBER}'),
-        ({"rms_norm_eps": -1e-5}, "-1e-05 (rms_norm_eps), which is not above 0: square roots become NaN"),
+        ({"rms_norm_eps": -1e-5}, "-1e-05 (rms_norm_eps), which is not 0 or more: square roots become NaN"),
         ({"hidden_size": -24}, f"-24 (hidden_size), which is not above 0: {UNLOADED}"),
         ({"num_attention_heads": 0}, f"0 (num_attention_heads), which is not above 0: {UNLOADED}"),
         ({"num_attention_heads": 7, "num_key_value_heads": 7},

@@ -166,9 +166,9 @@ OWN = ["Ġ a", "b c", "Ġa bc"]
         (["#version: 0.2", *OWN, ""], ""),
         (OWN[:2], "merges.txt has 2 merge rules, but tokenizer.json has 3: programs that read merges.txt split texts"),
         ([*OWN, *OWN], "merges.txt has 6 merge rules, but tokenizer.json has 3: "),
-        (["Ġ a", "b c", "d d"], "1 of 3 merge rules of merges.txt that were compared make tokens that tokenizer.json lacks: "
+        (["Ġ a", "b c", "d d"], "1 of 3 tokens that merge rules of merges.txt make (a sample) are not in tokenizer.json: "
          "programs that read merges.txt split texts into other tokens: 'dd'"),
-        (["not a rule at all"], "1 of 1 merge rule of merges.txt that were compared"),
+        (["not a rule at all"], "1 of 1 token that merge rules of merges.txt make"),
     ],
 )  # fmt: skip
 def test_a_merges_file_of_another_tokeniser_beside_tokenizer_json_is_noted(rules: list[str], said: str) -> None:
