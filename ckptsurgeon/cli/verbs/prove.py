@@ -37,7 +37,7 @@ def run(
         str | None,
         typer.Option(
             "--inputs", metavar="FILE",
-            help="Run on these inputs: named arguments (.safetensors), lines of text (.txt) or audio (.wav, .flac, .ogg).",
+            help="Run on these inputs: named arguments (.safetensors), text lines (.txt) or audio (.wav, .flac, .ogg).",
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs with this seed.")] = 0,
