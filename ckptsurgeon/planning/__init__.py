@@ -1,1 +1,1 @@
-"""Planners: they make plans from headers and rules, without opening files, logging or reading tensor values."""
+"""Planners: they make plans from headers and rules; they open no file, log nothing and read no values of tensors."""
