@@ -10,9 +10,8 @@ export OMP_NUM_THREADS ?= 1
 STREAMS ?= 1000000
 THERE ?= 3.12
 
-# Each process takes whole files, in the order of tests/conftest.py. For all tests, three were slower on two cores.
-FILES := --dist loadfile --no-loadscope-reorder
-TOGETHER := -n 2 $(FILES)
+# Each process takes whole files, in the order of tests/conftest.py. Some tests wait, so that three keep two cores busy.
+TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 
 ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit fusionbench peft adapters scanners datasets quantised quantised_earlier gguf onnx flax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion
 
@@ -40,7 +39,7 @@ demo: bytecode  ## inspect, transplant and verify a real network
 	@$(BIN)/python fixtures/demo.py
 
 test: bytecode  ## run the tests of every promise and every verb: about 6 minutes on two cores
-	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser and not speech' -n 3 $(FILES)
+	$(BIN)/python -m pytest -m 'not long and not faults and not gpu and not browser and not speech' $(TOGETHER)
 
 test-all: bytecode  ## run all tests, each as deep as it goes
 	CKPT_TESTS=full $(BIN)/python -m pytest $(TOGETHER)
