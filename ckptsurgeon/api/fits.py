@@ -69,7 +69,7 @@ def fits(
 
             found = with_loader(found, checkpoint, target)
             if target.cache_key:
-                dict(target.vocabulary)  # the plan needs the target, and its own target is not cached after a build
+                dict(target.vocabulary)  # the plan needs the vocabulary, and its own target is not cached after a build
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)

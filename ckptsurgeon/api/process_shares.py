@@ -30,8 +30,7 @@ def sharing(
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")
     if scheme_of(output or ""):
         raise ConfigError(
-            "--processes has no effect, because one process writes the remote output "
-            f"{escape(shown(output or ''))}.",
+            f"--processes has no effect, because one process writes the remote output {escape(shown(output or ''))}.",
             hint="Leave --processes out.",
         )
     assert isinstance(plan.inputs, PlanInputs)

@@ -311,9 +311,9 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
-    """Return the numbers in a comma-separated string; None if ``text`` is None. Raises ConfigError for other text.
+    """Return the numbers in the comma-separated string ``text``; None if ``text`` is None.
 
-    ``option`` is the name of the option, for the message.
+    Raises ConfigError if ``text`` is not a list of numbers; ``option`` is the name of the option, for the message.
     """
     try:
         return None if text is None else [float(part) for part in text.split(",")]

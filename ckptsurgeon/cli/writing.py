@@ -253,7 +253,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class AdapterWriting:
-    """The group of options for writing an adapter, without format and shard size: its names determine the files."""
+    """The options for writing an adapter: none for format and shard size, which follow from the tensors' names."""
 
     output: OutputUnlessDry = None
     force: Force = False

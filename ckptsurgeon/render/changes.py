@@ -161,5 +161,6 @@ def _summary(found: Changes) -> RenderableType:
     by_none = sum(not one.sums.changed_by for one in found.tensors)
     words = [count(number, "tensor"), f"{by_several} changed by several models", f"{by_none} by no model"]
     words += [f"{found.left_out} left out"] if found.left_out else []
-    words += [f"{found.total.not_finite} NaN or Inf values left out of all figures"] if found.total.not_finite else []
+    odd = found.total.not_finite
+    words += [f"{count(odd, 'NaN or Inf value')} left out of all figures"] if odd else []
     return Hanging(Text("  "), Text(", ".join(words), style="" if found.differs else "green"))

@@ -21,9 +21,10 @@ Row = list[str | Text]
 
 
 def scan_view(found: Scan, *, every: bool = False) -> RenderableType:
-    """Return the findings of a scan that do more than rebuild tensors or have notes; then notes, counts, verdict.
+    """Return the findings that are not ``ok``, or have notes; then the scan's notes, counts and verdict.
 
-    With ``every``, return all findings.
+    A finding is not ``ok`` if it does more than rebuild tensors, or was not scanned completely. With ``every``, return
+    all findings.
     """
     limit = 1 << 30 if every else SHOWN
     listed = list(found.found) if every else [*found.beyond, *(one for one in found.found if one.ok and one.notes)]

@@ -86,6 +86,7 @@ def test_values_that_are_not_finite_are_counted_and_left_out(ckpt: Any) -> None:
     assert "2 NaN or Inf values left out of all figures" in ckpt("diff", *names).out
     same = cs.compare_changes(names[1], [names[1], names[1]])
     assert same.total.not_finite == 1
+    assert "1 NaN or Inf value left out of all figures" in ckpt("diff", names[1], names[1], names[1]).out
 
 
 def test_tensors_that_a_model_lacks_adds_or_reshapes_are_named(ckpt: Any) -> None:

@@ -151,7 +151,7 @@ KINDS = (
     _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or use the file of the original model."),
     _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,
-          "Correct the ids in these files: torch cannot make an embedding with such a padding row."),
+          "Correct the ids in the files that this line names: torch cannot make an embedding with such a padding row."),
     _kind("token-ids", r"\bids?\b|^forced_decoder_ids of ", WARN, "Correct the ids in the files that this line names."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,

@@ -1,4 +1,4 @@
-"""Checks whether the matrices of a GGUF file have the type that its entry ``general.file_type`` says."""
+"""Checks whether any matrix in the layers of a GGUF file has a type that its ``general.file_type`` implies."""
 
 from __future__ import annotations
 

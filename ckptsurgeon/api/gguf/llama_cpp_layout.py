@@ -47,14 +47,14 @@ __all__ = ["llama_cpp_layout"]
 
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
-    "if it differs from the embedding, set tie_word_embeddings: false in config.json to keep it"
+    "if lm_head.weight differs from the embedding, set tie_word_embeddings: false in config.json to keep it"
 )
 
 
 OUTPUT = "output.weight"
 NO_OUTPUT = (
     f"there is no {OUTPUT}, so llama.cpp takes token_embd.weight as output layer: set tie_word_embeddings: "
-    "true in config.json, or transformers gives the output layer random values"
+    "true in config.json, or transformers initialises the output layer with random values"
 )
 
 

@@ -1,6 +1,6 @@
 """Reads samples of weights, and makes notes on models that were perhaps not trained from their base.
 
-Verbs that otherwise plan from headers only read these few values too.
+Verbs that otherwise read only headers also read these few values.
 """
 
 from __future__ import annotations

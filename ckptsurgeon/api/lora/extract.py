@@ -140,10 +140,9 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return {output layer: embedding} for the tuned model, and for the base: output layers that are only tied.
+    """Return two dicts, for the tuned model and for the base: {output layer that is tied and not stored: embedding}.
 
-    The keys of output layers that are not stored, because they are tied to the embedding, are mapped to the key of the
-    embedding. A dict is empty if there is no such layer.
+    Both the output layer and the embedding are given by their keys. A dict is empty if there is no such layer.
     """
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs

@@ -21,8 +21,8 @@ def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int)
     """Return the plan of a transplant with notes on source adapters whose settings differ from the destination's.
 
     ``folders`` are the folders of the sources, followed by the folder of the destination if there is one. ``number`` is
-    the number of sources. Raises PlanError if factors from a source would get another scale (lora_alpha / r) in the
-    output.
+    the number of sources. Raises PlanError if factors from a source would get another scale in the output (lora_alpha
+    divided by the rank, or by its square root with use_rslora).
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:

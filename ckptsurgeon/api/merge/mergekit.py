@@ -67,7 +67,7 @@ def found(one: ModelReference, folder: str) -> str:
         )
     raise SourceError(
         f"the model {escape(one.written)} was not found: there is no such file or folder.",
-        hint="Give the path of the model's folder or file. If the model is on the Hub, download it first: "
+        hint="Give the path of the model's folder or file. If the model is on the hub, download it first: "
         f"hf download {escape(one.path)} --local-dir {escape(one.path)}.",
     )
 

@@ -353,9 +353,9 @@ def _settings(folder: Folder) -> Folder:
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
     """Return the configuration and tokeniser files in a folder of weights.
 
-    ``path`` is the path that the user gave. ``folder`` is the folder in this path; None if there is no such folder, or
-    if ``path`` is a file whose name does not show that it has the weights of a model. ``weights`` has the names of the
-    weights files.
+    ``path`` is the path that the user gave. ``folder`` is this folder, or the folder of this file; None if there is no
+    such folder, or if ``path`` is a file whose name does not show that it has the weights of a model. ``weights`` has
+    the names of the weights files.
     """
     if folder is None:
         return ModelFolder(path)

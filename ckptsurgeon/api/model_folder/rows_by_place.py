@@ -174,7 +174,7 @@ def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *,
 
 
 def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], rows: int = sys.maxsize) -> str:
-    """Return text on the first of ``rows`` rows in which the tokenisers of two folders differ; '' if there is none.
+    """Return text on the first row, among the first ``rows``, in which the tokenisers of two folders differ; else ''.
 
     ``one`` and ``other`` are the folders, each with its name. The text may also say that another token list differs, or
     that a tokeniser cannot be read or compared.

@@ -56,8 +56,8 @@ class AskedFields:
                 raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
             if role_of(name) and type(old) is not int:
                 raise ConfigError(
-                    f"config.json has no field {escape(name)} with a number that could be changed.",
-                    hint="Use a field of config.json that is a number, as in --set num_hidden_layers=12.",
+                    f"the configuration has no field {escape(name)} with a number that could be changed.",
+                    hint="Use a field of the configuration that is a number, as in --set num_hidden_layers=12.",
                 )
         unused = [name for name in choices.kept if name not in self.new]
         if unused:
@@ -95,9 +95,10 @@ class AskedFields:
         return bool(self.new[name] > at_path(self.before, name))
 
     def pin_heads(self) -> None:
-        """Add the size of a head, with its old value, to the changed fields, if the configuration has a field for it.
+        """Add the size of a head, with its old value, to the changed fields, if the width or number of heads changes.
 
-        Otherwise, another width or number of heads could change the size.
+        This is done if the configuration has a field for the size, and the user does not change it. Without this,
+        a new width or number of heads could change the size, too.
         """
         for name in (*self.of("heads"), *self.of("width")):
             for size in _HEAD_SIZE:

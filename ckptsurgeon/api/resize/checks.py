@@ -122,7 +122,8 @@ def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         )
     if numbers[0] % numbers[1]:
         raise ConfigError(
-            f"{heads} {numbers[0]} is not a multiple of {keys} {numbers[1]}, so heads cannot share keys evenly.",
+            f"{heads} {numbers[0]} is not a multiple of {keys} {numbers[1]}, so query heads cannot share key heads "
+            "evenly.",
             hint=f"Choose a divisor of {numbers[0]} for {keys}.",
         )
 

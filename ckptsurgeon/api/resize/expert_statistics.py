@@ -29,8 +29,8 @@ class ExpertSums:
     """Statistics on what the experts of a module have contributed so far.
 
     ``saliency`` has, for each expert, the sum of router weight times norm of its output, and ``used`` the number of
-    positions that used it. ``inputs`` has, for each expert, the sum of the squares of the inputs of its last layer,
-    each multiplied by the router weight, over ``count`` positions.
+    positions that used it. ``inputs`` has, for each expert and each channel, the sum of the squares of router weight
+    times input of the expert's last layer, over ``count`` positions.
     """
 
     saliency: Any = None

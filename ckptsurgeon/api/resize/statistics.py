@@ -49,23 +49,23 @@ def stats(
 ) -> Plan:
     """Run the network of a checkpoint on inputs, and return the plan of a file with statistics of its activations.
 
-    ``resize`` uses these statistics, of modules ``L``. A linear layer has ``L.inputs`` (float32): the mean square of
-    each input, over all positions. A router has ``L.load``: for each expert, the share of positions that use it. A
-    module with the weights of all experts has ``L.saliency``: for each expert, the mean of router weight times norm of
-    its output, over the positions that use it (REAP, https://arxiv.org/abs/2510.13999). It also has ``L.inputs``
-    (experts by channels): the mean square, over all positions, of router weight times input of the expert's last layer.
-    A layer in a list of layers has its block influence ``L.influence``: 1 minus the mean cosine between its input and
-    its output (ShortGPT, https://arxiv.org/abs/2403.03853).
+    ``resize`` uses the following statistics; ``L`` is the name of a module. A linear layer has ``L.inputs`` (float32):
+    the mean square of each input, over all positions. A router has ``L.load``: for each expert, the share of positions
+    that use it. A module with the weights of all experts has ``L.saliency``: for each expert, the mean of router weight
+    times norm of its output, over the positions that use it (REAP, https://arxiv.org/abs/2510.13999). It also has
+    ``L.inputs`` (experts by channels): the mean square, over all positions, of router weight times input of the
+    expert's last layer. A layer in a list of layers has its block influence ``L.influence``: 1 minus the mean cosine
+    between its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853).
 
     ``merge`` uses further statistics. With ``gram``, each weight K of a linear layer gets the Gram matrix of the
     layer's inputs (``K.gram``, float32): the mean of x x^T over all positions, summed in double precision in temporary
     files (8 bytes for each element), because all matrices together may not fit in memory. With ``fisher``, each
     parameter K gets the diagonal of its empirical Fisher information (``K.fisher``, float32): the mean over the
     examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
-    parameter. If the inputs have ``labels``, the loss is the model's own; for causal language models, it is the loss of
-    the next token; otherwise, labels are drawn from the model's own prediction with ``seed``
-    (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors for which Gram matrices and
-    Fisher information are computed.
+    parameter. The loss is the model's own if the inputs have ``labels``. Without labels, it is the loss of the next
+    token for causal language models, and for other models the loss for labels that are drawn from the model's own
+    prediction with ``seed`` (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors for
+    which Gram matrices and Fisher information are computed.
 
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
     random inputs are drawn; statistics of them say little about texts, images or sounds. Weights are in memory while

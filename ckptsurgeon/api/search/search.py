@@ -164,7 +164,7 @@ def unfinished(study: Study, trials: int) -> list[int]:
 
 
 def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
-    """Return the plan, closed, for the first values of the parameters that are found with which a merge is possible.
+    """Return the closed plan for the first values of the parameters with which a merge is possible.
 
     If several attempts fail, raises the error of the first. So a wrong recipe causes an error before anything is
     written, instead of a study of failed trials.

@@ -159,7 +159,8 @@ class Trials:
     def _apply(self, number: int, plan: Plan, model: str) -> None:
         """Write the model of a trial; tensors that are equal in the trial before are copied from its model.
 
-        For this, each model is kept until the next trial is merged. It stops once two trials have no equal tensors.
+        For this, each model is kept until the next trial is merged. Once two successive trials have no equal tensors,
+        no more models are kept, and no more tensors are copied.
         """
         made, before = plan, self._before
         try:

@@ -57,7 +57,10 @@ def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
 def test_a_joined_matrix_whose_rows_do_not_fit_is_an_error() -> None:
     bfl = recorded("bfl")
     bfl["single_blocks.0.linear1.weight"] = torch.ones(55, 8)
-    with pytest.raises(PlanError, match=r"single_blocks.0.linear1.weight has 55 rows, which cannot be divided into 8 rows of queries and 32"):
+    with pytest.raises(
+        PlanError,
+        match=r"single_blocks.0.linear1.weight has 55 rows, which cannot be divided into 8 rows of queries and 32",
+    ):
         converted(bfl, "diffusers")
 
 

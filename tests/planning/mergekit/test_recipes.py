@@ -694,7 +694,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an adapter as a map": ({"models": [{"model": {"model": "a", "lora": "l"}}, {"model": "b"}]}, 2, "ckpt lora merge a l"),
     "a model of the hub": (
         {"models": [{"model": "org/name@main"}, {"model": "b"}]}, 3,
-        "the model org/name@main was not found: there is no such file or folder. Give the path of the model's folder or file. If the model is on the Hub, download it first: "
+        "the model org/name@main was not found: there is no such file or folder. Give the path of the model's folder or file. If the model is on the hub, download it first: "
         "hf download org/name --local-dir org/name.",
     ),
     "an unknown dtype": ({**pair(1), "dtype": "float31"}, 2, "float31"),

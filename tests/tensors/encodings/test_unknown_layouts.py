@@ -70,7 +70,10 @@ def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
 
 def test_exponents_that_transformers_would_read_as_numbers_are_named(tmp_path: Path) -> None:
     folder = folder_of("mxfp4", tmp_path, each("_scales", lambda one: one.view(torch.float8_e8m0fnu)))
-    assert any("scales in float8_e8m0fnu, but transformers expects exponents in uint8" in note for note in cs.inspect(folder).notes)
+    assert any(
+        "scales in float8_e8m0fnu, but transformers expects exponents in uint8" in note
+        for note in cs.inspect(folder).notes
+    )
 
 
 def test_settings_under_their_old_name_are_named(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def moved_id_notes(
 def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
     """Return whether one of ``ids`` belongs to a token that ends texts, according to the token's name.
 
-    Such ids are not of another tokeniser: when a model is trained to chat, its tokeniser may get other special tokens
-    (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
+    Such ids do not come from another tokeniser: when a model is trained to chat, its tokeniser may get other special
+    tokens (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
     """
     asked = {one for one in ids if type(one) is int}
     return any(row in asked and ENDS.fullmatch(token) for token, row in places.items())

@@ -31,7 +31,10 @@ def _lambda_init(_: Fields, number: int) -> list[Any]:
 
 
 def _decay(config: Fields, number: int) -> list[Any]:
-    """Return a text for each layer: its kind or, for linear attention, its decay, which depends on its index."""
+    """Return a text for each layer: its kind or, for linear attention, its decay.
+
+    The decay depends on the index of the layer and on the number of layers.
+    """
     kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
     return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
 

@@ -59,7 +59,7 @@ def architecture_of(settings: Settings) -> str:
 def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> bool:
     """Return whether two libraries are known to store rows of queries and keys in the same order for this model.
 
-    ``settings`` are the known settings of the source and of the destination.
+    ``settings`` are the known settings of the destination and of the source.
     """
     architectures = [ARCHITECTURES[name] for name in map(architecture_of, settings) if name]
     in_llama_cpp = "llama.cpp" in libraries and any(not one.pairs for one in architectures)

@@ -74,7 +74,7 @@ def _reordered(
     """Yield the queries and keys of source ``number`` that the operations ``rows`` reorder.
 
     ``sides`` are (all keys of the source, all keys of the output). ``settings`` are the known settings of the
-    destination's and the source's model.
+    models of the destination and of the source.
     """
     matcher = KeyMatcher([KeyPattern.given(row[_verb(row)], "") for row in rows])
     known = [known_spellings(side) for side in sides]

@@ -27,7 +27,7 @@ The expressions of published tokenisers have up to 4 repeats and 12 alternatives
 _KEPT = frozenset("sSdDwWbrntfv")
 """The letters whose escapes mean the same in Python's regular expressions."""
 _OTHER = "\x80"
-"""A character that no text has. It is added to each translated Unicode property, because ASCII may lack all others."""
+"""A character that no text has: it stands for all other characters of a Unicode property, so that no set is empty."""
 _PROPERTY = re.compile(r"\\([pP])(?:\{(\^?)([A-Za-z]{1,2})\}|([LMNPSZC]))")
 _GROUP = re.compile(r"\((?:\?(?:i?:|[!=>]|<[!=]))?")
 _REPEAT = re.compile(r"(?:[*+?]|\{\d{0,3},?\d{0,3}\})[+?]?")

@@ -24,10 +24,11 @@ CLASSES = {
 Tokens of more than 8 characters are left out, so that an expression from an untrusted file cannot take long.
 """
 FEWEST, SHARE, MOST = 8, 0.5, 128
-"""A kind is reported if ``FEWEST`` and more than ``SHARE`` of its tokens are split. At most ``MOST`` tokens are tried.
+"""A kind is reported if at least ``FEWEST``, and more than ``SHARE``, of its tried tokens are split.
 
-Published lists have a few tokens that their pre-tokeniser splits: lists of tiktoken have parts of contractions as
-tokens, and some lists were trained with another pre-tokeniser than the one that now reads them.
+At most ``MOST`` tokens of a kind are tried. Published lists have a few tokens that their pre-tokeniser splits: lists of
+tiktoken have parts of contractions as tokens, and some lists were trained with another pre-tokeniser than the one that
+now reads them.
 """
 FIRST = 20_000
 """Tokens of letters, of which there are many, are only searched among this many tokens at the beginning of a list."""

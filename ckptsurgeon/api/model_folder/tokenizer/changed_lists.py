@@ -37,13 +37,13 @@ order of the rules. The ids of RoBERTa and BART follow the frequency of the toke
 _MANY, _AT_RANDOM = 300, 0.6
 """Ids are random if ``RuleOrder.rising`` is below ``_AT_RANDOM``. Lists of fewer than ``_MANY`` rules are not judged.
 
-In draws of 300 random ids, ``rising`` was 0.37 to 0.62; in draws of 1000 ids, it was 0.44 to 0.55. If ids follow the
+In 300 draws of 300 random ids, ``rising`` was 0.37 to 0.62; for 1000 ids, it was 0.44 to 0.55. If ids follow the
 frequency of tokens, ``rising`` is far larger, because early rules make the frequent tokens.
 """
 _SPACE = "Ġ"
 """The first character of tokens that follow a space, in byte-level BPE."""
 _BYTES, _RISING = 64, 0.75
-"""The smallest number of byte tokens whose order is judged, and of the share of rising neighbours in a known order.
+"""The smallest number of byte tokens that are judged, and the smallest share of rising neighbours in a known order.
 
 Byte tokens are the tokens for single bytes. Two of them with successive ids are neighbours. They rise if the letter of
 the second has the larger code point. The library tokenizers numbers byte tokens by code point. GPT-2's table does so

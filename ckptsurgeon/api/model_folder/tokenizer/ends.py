@@ -184,7 +184,7 @@ def _template(folder: ModelFolder) -> str:
 
 
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``suppress_tokens`` has all end tokens; only in ``begin_suppress_tokens``, they are normal."""
+    """Yield a note if ``suppress_tokens`` has all end tokens; in ``begin_suppress_tokens``, they are normal."""
     ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
     if ends and all(type(one) is int and one in suppressed for one in ends):
         yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"

@@ -126,9 +126,9 @@ def _names(folder: ModelFolder) -> set[str]:
 
 
 def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
-    """Return whether a file is a sentencepiece model although both folders have the same tokens.
+    """Return whether a file is a sentencepiece model, and both folders have the same tokens.
 
-    Then the files must be compared, because such a file contains more than tokens.
+    The files must be compared nevertheless, because such a file contains more than tokens.
     """
     return name.endswith(".model") and one.has_tokens_of(other)
 
