@@ -14,7 +14,7 @@ __all__ = ["cast_code_notes"]
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
 """How many bits longer the mantissa of each dtype is than that of 8-bit floats (e4m3, which has three bits)."""
 FEWEST = 2
-"""There is a note only if at least this many matrices look like codes.
+"""Several matrices get a note if at least this many look like codes.
 
 A single matrix gets a note, too, if at least this many other matrices of its role (the key without numbers) do not look
 like codes.

@@ -234,7 +234,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def codes_before_operations(self) -> QuantisedTensors:
-        """``codes``, with the quantised tensors of the file for those keys whose parts were changed by operations.
+        """``codes``; for each key in ``operated_parts``, the quantised tensor of the file to which its part belonged.
 
         An operation may change a part so much that ``codes`` alone no longer recognises the quantised tensor.
         """

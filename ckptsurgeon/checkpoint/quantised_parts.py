@@ -69,7 +69,7 @@ def notes_on_parts(
 def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a note for each part, such as a scale, that the quantisation method needs but that most tensors lack."""
+    """Yield a note for each part, such as a scale, that is needed, but that all tensors or at least half lack."""
     others = frozenset(elsewhere)
     asked = needed_parts(codes, tensors, settings, others), static_activations(codes, tensors, settings, others)
     for one in chain(*asked):

@@ -148,7 +148,7 @@ def other_shard_notes(
 
 
 def _samples(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, list[str]]:
-    """Return {name of a local file: keys of its smallest tensor, and of its largest of at most ``LARGEST`` bytes}."""
+    """Return {local file: [keys of its smallest and largest tensor]}; skips tensors over ``LARGEST`` bytes."""
     small: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and not info.opaque and 0 < info.nbytes <= LARGEST:

@@ -59,10 +59,10 @@ def _other_dtypes(
 ) -> Iterator[str]:
     """Yield a note for each part (such as a scale) with a dtype in which its ``format`` never stores this part.
 
-    ``format`` is the format of compressed-tensors in the settings. If it stores scales as exponents, there is always a
-    note: compressed-tensors computes 2**(number - 127) from such a scale, whatever its dtype. For other parts, such as
-    scales of nvfp4 in bfloat16, there is a note only if ckpt cannot decode the tensor: loaders may convert their
-    values.
+    ``format`` is the format of compressed-tensors in the settings. If it stores scales as exponents, there is a note
+    on every scale of another dtype: compressed-tensors computes 2**(number - 127) from such a scale, whatever its
+    dtype. For other parts, such as scales of nvfp4 in bfloat16, there is a note only if ckpt cannot decode the tensor:
+    loaders may convert their values.
     """
     stated = stated_by(settings)
     formats = list(dict.fromkeys(scheme.format for scheme in stated.schemes))

@@ -143,7 +143,7 @@ def loaded(document: Document) -> TargetSpec:
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError if the destination ``path`` is not built by code, so that no constructor can load weights."""
+    """Raise ConfigError unless code builds the destination ``path``: otherwise no constructor can load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
             "--no-constructor-weights needs a model that is built by code: a _target_, or a configuration of ESPnet or "

@@ -101,9 +101,9 @@ def _sizes(document: Document) -> dict[str, int]:
 
 
 def _inner(document: Document) -> Document:
-    """Return the SpeechBrain configuration to which a document in our format refers.
+    """Return the SpeechBrain configuration that a document in ckpt's format names.
 
-    The two documents share the list ``ran``, so code that runs for the SpeechBrain configuration is listed for both.
+    Both documents share one list ``ran``, the names of the code that was run.
     """
     named = document.model["speechbrain"]
     if not isinstance(named, str):

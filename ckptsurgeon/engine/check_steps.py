@@ -98,7 +98,7 @@ def _maps(step: Step) -> bool:
 def _fits_donor(step: Step, donor: DonorRows) -> bool:
     """Return whether the second input of a step can be the donor's embedding, from which new rows are made.
 
-    It must be a floating-point matrix with as many rows as the donor has, and the step must have no other inputs.
+    It must be a floating-point matrix with ``donor.size`` rows, and the step must have no third input.
     """
     theirs = step.more[0].shape
     return len(step.more) == 1 and len(theirs) == len(step.shape) == 2 and theirs[0] == donor.size and _real(step)

@@ -57,7 +57,7 @@ def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile
                 continue
             if not isinstance(file, LocalFile) or not file.name.endswith(SAFETENSORS):
                 raise OutputError(
-                    f"--consume needs local safetensors files, and {escape(source.path)} has other files.",
+                    f"--consume needs local safetensors files, but {escape(source.path)} has other files.",
                     hint="Leave out --consume, or first convert the source to safetensors on this machine.",
                 )
             found.setdefault(os.path.realpath(file.path), []).append(file)

@@ -30,11 +30,10 @@ class PartReceipt:
     inputs. ``negative`` counts variances that became negative.
 
     ``unsound_copies`` are the keys of copied tensors in which NaN or infinite values were seen; only a part of a large
-    tensor is looked at.
-    ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
-    of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a source: {name of its
-    file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of the file that do not
-    belong to a tensor.
+    tensor is looked at. ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}.
+    ``adapters`` is {path of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a
+    source: {name of its file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of
+    the file that do not belong to a tensor.
     """
 
     name: str

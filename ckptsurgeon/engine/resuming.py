@@ -26,7 +26,7 @@ __all__ = ["PartsJournal", "unfinished_parts"]
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
-"""Errors that the same command would raise again. After such an error, files are kept only if sources were deleted."""
+"""Errors that the same command would raise again; then finished files are kept only if sources were deleted."""
 
 
 def unfinished_parts(

@@ -55,9 +55,9 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
     """Return the weights of ``number`` checkpoints of a run with a constant learning rate, the oldest first.
 
     Their average approximates the result of a run whose learning rate decays along the curve ``shape`` (a name in
-    ``DECAYS``) from the first checkpoint on. It is the oldest checkpoint plus each change from one checkpoint to the
-    next, multiplied by the curve's value at the time of the later one. For a linear decay, all weights are equal.
-    WSM, https://arxiv.org/abs/2507.17634. Raises ConfigError for an unknown curve.
+    ``DECAYS``) from the first checkpoint on. The average is c[0] plus the sum of r[i] * (c[i] - c[i-1]), where c are
+    the checkpoints and r[i] is the curve's value at c[i]. For a linear decay, all weights are equal. See WSM,
+    https://arxiv.org/abs/2507.17634. Raises ConfigError for an unknown curve.
     """
     if shape not in DECAYS:
         raise ConfigError(f"--decay {escape(shape)} is unknown.", hint=f"Use {', '.join(DECAYS)}.")
@@ -166,7 +166,7 @@ def _check_keys(views: Sequence[SourceView]) -> None:
                 hint=UNWRAP
                 if _are_wrapped(views)
                 else layout_hint(named_keys(views))
-                or f"{ALIKE}, or first leave out the tensors that not all of them have, with ckpt filter.",
+                or f"{ALIKE}, or first remove the tensors that some of them lack, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]

@@ -68,18 +68,16 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
             if one is step.column_order:
                 continue
             coded = sources[one.source].by_key.get(one.key)
-            if coded is not None and not (
-                step.key == one.key and coded.codes in anew
-            ):  # else: settings next to new codes
+            # Parts that keep their keys next to new codes, such as weight_shape, are allowed.
+            if coded is not None and not (step.key == one.key and coded.codes in anew):
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 part = _part(coded, one.key, step)
                 entry.names.setdefault(_ending(coded, part), []).append(step.key)
                 doing = computation(plan.verb, step, one)
                 if doing and part != coded.codes:
                     doing = f"{doing} of its {_ending(coded, part).rpartition('.')[2]}"
-                if doing and (
-                    id(coded) not in computed or part == coded.codes
-                ):  # prefer the operation on the codes themselves
+                # Prefer the operation on the codes themselves.
+                if doing and (id(coded) not in computed or part == coded.codes):
                     computed[id(coded)] = (entry.source, coded, doing)
     if computed:
         remedy = dequantise(plan.verb)

@@ -169,9 +169,10 @@ def _letters(number: int) -> list[str]:
 def _shade(change: float, least: float, most: float) -> int:
     """Return the index of a change's shade in ``SHADES``: 4 for the largest changes, 0 for no change.
 
-    ``least`` and ``most`` are the smallest and the largest change. If they are far apart, the index is 4 for changes
-    over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller ones. Otherwise the shades
-    divide the range between them into equal factors: most fine-tunings change no layer ten times as much as another.
+    ``least`` and ``most`` are the smallest and the largest change. If ``most`` is over ``WIDE`` times ``least``, the
+    index is 4 for changes over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller ones.
+    Otherwise, the four shades divide the range evenly on a log scale: in most fine-tunings, all changes are within a
+    factor of ten.
     """
     if change == 0 or most == 0:
         return 0

@@ -26,7 +26,7 @@ def read_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except _RepeatedKeyError as error:
-        raise ValueError(f"{error}, the second time in line {_line_of_double(text)}") from None
+        raise ValueError(f"{error}, again on line {_line_of_double(text)}") from None
     _check_levels(data)
     return data
 

@@ -106,8 +106,8 @@ class TrainingLoop:
             try_longest_batch(state)
         unfreeze_steps = state.freezing.unfreeze_steps()
         seconds_before, began = progress.seconds, time.perf_counter()
-        since = began  # the first pending step began then
-        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # ended before
+        since = began  # pending steps share the time from then on
+        end = PATIENCE if progress.waited and progress.waited_for(settings.patience) else ""  # the saved run had ended
         if progress.evaluated < progress.step and self._is_due(settings.evaluate_every):
             end = end or self._evaluate()  # the run was killed after this step, before its evaluation
 

@@ -46,7 +46,7 @@ _TASKS = "task_specific_params"
 """A field with generation settings for each task, such as translation with T5."""
 _DEEPEST = 6
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
-"""Matches special tokens. A number that may be an id is only reported as unsure if it is the id of such a token."""
+"""Matches special tokens; a number that may be an id is only reported as unsure if it is the id of such a token."""
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,7 @@ def test_what_cannot_be_consumed_is_refused_before_anything_is_written() -> None
     torch.save({key: torch.ones(300, 1000) for key in "ab"}, "x.pth")
     refused = {
         "has another name": (plan(), "out/"),
-        "needs local safetensors files, and x.pth has other files": (cs.convert("x.pth"), "out/"),
+        "needs local safetensors files, but x.pth has other files": (cs.convert("x.pth"), "out/"),
         "needs an output of several shards": (plan(), "out.safetensors"),
     }
     for why, (one, output) in refused.items():

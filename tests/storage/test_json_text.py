@@ -16,15 +16,15 @@ from ckptsurgeon.storage.json_text import read_json
 from ckptsurgeon.vocabulary.read import read_vocabulary
 
 DOUBLED = {
-    "in one object": ('{"a": 1,\n "b": 2,\n "a": 3}', "key a occurs twice, the second time in line 3"),
-    "escaped": ('{"a": 1,\n "\\u0061": 3}', "key a occurs twice, the second time in line 2"),
+    "in one object": ('{"a": 1,\n "b": 2,\n "a": 3}', "key a occurs twice, again on line 3"),
+    "escaped": ('{"a": 1,\n "\\u0061": 3}', "key a occurs twice, again on line 2"),
     "below": (
         '{"a": {"b": 1},\n "c": [{"b": 1}, {"b": 1,\n "b": 2}]}',
-        "key b occurs twice, the second time in line 3",
+        "key b occurs twice, again on line 3",
     ),
-    "behind braces in texts": ('{"{[\\"": ["}:"],\n "a": 1, "a": 2}', "key a occurs twice, the second time in line 2"),
-    "before what is no JSON": ('{"a": 1, "a": 2}\n}]}]', "key a occurs twice, the second time in line 1"),
-    "that would change a terminal": ('{"\x7f": 1, "\x7f": 2}', r"key \x7f occurs twice, the second time in line 1"),
+    "behind braces in texts": ('{"{[\\"": ["}:"],\n "a": 1, "a": 2}', "key a occurs twice, again on line 2"),
+    "before what is no JSON": ('{"a": 1, "a": 2}\n}]}]', "key a occurs twice, again on line 1"),
+    "that would change a terminal": ('{"\x7f": 1, "\x7f": 2}', r"key \x7f occurs twice, again on line 1"),
 }
 
 
@@ -104,5 +104,5 @@ def doubled(text: str, key: str) -> str:
     "read", [plan, carried, destination, named_configuration, configuration_of_a_merged_model, vocabulary]
 )
 def test_what_is_carried_out_has_no_key_twice(read: Callable[[], Any]) -> None:
-    with pytest.raises(cs.CheckpointError, match="occurs twice, the second time in line"):
+    with pytest.raises(cs.CheckpointError, match="occurs twice, again on line"):
         read()

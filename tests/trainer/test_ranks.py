@@ -221,7 +221,7 @@ def test_the_others_end_where_the_first_cannot_begin() -> None:
     write(metric="unheard")  # which the first one finds out before the first step, when the others are ready
     first, second = train("toy.yaml", "--run", "run")
     assert (first.code, second.code, second.out, second.err) == (2, 1, "", "")
-    assert "unheard: the task returns no such figure" in first.err
+    assert "unheard: the task does not return this metric" in first.err
     write()
     first, second = train("toy.yaml", "--check-only")
     assert (first.code, second.code, second.out, second.err) == (0, 0, "", "")

@@ -152,9 +152,9 @@ def _ranges(first: Checkpoint, second: Checkpoint, key: str) -> Iterator[_Range]
 
 
 def _compare_ranges(ranges: Sequence[_Range], unequal: set[str], progress: Progress | None) -> _Sums:
-    """Compare ranges of bytes in threads; return the CRC-32s of the equal ranges, for tensors that need a checksum.
+    """Compare byte ranges, using threads; return the CRC-32s of equal ranges, for tensors with a stored checksum.
 
-    Adds the keys of tensors with a different range to ``unequal``.
+    Adds the key of each tensor whose bytes differ to ``unequal``.
     """
     total, done, lock, local = sum(r.nbytes for r in ranges), 0, threading.Lock(), threading.local()
     sums: _Sums = {}

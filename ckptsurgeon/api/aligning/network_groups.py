@@ -345,7 +345,7 @@ class NetworkGroups:
             if isinstance(value, tuple) and _ALIBI not in name and self._constants.get(name) != value
         ]
         if apart:
-            raise PlanError(f"the network computes {escape(apart[0])} separately for each dimension.")
+            raise PlanError(f"a permutation would not reorder the constant {escape(apart[0])}.")
         return own
 
 

@@ -119,7 +119,7 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
 def _local(file: File) -> LocalFile:
     if not isinstance(file, LocalFile) or isinstance(file, ConsumedFile):
         raise PlanError(
-            f"{escape(file.uri)} is not a file on this machine, so it is not renamed in place.", hint=ORDINARY
+            f"{escape(file.uri)} is not a local file: its tensors cannot be renamed in place.", hint=ORDINARY
         )
     return file
 

@@ -67,7 +67,7 @@ def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:
 
 
 def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -> bool:
-    """Return whether both tensors of each pair in ``keys`` have the same bytes, and some pair is a non-constant matrix.
+    """Return whether both tensors of each pair have the same bytes, and some pair is a non-constant matrix.
 
     Smaller tensors are compared first. The result is False if a tensor is decoded or remote.
     """

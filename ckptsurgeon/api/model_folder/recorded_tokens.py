@@ -37,9 +37,9 @@ __all__ = ["TrainedList", "other_tokens", "trained_list", "with_other_lists_said
 class RecordedList:
     """The token list for which a checkpoint was made, or with which it was trained.
 
-    ``model`` is the name of the checkpoint, and ``path`` the path of the list; '' if it is not known. ``tokens`` is
-    None if the list is missing or has changed. Then lists are compared by ``digest``: the SHA-256 of the file or, if
-    ``trained`` is true, of the tokens. ``kind`` is the kind of destination that the checkpoint was made or trained for.
+    ``model`` is the checkpoint's name; ``path`` is the list's path, or '' if unknown. If the list is missing or has
+    changed, ``tokens`` is None, and ``digest`` is compared: the SHA-256 of the file or, if ``trained`` is true, of the
+    tokens. ``kind`` is the ``TargetSpec.kind`` of the checkpoint's destination.
     """
 
     model: str

@@ -59,7 +59,7 @@ class Pretrainer:
         self.loadables.update(_named("loadables", loadables))
 
     def add_paths(self, paths: Mapping[str, object]) -> None:
-        """Add the paths (``source/file``) of the files to load, by name."""
+        """Add the paths of the files to load: {name: ``source/file``}."""
         self.paths.update(_named("paths", paths))
 
     def add_custom_hooks(self, custom_hooks: Mapping[str, object]) -> None:

@@ -120,7 +120,7 @@ def _networks(
 def _report(networks: list[Network], progress: Progress) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    The total includes the first network twice, because a second run of this network may read it again.
+    The total counts the parameters of the first network twice, because this network may run twice.
     """
     total = 2 * _parameters(networks[0]) + _parameters(networks[1])
     done = 0

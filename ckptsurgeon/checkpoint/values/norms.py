@@ -110,7 +110,7 @@ OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
 They are around 0, as those of a matrix, if it is below ``AROUND_ZERO``.
 """
 FEWEST, MOSTLY = 3, 3 / 4
-"""A layer's norm or bias is wrong if ``FEWEST`` other layers, and the share ``MOSTLY`` of all, differ from it alike."""
+"""A norm or bias is wrong if at least ``FEWEST`` other layers, and the share ``MOSTLY`` of all, are unlike it."""
 FEW, SHARE, ALIKE = 2, 1 / 3, 3
 """If fewer layers have equal values, at least ``FEW`` of them and the share ``SHARE`` of all must agree.
 

@@ -32,7 +32,7 @@ __all__ = [
 MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
 """``VALUES`` values are read of each of about ``MATRICES`` matrices, in at most ``FILES`` files.
 
-Of each file, at least ``IN_FILE`` matrices are read.
+Of each file, at least ``IN_FILE`` matrices are read: so there are more than ``MATRICES`` if there are many files.
 """
 KEYS = 32
 """For each matrix that is read of a file, at most this many keys of the file are considered."""
@@ -90,7 +90,7 @@ def _chosen(
 
 
 def _spread(keys: list[str], number: int) -> list[str]:
-    """Return at most ``number`` keys: one of another role from each layer, so that many layers are looked at.
+    """Return at most ``number`` keys, from as many layers as possible, and of as many different roles as possible.
 
     With every n-th key instead, all keys could have one role that only a few layers have.
     """

@@ -1,4 +1,4 @@
-"""Finds scales that no quantiser writes: 0, negative or inverse ones, and numbers that should be powers of two.
+"""Finds scales that no quantiser writes: 0, negative, inverse, or no powers of two although they should be.
 
 With double quantisation, bitsandbytes stores scales (``absmax``) as codes of 8 bits. Their values are in
 ``nested_quant_map``, the same table for all tensors.

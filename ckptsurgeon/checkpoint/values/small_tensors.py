@@ -116,7 +116,7 @@ LOG_DECAY = re.compile(r"(?:^|[._/])A(?:_b)?_logs?$")
 DECAY = re.compile(r"(?:^|\.)ssm_a(?:\.weight)?$")
 """Matches the keys of A in GGUF files, which are -exp(A_log)."""
 FEWEST, LOWEST = 2, -1.5
-"""There is a finding only if at least ``FEWEST`` tensors of decays are wrong; each A_log has a value below ``LOWEST``.
+"""A finding needs at least ``FEWEST`` wrong tensors of decays; a wrong A_log has a value below ``LOWEST``.
 
 An A_log is log(1), log(2), ... before training, or the logarithm of a random number from 1 to 16. A trained one may
 have some negative values, but not in all rows of all layers.
@@ -130,7 +130,7 @@ DTYPES = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32":
 """The dtypes that are read, besides bfloat16, each with its format in the module struct."""
 
 Extent = Callable[[str], tuple[float, float] | None]
-"""A function from the key of a tensor to its (lowest, highest) value; it returns None if they are not known.
+"""A function from the key of a tensor to its (lowest value, highest value); it returns None if they are not known.
 
 If no value is negative, it may return (0, infinity) instead.
 """

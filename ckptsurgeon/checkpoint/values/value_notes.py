@@ -43,8 +43,9 @@ def value_notes(
     layers, or unlike those of other models of the same class.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
-    parts of quantised tensors. If ``are_described`` is true, a config.json describes the tensors, and other notes
-    compare the two. ``kind`` is the ``model_type`` in it or, if ``is_gguf`` is true, the architecture in llama.cpp.
+    parts (codes, scales and others) of quantised tensors. If ``are_described`` is true, a config.json describes the
+    tensors, and other notes compare them with it. ``kind`` is its ``model_type`` or, if ``is_gguf`` is true, the
+    architecture in llama.cpp.
     """
     yield from unwritten_notes(tensors, handles)
     runs = list(zero_run_notes(tensors, handles))

@@ -71,7 +71,7 @@ Read = Callable[[TensorInfo], bytes]
 MOST, TENSORS = 8 << 20, 2000
 """About the most bytes of zero points that are read, and the most tensors; the others are not looked at."""
 FEWEST, VALUES = 4, 64
-"""At least ``FEWEST`` tensors must have one value; a tensor with fewer than ``VALUES`` zero points is not compared."""
+"""At least ``FEWEST`` tensors must each repeat one value; those with fewer than ``VALUES`` zero points do not count."""
 ASYMMETRIC = (
     "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
     "ignore them, and compute wrong weights"

@@ -150,7 +150,7 @@ def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run
 
 
 def _span(rows: _Rows) -> tuple[float, float]:
-    """Return the begin and the end of rows in their matrix, as fractions of its size."""
+    """Return the beginning and the end of rows in their matrix, as fractions of its size."""
     size = rows.place.end - rows.place.begin
     return (rows.begin - rows.place.begin) / size, (rows.end - rows.place.begin) / size
 

@@ -21,9 +21,9 @@ def config_text(fields: Mapping[str, Any]) -> str:
 
 
 def changed_fields(made: Any, given: Any) -> list[Any]:
-    """Return the changes that turn ``given`` into ``made``, both parsed JSON; the order of fields matters.
+    """Return the changes (also of the order of fields) that turn ``given`` into ``made``, both parsed JSON.
 
-    A field that ``given`` also has is identified by its position in ``given``, not by its name.
+    The result has the index of a field in ``given``, or its name if ``given`` lacks it.
     """
     if json.dumps(made) == json.dumps(given):
         return [GIVEN]

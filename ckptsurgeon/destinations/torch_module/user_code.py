@@ -31,10 +31,10 @@ PROCESS_STATE = threading.RLock()
 
 @contextmanager
 def user_code(document: Document) -> Iterator[None]:
-    """Make modules of the working directory and the configuration's folder importable during the block.
+    """Let the block import modules from the working directory and the configuration's folder.
 
-    The code prints to stderr, because stdout is for the command's results. The code can neither end the program nor
-    change the working directory. Other threads that run a user's code wait meanwhile.
+    Code in the block prints to stderr, because stdout is for the command's results. It can neither end the program nor
+    change the working directory. Until it ends, other threads wait to run user code.
     """
     with PROCESS_STATE, _importable(document):
         yield

@@ -46,7 +46,7 @@ def is_pursuit(step: Step) -> bool:
 
 
 def pursuit_bytes(step: Step) -> tuple[int, int]:
-    """Return the bytes of memory for computing new rows, and the bytes of the donor's rows of shared tokens."""
+    """Return two sizes in bytes: the memory for computing new rows, and the donor's rows of shared tokens."""
     rows, donor = _rows(step)
     width, own = step.more[0].shape[1], prod(step.shape[1:])
     number = _together(donor.picks, width)

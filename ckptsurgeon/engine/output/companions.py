@@ -157,7 +157,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan; its metadata on quantisation are left out if a companion file has the same settings."""
+    """Return the plan; its metadata on quantisation is left out if a companion file has the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}

@@ -118,10 +118,10 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 class _Reader:
-    """Reads values; ``arrays`` has the range of the bytes of each array, in the order of the file.
+    """Reads msgpack values; ``arrays`` has the (begin, end) of each array's bytes, in file order.
 
-    ``recipe`` is the offset of the recipe and its number of bytes; None if there is none. In the methods, ``at`` is the
-    offset of a value, which must end at ``end`` at the latest.
+    ``recipe`` is the (offset, length) of ckpt's recipe in the file; None if there is none. In the methods, ``at`` is
+    the offset of a value, which must end at ``end`` at the latest.
 
     Raises FormatError if the bytes are not valid, UnsafeError if there are too many values or they are nested too
     deeply.

@@ -63,7 +63,7 @@ class _DataFile:
 
 
 class _Bundle:
-    """Gives the names of the files, and makes the index, which contains the checksums of the written tensors."""
+    """Names the files of a TensorFlow bundle, and makes its index, with the checksums of the written tensors."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of ``number`` data files."""

@@ -125,8 +125,8 @@ def plain_members(file: File) -> Iterator[TarMember]:
 def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, str]:
     """Return the fields, such as ``path``, that an extended header (pax or GNU) sets for the next member.
 
-    The content of the header is in the file from ``begin`` to ``end``; ``kind`` is the type of the header. For GNU's
-    header of a long name, the only field is ``path``.
+    The header's content is the file's bytes from ``begin`` to ``end``; ``kind`` is its type. A GNU long-name header
+    sets only ``path``.
     """
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")

@@ -34,7 +34,7 @@ REFUSED = {
     "velora_config": "it is another kind of adapter",
     "arrow_config": "it chooses between adapters",
 }
-"""{setting with which an adapter cannot be merged: the reason, for messages}"""
+"""{setting with which an adapter cannot be merged: the reason, for messages}."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ WHAT: Mapping[str, str] = {
     "width": "rows of queries",
     "mlp": "rows of the MLP",
 }
-"""{name of a number that shapes do not show: its description in messages}"""
+"""{name of a number that shapes do not show: its description in messages}."""
 
 
 @lru_cache(maxsize=4096)

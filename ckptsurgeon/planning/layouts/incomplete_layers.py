@@ -20,8 +20,8 @@ LAYER = "{n}"
 def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
     """Raise PlanError if a layer or module lacks a tensor that other layers or modules of the same kind have.
 
-    Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together.
-    ``label`` is the name of the checkpoint in messages.
+    Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together. ``label``
+    is the name of the checkpoint in messages.
     """
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         raise PlanError(

@@ -17,7 +17,7 @@ __all__ = ["AVERAGE", "NAMES", "ModelStatistics", "StepStatistics"]
 AVERAGE = "average"
 """The value of the parameter ``missing`` that averages tensors whose statistics were not collected."""
 NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
-"""{kind of statistics: its name in messages}"""
+"""{kind of statistics: its name in messages}."""
 
 
 @dataclass(frozen=True)
@@ -138,4 +138,4 @@ _OF_NO_KIND = {
     FISHER: "no parameters of the network",
     GRAM: "no weights of linear layers",
 }
-"""{kind of statistics: why some tensors have none, although nothing is missing from the files}"""
+"""{kind of statistics: why some tensors have none, although nothing is missing from the files}."""

@@ -232,11 +232,10 @@ class MergeSteps:
                 rule=rule, policy="slice",
             )  # fmt: skip
         raise PlanError(
-            f"the tensor {escape(piece.key)} is {one.dtype}, and its shape differs between the models: {rule} cannot "
-            f"be used with "
+            f"{escape(piece.key)} ({one.dtype}) has different shapes in the models: {rule} does not work with "
             f"--on-mismatch {fitted.policy}.",
-            hint="Take the values of the first model (--int-buffers first), or merge without those that differ: "
-            f"--on-mismatch {escape(piece.key)}=skip.",
+            hint="Take the values of the first model (--int-buffers first), or merge this tensor without the models in "
+            f"which its shape differs: --on-mismatch {escape(piece.key)}=skip.",
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:

@@ -64,9 +64,8 @@ class ModelTies:
         """Return where a model stores the tensor ``place``: at this key, or at another key that is tied to it.
 
         A file may store a tied tensor under only one of its names: transformers leaves out the name of the output
-        layer.
-        ``models`` has the tensor's place in each model. Another key is only used if it is tied to the tensor in every
-        model that stores the tensor under its own key.
+        layer. ``models`` has the tensor's place in each model. Another key is only used if it is tied to the tensor in
+        every model that stores the tensor under its own key.
         """
         if place.key in self._views[place.source].tensors:
             return place

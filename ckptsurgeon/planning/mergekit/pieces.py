@@ -24,7 +24,7 @@ __all__ = ["LayerStack", "MergeLayout", "NumberedModels", "pieces_of_configurati
 # Parameters in mergekit's form: values, gradients, and lists of values that each apply to some tensors.
 
 IDLE: Mapping[str, tuple[str, ...]] = {"": ("int8_mask",), "task_arithmetic": ("density", "rescale")}
-"""{method ("" for all methods): parameters that mergekit accepts although they have no effect}"""
+"""{method ("" for all methods): parameters that mergekit accepts although they have no effect}."""
 
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 

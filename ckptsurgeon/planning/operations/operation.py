@@ -41,7 +41,7 @@ MIXTURES: Mapping[str, tuple[str, str, str]] = {
     "q5_k_m": ("q5_k", "q6_k", "q6_k"),
     "q4_k_m": ("q4_k", "q5_k", "q6_k"),
 }
-"""{mixture of GGUF types: (type of most matrices, of queries, keys and values in one matrix, of the most important)}"""
+"""{mixture of GGUF types: (type of most matrices, of joined queries, keys and values, of the most important)}."""
 ALL = 2**53 - 1
 """The default of ``end``: all elements."""
 _RUN = re.compile(r"([0-9]{1,15})(?:\.\.([0-9]{1,15}))?")

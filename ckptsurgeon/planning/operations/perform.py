@@ -23,7 +23,7 @@ from .shaping import joined, reshaped_by, split_by
 __all__ = ["DecodedWeight", "Derivation", "DerivedSource", "Weights", "perform"]
 
 Made: TypeAlias = dict[tuple[str, ...], dict[str, TensorInfo]]
-"""{keys of inputs: {name of a new tensor: tensor that is made from these inputs}}"""
+"""{keys of inputs: {name of a new tensor: tensor that is made from these inputs}}."""
 
 
 class DecodedWeight(NamedTuple):

@@ -171,7 +171,7 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
 # Operations that make one tensor from several: concat, stack, add and mean.
 
 Groups = dict[str, dict[int, list[str]]]
-"""{new name: {index of a pattern: keys that it matches}}"""
+"""{new name: {index of a pattern: keys that it matches}}."""
 
 
 def joined(

@@ -26,7 +26,7 @@ _PARTS = {
     "gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down",
     "gate_up_proj": "gate_up",
 }  # fmt: skip
-"""{name of a linear layer: its role in a feed-forward layer with a gate}"""
+"""{name of a linear layer: its role in a feed-forward layer with a gate}."""
 _FORMS = ({"gate", "up", "down"}, {"gate_up", "down"})
 _ROUTING = ("router", "experts")
 _ONLY_PLAIN = (
@@ -137,7 +137,7 @@ def _plain(keys: Iterable[str]) -> dict[str, str]:
         found[part] = key
     if found.keys() not in _FORMS:
         raise PlanError(
-            f"{listing(list(found.values()))}: these are not all parts of a feed-forward layer.", hint=_ONLY_PLAIN
+            f"{listing(list(found.values()))}: these parts do not make a whole feed-forward layer.", hint=_ONLY_PLAIN
         )
     return found
 
@@ -251,7 +251,7 @@ def _copies(
 def _beside(new: Sequence[str], after: Network) -> list[str]:
     """Return the keys of the output projections of other new modules, such as a shared expert.
 
-    Raises PlanError if a layer has another new tensor that is not for routing.
+    Raises PlanError if a layer has a new tensor that is neither in such a module (or its gate) nor for routing.
     """
     linear = [key for key in new if after.kinds.get(key) not in _ROUTING]
     found = [key for key in linear if _PARTS.get(_module(key)) == "down"]

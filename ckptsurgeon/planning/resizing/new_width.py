@@ -24,12 +24,12 @@ _PROJECTIONS = {
     "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
-"""{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}"""
+"""{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}."""
 _WHY = {
     "mean": "subtracts the mean over the width, and added zeros would change this mean",
     "bare": "has no weight that could make up for the larger width",
 }
-"""{kind of norm: why zeros cannot be added to what it normalises}"""
+"""{kind of norm: why zeros cannot be added to what it normalises}."""
 _HEADS = (re.compile(r"(^|\.)q_proj\.(weight|bias)$"), re.compile(r"(^|\.)o_proj\.weight$"))
 """Match the projections that have query heads along the first dimension, and those that have them along the second."""
 

@@ -154,7 +154,7 @@ class _Decider:
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
         """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if that is None.
 
-        The first of these that applies decides: --reinit, --drop-last, that it is in no source, --vocab, --on-mismatch.
+        The first of these that applies decides: --reinit, --drop-last, a missing source tensor, --vocab, --on-mismatch.
         """
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)

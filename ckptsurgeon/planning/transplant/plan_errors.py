@@ -41,7 +41,7 @@ class PlanFaults:
 def raise_faults(
     faults: PlanFaults, names: Sequence[str], target: str, axes: VocabularyAxes | None, by_place: PositionalRows
 ) -> None:
-    """Raise PlanError for all faults of the first of these kinds: quantised tensors, shapes, initial values, casts.
+    """Raise PlanError for all faults of the first kind that occurs: quantised tensors, shapes, initial values, casts.
 
     ``names`` are the names of the sources, ``target`` is the name of the destination.
     """
@@ -200,7 +200,7 @@ _REMEDIES = {
     "reinit": "{key} is initialised by {rule}.",
     "mismatch": "{key} is initialised by {rule}, since its shape differs.",
 }
-"""{reason why a tensor comes from no source: hint}"""
+"""{reason why a tensor comes from no source: hint}."""
 
 
 def _nothing_loaded(

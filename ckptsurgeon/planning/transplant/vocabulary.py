@@ -40,7 +40,7 @@ class VocabularyOptions:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names of the two lists in messages: those of their files, or their paths if the names are equal."""
+        """How messages name the two lists: by file name, or by path if both file names are equal."""
         names = self.rows.source, self.rows.destination
         return self.paths if names[0] == names[1] and all(self.paths) else names
 

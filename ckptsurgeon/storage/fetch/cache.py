@@ -44,7 +44,7 @@ class CachedFile:
 
 
 def read_blob(path: str, expected: str = "") -> CachedFile | None:
-    """Read a file, and return its description with its SHA-256; None if its digest is not ``expected``.
+    """Read a file, and return its path, size and SHA-256; None if its digest is not ``expected``.
 
     ``expected`` is a SHA-256 or git's SHA-1. If it is neither of them, the digest is not compared.
     """

@@ -155,12 +155,12 @@ def staged_folder(
     unfinished: UnfinishedOutput | None = None,
     restart: bool = False,
 ) -> Iterator[StagedFolder]:
-    """Yield a temp folder to write; if the block succeeds, the temp folder atomically replaces ``path``.
+    """Yield a temp folder to write into; if the block succeeds, it atomically replaces ``path``.
 
-    ``size`` is the number of bytes that will be written. Other files in ``path`` stay, except the files ``stale``.
-    ``unfinished`` is the unfinished output of an earlier run that this run continues. With ``restart``, unfinished
-    outputs are removed. Raises OutputError if the folder cannot be written, or if there is an unfinished output and
-    neither ``unfinished`` nor ``restart`` is given.
+    But other files of ``path`` are kept, except those in ``stale``. ``size`` is the number of bytes that will be
+    written. ``unfinished`` is the unfinished output of an earlier run that this run continues. With ``restart``,
+    unfinished outputs are removed. Raises OutputError if the folder cannot be written, or if there is an unfinished
+    output and neither ``unfinished`` nor ``restart`` is given.
     """
     if unfinished is None:
         check_no_unfinished(path, path, restart=restart)

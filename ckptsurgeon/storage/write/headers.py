@@ -222,9 +222,8 @@ def _lease(fd: int, path: str) -> None:
     if not hasattr(fcntl, "F_SETLEASE"):
         raise _shared(path)
     try:
-        fcntl.fcntl(
-            fd, fcntl.F_SETSIG, signal.SIGURG
-        )  # sent when another process waits for the file; unlike SIGIO, it does not end this process
+        # SIGURG is sent when another process waits for the file; unlike SIGIO, it does not end this process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
         if error.errno == errno.EAGAIN:

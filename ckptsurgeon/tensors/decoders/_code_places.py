@@ -46,10 +46,8 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
     if some.shape[0] < FEWEST[0] or number < FEWEST[1]:
         return None
     differences = spreads[-1] - spreads[:-1].mean(0)
-    mean, error = (
-        float(differences.mean()),
-        float(differences.std(ddof=3)) / number**0.5,
-    )  # the deviation of Student's t
+    # With ddof=3, the error is the standard deviation of Student's t.
+    mean, error = float(differences.mean()), float(differences.std(ddof=3)) / number**0.5
     return copysign(max(0.0, abs(mean) - ERRORS * error), mean)
 
 

@@ -258,7 +258,7 @@ def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddS
     """Return the part ``box`` of a decoded weight in a floating-point dtype; None if the caller has to use ``decode``.
 
     The values are looked up in a table of all products of codes and scales. This is faster than ``decode`` followed by
-    a cast, and the values are the same. But it is not possible for all weights: then the result is None.
+    a cast, and the values are the same. The result is None if it is impossible, or no faster.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -268,7 +268,7 @@ def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddS
 def _looked_up(
     read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
 ) -> Array | None:
-    """Return the part ``box`` of a weight, looked up in a table of all products; None if this is not possible."""
+    """Return the part ``box`` of a weight, looked up in a table of all products; None if impossible, or no faster."""
     made = info.made
     assert isinstance(made, Decoded)
     if not may_be_looked_up(made, boxes):

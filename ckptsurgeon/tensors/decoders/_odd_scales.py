@@ -1,4 +1,4 @@
-"""Finds odd scales and zero points while weights are decoded. Odd means: no quantisation method writes them.
+"""Finds odd scales and zero points (which no quantisation method writes) while weights are decoded.
 
 A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
 are not all 0.

@@ -27,9 +27,9 @@ AutoRound and llama.cpp choose the sign of each scale so that the value of the l
 largest magnitude, which is negative. So about half of their scales are negative.
 """
 MIXED = 1 / 3
-"""Quantisers give mixed signs to scales if more than this share of the values has the rarer of the two signs.
+"""If more than this share of the values has the rarer of the two signs, scales cannot all be negative.
 
-Then either none or about half of the scales are negative.
+Then a quantiser makes either none or about half of them negative.
 """
 DIFFERENT = 3
 """If codes have at least this many different values other than 0, they do not all stand for the number 0.

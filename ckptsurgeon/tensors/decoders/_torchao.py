@@ -91,7 +91,7 @@ def _plain(stored: Any) -> object:
 
 
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
-    """Describe codes that are plain numbers. Each block of codes has a scale, and perhaps a zero point.
+    """Describe codes that are plain numbers; each block of codes has a scale, and perhaps a zero point.
 
     The number of scales along a dimension must divide the number of codes.
     """

@@ -40,8 +40,8 @@ class _Gptq:
             raise UndecodableError(f"its codes have {bits} bits for each of its {columns} columns, not 2 to 8")
         if codes.shape[0] != -(-columns * bits // WORD):
             raise UndecodableError(
-                f"its codes have {codes.shape[0]} rows of words, but {columns} columns of {bits} bits need "
-                f"{-(-columns * bits // WORD)}"
+                f"its codes (qweight) have {codes.shape[0]} rows, but {columns} columns of {bits} bits need "
+                f"{-(-columns * bits // WORD)} rows"
             )
         if scale.shape[1] != rows:
             raise UndecodableError(f"it has {scale.shape[1]} scales for each group, but {rows} rows")

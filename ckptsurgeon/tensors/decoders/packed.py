@@ -41,7 +41,7 @@ class _Packed:
         if scale is None:
             raise UndecodableError("its scale (weight_scale) is missing")
         if codes is None or asked.coded.shape is None or not codes.numel:
-            raise UndecodableError("the bits of its codes cannot be determined from the headers")
+            raise UndecodableError("the bit width of its codes is not known from the headers")
         digits = asked.coded.method.removeprefix("int").split()[0]
         bits = number_in(digits) or 0
         shape = _shape(asked)
@@ -151,7 +151,7 @@ FLOATS = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "f"}
 
 
 def _as_floats(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return the bytes of a shape after a cast to a float dtype; b"" if the cast changes one of its numbers."""
+    """Return the bytes of ``weight_shape`` after a cast to a float dtype; b"" if the cast changes a number."""
     try:
         found = struct.pack(f"<{len(shape)}{FLOATS[dtype]}", *shape)
     except OverflowError:
@@ -179,7 +179,7 @@ def _mlx(asked: Request) -> TensorInfo:
         return _floats_of_mlx(asked, codes, scale)
     if asked.coded.shape is None or bias.shape != scale.shape:
         raise UndecodableError(
-            "the bits of its codes cannot be determined from the headers, or its biases do not fit its scales"
+            "the bit width of its codes is not known from the headers, or its biases do not fit its scales"
         )
     columns = asked.coded.shape[-1]
     facts = (("bits", codes.shape[-1] * WORD // columns), ("group", columns // scale.shape[-1]))

@@ -42,7 +42,7 @@ def power_above(scale: Array) -> Array:
 
 
 def _exponents(scale: Array) -> Array:
-    """Return the exponents of float32 (with their bias) of scales that are rounded up to powers of two."""
+    """Return the exponents (with the bias of float32) of the smallest powers of two that are not below the scales."""
     bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
     found: Array = (bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)
     return found

@@ -110,7 +110,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
         if groups:
             yield (
-                f"{escape(path)}: for every kind of matrix, the decoded ones of some layers are at least "
+                f"{escape(path)}: of every kind of matrix, the decoded matrices of some layers are at least "
                 f"{1 << ALL_ROLES} times as large as those of the other layers: the scales of some layers may be those "
                 f"of another model: {_listed(groups)} ({len(groups)} of {len(powers)})"
             )

@@ -1,4 +1,4 @@
-"""Computes random factors for copies of elements. Their mean over all copies is 1, so that sums stay the same."""
+"""Computes random factors for copies of elements; their mean over all copies is 1, so that sums stay the same."""
 
 from __future__ import annotations
 

@@ -75,8 +75,9 @@ def contradictions(
 
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
     ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
-    only if no weight has such a tensor, here or in these shards. This does not hold for ``weight_g_idx`` and
-    ``weight_zero_point`` of compressed-tensors: there, only the weights of one config group may need the tensor.
+    only if no weight has such a tensor, here or in these shards. For ``weight_g_idx`` and ``weight_zero_point`` of
+    compressed-tensors, only those in these shards count: here, the weights of one config group alone may need the
+    tensor.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:

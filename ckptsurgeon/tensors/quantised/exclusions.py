@@ -1,4 +1,4 @@
-"""Finds the modules that settings exclude from quantisation, or may exclude, as loaders apply them differently."""
+"""Finds the modules that settings exclude from quantisation, or may exclude: loaders read settings in various ways."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TOGETHER = (
     (re.compile(r"\bqkv_proj$"), ("q_proj", "k_proj", "v_proj")),
     (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
 )
-"""(modules that vLLM joins, or joined ones; names that settings may contain instead: the joined one, or its parts)."""
+"""(pattern of modules that vLLM joins, or of joined ones; names that settings may contain instead of the module's)."""
 _JOINED = tuple(dict.fromkeys(one for _, others in _TOGETHER for one in others))
 HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
 """The prefixes that ``layers`` may have in a language model, alone or with an image encoder, in any version."""
@@ -50,7 +50,7 @@ class PossibleExclusions:
     written. An entry that names a module of the model stands for this module alone. Any other entry for a layer of a
     language model may be a name from another version of the model, with another prefix. ``unread`` is true if a regular
     expression in the settings is not evaluated, ``is_spent`` if later ones were not evaluated because the previous ones
-    took too many steps.
+    could have taken too many steps.
     """
 
     def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:
@@ -99,7 +99,7 @@ class PossibleExclusions:
         return any(not self._is_refuted(one) for end in ends for one in self._matching(end))
 
     def _is_plain(self, name: str) -> bool:
-        """Return whether the settings have a section for a module with this name, and it is not quantised."""
+        """Return whether a module with this name has its own section, in which its weights are not quantised."""
         place = self._modules.place(name)
         bits = self._modules.settings(place).get("bits") if place != GENERAL else None
         return isinstance(bits, int) and bits >= _WITHOUT_CODES

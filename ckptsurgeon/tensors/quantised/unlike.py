@@ -45,7 +45,7 @@ def without_numbers(name: str) -> str:
 
 
 def method_of(settings: Settings) -> str:
-    """Return the name of the quantisation method; "modelopt" for ModelOpt, "" if it quantises modules differently."""
+    """Return the quantisation method: "modelopt" for ModelOpt, but "" if ModelOpt treats modules in different ways."""
     modelopt = modelopt_of(settings)
     if not modelopt:
         return QuantisationSettings(settings).method

@@ -190,7 +190,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
         if norms and min(ratios.values()) < MIN_RATIO
         else ""
     )
-    return Check(name, PASS, f"{says}, times {min(ratios.values()):.2g} to {max(ratios.values()):.2g} in each{rest}")
+    return Check(name, PASS, f"{says}; output / input {min(ratios.values()):.2g} to {max(ratios.values()):.2g}{rest}")
 
 
 def _said(odd: Mapping[str, float]) -> list[str]:

@@ -85,7 +85,7 @@ def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, 
     ``figures`` are the metrics of the last evaluation, after ``step`` steps.
     """
     if metric not in figures:
-        return Check(ONE_BATCH, NOT_RUN, f"the task returns no figure {metric}")
+        return Check(ONE_BATCH, NOT_RUN, f"the task does not return the metric {metric}")
     value = figures[metric]
     bound = 1 - BELOW if higher else BELOW
     said, wanted = apart(value, bound)

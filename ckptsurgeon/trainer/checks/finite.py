@@ -59,8 +59,8 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed:
         return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but the initialiser draws random values")
     if odd:
         return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
-    rest = f"; {len(constant)} of them are constant by their initialisers" if constant else ""
-    rest += f"; the recipe of the init sets {len(zeros)} of them to zero" if zeros else ""
+    rest = f"; constant by their initialisers: {len(constant)}" if constant else ""
+    rest += f"; set to zero by the recipe of the init: {len(zeros)}" if zeros else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 
 

@@ -89,7 +89,7 @@ MIN_UPDATE, MAX_UPDATE = 1e-6, 0.1
 def trained_tensors_moved(state: TrainingState) -> Check:
     """Fail for trained tensors that never had a gradient, or did not change.
 
-    Only warns of tensors on which the loss does not depend.
+    Only warns about tensors on which the loss does not depend.
     """
     name = "trained tensors moved"
     if not state.progress.step:

@@ -35,7 +35,7 @@ MAGIC = b"ckptfeat"
 VERSION = 2
 """Version of the layout and of the computation of features; files of another version are not used."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""The maximum number of clips, and of seconds of sound, in a file; it is computed in seconds, and fits into memory."""
+"""The most clips, and the most seconds of sound, in a file: so it is computed in seconds, and fits into memory."""
 
 Place = tuple[str, float, float, Cell | None]
 """Identifies the sound of a clip: path, begin and length in seconds, and the table cell (None: not in a table)."""

@@ -40,7 +40,7 @@ __all__ = [
 T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=12)
-"""How long the other ranks wait while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends at once."""
+"""How long the other ranks wait while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends soon."""
 
 NEVER = datetime.timedelta(days=3650)
 """The timeout of the group in which ranks watch each other: ten years, because torch needs a number."""
@@ -293,7 +293,7 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         )
     if gpu:
         torch.cuda.set_device(device)
-        # Off: NCCL's watchdog would kill this process before it saves. _abort_process_group of torch needs it, too.
+        # Off, as torch's _abort_process_group asks: NCCL's watchdog would kill this process before it saves.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     try:
         store = distributed.PrefixStore(f"ckpt/{next(_CALLS)}", next(rendezvous("env://"))[0])  # type: ignore[attr-defined]

@@ -146,10 +146,10 @@ def demo_data(
 ) -> Demo:
     """Make ``n`` utterances of each language for training, and a tenth as many each for dev and test.
 
-    On one machine, the same arguments make the same bytes. ``words`` maps a language to the path of a word list, which
-    is used in place of the bundled list, if there is one. Raises ConfigError if espeak-ng does not speak a language, or
-    if a package is missing. Raises OutputError if the folder is not empty and ``force`` is false, if the folder cannot
-    be written, or if another run writes to it for longer than ``wait`` seconds.
+    On one machine, the same arguments make the same bytes. ``words`` maps a language to the path of a word list; other
+    languages use their bundled lists. Raises ConfigError if espeak-ng does not speak a language, or if a package is
+    missing. Raises OutputError if the folder is not empty and ``force`` is false, if the folder cannot be written, or
+    if another run writes to it for longer than ``wait`` seconds.
     """
     check_is_path(os.fspath(folder))
     path = os.path.normpath(os.fspath(folder))

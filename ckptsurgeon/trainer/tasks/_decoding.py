@@ -279,8 +279,8 @@ class _BeamSearch:
     def _open(self, beams: _BeamState) -> _BeamState:
         """Return the prefixes of the clips that are not done.
 
-        A clip is done if its best complete text has a higher score than its best prefix: longer prefixes only have
-        lower scores. It is also done if its prefixes have more tokens than the clip has frames.
+        A clip is done if its best complete text has at least as high a score as its best prefix: longer prefixes only
+        have lower scores. It is also done if its prefixes have more tokens than the clip has frames.
         """
         found = beams.scores.new_tensor([self.best[clip][0] for clip in beams.clips.tolist()])
         return beams.of((beams.scores[:, 0] > found) & (beams.tokens.shape[2] - 1 <= self.frames[beams.clips]))

@@ -310,7 +310,7 @@ def test_integers_of_other_shapes_give_their_leading_part_or_say_what_to_do() ->
     save_file({"ids": torch.arange(6) + 10}, PAIR[1])
     assert merged(on_mismatch="slice")["ids"].tolist() == [10, 11, 12, 13]
     assert merged(on_mismatch="slice", int_buffers="first")["ids"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(cs.PlanError, match="int_buffers=.last. cannot be used with on_mismatch=.overlap.") as error:
+    with pytest.raises(cs.PlanError, match="int_buffers=.last. does not work with on_mismatch=.overlap.") as error:
         cs.merge(PAIR, **HALVES, on_mismatch="overlap")
     assert "--on-mismatch ids=skip" in error.value.hint
 

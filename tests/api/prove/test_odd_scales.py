@@ -71,7 +71,9 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     write_model(Path("m"), state, SETTINGS["mlx"])
     VERBS[verb](Path("m"))
     write_model(Path("m"), state, None)
-    with pytest.raises(cs.PlanError, match="is quantised .* and cannot be decoded: the bits of its codes") as raised:
+    with pytest.raises(
+        cs.PlanError, match="is quantised .* and cannot be decoded: the bit width of its codes"
+    ) as raised:
         VERBS[verb](Path("m"))
     assert "ckpt fits" not in raised.value.hint
     assert "package that quantised it" in raised.value.hint

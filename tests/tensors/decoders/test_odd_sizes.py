@@ -246,7 +246,7 @@ def test_a_group_of_layers_is_compared_with_the_other_in_every_role(factor: floa
             seen.add_size(f"layers.{layer}.{role}.weight", size * (factor if layer > 1 else 1), lambda: False)
             seen.add_size(f"layers.{layer}.{role}.weight", 0.01, lambda: False)  # another part of the matrix
     said = (
-        "m: for every kind of matrix, the decoded ones of some layers are at least 4 times as large as those of the other "
+        "m: of every kind of matrix, the decoded matrices of some layers are at least 4 times as large as those of the other "
         "layers: the scales of some layers may be those of another model: layers.2.down.weight, layers.2.q.weight, "
         "layers.2.up.weight, and 3 more (--json lists all) (6 of 12)"
     )

@@ -99,7 +99,7 @@ def test_a_list_that_is_not_read_is_not() -> None:
     [
         (
             ', "a": 2}',
-            "vocab.json: token a occurs twice, the second time in line 1: transformers uses only the last id",
+            "vocab.json: token a occurs twice, again on line 1: transformers uses only the last id",
         ),
         (
             ', "new": 2}',
