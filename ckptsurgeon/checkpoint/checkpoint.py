@@ -22,7 +22,7 @@ from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .other_columns import of_other_columns
+from .mlx_columns import of_other_columns
 from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
     contradictory,

@@ -51,7 +51,7 @@ def _check_repeated(step: Step) -> None:
 
 def _check_coded(step: Step, part: CodedPart) -> None:
     """Raise PlanError if ``part`` of a quantised tensor, such as its codes, cannot have the step's dtype and shape."""
-    from .compute.coded import fits  # imports numpy, which copying does not need
+    from .compute.computed_codes import fits  # imports numpy, which copying does not need
 
     if not fits(step, part):
         raise PlanError(

@@ -17,7 +17,7 @@ from ..tensors.composition import leaves
 from .copy_steps import check_storages, copied_steps
 from .output.layout import OutputFile, OutputShape
 from .part_run import PartRun, check_unchanged
-from .spread_file import SpreadFile
+from .rank_files import SpreadFile
 
 __all__ = ["ByteCounter", "plan_of_parts", "steps_of_parts", "write_frame", "write_parts"]
 

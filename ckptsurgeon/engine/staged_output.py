@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from threading import Lock
 
 from ..errors import OutputError
+from ..formats.base.rank_layout import SpreadLayout
 from ..formats.base.sharded_writer import RECIPE_FILE
-from ..formats.base.spread import SpreadLayout
 from ..planning.plan.plan import Plan
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import StagedFolder, staged_folder
@@ -25,8 +25,8 @@ from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import write_frame
 from .processes import PAUSE_S, Helpers
+from .rank_files import SpreadFile
 from .resuming import PartsJournal, unfinished_parts
-from .spread_file import SpreadFile
 
 __all__ = ["StagedOutput", "staged_output"]
 

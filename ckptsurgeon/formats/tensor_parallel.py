@@ -22,8 +22,8 @@ from ._open import read_header
 from ._safetensors_layout import SafetensorsWriter
 from .base import limits
 from .base.header import ExtraEntries, FilePrint, Header, IndexFile, OutputLayout, OutTensor
+from .base.rank_layout import RankShares, SpreadLayout, part_of
 from .base.sharded_writer import folder_frame, folder_recipe
-from .base.spread import RankShares, SpreadLayout, part_of
 from .base.untrusted import check_elements, parse_json
 
 __all__ = ["FORMAT"]

@@ -14,7 +14,7 @@ from ..errors import ConfigError, PlanError
 from ..storage.json_text import read_json
 from ..storage.read._descriptors import leads_out
 from ..storage.small_files import read_file
-from ..storage.stand_ins import stand_in
+from ..storage.wrong_downloads import stand_in
 from ..util.did_you_mean import did_you_mean
 from ..util.registry import discover
 from ..util.text import escape

@@ -185,8 +185,8 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 @pytest.mark.long
 @pytest.mark.parametrize("output", ["out.safetensors", "folder"])
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
-    setup = "from ckptsurgeon.storage.write import exchanging, staging\n"
-    setup += "exchanging.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
+    setup = "from ckptsurgeon.storage.write import folder_exchange, staging\n"
+    setup += "folder_exchange.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
     done = prepared(setup, *CONVERT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already written.\n"
     assert (done.returncode, left()) == (130, [output])

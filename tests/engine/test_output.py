@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import copy_bytes, copy_ranges
-from ckptsurgeon.storage.write import exchanging, folders, staging
+from ckptsurgeon.storage.write import folder_exchange, folders, staging
 
 from ..helpers.declare import declare
 from ..helpers.forked import Forked, as_ckpt
@@ -418,7 +418,7 @@ def test_where_folders_cannot_be_swapped_the_old_one_stays(monkeypatch: pytest.M
     def cannot(temp: str, path: str) -> None:
         raise cs.OutputError("cannot replace the folder atomically on this file system.")
 
-    monkeypatch.setattr(exchanging, "_exchange", cannot)
+    monkeypatch.setattr(folder_exchange, "_exchange", cannot)
     with pytest.raises(cs.OutputError, match="atomically"):
         write("m", force=True, max_shard_size="4500B")
     assert shard_names() == before
@@ -580,7 +580,7 @@ def test_what_is_written_into_a_folder_while_it_is_replaced_stays(monkeypatch: p
     torch.save({"w": torch.ones(2)}, "s.pth")
     os.makedirs("m/logs")
     Path("m/logs/before.txt").write_text("before")
-    exchange = exchanging._exchange
+    exchange = folder_exchange._exchange
 
     def late(temp: str, path: str) -> None:
         for name in ("late.txt", "logs/late.txt"):
@@ -589,7 +589,7 @@ def test_what_is_written_into_a_folder_while_it_is_replaced_stays(monkeypatch: p
         Path(path, "new/deep/late.txt").write_text("late")
         exchange(temp, path)
 
-    monkeypatch.setattr(exchanging, "_exchange", late)
+    monkeypatch.setattr(folder_exchange, "_exchange", late)
     for _ in range(2):
         for name in ("late.txt", "logs/late.txt", "new/deep/late.txt"):
             Path("m", name).unlink(missing_ok=True)

@@ -1263,7 +1263,7 @@ MUTANTS = (
         "settings of a module of MLX that contradict its codes are noted",
         "any(size * groups == columns for size in GROUPS)",
         "any(size * groups == words for size in GROUPS)",
-        "checkpoint/test_other_columns.py",
+        "checkpoint/test_mlx_columns.py",
     ),
     Mutant(
         "odd scales of codes that are copied beside computed ones are noted",

@@ -14,7 +14,7 @@ from ...formats.base.sharded_writer import shard_name
 from ...formats.base.untrusted import parse_json, unique_keys
 from ...formats.unsupported.text import text_kind
 from ...storage.read.base import File, Folder
-from ...storage.stand_ins import HEAD_BYTES, stand_in
+from ...storage.wrong_downloads import HEAD_BYTES, stand_in
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 

@@ -20,9 +20,9 @@ from ..check.report import CheckReport
 from ..compare.changes import Changes
 from ..compare.results import Difference
 from ..inspection import AdapterSettings, Inspection
-from .coded import coded_of
 from .columns import Table, changes_of, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief
+from .quantised_weights import coded_of
 from .runs import Run
 
 if TYPE_CHECKING:

@@ -34,11 +34,11 @@ from .layers.rotary import factor_notes
 from .recorded_settings import recorded_setting_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
+from .tokenizer.additional_lists import further_list_notes
 from .tokenizer.changed_lists import changed_list_notes
 from .tokenizer.chat_template import chat_notes
 from .tokenizer.ctc import ctc_notes
-from .tokenizer.ends import end_notes
-from .tokenizer.further_lists import further_list_notes
+from .tokenizer.end_tokens import end_notes
 from .tokenizer.letter_case import case_notes
 from .tokenizer.sentinels import sentinel_notes
 from .tokenizer.special_ids import special_id_notes

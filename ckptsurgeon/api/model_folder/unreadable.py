@@ -10,7 +10,7 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError, SourceError
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, scheme_of
-from ...storage.stand_ins import HEAD_BYTES, error_message, stand_in
+from ...storage.wrong_downloads import HEAD_BYTES, error_message, stand_in
 from ...util.text import escape
 from ...vocabulary.huggingface import of_language
 from ...vocabulary.read import BY_LANGUAGE

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ...storage.read.base import File
 from ...tensors.info import TensorInfo
 from ..cast_codes import cast_code_notes
-from ..unwritten import unwritten_notes
+from ..unwritten_tensors import unwritten_notes
 from ..zero_runs import zero_run_notes
 from .foreign_layers import foreign_layer_notes
 from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers

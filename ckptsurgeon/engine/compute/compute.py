@@ -27,7 +27,7 @@ from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .array_backends import keep_freed_memory
 from .bands import OpenFiles, banded
-from .coded import coding_of, part_of
+from .computed_codes import coding_of, part_of
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .lora import (

@@ -11,8 +11,8 @@ from math import prod
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
+from ...formats.base.rank_layout import SpreadLayout
 from ...formats.base.sharded_writer import split_shards
-from ...formats.base.spread import SpreadLayout
 from ...formats.base.untrusted import most_segments
 from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.plan import Plan

@@ -10,7 +10,7 @@ from typing import TypeGuard
 from ...errors import ConfigError, OutputError
 from ...formats.base.header import OutTensor, Writer
 from ...formats.base.limits import RANK_PIECES, RANKS
-from ...formats.base.spread import RankShares, RankWriter
+from ...formats.base.rank_layout import RankShares, RankWriter
 from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.pattern_hints import matched
 from ...tensors.dtypes import DTYPES

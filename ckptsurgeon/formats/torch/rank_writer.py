@@ -15,7 +15,7 @@ from ...tensors.dtypes import DTYPES, contiguous_stride
 from ...util.text import escape
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import RANK_PIECES
-from ..base.spread import RankShares, SpreadLayout, part_of
+from ..base.rank_layout import RankShares, SpreadLayout, part_of
 from ..zip.layout import ZipLayout
 from .pickle_writer import PickleWriter
 from .zip_writer import ZipWriter, torch_archive

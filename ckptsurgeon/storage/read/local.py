@@ -15,7 +15,7 @@ from ..small_files import IrregularError, open_regular
 from ._descriptors import Descriptor, check_name
 from .base import Advance, File, Folder, Source
 from .consumed_shard import CONSUMED, consumed_shard
-from .unwritten import unwritten_ranges
+from .unwritten_ranges import unwritten_ranges
 from .zero_pages import GRID, zero_page
 
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "is_local", "link_of"]

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
-from .exchanging import check_exchange, place_folder
+from .folder_exchange import check_exchange, place_folder
 from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile

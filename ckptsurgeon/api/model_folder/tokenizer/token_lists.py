@@ -19,10 +19,10 @@ from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from ..pre_tokenizers.split_tokens import split_token_notes
+from .additional_lists import missing_list_notes, other_rule_notes, shorter_list_notes
 from .affixes import affix_notes
 from .changed_lists import byte_order_notes, listed_order_notes, order_notes
 from .decoding import decoding_notes
-from .further_lists import missing_list_notes, other_rule_notes, shorter_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
 from .text_settings import text_notes, text_setting_notes

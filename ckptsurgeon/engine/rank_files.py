@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ..formats.base.spread import SpreadLayout
+from ..formats.base.rank_layout import SpreadLayout
 from ..storage.write.folders import StagedFolder
 from ..storage.write.staging import StagedFile
 from .checksums import crc32
