@@ -19,6 +19,7 @@ pytest.importorskip("tensorboard")
 
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True
 from ckptsurgeon.trainer.loggers._logger import LoggedRun
 from ckptsurgeon.trainer.loggers.tensorboard import TensorBoard
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
