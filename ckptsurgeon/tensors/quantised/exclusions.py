@@ -174,9 +174,14 @@ def _around(name: str) -> list[str]:
 
 def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
     """Return the texts in ``wanted`` that are parts of one of the names."""
-    texts, found = frozenset(wanted), set[str]()
-    for name in names if texts else ():
-        found.update(texts.intersection(_parts_of(name)))
+    by_last_word: dict[str, set[str]] = {}
+    for text in wanted:
+        by_last_word.setdefault(text.rpartition(".")[2], set()).add(text)
+    found = set[str]()
+    for words in (name.split(".") for name in names) if by_last_word else ():
+        for end, word in enumerate(words, 1):
+            if word in by_last_word:  # few are: to make all parts of all names takes ten times as long
+                found |= by_last_word[word].intersection(".".join(words[start:end]) for start in range(end))
     return found
 
 
