@@ -12,7 +12,7 @@ __all__ = ["as_arguments"]
 
 NAMES = frozenset((
     "adapters", "align", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute",
-    "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "evaluate",
+    "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "energy", "evaluate",
     "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init", "int_buffers",
     "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file", "max_shard_size",
     "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels", "new_tokens",
@@ -43,8 +43,8 @@ SWITCHES = frozenset((
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "drop_last", "ema", "expert", "noise", "omp_k", "pad_to", "parallel", "rank", "rtol", "sample",
-    "seed", "seeds", "steps", "trial_timeout", "trials", "wait", "weights", "window",
+    "alpha", "atol", "drop_last", "ema", "energy", "expert", "noise", "omp_k", "pad_to", "parallel", "rank", "rtol",
+    "sample", "seed", "seeds", "steps", "trial_timeout", "trials", "wait", "weights", "window",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((

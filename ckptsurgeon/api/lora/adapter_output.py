@@ -69,13 +69,15 @@ def open_adapters(
     weights: Sequence[float],
     opened: list[Checkpoint],
     base: CheckpointLike | None = None,
+    *,
+    composed: bool = False,
 ) -> OpenAdapters:
     """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
-    Raises the errors of ``open_adapter`` and ``open_checkpoint``.
+    If ``composed``, they may be LoHa or LoKr. Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """
     names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
-    found = [open_adapter(*one, opened) for one in zip(given, names, weights, strict=False)]
+    found = [open_adapter(*one, opened, composed=composed) for one in zip(given, names, weights, strict=False)]
     model = None
     if base is not None:
         opened.append(open_checkpoint(base, unwrap=False, called="base"))

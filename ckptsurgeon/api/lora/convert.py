@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError
+from ...planning.keys.pattern import OptionPattern
+from ...planning.lora_merge.fitting import AdapterView
 from ...planning.lora_output.convert import check_spelling, plan_lora_convert
+from ...planning.lora_output.modules import chosen_modules
+from ...planning.lora_output.resize import check_sizes
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...util.text import count, escape
@@ -13,8 +19,10 @@ from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
+from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_output import factor_dtype, open_adapters
 from .opening import METADATA
+from .resize import wanted_ranks
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +38,10 @@ def lora_convert(
     base: CheckpointLike | None = None,
     component: str | None = None,
     exclude: Patterns = (),
+    rank: int | None = None,
+    energy: float | None = None,
     dtype: str | torch.dtype | None = None,
+    memory: str | int | None = None,
 ) -> Plan:
     """Plan the same adapter with the names and the layout of another toolkit; it changes each weight as before.
 
@@ -38,35 +49,61 @@ def lora_convert(
     folder, or a file with kohya's, diffusers' or ComfyUI's names. ``base`` is the model whose modules kohya's names
     refer to; only its keys are read. ``component`` is the part of a diffusers pipeline that the adapter is for
     ("unet"), if the names do not show it. ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by
-    default that of the adapter.
+    default that of the adapter. ``memory`` ("512MB") limits the memory of the computation.
+
+    A LoHa or LoKr, a PEFT folder or a file with LyCORIS' names, becomes a LoRA: each of its modules gets the product of
+    rank ``rank`` that is nearest to its change. With ``energy``, it gets the smallest rank that keeps this share of its
+    squared singular values, at most ``rank`` if both are given. The receipt of ``apply`` has the error of each module.
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
     products exactly, they become float32. The names of modules in the network are not translated, although another
     library may name them differently.
 
     Raises PlanError for what the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if names are
-    missing, ConfigError for adapters of another kind, PatternError for a pattern that matches nothing, and what
-    ``open_checkpoint`` raises.
+    missing, ConfigError for adapters of another kind and for a rank or energy that is invalid, missing or superfluous,
+    PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     check_spelling(to)
-    options, wanted = Options.of(exclude=exclude), factor_dtype(dtype)
+    share = float(energy) if energy is not None else None
+    if rank is not None or share is not None:
+        check_sizes(rank, share)
+    options, wanted, most = Options.of(exclude=exclude), factor_dtype(dtype), memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        found = open_adapters([adapter], [1.0], opened, base)
+        found = open_adapters([adapter], [1.0], opened, base, composed=True)
         plan = plan_lora_convert(
             found.adapters[0],
             to,
             found.model,
             component=component or "",
             exclude=options.exclude,
+            ranks=_ranks(found.adapters[0], opened[0], options.exclude, rank, share),
             dtype=wanted,
             arguments={
                 "to": to,
-                **plain_arguments(component=component, exclude=exclude, dtype=wanted or None),
+                **plain_arguments(component=component, exclude=exclude, rank=rank, energy=share, dtype=wanted or None),
             },
             notes=[*source_notes(opened[:1], unwrap=False), *_metadata_notes(opened[0])],
         )
-        return found.finished(plan, opened)
+        return with_costs(found.finished(plan, opened, most), most)
+
+
+def _ranks(
+    one: AdapterView, opened: Checkpoint, exclude: Sequence[OptionPattern], rank: int | None, energy: float | None
+) -> Mapping[str, int]:
+    """Return the rank of each module that is a LoHa or LoKr, by the key of its first tensor.
+
+    Raises ConfigError if there are such modules but neither a rank nor an energy, and the reverse.
+    """
+    modules = [module for module in chosen_modules(one, exclude)[0] if module.kind]
+    if modules:
+        check_sizes(rank, energy)
+    elif rank is not None or energy is not None:
+        raise ConfigError(
+            f"{escape(one.adapter.name)} is a LoRA, whose ranks stay: --rank and --energy are for LoHa and LoKr.",
+            hint="Convert it without them; ckpt lora resize makes ranks smaller.",
+        )
+    return wanted_ranks(modules, opened, rank, energy)
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:

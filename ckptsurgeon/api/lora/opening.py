@@ -15,6 +15,7 @@ from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import read_adapter
+from ...methods.lora.composed import lora_fields
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...planning.lora_merge.fitting import AdapterView
@@ -37,12 +38,14 @@ METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
 
 
-def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
+def open_adapter(
+    given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint], *, composed: bool = False
+) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
-    messages, and ``weight`` its weight in the sum. Raises SourceError or FormatError if ``given`` is not an adapter,
-    ConfigError if it is an adapter of a kind that cannot be merged.
+    messages, and ``weight`` its weight in the sum. If ``composed``, it may be a LoHa or LoKr. Raises SourceError or
+    FormatError if ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -54,8 +57,12 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
         source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
+    if composed and config is not None:
+        data = lora_fields(data, config.uri)
     said = parse_config(data, config.uri) if config is not None else None
-    adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
+    adapter = read_adapter(
+        checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint), composed=composed
+    )
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
     source = replace(plan_source(name, checkpoint), beside=held)

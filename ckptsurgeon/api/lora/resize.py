@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...planning.lora_merge.fitting import AdapterView
+from ...methods.lora.adapter import AdapterModule
 from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
 from ...planning.plan.plan import Plan
 from ..inputs.argument_types import CheckpointLike, checked
@@ -19,7 +19,7 @@ from .adapter_output import factor_dtype, open_adapters
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["lora_resize"]
+__all__ = ["lora_resize", "wanted_ranks"]
 
 
 @checked
@@ -56,7 +56,7 @@ def lora_resize(
         refuse_resizing(view)
         plan = plan_lora_resize(
             view,
-            _ranks(view, opened[0], rank, share),
+            wanted_ranks(view.adapter.modules, opened[0], rank, share),
             dtype=wanted,
             arguments=plain_arguments(rank=rank, energy=share, dtype=wanted or None),
             metadata=opened[0].metadata,
@@ -65,17 +65,21 @@ def lora_resize(
         return with_costs(found.finished(plan, opened, most), most)
 
 
-def _ranks(one: AdapterView, opened: Checkpoint, rank: int | None, energy: float | None) -> Mapping[str, int]:
+def wanted_ranks(
+    modules: Sequence[AdapterModule], opened: Checkpoint, rank: int | None, energy: float | None
+) -> Mapping[str, int]:
     """Return the new rank of each module, by the key of its factor A; with ``energy``, all values are read."""
     if energy is None:
-        return dict.fromkeys((module.a for module in one.adapter.modules), rank or 1)
+        return dict.fromkeys((module.a for module in modules), rank or 1)
     from ...engine.compute.lora import rank_with_energy
     from ...engine.prefetch import fetch_tensors
 
-    infos = {key: opened[key] for module in one.adapter.modules for key in (module.a, module.b)}
+    infos = {key: opened[key] for module in modules for key in module.factors}
     fetch_tensors((opened, info) for info in infos.values())
     found = {
-        module.a: rank_with_energy((infos[module.a], opened), (infos[module.b], opened), energy)
-        for module in one.adapter.modules
+        module.a: rank_with_energy(
+            [(infos[key], opened) for key in module.factors], energy, module.kind, module.factors
+        )
+        for module in modules
     }
     return {key: min(each, rank) if rank is not None else each for key, each in found.items()}

@@ -11,6 +11,8 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.lora.changing import SINGLE, changing, wide_dtype
+from ...methods.lora.composed import SIDES
+from ...methods.lora.composing import composed_values, decompose_composed, elements_of_composed
 from ...methods.lora.decomposition import (
     PASSES,
     Decomposition,
@@ -22,12 +24,13 @@ from ...methods.lora.decomposition import (
 )
 from ...methods.lora.products import LowRankChange
 from ...methods.lora.singles import TILE
-from ...planning.plan.compute import PRODUCT, Factor, Lora, LoraTerm
+from ...planning.plan.compute import DIFFERENCE, PRODUCT, Factor, Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
+from ...util.text import escape
 from ..part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA
 from .bands import banded
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
@@ -263,13 +266,34 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
     if factor.of == PRODUCT:
         a, b = (_matrix(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
+    if factor.of in SIDES:
+        found = decompose_composed(factor.of, _finite(parts, [one.key for one in step.inputs]), factor.rank)
+        return found, (len(found.left), found.right.shape[1])
     matrix = step.source_shape[0], prod(step.source_shape[1:])
     return decompose(lambda: _differences(parts), matrix, factor.rank, factor.seed), step.source_shape
 
 
-def rank_with_energy(a: Part, b: Part, energy: float) -> int:
-    """Return the smallest rank that keeps the share ``energy`` of the squared singular values of ``b`` times ``a``."""
-    squares = singular_values(_matrix(b), _matrix(a)) ** 2
+def _finite(parts: Sequence[Part], keys: Sequence[str]) -> list[Array]:
+    """Return the tensors ``keys`` of a LoHa or LoKr as matrices; raises PlanError for values that are not finite."""
+    matrices = [_matrix(part) for part in parts]
+    for key, matrix in zip(keys, matrices, strict=True):
+        if not np.isfinite(matrix).all():
+            raise PlanError(
+                f"the tensor {escape(key)} has values that are not finite.",
+                hint="Leave the module out with --exclude.",
+            )
+    return matrices
+
+
+def rank_with_energy(parts: Sequence[Part], energy: float, kind: str = "", keys: Sequence[str] = ()) -> int:
+    """Return the smallest rank that keeps the share ``energy`` of the squared singular values of a module's change.
+
+    ``parts`` are the factors A and B or, if ``kind`` is in ``SIDES``, the tensors ``keys`` of a LoHa or LoKr.
+    """
+    if kind:
+        squares = composed_values(kind, _finite(parts, keys)) ** 2
+    else:
+        squares = singular_values(_matrix(parts[1]), _matrix(parts[0])) ** 2
     total = np.cumsum(squares)
     if not total[-1] > 0:
         return 1
@@ -287,6 +311,8 @@ def factoring_bytes(step: Step) -> int:
     if step.factor.of == PRODUCT:
         a, b = (one.shape for one in step.inputs)
         return 8 * elements_of_product(b[0], prod(a[1:]), a[0])
+    if step.factor.of in SIDES:
+        return 8 * elements_of_composed(step.factor.of, [one.shape for one in step.inputs], step.factor.rank)
     rows, columns = step.source_shape[0], prod(step.source_shape[1:])
     return max(FACTORING_ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
 
@@ -299,11 +325,11 @@ def factoring_passes(step: Step) -> int:
     assert step.factor is not None  # ensured by check_step
     if step.factor.part == "B":
         return 0
-    return 1 if step.factor.of == PRODUCT else PASSES
+    return PASSES if step.factor.of == DIFFERENCE else 1
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a low-rank factor (A or B) of a difference or a product."""
+    """Return a function that computes a low-rank factor (A or B) of a difference, a product, or a LoHa or LoKr."""
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # ensured by check_step

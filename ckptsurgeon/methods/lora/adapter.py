@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
+from .composed import composed_parts
 from .config import AdapterConfig, selects
-from .names import DORA_SCALE, KeyParts, loose_key_parts, peft_key_parts, unknown_keys_error
+from .names import DORA_SCALE, KeyParts, composed_key_parts, loose_key_parts, peft_key_parts, unknown_keys_error
 
 __all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
 
@@ -138,6 +140,9 @@ def _named(names: Iterable[str]) -> str:
 Scales = Callable[[str], float]
 """A function that returns the value of a tensor with one element, by the tensor's key."""
 
+COMPOSED = ("hada_", "lokr_")
+"""The beginnings of the roles of tensors of LoHa and LoKr."""
+
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
 
@@ -148,7 +153,8 @@ class AdapterModule:
 
     ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
     the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
-    '' if there is only one model.
+    '' if there is only one model. For a LoHa or LoKr, ``kind`` is in ``SIDES``, and its tensors are ``a``, ``b`` and
+    ``more``; otherwise ``kind`` is ''.
     """
 
     name: str
@@ -160,6 +166,13 @@ class AdapterModule:
     magnitude: str = ""
     joined: bool = False
     component: str = ""
+    kind: str = ""
+    more: tuple[str, ...] = ()
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The keys of all tensors whose product is the change."""
+        return (self.a, self.b, *self.more)
 
 
 @dataclass(frozen=True)
@@ -186,11 +199,16 @@ class Adapter:
 class _ModuleKeys:
     """The keys of an adapter's tensors for one module, by the role of the tensor: A, B, bias, magnitude or alpha.
 
-    ``part`` is the ``KeyParts`` of one of the factors, A or B.
+    ``part`` is the ``KeyParts`` of one of the factors, A or B, or of a tensor of a LoHa or LoKr.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
     part: KeyParts | None = None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether the module is a LoHa or LoKr."""
+        return any(role.startswith(COMPOSED) for role in self.keys)
 
 
 def read_adapter(
@@ -199,15 +217,17 @@ def read_adapter(
     name: str,
     number: Scales,
     metadata: Mapping[str, AdapterConfig] | None = None,
+    *,
+    composed: bool = False,
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
     ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
     store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
     such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
-    configuration. ``name`` is the adapter's name in messages.
+    configuration. ``name`` is the adapter's name in messages. If ``composed``, modules may be LoHa or LoKr.
     """
-    read = peft_key_parts if config is not None else loose_key_parts
+    read = _key_reader(configured=config is not None, composed=composed)
     found: dict[tuple[str, str], _ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []
@@ -225,7 +245,7 @@ def read_adapter(
         if part.part in one.keys:
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
-        one.part = part if part.part in ("A", "B") else one.part
+        one.part = part if part.part.startswith(("A", "B", *COMPOSED)) else one.part
     if unknown or not (found or saved):
         raise unknown_keys_error(unknown, name, configured=config is not None)
     _check_halves(found.values(), name)
@@ -233,6 +253,12 @@ def read_adapter(
     spelling = "PEFT" if config is not None else _spelling(found.values())
     notes = tuple(config_notes(modules, saved, config)) if config is not None else ()
     return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes)
+
+
+def _key_reader(*, configured: bool, composed: bool) -> Callable[[str], KeyParts | None]:
+    if composed:
+        return partial(composed_key_parts, configured=configured)
+    return peft_key_parts if configured else loose_key_parts
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
@@ -285,6 +311,8 @@ def _check_axis(key: str, info: TensorInfo, name: str) -> None:
 
 def _check_halves(found: Any, name: str) -> None:
     for one in found:
+        if one.is_composed:
+            continue
         lacking = [side for side in ("A", "B") if side not in one.keys]
         if lacking:
             have = next(iter(one.keys.values()))
@@ -304,6 +332,8 @@ def _module(
 ) -> AdapterModule:
     keys, part = one.keys, one.part
     assert part is not None  # ensured by _check_halves
+    if one.is_composed:
+        return _composed(keys, part, tensors, config, name, number)
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:
@@ -318,11 +348,7 @@ def _module(
     module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
     if configured is not None and "alpha" not in keys:
         if configured.rank_of(module) != rank:
-            raise ConfigError(
-                f"the configuration of {escape(name)} has the rank {configured.rank_of(module)} for "
-                f"{escape(part.module)}, but its factors have the rank {rank}.",
-                hint="Put the adapter_config.json that was saved with these weights into their folder.",
-            )
+            raise _other_rank(configured.rank_of(module), part.module, rank, name)
         scale = configured.scale_of(module)
     else:
         scale = number(keys["alpha"]) / rank if "alpha" in keys else 1.0
@@ -337,6 +363,34 @@ def _module(
         part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),
         keys.get("magnitude", ""), part.joined, part.component,
     )  # fmt: skip
+
+
+def _composed(
+    keys: Mapping[str, str],
+    part: KeyParts,
+    tensors: Mapping[str, TensorInfo],
+    config: AdapterConfig | None,
+    name: str,
+    number: Scales,
+) -> AdapterModule:
+    """Return the module of a LoHa or LoKr; without a factorised matrix, only PEFT has a scale (LyCORIS' is 1)."""
+    kind, own, rank = composed_parts(keys, tensors, name)
+    if config is not None and rank and config.rank_of(part.module) != rank:
+        raise _other_rank(config.rank_of(part.module), part.module, rank, name)
+    scale = number(keys["alpha"]) / rank if "alpha" in keys and rank else 1.0
+    return AdapterModule(
+        part.module, own[0], own[1], config.scale_of(part.module) if config is not None else scale,
+        magnitude=keys.get("magnitude", ""), joined=part.joined, component=part.component, kind=kind,
+        more=tuple(own[2:]),
+    )  # fmt: skip
+
+
+def _other_rank(configured: int, module: str, rank: int, name: str) -> ConfigError:
+    return ConfigError(
+        f"the configuration of {escape(name)} has the rank {configured} for {escape(module)}, but its factors have "
+        f"the rank {rank}.",
+        hint="Put the adapter_config.json that was saved with these weights into their folder.",
+    )
 
 
 def _spelling(found: Any) -> str:

@@ -36,6 +36,15 @@ REFUSED = {
 }
 """{setting with which an adapter cannot be merged: the reason, for messages}."""
 
+MERGE_WITH_PEFT = "Merge it with PEFT: merge_and_unload()."
+CONVERTED = {
+    "LOHA": "Or make it a LoRA with ckpt lora convert --to peft --rank 16.",
+    "LOKR": "Or make it a LoRA with ckpt lora convert --to peft --rank 16.",
+    "OFT": "A LoRA with its change depends on the base, whose weights an OFT multiplies: extract it from the merged "
+    "model with ckpt lora extract.",
+}
+"""{kind of adapter of PEFT: how it becomes a LoRA}"""
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -96,7 +105,7 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     if kind != "LORA":
         raise ConfigError(
             f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
-            hint="Merge it with PEFT: merge_and_unload().",
+            hint=f"{MERGE_WITH_PEFT} {CONVERTED.get(str(kind), '')}".strip(),
         )
     _check_meaning(data, name)
     try:

@@ -29,7 +29,9 @@ __all__ = [
     "elements_held",
     "elements_of_product",
     "multiplied",
+    "product_svd",
     "singular_values",
+    "truncated",
 ]
 
 # Limits numpy's BLAS to the calling thread if several threads call it at once.
@@ -190,21 +192,29 @@ def decompose_product(left: Array, right: Array, rank: int) -> Decomposition:
     (QR), and only the product of the triangular matrices, which has at most r rows and columns, is decomposed. Each new
     factor is multiplied by the square roots of the singular values. Raises PlanError for values that are not finite.
     """
-    first, values, outer, inner = _core(left, right)
+    first, values, outer, inner = product_svd(left, right)
+    return truncated(first @ outer[:, :rank], values, inner[:rank])
+
+
+def truncated(left: Array, values: Array, right: Array) -> Decomposition:
+    """Return the factors that the first singular vectors of a matrix make: ``left`` (columns) and ``right`` (rows).
+
+    ``values`` are all singular values of the matrix, the largest first.
+    """
+    rank = len(right)
     unsure = _unsure(values, rank)
     error = sqrt(float(values[rank:] @ values[rank:]) / float(values @ values)) if values[0] else 0.0
-    made, kept = first @ outer[:, :rank], inner[:rank]
-    signs = np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])  # LAPACK's signs are arbitrary
+    signs = np.sign(right[np.arange(rank), np.abs(right).argmax(axis=1)])  # LAPACK's signs are arbitrary
     roots = np.sqrt(values[:rank])
-    return Decomposition(made * (signs * roots), (signs * roots)[:, None] * kept, error, unsure)
+    return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error, unsure)
 
 
 def singular_values(left: Array, right: Array) -> Array:
     """Return the singular values of ``left`` times ``right``, the largest first; raises as ``decompose_product``."""
-    return _core(left, right)[1]
+    return product_svd(left, right)[1]
 
 
-def _core(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
+def product_svd(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
     """Return the singular value decomposition of ``left`` times ``right``, in four parts.
 
     They are a basis of the columns of ``left``, the singular values, the left singular vectors as coordinates in this

@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...util.text import count, escape, listing
 
-__all__ = ["COMPONENTS", "DORA_SCALE", "KeyParts", "loose_key_parts", "peft_key_parts", "unknown_keys_error"]
+__all__ = [
+    "COMPONENTS",
+    "DORA_SCALE",
+    "KeyParts",
+    "composed_key_parts",
+    "loose_key_parts",
+    "peft_key_parts",
+    "unknown_keys_error",
+]
 
 # Adapters that are not LoRA, recognised by their keys, and the errors for unknown keys.
 
 KINDS = {
     r"lora_mid(\.weight)?": "a LoCon with a Tucker (CP) decomposition",
-    r"hada_[wt]\d(_[ab])?(\.\w+)?": "a LoHa (Hadamard product)",
-    r"lokr_[wt]\d(_[ab])?(\.\w+)?": "a LoKr (Kronecker product)",
+    r"hada_w\d(_[ab])?(\.\w+)?": "a LoHa (Hadamard product)",
+    r"lokr_w\d(_[ab])?(\.\w+)?": "a LoKr (Kronecker product)",
+    r"hada_t\d(\.\w+)?": "a LoHa with a Tucker (CP) decomposition",
+    r"lokr_t\d(\.\w+)?": "a LoKr with a Tucker (CP) decomposition",
     r"(oft_(blocks|diag|[rR])|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
     r"(diff|diff_b|set_weight|[wb]_norm)": "an adapter of whole differences (LyCORIS' full and norm)",
     r"([ab][12]|bm)\.weight": "a GLoRA",
@@ -27,6 +37,15 @@ KINDS = {
 
 The keys are those of LyCORIS (``lycoris/modules``) and peft 0.21.
 """
+
+HINTS = {
+    "Tucker": "Merge it with the toolkit that made it.",
+    "LoHa": "Make it a LoRA with ckpt lora convert --to peft --rank 16.",
+    "LoKr": "Make it a LoRA with ckpt lora convert --to peft --rank 16.",
+    "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with the toolkit that made it, "
+    "and use ckpt lora extract with the merged model and the base.",
+}
+"""Hints for kinds of adapters that can become a LoRA, by a word of the kind."""
 
 _KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
 
@@ -43,7 +62,9 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
         kind, key = min(kinds.items())
         return ConfigError(
             f"{escape(name)} is {kind}, as its key {escape(key)} shows; only LoRA can be merged.",
-            hint="Merge it with the toolkit that made it.",
+            hint=next(
+                (hint for name, hint in HINTS.items() if name in kind), "Merge it with the toolkit that made it."
+            ),
             details=unknown,
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
@@ -99,6 +120,8 @@ _OURS = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|oft_|ia3_|vera_|dora_|token_ad
 _KOHYA = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)\.(?:lora_(down|up)\.weight|(alpha|dora_scale))")
 _PROCESSOR = re.compile(r"(.+)\.processor\.(\w+)_lora\.(?:(down|up)\.weight|(alpha))")
 _DOTTED = re.compile(r"(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight|(.+)\.lora_(down|up)\.weight")
+_COMPOSED = re.compile(r"(.+)\.(hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)")
+_JOINED = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)")
 _SIDES = {"down": "A", "up": "B"}
 _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
 
@@ -120,6 +143,21 @@ def _module(name: str) -> str:
     """Return a module's name without the names of PEFT's wrappers, ``modules_to_save`` and ``base_layer``."""
     name = re.sub(r"\.modules_to_save(?:\.default)?(?=\.)", "", name)
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
+
+
+def composed_key_parts(key: str, *, configured: bool) -> KeyParts | None:
+    """Return the parts of a key as ``peft_key_parts`` (``configured``) or ``loose_key_parts``, also for LoHa and LoKr.
+
+    The roles of the tensors of LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on.
+    """
+    found = _COMPOSED.fullmatch(key)
+    if found is None or (not configured and key.startswith("base_model.")):
+        return peft_key_parts(key) if configured else loose_key_parts(key)
+    module, part = found.groups()
+    if configured:
+        return KeyParts(_module(module.removeprefix("base_model.model.")), part)
+    kohya = _JOINED.fullmatch(module)
+    return KeyParts(kohya[2], part, joined=True, component=kohya[1]) if kohya else _loose_parts(module, part)
 
 
 def loose_key_parts(key: str) -> KeyParts | None:

@@ -8,9 +8,11 @@ from typing import Any
 
 from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
+from ...methods.lora.composed import composed_shape
 from ...util.text import count, escape, listing
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
+from ..plan.compute import Factor
 from ..plan.files import PlanSource, PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Step
@@ -21,6 +23,7 @@ from .modules import (
     NewModule,
     check_excluded,
     chosen_modules,
+    common_dtype,
     inputs_by_key,
     named_modules,
     refuse_dora,
@@ -47,6 +50,7 @@ def plan_lora_convert(
     *,
     component: str = "",
     exclude: Sequence[OptionPattern] = (),
+    ranks: Mapping[str, int] | None = None,
     dtype: str = "",
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -54,8 +58,9 @@ def plan_lora_convert(
     """Return the plan of the adapter ``one`` with the names of the toolkit ``to``.
 
     ``base`` is the model whose keys show where kohya's names with underscores have dots, ``component`` the model of a
-    pipeline that the adapter is for. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises
-    PlanError for what the toolkit cannot store, PatternError for a pattern that matches nothing.
+    pipeline that the adapter is for. ``ranks`` has the new rank of each module that is a LoHa or LoKr, by the key of
+    its first tensor. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises PlanError for what the
+    toolkit cannot store, PatternError for a pattern that matches nothing.
     """
     overlooked = check_excluded([one], exclude)
     chosen, left = chosen_modules(one, exclude)
@@ -65,7 +70,12 @@ def plan_lora_convert(
     if to != "peft":
         _refuse_whole(one, chosen, to)
     placed, named = named_modules(one, chosen, base)
-    modules = [_module(one, each, dtype) for each in placed]
+    if to == "mlx":
+        _refuse_composed(one, chosen)
+    modules = [
+        _reduced(one, each, (ranks or {})[each.module.a], dtype) if each.module.kind else _module(one, each, dtype)
+        for each in placed
+    ]
     settings = copied_settings(one, [each.name for each in placed] if left else None) if to == "peft" else {}
     made = written(modules, to, settings, component)
     made.steps += whole_steps(one, chosen) if to == "peft" else []
@@ -123,6 +133,25 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
         each.name, a.shape[0], module.scale, FactorSource((a,), dtype or a.dtype), FactorSource((b,), dtype or b.dtype),
         each.component, module.embedding, each.joined, module.a if one.adapter.spelling == "PEFT" else "",
     )  # fmt: skip
+
+
+def _reduced(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> NewModule:
+    """Return the LoRA module of rank ``wanted``, or of the full rank if this is smaller, for a LoHa or LoKr."""
+    module = each.module
+    inputs = tuple(inputs_by_key(one, 0, module.factors).values())
+    found = composed_shape(module.kind, [given.shape for given in inputs])
+    assert found is not None  # ensured by read_adapter
+    rank, kept = min(wanted, found.rank), dtype or common_dtype(given.dtype for given in inputs)
+    a, b = (FactorSource(inputs, kept, factor=Factor(part, rank, of=module.kind)) for part in "AB")
+    return NewModule(each.name, rank, module.scale, a, b, each.component, joined=each.joined)
+
+
+def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None:
+    if any(module.kind for module in modules):
+        raise PlanError(
+            f"{escape(one.adapter.name)} is a LoHa or LoKr, which cannot be converted for mlx-lm in one step.",
+            hint="Convert it with --to peft, and then convert the new folder with --to mlx.",
+        )
 
 
 def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import frexp
+from math import frexp, prod
 
 from ...errors import PlanError
 from ...methods.lora.adapter import Adapter, AdapterModule
+from ...methods.lora.composed import SIDES, composed_shape
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing, shape_text
@@ -46,7 +47,7 @@ class FactorSource:
     """How a factor of a new adapter is made: its inputs are multiplied by ``weights`` and concatenated.
 
     Empty ``weights`` are all 1. If ``factor`` is given, the result is instead a factor of lower rank, which is computed
-    from the product of the inputs A and B.
+    from the product of the inputs A and B, or from the tensors of a LoHa or LoKr.
     """
 
     inputs: tuple[Input, ...]
@@ -91,7 +92,7 @@ def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[
     chosen, left = [], []
     for module in one.adapter.modules:
         if matcher.match(named(module)):
-            left += [key for key in (module.a, module.b, module.bias, module.magnitude) if key]
+            left += [key for key in (*module.factors, module.bias, module.magnitude) if key]
         else:
             chosen.append(module)
     return chosen, left
@@ -137,6 +138,9 @@ def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: Sourc
     weight = base.tensors[key]
     if DTYPES[weight.dtype].kind != "float" or key in base.codes.by_key:
         return
+    if module.kind:
+        _check_composed(one, module, key, base)
+        return
     shapes = [one.view.tensors[each].shape for each in (module.a, module.b)]
     if not any(LoraTerm("product", transposed=way).fits(weight.shape, shapes) for way in (False, True)):
         raise misfit(one, module, key, base)
@@ -146,6 +150,22 @@ def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: Sourc
             f"{shape_text(shapes[0])} and {shape_text(shapes[1])}, but the weight is {shape_text(weight.shape)}: "
             "factors of a convolution do not load into a linear layer, nor the reverse.",
             hint="Reshape them with ckpt rename --operations, or merge the adapter with ckpt lora merge.",
+        )
+
+
+def _check_composed(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:
+    """Raise PlanError if the change of a LoHa or LoKr does not have the shape of the weight ``key`` in the base."""
+    shape = base.tensors[key].shape
+    found = composed_shape(module.kind, [one.view.tensors[each].shape for each in module.factors])
+    assert found is not None  # ensured by read_adapter
+    if (found.rows, found.columns) != shape:
+        conv = len(shape) > 2 and (found.rows, found.columns) == (shape[0], prod(shape[1:]))
+        raise PlanError(
+            f"the change of {escape(module.name)} of the adapter {escape(one.adapter.name)} is {found.rows} x "
+            f"{found.columns}, but the weight {escape(key)} is {shape_text(shape)}.",
+            hint="Convolutions cannot be converted: leave them out with --exclude."
+            if conv
+            else "Use the model that the adapter was trained on.",
         )
 
 
@@ -163,11 +183,13 @@ def _named(module: AdapterModule) -> NamedModule:
 
 def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> None:
     """Raise PlanError if a module has DoRA's magnitudes; ``why`` is the end of the message."""
-    found = [module.name for module in modules if module.magnitude]
+    magnified = [module for module in modules if module.magnitude]
+    found = [module.name for module in magnified]
+    merging = "the toolkit that made it" if any(module.kind for module in magnified) else "ckpt lora merge"
     if found:
         raise PlanError(
             f"the adapter {escape(one.name)} is a DoRA ({count(len(found), 'module')} with magnitudes), {why}.",
-            hint="Merge it into its base with ckpt lora merge, and extract an adapter with ckpt lora extract.",
+            hint=f"Merge it into its base with {merging}, and extract an adapter with ckpt lora extract.",
             details=found,
         )
 
@@ -246,8 +268,12 @@ def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transp
     side = module.a if part == "A" else module.b
     first, axis = side.inputs[0], 0 if part == "A" else 1
     if side.factor is not None:
-        a, b = (one.shape for one in side.inputs)
-        shape, rule = side.factor.shape(b if part == "B" else a), f"rank {side.factor.rank} of {a[0]}"
+        shapes = [one.shape for one in side.inputs]
+        found = composed_shape(side.factor.of, shapes) if side.factor.of in SIDES else None
+        shape, rule = (
+            side.factor.shape_of(shapes),
+            f"rank {side.factor.rank} of {found.rank if found else shapes[0][0]}",
+        )
         return Step(key, "factor", side.dtype, shape, *first, rule=rule, more=side.inputs[1:], factor=side.factor)
     size = max(rank, sum(one.shape[axis] for one in side.inputs))
     shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
+from ...methods.lora.composed import SIDES, composed_shape
+
 __all__ = [
+    "DIFFERENCE",
     "FACTORS",
     "FISHER",
     "GRAM",
@@ -131,9 +134,10 @@ class Factor:
     """One of the factors A and B whose product, ``scale B A``, is nearest to a matrix.
 
     The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
-    input) and B. ``part`` is "A" or "B". ``seed`` is for the random start of the computation of a difference. The
-    inputs of a difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank,
-    in, *kernel), B is (out, rank, 1, ...).
+    input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. ``part``
+    is "A" or "B". ``seed`` is for the random start of the computation of a difference. The inputs of a difference are
+    (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in, *kernel), B is (out,
+    rank, 1, ...).
     """
 
     part: str
@@ -154,9 +158,20 @@ class Factor:
         out, *into = reversed(of) if self.transposed else of
         return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
 
+    def shape_of(self, inputs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Return the factor's shape for inputs of these shapes; () if the tensors of a LoHa or LoKr do not fit."""
+        if self.of not in SIDES:
+            return self.shape(inputs[1 if self.of == PRODUCT and self.part == "B" else 0])
+        found = composed_shape(self.of, inputs)
+        if found is None or not 0 < self.rank <= found.rank:
+            return ()
+        return (self.rank, found.columns) if self.part == "A" else (found.rows, self.rank)
+
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
         """Return whether the factor has ``shape`` for inputs of these shapes."""
         sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
+        if self.of in SIDES:
+            return sound and not self.transposed and len(shape) == 2 and self.shape_of(inputs) == tuple(shape)
         if self.of == PRODUCT:
             return sound and self._fits_product(shape, inputs)
         if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2 or self.of != DIFFERENCE:

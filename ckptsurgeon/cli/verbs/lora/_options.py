@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Adapter", "Adapters", "KeysOf", "Weights"]
+__all__ = ["Adapter", "Adapters", "Energy", "KeysOf", "Rank", "Weights"]
 
 Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter: a PEFT or mlx-lm folder, or a file.")]
 Adapters = Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Adapters: PEFT folders, or files.")]
@@ -25,4 +25,9 @@ KeysOf = Annotated[
         metavar="MODEL",
         help="The base model, for adapters with kohya's names of modules; only its keys are read.",
     ),
+]
+Rank = Annotated[int | None, typer.Option("--rank", metavar="R", help="Use at most this rank.")]
+Energy = Annotated[
+    float | None,
+    typer.Option("--energy", metavar="SHARE", help="Keep this share of the squared singular values of a module."),
 ]

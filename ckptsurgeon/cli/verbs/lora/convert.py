@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ...options import Memory
 from ...writing import AdapterWriting
-from ._options import Adapter, KeysOf
+from ._options import Adapter, Energy, KeysOf, Rank
 
 NAME = "lora convert"
 HELP = """Write an adapter with the names and the layout of another toolkit: its change of each weight is the same.
@@ -16,16 +17,21 @@ Folders of PEFT and mlx-lm, and files with kohya's, diffusers' or ComfyUI's name
 A scale that a toolkit cannot store is multiplied into the factors B, with a note. What it cannot store at all (DoRA,
 embeddings, tensors besides the factors) is an error. Names of modules are kept: if another library names the layers of
 the network differently, the adapter does not fit its network.
+
+A LoHa or LoKr (a PEFT folder, or a file with LyCORIS' names) becomes a LoRA with --rank or --energy: each module gets
+the product of factors that is nearest to its change. A table shows how much of each change is lost. Only linear layers
+are converted. An OFT multiplies the weights of its base: merge it, and use ckpt lora extract.
 """
 EXAMPLES = """\b
 Examples:
   ckpt lora convert adapter/ --to mlx -o mlx_adapter/
   ckpt lora convert style.safetensors --to peft --base unet/ --exclude 'lora_te_*' -o style/
   ckpt lora convert style/ --to diffusers --component unet -o style.safetensors
+  ckpt lora convert loha/ --to peft --rank 16 -o lora/
 
 \b
-Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 the
-toolkit cannot store the adapter; 5 the output cannot be written.
+Exit status: 2 an adapter of another kind, an invalid rank or share, a pattern that matches nothing; 3 an adapter is
+missing or damaged; 4 the toolkit cannot store the adapter; 5 the output cannot be written.
 """
 
 
@@ -46,10 +52,13 @@ def run(
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapter out. Repeatable."),
     ] = None,
+    rank: Rank = None,
+    energy: Energy = None,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapter's]"),
     ] = None,
+    memory: Memory = None,
     *,
     writing: AdapterWriting,
 ) -> None:
@@ -57,5 +66,8 @@ def run(
     from ....api.lora.convert import lora_convert
 
     writing.check()
-    plan = lora_convert(adapter, to=to, base=base, component=component, exclude=exclude or (), dtype=dtype)
+    plan = lora_convert(
+        adapter, to=to, base=base, component=component, exclude=exclude or (), rank=rank, energy=energy, dtype=dtype,
+        memory=memory,
+    )  # fmt: skip
     writing.carry_out(plan)

@@ -8,7 +8,7 @@ import typer
 
 from ...options import Memory
 from ...writing import AdapterWriting
-from ._options import Adapter
+from ._options import Adapter, Energy, Rank
 
 NAME = "lora resize"
 HELP = """Give an adapter smaller ranks: for each module, the product of factors that is nearest to its own.
@@ -31,11 +31,8 @@ values that are not finite; 5 the output cannot be written.
 
 def run(
     adapter: Adapter,
-    rank: Annotated[int | None, typer.Option("--rank", metavar="R", help="Use at most this rank.")] = None,
-    energy: Annotated[
-        float | None,
-        typer.Option("--energy", metavar="SHARE", help="Keep this share of the squared singular values of a module."),
-    ] = None,
+    rank: Rank = None,
+    energy: Energy = None,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapter's]"),

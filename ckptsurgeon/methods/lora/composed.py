@@ -1,0 +1,115 @@
+"""LoHa and LoKr: adapters whose changes are products of two matrices W1 and W2, element by element or of Kronecker.
+
+W1 and W2 are themselves tensors, or products of two factors. Only names and shapes are handled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ...errors import ConfigError, FormatError
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing, shape_text
+
+__all__ = ["HADAMARD", "SIDES", "ComposedShape", "composed_parts", "composed_shape", "lora_fields"]
+
+HADAMARD = "hadamard"
+
+SIDES: Mapping[str, tuple[int, int]] = {
+    HADAMARD: (2, 2), "kronecker 1 1": (1, 1), "kronecker 1 2": (1, 2), "kronecker 2 1": (2, 1), "kronecker 2 2": (2, 2)
+}  # fmt: skip
+"""{kind of change: the numbers of tensors that W1 and W2 are made from}"""
+
+FIELDS = (
+    "r", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "modules_to_save", "base_model_name_or_path", "revision", "task_type", "inference_mode", "auto_mapping",
+)  # fmt: skip
+"""The fields of PEFT's configuration that mean the same for LoHa, LoKr and LoRA."""
+
+
+@dataclass(frozen=True)
+class ComposedShape:
+    """The shape of the change of a module, (``rows``, ``columns``), and the largest rank that it can have."""
+
+    rows: int
+    columns: int
+    rank: int
+
+
+def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
+    """Return the shape of the change that tensors of these shapes make up; None if they do not fit each other."""
+    at = SIDES[kind][0]
+    first, second = _side(shapes[:at]), _side(shapes[at:])
+    if first is None or second is None or len(shapes) != sum(SIDES[kind]):
+        return None
+    rank = first.rank * second.rank
+    if kind != HADAMARD:
+        return ComposedShape(first.rows * second.rows, first.columns * second.columns, rank)
+    if (first.rows, first.columns) != (second.rows, second.columns):
+        return None
+    return ComposedShape(first.rows, first.columns, min(rank, first.rows, first.columns))
+
+
+def _side(shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
+    """Return the shape of a product of one or two matrices; None if they are no matrices or do not fit."""
+    if not shapes or any(len(shape) != 2 or not all(shape) for shape in shapes):
+        return None
+    if any(one[1] != other[0] for one, other in pairwise(shapes)):
+        return None
+    return ComposedShape(shapes[0][0], shapes[-1][1], min(size for shape in shapes for size in shape))
+
+
+def composed_parts(keys: Mapping[str, str], tensors: Mapping[str, TensorInfo], name: str) -> tuple[str, list[str], int]:
+    """Return the kind of a module's change, the keys of its tensors in order, and the rank of its factors.
+
+    ``keys`` maps ``hada_w1_a`` and the like to the keys of the adapter ``name``. The rank is 0 if no matrix is
+    factorised. Raises FormatError if a tensor is missing or does not fit the others.
+    """
+    kind, roles = _kind_and_roles(keys, name)
+    own = [keys[role] for role in roles]
+    shapes = [tensors[key].shape for key in own]
+    ranks = {tensors[keys[role]].shape[-1:] for role in roles if role.endswith("_a")}
+    if composed_shape(kind, shapes) is None or len(ranks) > 1:
+        given = ", ".join(f"{escape(key)} {shape_text(shape)}" for key, shape in zip(own, shapes, strict=True))
+        raise FormatError(
+            f"the factors of a module of {escape(name)} do not fit each other: {given}.",
+            hint="Only linear layers can be converted. Leave convolutions out when training, or merge the adapter "
+            "with the toolkit that made it.",
+            rule="rank",
+        )
+    return kind, own, ranks.pop()[0] if ranks else 0
+
+
+def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]:
+    """Return the kind of a module's change, and the roles of its tensors in order."""
+    method = "hada" if any(role.startswith("hada_") for role in keys) else "lokr"
+    sides = [
+        [f"{method}_{side}"] if f"{method}_{side}" in keys else [f"{method}_{side}_a", f"{method}_{side}_b"]
+        for side in ("w1", "w2")
+    ]
+    roles = [*sides[0], *sides[1]]
+    lacking = [role for role in roles if role not in keys]
+    more = [key for role, key in keys.items() if role not in (*roles, "alpha", "magnitude")]
+    if lacking or more or (method == "hada" and len(roles) != 4):
+        have = next(key for role, key in keys.items() if "_w" in role)
+        what = f"lacks {' and '.join(lacking)}" if lacking else f"also has {listing(more)}"
+        raise FormatError(f"the module with {escape(have)} in {escape(name)} {what}.", rule="half an adapter")
+    return (HADAMARD if method == "hada" else f"kronecker {len(sides[0])} {len(sides[1])}"), roles
+
+
+def lora_fields(data: object, name: str) -> object:
+    """Return the configuration of a LoHa or LoKr as that of a LoRA with the same scales; any other as it is.
+
+    PEFT has the field ``alpha`` where LoRA has ``lora_alpha``. ``name`` is the name of the file in messages.
+    """
+    if not isinstance(data, Mapping) or data.get("peft_type") not in ("LOHA", "LOKR"):
+        return data
+    if "alpha" not in data:
+        raise ConfigError(
+            f"{escape(name)}: the field alpha is missing.",
+            hint='Add "alpha": 8 if the adapter was trained with 8, which is PEFT\'s default.',
+        )
+    kept = {field: data[field] for field in FIELDS if field in data}
+    return {**kept, "peft_type": "LORA", "lora_alpha": data["alpha"]}
