@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...destinations.hf.files import ADAPTER
 from ...errors import CheckpointError
-from ...methods.lora.adapter import LINEAR, read_adapter
+from ...methods.lora.adapter import LINEAR
 from ...methods.lora.config import AdapterConfig, damage_of, parse_config
+from ...methods.lora.reading import read_adapter
 from ...planning.merge.layers import layers_of, numbered_lists
 from ...tensors.info import TensorInfo
 from ...util.text import count, listing

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...errors import CheckpointError, PlanError
-from ...methods.lora.adapter import read_adapter
 from ...methods.lora.config import parse_config
+from ...methods.lora.reading import read_adapter
 from ...planning.lora_extract.config import check_adapter
 from ...planning.lora_output.peft import CONFIG, WEIGHTS
 from ...planning.plan.plan import Plan

@@ -14,10 +14,10 @@ from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
-from ...methods.lora.adapter import read_adapter
 from ...methods.lora.composed import lora_fields
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
+from ...methods.lora.reading import read_adapter
 from ...planning.lora_merge.fitting import AdapterView
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source

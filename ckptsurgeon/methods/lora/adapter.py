@@ -1,22 +1,16 @@
-"""Reads an adapter: the factors and scales of its modules, tensors saved in full, and notes on its configuration."""
+"""An adapter: the factors and scales of its modules, tensors saved in full, and notes on its configuration."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from ...errors import ConfigError, FormatError
-from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, listing, shape_text
-from .composed import composed_parts
+from ...util.text import count, escape, listing
 from .config import AdapterConfig, selects
-from .names import DORA_SCALE, KeyParts, composed_key_parts, loose_key_parts, peft_key_parts, unknown_keys_error
 
-__all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
+__all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "base_notes", "config_notes"]
 
 # Notes on differences between a PEFT configuration and the tensors.
 
@@ -137,16 +131,6 @@ def _named(names: Iterable[str]) -> str:
     return listing(list(names), 6, where="")
 
 
-Scales = Callable[[str], float]
-"""A function that returns the value of a tensor with one element, by the tensor's key."""
-
-COMPOSED = ("hada_", "lokr_")
-"""The beginnings of the roles of tensors of LoHa and LoKr."""
-
-EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
-
-
 @dataclass(frozen=True)
 class AdapterModule:
     """The adapter of one module: the keys of its factors A (rank, in) and B (out, rank), the scale of their product.
@@ -193,205 +177,3 @@ class Adapter:
     spelling: str = "PEFT"
     config: AdapterConfig | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by the role of the tensor: A, B, bias, magnitude or alpha.
-
-    ``part`` is the ``KeyParts`` of one of the factors, A or B, or of a tensor of a LoHa or LoKr.
-    """
-
-    keys: dict[str, str] = field(default_factory=dict)
-    part: KeyParts | None = None
-
-    @property
-    def is_composed(self) -> bool:
-        """Whether the module is a LoHa or LoKr."""
-        return any(role.startswith(COMPOSED) for role in self.keys)
-
-
-def read_adapter(
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig] | None = None,
-    *,
-    composed: bool = False,
-) -> Adapter:
-    """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
-
-    ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
-    store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
-    such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
-    configuration. ``name`` is the adapter's name in messages. If ``composed``, modules may be LoHa or LoKr.
-    """
-    read = _key_reader(configured=config is not None, composed=composed)
-    found: dict[tuple[str, str], _ModuleKeys] = {}
-    saved: dict[str, str] = {}
-    unknown = []
-    for key, info in tensors.items():
-        part = read(key)
-        if part is None or (part.part == "saved" and not _is_saved(part.module, config)):
-            unknown.append(key)
-            continue
-        _check_values(key, info, name, number=part.part == "alpha")
-        _check_axis(key, info, name)
-        if part.part == "saved":
-            saved[part.module] = key
-            continue
-        one = found.setdefault((part.component, part.module), _ModuleKeys())
-        if part.part in one.keys:
-            _raise_duplicate(name, key, one.keys[part.part])
-        one.keys[part.part] = key
-        one.part = part if part.part.startswith(("A", "B", *COMPOSED)) else one.part
-    if unknown or not (found or saved):
-        raise unknown_keys_error(unknown, name, configured=config is not None)
-    _check_halves(found.values(), name)
-    modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
-    spelling = "PEFT" if config is not None else _spelling(found.values())
-    notes = tuple(config_notes(modules, saved, config)) if config is not None else ()
-    return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes)
-
-
-def _key_reader(*, configured: bool, composed: bool) -> Callable[[str], KeyParts | None]:
-    if composed:
-        return partial(composed_key_parts, configured=configured)
-    return peft_key_parts if configured else loose_key_parts
-
-
-def _is_saved(key: str, config: AdapterConfig | None) -> bool:
-    """Return whether an adapter with this configuration saves the tensor ``key`` in full, not as factors."""
-    if config is None:
-        return False
-    module, _, last = key.rpartition(".")
-    whole = module.rpartition(".")[2] in EMBEDDINGS
-    return config.saves(key) or whole or (config.bias in ("all", "lora_only") and last.endswith("bias"))
-
-
-def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> None:
-    """Raise FormatError for a tensor that does not have real floating values.
-
-    If ``number`` is true, integers are allowed too, but the tensor must have one element.
-    """
-    kind = DTYPES[info.dtype]
-    if number and info.numel != 1:
-        raise FormatError(
-            f"the tensor {escape(key)} of {escape(name)} has the shape {info.shape}; it must be one number.",
-            rule="alpha",
-        )
-    if info.opaque or kind.kind not in (("float", "int") if number else ("float",)) or kind.is_packed:
-        wanted = (
-            "an integer or floating-point dtype with one number in each element"
-            if number
-            else "a floating-point dtype with one number in each element"
-        )
-        why = info.opaque or f"its dtype is {info.dtype}, not {wanted}"
-        raise FormatError(f"the tensor {escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
-
-
-def _raise_duplicate(name: str, key: str, other: str) -> None:
-    raise FormatError(
-        f"{escape(name)} has two adapters for one module: {escape(other)} and {escape(key)}.",
-        hint="Save each adapter in a separate file.",
-        rule="two adapters",
-    )
-
-
-def _check_axis(key: str, info: TensorInfo, name: str) -> None:
-    """Raise ConfigError if DoRA magnitudes are for inputs, not for outputs (LyCORIS with ``wd_on_output`` false)."""
-    if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
-        raise ConfigError(
-            f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
-            f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
-            hint="Merge it with the toolkit that made it.",
-        )
-
-
-def _check_halves(found: Any, name: str) -> None:
-    for one in found:
-        if one.is_composed:
-            continue
-        lacking = [side for side in ("A", "B") if side not in one.keys]
-        if lacking:
-            have = next(iter(one.keys.values()))
-            raise FormatError(
-                f"{escape(name)} has {escape(have)}, but no factor {' and '.join(lacking)} for the same module.",
-                rule="half an adapter",
-            )
-
-
-def _module(
-    one: _ModuleKeys,
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig],
-) -> AdapterModule:
-    keys, part = one.keys, one.part
-    assert part is not None  # ensured by _check_halves
-    if one.is_composed:
-        return _composed(keys, part, tensors, config, name, number)
-    a, b = tensors[keys["A"]], tensors[keys["B"]]
-    rank = a.shape[0] if a.shape else 0
-    if not rank:
-        raise FormatError(f"the factor {escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
-    if len(b.shape) < 2 or b.shape[1] != rank:
-        raise FormatError(
-            f"the factor {escape(keys['A'])} of {escape(name)} has the shape {a.shape}, {escape(keys['B'])} has "
-            f"{b.shape}: their ranks differ.",
-            rule="rank",
-        )
-    configured = config if config is not None else metadata.get(part.component)
-    module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
-    if configured is not None and "alpha" not in keys:
-        if configured.rank_of(module) != rank:
-            raise _other_rank(configured.rank_of(module), part.module, rank, name)
-        scale = configured.scale_of(module)
-    else:
-        scale = number(keys["alpha"]) / rank if "alpha" in keys else 1.0
-    if config is not None and config.dora != ("magnitude" in keys):
-        has = "has" if "magnitude" in keys else "lacks"
-        raise ConfigError(
-            f"the configuration of {escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} "
-            f"{has} magnitudes.",
-            hint="Put the adapter_config.json that was saved with these weights into their folder.",
-        )
-    return AdapterModule(
-        part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),
-        keys.get("magnitude", ""), part.joined, part.component,
-    )  # fmt: skip
-
-
-def _composed(
-    keys: Mapping[str, str],
-    part: KeyParts,
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-) -> AdapterModule:
-    """Return the module of a LoHa or LoKr; without a factorised matrix, only PEFT has a scale (LyCORIS' is 1)."""
-    kind, own, rank = composed_parts(keys, tensors, name)
-    if config is not None and rank and config.rank_of(part.module) != rank:
-        raise _other_rank(config.rank_of(part.module), part.module, rank, name)
-    scale = number(keys["alpha"]) / rank if "alpha" in keys and rank else 1.0
-    return AdapterModule(
-        part.module, own[0], own[1], config.scale_of(part.module) if config is not None else scale,
-        magnitude=keys.get("magnitude", ""), joined=part.joined, component=part.component, kind=kind,
-        more=tuple(own[2:]),
-    )  # fmt: skip
-
-
-def _other_rank(configured: int, module: str, rank: int, name: str) -> ConfigError:
-    return ConfigError(
-        f"the configuration of {escape(name)} has the rank {configured} for {escape(module)}, but its factors have "
-        f"the rank {rank}.",
-        hint="Put the adapter_config.json that was saved with these weights into their folder.",
-    )
-
-
-def _spelling(found: Any) -> str:
-    return "kohya" if any(one.part is not None and one.part.joined for one in found) else "diffusers"
