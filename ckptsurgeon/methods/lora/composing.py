@@ -10,14 +10,7 @@ import numpy as np
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
 from .composed import HADAMARD, SIDES, composed_shape
-from .decomposition import (
-    Decomposition,
-    decompose_product,
-    elements_of_product,
-    product_svd,
-    singular_values,
-    truncated,
-)
+from .decomposition import Decomposition, elements_of_product, product_svd, truncated
 
 __all__ = ["composed_values", "decompose_composed", "elements_of_composed"]
 
@@ -31,7 +24,8 @@ def decompose_composed(kind: str, matrices: Sequence[Array], rank: int) -> Decom
     ``kind`` is one of ``SIDES``. Raises PlanError for values that are not finite.
     """
     if kind == HADAMARD:
-        return decompose_product(*hadamard_factors(matrices), rank)
+        left, values, right = _hadamard_svd(matrices)
+        return truncated(left[:, :rank], values, right[:rank])
     (left, _, right), (left2, _, right2) = pair = _svds(kind, matrices)
     values, order = _products(pair)
     first, second = np.divmod(order[:rank], len(pair[1][1]))
@@ -43,7 +37,7 @@ def decompose_composed(kind: str, matrices: Sequence[Array], rank: int) -> Decom
 def composed_values(kind: str, matrices: Sequence[Array]) -> Array:
     """Return the singular values of the change of a LoHa or LoKr, the largest first."""
     if kind == HADAMARD:
-        return singular_values(*hadamard_factors(matrices))
+        return _hadamard_svd(matrices)[1]
     return _products(_svds(kind, matrices))[0]
 
 
@@ -53,26 +47,36 @@ def elements_of_composed(kind: str, shapes: Sequence[Sequence[int]], rank: int) 
     assert found is not None  # ensured by check_step
     given = sum(map(prod, shapes))
     if kind == HADAMARD:
-        return given + elements_of_product(found.rows, found.columns, min(found.rank, found.rows, found.columns))
+        return given + _elements_of_svd(found.rows, found.columns, shapes[0][1] * shapes[2][1])
     sides = shapes[: SIDES[kind][0]], shapes[SIDES[kind][0] :]
-    small = sum(elements_of_product(side[0][0], side[-1][1], min(side[0])) for side in sides)
+    small = sum(_elements_of_svd(side[0][0], side[-1][1], side[-1][0] if len(side) == 2 else None) for side in sides)
     return given + small + 4 * found.rank + 4 * rank * (found.rows + found.columns)
 
 
-def hadamard_factors(matrices: Sequence[Array]) -> tuple[Array, Array]:
-    """Return two factors whose product is (W1a W1b) * (W2a W2b), element by element.
+def _elements_of_svd(rows: int, columns: int, rank: int | None) -> int:
+    """Return the largest number of float64 values in memory for the decomposition of a matrix.
 
-    Row by row, the first factor has all products of an element of W1a and one of W2a, so that its rank is the product
-    of the two ranks. If this is no less than a side of the change, the change itself is computed, since it is smaller.
+    The matrix is a product of factors of rank ``rank``, unless this is None or no less than a side.
+    """
+    small = min(rows, columns)
+    if rank is not None and rank < small:
+        return elements_of_product(rows, columns, rank)
+    return 3 * rows * columns + small * (rows + columns) + 6 * small * small
+
+
+def _hadamard_svd(matrices: Sequence[Array]) -> Svd:
+    """Return the singular value decomposition of (W1a W1b) * (W2a W2b), multiplied element by element.
+
+    This is a product of two factors. Row by row, the first has all products of an element of W1a and one of W2a, so
+    that its rank is the product of the two ranks. If this is no less than a side of the change, the change itself is
+    computed, since it is smaller.
     """
     a, b, c, d = matrices
     columns = a.shape[1] * c.shape[1]
-    if columns < min(len(a), b.shape[1]):
-        left = (a[:, :, None] * c[:, None, :]).reshape(len(a), columns)
-        return left, (b[:, None, :] * d[None, :, :]).reshape(columns, b.shape[1])
-    whole = (a @ b) * (c @ d)
-    rows, columns = whole.shape
-    return (np.eye(rows), whole) if rows < columns else (whole, np.eye(columns))
+    if columns >= min(len(a), b.shape[1]):
+        return _svd([(a @ b) * (c @ d)])
+    left = (a[:, :, None] * c[:, None, :]).reshape(len(a), columns)
+    return _svd([left, (b[:, None, :] * d[None, :, :]).reshape(columns, b.shape[1])])
 
 
 def _svds(kind: str, matrices: Sequence[Array]) -> tuple[Svd, Svd]:
@@ -82,12 +86,13 @@ def _svds(kind: str, matrices: Sequence[Array]) -> tuple[Svd, Svd]:
 
 def _svd(matrices: Sequence[Array]) -> Svd:
     """Return the singular value decomposition of a matrix, or of a product of two matrices."""
-    if len(matrices) == 2:
+    if len(matrices) == 2 and matrices[0].shape[1] < min(len(matrices[0]), matrices[1].shape[1]):
         first, values, outer, inner = product_svd(*matrices)
         return first @ outer, values, inner
-    if not np.isfinite(matrices[0]).all():
+    whole = matrices[0] if len(matrices) == 1 else matrices[0] @ matrices[1]
+    if not np.isfinite(whole).all():
         raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
-    left, values, right = np.linalg.svd(matrices[0], full_matrices=False)
+    left, values, right = np.linalg.svd(whole, full_matrices=False)
     return left, values, right
 
 
