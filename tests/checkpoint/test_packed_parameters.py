@@ -211,7 +211,7 @@ def test_a_script_in_memory_does_not_give_its_packed_weights(name: str) -> None:
     with pytest.raises(cs.ConfigError, match="packed weights.*Save it with torch.jit.save"):
         cs.convert(torch.jit.script(small))
     outer = nn.Sequential(nn.Linear(2, 2), torch.jit.script(small))
-    with pytest.raises(cs.ConfigError, match="the module 1.* has packed weights"):
+    with pytest.raises(cs.ConfigError, match="the module 1.* is TorchScript with packed weights"):
         cs.convert(outer)
     if name != "static":
         assert len(cs.convert(torch.jit.script(network)).steps) == len(network.state_dict())

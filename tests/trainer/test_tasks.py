@@ -300,7 +300,7 @@ def test_clips_that_the_models_subsampling_makes_too_short_are_counted(dev: bool
     assert (loop.state.progress.too_short, loop.state.progress.fresh) == (2, 4)
     found = {check.name: check for check in checks_during(loop)}
     long_enough = found["clips long enough"]
-    there = ", 1 of dev" if dev else ""
+    there = ", 1 clip of dev" if dev else ""
     assert long_enough.says == f"2 of 4 clips of train{there} with fewer frames than CTC needs for the labels"
     assert long_enough.status == WARN
     if not dev:

@@ -94,4 +94,4 @@ def test_verbs_that_decode_note_them(factor: float, notes: int) -> None:
             tensors[key] = tensors[key] * factor
     save_file(tensors, "x.safetensors")
     said = cs.apply(cs.convert("x.safetensors", dequantize=True), "out.safetensors").notes
-    assert len([one for one in said if "for every kind of matrix" in one]) == notes
+    assert len([one for one in said if "of every kind of matrix" in one]) == notes

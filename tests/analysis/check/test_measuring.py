@@ -155,8 +155,12 @@ def measure_many(measured_block: Callable[..., BlockFigures], folder: Path, monk
     save_file({"x": torch.zeros(1)}, folder / "x.safetensors")
     monkeypatch.setattr(passing, "blocks_of", lambda key, info, **_: repeat(Block(key, info), MANY))
     monkeypatch.setattr(passing, "measured_block", measured_block)
-    with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
-        measure(checkpoint, checkpoint, ())
+    try:
+        with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
+            measure(checkpoint, checkpoint, ())
+    finally:  # Ctrl-C may come while a pool starts a thread, for which it then does not wait
+        for thread in [one for one in threading.enumerate() if one.name.startswith("ThreadPoolExecutor")]:
+            thread.join(10)
 
 
 def test_all_threads_stop_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
