@@ -51,7 +51,7 @@ def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Stor
 
 
 def check_values(source: Checkpoint, info: TensorInfo) -> None:
-    """Raise FormatError if a storage with values of a tensor does not match its checksum.
+    """Raise FormatError if a storage that contains values of the tensor has a wrong checksum.
 
     A storage that was checked before, for another tensor, is not read again.
     """

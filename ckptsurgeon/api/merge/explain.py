@@ -42,8 +42,8 @@ def explain_merge(plan: Plan, patterns: Sequence[str]) -> ExplainedMerge:
     wanted = {key for hit in hits for key in hit}
     if len(wanted) > MOST:
         raise ConfigError(
-            f"--explain matches {count(len(wanted), 'tensor')}, but each is merged by every method: at most {MOST} are "
-            "explained at once.",
+            f"--explain matches {count(len(wanted), 'tensor')}; at most {MOST} are explained at once, since each is "
+            "merged by every method.",
             hint="Name one layer, as in --explain 'model.layers.0.*'.",
         )
     return ExplainedMerge(tuple(_explained(plan, step) for step in plan.steps if step.key in wanted))

@@ -50,7 +50,7 @@ class ExpertSums:
         return {"saliency": mean.float(), "inputs": (self.inputs / self.count).float()}
 
     def add(self, module: nn.Module, given: Sequence[Any], output: Any, real: Tensor | None) -> None:
-        """Add what a module computed from the inputs ``given``; positions where ``real`` is false are padding."""
+        """Add the experts' contributions for the inputs ``given``; positions where ``real`` is false are left out."""
         import torch
 
         found = _arguments(given)

@@ -45,5 +45,5 @@ def _mean(
     if len(set(weights)) == 1 and whole:
         return total(parts, is_mean=True)
     if not whole:
-        raise PlanError(f"{operation}: the weights of the group {'+'.join(map(str, group))} are 0.")
+        raise PlanError(f"{operation}: the weights for the mean of {'+'.join(map(str, group))} add up to 0.")
     return total(parts, weights=[by / whole for by in weights])

@@ -37,7 +37,9 @@ class _Gptq:
         bits = codes.shape[0] * WORD // columns
         group = -(-columns // scale.shape[0])
         if not 1 < bits <= 8:
-            raise UndecodableError(f"its codes have {bits} bits for each of its {columns} columns, not 2 to 8")
+            raise UndecodableError(
+                f"its qweight has room for codes of {bits} bits in {columns} columns; 2 to 8 bits are possible"
+            )
         if codes.shape[0] != -(-columns * bits // WORD):
             raise UndecodableError(
                 f"its codes (qweight) have {codes.shape[0]} rows, but {columns} columns of {bits} bits need "

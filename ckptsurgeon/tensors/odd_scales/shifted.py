@@ -123,8 +123,8 @@ AROUND = 8
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:
-    """Return whether there are at least ``fewest`` matrices in ``others``, and none of them is in ``leaning``.
+    """Return whether ``others`` has at least ``fewest`` matrices, and the groups of all have means near 0.
 
-    The groups of weights in these matrices have means near 0.
+    The groups of the matrices in ``leaning`` do not have such means.
     """
     return len(others) >= fewest and not any(one in leaning for one in others)

@@ -249,7 +249,11 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"combine": "w", "groups": "0+1;2"}, ConfigError, "not groups of different indices"),
         ({"combine": "w", "groups": "0+1", "weights": [1, 2]}, PlanError, "2 weights are given"),
         ({"combine": "w", "groups": "0+1", "weights": [-1] * 24}, ConfigError, "not a list of numbers from 0"),
-        ({"combine": "w", "groups": "0+1", "weights": [0] * 24}, PlanError, "weights of the group 0\\+1 are 0"),
+        (
+            {"combine": "w", "groups": "0+1", "weights": [0] * 24},
+            PlanError,
+            "weights for the mean of 0\\+1 add up to 0",
+        ),
         ({"combine": "n", "groups": "0+1"}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"split": "w", "into": ["a", "b"], "groups": 5}, PlanError, "size 24, not a multiple of 5 groups"),
         ({"split": "w", "into": ["a", "b"], "groups": 4, "sizes": [3, 4]}, PlanError, "needs 2 parts with the sum 6"),

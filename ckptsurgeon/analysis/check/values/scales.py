@@ -216,7 +216,7 @@ def is_global_or_activation(subject: Subject, key: str) -> bool:
 
 
 def is_global_weight_scale(subject: Subject, key: str) -> bool:
-    """Return whether ``key`` has the scale of a whole weight, which may have any size, but is similar in all layers."""
+    """Return whether ``key`` has the scale of a whole weight: of any magnitude, but similar in all layers."""
     return subject.parts.get(key, "").endswith(("weight_global_scale", "weight_scale_2"))
 
 

@@ -84,10 +84,10 @@ def _forms(part: object) -> tuple[bool, ...]:
 
 
 def _renamed(names: Mapping[str, str], is_flat: bool, is_older: bool) -> dict[str, str]:
-    """Return a map from diffusers' present names, the keys of ``names``, to the names that other versions write.
+    """Return {present name in diffusers: name that another version writes} for the keys of ``names``.
 
-    If ``is_flat`` is true, these are the names of text encoders since transformers 5.6; if ``is_older`` is true, they
-    are those of diffusers before 0.18.
+    If ``is_flat`` is true, text encoders get their names since transformers 5.6; if ``is_older`` is true, the VAE's
+    attention gets its names before diffusers 0.18. Both may be true.
     """
     older = {f".attentions.0.{now}": f".attentions.0.{before}" for now, before in OLDER.items()}
     found = _flat(names) if is_flat else dict(names)
