@@ -112,6 +112,7 @@ def lost_in_awq(state: State) -> State:
 
 
 WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] = {
+    "the order of another matrix": (ordered_gptq, ASYMMETRIC_GPTQ, other_order, UNFIT_ZEROS),
     "gptq's zero points of another layer": (
         partial(ordered_gptq, is_ordered=False), {**ASYMMETRIC_GPTQ, "desc_act": False},
         partial(exchanged, end=".qzeros"), UNFIT_ZEROS,
@@ -124,7 +125,6 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
     "mlx's scales and biases": (
         mlx, SETTINGS["mlx"], lambda state: exchanged(exchanged(state, ".scales"), ".biases"), UNFIT_ZEROS,
     ),
-    "the order of another matrix": (ordered_gptq, ASYMMETRIC_GPTQ, other_order, UNFIT_ZEROS),
     "lost by gptq": (partial(ordered_gptq, is_ordered=False), LOST_GPTQ, lost, LOST_ZEROS),
     "lost by awq": (awq, SETTINGS["awq"], lost_in_awq, LOST_ZEROS),
     "lost by packed": (partial(packed, bits=4), compressed(4, "pack-quantized"), lost, LOST_ZEROS),
