@@ -16,7 +16,7 @@ CHANGES = [np.array([4.0, 3, 0, 1, -2]), np.array([0.0, 2, 0, -1, -3]), np.array
 
 @pytest.mark.parametrize(
     ("k", "gives"),
-    [(0, [4, 7, 0, 0, 0]), (1, [4, 7, 0, 0, 0]), (2, [0, 7, 0, 0, 0]), (3, [0, 0, 0, 0, 0]), (4, [0, 0, 0, 0, 0])],
+    [(1, [4, 7, 0, 0, 0]), (0, [4, 7, 0, 0, 0]), (3, [0, 0, 0, 0, 0]), (4, [0, 0, 0, 0, 0]), (2, [0, 7, 0, 0, 0])],
 )
 def test_an_element_stays_that_matters_to_enough_models(k: int, gives: list[float]) -> None:
     """The second element: 3 > 0.5 * 4, but 2 is not above 0.5 * 5."""
