@@ -21,7 +21,7 @@ os.environ["CKPTSURGEON_NO_BUILDS"] = "1"  # nothing that one run builds may cha
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .helpers.depth import FULL, cases_tried, examples_of, in_array
+from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import keep_builds, search_few_modules
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elif "not long" in str(config.getoption("markexpr", "") or ""):
         names = [item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items]
         costly = {name for item, name in zip(items, names, strict=True) if item.get_closest_marker("costly")}
-        kept = cases_tried(names, costly)
+        kept = evenly_spaced(names, costly)
     else:
         return
     config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index not in kept])

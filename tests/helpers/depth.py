@@ -1,7 +1,7 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with more than three cases ``make test`` tries two.
+moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries three, evenly spaced.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
@@ -17,17 +17,7 @@ import pytest
 from hypothesis import settings
 
 __all__ = [
-    "CASES",
-    "COSTLY_CASES",
-    "FULL",
-    "SHARE",
-    "cases_tried",
-    "each_in_turn",
-    "examples_of",
-    "in_array",
-    "shared_out",
-    "some_of",
-    "times",
+    "CASES", "COSTLY_CASES", "FULL", "SHARE", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
 ]  # fmt: skip
 
 FULL = os.environ.get("CKPT_TESTS") == "full"
@@ -35,7 +25,7 @@ SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
 CASES = 3
-"""How many cases ``make test`` tries all of, since each may be a rule; of more, it tries the first and the last."""
+"""How many cases of one test ``make test`` tries at most."""
 
 COSTLY_CASES = 2
 """How many cases of a test that is marked ``costly``: one whose cases take a quarter of a second or more."""
@@ -110,8 +100,8 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
     return number != 0 or len(sizes) <= strength or sum(chosen) % min(3, *sizes) == 0
 
 
-def cases_tried(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
-    """Return the indices of the cases to try: of those with one name up to ``CASES``, or of more the first and the last.
+def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
+    """Return the indices of the cases to try: of those with one name at most ``CASES``, from the first to the last.
 
     Of those with a costly name two are tried: of the next such name the two behind them, and so on.
     """
@@ -124,5 +114,6 @@ def cases_tried(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
             half = max(1, len(of) // COSTLY_CASES)
             kept |= {*of[next(turns) % half :: half][:COSTLY_CASES]}
         else:
-            kept |= {*of} if len(of) <= CASES else {of[0], of[-1]}
+            number = min(len(of), CASES)
+            kept |= {of[place * (len(of) - 1) // max(number - 1, 1)] for place in range(number)}
     return kept

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 
 from ..helpers import depth
-from ..helpers.depth import cases_tried, in_array, shared_out
+from ..helpers.depth import evenly_spaced, in_array, shared_out
 
 
 def tried(sizes: tuple[int, ...], strength: int = 2) -> list[tuple[int, ...]]:
@@ -38,7 +38,7 @@ def test_or_each_value_alone_is_tried(sizes: tuple[int, ...]) -> None:
 
 def test_of_costly_tests_two_cases_are_tried_of_the_next_one_two_others() -> None:
     names = [name for name in "abcd" for _ in range(8)]
-    kept = cases_tried([*names, "e", "f", "f"], costly="abce")
+    kept = evenly_spaced([*names, "e", "f", "f"], costly="abce")
     assert [index % 8 for index in sorted(kept) if index < 24] == [0, 4, 1, 5, 2, 6]
     assert [index for index in sorted(kept) if index >= 24] == [24, 27, 31, 32, 33, 34]
 
