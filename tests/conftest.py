@@ -53,7 +53,11 @@ settings.load_profile("untimed")
 __all__ = ["hub", "naps", "other_host", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
 
 
-RULES = ("tests/analysis/check/test_faults.py", "tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
+RULES = (
+    "tests/analysis/check/test_faults.py", "tests/analysis/check/test_settings_notes.py", "tests/api/lora/test_peft.py",
+    "tests/api/model_folder/tokenizer/test_changed_lists.py", "tests/api/resize/test_checks.py",
+    "tests/checkpoint/values/", "tests/formats/", "tests/hostile/",
+)  # fmt: skip
 """Where each case of a test is a rule of its own."""
 
 
