@@ -14,8 +14,8 @@ from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
-from ...methods.lora.composed import lora_fields
-from ...methods.lora.config import AdapterConfig, parse_config
+from ...methods.lora.composed import TYPES, lora_fields
+from ...methods.lora.config import AdapterConfig, check_type, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import read_adapter
 from ...planning.lora_merge.fitting import AdapterView
@@ -61,7 +61,12 @@ def open_adapter(
         data = lora_fields(data, config.uri)
     said = parse_config(data, config.uri) if config is not None else None
     adapter = read_adapter(
-        checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint), composed=composed
+        checkpoint,
+        said,
+        name,
+        lambda key: _number(checkpoint, key),
+        _within(checkpoint, composed=composed),
+        composed=composed,
     )
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
@@ -134,26 +139,37 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
     return number
 
 
-def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
+def _within(checkpoint: Checkpoint, *, composed: bool) -> Mapping[str, AdapterConfig]:
     """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
 
-    If the file is for one model without a name, the key is ''.
+    If the file is for one model without a name, the key is ''. If ``composed``, they may be those of LoHa or LoKr.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}
     name = f"{METADATA} of {checkpoint.path}"
     try:
-        data = dict(read_json(text))
-        if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
-            return {"": parse_config(data, name)}
-        parts: dict[str, dict[str, Any]] = {}
-        for key, value in data.items():
-            component, _, setting = str(key).partition(".")
-            parts.setdefault(component, {})[setting] = value
-        return {part: parse_config({"peft_type": "LORA", **said}, name) for part, said in parts.items()}
+        parts = _parts(read_json(text))
+        if composed:
+            parts = {part: lora_fields(said, name) for part, said in parts.items()}
+        other = next((said for said in parts.values() if said.get("peft_type") in TYPES), None)
+        found = {part: parse_config(said, name) for part, said in parts.items()} if other is None else {}
     except (ValueError, TypeError, CheckpointError) as error:
         raise ConfigError(
             f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.",
             hint="Save the adapter again, or fetch this file again.",
         ) from error
+    if other is not None:
+        check_type(other, name)
+    return found
+
+
+def _parts(data: Any) -> dict[str, Any]:
+    """Return the configurations of all parts in diffusers' metadata, whose fields have names such as ``unet.r``."""
+    if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
+        return {"": dict(data)}
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in dict(data).items():
+        component, _, setting = str(key).partition(".")
+        parts.setdefault(component, {"peft_type": "LORA"})[setting] = value
+    return parts

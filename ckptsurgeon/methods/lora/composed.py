@@ -13,7 +13,7 @@ from ...errors import ConfigError, FormatError
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
 
-__all__ = ["HADAMARD", "SIDES", "ComposedShape", "composed_parts", "composed_shape", "lora_fields"]
+__all__ = ["HADAMARD", "SIDES", "TYPES", "ComposedShape", "composed_parts", "composed_shape", "lora_fields"]
 
 HADAMARD = "hadamard"
 
@@ -21,6 +21,9 @@ SIDES: Mapping[str, tuple[int, int]] = {
     HADAMARD: (2, 2), "kronecker 1 1": (1, 1), "kronecker 1 2": (1, 2), "kronecker 2 1": (2, 1), "kronecker 2 2": (2, 2)
 }  # fmt: skip
 """{kind of change: the numbers of tensors that W1 and W2 are made from}"""
+
+TYPES = ("LOHA", "LOKR")
+"""PEFT's names (``peft_type``) of LoHa and LoKr."""
 
 FIELDS = (
     "r", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
@@ -104,7 +107,7 @@ def lora_fields(data: object, name: str) -> object:
 
     PEFT has the field ``alpha`` where LoRA has ``lora_alpha``. ``name`` is the name of the file in messages.
     """
-    if not isinstance(data, Mapping) or data.get("peft_type") not in ("LOHA", "LOKR"):
+    if not isinstance(data, Mapping) or data.get("peft_type") not in TYPES:
         return data
     if "alpha" not in data:
         raise ConfigError(

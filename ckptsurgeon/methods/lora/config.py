@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
-__all__ = ["AdapterConfig", "damage_of", "parse_config", "refusal_of", "selects"]
+__all__ = ["AdapterConfig", "check_type", "damage_of", "parse_config", "refusal_of", "selects"]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -101,12 +101,7 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
             f"{escape(name)} is not the configuration of an adapter: it is not a JSON object.",
             hint="Give a folder that PEFT wrote.",
         )
-    kind = data.get("peft_type")
-    if kind != "LORA":
-        raise ConfigError(
-            f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
-            hint=f"{MERGE_WITH_PEFT} {CONVERTED.get(str(kind), '')}".strip(),
-        )
+    check_type(data, name)
     _check_meaning(data, name)
     try:
         return _parsed(data)
@@ -117,6 +112,16 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
             f"{escape(name)} is damaged: {escape(str(error))}.",
             hint="Save the adapter again, or fetch this file again.",
         ) from error
+
+
+def check_type(data: Mapping[str, Any], name: str) -> None:
+    """Raise ConfigError if a configuration is for another kind of adapter than LoRA; ``name`` is that of its file."""
+    kind = data.get("peft_type")
+    if kind != "LORA":
+        raise ConfigError(
+            f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
+            hint=f"{MERGE_WITH_PEFT} {CONVERTED.get(str(kind), '')}".strip(),
+        )
 
 
 def damage_of(data: Any, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import escape, shape_text
+from ...util.text import count, escape, shape_text
 from .adapter import Adapter, AdapterModule, config_notes
 from .composed import composed_parts
 from .config import AdapterConfig
@@ -84,7 +84,9 @@ def read_adapter(
     _check_halves(found.values(), name)
     modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
-    notes = tuple(config_notes(modules, saved, config)) if config is not None else ()
+    notes = tuple(
+        config_notes(modules, saved, config) if config is not None else _assumed_notes(found.values(), metadata or {})
+    )
     return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes)
 
 
@@ -166,7 +168,7 @@ def _module(
     keys, part = one.keys, one.part
     assert part is not None  # ensured by _check_halves
     if one.is_composed:
-        return _composed(keys, part, tensors, config, name, number)
+        return _composed(keys, part, tensors, config, name, number, metadata)
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:
@@ -177,14 +179,7 @@ def _module(
             f"{b.shape}: their ranks differ.",
             rule="rank",
         )
-    configured = config if config is not None else metadata.get(part.component)
-    module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
-    if configured is not None and "alpha" not in keys:
-        if configured.rank_of(module) != rank:
-            raise _other_rank(configured.rank_of(module), part.module, rank, name)
-        scale = configured.scale_of(module)
-    else:
-        scale = number(keys["alpha"]) / rank if "alpha" in keys else 1.0
+    scale = _scale(keys, part, rank, config, name, number, metadata)
     if config is not None and config.dora != ("magnitude" in keys):
         has = "has" if "magnitude" in keys else "lacks"
         raise ConfigError(
@@ -205,17 +200,47 @@ def _composed(
     config: AdapterConfig | None,
     name: str,
     number: Scales,
+    metadata: Mapping[str, AdapterConfig],
 ) -> AdapterModule:
-    """Return the module of a LoHa or LoKr; without a factorised matrix, only PEFT has a scale (LyCORIS' is 1)."""
     kind, own, rank = composed_parts(keys, tensors, name)
-    if config is not None and rank and config.rank_of(part.module) != rank:
-        raise _other_rank(config.rank_of(part.module), part.module, rank, name)
-    scale = number(keys["alpha"]) / rank if "alpha" in keys and rank else 1.0
     return AdapterModule(
-        part.module, own[0], own[1], config.scale_of(part.module) if config is not None else scale,
+        part.module, own[0], own[1], _scale(keys, part, rank, config, name, number, metadata),
         magnitude=keys.get("magnitude", ""), joined=part.joined, component=part.component, kind=kind,
         more=tuple(own[2:]),
     )  # fmt: skip
+
+
+def _scale(
+    keys: Mapping[str, str],
+    part: KeyParts,
+    rank: int,
+    config: AdapterConfig | None,
+    name: str,
+    number: Scales,
+    metadata: Mapping[str, AdapterConfig],
+) -> float:
+    """Return the scale of a module; ``rank`` is 0 if no matrix is factorised: then LyCORIS' scale is 1."""
+    configured = config if config is not None else metadata.get(part.component)
+    module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
+    if configured is None or "alpha" in keys:
+        return number(keys["alpha"]) / rank if "alpha" in keys and rank else 1.0
+    if rank and configured.rank_of(module) != rank:
+        raise _other_rank(configured.rank_of(module), part.module, rank, name)
+    return configured.scale_of(module)
+
+
+def _assumed_notes(found: Iterable[_ModuleKeys], metadata: Mapping[str, AdapterConfig]) -> Iterator[str]:
+    """Yield a note on modules of LoHa and LoKr with a rank, but without an alpha."""
+    assumed = [
+        one
+        for one in found
+        if one.is_composed
+        and any(role.endswith("_a") for role in one.keys)
+        and "alpha" not in one.keys
+        and (one.part is None or one.part.component not in metadata)
+    ]
+    if assumed:
+        yield f"no alpha: scale 1 is assumed for {count(len(assumed), 'module')}"
 
 
 def _other_rank(configured: int, module: str, rank: int, name: str) -> ConfigError:

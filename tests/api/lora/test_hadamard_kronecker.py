@@ -373,3 +373,47 @@ def test_edited_plans_that_do_not_fit_are_errors(name: str, ckpt: Any) -> None:
     done = ckpt("apply", "plan.json", "-o", "o.safetensors")
     assert done.code == 4, done
     assert not Path("o.safetensors").exists()
+
+
+@pytest.mark.parametrize(("component", "said"), [
+    ("unet", {"unet.r": 3, "unet.lora_alpha": 12}),
+    ("unet", {"unet.r": 3, "unet.alpha": 12, "unet.peft_type": "LOHA"}),
+    ("", {"r": 3, "alpha": 12, "peft_type": "LOHA"}),
+])  # fmt: skip
+def test_metadata_of_diffusers_give_the_scale(component: str, said: dict[str, Any]) -> None:
+    name = f"{component}.first".removeprefix(".")
+    tensors = matrices(2, **LOHA)
+    named = {f"{name}.{key}": value for key, value in tensors.items()}
+    save_file(named, "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    plan = cs.lora_convert("a.safetensors", to="kohya", rank=9, component="unet")
+    cs.apply(plan, "out.safetensors")
+    found = load_file("out.safetensors")
+    up, down = (found[f"lora_unet_first.lora_{side}.weight"].double().numpy() for side in ("up", "down"))
+    change = change_of(tensors, 12)
+    scale = float(found["lora_unet_first.alpha"]) / len(down)
+    assert norm(scale * up @ down - change) <= 2e-6 * norm(change)
+    assert not any("no alpha" in note for note in plan.notes)
+    save_file(named, "a.safetensors", {"lora_adapter_metadata": json.dumps({**said, f"{component}.r".strip("."): 4})})
+    with pytest.raises(cs.ConfigError, match="has the rank 4"):
+        cs.lora_convert("a.safetensors", to="kohya", rank=9, component="unet")
+
+
+def test_without_an_alpha_a_note_names_the_scale() -> None:
+    w1_w2 = {f"unet.other.{key}": value for key, value in matrices(3, **LYCORIS["w1-w2"]).items()}
+    save_file({f"unet.first.{key}": value for key, value in matrices(2, **LOHA).items()} | w1_w2, "a.safetensors")
+    plan = cs.lora_convert("a.safetensors", to="kohya", rank=9)
+    assert any(note.endswith("no alpha: scale 1 is assumed for 1 module") for note in plan.notes)
+    save_file(w1_w2, "a.safetensors")
+    assert not any("no alpha" in note for note in cs.lora_convert("a.safetensors", to="kohya", rank=9).notes)
+
+
+def test_other_verbs_say_that_metadata_are_of_a_loha() -> None:
+    said = {"r": 3, "alpha": 12, "peft_type": "LOHA"}
+    tensors = {f"first.{key}": value for key, value in matrices(2, **LOHA).items()}
+    save_file(tensors, "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(cs.ConfigError, match=r"has the peft_type .LOHA.; only LORA can be merged"):
+        cs.lora_resize("a.safetensors", rank=2)
+    del said["alpha"]
+    save_file(tensors, "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(cs.ConfigError, match="damaged: .*alpha is missing"):
+        cs.lora_convert("a.safetensors", to="kohya", rank=2)
