@@ -11,6 +11,7 @@ from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
+from ...methods.lora.reading import Excluded
 from ...planning.lora_merge.fitting import AdapterView
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
@@ -71,13 +72,18 @@ def open_adapters(
     base: CheckpointLike | None = None,
     *,
     composed: bool = False,
+    excluded: Excluded | None = None,
 ) -> OpenAdapters:
     """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
-    If ``composed``, they may be LoHa or LoKr. Raises the errors of ``open_adapter`` and ``open_checkpoint``.
+    If ``composed``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked.
+    Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """
     names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
-    found = [open_adapter(*one, opened, composed=composed) for one in zip(given, names, weights, strict=False)]
+    found = [
+        open_adapter(*one, opened, composed=composed, excluded=excluded)
+        for one in zip(given, names, weights, strict=False)
+    ]
     model = None
     if base is not None:
         opened.append(open_checkpoint(base, unwrap=False, called="base"))

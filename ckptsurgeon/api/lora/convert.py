@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError
 from ...planning.keys.pattern import OptionPattern
+from ...planning.keys.renaming import KeyMatcher
 from ...planning.lora_merge.fitting import AdapterView
 from ...planning.lora_output.convert import check_spelling, plan_lora_convert
 from ...planning.lora_output.modules import chosen_modules
@@ -70,7 +71,10 @@ def lora_convert(
     options, wanted, most = Options.of(exclude=exclude), factor_dtype(dtype), memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        found = open_adapters([adapter], [1.0], opened, base, composed=True)
+        matcher = KeyMatcher([flag.pattern for flag in options.exclude])
+        found = open_adapters(
+            [adapter], [1.0], opened, base, composed=True, excluded=lambda module: bool(matcher.match(module))
+        )
         plan = plan_lora_convert(
             found.adapters[0],
             to,
@@ -98,7 +102,7 @@ def _ranks(
     modules = [module for module in chosen_modules(one, exclude)[0] if module.kind]
     if modules:
         check_sizes(rank, energy)
-    elif rank is not None or energy is not None:
+    elif one.adapter.modules and (rank is not None or energy is not None):
         raise ConfigError(
             f"{escape(one.adapter.name)} is a LoRA, whose ranks stay: --rank and --energy are for LoHa and LoKr.",
             hint="Convert it without them; ckpt lora resize makes ranks smaller.",

@@ -17,7 +17,7 @@ from ...formats.base.header import FilePrint
 from ...methods.lora.composed import TYPES, lora_fields
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
-from ...methods.lora.reading import read_adapter
+from ...methods.lora.reading import Excluded, read_adapter
 from ...planning.lora_merge.fitting import AdapterView
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
@@ -39,13 +39,20 @@ METADATA = "lora_adapter_metadata"
 
 
 def open_adapter(
-    given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint], *, composed: bool = False
+    given: CheckpointLike,
+    name: str,
+    weight: float,
+    opened: list[Checkpoint],
+    *,
+    composed: bool = False,
+    excluded: Excluded | None = None,
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
-    messages, and ``weight`` its weight in the sum. If ``composed``, it may be a LoHa or LoKr. Raises SourceError or
-    FormatError if ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be merged.
+    messages, and ``weight`` its weight in the sum. If ``composed``, it may be a LoHa or LoKr. Modules that are
+    ``excluded`` are not checked. Raises SourceError or FormatError if ``given`` is not an adapter, ConfigError if it is
+    an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -67,6 +74,7 @@ def open_adapter(
         lambda key: _number(checkpoint, key),
         _within(checkpoint, composed=composed),
         composed=composed,
+        excluded=excluded,
     )
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
@@ -167,7 +167,7 @@ class Adapter:
     keys of the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does
     not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or mlx-lm.
     ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the
-    tensors.
+    tensors. ``left`` maps each module that the user excluded before it was checked to the keys of its tensors.
     """
 
     name: str
@@ -177,3 +177,4 @@ class Adapter:
     spelling: str = "PEFT"
     config: AdapterConfig | None = None
     notes: tuple[str, ...] = ()
+    left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -76,10 +76,12 @@ def composed_parts(keys: Mapping[str, str], tensors: Mapping[str, TensorInfo], n
     ranks = {tensors[keys[role]].shape[-1:] for role in roles if role.endswith("_a")}
     if composed_shape(kind, shapes) is None or len(ranks) > 1:
         given = ", ".join(f"{escape(key)} {shape_text(shape)}" for key, shape in zip(own, shapes, strict=True))
+        conv = any(len(shape) > 2 for shape in shapes)
         raise FormatError(
-            f"the factors of a module of {escape(name)} do not fit each other: {given}.",
-            hint="Only linear layers can be converted. Leave convolutions out when training, or merge the adapter "
-            "with the toolkit that made it.",
+            f"a module of {escape(name)} is a convolution, and only linear layers can be converted: {given}."
+            if conv
+            else f"the factors of a module of {escape(name)} do not fit each other: {given}.",
+            hint="Leave it out with --exclude, or merge the adapter with the toolkit that made it.",
             rule="rank",
         )
     return kind, own, ranks.pop()[0] if ranks else 0

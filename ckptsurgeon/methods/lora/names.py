@@ -12,19 +12,22 @@ from ...util.text import count, escape, listing
 __all__ = [
     "COMPONENTS",
     "DORA_SCALE",
+    "LEAVE_OUT",
     "KeyParts",
     "composed_key_parts",
     "loose_key_parts",
     "peft_key_parts",
     "unknown_keys_error",
+    "unknown_module",
 ]
 
 # Adapters that are not LoRA, recognised by their keys, and the errors for unknown keys.
 
+LOHA, LOKR = "a LoHa (Hadamard product)", "a LoKr (Kronecker product)"
 KINDS = {
     r"lora_mid(\.weight)?": "a LoCon with a Tucker (CP) decomposition",
-    r"hada_w\d(_[ab])?(\.\w+)?": "a LoHa (Hadamard product)",
-    r"lokr_w\d(_[ab])?(\.\w+)?": "a LoKr (Kronecker product)",
+    r"hada_w\d(_[ab])?(\.\w+)?": LOHA,
+    r"lokr_w\d(_[ab])?(\.\w+)?": LOKR,
     r"hada_t\d(\.\w+)?": "a LoHa with a Tucker (CP) decomposition",
     r"lokr_t\d(\.\w+)?": "a LoKr with a Tucker (CP) decomposition",
     r"(oft_(blocks|diag|[rR])|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
@@ -47,24 +50,32 @@ HINTS = {
 }
 """Hints for kinds of adapters that can become a LoRA, by a word of the kind."""
 
-_KINDS = {re.compile(rf".+\.{ending}"): kind for ending, kind in KINDS.items()}
+LEAVE_OUT = ", or leave these modules out with --exclude"
+"""The end of a hint of ``ckpt lora convert``, without the full stop."""
+
+_KINDS = {re.compile(rf"(.+)\.{ending}"): kind for ending, kind in KINDS.items()}
 
 
-def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -> CheckpointError:
+def unknown_keys_error(
+    unknown: Sequence[str], name: str, *, configured: bool, composed: bool = False
+) -> CheckpointError:
     """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
 
-    ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
+    ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration. If
+    ``composed``, it may be a LoHa or LoKr.
     """
     if not unknown:
         return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")
     kinds = {kind: key for key in reversed(unknown) for kind in [_kind(key)] if kind}
+    if composed:
+        kinds = {kind: key for kind, key in kinds.items() if kind not in (LOHA, LOKR)}
     if kinds:
         kind, key = min(kinds.items())
+        hint = next((hint for name, hint in HINTS.items() if name in kind), "Merge it with the toolkit that made it.")
+        only = "only LoRA, LoHa and LoKr can be converted" if composed else "only LoRA can be merged"
         return ConfigError(
-            f"{escape(name)} is {kind}, as its key {escape(key)} shows; only LoRA can be merged.",
-            hint=next(
-                (hint for name, hint in HINTS.items() if name in kind), "Merge it with the toolkit that made it."
-            ),
+            f"{escape(name)} is {kind}, as its key {escape(key)} shows; {only}.",
+            hint=f"{hint[:-1]}{LEAVE_OUT}." if composed else hint,
             details=unknown,
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
@@ -84,6 +95,13 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
 def _kind(key: str) -> str:
     """Return the kind of adapter that has this key, for messages; '' if no known kind has it."""
     return next((kind for pattern, kind in _KINDS.items() if pattern.fullmatch(key)), "")
+
+
+def unknown_module(key: str) -> str:
+    """Return the name of the module of a tensor that no LoRA has."""
+    found = next((one for one in (pattern.fullmatch(key) for pattern in _KINDS) if one), None)
+    module = found[1] if found is not None else key.rpartition(".")[0]
+    return _module(module.removeprefix("base_model.model."))
 
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
@@ -109,6 +127,11 @@ class KeyParts:
     joined: bool = False
     component: str = ""
     times: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of the module in the file."""
+        return f"{self.component}_{self.module}" if self.joined else self.module
 
 
 _OUT_PROJ = ".base_layer.out_proj"

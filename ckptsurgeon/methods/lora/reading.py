@@ -14,12 +14,24 @@ from ...util.text import count, escape, shape_text
 from .adapter import Adapter, AdapterModule, config_notes
 from .composed import composed_parts
 from .config import AdapterConfig
-from .names import DORA_SCALE, KeyParts, composed_key_parts, loose_key_parts, peft_key_parts, unknown_keys_error
+from .names import (
+    DORA_SCALE,
+    LEAVE_OUT,
+    KeyParts,
+    composed_key_parts,
+    loose_key_parts,
+    peft_key_parts,
+    unknown_keys_error,
+    unknown_module,
+)
 
-__all__ = ["Scales", "read_adapter"]
+__all__ = ["Excluded", "Scales", "read_adapter"]
 
 Scales = Callable[[str], float]
 """A function that returns the value of a tensor with one element, by the tensor's key."""
+
+Excluded = Callable[[str], bool]
+"""A function that returns whether the user excludes a module, by its name in the file, such as lora_unet_first."""
 
 COMPOSED = ("hada_", "lokr_")
 """The beginnings of the roles of tensors of LoHa and LoKr."""
@@ -52,25 +64,31 @@ def read_adapter(
     metadata: Mapping[str, AdapterConfig] | None = None,
     *,
     composed: bool = False,
+    excluded: Excluded | None = None,
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
 
     ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
     store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
     such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
-    configuration. ``name`` is the adapter's name in messages. If ``composed``, modules may be LoHa or LoKr.
+    configuration. ``name`` is the adapter's name in messages. If ``composed``, modules may be LoHa or LoKr. Modules
+    that are ``excluded`` are not checked, and may be of any kind.
     """
     read = _key_reader(configured=config is not None, composed=composed)
+    left = _left_keys(tensors, read, excluded) if excluded is not None else {}
+    out = {key for keys in left.values() for key in keys}
     found: dict[tuple[str, str], _ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []
     for key, info in tensors.items():
+        if key in out:
+            continue
         part = read(key)
         if part is None or (part.part == "saved" and not _is_saved(part.module, config)):
             unknown.append(key)
             continue
         _check_values(key, info, name, number=part.part == "alpha")
-        _check_axis(key, info, name)
+        _check_axis(key, info, name, composed=composed)
         if part.part == "saved":
             saved[part.module] = key
             continue
@@ -79,21 +97,34 @@ def read_adapter(
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
         one.part = part if part.part.startswith(("A", "B", *COMPOSED)) else one.part
-    if unknown or not (found or saved):
-        raise unknown_keys_error(unknown, name, configured=config is not None)
+    if unknown or not (found or saved or left):
+        raise unknown_keys_error(unknown, name, configured=config is not None, composed=composed)
     _check_halves(found.values(), name)
     modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
     notes = tuple(
         config_notes(modules, saved, config) if config is not None else _assumed_notes(found.values(), metadata or {})
     )
-    return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes)
+    return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes, left)
 
 
 def _key_reader(*, configured: bool, composed: bool) -> Callable[[str], KeyParts | None]:
     if composed:
         return partial(composed_key_parts, configured=configured)
     return peft_key_parts if configured else loose_key_parts
+
+
+def _left_keys(
+    tensors: Iterable[str], read: Callable[[str], KeyParts | None], excluded: Excluded
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the names of the modules that are excluded, and the keys of their tensors."""
+    left: dict[str, tuple[str, ...]] = {}
+    for key in tensors:
+        part = read(key)
+        module = part.name if part is not None and part.part != "saved" else unknown_module(key)
+        if excluded(module):
+            left[module] = (*left.get(module, ()), key)
+    return left
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
@@ -134,13 +165,13 @@ def _raise_duplicate(name: str, key: str, other: str) -> None:
     )
 
 
-def _check_axis(key: str, info: TensorInfo, name: str) -> None:
+def _check_axis(key: str, info: TensorInfo, name: str, *, composed: bool) -> None:
     """Raise ConfigError if DoRA magnitudes are for inputs, not for outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
             f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
-            hint="Merge it with the toolkit that made it.",
+            hint=f"Merge it with the toolkit that made it{LEAVE_OUT if composed else ''}.",
         )
 
 

@@ -89,7 +89,7 @@ class NamedModule:
 def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[list[AdapterModule], list[str]]:
     """Return the modules of an adapter that ``exclude`` does not match, and the keys of the tensors of all others."""
     matcher = KeyMatcher([flag.pattern for flag in exclude])
-    chosen, left = [], []
+    chosen, left = [], [key for keys in one.adapter.left.values() for key in keys]
     for module in one.adapter.modules:
         if matcher.match(named(module)):
             left += [key for key in (*module.factors, module.bias, module.magnitude) if key]
@@ -103,7 +103,7 @@ def check_excluded(adapters: Sequence[AdapterView], exclude: Sequence[OptionPatt
 
     Raises PatternError for a pattern that matches no module of any of the adapters.
     """
-    every = [named(module) for one in adapters for module in one.adapter.modules]
+    every = [name for one in adapters for name in (*map(named, one.adapter.modules), *one.adapter.left)]
     return matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
 
 

@@ -417,3 +417,50 @@ def test_other_verbs_say_that_metadata_are_of_a_loha() -> None:
     save_file(tensors, "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
     with pytest.raises(cs.ConfigError, match="damaged: .*alpha is missing"):
         cs.lora_convert("a.safetensors", to="kohya", rank=2)
+
+
+OTHERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "convolution": {"lokr_w1": (2, 2), "lokr_w2": (4, 4, 3, 3)},
+    "tucker": {**LOHA, "hada_t1": (3, 3, 3, 3), "hada_t2": (3, 3, 3, 3)},
+    "tucker of lokr": {"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 4), "lokr_t2": (2, 2, 3, 3)},
+    "diff": {"diff": (8, 8), "diff_b": (8,)},
+    "dora": {**LOHA, "dora_scale": (1, 24)},
+    "unknown": {**LOHA, "scalar": ()},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("prefix", ["lora_unet_", "unet."])
+def test_excluded_modules_may_be_of_any_kind(prefix: str, name: str) -> None:
+    tensors = {f"{prefix}first.{key}": value for key, value in matrices(2, **LOHA).items()}
+    save_file(tensors, "first.safetensors")
+    others = {f"{prefix}other.{key}": value for key, value in matrices(3, **OTHERS[name]).items()}
+    save_file(tensors | others, "a.safetensors")
+    with pytest.raises((cs.ConfigError, cs.FormatError), match=f"{prefix}other") as error:
+        cs.lora_convert("a.safetensors", to="kohya", rank=2)
+    assert "--exclude" in error.value.hint or name == "unknown"
+    plan = cs.lora_convert("a.safetensors", to="kohya", rank=2, exclude=f"{prefix}other")
+    assert {key for _, key in plan.unexpected} == set(others)
+    cs.apply(plan, "out.safetensors")
+    cs.apply(cs.lora_convert("first.safetensors", to="kohya", rank=2), "wanted.safetensors")
+    found, wanted = load_file("out.safetensors"), load_file("wanted.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    with pytest.raises(cs.PlanError, match="no module of .* is left"):
+        cs.lora_convert("a.safetensors", to="kohya", rank=2, exclude="**")
+    with pytest.raises(cs.PatternError):
+        cs.lora_convert("a.safetensors", to="kohya", rank=2, exclude=[f"{prefix}other", "nothing"])
+
+
+def test_a_convolution_is_named() -> None:
+    saved(matrices(2, **OTHERS["convolution"]))
+    with pytest.raises(cs.FormatError, match=r"is a convolution, .* lora_unet_first.lokr_w2 \(4, 4, 3, 3\)"):
+        cs.lora_convert("a.safetensors", to="kohya", rank=2)
+
+
+def test_peft_s_keys_need_the_configuration() -> None:
+    for make in (lambda: peft.LoHaConfig(r=3, alpha=5), lambda: peft.LoKrConfig(r=8, alpha=5)):
+        trained(make())
+        save_file(load_file("one/adapter_model.safetensors"), "a.safetensors")
+        with pytest.raises(cs.ConfigError, match=r"are PEFT's, but its folder has no adapter_config.json"):
+            cs.lora_convert("a.safetensors", to="peft", rank=2)
