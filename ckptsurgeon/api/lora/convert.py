@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError
+from ...engine.context import MEMORY
+from ...errors import ConfigError, PlanError
+from ...methods.lora.adapter import AdapterModule
 from ...planning.keys.pattern import OptionPattern
 from ...planning.keys.renaming import KeyMatcher
 from ...planning.lora_merge.fitting import AdapterView
@@ -15,7 +17,7 @@ from ...planning.lora_output.modules import chosen_modules
 from ...planning.lora_output.resize import check_sizes
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
-from ...util.text import count, escape
+from ...util.text import count, escape, human_bytes
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.inputs import source_notes
@@ -48,9 +50,10 @@ def lora_convert(
 
     ``to`` is "peft" or "mlx" (a folder), "kohya", "diffusers" or "comfy" (one file). The adapter is a PEFT or mlx-lm
     folder, or a file with kohya's, diffusers' or ComfyUI's names. ``base`` is the model whose modules kohya's names
-    refer to; only its keys are read. ``component`` is the part of a diffusers pipeline that the adapter is for
-    ("unet"), if the names do not show it. ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by
-    default that of the adapter. ``memory`` ("512MB") limits the memory of the computation.
+    refer to; only its keys and shapes are read. Every LoHa or LoKr is compared with its weight in the base.
+    ``component`` is the part of a diffusers pipeline that the adapter is for ("unet"), if the names do not show it.
+    ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by default that of the adapter. ``memory``
+    ("512MB") limits the memory of the computation.
 
     A LoHa or LoKr, a PEFT folder or a file with LyCORIS' names, becomes a LoRA: each of its modules gets the product of
     rank ``rank`` that is nearest to its change. With ``energy``, it gets the smallest rank that keeps this share of its
@@ -81,7 +84,7 @@ def lora_convert(
             found.model,
             component=component or "",
             exclude=options.exclude,
-            ranks=_ranks(found.adapters[0], opened[0], options.exclude, rank, share),
+            ranks=_ranks(found.adapters[0], opened[0], options.exclude, rank, share, most),
             dtype=wanted,
             arguments={
                 "to": to,
@@ -93,11 +96,17 @@ def lora_convert(
 
 
 def _ranks(
-    one: AdapterView, opened: Checkpoint, exclude: Sequence[OptionPattern], rank: int | None, energy: float | None
+    one: AdapterView,
+    opened: Checkpoint,
+    exclude: Sequence[OptionPattern],
+    rank: int | None,
+    energy: float | None,
+    memory: int,
 ) -> Mapping[str, int]:
     """Return the rank of each module that is a LoHa or LoKr, by the key of its first tensor.
 
-    Raises ConfigError if there are such modules but neither a rank nor an energy, and the reverse.
+    Raises ConfigError if there are such modules but neither a rank nor an energy, and the reverse, PlanError if the
+    computation takes more than ``memory`` bytes (0 means the default limit).
     """
     modules = [module for module in chosen_modules(one, exclude)[0] if module.kind]
     if modules:
@@ -107,7 +116,23 @@ def _ranks(
             f"{escape(one.adapter.name)} is a LoRA, whose ranks stay: --rank and --energy are for LoHa and LoKr.",
             hint="Convert it without them; ckpt lora resize makes ranks smaller.",
         )
+    if energy is not None:
+        _check_memory(modules, opened, memory or MEMORY)
     return wanted_ranks(modules, opened, rank, energy)
+
+
+def _check_memory(modules: Sequence[AdapterModule], opened: Checkpoint, limit: int) -> None:
+    """Raise PlanError if the singular values of a LoHa or LoKr cannot be computed in ``limit`` bytes of memory."""
+    from ...methods.lora.composing import elements_of_composed
+
+    for module in modules:
+        needed = 8 * elements_of_composed(module.kind, [opened[key].shape for key in module.factors], 1)
+        if needed > limit:
+            raise PlanError(
+                f"the singular values of {escape(module.name)}, which --energy needs, take {human_bytes(needed)} of "
+                f"memory; the limit is {human_bytes(limit)}.",
+                hint=f"Allow more memory: --memory {needed}B. Or use --exclude to leave the module out.",
+            )
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:

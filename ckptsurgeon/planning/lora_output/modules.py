@@ -113,16 +113,22 @@ def named_modules(
     """Return the modules of an adapter with their components and names, and notes.
 
     If ``base`` is given, modules get the names that they have in the base: kohya's names have underscores instead of
-    dots. Without a base, kohya's names stay as they are. Raises PlanError if the base lacks a module.
+    dots. Other names stay, as all names do without a base. Raises PlanError if the base lacks a module with kohya's
+    name, or a LoHa or LoKr.
     """
-    if base is None or not modules or one.adapter.spelling != "kohya":
+    joined = one.adapter.spelling == "kohya"
+    checked = [module for module in modules if joined or module.kind]
+    if base is None or not checked:
         return [_named(module) for module in modules], []
-    names = match_modules([(m.component, m.name, m.joined) for m in modules], base.tensors, one.adapter.saved)
-    check_names(modules, names, one, base)
+    names = match_modules([(m.component, m.name, m.joined) for m in checked], base.tensors, one.adapter.saved)
+    check_names(checked, names, one, base)
+    for module in checked:
+        _check_shapes(one, module, names.weights[module.component, module.name], base)
+    if not joined:
+        return [_named(module) for module in modules], []
     found = []
     for module in modules:
         key = names.weights[module.component, module.name]
-        _check_shapes(one, module, key, base)
         on = names.shifts[module.component].on
         start = next((end for end in range(len(key) + 1) if key[:end].replace(".", "_") == on), 0) if on else 0
         found.append(NamedModule(module, module.component, _module_of(key[start:])))

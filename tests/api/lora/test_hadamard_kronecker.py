@@ -464,3 +464,45 @@ def test_peft_s_keys_need_the_configuration() -> None:
         save_file(load_file("one/adapter_model.safetensors"), "a.safetensors")
         with pytest.raises(cs.ConfigError, match=r"are PEFT's, but its folder has no adapter_config.json"):
             cs.lora_convert("a.safetensors", to="peft", rank=2)
+
+
+@pytest.mark.parametrize("name", ["unet.first", "first", "diffusion_model.first"])
+def test_a_base_is_compared_with_dotted_names(name: str) -> None:
+    saved(matrices(2, **LOHA), module=name)
+    save_file(matrices(3, **{"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)}), "lora.safetensors")
+    weights = net().state_dict()
+    save_file(weights, "base.safetensors")
+    plan = cs.lora_convert("a.safetensors", to="kohya", base="base.safetensors", rank=2, component="unet")
+    assert (
+        plan.to_json()["steps"]
+        == (cs.lora_convert("a.safetensors", to="kohya", rank=2, component="unet").to_json()["steps"])
+    )
+    for weight, message in (
+        ((36, 20), r"is 36 x 24, but the weight first.weight is \(36, 20\)"),
+        ((36, 6, 2, 2), "24"),
+    ):
+        save_file({"first.weight": torch.zeros(weight)}, "base.safetensors")
+        with pytest.raises(cs.PlanError, match=message) as error:
+            cs.lora_convert("a.safetensors", to="kohya", base="base.safetensors", rank=2, component="unet")
+        assert ("Convolutions cannot be converted" in error.value.hint) == (len(weight) == 4)
+    save_file({"third.weight": torch.zeros(36, 24)}, "base.safetensors")
+    with pytest.raises(cs.PlanError, match="has none of its 1 module"):
+        cs.lora_convert("a.safetensors", to="kohya", base="base.safetensors", rank=2, component="unet")
+
+
+def test_a_base_is_compared_with_peft_s_modules() -> None:
+    trained(peft.LoKrConfig(r=2, alpha=5))
+    save_file({**net().state_dict(), "first.weight": torch.zeros(36, 20)}, "base.safetensors")
+    with pytest.raises(cs.PlanError, match=r"the change of first of the adapter .* is 36 x 24"):
+        cs.lora_convert("one", to="peft", base="base.safetensors", rank=2)
+    save_file({"first.weight": torch.zeros(36, 24)}, "base.safetensors")
+    with pytest.raises(cs.PlanError, match="has 1 module that base.safetensors lacks: second"):
+        cs.lora_convert("one", to="peft", base="base.safetensors", rank=2)
+
+
+@pytest.mark.parametrize("name", LYCORIS)
+def test_the_memory_is_checked_before_an_energy_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(matrices(2, **LYCORIS[name]))
+    monkeypatch.setattr("ckptsurgeon.engine.compute.lora.composed_values", None)
+    with pytest.raises(cs.PlanError, match=r"singular values of first, .* the limit is 1.0 kB"):
+        cs.lora_convert("a.safetensors", to="kohya", energy=0.9, memory="1KB")
