@@ -14,6 +14,7 @@ from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
+from ...methods.lora.adapter import Adapter
 from ...methods.lora.composed import TYPES, lora_fields
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
@@ -64,9 +65,8 @@ def open_adapter(
         source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
-    if composed and config is not None:
-        data = lora_fields(data, config.uri)
-    said = parse_config(data, config.uri) if config is not None else None
+    fields = lora_fields(data, config.uri) if composed and config is not None else data
+    said = parse_config(fields, config.uri) if config is not None else None
     adapter = read_adapter(
         checkpoint,
         said,
@@ -76,6 +76,8 @@ def open_adapter(
         composed=composed,
         excluded=excluded,
     )
+    if config is not None and data is not None and composed:
+        _check_keys(adapter, data, config.uri)
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
     source = replace(plan_source(name, checkpoint), beside=held)
@@ -129,6 +131,18 @@ def _configuration(file: File) -> tuple[Any, tuple[FilePrint, ...]]:
     finally:
         file.close()
     return data, (FilePrint(ADAPTER, len(given), hashlib.sha256(given).hexdigest()),)
+
+
+def _check_keys(adapter: Adapter, data: Mapping[str, Any], uri: str) -> None:
+    """Raise ConfigError if a module is of another kind than the configuration ``data``: LoRA, LoHa or LoKr."""
+    kind = data["peft_type"]
+    other = next((one.a for one in adapter.modules if one.kind.partition(" ")[0] != TYPES.get(kind, "")), "")
+    if other:
+        raise ConfigError(
+            f"{escape(uri)} has the peft_type {kind}, but {escape(adapter.name)} has the key {escape(other)}, which "
+            "adapters of this type do not have.",
+            hint="Put the adapter_config.json that was saved with these weights into their folder.",
+        )
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:

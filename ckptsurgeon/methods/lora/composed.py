@@ -22,8 +22,8 @@ SIDES: Mapping[str, tuple[int, int]] = {
 }  # fmt: skip
 """{kind of change: the numbers of tensors that W1 and W2 are made from}"""
 
-TYPES = ("LOHA", "LOKR")
-"""PEFT's names (``peft_type``) of LoHa and LoKr."""
+TYPES = {"LOHA": HADAMARD, "LOKR": "kronecker"}
+"""{peft_type of a LoHa or LoKr: the first word of its kind in ``SIDES``}"""
 
 FIELDS = (
     "r", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",

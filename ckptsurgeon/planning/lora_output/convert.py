@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,12 @@ def plan_lora_convert(
     settings = copied_settings(one, [each.name for each in placed] if left else None) if to == "peft" else {}
     made = written(modules, to, settings, component)
     made.steps += whole_steps(one, chosen) if to == "peft" else []
-    every = [*notes, *overlooked, *(f"{escape(one.adapter.name)}: {note}" for note in (*named, *one.adapter.notes))]
+    kept = _kept_notes(modules)
+    every = [
+        *notes,
+        *overlooked,
+        *(f"{escape(one.adapter.name)}: {note}" for note in (*named, *one.adapter.notes, *kept)),
+    ]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
     left_out = [(0, key) for key in left]
     return adapter_plan("lora convert", sources, made, left=left_out, arguments=arguments, notes=every)
@@ -144,6 +149,18 @@ def _reduced(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> Ne
     rank, kept = min(wanted, found.rank), dtype or common_dtype(given.dtype for given in inputs)
     a, b = (FactorSource(inputs, kept, factor=Factor(part, rank, of=module.kind)) for part in "AB")
     return NewModule(each.name, rank, module.scale, a, b, each.component, joined=each.joined)
+
+
+def _kept_notes(modules: Sequence[NewModule]) -> Iterator[str]:
+    """Yield a note on modules of LoRA beside those of LoHa or LoKr."""
+    kept = [module.rank for module in modules if module.a.factor is None]
+    if not kept or len(kept) == len(modules):
+        return
+    ranks, resize = ", ".join(map(str, sorted(set(kept)))), "ckpt lora resize makes"
+    if len(kept) == 1:
+        yield f"1 module is a LoRA already and keeps its rank ({ranks}); {resize} it smaller"
+    else:
+        yield f"{len(kept)} modules are LoRA already and keep their ranks ({ranks}); {resize} them smaller"
 
 
 def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None:

@@ -214,11 +214,21 @@ def test_modules_of_lora_beside_them_are_copied() -> None:
     lora = matrices(3, **{"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)})
     extra = {f"lora_unet_other.{key}": value for key, value in lora.items()}
     save_file(load_file("a.safetensors") | extra, "both.safetensors")
-    cs.apply(cs.lora_convert("both.safetensors", to="kohya", rank=2), "out.safetensors")
+    plan = cs.lora_convert("both.safetensors", to="kohya", rank=2)
+    note = "1 module is a LoRA already and keeps its rank (2); ckpt lora resize makes it smaller"
+    assert sum(one.endswith(note) for one in plan.notes) == 1
+    cs.apply(plan, "out.safetensors")
     found = load_file("out.safetensors")
     assert all(torch.equal(found[key], value) for key, value in extra.items())
     cs.apply(cs.lora_convert("both.safetensors", to="kohya", exclude="lora_unet_first"), "less.safetensors")
     assert {key.split(".")[0] for key in load_file("less.safetensors")} == {"lora_unet_other"}
+    lora4 = matrices(4, **{"lora_down.weight": (4, 8), "lora_up.weight": (8, 4)})
+    more = {f"lora_unet_third.{key}": value for key, value in lora4.items()}
+    save_file(load_file("both.safetensors") | more, "three.safetensors")
+    notes = cs.lora_convert("three.safetensors", to="kohya", rank=2).notes
+    assert any("2 modules are LoRA already and keep their ranks (2, 4)" in note for note in notes)
+    save_file(extra | more, "two.safetensors")
+    assert not any("already" in note for note in cs.lora_convert("two.safetensors", to="kohya").notes)
 
 
 BAD: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
@@ -506,3 +516,20 @@ def test_the_memory_is_checked_before_an_energy_is_measured(name: str, monkeypat
     monkeypatch.setattr("ckptsurgeon.engine.compute.lora.composed_values", None)
     with pytest.raises(cs.PlanError, match=r"singular values of first, .* the limit is 1.0 kB"):
         cs.lora_convert("a.safetensors", to="kohya", energy=0.9, memory="1KB")
+
+
+@pytest.mark.parametrize(("make", "kind", "key"), [
+    (lambda: peft.LoHaConfig(r=3, alpha=3), "LORA", "hada_w1_a"),
+    (lambda: peft.LoHaConfig(r=3, alpha=3), "LOKR", "hada_w1_a"),
+    (lambda: peft.LoKrConfig(r=3, alpha=3), "LOHA", "lokr_w1"),
+    (lambda: peft.LoraConfig(r=3, lora_alpha=3), "LOHA", "lora_A.weight"),
+    (lambda: peft.LoraConfig(r=3, lora_alpha=3), "LOKR", "lora_A.weight"),
+])  # fmt: skip
+def test_keys_of_another_type_than_the_configuration_are_errors(make: Callable[[], Any], kind: str, key: str) -> None:
+    config = make()
+    config.target_modules = list(NAMES)
+    peft.get_peft_model(net(), config).save_pretrained("one")
+    said = json.loads(Path("one/adapter_config.json").read_text())
+    Path("one/adapter_config.json").write_text(json.dumps({"alpha": 3, "lora_alpha": 3, **said, "peft_type": kind}))
+    with pytest.raises(cs.ConfigError, match=f"has the peft_type {kind}, but .*first.{key}, which adapters of this"):
+        cs.lora_convert("one", to="peft", rank=2)
