@@ -257,7 +257,8 @@ class FactorCache:
             self._last = None  # frees its memory before the next decomposition
             found, shape = _decomposed(step, step.factor, parts)
             self._last = which, found
-            self.fits[step.source_key] = FactorFit(step.source_key, shape, step.factor.rank, found.error)
+            key = step.source_key.rpartition(".")[0] if step.factor.of in SIDES else step.source_key
+            self.fits[step.source_key] = FactorFit(key, shape, step.factor.rank, found.error)
         return self._last[1]
 
 

@@ -72,6 +72,8 @@ def unknown_keys_error(
     if kinds:
         kind, key = min(kinds.items())
         hint = next((hint for name, hint in HINTS.items() if name in kind), "Merge it with the toolkit that made it.")
+        if _JOINED.fullmatch(unknown_module(key)):
+            hint = hint.replace("--to peft", "--to kohya")  # PEFT's names need the base
         only = "only LoRA, LoHa and LoKr can be converted" if composed else "only LoRA can be merged"
         return ConfigError(
             f"{escape(name)} is {kind}, as its key {escape(key)} shows; {only}.",

@@ -533,3 +533,25 @@ def test_keys_of_another_type_than_the_configuration_are_errors(make: Callable[[
     Path("one/adapter_config.json").write_text(json.dumps({"alpha": 3, "lora_alpha": 3, **said, "peft_type": kind}))
     with pytest.raises(cs.ConfigError, match=f"has the peft_type {kind}, but .*first.{key}, which adapters of this"):
         cs.lora_convert("one", to="peft", rank=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "to"), [("lora_unet_first", "kohya"), ("lycoris_first", "kohya"), ("first", "peft")]
+)
+def test_the_hint_of_other_verbs_needs_no_base(module: str, to: str) -> None:
+    saved(matrices(2, **LOHA), module=module)
+    for verb in (
+        lambda: cs.lora_resize("a.safetensors", rank=2),
+        lambda: cs.lora_concat(["a.safetensors"]),
+        lambda: cs.lora_merge(dict(net().state_dict()), "a.safetensors"),
+    ):
+        with pytest.raises(cs.ConfigError, match="is a LoHa") as error:
+            verb()
+        assert f"ckpt lora convert --to {to} --rank 16" in error.value.hint
+    cs.apply(cs.lora_convert("a.safetensors", to=to, rank=16), "out/" if to == "peft" else "out.safetensors")
+
+
+def test_the_receipt_names_modules() -> None:
+    saved(matrices(2, **LOHA))
+    plan = cs.lora_convert("a.safetensors", to="kohya", rank=2)
+    assert [fit.key for fit in cs.apply(plan, "out.safetensors").fits] == ["lora_unet_first"]
