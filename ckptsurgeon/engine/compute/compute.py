@@ -37,6 +37,7 @@ from .lora import (
     factoring_bytes,
     factoring_of,
     factoring_places,
+    factoring_reason,
     kept_bytes,
 )
 from .merge_inputs import factorising_bytes, merging_bytes, merging_places
@@ -114,9 +115,7 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
             2 * BLOCK_BYTES, "the rows of new tokens are sums of many other rows, which are in memory at once", kept
         )
     if step.op == "factor":
-        return MemoryNeed(
-            factoring_bytes(step), "the low-rank factors of a difference are computed from blocks of rows in memory"
-        )
+        return MemoryNeed(factoring_bytes(step), factoring_reason(step))
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod, sqrt
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = [
     "factoring_of",
     "factoring_passes",
     "factoring_places",
+    "factoring_reason",
     "is_single",
     "kept_bytes",
     "rank_with_energy",
@@ -318,6 +319,14 @@ def factoring_bytes(step: Step) -> int:
     return max(FACTORING_ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
 
 
+def factoring_reason(step: Step) -> str:
+    """Return why computing the factors of a tensor takes memory, for messages."""
+    assert step.factor is not None  # ensured by check_step
+    if step.factor.of in SIDES:
+        return "the singular value decomposition of a LoHa or LoKr is in memory"
+    return "the low-rank factors of a difference are computed from blocks of rows in memory"
+
+
 def factoring_passes(step: Step) -> int:
     """Return how many times a step reads its inputs to make a low-rank factor.
 
@@ -339,7 +348,7 @@ def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blo
         first = step.factor.part == ("A" if step.factor.transposed else "B")
         values = found.left if first else found.right
         values = values.T if step.factor.transposed else values
-        made, lost = rounded(np.ascontiguousarray(values) / sqrt(step.factor.scale), "float64", step.dtype)
+        made, lost = rounded(np.ascontiguousarray(values) / step.factor.divisor, "float64", step.dtype)
         if lost.infinite:
             raise PlanError(
                 f"values of this LoRA factor exceed the range of {step.dtype}.", hint="Use --dtype float32."

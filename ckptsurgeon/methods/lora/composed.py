@@ -12,6 +12,7 @@ from itertools import pairwise
 from ...errors import ConfigError, FormatError
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
+from .config import number_of
 
 __all__ = ["HADAMARD", "SIDES", "TYPES", "ComposedShape", "composed_parts", "composed_shape", "lora_fields"]
 
@@ -116,5 +117,12 @@ def lora_fields(data: object, name: str) -> object:
             f"{escape(name)}: the field alpha is missing.",
             hint='Add "alpha": 8 if the adapter was trained with 8, which is PEFT\'s default.',
         )
+    try:
+        number_of("alpha", data["alpha"])
+    except ValueError as error:
+        raise ConfigError(
+            f"{escape(name)} is damaged: {escape(str(error))}.",
+            hint="Save the adapter again, or fetch this file again.",
+        ) from error
     kept = {field: data[field] for field in FIELDS if field in data}
     return {**kept, "peft_type": "LORA", "lora_alpha": data["alpha"]}

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
-__all__ = ["AdapterConfig", "check_type", "damage_of", "parse_config", "refusal_of", "selects"]
+__all__ = ["AdapterConfig", "check_type", "damage_of", "number_of", "parse_config", "refusal_of", "selects"]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -180,10 +180,10 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         )
     return AdapterConfig(
         rank=_rank(data["r"]),
-        alpha=_alpha("lora_alpha", data["lora_alpha"]),
+        alpha=number_of("lora_alpha", data["lora_alpha"]),
         ranks=PatternTable({text: _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()}),
         alphas=PatternTable(
-            {text: _alpha("alpha_pattern", value) for text, value in dict(data.get("alpha_pattern") or {}).items()}
+            {text: number_of("alpha_pattern", value) for text, value in dict(data.get("alpha_pattern") or {}).items()}
         ),
         rslora=_truth(data, "use_rslora"),
         dora=_truth(data, "use_dora"),
@@ -225,7 +225,8 @@ def _rank(value: Any) -> int:
     return value
 
 
-def _alpha(field: str, value: Any) -> float:
+def number_of(field: str, value: Any) -> float:
+    """Return the value of a field; raises ValueError if it is not a finite number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
         raise ValueError(f"{field} has {brief_repr(value)}, which is not a finite number")
     return float(value)

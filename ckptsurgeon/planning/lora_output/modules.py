@@ -236,10 +236,9 @@ def _sides(module: NewModule) -> Iterator[tuple[str, FactorSource]]:
 
 def _folded(module: NewModule, factor: Factor | None, times: float) -> Factor:
     assert factor is not None
-    if times <= 0:
+    if not times:
         raise PlanError(
-            f"the product of {escape(module.name)} has the scale {module.scale:g}, which cannot be folded into both "
-            "factors: it is not above zero.",
+            f"the product of {escape(module.name)} has the scale 0, which cannot be folded into both factors.",
             hint="Leave the module out.",
         )
     return replace(factor, scale=factor.scale / times)

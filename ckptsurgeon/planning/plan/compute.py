@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import isfinite, prod, sqrt
 from typing import Any, TypeAlias
 
 from ...methods.lora.composed import SIDES, composed_shape
@@ -147,6 +147,12 @@ class Factor:
     seed: int = 0
     of: str = DIFFERENCE
 
+    @property
+    def divisor(self) -> float:
+        """The number by which the factor of the matrix is divided: a negative scale changes the sign of B only."""
+        root = sqrt(abs(self.scale))
+        return -root if self.scale < 0 and self.part == "B" else root
+
     def shape(self, of: Sequence[int]) -> tuple[int, ...]:
         """Return the factor's shape: A is (rank, in), B is (out, rank).
 
@@ -169,7 +175,8 @@ class Factor:
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
         """Return whether the factor has ``shape`` for inputs of these shapes."""
-        sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
+        signed = self.scale < 0 and self.of != DIFFERENCE
+        sound = self.part in ("A", "B") and isfinite(self.scale) and (self.scale > 0 or signed) and self.seed >= 0
         if self.of in SIDES:
             return sound and not self.transposed and len(shape) == 2 and self.shape_of(inputs) == tuple(shape)
         if self.of == PRODUCT:

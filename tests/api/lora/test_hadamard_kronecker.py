@@ -315,7 +315,11 @@ def test_wrong_arguments_and_kinds_are_errors(ckpt: Any) -> None:
 def test_configurations_that_do_not_fit_are_errors() -> None:
     trained(peft.LoHaConfig(r=3, alpha=5))
     said = json.loads(Path("one/adapter_config.json").read_text())
-    for change, message in (({"r": 4}, "has the rank 4 for first"), ({"alpha": "x"}, "not a finite number")):
+    for change, message in (
+        ({"r": 4}, "has the rank 4 for first"),
+        ({"alpha": "x"}, ": alpha has 'x', which is not a finite number"),
+        ({"alpha": None}, ": alpha has None, which is not a finite number"),
+    ):
         Path("one/adapter_config.json").write_text(json.dumps({**said, **change}))
         with pytest.raises(cs.ConfigError, match=message):
             cs.lora_convert("one", to="peft", rank=2)
@@ -555,3 +559,27 @@ def test_the_receipt_names_modules() -> None:
     saved(matrices(2, **LOHA))
     plan = cs.lora_convert("a.safetensors", to="kohya", rank=2)
     assert [fit.key for fit in cs.apply(plan, "out.safetensors").fits] == ["lora_unet_first"]
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("loha", -5.0), ("w1ab-w2ab", -1.1)])
+def test_a_negative_alpha_is_kept_at_each_rank(name: str, alpha: float) -> None:
+    tensors, folded = matrices(2, **LYCORIS[name]), set()
+    saved(tensors, alpha=alpha)
+    change = change_of(tensors, float(np.float32(alpha)))
+    for rank in range(1, 5):
+        plan = cs.lora_convert("a.safetensors", to="kohya", rank=rank)
+        folded.add(any("multiplied into the factors" in note for note in plan.notes))
+        cs.apply(plan, "out.safetensors", force=True)
+        found = load_file("out.safetensors")
+        up, down = (found[f"lora_unet_first.lora_{side}.weight"].double().numpy() for side in ("up", "down"))
+        product = float(found["lora_unet_first.alpha"]) / rank * up @ down
+        assert norm(product - best(change, rank)) <= 2e-6 * norm(change)
+        assert cs.verify("out.safetensors").ok
+    assert True in folded
+
+
+def test_the_memory_error_is_worded_for_a_loha() -> None:
+    shapes: dict[str, tuple[int, ...]] = {"hada_w1_a": (800, 30), "hada_w1_b": (30, 800)}
+    saved(matrices(2, **shapes, **{key.replace("w1", "w2"): shape for key, shape in shapes.items()}))
+    with pytest.raises(cs.PlanError, match="memory, because the singular value decomposition of a LoHa or LoKr"):
+        cs.lora_convert("a.safetensors", to="kohya", rank=2, memory="20MB")
