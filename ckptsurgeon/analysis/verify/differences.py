@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import copysign, sqrt
 from typing import Any
 
 import numpy as np
@@ -185,9 +185,9 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     """
     assert step.factor is not None  # ``check_step`` ensures this
     found, again = _product(step.factor, *pair), context.factors.of(step, origins)
-    root = sqrt(step.factor.scale)
-    wanted = _Product(again.left / root, again.right / root)
-    allowed = again.unsure / step.factor.scale + sum(wanted.rounding(info.dtype) for info, _ in pair)
+    size, scale = abs(step.factor.scale), step.factor.scale
+    wanted = _Product(again.left / copysign(sqrt(size), scale), again.right / sqrt(size))
+    allowed = again.unsure / size + sum(wanted.rounding(info.dtype) for info, _ in pair)
     apart = found.apart(wanted)
     if apart <= allowed:
         return ""

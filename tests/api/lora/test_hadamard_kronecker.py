@@ -574,7 +574,11 @@ def test_a_negative_alpha_is_kept_at_each_rank(name: str, alpha: float) -> None:
         up, down = (found[f"lora_unet_first.lora_{side}.weight"].double().numpy() for side in ("up", "down"))
         product = float(found["lora_unet_first.alpha"]) / rank * up @ down
         assert norm(product - best(change, rank)) <= 2e-6 * norm(change)
-        assert cs.verify("out.safetensors").ok
+        Path("plan.json").write_text(json.dumps(plan.to_json()))
+        for sides in (("up", "down"), ("up",)):  # the product stays if both signs change
+            turned = {f"lora_unet_first.lora_{side}.weight" for side in sides}
+            save_file({key: -value if key in turned else value for key, value in found.items()}, "turned.safetensors")
+            assert cs.verify("turned.safetensors", plan="plan.json").ok == (len(sides) == 2)
     assert True in folded
 
 
