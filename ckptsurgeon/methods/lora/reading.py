@@ -75,7 +75,7 @@ def read_adapter(
     that are ``excluded`` are not checked, and may be of any kind.
     """
     read = _key_reader(configured=config is not None, composed=composed)
-    left = _left_keys(tensors, read, excluded) if excluded is not None else {}
+    left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}
     out = {key for keys in left.values() for key in keys}
     found: dict[tuple[str, str], _ModuleKeys] = {}
     saved: dict[str, str] = {}
@@ -115,13 +115,23 @@ def _key_reader(*, configured: bool, composed: bool) -> Callable[[str], KeyParts
 
 
 def _left_keys(
-    tensors: Iterable[str], read: Callable[[str], KeyParts | None], excluded: Excluded
+    tensors: Iterable[str],
+    read: Callable[[str], KeyParts | None],
+    config: AdapterConfig | None,
+    excluded: Excluded,
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return the names of the modules that are excluded, and the keys of their tensors."""
+    """Return the names of the modules that are excluded, and the keys of their tensors.
+
+    Tensors that the adapter saves in full are not parts of modules.
+    """
     left: dict[str, tuple[str, ...]] = {}
     for key in tensors:
         part = read(key)
-        module = part.name if part is not None and part.part != "saved" else unknown_module(key)
+        if part is not None and part.part == "saved":
+            if _is_saved(part.module, config):
+                continue
+            part = None
+        module = part.name if part is not None else unknown_module(key)
         if excluded(module):
             left[module] = (*left.get(module, ()), key)
     return left

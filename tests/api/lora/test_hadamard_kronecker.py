@@ -587,3 +587,15 @@ def test_the_memory_error_is_worded_for_a_loha() -> None:
     saved(matrices(2, **shapes, **{key.replace("w1", "w2"): shape for key, shape in shapes.items()}))
     with pytest.raises(cs.PlanError, match="memory, because the singular value decomposition of a LoHa or LoKr"):
         cs.lora_convert("a.safetensors", to="kohya", rank=2, memory="20MB")
+
+
+def test_exclude_leaves_tensors_that_are_saved_in_full() -> None:
+    torch.manual_seed(1)
+    config = peft.LoHaConfig(r=3, alpha=5, target_modules=["first"], modules_to_save=["second"])
+    peft.get_peft_model(net(), config).save_pretrained("one")
+    with pytest.raises(cs.PatternError, match="second"):
+        cs.lora_convert("one", to="peft", rank=2, exclude="second")
+    with pytest.raises(cs.PlanError, match="no module of .* is left"):
+        cs.lora_convert("one", to="peft", rank=2, exclude="**")
+    cs.apply(cs.lora_convert("one", to="peft", rank=2), "out/")
+    assert "base_model.model.second.weight" in load_file("out/adapter_model.safetensors")
