@@ -266,3 +266,30 @@ def test_each_of_four_hears_of_one_that_ends(how: str, said: list[str]) -> None:
     assert [one.out.strip() for one in ended] == said, ended
     assert all(re.fullmatch("0|-9", str(one.code)) for one in ended)
     assert os.listdir()  # their output
+
+
+DEAF = """
+import os, time
+import torch
+from torch import distributed
+from ckptsurgeon.trainer.parallel import watch
+from ckptsurgeon.trainer.parallel.ranks import NEVER, process_group, read_torchrun_env
+
+watch.SEND_S = 0.2
+with process_group(read_torchrun_env(os.environ), torch.device("cpu")) as ranks:
+    group = distributed.new_group(backend="gloo", timeout=NEVER)
+    if ranks.rank == 0:
+        watch.RankWatch(group, ranks.rank, ranks.size, print)._send(watch.BYE)
+        open("sent", "w").close()
+    end = time.monotonic() + 60
+    while not os.path.exists("sent") and time.monotonic() < end:
+        time.sleep(0.01)
+    print(os.path.exists("sent"), flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_message_is_not_waited_for_if_the_next_process_never_takes_it() -> None:
+    """As where that process dies while the message is sent, which gloo sometimes never notices."""
+    ended = together(DEAF)
+    assert [one.out.strip() for one in ended] == ["True", "True"], ended

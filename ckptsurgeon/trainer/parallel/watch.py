@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = ["RankWatch"]
 
 GONE, BYE = 0, 1
 """Messages: GONE: a rank died or had an error. BYE: the sender left the block of ``RankWatch`` without an error."""
+SEND_S = 30.0
+"""How long a message may take, in seconds. The next rank always waits for it, unless that process is gone."""
 
 
 class RankWatch:
@@ -68,5 +71,8 @@ class RankWatch:
 
         if not self._has_sent.acquire(blocking=False):
             return
-        with suppress(RuntimeError):  # that process may be gone, too
-            distributed.send(torch.full((1,), what), dst=self._behind, group=self._group)
+        # That process may be gone, too. If it ends at this moment, gloo may wait for ever instead of raising an error.
+        with suppress(RuntimeError):
+            work = distributed.isend(torch.full((1,), what), dst=self._behind, group=self._group)
+            if work is not None:
+                work.wait(timedelta(seconds=SEND_S))
