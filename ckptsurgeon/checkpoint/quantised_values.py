@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,14 +21,13 @@ from ..tensors.quantised.settings import values_called
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.lost_scales import whole_floats
+from .values.sampling import Read
 from .values.scales import odd_nested_scales, odd_power_scales
 from .values.sibling_parts import odd_sibling_parts
 from .values.zero_points import ROUNDED, odd_zero_points, rounded_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 
-Read = Callable[[TensorInfo], bytes]
-"""A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
 """At most this many bytes are read of all ``g_idx`` tensors together; the rest is not checked."""
 NEAR = 0.02

@@ -113,7 +113,7 @@ def _ranks(
         check_sizes(rank, energy)
     elif one.adapter.modules and (rank is not None or energy is not None):
         raise ConfigError(
-            f"{escape(one.adapter.name)} is a LoRA, whose ranks stay: --rank and --energy are for LoHa and LoKr.",
+            f"{escape(one.adapter.name)} is already a LoRA: --rank and --energy are only for LoHa and LoKr.",
             hint="Convert it without them; ckpt lora resize makes ranks smaller.",
         )
     if energy is not None:

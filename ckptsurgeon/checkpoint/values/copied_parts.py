@@ -7,16 +7,16 @@ have many different values, two tensors are not equal by chance.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import log2
 
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from .sampling import Read
 
 __all__ = ["copied_parts"]
 
-Read = Callable[[TensorInfo], bytes]
 SCALES = frozenset({
     "weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor", "_scale_inv", "_scale", "_scales",
     "scales", "absmax", "biases", "SCB", "weight_sf",

@@ -12,9 +12,8 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
 from ...util.text import NUMBER_IN_KEY, count, listing
-from .row_pieces import first_and_last_rows
 from .sampled_matrices import VALUES, MatrixSample
-from .zero_points import Read
+from .sampling import Read, first_and_last_rows
 
 __all__ = ["EIGHT_BITS", "WHOLE", "lost_scale_notes", "unlike_other_layers", "whole_floats"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite, sqrt
 from operator import mul
@@ -18,6 +18,7 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY, count, listing
+from .sampling import some_of_each_role
 from .small_tensors import SmallSample
 
 __all__ = [
@@ -60,7 +61,8 @@ def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
     that have values that are not finite, are left out.
     """
     found = {}
-    for key in _spread([key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]):
+    norms = [key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]
+    for key in norms if len(norms) <= NORMS else some_of_each_role(norms, NORMS):
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
@@ -77,20 +79,6 @@ def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
 def _can_read(info: TensorInfo) -> bool:
     is_float = info.dtype in FORMATS or info.dtype == "bfloat16"
     return is_float and info.numel >= FEWEST_VALUES and info.is_plain and info.storage is not None
-
-
-def _spread(keys: Collection[str]) -> Iterator[str]:
-    """Yield at most ``NORMS`` keys: the same number for each role, spread over its layers."""
-    if len(keys) <= NORMS:
-        yield from keys
-        return
-    roles: dict[str, list[str]] = {}
-    for key in keys:
-        roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
-    each = max(1, NORMS // len(roles))
-    for some in [*roles.values()][:NORMS]:
-        number = min(each, len(some))
-        yield from (some[at * len(some) // number] for at in range(number))
 
 
 def _numbers(dtype: str, raw: bytes) -> tuple[float, ...]:

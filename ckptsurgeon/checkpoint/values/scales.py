@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.quantised.methods import family
 from ...util.text import NUMBER_IN_KEY
-from .row_pieces import first_and_last_rows
+from .sampling import Read, first_and_last_rows
 from .small_tensors import Extent, ImpossibleValues
 
 __all__ = ["activation_scales", "inverse_scales", "odd_nested_scales", "odd_power_scales", "unusable_scales"]
@@ -99,7 +99,6 @@ def _inverse(scales: Mapping[str, float]) -> list[str]:
     return found if any(not _PRODUCTS.search(key) for key in found) else []
 
 
-Read = Callable[[TensorInfo], bytes]
 TENSORS, SAMPLE = 2000, 2048
 """The most tensors that are looked at, and about the most bytes of the scales and of the codes of each."""
 FEWEST, DIFFERENT = 16, 6

@@ -8,14 +8,14 @@ three.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
+from .sampling import Read
 
 __all__ = ["odd_sibling_parts"]
 
-Read = Callable[[TensorInfo], bytes]
 PARTS = (".g_idx", ".weight_g_idx", ".weight_global_scale", ".weight_scale_2")
 SIBLINGS = (
     ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", "wk", "wv"), ("w1", "w3"),

@@ -18,7 +18,8 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ...tensors.info import TensorInfo
-from ...util.text import NUMBER_IN_KEY, count, escape, listing
+from ...util.text import count, escape, listing
+from .sampling import some_of_each_role
 
 __all__ = [
     "SAMPLED",
@@ -59,7 +60,7 @@ def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[st
     """
     small = [key for key, info in tensors.items() if _is_small(info)]
     found = {}
-    for key in _spread([key for key in small[:: len(small) // MOST + 1] if not is_masked(key)]):
+    for key in some_of_each_role((key for key in small[:: len(small) // MOST + 1] if not is_masked(key)), SAMPLED):
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
@@ -86,17 +87,6 @@ def is_non_finite_note(note: str) -> bool:
 
 def _is_small(info: TensorInfo) -> bool:
     return bool(size_of_float(info.dtype)) and 0 < info.nbytes <= SMALL and info.is_plain and info.storage is not None
-
-
-def _spread(keys: list[str]) -> Iterator[str]:
-    """Yield at most ``SAMPLED`` keys: the same number for each role, spread over its layers."""
-    roles: dict[str, list[str]] = {}
-    for key in keys:
-        roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
-    each = max(1, SAMPLED // max(1, len(roles)))
-    for some in [*roles.values()][:SAMPLED]:
-        number = min(each, len(some))
-        yield from (some[at * len(some) // number] for at in range(number))
 
 
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")

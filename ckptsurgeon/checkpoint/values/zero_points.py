@@ -8,7 +8,7 @@ rounds it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -16,9 +16,9 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
 from ...tensors.quantised.methods import family
 from ...tensors.quantised.settings import values_called
-from .row_pieces import first_and_last_rows
+from .sampling import Read, first_and_last_rows
 
-__all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "Read", "odd_zero_points", "rounded_zero_points"]
+__all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "odd_zero_points", "rounded_zero_points"]
 
 PARTS = (".qzeros", ".weight_zero_point")
 MOST_OF_TENSOR = 4096
@@ -67,7 +67,6 @@ def _are_rounded(words: list[int]) -> bool:
     return all(sum(word >> at & 15 == 0 for word in some) < SOME * len(some) for at in (24, 28))
 
 
-Read = Callable[[TensorInfo], bytes]
 MOST, TENSORS = 8 << 20, 2000
 """About the most bytes of zero points that are read, and the most tensors; the others are not looked at."""
 FEWEST, VALUES = 4, 64
