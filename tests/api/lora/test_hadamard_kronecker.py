@@ -299,7 +299,7 @@ def test_wrong_arguments_and_kinds_are_errors(ckpt: Any) -> None:
     with pytest.raises(cs.PlanError, match="in one step"):
         cs.lora_convert("a.safetensors", to="mlx", rank=2)
     saved(matrices(3, **{"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)}), "lora.safetensors")
-    with pytest.raises(cs.ConfigError, match="is already a LoRA: --rank"):
+    with pytest.raises(cs.ConfigError, match="is already a LoRA: rank"):
         cs.lora_convert("lora.safetensors", to="kohya", rank=1)
     for ending, kind in (("hada_t1", "LoHa"), ("lokr_t2", "LoKr")):
         saved({**matrices(2, **LOHA), ending: torch.ones(3, 3, 3, 3)}, "t.safetensors")
