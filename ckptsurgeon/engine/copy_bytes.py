@@ -7,14 +7,11 @@ reads and writes the bytes.
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from ..storage.write.output_checks import output_error
 from ..tensors.dtypes import size_of_float
 from .checksums import bad_checksum, crc32
 from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
@@ -28,20 +25,6 @@ SMALL = 256 << 10
 LOOKED_AT = 64 << 10
 """A task looks for NaN and infinite values in at most this many bytes of a tensor; most norms and biases have fewer."""
 THREADS = 2
-
-_NO_KERNEL_COPY = {
-    errno.EXDEV,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-    errno.EPERM,
-    errno.EBADF,
-    errno.ETXTBSY,
-    errno.EIO,
-}
-"""Errors of a copy by the kernel after which this process reads and writes the bytes itself.
-
-The kernel cannot copy between these files, or the error does not tell which of the two files failed."""
 
 Advance = Callable[[int], None]
 """A function that is called with the number of bytes that were just copied, from any thread."""
@@ -124,29 +107,12 @@ class _Worker:
     def _in_kernel(self, task: CopyTask) -> bool:
         """Let the kernel copy the bytes of a task; return False if the kernel cannot copy between these files."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
-        if pair in self._refused or not hasattr(os, "copy_file_range"):
+        if pair in self._refused:
             return False
-        with copy.source.descriptor() as source, copy.output.descriptor() as output:
-            if source is None or not self._ranges_copied(task, source, output):
-                self._refused.add(pair)
-                return False
-        return True
-
-    def _ranges_copied(self, task: CopyTask, source: int, output: int) -> bool:
-        copy, size, done = task.copy, task.nbytes, 0
-        while done < size:
-            try:
-                moved = os.copy_file_range(
-                    source, output, size - done,
-                    copy.source_offset + task.begin + done, copy.output_offset + task.begin + done,
-                )  # fmt: skip
-            except OSError as error:
-                if error.errno not in _NO_KERNEL_COPY:
-                    raise output_error(copy.output.shown, error) from error
-                moved = 0
-            if moved == 0:  # the kernel refused, or the file shrank: reading it will then raise an error
-                return False
-            done += moved
+        source_offset, output_offset = copy.source_offset + task.begin, copy.output_offset + task.begin
+        if copy.output.copy_in_kernel(copy.source, source_offset, output_offset, task.nbytes) < task.nbytes:
+            self._refused.add(pair)
+            return False
         return True
 
     def _by_hand(self, task: CopyTask) -> None:

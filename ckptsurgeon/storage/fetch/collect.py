@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import hashlib
 import os
 import tempfile
@@ -43,40 +42,17 @@ __all__ = [
     "unchanged_record",
 ]
 
-# Copies files in the kernel (copy_file_range(2); it shares blocks if the file system can), else by read and write.
-
 CHUNK = 1 << 22
-_BY_HAND = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF, errno.EIO}
-"""Errors of a copy by the kernel; after one of these, this process reads and writes the bytes itself.
-
-They mean that the kernel cannot copy between these files, or they do not tell which of the two files failed.
-"""
+"""How many bytes are read at once."""
 
 
 def copy_bytes(source: File, output: StagedFile) -> None:
     """Copy a file completely; raises SourceError if it ends too early, OutputError if the copy cannot be written."""
-    done = _in_kernel(source, output)
+    done = output.copy_in_kernel(source, 0, 0, source.size)
     while done < source.size:
         chunk = source.read(done, min(CHUNK, source.size - done))
         output.write(done, chunk)
         done += len(chunk)
-
-
-def _in_kernel(source: File, output: StagedFile) -> int:
-    """Let the kernel copy as much of a file as it can; return the number of bytes copied."""
-    done = 0
-    with source.descriptor() as fd, output.descriptor() as out:
-        while fd is not None and done < source.size and hasattr(os, "copy_file_range"):
-            try:
-                moved = os.copy_file_range(fd, out, source.size - done, done, done)
-            except OSError as error:
-                if error.errno not in _BY_HAND:
-                    raise output_error(output.shown, error) from error
-                break
-            if not moved:
-                break
-            done += moved
-    return done
 
 
 # Puts a fetched file in place. An existing file that comes from elsewhere is neither used instead nor replaced.

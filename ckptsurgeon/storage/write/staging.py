@@ -24,6 +24,21 @@ __all__ = ["StagedFile", "staged_file", "temp_file", "write_text"]
 
 FLAGS = os.O_RDWR | os.O_CLOEXEC
 
+_NO_KERNEL_COPY = {
+    errno.EXDEV,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EPERM,
+    errno.EBADF,
+    errno.ETXTBSY,
+    errno.EIO,
+}
+"""Errors of a copy by the kernel after which the caller must read and write the bytes itself.
+
+The kernel cannot copy between these files, or the error does not tell which of the two files failed.
+"""
+
 
 class StagedFile:
     """A temp file, open for writing in any order and from any thread."""
@@ -105,6 +120,27 @@ class StagedFile:
                 self._open.give_back()
         except OSError as error:
             raise output_error(self.shown, error) from error
+
+    def copy_in_kernel(self, source: File, source_offset: int, offset: int, nbytes: int) -> int:
+        """Let the kernel copy bytes of ``source`` into this file, and return how many it has copied.
+
+        The kernel shares the blocks of both files if the file system can (``copy_file_range(2)``). If the result is
+        less than ``nbytes``, the kernel cannot copy the rest, or ``source`` became shorter: then the caller must read
+        and write the rest, which raises the right error. Raises OutputError if this file cannot be written.
+        """
+        done = 0
+        with source.descriptor() as fd, self.descriptor() as out:
+            while fd is not None and done < nbytes and hasattr(os, "copy_file_range"):
+                try:
+                    moved = os.copy_file_range(fd, out, nbytes - done, source_offset + done, offset + done)
+                except OSError as error:
+                    if error.errno not in _NO_KERNEL_COPY:
+                        raise output_error(self.shown, error) from error
+                    break
+                if not moved:
+                    break
+                done += moved
+        return done
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return ``nbytes`` bytes of the file from ``offset`` on, which were written before; raises OutputError."""
