@@ -102,6 +102,24 @@ MUTANTS = (
         "api/merge/test_statistics.py",
     ),
     Mutant(
+        "an OFT multiplies the weight by the transpose of its rotation",
+        "transposed=not term.transposed, in_order=in_order",
+        "transposed=term.transposed, in_order=in_order",
+        "api/lora/test_whole_changes.py",
+    ),
+    Mutant(
+        "the core of a LoCon lies between its factors as they are",
+        "turned=kind != LOCON",
+        "turned=True",
+        "api/lora/test_whole_changes.py",
+    ),
+    Mutant(
+        "an adapter whose rotation or product is zero is said to change nothing",
+        "if one.is_zero or not all(",
+        "if not all(",
+        "api/lora/test_whole_changes.py",
+    ),
+    Mutant(
         "a fine-tuning of layers in the middle makes another model",
         "tail_of(opened), _sample_of(opened)]",
         "tail_of(opened)]",

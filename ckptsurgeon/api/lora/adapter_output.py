@@ -71,17 +71,17 @@ def open_adapters(
     opened: list[Checkpoint],
     base: CheckpointLike | None = None,
     *,
-    composed: bool = False,
+    methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
 ) -> OpenAdapters:
     """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
-    If ``composed``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked.
+    If ``methods`` is ``COMPOSED``, they may be LoHa or LoKr. Modules that are ``excluded`` are not checked.
     Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """
     names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
     found = [
-        open_adapter(*one, opened, composed=composed, excluded=excluded)
+        open_adapter(*one, opened, methods=methods, excluded=excluded)
         for one in zip(given, names, weights, strict=False)
     ]
     model = None

@@ -53,10 +53,10 @@ def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> di
 
 
 def _is_trained(adapter: Checkpoint, one: AdapterView) -> bool:
-    """Return whether a factor B of an adapter has a value other than zero: before the training, all are zero."""
+    """Return whether all factors of a module have a value other than zero: before the training, one of them is zero."""
     with suppress(CheckpointError):
-        factors = (adapter[module.b] for module in one.adapter.modules if module.b)
-        return any(_bytes(adapter, info, info.nbytes).strip(b"\0") for info in factors)
+        modules = ([adapter[key] for key in module.factors] for module in one.adapter.modules)
+        return any(all(_bytes(adapter, info, info.nbytes).strip(b"\0") for info in some) for some in modules)
     return False
 
 

@@ -9,6 +9,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.context import MEMORY
 from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
+from ...methods.lora.composed import COMPOSED
 from ...planning.keys.pattern import OptionPattern
 from ...planning.keys.renaming import KeyMatcher
 from ...planning.lora_merge.fitting import AdapterView
@@ -76,7 +77,7 @@ def lora_convert(
     with KeptOpen(opened):
         matcher = KeyMatcher([flag.pattern for flag in options.exclude])
         found = open_adapters(
-            [adapter], [1.0], opened, base, composed=True, excluded=lambda module: bool(matcher.match(module))
+            [adapter], [1.0], opened, base, methods=COMPOSED, excluded=lambda module: bool(matcher.match(module))
         )
         plan = plan_lora_convert(
             found.adapters[0],

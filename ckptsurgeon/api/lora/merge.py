@@ -10,6 +10,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
+from ...methods.lora.composed import MERGED
 from ...planning.code_notes import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
@@ -60,6 +61,8 @@ def lora_merge(
     """Plan to add adapters to a base: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
+    Besides LoRA and DoRA, these are LoHa and LoKr (also of convolutions, but without a Tucker decomposition), and
+    PEFT's OFT: its change is weight * (W R' - W) with the rotation R.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
     is the dtype of all floating-point tensors of the output except complex tensors and codes, by default that of the
     base. ``memory`` (such as "512MB") limits the memory of the computation. If the base is a transformers folder, its
@@ -84,7 +87,7 @@ def lora_merge(
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
         opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])
-        views = [open_adapter(*one, opened) for one in zip(given, names[1:], counts, strict=True)]
+        views = [open_adapter(*one, opened, methods=MERGED) for one in zip(given, names[1:], counts, strict=True)]
         stored = as_stored(opened, encoding)
         folders, by_place = list(map(folder_of, stored)), vocab == PLACE
         plan = plan_lora_merge(

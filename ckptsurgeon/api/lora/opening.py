@@ -15,7 +15,7 @@ from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import Adapter
-from ...methods.lora.composed import TYPES, lora_fields
+from ...methods.lora.composed import COMPOSED, MERGED, TYPES, lora_fields
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import Excluded, read_adapter
@@ -35,6 +35,9 @@ __all__ = ["METADATA", "open_adapter"]
 ALPHA = ".alpha"
 """The suffix of the keys with the alpha values in files of kohya and diffusers."""
 
+TAKEN = {(): "LORA", COMPOSED: "LORA, LOHA and LOKR", MERGED: "LORA, LOHA, LOKR and OFT"}
+"""{the argument ``methods`` of ``open_adapter``: PEFT's names of the kinds of adapters that can be used}"""
+
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the adapter configuration of each model of a pipeline."""
 
@@ -45,15 +48,15 @@ def open_adapter(
     weight: float,
     opened: list[Checkpoint],
     *,
-    composed: bool = False,
+    methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
-    messages, and ``weight`` its weight in the sum. If ``composed``, it may be a LoHa or LoKr. Modules that are
-    ``excluded`` are not checked. Raises SourceError or FormatError if ``given`` is not an adapter, ConfigError if it is
-    an adapter of a kind that cannot be merged.
+    messages, and ``weight`` its weight in the sum. If ``methods`` is ``COMPOSED``, it may be a LoHa or LoKr; if it is
+    ``MERGED``, also an OFT. Modules that are ``excluded`` are not checked. Raises SourceError or FormatError if
+    ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -65,18 +68,18 @@ def open_adapter(
         source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
-    fields = lora_fields(data, config.uri) if composed and config is not None else data
-    said = parse_config(fields, config.uri) if config is not None else None
+    fields = _fields(data, methods, config.uri) if config is not None else None
+    said = parse_config(fields, config.uri, TAKEN[methods]) if config is not None else None
     adapter = read_adapter(
         checkpoint,
         said,
         name,
         lambda key: _number(checkpoint, key),
-        _within(checkpoint, composed=composed),
-        composed=composed,
+        _within(checkpoint, methods),
+        methods=methods,
         excluded=excluded,
     )
-    if config is not None and data is not None and composed:
+    if config is not None and data is not None and methods:
         _check_keys(adapter, data, config.uri)
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
@@ -161,10 +164,17 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
     return number
 
 
-def _within(checkpoint: Checkpoint, *, composed: bool) -> Mapping[str, AdapterConfig]:
+def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
+    """Return the configuration ``data`` as that of a LoRA if a verb with these ``methods`` takes its kind."""
+    kind = data.get("peft_type") if isinstance(data, Mapping) else None
+    taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
+    return lora_fields(data, name) if taken else data
+
+
+def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, AdapterConfig]:
     """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
 
-    If the file is for one model without a name, the key is ''. If ``composed``, they may be those of LoHa or LoKr.
+    If the file is for one model without a name, the key is ''. With ``methods``, they may be those of LoHa or LoKr.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
@@ -172,17 +182,19 @@ def _within(checkpoint: Checkpoint, *, composed: bool) -> Mapping[str, AdapterCo
     name = f"{METADATA} of {checkpoint.path}"
     try:
         parts = _parts(read_json(text))
-        if composed:
-            parts = {part: lora_fields(said, name) for part, said in parts.items()}
+        if methods:
+            parts = {part: _fields(said, methods, name) for part, said in parts.items()}
         other = next((said for said in parts.values() if said.get("peft_type") in TYPES), None)
-        found = {part: parse_config(said, name) for part, said in parts.items()} if other is None else {}
+        found = (
+            {part: parse_config(said, name, TAKEN[methods]) for part, said in parts.items()} if other is None else {}
+        )
     except (ValueError, TypeError, CheckpointError) as error:
         raise ConfigError(
             f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.",
             hint="Save the adapter again, or fetch this file again.",
         ) from error
     if other is not None:
-        check_type(other, name)
+        check_type(other, name, TAKEN[methods])
     return found
 
 

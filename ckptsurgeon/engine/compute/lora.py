@@ -23,8 +23,10 @@ from ...methods.lora.decomposition import (
     singular_values,
 )
 from ...methods.lora.products import LowRankChange
+from ...methods.lora.rotated import neumann_terms
 from ...methods.lora.singles import TILE
-from ...planning.plan.compute import DIFFERENCE, PRODUCT, Factor, Lora, LoraTerm
+from ...methods.lora.whole_changes import composed_rows, elements_of_whole, rotation
+from ...planning.plan.compute import DIFFERENCE, FACTORS, PRODUCT, Factor, Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
@@ -91,7 +93,12 @@ def kept_bytes(step: Step) -> int:
     """Return the bytes of the adapters' factors (A and B), which stay in memory while the tensor is computed."""
     inputs = [one for term, own in _lora(step).parted(step.inputs) if _is_factored(term) for one in own]
     elements: int = sum(prod(one.shape) for one in inputs)
-    return elements * DOUBLE * KEPT
+    whole = sum(
+        elements_of_whole(term.kind, [one.shape for one in own], prod(step.shape[1:]))
+        for term, own in _lora(step).parted(step.inputs)
+        if _is_whole(term)
+    )
+    return (elements * KEPT + whole) * DOUBLE
 
 
 def adapting_passes(step: Step) -> int:
@@ -117,7 +124,7 @@ class AdapterChanges:
             of = self.keys.setdefault(own[-1].source, {kind: [] for kind in CHANGES})
             factors = [factor for factor in (one.left, one.right) if factor is not None]
             of[EVERY].append(step.key)
-            if not all(factor.any() for factor in factors):
+            if one.is_zero or not all(factor.any() for factor in factors):
                 of[ZERO if one.magnitude is None else ZERO_DORA].append(step.key)
             if one.magnitude is not None and not one.magnitude.all():
                 of[NO_MAGNITUDE].append(step.key)
@@ -149,9 +156,14 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 
 
 def is_single(step: Step) -> bool:
-    """Return whether a step adds adapters in float32; then the last bits of the results may depend on the processor."""
+    """Return whether BLAS sums what adapters add; then the last bits of the results may depend on the processor.
+
+    This is so for results of 16 bits, unless DoRA or tensors saved in full need sums in order.
+    """
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
-    return step.lora is not None and step.dtype in SINGLE and _wide(step) == "float32"
+    if step.lora is None or step.dtype not in SINGLE:
+        return False
+    return _wide(step) == "float32" or any(map(_is_whole, step.lora.terms))
 
 
 def _lora(step: Step) -> Lora:
@@ -162,6 +174,11 @@ def _lora(step: Step) -> Lora:
 def _wide(step: Step) -> str:
     """Return the dtype in which adapters are added to the base: "float32" or "float64"."""
     return wide_dtype(step.inputs[0].dtype, [term.kind for term in _lora(step).terms], step.dtype)
+
+
+def _is_whole(term: LoraTerm) -> bool:
+    """Return whether a term is the change of a LoHa, LoKr, OFT or Tucker decomposition."""
+    return term.kind not in FACTORS
 
 
 def _is_factored(term: LoraTerm) -> bool:
@@ -176,6 +193,8 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
     if not _is_factored(term):
         scale = 1.0 if term.kind == "saved" else term.scale
         return LowRankChange(term.kind, term.weight, values=_values(step, own[0], scale))
+    if _is_whole(term):
+        return _whole_change(step, term, [_whole(one) for one in own])
     a, b = _matrix(own[0]), _matrix(own[1])
     left, right = (a.T, b.T) if term.transposed else (b, a)
     left, right = np.ascontiguousarray(term.scale * left), np.ascontiguousarray(right)
@@ -186,6 +205,17 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
     if not term.transposed:
         return change
     return LowRankChange("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
+
+
+def _whole_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
+    """Return the change of a LoHa, LoKr, OFT or Tucker decomposition, which is made from ``tensors``."""
+    is_zero, in_order = not all(one.any() for one in tensors), step.dtype not in SINGLE
+    terms = neumann_terms(term.kind)
+    if terms is None:
+        rows = composed_rows(term.kind, tensors, term.scale, in_order=in_order)
+        return LowRankChange("added", term.weight, values=rows, is_zero=is_zero)
+    turned = rotation(tensors[0], terms, prod(step.shape[1:]), transposed=not term.transposed, in_order=in_order)
+    return LowRankChange("rotated", term.weight, rotate=turned, is_zero=is_zero)
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:

@@ -138,7 +138,7 @@ class AdapterModule:
     ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
     the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
     '' if there is only one model. For a LoHa or LoKr, ``kind`` is in ``SIDES``, and its tensors are ``a``, ``b`` and
-    ``more``; otherwise ``kind`` is ''.
+    ``more``. For an OFT, ``kind`` is a ``rotation_kind``, and its tensor is ``a``. For a LoRA, ``kind`` is ''.
     """
 
     name: str
@@ -156,7 +156,7 @@ class AdapterModule:
     @property
     def factors(self) -> tuple[str, ...]:
         """The keys of all tensors whose product is the change."""
-        return (self.a, self.b, *self.more)
+        return tuple(key for key in (self.a, self.b, *self.more) if key)
 
 
 @dataclass(frozen=True)

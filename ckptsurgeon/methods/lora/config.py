@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
-__all__ = ["AdapterConfig", "check_type", "damage_of", "number_of", "parse_config", "refusal_of", "selects"]
+__all__ = ["AdapterConfig", "check_type", "damage_of", "damaged", "number_of", "parse_config", "refusal_of", "selects"]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -38,12 +38,11 @@ REFUSED = {
 
 MERGE_WITH_PEFT = "Merge it with PEFT: merge_and_unload()."
 CONVERTED = {
-    "LOHA": "Or make it a LoRA with ckpt lora convert --to peft --rank 16.",
-    "LOKR": "Or make it a LoRA with ckpt lora convert --to peft --rank 16.",
-    "OFT": "A LoRA with its change depends on the base, whose weights an OFT multiplies: extract it from the merged "
-    "model with ckpt lora extract.",
+    "LOHA": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
+    "LOKR": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
+    "OFT": "Merge it with ckpt lora merge; ckpt lora extract makes a LoRA from the merged model and its base.",
 }
-"""{kind of adapter of PEFT: how it becomes a LoRA}"""
+"""{kind of adapter of PEFT: what to do with it}"""
 
 
 @dataclass(frozen=True)
@@ -91,36 +90,43 @@ def selects(name: str, key: str) -> bool:
     return f"{name}." in f"{PREFIX}{key.removeprefix(PREFIX)}."
 
 
-def parse_config(data: Any, name: str) -> AdapterConfig:
+def parse_config(data: Any, name: str, taken: str = "LORA") -> AdapterConfig:
     """Return an adapter's configuration; raises ConfigError if it is not valid, or is for another kind of adapter.
 
-    ``name`` is the name of the file in messages.
+    ``name`` is the name of the file in messages, and ``taken`` the kinds of adapters that can be used.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(
             f"{escape(name)} is not the configuration of an adapter: it is not a JSON object.",
             hint="Give a folder that PEFT wrote.",
         )
-    check_type(data, name)
+    check_type(data, name, taken)
     _check_meaning(data, name)
     try:
         return _parsed(data)
     except ConfigError as error:
         raise ConfigError(f"{escape(name)}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
-        raise ConfigError(
-            f"{escape(name)} is damaged: {escape(str(error))}.",
-            hint="Save the adapter again, or fetch this file again.",
-        ) from error
+        raise damaged(name, str(error)) from error
 
 
-def check_type(data: Mapping[str, Any], name: str) -> None:
-    """Raise ConfigError if a configuration is for another kind of adapter than LoRA; ``name`` is that of its file."""
+def damaged(name: str, why: str) -> ConfigError:
+    """Return the error for the configuration file ``name`` with a wrong value; ``why`` says what is wrong."""
+    return ConfigError(
+        f"{escape(name)} is damaged: {escape(why)}.", hint="Save the adapter again, or fetch this file again."
+    )
+
+
+def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
+    """Raise ConfigError if a configuration is for another kind of adapter than LoRA; ``name`` is that of its file.
+
+    ``taken`` are the kinds of adapters that can be used, for the message.
+    """
     kind = data.get("peft_type")
     if kind != "LORA":
         raise ConfigError(
-            f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only LORA can be merged.",
-            hint=f"{MERGE_WITH_PEFT} {CONVERTED.get(str(kind), '')}".strip(),
+            f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only {taken} can be used here.",
+            hint=CONVERTED.get(str(kind), MERGE_WITH_PEFT),
         )
 
 

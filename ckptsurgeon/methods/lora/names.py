@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...util.text import count, escape, listing
+from .composed import COMPOSED, MERGED
+from .rotated import ROTATED
 
 __all__ = [
     "COMPONENTS",
     "DORA_SCALE",
     "LEAVE_OUT",
+    "MID",
     "KeyParts",
     "composed_key_parts",
     "loose_key_parts",
@@ -24,13 +27,15 @@ __all__ = [
 # Adapters that are not LoRA, recognised by their keys, and the errors for unknown keys.
 
 LOHA, LOKR = "a LoHa (Hadamard product)", "a LoKr (Kronecker product)"
+PEFT_OFT = "an OFT of PEFT (orthogonal rotation)"
 KINDS = {
     r"lora_mid(\.weight)?": "a LoCon with a Tucker (CP) decomposition",
     r"hada_w\d(_[ab])?(\.\w+)?": LOHA,
     r"lokr_w\d(_[ab])?(\.\w+)?": LOKR,
     r"hada_t\d(\.\w+)?": "a LoHa with a Tucker (CP) decomposition",
     r"lokr_t\d(\.\w+)?": "a LoKr with a Tucker (CP) decomposition",
-    r"(oft_(blocks|diag|[rR])|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
+    r"oft_(embedding_)?R(\.\w+)*": PEFT_OFT,
+    r"(oft_(blocks|diag|r)|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
     r"(diff|diff_b|set_weight|[wb]_norm)": "an adapter of whole differences (LyCORIS' full and norm)",
     r"([ab][12]|bm)\.weight": "a GLoRA",
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
@@ -41,14 +46,25 @@ KINDS = {
 The keys are those of LyCORIS (``lycoris/modules``) and peft 0.21.
 """
 
+MERGED_KINDS = (LOHA, LOKR, PEFT_OFT, *(kind for kind in KINDS.values() if "Tucker" in kind))
+"""The kinds in ``KINDS`` that ``lora merge`` takes."""
+
 HINTS = {
-    "Tucker": "Merge it with the toolkit that made it.",
-    "LoHa": "Make it a LoRA with ckpt lora convert --to peft --rank 16.",
-    "LoKr": "Make it a LoRA with ckpt lora convert --to peft --rank 16.",
+    "Tucker": "Merge it with ckpt lora merge.",
+    "LoHa": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
+    "LoKr": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
+    "OFT of PEFT": "Merge it with ckpt lora merge; ckpt lora extract makes a LoRA from the merged model and its base.",
     "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with the toolkit that made it, "
     "and use ckpt lora extract with the merged model and the base.",
 }
-"""Hints for kinds of adapters that can become a LoRA, by a word of the kind."""
+"""Hints for kinds of adapters that can be merged, or become a LoRA, by words of the kind."""
+
+TAKEN: Mapping[tuple[str, ...], str] = {
+    (): "only LoRA can be used here",
+    COMPOSED: "only LoRA, LoHa and LoKr can be used here",
+    MERGED: "only LoRA, LoHa, LoKr and PEFT's OFT can be used here",
+}
+"""{beginnings of the roles of tensors, besides those of LoRA, that a verb takes: which adapters it takes}"""
 
 LEAVE_OUT = ", or leave these modules out with --exclude"
 """The end of a hint of ``ckpt lora convert``, without the full stop."""
@@ -57,27 +73,26 @@ _KINDS = {re.compile(rf"(.+)\.{ending}"): kind for ending, kind in KINDS.items()
 
 
 def unknown_keys_error(
-    unknown: Sequence[str], name: str, *, configured: bool, composed: bool = False
+    unknown: Sequence[str], name: str, *, configured: bool, methods: tuple[str, ...] = ()
 ) -> CheckpointError:
     """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
 
-    ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration. If
-    ``composed``, it may be a LoHa or LoKr.
+    ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
+    ``methods`` are the other adapters that the verb takes, as a key of ``TAKEN``.
     """
     if not unknown:
         return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")
     kinds = {kind: key for key in reversed(unknown) for kind in [_kind(key)] if kind}
-    if composed:
-        kinds = {kind: key for kind, key in kinds.items() if kind not in (LOHA, LOKR)}
+    allowed = MERGED_KINDS if methods == MERGED else (LOHA, LOKR) if methods else ()
+    kinds = {kind: key for kind, key in kinds.items() if kind not in allowed}
     if kinds:
         kind, key = min(kinds.items())
         hint = next((hint for name, hint in HINTS.items() if name in kind), "Merge it with the toolkit that made it.")
         if _JOINED.fullmatch(unknown_module(key)):
             hint = hint.replace("--to peft", "--to kohya")  # PEFT's names need the base
-        only = "only LoRA, LoHa and LoKr can be converted" if composed else "only LoRA can be merged"
         return ConfigError(
-            f"{escape(name)} is {kind}, as its key {escape(key)} shows; {only}.",
-            hint=f"{hint[:-1]}{LEAVE_OUT}." if composed else hint,
+            f"{escape(name)} is {kind}, as its key {escape(key)} shows; {TAKEN[methods]}.",
+            hint=f"{hint[:-1]}{LEAVE_OUT}." if methods == COMPOSED else hint,
             details=unknown,
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
@@ -109,6 +124,9 @@ def unknown_module(key: str) -> str:
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "controlnet")
 """The prefixes that diffusers has for the models of a pipeline; they come before the names of modules."""
 
+
+MID = "mid"
+"""The role of the core of a LoCon with a Tucker decomposition."""
 
 DORA_SCALE = ".dora_scale"
 """The end of the keys of DoRA's magnitudes in LyCORIS."""
@@ -146,6 +164,9 @@ _KOHYA = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)\.(?:lora_(down|up)\.we
 _PROCESSOR = re.compile(r"(.+)\.processor\.(\w+)_lora\.(?:(down|up)\.weight|(alpha))")
 _DOTTED = re.compile(r"(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight|(.+)\.lora_(down|up)\.weight")
 _COMPOSED = re.compile(r"(.+)\.(hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)")
+_TUCKER = re.compile(r"(.+)\.(hada_t[12]|lokr_t2)")
+_MID = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)\.lora_mid\.weight|(.+)\.lora_mid\.weight")
+_ROTATED = re.compile(r"(.+)\.oft_(embedding_)?R(?:\.(?!weight$)[^.]+)?\.weight")
 _JOINED = re.compile(r"(lora_[A-Za-z0-9]+|lycoris)_([^.]+)")
 _SIDES = {"down": "A", "up": "B"}
 _OTHERS = {"alpha": "alpha", "dora_scale": "magnitude"}
@@ -170,12 +191,20 @@ def _module(name: str) -> str:
     return re.sub(r"\.base_layer(?=\.|$)", "", name)
 
 
-def composed_key_parts(key: str, *, configured: bool) -> KeyParts | None:
+def composed_key_parts(key: str, methods: tuple[str, ...], *, configured: bool) -> KeyParts | None:
     """Return the parts of a key as ``peft_key_parts`` (``configured``) or ``loose_key_parts``, also for LoHa and LoKr.
 
-    The roles of the tensors of LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on.
+    The roles of the tensors of LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``,
+    the parts of PEFT's keys of an OFT are returned, too; the role of its tensor is ``oft_R``. So are those of Tucker
+    decompositions, with the roles ``hada_t1``, ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``.
     """
-    found = _COMPOSED.fullmatch(key)
+    rotated = _ROTATED.fullmatch(key.removeprefix("base_model.model.")) if configured and methods == MERGED else None
+    if rotated is not None:
+        return KeyParts(_module(rotated[1]), ROTATED, bool(rotated[2]))
+    if methods == MERGED and not configured and (middle := _MID.fullmatch(key)) is not None:
+        prefix, joined, dotted = middle.groups()
+        return KeyParts(joined, MID, joined=True, component=prefix) if joined else _loose_parts(dotted, MID)
+    found = _COMPOSED.fullmatch(key) or (_TUCKER.fullmatch(key) if methods == MERGED else None)
     if found is None or (not configured and key.startswith("base_model.")):
         return peft_key_parts(key) if configured else loose_key_parts(key)
     module, part = found.groups()

@@ -31,11 +31,13 @@ It returns the changed rows, and the counts of lost values."""
 class LowRankChange:
     """One adapter's change to a matrix, multiplied by ``weight``.
 
-    ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix) or "added" (one that is added to
-    it). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is the second factor. For
-    "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor. ``magnitude`` is DoRA's vector,
-    which replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the columns;
-    norms of rows are computed when needed.
+    ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix), "added" (one that is added to it)
+    or "rotated" (OFT). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is the second
+    factor. For "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor, or of the change of a
+    LoHa or LoKr. For "rotated", ``rotate`` returns rows of the base after an OFT's rotation. ``magnitude`` is DoRA's
+    vector, which replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the
+    columns; norms of rows are computed when needed. ``is_zero`` is true if the change of a LoHa, LoKr or OFT is known
+    to be zero.
     """
 
     kind: str
@@ -46,6 +48,8 @@ class LowRankChange:
     magnitude: Array | None = None
     norms: Array | None = None
     values: Callable[[int, int], Array] | None = None
+    rotate: Callable[[Array], Array] | None = None
+    is_zero: bool = False
 
     def pair(self) -> tuple[Array, Array]:
         """Return both factors, left and right; the change must be of a kind that has factors."""
@@ -88,6 +92,8 @@ def _apart(base: Array, begin: int, end: int, change: LowRankChange) -> Array:
     if change.values is not None:
         values: Array = change.values(begin, end)
         return values - base if change.kind == "saved" else values
+    if change.rotate is not None:
+        return change.rotate(base) - base
     if change.kind == "product":
         return change.product(begin, end)
     adapted = base + change.product(begin, end)

@@ -12,11 +12,12 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text
 from .adapter import Adapter, AdapterModule, config_notes
-from .composed import composed_parts
+from .composed import COMPOSED, MERGED, composed_parts
 from .config import AdapterConfig
 from .names import (
     DORA_SCALE,
     LEAVE_OUT,
+    MID,
     KeyParts,
     composed_key_parts,
     loose_key_parts,
@@ -24,6 +25,8 @@ from .names import (
     unknown_keys_error,
     unknown_module,
 )
+from .rotated import ROTATED, rotation_kind
+from .tucker import LOCON
 
 __all__ = ["Excluded", "Scales", "read_adapter"]
 
@@ -33,9 +36,6 @@ Scales = Callable[[str], float]
 Excluded = Callable[[str], bool]
 """A function that returns whether the user excludes a module, by its name in the file, such as lora_unet_first."""
 
-COMPOSED = ("hada_", "lokr_")
-"""The beginnings of the roles of tensors of LoHa and LoKr."""
-
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
 
@@ -44,7 +44,7 @@ EMBEDDINGS = ("embed_tokens", "lm_head")
 class _ModuleKeys:
     """The keys of an adapter's tensors for one module, by the role of the tensor: A, B, bias, magnitude or alpha.
 
-    ``part`` is the ``KeyParts`` of one of the factors, A or B, or of a tensor of a LoHa or LoKr.
+    ``part`` is the ``KeyParts`` of one of the factors, A or B, or of a tensor of a LoHa, LoKr or OFT.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -52,8 +52,8 @@ class _ModuleKeys:
 
     @property
     def is_composed(self) -> bool:
-        """Whether the module is a LoHa or LoKr."""
-        return any(role.startswith(COMPOSED) for role in self.keys)
+        """Whether the module is a LoHa, LoKr or OFT."""
+        return any(role.startswith(MERGED) for role in self.keys)
 
 
 def read_adapter(
@@ -63,7 +63,7 @@ def read_adapter(
     number: Scales,
     metadata: Mapping[str, AdapterConfig] | None = None,
     *,
-    composed: bool = False,
+    methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
 ) -> Adapter:
     """Return the adapter that a file's tensors make up; raises FormatError for unknown keys, or a factor A without B.
@@ -71,10 +71,11 @@ def read_adapter(
     ``config`` is PEFT's configuration. Without it, the adapter is in the format of kohya or diffusers. These formats
     store the alpha of a module as a tensor with one element, whose value ``number`` returns by key. If a module has no
     such tensor, its scale is computed from ``metadata``, which maps the name of each model of a pipeline to a
-    configuration. ``name`` is the adapter's name in messages. If ``composed``, modules may be LoHa or LoKr. Modules
-    that are ``excluded`` are not checked, and may be of any kind.
+    configuration. ``name`` is the adapter's name in messages. ``methods`` are the beginnings of the roles of other
+    tensors that are allowed: none, ``COMPOSED`` or ``MERGED``. Modules that are ``excluded`` are not checked, and may
+    be of any kind.
     """
-    read = _key_reader(configured=config is not None, composed=composed)
+    read = _key_reader(methods, configured=config is not None)
     left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}
     out = {key for keys in left.values() for key in keys}
     found: dict[tuple[str, str], _ModuleKeys] = {}
@@ -88,7 +89,7 @@ def read_adapter(
             unknown.append(key)
             continue
         _check_values(key, info, name, number=part.part == "alpha")
-        _check_axis(key, info, name, composed=composed)
+        _check_axis(key, info, name, converted=methods == COMPOSED)
         if part.part == "saved":
             saved[part.module] = key
             continue
@@ -96,21 +97,22 @@ def read_adapter(
         if part.part in one.keys:
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
-        one.part = part if part.part.startswith(("A", "B", *COMPOSED)) else one.part
+        one.part = part if part.part.startswith(("A", "B", *MERGED)) else one.part
     if unknown or not (found or saved or left):
-        raise unknown_keys_error(unknown, name, configured=config is not None, composed=composed)
+        raise unknown_keys_error(unknown, name, configured=config is not None, methods=methods)
     _check_halves(found.values(), name)
-    modules = tuple(_module(one, tensors, config, name, number, metadata or {}) for one in found.values())
+    within, kernels = metadata or {}, methods == MERGED
+    modules = tuple(_module(one, tensors, config, name, number, within, kernels=kernels) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
     notes = tuple(
-        config_notes(modules, saved, config) if config is not None else _assumed_notes(found.values(), metadata or {})
+        config_notes(modules, saved, config) if config is not None else _assumed_notes(found.values(), within)
     )
     return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes, left)
 
 
-def _key_reader(*, configured: bool, composed: bool) -> Callable[[str], KeyParts | None]:
-    if composed:
-        return partial(composed_key_parts, configured=configured)
+def _key_reader(methods: tuple[str, ...], *, configured: bool) -> Callable[[str], KeyParts | None]:
+    if methods:
+        return partial(composed_key_parts, methods=methods, configured=configured)
     return peft_key_parts if configured else loose_key_parts
 
 
@@ -175,13 +177,13 @@ def _raise_duplicate(name: str, key: str, other: str) -> None:
     )
 
 
-def _check_axis(key: str, info: TensorInfo, name: str, *, composed: bool) -> None:
+def _check_axis(key: str, info: TensorInfo, name: str, *, converted: bool) -> None:
     """Raise ConfigError if DoRA magnitudes are for inputs, not for outputs (LyCORIS with ``wd_on_output`` false)."""
     if key.endswith(DORA_SCALE) and info.shape[:1] != (info.numel,):
         raise ConfigError(
             f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
             f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
-            hint=f"Merge it with the toolkit that made it{LEAVE_OUT if composed else ''}.",
+            hint=f"Merge it with the toolkit that made it{LEAVE_OUT if converted else ''}.",
         )
 
 
@@ -205,11 +207,17 @@ def _module(
     name: str,
     number: Scales,
     metadata: Mapping[str, AdapterConfig],
+    *,
+    kernels: bool,
 ) -> AdapterModule:
     keys, part = one.keys, one.part
     assert part is not None  # ensured by _check_halves
+    if ROTATED in keys:
+        return _rotated(keys, part, config, name)
     if one.is_composed:
-        return _composed(keys, part, tensors, config, name, number, metadata)
+        return _composed(keys, part, tensors, config, name, number, metadata, kernels=kernels)
+    if MID in keys:
+        return _with_core(keys, part, tensors, name, number)
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:
@@ -242,13 +250,44 @@ def _composed(
     name: str,
     number: Scales,
     metadata: Mapping[str, AdapterConfig],
+    *,
+    kernels: bool,
 ) -> AdapterModule:
-    kind, own, rank = composed_parts(keys, tensors, name)
+    """Return a module of a LoHa or LoKr; if ``kernels``, it may be a convolution."""
+    kind, own, rank = composed_parts(keys, tensors, name, kernels=kernels)
     return AdapterModule(
         part.module, own[0], own[1], _scale(keys, part, rank, config, name, number, metadata),
         magnitude=keys.get("magnitude", ""), joined=part.joined, component=part.component, kind=kind,
         more=tuple(own[2:]),
     )  # fmt: skip
+
+
+def _with_core(
+    keys: Mapping[str, str], part: KeyParts, tensors: Mapping[str, TensorInfo], name: str, number: Scales
+) -> AdapterModule:
+    """Return a module of a LoCon with a Tucker decomposition: a core between B and A."""
+    own = [keys[MID], keys["B"], keys["A"]]
+    core, up, down = (tensors[key].shape for key in own)
+    if len(core) < 3 or core[:1] != up[1:2] or core[1:2] != down[:1]:
+        given = ", ".join(f"{escape(key)} {shape_text(tensors[key].shape)}" for key in own)
+        raise FormatError(f"the factors of a module of {escape(name)} do not fit each other: {given}.", rule="rank")
+    scale = number(keys["alpha"]) / core[0] if "alpha" in keys else 1.0
+    return AdapterModule(
+        part.module, own[0], own[1], part.times * scale, magnitude=keys.get("magnitude", ""), joined=part.joined,
+        component=part.component, kind=LOCON, more=(own[2],),
+    )  # fmt: skip
+
+
+def _rotated(keys: Mapping[str, str], part: KeyParts, config: AdapterConfig | None, name: str) -> AdapterModule:
+    """Return a module of an OFT, whose scale is always 1."""
+    other = next((key for role, key in keys.items() if role != ROTATED), "")
+    if other:
+        raise FormatError(
+            f"{escape(name)} has {escape(other)} and {escape(keys[ROTATED])} for the same module.", rule="two adapters"
+        )
+    settings = config.data if config is not None else {}
+    terms = int(settings.get("num_cayley_neumann_terms") or 0) if settings.get("use_cayley_neumann") else 0
+    return AdapterModule(part.module, keys[ROTATED], "", 1.0, part.embedding, kind=rotation_kind(terms))
 
 
 def _scale(

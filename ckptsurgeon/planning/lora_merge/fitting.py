@@ -9,7 +9,7 @@ from ...errors import PlanError
 from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.conv1d import KnownModel, is_named_conv1d
 from ...methods.lora.matching import MatchedModules
-from ...util.text import count, escape, listing, shape_text
+from ...util.text import count, escape, listing, shape_text, together
 from ..llama_cpp.names import layout_hint
 from ..plan.compute import LoraTerm
 from ..plan.step import Input
@@ -61,11 +61,12 @@ def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: Ad
 
 def misfit(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> PlanError:
     """Return the error for a module whose factors have shapes that do not fit the weight ``key``."""
-    a, b = (shape_text(one.view.tensors[each].shape) for each in (module.a, module.b))
+    shapes = [shape_text(one.view.tensors[each].shape) for each in module.factors]
+    factors = f"the factors are {together(shapes, len(shapes))}" if len(shapes) > 1 else f"the rotation is {shapes[0]}"
     shape = shape_text(base.tensors[key].shape)
     return PlanError(
         f"the adapter {escape(one.adapter.name)} does not fit {escape(key)} of {escape(base.source.name)}: the weight "
-        f"is {shape}, the factors are {a} and {b}.",
+        f"is {shape}, {factors}.",
         hint="Use the model that the adapter was trained on.",
     )
 
@@ -139,7 +140,12 @@ def weight_layout(
 
 
 def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: SourceView) -> ModuleWeight:
-    shapes = [one.view.tensors[each].shape for each in (module.a, module.b)]
+    shapes = [one.view.tensors[each].shape for each in module.factors]
+    if module.kind:
+        rotates_outputs = module.embedding
+        if not LoraTerm(module.kind).fits(base.tensors[key].shape, shapes):
+            raise misfit(one, module, key, base)
+        return ModuleWeight(key, (rotates_outputs,), module.embedding)
     fits = [LoraTerm("product", transposed=way).fits(base.tensors[key].shape, shapes) for way in (False, True)]
     if not any(fits):
         raise misfit(one, module, key, base)

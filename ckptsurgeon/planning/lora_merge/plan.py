@@ -89,15 +89,17 @@ class BaseChanges:
             if not matcher.match(named(module)):
                 chosen.append(module)
                 continue
-            keys = (module.a, module.b, module.bias, module.magnitude)
+            keys = (*module.factors, module.bias, module.magnitude)
             self.left_out += [(source, key) for key in keys if key]
         return chosen
 
     def _add_module(self, source: int, one: AdapterView, module: AdapterModule, key: str, *, transposed: bool) -> None:
         base = self.base.tensors[key]
-        kind = "dora" if module.magnitude else "product"
+        if module.kind and module.magnitude:
+            raise _magnitude_error(one, module)
+        kind = module.kind or ("dora" if module.magnitude else "product")
         term = LoraTerm(kind, one.weight, module.scale, transposed)
-        keys = [module.a, module.b, *([module.magnitude] if module.magnitude else [])]
+        keys = [*module.factors, *([module.magnitude] if module.magnitude else [])]
         if not term.fits(base.shape, [one.view.tensors[each].shape for each in keys]):
             raise misfit(one, module, key, self.base)
         self._change(key, term, one, [input_of(source, one, each) for each in keys])
@@ -144,6 +146,14 @@ class BaseChanges:
         changes.terms.append(term)
         changes.inputs += inputs
         changes.by.append(one.adapter.name)
+
+
+def _magnitude_error(one: AdapterView, module: AdapterModule) -> PlanError:
+    return PlanError(
+        f"the module {escape(module.name)} of {escape(one.adapter.name)} is a LoHa or LoKr with DoRA's magnitudes, "
+        "which cannot be merged as it is.",
+        hint="Make it a LoRA first: ckpt lora convert with a --rank. Or leave it out with --exclude.",
+    )
 
 
 def named(module: AdapterModule) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, prod, sqrt
 from typing import Any, TypeAlias
 
-from ...methods.lora.composed import SIDES, composed_shape
+from ...methods.lora.composed import SIDES, composed_shape, factors_of, fits_whole
+from ...methods.lora.rotated import neumann_terms
 
 __all__ = [
     "DIFFERENCE",
@@ -46,7 +47,13 @@ def truth(value: Any) -> bool:
 # Low-rank adapters: the changes they make to a tensor, and the factors that are extracted from a difference.
 
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
-"""{kind of ``LoraTerm``: number of its inputs}: A and B, for DoRA also the magnitudes; for other kinds one tensor."""
+"""{kind of ``LoraTerm``: number of its inputs}: A and B, for DoRA also the magnitudes, or one tensor.
+
+The other kinds are those of ``methods.lora.composed.factors_of``."""
+
+
+def _number_of_inputs(kind: str) -> int | None:
+    return FACTORS[kind] if kind in FACTORS else factors_of(kind)
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,12 @@ class LoraTerm:
     - product: ``scale B A``;
     - dora: ``m / |V| V - W`` with ``V = W + scale B A`` and the adapter's magnitudes m;
     - saved: ``S - W`` with the adapter's tensor S, which replaces W;
-    - added: ``scale S``.
+    - added: ``scale S``;
+    - a kind in ``SIDES`` or ``TUCKER`` (LoHa, LoKr, LoCon): ``scale`` times the product of the matrices W1 and W2;
+    - rotation, or rotation and a number of terms (OFT): ``W R' - W`` with the rotation R, or ``W R - W`` if
+      ``transposed``, as for embeddings.
 
-    W is (out, in), or (in, out) if ``transposed``.
+    W is (out, in), or, for the first two kinds, (in, out) if ``transposed``.
     """
 
     kind: str
@@ -70,6 +80,10 @@ class LoraTerm:
         """Return whether a term whose inputs, as A and B, have the shapes ``inputs`` fits a tensor of ``shape``."""
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
+        if self.kind not in FACTORS:
+            return (not self.transposed or neumann_terms(self.kind) is not None) and fits_whole(
+                self.kind, shape, inputs
+            )
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
         if len(a) < 2 or len(b) != 2 or not shape or a[0] != b[1] or not a[0]:
             return False
@@ -92,13 +106,15 @@ class Lora:
         """Yield each term with its inputs; ``inputs`` are the base's tensor and the inputs of all terms."""
         at = 1
         for term in self.terms:
-            yield term, inputs[at : at + FACTORS[term.kind]]
-            at += FACTORS[term.kind]
+            number = _number_of_inputs(term.kind) or 0
+            yield term, inputs[at : at + number]
+            at += number
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
         """Return whether inputs of these shapes, the base's first, fit the terms and an output of ``shape``."""
-        known = all(term.kind in FACTORS and isfinite(term.weight) and isfinite(term.scale) for term in self.terms)
-        if not known or not self.terms or len(inputs) != 1 + sum(FACTORS[term.kind] for term in self.terms):
+        numbers = [_number_of_inputs(term.kind) for term in self.terms]
+        known = all(isfinite(term.weight) and isfinite(term.scale) for term in self.terms) and None not in numbers
+        if not known or not numbers or len(inputs) != 1 + sum(number or 0 for number in numbers):
             return False
         alike = tuple(inputs[0]) == tuple(shape)
         return alike and all(term.fits(shape, own) for term, own in self.parted(inputs))

@@ -19,7 +19,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
 @pytest.mark.parametrize(
     ("config", "code", "why"),
     [
-        ({"peft_type": "LOHA"}, 2, "has the peft_type 'LOHA'; only LORA can be merged"),
+        ({"peft_type": "IA3"}, 2, "has the peft_type 'IA3'; only LORA, LOHA, LOKR and OFT can be used here"),
         ({"r": 0}, 2, "a/adapter_config.json: the rank 0 is not a whole number of 1 or more"),
         ({"r": -3}, 2, "a/adapter_config.json: the rank -3 is not"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json: the rank 0 is not"),
@@ -126,10 +126,6 @@ def test_the_base_is_never_overwritten(ckpt: Any) -> None:
 @pytest.mark.parametrize(
     ("endings", "kind"),
     [
-        (["lora_down.weight", "lora_up.weight", "lora_mid.weight"], "a LoCon with a Tucker (CP) decomposition"),
-        (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"], "a LoHa (Hadamard product)"),
-        (["hada_w1_a", "hada_t1"], "a LoHa"),
-        (["lokr_w1", "lokr_w2_a", "lokr_w2_b"], "a LoKr (Kronecker product)"),
         (["oft_blocks"], "an OFT (orthogonal rotation)"),
         (["oft_diag"], "an OFT"),
         (["diff", "diff_b"], "an adapter of whole differences (LyCORIS' full and norm)"),
@@ -147,10 +143,30 @@ def test_another_kind_of_adapter_is_named(module: str, endings: list[str], kind:
     assert done.code == 2, done
     said = " ".join(done.err.split())
     assert f"a.safetensors is {kind}" in said
-    assert "; only LoRA can be merged" in said
+    assert "; only LoRA, LoHa, LoKr and PEFT's OFT can be used here" in said
 
 
-@pytest.mark.parametrize("ending", ["hada_w1_a", "lokr_w1", "oft_r.weight", "ia3_l", "vera_lambda_b"])
+@pytest.mark.parametrize(
+    ("endings", "kind"),
+    [
+        (["lora_down.weight", "lora_up.weight", "lora_mid.weight"], "a LoCon with a Tucker (CP) decomposition"),
+        (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"], "a LoHa (Hadamard product)"),
+        (["hada_w1_a", "hada_t1"], "a LoHa"),
+        (["lokr_w1", "lokr_w2_a", "lokr_w2_b"], "a LoKr (Kronecker product)"),
+        (["oft_R.weight"], "an OFT of PEFT (orthogonal rotation)"),
+    ],
+)
+def test_verbs_that_take_only_lora_name_what_can_be_merged(endings: list[str], kind: str, ckpt: Any) -> None:
+    save_file({f"unet.layers.0.q.{ending}": torch.ones(2, 2) for ending in endings}, "a.safetensors")
+    done = ckpt("lora", "resize", "a.safetensors", "--rank", "1", "-o", "o.safetensors")
+    assert done.code == 2, done
+    said = " ".join(done.err.split())
+    assert f"a.safetensors is {kind}" in said
+    assert "; only LoRA can be used here" in said
+    assert "ckpt lora merge" in said
+
+
+@pytest.mark.parametrize("ending", ["oft_r.weight", "ia3_l", "vera_lambda_b"])
 def test_another_kind_under_peft_s_names_is_named(ending: str, ckpt: Any) -> None:
     save_file(base_state(), "base.safetensors")
     peft_folder("a", {f"layers.0.q.{ending}": A})
@@ -158,7 +174,7 @@ def test_another_kind_under_peft_s_names_is_named(ending: str, ckpt: Any) -> Non
         Path("alone.safetensors").write_bytes(Path("a/adapter_model.safetensors").read_bytes())
         done = ckpt("lora", "merge", "base.safetensors", adapter, "-o", "o.safetensors")
         assert done.code == 2, done
-        assert "; only LoRA can be merged" in " ".join(done.err.split())
+        assert "; only LoRA, LoHa, LoKr and PEFT's OFT can be used here" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(("key", "shape"), [("layers_0_q", (1, 8)), ("layers_1_up", (1, 8)), ("conv", (1, 3, 1, 1))])

@@ -14,7 +14,8 @@ NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
 
 An adapter is a folder that PEFT wrote (ranks and alphas per module, rslora, DoRA, saved modules and biases have the
-same meaning as in PEFT), or one file with kohya's or diffusers' key names. 16-bit results are summed in single
+same meaning as in PEFT), or one file with kohya's or diffusers' key names. It is a LoRA, DoRA, LoHa, LoKr (also with a
+Tucker decomposition) or PEFT's OFT. 16-bit results are summed in single
 precision, other results in double precision, and rounded once. Tensors without an adapter are copied. If the base is a
 folder of transformers, its configuration and tokeniser are copied too.
 """
