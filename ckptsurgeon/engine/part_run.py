@@ -191,7 +191,7 @@ def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
 def has_slot(run: PartRun, step: Step) -> bool:
     """Return whether a step's tensor has its own bytes in the file; in some formats, tied tensors share their bytes."""
     slots = run.part.layout.slots
-    return not step.tied_to or slots[step.key] != slots[step.tied_to]
+    return not step.tied_to or slots[step.key] != slots.get(step.tied_to)
 
 
 def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:

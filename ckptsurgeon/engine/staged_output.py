@@ -20,6 +20,7 @@ from .consuming import SourceConsumer
 from .inputs import PlanInputs
 from .output.companions import existing_checkpoint
 from .output.layout import OutputFile, OutputOptions, OutputShape
+from .output.pipeline import component_weights
 from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .part_run import PartRun
@@ -178,7 +179,12 @@ def staged_output(
         with staged_file(path, shape.size, force=options.force) as file:
             yield StagedOutput(shape, {"": file}, helpers=helpers)
         return
-    found = (*existing_checkpoint(path), *_existing_files(path, shape, written), *stale)
+    found = (
+        *existing_checkpoint(path),
+        *component_weights(path, shape.names),
+        *_existing_files(path, shape, written),
+        *stale,
+    )
     present = list(dict.fromkeys([*found, *_existing_signature(path, options)]))
     if present and not options.force:
         raise OutputError(

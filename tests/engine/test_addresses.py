@@ -99,7 +99,7 @@ def test_every_verb_writes_to_an_address(memory: Place, verb: str) -> None:
     assert memory.files() == files("local")
 
 
-@pytest.mark.parametrize("to", output_formats())
+@pytest.mark.parametrize("to", sorted({*output_formats()} - {"diffusers"}))  # fills a folder that is there
 def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
     suffix = {"flax": ".msgpack", "gguf": ".gguf", "hdf5": ".h5", "npz": ".npz", "pth": ".pth"}.get(to, "")
     more = {"ranks": 2} if to in ("fsdp", "tp") else {}

@@ -102,6 +102,18 @@ MUTANTS = (
         "api/merge/test_statistics.py",
     ),
     Mutant(
+        "weights that stand in a component of a pipeline are not left beside the new ones",
+        "        *component_weights(path, shape.names),\n",
+        "",
+        "formats/exported/test_pipeline_output.py",
+    ),
+    Mutant(
+        "files of subfolders that are out of date are not kept",
+        "_keep_others(entry.path, target, names_inside(entry.name, stale))",
+        "_keep_others(entry.path, target, set())",
+        "formats/exported/test_pipeline_output.py",
+    ),
+    Mutant(
         "an OFT multiplies the weight by the transpose of its rotation",
         "transposed=not term.transposed, in_order=in_order",
         "transposed=term.transposed, in_order=in_order",

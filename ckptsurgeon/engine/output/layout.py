@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from ...errors import ConfigError, OutputError
@@ -20,6 +21,7 @@ from ...planning.plan.step import Step
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
+from .pipeline import check_pipeline, component_files, writes_components
 from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
 
 __all__ = [
@@ -240,6 +242,8 @@ def check_options(options: OutputOptions) -> None:
         check_writable(options.path)
     writer = writer_of(options)
     check_ranks(writer, options.ranks)
+    if writes_components(writer):
+        check_pipeline(options.path)
     if options.max_shard_size:
         if writes_ranks(writer):
             raise ConfigError(
@@ -277,6 +281,10 @@ def lay_out(
         shares = rank_shares(writer, tensors, options.ranks)
         whole = OutputFile(ALL_RANKS, writer.spread(tensors, metadata, shares))
         return OutputShape((whole,), folder=True, index=writer.index_of(shares))
+    if writes_components(writer):
+        sharded = partial(_sharded, text=options.max_shard_size or DEFAULT_SHARD, writer=writer)
+        files, index = component_files(writer, tensors, metadata, options.path, sharded)
+        return OutputShape(tuple(OutputFile(*one) for one in files.items()), folder=True, index=index)
     if not is_folder(options):
         return OutputShape((OutputFile("", writer.layout(tensors, metadata, recipe, beside)),), folder=False)
     shards = [tensors] if plan.target.weights else _sharded(tensors, options.max_shard_size or DEFAULT_SHARD, writer)

@@ -17,8 +17,9 @@ from ...util.text import escape, listing
 from .._choosing import Choice, choose, has_weights, is_weights, note_of
 from .._open import read_header
 from ..base.header import FilePrint, Header
-from ..base.sharded_writer import folder_digest
+from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
 from ..unsupported.folders import PIPELINE, pipeline_index
+from ._pipeline_writer import PipelineWriter
 
 __all__ = ["FORMAT"]
 
@@ -29,6 +30,7 @@ _MOST = 16
 class _Pipeline:
     name = "diffusers pipeline"
     magic: tuple[bytes, ...] = ()
+    writer = PipelineWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a folder is a pipeline: it has no weights itself, but at least two components with weights.
@@ -77,8 +79,18 @@ class _Pipeline:
                 *notes,
                 *_left(parts, metadata),
             ),
-            frame=lambda: folder_digest({component: header.frame() for component, header in parts.items()}),
+            recipe=folder_recipe(source),
+            frame=lambda: _frame(source, parts),
         )
+
+
+def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:
+    """Return one digest for all components; if ckptsurgeon has written the folder, the digest that its recipe seals."""
+    if folder_recipe(folder) is None:
+        return folder_digest({component: header.frame() for component, header in parts.items()})
+    return folder_frame(
+        folder, {_within(one, file.name): file.sha256 for one, header in parts.items() for file in header.files}
+    )
 
 
 def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:

@@ -6,12 +6,13 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 
 from ...errors import OutputError
 from ...util.text import escape
 from .temp_files import exchange, sync_folder, temp_name
 
-__all__ = ["check_exchange", "place_folder"]
+__all__ = ["check_exchange", "names_inside", "place_folder"]
 
 
 def check_exchange(path: str) -> None:
@@ -48,6 +49,11 @@ def place_folder(temp: str, path: str, stale: set[str]) -> None:
     sync_folder(parent)
 
 
+def names_inside(folder: str, names: Iterable[str]) -> set[str]:
+    """Return the paths among ``names`` that are inside a subfolder, without the name of the subfolder."""
+    return {name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")}
+
+
 def _keep_others(old: str, new: str, stale: set[str]) -> None:
     """Hard-link the files in ``old`` into ``new``, except files in ``stale`` and files that ``new`` already has."""
     for entry in os.scandir(old):
@@ -59,7 +65,7 @@ def _keep_others(old: str, new: str, stale: set[str]) -> None:
                 os.mkdir(target)
                 shutil.copystat(entry.path, target, follow_symlinks=False)
             if os.path.isdir(target):
-                _keep_others(entry.path, target, set())
+                _keep_others(entry.path, target, names_inside(entry.name, stale))
         elif not os.path.lexists(target):
             _link(entry.path, target)
 

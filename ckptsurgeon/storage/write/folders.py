@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import OutputError
 from ...util.text import escape
-from .folder_exchange import check_exchange, place_folder
+from .folder_exchange import check_exchange, names_inside, place_folder
 from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile
@@ -58,6 +58,7 @@ class StagedFolder:
         """Create a file in the temp folder, and reserve ``size`` bytes for it on disk; raises OutputError."""
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         try:
+            os.makedirs(os.path.dirname(staged.path), exist_ok=True)  # a name may have a subfolder in front
             staged.create(0o666)
         except OSError as error:
             raise output_error(staged.shown, error) from error
@@ -98,9 +99,7 @@ class StagedFolder:
         Raises OutputError.
         """
         try:
-            for entry in os.scandir(self.path):
-                if entry.name not in (JOURNAL, ONLY_COPY, *but):
-                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+            _clear(self.path, {JOURNAL, ONLY_COPY, *but})
         except OSError as error:
             raise output_error(self.shown, error) from error
 
@@ -138,12 +137,26 @@ class StagedFolder:
         for staged, size in self._open:
             staged.flush(size)
         self.close()
+        for folder in {os.path.dirname(staged.path) for staged, _ in self._open} - {self.path}:
+            sync_folder(folder)
         sync_folder(self.path)
 
     def close(self) -> None:
         """Close all files."""
         for staged, _ in self._open:
             staged.close()
+
+
+def _clear(path: str, but: Collection[str]) -> None:
+    """Remove all files and subfolders of a folder, except the files ``but``, whose names may begin with a subfolder."""
+    for entry in os.scandir(path):
+        if not entry.is_dir(follow_symlinks=False):
+            if entry.name not in but:
+                os.unlink(entry.path)
+        elif inside := names_inside(entry.name, but):
+            _clear(entry.path, inside)
+        else:
+            shutil.rmtree(entry.path)
 
 
 @contextmanager

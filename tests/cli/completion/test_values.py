@@ -29,7 +29,10 @@ def test_options_of_the_verb() -> None:
     [
         ("inspect --sort ", ["size", "key"]),
         ("inspect --sort=s", ["--sort=size"]),
-        ("convert x --to ", ["dcp", "flax", "fsdp", "gguf", "hdf5", "npz", "pth", "safetensors", "tensorflow", "tp"]),
+        (
+            "convert x --to ",
+            ["dcp", "diffusers", "flax", "fsdp", "gguf", "hdf5", "npz", "pth", "safetensors", "tensorflow", "tp"],
+        ),
         ("transplant a b --on-missing ", ["init", "error"]),
         ("transplant a b --new-tokens m", ["mean"]),
         ("transplant a b --dtype bf", ["bfloat16"]),

@@ -1,0 +1,101 @@
+"""Lays out the weights of a diffusers pipeline: files in the folder of each component, beside the pipeline's others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeGuard
+
+from ...errors import ConfigError
+from ...formats._choosing import is_weights
+from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
+from ...formats.base.sharded_writer import IndexedShards, indexed_name
+from ...formats.unsupported.folders import PIPELINE, pipeline_index
+from ...storage.read.base import Folder
+from ...storage.read.uri import open_source, scheme_of
+from ...util.text import escape
+
+__all__ = ["check_pipeline", "component_files", "component_weights", "writes_components"]
+
+
+class ComponentWriter(Writer, Protocol):
+    """The interface of a writer that writes a folder for each component of a pipeline."""
+
+    def components(self, tensors: Sequence[OutTensor], known: Sequence[str]) -> dict[str, list[OutTensor]]:
+        """Return the tensors of each component; raises OutputError for a tensor of an unknown component."""
+        ...
+
+    def sharding_of(self, component: str) -> IndexedShards:
+        """Return the names of the files of a component."""
+        ...
+
+    def stripped(self, tensors: Sequence[OutTensor]) -> list[OutTensor]:
+        """Return tensors of one component with their keys in its files."""
+        ...
+
+
+def writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
+    """Return whether a format has a folder for each component of a pipeline."""
+    return hasattr(writer, "components")
+
+
+def check_pipeline(path: str) -> tuple[str, ...]:
+    """Return the components of the pipeline in the folder ``path``; raises ConfigError if there is no pipeline."""
+    if scheme_of(path):
+        raise ConfigError(
+            f"--to diffusers cannot write to the address {escape(path)}.",
+            hint="Write into a folder on this machine, which has the other files of a pipeline.",
+        )
+    source = open_source(path) if os.path.isdir(path) else None
+    index = pipeline_index(source) if isinstance(source, Folder) else {}
+    found = tuple(name for name, value in index.items() if isinstance(value, list) and not name.startswith("_"))
+    if not found:
+        raise ConfigError(
+            f"{escape(path)} has no {PIPELINE} that lists the components of a pipeline.",
+            hint="First put all files of such a pipeline there except its weights: configurations and tokenisers are "
+            "not in an original file.",
+        )
+    return found
+
+
+def component_files(
+    writer: ComponentWriter,
+    tensors: Sequence[OutTensor],
+    metadata: Mapping[str, str],
+    path: str,
+    sharded: Callable[[Sequence[OutTensor]], list[list[OutTensor]]],
+) -> tuple[dict[str, OutputLayout], dict[str, IndexFile]]:
+    """Return the layout of each file with tensors, and the indexes of shards, by their paths in the folder ``path``.
+
+    ``sharded`` divides the tensors of a component between its shards. Raises ConfigError if the folder has no pipeline,
+    OutputError for a tensor that belongs to none of its components.
+    """
+    files: dict[str, OutputLayout] = {}
+    index: dict[str, IndexFile] = {}
+    for component, own in writer.components(tensors, check_pipeline(path)).items():
+        shards, sharding = sharded(own), writer.sharding_of(component)
+        layouts = {
+            name: (writer.stripped(shard), writer.layout(shard, metadata, ()))
+            for name, shard in zip(sharding.names(len(shards)), shards, strict=True)
+        }
+        files |= {f"{component}/{name}": layout for name, (_, layout) in layouts.items()}
+        index |= {f"{component}/{name}": _inside(component, made) for name, made in sharding.index(layouts).items()}
+    return files, index
+
+
+def _inside(component: str, index: IndexFile) -> IndexFile:
+    """Return a function that makes the same index; the names of files that it reads have the component in front."""
+    return lambda read: index(lambda name, offset, nbytes: read(f"{component}/{name}", offset, nbytes))
+
+
+def component_weights(path: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield the paths of weights, and of their indexes, that are in the folders of the output's files ``names``.
+
+    ``path`` is the output folder. A single file, and files of an output without components, have no such folders.
+    """
+    for component in dict.fromkeys(name.partition("/")[0] for name in names if "/" in name):
+        folder = os.path.join(path, component)
+        if os.path.isdir(folder):
+            yield from (
+                f"{component}/{name}" for name in sorted(os.listdir(folder)) if is_weights(name) or indexed_name(name)
+            )

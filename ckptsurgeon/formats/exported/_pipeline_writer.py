@@ -1,0 +1,84 @@
+"""Writes the components of a diffusers pipeline: a folder of safetensors for each, beside its other files."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...errors import OutputError
+from ...util.text import escape, listing
+from .._safetensors_layout import SafetensorsWriter
+from ..base.header import ExtraEntries, OutputLayout, OutTensor
+from ..base.sharded_writer import IndexedShards, OneFile
+
+__all__ = ["PipelineWriter"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Matches names of components, which become names of folders."""
+_OF_TRANSFORMERS = ("text_encoder", "image_encoder", "safety_checker", "language_model", "text_model")
+"""The beginnings of the names of components that transformers saves; diffusers saves the others."""
+
+
+class _ComponentLayout:
+    """The layout of a file of a component, whose keys lack the component's name; ``slots`` has the whole keys."""
+
+    def __init__(self, layout: OutputLayout, component: str) -> None:
+        self._layout = layout
+        self._names = {f"{component}.{key}": key for key in layout.slots}
+        self.slots: Mapping[str, tuple[int, int]] = {key: layout.slots[name] for key, name in self._names.items()}
+        self.size = layout.size
+
+    def frame(self, checksums: Mapping[str, int], recipe: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """Return the bytes outside the tensors, as (offset, bytes) in order."""
+        own = {name: checksums[key] for key, name in self._names.items() if key in checksums}
+        return iter(self._layout.frame(own, recipe))
+
+
+class PipelineWriter:
+    """Lays out the files of a pipeline; the first part of each key is the name of its component."""
+
+    name = "diffusers"
+    sharding = OneFile("diffusers")
+    suffixes: tuple[str, ...] = ()
+    shares = False
+    most = SafetensorsWriter.most
+    dtypes = SafetensorsWriter.dtypes
+    carries = False
+
+    def components(self, tensors: Sequence[OutTensor], known: Sequence[str]) -> dict[str, list[OutTensor]]:
+        """Return the tensors of each component; raises OutputError for a tensor of a component that is not ``known``.
+
+        A tensor that is tied to one of another component gets its own bytes.
+        """
+        found: dict[str, list[OutTensor]] = defaultdict(list)
+        for tensor in tensors:
+            component, dot, _ = tensor.key.partition(".")
+            if not dot or component not in known or not _NAME.fullmatch(component):
+                raise OutputError(
+                    f"{escape(tensor.key)} belongs to no component of the pipeline: {listing(known, where='')}.",
+                    hint="Use --layout diffusers, or rename the keys: unet.conv_in.weight is in the component unet.",
+                )
+            apart = tensor.alias_of.partition(".")[0] != component
+            found[component].append(tensor._replace(alias_of="") if apart else tensor)
+        return dict(found)
+
+    def sharding_of(self, component: str) -> IndexedShards:
+        """Return the names of the files of a component."""
+        stem = "model" if component.startswith(_OF_TRANSFORMERS) else "diffusion_pytorch_model"
+        return IndexedShards(stem, ".safetensors")
+
+    def layout(
+        self,
+        tensors: Sequence[OutTensor],
+        metadata: Mapping[str, str],
+        recipe: Sequence[str],
+        beside: ExtraEntries | None = None,
+    ) -> OutputLayout:
+        """Return the layout of a file of one component; all keys of ``tensors`` begin with its name."""
+        component = tensors[0].key.partition(".")[0]
+        return _ComponentLayout(SafetensorsWriter().layout(self.stripped(tensors), metadata, recipe), component)
+
+    def stripped(self, tensors: Sequence[OutTensor]) -> list[OutTensor]:
+        """Return tensors of one component with their keys in its files, without the component's name."""
+        return [one._replace(key=one.key.partition(".")[2], alias_of=one.alias_of.partition(".")[2]) for one in tensors]

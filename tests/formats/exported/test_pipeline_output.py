@@ -1,0 +1,205 @@
+"""The weights of a diffusers pipeline are written into the folder of each component, beside its other files."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+COMPONENTS = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+def pipeline(folder: str = "sd", **more: Any) -> Path:
+    """Make the folder of a pipeline without weights."""
+    path = Path(folder)
+    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", **COMPONENTS, **more}
+    for component in (*COMPONENTS, *more):
+        (path / component).mkdir(parents=True)
+        (path / component / "config.json").write_text(f'{{"of": "{component}"}}')
+    (path / "model_index.json").write_text(json.dumps(index))
+    return path
+
+
+def original(network: str = "") -> Path:
+    return RECORDED / f"stable-diffusion{network}" / "ldm.safetensors"
+
+
+def parts_of(network: str = "") -> dict[str, dict[str, torch.Tensor]]:
+    whole = load_file(RECORDED / f"stable-diffusion{network}" / "diffusers.safetensors")
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in whole.items():
+        component, _, name = key.partition(".")
+        found.setdefault(component, {})[name] = value
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_one_command_fills_a_pipeline_and_another_makes_one_file_of_it_again(ckpt: Any) -> None:
+    path = pipeline()
+    done = ckpt("convert", original(), "--layout", "diffusers", "--to", "diffusers", "-o", "sd")
+    assert done.code == 0, done
+    for component, wanted in parts_of().items():
+        assert same(load_file(path / component / FILES[component]), wanted)
+        assert json.loads((path / component / "config.json").read_text()) == {"of": component}
+    assert sorted(os.listdir(path)) == sorted([*COMPONENTS, "model_index.json", "ckptsurgeon.json"])
+    assert sorted(os.listdir(path / "tokenizer")) == ["config.json"]
+    done = ckpt("verify", "sd")
+    assert done.code == 0, done
+    assert ckpt("convert", "sd", "--layout", "ldm", "-o", "again.safetensors").code == 0
+    assert same(load_file("again.safetensors"), load_file(original()))
+
+
+def test_xl_has_a_second_text_encoder() -> None:
+    path = pipeline(text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
+    cs.apply(cs.convert(original(".xl"), layout="diffusers"), path, to="diffusers")
+    assert same(load_file(path / "text_encoder_2" / "model.safetensors"), parts_of(".xl")["text_encoder_2"])
+    assert cs.verify(path).ok
+
+
+def test_shards_have_an_index_in_their_component() -> None:
+    path = pipeline()
+    cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers", max_shard_size="20000B")
+    index = json.loads((path / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    wanted = parts_of()["unet"]
+    assert set(index["weight_map"]) == set(wanted)
+    shards = set(index["weight_map"].values())
+    assert len(shards) > 1
+    found = {key: value for shard in shards for key, value in load_file(path / "unet" / shard).items()}
+    assert same(found, wanted)
+    assert cs.verify(path).ok
+
+
+@pytest.mark.parametrize("change", ["byte", "recipe", "other"])
+def test_a_changed_component_fails_the_verification(change: str, ckpt: Any) -> None:
+    path = pipeline()
+    cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+    file = path / "vae" / FILES["vae"]
+    if change == "byte":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif change == "recipe":
+        recipe = path / "ckptsurgeon.json"
+        recipe.write_text(recipe.read_text().replace('"verb":"convert"', '"verb":"rename"', 1))
+    else:
+        state = load_file(file)
+        state.pop(sorted(state)[0])
+        save_file(state, file)
+    done = ckpt("verify", "sd")
+    assert done.code in (1, 3), done
+    assert "Traceback" not in done.err
+
+
+def test_weights_that_are_there_are_kept_or_replaced_as_a_whole(ckpt: Any) -> None:
+    path = pipeline()
+    for name in ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):
+        (path / "unet" / name).write_bytes(b"old")
+    (path / "unet" / "notes.txt").write_text("mine")
+    command = ("convert", original(), "--layout", "diffusers", "--to", "diffusers", "-o", "sd")
+    done = ckpt(*command)
+    assert done.code == 5, done
+    assert "unet/diffusion_pytorch_model.bin" in "".join(done.err.split("\n"))
+    assert not (path / "vae" / FILES["vae"]).exists()
+    assert ckpt(*command, "--force").code == 0
+    assert sorted(os.listdir(path / "unet")) == ["config.json", FILES["unet"], "notes.txt"]
+    assert ckpt("verify", "sd").code == 0
+    done = ckpt(*command, "--dtype", "float16", "--force")
+    assert done.code == 0, done
+    assert load_file(path / "unet" / FILES["unet"])["conv_in.weight"].dtype == torch.float16
+
+
+def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
+    for name in ("a", "b", "c"):
+        pipeline(name)
+    cs.apply(cs.convert(original(), layout="diffusers"), "a", to="diffusers")
+    cs.apply(cs.convert(original(), layout="diffusers"), "b", to="diffusers")
+    done = ckpt("merge", "a", "b", "--method", "linear", "--weights", "0.5,0.5", "--to", "diffusers", "-o", "c")
+    assert done.code == 0, done
+    assert same(load_file(Path("c/vae") / FILES["vae"]), parts_of()["vae"])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("new", "new has no model_index.json"),
+        ("empty", "empty has no model_index.json"),
+        ("list", "list has no model_index.json that lists the components"),
+        ("s3://bucket/sd", "cannot write to the address"),
+    ],
+)
+def test_a_folder_without_a_pipeline_is_an_error(target: str, message: str) -> None:
+    Path("empty").mkdir()
+    Path("list").mkdir()
+    Path("list/model_index.json").write_text("[]")
+    with pytest.raises(cs.CheckpointError, match=message) as error:
+        cs.apply(cs.convert(original(), layout="diffusers"), target, to="diffusers")
+    assert error.value.exit_code in (2, 5)
+    assert not Path("new").exists()
+    assert os.listdir("empty") == []
+
+
+@pytest.mark.parametrize("key", ["weight", "controlnet.weight", "_class_name.x", "../unet.weight", "a/b.c"])
+def test_a_tensor_of_no_component_is_an_error(key: str) -> None:
+    path = pipeline(**{"../unet": ["x", "y"]}) if key.startswith("..") else pipeline()
+    save_file({key: torch.ones(2), "unet.w": torch.ones(2)}, "a.safetensors")
+    before = sorted(str(one) for one in Path().rglob("*"))
+    with pytest.raises(cs.OutputError, match="belongs to no component of the pipeline"):
+        cs.apply(cs.convert("a.safetensors"), path, to="diffusers")
+    assert sorted(str(one) for one in Path().rglob("*")) == before
+
+
+def test_tensors_that_are_tied_across_components_have_their_own_bytes() -> None:
+    path = pipeline()
+    torch.save({"unet.w": (one := torch.arange(6.0)), "vae.w": one, "vae.v": one}, "a.pth")
+    cs.apply(cs.convert("a.pth"), path, to="diffusers")
+    assert torch.equal(load_file(path / "unet" / FILES["unet"])["w"], one)
+    assert load_file(path / "vae" / FILES["vae"]).keys() == {"w", "v"}
+    assert cs.verify(path).ok
+
+
+def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.engine import staged_output
+
+    path = pipeline()
+    finished = staged_output.StagedOutput.finished
+    lock, seen = threading.Lock(), []
+
+    def stop(self: Any, run: Any) -> None:
+        with lock:
+            seen.append(run.part.name)
+        finished(self, run)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(staged_output.StagedOutput, "finished", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+    monkeypatch.setattr(staged_output.StagedOutput, "finished", finished)
+    assert not (path / "unet" / FILES["unet"]).exists()
+    receipt = cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+    assert any("kept" in note or "interrupted" in note for note in receipt.notes), receipt.notes
+    assert cs.verify(path).ok
+    assert all(same(load_file(path / one / FILES[one]), wanted) for one, wanted in parts_of().items())
+    assert [one for one in os.listdir() if one.startswith(".sd")] == []
