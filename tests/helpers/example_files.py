@@ -122,7 +122,9 @@ def safety() -> None:
 
 
 def layouts_page() -> None:
-    """An original file of a small Stable Diffusion, and a pipeline of diffusers without weights."""
+    """Tiny files of whisper.cpp, one of a small Stable Diffusion, and a pipeline of diffusers without weights."""
+    for name, copy in (("tiny", "base"), ("tiny-q5_1", "base-q5_1")):
+        shutil.copy(ROOT / "fixtures" / "golden" / "whisper_cpp" / f"{name}.bin", f"ggml-{copy}.bin")
     shutil.copy(ROOT / "fixtures" / "golden" / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")
     components = ("unet", "vae", "text_encoder")
     for name in components:

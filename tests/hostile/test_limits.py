@@ -24,6 +24,8 @@ from tests.helpers import tensorflow_files as tf
 from tests.helpers.hdf5_files import GOLDEN as HDF5_FILES
 from tests.helpers.hdf5_files import Blocks, contiguous
 from tests.helpers.tar_files import STATE, archive, parts
+from tests.helpers.whisper_cpp_files import model as whisper_model
+from tests.helpers.whisper_cpp_files import tensor as whisper_tensor
 
 from ..promises.clauses import LIMITS, clause
 from .bombs import SIX_FLOATS, model_with, script, scripted, tensor, text, zipped
@@ -93,6 +95,7 @@ def newer_hdf5(name: str) -> Callable[[], str]:
     return of((HDF5_FILES / name).read_bytes(), "x.h5")
 
 
+whisper_cpp = of(whisper_model(whisper_tensor("w", (1,), 0, bytes(4))), "x.bin")
 TAR = archive(parts())
 
 
@@ -124,6 +127,9 @@ BOUNDS: dict[str, tuple[Callable[[], str], int, Refusal]] = {
     "HDF5_CHECKED": (newer_hdf5("few_v108.h5"), 1424, unsafe("hdf5 metadata")),
     "HDF5_MESSAGES": (hdf5, 3, unsafe("hdf5 messages")),
     "HDF5_CHUNKS": (newer_hdf5("few_v108.h5"), 4, unsafe("hdf5 chunks")),
+    "WHISPER_TOKENS": (whisper_cpp, 3, unsafe("counts")),
+    "WHISPER_TOKEN_BYTES": (whisper_cpp, 4, unsafe("token size")),
+    "GGUF_HEADER_BYTES": (whisper_cpp, 56 + 4 * 8 * 5, unsafe("header size")),
     "INDEX_BYTES": (index, 36, broken("index size")),
     "KEY_CHARACTERS": (header("k" * 300), 300, broken("key length")),
     "KEY_SEGMENTS": (header("a.b.c"), 3, broken("key length")),

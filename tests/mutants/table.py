@@ -1374,6 +1374,18 @@ MUTANTS = (
         "hostile/test_onnx.py",
     ),
     Mutant(
+        "blocks that whisper.cpp stored in another order are refused",
+        "if dtype in BLOCKS and version != _VERSION and not (version == 1 and dtype in _UNCHANGED):",
+        "if dtype in BLOCKS and version > _VERSION:",
+        "hostile/test_whisper_cpp.py",
+    ),
+    Mutant(
+        "biases of convolutions that whisper.cpp stores as columns have one dimension",
+        "if key in _COLUMNS and len(shape) == 2 and shape[1] == 1 and dtype not in BLOCKS:",
+        "if len(shape) == 2 and shape[1] == 1 and dtype not in BLOCKS:",
+        "formats/exported/test_whisper_cpp.py",
+    ),
+    Mutant(
         "constants of an ONNX model that are not read are noted",
         "if one.number in (5, 10):  # a tensor, or one of several",
         "if one.number == 10:  # a tensor, or one of several",

@@ -32,7 +32,12 @@ _ONNX = re.compile(
 )
 """The first fields of ModelProto (onnx.proto): the format's version, the writer's name and version."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_NAMED = {"GGUF": re.compile(b"GGUF"), "Git LFS pointer": re.compile(b"version https://git-lfs"), "ONNX": _ONNX}
+_NAMED = {
+    "GGUF": re.compile(b"GGUF"),
+    "GGML": re.compile(b"lmgg|fmgg|tjgg"),
+    "Git LFS pointer": re.compile(b"version https://git-lfs"),
+    "ONNX": _ONNX,
+}
 """Formats whose readers run no code; files of these formats are recognised, but not scanned."""
 _HDF5_NAMES = (".h5", ".hdf5", ".hdf", ".keras")
 _FIRST_USER_BLOCK = 512

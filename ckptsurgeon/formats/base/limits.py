@@ -101,6 +101,11 @@ GGUF_SHOWN = 16 << 20
 GGUF_TEXTS = 10_000_000
 """The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
 
+WHISPER_TOKENS = 1_000_000
+"""The most tokens in a model file of whisper.cpp; Whisper has 51,866. Moving past so many takes a second."""
+WHISPER_TOKEN_BYTES = 1 << 12
+"""The most bytes of one token in a model file of whisper.cpp, whose own tools take at most 128."""
+
 MESSAGE_FIELDS = 4_000_000
 """The most fields of an ONNX model that are read; a tensor has about five. Reading so many takes ten seconds."""
 ONNX_TEXT = 1 << 20

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 
 from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
-from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import count, escape
 from ..base import limits
 from ..base.header import StoredEntry
 from .cursor import Cursor, cut_short
-from .types import REMOVED, TYPES
+from .types import stored_shape, tensor_dtype
 from .values import UINT32, read_entry
 from .writer import ALIGNMENT, LARGEST_ALIGNMENT, GgufWriter
 
@@ -136,33 +134,8 @@ def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, .
         if dims > _DIMENSIONS:
             raise FormatError(f"the tensor {escape(key)} has {dims} dimensions, more than 4.", rule="dimensions")
         shape = tuple(reversed([cursor.number() for _ in range(dims)]))
-        dtype = _dtype(key, cursor.small_number())
-        yield key, dtype, _stored_shape(key, dtype, shape), cursor.number()
-
-
-def _dtype(key: str, number: int) -> str:
-    if number in TYPES:
-        return TYPES[number]
-    known = (
-        f"of the type {REMOVED[number]}, which llama.cpp no longer reads" if number in REMOVED else "of unknown type"
-    )
-    raise FormatError(f"the tensor {escape(key)} is {known} ({number}).", rule="tensor type")
-
-
-def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return ``shape``, or for a quantised dtype the shape in bytes; raises FormatError if the shape is invalid."""
-    if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
-        raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
-    block = DTYPES[dtype].block
-    if block is None:
-        return shape
-    if not shape or shape[-1] % block[0]:
-        raise FormatError(
-            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, but its row length is not a multiple of "
-            f"{block[0]}.",
-            rule="blocks",
-        )
-    return (*shape[:-1], shape[-1] // block[0] * block[1])
+        dtype = tensor_dtype(key, cursor.small_number())
+        yield key, dtype, stored_shape(key, dtype, shape), cursor.number()
 
 
 def _placed(

@@ -1,12 +1,16 @@
-"""The types of tensors in GGUF files, by the number with which a file stores each type."""
+"""The types of tensors in files of ggml (GGUF, whisper.cpp), by the number with which a file stores each type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
-from ...tensors.dtypes import BLOCKS
+from ...errors import FormatError
+from ...tensors.dtypes import BLOCKS, DTYPES
+from ...util.text import escape
+from ..base import limits
 
-__all__ = ["NUMBERS", "REMOVED", "TYPES"]
+__all__ = ["NUMBERS", "REMOVED", "TYPES", "stored_shape", "tensor_dtype"]
 
 TYPES: Mapping[int, str] = {
     0: "float32", 1: "float16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 9: "q8_1", 10: "q2_k",
@@ -24,3 +28,29 @@ REMOVED: Mapping[int, str] = {
 """Types that llama.cpp no longer reads; their codes are reordered for the kernels of certain processors."""
 
 assert set(BLOCKS) <= set(NUMBERS)
+
+
+def tensor_dtype(key: str, number: int) -> str:
+    """Return the dtype of the tensor ``key``, whose type a file stores as ``number``; raises FormatError if unknown."""
+    if number in TYPES:
+        return TYPES[number]
+    known = (
+        f"of the type {REMOVED[number]}, which llama.cpp no longer reads" if number in REMOVED else "of unknown type"
+    )
+    raise FormatError(f"the tensor {escape(key)} is {known} ({number}).", rule="tensor type")
+
+
+def stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return ``shape``, or for a quantised dtype the shape in bytes; raises FormatError if the shape is invalid."""
+    if max(shape, default=0) > limits.ELEMENTS or prod(filter(None, shape)) > limits.ELEMENTS // 8:
+        raise FormatError(f"the tensor {escape(key)} of shape {list(shape)} has too many elements.", rule="tensor size")
+    block = DTYPES[dtype].block
+    if block is None:
+        return shape
+    if not shape or shape[-1] % block[0]:
+        raise FormatError(
+            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, but its row length is not a multiple of "
+            f"{block[0]}.",
+            rule="blocks",
+        )
+    return (*shape[:-1], shape[-1] // block[0] * block[1])

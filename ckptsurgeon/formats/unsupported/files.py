@@ -135,11 +135,11 @@ class _Magic(NamedTuple):
     advice: str
 
 
-_LLAMA = "a GGML file of llama.cpp"
 _MAGICS = (
+    _Magic(0, b"lmgg", "a GGML file of another model than Whisper", "Use the checkpoint that it was converted from."),
     *(
-        _Magic(0, magic, _LLAMA, "Use the .pth file that it was converted from.")
-        for magic in (b"lmgg", b"fmgg", b"tjgg")
+        _Magic(0, magic, f"a GGML file of llama.cpp ({name})", "Use the .pth file that it was converted from.")
+        for magic, name in ((b"fmgg", "ggmf"), (b"tjgg", "ggjt"))
     ),
     _Magic(4, b"TFL3", "a TensorFlow Lite model", "Use the TensorFlow checkpoint that it was converted from."),
     _Magic(4, b"ET1", "an ExecuTorch program", "Use the .pth file of the model that it was exported from."),

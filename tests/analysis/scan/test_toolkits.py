@@ -248,6 +248,7 @@ def test_weights_in_a_nemo_file_are_tensor_rebuilding_and_its_class_is_named() -
     ("head", "said"),
     [
         (b"GGUF\3\0\0\0" + b"\0" * 60, "GGUF"),
+        (b"lmgg\x99\xca\0\0" + b"\0" * 60, "GGML"),
         (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x80\x01\x0a\x04", "ONNX"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "HDF5"),
     ],
