@@ -122,10 +122,15 @@ def safety() -> None:
 
 
 def layouts_page() -> None:
-    """Tiny files of whisper.cpp, one of a small Stable Diffusion, and a pipeline of diffusers without weights."""
+    """Tiny Whispers of whisper.cpp and CTranslate2, a small Stable Diffusion, and a pipeline without weights."""
+    golden = ROOT / "fixtures" / "golden"
     for name, copy in (("tiny", "base"), ("tiny-q5_1", "base-q5_1")):
-        shutil.copy(ROOT / "fixtures" / "golden" / "whisper_cpp" / f"{name}.bin", f"ggml-{copy}.bin")
-    shutil.copy(ROOT / "fixtures" / "golden" / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")
+        shutil.copy(golden / "whisper_cpp" / f"{name}.bin", f"ggml-{copy}.bin")
+    for name, coded in (("faster-whisper", "float16"), ("faster-whisper-int8", "int8")):
+        shutil.copytree(golden / "ctranslate2" / coded, name)
+    Path("original").mkdir()
+    shutil.copy(golden / "layouts" / "whisper.ctranslate2" / "config.json", "original")
+    shutil.copy(golden / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")
     components = ("unet", "vae", "text_encoder")
     for name in components:
         Path("sd15", name).mkdir(parents=True)

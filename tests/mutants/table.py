@@ -1410,6 +1410,18 @@ MUTANTS = (
         "hostile/test_pt2.py",
     ),
     Mutant(
+        "a variable of CTranslate2 has as many bytes as its shape needs",
+        "if prod(shape) * DTYPES[dtype].bits // 8 != nbytes:",
+        "if prod(shape) * DTYPES[dtype].bits // 8 < nbytes:",
+        "hostile/test_ctranslate2.py",
+    ),
+    Mutant(
+        "codes of CTranslate2 are divided by their scale",
+        'values *= np.float32(1) / arrays["over"]',
+        'values *= arrays["over"]',
+        "tensors/encodings/test_ctranslate2.py",
+    ),
+    Mutant(
         "an array of Flax has as many bytes as its shape needs",
         "if prod(shape) * DTYPES[dtype].bits // 8 != data.length:",
         "if prod(shape) * DTYPES[dtype].bits // 8 < data.length:",

@@ -51,7 +51,19 @@ def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str,
     or if its family has no layout ``name``. Also raises the errors of ``conversion``.
     """
     family, source = _family(name, operated.checkpoint)
+    _check_written(family, name, source, operated.checkpoint)
     return conversion(family, source, family.named(name), operated.derived, config, operated.checkpoint.path)
+
+
+def _check_written(family: Family, name: str, source: Layout, checkpoint: Checkpoint) -> None:
+    """Raise PlanError if ckpt only reads the layout ``name``, and ``source`` is another one."""
+    targets = family.named(name)
+    if source.name != name and all(one.only_read for one in targets):
+        raise PlanError(
+            f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {source.name}) cannot be converted to "
+            f"the layout {name}: ckpt reads the layout of {targets[0].library}, and does not write it.",
+            hint=f"Convert the model with {targets[0].library.partition(',')[0]} itself.",
+        )
 
 
 def said_of(found: LayoutConversion) -> str:

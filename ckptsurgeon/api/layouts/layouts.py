@@ -46,7 +46,7 @@ def _targets(checkpoint: Checkpoint, family: Family, source: Layout) -> tuple[st
     whole = DerivedSource(dict(checkpoint))
     settings = settings_of(checkpoint, model_folder(checkpoint).config)
     found = []
-    for name in sorted({layout.name for layout in family.layouts} - {source.name}):
+    for name in sorted({layout.name for layout in family.layouts if not layout.only_read} - {source.name}):
         try:
             conversion(family, source, family.named(name), whole, settings, checkpoint.path)
         except UnknownNumberError:  # the user may give it

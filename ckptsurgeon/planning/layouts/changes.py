@@ -21,6 +21,7 @@ from .layout import Numbers, Row, Tensors
 __all__ = [
     "WHAT",
     "Fused",
+    "Keyed",
     "Paired",
     "Regrouped",
     "Squeezed",
@@ -117,6 +118,22 @@ class Fused:
                 hint="Correct the numbers of heads in the model's config.json.",
             )
         return [rows // sum(shares) * share // groups for share in shares]
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A change of the key ``name`` to ``made``, for a library whose keys are not names of modules joined by dots."""
+
+    name: str
+    made: str
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that gives the tensors the library's keys."""
+        return [{"copy": at(self.name), "into": [self.made]}] if matched(at(self.name), tensors) else []
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that gives the tensors the family's keys."""
+        return [{"copy": self.made, "into": [self.name]}] if matched(self.made, tensors) else []
 
 
 @dataclass(frozen=True)

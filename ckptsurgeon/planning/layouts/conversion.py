@@ -215,12 +215,17 @@ class _Conversion:
             )
 
     def _aside(self, tensors: Tensors) -> Iterable[str]:
-        """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out."""
+        """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out.
+
+        ``tensors`` are those before the operations. Tensors that the operations made are said if a reason has no other.
+        """
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}
-        for one, keys in zip(why, _hits(why, tensors), strict=True):
-            if keys:
-                reasons[why[one]][one] = keys
+        for keys in (tensors, self._now):
+            told = {*reasons}
+            for one, hit in zip(why, _hits(why, keys), strict=True):
+                if hit and why[one] not in told:
+                    reasons[why[one]][one] = hit
         for reason, found in reasons.items():
             left = {key for hit in found.values() for key in hit}
             more = "" if {*found} == left else f" ({count(len(left), 'tensor')})"

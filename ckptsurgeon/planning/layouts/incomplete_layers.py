@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ...errors import PlanError
 from ...util.text import escape, natural_key
 from ..keys.renaming import KeyMatcher
-from .changes import Fused, parsed
+from .changes import Fused, Keyed, parsed
 from .layout import Family, Layout, Tensors
 
 __all__ = ["LAYER", "check_complete"]
@@ -36,16 +36,17 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
     spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
-    spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]
+    spelled += [(-1, one.made) for one in layout.changes if isinstance(one, (Fused, Keyed)) and LAYER in one.made]
     for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
-        stack = theirs.partition(LAYER)[0]
+        stack, _, rest = theirs.partition(LAYER)
         for key in keys:
-            number, _, name = key.removeprefix(stack).partition(".")
+            number, mark, name = key.removeprefix(stack).partition("/" if rest[:1] == "/" else ".")
+            name = mark + name
             stacks[stack, group].add(number)
             layers[stack, group, name][number] = key
     for (stack, group, name), found in layers.items():
         for lost in sorted(stacks[stack, group] - found.keys(), key=natural_key):
-            yield f"{stack}{lost}.{name}"
+            yield f"{stack}{lost}{name}"
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:

@@ -293,10 +293,11 @@ def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> 
 
 def without_names(coded: QuantisedTensor, name: str) -> PlanError:
     """Return the error for a quantised tensor whose parts cannot get names that fit its new ``name``."""
+    mark = "." if "." in coded.name or "/" not in coded.name else "/"
     return PlanError(
         f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
         f"{escape(name)}.",
-        hint=f"Give it a name that ends with .{escape(coded.name.rpartition('.')[2])}.",
+        hint=f"Give it a name that ends with {mark}{escape(coded.name.rpartition(mark)[2])}.",
         details=list(coded.keys),
     )
 

@@ -116,8 +116,9 @@ def test_what_the_library_makes(network: str, here: str, there: str) -> None:
 )
 def test_there_and_back_is_the_identity(network: str, layout: str) -> None:
     family = NETWORKS[network]
+    written = {one.name for one in family.layouts if not one.only_read}
     for here in recordings(network):
-        if here != layout:
+        if here != layout and here in written:
             folder = laid(network, here)
             there = converted(folder, layout, "there")
             assert [(one.name, x.name) for one, x in recognised(there)] == [(family.name, layout)]

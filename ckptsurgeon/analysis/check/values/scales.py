@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
+from ....tensors.encodings.ctranslate2 import SCALE as CTRANSLATE2
 from ....tensors.odd_scales.averaged_words import AVERAGED, averaged_names
 from ....tensors.odd_scales.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
 from ....tensors.odd_scales.group_ends import MOVED, ROUNDED_UP, moved_codes, rounded_scales
@@ -48,7 +49,7 @@ WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
 In other encodings, a scale is multiplied by at most about 1 or 8, whatever the code.
 """
 FP4, DIVISOR = 6.0, "weight_global_scale"
-"""The largest 4-bit float, and the ending of the keys of scales by which codes are divided, not multiplied."""
+"""The largest 4-bit float, and the ending of the keys of global scales by which codes are divided, not multiplied."""
 LARGEST_CODE = 128.0
 """The largest 8-bit code; it is assumed for torch's own quantised tensors, whose codes are not measured."""
 SMALLEST = 2.0**-127
@@ -71,7 +72,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     found = dict(scales_of(subject))
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
-    huge = [key for key, one in found.items() if one.largest > HUGE and not is_global_or_activation(subject, key)]
+    huge = [key for key, one in found.items() if one.largest > HUGE and _multiplies_rows(subject, key)]
     large = [key for key, one in found.items() if key not in huge and _makes_large_weights(subject, key, one)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
     mixed = _of_mixed_signs(subject, found)
@@ -166,7 +167,7 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     """Return whether the largest scale times the largest code is above ``LARGE``.
 
     The scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If the codes are
-    divided by the scale of the whole weight, its inverse is used.
+    divided by the scale of the whole weight, its inverse is used. CTranslate2 divides codes by the scales of rows.
     """
     if _is_of_blocks(subject, key):
         return False
@@ -176,6 +177,8 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
         return blocks is not None and blocks.figures is not None and own * blocks.figures.largest * FP4 > LARGE
     if is_global_or_activation(subject, key):
         return False
+    if subject.parts.get(key) == CTRANSLATE2:
+        return scales.low > 0 and LARGEST_CODE / scales.low > LARGE
     largest = LARGEST_CODE if key in subject.pickled_scales else 1.0
     if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the scale is the row's largest weight
         for one in _codes_of(subject, key):
@@ -213,6 +216,11 @@ def _of_exponents(one: Figures) -> Figures:
 def is_global_or_activation(subject: Subject, key: str) -> bool:
     """Return whether ``key`` has the scales of a whole tensor or of activations, which may have any size."""
     return _GLOBAL.search(subject.parts.get(key, "")) is not None
+
+
+def _multiplies_rows(subject: Subject, key: str) -> bool:
+    """Return whether ``key`` has scales of rows or blocks by which codes are multiplied, not divided."""
+    return not is_global_or_activation(subject, key) and subject.parts.get(key) != CTRANSLATE2
 
 
 def is_global_weight_scale(subject: Subject, key: str) -> bool:

@@ -1,8 +1,17 @@
-"""Whisper: transformers' layout, and that of OpenAI's package (https://github.com/openai/whisper)."""
+"""Whisper: transformers' layouts, that of OpenAI's package, and that of CTranslate2, which faster-whisper reads.
+
+https://github.com/openai/whisper. CTranslate2 joins queries, keys and values, and gives the keys a bias of zeros, which
+Whisper does not have: ``WhisperLoader`` in
+https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/transformers.py and ``fuse_linear`` in
+https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/utils.py.
+"""
 
 from __future__ import annotations
 
-from ..layout import Family, Layout
+from collections.abc import Iterator
+
+from ..changes import Fused, Keyed
+from ..layout import Change, Family, Layout
 
 __all__ = ["FAMILY"]
 
@@ -40,6 +49,60 @@ _OPENAI = {
 _NAMES = {ours: ours for ours in (*_OPENAI, "proj_out")}
 _TIED = {"proj_out": "model.decoder.embed_tokens"}
 
+_LINEAR, _NORM = {"weight": "weight", "bias": "bias"}, {"weight": "gamma", "bias": "beta"}
+_ENCODER, _DECODER = "model.encoder.layers.{n}", "model.decoder.layers.{n}"
+_SELF = {
+    "self_attn.out_proj": "self_attention/linear_1",
+    "self_attn_layer_norm": "self_attention/layer_norm",
+    "fc1": "ffn/linear_0",
+    "fc2": "ffn/linear_1",
+    "final_layer_norm": "ffn/layer_norm",
+}
+_CROSSED = {
+    "encoder_attn.q_proj": "attention/linear_0",
+    "encoder_attn.out_proj": "attention/linear_2",
+    "encoder_attn_layer_norm": "attention/layer_norm",
+}
+_MODULES = {
+    "model.encoder.conv1": "encoder/conv1",
+    "model.encoder.conv2": "encoder/conv2",
+    **{f"{_ENCODER}.{ours}": f"encoder/layer_{{n}}/{theirs}" for ours, theirs in _SELF.items()},
+    "model.encoder.layer_norm": "encoder/layer_norm",
+    **{f"{_DECODER}.{ours}": f"decoder/layer_{{n}}/{theirs}" for ours, theirs in (_SELF | _CROSSED).items()},
+    "model.decoder.layer_norm": "decoder/layer_norm",
+}
+_JOINED = {
+    "encoder/layer_{n}/self_attention/linear_0": tuple(f"{_ENCODER}.self_attn.{one}_proj" for one in "qkv"),
+    "decoder/layer_{n}/self_attention/linear_0": tuple(f"{_DECODER}.self_attn.{one}_proj" for one in "qkv"),
+    "decoder/layer_{n}/attention/linear_1": tuple(f"{_DECODER}.encoder_attn.{one}_proj" for one in "kv"),
+}
+_SINGLE = {
+    "model.encoder.embed_positions.weight": "encoder/position_encodings/encodings",
+    "model.decoder.embed_positions.weight": "decoder/position_encodings/encodings",
+    "model.decoder.embed_tokens.weight": "decoder/embeddings/weight",
+    "proj_out.weight": "decoder/projection/weight",
+}
+
+
+def _changes() -> Iterator[Change]:
+    """Yield the changes that make CTranslate2's tensors, one for each kind of tensor."""
+    for joined, parts in _JOINED.items():
+        for leaf in _LINEAR:
+            yield Fused(tuple(f"{part}.{leaf}" for part in parts), f"{joined}/{leaf}")
+    for module, theirs in _MODULES.items():
+        for leaf, other in (_NORM if theirs.endswith("layer_norm") else _LINEAR).items():
+            yield Keyed(f"{module}.{leaf}", f"{theirs}/{other}")
+    for key, theirs in _SINGLE.items():
+        yield Keyed(key, theirs)
+
+
+_ZEROS = {
+    f"{part}.bias": "zeros that CTranslate2 adds: Whisper's keys have no bias"
+    for parts in _JOINED.values()
+    for part in parts
+    if part.endswith("k_proj")
+}
+
 FAMILY = Family(
     "whisper",
     (
@@ -57,6 +120,13 @@ FAMILY = Family(
             "openai", "openai-whisper", "openai-whisper 20250625", _OPENAI,
             ("encoder.blocks.0.attn.query.weight", "decoder.blocks.0.cross_attn.query.weight"),
             tied=_TIED,
+        ),
+        Layout(
+            "ctranslate2", "CTranslate2, faster-whisper", "ctranslate2 4.8.5", _NAMES,
+            ("encoder/conv1/weight", "decoder/layer_0/attention/linear_1/weight"),
+            tuple(_changes()),
+            aside=_ZEROS,
+            only_read=True,
         ),
     ),
 )  # fmt: skip
