@@ -1,7 +1,8 @@
-"""ViT, DeiT without distillation and DINO: transformers' layouts, and that of timm, whose names DeiT and DINO share.
+"""ViT, DeiT without distillation and DINO: the layouts of transformers, of timm, DeiT and DINO, and of torchvision.
 
-transformers 5 writes files with the names of earlier versions; its networks in memory have others.
-https://github.com/huggingface/pytorch-image-models
+transformers 5 writes files with the names of earlier versions; its networks in memory have others. torchvision also
+reads its first files, whose MLPs have other names. https://github.com/huggingface/pytorch-image-models,
+https://github.com/pytorch/vision/blob/main/torchvision/models/vision_transformer.py
 """
 
 from __future__ import annotations
@@ -25,6 +26,23 @@ _TIMM = {
     "vit.layernorm": "norm",
     "classifier": "head",
 }
+_BLOCK = "encoder.layers.encoder_layer_{n}"
+_TORCHVISION = {
+    "vit.embeddings.cls_token": "class_token",
+    "vit.embeddings.position_embeddings": "encoder.pos_embedding",
+    "vit.embeddings.patch_embeddings.projection": "conv_proj",
+    f"{_LAYER}.attention.output.dense": f"{_BLOCK}.self_attention.out_proj",
+    f"{_LAYER}.intermediate.dense": f"{_BLOCK}.mlp.0",
+    f"{_LAYER}.output.dense": f"{_BLOCK}.mlp.3",
+    f"{_LAYER}.layernorm_before": f"{_BLOCK}.ln_1",
+    f"{_LAYER}.layernorm_after": f"{_BLOCK}.ln_2",
+    "vit.layernorm": "encoder.ln",
+    "classifier": "heads.head",
+}
+_FIRST_TORCHVISION = {
+    ours: name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2") for ours, name in _TORCHVISION.items()
+}
+_EPS = "{}'s layer norms have eps 1e-6, transformers' have 1e-12 unless config.json has layer_norm_eps"
 _NAMES = {ours: ours for ours in (*_TIMM, *_PARTS, "vit.pooler.dense")}
 _MEMORY = {
     "encoder.layer.": "layers.",
@@ -51,6 +69,20 @@ def _form(names: dict[str, str]) -> Layout:
     )
 
 
+def _torchvision(names: dict[str, str], *, only_read: bool = False) -> Layout:
+    first = names[f"{_LAYER}.intermediate.dense"].format(n=0)
+    return Layout(
+        "torchvision", "torchvision", "its network, written out", names,
+        ("class_token", "conv_proj.weight", "encoder.pos_embedding", f"{first}.weight"),
+        tuple(
+            Fused(tuple(f"{part}.{role}" for part in _PARTS), f"{_BLOCK}.self_attention.in_proj_{role}")
+            for role in ("weight", "bias")
+        ),
+        settings=_EPS.format("torchvision"),
+        only_read=only_read,
+    )  # fmt: skip
+
+
 _BARE = {ours: ours.removeprefix("vit.") for ours in _NAMES if ours != "classifier"}
 
 FAMILY = Family(
@@ -64,7 +96,9 @@ FAMILY = Family(
             "timm", "timm; DINO, DeiT", "timm 1.0.31", _TIMM,
             ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
             (Fused(_PARTS, "blocks.{n}.attn.qkv"),),
-            settings="timm's layer norms have eps 1e-6, transformers' have 1e-12 unless config.json has layer_norm_eps",
+            settings=_EPS.format("timm"),
         ),
+        _torchvision(_TORCHVISION),
+        _torchvision(_FIRST_TORCHVISION, only_read=True),
     ),
 )  # fmt: skip
