@@ -588,6 +588,24 @@ MUTANTS = (
         "api/layouts/test_layouts.py",
     ),
     Mutant(
+        "a tensor that only training uses is added as zeros if a layout needs it",
+        '{"zero": now}, ',
+        "",
+        "api/layouts/test_dinov2.py",
+    ),
+    Mutant(
+        "timm's MLP with a gate is told from one without by shapes",
+        "first[0] == 2 * second[1]",
+        "first[0] < second[1]",
+        "api/layouts/test_dinov2.py",
+    ),
+    Mutant(
+        "timm's position embeddings for register tokens are an error",
+        "fits, wanted = _is_square(number) and not _is_square(embedded),",
+        "fits, wanted = True,",
+        "api/layouts/test_dinov2.py",
+    ),
+    Mutant(
         "libraries with the same names are told apart by shapes",
         "if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)",
         "if all(mark in tensors for mark in layout.marks)",

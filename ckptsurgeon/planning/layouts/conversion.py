@@ -147,7 +147,7 @@ class _Conversion:
             self._do(change.back(self._now, numbers, self._at))
         for change in target.changes:
             self._do(change.there(self._now, numbers, self._at))
-        doubled = [*self._double(target)]
+        added = [*self._double(target), *self._fill(target)]
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude: tuple[str, ...] = (*computed, *tied)
@@ -163,7 +163,7 @@ class _Conversion:
         covered |= {key for keys in others.values() for key in keys}
         self.odd = [*unknown, *(key for key in self._now if key not in covered)]
         settings = [one for one in (source.settings, target.settings, target.written) if one]
-        self.notes = (*self._left(computed, tied, unused), *self._aside(network.tensors), *doubled, *settings)
+        self.notes = (*self._left(computed, tied, unused), *self._aside(network.tensors), *added, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
@@ -187,6 +187,15 @@ class _Conversion:
             elif matched(of, self._now) and not matched(now, self._now):
                 self._do([{"copy": of, "into": [of, now]}])
                 yield f"added: {escape(now)}, a copy of {escape(of)}, since {target.library} stores both"
+
+    def _fill(self, target: Layout) -> Iterable[str]:
+        """Add the tensors in ``zeros`` of the target that the source leaves out, and yield notes on them."""
+        for name, (other, shape) in target.zeros.items():
+            now, of = self._at(name), self._at(other)
+            if matched(of, self._now) and not matched(now, self._now):
+                self._do([{"copy": of, "into": [of, now]}, {"zero": now}, {"reshape": now, "shape": [*shape]}])
+                why = f"since {target.library} stores it, and {self.source.library} does not; only training uses it"
+                yield f"added: {escape(target.names[name])}, zeros, {why}"
 
     def _at(self, name: str) -> str:
         """Return the source layout's name for the tensor or module that the family calls ``name``."""

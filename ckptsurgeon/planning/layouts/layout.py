@@ -51,6 +51,9 @@ class Layout:
     ``tied`` is not stored here. A name in ``doubled`` is stored, although the two tensors are always equal. A name in
     ``needed`` must be stored; if another layout leaves it out, it is a copy of the other tensor.
 
+    A name in ``zeros`` must be stored, although only training uses it; if another layout leaves it out, it is zeros.
+    The value is the name of a tensor with as many elements, and the shape that ``reshape`` gives these.
+
     ``training`` are patterns of tensors that only training uses; they are left out if another layout has no name for
     them. ``aside`` maps patterns of further tensors, which other layouts do not need, to the reason; it completes the
     note "left out: …, ". ``is_bare`` is true for a form without an output head, or without the prefix of a component;
@@ -75,6 +78,7 @@ class Layout:
     is_bare: bool = False
     doubled: Mapping[str, str] = field(default_factory=dict)
     needed: Mapping[str, str] = field(default_factory=dict)
+    zeros: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     fits: Callable[[Tensors], bool] = lambda tensors: True
     settings: str = ""
     written: str = ""

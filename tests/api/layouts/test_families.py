@@ -34,9 +34,9 @@ def recordings(network: str) -> list[str]:
 def pairs() -> Iterator[tuple[str, str, str]]:
     """Each network with two of its recorded layouts."""
     for network in NETWORKS:
-        found = {one.name: one for one in reversed(NETWORKS[network].layouts)}
+        named = NETWORKS[network].named
         for here, there in permutations(recordings(network), 2):
-            if not found[here].only_written and not found[there].only_read:
+            if not named(here)[0].only_written and not all(one.only_read for one in named(there)):
                 yield network, here, there
 
 
@@ -67,7 +67,8 @@ def same(one: Tensors, other: Tensors) -> bool:
 def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Tensors:
     """The tensors that a layout stores and that the layout ``other`` may store, too.
 
-    They are those that it neither computes nor ties to others, nor has for training alone without a name in ``other``.
+    They are those that it neither computes nor ties to others, nor has for training alone without a name in ``other``,
+    unless it needs them, as zeros.
     """
     family = family.of(tensors) or family
     known = [one for one in family.named(layout) if all(mark in tensors for mark in one.marks)]
@@ -76,7 +77,7 @@ def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Te
     computed = {text for one in known for text in one.computed}
     names |= {text for one in known for text in one.aside}
     there = {ours for one in family.named(other) for ours in one.names}
-    kept = {theirs for one in known for ours, theirs in one.names.items() if ours in there}
+    kept = {theirs for one in known for ours, theirs in one.names.items() if ours in there or ours in one.zeros}
     names |= {text for one in known for text in one.training if not any(within(name, text) for name in kept)}
     return {
         key: value

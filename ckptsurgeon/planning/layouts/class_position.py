@@ -1,0 +1,86 @@
+"""The change of position embeddings between DINOv2's networks with register tokens and timm's.
+
+https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py (``_convert_dinov2``)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+
+from ...errors import PlanError
+from ...tensors.info import TensorInfo
+from .layout import Numbers, Row, Tensors
+
+__all__ = ["ClassPosition"]
+
+
+@dataclass(frozen=True)
+class ClassPosition:
+    """A change of timm's networks with ``registers``, which have no position embedding of the class token ``token``.
+
+    In the family's own layout, it is the first row of ``positions``; for timm, it is added to ``token``. If
+    ``registers`` is '', the network has none, and nothing is changed.
+    """
+
+    token: str
+    positions: str
+    registers: str = ""
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that add the first position embedding to the token."""
+        token, positions = at(self.token), at(self.positions)
+        if not self.registers or positions not in tensors:
+            return []
+        shape = tensors[positions].shape
+        rest = shape[1] - 1 if len(shape) == 3 else 0  # the operation refuses 0
+        first = f"{positions}_of_class"
+        return [
+            {"split": positions, "into": [first, positions], "dim": 1, "sizes": [1, rest]},
+            {"add": [token, first], "into": token},
+        ]
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that put zeros before the position embeddings of the patches.
+
+        Raises PlanError if timm's position embeddings are for other tokens than in its networks for DINOv2.
+        """
+        token, positions = at(self.token), at(self.positions)
+        self._check(positions, tensors, at(self.registers))
+        if not self.registers:
+            return []
+        first = f"{positions}_of_class"
+        return [
+            {"copy": token, "into": [token, first]},
+            {"zero": first},
+            {"concat": [first, positions], "into": positions, "dim": 1},
+        ]
+
+    def _check(self, positions: str, tensors: Tensors, registers: str) -> None:
+        """Raise PlanError unless the number of position embeddings fits.
+
+        As only this number shows for which tokens they are, the patches are taken for a square, as in all published
+        networks.
+        """
+        number = _number(tensors[positions])
+        if not self.registers:
+            fits, wanted = number > 0 and not _is_square(number), "the class token and each patch"
+        else:
+            embedded = number - 1 - _number(tensors[registers])
+            fits, wanted = _is_square(number) and not _is_square(embedded), "each patch of a square image alone"
+        if not fits:
+            raise PlanError(
+                f"{positions} has {number} position embeddings. In the layout of timm, DINOv2 "
+                f"{'with' if self.registers else 'without'} register tokens has one for {wanted}.",
+                hint="Use rules and --operations if the network has position embeddings for other tokens.",
+            )
+
+
+def _number(info: TensorInfo) -> int:
+    return info.shape[1] if len(info.shape) == 3 else 0
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and isqrt(number) ** 2 == number
