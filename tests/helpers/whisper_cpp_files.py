@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 __all__ = ["SIZES", "model", "tensor"]
 
+MOST = 1_000_000
+
 SIZES = (40, 8, 32, 2, 1, 12, 32, 2, 1, 8)
 """Hyper-parameters: the third and the seventh are the widths of encoder and decoder, the last one is ``n_mels``."""
 
@@ -27,10 +29,17 @@ def model(
     number: int | None = None,
     order: str = "<",
 ) -> bytes:
-    """A file of these hyper-parameters, filters of zeros, tokens (``number`` is what it says of them) and tensors."""
+    """A file of these hyper-parameters, filters of zeros, tokens (``number`` is what it says of them) and tensors.
+
+    Of filters with more than a million numbers, only that many are there.
+    """
     head = struct.pack(f"{order}12i", 0x67676D6C, *sizes, ftype) + struct.pack(f"{order}2i", *filters)
     words = b"".join(struct.pack(f"{order}i", len(token)) + token for token in tokens)
     count = len(tokens) if number is None else number
     return (
-        head + bytes(4 * max(0, filters[0] * filters[1])) + struct.pack(f"{order}I", count) + words + b"".join(tensors)
+        head
+        + bytes(4 * min(MOST, max(0, filters[0] * filters[1])))
+        + struct.pack(f"{order}I", count)
+        + words
+        + b"".join(tensors)
     )
