@@ -111,7 +111,7 @@ class Fused:
         shares = [number_of(name, numbers) for name in self.ratio]
         groups = number_of(self.groups, numbers) if self.groups else 1
         rows = info.shape[0] if info.shape else 0
-        if not rows or rows % sum(shares):
+        if not rows or rows % sum(shares) or any(share % groups for share in shares):
             heads = " and ".join(f"{numbers[name]} {WHAT[name]}" for name in dict.fromkeys(self.ratio))
             raise PlanError(
                 f"{escape(key)} has {rows} rows, which cannot be divided into {heads}.",
@@ -138,10 +138,18 @@ class Keyed:
 
 @dataclass(frozen=True)
 class Stacked:
-    """A change that stacks the tensors ``parts`` (a pattern with ``{i}``) along a new first dimension into ``made``."""
+    """A change that stacks the tensors ``parts`` along a new first dimension into ``made``.
+
+    ``parts`` is a pattern with ``{i}``, or with ``{n}`` only: then all layers are stacked.
+    """
 
     parts: str
     made: str
+
+    @property
+    def of_layers(self) -> bool:
+        """Return whether the change stacks all layers, and not the modules of one layer."""
+        return "{i}" not in self.parts
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operation that stacks the tensors."""
@@ -150,7 +158,8 @@ class Stacked:
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operation that splits the stacked tensor: one tensor for each index of the first dimension."""
-        return [{"unstack": self.made, "into": self.parts}] if matched(self.made, tensors) else []
+        into = self.parts.replace("{n}", "{i}") if self.of_layers else self.parts
+        return [{"unstack": self.made, "into": into}] if matched(self.made, tensors) else []
 
 
 @dataclass(frozen=True)

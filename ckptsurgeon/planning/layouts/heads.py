@@ -18,6 +18,11 @@ FREQUENCIES = "rope.freqs"
 """The frequencies of the rotary embedding in Meta's files: one for each pair of rows of a head."""
 PROJECTIONS = ("layers.0.attention.w{}", "layers.0.attn.{}_proj", "model.layers.0.self_attn.{}_proj")
 """The modules of the first layer's queries (q) and keys (k) in the layouts of Meta, torchtune and transformers."""
+_FIRST = ("decoder.layers.0.self_attention", "decoder.layers.self_attention")
+FUSED = tuple((f"{one}.linear_qkv.weight", f"{one}.linear_proj.weight") for one in _FIRST)
+"""Megatron-core's matrices of the first layer, or of all: queries, keys and values; the output of the attention."""
+NORMS = ("model.layers.0.self_attn.q_norm.weight", *(f"{one}.q_layernorm.weight" for one in _FIRST))
+"""The norms of the first layer's queries in the layouts of transformers and Megatron-core."""
 
 
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
@@ -34,14 +39,15 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     """Return the numbers of heads of a decoder, in the form of ``heads_in``.
 
     They are those in ``config``. If it has none, they follow from the length of the tensor ``rope.freqs`` in Meta's
-    files. Raises PlanError if the numbers in ``config`` do not fit the rows of queries and keys.
+    files, or of the norm of each head's queries. Raises PlanError if the numbers in ``config`` do not fit the rows of
+    queries and keys.
     """
-    queries, keys = (_first(kind, tensors) for kind in "qk")
     stated, width = heads_in(tensors, config), _stated(config, _WIDTH)
-    if not queries or not keys:
+    found = _projections(tensors)
+    if found is None:
         return stated
-    rows = [tensors[key].shape[0] if tensors[key].shape else 0 for key in (queries, keys)]
-    shown = 2 * tensors[FREQUENCIES].numel if FREQUENCIES in tensors else 0
+    said, rows = found
+    shown = _shown(tensors, rows[0])
     if not stated and shown and all(number and number % shown == 0 for number in rows):
         return {"heads": rows[0] // shown, "keys": rows[1] // shown}
     if stated:
@@ -49,12 +55,40 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
         size = shown or size
         if rows != [stated["heads"] * size, stated["keys"] * size]:
             raise PlanError(
-                f"{escape(queries)} has {rows[0]} rows and {escape(keys)} has {rows[1]}, which do not fit "
-                f"{stated['heads']} heads of queries and {stated['keys']} of keys with {size} rows each.",
+                f"{said}, which do not fit {stated['heads']} heads of queries and {stated['keys']} of keys with {size} "
+                "rows each.",
                 hint="Correct the numbers of heads. If the file is the part of one tensor-parallel rank, join the "
                 "files of all ranks first.",
             )
     return stated
+
+
+def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
+    """Return a description of the first layer's projections, and their rows of queries and of keys; None without any.
+
+    Of a fused matrix, the number of queries is the number of columns of the output projection.
+    """
+    queries, keys = (_first(kind, tensors) for kind in "qk")
+    if queries and keys:
+        rows = [tensors[key].shape[0] if tensors[key].shape else 0 for key in (queries, keys)]
+        return f"{escape(queries)} has {rows[0]} rows and {escape(keys)} has {rows[1]}", rows
+    for fused, output in FUSED:
+        if fused in tensors and output in tensors and min(len(tensors[key].shape) for key in (fused, output)) > 1:
+            every, columns = tensors[fused].shape[-2], tensors[output].shape[-1]
+            said = f"{escape(fused)} has {every} rows and {escape(output)} has {columns} columns"
+            return said, [columns, (every - columns) // 2]
+    return None
+
+
+def _shown(tensors: Tensors, rows: int) -> int:
+    """Return the number of rows of a head, if a tensor shows it, else 0; ``rows`` is the number of rows of all queries.
+
+    A norm of all queries together, as in OLMo, does not show it.
+    """
+    if FREQUENCIES in tensors:
+        return 2 * tensors[FREQUENCIES].numel
+    sizes = (tensors[key].shape[-1] for key in NORMS if key in tensors and tensors[key].shape)
+    return next((size for size in sizes if size < rows), 0)
 
 
 def _stated(config: Mapping[str, Any], names: tuple[str, ...]) -> int:

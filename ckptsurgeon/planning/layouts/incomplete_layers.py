@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ...errors import PlanError
-from ...util.text import escape, natural_key
+from ...util.text import count, escape, natural_key
 from ..keys.renaming import KeyMatcher
-from .changes import Fused, Keyed, parsed
+from .changes import Fused, Keyed, Stacked, parsed
 from .layout import Family, Layout, Tensors
 
 __all__ = ["LAYER", "check_complete"]
@@ -20,14 +20,31 @@ LAYER = "{n}"
 def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
     """Raise PlanError if a layer or module lacks a tensor that other layers or modules of the same kind have.
 
-    Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together. ``label``
-    is the name of the checkpoint in messages.
+    Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together, and those in
+    ``layout.aside`` may be missing anywhere. ``label`` is the name of the checkpoint in messages.
     """
+    _check_stacks(layout, tensors, label)
+    if layout.aside:
+        left = {key for keys in _hits([*layout.aside], tensors) for key in keys}
+        tensors = {key: info for key, info in tensors.items() if key not in left}
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         raise PlanError(
             f"{escape(lost)} is missing from {escape(label)}: other layers have such a tensor.",
             hint="Complete the model first.",
         )
+
+
+def _check_stacks(layout: Layout, tensors: Tensors, label: str) -> None:
+    """Raise PlanError if two tensors that have one row for each layer do not have equally many rows."""
+    stacks = [one.made for one in layout.changes if isinstance(one, Stacked) and one.of_layers and one.made in tensors]
+    sizes = {key: tensors[key].shape[0] if tensors[key].shape else 0 for key in stacks}
+    for key in stacks:
+        if sizes[key] != sizes[stacks[0]]:
+            raise PlanError(
+                f"{escape(key)} of {escape(label)} has {count(sizes[key], 'layer')}, but {escape(stacks[0])} has "
+                f"{sizes[stacks[0]]}.",
+                hint="Complete the model first.",
+            )
 
 
 def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:

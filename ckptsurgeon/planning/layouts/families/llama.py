@@ -1,7 +1,8 @@
-"""Llama, Mistral and other decoders with the same names: transformers, Meta, Mistral, torchtune, vLLM, litgpt.
+"""Llama, Mistral and other decoders with the same names: transformers, Meta, torchtune, vLLM, litgpt, Megatron-core.
 
 Meta, Mistral and torchtune have the two rows that the rotary embedding rotates side by side. vLLM has queries, keys and
-values in one matrix, and gate and up in another; litgpt has only the first of these.
+values in one matrix, and gate and up in another; litgpt has only the first of these. `_megatron.py` describes
+Megatron-core's tensors.
 https://github.com/meta-llama/llama-models, https://github.com/mistralai/mistral-inference,
 https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm, https://github.com/Lightning-AI/litgpt
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from ..changes import Fused, Paired
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
+from ._megatron import ASIDE, LIBRARY, TESTED, dense_names, fused, gated, stacked
 
 __all__ = ["FAMILY"]
 
@@ -55,11 +57,16 @@ _LITGPT = {
     f"{_LAYER}.post_attention_layernorm.weight": "transformer.h.{n}.norm_2.weight",
     "model.norm.weight": "transformer.ln_f.weight",
     "lm_head": "lm_head",
+    f"{_LAYER}.self_attn.q_norm.weight": "transformer.h.{n}.attn.norm_q.weight",
+    f"{_LAYER}.self_attn.k_norm.weight": "transformer.h.{n}.attn.norm_k.weight",
 }
-_NAMES = {ours: ours for ours in _META}
+_HEAD_NORMS = tuple(f"{_LAYER}.self_attn.{kind}_norm.weight" for kind in "qk")  # Qwen 3
+_NAMES = {ours: ours for ours in (*_META, *_HEAD_NORMS)}
 _FUSED = {_QUERIES, _KEYS, _VALUES, _GATE, _UP}
 _JOINED = (_QUERIES, _KEYS, _VALUES), ("heads", "keys", "keys")
 _PAIRS = (Paired(_QUERIES, "heads"), Paired(_KEYS, "keys"))
+_WORDS, _DECODER = "embedding.word_embeddings.weight", "decoder.layers.0"
+_ALL_NAMES, _ALL_CHANGES = stacked()
 
 FAMILY = Family(
     "llama",
@@ -80,7 +87,7 @@ FAMILY = Family(
         ),
         Layout(
             "fused", "vLLM, SGLang; Phi-3 in transformers", "transformers 5.23.0",
-            {ours: ours for ours in _META if ours not in _FUSED},
+            {ours: ours for ours in _NAMES if ours not in _FUSED},
             ("model.embed_tokens.weight", "model.layers.0.self_attn.qkv_proj.weight"),
             (
                 Fused(_JOINED[0], f"{_LAYER}.self_attn.qkv_proj", _JOINED[1]),
@@ -92,6 +99,22 @@ FAMILY = Family(
             ("transformer.wte.weight", "transformer.h.0.attn.qkv.weight", "transformer.h.0.mlp.fc_2.weight"),
             (Fused(_JOINED[0], "transformer.h.{n}.attn.qkv", _JOINED[1]),),
             needed={"lm_head": "model.embed_tokens"},
+        ),
+        *(
+            Layout(
+                name, f"{LIBRARY}{modules}", TESTED, dense_names(norms),
+                (_WORDS, f"{_DECODER}.{norm}", f"{_DECODER}.mlp.linear_fc1.weight"),
+                fused(), aside=ASIDE, fits=gated(_DECODER),
+            )
+            for name, modules, norms, norm in (
+                ("megatron", ", Megatron-Bridge, NeMo", "te", "self_attention.linear_qkv.layer_norm_weight"),
+                ("megatron-local", " with its own modules", "local", "input_layernorm.weight"),
+            )
+        ),
+        Layout(
+            "megatron-dist", f"{LIBRARY}'s distributed checkpoints", TESTED, _ALL_NAMES,
+            (_WORDS, "decoder.layers.self_attention.linear_qkv.weight", "decoder.layers.mlp.linear_fc1.weight"),
+            _ALL_CHANGES, aside=ASIDE, fits=gated("decoder.layers"),
         ),
     ),
     heads_of_decoder,
