@@ -53,7 +53,8 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
     spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
-    spelled += [(-1, one.made) for one in layout.changes if isinstance(one, (Fused, Keyed)) and LAYER in one.made]
+    joined = [one for one in layout.changes if isinstance(one, (Fused, Keyed)) and LAYER in one.made]
+    spelled += [(_group(one.parts[0], groups) if isinstance(one, Fused) else -1, one.made) for one in joined]
     for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
         stack, _, rest = theirs.partition(LAYER)
         for key in keys:
@@ -64,6 +65,13 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
     for (stack, group, name), found in layers.items():
         for lost in sorted(stacks[stack, group] - found.keys(), key=natural_key):
             yield f"{stack}{lost}{name}"
+
+
+def _group(name: str, groups: Mapping[str, int]) -> int:
+    """Return the number of the group of a module or of a tensor in it; -1 if it is in none."""
+    while name and name not in groups:
+        name = name.rpartition(".")[0]
+    return groups.get(name, -1)
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:

@@ -12,74 +12,94 @@ https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..changes import Fused, Stacked
 from ..layout import Change, Tensors
 
-__all__ = ["ASIDE", "LIBRARY", "NORMS", "OURS", "TESTED", "THEIRS", "dense_names", "fused", "gated", "stacked"]
+__all__ = [
+    "ASIDE",
+    "HEAD_NORMS",
+    "LEAVES",
+    "LIBRARY",
+    "OURS",
+    "TESTED",
+    "THEIRS",
+    "WORDS",
+    "attention_fused",
+    "decoder_names",
+    "gated",
+    "mlp_fused",
+    "stacked",
+]
 
 LIBRARY, TESTED = "Megatron-core", "megatron-core 0.16.1, megatron-bridge 0.3.1"
 OURS, THEIRS = "model.layers.{n}", "decoder.layers.{n}"
+WORDS = "embedding.word_embeddings.weight"
 ALL = "decoder.layers"
 """The prefix of tensors that have all layers in one."""
 LEAVES = ("weight", "bias")
-NORMS: Mapping[str, Mapping[str, str]] = {
-    "te": {
-        "input": "self_attention.linear_qkv.layer_norm_weight",
-        "post_attention": "mlp.linear_fc1.layer_norm_weight",
-    },
-    "local": {"input": "input_layernorm.weight", "post_attention": "pre_mlp_layernorm.weight"},
+_FUSED, _OWN = ("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight")
+_NORMS: Mapping[str, tuple[str, str]] = {
+    "te": (_FUSED, "mlp.linear_fc1.layer_norm_weight"),
+    "local": (_OWN, "pre_mlp_layernorm.weight"),
+    "experts": (_FUSED, "pre_mlp_layernorm.weight"),
 }
-"""The names of the two norms of a layer, with the modules of Transformer Engine and with Megatron's own."""
+"""The names of a layer's two norms: of Transformer Engine, of Megatron's own modules, and of the first with experts."""
 ASIDE = {"**._extra_state": "the scales of 8-bit training, which Transformer Engine makes anew"}
 _OUTER = {
     "model.embed_tokens": "embedding.word_embeddings",
     "model.norm.weight": "decoder.final_layernorm.weight",
     "lm_head": "output_layer",
 }
-_INNER = {
-    "self_attn.o_proj": "self_attention.linear_proj",
-    "self_attn.q_norm.weight": "self_attention.q_layernorm.weight",
-    "self_attn.k_norm.weight": "self_attention.k_layernorm.weight",
-    "mlp.down_proj": "mlp.linear_fc2",
-}
+HEAD_NORMS = {f"self_attn.{kind}_norm.weight": f"self_attention.{kind}_layernorm.weight" for kind in "qk"}
+"""The norms of the queries and keys of each head, which some networks have."""
 _QKV = tuple(f"{OURS}.self_attn.{kind}_proj" for kind in "qkv")
-_GATE_UP = tuple(f"{OURS}.mlp.{kind}_proj" for kind in ("gate", "up"))
 
 
-def dense_names(norms: str) -> dict[str, str]:
-    """Return Megatron's names of a decoder's tensors, by those of transformers; ``norms`` is a key of ``NORMS``."""
-    inner = {**_INNER, **{f"{kind}_layernorm.weight": name for kind, name in NORMS[norms].items()}}
-    return {**_OUTER, **{f"{OURS}.{ours}": f"{THEIRS}.{theirs}" for ours, theirs in inner.items()}}
+def decoder_names(norms: str, inner: Mapping[str, str]) -> dict[str, str]:
+    """Return Megatron's names of a decoder's tensors, by those of transformers.
+
+    ``norms`` is "te", "local" or "experts". ``inner`` has the names of an MLP in a layer, and other names.
+    """
+    pairs = zip(("input_layernorm.weight", "post_attention_layernorm.weight"), _NORMS[norms], strict=True)
+    layer = {"self_attn.o_proj": "self_attention.linear_proj", **inner, **dict(pairs)}
+    return {**_OUTER, **{f"{OURS}.{ours}": f"{THEIRS}.{theirs}" for ours, theirs in layer.items()}}
 
 
-def fused(prefix: str = THEIRS) -> tuple[Fused, ...]:
-    """Return the changes that join queries, keys and values, and gate and up; ``prefix`` begins the new names."""
+def attention_fused(prefix: str = THEIRS) -> tuple[Fused, ...]:
+    """Return the changes that join queries, keys and values; ``prefix`` begins the new names."""
     heads = ("heads", "keys", "keys")
-    return (
-        *(
-            Fused(tuple(f"{one}.{leaf}" for one in _QKV), f"{prefix}.self_attention.linear_qkv.{leaf}", heads, "keys")
-            for leaf in LEAVES
-        ),
-        *(Fused(tuple(f"{one}.{leaf}" for one in _GATE_UP), f"{prefix}.mlp.linear_fc1.{leaf}") for leaf in LEAVES),
+    return tuple(
+        Fused(tuple(f"{one}.{leaf}" for one in _QKV), f"{prefix}.self_attention.linear_qkv.{leaf}", heads, "keys")
+        for leaf in LEAVES
     )
 
 
-def stacked() -> tuple[dict[str, str], tuple[Change, ...]]:
-    """Return the names and the changes of a distributed checkpoint, in which one tensor has all layers."""
-    joined = fused(OURS)
-    made = {one.made: one.made.replace(OURS, ALL) for one in joined}
-    for ours, theirs in dense_names("te").items():
+def mlp_fused(modules: Sequence[str], into: str) -> tuple[Fused, ...]:
+    """Return the changes that join ``modules``, the gate and up of an MLP."""
+    return tuple(Fused(tuple(f"{one}.{leaf}" for one in modules), f"{into}.{leaf}") for leaf in LEAVES)
+
+
+def stacked(names: Mapping[str, str], changes: tuple[Change, ...]) -> tuple[dict[str, str], tuple[Change, ...]]:
+    """Return the names and the changes of a distributed checkpoint, in which one tensor has all layers.
+
+    ``names`` are those of single layers. What ``changes`` make must begin with ``OURS``.
+    """
+    last = [one.made for one in changes if one.made.startswith(OURS)]
+    made = {one: one.replace(OURS, ALL) for one in last}
+    for ours, theirs in names.items():
         if ours.startswith(OURS):
             leaves = ("",) if ours.endswith(".weight") else tuple(f".{leaf}" for leaf in LEAVES)
             made |= {f"{ours}{leaf}": f"{theirs}{leaf}".replace(THEIRS, ALL) for leaf in leaves}
-    return dict(_OUTER), (*joined, *(Stacked(ours, theirs) for ours, theirs in made.items()))
+    return dict(_OUTER), (*changes, *(Stacked(ours, theirs) for ours, theirs in made.items()))
 
 
-def gated(layer: str) -> Callable[[Tensors], bool]:
-    """Return a function that tests whether the MLP of ``layer`` has gates: ``linear_fc1`` has twice as many rows."""
-    up, down = (f"{layer}.mlp.linear_fc{number}.weight" for number in (1, 2))
+def gated(up: str, down: str) -> Callable[[Tensors], bool]:
+    """Return a function that tests whether an MLP has gates: the matrix ``up`` then has twice as many rows.
+
+    ``down`` is its second matrix.
+    """
 
     def fits(tensors: Tensors) -> bool:
         if down not in tensors:

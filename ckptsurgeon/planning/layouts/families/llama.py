@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..changes import Fused, Paired
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
-from ._megatron import ASIDE, LIBRARY, TESTED, dense_names, fused, gated, stacked
+from ._megatron_mlp import dense_layouts
 
 __all__ = ["FAMILY"]
 
@@ -65,8 +65,6 @@ _NAMES = {ours: ours for ours in (*_META, *_HEAD_NORMS)}
 _FUSED = {_QUERIES, _KEYS, _VALUES, _GATE, _UP}
 _JOINED = (_QUERIES, _KEYS, _VALUES), ("heads", "keys", "keys")
 _PAIRS = (Paired(_QUERIES, "heads"), Paired(_KEYS, "keys"))
-_WORDS, _DECODER = "embedding.word_embeddings.weight", "decoder.layers.0"
-_ALL_NAMES, _ALL_CHANGES = stacked()
 
 FAMILY = Family(
     "llama",
@@ -100,22 +98,7 @@ FAMILY = Family(
             (Fused(_JOINED[0], "transformer.h.{n}.attn.qkv", _JOINED[1]),),
             needed={"lm_head": "model.embed_tokens"},
         ),
-        *(
-            Layout(
-                name, f"{LIBRARY}{modules}", TESTED, dense_names(norms),
-                (_WORDS, f"{_DECODER}.{norm}", f"{_DECODER}.mlp.linear_fc1.weight"),
-                fused(), aside=ASIDE, fits=gated(_DECODER),
-            )
-            for name, modules, norms, norm in (
-                ("megatron", ", Megatron-Bridge, NeMo", "te", "self_attention.linear_qkv.layer_norm_weight"),
-                ("megatron-local", " with its own modules", "local", "input_layernorm.weight"),
-            )
-        ),
-        Layout(
-            "megatron-dist", f"{LIBRARY}'s distributed checkpoints", TESTED, _ALL_NAMES,
-            (_WORDS, "decoder.layers.self_attention.linear_qkv.weight", "decoder.layers.mlp.linear_fc1.weight"),
-            _ALL_CHANGES, aside=ASIDE, fits=gated("decoder.layers"),
-        ),
+        *dense_layouts(),
     ),
     heads_of_decoder,
     rotated=("llama", "mistral"),

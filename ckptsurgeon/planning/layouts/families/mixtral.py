@@ -1,4 +1,4 @@
-"""Mixtral: transformers' files, its networks in memory since version 5, which stack the experts, and Mistral's files.
+"""Mixtral: transformers' files, its networks in memory since version 5 (stacked), Mistral's files, and Megatron-core.
 
 https://github.com/mistralai/mistral-inference
 """
@@ -8,20 +8,23 @@ from __future__ import annotations
 from ..changes import Fused, Paired, Stacked
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
+from ._megatron_mlp import Experts, expert_layouts
 
 __all__ = ["FAMILY"]
 
 _LAYER = "model.layers.{n}"
 _EXPERT = f"{_LAYER}.block_sparse_moe.experts.{{i}}"
 _QUERIES, _KEYS = f"{_LAYER}.self_attn.q_proj", f"{_LAYER}.self_attn.k_proj"
-_EXPERTS = {f"{_EXPERT}.w{number}": f"layers.{{n}}.feed_forward.experts.{{i}}.w{number}" for number in (1, 2, 3)}
+_EXPERTS = {
+    f"{_EXPERT}.w{number}.weight": f"layers.{{n}}.feed_forward.experts.{{i}}.w{number}.weight" for number in (1, 2, 3)
+}
 _OTHERS = {
     "model.embed_tokens": "tok_embeddings",
     _QUERIES: "layers.{n}.attention.wq",
     _KEYS: "layers.{n}.attention.wk",
     f"{_LAYER}.self_attn.v_proj": "layers.{n}.attention.wv",
     f"{_LAYER}.self_attn.o_proj": "layers.{n}.attention.wo",
-    f"{_LAYER}.block_sparse_moe.gate": "layers.{n}.feed_forward.gate",
+    f"{_LAYER}.block_sparse_moe.gate.weight": "layers.{n}.feed_forward.gate.weight",
     f"{_LAYER}.input_layernorm.weight": "layers.{n}.attention_norm.weight",
     f"{_LAYER}.post_attention_layernorm.weight": "layers.{n}.ffn_norm.weight",
     "model.norm.weight": "norm.weight",
@@ -29,6 +32,13 @@ _OTHERS = {
 }
 _NAMES = {ours: ours for ours in (*_OTHERS, *_EXPERTS)}
 _STACK = f"{_LAYER}.mlp.experts"
+_MEGATRON = Experts(
+    f"{_EXPERT}.w1.weight",
+    f"{_EXPERT}.w3.weight",
+    f"{_EXPERT}.w2.weight",
+    {"block_sparse_moe.gate.weight": "mlp.router.weight"},
+)
+
 
 FAMILY = Family(
     "mixtral",
@@ -55,6 +65,7 @@ FAMILY = Family(
             (Paired(_QUERIES, "heads"), Paired(_KEYS, "keys")),
             ("rope.freqs",),
         ),
+        *expert_layouts(_MEGATRON),
     ),
     heads_of_decoder,
     rotated=("mixtral",),

@@ -1,0 +1,102 @@
+"""Megatron-core's decoders with experts: the forms in which it stores them, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import PlanError
+
+from ...helpers.converting import Tensors, assert_same, converted
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+NETWORKS = {"mixtral": "6/2", "qwen-moe.qwen2": "8/2", "qwen-moe.qwen3": "8/2"}
+"""The networks, and their numbers of heads."""
+LAYER, EXPERTS = "decoder.layers.0.", "decoder.layers.0.mlp.experts."
+
+
+def recorded(network: str, layout: str) -> Tensors:
+    """The tensors of a recording; Mixtral has 12 experts."""
+    return load_file(RECORDED / network / f"{layout}.safetensors")
+
+
+def found(tensors: Tensors) -> list[tuple[str, str]]:
+    """The families and layouts that are recognised."""
+    save_file({key: value.contiguous() for key, value in tensors.items()}, "found.safetensors")
+    return [(one.family, one.layout) for one in cs.layouts("found.safetensors").found]
+
+
+def test_experts_are_in_the_order_of_their_numbers() -> None:
+    grouped, stacked = recorded("mixtral", "megatron"), recorded("mixtral", "megatron-dist")
+    for number in (2, 10):
+        key = f"{EXPERTS}linear_fc2.weight{number}"
+        assert torch.equal(grouped[key], stacked["decoder.layers.mlp.experts.experts.linear_fc2.weight"][0, number])
+        plain = converted(grouped, "transformers", heads="6/2")
+        assert torch.equal(plain[f"model.layers.0.block_sparse_moe.experts.{number}.w2.weight"], grouped[key])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_of_a_distributed_checkpoint_may_be_single(network: str) -> None:
+    """As Megatron stores them if the settings say for each layer whether it has experts."""
+    single = {}
+    for key, value in recorded(network, "megatron-dist").items():
+        layers = enumerate(value) if key.startswith("decoder.layers.") else ()
+        single |= {key.replace("decoder.layers.", f"decoder.layers.{n}."): part for n, part in layers} or {key: value}
+    assert found(single) == [(network.partition(".")[0], "megatron-dist")]
+    made = converted(single, "transformers", heads=NETWORKS[network])
+    assert_same(made, recorded(network, "transformers"))
+    assert_same(converted(single, "megatron", heads=NETWORKS[network]), recorded(network, "megatron"))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_experts_of_transformer_engine_may_be_single(network: str) -> None:
+    """As Megatron-Bridge has them for quantising."""
+    single = {
+        re.sub(r"experts\.(linear_fc.)\.weight(\d+)$", r"experts.local_experts.\2.\1.weight", key): value
+        for key, value in recorded(network, "megatron").items()
+    }
+    assert found(single) == [(network.partition(".")[0], "megatron")]
+    assert_same(converted(single, "transformers", heads=NETWORKS[network]), recorded(network, "transformers"))
+
+
+@pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist"])
+def test_heads_that_do_not_fit_are_an_error(layout: str) -> None:
+    with pytest.raises(PlanError, match="do not fit 8 heads of queries and 4 of keys"):
+        converted(recorded("qwen-moe.qwen2", layout), "transformers", heads="8/4")
+    with pytest.raises(PlanError, match="is not known"):
+        converted(recorded("qwen-moe.qwen2", layout), "transformers")
+    assert_same(
+        converted(recorded("qwen-moe.qwen3", layout), "transformers"), recorded("qwen-moe.qwen3", "transformers")
+    )
+
+
+@pytest.mark.parametrize("lost", ["linear_fc1.weight7", "linear_fc2.weight0", "router"])
+def test_an_incomplete_layer_is_an_error(lost: str) -> None:
+    tensors = recorded("mixtral", "megatron")
+    key = LAYER.replace("0", "1") + ("mlp.router.weight" if lost == "router" else f"mlp.experts.{lost}")
+    del tensors[key]
+    with pytest.raises(PlanError, match=f"{re.escape(key)} is missing from before.safetensors"):
+        converted(tensors, "transformers", heads="6/2")
+
+
+def test_what_the_family_lacks_is_an_error() -> None:
+    """A bias of the router, which balances the experts, and a norm of layers without experts."""
+    tensors = recorded("mixtral", "megatron")
+    for extra in ("mlp.router.expert_bias", "mlp.linear_fc1.layer_norm_weight"):
+        odd = {f"decoder.layers.{n}.{extra}": torch.ones(12) for n in range(2)}
+        with pytest.raises(PlanError, match=f"of the family mixtral: {re.escape(LAYER + extra)}"):
+            converted({**tensors, **odd}, "transformers", heads="6/2")
+
+
+def test_layers_without_experts_keep_their_mlp() -> None:
+    tensors = recorded("qwen-moe", "megatron-local")
+    assert "decoder.layers.1.mlp.linear_fc1.weight" in tensors
+    assert_same(converted(tensors, "transformers"), recorded("qwen-moe", "transformers"))
+    lost = "decoder.layers.2.mlp.experts.local_experts.3.linear_fc1.weight"
+    with pytest.raises(PlanError, match=f"{re.escape(lost)} is missing"):
+        converted({key: value for key, value in tensors.items() if key != lost}, "transformers")
