@@ -643,9 +643,27 @@ MUTANTS = (
     ),
     Mutant(
         "a joined tensor that one layer lacks is an error",
-        "spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]",
+        "spelled += [(_group(one.parts[0], groups), one.made) for one in joined]",
         "pass",
         "api/layouts/test_vision.py",
+    ),
+    Mutant(
+        "Megatron has the queries, the key and the value of each group of heads together",
+        'f"{prefix}.self_attention.linear_qkv.{leaf}", heads, "keys")',
+        'f"{prefix}.self_attention.linear_qkv.{leaf}", heads)',
+        "api/layouts/test_megatron.py",
+    ),
+    Mutant(
+        "tensors of all layers that have fewer layers than another are an error",
+        "if sizes[key] != sizes[stacks[0]]:",
+        "if not stacks:",
+        "api/layouts/test_megatron.py",
+    ),
+    Mutant(
+        "a joined matrix of Megatron that does not fit the numbers of heads is an error",
+        "return said, [columns, (every - columns) // 2]",
+        "return None",
+        "api/layouts/test_megatron.py",
     ),
     Mutant(
         "a tensor that only begins with the name of a layout's tensor has no name in another layout",

@@ -46,6 +46,7 @@ def test_each_group_has_its_queries_then_its_key_and_its_value() -> None:
 @pytest.mark.parametrize("network", ["qwen2", "qwen3"])
 def test_a_distributed_checkpoint_that_megatron_saved(network: str) -> None:
     shutil.copytree(GOLDEN / "megatron_dist" / network, "iter_0000010")
+    Path("iter_0000010/metadata").rename("iter_0000010/.metadata")
     shutil.copy(GOLDEN / "layouts" / f"llama.{network}" / "config.json", "iter_0000010")
     with cs.open_checkpoint("iter_0000010") as checkpoint:
         assert set(checkpoint) == recorded(network, "megatron-dist").keys()
