@@ -55,7 +55,7 @@ __all__ = ["hub", "naps", "other_host", "pytest_terminal_summary", "pytest_xdist
 
 RULES = (
     "tests/analysis/check/test_faults.py", "tests/analysis/check/test_settings_notes.py", "tests/api/lora/test_peft.py",
-    "tests/api/lora/test_whole_changes.py",
+    "tests/api/lora/test_other_kinds.py",
     "tests/api/model_folder/tokenizer/test_changed_lists.py", "tests/api/resize/test_checks.py",
     "tests/checkpoint/values/", "tests/formats/", "tests/hostile/",
 )  # fmt: skip

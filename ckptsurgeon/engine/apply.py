@@ -38,6 +38,7 @@ from .output.companions import (
     stale_companions,
 )
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
+from .output.pipeline import component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import signing
 from .part_receipt import PartReceipt
@@ -147,6 +148,7 @@ def carry_out(
             *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),
+            *component_notes(path, shape.names),
             *former.notes,
             *consumed,
         ),

@@ -117,19 +117,19 @@ MUTANTS = (
         "an OFT multiplies the weight by the transpose of its rotation",
         "transposed=not term.transposed, in_order=in_order",
         "transposed=term.transposed, in_order=in_order",
-        "api/lora/test_whole_changes.py",
+        "api/lora/test_other_kinds.py",
     ),
     Mutant(
         "the core of a LoCon lies between its factors as they are",
         "turned=kind != LOCON",
         "turned=True",
-        "api/lora/test_whole_changes.py",
+        "api/lora/test_other_kinds.py",
     ),
     Mutant(
         "an adapter whose rotation or product is zero is said to change nothing",
         "if one.is_zero or not all(",
         "if not all(",
-        "api/lora/test_whole_changes.py",
+        "api/lora/test_other_kinds.py",
     ),
     Mutant(
         "a fine-tuning of layers in the middle makes another model",

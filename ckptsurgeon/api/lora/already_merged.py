@@ -56,8 +56,17 @@ def _is_trained(adapter: Checkpoint, one: AdapterView) -> bool:
     """Return whether all factors of a module have a value other than zero: before the training, one of them is zero."""
     with suppress(CheckpointError):
         modules = ([adapter[key] for key in module.factors] for module in one.adapter.modules)
-        return any(all(_bytes(adapter, info, info.nbytes).strip(b"\0") for info in some) for some in modules)
+        return any(all(_has_values(adapter, info) for info in some) for some in modules)
     return False
+
+
+def _has_values(adapter: Checkpoint, info: TensorInfo) -> bool:
+    """Return whether a tensor has a byte other than zero; it is read in pieces, up to the first such byte."""
+    from ...analysis.verify.differences import reader
+
+    read = reader(adapter, info)
+    pieces = ((at, min(SAMPLE, info.nbytes - at)) for at in range(0, info.nbytes, SAMPLE))
+    return any(bytes(read(*piece)).strip(b"\0") for piece in pieces)
 
 
 def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:

@@ -10,7 +10,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
-from ...methods.lora.composed import MERGED
+from ...methods.lora.kinds import MERGED
 from ...planning.code_notes import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
@@ -61,7 +61,7 @@ def lora_merge(
     """Plan to add adapters to a base: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
-    Besides LoRA and DoRA, these are LoHa and LoKr (also of convolutions, but without a Tucker decomposition), and
+    Besides LoRA and DoRA, these are LoHa and LoKr, LoCon, LoHa and LoKr with a core (a Tucker decomposition), and
     PEFT's OFT: its change is weight * (W R' - W) with the rotation R.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
     is the dtype of all floating-point tensors of the output except complex tensors and codes, by default that of the
@@ -72,7 +72,7 @@ def lora_merge(
     their tokens. A quantised base is decoded first; the sums are then quantised like the base, or stored as plain
     numbers if ``encoding`` is "dequantize".
 
-    If the result has 16 bits, the sum is computed in single precision, otherwise in double precision.
+    If the result has 16 bits, changes of LoRA are summed in single precision; all others in double precision.
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter does not fit the base,
     PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.

@@ -15,8 +15,9 @@ from ...engine.prefetch import fetch_keys
 from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import Adapter
-from ...methods.lora.composed import COMPOSED, MERGED, TYPES, lora_fields
+from ...methods.lora.composed import COMPOSED
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
+from ...methods.lora.kinds import MERGED, TYPES, lora_fields
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import Excluded, read_adapter
 from ...planning.lora_merge.fitting import AdapterView
@@ -55,8 +56,9 @@ def open_adapter(
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
     messages, and ``weight`` its weight in the sum. If ``methods`` is ``COMPOSED``, it may be a LoHa or LoKr; if it is
-    ``MERGED``, also an OFT. Modules that are ``excluded`` are not checked. Raises SourceError or FormatError if
-    ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be merged.
+    ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. Raises
+    SourceError or FormatError if ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be
+    merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -166,7 +168,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
     """Return the configuration ``data`` as that of a LoRA if a verb with these ``methods`` takes its kind."""
-    kind = data.get("peft_type") if isinstance(data, Mapping) else None
+    kind = str(data.get("peft_type")) if isinstance(data, Mapping) else ""
     taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
     return lora_fields(data, name) if taken else data
 
@@ -184,7 +186,7 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
         parts = _parts(read_json(text))
         if methods:
             parts = {part: _fields(said, methods, name) for part, said in parts.items()}
-        other = next((said for said in parts.values() if said.get("peft_type") in TYPES), None)
+        other = next((said for said in parts.values() if str(said.get("peft_type")) in TYPES), None)
         found = (
             {part: parse_config(said, name, TAKEN[methods]) for part, said in parts.items()} if other is None else {}
         )

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError
+from ...formats.unsupported.folders import PIPELINE
 from ...planning.plan.files import PlanCompanion
 from ...storage.read.uri import read_small
 from ...util.text import escape, listing
@@ -34,7 +35,8 @@ def earlier_files_notes(output: str, written: Collection[str], planned: Sequence
         stay = [one.name for one in there if one.name not in written and one.name not in same]
         # the folder of a single file may have any other files
         left = (*folder.cards, *folder.left) if os.path.isdir(output) else ()
-        others = [name for name in left if not name.endswith("/") and name not in written]
+        own = (*written, *([PIPELINE] if checkpoint.format.startswith("diffusers pipeline") else []))
+        others = [name for name in left if not name.endswith("/") and name not in own]
         if not stay and not others:
             return ()
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."

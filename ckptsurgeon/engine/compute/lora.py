@@ -22,10 +22,10 @@ from ...methods.lora.decomposition import (
     elements_of_product,
     singular_values,
 )
+from ...methods.lora.kind_values import composed_rows, elements_of_kind, rotation
 from ...methods.lora.products import LowRankChange
 from ...methods.lora.rotated import neumann_terms
 from ...methods.lora.singles import TILE
-from ...methods.lora.whole_changes import composed_rows, elements_of_whole, rotation
 from ...planning.plan.compute import DIFFERENCE, FACTORS, PRODUCT, Factor, Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
@@ -93,12 +93,12 @@ def kept_bytes(step: Step) -> int:
     """Return the bytes of the adapters' factors (A and B), which stay in memory while the tensor is computed."""
     inputs = [one for term, own in _lora(step).parted(step.inputs) if _is_factored(term) for one in own]
     elements: int = sum(prod(one.shape) for one in inputs)
-    whole = sum(
-        elements_of_whole(term.kind, [one.shape for one in own], prod(step.shape[1:]))
+    values = sum(
+        elements_of_kind(term.kind, [one.shape for one in own], prod(step.shape[1:]))
         for term, own in _lora(step).parted(step.inputs)
-        if _is_whole(term)
+        if _is_of_kind(term)
     )
-    return (elements * KEPT + whole) * DOUBLE
+    return (elements * KEPT + values) * DOUBLE
 
 
 def adapting_passes(step: Step) -> int:
@@ -163,7 +163,7 @@ def is_single(step: Step) -> bool:
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
     if step.lora is None or step.dtype not in SINGLE:
         return False
-    return _wide(step) == "float32" or any(map(_is_whole, step.lora.terms))
+    return _wide(step) == "float32" or any(map(_is_of_kind, step.lora.terms))
 
 
 def _lora(step: Step) -> Lora:
@@ -176,7 +176,7 @@ def _wide(step: Step) -> str:
     return wide_dtype(step.inputs[0].dtype, [term.kind for term in _lora(step).terms], step.dtype)
 
 
-def _is_whole(term: LoraTerm) -> bool:
+def _is_of_kind(term: LoraTerm) -> bool:
     """Return whether a term is the change of a LoHa, LoKr, OFT or Tucker decomposition."""
     return term.kind not in FACTORS
 
@@ -193,8 +193,8 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
     if not _is_factored(term):
         scale = 1.0 if term.kind == "saved" else term.scale
         return LowRankChange(term.kind, term.weight, values=_values(step, own[0], scale))
-    if _is_whole(term):
-        return _whole_change(step, term, [_whole(one) for one in own])
+    if _is_of_kind(term):
+        return _kind_change(step, term, [_whole(one) for one in own])
     a, b = _matrix(own[0]), _matrix(own[1])
     left, right = (a.T, b.T) if term.transposed else (b, a)
     left, right = np.ascontiguousarray(term.scale * left), np.ascontiguousarray(right)
@@ -207,7 +207,7 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
     return LowRankChange("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
 
 
-def _whole_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
+def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
     """Return the change of a LoHa, LoKr, OFT or Tucker decomposition, which is made from ``tensors``."""
     is_zero, in_order = not all(one.any() for one in tensors), step.dtype not in SINGLE
     terms = neumann_terms(term.kind)

@@ -6,16 +6,20 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeGuard
 
-from ...errors import ConfigError
+from ...errors import ConfigError, OutputError
 from ...formats._choosing import is_weights
 from ...formats.base.header import IndexFile, OutputLayout, OutTensor, Writer
 from ...formats.base.sharded_writer import IndexedShards, indexed_name
 from ...formats.unsupported.folders import PIPELINE, pipeline_index
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source, scheme_of
-from ...util.text import escape
+from ...util.text import escape, listing
 
-__all__ = ["check_pipeline", "component_files", "component_weights", "writes_components"]
+__all__ = ["check_pipeline", "component_files", "component_notes", "component_weights", "writes_components"]
+
+
+CONFIG = "config.json"
+"""The configuration of a component that is a model; tokenisers and schedulers have others."""
 
 
 class ComponentWriter(Writer, Protocol):
@@ -25,8 +29,8 @@ class ComponentWriter(Writer, Protocol):
         """Return the tensors of each component; raises OutputError for a tensor of an unknown component."""
         ...
 
-    def sharding_of(self, component: str) -> IndexedShards:
-        """Return the names of the files of a component."""
+    def sharding_of(self, library: str) -> IndexedShards:
+        """Return the names of the files of a component that this library saves."""
         ...
 
     def stripped(self, tensors: Sequence[OutTensor]) -> list[OutTensor]:
@@ -39,16 +43,17 @@ def writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
     return hasattr(writer, "components")
 
 
-def check_pipeline(path: str) -> tuple[str, ...]:
-    """Return the components of the pipeline in the folder ``path``; raises ConfigError if there is no pipeline."""
+def check_pipeline(path: str) -> dict[str, str]:
+    """Return {component: its library} for the pipeline in the folder ``path``; raises ConfigError if there is none.
+
+    Components that the pipeline does without have no library, and are left out.
+    """
     if scheme_of(path):
         raise ConfigError(
             f"--to diffusers cannot write to the address {escape(path)}.",
             hint="Write into a folder on this machine, which has the other files of a pipeline.",
         )
-    source = open_source(path) if os.path.isdir(path) else None
-    index = pipeline_index(source) if isinstance(source, Folder) else {}
-    found = tuple(name for name, value in index.items() if isinstance(value, list) and not name.startswith("_"))
+    found = _libraries(path)
     if not found:
         raise ConfigError(
             f"{escape(path)} has no {PIPELINE} that lists the components of a pipeline.",
@@ -68,12 +73,14 @@ def component_files(
     """Return the layout of each file with tensors, and the indexes of shards, by their paths in the folder ``path``.
 
     ``sharded`` divides the tensors of a component between its shards. Raises ConfigError if the folder has no pipeline,
-    OutputError for a tensor that belongs to none of its components.
+    OutputError for a tensor that belongs to none of its components, or if a component is not a folder.
     """
     files: dict[str, OutputLayout] = {}
     index: dict[str, IndexFile] = {}
-    for component, own in writer.components(tensors, check_pipeline(path)).items():
-        shards, sharding = sharded(own), writer.sharding_of(component)
+    libraries = check_pipeline(path)
+    for component, own in writer.components(tensors, list(libraries)).items():
+        _check_folder(path, component)
+        shards, sharding = sharded(own), writer.sharding_of(libraries[component])
         layouts = {
             name: (writer.stripped(shard), writer.layout(shard, metadata, ()))
             for name, shard in zip(sharding.names(len(shards)), shards, strict=True)
@@ -81,6 +88,27 @@ def component_files(
         files |= {f"{component}/{name}": layout for name, (_, layout) in layouts.items()}
         index |= {f"{component}/{name}": _inside(component, made) for name, made in sharding.index(layouts).items()}
     return files, index
+
+
+def _libraries(path: str) -> dict[str, str]:
+    """Return {component: its library} as the index of a pipeline lists them; {} if there is no index."""
+    source = open_source(path) if os.path.isdir(path) else None
+    index = pipeline_index(source) if isinstance(source, Folder) else {}
+    return {
+        name: value[0]
+        for name, value in index.items()
+        if isinstance(value, list) and value and isinstance(value[0], str) and not name.startswith("_")
+    }
+
+
+def _check_folder(path: str, component: str) -> None:
+    """Raise OutputError if a component is a link or a file: a new folder would replace it, and lose what it has."""
+    place = os.path.join(path, component)
+    if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
+        raise OutputError(
+            f"{escape(place)} is {'a link' if os.path.islink(place) else 'a file'}, not a folder of the pipeline.",
+            hint="Replace it by a folder with the component's files, without its weights.",
+        )
 
 
 def _inside(component: str, index: IndexFile) -> IndexFile:
@@ -93,9 +121,29 @@ def component_weights(path: str, names: Sequence[str]) -> Iterator[str]:
 
     ``path`` is the output folder. A single file, and files of an output without components, have no such folders.
     """
-    for component in dict.fromkeys(name.partition("/")[0] for name in names if "/" in name):
-        folder = os.path.join(path, component)
-        if os.path.isdir(folder):
-            yield from (
-                f"{component}/{name}" for name in sorted(os.listdir(folder)) if is_weights(name) or indexed_name(name)
-            )
+    for component in _written(names):
+        yield from (f"{component}/{name}" for name in _weights_in(path, component))
+
+
+def component_notes(path: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield notes on components that got no weights although they are models, or that still have other weights.
+
+    ``path`` is the output folder, and ``names`` are the output's files.
+    """
+    written = _written(names)
+    others = [name for name in _libraries(path) if name not in written] if written else []
+    for component in others:
+        if weights := _weights_in(path, component):
+            yield f"{escape(component)} still has weights from before this run: {listing(weights, 2, where='')}"
+        elif os.path.isfile(os.path.join(path, component, CONFIG)):
+            yield f"{escape(component)} has no weights: no tensor is for this component of the pipeline"
+
+
+def _written(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
+
+
+def _weights_in(path: str, component: str) -> list[str]:
+    folder = os.path.join(path, component)
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [name for name in names if is_weights(name) or indexed_name(name)]

@@ -49,7 +49,7 @@ class Reader:
 
     def __init__(self, file: File) -> None:
         self.digest = hashlib.sha256()
-        self._file, self._window, self._at = file, Window(file), 0
+        self._file, self._window, self._at = file, Window(file, 1 << 10), 0
 
     def specification(self) -> dict[str, str]:
         """Return the version, and the name and revision of the specification, as entries of the metadata."""

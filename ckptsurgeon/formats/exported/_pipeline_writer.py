@@ -16,8 +16,6 @@ __all__ = ["PipelineWriter"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Matches names of components, which become names of folders."""
-_OF_TRANSFORMERS = ("text_encoder", "image_encoder", "safety_checker", "language_model", "text_model")
-"""The beginnings of the names of components that transformers saves; diffusers saves the others."""
 
 
 class _ComponentLayout:
@@ -63,9 +61,9 @@ class PipelineWriter:
             found[component].append(tensor._replace(alias_of="") if apart else tensor)
         return dict(found)
 
-    def sharding_of(self, component: str) -> IndexedShards:
-        """Return the names of the files of a component."""
-        stem = "model" if component.startswith(_OF_TRANSFORMERS) else "diffusion_pytorch_model"
+    def sharding_of(self, library: str) -> IndexedShards:
+        """Return the names of the files of a component that this library saves: transformers or diffusers."""
+        stem = "model" if library == "transformers" else "diffusion_pytorch_model"
         return IndexedShards(stem, ".safetensors")
 
     def layout(

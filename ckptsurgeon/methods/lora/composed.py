@@ -1,7 +1,6 @@
 """LoHa and LoKr: adapters whose changes are products of two matrices W1 and W2, element by element or of Kronecker.
 
-W1 and W2 are themselves tensors, or products of two factors. Only names and shapes are handled here; those of an OFT
-are in ``rotated``.
+W1 and W2 are themselves tensors, or products of two factors. Only names and shapes are handled here.
 """
 
 from __future__ import annotations
@@ -9,34 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 
-from ...errors import ConfigError, FormatError
+from ...errors import FormatError
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
-from .config import damaged, number_of
-from .rotated import ROTATED, ROTATION, fits_rotation, neumann_terms, oft_fields
-from .tucker import PRODUCT, TUCKER, plain_kind, plain_shapes
+from .tucker import PRODUCT, plain_kind, plain_shapes
 
-__all__ = [
-    "COMPOSED",
-    "HADAMARD",
-    "MERGED",
-    "SIDES",
-    "TYPES",
-    "ComposedShape",
-    "composed_parts",
-    "composed_shape",
-    "factors_of",
-    "fits_whole",
-    "lora_fields",
-]
+__all__ = ["COMPOSED", "CORES", "HADAMARD", "SIDES", "ComposedShape", "composed_parts", "composed_shape"]
 
 COMPOSED = ("hada_", "lokr_")
 """The beginnings of the roles of the tensors of LoHa and LoKr."""
-
-MERGED = (*COMPOSED, ROTATED)
-"""The beginnings of the roles of the tensors of all adapters that ``lora merge`` takes besides LoRA."""
 
 HADAMARD = "hadamard"
 
@@ -47,15 +28,6 @@ SIDES: Mapping[str, tuple[int, int]] = {
 
 CORES = ("hada_t1", "hada_t2", "lokr_t2")
 """The roles of the cores of Tucker decompositions."""
-
-TYPES = {"LOHA": HADAMARD, "LOKR": "kronecker", "OFT": ROTATION}
-"""{peft_type of a LoHa, LoKr or OFT: the first word of its kind}"""
-
-FIELDS = (
-    "r", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "modules_to_save", "base_model_name_or_path", "revision", "task_type", "inference_mode", "auto_mapping",
-)  # fmt: skip
-"""The fields of PEFT's configuration that mean the same for LoHa, LoKr and LoRA."""
 
 
 @dataclass(frozen=True)
@@ -95,28 +67,6 @@ def _side(shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
     return ComposedShape(shapes[0][0], shapes[-1][1], min(size for shape in shapes for size in shape))
 
 
-def factors_of(kind: str) -> int | None:
-    """Return how many tensors the change of a LoHa, LoKr, OFT or Tucker decomposition has; None for any other kind."""
-    if kind in SIDES or kind in TUCKER:
-        return sum(SIDES[kind] if kind in SIDES else TUCKER[kind][1])
-    return 1 if neumann_terms(kind) is not None else None
-
-
-def fits_whole(kind: str, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-    """Return whether a change made from tensors of shapes ``inputs`` fits a weight of ``shape``.
-
-    ``kind`` is that of a LoHa, LoKr, OFT or Tucker decomposition. The kernel dimensions of a convolution count as
-    columns, in the weight and in the tensors.
-    """
-    if len(shape) < 2:
-        return False
-    rows, columns = shape[0], prod(shape[1:])
-    if neumann_terms(kind) is None:
-        found = composed_shape(plain_kind(kind), plain_shapes(kind, inputs))
-        return found is not None and (found.rows, found.columns) == (rows, columns)
-    return len(inputs) == 1 and fits_rotation(columns, inputs[0])
-
-
 def composed_parts(
     keys: Mapping[str, str], tensors: Mapping[str, TensorInfo], name: str, *, kernels: bool = False
 ) -> tuple[str, list[str], int]:
@@ -133,18 +83,29 @@ def composed_parts(
     ranks = {_rank(tensors[keys[role]].shape, is_tucker=role in cores) for role in roles if role.endswith("_a")}
     plain = plain_shapes(kind, shapes) if kernels else shapes
     if composed_shape(plain_kind(kind), plain) is None or len(ranks) > 1:
-        given = ", ".join(f"{escape(key)} {shape_text(shape)}" for key, shape in zip(own, shapes, strict=True))
-        conv = any(len(shape) > 2 for shape in shapes) and not kernels
-        raise FormatError(
-            f"a module of {escape(name)} is a convolution, and only linear layers can be converted: {given}."
-            if conv
-            else f"the factors of a module of {escape(name)} do not fit each other: {given}.",
-            hint="Leave it out with --exclude, or merge the adapter with the toolkit that made it."
-            if not conv
-            else "Leave it out with --exclude, or merge the adapter with ckpt lora merge.",
+        raise _misfit(name, dict(zip(own, shapes, strict=True)), kernels=kernels)
+    return kind, own, ranks.pop()[0] if ranks else 0
+
+
+def _misfit(name: str, shapes: Mapping[str, Sequence[int]], *, kernels: bool) -> FormatError:
+    """Return the error for a module whose tensors, with these shapes by key, do not fit each other.
+
+    Unless ``kernels``, a convolution has an error of its own.
+    """
+    given = ", ".join(f"{escape(key)} {shape_text(shape)}" for key, shape in shapes.items())
+    if not kernels and any(len(shape) > 2 for shape in shapes.values()):
+        return FormatError(
+            f"a module of {escape(name)} is a convolution, and only linear layers can be converted: {given}.",
+            hint="Leave it out with --exclude, or merge the adapter with ckpt lora merge.",
             rule="rank",
         )
-    return kind, own, ranks.pop()[0] if ranks else 0
+    return FormatError(
+        f"the factors of a module of {escape(name)} do not fit each other: {given}.",
+        hint="Save the adapter again."
+        if kernels
+        else "Leave it out with --exclude, or merge the adapter with the toolkit that made it.",
+        rule="rank",
+    )
 
 
 def _rank(shape: Sequence[int], *, is_tucker: bool) -> Sequence[int]:
@@ -155,18 +116,13 @@ def _rank(shape: Sequence[int], *, is_tucker: bool) -> Sequence[int]:
 def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]:
     """Return the kind of a module's change, and the roles of its tensors in order."""
     method = "hada" if any(role.startswith("hada_") for role in keys) else "lokr"
-    sides = [
-        [f"{method}_{side}"] if f"{method}_{side}" in keys else [f"{method}_{side}_a", f"{method}_{side}_b"]
-        for side in ("w1", "w2")
-    ]
     cores = [core for core in CORES if core in keys]
-    if cores:
-        sides = [[f"{method}_t{at}", *side] if f"{method}_t{at}" in CORES else side for at, side in enumerate(sides, 1)]
+    sides = [_side_roles(f"{method}_w{at}", f"{method}_t{at}", keys, has_core=bool(cores)) for at in (1, 2)]
     roles = [*sides[0], *sides[1]]
     lacking = [role for role in roles if role not in keys]
     more = [key for role, key in keys.items() if role not in (*roles, "alpha", "magnitude")]
     if lacking or more or (method == "hada" and len(roles) not in (4, 6)):
-        have = next(key for role, key in keys.items() if "_w" in role)
+        have = next((key for role, key in keys.items() if "_w" in role), next(iter(keys.values())))
         what = f"lacks {' and '.join(lacking)}" if lacking else f"also has {listing(more)}"
         raise FormatError(f"the module with {escape(have)} in {escape(name)} {what}.", rule="half an adapter")
     if method == "hada":
@@ -174,24 +130,8 @@ def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]
     return f"kronecker {len(sides[0])} {'tucker' if cores else len(sides[1])}", roles
 
 
-def lora_fields(data: object, name: str) -> object:
-    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales; any other as it is.
-
-    PEFT has the field ``alpha`` where LoRA has ``lora_alpha``; an OFT has no scale. ``name`` is the name of the file in
-    messages. Raises ConfigError if a field is missing or invalid, or for a constrained OFT.
-    """
-    if not isinstance(data, Mapping) or data.get("peft_type") not in TYPES:
-        return data
-    if data["peft_type"] == "OFT":
-        return oft_fields(data, name)
-    if "alpha" not in data:
-        raise ConfigError(
-            f"{escape(name)}: the field alpha is missing.",
-            hint='Add "alpha": 8 if the adapter was trained with 8, which is PEFT\'s default.',
-        )
-    try:
-        number_of("alpha", data["alpha"])
-    except ValueError as error:
-        raise damaged(name, str(error)) from error
-    kept = {field: data[field] for field in FIELDS if field in data}
-    return {**kept, "peft_type": "LORA", "lora_alpha": data["alpha"]}
+def _side_roles(matrix: str, core: str, keys: Mapping[str, str], *, has_core: bool) -> list[str]:
+    """Return the roles of the tensors of W1 or W2: ``matrix`` itself, or its factors, behind the ``core`` if any."""
+    if has_core and core in CORES:
+        return [core, f"{matrix}_a", f"{matrix}_b"]
+    return [matrix] if matrix in keys else [f"{matrix}_a", f"{matrix}_b"]

@@ -12,7 +12,18 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
-__all__ = ["AdapterConfig", "check_type", "damage_of", "damaged", "number_of", "parse_config", "refusal_of", "selects"]
+__all__ = [
+    "CONVERTED",
+    "MERGE_WITH_PEFT",
+    "AdapterConfig",
+    "check_type",
+    "damage_of",
+    "damaged",
+    "number_of",
+    "parse_config",
+    "refusal_of",
+    "selects",
+]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -164,7 +175,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
         if data.get(setting):
             raise ConfigError(
                 f"{escape(name)} sets {setting}, so ckpt cannot use the adapter: {why}.",
-                hint="Merge it with PEFT: merge_and_unload().",
+                hint=MERGE_WITH_PEFT,
             )
     start = data.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REMADE):

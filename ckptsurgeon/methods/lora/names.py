@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...util.text import count, escape, listing
-from .composed import COMPOSED, MERGED
+from .composed import COMPOSED
+from .config import CONVERTED
+from .kinds import MERGED
 from .rotated import ROTATED
 
 __all__ = [
@@ -51,9 +53,9 @@ MERGED_KINDS = (LOHA, LOKR, PEFT_OFT, *(kind for kind in KINDS.values() if "Tuck
 
 HINTS = {
     "Tucker": "Merge it with ckpt lora merge.",
-    "LoHa": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
-    "LoKr": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
-    "OFT of PEFT": "Merge it with ckpt lora merge; ckpt lora extract makes a LoRA from the merged model and its base.",
+    "LoHa": CONVERTED["LOHA"],
+    "LoKr": CONVERTED["LOKR"],
+    "OFT of PEFT": CONVERTED["OFT"],
     "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with the toolkit that made it, "
     "and use ckpt lora extract with the merged model and the base.",
 }

@@ -12,8 +12,9 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text
 from .adapter import Adapter, AdapterModule, config_notes
-from .composed import COMPOSED, MERGED, composed_parts
+from .composed import COMPOSED, composed_parts
 from .config import AdapterConfig
+from .kinds import MERGED
 from .names import (
     DORA_SCALE,
     LEAVE_OUT,
@@ -217,7 +218,7 @@ def _module(
     if one.is_composed:
         return _composed(keys, part, tensors, config, name, number, metadata, kernels=kernels)
     if MID in keys:
-        return _with_core(keys, part, tensors, name, number)
+        return _with_core(keys, part, tensors, config, name, number, metadata)
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
     if not rank:
@@ -263,15 +264,21 @@ def _composed(
 
 
 def _with_core(
-    keys: Mapping[str, str], part: KeyParts, tensors: Mapping[str, TensorInfo], name: str, number: Scales
+    keys: Mapping[str, str],
+    part: KeyParts,
+    tensors: Mapping[str, TensorInfo],
+    config: AdapterConfig | None,
+    name: str,
+    number: Scales,
+    metadata: Mapping[str, AdapterConfig],
 ) -> AdapterModule:
     """Return a module of a LoCon with a Tucker decomposition: a core between B and A."""
     own = [keys[MID], keys["B"], keys["A"]]
     core, up, down = (tensors[key].shape for key in own)
-    if len(core) < 3 or core[:1] != up[1:2] or core[1:2] != down[:1]:
+    if len(core) < 3 or not all(core) or core[:1] != up[1:2] or core[1:2] != down[:1]:
         given = ", ".join(f"{escape(key)} {shape_text(tensors[key].shape)}" for key in own)
         raise FormatError(f"the factors of a module of {escape(name)} do not fit each other: {given}.", rule="rank")
-    scale = number(keys["alpha"]) / core[0] if "alpha" in keys else 1.0
+    scale = _scale(keys, part, core[0], config, name, number, metadata)
     return AdapterModule(
         part.module, own[0], own[1], part.times * scale, magnitude=keys.get("magnitude", ""), joined=part.joined,
         component=part.component, kind=LOCON, more=(own[2],),
@@ -286,7 +293,12 @@ def _rotated(keys: Mapping[str, str], part: KeyParts, config: AdapterConfig | No
             f"{escape(name)} has {escape(other)} and {escape(keys[ROTATED])} for the same module.", rule="two adapters"
         )
     settings = config.data if config is not None else {}
-    terms = int(settings.get("num_cayley_neumann_terms") or 0) if settings.get("use_cayley_neumann") else 0
+    terms = settings.get("num_cayley_neumann_terms") if settings.get("use_cayley_neumann") else 0
+    if type(terms) is not int:
+        raise ConfigError(
+            f"{escape(name)} has {escape(keys[ROTATED])}, but its adapter_config.json is not that of an OFT.",
+            hint="Put the adapter_config.json that was saved with these weights into their folder.",
+        )
     return AdapterModule(part.module, keys[ROTATED], "", 1.0, part.embedding, kind=rotation_kind(terms))
 
 
@@ -310,12 +322,11 @@ def _scale(
 
 
 def _assumed_notes(found: Iterable[_ModuleKeys], metadata: Mapping[str, AdapterConfig]) -> Iterator[str]:
-    """Yield a note on modules of LoHa and LoKr with a rank, but without an alpha."""
+    """Yield a note on modules of LoHa, LoKr, or LoCon with a core, that have a rank, but no alpha."""
     assumed = [
         one
         for one in found
-        if one.is_composed
-        and any(role.endswith("_a") for role in one.keys)
+        if (MID in one.keys or (one.is_composed and any(role.endswith("_a") for role in one.keys)))
         and "alpha" not in one.keys
         and (one.part is None or one.part.component not in metadata)
     ]

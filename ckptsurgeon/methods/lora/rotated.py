@@ -12,7 +12,7 @@ from math import isqrt
 
 from ...errors import ConfigError
 from ...util.text import escape
-from .config import damaged
+from .config import MERGE_WITH_PEFT, damaged
 
 __all__ = ["ROTATED", "ROTATION", "block_size", "fits_rotation", "neumann_terms", "oft_fields", "rotation_kind"]
 
@@ -40,16 +40,16 @@ def rotation_kind(terms: int) -> str:
 
 def neumann_terms(kind: str) -> int | None:
     """Return the number of terms of the series of an OFT's rotation, 0 if it is exact; None for any other kind."""
-    word, _, terms = kind.partition(" ")
-    if word != ROTATION:
-        return None
-    if not terms:
-        return 0
-    return int(terms) if terms.isdecimal() and 0 < int(terms) <= MOST_TERMS and terms == str(int(terms)) else None
+    return next((terms for terms in range(MOST_TERMS + 1) if kind == rotation_kind(terms)), None)
 
 
 def block_size(elements: int) -> int:
-    """Return the side n of a square matrix that has so many elements above its diagonal, n (n - 1) / 2; 0 if none."""
+    """Return the side n of a square matrix that has so many elements above its diagonal, n (n - 1) / 2; 0 if none.
+
+    A matrix of one element has none above its diagonal, and rotates nothing.
+    """
+    if elements < 1:
+        return 0
     side = (1 + isqrt(1 + 8 * elements)) // 2
     return side if side * (side - 1) // 2 == elements else 0
 
@@ -73,7 +73,7 @@ def oft_fields(data: Mapping[str, object], name: str) -> Mapping[str, object]:
     if data.get("coft"):
         raise ConfigError(
             f"{escape(name)} sets coft, so ckpt cannot use the adapter: its rotations are limited when it is used.",
-            hint="Merge it with PEFT: merge_and_unload().",
+            hint=MERGE_WITH_PEFT,
         )
     series, terms = data.get("use_cayley_neumann"), data.get("num_cayley_neumann_terms")
     if not isinstance(series, bool):

@@ -70,6 +70,12 @@ class ClassPosition:
         else:
             embedded = number - 1 - _number(tensors[registers])
             fits, wanted = _is_square(number) and not _is_square(embedded), "each patch of a square image alone"
+            if _is_square(number) and _is_square(embedded):
+                raise PlanError(
+                    f"{positions} has {number} position embeddings, and their number does not show whether the class "
+                    "token and the register tokens have some, too.",
+                    hint="Use rules and --operations.",
+                )
         if not fits:
             raise PlanError(
                 f"{positions} has {number} position embeddings. In the layout of timm, DINOv2 "

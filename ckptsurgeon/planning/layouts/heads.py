@@ -76,6 +76,11 @@ def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
         if fused in tensors and output in tensors and min(len(tensors[key].shape) for key in (fused, output)) > 1:
             every, columns = tensors[fused].shape[-2], tensors[output].shape[-1]
             said = f"{escape(fused)} has {every} rows and {escape(output)} has {columns} columns"
+            if every <= columns or (every - columns) % 2:
+                raise PlanError(
+                    f"{said}: the rows are not those of {columns} queries and of as many keys as values.",
+                    hint="Complete the model first.",
+                )
             return said, [columns, (every - columns) // 2]
     return None
 

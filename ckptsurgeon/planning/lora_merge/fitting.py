@@ -101,14 +101,16 @@ class ModuleWeight:
     key: str
     ways: tuple[bool, ...]
     embedding: bool
+    is_lora: bool = True
 
     @property
     def shows(self) -> bool | None:
         """Return the layout that the shape shows: True for (in, out), False for (out, in), None if it shows none.
 
-        The shape of a square weight does not show its layout. The result is also None for an embedding.
+        The shape of a square weight does not show its layout. The result is also None for an embedding, and for an
+        adapter other than LoRA, which is only compared with one layout.
         """
-        return self.ways[0] if len(self.ways) == 1 and not self.embedding else None
+        return self.ways[0] if len(self.ways) == 1 and not self.embedding and self.is_lora else None
 
 
 def weight_layout(
@@ -142,10 +144,9 @@ def weight_layout(
 def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: SourceView) -> ModuleWeight:
     shapes = [one.view.tensors[each].shape for each in module.factors]
     if module.kind:
-        rotates_outputs = module.embedding
         if not LoraTerm(module.kind).fits(base.tensors[key].shape, shapes):
             raise misfit(one, module, key, base)
-        return ModuleWeight(key, (rotates_outputs,), module.embedding)
+        return ModuleWeight(key, (module.embedding,), module.embedding, is_lora=False)
     fits = [LoraTerm("product", transposed=way).fits(base.tensors[key].shape, shapes) for way in (False, True)]
     if not any(fits):
         raise misfit(one, module, key, base)

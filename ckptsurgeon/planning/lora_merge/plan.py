@@ -150,9 +150,9 @@ class BaseChanges:
 
 def _magnitude_error(one: AdapterView, module: AdapterModule) -> PlanError:
     return PlanError(
-        f"the module {escape(module.name)} of {escape(one.adapter.name)} is a LoHa or LoKr with DoRA's magnitudes, "
-        "which cannot be merged as it is.",
-        hint="Make it a LoRA first: ckpt lora convert with a --rank. Or leave it out with --exclude.",
+        f"the module {escape(module.name)} of {escape(one.adapter.name)} has DoRA's magnitudes, but its change is not "
+        "the product of two factors (LoHa, LoKr, or a LoCon with a core), so it cannot be merged.",
+        hint="Merge it with the toolkit that made it, or leave it out with --exclude.",
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, prod, sqrt
 from typing import Any, TypeAlias
 
-from ...methods.lora.composed import SIDES, composed_shape, factors_of, fits_whole
+from ...methods.lora.composed import SIDES, composed_shape
+from ...methods.lora.kinds import factors_of, fits_kind
 from ...methods.lora.rotated import neumann_terms
 
 __all__ = [
@@ -49,7 +50,7 @@ def truth(value: Any) -> bool:
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
 """{kind of ``LoraTerm``: number of its inputs}: A and B, for DoRA also the magnitudes, or one tensor.
 
-The other kinds are those of ``methods.lora.composed.factors_of``."""
+The other kinds are those of ``methods.lora.kinds.factors_of``."""
 
 
 def _number_of_inputs(kind: str) -> int | None:
@@ -81,9 +82,8 @@ class LoraTerm:
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         if self.kind not in FACTORS:
-            return (not self.transposed or neumann_terms(self.kind) is not None) and fits_whole(
-                self.kind, shape, inputs
-            )
+            rotates = neumann_terms(self.kind) is not None
+            return (self.scale == 1 if rotates else not self.transposed) and fits_kind(self.kind, shape, inputs)
         a, b = plain_shape(inputs[0]), plain_shape(inputs[1])
         if len(a) < 2 or len(b) != 2 or not shape or a[0] != b[1] or not a[0]:
             return False

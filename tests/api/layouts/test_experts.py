@@ -129,3 +129,13 @@ def test_scales_of_quantised_experts_are_not_left_out() -> None:
     save_file({**files, **codes, **scales}, "codes.safetensors")
     cs.apply(cs.convert("codes.safetensors", dequantize=True), "plain.safetensors")
     assert "model.layers.0.mlp.experts.gate_up_proj" in converted(load_file("plain.safetensors"), "stacked")
+
+
+def test_other_tensors_of_single_experts_keep_their_expert() -> None:
+    own = load_file(RECORDED / "mixtral" / "transformers.safetensors")
+    scales = {f"{key}_scale": torch.full((1,), float(at)) for at, key in enumerate(own) if ".experts." in key}
+    made = converted({**own, **scales}, "mistral", heads="6/2")
+    for key, scale in scales.items():
+        theirs = key.replace("model.", "").replace("block_sparse_moe", "feed_forward")
+        assert torch.equal(made[theirs], scale)
+    assert_same(converted(made, "transformers", heads="6/2"), {**own, **scales})

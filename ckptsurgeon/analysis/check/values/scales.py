@@ -178,7 +178,9 @@ def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     if is_global_or_activation(subject, key):
         return False
     if subject.parts.get(key) == CTRANSLATE2:
-        return scales.low > 0 and LARGEST_CODE / scales.low > LARGE
+        codes = {subject.tensors[one].dtype for one in _codes_of(subject, key)}
+        largest = 1 << 15 if codes == {"int16"} else LARGEST_CODE
+        return scales.low > 0 and largest / scales.low > LARGE
     largest = LARGEST_CODE if key in subject.pickled_scales else 1.0
     if not subject.parts.get(key, "").endswith("SCB"):  # bitsandbytes: the scale is the row's largest weight
         for one in _codes_of(subject, key):

@@ -16,7 +16,9 @@ _LAYER = "model.layers.{n}"
 _EXPERT = f"{_LAYER}.block_sparse_moe.experts.{{i}}"
 _QUERIES, _KEYS = f"{_LAYER}.self_attn.q_proj", f"{_LAYER}.self_attn.k_proj"
 _EXPERTS = {
-    f"{_EXPERT}.w{number}.weight": f"layers.{{n}}.feed_forward.experts.{{i}}.w{number}.weight" for number in (1, 2, 3)
+    f"{_EXPERT}.w{number}{end}": f"layers.{{n}}.feed_forward.experts.{{i}}.w{number}{end}"
+    for number in (1, 2, 3)
+    for end in (".weight", "")  # the second is for the other tensors of a quantised expert
 }
 _OTHERS = {
     "model.embed_tokens": "tok_embeddings",

@@ -97,7 +97,7 @@ def _changes() -> Iterator[Change]:
 
 
 _ZEROS = {
-    f"{part}.bias": "zeros that CTranslate2 adds: Whisper's keys have no bias"
+    f"{part}.bias": "zeros if CTranslate2 added it: Whisper's keys have no bias, and its values are not looked at"
     for parts in _JOINED.values()
     for part in parts
     if part.endswith("k_proj")

@@ -1,7 +1,8 @@
 """Computes rows of the change of a LoHa, LoKr or Tucker decomposition, and rotates rows as an OFT does.
 
 All values are in double precision. With ``in_order``, every sum is computed in order, so that the result is the same on
-every machine. Otherwise BLAS computes the sums, which is faster; the last bits of doubles then depend on the processor.
+every machine. Otherwise BLAS and LAPACK compute the sums, which is faster; the last bits of doubles then depend on the
+processor. Only the products of a core and a matrix are always computed in order.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from .decomposition import multiplied
 from .rotated import block_size, neumann_terms
 from .tucker import LOCON, PRODUCT, TUCKER, plain_kind, plain_shapes, tucker_sides
 
-__all__ = ["composed_rows", "elements_of_whole", "rotation"]
+__all__ = ["composed_rows", "elements_of_kind", "rotation"]
 
 
-def elements_of_whole(kind: str, shapes: Sequence[Sequence[int]], columns: int) -> int:
+def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -> int:
     """Return the largest number of float64 values that a change of this kind keeps in memory besides its tensors.
 
     ``shapes`` are those of the tensors, ``columns`` is the number of columns of the weight.
     """
     if neumann_terms(kind) is not None:
-        return 6 * columns * block_size(shapes[0][1])
+        return 8 * columns * block_size(shapes[0][1])  # while blocks are made, seven arrays of their size are there
     plain = plain_shapes(kind, shapes)
     held = 2 * sum(map(prod, plain)) if kind in TUCKER else 0
     if plain_kind(kind) in (HADAMARD, PRODUCT):
@@ -102,7 +103,7 @@ def rotation(
     ``elements`` (blocks, elements above the diagonal) is the tensor of the OFT; a single block is used for all columns.
     ``terms`` is the number of terms of the series, 0 for the exact rotation.
     """
-    blocks = _blocks(_skew(elements), terms)
+    blocks = _blocks(_skew(elements), terms, in_order=in_order)
     side = blocks.shape[1]
     blocks = np.ascontiguousarray(np.broadcast_to(blocks, (columns // side, side, side)))
     if transposed:
@@ -125,7 +126,7 @@ def _skew(elements: Array) -> Array:
     return made - made.transpose(0, 2, 1)
 
 
-def _blocks(skew: Array, terms: int) -> Array:
+def _blocks(skew: Array, terms: int, *, in_order: bool) -> Array:
     """Return the blocks of a rotation: the exact ones for ``terms`` = 0, else the series as PEFT truncates it.
 
     PEFT has I for one term and I + 2 Q for two. For more, it adds 2 Q^2, ..., of which the last power counts once; for
@@ -133,15 +134,16 @@ def _blocks(skew: Array, terms: int) -> Array:
     """
     unit = np.broadcast_to(np.eye(skew.shape[1]), skew.shape)
     if not terms:
-        return _solved(unit + skew, unit - skew)
+        return _solved(unit + skew, unit - skew) if in_order else np.linalg.solve(unit + skew, unit - skew)
+    times = _batch_in_order if in_order else np.matmul
     total = unit + (2 * skew if terms > 1 else 0)
     if terms > 2:
-        power = _batch_in_order(skew, skew)
+        power = times(skew, skew)
         total += 2 * power
         for _ in range(3, terms - 1):
-            power = _batch_in_order(power, skew)
+            power = times(power, skew)
             total += 2 * power
-        total += _batch_in_order(power, skew)
+        total += times(power, skew)
     return total
 
 
@@ -158,7 +160,7 @@ def _solved(left: Array, right: Array) -> Array:
         left[:, k], right[:, k] = row, wanted
         factor = left[:, :, k].copy()
         factor[:, k] = 0
-        left -= factor[:, :, None] * row[:, None, :]
+        left[:, :, k + 1 :] -= factor[:, :, None] * row[:, None, k + 1 :]  # the columns before are not needed again
         right -= factor[:, :, None] * wanted[:, None, :]
     return right
 

@@ -236,7 +236,26 @@ BROKEN: dict[str, tuple[str, Callable[[State], State], str]] = {
     "a core and no factor": (
         "locon-tucker", lambda own: {k: v for k, v in own.items() if "up" not in k}, "no factor B for the same module"
     ),
-    "an unknown tensor": ("loha", lambda own: {**own, "lycoris_conv.scalar": torch.ones(())}, "key"),
+    "an unknown tensor": (
+        "loha", lambda own: {**own, "lycoris_conv.scalar": torch.ones(())}, "no LoRA adapter has: lycoris_conv.scalar"
+    ),
+    "a core and a whole matrix": (
+        "lokr-tucker",
+        lambda own: {
+            **{k: v for k, v in own.items() if "w2" not in k}, "lycoris_conv.lokr_w2": torch.ones(8, 4, 3, 3)
+        },
+        "lacks lokr_w2_a and lokr_w2_b",
+    ),
+    "a core alone": ("lokr-tucker", lambda own: {k: v for k, v in own.items() if "t2" in k}, "lacks lokr_w1_a"),
+    "a core of LoHa alone": ("loha-tucker", lambda own: {k: v for k, v in own.items() if "t1" in k}, "lacks hada_w1_a"),
+    "a core of rank 0": (
+        "locon-tucker",
+        lambda own: {
+            **own, "lycoris_conv.lora_mid.weight": torch.ones(0, 2, 3, 3),
+            "lycoris_conv.lora_up.weight": torch.ones(16, 0, 1, 1),
+        },
+        "do not fit each other",
+    ),
 }  # fmt: skip
 
 
@@ -248,9 +267,57 @@ def test_a_broken_decomposition_is_an_error(name: str) -> None:
         cs.lora_merge(GOLDEN / "base.safetensors", "a.safetensors")
 
 
+def test_a_core_without_an_alpha_is_said() -> None:
+    save_file(
+        {key: value for key, value in conv_adapter("locon-tucker").items() if "alpha" not in key}, "a.safetensors"
+    )
+    plan = cs.lora_merge(GOLDEN / "base.safetensors", "a.safetensors")
+    assert any("no alpha: scale 1 is assumed for 1 module" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("terms", ["abc", [], None, True, 1e999])
+def test_a_rotation_with_the_configuration_of_a_lora_is_an_error(terms: Any) -> None:
+    merged_by_peft(PEFT["oft"]())
+    fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_cayley_neumann": True}
+    changed_config(**fields, num_cayley_neumann_terms=terms)
+    with pytest.raises(cs.ConfigError, match=r"is not that of an OFT|has the peft_type LORA, but"):
+        cs.lora_merge("base.safetensors", "one")
+
+
+@pytest.mark.parametrize("kind", [[], {}, 5, None])
+def test_a_kind_that_is_no_text_is_an_error(kind: Any) -> None:
+    merged_by_peft(PEFT["oft"]())
+    changed_config(peft_type=kind)
+    with pytest.raises(cs.ConfigError, match="has the peft_type"):
+        cs.lora_merge("base.safetensors", "one")
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
+    "many digits": lambda term, own: term.update(kind="rotation " + "1" * 5000),
+    "a blank": lambda term, own: term.update(kind="rotation "),
+    "a sign": lambda term, own: term.update(kind="rotation +5"),
+    "another kind": lambda term, own: term.update(kind="hadamard tucker"),
+    "a scale": lambda term, own: term.update(scale=5.0),
+    "a negative size": lambda term, own: own.update(shape=[1, -1]),
+    "no elements": lambda term, own: own.update(shape=[1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_plan_with_another_rotation_is_an_error(name: str, ckpt: Any) -> None:
+    merged_by_peft(PEFT["oft"]())
+    data = cs.lora_merge("base.safetensors", "one").to_json()
+    step = next(one for one in data["steps"] if one["key"] == "first.weight")
+    HOSTILE[name](step["lora"][0], step["more"][0])
+    Path("plan.json").write_text(json.dumps(data))
+    done = ckpt("apply", "plan.json", "-o", "out.safetensors")
+    assert done.code in (2, 3, 4), done
+    assert "bug in ckpt" not in done.err
+
+
 def test_magnitudes_of_a_loha_are_an_error() -> None:
     save_file({**conv_adapter("loha"), "lycoris_conv.dora_scale": torch.ones(16, 1, 1, 1)}, "a.safetensors")
-    with pytest.raises(cs.PlanError, match="LoHa or LoKr with DoRA's magnitudes"):
+    with pytest.raises(cs.PlanError, match="conv .*has DoRA's magnitudes"):
         cs.lora_merge(GOLDEN / "base.safetensors", "a.safetensors")
 
 
