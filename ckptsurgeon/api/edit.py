@@ -27,7 +27,7 @@ from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .layouts.named_layout import check_layout, layout_arguments
 from .lora.adapter_files import adapter_of
-from .model_folder.checks import source_layer_notes, with_layers_said
+from .model_folder.checks import converted_layer_notes, source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.layers.row_order import with_row_order_said
@@ -265,6 +265,8 @@ def _edit(
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
         plan = edited_folder(plan, folder, changed.described, ties, is_described=changes.quantise is not None)
         plan = with_licences(plan, [own])
+        if (changes.layout or "").startswith("transformers"):
+            layers = list(dict.fromkeys((*layers, *converted_layer_notes(plan, folder.config))))
         plan = with_settings_pinned(with_layers_said(plan, layers, checkpoint.path, folder.config), folder)
     except BaseException:
         checkpoint.close()

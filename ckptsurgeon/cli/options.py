@@ -105,7 +105,8 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="Write this format, whatever the output's suffix is: safetensors, pth, dcp, fsdp, gguf, tensorflow or tp.",
+        help="Write this format, whatever the output's suffix is: safetensors, pth, dcp, diffusers, fsdp, gguf, "
+        "tensorflow or tp.",
     ),
 ]
 MaxShard = Annotated[

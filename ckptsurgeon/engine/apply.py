@@ -100,11 +100,11 @@ def carry_out(
 
         opened, locked = uploaded_output, scratch_path(path)
     else:
-        check_output(path, taken, force=options.force, folder=shape.folder)
+        check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
     with ExitStack() as stack:
         stack.enter_context(output_lock(locked, options.wait, shown=shown(path)))
         if not at_address:  # check again, now that the lock excludes other runs
-            check_output(path, taken, force=options.force, folder=shape.folder)
+            check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))

@@ -83,6 +83,7 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
         RECIPE_FILE,
         MODEL_SIGNATURE,
         *(file.name for file in output.files),
+        *(f"{file.name.partition('/')[0]}/" for file in output.files if "/" in file.name),  # a component's folder
         *(one.name for one in said.target.companions),
     }
     for name in contents(folder):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "contradictions",
+    "converted_layer_notes",
     "folder_notes",
     "notes_beside",
     "source_layer_notes",
@@ -58,6 +59,17 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
         DescribedTensor(key, info.dtype, info.shape, is_quantised=key in decoded) for key, info in checkpoint.items()
     ]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
+
+
+def converted_layer_notes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+    """Return notes on tensors that a plan's output lacks, although its names are those of transformers now.
+
+    The names of another layout do not show what is missing. ``config`` is the configuration of the source.
+    """
+    from .weights.part_checks import part_notes
+
+    tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    return [*layer_notes(tensors, config), *part_notes(tensors, config)] if config else []
 
 
 def _is_configured(folder: ModelFolder) -> bool:

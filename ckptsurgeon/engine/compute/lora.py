@@ -209,7 +209,8 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:
     """Return the change of a LoHa, LoKr, OFT or Tucker decomposition, which is made from ``tensors``."""
-    is_zero, in_order = not all(one.any() for one in tensors), step.dtype not in SINGLE
+    is_zero = not term.scale or not all(one.any() for one in tensors)
+    in_order = step.dtype not in SINGLE
     terms = neumann_terms(term.kind)
     if terms is None:
         rows = composed_rows(term.kind, tensors, term.scale, in_order=in_order)

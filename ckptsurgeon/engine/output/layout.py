@@ -146,6 +146,11 @@ class OutputShape:
         """The names of all files of the output folder, including those that contain no tensors."""
         return (*(name for part in self.parts for name in part.names), *self.index)
 
+    @property
+    def subfolders(self) -> list[str]:
+        """The subfolders of the output folder that the files are in, such as the components of a pipeline."""
+        return list(dict.fromkeys(name.rpartition("/")[0] for name in self.names if "/" in name))
+
 
 def is_folder(options: OutputOptions) -> bool:
     """Return whether an output is a folder.

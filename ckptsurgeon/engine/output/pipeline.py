@@ -54,9 +54,16 @@ def check_pipeline(path: str) -> dict[str, str]:
             hint="Write into a folder on this machine, which has the other files of a pipeline.",
         )
     found = _libraries(path)
+    own = [name for name in sorted(os.listdir(path)) if is_weights(name)] if found else []
+    if own:
+        raise ConfigError(
+            f"{escape(path)} has weights beside its components ({listing(own, 2, where='')}), so that it would not be "
+            "read as a pipeline.",
+            hint="Move them to another folder.",
+        )
     if not found:
         raise ConfigError(
-            f"{escape(path)} has no {PIPELINE} that lists the components of a pipeline.",
+            f"{escape(path)} has no {PIPELINE}, or one that lists no components of a pipeline.",
             hint="First put all files of such a pipeline there except its weights: configurations and tokenisers are "
             "not in an original file.",
         )
@@ -132,6 +139,9 @@ def component_notes(path: str, names: Sequence[str]) -> Iterator[str]:
     """
     written = _written(names)
     others = [name for name in _libraries(path) if name not in written] if written else []
+    for component in written:
+        if not os.path.isfile(os.path.join(path, component, CONFIG)):
+            yield f"{escape(component)} has no {CONFIG}, which loaders need: copy it from another pipeline"
     for component in others:
         if weights := _weights_in(path, component):
             yield f"{escape(component)} still has weights from before this run: {listing(weights, 2, where='')}"

@@ -10,7 +10,7 @@ end of the file: number of dimensions, length of the name, type, dimensions from
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -108,8 +108,35 @@ class _WhisperCpp:
             files=(FilePrint.of(source, digest, name),),
             handles={name: source},
             metadata=start.metadata,
-            notes=(f"read the tensors and the sizes of a model of whisper.cpp, not {left}",),
+            notes=(
+                f"read the tensors and the sizes of a model of whisper.cpp, not {left}",
+                *_size_notes(start.metadata, tree),
+            ),
         )
+
+
+_TENSORS, _IN_ENCODER_LAYER, _IN_DECODER_LAYER = 11, 15, 24
+"""The numbers of tensors outside the layers, in a layer of the encoder, and in a layer of the decoder."""
+_ROWS = {
+    "n_vocab": "decoder.token_embedding.weight", "n_audio_ctx": "encoder.positional_embedding",
+    "n_text_ctx": "decoder.positional_embedding",
+}  # fmt: skip
+"""{hyper-parameter: the tensor that has so many rows}"""
+
+
+def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield notes on hyper-parameters that the tensors contradict, as in a file that was cut between two tensors."""
+    layers = [int(metadata[f"n_{side}_layer"]) for side in ("audio", "text")]
+    wanted = _TENSORS + _IN_ENCODER_LAYER * layers[0] + _IN_DECODER_LAYER * layers[1]
+    if len(tree) != wanted:
+        yield (
+            f"a model of {layers[0]} and {layers[1]} layers, as its hyper-parameters say, has {wanted} tensors, but "
+            f"this file has {len(tree)}: perhaps it was cut short"
+        )
+    for field, key in _ROWS.items():
+        rows = tree[key].shape[0] if key in tree and tree[key].shape else 0
+        if key in tree and rows != int(metadata[field]):
+            yield f"{field} is {metadata[field]}, but {key} has {count(rows, 'row')}"
 
 
 # The part before the tensors.

@@ -48,10 +48,12 @@ def check_is_path(path: str) -> None:
         )
 
 
-def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
+def check_output(
+    path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool, inside: Iterable[str] = ()
+) -> None:
     """Raise OutputError if a path must not be written: it is an input, exists already, or its folder does not exist.
 
-    ``inputs`` has (device, inode) of each file that is read.
+    ``inputs`` has (device, inode) of each file that is read, and ``inside`` the subfolders that are written into.
     """
     check_is_path(path)
     parent = os.path.dirname(os.path.abspath(path))
@@ -71,7 +73,8 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
         raise OutputError(f"{escape(path)} is {kind}.", hint="Name another output.")
     if not folder and not stat.S_ISREG(found.st_mode):
         raise OutputError(f"cannot write {escape(path)}: it is not a regular file.")
-    places = [path] if not folder else [entry.path for entry in os.scandir(path)]
+    folders = [path, *(os.path.join(path, one) for one in inside if os.path.isdir(os.path.join(path, one)))]
+    places = [entry.path for one in folders for entry in os.scandir(one)] if folder else [path]
     for place in places:
         with suppress(OSError):
             info = os.stat(place)

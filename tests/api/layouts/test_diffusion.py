@@ -281,7 +281,7 @@ def test_a_component_that_a_model_does_not_have_is_an_error() -> None:
 
 
 def test_what_is_said_of_the_output() -> None:
-    whole = "diffusers reads a file in the folder of each component, which --layout diffusers-unet (or the layout of"
+    whole = "diffusers reads a file in the folder of each component: --to diffusers writes them, and --layout diffusers-unet"
     assert whole in converted_and_noted(recorded("", "ldm"), "diffusers")[1]
     for network, layout in (("", "diffusers-unet"), (".vae", "diffusers")):
         assert whole not in converted_and_noted(recorded(network, "ldm"), layout)[1]

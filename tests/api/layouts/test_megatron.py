@@ -177,3 +177,22 @@ def test_a_transplant_into_a_configuration_converts() -> None:
     assert_same(load_file("made/model.safetensors"), recorded("qwen3", "transformers"))
     plan = cs.rename("megatron.safetensors", layout="transformers")
     assert any("from the layout of Megatron-core, Megatron-Bridge, NeMo to that of tr" in note for note in plan.notes)
+
+
+def test_a_configuration_beside_megatron_s_own_names_finds_nothing_missing() -> None:
+    from ckptsurgeon.api.model_folder.weights.part_checks import part_notes
+    from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
+
+    own = load_file(GOLDEN / "layouts" / "llama" / "megatron-local.safetensors")
+    described = [DescribedTensor(key, "float32", tuple(value.shape)) for key, value in own.items()]
+    assert not any("every llama model has" in note for note in part_notes(described, {"model_type": "llama"}))
+
+
+@pytest.mark.parametrize("lost", ["decoder.final_layernorm.weight", "linear_qkv.layer_norm_weight", "nothing"])
+def test_what_every_layer_lacks_is_said_after_the_conversion(lost: str) -> None:
+    own = load_file(GOLDEN / "layouts" / "llama" / "megatron.safetensors")
+    save_file({key: value for key, value in own.items() if not key.endswith(lost)}, "model.safetensors")
+    shutil.copy(GOLDEN / "layouts" / "llama" / "config.json", "config.json")
+    plan = cs.convert("model.safetensors", layout="transformers")
+    said = [note for note in plan.notes if "every llama model has" in note]
+    assert bool(said) == (lost != "nothing")

@@ -182,6 +182,25 @@ def test_an_adapter_that_changes_nothing_is_said() -> None:
     assert any("changes nothing" in note for note in receipt.notes), receipt.notes
 
 
+def test_a_loha_with_a_scale_of_zero_is_said() -> None:
+    save_file({**conv_adapter("loha"), "lycoris_conv.alpha": torch.tensor(0.0)}, "a.safetensors")
+    receipt = cs.apply(cs.lora_merge(GOLDEN / "base.safetensors", "a.safetensors"), "out.safetensors")
+    assert any("changes nothing" in note for note in receipt.notes), receipt.notes
+
+
+def test_a_decoded_base_has_no_note_on_other_checksums() -> None:
+    merged_by_peft(PEFT["oft"]())
+    wide = {
+        key: value.repeat(8, 8) if value.dim() == 2 else value for key, value in load_file("base.safetensors").items()
+    }
+    save_file({key: value for key, value in wide.items() if key != "conv.weight"}, "wide.safetensors")
+    cs.apply(cs.convert("wide.safetensors", quantize="int8"), "coded/")
+    save_file({"first.lora_A.weight": torch.ones(1, 192), "first.lora_B.weight": torch.ones(288, 1)}, "a.safetensors")
+    plan = cs.lora_merge("coded", "a.safetensors", encoding="dequantize")
+    receipt = cs.apply(plan, "out.safetensors")
+    assert not any("checksum" in note for note in receipt.notes), receipt.notes
+
+
 def changed_config(**fields: Any) -> None:
     path = Path("one/adapter_config.json")
     data = json.loads(path.read_text()) | fields

@@ -72,6 +72,7 @@ def test_one_command_fills_a_pipeline_and_another_makes_one_file_of_it_again(ckp
     assert "still has" not in done.err + done.out
     done = ckpt("verify", "sd")
     assert done.code == 0, done
+    assert "unet/" not in done.out + done.err
     assert ckpt("convert", "sd", "--layout", "ldm", "-o", "again.safetensors").code == 0
     assert same(load_file("again.safetensors"), load_file(original()))
 
@@ -145,6 +146,30 @@ def test_pipelines_are_merged_into_a_third(ckpt: Any) -> None:
     assert same(load_file(Path("c/vae") / FILES["vae"]), parts_of()["vae"])
 
 
+def test_an_input_is_never_replaced(ckpt: Any) -> None:
+    path = pipeline()
+    cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+    before = (path / "vae" / FILES["vae"]).read_bytes()
+    done = ckpt("convert", "sd", "--dtype", "bfloat16", "--to", "diffusers", "-o", "sd", "--force")
+    assert done.code == 5, done
+    assert "is an input" in done.err
+    assert (path / "vae" / FILES["vae"]).read_bytes() == before
+
+
+def test_weights_beside_the_components_are_an_error() -> None:
+    path = pipeline()
+    (path / "v1-5-pruned.safetensors").write_bytes(Path(original()).read_bytes())
+    with pytest.raises(cs.ConfigError, match=r"has weights beside its components \(v1-5-pruned.safetensors\)"):
+        cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+
+
+def test_a_component_without_a_configuration_is_said() -> None:
+    path = pipeline()
+    (path / "vae" / "config.json").unlink()
+    receipt = cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
+    assert "vae has no config.json, which loaders need: copy it from another pipeline" in receipt.notes
+
+
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_a_component_that_is_no_folder_is_an_error(kind: str) -> None:
     path = pipeline()
@@ -175,7 +200,7 @@ def test_components_without_tensors_are_said() -> None:
     [
         ("new", "new has no model_index.json"),
         ("empty", "empty has no model_index.json"),
-        ("list", "list has no model_index.json that lists the components"),
+        ("list", "list has no model_index.json, or one that lists no components"),
         ("s3://bucket/sd", "cannot write to the address"),
     ],
 )

@@ -262,3 +262,21 @@ def test_messages_name_the_types_and_what_to_do() -> None:
 def test_other_files_of_ggml_are_named(data: bytes, said: str) -> None:
     with pytest.raises(cs.FormatError, match=said):
         opened(data)
+
+
+def test_a_file_cut_between_two_tensors_gets_a_note() -> None:
+    data = (GOLDEN / "tiny.bin").read_bytes()
+    with opened(data) as whole:
+        assert not any("cut short" in note for note in whole.notes)
+        last = list(whole)[-1]
+        nbytes = whole[last].nbytes + 12 + 4 * len(whole[last].shape) + len(last)
+    with opened(data[:-nbytes]) as cut:
+        assert last not in cut
+        assert any("has 50 tensors, but this file has 49: perhaps it was cut short" in note for note in cut.notes)
+
+
+def test_hyper_parameters_that_the_tensors_contradict_are_said() -> None:
+    data = bytearray((GOLDEN / "tiny.bin").read_bytes())
+    data[4:8] = (160).to_bytes(4, "little")
+    with opened(bytes(data)) as found:
+        assert "n_vocab is 160, but decoder.token_embedding.weight has 40 rows" in found.notes

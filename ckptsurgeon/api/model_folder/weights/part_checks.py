@@ -76,6 +76,8 @@ _WHOLE = re.compile(
     r"|sa_layer_norm)\."
 )
 """Matches norms in layers. If a state dict has such keys, it is a real model, not a test model or a fragment."""
+_MEGATRON = re.compile(r".*\.\d+\.self_attention\.linear_(?:qkv|proj)\.")
+"""Matches names of Megatron-core, which other modules have in common with models of transformers."""
 _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
@@ -99,7 +101,7 @@ def part_notes(
         return
     names = config.get("architectures")
     classes = [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
-    is_model = any(map(_WHOLE.match, keys))
+    is_model = any(map(_WHOLE.match, keys)) and not any(map(_MEGATRON.match, keys))
     lacking = [*_lacking(keys, kind, classes, config), *_projections(keys, kind)] if is_model else []
     if lacking:
         found = listing(lacking, 3, where="")

@@ -33,8 +33,8 @@ _SETTINGS = (
     "of diffusers: no tensor shows them"
 )
 _WHOLE = (
-    "all components of the pipeline are in one file; diffusers reads a file in the folder of each component, which "
-    "--layout diffusers-unet (or the layout of another component) writes"
+    "the keys begin with the names of components, as in unet.conv_in.weight; diffusers reads a file in the folder of "
+    "each component: --to diffusers writes them, and --layout diffusers-unet takes one component out"
 )
 _SHORTER = (
     "the text encoder has no layer 23, which diffusers leaves out: Stable Diffusion 2 does not use it, but strict "
