@@ -8,7 +8,7 @@ from typing import Any
 
 from ..util.text import count, escape, number_in
 
-__all__ = ["ModelSummary", "summary_of_config", "summary_of_gguf"]
+__all__ = ["ModelSummary", "summary_of_config", "summary_of_metadata"]
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
@@ -75,7 +75,22 @@ def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
     )  # fmt: skip
 
 
-def summary_of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
+def summary_of_metadata(format: str, metadata: Mapping[str, str]) -> ModelSummary | None:
+    """Return the name and sizes of a model from the metadata of its file; None if this format has no such metadata.
+
+    The formats are those of GGUF, whisper.cpp and CTranslate2, whose metadata state no number of layers.
+    """
+    found = {key: number_in(value) for key, value in metadata.items()}
+    if format == "whisper.cpp":
+        sizes = (found.get(f"n_{name}") for name in ("audio_layer", "text_layer", "audio_state", "audio_head"))
+        return ModelSummary("Whisper", *sizes)
+    if format == "ctranslate2" and (name := metadata.get("ctranslate2.spec")):
+        heads = (f"{side}num_heads" for side in ("encoder/", "decoder/", ""))
+        return ModelSummary(name, heads=next((found[key] for key in heads if found.get(key)), None))
+    return _of_gguf(metadata) if format == "gguf" else None
+
+
+def _of_gguf(metadata: Mapping[str, str]) -> ModelSummary | None:
     """Return the name and sizes of a model from the metadata of a GGUF; None without ``general.architecture``.
 
     https://github.com/ggml-org/ggml/blob/master/docs/gguf.md

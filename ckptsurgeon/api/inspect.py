@@ -88,15 +88,12 @@ def inspect(
 
 
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
-    """Return the summary of a model from the config.json in its folder, or from the metadata of a GGUF file."""
-    if checkpoint.header.stored:
-        from ..analysis.model_summary import summary_of_gguf
+    """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json."""
+    from ..analysis.model_summary import summary_of_config, summary_of_metadata
 
-        return summary_of_gguf(checkpoint.metadata)
-    if folder is None or not folder.config:
-        return None
-    from ..analysis.model_summary import summary_of_config
-
+    found = summary_of_metadata(checkpoint.format, checkpoint.metadata)
+    if found is not None or checkpoint.header.stored or folder is None or not folder.config:
+        return found
     return summary_of_config(folder.config)
 
 

@@ -95,7 +95,7 @@ def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[
 def _left_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on weights that are not quantised, but have scales, which only quantised weights need.
 
-    There is one note for all weights whose scales have the same names.
+    There is one note for all weights whose scales have the same last name, such as ``weight_scale``.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for name, ends in plain_with_scales(codes, tensors, settings):

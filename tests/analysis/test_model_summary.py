@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.model_summary import summary_of_config, summary_of_gguf
+from ckptsurgeon.analysis.model_summary import summary_of_config, summary_of_metadata
 
 
 @pytest.mark.parametrize(
@@ -49,19 +49,19 @@ def test_the_metadata_of_a_gguf() -> None:
         "general.architecture": "llama", "llama.block_count": "2", "llama.embedding_length": "64",
         "llama.attention.head_count": "4", "llama.attention.head_count_kv": "2", "general.name": "x",
     }  # fmt: skip
-    assert str(summary_of_gguf(metadata)) == "llama, 2 layers, 64 wide, 4 heads (2 of keys and values)"
-    assert summary_of_gguf({}) is None
+    assert str(summary_of_metadata("gguf", metadata)) == "llama, 2 layers, 64 wide, 4 heads (2 of keys and values)"
+    assert summary_of_metadata("gguf", {}) is None
 
 
 def test_the_sizes_of_another_model_in_a_gguf_are_not_taken() -> None:
     metadata = {"general.architecture": "llama", "llama.block_count": "32", "clip.block_count": "5"}
-    assert str(summary_of_gguf(metadata)) == "llama, 32 layers"
-    assert str(summary_of_gguf(dict(reversed(metadata.items())))) == "llama, 32 layers"
+    assert str(summary_of_metadata("gguf", metadata)) == "llama, 32 layers"
+    assert str(summary_of_metadata("gguf", dict(reversed(metadata.items())))) == "llama, 32 layers"
 
 
 def test_a_number_of_a_gguf_with_thousands_of_digits_is_no_size() -> None:
     metadata = {"general.architecture": "llama", "llama.block_count": "9" * 5000, "llama.embedding_length": "64"}
-    assert str(summary_of_gguf(metadata)) == "llama, 64 wide"
+    assert str(summary_of_metadata("gguf", metadata)) == "llama, 64 wide"
 
 
 def test_inspect_shows_it(ckpt: Any) -> None:
@@ -74,3 +74,17 @@ def test_inspect_shows_it(ckpt: Any) -> None:
     assert found.to_json()["model"]["layers"] == 2
     save_file({"w": torch.ones(2)}, "alone.safetensors")
     assert cs.inspect("alone.safetensors").to_json()["model"] is None
+
+
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("whisper_cpp/tiny.bin", "Whisper, 1 + 1 layers (encoder, decoder), 32 wide, 2 heads"),
+        ("ctranslate2/int8", "WhisperSpec, 2 heads"),
+    ],
+)
+def test_files_of_speech_engines_say_what_they_are(path: str, said: str) -> None:
+    assert str(cs.inspect(GOLDEN / path).model) == said

@@ -20,7 +20,7 @@ EXAMPLE = "For example, hidden: {fc1.weight: 0, fc1.bias: 0, fc2.weight: 1}."
 
 
 def group_fields(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the groups that the user lists, as plain data; None if there are none.
+    """Return the user's own groups of axes that are permuted together, as plain data; None if there are none.
 
     ``given`` is a map from the name of a group to its axes, or the path of a YAML file with this map. Raises
     ConfigError for a file that cannot be read, and for any other structure.

@@ -140,8 +140,9 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
 def lean_of(values: Array) -> float:
     """Return the median of |mean| / deviation over runs of weights along rows; 0 if there are too few runs.
 
-    At most twice ``RUNS`` runs are read, spread over all rows and columns. A step between two codes is subtracted from
-    each |mean|: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
+    At most twice ``RUNS`` runs are read, spread over all rows and columns. The distance between two
+    codes is first subtracted from each |mean|. The reason is that an outlier makes the scale of its group so large that
+    all other weights get the one code nearest to 0; if this code is not exactly 0, it moves the mean.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)

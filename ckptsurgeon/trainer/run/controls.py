@@ -70,9 +70,9 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return the verdict and the mean metrics of the control runs as a check.
+    """Return a check of whether the model learns better from its checkpoint than the control runs without it.
 
-    If ``found`` is None, the check is NOT RUN with the reason ``why``.
+    Its text has the verdict and the mean metric of each kind of run. If ``found`` is None, the check is NOT RUN with the reason ``why``.
     """
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)

@@ -149,7 +149,10 @@ def _runs(found: Sequence[Words], step: int) -> tuple[Array, Array, Array]:
 
 
 def _perhaps_equal(values: Array) -> Array:
-    """Return the indices of all words that equal another word, and of a few others: sorting only these is faster."""
+    """Return the indices of all elements of ``values`` that equal another element, and of a few that do not.
+
+    Sorting only these elements is faster than sorting all.
+    """
     bits = min(values.size.bit_length() + 1, 24)
     slots = (values * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - bits)).astype(np.intp)
     table = np.empty(1 << bits, np.int32)
