@@ -72,7 +72,8 @@ def knowledge_moved(
 ) -> Check:
     """Return a check of whether the model learns better from its checkpoint than the control runs without it.
 
-    Its text has the verdict and the mean metric of each kind of run. If ``found`` is None, the check is NOT RUN with the reason ``why``.
+    Its text has the verdict and the mean metric of each kind of run. If ``found`` is None, the check is NOT RUN with
+    the reason ``why``.
     """
     if found is None:
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
