@@ -148,7 +148,7 @@ def carry_out(
             *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),
-            *component_notes(path, shape.names),
+            *component_notes(path, shape.subfolders),
             *former.notes,
             *consumed,
         ),

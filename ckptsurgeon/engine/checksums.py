@@ -101,8 +101,8 @@ def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str
             if step.kind == "copied" and step.source == number and not step.tied_to and step.key in written
         }
         made = _recorded(source) if copied else {}
-        if source.stored is not None:  # decoded values are not those in the file
-            copied = {key: crc for key, crc in copied.items() if not _is_decoded(source, key)}
+        decoded = {one.name for one in source.stored.codes.tensors} if source.stored is not None else set()
+        made = {key: crc for key, crc in made.items() if key not in decoded}  # these were written as codes
         bad = [key for key, crc in copied.items() if key in source and made.get(source.stored_key(key), crc) != crc]
         if bad:
             have = "has another checksum" if len(bad) == 1 else "have other checksums"
@@ -110,12 +110,6 @@ def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str
                 f"{count(len(bad), 'copied tensor')} of {escape(source.path)} {have} than in its recipe: "
                 f"{listing([escape(key) for key in bad])}: the values were changed after ckpt wrote them"
             )
-
-
-def _is_decoded(source: Checkpoint, key: str) -> bool:
-    """Return whether a tensor of a source is decoded from codes of its file."""
-    stored = source.stored
-    return stored is not None and any(one.name == key for one in stored.codes.tensors)
 
 
 def _recorded(source: Checkpoint) -> dict[str, int]:

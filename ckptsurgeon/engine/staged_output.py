@@ -181,7 +181,7 @@ def staged_output(
         return
     found = (
         *existing_checkpoint(path),
-        *component_weights(path, shape.names),
+        *component_weights(path, shape.subfolders),
         *_existing_files(path, shape, written),
         *stale,
     )

@@ -94,7 +94,7 @@ BROKEN = {
     "tensors that overlap": (index_of({"v": entry([2], 8), "w": entry([2], 8, offset=4)}), "overlap"),
     "a slice that is not there": (index_of({"w": entry([2], 0) + field(7, field(1, field(2, 1)))}), "slice of the variable w is missing"),
     "names that are one key": (index_of({"a.b": entry([1], 4), "a/b": entry([1], 4, offset=4)}), "and another variable would both get the key a.b"),
-    "a name that is no text": (table([(b"\xff", block([(b"", HEADER), (b"\xff", entry([2], 8))]))]), "not UTF-8"),
+    "a name that is not text": (table([(b"\xff", block([(b"", HEADER), (b"\xff", entry([2], 8))]))]), "not UTF-8"),
     "keys out of order": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"v", entry([2], 8))]))]), "not in order"),
     "a key twice": (table([(b"w", block([(b"", HEADER), (b"w", entry([2], 8)), (b"w", entry([2], 8))]))]), "not in order"),
     "an index that contradicts its block": (table([(b"a", block([(b"", HEADER), (b"w", entry([2], 8))]))]), "contradicts"),

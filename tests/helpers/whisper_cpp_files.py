@@ -29,7 +29,7 @@ def model(
     number: int | None = None,
     order: str = "<",
 ) -> bytes:
-    """A file of these hyper-parameters, filters of zeros, tokens (``number`` is what it says of them) and tensors.
+    """A file of these hyper-parameters, filters of zeros, tokens (``number`` is their stated number) and tensors.
 
     Of filters with more than a million numbers, only that many are there.
     """

@@ -15,7 +15,7 @@ RULES = {
     broken("cut short"): ("a name alone", "no number of variables", "cut in a name", "cut in the sizes", "cut in the values", "cut in the aliases", "no aliases", "more variables than bytes", "more aliases than bytes"),
     unsafe("counts"): ("2^32 variables", "2^32 aliases"),
     broken("duplicate key"): ("a variable twice",),
-    broken("name"): ("a name of no bytes", "a name of a zero", "a name without a zero", "a name with two zeros", "a name that is no text"),
+    broken("name"): ("a name of no bytes", "a name of a zero", "a name without a zero", "a name with two zeros", "a name that is not text"),
     unsafe("key length"): ("a name of 60,000 bytes",),
     broken("dimensions"): ("65 dimensions",),
     broken("tensor size"): ("2^64 elements", "sizes that overflow in front of a 0", "too few bytes", "too many bytes", "a setting of 5 bytes"),

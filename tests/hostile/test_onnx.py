@@ -16,7 +16,7 @@ RULES = {
     broken("cut short"): ("cut in a tensor", "cut behind the graph's length", "a length of 2^63", "an offset beyond a file", "an offset that is no number"),
     broken("protobuf"): ("a number of eleven bytes", "a field of type 3", "field 0", "numbers that are cut"),
     broken("onnx name"): ("no name",),
-    broken("message text"): ("a name that is no text", "a name of 100,000 bytes"),
+    broken("message text"): ("a name that is not text", "a name of 100,000 bytes"),
     broken("duplicate key"): ("a tensor twice",),
     broken("onnx type"): ("an unknown type", "type 0"),
     broken("tensor shape"): ("a negative size", "100 dimensions"),

@@ -23,7 +23,7 @@ RULES = {
     unsafe("overlap"): ("tensors that overlap",),
     broken("slice"): ("a slice that is not there",),
     broken("keys"): ("names that are one key",),
-    broken("name"): ("a name that is no text",),
+    broken("name"): ("a name that is not text",),
     broken("table"): ("keys out of order", "a key twice", "an index that contradicts its block", "a restart point outside", "a restart point within an entry", "restart points without end", "a shared prefix of nothing", "a value beyond the block", "another compression", "a block that is itself the index", "a block beyond the end", "one block many times", "an empty block", "a block of no entries"),
 }  # fmt: skip
 

@@ -19,11 +19,11 @@ RULES = {
     broken("no state dict"): ("no tensors",),
     broken("dimensions"): ("five dimensions", "minus one dimension"),
     broken("name length"): ("a name of 100,000 bytes", "a name of -1 bytes"),
-    broken("name"): ("a name that is no text",),
+    broken("name"): ("a name that is not text",),
     broken("duplicate key"): ("a tensor twice",),
     broken("tensor size"): ("a negative size", "sizes whose product overflows", "sizes that overflow beside a 0"),
     broken("tensor type"): ("an unknown type", "a negative type", "a type that was dropped"),
-    broken("blocks"): ("a row that is no whole block",),
+    broken("blocks"): ("a row that is not a whole block",),
     broken("quantisation version"): ("blocks of version 0", "blocks of version 1 that have changed since", "blocks of version 3"),
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ MUTANTS = (
     ),
     Mutant(
         "weights that stand in a component of a pipeline are not left beside the new ones",
-        "        *component_weights(path, shape.names),\n",
+        "        *component_weights(path, shape.subfolders),\n",
         "",
         "formats/exported/test_pipeline_output.py",
     ),

@@ -17,7 +17,8 @@ from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import Adapter
 from ...methods.lora.composed import COMPOSED
 from ...methods.lora.config import AdapterConfig, check_type, parse_config
-from ...methods.lora.kinds import MERGED, TYPES, lora_fields
+from ...methods.lora.kind_config import TYPES, lora_fields
+from ...methods.lora.kinds import MERGED
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import Excluded, read_adapter
 from ...planning.lora_merge.fitting import AdapterView

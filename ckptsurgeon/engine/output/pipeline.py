@@ -123,21 +123,17 @@ def _inside(component: str, index: IndexFile) -> IndexFile:
     return lambda read: index(lambda name, offset, nbytes: read(f"{component}/{name}", offset, nbytes))
 
 
-def component_weights(path: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield the paths of weights, and of their indexes, that are in the folders of the output's files ``names``.
-
-    ``path`` is the output folder. A single file, and files of an output without components, have no such folders.
-    """
-    for component in _written(names):
+def component_weights(path: str, components: Sequence[str]) -> Iterator[str]:
+    """Yield the paths of weights and of their indexes in the folders ``components`` of the folder ``path``."""
+    for component in components:
         yield from (f"{component}/{name}" for name in _weights_in(path, component))
 
 
-def component_notes(path: str, names: Sequence[str]) -> Iterator[str]:
+def component_notes(path: str, written: Sequence[str]) -> Iterator[str]:
     """Yield notes on components that got no weights although they are models, or that still have other weights.
 
-    ``path`` is the output folder, and ``names`` are the output's files.
+    ``path`` is the output folder, and ``written`` are the components with new weights. There are no notes without any.
     """
-    written = _written(names)
     others = [name for name in _libraries(path) if name not in written] if written else []
     for component in written:
         if not os.path.isfile(os.path.join(path, component, CONFIG)):
@@ -147,10 +143,6 @@ def component_notes(path: str, names: Sequence[str]) -> Iterator[str]:
             yield f"{escape(component)} still has weights from before this run: {listing(weights, 2, where='')}"
         elif os.path.isfile(os.path.join(path, component, CONFIG)):
             yield f"{escape(component)} has no weights: no tensor is for this component of the pipeline"
-
-
-def _written(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
 
 
 def _weights_in(path: str, component: str) -> list[str]:

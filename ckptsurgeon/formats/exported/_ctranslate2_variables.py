@@ -80,9 +80,7 @@ class Reader:
         for place in range(self._count("alias", _ALIAS_BYTES)):
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")
             if key not in variables or not is_tensor(key, variables[key], variables):
-                raise FormatError(
-                    f"its alias {escape(alias)} is of {escape(key)}, which is no tensor in the file.", rule="alias"
-                )
+                raise FormatError(f"its alias {escape(alias)} is of {escape(key)}, which the file lacks.", rule="alias")
             for end in ("", *(end for end in _PARTS if key + end in variables and alias + end not in variables)):
                 if alias + end in variables or alias + end in seen:
                     raise FormatError(f"its alias {escape(alias + end)} is the name of another tensor.", rule="alias")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, shape_text
-from .adapter import Adapter, AdapterModule, config_notes
-from .composed import COMPOSED, composed_parts
+from ...util.text import escape, shape_text
+from .adapter import Adapter, config_notes
+from .composed import COMPOSED
 from .config import AdapterConfig
 from .kinds import MERGED
+from .module_reading import AdapterFile, ModuleKeys, Scales, assumed_notes, check_halves, module_of
 from .names import (
     DORA_SCALE,
     LEAVE_OUT,
-    MID,
     KeyParts,
     composed_key_parts,
     loose_key_parts,
@@ -26,35 +25,14 @@ from .names import (
     unknown_keys_error,
     unknown_module,
 )
-from .rotated import ROTATED, rotation_kind
-from .tucker import LOCON
 
 __all__ = ["Excluded", "Scales", "read_adapter"]
-
-Scales = Callable[[str], float]
-"""A function that returns the value of a tensor with one element, by the tensor's key."""
 
 Excluded = Callable[[str], bool]
 """A function that returns whether the user excludes a module, by its name in the file, such as lora_unet_first."""
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Modules that PEFT saves in full if the vocabulary has grown, even if no setting asks for it."""
-
-
-@dataclass
-class _ModuleKeys:
-    """The keys of an adapter's tensors for one module, by the role of the tensor: A, B, bias, magnitude or alpha.
-
-    ``part`` is the ``KeyParts`` of one of the factors, A or B, or of a tensor of a LoHa, LoKr or OFT.
-    """
-
-    keys: dict[str, str] = field(default_factory=dict)
-    part: KeyParts | None = None
-
-    @property
-    def is_composed(self) -> bool:
-        """Whether the module is a LoHa, LoKr or OFT."""
-        return any(role.startswith(MERGED) for role in self.keys)
 
 
 def read_adapter(
@@ -79,7 +57,7 @@ def read_adapter(
     read = _key_reader(methods, configured=config is not None)
     left = _left_keys(tensors, read, config, excluded) if excluded is not None else {}
     out = {key for keys in left.values() for key in keys}
-    found: dict[tuple[str, str], _ModuleKeys] = {}
+    found: dict[tuple[str, str], ModuleKeys] = {}
     saved: dict[str, str] = {}
     unknown = []
     for key, info in tensors.items():
@@ -94,19 +72,19 @@ def read_adapter(
         if part.part == "saved":
             saved[part.module] = key
             continue
-        one = found.setdefault((part.component, part.module), _ModuleKeys())
+        one = found.setdefault((part.component, part.module), ModuleKeys())
         if part.part in one.keys:
             _raise_duplicate(name, key, one.keys[part.part])
         one.keys[part.part] = key
         one.part = part if part.part.startswith(("A", "B", *MERGED)) else one.part
     if unknown or not (found or saved or left):
         raise unknown_keys_error(unknown, name, configured=config is not None, methods=methods)
-    _check_halves(found.values(), name)
-    within, kernels = metadata or {}, methods == MERGED
-    modules = tuple(_module(one, tensors, config, name, number, within, kernels=kernels) for one in found.values())
+    check_halves(found.values(), name)
+    file = AdapterFile(tensors, config, name, number, metadata or {}, kernels=methods == MERGED)
+    modules = tuple(module_of(one, file) for one in found.values())
     spelling = "PEFT" if config is not None else _spelling(found.values())
     notes = tuple(
-        config_notes(modules, saved, config) if config is not None else _assumed_notes(found.values(), within)
+        config_notes(modules, saved, config) if config is not None else assumed_notes(found.values(), file.metadata)
     )
     return Adapter(name, modules, saved, config is not None and config.transposed, spelling, config, notes, left)
 
@@ -186,160 +164,6 @@ def _check_axis(key: str, info: TensorInfo, name: str, *, converted: bool) -> No
             f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
             hint=f"Merge it with the toolkit that made it{LEAVE_OUT if converted else ''}.",
         )
-
-
-def _check_halves(found: Any, name: str) -> None:
-    for one in found:
-        if one.is_composed:
-            continue
-        lacking = [side for side in ("A", "B") if side not in one.keys]
-        if lacking:
-            have = next(iter(one.keys.values()))
-            raise FormatError(
-                f"{escape(name)} has {escape(have)}, but no factor {' and '.join(lacking)} for the same module.",
-                rule="half an adapter",
-            )
-
-
-def _module(
-    one: _ModuleKeys,
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig],
-    *,
-    kernels: bool,
-) -> AdapterModule:
-    keys, part = one.keys, one.part
-    assert part is not None  # ensured by _check_halves
-    if ROTATED in keys:
-        return _rotated(keys, part, config, name)
-    if one.is_composed:
-        return _composed(keys, part, tensors, config, name, number, metadata, kernels=kernels)
-    if MID in keys:
-        return _with_core(keys, part, tensors, config, name, number, metadata)
-    a, b = tensors[keys["A"]], tensors[keys["B"]]
-    rank = a.shape[0] if a.shape else 0
-    if not rank:
-        raise FormatError(f"the factor {escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
-    if len(b.shape) < 2 or b.shape[1] != rank:
-        raise FormatError(
-            f"the factor {escape(keys['A'])} of {escape(name)} has the shape {a.shape}, {escape(keys['B'])} has "
-            f"{b.shape}: their ranks differ.",
-            rule="rank",
-        )
-    scale = _scale(keys, part, rank, config, name, number, metadata)
-    if config is not None and config.dora != ("magnitude" in keys):
-        has = "has" if "magnitude" in keys else "lacks"
-        raise ConfigError(
-            f"the configuration of {escape(name)} has use_dora {str(config.dora).lower()}, but {escape(part.module)} "
-            f"{has} magnitudes.",
-            hint="Put the adapter_config.json that was saved with these weights into their folder.",
-        )
-    return AdapterModule(
-        part.module, keys["A"], keys["B"], part.times * scale, part.embedding, keys.get("bias", ""),
-        keys.get("magnitude", ""), part.joined, part.component,
-    )  # fmt: skip
-
-
-def _composed(
-    keys: Mapping[str, str],
-    part: KeyParts,
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig],
-    *,
-    kernels: bool,
-) -> AdapterModule:
-    """Return a module of a LoHa or LoKr; if ``kernels``, it may be a convolution."""
-    kind, own, rank = composed_parts(keys, tensors, name, kernels=kernels)
-    return AdapterModule(
-        part.module, own[0], own[1], _scale(keys, part, rank, config, name, number, metadata),
-        magnitude=keys.get("magnitude", ""), joined=part.joined, component=part.component, kind=kind,
-        more=tuple(own[2:]),
-    )  # fmt: skip
-
-
-def _with_core(
-    keys: Mapping[str, str],
-    part: KeyParts,
-    tensors: Mapping[str, TensorInfo],
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig],
-) -> AdapterModule:
-    """Return a module of a LoCon with a Tucker decomposition: a core between B and A."""
-    own = [keys[MID], keys["B"], keys["A"]]
-    core, up, down = (tensors[key].shape for key in own)
-    if len(core) < 3 or not all(core) or core[:1] != up[1:2] or core[1:2] != down[:1]:
-        given = ", ".join(f"{escape(key)} {shape_text(tensors[key].shape)}" for key in own)
-        raise FormatError(f"the factors of a module of {escape(name)} do not fit each other: {given}.", rule="rank")
-    scale = _scale(keys, part, core[0], config, name, number, metadata)
-    return AdapterModule(
-        part.module, own[0], own[1], part.times * scale, magnitude=keys.get("magnitude", ""), joined=part.joined,
-        component=part.component, kind=LOCON, more=(own[2],),
-    )  # fmt: skip
-
-
-def _rotated(keys: Mapping[str, str], part: KeyParts, config: AdapterConfig | None, name: str) -> AdapterModule:
-    """Return a module of an OFT, whose scale is always 1."""
-    other = next((key for role, key in keys.items() if role != ROTATED), "")
-    if other:
-        raise FormatError(
-            f"{escape(name)} has {escape(other)} and {escape(keys[ROTATED])} for the same module.", rule="two adapters"
-        )
-    settings = config.data if config is not None else {}
-    terms = settings.get("num_cayley_neumann_terms") if settings.get("use_cayley_neumann") else 0
-    if type(terms) is not int:
-        raise ConfigError(
-            f"{escape(name)} has {escape(keys[ROTATED])}, but its adapter_config.json is not that of an OFT.",
-            hint="Put the adapter_config.json that was saved with these weights into their folder.",
-        )
-    return AdapterModule(part.module, keys[ROTATED], "", 1.0, part.embedding, kind=rotation_kind(terms))
-
-
-def _scale(
-    keys: Mapping[str, str],
-    part: KeyParts,
-    rank: int,
-    config: AdapterConfig | None,
-    name: str,
-    number: Scales,
-    metadata: Mapping[str, AdapterConfig],
-) -> float:
-    """Return the scale of a module; ``rank`` is 0 if no matrix is factorised: then LyCORIS' scale is 1."""
-    configured = config if config is not None else metadata.get(part.component)
-    module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")
-    if configured is None or "alpha" in keys:
-        return number(keys["alpha"]) / rank if "alpha" in keys and rank else 1.0
-    if rank and configured.rank_of(module) != rank:
-        raise _other_rank(configured.rank_of(module), part.module, rank, name)
-    return configured.scale_of(module)
-
-
-def _assumed_notes(found: Iterable[_ModuleKeys], metadata: Mapping[str, AdapterConfig]) -> Iterator[str]:
-    """Yield a note on modules of LoHa, LoKr, or LoCon with a core, that have a rank, but no alpha."""
-    assumed = [
-        one
-        for one in found
-        if (MID in one.keys or (one.is_composed and any(role.endswith("_a") for role in one.keys)))
-        and "alpha" not in one.keys
-        and (one.part is None or one.part.component not in metadata)
-    ]
-    if assumed:
-        yield f"no alpha: scale 1 is assumed for {count(len(assumed), 'module')}"
-
-
-def _other_rank(configured: int, module: str, rank: int, name: str) -> ConfigError:
-    return ConfigError(
-        f"the configuration of {escape(name)} has the rank {configured} for {escape(module)}, but its factors have "
-        f"the rank {rank}.",
-        hint="Put the adapter_config.json that was saved with these weights into their folder.",
-    )
 
 
 def _spelling(found: Any) -> str:

@@ -126,7 +126,7 @@ HOSTILE: dict[str, bytes] = {
     "a name of a zero": model([variable(b"\0", [2], FLOAT32, bytes(8))]),
     "a name without a zero": model([variable(b"ab", [2], FLOAT32, bytes(8))]),
     "a name with two zeros": model([variable(b"a\0b\0", [2], FLOAT32, bytes(8))]),
-    "a name that is no text": model([variable(b"\xff\xfe\0", [2], FLOAT32, bytes(8))]),
+    "a name that is not text": model([variable(b"\xff\xfe\0", [2], FLOAT32, bytes(8))]),
     "a name of 60,000 bytes": model([variable("a" * 60_000, [2], FLOAT32, bytes(8))]),
     "65 dimensions": model([variable("a", [1] * 65, FLOAT32, bytes(4))]),
     "2^64 elements": model([variable("a", [2**31, 2**31, 4], INT8, bytes(8), nbytes=0)]),
@@ -163,7 +163,7 @@ def test_a_file_that_breaks_a_rule_is_refused(name: str) -> None:
         ("cut in the values", "it ends inside the variable a"),
         ("too few bytes", r"the variable a is float32 \[3\], but has 8 bytes"),
         ("an unknown type", "the variable a is of unknown type 6"),
-        ("an alias of an alias", "its alias c is of b, which is no tensor in the file"),
+        ("an alias of an alias", "its alias c is of b, which the file lacks"),
         ("bytes behind", "1 bytes follow its aliases"),
     ],
 )

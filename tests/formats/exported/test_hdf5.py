@@ -412,7 +412,7 @@ HOSTILE: dict[str, bytes] = {
     "a name with a slash": one(lambda blocks: blocks.group({"a/b": blocks.floats()})),
     "a name that is a dot": one(lambda blocks: blocks.group({".": blocks.floats()})),
     "a name of nothing": one(lambda blocks: blocks.group({"": blocks.floats()})),
-    "a name that is no text": one(lambda blocks: blocks.group([(b"\xff\xfe", blocks.floats())])),
+    "a name that is not text": one(lambda blocks: blocks.group([(b"\xff\xfe", blocks.floats())])),
     "a name of 60,000 bytes": one(lambda blocks: blocks.group({"n" * 60_000: blocks.floats()})),
     "a link of an unknown kind": one(lambda blocks: blocks.object(message(LINKS, bytes(2) + b"\xff" * 16), message(LINK, b"\1\x08\x09\1w\2\0ab"))),
     "a tree in itself": one(tree_in_itself),

@@ -183,7 +183,7 @@ HOSTILE: dict[str, bytes] = {
     "a field of type 3": model(None) + b"\x3b" + bytes(8),
     "field 0": model(None) + b"\x02\0",
     "no name": of(tensor(b"", (2, 3), values=ONES)),
-    "a name that is no text": of(tensor(b"\xff\xfe", (2, 3), values=ONES)),
+    "a name that is not text": of(tensor(b"\xff\xfe", (2, 3), values=ONES)),
     "a name of 100,000 bytes": of(tensor("n" * 100_000, (2, 3), values=ONES)),
     "a tensor twice": of(W, W),
     "an unknown type": of(tensor("w", (2, 3), 99, ONES)),
