@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.layouts.conversion import conversion
-from ckptsurgeon.planning.layouts.families._autoencoder import Autoencoder
-from ckptsurgeon.planning.layouts.families._pipeline import Pipeline
-from ckptsurgeon.planning.layouts.families._text_encoder import SD_1
-from ckptsurgeon.planning.layouts.families._unet import UNet
 from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY, family_of
+from ckptsurgeon.planning.layouts.parts.autoencoder import Autoencoder
+from ckptsurgeon.planning.layouts.parts.pipeline import Pipeline
+from ckptsurgeon.planning.layouts.parts.text_encoder import SD_1
+from ckptsurgeon.planning.layouts.parts.unet import UNet
 from ckptsurgeon.planning.layouts.recognise import recognised
 from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo

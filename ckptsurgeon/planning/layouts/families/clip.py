@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..changes import Transposed
 from ..layout import Change, Family, Layout
-from ._clip import BLOCK, TEXT, TEXT_LAYER, joined
+from ..parts.clip import BLOCK, TEXT, TEXT_LAYER, joined
 
 __all__ = ["FAMILY"]
 

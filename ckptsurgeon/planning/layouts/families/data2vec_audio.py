@@ -6,7 +6,7 @@ https://github.com/facebookresearch/fairseq/tree/main/examples/data2vec
 from __future__ import annotations
 
 from ..layout import Family, Layout
-from ._speech import CORE, MASK, NORMS, within
+from ..parts.speech import CORE, MASK, NORMS, within
 
 __all__ = ["FAMILY"]
 

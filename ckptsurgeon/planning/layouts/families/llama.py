@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..changes import Fused, Paired
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
-from ._megatron_mlp import dense_layouts
+from ..parts.megatron_mlp import dense_layouts
 
 __all__ = ["FAMILY"]
 

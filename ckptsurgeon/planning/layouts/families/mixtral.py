@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..changes import Fused, Paired, Stacked
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
-from ._megatron_mlp import Experts, expert_layouts
+from ..parts.megatron_mlp import Experts, expert_layouts
 
 __all__ = ["FAMILY"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from ..changes import Fused, Stacked
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
-from ._megatron import HEAD_NORMS
-from ._megatron_mlp import Experts, expert_layouts
+from ..parts.megatron import HEAD_NORMS
+from ..parts.megatron_mlp import Experts, expert_layouts
 
 __all__ = ["FAMILY"]
 

@@ -13,10 +13,10 @@ from itertools import product
 
 from ..changes import Unsqueezed
 from ..layout import Family, Layout, Tensors
-from ._autoencoder import ATTENTION, OLDER, Autoencoder
-from ._pipeline import THEIR_UNET, THEIR_VAE, UNET, VAE, Pipeline, pipeline_in
-from ._text_encoder import SD_2, SDXL, without_wrapper
-from ._unet import SIZES, UNet
+from ..parts.autoencoder import ATTENTION, OLDER, Autoencoder
+from ..parts.pipeline import THEIR_UNET, THEIR_VAE, UNET, VAE, Pipeline, pipeline_in
+from ..parts.text_encoder import SD_2, SDXL, without_wrapper
+from ..parts.unet import SIZES, UNet
 
 __all__ = ["FAMILY", "RELEASED", "family_of"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..layout import Family, Layout, Tensors
-from ._pipeline import THEIR_UNET, UNET, Pipeline, pipeline_in
+from ..parts.pipeline import THEIR_UNET, UNET, Pipeline, pipeline_in
 from .stable_diffusion import RELEASED, family_of
 
 __all__ = ["FAMILY"]

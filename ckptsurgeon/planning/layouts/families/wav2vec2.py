@@ -7,7 +7,7 @@ fairseq and torchaudio have the same names for both, so they are one family; tra
 from __future__ import annotations
 
 from ..layout import Family
-from ._speech import NORMS, in_fairseq, in_torchaudio, in_transformers
+from ..parts.speech import NORMS, in_fairseq, in_torchaudio, in_transformers
 
 __all__ = ["FAMILY"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..changes import Fused
 from ..layout import Family
-from ._speech import LAYERS, NORMS, in_fairseq, in_torchaudio, in_transformers
+from ..parts.speech import LAYERS, NORMS, in_fairseq, in_torchaudio, in_transformers
 
 __all__ = ["FAMILY"]
 

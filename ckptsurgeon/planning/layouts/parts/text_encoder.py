@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..changes import Transposed
 from ..layout import Change, Tensors
-from ._clip import TEXT, TEXT_LAYER, joined
+from .clip import TEXT, TEXT_LAYER, joined
 
 __all__ = ["SDXL", "SD_1", "SD_2", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
 

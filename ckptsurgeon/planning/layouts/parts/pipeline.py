@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..layout import Tensors
-from ._autoencoder import Autoencoder, autoencoder_in, autoencoder_names
-from ._autoencoder import groups_alike as alike_in_autoencoder
-from ._text_encoder import TextEncoder, encoders_in, their_encoders_in
-from ._unet import UNet, unet_in, unet_names
-from ._unet import groups_alike as alike_in_unet
+from .autoencoder import Autoencoder, autoencoder_in, autoencoder_names
+from .autoencoder import groups_alike as alike_in_autoencoder
+from .text_encoder import TextEncoder, encoders_in, their_encoders_in
+from .unet import UNet, unet_in, unet_names
+from .unet import groups_alike as alike_in_unet
 
 __all__ = ["THEIR_UNET", "THEIR_VAE", "UNET", "VAE", "Pipeline", "pipeline_in"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..changes import Fused, Stacked
 from ..layout import Change, Layout
-from ._megatron import (
+from .megatron import (
     ASIDE,
     HEAD_NORMS,
     LIBRARY,
