@@ -6,14 +6,16 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
 from ..storage.small_files import read_file, read_text
 from ..util.did_you_mean import did_you_mean
 from ..util.text import brief_repr, escape
-from ..vocabulary.replacement import NewVocabulary
+
+if TYPE_CHECKING:
+    from ..vocabulary.replacement import NewVocabulary
 
 __all__ = ["RELATIVE_TO", "Document", "check_fields", "read_document"]
 

@@ -14,12 +14,13 @@ from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
 from ..util.registry import discover
 from ..util.text import escape, listing
-from ..vocabulary.replacement import NewVocabulary
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..vocabulary.replacement import NewVocabulary
 
 __all__ = ["adopt", "code_named", "is_configuration", "load_target", "loaded", "module_destination", "target_with"]
 

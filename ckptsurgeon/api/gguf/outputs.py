@@ -20,7 +20,6 @@ from ..model_folder.folder import model_folder
 from .block_tensors import is_whole_model
 from .contradictions import metadata_notes, shape_of_values
 from .file_types import file_type_notes
-from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]
 
@@ -69,6 +68,8 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
     metadata = {**dict.fromkeys(checkpoint.header.stored, ""), **checkpoint.metadata}
     number = tokens.items if tokens is not None else 0
+    from .tokenizer_notes import tokenizer_notes
+
     model, dtypes = embedded_model(checkpoint), {key: one.dtype for key, one in checkpoint.items()}
     return (
         *metadata_notes(shapes, metadata, number),

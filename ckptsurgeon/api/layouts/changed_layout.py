@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.wrappers import DDP, unwrap
 from ...errors import PlanError
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
-from ...planning.layouts.conversion import LayoutConversion, conversion
 from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
@@ -21,6 +20,9 @@ from ...util.text import escape, listing
 from ..inputs.operations import OperatedCheckpoint
 from ..model_folder.folder import ModelFolder
 from .named_layout import AUTO, GGUF, KEEP, TRANSFORMERS, NamedLayout, settings_of
+
+if TYPE_CHECKING:
+    from ...planning.layouts.conversion import LayoutConversion
 
 __all__ = ["changed_layout", "layout_for", "layout_named", "layouts_between", "said_of"]
 
@@ -52,6 +54,8 @@ def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str,
     """
     family, source = _family(name, operated.checkpoint)
     _check_written(family, name, source, operated.checkpoint)
+    from ...planning.layouts.conversion import conversion
+
     return conversion(family, source, family.named(name), operated.derived, config, operated.checkpoint.path)
 
 
@@ -150,6 +154,8 @@ def layout_for(
         return None
     family, here, there = found
     settings, notes = _with_numbers(settings_of(checkpoint, config(), heads), theirs(), family, checkpoint)
+    from ...planning.layouts.conversion import conversion
+
     made = conversion(family, here, [there], source.derived, settings, checkpoint.path, is_part=True)
     return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))))
 

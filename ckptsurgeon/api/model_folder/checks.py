@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...util.text import escape
-from ..lora.adapter_files import adapter_of
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
@@ -124,7 +123,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
-        adapter = adapter_of(checkpoint)[1] if folder.files or folder.unlisted else ()
+        adapter = _notes_on_adapter(checkpoint) if folder.files or folder.unlisted else ()
         if not folder.files or checkpoint.elsewhere:
             notes = [*layers, *adapter]
         else:
@@ -159,10 +158,16 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
 
     Pass the checkpoint's ``folder`` if it has been read already.
     """
-    adapter = adapter_of(checkpoint)[1]
+    adapter = _notes_on_adapter(checkpoint)
     if checkpoint.folder is not None:
         return [*notes_beside(checkpoint, folder), *adapter]
     return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint), *adapter]
+
+
+def _notes_on_adapter(checkpoint: Checkpoint) -> tuple[str, ...]:
+    from ..lora.adapter_files import adapter_of  # a plain file needs no imports of adapters
+
+    return adapter_of(checkpoint)[1]
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:

@@ -22,7 +22,6 @@ from .generation.alignment import generation_settings
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
 from .layers.windows import has_window, is_one_network
-from .processors.differences import input_notes
 from .tokenizer.used_ids import LARGEST, READ_AT_END
 
 __all__ = ["config_notes", "generation_differences", "with_config_said"]
@@ -109,6 +108,8 @@ def with_config_said(
     for number, (other, theirs) in used.items():
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
+            from .processors.differences import input_notes
+
             pair = _with_starts((theirs, folders[number]), (ours, output_folder))
             notes += config_notes(other, pair[0], name, pair[1], by_place=by_place)
             notes += label_notes(plan, number, theirs, name, ours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, tokenizer_of, with_tokenizer_of
@@ -19,7 +19,6 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.settings import quantisation_of
 from ...util.text import count, escape, listing, reasons
 from ...vocabulary.renumbered_ids import Renumbering
-from ...vocabulary.replacement import NewVocabulary, token_file
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .checks import folder_notes
@@ -29,6 +28,9 @@ from .documents import json_text
 from .folder import ModelFolder
 from .generation.alignment import with_heads_left
 from .layers.renumbered import kinds_stated, not_by_layer, with_layers
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_folder_refused", "with_new_ids"]
 
@@ -245,6 +247,8 @@ def _new_token_files(folder: ModelFolder, change: NewVocabulary | None) -> tuple
     """
     if change is None or folder.embedded is None or folder.embedded.tokens == change.new.tokens:
         return ()
+    from ...vocabulary.replacement import token_file
+
     name, text = token_file(change.new.tokens)
     return tuple(tokenizer_of(change.paths[1], change.new)) or (Companion(name, text=text),)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations._document import read_document
@@ -23,12 +23,14 @@ from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import VOCABULARY_BYTES, read_vocabulary, vocabulary_of
-from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.vocabulary import digest_of_tokens
 from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
 from .tokenizer.swapped_lists import swapped_lists_error
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["TrainedList", "other_tokens", "trained_list", "with_other_lists_said", "with_recorded_tokens_said"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, PlanError
 from ...planning.code_notes import stored_sources
@@ -15,13 +16,14 @@ from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens
 from ...util.text import brief_repr, escape, listing
-from ...vocabulary.replacement import NewVocabulary
 from .documents import BYTE_PAIRS
 from .embedded_folder import with_embedded_tokens
 from .folder import ModelFolder
-from .tokenizer.given_list import given_list_notes
 from .tokenizer.swapped_lists import swapped_lists_error
 from .unreadable import vocabulary_fault
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "by_place", "check_place",
@@ -118,7 +120,7 @@ def checked_lists(
         given = (change.source.tokens, change.paths[0])
         theirs = folder.tokens if folder.vocabulary else None
         if theirs is None or theirs == change.source.tokens:
-            notes += given_list_notes(folder, given, source.name) if theirs is None else ()
+            notes += _notes_on_given(folder, given, source.name) if theirs is None else ()
             continue
         if theirs == change.new.tokens:
             raise swapped_lists_error(plan, change, f"the token list of the source {escape(source.name)}", destination)
@@ -133,8 +135,14 @@ def with_new_list_checked(plan: Plan, change: NewVocabulary) -> Plan:
     """
     made = _made(plan)
     given = (change.new.tokens, change.paths[1])
-    notes = () if made.vocabulary else tuple(given_list_notes(made, given, "the destination"))
+    notes = () if made.vocabulary else tuple(_notes_on_given(made, given, "the destination"))
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _notes_on_given(folder: ModelFolder, given: tuple[Sequence[str], str], model: str) -> Iterator[str]:
+    from .tokenizer.given_list import given_list_notes  # few plans need its imports
+
+    return given_list_notes(folder, given, model)
 
 
 def _made(plan: Plan) -> ModelFolder:

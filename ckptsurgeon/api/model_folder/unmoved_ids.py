@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...destinations.hf.files import CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
-from ...vocabulary.replacement import NewVocabulary
 from .documents import GENERATION
 from .folder import ModelFolder
 from .generation.alignment import generation_settings
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["with_unmoved_ids_noted"]
 

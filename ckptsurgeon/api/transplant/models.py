@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import CONFIG
@@ -14,7 +14,6 @@ from ...formats._choosing import is_weights
 from ...formats.base.sharded_writer import INDEX
 from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
-from ...vocabulary.replacement import NewVocabulary
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import (
     folder_notes,
@@ -34,6 +33,9 @@ from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows, with_new_list_checked
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
 from ..model_folder.weights.tied_heads import with_heads_said
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["TransplantModels", "with_files_compared", "with_layers_noted", "with_output_files"]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
@@ -28,7 +28,6 @@ from ...tensors.composition import is_decoded
 from ...tensors.find_codes import find_codes
 from ...tensors.info import TensorInfo
 from ...util.text import escape, grouped
-from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
 from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
@@ -41,6 +40,9 @@ from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.quantised import SettingsError, check_settings, decoded_dtype, unsettled_notes, with_settings
 from ..model_folder.recorded_tokens import with_recorded_tokens_said
 from .models import TransplantModels, with_layers_noted
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ...destinations.hf.files import CONFIG, is_of_tokenizer
 from ...errors import ConfigError, PlanError
@@ -16,9 +17,11 @@ from ...storage.read.uri import scheme_of
 from ...util.text import escape
 from ...vocabulary.mapping import map_tokens
 from ...vocabulary.read import vocabulary_beside, vocabulary_of
-from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import Patterns, Rules, Vocabularies
 from ..model_folder.rows_by_place import PLACE
+
+if TYPE_CHECKING:
+    from ...vocabulary.replacement import NewVocabulary
 
 __all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_of_plan", "vocabulary_options"]
 
@@ -55,8 +58,11 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
     ``spelled`` maps tokens of the source to differently written tokens of the destination. Raises ConfigError if a file
     cannot be read, or ``spelled`` is malformed.
     """
-    pairs = [spelled] if isinstance(spelled, str) else spelled
-    return NewVocabulary.at(files, _spelled(pairs)) if files else None
+    if not files:
+        return None
+    from ...vocabulary.replacement import NewVocabulary
+
+    return NewVocabulary.at(files, _spelled([spelled] if isinstance(spelled, str) else spelled))
 
 
 def vocabulary_of_plan(plan: Plan) -> NewVocabulary | None:
@@ -64,6 +70,8 @@ def vocabulary_of_plan(plan: Plan) -> NewVocabulary | None:
     lists, spelled = plan.target.lists, plan.arguments.get("token_map", ())
     if len(lists) != 1:
         return new_vocabulary(lists, spelled)
+    from ...vocabulary.replacement import NewVocabulary
+
     made = tuple(Companion(one.name, text=one.text) for one in plan.target.companions if is_of_tokenizer(one.name))
     text = next(one.text for one in made if one.name == TOKENIZER)
     new = vocabulary_of(TOKENIZER, text.encode())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ....errors import PlanError
 from ....planning.plan.plan import Plan
 from ....util.text import count, escape
-from ....vocabulary.replacement import NewVocabulary
 from ..folder import ModelFolder
+
+if TYPE_CHECKING:
+    from ....vocabulary.replacement import NewVocabulary
 
 __all__ = ["swapped_lists_error"]
 

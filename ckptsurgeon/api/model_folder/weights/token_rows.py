@@ -22,7 +22,6 @@ from ....vocabulary.placeholders import is_placeholder
 from ..documents import BYTE_PAIRS, VOCABULARIES
 from ..folder import ModelFolder
 from ..tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, named_tokens
-from .embedding_rows import WIDE, Rows, can_read
 
 __all__ = [
     "is_readable",
@@ -196,6 +195,8 @@ def is_token_pair_note(note: str) -> bool:
 
 def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
     """Return whether the rows of an embedding can be read, and have a dtype that is compared."""
+    from .embedding_rows import can_read
+
     return is_readable(checkpoint, key) and can_read(checkpoint[key])
 
 
@@ -206,6 +207,8 @@ def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str)
     pairs = _spaced(every, MOST)
     if len(pairs) < FEWEST:
         return Verdict()
+    from .embedding_rows import WIDE, Rows  # most checkpoints have no tokens beside them
+
     rows = Rows(checkpoint, info)
     rows.measure(pairs)
     base, error = rows.unrelated(pairs)
