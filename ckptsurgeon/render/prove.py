@@ -12,8 +12,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, Proof, ProvedNetwork
-from ..util.text import count, escape, human_count, percent_number
+from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, ChangedTensor, Proof, ProvedNetwork
+from ..util.text import count, escape, human_count, listing, percent_number
 from .columns import Columns, Hanging
 
 __all__ = ["proof_view"]
@@ -43,7 +43,7 @@ def _why(proof: Proof) -> str:
     if proof.verdict == SAME:
         apart = f"; {count(proof.differing, 'tensor differs', 'tensors differ')} without effect"
         agree = f"the outputs of the networks, and of {blocks} in them, agree bit for bit"
-        return f"{agree}{apart if proof.differing else ''}"
+        return f"{agree}{apart if proof.differing else ', and so do all weights'}"
     drift, output = proof.drift, proof.output
     if proof.verdict == EQUIVALENT:
         return (
@@ -102,9 +102,15 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
     yield Text()
     names: list[list[str | Text]] = [[Text(name, "dim") for name in ("block", "error", "allowed", "cosine")]]
     yield Columns([*names, *map(_row, shown)], right=(1, 2, 3))
-    left = len(rows) - len(shown)
+    left = [one for one in rows if one not in shown]
     if left:
-        yield Text(f"  and {left} more (-v shows all)", "dim")
+        yield Text(f"  and {len(left)} more{_kinds(left)} (-v shows all)", "dim")
+
+
+def _kinds(rows: Sequence[BlockResult]) -> str:
+    """Return how many of the blocks that are not shown drift; '' if none does."""
+    drifting = sum(one.drifts for one in rows)
+    return f", of which {drifting} {'differs' if drifting == 1 else 'differ'}" if drifting else ""
 
 
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
@@ -133,11 +139,23 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     if not proof.changed:
         return
     yield Text()
-    rows = [[escape(one.key), f"differs by {_share(one.error)}"] for one in proof.changed[:SHOWN]]
-    yield Columns(rows)
+    yield Columns([[escape(one.key), f"differs by {_share(one.error)}{_origin(one)}"] for one in proof.changed[:SHOWN]])
     left = len(proof.changed) - SHOWN
     if left > 0:
         yield Text(f"  and {left} more in this block (--json lists all)", "dim")
+    others = proof.changed_elsewhere
+    named = f": {listing(others, 3, where='')}" if others else ""
+    said = f"{count(len(others), 'weight')} of other blocks {'differs' if len(others) == 1 else 'differ'}, too{named}"
+    yield Hanging(Text("  "), Text(said if others else "the weights of the other blocks do not differ", "dim"))
+
+
+def _origin(one: ChangedTensor) -> str:
+    """Return a text on how a changed weight came about; '' if it is not known."""
+    if one.equals:
+        return f": it is {escape(one.equals)} of A"
+    if one.order == "transposed":
+        return ": it is transposed"
+    return f": its {one.order} are those of A in another order" if one.order else ""
 
 
 def _unused(proof: Proof) -> Iterator[RenderableType]:

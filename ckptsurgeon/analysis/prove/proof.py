@@ -55,12 +55,16 @@ class BlockResult:
 class ChangedTensor:
     """A weight whose values differ. ``error`` is the norm of the difference divided by the norm of the first weight.
 
-    ``block`` is the name of the block that uses the weight.
+    ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
+    network that has the values of this weight in the second one; '' if there is none. ``order`` says that the second
+    weight is the first one "transposed", or with its "rows" or "columns" in another order; '' if it is not.
     """
 
     key: str
     block: str
     error: float
+    equals: str = ""
+    order: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,8 +73,9 @@ class Proof(InNotebooks):
 
     ``blocks`` are in the order in which the blocks finished. ``output`` compares the output of the whole network;
     ``prediction`` is set if that output is logits. A block drifts if its outputs differ by more than rounding explains.
-    ``changed`` lists the differing weights of the first block that drifts. ``differing`` is the number of differing
-    weights in the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are weights that
+    ``changed`` lists the differing weights of the first block that drifts, and ``changed_elsewhere`` those of the rest
+    of the network, if they differ by more than rounding explains. ``differing`` is the number of differing weights in
+    the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are weights that
     differ by more than rounding explains and that had no effect on the outputs with these inputs.
     """
 
@@ -81,6 +86,7 @@ class Proof(InNotebooks):
     output: BlockResult
     prediction: Prediction | None = None
     changed: tuple[ChangedTensor, ...] = ()
+    changed_elsewhere: tuple[str, ...] = ()
     differing: int = 0
     unused: tuple[str, ...] = ()
     unused_differing: tuple[str, ...] = ()
@@ -129,7 +135,8 @@ class Proof(InNotebooks):
             if seen is None
             else {"divergence": _number(seen.divergence), "agreement": _number(seen.agreement), "places": seen.places},
             "blocks": [_block(one) for one in self.blocks],
-            "changed": [{"key": one.key, "block": one.block, "error": _number(one.error)} for one in self.changed],
+            "changed": [_changed(one) for one in self.changed],
+            "changed_elsewhere": list(self.changed_elsewhere),
             "differing": self.differing,
             "unused": list(self.unused),
             "unused_differing": list(self.unused_differing),
@@ -153,6 +160,16 @@ def _block(one: BlockResult) -> dict[str, Any]:
         "largest": _number(found.largest),
         "same": found.same,
         "drifts": one.drifts,
+    }
+
+
+def _changed(one: ChangedTensor) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "block": one.block,
+        "error": _number(one.error),
+        "equals": one.equals or None,
+        "order": one.order or None,
     }
 
 

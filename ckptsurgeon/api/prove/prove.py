@@ -216,7 +216,7 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
 def _compared(
     networks: list[Network], inputs: Inputs, runs: list[Recording], shared: SharedTokens | None, limit: int
 ) -> Proof:
-    from .weights import changed_in, differing, not_reached
+    from .weights import beyond_rounding, changed_in, differing, not_reached
 
     notes = [*_network_notes(networks, shared)]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
@@ -235,8 +235,12 @@ def _compared(
         prediction=_prediction(networks, pairs[MAIN]), differing=len(differing(networks)),
         unused=tuple(not_reached(networks, runs[0])), notes=tuple(notes),
     )  # fmt: skip
-    proof = replace(proof, changed=changed_in(networks, proof.drift))
-    return proof if proof.drift is not None else _with_unseen(proof, networks, shared, inputs)
+    if proof.drift is None:
+        return _with_unseen(proof, networks, shared, inputs)
+    changed = changed_in(networks, proof.drift)
+    inside = {one.key for one in changed}
+    others = tuple(key for key in beyond_rounding(networks, shared) if key not in inside)
+    return replace(proof, changed=changed, changed_elsewhere=others)
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:

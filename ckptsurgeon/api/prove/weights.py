@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import BlockResult, ChangedTensor
 from .network import Rounding, rounding_between
+from .rearranged import order_of, other_weight
 
 if TYPE_CHECKING:
     from .blocks import Recording
@@ -24,6 +26,8 @@ __all__ = [
 
 FACTOR = 2.0
 """A difference above this multiple of the rounding error is not explained by rounding."""
+RECOGNISED = 16
+"""The largest number of changed weights that are compared with other weights."""
 COUNTERS = ("num_batches_tracked",)
 """The ends of the keys of buffers that only training uses."""
 NOISY = 0.1
@@ -148,7 +152,22 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
     rows = [(key, _distance_of(networks, key)) for key in inside]
     found = [ChangedTensor(key, drift.name, far.error) for key, far in rows if not far.same]
-    return tuple(sorted(found, key=lambda one: -one.error))
+    ordered = sorted(found, key=lambda one: -one.error)
+    return tuple(_recognised(networks, one) if at < RECOGNISED else one for at, one in enumerate(ordered))
+
+
+def _recognised(networks: Sequence[Network], changed: ChangedTensor) -> ChangedTensor:
+    """Return a changed weight with the other weight that it is, or the order in which its rows are."""
+    key, (first, second) = changed.key, networks
+    if first.steps[key].shape != second.steps[key].shape or changed.error <= FACTOR * _rounding(networks, key).relative:
+        return changed
+
+    def is_explained(measured: Distance, values: Tensor) -> bool:
+        return _is_explained(measured, _rounding(networks, key), values)
+
+    equals = other_weight(networks, key, is_explained)
+    order = "" if equals else order_of(first.read([key])[key], second.read([key])[key], is_explained)
+    return replace(changed, equals=equals, order=order)
 
 
 def _distance_of(networks: Sequence[Network], key: str) -> Distance:

@@ -124,6 +124,64 @@ def test_the_block_is_named(fault: str, dtype: torch.dtype) -> None:
     assert all(one.distance.same for one in before)
 
 
+ORIGINS = {
+    "queries and keys": {f"{LAYER}.self_attn.{one}_proj.weight": (f"{LAYER}.self_attn.{other}_proj.weight", "")
+                         for one, other in ("qk", "kq")},
+    "halves of RoPE": {f"{LAYER}.self_attn.q_proj.weight": ("", "rows")},
+    "gate and up": {f"{LAYER}.mlp.{one}_proj.weight": (f"{LAYER}.mlp.{other}_proj.weight", "")
+                    for one, other in (("gate", "up"), ("up", "gate"))},
+    "norm of the next layer": {f"{LAYER}.input_layernorm.weight": ("model.layers.2.input_layernorm.weight", "")},
+    "a transposed square matrix": {f"{LAYER}.self_attn.o_proj.weight": ("", "transposed")},
+    "shifted biases": {f"{LAYER}.mlp.up_proj.bias": ("", "rows")},
+    "heads in another order": {f"{LAYER}.self_attn.{name}_proj.weight": ("", "rows") for name in "kv"},
+    "experts without their router": {f"{LAYER}.mlp.experts.{name}": ("", "rows")
+                                     for name in ("gate_up_proj", "down_proj")},
+}  # fmt: skip
+"""{fault: {changed weight: (the weight of the first network that it is, what is in another order)}}"""
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "bfloat16")], ids=str)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_happened_to_a_weight_is_said(fault: str, dtypes: tuple[str, str]) -> None:
+    planted(fault, torch.float32)
+    if dtypes[0] != dtypes[1]:
+        cs.apply(cs.convert("b", dtype=dtypes[1]), "cast/")
+    found = cs.prove("a", "b" if dtypes[0] == dtypes[1] else "cast")
+    wanted = ORIGINS[fault]
+    assert {one.key: (one.equals, one.order) for one in found.changed if one.key in wanted} == wanted
+    assert not [one for one in found.changed if one.key not in wanted and (one.equals or one.order)]
+    assert found.changed_elsewhere == ()
+
+
+def test_random_weights_come_from_nowhere_and_those_of_later_blocks_are_listed() -> None:
+    planted("gate and up", torch.float32)
+    path = Path("b/model.safetensors")
+    state = load_file(path)
+    torch.manual_seed(1)
+    own, later = f"{LAYER}.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"
+    state |= {key: torch.randn_like(state[key]) for key in (own, later)}
+    save_file(state, path, metadata={"format": "pt"})
+    found = cs.prove("a", "b")
+    assert [(one.equals, one.order) for one in found.changed if one.key == own] == [("", "")]
+    assert found.changed_elsewhere == (later,)
+    assert found.to_json()["changed_elsewhere"] == [later]
+
+
+def test_a_weight_that_several_others_equal_is_not_named() -> None:
+    """Norms of new networks are all ones: a norm of ones may be any of them."""
+    planted("gate and up", torch.float32)
+    path = Path("b/model.safetensors")
+    for folder in ("a", "b"):
+        state = load_file(Path(folder) / "model.safetensors")
+        norms = [key for key in state if "norm" in key and LAYER not in key]
+        state |= {key: torch.ones_like(state[key]) for key in norms}
+        if folder == "b":
+            state[f"{LAYER}.input_layernorm.weight"] = torch.ones_like(state[f"{LAYER}.input_layernorm.weight"])
+        save_file(state, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    found = cs.prove("a", path)
+    assert [one.equals for one in found.changed if one.key == f"{LAYER}.input_layernorm.weight"] == [""]
+
+
 @pytest.mark.parametrize("fault", ["gate and up", "experts without their router"])
 def test_it_is_named_where_little_memory_is_allowed(fault: str) -> None:
     planted(fault, torch.float32)
