@@ -12,6 +12,7 @@ from ...storage.read.base import File
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
+from ..base.bands import BandCache, band_bytes
 from ..pickle.values import GlobalName, OpaqueResult
 from .blocks import BlockReader, cut_short, malformed
 from .chunk_arrays import StoredChunk
@@ -21,7 +22,7 @@ from .heaps import GlobalHeap
 from .layouts import Filter, StoredLayout, chunk_bytes, fill_in, filters_in, layout_in
 from .objects import CONTIGUITY, EXTERNAL, FILL, FILL_OLD, FILTERS, SPACE, TYPE, HeaderMessage, one_of
 from .types import ElementType, element_type, shape_in
-from .unpacked import BandCache, ChunkedValues, band_bytes
+from .unpacked import ChunkedValues
 
 __all__ = ["DatasetReader"]
 
@@ -185,8 +186,8 @@ class DatasetReader:
         if not one.nbytes:
             return Storage(self._within, 0, 0, None, one.name)
         values = ChunkedValues(
-            self._blocks.file, self._blocks.base, one.name, one.shape, chunk, one.kind.size, chunks, filters, fill,
-            self._bands,
+            name=one.name, shape=one.shape, chunk=chunk, element=one.kind.size, fill=fill, bands=self._bands,
+            file=self._blocks.file, begin=self._blocks.base, chunks=chunks, filters=filters,
         )  # fmt: skip
         self._segments.append(values)
         self._size += values.nbytes

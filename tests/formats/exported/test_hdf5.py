@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.base import limits
-from ckptsurgeon.formats.hdf5 import unpacked
+from ckptsurgeon.formats.base import bands, limits
 from ckptsurgeon.formats.hdf5.checksums import fletcher32, lookup3
 
 from ...helpers.hdf5_files import (
@@ -217,7 +216,7 @@ def test_a_bit_in_metadata_with_checksums_is_noticed(name: str) -> None:
 def test_every_range_of_chunked_values_is_right(
     shape: tuple[int, ...], chunk: tuple[int, ...], band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpacked, "_BAND", band)
+    monkeypatch.setattr(bands, "_BAND", band)
     values = np.arange(np.prod(shape), dtype="<i2").reshape(shape)
     data = opened(in_chunks(values, chunk))
     plain, segment = values.tobytes(), data.header.handles[" (chunks)"]
