@@ -58,7 +58,7 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
     ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, or "." for
     the top level. If ``wanted`` is None, the first of these that exists is returned: the top level, if it has tensors
     and no entry of ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS`` that is a state dict; the only state
-    dict.
+    dict. The top level is not counted if its tensors are scalars, and those of another state dict are not.
 
     Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state dict.
     """
@@ -69,6 +69,7 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
         raise FormatError(f"{escape(uri)} has no state dict: {_contents(tree)}.", rule="no state dict")
     chosen = _preferred(candidates)
     if chosen is None:
+        candidates = [root for root in candidates if root.path]
         paths = [f"{root.path} ({count(root.tensors, 'tensor')})" for root in candidates]
         raise ConfigError(
             f"{escape(uri)} has several state dicts: {listing(paths)}.",
@@ -82,11 +83,17 @@ def _preferred(candidates: Sequence[Root]) -> Root | None:
     by_path = {root.path: root for root in candidates}
     named = [by_path[name] for name in NAMED_ROOTS if name in by_path]
     top = by_path.get("")
+    if top is not None and len(candidates) > 1 and _only_scalars(top) and not all(map(_only_scalars, candidates)):
+        top, candidates = None, candidates[1:]  # the number of the step, next to the parameters
     if top is not None and all(root.tensors <= top.tensors for root in named):
         return top
     if named:
         return named[0]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _only_scalars(root: Root) -> bool:
+    return not any(info.shape for info in root.entries.values() if isinstance(info, TensorInfo))
 
 
 def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Root:

@@ -64,6 +64,17 @@ def test_a_stray_tensor_beside_the_model_does_not_make_the_top_level_the_state_d
     assert found.passed == ("",)
 
 
+def test_a_scalar_at_the_top_is_not_the_model() -> None:
+    step = torch.tensor(7)
+    found = opened({"step": step, "params": {"a": T}})
+    assert (found.root, list(found), found.passed) == ("params", ["a"], ("",))
+    assert opened({"step": step, "params": {"a": T}}, ".").tensor("step").tolist() == 7
+    assert opened({"step": step, "a": T, "b": {"c": T}}).root == ""
+    assert opened({"step": step, "counts": {"a": step}}).root == ""
+    with pytest.raises(cs.ConfigError, match="several state dicts: generator .*, critic"):
+        opened({"step": step, "generator": {"a": T}, "critic": {"b": T}})
+
+
 def test_optimizer_state_is_never_the_state_dict() -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
