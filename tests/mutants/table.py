@@ -1464,6 +1464,24 @@ MUTANTS = (
         "hostile/test_flax.py",
     ),
     Mutant(
+        "links that lead out of a folder of Orbax are refused",
+        "if leads_out(path) or (os.path.islink(path) and os.path.isdir(path)):",
+        "if os.path.islink(path) and os.path.isdir(path):",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "a part of a chunk of zarr lies within the chunk",
+        "if begin + size > len(data):",
+        "if begin > len(data):",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "the step of a training state is not taken for the model",
+        "and _only_scalars(top) and not all(map(_only_scalars, candidates)):",
+        "and False:",
+        "checkpoint/test_roots.py",
+    ),
+    Mutant(
         "a chunk of HDF5 is held against its checksum",
         "if len(data) < 4 or stored != fletcher32(data[:-4]):",
         "if len(data) < 4:",

@@ -132,6 +132,16 @@ HDF5_NAME = 200
 HDF5_TEXT = 1 << 16
 """The most characters of an attribute's name in an HDF5 file, and the most bytes of its text, that are shown."""
 
+ORBAX_FILES = 1_000_000
+"""The most files and folders of an Orbax checkpoint: without OCDBT, each chunk of an array is a file."""
+ORBAX_BAND = 4 << 30
+"""The most bytes of one chunk of an array in an Orbax checkpoint, and of one band, as for HDF5.
+
+Orbax makes one chunk of the part of an array that is on one device: an embedding may be one chunk of gigabytes.
+"""
+ORBAX_JSON = 1 << 20
+"""The most bytes of the metadata of one array in an Orbax checkpoint (``.zarray``, ``zarr.json``): usually 500."""
+
 INDEX_BYTES = 256_000_000
 """The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -25,14 +25,13 @@ from ..base.header import UNSEALED, FilePrint, Header, digest_outside, naming, s
 from ..base.untrusted import check_elements, check_sizes
 from ..base.window import Window
 from ..pickle.values import GlobalName, OpaqueResult
+from ._flax_keys import dotted, dotted_parts
 from ._flax_writer import ARRAY, FLAX_DTYPES, FLAX_RECIPE, FlaxWriter
 
 __all__ = ["FORMAT"]
 
 _HEAD = re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa1-\xbf]|\xd9.)[\x20-\x7e]", re.DOTALL)
 """Matches the first bytes of a msgpack map whose first key is a string."""
-_PARAMETERS = "params"
-"""The entry with the parameters in a training state; other entries are the step, the optimizer and so on."""
 _CHUNKED = "__msgpack_chunked_array__"
 _SCALAR = 3
 """The type of an extension that contains an array without a shape; other arrays have the type ``ARRAY``."""
@@ -81,10 +80,7 @@ class _Flax:
                 )
             digest = digest_outside(source, reader.arrays)
             recipe = reader.recipe_text()
-            if recipe is None and isinstance(tree.get(_PARAMETERS), dict):
-                flat = {key: _flat(one) if isinstance(one, dict) else one for key, one in tree.items()}
-            else:  # the file has the parameters alone, or ckptsurgeon wrote it
-                flat = _flat(tree)
+            flat = dotted_parts(tree) if recipe is None else dotted(tree)  # ckptsurgeon writes parameters alone
         return Header(
             format=self.name,
             tree=flat,
@@ -93,28 +89,6 @@ class _Flax:
             recipe=recipe,
             frame=lambda: reader.frame(recipe or ""),
         )
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested dicts as one dict with dotted keys; raises FormatError if a key occurs twice or is too long."""
-    found: dict[str, Any] = {}
-    characters = 0
-    for key, value in _leaves(tree, ""):
-        characters += len(key)
-        if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
-            raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
-        if key in found:
-            raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
-        found[key] = value
-    return found
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 class _Reader:

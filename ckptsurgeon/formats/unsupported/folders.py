@@ -20,7 +20,6 @@ PIPELINE = "model_index.json"
 """The index of a diffusers pipeline: a list of its components; each has a folder with the same name."""
 _FIRST = ("unet", "transformer", "prior")
 """The components of a pipeline with the main model, which most users want to read."""
-_ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 _LOOKED_INTO = 16
 """The most subfolders that are searched, since each may cost a request over the network."""
 _OTHERS = (
@@ -35,9 +34,6 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
     inside = folder.folders()
     if PIPELINE in names:
         return _pipeline(folder, inside)
-    if _ORBAX & set(names):
-        advice = "Restore it with Orbax, and save the arrays with numpy.savez: ckpt reads .npz."
-        return UnreadableFile("a checkpoint of Orbax", advice)
     if "saved_model.pb" in names:
         advice = f"Pass its variables: ckpt inspect {_argument(folder, 'variables/variables')}"
         return UnreadableFile("a SavedModel of TensorFlow", advice if "variables" in inside else "")

@@ -54,7 +54,6 @@ S3 = (
 )
 PIPELINE = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0"}
 NEMO = ("./model_config.yaml", "./model_weights.ckpt")
-SAVEZ = "save the arrays with numpy.savez: ckpt reads .npz."
 ANEW = "Fetch it again, from the address of the file itself."
 
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
@@ -261,8 +260,6 @@ def test_a_pipeline_with_a_checkpoint_of_its_own_is_read_and_said() -> None:
 
 
 FOLDERS: dict[str, tuple[list[str], str, str]] = {
-    "orbax": (["_METADATA", "manifest.ocdbt", "d/0a"], "a checkpoint of Orbax", SAVEZ),
-    "orbax step": (["_CHECKPOINT_METADATA", "state/manifest.ocdbt"], "a checkpoint of Orbax", SAVEZ),
     "saved model": (
         ["saved_model.pb", "variables/variables.index"], "a SavedModel of TensorFlow", "ckpt inspect m/variables/variables",
     ),

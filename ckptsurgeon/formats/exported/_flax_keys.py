@@ -1,0 +1,44 @@
+"""Names the arrays of the nested dicts that JAX's frameworks save: the keys of an array, joined by dots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...util.text import escape
+from ..base import limits
+
+__all__ = ["dotted", "dotted_parts"]
+
+_PARAMETERS = ("params", "target")
+"""Entries with the parameters in a training state (in T5X, target); other entries are the step, the optimizer etc."""
+
+
+def dotted_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a training state, each as one dict with dotted keys; for parameters alone, one such dict."""
+    if not any(isinstance(tree.get(name), dict) for name in _PARAMETERS):
+        return dotted(tree)
+    return {key: dotted(one) if isinstance(one, dict) else one for key, one in tree.items()}
+
+
+def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested dicts as one dict with dotted keys; raises FormatError if a key occurs twice or is too long."""
+    found: dict[str, Any] = {}
+    characters = 0
+    for key, value in _leaves(tree, ""):
+        characters += len(key)
+        if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
+            raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
+        if key in found:
+            raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
+        found[key] = value
+    return found
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

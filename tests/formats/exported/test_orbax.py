@@ -1,0 +1,202 @@
+"""Checkpoints of Orbax: as Orbax wrote them (`make oracle-orbax`), and arrays whose metadata are made by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+
+from ...helpers.orbax_files import VALUES, item, metadata, zarr
+
+GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden" / "orbax"
+WANTED = json.loads((GOLDEN / "arrays.json").read_text())["arrays"]
+
+
+def recorded(folder: str, root: str = "") -> dict[str, list[Any]]:
+    """The types, shapes and digests of a folder's arrays by key; with a root, those below it."""
+    prefix = f"{folder}/{root}." if root else f"{folder}/"
+    return {name.removeprefix(prefix): about for name, about in WANTED.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "root"),
+    [
+        ("ocdbt", ""), ("zarr3", ""), ("folders", ""), ("parts", ""), ("parts3", ""), ("old", "target"),
+        ("run/10", "params"), ("run/20", "params"), ("run/20", "opt_state"), ("run/20/state", "params"),
+    ],
+)  # fmt: skip
+def test_every_array_has_the_values_that_were_saved(folder: str, root: str) -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    name = folder.removesuffix("/state")
+    wanted = recorded(name, root)
+    with cs.open_checkpoint(str(GOLDEN / folder), root or None) as found:
+        assert sorted(found) == sorted(wanted)
+        assert found.root == root
+        for key, (dtype, shape, digest) in wanted.items():
+            if dtype == "int4":
+                assert found[key].opaque == "its type int4 is not read from zarr"
+                continue
+            assert (found[key].dtype, list(found[key].shape)) == (dtype, shape), key
+            stored = found.tensor(key).contiguous().reshape(-1).view(torch.uint8).numpy()
+            assert hashlib.sha256(stored.tobytes()).hexdigest() == digest, key
+
+
+@pytest.mark.parametrize("folder", ["ocdbt", "zarr3", "folders"])
+def test_a_tree_is_equal_to_the_one_that_flax_writes(folder: str, ckpt: Any) -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    said = ckpt("diff", str(GOLDEN / folder), str(GOLDEN / "tree.msgpack"), "--json")
+    assert said.code == 0, said.out
+
+
+def test_a_checkpoint_is_converted_and_verified() -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    cs.apply(cs.convert(str(GOLDEN / "parts")), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert torch.equal(load_file("out.safetensors")["both"], torch.arange(24 * 16.0).reshape(24, 16))
+
+
+def test_steps_of_a_run_are_named_and_the_only_one_is_read() -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    with pytest.raises(cs.FormatError, match=r"has several steps: 10, 20\. Pass one of them, .*run/20\."):
+        cs.open_checkpoint(str(GOLDEN / "run"))
+    shutil.copytree(GOLDEN / "run" / "10", "run/10")
+    with cs.open_checkpoint("run") as found:
+        assert "read the only step: 10" in found.notes
+        assert list(found) == ["dense.bias", "dense.kernel"]
+
+
+def test_the_step_is_not_the_model() -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    with cs.open_checkpoint(str(GOLDEN / "run" / "20"), ".") as found:
+        assert found.tensor("step").tolist() == 20
+
+
+def test_several_items_are_state_dicts_of_their_own() -> None:
+    item("c/params", {"w": VALUES})
+    item("c/ema", {"w": VALUES + 1})
+    Path("c/_CHECKPOINT_METADATA").write_text("{}")
+    with pytest.raises(cs.ConfigError, match="several state dicts: ema .1 tensor., params .1 tensor"):
+        cs.open_checkpoint("c")
+    with cs.open_checkpoint("c", "ema") as found:
+        assert found.tensor("w").tolist() == (VALUES + 1).tolist()
+
+
+@pytest.fixture
+def without_tensorstore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+
+
+@pytest.mark.usefixtures("without_tensorstore")
+def test_without_tensorstore_the_error_names_the_extra(ckpt: Any) -> None:
+    said = ckpt("inspect", str(GOLDEN / "ocdbt"))
+    assert said.code == 2
+    assert "the package tensorstore, which cannot be imported" in said.err
+    assert "pip install 'ckptsurgeon[orbax]' installs it." in said.err
+
+
+@pytest.mark.usefixtures("without_tensorstore")
+def test_without_tensorstore_folders_are_inspected_but_not_unpacked() -> None:
+    with cs.open_checkpoint(str(GOLDEN / "folders")) as found:
+        assert found["dense.float8_e5m2"].shape == (2, 3)
+        with pytest.raises(cs.ConfigError, match=r"ckptsurgeon\[orbax\]"):
+            found.tensor("dense.float32")
+
+
+@pytest.mark.usefixtures("without_tensorstore")
+def test_without_tensorstore_gzip_is_unpacked() -> None:
+    with cs.open_checkpoint(str(GOLDEN / "old"), "target") as found:
+        assert found.tensor("dense.kernel").flatten().tolist() == list(range(35))
+
+
+# Arrays in folders, which are made here: no tensorstore is needed for those that are not compressed.
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<i4", ">i4"])
+def test_an_array_in_folders_is_read(order: str, dtype: str) -> None:
+    item("x", {"a.w": VALUES.astype(dtype)}, order=order)
+    with cs.open_checkpoint("x") as found:
+        assert list(found) == ["a.w"]
+        assert found.tensor("a.w").tolist() == VALUES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype", "value"),
+    [(None, "<i4", 0), (7, "<i4", 7), ("NaN", "<f4", "nan"), (-0.0, "<f4", "-0.0"), (1.5, "<f2", 1.5)],
+)
+def test_a_chunk_that_is_not_stored_is_filled(fill: Any, dtype: str, value: Any) -> None:
+    item("x", {"w": zarr(dtype=dtype, fill_value=fill)})
+    with cs.open_checkpoint("x") as found:
+        assert {str(one) for row in found.tensor("w").tolist() for one in row} == {str(value)}
+
+
+def test_a_chunk_that_is_missing_is_an_error_if_all_are_stored() -> None:
+    folder = item("x", {"w": VALUES})
+    (folder / "_METADATA").write_text(json.dumps(metadata({"w": {}}, store_array_data_equal_to_fill_value=True)))
+    (folder / "w" / "1.1").unlink()
+    with cs.open_checkpoint("x") as found, pytest.raises(cs.FormatError, match=r"chunk \[1, 1\] of w .* is missing"):
+        found.tensor("w")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"filters": [{"id": "delta"}]}, "it was stored through filters, which are not supported"),
+        ({"compressor": {"id": "lzma"}}, "it was stored through the codec lzma, which is not supported"),
+        ({"dtype": "<U8"}, "its type <U8 is not read from zarr"),
+        ({"dtype": [["a", "<i4"]]}, "its type [['a', '<i4']] is not read from zarr"),
+    ],
+)
+def test_what_is_not_read_says_why(change: dict[str, Any], why: str) -> None:
+    item("x", {"w": zarr(**change)})
+    with cs.open_checkpoint("x") as found:
+        assert found["w"].opaque == why
+
+
+def test_values_that_are_empty_and_strings_are_no_arrays() -> None:
+    folder = item("x", {"w": VALUES})
+    kinds = {"none": "None", "dict": "Dict"}
+    leaves: dict[str, Any] = {name: {"value_type": kind, "skip_deserialize": True} for name, kind in kinds.items()}
+    (folder / "_METADATA").write_text(json.dumps(metadata({"w": {}, "s": {"value_type": "string"}, **leaves})))
+    with cs.open_checkpoint("x") as found:
+        assert list(found) == ["w"]
+
+
+def test_a_checkpoint_at_an_address_is_not_read(hub: Any) -> None:
+    path = item("x", {"w": VALUES})
+    files = {str(one.relative_to(path)): one.read_bytes() for one in path.rglob("*") if one.is_file()}
+    hub.repository("org/orbax", files)
+    with pytest.raises(cs.SourceError, match="is read only on this machine"):
+        cs.open_checkpoint("hf://org/orbax")
+
+
+def test_large_chunks_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptsurgeon.formats.orbax import arrays
+
+    monkeypatch.setattr(arrays, "_LARGE", 100)
+    item("x", {"w": VALUES, "v": VALUES[:1]})
+    with cs.open_checkpoint("x") as found:
+        assert any("1 array with chunks over 100 B, the largest 120 B (w)" in note for note in found.notes)
+
+
+def test_a_large_array_is_read_band_by_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).integers(0, 100, (64, 64, 64)).astype("<f4")
+    item("x", {"w": values}, (8, 16, 64))
+    from ckptsurgeon.formats.orbax.values import ZarrValues
+
+    read = []
+    plain = ZarrValues.values
+    monkeypatch.setattr(ZarrValues, "values", lambda self, place: read.append(place) or plain(self, place))
+    with cs.open_checkpoint("x") as found:
+        assert np.array_equal(found.tensor("w").numpy(), values)
+    assert len(read) == len(set(read)) == 32

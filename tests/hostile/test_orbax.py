@@ -1,0 +1,290 @@
+"""Folders of Orbax that break a rule: of Orbax's lists, of zarr, or of the database (OCDBT)."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptsurgeon.storage.crc32c import crc32c
+
+from ..helpers.ocdbt_files import Reference, inner, leaf, manifest
+from ..helpers.orbax_files import VALUES, item, metadata, zarr, zarr3
+from ..promises.clauses import ORBAX
+from .case import COPY, LOOK, Case, Refusal, broken, each, unsafe
+from .holding import held
+
+Change = Callable[[Path], object]
+
+
+def said(text: str) -> Change:
+    """``_METADATA`` with this text."""
+    return lambda folder: (folder / "_METADATA").write_text(text)
+
+
+def leaves(values: Any) -> Change:
+    return said(json.dumps({"tree_metadata": values}))
+
+
+def one(keys: Any, about: Any) -> dict[str, Any]:
+    return {"key_metadata": keys, "value_metadata": about}
+
+
+def listed(about: dict[str, dict[str, Any]], **more: Any) -> Change:
+    return said(json.dumps(metadata(about, **more)))
+
+
+def array(text: str) -> Change:
+    """The metadata of the array with this text."""
+    return lambda folder: (folder / "w" / ".zarray").write_text(text)
+
+
+def of(**more: Any) -> Change:
+    return array(json.dumps(zarr(**more)))
+
+
+def of3(**more: Any) -> Change:
+    def change(folder: Path) -> None:
+        (folder / "w" / "zarr.json").write_text(json.dumps(zarr3(**more)))
+        listed({"w": {}}, use_zarr3=True)(folder)
+
+    return change
+
+
+def linked(target: str, name: str = "w/0.0") -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+def fifo(folder: Path) -> None:
+    (folder / "w" / "0.0").unlink()
+    os.mkfifo(folder / "w" / "0.0")
+
+
+def moved(name: str) -> Change:
+    return lambda folder: (folder.joinpath(name).parent.mkdir(parents=True), folder.joinpath(name).write_bytes(b"x"))
+
+
+def gone_lists(folder: Path) -> None:
+    (folder / "_METADATA").unlink()
+    (folder / "w" / ".zarray").unlink()
+
+
+def deep(levels: int) -> list[dict[str, Any]]:
+    return [{"key": "a", "key_type": 2}] * levels
+
+
+KEY = [{"key": "w", "key_type": 2}]
+ARRAY, NOTHING = {"value_type": "jax.Array"}, {"value_type": "None", "skip_deserialize": True}
+
+LISTS: dict[Refusal, dict[str, Change]] = {
+    broken("orbax metadata"): {
+        "no JSON": said("{"), "a list": said("[]"), "no tree": said("{}"), "a tree that is a list": leaves([]),
+        "a value that is text": leaves({"w": "x"}), "no keys": leaves({"w": one([], ARRAY)}),
+        "keys that are text": leaves({"w": one("w", ARRAY)}), "a key of lists": leaves({"w": one([["w"]], ARRAY)}),
+        "a key that is a fraction": leaves({"w": one([{"key": 1.5}], ARRAY)}), "no type": leaves({"w": one(KEY, {})}),
+        "65 levels": leaves({"w": one(deep(65), ARRAY)}),
+        "a shape of texts": leaves({"w": one(KEY, ARRAY | {"write_shape": ["5"]})}),
+        "brackets without end": said("[" * 5_000), "ten million commas": said("[" + "0," * 10_000_001 + "0]"),
+        "a database without a list": lambda folder: (gone_lists(folder), (folder / "manifest.ocdbt").write_bytes(b"x")),
+    },
+    broken("duplicate key"): {
+        "a key twice": leaves({"w": one(KEY, ARRAY), "v": one(KEY, ARRAY)}),
+        "an array and a dict": leaves({"w": one(KEY, ARRAY), "v": one([*KEY, *KEY], NOTHING)}),
+        "a dict and an array": leaves({"v": one([*KEY, *KEY], NOTHING), "w": one(KEY, ARRAY)}),
+    },
+    broken("orbax array"): {
+        "an array without a folder": listed({"v": {}}), "a key that leads out": listed({"../x/w": {}}),
+        "a key from the root": listed({"/etc": {}}), "metadata of zarr 2 instead of 3": listed({"w": {}}, use_zarr3=True),
+        "a surrogate in a key": listed({"\ud800": {}}),
+    },
+    broken("orbax shape"): {
+        "a larger part": listed({"w": {"write_shape": [6, 6]}}), "a part of three dimensions": listed({"w": {"write_shape": [5, 6, 1]}}),
+    },
+    unsafe("deflate bomb"): {
+        "2^60 elements": of(shape=[1 << 60], chunks=[4]), "2^40 rows": of(shape=[1 << 40, 6]), "a chunk of 2^40 rows": of(chunks=[1 << 40, 4]),
+    },
+    unsafe("outside"): {
+        "a link to a file outside": linked("/etc/passwd"), "a link to a folder outside": linked("/etc", "v"), "a link to a folder inside": linked("w", "v"),
+    },
+    Refusal("SourceError", ""): {"a FIFO": fifo, "a link to nothing": linked("nothing"), "a link to itself": linked("0.0")},
+    broken("orbax unfinished"): {
+        "databases that were not merged": moved("ocdbt.process_0/manifest.ocdbt"),
+    },
+    broken("several checkpoints"): {
+        "two steps": lambda folder: (gone_lists(folder), moved("1/_METADATA")(folder), moved("2/_METADATA")(folder)),
+    },
+    unsafe("orbax metadata"): {"metadata of a megabyte": array(" " * (1 << 20) + "{}")},
+}  # fmt: skip
+
+ZARR: dict[Refusal, dict[str, Change]] = {
+    broken("zarr"): {
+        "zarr that is no JSON": array("{"), "zarr that is a list": array("[]"), "zarr 3 in a file of zarr 2": array(json.dumps(zarr3())),
+        "chunks of 0": of(chunks=[0, 4]), "chunks of one dimension": of(chunks=[4]), "an unknown order": of(order="X"),
+        "a compressor that is a number": of(compressor=5), "an unknown separator": of(dimension_separator=":"),
+        "an order of lists": of(order=["C"]), "no grid": of3(chunk_grid=None), "another grid": of3(chunk_grid={"name": "x"}),
+        "no codecs": of3(codecs=[]), "codecs without names": of3(codecs=[{}]), "a group": of3(node_type="group"),
+        "parts that do not divide a chunk": of3(inner=[3, 3]), "parts of 0": of3(inner=[0, 3]), "parts of one dimension": of3(inner=[2]),
+        "zarr of many brackets": array("[" * 5_000),
+    },
+    broken("tensor shape"): {
+        "a shape that is text": of(shape="5"), "a negative size": of(shape=[-5, 6]), "a size that is true": of(shape=[True, 6]),
+        "a size that is a fraction": of(shape=[5.0, 6]), "65 dimensions": of(shape=[1] * 65, chunks=[1] * 65),
+    },
+    broken("tensor size"): {"2^64 elements": of(shape=[1 << 32, 1 << 32])},
+}  # fmt: skip
+
+
+def chunk(data: bytes, compressor: str = "", **more: Any) -> Change:
+    """An array with one chunk, which has these bytes."""
+
+    def change(folder: Path) -> None:
+        of(shape=[4], chunks=[4], compressor={"id": compressor} if compressor else None, **more)(folder)
+        (folder / "w" / "0").write_bytes(data)
+
+    return change
+
+
+def shard(index: bytes, data: bytes = bytes(96)) -> Change:
+    """An array with one chunk in four parts, whose places this index has."""
+
+    def change(folder: Path) -> None:
+        of3()(folder)
+        (folder / "w" / "c" / "0").mkdir(parents=True)
+        (folder / "w" / "c" / "0" / "0").write_bytes(data + index)
+
+    return change
+
+
+def index(*numbers: int, wrong: int = 0) -> bytes:
+    plain = struct.pack(f"<{len(numbers)}Q", *numbers)
+    return plain + struct.pack("<I", crc32c(plain) ^ wrong)
+
+
+def gone(folder: Path) -> None:
+    listed({"w": {}}, store_array_data_equal_to_fill_value=True)(folder)
+    (folder / "w" / "0.1").unlink()
+
+
+NONE = 2**64 - 1
+CHUNKS: dict[str, Change] = {
+    "a chunk that is too short": chunk(bytes(15)), "a chunk that is too long": chunk(bytes(17)), "a chunk without bytes": chunk(b""),
+    "a chunk that is missing": gone, "a fill value that is a text": lambda folder: (of(fill_value="x")(folder), (folder / "w" / "0.1").unlink()),
+    "gzip that is cut": chunk(zlib.compress(bytes(16))[:-1], "gzip"), "gzip of too few bytes": chunk(zlib.compress(bytes(15)), "gzip"),
+    "gzip of a gigabyte": chunk(zlib.compress(bytes(1 << 24)), "gzip"), "no gzip": chunk(b"abc", "gzip"),
+    "a part beyond the end": shard(index(*(0, 24) * 3, 160, 24)), "a part of too few bytes": shard(index(*(0, 24) * 3, 0, 23)),
+    "a part of 2^64 bytes": shard(index(*(0, 24) * 3, 0, NONE)), "an index with a wrong checksum": shard(index(*(0, 24) * 4, wrong=1)),
+    "an index that is cut": shard(b"", bytes(20)), "a chunk without an index": shard(b"", b""),
+}  # fmt: skip
+PACKED: dict[str, Change] = {
+    "zstd that is cut": chunk(bytes.fromhex("28b52ffd2010"), "zstd"), "no zstd": chunk(b"abc", "zstd"),
+    "zstd of a gigabyte": chunk(bytes.fromhex("28b52ffd0068") + bytes.fromhex("02001000") * 8192 + bytes.fromhex("010000"), "zstd"),
+    "Blosc that is cut": chunk(b"\x02\x01\x01\x01", "blosc"), "Blosc of 2^31 bytes": chunk(struct.pack("<4B3I", 2, 1, 1, 1, 1 << 31, 1 << 17, 40) + bytes(24), "blosc"),
+    "Blosc of bytes that mean nothing": chunk(struct.pack("<4B3I", 2, 1, 1, 1, 16, 16, 40) + b"\xff" * 24, "blosc"),
+}  # fmt: skip
+
+
+def database(root: Callable[[int], bytes], height: int = 0, **files: bytes) -> Change:
+    """An item in a database; ``root`` makes its root node, given a guess of its length."""
+
+    def change(folder: Path) -> None:
+        node = root(0)
+        for _ in range(4):
+            node = root(len(node))
+        (folder / "d").mkdir()
+        (folder / "d" / "root").write_bytes(node)
+        for name, data in files.items():
+            (folder / "d" / name).write_bytes(data)
+        (folder / "manifest.ocdbt").write_bytes(manifest(Reference("d/root", 0, len(node)), height))
+
+    return change
+
+
+ZARRAY = json.dumps(zarr()).encode()
+
+
+def held_in(file: str, length: int = 10, base: str = "") -> Change:
+    """A database whose metadata of the array are in a file."""
+    return database(lambda _: leaf({"w/.zarray": Reference(file, 0, length, base)}))
+
+
+def cut(name: str, at: int) -> Change:
+    def change(folder: Path) -> None:
+        database(lambda _: leaf({"w/.zarray": ZARRAY}))(folder)
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:at])
+
+    return change
+
+
+def flipped(name: str, at: int) -> Change:
+    def change(folder: Path) -> None:
+        database(lambda _: leaf({"w/.zarray": ZARRAY}))(folder)
+        data = bytearray((folder / name).read_bytes())
+        data[at] ^= 1
+        (folder / name).write_bytes(data)
+
+    return change
+
+
+OCDBT: dict[Refusal, dict[str, Change]] = {
+    broken("ocdbt"): {
+        "an empty manifest": cut("manifest.ocdbt", 0), "a manifest of 15 bytes": cut("manifest.ocdbt", 15), "a manifest that is cut": cut("manifest.ocdbt", -1),
+        "a flipped bit in the manifest": flipped("manifest.ocdbt", 20), "another magic": flipped("manifest.ocdbt", 0),
+        "a node that is cut": cut("d/root", -1), "a flipped bit in a node": flipped("d/root", 30),
+        "a node that is its own child": database(lambda size: inner({"": Reference("d/root", 0, size)}, 1), 1),
+        "a node that is its own child, 200 levels high": database(lambda size: inner({"": Reference("d/root", 0, size)}, 200), 200),
+        "two nodes that are children of each other": database(lambda _: inner({"": Reference("d/other", 0, len(LOOPED))}, 2), 2, other=inner({"": Reference("d/root", 0, 60)}, 1)),
+        "a manifest that is the root": database(lambda size: inner({"": Reference("manifest.ocdbt", 0, 60)}, 1), 1),
+        "a node of another height": database(lambda _: leaf({"w/.zarray": ZARRAY}), 3),
+        "a root that is missing": lambda folder: (folder / "manifest.ocdbt").write_bytes(manifest(Reference("d/root", 0, 60))),
+        "a value outside": held_in("../outside"), "a base path outside": held_in("outside", base="../"), "a path from the root": held_in("/etc/passwd"),
+        "a value at an address": held_in("http://127.0.0.1:1/x"), "a value of 2^60 bytes": held_in("w/0.0", 1 << 60),
+        "a root outside": lambda folder: (Path("outside").write_bytes(leaf({"w/.zarray": ZARRAY})), (folder / "manifest.ocdbt").write_bytes(manifest(Reference("../outside", 0, 60)))),
+    },
+    broken("orbax array"): {"a database without the array": database(lambda _: leaf({"v/.zarray": ZARRAY}))},
+    broken("zarr"): {"a value whose file is missing": held_in("d/missing")},
+    unsafe("outside"): {
+        "a link in a database": lambda folder: (database(lambda _: leaf({"w/.zarray": Reference("d/link", 0, 10)}))(folder), linked("/etc/passwd", "d/link")(folder)),
+    },
+}  # fmt: skip
+LOOPED = inner({"": Reference("d/root", 0, 60)}, 1)
+
+
+def made(change: Change) -> Callable[[], str]:
+    def make() -> str:
+        change(item("x", {"w": VALUES}))
+        return "x"
+
+    return make
+
+
+def cases(names: dict[Refusal, dict[str, Change]], commands: Any = (LOOK, COPY)) -> list[Case]:
+    return [
+        Case(name, ORBAX, refusal, made(change), commands)
+        for refusal, changes in names.items()
+        for name, change in changes.items()
+    ]
+
+
+DAMAGED = broken("zarr chunk")
+
+
+@each([*cases(LISTS), *cases(ZARR), *cases({DAMAGED: CHUNKS}, (COPY,))])
+def test_a_broken_folder_is_refused(case: Any, ckpt: Any) -> None:
+    held(case, ckpt)
+
+
+@each([*cases(OCDBT), *cases({DAMAGED: PACKED}, (COPY,))])
+def test_a_broken_database_is_refused(case: Any, ckpt: Any) -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    held(case, ckpt)
