@@ -57,9 +57,9 @@ class BandCache:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.kept: dict[tuple[int, int, int], bytes] = {}
+        self.kept: dict[tuple[int, int, int], memoryview] = {}
 
-    def add(self, key: tuple[int, int, int], band: bytes) -> None:
+    def add(self, key: tuple[int, int, int], band: memoryview) -> None:
         """Keep a band; if there are too many bytes, drop the bands that were added first."""
         self.kept[key] = band
         while len(self.kept) > 2 and sum(map(len, self.kept.values())) > _KEPT:
@@ -108,7 +108,7 @@ class BandedValues(ABC):
                 length = min(len(view), len(band) - at)
                 if at + length == len(band):  # values are read from front to back
                     del self.bands.kept[key]
-            view[:length] = memoryview(band)[at : at + length]
+            view[:length] = band[at : at + length]
             offset, view = offset + length, view[length:]
 
     def _place(self, division: _Division, offset: int) -> tuple[tuple[int, int], int]:
@@ -124,8 +124,8 @@ class BandedValues(ABC):
         first = rest // row // division.length * division.length
         return (outer, first), rest - first * row
 
-    def _unpacked(self, division: _Division, outer: int, first: int) -> bytes:
-        """Return the values of a band: its chunks put together, without elements outside the array.
+    def _unpacked(self, division: _Division, outer: int, first: int) -> memoryview:
+        """Return the bytes of a band: its chunks put together, without elements outside the array.
 
         ``_place`` returns ``outer`` and ``first``.
         """
@@ -133,17 +133,37 @@ class BandedValues(ABC):
 
         dim, length = division
         sizes = (min(length, self.shape[dim] - first), *self.shape[dim + 1 :]) if self.shape else ()
-        fill = np.frombuffer(self.fill or bytes(self.element), f"V{self.element}")
-        band = np.full(sizes, fill[0])
         before = tuple(int(at) for at in np.unravel_index(outer, self.shape[:dim])) if dim else ()
         begins = [first, *(0 for _ in sizes[1:])][: len(sizes)]
         steps = self.chunk[dim:]
         ends = [-(-(begin + size) // step) for begin, size, step in zip(begins, sizes, steps, strict=True)]
-        places = product(*(range(begin // step, end) for begin, step, end in zip(begins, steps, ends, strict=True)))
-        for place in self.stored([(*before, *place) for place in places]):
+        places = [range(begin // step, end) for begin, step, end in zip(begins, steps, ends, strict=True)]
+        band = self._joined([(*before, *place) for place in product(*places)], begins, sizes)
+        return memoryview(np.ascontiguousarray(band).reshape(-1).view("u1").data)
+
+    def _joined(self, places: Sequence[_Place], begins: Sequence[int], sizes: Sequence[int]) -> Any:
+        """Return the elements of a band, whose chunks are at ``places``, as an array.
+
+        ``begins`` has the first index of the band in each of its dimensions, ``sizes`` its shape.
+        """
+        dim = len(self.shape) - len(sizes)
+        steps, band = self.chunk[dim:], None
+        for place in self.stored(places):
+            values = self.values(place)
+            if values is None:
+                continue
+            values = values[(*(0,) * dim, ...)]
+            if len(places) == 1 and values.shape == sizes:
+                return values  # one chunk is the whole band: no copy
+            if band is None:
+                band = self._filled(sizes)
             lows = [number * step - begin for number, step, begin in zip(place[dim:], steps, begins, strict=True)]
             within: Any = [slice(low, low + step) for low, step in zip(lows, steps, strict=True)]
             target = band[(*within, ...)]  # a view, also of an array without dimensions
-            if (values := self.values(place)) is not None:
-                target[...] = values[(*(0,) * dim, *(slice(size) for size in target.shape), ...)]
-        return band.tobytes()
+            target[...] = values[(*(slice(size) for size in target.shape), ...)]
+        return self._filled(sizes) if band is None else band
+
+    def _filled(self, sizes: Sequence[int]) -> Any:
+        import numpy as np
+
+        return np.full(sizes, np.frombuffer(self.fill or bytes(self.element), f"V{self.element}")[0])

@@ -62,7 +62,7 @@ class ArrayReader:
         large = count(len(self._large), "array")
         return [
             f"{large} with chunks over {human_bytes(_LARGE)}, the largest {human_bytes(most)} ({escape(name)}): to "
-            "read them takes up to four times as much memory"
+            "read them takes up to five times as much memory"
         ]
 
     def _value(self, leaf: Leaf, item: Item, store: ChunkStore) -> Any:

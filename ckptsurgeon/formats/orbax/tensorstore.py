@@ -18,7 +18,9 @@ __all__ = ["CODECS", "Database", "unpacked"]
 _EXTRA = "pip install 'ckptsurgeon[orbax]' installs it."
 """The hint of an error about the missing package."""
 _CONTEXT = {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": 4}}
-"""Options of tensorstore: it keeps no values in memory, and reads few files at once."""
+"""Options of tensorstore: it keeps nothing in memory, and reads few files at once."""
+_NODES = _CONTEXT | {"cache_pool": {"total_bytes_limit": 256 << 20}}
+"""Options for databases: nodes of the B-tree stay in memory, as each read needs them; Orbax makes nodes of 100 MB."""
 _BLOSC = {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
 """Options that zarr 3 wants of a codec; when it unpacks, Blosc ignores them."""
 CODECS: Mapping[str, Mapping[str, object]] = {
@@ -56,7 +58,7 @@ class Database:
         self._path = path
         package = _package()
         spec = {"driver": "ocdbt", "base": {"driver": "file", "path": os.path.join(os.path.abspath(path), "")}}
-        self._store = package.KvStore.open(spec, context=package.Context(_CONTEXT)).result()
+        self._store = package.KvStore.open(spec, context=package.Context(_NODES)).result()
 
     def read(self, key: str) -> bytes | None:
         """Return the value of a key, None if there is none; raises FormatError if the database is damaged."""
