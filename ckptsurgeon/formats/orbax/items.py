@@ -11,7 +11,7 @@ from ...errors import FormatError
 from ...storage.read.base import Folder
 from ...storage.read.local import LocalFolder
 from ...util.text import escape, listing, natural_key
-from .._choosing import is_weights
+from .._choosing import is_exported, is_weights
 from .files import MANIFEST
 from .tree import METADATA
 
@@ -42,10 +42,12 @@ def is_checkpoint(folder: Folder) -> bool:
     names = folder.names()
     if _MARKS & set(names):
         return True
-    if not isinstance(folder, LocalFolder) or any(map(is_weights, names)):
+    if not isinstance(folder, LocalFolder) or any(is_weights(name) or is_exported(name) for name in names):
         return False
     inside = _searched(folder)
-    return bool(_steps(inside)) or (_OLD in names and any(map(_is_array, inside.values())))
+    if any(_is_item(content) for content in inside.values()) or _steps(folder, inside):
+        return True
+    return _OLD in names and any(map(_is_array, inside.values()))
 
 
 def find_items(folder: LocalFolder) -> Place:
@@ -60,7 +62,7 @@ def find_items(folder: LocalFolder) -> Place:
     found = _items(folder)
     if found:
         return Place(folder, found)
-    steps = sorted(_steps(_searched(folder)), key=natural_key)
+    steps = sorted(_steps(folder, _searched(folder)), key=natural_key)
     if len(steps) > 1:
         raise FormatError(
             f"{escape(folder.uri)} has several steps: {listing(steps)}.",
@@ -100,6 +102,7 @@ def _is_array(names: Sequence[str]) -> bool:
     return ".zarray" in names or "zarr.json" in names
 
 
-def _steps(inside: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the names of those subfolders that are checkpoints of steps."""
-    return [name for name, content in inside.items() if _STEP.fullmatch(name) and _MARKS & set(content)]
+def _steps(folder: LocalFolder, inside: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names of those subfolders that are checkpoints of steps; ``inside`` has the content of each."""
+    named = {name: content for name, content in inside.items() if _STEP.fullmatch(name)}
+    return [name for name, content in named.items() if _MARKS & set(content) or _items(folder.inside(name))]

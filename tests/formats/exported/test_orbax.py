@@ -72,6 +72,21 @@ def test_steps_of_a_run_are_named_and_the_only_one_is_read() -> None:
     shutil.copytree(GOLDEN / "run" / "10", "run/10")
     with cs.open_checkpoint("run") as found:
         assert "read the only step: 10" in found.notes
+        assert [file.name for file in found.header.files if "METADATA" in file.name] == [
+            "_CHECKPOINT_METADATA",
+            "state/_METADATA",
+        ]
+        assert list(found) == ["dense.bias", "dense.kernel"]
+
+
+def test_steps_of_early_versions_have_no_metadata_of_their_own() -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    shutil.copytree(GOLDEN / "run", "run")
+    for path in Path("run").glob("*/_CHECKPOINT_METADATA"):
+        path.unlink()
+    with pytest.raises(cs.FormatError, match=r"has several steps: 10, 20\."):
+        cs.open_checkpoint("run")
+    with cs.open_checkpoint("run/20") as found:
         assert list(found) == ["dense.bias", "dense.kernel"]
 
 
@@ -102,6 +117,20 @@ def test_without_tensorstore_the_error_names_the_extra(ckpt: Any) -> None:
     assert said.code == 2
     assert "the package tensorstore, which cannot be imported" in said.err
     assert "pip install 'ckptsurgeon[orbax]' installs it." in said.err
+
+
+def test_a_forked_process_does_not_wait_for_threads_of_tensorstore(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    monkeypatch.setattr("ckptsurgeon.formats.orbax.tensorstore._users", [1])
+    with pytest.raises(cs.ConfigError, match="cannot be used in a process that was forked"):
+        cs.open_checkpoint(str(GOLDEN / "ocdbt"))
+
+
+def test_a_file_beside_the_folders_of_steps_is_read() -> None:
+    shutil.copytree(GOLDEN / "run", "run")
+    shutil.copy(GOLDEN / "tree.msgpack", "run/flax_model.msgpack")
+    with cs.open_checkpoint("run") as found:
+        assert found.format == "flax"
 
 
 @pytest.mark.usefixtures("without_tensorstore")
