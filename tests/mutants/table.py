@@ -1470,9 +1470,9 @@ MUTANTS = (
         "hostile/test_orbax.py",
     ),
     Mutant(
-        "a part of a chunk of zarr lies within the chunk",
-        "if begin + size > len(data):",
-        "if begin > len(data):",
+        "the index of a chunk of zarr is held against its checksum",
+        'if len(data) < _SUM or crc32c(bytes(plain)) != int.from_bytes(bytes(data[-_SUM:]), "little"):',
+        "if len(data) < _SUM:",
         "hostile/test_orbax.py",
     ),
     Mutant(
