@@ -128,7 +128,8 @@ oracle: $(ORACLES:%=oracle-%)  ## run the toolkits themselves and record what th
 oracle-%:
 	$(PYTHON) -m venv .oracle/$*
 	.oracle/$*/bin/pip install --quiet --disable-pip-version-check -r fixtures/oracles/$*.txt
-	.oracle/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/oracles/$*.nodeps.txt
+	.oracle/$*/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+		-r fixtures/oracles/$*.nodeps.txt
 	.oracle/$*/bin/python fixtures/record_$*.py
 
 # Coqui STT asks for TensorFlow 1.15, and so for Python 3.7; ckpt trains what it reads.

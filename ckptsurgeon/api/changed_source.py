@@ -118,7 +118,7 @@ def _in_layout(options: Options, layout: NamedLayout) -> Options:
     if not change.rules and not change.exclude:
         return options
     named = Options.of(rules=change.rules, exclude=change.exclude)
-    return replace(options, rules=named.rules, exclude=named.exclude)
+    return replace(options, rules=named.rules, exclude=named.exclude, has_own_rules=True)
 
 
 def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:

@@ -122,7 +122,7 @@ def safety() -> None:
 
 
 def layouts_page() -> None:
-    """Tiny Whispers of whisper.cpp and CTranslate2, a small Stable Diffusion, and a pipeline without weights."""
+    """Tiny Whispers of whisper.cpp and CTranslate2, a small Stable Diffusion, a pipeline without weights, a gpt-oss."""
     golden = ROOT / "fixtures" / "golden"
     for name, copy in (("tiny", "base"), ("tiny-q5_1", "base-q5_1")):
         shutil.copy(golden / "whisper_cpp" / f"{name}.bin", f"ggml-{copy}.bin")
@@ -137,6 +137,8 @@ def layouts_page() -> None:
         Path("sd15", name, "config.json").write_text("{}")
     index = {"_class_name": "StableDiffusionPipeline", **{name: ["diffusers", "X"] for name in components}}
     Path("sd15", "model_index.json").write_text(json.dumps(index))
+    Path("gpt-oss-20b/original").mkdir(parents=True)
+    shutil.copy(golden / "layouts" / "gpt-oss.mxfp4" / "openai.safetensors", "gpt-oss-20b/original/model.safetensors")
 
 
 HERE: Mapping[str, Callable[[], None]] = {

@@ -164,14 +164,19 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Transposed:
-    """A change that transposes the matrices ``name``."""
+    """A change that transposes the matrices ``name``.
+
+    If tensors have more than two dimensions, ``dims`` are the two to swap.
+    """
 
     name: str
     made: str = ""
+    dims: tuple[int, ...] = ()
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operation that transposes the matrices; it is its own reverse."""
-        return [{"transpose": at(self.name)}] if matched(at(self.name), tensors) else []
+        name = at(self.name)
+        return [{"transpose": name, **({"dims": [*self.dims]} if self.dims else {})}] if matched(name, tensors) else []
 
     back = there
 

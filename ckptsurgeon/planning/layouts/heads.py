@@ -19,10 +19,15 @@ FREQUENCIES = "rope.freqs"
 PROJECTIONS = ("layers.0.attention.w{}", "layers.0.attn.{}_proj", "model.layers.0.self_attn.{}_proj")
 """The modules of the first layer's queries (q) and keys (k) in the layouts of Meta, torchtune and transformers."""
 _FIRST = ("decoder.layers.0.self_attention", "decoder.layers.self_attention")
-FUSED = tuple((f"{one}.linear_qkv.weight", f"{one}.linear_proj.weight") for one in _FIRST)
-"""Megatron-core's matrices of the first layer, or of all: queries, keys and values; the output of the attention."""
+FUSED = (
+    *((f"{one}.linear_qkv.weight", f"{one}.linear_proj.weight") for one in _FIRST),
+    ("block.0.attn.qkv.weight", "block.0.attn.out.weight"),
+)
+"""Two matrices of the first layer, or of all, in Megatron-core and OpenAI's gpt-oss: queries, keys, values; output."""
 NORMS = ("model.layers.0.self_attn.q_norm.weight", *(f"{one}.q_layernorm.weight" for one in _FIRST))
 """The norms of the first layer's queries in the layouts of transformers and Megatron-core."""
+SINKS = ("model.layers.0.self_attn.sinks", "block.0.attn.sinks")
+"""The first layer's sinks, one for each head of queries, in the two layouts of gpt-oss."""
 
 
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
@@ -39,8 +44,8 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     """Return the numbers of heads of a decoder, in the form of ``heads_in``.
 
     They are those in ``config``. If it has none, they follow from the length of the tensor ``rope.freqs`` in Meta's
-    files, or of the norm of each head's queries. Raises PlanError if the numbers in ``config`` do not fit the rows of
-    queries and keys.
+    files, of the norm of each head's queries, or of the sinks of gpt-oss. Raises PlanError if the numbers in
+    ``config`` do not fit the rows of queries and keys.
     """
     stated, width = heads_in(tensors, config), _stated(config, _WIDTH)
     found = _projections(tensors)
@@ -92,6 +97,9 @@ def _shown(tensors: Tensors, rows: int) -> int:
     """
     if FREQUENCIES in tensors:
         return 2 * tensors[FREQUENCIES].numel
+    for key in SINKS:
+        if key in tensors and (heads := tensors[key].numel):
+            return rows // heads if rows % heads == 0 else 0
     sizes = (tensors[key].shape[-1] for key in NORMS if key in tensors and tensors[key].shape)
     return next((size for size in sizes if size < rows), 0)
 

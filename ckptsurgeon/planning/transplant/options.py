@@ -32,7 +32,11 @@ class MismatchPolicies:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a transplant, parsed and checked."""
+    """The options of a transplant, parsed and checked.
+
+    ``has_own_rules`` is true if ckpt made the ``rules``, for a layout: then there are no notes on patterns that match
+    few keys.
+    """
 
     include: tuple[OptionPattern, ...] = ()
     exclude: tuple[OptionPattern, ...] = ()
@@ -46,6 +50,7 @@ class Options:
     strict: bool = False
     dtype: str = ""
     vocabulary: VocabularyOptions | None = None
+    has_own_rules: bool = False
 
     @staticmethod
     def of(

@@ -217,7 +217,7 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     for index, rule in enumerate(options.rules):
         if index not in used:
             _check_unused(rule, views, keys, selection)
-    if len(options.rules) <= LOOKED_DEEPER:
+    if len(options.rules) <= LOOKED_DEEPER and not options.has_own_rules:
         rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
         selection.notes += deeper_notes(rules, keys)
     options = replace(options, rules=(*options.rules, *rules_of_sets(options.rulesets, keys)))

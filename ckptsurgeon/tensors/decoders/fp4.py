@@ -2,7 +2,8 @@
 
 The lower half of a byte comes first. mxfp4 has an exponent for each block of 32 (OCP Microscaling Formats v1.0). nvfp4
 has an 8-bit float for each block of 16, and a global scale: ModelOpt multiplies by it, compressed-tensors divides by
-it. gpt-oss stores codes as (experts, out, blocks, 16); transformers loads the weight as (experts, in, out).
+it. gpt-oss stores codes as (experts, out, blocks, 16); transformers loads the weight as (experts, in, out), OpenAI's
+own code, whose files have other names (``.blocks``), as (experts, out, in).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _FourBits:
                 raise UndecodableError("its shape cannot be determined from the headers")
             codes = reshape(codes, (*outer, number * nbytes))
             found = (("codes", codes), ("scale", as_exponents(blocks)))
-            facts = (("block", nbytes * 2), ("turned", 1 if len(outer) == 2 else 0))
+            facts = (("block", nbytes * 2), ("turned", int("_scales" in asked.parts and len(outer) == 2)))
             return decoded(asked.coded.shape, Decoded(found, "fp4", facts))
         scale = next(
             (

@@ -1,9 +1,11 @@
 """Recognises mxfp4: 4-bit floats in blocks of 32 with a shared exponent (OCP Microscaling Formats specification).
 
 gpt-oss stores two codes in a byte in ``gate_up_proj_blocks`` (experts, out, blocks, 16), and the exponents in
-``gate_up_proj_scales`` (experts, out, blocks); transformers decodes them to (experts, in, out). Quark and DeepSeek-V4
-store bytes in ``weight`` (out, in / 2), and exponents in ``weight_scale``, ``weight_scale_inv`` or ``scale``
-(out, in / 32).
+``gate_up_proj_scales`` (experts, out, blocks); transformers decodes them to (experts, in, out). OpenAI's own files have
+the same bytes in ``mlp1_weight.blocks`` and ``mlp1_weight.scales``; its code decodes them to (experts, out, in). Quark
+and DeepSeek-V4 store bytes in ``weight`` (out, in / 2), and exponents in ``weight_scale``, ``weight_scale_inv`` or
+``scale`` (out, in / 32).
+https://github.com/openai/gpt-oss/blob/main/gpt_oss/torch/weights.py,
 https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf
 """
 
@@ -20,13 +22,20 @@ _EXPONENTS = ("uint8", "float8_e8m0fnu")
 _BLOCK_BYTES = 16
 
 
+def _turned_blocks(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
+    found = _blocks(parts, quantisation)
+    if found is None or found.shape is None or len(found.shape) != 3:
+        return found
+    experts, outputs, inputs = found.shape
+    return LogicalTensor.of("mxfp4", (experts, inputs, outputs))
+
+
 def _blocks(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
     codes, scales = parts.values()
     if len(codes.shape) < 2 or codes.shape[:-1] != scales.shape or scales.dtype not in _EXPONENTS:
         return None
     *outer, blocks, nbytes = codes.shape
-    inner = blocks * nbytes * 2
-    return LogicalTensor.of("mxfp4", (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner))
+    return LogicalTensor.of("mxfp4", (*outer, blocks * nbytes * 2))
 
 
 def _rows(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
@@ -38,7 +47,7 @@ def _rows(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 
 
 ENCODINGS = (
-    Encoding("_blocks", _TYPES, ("_scales",), _blocks, named=""),
+    Encoding("_blocks", _TYPES, ("_scales",), _turned_blocks, named=""),
     Encoding(".blocks", _TYPES, (".scales",), _blocks, named=""),
     Encoding(".weight", _PAIRS, (".weight_scale", ".weight_scale_inv", ".scale"), _rows),
     Encoding("", _PAIRS, ("_scale_inv", "_scale"), _rows, named=""),
