@@ -15,15 +15,12 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..keys.pattern import KeyPattern
 from ..keys.renaming import KeyMatcher
-from ..keys.row_order import HALVES, PAIRS
 from .layout import Numbers, Row, Tensors
 
 __all__ = [
     "WHAT",
     "Fused",
     "Keyed",
-    "Paired",
-    "Regrouped",
     "Squeezed",
     "Stacked",
     "Swapped",
@@ -179,69 +176,6 @@ class Transposed:
         return [{"transpose": name, **({"dims": [*self.dims]} if self.dims else {})}] if matched(name, tensors) else []
 
     back = there
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A change of the order of the rows of the queries or keys ``name``: the rotary embedding rotates pairs of rows.
-
-    In the family's own layout, a head has the first rows of all pairs, then the second rows of all pairs. In the other
-    layout, the two rows of a pair are side by side. ``number`` is the name of the number of heads.
-    """
-
-    name: str
-    number: str
-    made: str = ""
-
-    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that puts the two rows of each pair side by side."""
-        return self._ordered(PAIRS, tensors, numbers, at)
-
-    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that puts all first rows of a head's pairs before all second rows."""
-        return self._ordered(HALVES, tensors, numbers, at)
-
-    def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        keys = [f"{at(self.name)}.{leaf}" for leaf in ("weight", "bias")]
-        return [{order: key, "heads": number_of(self.number, numbers)} for key in keys if matched(key, tensors)]
-
-
-@dataclass(frozen=True)
-class Regrouped:
-    """A change of the order of rows in ``name``, a fused tensor of queries, keys and values.
-
-    In the family's own layout, the queries, keys and values of one head follow each other. In the other layout, all
-    queries come first, then all keys, then all values. ``groups`` is the name of the number of heads. There are as many
-    rows of queries as of keys and of values.
-    """
-
-    name: str
-    groups: str
-    made: str = ""
-
-    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put all queries first, then all keys, then all values."""
-        return self._joined({"groups": self.groups}, {}, tensors, numbers, at)
-
-    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put the queries, keys and values of each head together."""
-        return self._joined({}, {"groups": self.groups}, tensors, numbers, at)
-
-    def _joined(
-        self,
-        before: Mapping[str, str],
-        after: Mapping[str, str],
-        tensors: Tensors,
-        numbers: Numbers,
-        at: Callable[[str], str],
-    ) -> list[Row]:
-        name = at(self.name)
-        if not matched(name, tensors):
-            return []
-        parts = [f"{name}_{kind}" for kind in ("queries", "keys", "values")]
-        counts = {word: number_of(number, numbers) for word, number in {**before, **after}.items()}
-        split, joined = ({word: counts[word] for word in side} for side in (before, after))
-        return [{"split": name, "into": parts, **split}, {"concat": parts, "into": name, **joined}]
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def conversion(
     if not is_part:
         _check_named(best.odd, family, source, best.target, label)
     _check_rotated(best.rows, family, config, label)
+    _check_fit((source, best.target), config, label)
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
     return LayoutConversion(change, source, best.target, best.derived, best.notes)
 
@@ -120,6 +121,16 @@ def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any
         f"rotate other rows than those of {' and '.join(family.rotated)} models.",
         hint="Rename the tensors with rules, and reorder rows with --operations (halves, pairs) if that is right.",
     )
+
+
+def _check_fit(layouts: Iterable[Layout], config: Mapping[str, Any], label: str) -> None:
+    """Raise PlanError if a network with the configuration ``config`` cannot have one of the layouts."""
+    for layout in layouts:
+        if why := layout.unfit(config):
+            raise PlanError(
+                f"{escape(label)} cannot be converted between the layout {layout.name} and another one: {why}.",
+                hint="Rename the tensors with rules if the library can compute that after all.",
+            )
 
 
 def _hint(odd: Sequence[str]) -> str:

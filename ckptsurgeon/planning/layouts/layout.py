@@ -62,7 +62,8 @@ class Layout:
     reason; a pattern may have the names of any layout of the family. ``fits`` is a function that returns whether
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
     shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
-    is a note on tensors that get this layout.
+    is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the given
+    configuration cannot have this layout, as the library computes something else; '' if it can.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Layout:
     only_read: bool = False
     only_written: bool = False
     omits: Mapping[str, str] = field(default_factory=dict)
+    unfit: Callable[[Mapping[str, Any]], str] = lambda config: ""
 
     @property
     def left(self) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ def test_state_of_8_bit_training_is_left_out() -> None:
 
 
 def test_networks_of_other_kinds_are_refused() -> None:
-    """An MLP without gates, an attention with gates, and biases of LayerNorm."""
+    """An MLP without gates, an attention with gates, and biases of a norm."""
     tensors = recorded("qwen3", "megatron")
     for key, name in (("fc1", "is not known"), ("qkv", "rows and"), ("bias", "no name in the layout transformers")):
         odd = dict(tensors)

@@ -1,6 +1,7 @@
-"""GPT-2: transformers' layouts, with matrices (in, out), and nanoGPT's, which has the same names, but (out, in).
+"""GPT-2: transformers' layouts, with matrices (in, out), and nanoGPT's and Megatron-core's, with (out, in).
 
-nanoGPT has one tensor for embedding and output, and stores it under both names.
+nanoGPT has the same names, and stores the one tensor of embedding and output under both. `../parts/megatron_gpt.py`
+describes Megatron-core's tensors.
 https://github.com/openai/gpt-2, https://github.com/karpathy/nanoGPT
 """
 
@@ -9,18 +10,38 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..changes import Transposed
+from ..heads import heads_in
 from ..layout import Family, Layout, Tensors
+from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
+from ..row_changes import Grouped
 
 __all__ = ["FAMILY"]
 
 _LAYER = "transformer.h.{n}"
 _MATRICES = tuple(f"{_LAYER}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
 _OTHERS = ("transformer.wte", "transformer.wpe", f"{_LAYER}.ln_1", f"{_LAYER}.ln_2", "transformer.ln_f")
-_NAMES = {name: name for name in (*_OTHERS, *_MATRICES, "lm_head")}
-_BARE = {name: name.removeprefix("transformer.") for name in (*_OTHERS, *_MATRICES)}
+_NAMES = with_leaves({name: name for name in (*_OTHERS, *_MATRICES, "lm_head")})
+_BARE = with_leaves({name: name.removeprefix("transformer.") for name in (*_OTHERS, *_MATRICES)})
 _FIRST = "transformer.h.0.attn.c_attn.weight"
 _MASKS = (f"{_LAYER}.attn.bias", f"{_LAYER}.attn.masked_bias")
 _TIED = {"lm_head": "transformer.wte"}
+
+_MEGATRON = Decoder(
+    {
+        "transformer.wte": "embedding.word_embeddings",
+        "transformer.wpe": "embedding.position_embeddings",
+        "transformer.ln_f": "decoder.final_layernorm",
+        "lm_head": "output_layer",
+    },
+    _LAYER,
+    norms=("ln_1", "ln_2"),
+    attention=("attn.c_attn", "attn.c_proj"),
+    mlp=("mlp.c_fc", "mlp.c_proj"),
+)
+_GELU = (
+    "no tensor shows which GELU Megatron computes: an approximation with --openai-gelu or if it is fused with the bias "
+    "(activation_function gelu_new in config.json), else the exact one (gelu)"
+)
 
 
 def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
@@ -62,5 +83,16 @@ FAMILY = Family(
             "activation_function: gelu",
             fits=_joined(_FIRST, 0),
         ),
+        *decoder_layouts(
+            _MEGATRON,
+            (
+                *(Transposed(f"{name}.weight") for name in _MATRICES),
+                *(Grouped(f"{_MATRICES[0]}.{leaf}", "heads") for leaf in ("weight", "bias")),
+            ),
+            has_positions=True,
+            tied=_TIED,
+            settings=_GELU,
+        ),
     ),
+    heads_in,
 )  # fmt: skip

@@ -9,10 +9,11 @@ https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm, http
 
 from __future__ import annotations
 
-from ..changes import Fused, Paired
+from ..changes import Fused
 from ..heads import heads_of_decoder
 from ..layout import Family, Layout
 from ..parts.megatron_mlp import dense_layouts
+from ..row_changes import Paired
 
 __all__ = ["FAMILY"]
 
