@@ -156,9 +156,10 @@ class _Conversion:
         self._now = self._known()
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
+        biases = [*self._add_biases(target)]
         for change in target.changes:
             self._do(change.there(self._now, numbers, self._at))
-        added = [*self._double(target), *self._fill(target)]
+        added = [*biases, *self._double(target), *self._fill(target)]
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude: tuple[str, ...] = (*computed, *tied)
@@ -208,6 +209,21 @@ class _Conversion:
                 why = f"since {target.library} stores it, and {self.source.library} does not; only training uses it"
                 yield f"added: {escape(target.names[name])}, zeros, {why}"
 
+    def _add_biases(self, target: Layout) -> Iterable[str]:
+        """Add biases of zeros to the modules in ``biases`` of the target that have none, and yield a note on them."""
+        made = []
+        for module, dim in target.biases.items():
+            weight, bias = self._at(f"{module}.weight"), self._at(f"{module}.bias")
+            keys = matched(weight, self._now)
+            if keys and not matched(bias, self._now):
+                self._do(_zero_bias(weight, bias, dim, len(self._now[keys[0]].shape)))
+                made.append(bias)
+        if made:
+            yield (
+                f"added: {listing(made)}, zeros, since {target.library} has these biases, and the source does not; the "
+                "network computes the same"
+            )
+
     def _at(self, name: str) -> str:
         """Return the source layout's name for the tensor or module that the family calls ``name``."""
         module, rest = name, ""
@@ -250,6 +266,12 @@ class _Conversion:
             left = {key for hit in found.values() for key in hit}
             more = "" if {*found} == left else f" ({count(len(left), 'tensor')})"
             yield f"left out: {listing([*found])}{more}, {reason}"
+
+
+def _zero_bias(weight: str, bias: str, dim: int, dims: int) -> list[Row]:
+    """Return the operations that make a bias of zeros for the outputs of ``weight``, its dimension ``dim``."""
+    column: list[Row] = [{"slice": bias, "dim": 1 - dim, "end": 1}, {"reshape": bias, "shape": [-1]}]
+    return [{"copy": weight, "into": [weight, bias]}, *(column if dims > 1 else []), {"zero": bias}]
 
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:

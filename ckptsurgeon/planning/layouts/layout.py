@@ -54,6 +54,9 @@ class Layout:
     A name in ``zeros`` must be stored, although only training uses it; if another layout leaves it out, it is zeros.
     The value is the name of a tensor with as many elements, and the shape that ``reshape`` gives these.
 
+    The modules ``biases`` must have a bias; if another layout leaves it out, it is zeros. The value is the dimension of
+    the module's outputs in the weight of the family's own layout.
+
     ``training`` are patterns of tensors that only training uses; they are left out if another layout has no name for
     them. ``aside`` maps patterns of further tensors, which other layouts do not need, to the reason; it completes the
     note "left out: …, ". ``is_bare`` is true for a form without an output head, or without the prefix of a component;
@@ -86,6 +89,7 @@ class Layout:
     only_read: bool = False
     only_written: bool = False
     omits: Mapping[str, str] = field(default_factory=dict)
+    biases: Mapping[str, int] = field(default_factory=dict)
     unfit: Callable[[Mapping[str, Any]], str] = lambda config: ""
 
     @property

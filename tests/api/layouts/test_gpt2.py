@@ -84,3 +84,25 @@ def test_wrapped_keys_get_a_hint_that_works(wrapper: str, ruleset: str) -> None:
     cs.apply(cs.rename("ckpt.pt", ruleset=ruleset), "plain.safetensors")
     made, _ = converted_and_noted(load_file("plain.safetensors"), "transformers")
     assert_same(made, converted_and_noted(nano, "transformers")[0])
+
+
+@pytest.mark.parametrize("layout", ["transformers", "megatron"])
+def test_a_network_without_biases_gets_zeros(layout: str) -> None:
+    """nanoGPT trains without biases by default; transformers and Megatron always have them."""
+    nano = load_file(RECORDED / "nanogpt.safetensors")
+    without = {key: value for key, value in nano.items() if not key.endswith(".bias")}
+    zeros = {key: value * 0 if key.endswith(".bias") else value for key, value in nano.items()}
+    made, notes = converted_and_noted(without, layout, heads="2")
+    assert re.search(r"added: transformer\.h\.\{n\}\.attn\.c_attn\.bias.*zeros, since (transformers|Megatron)", notes)
+    assert_same(made, converted_and_noted(zeros, layout, heads="2")[0])
+
+
+def test_transformers_computes_what_nanogpt_does_without_biases() -> None:
+    from transformers import GPT2LMHeadModel
+
+    nano = load_file(RECORDED / "nanogpt.safetensors")
+    save_file({key: value for key, value in nano.items() if not key.endswith(".bias")}, "nano.safetensors")
+    cs.apply(cs.transplant("nano.safetensors", RECORDED / "config.json"), "made")
+    found, report = GPT2LMHeadModel.from_pretrained("made", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not any(value.any() for key, value in found.state_dict().items() if key.endswith(".bias"))

@@ -49,3 +49,16 @@ def test_networks_with_fewer_keys_than_queries_are_not_taken_for_gpt_neox() -> N
         converted_and_noted(grouped, "transformers", heads="3/1")
     with pytest.raises(PlanError, match=r"of the family gpt-neox: transformer\.h\.0\.attn\.norm_q\.weight"):
         converted_and_noted({**litgpt, "transformer.h.0.attn.norm_q.weight": torch.ones(8)}, "transformers", heads="3")
+
+
+def test_an_attention_without_biases_gets_zeros() -> None:
+    """transformers leaves them out with ``attention_bias: false``; litgpt's network has all biases, or none."""
+    files = load_file(RECORDED / "transformers.safetensors")
+    cut = (".query_key_value.bias", ".attention.dense.bias")
+    without = {key: value for key, value in files.items() if not key.endswith(cut)}
+    zeros = {key: value * 0 if key.endswith(cut) else value for key, value in files.items()}
+    made, notes = converted_and_noted(without, "litgpt", heads="3")
+    assert "zeros, since litgpt has these biases" in notes
+    wanted = converted_and_noted(zeros, "litgpt", heads="3")[0]
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)

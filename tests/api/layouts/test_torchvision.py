@@ -68,3 +68,26 @@ def test_a_layer_without_a_joined_tensor_is_an_error() -> None:
     del less[lost]
     with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from before.safetensors")):
         converted(less, "transformers")
+
+
+def test_a_network_without_biases_of_queries_keys_and_values_gets_zeros() -> None:
+    """torchvision's attention always has them; transformers leaves them out with ``qkv_bias: false``."""
+    plain = converted(recorded(), "transformers")
+    cut = re.compile(r"attention\.(query|key|value)\.bias")
+    without = {key: value for key, value in plain.items() if not cut.search(key)}
+    zeros = {key: value * 0 if cut.search(key) else value for key, value in plain.items()}
+    made, notes = converted_and_noted(without, "torchvision")
+    assert "added: vit.encoder.layer.{n}.attention.attention.query.bias" in notes
+    assert "zeros, since torchvision has these biases, and the source does not" in notes
+    assert_same(made, converted(zeros, "torchvision"))
+    timm = converted(without, "timm")
+    assert "blocks.0.attn.qkv.bias" not in timm
+    assert_same(converted(timm, "torchvision"), made)
+    assert "added:" not in converted_and_noted(plain, "torchvision")[1]
+
+
+def test_biases_that_some_layers_lack_are_an_error() -> None:
+    plain = converted(recorded(), "transformers")
+    del plain["vit.encoder.layer.1.attention.attention.key.bias"]
+    with pytest.raises(PlanError, match=r"layer\.1\.attention\.attention\.key\.bias is missing"):
+        converted(plain, "torchvision")

@@ -24,6 +24,8 @@ _NAMES = with_leaves({name: name for name in (*_OTHERS, *_MATRICES, "lm_head")})
 _BARE = with_leaves({name: name.removeprefix("transformer.") for name in (*_OTHERS, *_MATRICES)})
 _FIRST = "transformer.h.0.attn.c_attn.weight"
 _MASKS = (f"{_LAYER}.attn.bias", f"{_LAYER}.attn.masked_bias")
+_BIASES = {**dict.fromkeys(_MATRICES, 1), **dict.fromkeys((f"{_LAYER}.ln_1", f"{_LAYER}.ln_2", "transformer.ln_f"), 0)}
+"""The modules with a bias, which nanoGPT may leave out, and the dimension of their outputs."""
 _TIED = {"lm_head": "transformer.wte"}
 
 _MEGATRON = Decoder(
@@ -65,6 +67,7 @@ def _ours(names: dict[str, str], prefix: str) -> Layout:
         computed=tuple(mask.replace("transformer.", prefix) for mask in _MASKS),
         tied=_TIED,
         fits=_joined(f"{prefix}h.0.attn.c_attn.weight", 1),
+        biases=_BIASES,
     )  # fmt: skip
 
 
@@ -92,6 +95,7 @@ FAMILY = Family(
             has_positions=True,
             tied=_TIED,
             settings=_GELU,
+            biases=_BIASES,
         ),
     ),
     heads_in,

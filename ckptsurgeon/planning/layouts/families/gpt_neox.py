@@ -35,6 +35,8 @@ _LITGPT = with_leaves(
 )
 _NAMES = {ours: ours for ours in _LITGPT}
 _COMPUTED = tuple(f"{_LAYER}.attention.{name}" for name in ("bias", "masked_bias", "rotary_emb"))
+_BIASES = {_QKV: 0, f"{_LAYER}.attention.dense": 0}
+"""The modules whose bias transformers leaves out with ``attention_bias: false``."""
 _FIRST = "transformer.h.0.attn.qkv.weight"
 
 _MEGATRON = Decoder(
@@ -88,8 +90,9 @@ FAMILY = Family(
             (_FIRST, "transformer.h.0.norm_2.bias", "transformer.h.0.mlp.fc.bias", "lm_head.weight"),
             tuple(Regrouped(f"{_QKV}.{leaf}", "heads") for leaf in ("weight", "bias")),
             fits=_is_thrice,
+            biases=_BIASES,
         ),
-        *decoder_layouts(_MEGATRON, (), has_positions=False, settings=_SERIAL, unfit=_parallel),
+        *decoder_layouts(_MEGATRON, (), has_positions=False, settings=_SERIAL, unfit=_parallel, biases=_BIASES),
     ),
     heads_in,
 )  # fmt: skip

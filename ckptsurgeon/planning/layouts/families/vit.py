@@ -80,6 +80,7 @@ def _torchvision(names: dict[str, str], *, only_read: bool = False) -> Layout:
         ),
         settings=_EPS.format("torchvision"),
         only_read=only_read,
+        biases=dict.fromkeys(_PARTS, 0),
     )  # fmt: skip
 
 

@@ -74,11 +74,12 @@ def decoder_layouts(
     tied: Mapping[str, str] = _NONE,
     settings: str = "",
     unfit: Callable[[Mapping[str, Any]], str] = lambda config: "",
+    biases: Mapping[str, int],
 ) -> tuple[Layout, ...]:
     """Return Megatron's layouts of a decoder.
 
-    ``changes`` change values, ``has_positions`` says whether it has position embeddings; ``tied``, ``settings``
-    and ``unfit`` are as in ``Layout``.
+    ``changes`` change values, ``has_positions`` says whether it has position embeddings; ``tied``,
+    ``settings``, ``unfit`` and ``biases`` are as in ``Layout``.
     """
     joined, apart = (decoder.names(has_own_norms=one) for one in (False, True))
     stacks = tuple(Stacked(ours, theirs.replace(THEIRS, ALL)) for ours, theirs in joined.items())
@@ -92,6 +93,7 @@ def decoder_layouts(
             name, _NAMES[name], "megatron-core 0.16.1", names,
             (WORDS, *((_POSITIONS,) if has_positions else ()), *(f"{layer}.{one}" for one in (own, *_MARKS))),
             made, aside=ASIDE, tied=tied, fits=_fits(layer, has_positions), settings=settings, unfit=unfit,
+            biases=biases,
         )
         for name, names, made, layer, own in forms
     )  # fmt: skip
