@@ -20,6 +20,7 @@ from ...util.text import escape, listing
 from ..inputs.operations import OperatedCheckpoint
 from ..model_folder.folder import ModelFolder
 from .named_layout import AUTO, GGUF, KEEP, TRANSFORMERS, NamedLayout, settings_of
+from .wrapped import Unwrapped, without_wrappers
 
 if TYPE_CHECKING:
     from ...planning.layouts.conversion import LayoutConversion
@@ -38,8 +39,10 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
         from ..gguf.llama_cpp_layout import llama_cpp_layout
 
         return llama_cpp_layout(name, checkpoint, folder)
-    found = changed_layout(name, source, settings_of(checkpoint, folder.config, heads))
-    return NamedLayout(found.change, None, (said_of(found), *found.notes), derived=found.derived)
+    plain = without_wrappers(source)
+    found = changed_layout(name, plain.operated, settings_of(checkpoint, folder.config, heads))
+    change = replace(found.change, operations=(*plain.rows, *found.change.operations))
+    return NamedLayout(change, None, (said_of(found), *plain.notes, *found.notes), derived=found.derived)
 
 
 def _is_llama_cpp(checkpoint: Checkpoint) -> bool:
@@ -146,9 +149,10 @@ def layout_for(
     """
     if name == KEEP:
         return None
-    checkpoint = source.checkpoint
+    plain = without_wrappers(source)
+    source, checkpoint = plain.operated, plain.operated.checkpoint
     if name != AUTO:
-        return _known(changed_layout(name, source, settings_of(checkpoint, config(), heads)))
+        return _known(changed_layout(name, source, settings_of(checkpoint, config(), heads)), plain)
     found = layouts_between(checkpoint, wanted, reads_older=reads_older)
     if found is None:
         return None
@@ -157,7 +161,7 @@ def layout_for(
     from ...planning.layouts.conversion import conversion
 
     made = conversion(family, here, [there], source.derived, settings, checkpoint.path, is_part=True)
-    return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))))
+    return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))), plain)
 
 
 def _with_numbers(
@@ -209,11 +213,13 @@ def _is_older(here: Layout, target: Layout) -> bool:
     return here.name == TRANSFORMERS and target.library.startswith(TRANSFORMERS)
 
 
-def _known(found: LayoutConversion) -> KnownLayout | None:
+def _known(found: LayoutConversion, plain: Unwrapped) -> KnownLayout | None:
     if found.source is found.target:
         return None
     change = found.change
     renaming = rename([*found.derived.tensors], [parse_rule(rule) for rule in change.rules])
     names = {key: new[0] for key, new in renaming.names.items() if new[0] != key}
-    notes = (said_of(found), *found.notes)
-    return KnownLayout(change.operations, names, f"layout {found.source.name}", notes=notes, derived=found.derived)
+    notes = (said_of(found), *plain.notes, *found.notes)
+    return KnownLayout(
+        (*plain.rows, *change.operations), names, f"layout {found.source.name}", notes=notes, derived=found.derived
+    )

@@ -12,8 +12,10 @@ from ...planning.layouts.layout import Family, Layout
 from ...planning.layouts.recognise import families, recognised
 from ...planning.operations.perform import DerivedSource
 from ..inputs.argument_types import CheckpointLike, checked
+from ..inputs.operations import operate
 from ..model_folder.folder import model_folder
 from .named_layout import settings_of
+from .wrapped import without_wrappers
 
 __all__ = ["layouts"]
 
@@ -36,8 +38,9 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
     if source is None:
         return KnownLayouts(known)
     with open_checkpoint(source, root) as checkpoint:
-        found = {(family.name, layout.name): (family, layout) for family, layout in recognised(checkpoint)}
-        rows = [FoundLayout(family.name, one.name, _targets(checkpoint, family, one)) for family, one in found.values()]
+        network = without_wrappers(operate([checkpoint], ())[0]).operated.checkpoint
+        found = {(family.name, layout.name): (family, layout) for family, layout in recognised(network)}
+        rows = [FoundLayout(family.name, one.name, _targets(network, family, one)) for family, one in found.values()]
         return KnownLayouts(known, checkpoint.path, tuple(rows))
 
 

@@ -72,16 +72,29 @@ def test_what_has_no_name_or_is_no_matrix_is_an_error() -> None:
         converted_and_noted({**nano, "transformer.h.1.mlp.c_fc.weight": torch.ones(16)}, "transformers")
 
 
-@pytest.mark.parametrize(("wrapper", "ruleset"), [("_orig_mod", "compile"), ("module", "ddp")])
-def test_wrapped_keys_get_a_hint_that_works(wrapper: str, ruleset: str) -> None:
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "module._orig_mod"])
+def test_a_prefix_that_training_added_is_removed(wrapper: str) -> None:
     """nanoGPT compiles its network, and stores it as it is then."""
     nano = load_file(RECORDED / "nanogpt.safetensors")
     torch.save({"model": {f"{wrapper}.{key}": value for key, value in nano.items()}}, "ckpt.pt")
+    plan = cs.convert("ckpt.pt", layout="transformers")
+    assert f"the prefix {wrapper}. of all keys, which training added, is removed" in plan.notes
+    cs.apply(plan, "plain.safetensors")
+    assert cs.verify("plain.safetensors").ok
+    assert_same(load_file("plain.safetensors"), converted_and_noted(nano, "transformers")[0])
+    assert [one.layout for one in cs.layouts("ckpt.pt").found] == ["nanogpt"]
+    cs.apply(cs.transplant("ckpt.pt", RECORDED / "config.json"), "made")
+    assert_same(load_file("made/model.safetensors"), load_file("plain.safetensors"))
+
+
+def test_modules_that_were_compiled_inside_get_a_hint_that_works() -> None:
+    nano = load_file(RECORDED / "nanogpt.safetensors")
+    inside = {key.replace("attn.", "attn._orig_mod."): value for key, value in nano.items()}
+    torch.save({"model": inside}, "ckpt.pt")
     with pytest.raises(PlanError, match=r"the layout of ckpt\.pt is not known") as caught:
         cs.convert("ckpt.pt", layout="transformers")
-    assert f"The keys begin with {wrapper}," in caught.value.hint
-    assert f"ckpt rename --ruleset {ruleset}." in caught.value.hint
-    cs.apply(cs.rename("ckpt.pt", ruleset=ruleset), "plain.safetensors")
+    assert "ckpt rename --ruleset compile." in caught.value.hint
+    cs.apply(cs.rename("ckpt.pt", ruleset="compile"), "plain.safetensors")
     made, _ = converted_and_noted(load_file("plain.safetensors"), "transformers")
     assert_same(made, converted_and_noted(nano, "transformers")[0])
 

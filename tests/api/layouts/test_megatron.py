@@ -84,14 +84,15 @@ def test_folders_of_ranks(network: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_prefix_of_the_wrapper_gets_a_hint_that_works(layout: str) -> None:
+def test_a_prefix_of_the_wrapper_is_removed(layout: str) -> None:
     """NeMo stores its networks as ``module.decoder…``."""
-    save_file({f"module.{key}": value for key, value in recorded("qwen3", layout).items()}, "nemo.safetensors")
-    with pytest.raises(PlanError, match="is not known") as caught:
-        cs.convert("nemo.safetensors", layout="transformers")
-    assert "ckpt rename --ruleset ddp." in str(caught.value.hint)
-    cs.apply(cs.rename("nemo.safetensors", ruleset="ddp"), "plain.safetensors")
-    assert_same(converted(load_file("plain.safetensors"), "transformers"), recorded("qwen3", "transformers"))
+    wrapped = {f"module.{key}": value for key, value in recorded("qwen3", layout).items()}
+    made, notes = converted_and_noted(wrapped, "transformers")
+    assert "the prefix module. of all keys, which training added, is removed" in notes
+    assert_same(made, recorded("qwen3", "transformers"))
+    again, notes = converted_and_noted(wrapped, layout)
+    assert "the tensors already have the layout" in notes
+    assert_same(again, recorded("qwen3", layout))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

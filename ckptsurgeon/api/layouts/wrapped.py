@@ -1,0 +1,46 @@
+"""Recognises a network whose keys begin with prefixes that training added, such as ``module.``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...checkpoint.wrappers import INSIDE, unwrap
+from ...planning.keys.spelling import quoted
+from ...planning.layouts.recognise import recognised
+from ...util.text import escape
+from ..inputs.operations import OperatedCheckpoint
+
+__all__ = ["Unwrapped", "without_wrappers"]
+
+_MOST = 64
+"""The most modules at the top of a network; the networks of all layouts have fewer."""
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A checkpoint whose keys have no prefixes of wrappers, the operations that remove them, and notes."""
+
+    operated: OperatedCheckpoint
+    rows: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
+    """Return a checkpoint without the prefix of wrappers, if all keys have it and the network inside is recognised.
+
+    If not, the checkpoint is returned as it is.
+    """
+    checkpoint = operated.checkpoint
+    plain = unwrap(checkpoint)
+    if not plain.stripped or plain.aside or INSIDE in plain.stripped or recognised(checkpoint):
+        return Unwrapped(operated)
+    prefix = "".join(f"{wrapper}." for wrapper in plain.stripped)
+    heads = dict.fromkeys(key.partition(".")[0] for key in plain.stored)
+    inside = {key: checkpoint[stored] for key, stored in plain.stored.items()}
+    if len(heads) > _MOST or not recognised(inside):
+        return Unwrapped(operated)
+    rows = tuple({"copy": quoted(f"{prefix}{head}"), "into": [quoted(head)]} for head in heads)
+    note = f"the prefix {escape(prefix)} of all keys, which training added, is removed"
+    return Unwrapped(operated.further(rows), rows, (note,))
