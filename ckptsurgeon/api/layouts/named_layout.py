@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, PlanError
 from ...planning.layouts.layout import LayoutChange
 from ...planning.operations.perform import DerivedSource
 from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
+from ...util.text import count, escape
 
 __all__ = [
     "ARCHITECTURE",
@@ -84,13 +85,25 @@ _HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
 def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
     """Return the fields of ``config``, a checkpoint's config.json; if it is empty, those of params.json in its folder.
 
-    If ``heads``, the value of ``--heads``, is given, its numbers of heads replace those of the file.
+    If ``heads``, the value of ``--heads``, is given, its numbers of heads are used; raises PlanError if the file states
+    other ones.
     """
     fields = config or _parameters(checkpoint.path)
-    if heads:
-        queries, keys = check_heads(heads)
-        return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys}
-    return fields
+    if not heads:
+        return fields
+    from ...planning.layouts.head_sizes import GIVEN
+    from ...planning.layouts.heads import heads_in
+
+    queries, keys = check_heads(heads)
+    stated = heads_in(checkpoint, fields)
+    if stated and (stated["heads"], stated["keys"]) != (queries, keys):
+        file = "config.json" if config else PARAMETERS
+        raise PlanError(
+            f"--heads {heads}: {file} of {escape(checkpoint.path)} has {count(stated['heads'], 'head')} of queries and "
+            f"{stated['keys']} of keys and values.",
+            hint=f"Leave out --heads, or correct {file} if it is of another model.",
+        )
+    return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys, GIVEN: heads}
 
 
 def check_heads(heads: str) -> tuple[int, int]:

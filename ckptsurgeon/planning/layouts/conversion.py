@@ -14,6 +14,7 @@ from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
 from .changes import matched, parsed
+from .head_sizes import head_size_note
 from .incomplete_layers import check_complete
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
@@ -74,7 +75,8 @@ def conversion(
     _check_rotated(best.rows, family, config, label)
     _check_fit((source, best.target), config, label)
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
-    return LayoutConversion(change, source, best.target, best.derived, best.notes)
+    sized = head_size_note(tensors, config, numbers, best.rows)
+    return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
