@@ -87,6 +87,7 @@ def _low_rank(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Ada
     rank = a.shape[0] if a.shape else 0
     if not rank:
         raise FormatError(f"the factor {escape(keys['A'])} of {escape(name)} has a rank of zero.", rule="rank")
+    _check_grouped(b, rank, part.module, name)
     if len(b.shape) < 2 or b.shape[1] != rank:
         raise FormatError(
             f"the factor {escape(keys['A'])} of {escape(name)} has the shape {a.shape}, {escape(keys['B'])} has "
@@ -148,6 +149,21 @@ def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Adap
             hint="Put the adapter_config.json that was saved with these weights into their folder.",
         )
     return AdapterModule(part.module, keys[ROTATED], "", 1.0, part.embedding, kind=rotation_kind(terms))
+
+
+def _check_grouped(b: TensorInfo, rank: int, module: str, name: str) -> None:
+    """Raise ConfigError for the LoRA of a convolution with groups.
+
+    Its factor B has groups, too, and so only a part of the rank (``_ConvNd.update_layer`` of
+    https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py).
+    """
+    is_part = len(b.shape) > 2 and 0 < b.shape[1] < rank and rank % b.shape[1] == 0
+    if is_part and all(size == 1 for size in b.shape[2:]):
+        raise ConfigError(
+            f"{escape(module)} of {escape(name)} is the LoRA of a convolution with {rank // b.shape[1]} groups, which "
+            "ckpt cannot use; PEFT does not merge it either.",
+            hint="Load the adapter with PEFT, without merging it; or leave the module out with ckpt filter --exclude.",
+        )
 
 
 def _scale(keys: Mapping[str, str], part: KeyParts, rank: int, file: AdapterFile) -> float:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.errors import ConfigError
 
 from ...helpers.adapters import State
 
@@ -369,3 +370,21 @@ def test_too_little_memory_is_an_error_before_anything_is_written() -> None:
     with pytest.raises(cs.PlanError, match="memory"):
         cs.apply(cs.lora_merge("base.safetensors", "one", memory="64MB"), "out.safetensors")
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("verb", [cs.lora_convert, cs.lora_merge])
+def test_a_lora_of_a_convolution_with_groups_is_said(verb: Callable[..., Any]) -> None:
+    """Its factor B has a part of the rank; PEFT, too, refuses to merge it."""
+    base = nn.Sequential(nn.Conv1d(16, 16, 3, groups=4), nn.Linear(4, 4))
+    save_file(base.state_dict(), "base.safetensors")
+    with pytest.warns(UserWarning, match="Merging is not supported"):
+        model = peft.get_peft_model(base, peft.LoraConfig(r=8, target_modules=["0", "1"]))
+    model.save_pretrained("one")
+    with pytest.raises(NotImplementedError):
+        model.merge_and_unload()
+    arguments = ("base.safetensors", "one") if verb is cs.lora_merge else ("one",)
+    with pytest.raises(ConfigError, match="^0 of one is the LoRA of a convolution with 4 groups"):
+        verb(*arguments, **({} if verb is cs.lora_merge else {"to": "kohya"}))
+    cs.apply(cs.filter("one", exclude=["**.0.lora_*"]), "two")
+    cs.apply(cs.lora_merge("base.safetensors", "two"), "out.safetensors")
+    assert torch.equal(load_file("out.safetensors")["0.weight"], load_file("base.safetensors")["0.weight"])
