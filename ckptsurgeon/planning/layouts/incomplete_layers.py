@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ __all__ = ["LAYER", "check_complete"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
 def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
@@ -53,8 +55,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
     spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
-    joined = [one for one in layout.changes if isinstance(one, (Fused, Keyed)) and LAYER in one.made]
-    spelled += [(_group(one.parts[0], groups) if isinstance(one, Fused) else -1, one.made) for one in joined]
+    spelled += [(group, made) for made, group in _made(layout, groups).items() if LAYER in made]
     for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
         stack, _, rest = theirs.partition(LAYER)
         for key in keys:
@@ -62,9 +63,40 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
             name = mark + name
             stacks[stack, group].add(number)
             layers[stack, group, name][number] = key
+    single = _single(layout, groups)
     for (stack, group, name), found in layers.items():
-        for lost in sorted(stacks[stack, group] - found.keys(), key=natural_key):
-            yield f"{stack}{lost}{name}"
+        own = single.get((stack, group, name), {})
+        have = found.keys() | {number for number, key in own.items() if key in tensors}
+        for lost in sorted(stacks[stack, group] - have, key=natural_key):
+            yield own.get(lost, f"{stack}{lost}{name}")
+
+
+def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the names that changes make, each with the number of the group of its parts; -1 if they are in none.
+
+    The parts of a stack may be made themselves.
+    """
+    made: dict[str, int] = {}
+    for one in layout.changes:
+        if isinstance(one, (Fused, Keyed, Stacked)):
+            first = one.parts[0] if isinstance(one, Fused) else one.name if isinstance(one, Keyed) else one.parts
+            made[one.made] = made.get(first, _group(first, groups))
+    return made
+
+
+def _single(layout: Layout, groups: Mapping[str, int]) -> Mapping[tuple[str, int, str], Mapping[str, str]]:
+    """Return the keys that single layers have in place of the name that the layout has for all layers.
+
+    The result maps (what begins that name, number of the group, its end) to the keys, by the number of the layer.
+    """
+    keys: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
+    for ours, theirs in layout.names.items():
+        number = _NUMBER.search(ours) if LAYER not in ours else None
+        whole = f"{ours[: number.start()]}{LAYER}{ours[number.end() :]}" if number else ""
+        if number and LAYER in layout.names.get(whole, ""):
+            stack, _, rest = layout.names[whole].partition(LAYER)
+            keys[stack, groups.get(whole, -1), rest][number[0]] = theirs
+    return keys
 
 
 def _group(name: str, groups: Mapping[str, int]) -> int:

@@ -139,3 +139,11 @@ def test_other_tensors_of_single_experts_keep_their_expert() -> None:
         theirs = key.replace("model.", "").replace("block_sparse_moe", "feed_forward")
         assert torch.equal(made[theirs], scale)
     assert_same(converted(made, "transformers", heads="6/2"), {**own, **scales})
+
+
+def test_a_layer_without_its_stacked_experts_is_an_error() -> None:
+    tensors = load_file(RECORDED / "mixtral" / "stacked.safetensors")
+    del tensors["model.layers.1.mlp.experts.down_proj"]
+    save_file(tensors, "stacked.safetensors")
+    with pytest.raises(PlanError, match=r"model\.layers\.1\.mlp\.experts\.down_proj is missing"):
+        cs.convert("stacked.safetensors", layout="transformers")

@@ -26,10 +26,9 @@ RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layout
 NETWORKS = {folder.name: FAMILIES[folder.name.partition(".")[0]] for folder in sorted(RECORDED.iterdir())}
 REFUSED = {
     *((network, layout) for network in ("llama.qwen2", "llama.qwen3") for layout in ("meta", "torchtune")),
-    *(("qwen-moe", layout) for layout in ("megatron", "megatron-dist")),
     *(("gpt-neox", f"megatron{kind}") for kind in ("", "-local", "-dist")),
 }
-"""Networks and layouts that they cannot get: other rotary embeddings, layers without experts, a parallel residual."""
+"""Networks and layouts that they cannot get: other rotary embeddings, and a parallel residual."""
 Tensors = dict[str, torch.Tensor]
 
 

@@ -100,3 +100,44 @@ def test_layers_without_experts_keep_their_mlp() -> None:
     lost = "decoder.layers.2.mlp.experts.local_experts.3.linear_fc1.weight"
     with pytest.raises(PlanError, match=f"{re.escape(lost)} is missing"):
         converted({key: value for key, value in tensors.items() if key != lost}, "transformers")
+
+
+def swapped(tensors: Tensors) -> Tensors:
+    """The same with layers 0 and 1 in each other's place, so that the first layer has no experts."""
+    other = {".layers.0.": ".layers.1.", ".layers.1.": ".layers.0."}
+    return {re.sub(r"\.layers\.[01]\.", lambda found: other[found[0]], key): one for key, one in tensors.items()}
+
+
+@pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist", "stacked"])
+def test_the_first_layer_may_have_no_experts(layout: str) -> None:
+    plain, theirs = swapped(recorded("qwen-moe", "transformers")), swapped(recorded("qwen-moe", layout))
+    assert found(theirs) == [("qwen-moe", layout)]
+    assert found(plain) == [("qwen-moe", "transformers")]
+    assert_same(converted(plain, layout, heads="6/2"), theirs)
+    assert_same(converted(theirs, "transformers", heads="6/2"), plain)
+
+
+def test_single_experts_of_transformer_engine_beside_layers_without() -> None:
+    single = {
+        re.sub(r"experts\.(linear_fc.)\.weight(\d+)$", r"experts.local_experts.\2.\1.weight", key): value
+        for key, value in recorded("qwen-moe", "megatron").items()
+    }
+    assert_same(converted(single, "megatron-local", heads="6/2"), recorded("qwen-moe", "megatron-local"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost"),
+    [
+        ("megatron", "decoder.layers.1.mlp.linear_fc1.layer_norm_weight"),
+        ("megatron", "decoder.layers.2.pre_mlp_layernorm.weight"),
+        ("megatron-local", "decoder.layers.1.pre_mlp_layernorm.weight"),
+        ("megatron-dist", "decoder.layers.2.mlp.experts.experts.linear_fc1.weight"),
+        ("stacked", "model.layers.2.mlp.experts.down_proj"),
+        ("transformers", "model.layers.1.post_attention_layernorm.weight"),
+    ],
+)
+def test_an_incomplete_layer_among_layers_without_experts_is_an_error(layout: str, lost: str) -> None:
+    tensors = recorded("qwen-moe", layout)
+    del tensors[lost]
+    with pytest.raises(PlanError, match=f"{re.escape(lost)} is missing from before.safetensors"):
+        converted(tensors, "megatron" if layout == "transformers" else "transformers", heads="6/2")

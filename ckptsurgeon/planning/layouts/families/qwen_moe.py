@@ -1,13 +1,18 @@
 """Qwen2-MoE, Qwen3-MoE and OLMoE: transformers' files, its networks in memory since version 5 (stacked), Megatron.
 
-Layers without experts, and the experts that all tokens share, have the same names in the first two.
+Layers without experts, and the experts that all tokens share, have the same names in the first two. In Megatron-core
+with Transformer Engine, the norm before the MLP has another name in layers without experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count, takewhile
+
 from ..changes import Fused, Stacked
 from ..heads import heads_of_decoder
-from ..layout import Family, Layout
+from ..layout import Family, Layout, Tensors
 from ..parts.megatron import HEAD_NORMS
 from ..parts.megatron_mlp import Experts, expert_layouts
 
@@ -35,8 +40,11 @@ _OTHERS = (
 )
 _GATE, _UP, _DOWN = _EXPERTS = tuple(f"{_EXPERT}.{kind}.weight" for kind in _KINDS)
 _EMBEDDING = "model.embed_tokens.weight"
-_OWN = ("model.layers.0.self_attn.q_norm.weight", "model.layers.0.mlp.shared_expert_gate.weight")
-"""A tensor of Qwen3-MoE and OLMoE, and one of Qwen2-MoE, that Mixtral does not have."""
+_OWN = {
+    "self_attn.q_norm.weight": "self_attention.q_layernorm.weight",
+    "mlp.shared_expert_gate.weight": "mlp.shared_experts.gate_weight",
+}
+"""A tensor of Qwen3-MoE and OLMoE, and one of Qwen2-MoE, that Mixtral does not have; by Megatron's name."""
 _GATE_UP = f"{_EXPERT}.gate_up_proj.weight"
 _CHANGES = (
     Fused((_GATE, _UP), _GATE_UP),
@@ -57,33 +65,57 @@ _MEGATRON = Experts(
 )
 _COMPUTED = ("model.rotary_emb",)
 
-FAMILY = Family(
-    "qwen-moe",
-    (
-        *(
-            Layout(
-                "transformers", "transformers", "transformers 5.23.0",
-                {name: name for name in (*_OTHERS, *_EXPERTS)},
-                (_EMBEDDING, "model.layers.0.mlp.experts.0.gate_proj.weight", own),
-                computed=_COMPUTED,
-            )
-            for own in _OWN
+_LAYERS = (
+    ("model.layers.{}.input_layernorm.weight", "model.layers.{}.mlp.down_proj.weight"),
+    ("decoder.layers.{}.self_attention.linear_proj.weight", "decoder.layers.{}.mlp.linear_fc2.weight"),
+)
+"""A tensor that every layer has, and one that layers without experts have; by transformers, and by Megatron."""
+
+
+def _shaped(tensors: Tensors) -> Family:
+    """Return the family with the names for the layers of this network that have no experts."""
+    for every, dense in _LAYERS:
+        number = sum(1 for _ in takewhile(lambda n: every.format(n) in tensors, count()))  # noqa: B023
+        without = tuple(n for n in range(number) if dense.format(n) in tensors)
+        if 0 < len(without) < number:
+            return _family(without)
+    return FAMILY
+
+
+@lru_cache(maxsize=16)
+def _family(dense: tuple[int, ...] = ()) -> Family:
+    """Return the family; ``dense`` are the numbers of the layers without experts."""
+    first = next(n for n in count() if n not in dense)
+    norms = tuple(f"model.layers.{n}.post_attention_layernorm.weight" for n in dense)
+    others = {name: name for name in (*norms, *_OTHERS)}
+    return Family(
+        "qwen-moe",
+        (
+            *_in_transformers(others, first),
+            *(one for own in _OWN.values() for one in expert_layouts(_MEGATRON, own, dense=dense, first=first)),
         ),
-        *(
-            Layout(
-                "stacked", "transformers 5 in memory", "transformers 5.23.0", {name: name for name in _OTHERS},
-                (_EMBEDDING, "model.layers.0.mlp.experts.gate_up_proj", own),
-                _CHANGES,
-                _COMPUTED,
-            )
-            for own in _OWN
-        ),
-        *(
-            layout
-            for own in ("self_attention.q_layernorm.weight", "mlp.shared_experts.gate_weight")
-            for layout in expert_layouts(_MEGATRON, own, has_dense=True)
-        ),
-    ),
-    heads_of_decoder,
-    some=(_DENSE, (*_AROUND, *_EXPERTS)),
-)  # fmt: skip
+        heads_of_decoder,
+        some=(_DENSE, (*_AROUND, *_EXPERTS)),
+        shaped=_shaped,
+    )
+
+
+def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
+    """Return transformers' layouts of files, and of networks in memory; ``first`` is the first layer with experts."""
+    experts = {name: name for name in _EXPERTS}
+    return [
+        Layout(
+            name, library, "transformers 5.23.0", names,
+            (_EMBEDDING, f"model.layers.{first}.mlp.experts.{mark}", f"model.layers.{first}.{own}"),
+            changes,
+            _COMPUTED,
+        )
+        for name, library, names, mark, changes in (
+            ("transformers", "transformers", {**others, **experts}, "0.gate_proj.weight", ()),
+            ("stacked", "transformers 5 in memory", others, "gate_up_proj", _CHANGES),
+        )
+        for own in _OWN
+    ]  # fmt: skip
+
+
+FAMILY = _family()

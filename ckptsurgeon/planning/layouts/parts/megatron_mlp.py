@@ -9,7 +9,7 @@ https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..changes import Fused, Stacked
@@ -71,54 +71,68 @@ class Experts:
     shared: tuple[str, str] | tuple[()] = ()
 
 
-def expert_layouts(experts: Experts, *own: str, has_dense: bool = False) -> tuple[Layout, ...]:
+def expert_layouts(experts: Experts, *own: str, dense: Sequence[int] = (), first: int = 0) -> tuple[Layout, ...]:
     """Return the layouts of decoders with experts that have the tensors ``own`` in each layer, by Megatron's names.
 
-    ``has_dense`` is true if some layers of the family have no experts.
+    ``dense`` are the numbers of layers without experts, ``first`` is that of the first layer with experts.
     """
     both = (experts.gate, experts.up)
-    names = decoder_names("experts", experts.beside)
-    beside = {**experts.beside, **(_DOWN if has_dense else {})}
-    dense = mlp_fused(_DENSE, f"{THEIRS}.mlp.linear_fc1") if has_dense else ()
+    names = {**_norms_of(dense, "mlp.linear_fc1.layer_norm_weight"), **decoder_names("experts", experts.beside)}
+    names |= {f"{OURS}.{ours}": f"{THEIRS}.{theirs}" for ours, theirs in _DOWN.items() if dense}
+    local = {**experts.beside, **(_DOWN if dense else {})}
+    apart = {**_norms_of(dense, "pre_mlp_layernorm.weight"), **decoder_names("local", local)}
+    around = (*_beside(experts), *(mlp_fused(_DENSE, f"{THEIRS}.mlp.linear_fc1") if dense else ()))
     grouped, single = (f"{THEIRS}.mlp.experts.{kind}linear_fc" for kind in ("", "local_experts.{i}."))
+    layer = f"{_ALL}.{first}"
+    marks = tuple(f"{layer}.{one}" for one in own)
+    stacks = _layout(
+        "megatron-dist",
+        *stacked(names, _in_one(experts, OURS)),
+        "experts.experts.linear_fc",
+        tuple(f"{_ALL}.{one}" for one in own),
+        layer=_ALL,
+    )
     return (
         _layout(
             "megatron", {**names, experts.down: f"{grouped}2.weight{{i}}"},
-            (*_beside(experts), Fused(both, f"{grouped}1.weight{{i}}")),
-            "experts.linear_fc", tuple(f"{_FIRST}.{one}" for one in own), end="weight0",
+            (*around, Fused(both, f"{grouped}1.weight{{i}}")), "experts.linear_fc", marks, end="weight0", layer=layer,
         ),
         replace(
             _layout(
                 "megatron", {**names, experts.down: f"{single}2.weight"},
-                (*_beside(experts), Fused(both, f"{single}1.weight")),
-                "experts.local_experts.0.linear_fc", tuple(f"{_FIRST}.{one}" for one in own),
+                (*around, Fused(both, f"{single}1.weight")), "experts.local_experts.0.linear_fc", marks, layer=layer,
             ),
             only_read=True,  # single experts of Transformer Engine, as for quantising
         ),
         _layout(
-            "megatron-local", {**decoder_names("local", beside), experts.down: f"{single}2.weight"},
-            (*_beside(experts), *dense, Fused(both, f"{single}1.weight")),
-            "experts.local_experts.0.linear_fc", tuple(f"{_FIRST}.{one}" for one in own),
+            "megatron-local", {**apart, experts.down: f"{single}2.weight"},
+            (*around, Fused(both, f"{single}1.weight")), "experts.local_experts.0.linear_fc", marks, layer=layer,
         ),
-        _layout(
-            "megatron-dist", *stacked(names, _in_one(experts, OURS)),
-            "experts.experts.linear_fc", tuple(f"{_ALL}.{one}" for one in own), layer=_ALL,
-        ),
+        *(() if dense else (stacks,)),
         replace(
             _layout(
-                "megatron-dist", names, _in_one(experts, THEIRS),
-                "experts.experts.linear_fc", tuple(f"{_FIRST}.{one}" for one in own),
+                "megatron-dist", names, (*around, *_experts_in_one(experts, THEIRS)),
+                "experts.experts.linear_fc", marks, layer=layer,
             ),
-            only_read=True,  # Megatron writes single layers if they may differ
+            only_read=not dense,  # Megatron writes single layers if they may differ
         ),
     )  # fmt: skip
 
 
+def _norms_of(dense: Sequence[int], name: str) -> dict[str, str]:
+    """Return the names of the norm before the MLP in the layers ``dense``; ``name`` is Megatron's, in a layer."""
+    return {f"model.layers.{n}.post_attention_layernorm.weight": f"{_ALL}.{n}.{name}" for n in dense}
+
+
 def _in_one(experts: Experts, prefix: str) -> tuple[Change, ...]:
-    """Return the changes that make one tensor of all experts of a layer; ``prefix`` begins the new names."""
+    """Return all changes, with one tensor of all experts of a layer; ``prefix`` begins the new names."""
+    return (*_beside(experts, prefix), *_experts_in_one(experts, prefix))
+
+
+def _experts_in_one(experts: Experts, prefix: str) -> tuple[Change, ...]:
     made = f"{prefix}.mlp.experts.experts.linear_fc"
     stacks = Stacked(_JOINED, f"{made}1.weight"), Stacked(experts.down, f"{made}2.weight")
-    return (*_beside(experts, prefix), Fused((experts.gate, experts.up), _JOINED), *stacks)
+    return (Fused((experts.gate, experts.up), _JOINED), *stacks)
 
 
 _JOINED = "experts.{n}.{i}.gate_up.weight"
