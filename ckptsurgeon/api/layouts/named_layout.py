@@ -88,7 +88,7 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
     If ``heads``, the value of ``--heads``, is given, its numbers of heads are used; raises PlanError if the file states
     other ones.
     """
-    fields = config or _parameters(checkpoint.path)
+    fields = {**(config or _parameters(checkpoint.path)), **_version(checkpoint)}
     if not heads:
         return fields
     from ...planning.layouts.head_sizes import GIVEN
@@ -104,6 +104,11 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
             hint=f"Leave out --heads, or correct {file} if it is of another model.",
         )
     return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys, GIVEN: heads}
+
+
+def _version(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the version that Megatron states beside the tensors; {} if there is none."""
+    return {one.key: one.value for one in checkpoint.extras if one.key == "checkpoint_version"}
 
 
 def check_heads(heads: str) -> tuple[int, int]:

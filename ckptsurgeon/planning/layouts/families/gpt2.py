@@ -13,6 +13,7 @@ from ..changes import Transposed
 from ..heads import heads_in
 from ..layout import Family, Layout, Tensors
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
+from ..parts.megatron_lm import megatron_lm_layouts
 from ..row_changes import Grouped
 
 __all__ = ["FAMILY"]
@@ -71,6 +72,18 @@ def _ours(names: dict[str, str], prefix: str) -> Layout:
     )  # fmt: skip
 
 
+_CORE = decoder_layouts(
+    _MEGATRON,
+    (
+        *(Transposed(f"{name}.weight") for name in _MATRICES),
+        *(Grouped(f"{_MATRICES[0]}.{leaf}", "heads") for leaf in ("weight", "bias")),
+    ),
+    has_positions=True,
+    tied=_TIED,
+    settings=_GELU,
+    biases=_BIASES,
+)
+
 FAMILY = Family(
     "gpt2",
     (
@@ -86,17 +99,8 @@ FAMILY = Family(
             "activation_function: gelu",
             fits=_joined(_FIRST, 0),
         ),
-        *decoder_layouts(
-            _MEGATRON,
-            (
-                *(Transposed(f"{name}.weight") for name in _MATRICES),
-                *(Grouped(f"{_MATRICES[0]}.{leaf}", "heads") for leaf in ("weight", "bias")),
-            ),
-            has_positions=True,
-            tied=_TIED,
-            settings=_GELU,
-            biases=_BIASES,
-        ),
+        *_CORE,
+        *megatron_lm_layouts(_CORE[1]),
     ),
     heads_in,
 )  # fmt: skip
