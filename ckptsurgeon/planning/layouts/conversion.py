@@ -7,23 +7,20 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import PlanError
 from ...util.text import count, escape, listing
 from ..keys.renaming import KeyMatcher
-from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
 from .changes import matched, parsed
 from .head_sizes import head_size_note
 from .incomplete_layers import check_complete
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
+from .refusals import check_fit, check_named, check_rotated
 
 __all__ = ["LayoutConversion", "conversion"]
 
 _KEYS = (".weight", ".bias")
 """Endings of names that are whole keys, not modules."""
-_QUANTISED = ("scale", "zeros", "zero_point", "absmax")
-"""Words in the names of the tensors that are needed to decode quantised weights, such as scales."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,15 @@ def conversion(
     known = _named(source, source.names, source.left, tensors)
     unknown = [key for key in tensors if key not in known]
     if not is_part:
-        _check_named(unknown, family, source, targets[0], label)
+        check_named(unknown, family, source, targets[0], label)
         check_complete(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
     found = (_Conversion(source, target, numbers, network, unknown) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
     if not is_part:
-        _check_named(best.odd, family, source, best.target, label)
-    _check_rotated(best.rows, family, config, label)
-    _check_fit((source, best.target), config, label)
+        check_named(best.odd, family, source, best.target, label)
+    check_rotated(best.rows, family, config, label)
+    check_fit((source, best.target), config, label)
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
     sized = head_size_note(tensors, config, numbers, best.rows)
     return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
@@ -89,56 +86,6 @@ def _distinct(targets: Sequence[Layout]) -> list[Layout]:
         maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
         found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
     return [*found.values()]
-
-
-def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Layout, label: str) -> None:
-    """Raise PlanError unless ``odd``, the keys of the tensors without a name in the layout ``target``, is empty."""
-    if odd:
-        has = "has" if len(odd) == 1 else "have"
-        raise PlanError(
-            f"{count(len(odd), 'tensor')} of {escape(label)} {has} no name in the layout {target.name} of the family "
-            f"{family.name}: {listing(odd)}; the other tensors have the layout {source.name}.",
-            hint=_hint(odd),
-            details=odd,
-        )
-
-
-def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if ``rows`` reorder queries and keys of a model that may rotate other rows than the family.
-
-    ``rows`` are operations; ``config`` shows which rows the model's rotary embedding rotates.
-    """
-    if not any(order in row for row in rows for order in (HALVES, PAIRS)):
-        return
-    kind, rope = config.get("model_type"), config.get("rope_parameters")
-    part = config.get("partial_rotary_factor", rope.get("partial_rotary_factor") if isinstance(rope, dict) else None)
-    if isinstance(kind, str) and kind not in family.rotated:
-        why = f"config.json says that the model_type is {escape(kind, 40)}"
-    elif part not in (None, 1):
-        why = f"config.json has partial_rotary_factor {escape(str(part), 40)}"
-    else:
-        return
-    raise PlanError(
-        f"the rows of queries and keys of {escape(label)} cannot be reordered: {why}, and its rotary embedding may "
-        f"rotate other rows than those of {' and '.join(family.rotated)} models.",
-        hint="Rename the tensors with rules, and reorder rows with --operations (halves, pairs) if that is right.",
-    )
-
-
-def _check_fit(layouts: Iterable[Layout], config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if a network with the configuration ``config`` cannot have one of the layouts."""
-    for layout in layouts:
-        if why := layout.unfit(config):
-            raise PlanError(
-                f"{escape(label)} cannot be converted between the layout {layout.name} and another one: {why}.",
-                hint="Rename the tensors with rules if the library can compute that after all.",
-            )
-
-
-def _hint(odd: Sequence[str]) -> str:
-    if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED):
-        return "Decode quantised weights first, with ckpt convert --dequantize."
-    return "Leave them out first, with ckpt filter --exclude."
 
 
 class _Conversion:
