@@ -11,13 +11,13 @@ from ..analysis.check.checked_sums import checked_sums, recipe_sums
 from ..analysis.check.measuring.byte_scales import with_byte_scales
 from ..analysis.check.measuring.passing import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
-from ..analysis.check.report import CheckReport
+from ..analysis.check.report import DAMAGED, CheckReport
 from ..analysis.check.running import all_checks, run_checks, skipped_ids
 from ..analysis.check.subject import ClassFacts, Subject, WeightSize
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..storage.read.uri import shown
-from .checking.opening import DAMAGED, Opened, open_to_check
+from .checking.opening import Opened, open_to_check
 from .checking.without_folder import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder
 from .inputs.argument_types import Progress
 

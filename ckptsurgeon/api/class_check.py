@@ -177,7 +177,8 @@ def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...
     """
     key, shape = next(iter(shapes.items()))
     own = f"is {shape_text(checkpoint[key].shape)}" if key in checkpoint else "has another shape"
-    rest = f"; the shapes of {count(len(shapes) - 1, 'other')} differ too" if len(shapes) > 1 else ""
+    others = listing([*shapes][1:], 3, where="")
+    rest = f"; {count(len(shapes) - 1, 'other tensor differs', 'other tensors differ')} too: {others}" if others else ""
     has = f"but {name}, built from config.json, has {shape_text(shape)}{rest}"
     return ClassFinding("shape", f"{escape(key)} {own}, {has}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.check.report import CheckReport, CheckRow, Found, Status
+from ..analysis.check.report import DAMAGED, CheckReport, CheckRow, Found, Status
 from ..util.text import count, escape, human_bytes
 from .columns import Columns, Hanging
 
@@ -71,9 +71,12 @@ def _line(row: CheckRow) -> Sequence[str | Text]:
 
 
 def _folded(report: CheckReport) -> Iterator[RenderableType]:
-    """Yield one line on the checks without findings: how many passed, how many do not apply, which were skipped."""
-    passed, others = report.counts[Status.PASS], report.counts[Status.NOT_RUN]
+    """Yield one line on the checks without findings: how many passed or could not run, and which were skipped."""
+    passed = report.counts[Status.PASS]
+    stopped = sum(row.why == DAMAGED for row in report.rows)
+    others = report.counts[Status.NOT_RUN] - stopped
     told = [f"{count(passed, 'check')} passed"] if passed else []
+    told += [f"{stopped} could not run on damaged files"] if stopped else []
     told += [f"{others} {'does' if others == 1 else 'do'} not apply"] if others else []
     told += [f"skipped {', '.join(report.skipped)}"] if report.skipped else []
     yield Hanging(Text("  "), Text(f"{', '.join(told)} (-v lists them)", "dim"))

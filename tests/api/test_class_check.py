@@ -99,8 +99,9 @@ def test_weights_with_a_prefix_are_those_of_no_class() -> None:
 def test_weights_of_which_every_shape_differs_have_the_keys_of_the_class() -> None:
     (note,) = (one for one in notes(qwen3("net", hidden_size=64, head_dim=16)) if "Qwen3ForCausalLM" in one)
     assert note == (
-        "model.embed_tokens.weight is (40, 32), but Qwen3ForCausalLM, built from config.json, has (40, 64); the shapes of "
-        "24 others differ too"
+        "model.embed_tokens.weight is (40, 32), but Qwen3ForCausalLM, built from config.json, has (40, 64); 24 other "
+        "tensors differ too: model.layers.0.self_attn.q_proj.weight, model.layers.0.self_attn.k_proj.weight, "
+        "model.layers.0.self_attn.v_proj.weight, and 21 more"
     )
 
 

@@ -12,7 +12,10 @@ from ...util.brief import Brief
 from ...util.notebook import InNotebooks
 from ...util.text import escape
 
-__all__ = ["CheckReport", "CheckRow", "Figure", "Found", "Status"]
+__all__ = ["DAMAGED", "CheckReport", "CheckRow", "Figure", "Found", "Status"]
+
+DAMAGED = "files are damaged, so not all tensors are known"
+"""The reason why some checks do not run on a damaged checkpoint."""
 
 Figure: TypeAlias = int | float | str | None
 

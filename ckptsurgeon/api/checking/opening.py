@@ -25,8 +25,6 @@ __all__ = ["Opened", "open_to_check"]
 INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
 USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
 """The usual names, without suffix, of the safetensors file of a checkpoint that has only one file."""
-DAMAGED = "files are damaged, so not all tensors are known"
-"""The reason why some checks do not run on a damaged checkpoint."""
 
 
 @dataclass

@@ -72,7 +72,7 @@ def test_a_single_damaged_file_fails_and_is_named(ckpt: Run) -> None:
     done = ckpt("check", "x.safetensors")
     assert done.code == 1
     assert "x.safetensors is 600 bytes short" in done.out
-    assert "2 tensors of it cannot be read" in " ".join(done.out.split())
+    assert "2 tensors of it cannot be read: a, b" in " ".join(done.out.split())
     assert cs.check("x.safetensors").row("all-zeros").why == "no value can be read"
     Path("x.safetensors").write_bytes(whole[:20])
     assert ckpt("check", "x.safetensors").code == 3
@@ -84,6 +84,11 @@ def test_the_values_of_shards_that_are_whole_are_checked_beside_a_damaged_one(ck
     report = cs.check(model)
     assert {row.id for row in report.rows if row.found} == {"file-size", "not-finite"}
     assert report.row("configuration").why == "files are damaged, so not all tensors are known"
+    assert report.row("model-card").why == report.row("configuration").why
+    stopped = sum(row.why == report.row("configuration").why for row in report.rows)
+    idle = sum(bool(row.why) for row in report.rows) - stopped
+    said = f"{stopped} could not run on damaged files, {idle} do not apply"
+    assert said in " ".join(ckpt("check", str(model)).out.split())
 
 
 def test_a_single_shard_and_an_index_can_be_named(model: Path) -> None:

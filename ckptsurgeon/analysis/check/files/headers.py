@@ -25,4 +25,4 @@ def _run(subject: Subject) -> Iterator[Found]:
             yield Found(Status.FAIL, said, "Fetch or save this file again.", file=one.name)
 
 
-CHECK = Check("shards", "all files are there and can be read", _run, without_files)
+CHECK = Check("shards", "no file is missing, and all headers can be read", _run, without_files)

@@ -28,4 +28,4 @@ def _told(file: str, what: str, told: Sequence[str], plural: str = "", keys: tup
         yield Found(Status.FAIL, said, ADVICE, keys, file, {"number": len(told)})
 
 
-CHECK = Check("offsets", "every byte belongs to one tensor", _run, without_files)
+CHECK = Check("offsets", "no two tensors share bytes, and no bytes lie between them", _run, without_files)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....util.text import count, escape
-from ..check import Check, without_files
+from ....util.text import count, escape, listing
+from ..check import SHOWN, Check, without_files
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -18,7 +18,8 @@ def _run(subject: Subject) -> Iterator[Found]:
             continue
         off = abs(one.size - one.needed)
         how = "short" if one.size < one.needed else "too long"
-        lost = f", and {count(len(one.cut), 'tensor')} of it cannot be read" if one.cut else ""
+        keys = listing(one.cut, SHOWN)
+        lost = f", and {count(len(one.cut), 'tensor')} of it cannot be read: {keys}" if one.cut else ""
         yield Found(
             Status.FAIL,
             f"{escape(one.name)} is {off:,} bytes {how}: it has {one.size:,}, its header needs {one.needed:,}{lost}",

@@ -41,7 +41,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.card is not None else "it is not a model folder"
+    return "" if subject.card is not None else subject.fault or "it is not a model folder"
 
 
 CHECK = Check("model-card", "the model card has a license", _run, _against)
