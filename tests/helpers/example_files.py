@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 import ckptsurgeon as cs
 from fixtures.espnet_models import GOLDEN, layouts, trained
@@ -122,12 +122,17 @@ def safety() -> None:
 
 
 def layouts_page() -> None:
-    """Tiny Whispers of whisper.cpp and CTranslate2, a small Stable Diffusion, a pipeline without weights, a gpt-oss."""
+    """Tiny networks for speech, a small Stable Diffusion, a pipeline without weights, and a gpt-oss."""
     golden = ROOT / "fixtures" / "golden"
     for name, copy in (("tiny", "base"), ("tiny-q5_1", "base-q5_1")):
         shutil.copy(golden / "whisper_cpp" / f"{name}.bin", f"ggml-{copy}.bin")
     for name, coded in (("faster-whisper", "float16"), ("faster-whisper-int8", "int8")):
         shutil.copytree(golden / "ctranslate2" / coded, name)
+    saved = Path("save/CKPT+2026-03-01+12-00-00+00")
+    saved.mkdir(parents=True)
+    wrapped = golden / "layouts" / "wav2vec2.speechbrain" / "speechbrain.safetensors"
+    torch.save(load_file(wrapped), saved / "wav2vec2.ckpt")
+    (saved / "CKPT.yaml").write_text("WER: 12.5\n")
     Path("original").mkdir()
     shutil.copy(golden / "layouts" / "whisper.ctranslate2" / "config.json", "original")
     shutil.copy(golden / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")

@@ -25,10 +25,11 @@ FAMILIES = {family.name: family for family in families()}
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
 NETWORKS = {folder.name: FAMILIES[folder.name.partition(".")[0]] for folder in sorted(RECORDED.iterdir())}
 REFUSED = {
+    *((network, f"speechbrain{kind}") for network in ("wav2vec2", "wav2vec2.hubert") for kind in ("", "-fairseq")),
     *((network, layout) for network in ("llama.qwen2", "llama.qwen3") for layout in ("meta", "torchtune")),
     *(("gpt-neox", f"megatron{kind}") for kind in ("", "-local", "-dist")),
 }
-"""Networks and layouts that they cannot get: other rotary embeddings, and a parallel residual."""
+"""Networks and layouts that they cannot get: other rotary embeddings, a parallel residual, and heads for CTC."""
 Tensors = dict[str, torch.Tensor]
 
 

@@ -1,13 +1,14 @@
-"""WavLM: transformers, Microsoft's UniLM (and its copies, as in s3prl), torchaudio, which joins queries, keys, values.
+"""WavLM: transformers, Microsoft's UniLM (and its copies, as in s3prl), torchaudio and SpeechBrain.
 
-https://github.com/microsoft/unilm/tree/master/wavlm
+torchaudio joins queries, keys and values. https://github.com/microsoft/unilm/tree/master/wavlm,
+https://github.com/speechbrain/speechbrain/blob/develop/speechbrain/integrations/huggingface/wavlm.py
 """
 
 from __future__ import annotations
 
 from ..changes import Fused
 from ..layout import Family
-from ..parts.speech import LAYERS, NORMS, in_fairseq, in_torchaudio, in_transformers
+from ..parts.speech import LAYERS, NORMS, in_fairseq, in_speechbrain, in_torchaudio, in_transformers
 
 __all__ = ["FAMILY"]
 
@@ -47,6 +48,7 @@ FAMILY = Family(
         *in_torchaudio(
             _OURS, _IN_TORCHAUDIO, _JOINED, ("encoder.transformer.layers.0.attention.attention.in_proj_weight",)
         ),
+        *in_speechbrain(_OURS, more=_RELATIVE, marks=(_FIRST,)),
     ),
     some=((f"{_OURS}{NORMS}",), (f"{_OURS}{_ATTENTION}rel_attn_embed",)),
 )  # fmt: skip

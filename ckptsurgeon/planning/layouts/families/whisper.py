@@ -1,9 +1,12 @@
-"""Whisper: transformers' layouts, that of OpenAI's package, and that of CTranslate2, which faster-whisper reads.
+"""Whisper: transformers' layouts, those of OpenAI's package, CTranslate2 (which faster-whisper reads) and SpeechBrain.
 
 https://github.com/openai/whisper. CTranslate2 joins queries, keys and values, and gives the keys a bias of zeros, which
 Whisper does not have: ``WhisperLoader`` in
 https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/transformers.py and ``fuse_linear`` in
 https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/utils.py.
+
+SpeechBrain's wrapper has transformers' names, and stores the mel filters, which are no weights:
+https://github.com/speechbrain/speechbrain/blob/develop/speechbrain/integrations/huggingface/whisper.py
 """
 
 from __future__ import annotations
@@ -127,6 +130,11 @@ FAMILY = Family(
             tuple(_changes()),
             aside=_ZEROS,
             only_read=True,
+        ),
+        Layout(
+            "speechbrain", "SpeechBrain", "speechbrain 1.1.2", {ours: ours for ours in _OPENAI},
+            ("_mel_filters", "model.encoder.conv1.weight", "model.decoder.layers.0.encoder_attn.q_proj.weight"),
+            computed=("_mel_filters",), tied=_TIED, only_read=True,
         ),
     ),
 )  # fmt: skip

@@ -8,10 +8,22 @@ names.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..layout import Change, Layout
 
-__all__ = ["CORE", "LAYERS", "MASK", "NORMS", "Names", "in_fairseq", "in_torchaudio", "in_transformers", "within"]
+__all__ = [
+    "CORE",
+    "LAYERS",
+    "MASK",
+    "NORMS",
+    "Names",
+    "in_fairseq",
+    "in_speechbrain",
+    "in_torchaudio",
+    "in_transformers",
+    "within",
+]
 
 Names = Mapping[str, str]
 MASK = "masked_spec_embed"
@@ -77,6 +89,16 @@ def in_transformers(
         )
         for positions in (_PRESENT, _OLDER)
     ]  # fmt: skip
+
+
+def in_speechbrain(ours: str, *, more: Names | None = None, marks: tuple[str, ...] = ()) -> list[Layout]:
+    """Return the layouts of SpeechBrain's wrappers, which have a network of transformers without a head as ``model``.
+
+    The arguments are the same as those of ``in_transformers``; ``marks`` are names without the prefix ``model.``.
+    """
+    marks = tuple(f"model.{mark}" for mark in marks)
+    found = in_transformers("speechbrain", "SpeechBrain", ours, "model.", {}, more=more, marks=marks)
+    return [replace(one, tested="speechbrain 1.1.2", is_bare=True) for one in found]
 
 
 def in_fairseq(

@@ -1,0 +1,136 @@
+"""SpeechBrain's wrappers of wav2vec 2.0, HuBERT, WavLM and Whisper: its folders, heads, and what else they store."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import ConfigError, PlanError
+
+from ...helpers.converting import Tensors, assert_same, converted, converted_and_noted
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+NETWORKS = [
+    "wav2vec2.speechbrain",
+    "wav2vec2.speechbrain-pre-training",
+    "wav2vec2.speechbrain-hubert",
+    "wavlm.speechbrain",
+]
+
+
+def recorded(network: str, layout: str = "speechbrain") -> Tensors:
+    """The tensors of a recording."""
+    return load_file(RECORDED / network / f"{layout}.safetensors")
+
+
+def saved(tensors: Tensors, name: str = "wav2vec2") -> Path:
+    """A folder of SpeechBrain's Checkpointer with a recogniser that has the tensors as ``name``."""
+    folder = Path("save/CKPT+2026-03-01+12-00-00+00")
+    folder.mkdir(parents=True)
+    torch.save(tensors, folder / f"{name}.ckpt")
+    torch.save({"0.w.weight": torch.ones(7, 8), "0.w.bias": torch.ones(7)}, folder / "model.ckpt")
+    (folder / "CKPT.yaml").write_text("WER: 12.5\nend-of-epoch: true\nunixtime: 1772366400.0\n")
+    return folder
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_in_a_folder_of_the_checkpointer_is_converted_there_and_back(network: str) -> None:
+    saved(recorded(network))
+    cs.apply(cs.convert("save", root="wav2vec2", layout="transformers"), "plain.safetensors")
+    assert_same(load_file("plain.safetensors"), converted(recorded(network), "transformers"))
+    cs.apply(cs.convert("plain.safetensors", layout="speechbrain"), "wav2vec2.ckpt")
+    assert_same(torch.load("wav2vec2.ckpt", weights_only=True), recorded(network))
+
+
+def test_a_recorded_whisper_in_a_folder_is_converted() -> None:
+    saved(recorded("whisper.speechbrain"), "whisper")
+    cs.apply(cs.convert("save", root="whisper", layout="openai"), "whisper.pt")
+    tensors = torch.load("whisper.pt", weights_only=True)
+    tensors = tensors.get("model_state_dict", tensors)
+    assert "decoder.blocks.1.cross_attn_ln.bias" in tensors
+    back = converted(tensors, "transformers")
+    assert_same(back, recorded("whisper.speechbrain", "transformers"))
+
+
+def test_the_mel_filters_of_whisper_are_left_out_with_a_note() -> None:
+    made, notes = converted_and_noted(recorded("whisper.speechbrain"), "transformers")
+    assert_same(made, recorded("whisper.speechbrain", "transformers"))
+    assert "left out: _mel_filters, which transformers computes" in notes
+
+
+def test_whisper_is_only_read_as_speechbrain_loads_the_names_of_transformers() -> None:
+    with pytest.raises(PlanError, match="speechbrain"):
+        converted(recorded("whisper", "openai"), "speechbrain")
+    made = converted(recorded("whisper", "openai"), "transformers")
+    assert made.keys() == recorded("whisper.speechbrain").keys() - {"_mel_filters"}
+
+
+def test_both_spellings_of_the_weight_norm_are_read() -> None:
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    older = {
+        re.sub("|".join(names), lambda found: names[found[0]], key): value
+        for key, value in recorded("wav2vec2.speechbrain").items()
+    }
+    assert "model.encoder.pos_conv_embed.conv.weight_g" in older
+    fairseq = recorded("wav2vec2.speechbrain", "speechbrain-fairseq")
+    assert_same(converted(older, "speechbrain-fairseq"), fairseq)
+
+
+def test_a_head_for_ctc_has_no_place_in_the_wrapper() -> None:
+    with pytest.raises(
+        PlanError, match=r"no name in the layout speechbrain .*lm_head\.bias, lm_head\.weight"
+    ) as caught:
+        converted(recorded("wav2vec2", "transformers"), "speechbrain")
+    assert "ckpt filter --exclude" in str(caught.value)
+    without = {key: value for key, value in recorded("wav2vec2", "transformers").items() if "lm_head" not in key}
+    made = converted(without, "speechbrain")
+    assert {key.partition(".")[0] for key in made} == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("network", "layout", "more"),
+    [
+        ("wav2vec2.speechbrain", "speechbrain", "weights"),
+        ("wav2vec2.speechbrain", "speechbrain", "model.encoder.layers.0.adapter_layer.norm.weight"),
+        ("wav2vec2.speechbrain", "speechbrain-fairseq", "model.target_glu.0.weight"),
+        ("wavlm.speechbrain", "speechbrain", "model.lm_head.weight"),
+        ("whisper.speechbrain", "speechbrain", "tokenizer.weight"),
+    ],
+)
+def test_what_has_no_name_is_an_error(network: str, layout: str, more: str) -> None:
+    with pytest.raises(PlanError, match=f"no name in the layout transformers .*{re.escape(more)}"):
+        converted({**recorded(network, layout), more: torch.ones(2)}, "transformers")
+
+
+def test_a_layer_without_a_tensor_is_an_error() -> None:
+    less = recorded("wavlm.speechbrain")
+    del less["model.encoder.layers.1.attention.gru_rel_pos_const"]
+    with pytest.raises(PlanError, match=r"model\.encoder\.layers\.1\.attention\.gru_rel_pos_const is missing from"):
+        converted(less, "transformers")
+
+
+def test_an_encoder_of_whisper_alone_is_not_known() -> None:
+    encoder = {key: value for key, value in recorded("whisper.speechbrain").items() if "decoder" not in key}
+    with pytest.raises((ConfigError, PlanError), match="layout of before.safetensors is not known"):
+        converted(encoder, "transformers")
+
+
+@pytest.mark.parametrize(
+    ("network", "layout", "family"),
+    [
+        ("wav2vec2.speechbrain", "speechbrain-fairseq", "wav2vec2"),
+        ("whisper.speechbrain", "speechbrain", "whisper"),
+        *((network, "speechbrain", network.partition(".")[0]) for network in NETWORKS),
+    ],
+)
+def test_wrappers_are_recognised(ckpt: Any, network: str, layout: str, family: str) -> None:
+    file = RECORDED / network / f"{layout}.safetensors"
+    found = json.loads(ckpt("layouts", str(file), "--json").out)["found"]
+    assert [(one["family"], one["layout"]) for one in found] == [(family, layout)]
