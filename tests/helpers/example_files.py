@@ -133,6 +133,8 @@ def layouts_page() -> None:
     wrapped = golden / "layouts" / "wav2vec2.speechbrain" / "speechbrain.safetensors"
     torch.save(load_file(wrapped), saved / "wav2vec2.ckpt")
     (saved / "CKPT.yaml").write_text("WER: 12.5\n")
+    for name, old in (("model", "espnet-transformer/espnet-first"), ("rnn", "espnet-rnn/espnet1")):
+        torch.save(load_file(golden / "layouts" / f"{old}.safetensors"), f"{name}.acc.best")
     Path("original").mkdir()
     shutil.copy(golden / "layouts" / "whisper.ctranslate2" / "config.json", "original")
     shutil.copy(golden / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")
