@@ -22,6 +22,7 @@ from ..tensors.info import (
     Concatenated,
     Decoded,
     Encoded,
+    ExpScaled,
     Filled,
     Given,
     Noisy,
@@ -35,6 +36,7 @@ from ..tensors.info import (
     Taken,
     TensorInfo,
 )
+from ..tensors.ops.means import exp_of
 from ..tensors.ops.regions import Array as Values
 from ..tensors.ops.regions import Box
 from ..util.text import escape
@@ -155,6 +157,9 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
             return functools.reduce(torch.add, products).to(first.dtype)
         number = len(made.of) if made.is_mean else 1
         return (functools.reduce(torch.add, others, first.to(wide)) / number).to(first.dtype)
+    if isinstance(made, ExpScaled):
+        of, exponent = (_materialised(checkpoint, key, one) for one in made.of)
+        return (of.double() * exp_of(exponent.double().numpy(), "float64")).to(of.dtype)
     assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced, Taken))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):

@@ -16,6 +16,7 @@ from .info import (
     Concatenated,
     Decoded,
     Encoded,
+    ExpScaled,
     Filled,
     Given,
     Made,
@@ -36,6 +37,7 @@ __all__ = [
     "cut",
     "decoded",
     "decoded_names",
+    "exp_scale",
     "filled",
     "given",
     "is_decoded",
@@ -157,6 +159,11 @@ def join(infos: Sequence[TensorInfo], dim: int) -> TensorInfo:
 def scale(info: TensorInfo, factor: float) -> TensorInfo:
     """Return a floating-point tensor multiplied by ``factor``."""
     return _made(info, info.shape, Scaled(info, factor))
+
+
+def exp_scale(info: TensorInfo, exponent: TensorInfo) -> TensorInfo:
+    """Return a floating-point tensor times e to the power of ``exponent``, a tensor with one element."""
+    return _made(info, info.shape, ExpScaled((info, exponent)))
 
 
 def shift(info: TensorInfo, by: float) -> TensorInfo:

@@ -14,6 +14,7 @@ __all__ = [
     "Concatenated",
     "Decoded",
     "Encoded",
+    "ExpScaled",
     "Given",
     "Made",
     "Noisy",
@@ -198,6 +199,16 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class ExpScaled:
+    """A tensor times e to the power of the one element of another, in double precision, then rounded to its dtype.
+
+    ``of`` has the tensor and the exponent.
+    """
+
+    of: tuple[TensorInfo, TensorInfo]
+
+
+@dataclass(frozen=True)
 class Shifted:
     """The tensor ``of`` plus ``by``, added in double precision, then rounded to float32 (a float64 is not rounded)."""
 
@@ -320,6 +331,7 @@ Made: TypeAlias = (
     | Reshaped
     | Concatenated
     | Scaled
+    | ExpScaled
     | Shifted
     | Noisy
     | Summed

@@ -26,6 +26,7 @@ from ...tensors.info import (
     Concatenated,
     Decoded,
     Encoded,
+    ExpScaled,
     Filled,
     Given,
     Noisy,
@@ -40,7 +41,7 @@ from ...tensors.info import (
 )
 from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
-from ...tensors.ops.means import added, scaled
+from ...tensors.ops.means import added, exp_of, scaled
 from ...tensors.ops.noise import noisy_factors
 from ...tensors.ops.regions import Array, Box, box_shape, spanned
 from ...util.text import escape
@@ -131,6 +132,10 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         return np.concatenate([read(*one) for one in _overlapping(made, box)], axis=made.dim)
     if isinstance(made, Scaled):
         return scaled(read(made.of, box), info.dtype, made.factor)
+    if isinstance(made, ExpScaled):
+        of, exponent = made.of
+        number = read(exponent, tuple((0, size) for size in exponent.shape))
+        return scaled(read(of, box), info.dtype, exp_of(number, exponent.dtype))
     if isinstance(made, Shifted):
         wide = cast(read(made.of, box), made.of.dtype, "float64")[0] + made.by
         return wide.astype(raw_dtype(info.dtype))

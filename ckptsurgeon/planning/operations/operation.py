@@ -143,6 +143,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "stack": {"into": _NAME, "dim": _DIM},
     "add": {"into": _NAME},
     "mean": {"into": _NAME},
+    "exp_scale": {"into": _NAME},
     "copy": {"into": _NAMES},
     "unstack": {"into": _Field(lambda v: isinstance(v, str) and "{i" in v, "a name with {i} in it"), "dim": _DIM},
     "transpose": {"dims": _Field(lambda v: _is_ints(v) and len(v) == 2, "two dimensions", default=())},
@@ -188,7 +189,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
         "scales": _Field(lambda value: value in OWN_DTYPES, f"one of {', '.join(OWN_DTYPES)}", default=""),
     },
 }
-JOINING = ("concat", "stack", "add", "mean")
+JOINING = ("concat", "stack", "add", "mean", "exp_scale")
 """Operations that make one tensor from several tensors."""
 SEVERAL = (*JOINING, "quantize")
 """Operations that accept a list of patterns."""
@@ -248,6 +249,8 @@ def _parsed(row: Any, where: str) -> Operation:
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"
         raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")
+    if verb == "exp_scale" and (isinstance(given, str) or len(given) != 2):
+        raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not a list of a tensor and its exponent.")
     try:
         patterns = tuple(KeyPattern.given(one, "") for one in ([given] if isinstance(given, str) else given))
         into = fields.pop("into", ())

@@ -266,16 +266,16 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte: it can only be copied."
         )
-    if operation.verb in ("scale", "add", "mean", "pool", "combine") and not dtype.is_floating:
+    if operation.verb in ("scale", "exp_scale", "add", "mean", "pool", "combine") and not dtype.is_floating:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."
         )
-    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise", "combine"):
+    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "exp_scale", "noise", "combine"):
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which has no zero: its numbers are powers of two."
         )
     if operation.verb == "pad" and dtype.kind not in ("float", "complex") and operation.fields["value"]:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which is padded with 0 only.")
-    if operation.verb in ("shift", "noise") and dtype.kind != "float":
-        done = "shifted" if operation.verb == "shift" else "given noise"
+    done = {"shift": "shifted", "noise": "given noise", "exp_scale": "scaled by an exponent"}.get(operation.verb)
+    if done is not None and dtype.kind != "float":
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be {done}.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from ...errors import PlanError
-from ...tensors.composition import cut, filled, join, permute, reshape, shift, total
+from ...tensors.composition import cut, exp_scale, filled, join, permute, reshape, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
 from .combining import combined
@@ -168,7 +168,7 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
     return tuple(shape)
 
 
-# Operations that make one tensor from several: concat, stack, add and mean.
+# Operations that make one tensor from several: concat, stack, add, mean and exp_scale.
 
 Groups = dict[str, dict[int, list[str]]]
 """{new name: {index of a pattern: keys that it matches}}."""
@@ -177,7 +177,7 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the tensors that a concat, stack, add or mean makes, by the keys of their inputs, in order.
+    """Return the tensors that a concat, stack, add, mean or exp_scale makes, by the keys of their inputs, in order.
 
     If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
     single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the
@@ -250,6 +250,8 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     infos = [tensors[key] for key in keys]
+    if operation.verb == "exp_scale":
+        return _exp_scaled(operation, keys, infos)
     stacks, adds = operation.verb == "stack", operation.verb in ("add", "mean")
     dims = len(infos[0].shape) + stacks
     dim = -1 if adds else dimension(operation, operation.fields["dim"], keys[0], dims)
@@ -277,6 +279,17 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
     whole = join([_grouped(operation, key, info, dim)[0] for key, info in zip(keys, infos, strict=True)], dim + 1)
     rows = sum(info.shape[dim] for info in infos)
     return reshape(whole, (*infos[0].shape[:dim], rows, *infos[0].shape[dim + 1 :]))
+
+
+def _exp_scaled(operation: Operation, keys: Sequence[str], infos: Sequence[TensorInfo]) -> TensorInfo:
+    """Return the first tensor times e to the power of the second, which must have one element."""
+    of, exponent = infos
+    if exponent.numel != 1:
+        raise PlanError(
+            f"{operation}: the shape of {escape(keys[1])} is {shape_text(exponent.shape)}, but an exponent is one "
+            "number."
+        )
+    return exp_scale(of, exponent)
 
 
 def _fit(first: Sequence[int], other: Sequence[int], dim: int) -> bool:

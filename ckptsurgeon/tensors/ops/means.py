@@ -13,7 +13,7 @@ from ..dtypes import DTYPES
 from .casts import CastLosses, cast, raw_dtype, widened
 from .regions import Array
 
-__all__ = ["added", "average", "largest", "rounded", "scaled"]
+__all__ = ["added", "average", "exp_of", "largest", "rounded", "scaled"]
 
 Part = tuple[Array, str]
 """An array of the type that ``raw_dtype`` returns, and the dtype of its values."""
@@ -124,6 +124,20 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
             hint="Use a smaller factor, or cast to a wider dtype first.",
         )
     return made.reshape(values.shape)
+
+
+def exp_of(number: Array, dtype: str) -> float:
+    """Return e to the power of the one element of an array of ``dtype``; raises PlanError if that is not finite."""
+    exponent = float(cast(number, dtype, "float64")[0].reshape(-1)[0])
+    try:
+        factor = math.exp(exponent)
+    except OverflowError:
+        factor = math.inf
+    if not math.isfinite(factor):
+        raise PlanError(
+            f"e to the power of the exponent {exponent:g} is not a finite number.", hint="Correct the exponent first."
+        )
+    return factor
 
 
 def _is_exact_in_single(dtype: str, factor: float) -> bool:

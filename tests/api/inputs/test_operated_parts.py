@@ -59,6 +59,15 @@ def test_no_operation_computes_on_a_part(quantised: Quantised, verb: str, tmp_pa
 
 
 @pytest.mark.parametrize("quantised", ZOO, ids=lambda one: one.name)
+def test_no_part_is_scaled_by_another(quantised: Quantised, tmp_path: Path) -> None:
+    folder = quantised.folder(tmp_path / "a")
+    keys = [*parts(folder).values()]
+    for key, other in zip(keys, keys[1:], strict=False):
+        with pytest.raises(cs.PlanError, match=r"quantised|only floating-point tensors|is one number|only be copied"):
+            cs.rename(folder, operations=[{"exp_scale": [one(key), one(other)], "into": "c"}])
+
+
+@pytest.mark.parametrize("quantised", ZOO, ids=lambda one: one.name)
 def test_shift_and_reshape_name_the_tensor_and_its_encoding(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")
     for key in parts(folder).values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +171,26 @@ def test_the_mean_of_several_tensors_is_rounded_once() -> None:
     assert load_file("half.safetensors")["c"].tolist() == [54976.0] * 2  # their sum is beyond the range of float16
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_exponents_scale_and_are_rounded_once(dtype: torch.dtype) -> None:
+    source = {f"h.{n}.w": torch.randn(4, 5).to(dtype) for n in range(2)} | {"h.0.w_scale": torch.tensor(-1.25)}
+    source |= {"h.1.w_scale": torch.tensor([0.7]).to(dtype), "other": torch.ones(2)}
+    made = both_ways(source, [{"exp_scale": ["h.{n}.w", "h.{n}.w_scale"], "into": "h.{n}.w"}])
+    assert set(made) == {"h.0.w", "h.1.w", "other"}
+    for n in range(2):
+        factor = source[f"h.{n}.w_scale"].double().reshape(()).exp()
+        assert torch.equal(made[f"h.{n}.w"], (source[f"h.{n}.w"].double() * factor).to(dtype))
+
+
+@pytest.mark.parametrize("number", [800.0, float("inf"), float("nan")])
+def test_an_exponent_whose_power_is_not_finite_is_an_error(number: float) -> None:
+    save_file({"w": torch.ones(2), "s": torch.tensor(number)}, "source.safetensors")
+    plan = cs.rename("source.safetensors", operations=[{"exp_scale": ["w", "s"], "into": "w"}])
+    with pytest.raises(PlanError, match="e to the power of the exponent .* is not a finite number"):
+        cs.apply(plan, "out.safetensors")
+    assert not Path("out.safetensors").exists()
+
+
 def test_parts_that_stand_together_in_each_group() -> None:
     """Megatron and GPT-NeoX: the queries, the key and the value of each group of heads are consecutive."""
     groups, queries, size, width = 3, 4, 2, 5
@@ -233,6 +254,12 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"pool": "w", "heads": 5, "to": 1}, PlanError, "w has 24 rows, not a multiple of 5 heads"),
         ({"pool": "n", "heads": 2, "to": 1}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"mean": ["n", "n2"], "into": "m"}, PlanError, "only floating-point tensors"),
+        ({"exp_scale": ["w", "n"], "into": "m"}, PlanError, "only floating-point tensors"),
+        ({"exp_scale": ["w", "w2"], "into": "m"}, PatternError, "exp_scale w, w2 matches none of the 4 source keys"),
+        ({"exp_scale": ["v", "w"], "into": "m"}, PlanError, r"the shape of w is .*, but an exponent is one number"),
+        ({"exp_scale": "w", "into": "m"}, ConfigError, "not a list of a tensor and its exponent"),
+        ({"exp_scale": ["w", "n", "n2"], "into": "m"}, ConfigError, "not a list of a tensor and its exponent"),
+        ({"exp_scale": ["w", "n"]}, ConfigError, "needs the field into"),
         ({"noise": "w", "of": "0..22", "by": 0.1}, PlanError, "do not list exactly one original for each element"),
         ({"noise": "w", "of": "0..22,24", "by": 0.1}, PlanError, "do not list exactly one original for each element"),
         (
