@@ -135,6 +135,10 @@ def layouts_page() -> None:
     (saved / "CKPT.yaml").write_text("WER: 12.5\n")
     for name, old in (("model", "espnet-transformer/espnet-first"), ("rnn", "espnet-rnn/espnet1")):
         torch.save(load_file(golden / "layouts" / f"{old}.safetensors"), f"{name}.acc.best")
+    plain = load_file(golden / "layouts" / "icefall-transducer" / "icefall-plain.safetensors")
+    scales = [key.replace("embedding.weight", "embedding") + "_scale" for key in plain if not key.endswith("eps")]
+    scaled = plain | {key.replace("embedding_", "embedding."): torch.tensor(0.5) for key in scales}
+    torch.save({"model": scaled, "epoch": 30}, "epoch-30.pt")
     Path("original").mkdir()
     shutil.copy(golden / "layouts" / "whisper.ctranslate2" / "config.json", "original")
     shutil.copy(golden / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")

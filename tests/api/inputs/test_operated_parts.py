@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_no_operation_computes_on_a_part(quantised: Quantised, verb: str, tmp_pa
 def test_no_part_is_scaled_by_another(quantised: Quantised, tmp_path: Path) -> None:
     folder = quantised.folder(tmp_path / "a")
     keys = [*parts(folder).values()]
-    for key, other in zip(keys, keys[1:], strict=False):
+    for key, other in pairwise(keys):
         with pytest.raises(cs.PlanError, match=r"quantised|only floating-point tensors|is one number|only be copied"):
             cs.rename(folder, operations=[{"exp_scale": [one(key), one(other)], "into": "c"}])
 

@@ -1,0 +1,75 @@
+"""The change of icefall's scaled layers: a parameter, and the logarithm of a number by which it is multiplied.
+
+https://github.com/k2-fsa/icefall/blob/master/egs/librispeech/ASR/pruned_transducer_stateless2/scaling.py
+(``ScaledLinear``, ``ScaledConv1d``, ``ScaledConv2d``, ``ScaledLSTM``, ``ScaledEmbedding``)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+from .layout import Numbers, Row, Tensors
+
+__all__ = ["ScaledLayers"]
+
+_SCALE = "_scale"
+_EMBEDDING, _OF_EMBEDDING = "embedding.weight", "embedding.scale"
+_PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+)")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class ScaledLayers:
+    """A change of all parameters of a network: those of the other layout are multiplied by e to the power of a scale.
+
+    The family's own layout has the products. The norms of such a network have only an ``eps``, which has no scale.
+    """
+
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that add scales of 0, with which every parameter keeps its value."""
+        found = [key for key in tensors if _PARAMETER.fullmatch(key.rpartition(".")[2])]
+        return [row for key in _patterns(found) for row in _unscaled(key)]
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that multiply the parameters."""
+        found = [of for key in tensors if (of := _scaled(key)) in tensors]
+        return [{"exp_scale": [key, _scale_of(key)], "into": key} for key in _patterns(found)]
+
+
+def _scaled(key: str) -> str:
+    """Return the key of the parameter that a scale with this key is for; '' if the key is not that of a scale."""
+    if key.endswith(_OF_EMBEDDING):
+        return key.removesuffix(_OF_EMBEDDING) + _EMBEDDING
+    return key.removesuffix(_SCALE) if key.endswith(_SCALE) else ""
+
+
+def _scale_of(key: str) -> str:
+    """Return the key of the scale of a parameter."""
+    return key.removesuffix(_EMBEDDING) + _OF_EMBEDDING if key.endswith(_EMBEDDING) else f"{key}{_SCALE}"
+
+
+def _patterns(keys: Iterable[str]) -> list[str]:
+    """Return patterns that match the keys, in their order: one for keys that differ only in numbers."""
+    return [*dict.fromkeys(_pattern(key) for key in keys)]
+
+
+def _pattern(key: str) -> str:
+    names = iter(ascii_lowercase)
+    return _NUMBER.sub(lambda found: f"{{{next(names)}}}", key)
+
+
+def _unscaled(key: str) -> list[Row]:
+    """Return the operations that add the scale 0 to the parameters that the pattern ``key`` matches."""
+    scale = _scale_of(key)
+    return [
+        {"copy": key, "into": [key, scale]},
+        {"zero": scale},
+        {"reshape": scale, "shape": [-1]},
+        {"slice": scale, "end": 1},
+        {"reshape": scale, "shape": []},
+    ]
