@@ -133,8 +133,13 @@ def layouts_page() -> None:
     wrapped = golden / "layouts" / "wav2vec2.speechbrain" / "speechbrain.safetensors"
     torch.save(load_file(wrapped), saved / "wav2vec2.ckpt")
     (saved / "CKPT.yaml").write_text("WER: 12.5\n")
-    for name, old in (("model", "espnet-transformer/espnet-first"), ("rnn", "espnet-rnn/espnet1")):
-        torch.save(load_file(golden / "layouts" / f"{old}.safetensors"), f"{name}.acc.best")
+    copies = {
+        "model.acc.best": "espnet-transformer/espnet-first",
+        "rnn.acc.best": "espnet-rnn/espnet1",
+        "embedding_model.ckpt": "ecapa-tdnn/speechbrain",
+    }
+    for name, network in copies.items():
+        torch.save(load_file(golden / "layouts" / f"{network}.safetensors"), name)
     plain = load_file(golden / "layouts" / "icefall-transducer" / "icefall-plain.safetensors")
     scales = [key.replace("embedding.weight", "embedding") + "_scale" for key in plain if not key.endswith("eps")]
     scaled = plain | {key.replace("embedding_", "embedding."): torch.tensor(0.5) for key in scales}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
+from ckptsurgeon.planning.layouts.changes import parsed
 from ckptsurgeon.planning.layouts.layout import Family
 from ckptsurgeon.planning.layouts.recognise import families, recognised
 
@@ -89,7 +90,7 @@ def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Te
     return {
         key: value
         for key, value in tensors.items()
-        if key not in computed and not any(within(key, name) for name in names)
+        if key not in computed and not any(within(key, name) or parsed(name).captures(key) for name in names)
     }
 
 
