@@ -136,6 +136,7 @@ def layouts_page() -> None:
     copies = {
         "model.acc.best": "espnet-transformer/espnet-first",
         "rnn.acc.best": "espnet-rnn/espnet1",
+        "valid.acc.best.pth": "espnet-s3prl/espnet-202207",
         "embedding_model.ckpt": "ecapa-tdnn/speechbrain",
     }
     for name, network in copies.items():

@@ -1,4 +1,4 @@
-"""ESPnet's own earlier names: its first transformers, and the recurrent networks of ESPnet 1."""
+"""ESPnet's own earlier names: its first transformers, the recurrent networks of ESPnet 1, front ends of s3prl."""
 
 from __future__ import annotations
 
@@ -71,6 +71,16 @@ def test_the_convolutions_of_vgg_keep_their_names() -> None:
     assert_same(converted(made, "espnet1"), vgg)
 
 
+def test_a_front_end_of_s3prl_in_a_transformer_is_moved_with_the_rest_as_it_is() -> None:
+    """The encoder alone would be a network of espnet-transformer."""
+    transformer = recorded("espnet-transformer", "espnet")
+    before = {**transformer, **recorded("espnet-s3prl", "espnet-202207"), "preencoder.linear_out.bias": torch.ones(8)}
+    made = converted(before, "espnet")
+    deeper = ("frontend.upstream.", "frontend.upstream.upstream.")
+    assert_same(made, {key.replace(*deeper): value for key, value in before.items()})
+    assert_same(converted(made, "espnet-202207"), before)
+
+
 @pytest.mark.parametrize(
     ("family", "layout", "more", "target"),
     [
@@ -78,6 +88,8 @@ def test_the_convolutions_of_vgg_keep_their_names() -> None:
         ("espnet-transformer", "espnet", "normalize.mean", "espnet-first"),
         ("espnet-rnn", "espnet1", "rnnlm.predictor.embed.weight", "espnet"),
         ("espnet-rnn", "espnet", "frontend.weight", "espnet1"),
+        ("espnet-s3prl", "espnet-202207", "frontend.logmel.melmat", "espnet"),
+        ("espnet-s3prl", "espnet", "model.frontend.weight", "espnet-202207"),
     ],
 )
 def test_what_has_no_name_is_an_error(family: str, layout: str, more: str, target: str) -> None:
@@ -93,7 +105,11 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
 
 
 def test_a_transplant_into_espnet_2_converts_the_names() -> None:
-    for family, first in (("espnet-transformer", "espnet-first"), ("espnet-rnn", "espnet1")):
+    for family, first in (
+        ("espnet-transformer", "espnet-first"),
+        ("espnet-rnn", "espnet1"),
+        ("espnet-s3prl", "espnet-202207"),
+    ):
         wanted = recorded(family, "espnet")
         save_file(recorded(family, first), "old.safetensors")
         save_file({key: torch.zeros_like(value) for key, value in wanted.items()}, "new.safetensors")
@@ -108,6 +124,8 @@ def test_a_transplant_into_espnet_2_converts_the_names() -> None:
         ("espnet-transformer", "espnet-first"),
         ("espnet-rnn", "espnet"),
         ("espnet-rnn", "espnet1"),
+        ("espnet-s3prl", "espnet"),
+        ("espnet-s3prl", "espnet-202207"),
     ],
 )
 def test_both_names_are_recognised(ckpt: Any, family: str, layout: str) -> None:
