@@ -141,6 +141,8 @@ def layouts_page() -> None:
     }
     for name, network in copies.items():
         torch.save(load_file(golden / "layouts" / f"{network}.safetensors"), name)
+    generator = load_file(golden / "layouts" / "parallel-wavegan" / "parallel-wavegan.safetensors")
+    torch.save({"model": {"generator": generator}, "steps": 400000}, "checkpoint-400000steps.pkl")
     plain = load_file(golden / "layouts" / "icefall-transducer" / "icefall-plain.safetensors")
     scales = [key.replace("embedding.weight", "embedding") + "_scale" for key in plain if not key.endswith("eps")]
     scaled = plain | {key.replace("embedding_", "embedding."): torch.tensor(0.5) for key in scales}

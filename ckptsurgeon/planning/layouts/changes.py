@@ -37,6 +37,8 @@ WHAT: Mapping[str, str] = {
     "keys": "heads of keys and values",
     "width": "rows of queries",
     "mlp": "rows of the MLP",
+    "residual": "channels of the output",
+    "skip": "channels of the sum of all blocks",
 }
 """{name of a number that shapes do not show: its description in messages}."""
 
