@@ -18,6 +18,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "scaled layers of icefall are multiplied by e to the power of their scales",
+        "return scaled(read(of, box), info.dtype, exp_of(number, exponent.dtype))",
+        "return scaled(read(of, box), info.dtype, 1.0)",
+        "api/layouts/test_icefall.py",
+    ),
+    Mutant(
+        "a network of icefall with scales is not taken for one with plain layers",
+        "return _has_layers(tensors) and not any(mark in tensors for mark in _SCALED)",
+        "return _has_layers(tensors)",
+        "api/layouts/test_icefall.py",
+    ),
+    Mutant(
+        "the convolutions that ESPnet joins are separated where the first ends",
+        'return {"residual": shapes[0][0], "skip": shapes[1][0] - shapes[0][0]}',
+        'return {"residual": shapes[1][0] - shapes[0][0], "skip": shapes[0][0]}',
+        "api/layouts/test_parallel_wavegan.py",
+    ),
+    Mutant(
         "a zip archive counts records in zip64 as soon as they do not fit in 16 bits",
         "wide = number >= 0xFFFF or",
         "wide = number == 0xFFFF or",
