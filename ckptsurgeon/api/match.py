@@ -1,18 +1,26 @@
-"""``match``: proposes rules that rename a source's tensors to a destination's, from headers."""
+"""``match``: proposes rules and operations that turn a source's tensors into a destination's."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 
+from ..analysis.match.operations.propose import with_operations
 from ..analysis.match.proposal import Proposal
 from ..analysis.match.propose import propose
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
-from ..destinations._load import load_target
+from ..destinations._load import is_configuration, load_target
+from ..errors import ConfigError
+from ..planning.target import TargetSpec
 from ..storage.read.uri import shown
-from .inputs.argument_types import CheckpointLike
+from ..tensors.info import TensorInfo
+from ..util.text import escape
+from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
+from .inputs.proposal_file import check_proposal_file, write_proposal
 from .layouts.changed_layout import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
@@ -21,30 +29,93 @@ __all__ = ["match"]
 
 
 def match(
-    source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
+    source: CheckpointLike,
+    destination: CheckpointLike,
+    *,
+    values: bool = False,
+    output: Path | None = None,
+    force: bool = False,
+    wait: float | None = None,
+    task: str | None = None,
+    root: str | None = None,
+    progress: Progress | None = None,
 ) -> Proposal:
-    """Propose the ``--map`` rules that rename a source's keys to a destination's, from names and shapes.
+    """Propose the ``--map`` rules and the operations that turn a source's tensors into a destination's.
 
-    Nothing is renamed. If several keys fit equally well, none of them is chosen. ``destination`` is a configuration or
-    a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
-    path of the state dict in ``source``. The result has the notes of ``inspect`` on both. Raises the errors of
-    ``open_checkpoint`` and ``load_target``.
+    By default names and shapes are compared. With ``values``, ``destination`` is a checkpoint with the same network,
+    perhaps of another dtype; values decide, and all that is proposed was compared. If several keys fit equally well,
+    none of them is chosen. ``output`` is a file for the answer, a recipe of ``rename``, which is replaced if ``force``
+    is set. ``wait`` is the time in seconds to wait for another run that writes it. ``destination`` is a configuration
+    or a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
+    path of the state dict in ``source``. The result has the notes of ``inspect`` on both.
+
+    Raises the errors of ``open_checkpoint`` and ``load_target``, ConfigError if ``destination`` has no values,
+    PlanError if there is nothing to write, OutputError if ``output`` exists (without ``force``) or cannot be written.
     """
-    target = load_target(destination, task=task)
+    target_file = None if output is None else os.fspath(output)
+    if target_file is not None:
+        check_proposal_file(target_file, force=force)
     with open_checkpoint(source, root, unwrap=False) as raw:
-        checkpoint = raw.unwrapped(destination=list(target.tensors))
-        found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
-        notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
+        if values:
+            found, checkpoint = _by_values(raw, source, destination, progress)
+        else:
+            found, checkpoint = _by_headers(raw, source, destination, task)
         if checkpoint.stripped:
-            notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
-        if between := layouts_between(checkpoint, target.tensors):
-            family, here, there = between
-            notes.append(
-                f"no --map is needed: both are networks of the family {family.name}, and ckpt transplant "
-                "converts the "
-                f"layout {here.name} to {there.name}"
-            )
-        beside = ModelFolder("", target.companions)
-        config = beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})
-        notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
-    return replace(found, notes=tuple(dict.fromkeys(notes)))
+            said = f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}"
+            found = replace(found, notes=(*found.notes, said))
+        found = replace(found, notes=tuple(dict.fromkeys(found.notes)))
+        if target_file is not None:
+            place = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+            write_proposal(target_file, found, checkpoint, place, root=root, force=force, wait=wait)
+    return found
+
+
+def _by_headers(
+    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, task: str | None
+) -> tuple[Proposal, Checkpoint]:
+    """Return the proposal by names and shapes, and the checkpoint without the wrappers of its keys."""
+    target = load_target(destination, task=task)
+    checkpoint = raw.unwrapped(destination=list(target.tensors))
+    found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
+    found = with_operations(found, checkpoint, target.tensors)
+    notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
+    notes += _layout_notes(checkpoint, target.tensors)
+    notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), _config(target))
+    return replace(found, notes=tuple(notes)), checkpoint
+
+
+def _by_values(
+    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, progress: Progress | None
+) -> tuple[Proposal, Checkpoint]:
+    """Return the proposal by values, and the checkpoint without the wrappers of its keys."""
+    from ..analysis.match.values.find import with_values  # imports numpy
+
+    name = path_of(destination)
+    if isinstance(destination, (str, os.PathLike)) and is_configuration(name):
+        raise ConfigError(
+            f"{escape(name)} is a configuration, which has no values to compare.",
+            hint="Leave --values out, or name a checkpoint.",
+        )
+    with open_checkpoint(destination, unwrap=False, called="destination") as other:
+        checkpoint = raw.unwrapped(destination=list(other))
+        found = propose(shown(path_of(source)), checkpoint, shown(name), other)
+        found = with_values(found, checkpoint, other, progress)
+        notes = [*checkpoint_notes(checkpoint), *checkpoint_notes(other), *found.notes]
+        return replace(found, notes=(*notes, *_layout_notes(checkpoint, other))), checkpoint
+
+
+def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the note that both are networks of a family that ckpt knows, if they are."""
+    between = layouts_between(checkpoint, tensors)
+    if not between:
+        return []
+    family, here, there = between
+    return [
+        f"no --map is needed: both are networks of the family {family.name}, and ckpt transplant converts the "
+        f"layout {here.name} to {there.name}"
+    ]
+
+
+def _config(target: TargetSpec) -> Mapping[str, object]:
+    beside = ModelFolder("", target.companions)
+    return beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})

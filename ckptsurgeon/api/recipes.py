@@ -61,6 +61,8 @@ _PATHS = (
 """The fields that may be paths, which are relative to the recipe's folder."""
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
 """The assertion about the result of ``prove``, and its possible values."""
+_DATA = ("operations", "align_groups")
+"""The fields that are plain data if they are not one path: strings in the data are no paths."""
 _NO_LISTS = ("union", "base", "place")
 """Values of the field ``vocab`` that are not file names."""
 
@@ -190,6 +192,8 @@ def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any
 
 
 def _is_path(field: str, value: Any) -> bool:
+    if field in _DATA and not isinstance(value, str):
+        return False
     return field in _PATHS and not (field == "vocab" and value in _NO_LISTS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.match.proposal import Proposal
+from ..analysis.match.proposal import Proposal, ProposedOperation
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, shape_text
 from .columns import Columns
 from .tree import build_tree
 
-__all__ = ["left_over", "proposal_view", "rule_lines"]
+__all__ = ["left_over", "operation_lines", "proposal_view", "rule_lines"]
 
 SHOWN = 12
 
@@ -30,19 +31,23 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
     for module, options in list(found.ambiguous.items())[:limit]:
         could = ", ".join(map(escape, options))
         parts.append(Columns([[Text("ambiguous", style="yellow"), escape(module), f"could be {could}"]]))
+    for one in found.open[:limit]:
+        said = f"from {', '.join(map(escape, one.first))}: {one.why} (--values decides)"
+        parts.append(Columns([[Text("ambiguous", style="yellow"), ", ".join(map(escape, one.second)), said]]))
     parts += left_over("missing", "red", found.missing, limit)
     parts += left_over("not used", "", found.unmatched, limit)
     return Group(*parts, _summary(found))
 
 
 def _summary(found: Proposal) -> Text:
-    ways = Counter(dict.fromkeys(("same name", "prefix", "name", "shape"), 0))
+    ways = Counter(dict.fromkeys(("same name", "prefix", "name", "shape", "value"), 0))
     for match in found.matches:
         ways[match.why] += match.tensors
     said = ", ".join(f"{number} by {why}" for why, number in ways.items() if number)
-    wanted = len(found.names) + len(found.missing) + found.undecided
+    said += f"{', ' if said else ''}{len(found.made)} by operations" if found.made else ""
+    wanted = found.matched + len(found.missing) + found.undecided
     how = f": {said}" if said else ""
-    return Text(f"  {len(found.names)} of {count(wanted, 'destination tensor')} matched{how}")
+    return Text(f"  {found.matched} of {count(wanted, 'destination tensor')} matched{how}")
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
@@ -56,6 +61,20 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
         yield "    --unwrap"
     for rule in rules:
         yield f"    --map {shlex.quote(rule)}"
+
+
+def operation_lines(operations: Sequence[ProposedOperation]) -> Iterator[str]:
+    """Yield the operations of a matching as lines of YAML, each with its evidence and its number of tensors."""
+    if operations:
+        yield "  operations"
+    for one in operations:
+        fields = ", ".join(f"{name}: {_value(value)}" for name, value in one.row.items())
+        yield f"    - {{{fields}}}  # {one.why}, {count(one.tensors, 'tensor')}"
+
+
+def _value(value: object) -> str:
+    """Return a field of an operation as YAML on one line; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=True)
 
 
 def left_over(name: str, style: str, tensors: Mapping[str, TensorInfo], limit: int) -> list[RenderableType]:

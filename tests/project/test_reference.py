@@ -152,6 +152,16 @@ def make_files() -> None:
     Path("cut.pkl").write_bytes(b"\x80\x04cos\nsystem\n(S'tr")
     torch.save({"qkv": torch.ones(6, 2)}, "qkv.pth")
     torch.save({one: torch.ones(2, 2) for one in "qkv"}, "three.pth")
+    fused = torch.arange(12.0).view(6, 2)
+    torch.save({"a.qkv_proj.weight": fused, "b.query_key_value.weight": fused + 12}, "fused.pth")
+    torch.save(
+        {
+            f"{at}.{one}_proj.weight": fused[i : i + 2] + more
+            for at, more in (("a", 0), ("b", 12))
+            for one, i in zip("qkv", (0, 2, 4), strict=True)
+        },
+        "apart.pth",
+    )
     Path("split.yaml").write_text("- split: qkv\n  into: [q, k, v]\n")
     torch.save({"head": torch.ones(3, 2)}, "abc.pth")
     two = {f"{name}.{part}": torch.ones(4) for name in ("left", "right") for part in ("weight", "bias")}
@@ -216,6 +226,8 @@ def commands() -> Iterator[list[str]]:
     yield ["fits", "bits.pth", "out.pth"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
+    yield ["match", "fused.pth", "apart.pth"]
+    yield ["match", "fused.pth", "apart.pth", "--values"]
     yield ["layouts", str(ROOT / "fixtures/golden/layouts/whisper/openai.safetensors")]
     yield ["layouts", "a.safetensors"]
     yield ["prove", "bert", "bert2"]

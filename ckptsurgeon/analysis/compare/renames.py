@@ -17,7 +17,7 @@ from ...util.text import count, escape, natural_key
 from .bytewise import check_records
 from .results import Difference, Pair
 
-__all__ = ["with_renames"]
+__all__ = ["paired", "with_renames"]
 
 ELEMENTS = 1 << 18
 BLOCK = 1 << 20
@@ -42,7 +42,7 @@ def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Di
     old, new = _alike(first, gone, second, came)
     pairs: dict[str, str] = {}
     for digest, keys in old.items():
-        pairs.update(_paired(keys, new.get(digest, [])))
+        pairs.update(paired(keys, new.get(digest, [])))
     renamed = _without_collisions(pairs, both)
     renamed = {key: renamed[key] for key in sorted(renamed, key=natural_key)}
     taken = set(renamed.values())
@@ -179,7 +179,7 @@ def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
         yield file.read(start + done, min(BLOCK, info.nbytes - done))
 
 
-def _paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
+def paired(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
     """Return a map from keys in ``old`` to keys in ``new``; the tensors of all these keys have the same content.
 
     Keys that agree in the most segments (parts between dots), counted from the end, are paired first. Keys that agree

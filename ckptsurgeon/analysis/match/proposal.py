@@ -10,7 +10,7 @@ from ...tensors.info import TensorInfo
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape
 
-__all__ = ["Match", "Proposal"]
+__all__ = ["Match", "Proposal", "ProposedOperation", "Undecided"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,31 @@ class Match:
     why: str
 
 
+@dataclass(frozen=True)
+class ProposedOperation:
+    """An operation on the tensors of the source: ``row`` is what ``--operations`` accepts.
+
+    ``tensors`` is the number of tensors that it makes. ``why`` is the evidence: name, shape, transposed or value.
+    """
+
+    row: Mapping[str, Any]
+    tensors: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """Tensors of the source (``first``) that an operation turns into those of the destination (``second``).
+
+    ``why`` says what is not known about the operation. ``keys`` are the destination's tensors in all layers.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    why: str
+    keys: tuple[str, ...] = field(default=(), compare=False)
+
+
 @dataclass(frozen=True, repr=False)
 class Proposal(InNotebooks):
     """The proposed correspondence of a source and a destination.
@@ -36,6 +61,11 @@ class Proposal(InNotebooks):
     the source that could equally well be its partner; ``undecided`` is the number of destination keys in such modules.
     ``unmatched`` are the source keys that are not in ``names``. ``missing`` are the destination keys that have neither
     a partner in ``names`` nor an ambiguous one.
+
+    ``operations`` are done before ``rules``; ``made`` maps each destination key that they make to the source keys that
+    it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the operations of which
+    something is not known. ``agreed`` maps destination keys to "bits" or "cast", if values were compared and agree.
+    ``turned`` maps the source keys of matrices that one of the two stores transposed to destination keys.
     """
 
     first: str
@@ -49,17 +79,29 @@ class Proposal(InNotebooks):
     undecided: int = 0
     notes: tuple[str, ...] = ()
     evidence: Mapping[str, str] = field(default_factory=dict)
+    operations: tuple[ProposedOperation, ...] = ()
+    made: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    open: tuple[Undecided, ...] = ()
+    agreed: Mapping[str, str] = field(default_factory=dict)
+    turned: Mapping[str, str] = field(default_factory=dict)
+    ambiguous_keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         found = [("undecided", self.undecided), ("unmatched", len(self.unmatched)), ("missing", len(self.missing))]
         said = "".join(f", {number} {what}" for what, number in found if number)
         names = f"{escape(self.first)} to {escape(self.second)}"
-        return f"<Proposal {names}: {count(len(self.rules), 'rule')}, {len(self.names)} matched{said}>"
+        done = f", {count(len(self.operations), 'operation')}" if self.operations else ""
+        return f"<Proposal {names}: {count(len(self.rules), 'rule')}{done}, {self.matched} matched{said}>"
+
+    @property
+    def matched(self) -> int:
+        """The number of destination tensors that have a source."""
+        return len(self.names) + len(self.made)
 
     @property
     def complete(self) -> bool:
         """True if every destination tensor has a source."""
-        return not (self.missing or self.ambiguous)
+        return not (self.missing or self.ambiguous or self.open)
 
     def to_json(self) -> dict[str, Any]:
         """Return the proposal as plain data."""
@@ -70,9 +112,13 @@ class Proposal(InNotebooks):
             "second": self.second,
             "complete": self.complete,
             "rules": list(self.rules),
+            "operations": [{"operation": dict(o.row), "tensors": o.tensors, "why": o.why} for o in self.operations],
             "matches": [{"from": m.first, "to": m.second, "tensors": m.tensors, "why": m.why} for m in self.matches],
             "names": dict(self.names),
+            "made": {key: list(sources) for key, sources in self.made.items()},
             "ambiguous": [{"key": key, "could_be": list(others)} for key, others in self.ambiguous.items()],
+            "open": [{"from": list(o.first), "to": list(o.second), "why": o.why} for o in self.open],
+            "agreed": dict(self.agreed),
             "unmatched": [_row(key, info) for key, info in self.unmatched.items()],
             "missing": [_row(key, info) for key, info in self.missing.items()],
             "notes": list(self.notes),

@@ -157,7 +157,8 @@ def propose(
     names = {key: names[key] for key in source if key in names}
     taken = set(names.values())
     ambiguous = dict(_ambiguous(matcher))
-    open_keys = {key for unit in matcher.fitting.second if _shown(unit.path) in ambiguous for key in unit.keys.values()}
+    units = [unit for unit in matcher.fitting.second if _shown(unit.path) in ambiguous]
+    open_keys = {key for unit in units for key in unit.keys.values()}
     wanted = {**{key: key for key in source}, **names}
     rules = rules_for(wanted)
     notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
@@ -174,6 +175,8 @@ def propose(
         len(open_keys),
         (*notes, *unspelled(wanted, rules)),
         evidence,
+        turned=turned,
+        ambiguous_keys={_shown(unit.path): tuple(unit.keys.values()) for unit in units},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.in_memory import check_given, is_given, path_of
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...formats._safetensors_layout import RECIPE_KEY
 from ...planning.keys.rules import rules_from_lines
 from ...planning.plan.plan import Plan
@@ -17,6 +17,7 @@ from ...storage.small_files import read_text
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 from .argument_types import Path, Rules, Sources
+from .recipe_files import is_recipe, read_recipe_file
 
 __all__ = [
     "check_metadata",
@@ -71,9 +72,14 @@ def plain_arguments(**given: Any) -> dict[str, Any]:
 
 
 def rules_of(map_file: Path | None) -> list[str]:
-    """Return the rules in a file, one rule on each line; raises ConfigError if it cannot be read or has no rules."""
+    """Return the rules in a file: one rule on each line, or the field ``map`` of a recipe, as ``match`` writes it.
+
+    Raises ConfigError if the file cannot be read or has no rules.
+    """
     if map_file is None:
         return []
+    if is_recipe(map_file) and (found := _rules_of_recipe(os.fspath(map_file))):
+        return found
     try:
         lines = read_text(map_file).split("\n")
         rules = rules_from_lines(lines, escape(os.fspath(map_file)))
@@ -86,6 +92,18 @@ def rules_of(map_file: Path | None) -> list[str]:
             f"--map-file {escape(os.fspath(map_file))} has no rules.", hint="Write one rule FROM=TO on each line."
         )
     return rules
+
+
+def _rules_of_recipe(path: str) -> list[str]:
+    """Return the rules in the field ``map`` of a recipe; [] if the file is no recipe with this field."""
+    try:
+        document = read_recipe_file(path)
+    except CheckpointError:  # it may be a list of rules in spite of its suffix
+        return []
+    rules = document.get("map") if isinstance(document, Mapping) else None
+    if isinstance(rules, Mapping) or (isinstance(rules, list) and all(isinstance(rule, str) for rule in rules)):
+        return rules_as_text(rules)
+    return []
 
 
 def specs_of(source: Sources) -> list[SourceSpec]:

@@ -1,0 +1,1 @@
+"""Proposes operations (split, concat, transpose and others) that turn a source's tensors into a destination's."""

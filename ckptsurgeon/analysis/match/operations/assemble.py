@@ -1,0 +1,164 @@
+"""Makes a proposal with rules and operations from changes of single tensors, and checks it on headers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ....errors import CheckpointError, PlanError
+from ....planning.keys.infer_rules import rules_for, unspelled
+from ....planning.operations.operation import parse_operations
+from ....planning.operations.perform import perform
+from ....tensors.info import TensorInfo
+from ....util.text import count
+from ..proposal import Match, Proposal, ProposedOperation, Undecided
+from .collapse import Row, collapsed
+from .places import shown
+from .steps import STACK, Change, Step, after
+
+__all__ = ["Answer", "assembled"]
+
+Tensors = Mapping[str, TensorInfo]
+MOST_COMPARED = 3_000_000
+"""The most times that an operation may be compared with a key, for all operations and all keys together."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which tensors correspond: ``names`` are renamed, ``changes`` are operated on, ``open`` is undecided.
+
+    ``evidence`` has the kind of evidence for each key in ``names``.
+    """
+
+    names: Mapping[str, str]
+    evidence: Mapping[str, str]
+    changes: Sequence[Change] = ()
+    open: Sequence[Undecided] = ()
+
+
+Agrees = Callable[[TensorInfo, str], str]
+"""A function that says how a tensor agrees with the destination's tensor of a key: "bits", "cast" or ''."""
+
+
+def assembled(
+    found: Proposal, answer: Answer, source: Tensors, destination: Tensors, agrees: Agrees | None = None
+) -> Proposal:
+    """Return the proposal ``found`` with the rules and operations of ``answer`` instead of its own.
+
+    With ``agrees``, each tensor is compared with that of the destination, and what differs is left out.
+    """
+    notes = list(found.notes)
+    order = {key: number for number, key in enumerate(source)}
+    answer = replace(answer, changes=sorted(answer.changes, key=lambda one: min(order[key] for key in one.sources)))
+    known: dict[str, str] = {}
+    while True:
+        rows, keys = _rows(answer.changes, list(source))
+        try:
+            made = _performed(rows, source)
+        except CheckpointError as error:
+            notes.append(f"no operations are proposed: {error.message}")
+            answer = replace(answer, changes=())
+            continue
+        results = {name: key for change in answer.changes for name, key in change.results.items()}
+        ends = {**answer.names, **results}
+        for name, key in ends.items():
+            if key not in known or name not in made:
+                known[key] = _agreement(made, name, key, destination, agrees)
+        agreed = {key: known[key] for key in ends.values()}
+        if all(agreed.values()):
+            break
+        answer = _without(answer, {key for key, said in agreed.items() if not said})
+    wanted = {key: ends.get(key, key) for key in keys}
+    rules = rules_for(wanted)
+    compared = agreed if agrees is not None else {}
+    return _proposal(found, answer, (source, destination), rows, (rules, [*notes, *unspelled(wanted, rules)], compared))
+
+
+def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, str]], list[str]]:
+    """Return the operations, each with its evidence, and the names of all tensors after them."""
+    why = {step: change.why for change in changes for step in change.steps}
+    found: list[tuple[Row, str]] = []
+    for phase in range(STACK + 1):
+        steps = [step for step in why if step.phase == phase]
+        for part in _in_turns(steps):
+            found += [(row, why[row.steps[0]]) for row in collapsed(part, keys)]
+            keys = after(keys, part)
+    return found, keys
+
+
+def _in_turns(steps: Sequence[Step]) -> list[list[Step]]:
+    """Return the steps of a phase in lists, so that no list has two steps on one tensor."""
+    turns: list[list[Step]] = []
+    seen: Counter[str] = Counter()
+    for step in steps:
+        turn = max(seen[key] for key in step.inputs)
+        turns += [[]] if turn == len(turns) else []
+        turns[turn].append(step)
+        seen.update(step.inputs)
+    return turns
+
+
+def _performed(rows: Sequence[tuple[Row, str]], source: Tensors) -> Mapping[str, TensorInfo]:
+    if not rows:
+        return source
+    if len(rows) * len(source) > MOST_COMPARED:
+        raise PlanError(f"{count(len(rows), 'operation')} on {len(source)} tensors would take too long.")
+    return perform([source], parse_operations([row.row for row, _ in rows]))[0].tensors
+
+
+def _agreement(made: Tensors, name: str, key: str, destination: Tensors, agrees: Agrees | None) -> str:
+    """Return how a tensor of the result agrees with the destination's: without values, whether the shapes are equal."""
+    if name not in made or made[name].shape != destination[key].shape:
+        return ""
+    return agrees(made[name], key) if agrees is not None else "shape"
+
+
+def _without(answer: Answer, wrong: set[str]) -> Answer:
+    """Return an answer without the changes and names that lead to the destination keys ``wrong``."""
+    return replace(
+        answer,
+        names={old: new for old, new in answer.names.items() if new not in wrong},
+        changes=[change for change in answer.changes if wrong.isdisjoint(change.results.values())],
+    )
+
+
+def _proposal(
+    found: Proposal,
+    answer: Answer,
+    sides: tuple[Tensors, Tensors],
+    rows: Sequence[tuple[Row, str]],
+    said: tuple[Sequence[str], Sequence[str], Mapping[str, str]],
+) -> Proposal:
+    source, destination = sides
+    made = {key: change.sources for change in answer.changes for key in change.results.values()}
+    names = {key: answer.names[key] for key in source if key in answer.names}
+    used = {*names, *(key for change in answer.changes for key in change.sources)}
+    open_ = [one for one in answer.open if not made.keys() >= {*one.keys}]
+    ambiguous = {module: keys for module, keys in found.ambiguous_keys.items() if not made.keys() & {*keys}}
+    undecided = {key for keys in ambiguous.values() for key in keys} | {key for one in open_ for key in one.keys}
+    undecided -= made.keys() | {*names.values()}
+    known = {*names.values(), *made, *undecided}
+    return replace(
+        found,
+        matches=_matches(names, answer.evidence) if names != found.names else found.matches,
+        names=names,
+        rules=tuple(said[0]),
+        ambiguous={module: found.ambiguous[module] for module, keys in ambiguous.items() if undecided & {*keys}},
+        unmatched={key: info for key, info in source.items() if key not in used},
+        missing={key: info for key, info in destination.items() if key not in known},
+        undecided=len(undecided),
+        notes=tuple(said[1]),
+        evidence={key: why for key, why in answer.evidence.items() if key in names},
+        operations=tuple(
+            ProposedOperation(row.row, sum(len(step.outputs) for step in row.steps), why) for row, why in rows
+        ),
+        made=made,
+        open=tuple(open_),
+        agreed=said[2],
+    )
+
+
+def _matches(names: Mapping[str, str], evidence: Mapping[str, str]) -> tuple[Match, ...]:
+    found = Counter((*(shown(key).rpartition(".")[0] for key in pair), evidence[pair[0]]) for pair in names.items())
+    return tuple(Match(old, new, number, why) for (old, new, why), number in found.items())

@@ -1,0 +1,132 @@
+"""Finds fused projections by shapes: one tensor that is the concatenation of several, such as q, k and v.
+
+Shapes say that tensors are parts of another one, but not in which order. Only names can: ``qkv_proj`` of Phi-3 has all
+queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon has those of one head, then
+those of the next, and with other names nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ....planning.keys.fused_parts import order_of_parts, part_of
+from ....tensors.info import TensorInfo
+from ..names import words_of
+from .places import Place, place_of
+
+__all__ = ["BY_HEAD", "Fused", "find_fused"]
+
+KINDS = ({"q", "k", "v"}, {"k", "v"}, {"gate", "up"})
+BY_HEAD = frozenset({"query_key_value", "linear_qkv", "wqkv", "dense_h_to_4h", "linear_fc1"})
+"""Names of fused projections whose rows may be grouped by heads or interleaved: wqkv is that of InternLM 2."""
+MOST = 4096
+"""The most pairs of fused tensors and sets of parts that are compared within one layer."""
+
+Tensors = Mapping[str, TensorInfo]
+Turned = Callable[[str], bool | None]
+"""A function that says of a key whether the matrices of its layers are stored transposed; None if it is not known."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A tensor ``whole``, and the tensors ``parts`` of the other model of which it is the concatenation.
+
+    If ``open`` is empty, the parts are in their order, ``whole`` is joined along ``dim``, and ``turned`` says whether
+    ``whole`` is stored transposed. Else ``open`` says what is not known.
+    """
+
+    whole: str
+    parts: tuple[str, ...]
+    dim: int = 0
+    turned: bool = False
+    open: str = ""
+
+
+@dataclass
+class _Layer:
+    """The tensors of one layer that have no partner: possible fused tensors, and sets of possible parts."""
+
+    wholes: list[tuple[str, Place]] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """{parent of the modules: keys of their tensors}"""
+
+
+def find_fused(wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
+    """Yield the tensors of ``wholes`` that are concatenations of tensors of ``parts``; both have no partner yet."""
+    layers: dict[tuple[tuple[int, ...], str], _Layer] = defaultdict(_Layer)
+    for key in wholes:
+        place = place_of(key)
+        layers[place.numbers, place.leaf].wholes.append((key, place))
+    for key in parts:
+        place = place_of(key)
+        if (place.numbers, place.leaf) in layers:
+            layers[place.numbers, place.leaf].parts[place.parent].append(key)
+    for layer in layers.values():
+        if len(layer.wholes) * len(layer.parts) <= MOST:
+            yield from _in_layer(layer, wholes, parts, turned)
+
+
+def _in_layer(layer: _Layer, wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
+    options = [
+        (_likeness(place, parent), number, whole, chosen)
+        for number, (whole, place) in enumerate(layer.wholes)
+        for parent, keys in layer.parts.items()
+        for chosen in _chosen(whole, keys, wholes, parts)
+    ]
+    taken: set[str] = set()
+    rivals = Counter((score, one) for score, _, whole, chosen in options for one in (whole, chosen))
+    for score, _, whole, chosen in sorted(options, key=lambda option: (-option[0], option[1])):
+        if whole not in taken and taken.isdisjoint(chosen) and rivals[score, whole] == rivals[score, chosen] == 1:
+            taken |= {whole, *chosen}
+            yield _made(whole, chosen, wholes, parts, turned)
+
+
+def _likeness(place: Place, parent: str) -> float:
+    here, there = set(words_of(place.parent)), set(words_of(parent))
+    return len(here & there) / max(len(here | there), 1)
+
+
+def _chosen(whole: str, keys: Sequence[str], wholes: Tensors, parts: Tensors) -> Iterator[tuple[str, ...]]:
+    """Yield the tensors of one parent module that may be the parts of ``whole``, in the order of its name if known."""
+    order = order_of_parts(whole)
+    of_kind = {kind: [key for key in keys if part_of(key) == kind] for kind in ("q", "k", "v", "gate", "up")}
+    for kinds in KINDS:
+        if (order and set(order) != kinds) or any(len(of_kind[kind]) != 1 for kind in kinds):
+            continue
+        known = tuple(of_kind[kind][0] for kind in order or sorted(kinds, key=list(of_kind).index))
+        if _dims(wholes[whole].shape, [parts[key].shape for key in known]):
+            yield known
+            return
+    alike = tuple(key for key in keys if not part_of(key) and len(parts[key].shape) == len(wholes[whole].shape))
+    if not order and 2 <= len(alike) <= 4 and _dims(wholes[whole].shape, [parts[key].shape for key in alike]):
+        yield alike
+
+
+def _dims(whole: tuple[int, ...], parts: Sequence[tuple[int, ...]]) -> list[tuple[int, bool]]:
+    """Return each (dimension, whether ``whole`` is transposed) along which ``parts`` can make ``whole``."""
+    found = [(dim, False) for dim in range(min(len(whole), 2)) if _fits(whole, parts, dim)]
+    return found + ([(0, True)] if len(whole) == 2 and _fits(whole[::-1], parts, 0) else [])
+
+
+def _fits(whole: tuple[int, ...], parts: Sequence[tuple[int, ...]], dim: int) -> bool:
+    rest = (*whole[:dim], *whole[dim + 1 :])
+    fit = all(len(one) == len(whole) and (*one[:dim], *one[dim + 1 :]) == rest for one in parts)
+    return fit and sum(one[dim] for one in parts) == whole[dim]
+
+
+def _made(whole: str, chosen: tuple[str, ...], wholes: Tensors, parts: Tensors, turned: Turned) -> Fused:
+    dims = _dims(wholes[whole].shape, [parts[key].shape for key in chosen])
+    if not order_of_parts(whole):
+        return Fused(whole, chosen, open="the order of the parts is not known")
+    if place_of(whole).module in BY_HEAD:
+        return Fused(whole, chosen, open="the rows may be grouped by heads, or each part may be in one piece")
+    if len(wholes[whole].shape) > 2:
+        return Fused(whole, chosen, open="the parts may be interleaved")
+    if len(dims) > 1:
+        is_turned = turned(whole)
+        if is_turned is None:
+            return Fused(whole, chosen, open="the parts may be transposed")
+        dims = [(dim, turn) for dim, turn in dims if turn == is_turned] or dims
+    return Fused(whole, chosen, *dims[0])

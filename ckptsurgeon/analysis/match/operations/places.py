@@ -1,0 +1,38 @@
+"""Where a tensor is in a model: its layer, its module and the module's parent, by the segments of its key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["NUMBER", "Place", "place_of", "shown"]
+
+NUMBER = re.compile(r"[0-9]{1,9}")
+_JOINED = re.compile(r"(in_proj)_(weight|bias)")
+"""The fused projection of torch's attention, whose tensors are no module of their own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a tensor: ``numbers`` of its layer, path of the ``parent``, name of the ``module``, ``leaf``."""
+
+    numbers: tuple[int, ...]
+    parent: str
+    module: str
+    leaf: str
+
+
+def place_of(key: str) -> Place:
+    """Return the place of the tensor ``key``."""
+    parts = key.split(".")
+    joined = _JOINED.fullmatch(parts[-1])
+    parts = [*parts[:-1], joined[1], joined[2]] if joined else parts
+    parts = parts if parts[-1] in ("weight", "bias", "kernel") or len(parts) < 2 else [*parts, ""]
+    numbers = tuple(int(part) for part in parts if NUMBER.fullmatch(part))
+    return Place(numbers, ".".join(parts[:-2]), parts[-2] if len(parts) > 1 else "", parts[-1])
+
+
+def shown(key: str) -> str:
+    """Return a key with ``{n}``, ``{m}`` and so on in place of its numbers."""
+    names = iter("nmkijl")
+    return ".".join(f"{{{next(names, 'x')}}}" if NUMBER.fullmatch(part) else part for part in key.split("."))

@@ -1,0 +1,120 @@
+"""Finds stacks by shapes: one tensor for all experts (or all layers) in one model, a tensor for each in the other."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ....tensors.info import TensorInfo
+from ..parts import Parts, agree, parts_of
+from ..units import KERNEL
+from .places import NUMBER, place_of
+
+__all__ = ["Stacked", "find_stacked"]
+
+Tensors = Mapping[str, TensorInfo]
+_OPEN = "several stacks have fitting shapes, or the matrices in them may be transposed"
+MOST = 256
+"""The most stacks, and the most lists of tensors, that are compared in one layer."""
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A tensor ``stacks``, and the tensors ``parts`` of the other model that are its elements along dimension 0.
+
+    ``turned`` says whether the matrices in the stack are transposed. If ``open`` is not empty, several ``stacks`` and
+    ``parts`` fit, and it says why. ``why`` is the evidence, name or shape.
+    """
+
+    stacks: tuple[str, ...]
+    parts: tuple[str, ...]
+    turned: bool = False
+    open: str = ""
+    why: str = "shape"
+
+
+def find_stacked(stacks: Tensors, singles: Tensors, beside: tuple[Tensors, Tensors]) -> Iterator[Stacked]:
+    """Yield the tensors in ``stacks`` that are stacks of ``singles``; both have no partner yet.
+
+    ``beside`` are all tensors of the two models: their names say which part of a transformer block a tensor may be.
+    """
+    by_layer: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for key, info in stacks.items():
+        if len(info.shape) > 1:
+            by_layer[place_of(key).numbers].append(key)
+    lists: dict[tuple[int, ...], list[list[str]]] = defaultdict(list)
+    for numbers, keys in _lists(singles):
+        if numbers in by_layer:
+            lists[numbers].append(keys)
+    parts = _named_parts(beside[0]), _named_parts(beside[1])
+    for numbers, found in lists.items():
+        if max(len(found), len(by_layer[numbers])) <= MOST:
+            yield from _in_layer(by_layer[numbers], found, (stacks, singles), parts)
+
+
+def _named_parts(tensors: Tensors) -> dict[str, Parts]:
+    """Return which part of a transformer block each tensor may be; ``experts.gate_proj`` counts as a module."""
+    leaves = ("weight", "bias", KERNEL)
+    modules = {key: key if key.rpartition(".")[2] in leaves else f"{key}.weight" for key in tensors}
+    parts = parts_of(modules.values())
+    return {key: parts[module] for key, module in modules.items()}
+
+
+def _lists(singles: Tensors) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+    """Yield the other numbers and the keys of tensors of one shape whose names differ in one number, from 0 on.
+
+    This is the last number, as that of an expert; the first one, as that of a layer, if the last does not differ.
+    """
+    alone = list(singles)
+    for end in (-1, 0):
+        groups: dict[tuple[str, tuple[int, ...]], dict[int, str]] = defaultdict(dict)
+        for key in alone:
+            segments = key.split(".")
+            numbers = [at for at, part in enumerate(segments) if NUMBER.fullmatch(part)]
+            if numbers:
+                name = ".".join([*segments[: numbers[end]], "", *segments[numbers[end] + 1 :]])
+                groups[name, singles[key].shape][int(segments[numbers[end]])] = key
+        alone = [key for keys in groups.values() if len(keys) == 1 for key in keys.values()]
+        for (name, _), keys in groups.items():
+            if len(keys) > 1 and sorted(keys) == list(range(len(keys))):
+                others = tuple(int(part) for part in name.split(".") if NUMBER.fullmatch(part))
+                yield others, [keys[number] for number in sorted(keys)]
+
+
+def _in_layer(
+    stacks: Sequence[str],
+    lists: Sequence[list[str]],
+    tensors: tuple[Tensors, Tensors],
+    parts: tuple[Mapping[str, Parts], Mapping[str, Parts]],
+) -> Iterator[Stacked]:
+    fits = [
+        (stack, keys, turned)
+        for stack in stacks
+        for keys in lists
+        if (turned := _turned(tensors[0][stack].shape, len(keys), tensors[1][keys[0]].shape)) is not None
+        and agree(parts[0].get(stack, frozenset()), parts[1].get(keys[0], frozenset()))
+    ]
+    sure = [fit for fit in fits if parts[0].get(fit[0]) and parts[1].get(fit[1][0])]
+    taken: set[str] = set()
+    for why, options in (("name", sure), ("shape", fits)):
+        left = [fit for fit in options if fit[0] not in taken and taken.isdisjoint(fit[1])]
+        rivals = Counter(one for stack, keys, _ in left for one in (stack, keys[0]))
+        for stack, keys, turned in left:
+            if rivals[stack] == rivals[keys[0]] == 1:
+                taken |= {stack, *keys}
+                yield Stacked((stack,), tuple(keys), turned, why=why)
+    left = [fit for fit in fits if fit[0] not in taken and taken.isdisjoint(fit[1])]
+    if left:
+        names = (
+            tuple(dict.fromkeys(fit[0] for fit in left)),
+            tuple(dict.fromkeys(key for fit in left for key in fit[1])),
+        )
+        yield Stacked(*names, open=_OPEN)
+
+
+def _turned(stack: tuple[int, ...], number: int, single: tuple[int, ...]) -> bool | None:
+    """Return whether the matrices of a stack are transposed; None if its shape does not fit."""
+    if stack == (number, *single):
+        return False
+    return True if len(single) == 2 and stack == (number, *single[::-1]) else None

@@ -1,0 +1,69 @@
+"""Does to biases what is done to the weights of the same modules: a vector alone does not show where it belongs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ....tensors.info import TensorInfo
+from ..operations.steps import RETURN, TURN, Change, Step, free_name
+from .relations import WHY
+
+__all__ = ["with_biases"]
+
+Tensors = Mapping[str, TensorInfo]
+_WEIGHT = re.compile(r"(?:weight|kernel)$")
+
+
+def with_biases(
+    changes: Sequence[Change], source: Tensors, destination: Tensors, names: Mapping[str, str]
+) -> list[Change]:
+    """Return the changes, and one for the biases of each change of weights; ``names`` are tensors that are renamed."""
+    found = list(changes)
+    taken = {*names.values()}
+    for change in changes:
+        made = _of_biases(change, source, destination)
+        if made and names.keys().isdisjoint(made.sources) and taken.isdisjoint(made.results.values()):
+            found.append(made)
+    return found
+
+
+def _of_biases(change: Change, source: Tensors, destination: Tensors) -> Change | None:
+    """Return the change of the biases; None if a bias is missing, or nothing but a transpose is done."""
+    steps = [step for step in change.steps if step.phase not in (TURN, RETURN)]
+    sources = tuple(map(_bias, change.sources))
+    ends = {name: _bias(key) for name, key in change.results.items()}
+    if not steps or not all(_is_vector(key, source) for key in sources):
+        return None
+    if not all(_is_vector(key, destination) for key in ends.values()) or any(map(_is_vector_free, steps)):
+        return None
+    renamed = dict(zip(change.sources, sources, strict=True))
+    for name, key in ends.items():
+        renamed.setdefault(name, free_name(key, source))
+    if any(name not in renamed for step in steps for name in (*step.inputs, *step.outputs)):
+        return None
+    return Change(
+        tuple(_renamed(step, renamed) for step in steps),
+        {renamed[name]: key for name, key in ends.items()},
+        sources,
+        WHY,
+    )
+
+
+def _is_vector_free(step: Step) -> bool:
+    """Return whether an operation makes no sense for a vector."""
+    return step.verb in ("stack", "unstack", "copy", "reshape")
+
+
+def _renamed(step: Step, names: Mapping[str, str]) -> Step:
+    fields = tuple((name, value) for name, value in step.fields if name != "dim")
+    inputs, outputs = (tuple(names[name] for name in side) for side in (step.inputs, step.outputs))
+    return Step(step.verb, inputs, outputs, step.phase, fields)
+
+
+def _bias(key: str) -> str:
+    return _WEIGHT.sub("bias", key) if _WEIGHT.search(key) else ""
+
+
+def _is_vector(key: str, tensors: Tensors) -> bool:
+    return key in tensors and len(tensors[key].shape) == 1

@@ -1,0 +1,119 @@
+"""Fingerprints of all rows and columns of a matrix, which is read once, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....engine.compute.bands import banded
+from ....engine.compute.reading import read_part
+from ....tensors.dtypes import DTYPES
+from ....tensors.info import TensorInfo
+from ....tensors.ops.casts import cast
+from ....tensors.ops.regions import Array, blocks
+
+__all__ = ["Lines", "agreement", "common_dtype", "is_comparable", "lines_of", "sample_of"]
+
+Hashes = npt.NDArray[np.uint64]
+ELEMENTS = 1 << 18
+"""At most this many elements of a tensor are in memory at once."""
+SAMPLE = 1 << 12
+"""The number of elements of a sample."""
+_PRECISION = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""Floating-point types, the most precise first."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The fingerprints of the rows and of the columns of a matrix; equal lines have equal fingerprints."""
+
+    rows: Hashes
+    columns: Hashes
+
+
+def is_comparable(info: TensorInfo) -> bool:
+    """Return whether the values of a tensor can be compared with those of another dtype or form."""
+    return not info.opaque and not DTYPES[info.dtype].is_packed and DTYPES[info.dtype].kind not in ("quantized", "bits")
+
+
+def common_dtype(one: str, other: str) -> str:
+    """Return the less precise of two floating-point types, in which values are compared; '' if they never agree."""
+    if one == other:
+        return one
+    if one not in _PRECISION or other not in _PRECISION:
+        return ""
+    return max(one, other, key=_PRECISION.index)
+
+
+def _bits(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
+    """Return the bits of values after a cast to ``wanted``, as numbers."""
+    if common_dtype(dtype, wanted) == wanted:
+        values = cast(values, dtype, wanted)[0]
+    plain = np.ascontiguousarray(values)
+    if plain.dtype.kind == "c":
+        plain = plain.view(f"f{plain.itemsize // 2}")
+    return plain.view(f"u{plain.itemsize}").astype(np.uint64)
+
+
+def _weights(begin: int, end: int) -> Hashes:
+    """Return the odd factor of each position in a line (SplitMix64, https://prng.di.unimi.it/splitmix64.c)."""
+    state = np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (state ^ (state >> np.uint64(31))) | np.uint64(1)
+
+
+def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
+    """Return the fingerprints of the lines of a matrix, after a cast to ``dtype``, the common dtype of two models."""
+    rows, columns = np.zeros(info.shape[0], np.uint64), np.zeros(info.shape[1], np.uint64)
+    files = banded(info, source)
+    for box in blocks(info.shape, ELEMENTS):
+        (top, bottom), (left, right) = box
+        bits = _bits(read_part(files, info, box), info.dtype, dtype) + np.uint64(1)
+        rows[top:bottom] += bits @ _weights(left, right)
+        columns[left:right] += _weights(top, bottom) @ bits
+    return Lines(rows, columns)
+
+
+def sample_of(source: Checkpoint, info: TensorInfo, dtype: str) -> tuple[bytes, bool]:
+    """Return a digest of the first and the last elements of a tensor, and whether all of these are equal."""
+    boxes = list(_ends(info.shape))
+    bits = [_bits(read_part(source, info, box), info.dtype, dtype).reshape(-1) for box in boxes]
+    whole = np.concatenate(bits) if bits else np.zeros(0, np.uint64)
+    return hashlib.sha256(whole.tobytes()).digest(), bool((whole == whole[:1]).all())
+
+
+def _ends(shape: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
+    """Return a box at the beginning of a tensor and one at its end; one box for a small tensor."""
+    if 0 in shape:
+        return []
+    first: list[tuple[int, int]] = []
+    last: list[tuple[int, int]] = []
+    left = SAMPLE
+    for size in reversed(shape):
+        number = min(size, max(1, left))
+        left //= max(number, 1)
+        first.append((0, number))
+        last.append((size - number, size))
+    boxes = [tuple(reversed(first)), tuple(reversed(last))]
+    return boxes[:1] if boxes[0] == boxes[1] else boxes
+
+
+def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: TensorInfo) -> str:
+    """Return how two tensors agree: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
+
+    Both are read block by block.
+    """
+    dtype = common_dtype(one.dtype, other.dtype)
+    if not dtype or one.shape != other.shape:
+        return ""
+    here, there = banded(one, first), banded(other, second)
+    for box in blocks(one.shape, ELEMENTS):
+        bits = [_bits(read_part(files, info, box), info.dtype, dtype) for files, info in ((here, one), (there, other))]
+        if not np.array_equal(bits[0], bits[1]):
+            return ""
+    return "bits" if one.dtype == other.dtype else "cast"

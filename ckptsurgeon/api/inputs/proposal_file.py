@@ -1,0 +1,66 @@
+"""Writes what ``match`` proposes as a recipe of ``rename``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ...analysis.match.proposal import Proposal
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError, PlanError
+from ...storage.write.output_checks import check_output
+from ...util.text import escape
+from .recipe_files import is_recipe
+
+__all__ = ["check_proposal_file", "write_proposal"]
+
+
+def check_proposal_file(path: str, *, force: bool) -> None:
+    """Raise ConfigError or OutputError if a proposal cannot be written to ``path``."""
+    if not is_recipe(path):
+        raise ConfigError(f"{escape(path)} is not a valid name for a recipe.", hint="Use a name that ends in .yaml.")
+    check_output(path, (), force=force, folder=False)
+
+
+def write_proposal(
+    path: str, found: Proposal, source: Checkpoint, place: str, *, root: str | None, force: bool, wait: float | None
+) -> None:
+    """Write the rules and operations of a proposal as a recipe of ``rename``, completely or not at all.
+
+    ``place`` is the path of the source, '' if it is in memory. Raises PlanError if there is nothing to write.
+    """
+    if not found.rules and not found.operations:
+        raise PlanError(
+            f"{escape(path)} is not written: match proposes neither rules nor operations.",
+            hint="Leave --output out to see what is missing.",
+        )
+    from ...storage.write.staging import write_text
+    from ...storage.yaml_text import dump_yaml  # imports yaml, which most commands do not need
+
+    recipe: dict[str, Any] = {"verb": "rename"}
+    if place:
+        recipe["source"] = _relative(place, path)
+    recipe |= {"root": root} if root is not None else {}
+    recipe |= {"unwrap": True} if source.stripped else {}
+    recipe |= {"operations": [dict(one.row) for one in found.operations]} if found.operations else {}
+    recipe |= {"map": list(found.rules)} if found.rules else {}
+    write_text(
+        path, _head(found, path) + dump_yaml(recipe), inputs=source.open_files().values(), force=force, wait=wait
+    )
+
+
+def _relative(place: str, path: str) -> str:
+    """Return the path of the source relative to the folder of the recipe."""
+    if "://" in place or os.path.isabs(place):
+        return place
+    return os.path.relpath(place, os.path.dirname(path) or os.curdir)
+
+
+def _head(found: Proposal, path: str) -> str:
+    name = escape(os.path.basename(path))
+    return (
+        f"# From ckpt match {escape(found.first)} {escape(found.second)}: "
+        f"{found.matched} tensors of the destination have a source.\n"
+        f"# Use it with ckpt apply {name} -o OUTPUT, or in ckpt rename and ckpt transplant as\n"
+        f"# --operations {name} --map-file {name} (leave out what it does not have).\n"
+    )

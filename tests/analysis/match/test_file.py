@@ -1,0 +1,153 @@
+"""The file that match writes, the command with values, quantised inputs, and inputs that take long."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.match.operations.propose import with_operations
+from ckptsurgeon.analysis.match.proposal import Proposal
+from ckptsurgeon.analysis.match.propose import propose
+from ckptsurgeon.tensors.info import TensorInfo
+
+D = 8
+
+
+@pytest.fixture
+def pair() -> dict[str, torch.Tensor]:
+    """Write ``fused.safetensors``, with blocks of q, k and v, and ``apart.safetensors``; return the latter."""
+    apart = {f"h.{n}.{one}_proj.weight": torch.randn(D, D) for n in range(3) for one in "qkv"}
+    apart |= {f"h.{n}.down_proj.weight": torch.randn(D, 5) for n in range(3)}
+    fused = {
+        f"layers.{n}.qkv_proj.weight": torch.cat([apart[f"h.{n}.{one}_proj.weight"] for one in "qkv"]) for n in range(3)
+    }
+    fused |= {f"layers.{n}.mlp.down_proj.weight": apart[f"h.{n}.down_proj.weight"] for n in range(3)}
+    save_file(fused, "fused.safetensors")
+    save_file(apart, "apart.safetensors")
+    return apart
+
+
+def test_the_file_is_a_recipe_and_gives_rules_and_operations_to_other_verbs(ckpt: Any, pair: dict[str, Any]) -> None:
+    assert ckpt("match", "fused.safetensors", "apart.safetensors", "-o", "moved.yaml").code == 0
+    assert ckpt("apply", "moved.yaml", "-o", "one.safetensors").code == 0
+    both = ("--operations", "moved.yaml", "--map-file", "moved.yaml")
+    assert ckpt("rename", "fused.safetensors", *both, "-o", "two.safetensors").code == 0
+    assert ckpt("transplant", "fused.safetensors", "apart.safetensors", *both, "-o", "three.safetensors").code == 0
+    for name in ("one", "two", "three"):
+        made = load_file(f"{name}.safetensors")
+        assert made.keys() == pair.keys()
+        assert all(torch.equal(made[key], tensor) for key, tensor in pair.items())
+        assert cs.verify(f"{name}.safetensors").ok
+
+
+def test_the_file_works_from_another_folder(pair: dict[str, Any]) -> None:
+    Path("answers").mkdir()
+    cs.match("fused.safetensors", "apart.safetensors", output="answers/moved.yaml")
+    assert "source: ../fused.safetensors" in Path("answers/moved.yaml").read_text()
+    cs.apply("answers/moved.yaml", "out.safetensors")
+    assert load_file("out.safetensors").keys() == pair.keys()
+
+
+def test_a_file_that_exists_needs_force_and_stays_if_there_is_nothing_to_write(ckpt: Any, pair: dict[str, Any]) -> None:
+    Path("moved.yaml").write_text("mine")
+    done = ckpt("match", "fused.safetensors", "apart.safetensors", "-o", "moved.yaml")
+    assert done.code != 0
+    assert "--force" in done.err
+    assert Path("moved.yaml").read_text() == "mine"
+    assert ckpt("match", "apart.safetensors", "apart.safetensors", "-o", "moved.yaml", "--force").code != 0
+    assert Path("moved.yaml").read_text() == "mine"
+    assert ckpt("match", "fused.safetensors", "apart.safetensors", "-o", "moved.yaml", "--force").code == 0
+    assert Path("moved.yaml").read_text().startswith("# From ckpt match fused.safetensors apart.safetensors")
+
+
+def test_an_input_is_not_replaced_and_the_name_ends_in_yaml(ckpt: Any, pair: dict[str, Any]) -> None:
+    assert "name that ends in .yaml" in ckpt("match", "fused.safetensors", "apart.safetensors", "-o", "a.json").err
+    Path("link.yaml").hardlink_to("fused.safetensors")
+    done = ckpt("match", "fused.safetensors", "apart.safetensors", "-o", "link.yaml", "--force")
+    assert "inputs are never changed" in done.err
+
+
+def test_wrappers_are_removed_by_the_file_too(pair: dict[str, Any]) -> None:
+    wrapped = {f"module.{key}": tensor for key, tensor in load_file("fused.safetensors").items()}
+    save_file(wrapped, "wrapped.safetensors")
+    for values in (False, True):
+        cs.match("wrapped.safetensors", "apart.safetensors", values=values, output="moved.yaml", force=True)
+        cs.apply("moved.yaml", "out.safetensors", force=True)
+        assert load_file("out.safetensors").keys() == pair.keys()
+
+
+def test_the_command_shows_operations_their_reason_and_what_is_open(ckpt: Any, pair: dict[str, Any]) -> None:
+    done = ckpt("match", "fused.safetensors", "apart.safetensors")
+    assert '- {split: "layers.{n}.qkv_proj.weight", into: ["h.{n}.q_proj.weight"' in done.out
+    assert "# name, 9 tensors" in done.out
+    assert "12 of 12 destination tensors matched" in done.out
+    assert "9 by operations" in done.out
+    renamed = {key.replace("qkv_proj", "query_key_value"): one for key, one in load_file("fused.safetensors").items()}
+    save_file(renamed, "open.safetensors")
+    done = ckpt("match", "open.safetensors", "apart.safetensors")
+    assert "--values decides" in done.out.replace("\n", " ")
+    data = json.loads(ckpt("match", "open.safetensors", "apart.safetensors", "--values", "--json").out)
+    assert data["complete"]
+    assert set(data["agreed"].values()) == {"bits"}
+    assert data["operations"][0]["why"] == "value"
+
+
+def test_rules_alone_are_an_error_if_operations_are_needed(ckpt: Any, pair: dict[str, Any]) -> None:
+    done = ckpt("match", "fused.safetensors", "apart.safetensors", "-q")
+    assert done.code != 0
+    assert "Use -o FILE to write both" in done.err
+
+
+def test_a_configuration_has_no_values(ckpt: Any, pair: dict[str, Any]) -> None:
+    Path("dst.yaml").write_text("model: {tensors: {a: {shape: [2]}}}")
+    assert "has no values to compare" in ckpt("match", "fused.safetensors", "dst.yaml", "--values").err
+
+
+def test_tensors_in_memory_are_compared(pair: dict[str, Any]) -> None:
+    found = cs.match(load_file("fused.safetensors"), pair, values=True)
+    assert found.complete
+    assert len(found.made) == 9
+
+
+def test_codes_of_quantised_tensors_are_compared_as_they_are_stored(pair: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    save_file({f"h.{n}.proj.weight": torch.randn(256, 256) for n in range(2)}, "plain.safetensors")
+    cs.apply(cs.convert("plain.safetensors", quantize="fp8-channel"), "codes.safetensors")
+    cs.apply(cs.rename("codes.safetensors", map=["h=layers"]), "moved.safetensors")
+    found = cs.match("codes.safetensors", "moved.safetensors", values=True)
+    assert found.rules == ("h=layers",)
+    assert found.complete
+    assert not found.operations
+    assert any("is quantised: its codes and scales are compared as stored" in note for note in found.notes)
+    found = cs.match("codes.safetensors", "plain.safetensors", values=True)
+    assert not found.rules
+    assert found.notes[0].startswith("nothing agrees by value")
+    assert any("--dequantize" in note for note in found.notes)
+
+
+def large(number: int, *, sizes: bool) -> Proposal:
+    here, there = {}, {}
+    for n in range(number):
+        here[f"l.{n}.qkv_proj.weight"] = TensorInfo("float32", (3 * D + (n if sizes else 0), D))
+        for one in "qkv":
+            there[f"m.{n}.{one}_proj.weight"] = TensorInfo("float32", (D + (n if sizes and one == "q" else 0), D))
+    return with_operations(propose("a", here, "b", there), here, there)
+
+
+def test_ninety_thousand_keys_become_one_operation() -> None:
+    found = large(22_500, sizes=False)
+    assert len(found.operations) == 1
+    assert found.complete
+
+
+def test_operations_that_would_take_too_long_are_not_proposed() -> None:
+    found = large(2_000, sizes=True)
+    assert not found.operations
+    assert found.notes == ("no operations are proposed: 2000 operations on 2000 tensors would take too long.",)
+    assert len(found.missing) == 6_000
