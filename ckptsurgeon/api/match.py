@@ -23,7 +23,7 @@ from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.proposal_file import check_proposal_file, write_proposal
 from .layouts.changed_layout import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
-from .model_folder.layers.row_order import renaming_notes
+from .model_folder.layers.row_order import renaming_notes, row_orders
 
 __all__ = ["match"]
 
@@ -77,10 +77,12 @@ def _by_headers(
     target = load_target(destination, task=task)
     checkpoint = raw.unwrapped(destination=list(target.tensors))
     found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
-    found = with_operations(found, checkpoint, target.tensors)
+    config = _config(target)
+    orders = row_orders(found.names.items(), checkpoint, target.tensors.keys(), config)
+    found = with_operations(found, checkpoint, target.tensors, orders)
     notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
     notes += _layout_notes(checkpoint, target.tensors)
-    notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), _config(target))
+    notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
     return replace(found, notes=tuple(notes)), checkpoint
 
 

@@ -151,3 +151,31 @@ def test_operations_that_would_take_too_long_are_not_proposed() -> None:
     assert not found.operations
     assert found.notes == ("no operations are proposed: 2000 operations on 2000 tensors would take too long.",)
     assert len(found.missing) == 6_000
+
+
+def test_rows_of_meta_s_llama_are_reordered_by_the_names_if_the_heads_are_known(ckpt: Any) -> None:
+    meta = {
+        "tok_embeddings.weight": torch.randn(20, 32),
+        "norm.weight": torch.randn(32),
+        "output.weight": torch.randn(20, 32),
+    }
+    shapes = {"attention.wq": (32, 32), "attention.wk": (16, 32), "attention.wv": (16, 32), "attention.wo": (32, 32)}
+    shapes |= {"feed_forward.w1": (48, 32), "feed_forward.w2": (32, 48), "feed_forward.w3": (48, 32)}
+    shapes |= {"attention_norm": (32,), "ffn_norm": (32,)}
+    meta |= {f"layers.{n}.{name}.weight": torch.randn(shape) for n in range(2) for name, shape in shapes.items()}
+    Path("meta").mkdir()
+    save_file(meta, "meta/model.safetensors")
+    Path("meta/params.json").write_text(json.dumps({"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}))
+    cs.apply(cs.convert("meta/model.safetensors", layout="transformers"), "hf.safetensors")
+    found = cs.match("meta/model.safetensors", "hf.safetensors", output="moved.yaml")
+    assert [dict(one.row) for one in found.operations] == [
+        {"halves": "layers.{n}.attention.wk.weight", "heads": 2},
+        {"halves": "layers.{n}.attention.wq.weight", "heads": 4},
+    ]
+    assert not any("another order of rows" in note for note in found.notes)
+    cs.apply("moved.yaml", "out.safetensors")
+    assert not cs.diff("out.safetensors", "hf.safetensors", values=True).differs
+    save_file(meta, "alone.safetensors")
+    found = cs.match("alone.safetensors", "hf.safetensors")
+    assert not found.operations
+    assert any("another order of rows" in note for note in found.notes)

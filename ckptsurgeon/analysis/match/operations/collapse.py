@@ -15,7 +15,7 @@ __all__ = ["Row", "collapsed"]
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NAMES = "nmkabcdefgh"
-_EXPRESSION = 400
+_EXPRESSION = 20_000
 """The longest list of numbers, in characters, of a pattern for some layers only."""
 INDEX = "{i}"
 TRIES = 2_000_000

@@ -15,7 +15,7 @@ from .places import shown
 from .stacked import Stacked, find_stacked
 from .steps import JOIN, ORDER, RETURN, STACK, TURN, UNSTACK, Change, Step, free_name
 
-__all__ = ["header_changes"]
+__all__ = ["header_changes", "reordered"]
 
 Tensors = Mapping[str, TensorInfo]
 _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
@@ -108,6 +108,13 @@ def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
     flat = [key for key in found.turned if len(source[key].shape) == 2 and not key.endswith(f".{KERNEL}")]
     for key in square_siblings(flat, matrices):
         yield Change((_kept("transpose", key, TURN),), {key: found.names[key]}, (key,), TURNED)
+
+
+def reordered(names: Mapping[str, str], orders: Mapping[str, tuple[str, int]]) -> Iterator[Change]:
+    """Yield the operations ``halves`` and ``pairs`` on queries and keys; ``orders`` has the operation and the heads."""
+    for key, (verb, heads) in orders.items():
+        if key in names:
+            yield Change((_kept(verb, key, ORDER, ("heads", heads)),), {key: names[key]}, (key,), "name")
 
 
 def _turn(key: str, new: str, info: TensorInfo) -> Step:

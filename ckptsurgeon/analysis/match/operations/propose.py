@@ -9,16 +9,22 @@ from ....tensors.info import TensorInfo
 from ..proposal import Proposal
 from ..transposed import transposed_note
 from .assemble import Answer, assembled
-from .from_headers import header_changes
+from .from_headers import header_changes, reordered
 
 __all__ = ["with_operations", "without_transposed_note"]
 
 Tensors = Mapping[str, TensorInfo]
 
 
-def with_operations(found: Proposal, source: Tensors, destination: Tensors) -> Proposal:
-    """Return the proposal ``found``, which has rules only, with operations for tensors that rules cannot convert."""
+def with_operations(
+    found: Proposal, source: Tensors, destination: Tensors, orders: Mapping[str, tuple[str, int]] | None = None
+) -> Proposal:
+    """Return the proposal ``found``, which has rules only, with operations for tensors that rules cannot convert.
+
+    ``orders`` maps source keys of queries and keys to the operation that reorders their rows, and the number of heads.
+    """
     changes, open_ = header_changes(found, source, destination)
+    changes += reordered(found.names, orders or {})
     if not changes and not open_:
         return found
     used = {key for change in changes for key in change.sources}

@@ -20,7 +20,7 @@ from .fused import fused_notes
 from .heads import ARCHITECTURE, Settings, architecture_of, has_own_order, heads_of, settings_of
 from .reordered import reordering_notes
 
-__all__ = ["renaming_notes", "with_row_order_said"]
+__all__ = ["renaming_notes", "row_orders", "with_row_order_said"]
 
 _REORDER = (HALVES, PAIRS, "reshape", "permute")
 _TURN = ("transpose", "permute", "reshape")
@@ -55,6 +55,25 @@ def renaming_notes(
     yield from _row_order_notes(names, source, destination, config)
     yield from _norm_notes(names, source)
     yield from layout_notes(names, source)
+
+
+def row_orders(
+    names: Collection[tuple[str, str]], source: Checkpoint, destination: Collection[str], config: Settings
+) -> dict[str, tuple[str, int]]:
+    """Return {old key: (operation, number of heads)} of queries and keys whose new names imply another order of rows.
+
+    Nothing is returned if the numbers of heads are not known. The arguments are those of ``renaming_notes``.
+    """
+    found = misordered(names, (list(source), destination)) if names else None
+    settings = config, settings_of(source)
+    if found is None or has_own_order(found.libraries, settings):
+        return {}
+    heads = heads_of(found.modules, source, settings)
+    is_known = "llama.cpp" not in found.libraries or any(map(architecture_of, settings))
+    if not is_known or not all(kind in heads for kind in found.modules.values()):
+        return {}
+    patterns = [(KeyPattern.given(module, ""), heads[kind]) for module, kind in found.modules.items()]
+    return {key: (found.order, number) for key in found.renamed for pattern, number in patterns if pattern.matches(key)}
 
 
 def _row_order_notes(
