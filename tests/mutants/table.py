@@ -34,6 +34,16 @@ MUTANTS = (
         'return {"residual": shapes[0][0], "skip": shapes[1][0] - shapes[0][0]}',
         'return {"residual": shapes[1][0] - shapes[0][0], "skip": shapes[0][0]}',
         "api/layouts/test_parallel_wavegan.py",
+        "match proposes by value only what it has compared as a whole",
+        "if not np.array_equal(bits[0], bits[1]):",
+        "if not bits:",
+        "analysis/match/test_values.py",
+    ),
+    Mutant(
+        "match does not guess whether the rows of a fused projection are grouped by heads",
+        "if place_of(whole).module in BY_HEAD:",
+        "if not place_of(whole).module:",
+        "analysis/match/test_operations.py",
     ),
     Mutant(
         "a zip archive counts records in zip64 as soon as they do not fit in 16 bits",

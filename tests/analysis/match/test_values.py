@@ -293,6 +293,18 @@ def test_what_differs_in_one_element_is_not_proposed() -> None:
     assert len(found.missing) <= 3
 
 
+def test_what_differs_between_the_samples_is_not_proposed() -> None:
+    here = {f"a.{n}.weight": torch.randn(100, 100) for n in range(3)}
+    there = {key.replace("a", "b"): tensor.clone() for key, tensor in here.items()}
+    there["b.1.weight"][50, 50] += 1
+    save_file(here, "here.safetensors")
+    save_file(there, "there.safetensors")
+    found = cs.match("here.safetensors", "there.safetensors", values=True)
+    assert [*found.missing] == ["b.1.weight"]
+    assert [*found.unmatched] == ["a.1.weight"]
+    assert {*found.agreed} == {"b.0.weight", "b.2.weight"}
+
+
 def test_a_tied_head_is_a_copy() -> None:
     here = network()
     there = {**here, "lm_head.weight": here["model.embed_tokens.weight"].clone()}
