@@ -34,6 +34,8 @@ MUTANTS = (
         'return {"residual": shapes[0][0], "skip": shapes[1][0] - shapes[0][0]}',
         'return {"residual": shapes[1][0] - shapes[0][0], "skip": shapes[0][0]}',
         "api/layouts/test_parallel_wavegan.py",
+    ),
+    Mutant(
         "match proposes by value only what it has compared as a whole",
         "if not np.array_equal(bits[0], bits[1]):",
         "if not bits:",
