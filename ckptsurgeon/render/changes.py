@@ -8,8 +8,17 @@ from string import ascii_uppercase
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.compare.changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges, summed, weights_of
-from ..util.text import count, escape, natural_key, number_in, percent, percent_number
+from ..analysis.compare.changes import (
+    Agreement,
+    Changes,
+    ChangeSums,
+    ModelChange,
+    TensorChanges,
+    layer_of,
+    summed,
+    weights_of,
+)
+from ..util.text import count, escape, natural_key, percent, percent_number
 from .columns import Columns, Hanging
 from .tree import modules_at
 
@@ -32,23 +41,13 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
     if every:
         names = {key: key for key in keys}
     else:
-        names = {key: _layer(key) for key in keys} if depth is None else modules_at(keys, depth)
+        names = {key: layer_of(key) for key in keys} if depth is None else modules_at(keys, depth)
     parts: list[RenderableType] = [models_view(found)]
     if found.total.pairs:
         parts += [Text(""), pairs_view(found)]
     if len(set(names.values())) > 1:
         parts += [Text(""), *_layers(found, names)]
     return Group(*parts, *_exceptions(found), _summary(found))
-
-
-def _layer(key: str) -> str:
-    """Return the layer of a tensor: ``layers.0`` for ``layers.0.attn.weight``, ``head`` for ``head.weight``.
-
-    It is the key up to and with its first number; if the key has no number, it is the key without its last segment.
-    """
-    parts = key.split(".")
-    place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
-    return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)
 
 
 def letter(index: int) -> str:

@@ -14,10 +14,20 @@ from itertools import combinations
 from typing import Any
 
 from ...util.notebook import InNotebooks
-from ...util.text import escape
+from ...util.text import escape, number_in
 from .sums import ZERO, Sum, finite, norm, quotient
 
-__all__ = ["Agreement", "ChangeSums", "Changes", "ModelChange", "TensorChanges", "pairs_of", "summed", "weights_of"]
+__all__ = [
+    "Agreement",
+    "ChangeSums",
+    "Changes",
+    "ModelChange",
+    "TensorChanges",
+    "layer_of",
+    "pairs_of",
+    "summed",
+    "weights_of",
+]
 
 
 def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -121,6 +131,16 @@ class TensorChanges:
     key: str
     sums: ChangeSums
     is_weight: bool = True
+
+
+def layer_of(key: str) -> str:
+    """Return the layer of a tensor: ``layers.0`` for ``layers.0.attn.weight``, ``head`` for ``head.weight``.
+
+    It is the key up to and with its first number; if the key has no number, it is the key without its last segment.
+    """
+    parts = key.split(".")
+    place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
+    return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)
 
 
 def weights_of(tensors: Sequence[TensorChanges]) -> Sequence[TensorChanges]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,15 +22,24 @@ from .changes import Agreement, Changes, ChangeSums, ModelChange, TensorChanges,
 from .sums import ZERO, dot, scaled
 from .tensor_difference import ELEMENTS, has_figures, values_of
 
-__all__ = ["compare_changes"]
+__all__ = ["StoredTensor", "compare_changes", "measure_changes", "why_not_numbers"]
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A tensor and the open checkpoint that stores it."""
+class StoredTensor:
+    """A tensor, and the open checkpoint that stores it under ``key``."""
 
     checkpoint: Checkpoint
-    info: TensorInfo
+    key: str
+
+    @property
+    def info(self) -> TensorInfo:
+        """The header of the tensor."""
+        return self.checkpoint[self.key]
+
+
+Compared: TypeAlias = tuple[StoredTensor, Mapping[int, StoredTensor]]
+"""A tensor of the base, and the same tensor of each model, by the index of the model."""
 
 
 def compare_changes(
@@ -55,7 +65,7 @@ def compare_changes(
     tied = [key for key in base if key in keys and _is_tied(key, base, models)]
     to_read, refused = _to_read(base, models, keys.difference(tied))
     tensors = []
-    for key, sums in _measured(base, to_read, progress):
+    for key, sums in measure_changes(to_read, progress):
         if isinstance(sums, str):
             refused[key] = sums
         else:
@@ -93,42 +103,46 @@ def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
 
 def _to_read(
     base: Checkpoint, models: Sequence[Checkpoint], keys: frozenset[str]
-) -> tuple[dict[str, dict[int, _Source]], dict[str, str]]:
-    """Return {key: {index of a model: its tensor}} of the tensors to read, and {key: reason} of unreadable tensors."""
-    found, refused = dict[str, dict[int, _Source]](), dict[str, str]()
+) -> tuple[dict[str, Compared], dict[str, str]]:
+    """Return {key: the tensors to read}, and {key: reason} of unreadable tensors."""
+    found, refused = dict[str, Compared](), dict[str, str]()
     for key in (one for one in base if one in keys):
         having = {
-            index: _Source(model, model[key])
+            index: StoredTensor(model, key)
             for index, model in enumerate(models)
             if key in model and model[key].shape == base[key].shape
         }
-        reason = next(filter(None, map(_reason, (base[key], *(one.info for one in having.values())))), "")
+        own = StoredTensor(base, key)
+        reason = next(filter(None, map(why_not_numbers, (own.info, *(one.info for one in having.values())))), "")
         if having and reason:
             refused[key] = reason
         elif having:
-            found[key] = having
+            found[key] = own, having
     return found, refused
 
 
-def _reason(info: TensorInfo) -> str:
+def why_not_numbers(info: TensorInfo) -> str:
     """Return why the values of a tensor cannot be read as numbers, "" if they can."""
     return info.opaque or ("" if has_figures(info) else f"{info.dtype} values are not plain numbers")
 
 
-def _measured(
-    base: Checkpoint, models: Mapping[str, Mapping[int, _Source]], progress: Callable[[int, int], None] | None
+def measure_changes(
+    tensors: Mapping[str, Compared], progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[str, ChangeSums | str]]:
-    """Yield each key with the sums that measure its changes, or with the reason why a tensor cannot be decoded."""
-    sources = {key: (_Source(base, base[key]), *having.values()) for key, having in models.items()}
+    """Yield each key with the sums that measure its changes, or with the reason why a tensor cannot be decoded.
+
+    All values are read once, block by block. ``progress`` is called with (bytes done, bytes in all).
+    """
+    sources = {key: (base, *having.values()) for key, (base, having) in tensors.items()}
     fetch_tensors((one.checkpoint, one.info) for some in sources.values() for one in some)
     sizes = {key: sum(one.info.nbytes for one in some) for key, some in sources.items()}
     done, total = 0, sum(sizes.values())
     seen: dict[int, Seen] = {}
-    for key, having in models.items():
+    for key, (base, having) in tensors.items():
         for one in sources[key]:
-            check_records(one.checkpoint, (key,), seen.setdefault(id(one.checkpoint), set()))
+            check_records(one.checkpoint, (one.key,), seen.setdefault(id(one.checkpoint), set()))
         try:
-            yield key, _sums(_Source(base, base[key]), having)
+            yield key, _sums(base, having)
         except FormatError as error:
             if error.rule != "scale":
                 raise
@@ -138,13 +152,14 @@ def _measured(
             progress(done, total)
 
 
-def _sums(base: _Source, models: Mapping[int, _Source]) -> ChangeSums:
-    read = {index: banded(one.info, one.checkpoint) for index, one in models.items()}
-    first = banded(base.info, base.checkpoint)
+def _sums(base: StoredTensor, models: Mapping[int, StoredTensor]) -> ChangeSums:
+    infos = {index: one.info for index, one in models.items()}
+    read = {index: banded(infos[index], one.checkpoint) for index, one in models.items()}
+    info, first = base.info, banded(base.info, base.checkpoint)
     found = [ChangeSums({one: ModelChange() for one in models}, {pair: Agreement() for pair in pairs_of(list(models))})]
-    for box in blocks(base.info.shape, ELEMENTS):
-        here = values_of(first, base.info, box)
-        found.append(_sums_of_block(here, {i: values_of(read[i], one.info, box) for i, one in models.items()}))
+    for box in blocks(info.shape, ELEMENTS):
+        here = values_of(first, info, box)
+        found.append(_sums_of_block(here, {i: values_of(read[i], infos[i], box) for i in models}))
     return summed(found)
 
 
