@@ -32,6 +32,7 @@ __all__ = [
     "merging_bytes",
     "merging_places",
     "method_of",
+    "random_numbers",
 ]
 
 T = TypeVar("T")
@@ -229,10 +230,17 @@ class MergedTensors:
         Philox (https://doi.org/10.1145/2063384.2063405). It is counter-based, so its sequence can start at any
         position. So the numbers do not depend on the order and size of slices.
         """
-        seed = f"{self._context.seed}\0{model}\0{self.key}".encode("utf-8", "surrogatepass")
-        key = int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest(), "little")
-        size, (first, skipped) = prod(at.models[0].shape), divmod(at.offset, WORDS)
-        raw = np.random.Philox(key=key, counter=first).random_raw((skipped + size + WORDS - 1) // WORDS * (WORDS // 2))
-        words = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + size]
-        drawn = ((words >> 8) * np.float32(2**-24)).reshape(tuple(at.models[0].shape))
-        return self.library.put(drawn)
+        return self.library.put(
+            random_numbers(self._context.seed, self.key, model, at.offset, tuple(at.models[0].shape))
+        )
+
+
+def random_numbers(seed: int, key: str, model: int, offset: int, shape: tuple[int, ...]) -> Array:
+    """Return the random numbers in [0, 1) for the elements from ``offset`` on of a model's tensor, in ``shape``."""
+    said = f"{seed}\0{model}\0{key}".encode("utf-8", "surrogatepass")
+    philox = int.from_bytes(hashlib.blake2b(said, digest_size=16).digest(), "little")
+    size, (first, skipped) = prod(shape), divmod(offset, WORDS)
+    raw = np.random.Philox(key=philox, counter=first).random_raw((skipped + size + WORDS - 1) // WORDS * (WORDS // 2))
+    words = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + size]
+    numbers: Array = ((words >> 8) * np.float32(2**-24)).reshape(shape)
+    return numbers

@@ -12,7 +12,7 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.deltas import agreement
+from .arithmetic.deltas import KeptElements, StagedMerging, agreement
 from .arithmetic.pieces import in_pieces, pieces
 from .arithmetic.threshold import MagnitudeCut, MagnitudeRank, cuts
 
@@ -51,7 +51,16 @@ def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0,
         total /= at.xp.clip(whole, _TINY, None)
         return at.onto(total)
 
-    return in_pieces(merged)
+    def kept(at: Slice) -> list[KeptElements]:
+        deltas = _selected(at, cut)
+        agree = agreement(at, deltas)
+        number = at.xp.count_nonzero
+        return [
+            KeptElements(int(number(at.delta(model))), int(number(delta)), int(number(delta * agree[model])))
+            for model, delta in enumerate(deltas)
+        ]
+
+    return StagedMerging(in_pieces(merged), kept)
 
 
 def _variance(at: Slice, deltas: Sequence[Array]) -> Array:

@@ -16,10 +16,40 @@ from .._method import Merging, Slice, Tensors
 from .pieces import in_pieces, pieces
 from .products import cancel, check_some, held, shares
 
-__all__ = ["DeltaMixing", "Masks", "agreement", "everything", "mixed"]
+__all__ = ["DeltaMixing", "KeptElements", "Masks", "StagedMerging", "agreement", "everything", "mixed"]
 
 Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
 """A function that returns which elements of a model's delta to keep in a piece; True for all, False for none."""
+
+
+@dataclass(frozen=True)
+class KeptElements:
+    """How many elements of a model's difference to the base are left after each stage of a merge.
+
+    ``changed`` are those that are not zero, ``trimmed`` those of them that the mask keeps, and ``elected`` those of the
+    kept that have the sign of the majority (None if the method elects no sign).
+    """
+
+    changed: int
+    trimmed: int
+    elected: int | None = None
+
+    def __add__(self, other: KeptElements) -> KeptElements:
+        elected = None if self.elected is None or other.elected is None else self.elected + other.elected
+        return KeptElements(self.changed + other.changed, self.trimmed + other.trimmed, elected)
+
+
+@dataclass(frozen=True)
+class StagedMerging:
+    """A function that merges a slice, and ``kept``, which counts what is left of each model's difference in a slice."""
+
+    merge: Merging
+    kept: Callable[[Slice], list[KeptElements]]
+
+    def __call__(self, at: Slice) -> Array:
+        """Return the merged values of a slice."""
+        return self.merge(at)
+
 
 _TINY = 1e-7
 """Sums of magnitudes below this are taken as zero, as in mergekit."""
@@ -82,19 +112,39 @@ def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None 
     factors = [factor * grown for factor, grown in zip(how.factors, growth, strict=True)]
     widened = how.normalize and not how.elect and cancel(how.weight)  # elected signs follow mergekit's float32
 
-    def merged(at: Slice) -> Array:
+    def weighted(at: Slice) -> list[Array]:
         deltas = [_kept(at, delta, masks(at, model, delta)) for model, delta in enumerate(at.deltas)]
         if widened:
             deltas = list(at.wide(deltas))
         for delta, factor in zip(deltas, factors, strict=True):
             if factor != 1:
                 delta *= factor
+        return deltas
+
+    def merged(at: Slice) -> Array:
+        deltas = weighted(at)
         total = _elected(at, deltas, how) if how.elect else _added(deltas)
         if how.scale != 1:
             total *= how.scale
         return at.onto(total)
 
-    return in_pieces(merged, columns)
+    def kept(at: Slice) -> list[KeptElements]:
+        found = [_count(piece, masks, weighted(piece) if how.elect else ()) for piece in pieces(at, columns=columns)]
+        return [sum(of[1:], of[0]) for of in zip(*found, strict=True)]
+
+    return StagedMerging(in_pieces(merged, columns), kept)
+
+
+def _count(at: Slice, masks: Masks, weighted: Sequence[Array]) -> list[KeptElements]:
+    """Return what is left of each model's delta in a piece; ``weighted`` are the deltas of which a sign is elected."""
+    number = at.xp.count_nonzero
+    agree = agreement(at, weighted) if weighted else ()
+    found = []
+    for model, delta in enumerate(at.deltas):
+        elected = int(number(weighted[model] * agree[model])) if weighted else None
+        before = int(number(delta))
+        found.append(KeptElements(before, int(number(_kept(at, delta, masks(at, model, delta)))), elected))
+    return found
 
 
 def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
