@@ -17,6 +17,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError, VerifyError
+from ..planning.plan.plan import Plan
 from ..planning.recipe import Recipe
 from ..planning.recipe_text import parse_recipe
 from ..storage.read.base import File
@@ -33,9 +34,12 @@ from .lora.adapter_files import adapter_of
 
 __all__ = ["view"]
 
+NAMED = 4
+"""The title of a page names at most this many checkpoints, with the base."""
+
 
 def view(
-    path: CheckpointLike,
+    path: CheckpointLike | Plan,
     other: CheckpointLike | None = None,
     *more: CheckpointLike,
     stats: bool = False,
@@ -47,19 +51,27 @@ def view(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """Return an HTML page about a checkpoint, a training run, or the differences of two or more checkpoints.
+    """Return an HTML page about a checkpoint, a training run, a merge, or the differences of several checkpoints.
 
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
     the checkpoint, the page shows its recipe: how each tensor was made. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
     False, only their headers are compared. With three or more checkpoints, the first is the base. The page then shows
     how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
-    what the verb ``check`` finds. ``root`` is the dotted path of the state dict in all checkpoints; ``wait``
-    is as in ``apply``.
+    what the verb ``check`` finds.
+
+    For a plan of ``merge``, the page shows, before the merge, how far the changes of the models agree, in which layers
+    they oppose each other, and what each method would keep of them. The changes are computed from all values, what
+    methods keep from samples, within bounded memory. ``merge`` of the result has these figures.
+
+    ``root`` is the dotted path of the state dict in all checkpoints; ``wait`` is as in ``apply``.
 
     Raises the errors of ``open_checkpoint``, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
     """
+    if isinstance(path, Plan):
+        _check_plan_arguments(other, stats=stats, values=values, check=check, root=root)
+        return _merge_page(path, output=output, force=force, wait=wait, progress=progress)
     sources = [path] if other is None else [path, other, *more]
     _check_arguments(sources, more, values=values, check=check)
     target = None if output is None else os.fspath(output)
@@ -111,6 +123,41 @@ def _check_arguments(
         raise ConfigError(
             "--check is only for one checkpoint in a file or folder.", hint="Leave --check out, or name one checkpoint."
         )
+
+
+def _check_plan_arguments(
+    other: CheckpointLike | None, *, stats: bool, values: bool, check: bool, root: str | None
+) -> None:
+    given = {"other": other is not None, "stats": stats, "values": not values, "check": check, "root": root is not None}
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"{name} is not for a page about a plan.", hint=f"Leave {name} out.")
+
+
+def _merge_page(plan: Plan, *, output: Path | None, force: bool, wait: float | None, progress: Progress | None) -> Page:
+    """Return the page about a merge, and write it if ``output`` is given."""
+    from .merge.survey import survey_merge
+
+    target = None if output is None else os.fspath(output)
+    if target is not None:
+        _check(target, force=force)
+    surveyed = survey_merge(plan, progress)
+    base, survey = surveyed.stored, surveyed.survey
+    shown, notes = _inspected([base], None, stats=False)
+    data = contents_of(replace(shown, recipe=None, changes=survey.changes, merge=survey))
+    notes = tuple(dict.fromkeys((*notes, *plan.notes, *survey.changes.notes)))
+    title = _title([base.path, *survey.changes.models])
+    page = Page(page_html(data, title), len(data["tensors"]["rest"]), target, notes, survey)
+    if target is not None:
+        _write(page, target, surveyed.sources, force=force, wait=wait)
+    return page
+
+
+def _write(page: Page, target: str, opened: Sequence[Checkpoint], *, force: bool, wait: float | None) -> None:
+    from ..storage.write.staging import write_text
+
+    inputs = [file for one in opened for file in one.open_files().values()]
+    write_text(target, page.html, inputs=inputs, force=force, wait=wait)
 
 
 def _check(output: str, *, force: bool) -> None:
@@ -210,6 +257,11 @@ def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress 
 
 
 def _title(paths: Sequence[str]) -> str:
-    """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials)."""
+    """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials).
+
+    Of many models, the first are named.
+    """
     names = [path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths]
+    if len(names) > 1 + NAMED:
+        names = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return " → ".join([names[0], ", ".join(names[1:])]) if names[1:] else names[0]

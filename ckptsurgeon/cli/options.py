@@ -324,16 +324,26 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         ) from None
 
 
-def check_explain(**writing: object) -> None:
-    """Raise ConfigError if --explain, which writes nothing, is given with an option for writing.
+def check_explain(option: str = "--explain", **writing: object) -> None:
+    """Raise ConfigError if --explain or --page, which write no model, is given with an option for writing.
 
     ``writing`` has the options for writing by name, with their values.
     """
     given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
     if given:
+        what = "nothing" if option == "--explain" else "only the page"
         raise ConfigError(
-            f"--explain and {given[0]} contradict each other: --explain writes nothing.", hint="Leave one out."
+            f"{option} and {given[0]} contradict each other: {option} writes {what}.", hint="Leave one out."
         )
+
+
+def check_page(path: str) -> None:
+    """Raise ConfigError if the path of a page is ``-``, or does not end in ``.html``: no browser would show it."""
+    check_output(path)
+    if not path.lower().endswith((".html", ".htm")):
+        from ..util.text import escape
+
+        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
 
 
 def given_output(output: str | None) -> str:

@@ -36,11 +36,12 @@ from .printing import Printer, print_to
 from .stopping import say
 
 if TYPE_CHECKING:
+    from ..analysis.page.contents import Page
     from ..analysis.prove.proof import Proof
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["AdapterWriting", "Writing", "show_explained", "show_plan"]
+__all__ = ["AdapterWriting", "Writing", "show_explained", "show_page", "show_plan", "write_page"]
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,25 @@ def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
         from ..render.explanation import explained_view
 
         print_to(sys.stdout, explained_view(found, every=printer.verbose))
+
+
+def write_page(printer: Printer, plan: Plan, path: str, *, force: bool, wait: float | None) -> None:
+    """Write the page about a merge, and show where it is."""
+    from ..api.view import view
+
+    with printer.working("comparing", path) as progress:
+        page = view(plan, output=path, force=force, wait=wait, progress=progress)
+    show_page(printer, page)
+
+
+def show_page(printer: Printer, page: Page) -> None:
+    """Show where a page was written, how to open it, and its notes."""
+    if printer.answer(page):
+        return
+    from ..render.columns import page_view
+
+    printer.show(page_view(page, next_step=f"open {quoted(page.output or '')} in a browser"))
+    printer.notes(page.notes)
 
 
 def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:

@@ -133,6 +133,8 @@ def make_files() -> None:
         {**state, "norm": torch.ones(4).half(), "layers.0.q": torch.ones(3, 2), "new": torch.ones(1)}, "b.safetensors"
     )
     save_file({**state, "norm": torch.full((4,), 1.001)}, "c.safetensors")
+    for name, value in (("still", 0.0), ("up", 0.1), ("down", -0.1)):
+        save_file({"layers.0.weight": torch.full((8, 8), 1 + value)}, f"{name}.safetensors")
     torch.save({"model": state, "model_ema": state, "epoch": 3, "who": torch.nn.Identity()}, "a.pth")
     tied = torch.ones(4, 2)
     torch.save({"embed": tied, "out": tied}, "tied.pth")
@@ -247,6 +249,8 @@ def commands() -> Iterator[list[str]]:
     Path("signed/more.py").write_text("")
     yield ["verify", "signed", "--key", "signer.pub"]
     yield ["view", "a.pth", "-o", "a.html"]
+    opposed = ["up.safetensors", "down.safetensors", "-m", "ties", "--base", "still.safetensors"]
+    yield ["merge", *opposed, "--page", "before.html"]
     yield ["check", "a.safetensors", "words"]
     yield ["scan", "a.pth"]
     yield ["scan", "broken.pkl"]

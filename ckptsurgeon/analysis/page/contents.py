@@ -20,8 +20,10 @@ from ..check.report import CheckReport
 from ..compare.changes import Changes
 from ..compare.results import Difference
 from ..inspection import AdapterSettings, Inspection
+from ..merge_survey import MergeSurvey
 from .columns import Table, changes_of, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief
+from .merging import merge_of
 from .quantised_weights import coded_of
 from .runs import Run
 
@@ -124,12 +126,16 @@ def _vocabulary(recipe: Recipe) -> list[Any]:
 
 @dataclass(frozen=True, repr=False)
 class Page(Brief):
-    """A page as HTML. ``output`` is its path if it was written to a file; ``tensors`` is the number of its rows."""
+    """A page as HTML. ``output`` is its path if it was written to a file; ``tensors`` is the number of its rows.
+
+    ``merge`` has the figures of a page about a merge.
+    """
 
     html: str = field(repr=False)
     tensors: int
     output: str | None = None
     notes: tuple[str, ...] = ()
+    merge: MergeSurvey | None = None
 
     @property
     def nbytes(self) -> int:
@@ -145,6 +151,7 @@ class Page(Brief):
             "tensors": self.tensors,
             "nbytes": self.nbytes,
             "notes": list(self.notes),
+            **({"merge": self.merge.to_json()} if self.merge is not None else {}),
         }
 
     def _repr_html_(self) -> str:
@@ -168,6 +175,7 @@ class PageContents:
     run: Run | None = None
     report: CheckReport | None = None
     changes: Changes | None = None
+    merge: MergeSurvey | None = None
     histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
@@ -183,6 +191,7 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "receipt": receipt_of(shown.recipe, rows) if shown.recipe is not None else None,
         "difference": None,
         "changes": None,
+        "merge": merge_of(shown.merge) if shown.merge is not None else None,
         "figures": None,
         "coded": coded_of(about[-1], table.places) if about else None,
         "check": _checked(shown.report) if shown.report is not None else None,

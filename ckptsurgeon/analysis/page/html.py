@@ -91,8 +91,8 @@ PATTERNS = (
 
 PROGRAM = (
     "words.js", "shades.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js",
-    "tree.js", "charts.js", "overview.js", "panel.js", "finder.js", "network.js", "layers.js", "receipt.js", "clips.js",
-    "run.js", "checked.js", "about.js", "app.js",
+    "tree.js", "charts.js", "overview.js", "panel.js", "finder.js", "network.js", "layers.js", "merge.js", "receipt.js",
+    "clips.js", "run.js", "checked.js", "about.js", "app.js",
 )  # fmt: skip
 """All JavaScript files of the page, in such an order that each needs only earlier ones."""
 

@@ -21,12 +21,13 @@ from ..apply import apply
 from ..compare_changes import compare_changes
 from .merge import merge
 
-__all__ = ["explain_merge"]
+__all__ = ["NEEDED", "explain_merge", "why_not_compared"]
 
 MOST = 16
 """The largest number of tensors that are explained at once: each is merged by every method."""
 NEEDED = {"weight": 1.0, "t": 0.5}
 """The values of parameters without a default: equal weights, and the middle between two models."""
+CODED = "this tensor is a part of a quantised weight (--encoding dequantize merges the decoded weights)"
 BASES = ("required", "optional")
 """The values of ``Method.base`` for methods that merge the models' changes from a base."""
 
@@ -53,7 +54,7 @@ def _explained(plan: Plan, step: Step) -> MergeExplanation:
     inputs = [Input(step.source or 0, step.source_key, step.source_dtype, step.source_shape), *step.more]
     names = [plan.sources[one.source].name for one in inputs]
     made = MergeExplanation(step, tuple(names))
-    if why := _not_compared(step):
+    if why := CODED if step.coded is not None and step.merge is not None else why_not_compared(step):
         return replace(made, why=why)
     made = replace(made, models=tuple(names[:-1]), base=names[-1])
     with TemporaryDirectory() as folder:
@@ -68,12 +69,10 @@ def _explained(plan: Plan, step: Step) -> MergeExplanation:
     return replace(made, changes=changes, outcomes=outcomes)
 
 
-def _not_compared(step: Step) -> str:
+def why_not_compared(step: Step) -> str:
     """Return why the changes of the models cannot be compared for a tensor; "" if they can be compared."""
     if step.merge is None:
         return "the tensor is not merged"
-    if step.coded is not None:
-        return "this tensor is a part of a quantised weight (--encoding dequantize merges the decoded weights)"
     if step.policy:
         return (
             f"the shapes or vocabularies of the models differ (made to fit by --on-mismatch or --vocab: {step.policy})"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, StateDict, check_explain, numbers
-from ..writing import Writing, show_explained
+from ..options import Encoding, Memory, StateDict, check_explain, check_page, numbers
+from ..writing import Writing, show_explained, write_page
 
 NAME = "merge"
 HELP = """Merge models into one by a method.
@@ -19,6 +19,9 @@ each model (0.3,0.7), or a gradient from the first layer to the last ([0, 0.5, 1
 keys, and the last match wins. Integers and booleans, such as BatchNorm's counter, are not merged (see --int-buffers).
 ckpt merge --list shows all methods with their parameters and papers.
 
+--page FILE.html writes a page to look at before the merge, and no model: how far the models' changes from the base
+agree, by layer and role; the layers that fight most; and what the method and the other methods would keep.
+
 A recipe of mergekit (recipe.yaml, with merge_method) contains models, method and parameters; its paths are relative to
 the working directory, or else to the recipe.
 """
@@ -28,6 +31,7 @@ Examples:
   ckpt merge a b --method ties --base llama --param density=0.5 --weights 1,1 -o merged/
   ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
   ckpt merge a b --method ties --base llama --explain 'model.layers.8.mlp.*'
+  ckpt merge a b --method ties --base llama --page before.html
   ckpt merge a b --method regmean --statistics a=a.stats.safetensors --statistics b=b.stats.safetensors -o merged/
   ckpt merge a b --method linear --weights 0.5,0.5 --align -o merged/
   ckpt merge recipe.yaml -o merged/
@@ -159,6 +163,15 @@ def run(
             "keep; write nothing.",
         ),
     ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page",
+            metavar="FILE.html",
+            help="Write a page that shows where the changes of the models agree, and what each method would keep of "
+            "them; write no model.",
+        ),
+    ] = None,
     encoding: Encoding = "keep",
     *,
     state_dict: StateDict,
@@ -187,9 +200,15 @@ def run(
         )
     if recipe:
         read_recipe(recipe)  # so that an error in the recipe is reported before an error in the output
-    if explain:
-        check_explain(output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force)
+    if explain or page:
+        of_page = {"explain": explain} if page else {"force": writing.force}
+        check_explain(
+            f"--{'page' if page else 'explain'}",
+            output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, **of_page,
+        )  # fmt: skip
         writing = replace(writing, dry_run=True)
+    if page:
+        check_page(page)
     writing.check()
     plan = merge(
         recipe or models, method=method, base=base, weights=numbers("--weights", weights),
@@ -199,7 +218,9 @@ def run(
         compute=compute, seed=seed, plugin=plugin,
         memory=memory, device=device, **state_dict.arguments,
     )  # fmt: skip
-    if explain:
+    if page:
+        write_page(printer, plan, page, force=writing.force, wait=writing.wait)
+    elif explain:
         show_explained(printer, plan, explain)
     else:
         writing.carry_out(plan)

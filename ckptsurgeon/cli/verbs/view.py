@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Root, Wait, check_output, quoted
+from ..options import Force, Root, Wait, check_page
 from ..printing import Printer
+from ..writing import show_page
 
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.
@@ -59,8 +60,7 @@ def run(
 
     sources = [source, *(others or ())]
     target = output or page_name(sources)
-    check_output(target)
-    _check_suffix(target)
+    check_page(target)
     with printer.working("reading", target) as progress:
         page = view(
             *sources,
@@ -73,21 +73,7 @@ def run(
             wait=wait,
             progress=progress,
         )
-    if printer.answer(page):
-        return
-    from ...render.columns import page_view
-
-    printer.show(page_view(page, next_step=f"open {quoted(target)} in a browser"))
-    printer.notes(page.notes)
-
-
-def _check_suffix(path: str) -> None:
-    """Raise ConfigError if the name of a page does not end in ``.html`` or ``.htm``: no browser would show the page."""
-    from ...errors import ConfigError
-    from ...util.text import escape
-
-    if not path.lower().endswith((".html", ".htm")):
-        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
+    show_page(printer, page)
 
 
 def page_name(sources: list[str]) -> str:

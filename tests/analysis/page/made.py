@@ -122,6 +122,21 @@ def run_with_clips() -> cs.Page:
     return cs.view("run", output="page.html")
 
 
+def merge_page() -> cs.Page:
+    """The page before a merge of three models by TIES, of which the second fights in one layer."""
+    base = network()
+    save_file({key: one.contiguous().clone() for key, one in base.items()}, "base.safetensors")
+    torch.manual_seed(5)
+    weights = [key for key in base if key.startswith("encoder") or key == "embed.weight"]
+    common = {key: 0.1 * torch.randn_like(base[key]) for key in weights}
+    for name in ("french", "german", "czech"):
+        sign = {key: -1 if name == "german" and ".2.attn.weight" in key else 1 for key in weights}
+        moved = {key: base[key] + sign[key] * common[key] + 0.05 * torch.randn_like(base[key]) for key in weights}
+        save_file({key: one.contiguous().clone() for key, one in {**base, **moved}.items()}, f"{name}.safetensors")
+    models = [f"{name}.safetensors" for name in ("french", "german", "czech")]
+    return cs.view(cs.merge(models, method="ties", base="base.safetensors", density=0.3))
+
+
 def show(browser: Chrome, page: cs.Page) -> None:
     """Open a page in the browser from a file, as a user does."""
     path = Path("page.html").absolute()

@@ -27,6 +27,7 @@ from .made import (
     facts,
     keys_of,
     look_for,
+    merge_page,
     network,
     output,
     rows,
@@ -746,6 +747,60 @@ def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> Non
     )
     assert selected(browser) == "encoder.layers.2.attn.weight"
     assert facts(browser)["A and B"] == "cosine -1.000"
+
+
+def test_a_page_before_a_merge_shows_fights_and_what_methods_keep(browser: Chrome, press: Press) -> None:
+    page = merge_page()
+    show(browser, page)
+    survey = page.merge
+    assert survey is not None
+    assert text(browser, "#tabs [aria-selected=true]") == "Merge"
+    parts = "return [...document.querySelectorAll('#merge section')].map((one) => one.innerText)"
+    models, pairs, fights, methods = browser.execute_script(parts)
+    assert "german.safetensors" in models
+    assert f"{survey.changes.total.pairs[0, 1].cosine:.2f}" in pairs
+    first = fights.splitlines()[fights.splitlines().index("encoder.layers.2") :]
+    assert first[1].split()[0] == "attn.weight"
+    assert "From all" in methods
+    rows = "return [...document.querySelectorAll('.methods tbody tr')].map((row) => [...row.cells].map((one) => one.innerText))"
+    table = {cells[0]: cells[1:] for cells in browser.execute_script(rows)}
+    ties = survey.methods[0]
+    assert table["ties (planned)"][0] == "density=0.3"
+    kept = [f"{100 * share:.0f}" for one in ties.models if (share := one.trimmed) is not None]
+    assert table["ties (planned)"][1:4] == kept
+    assert float(table["ties (planned)"][-1]) == pytest.approx(ties.norm, abs=0.006)
+    assert table["linear"][1:7] == ["-"] * 6
+    assert "factorises whole matrices" in browser.execute_script(
+        "return document.querySelector('#merge details').textContent"
+    )
+    browser.execute_script(
+        "[...document.querySelectorAll('#merge .link')].find((one) => one.innerText === 'same sign of A and B').click()"
+    )
+    assert (text(browser, "#tabs [aria-selected=true]"), chosen(browser, "measure")) == (
+        "Layers",
+        "same sign of A and B",
+    )
+    choose(browser, "measure", "cosine of A and B")
+    assert float(cells(browser, "encoder.layers")["2"]["attn.weight"]) < -0.5
+    press("ARROW_LEFT", "ARROW_LEFT", within="#tab-layers")
+    assert text(browser, "#tabs [aria-selected=true]") == "Merge"
+    browser.execute_script("document.querySelector('#merge .members .link').click()")
+    assert selected(browser) == "encoder.layers.2.attn.weight"
+
+
+def test_a_page_before_a_merge_of_many_models_shows_ranges(browser: Chrome) -> None:
+    merge_page()
+    models = [f"{name}.safetensors" for name in ("french", "german", "czech", "french", "german")]
+    show(
+        browser,
+        cs.view(cs.merge(models, method="task_arithmetic", base="base.safetensors", weights=[0.1, 0.2, 0.3, 0.4, 0.5])),
+    )
+    row = browser.execute_script(
+        "return [...document.querySelector('.methods tbody tr').cells].map((one) => one.innerText)"
+    )
+    assert row[:4] == ["task_arithmetic (planned)", "weight=0.1,0.2,0.3,0.4,0.5", "100", "-"]
+    low, high = row[4].split(" to ")
+    assert float(low) < float(high)
 
 
 def test_a_pointer_that_rests_does_not_choose_what_the_panel_shows(first: Chrome) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 from ...trainer import toy
-from .made import changed, network, output, run_with_clips, show
+from .made import changed, merge_page, network, output, run_with_clips, show
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -50,6 +50,7 @@ PAGES: dict[str, tuple[Callable[[], cs.Page], str]] = {
     "checkpoint": (checkpoint, "encoder.layers.7.attn.weight"),
     "difference": (difference, "encoder.layers.3.attn.weight"),
     "receipt": (receipt, "body.norm.weight"),
+    "merge": (merge_page, "encoder.layers.2.attn.weight"),
     "run": (run, ""),
     "clips": (run_with_clips, ""),
 }

@@ -29,6 +29,8 @@ class App {
   tabs() {
     const { data, model } = this;
     const views = [["network", "Network", () => []]];
+    if (data.merge)
+      views.unshift(["merge", "Merge", () => mergeView(model, (node) => this.open(node), (name) => this.showMap(name))]);
     if (model.size && measuresOf(model).length)
       views.push(["layers", "Layers", () => layersView(model, (node) => this.open(node))]);
     if (data.check) views.push(["check", checkLabel(data.check), () => checkedView(data.check, model, (node) => this.open(node))]);
@@ -45,7 +47,7 @@ class App {
       $("tabs").append(tab);
       $(id).append(...shownOrSaid(label, made).filter((part) => part !== ""));
     }
-    this.view(data.run ? "run" : model.changes ? "layers" : "network", { focus: true });
+    this.view(data.run ? "run" : data.merge ? "merge" : model.changes ? "layers" : "network", { focus: true });
   }
 
   view(id, { focus = false } = {}) {
@@ -67,6 +69,13 @@ class App {
     const next = tabs[(tabs.indexOf(event.target) + step + tabs.length) % tabs.length];
     next.focus();
     next.click();
+  }
+
+  /** Show a measure in the view Layers. */
+  showMap(name) {
+    $("measure").value = name;
+    $("measure").dispatchEvent(new Event("change"));
+    this.view("layers", { focus: true });
   }
 
   /** Show the network, and select a node in it. */

@@ -171,8 +171,9 @@ function layersView(model, open) {
     const cell = event.target.closest("[data-row]");
     if (cell) open(model.leaves[Number(cell.dataset.row)]);
   });
+  if (model.data.merge && model.changes.couples.length) choice.value = `cosine of ${model.changes.couples[0]}`;
   draw();
-  const totals = model.changes ? [changesTables(model.changes)] : [];
+  const totals = model.changes && !model.data.merge ? [changesTables(model.changes)] : []; // the view Merge has them
   const gone = model.difference ? onlyInOne(model) : [];
   return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice), " ", meaning), legend, box, ...gone];
 }

@@ -1,0 +1,182 @@
+"""What a page before merging shows: where the models' changes oppose each other, and what methods would keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..util.brief import Brief
+from ..util.text import natural_key
+from .compare.changes import Agreement, Changes, ChangeSums, TensorChanges, layer_of, weights_of
+from .compare.sums import Sum, norm, quotient
+
+__all__ = ["Conflict", "MergeSurvey", "MethodSurvey", "SampledModel", "conflicts_of"]
+
+# Layers in which the changes of two models oppose each other.
+
+MOST = 50
+"""At most this many layers are listed."""
+NAMED = 5
+"""At most this many tensors of a layer are named."""
+OPPOSED = 0.05
+"""Changes oppose each other if their cosine is below minus this, or if 5 % more signs differ than agree."""
+DEVIATIONS = 3.0
+"""Smaller opposition than by three standard deviations of random changes of as many values is taken for chance."""
+
+
+@dataclass(frozen=True, repr=False)
+class Conflict(Brief):
+    """A layer, or a tensor, in which the changes of a pair of models oppose each other.
+
+    ``weight`` is the sum, over the tensors, of the product of both changes' norms, divided by the product of both norms
+    over all tensors, times how much the changes of the tensor oppose each other: from 0 (not at all) to 1 (their cosine
+    is -1, or all values move in opposite directions). ``tensors`` are those of a layer that oppose each other, the
+    largest weight first; ``agreement`` sums them up.
+    """
+
+    name: str
+    pair: tuple[int, int]
+    weight: float
+    agreement: Agreement
+    tensors: tuple[Conflict, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the conflict as plain data; at most ``NAMED`` of the tensors of a layer are named."""
+        return {
+            "name": self.name,
+            "models": list(self.pair),
+            "weight": self.weight,
+            "cosine": self.agreement.cosine,
+            "same_sign": self.agreement.share_of_same_sign,
+        }
+
+    def layer_json(self) -> dict[str, Any]:
+        """Return the conflict of a layer as plain data, with the tensors of the largest weights."""
+        named = [one.to_json() for one in self.tensors[:NAMED]]
+        return {**self.to_json(), "tensors": named, "more_tensors": len(self.tensors) - len(named)}
+
+
+def conflicts_of(changes: Changes) -> tuple[Conflict, ...]:
+    """Return the layers in which models' changes oppose each other, the largest weight first, at most ``MOST``."""
+    weights, total = weights_of(changes.tensors), changes.total
+    layers: dict[tuple[str, tuple[int, int]], list[Conflict]] = {}
+    for one in weights:
+        for found in _of_tensor(one, total):
+            layers.setdefault((layer_of(one.key), found.pair), []).append(found)
+    every = [_layer(name, pair, some) for (name, pair), some in layers.items()]
+    return _sorted(every)[:MOST]
+
+
+def _layer(name: str, pair: tuple[int, int], some: Sequence[Conflict]) -> Conflict:
+    agreement = sum((one.agreement for one in some), Agreement())
+    return Conflict(name, pair, math.fsum(one.weight for one in some), agreement, _sorted(some))
+
+
+def _of_tensor(one: TensorChanges, total: ChangeSums) -> Iterator[Conflict]:
+    for pair, agreement in one.sums.pairs.items():
+        opposed = _opposed(agreement, one.sums, pair)
+        share = _share(agreement, total.pairs[pair])
+        if opposed and share:
+            yield Conflict(one.key, pair, opposed * share, agreement)
+
+
+def _sorted(some: Iterable[Conflict]) -> tuple[Conflict, ...]:
+    return tuple(sorted(some, key=lambda one: (-one.weight, natural_key(one.name), one.pair)))
+
+
+def _share(of: Agreement, total: Agreement) -> float:
+    """Return the product of the norms of both changes of a tensor, divided by that over all tensors."""
+    first, second = norm(of.first), norm(of.second)
+    product = Sum(first.value * second.value, first.exponent + second.exponent)
+    return quotient(product, norm(total.first), norm(total.second)) or 0.0
+
+
+def _opposed(one: Agreement, sums: ChangeSums, pair: tuple[int, int]) -> float:
+    """Return how much two changes of a tensor oppose each other, from 0 to 1: by their cosine, or by their signs.
+
+    Signs count by the share of the values that both models changed, of those of the model that changed fewer.
+    """
+    cosine, same = one.cosine, one.share_of_same_sign
+    if cosine is None or same is None:
+        return 0.0  # no value is changed by both
+    least = max(OPPOSED, DEVIATIONS / math.sqrt(one.both))
+    by_cosine, excess = -cosine if cosine < -least else 0.0, 1 - 2 * same
+    if excess <= least:
+        return by_cosine
+    fewest = min(sums.models[index].changed for index in pair)
+    return max(by_cosine, excess * one.both / max(1, fewest))
+
+
+# What methods would keep.
+
+
+@dataclass(frozen=True, repr=False)
+class SampledModel(Brief):
+    """What a method leaves of a model's change in the sampled values; shares from 0 to 1, None if not known.
+
+    ``trimmed`` is the share of the changed values that trimming leaves, ``elected`` the share that is left after the
+    election of signs, too. ``kept`` is the share of the change that the result has: the length of the result's
+    projection on the change, divided by the length of the change.
+    """
+
+    trimmed: float | None
+    elected: float | None
+    kept: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the shares as plain data."""
+        return {"trimmed": self.trimmed, "elected": self.elected, "kept": self.kept}
+
+
+@dataclass(frozen=True, repr=False)
+class MethodSurvey(Brief):
+    """What a merge method would make of the sampled values.
+
+    ``parameters`` are those that are not the method's defaults. ``is_planned`` is true for a method of the plan, with
+    the plan's parameters. ``norm`` is the norm of the merged change, divided by the mean of the norms of the models'
+    changes. If the method was not tried, ``why`` is the reason.
+    """
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    is_planned: bool = False
+    models: tuple[SampledModel, ...] = ()
+    norm: float | None = None
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+        return {
+            "method": self.method,
+            "planned": self.is_planned,
+            "parameters": dict(self.parameters),
+            "models": [one.to_json() for one in self.models],
+            "norm": self.norm,
+            "why": self.why or None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class MergeSurvey(Brief):
+    """What is known about models before they are merged: their changes, conflicts, and what methods would keep.
+
+    ``changes`` and ``conflicts`` come from all values; ``methods`` from ``sampled`` of the ``values`` that are merged.
+    """
+
+    changes: Changes
+    conflicts: tuple[Conflict, ...]
+    methods: tuple[MethodSurvey, ...]
+    sampled: int
+    values: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the survey as plain data; ``changes`` is what ``ckpt diff BASE A B --json`` prints."""
+        return {
+            "changes": self.changes.to_json(),
+            "conflicts": [one.layer_json() for one in self.conflicts],
+            "methods": [one.to_json() for one in self.methods],
+            "sampled": self.sampled,
+            "values": self.values,
+        }

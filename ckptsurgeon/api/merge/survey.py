@@ -1,0 +1,165 @@
+"""Surveys a merge before it is made: how far the models' changes agree, and what methods would keep of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from ...analysis.compare.changes import Changes, TensorChanges
+from ...analysis.compare.measure_changes import StoredTensor, measure_changes, why_not_numbers
+from ...analysis.merge_survey import MergeSurvey, conflicts_of
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError, PlanError
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Step
+from ...tensors.dtypes import DTYPES
+from ...util.text import listing
+from ..inputs.argument_types import Progress
+from ..inputs.reopening import inputs_of
+from .explain import why_not_compared
+from .method_samples import MergedTensor, sampled_methods
+
+__all__ = ["SurveyedMerge", "survey_merge"]
+
+
+@dataclass(frozen=True)
+class SurveyedMerge:
+    """The survey of a plan, the open base, and all open sources of the plan."""
+
+    survey: MergeSurvey
+    base: Checkpoint
+    sources: Sequence[Checkpoint]
+
+    @property
+    def stored(self) -> Checkpoint:
+        """The base as it is stored: with its codes if it is quantised."""
+        return self.base.stored or self.base
+
+
+def survey_merge(plan: Plan, progress: Progress | None = None) -> SurveyedMerge:
+    """Return what is known about the models of a merge before it is made.
+
+    All values are read once for the changes; then samples of them are merged by each method. The open inputs of the
+    plan stay open. Raises ConfigError for a plan that is no merge, or without a base or a second model, PlanError if no
+    tensor can be compared, and the errors of ``inputs_of``.
+    """
+    _check(plan)
+    inputs = inputs_of(plan)
+    found = _Inputs(plan, inputs.sources)
+    every = {key: (StoredTensor(one.base.checkpoint, one.base.key), one.models) for key, one in found.tensors.items()}
+    if not every:
+        why = next(iter(found.not_compared.values()), "nothing is merged")
+        raise PlanError(f"no tensor of this merge can be compared: {why}.", hint="Merge them without a page.")
+    measured, refused = list[TensorChanges](), dict(found.not_compared)
+    for key, sums in measure_changes(every, progress):
+        if isinstance(sums, str):
+            refused[key] = sums
+        else:
+            measured.append(TensorChanges(key, sums, is_weight=DTYPES[every[key][0].info.dtype].is_floating))
+    changes = Changes(found.base_name, found.names, tuple(measured), not_compared=refused, notes=tuple(found.notes))
+    merged = [found.tensors[one.key] for one in measured if one.is_weight]
+    methods, sampled = sampled_methods(merged, len(found.names), inputs.plugins, plan.seed)
+    values = sum(prod(one.base.info.shape) for one in merged)
+    return SurveyedMerge(
+        MergeSurvey(changes, conflicts_of(changes), methods, sampled, values), found.base, inputs.sources
+    )
+
+
+def _check(plan: Plan) -> None:
+    if plan.verb != "merge":
+        raise ConfigError(
+            f"a page about a plan needs a plan of merge, but this is a plan of {plan.verb}.",
+            hint="Make the plan with merge.",
+        )
+    merges = [step for step in plan.steps if step.merge is not None]
+    if merges and not any(step.merge is not None and step.merge.base for step in merges):
+        method = merges[0].merge.method if merges[0].merge is not None else ""
+        raise ConfigError(
+            f"the method {method} has no base, so the models have no changes to compare.",
+            hint="Name a method with a base, as in --method task_arithmetic --base BASE: the page then compares "
+            "methods without a base, too.",
+        )
+    if merges and max(len(step.combined) for step in merges if step.merge is not None and step.merge.base) < 3:
+        raise ConfigError(
+            "this merge has one model, so there are no changes that could agree.",
+            hint="Name two or more models. ckpt view BASE MODEL shows how one model differs from its base.",
+        )
+
+
+@dataclass
+class _Inputs:
+    """The tensors of a merge that can be compared, by the key in the base, and the reasons for the other tensors."""
+
+    plan: Plan
+    sources: Sequence[Checkpoint]
+    tensors: dict[str, MergedTensor] = field(default_factory=dict)
+    not_compared: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._models: dict[tuple[str, int], int] = {}
+        self._bases: dict[str, Checkpoint] = {}
+        again = []
+        for step in self._steps():
+            if why := self._why(step):
+                self.not_compared[step.key] = why
+            elif step.keeper.key in self.tensors:
+                again.append(step.key)
+            else:
+                self.tensors[step.keeper.key] = self._merged(step)
+        if again:
+            self.notes.append(
+                "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
+                f"{listing(again, 3, where='')}"
+            )
+        if len(self._bases) > 1:
+            raise PlanError(
+                f"this merge has several bases: {listing(list(self._bases), where='')}.",
+                hint="A page compares the changes from one base.",
+            )
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield the steps that merge numbers, each once: a quantised weight has a step for each of its parts."""
+        seen = set[str]()
+        for step in self.plan.steps:
+            numbers = step.numbers
+            if numbers.merge is not None and not step.tied_to and numbers.key not in seen:
+                seen.add(numbers.key)
+                yield numbers
+
+    def _why(self, step: Step) -> str:
+        infos = [self.sources[one.source][one.key] for one in step.combined]
+        return why_not_compared(step) or next(filter(None, map(why_not_numbers, infos)), "")
+
+    def _merged(self, step: Step) -> MergedTensor:
+        """Return the inputs of a step, with the index of each model: by its path and, if it is given twice, by turn."""
+        *models, base = step.combined
+        turns: dict[str, int] = {}
+        indices = []
+        for one in models:
+            name = self.plan.sources[one.source].path or self.plan.sources[one.source].name
+            turns[name] = turns.get(name, -1) + 1
+            indices.append(self._models.setdefault((name, turns[name]), len(self._models)))
+        name = self.plan.sources[base.source].path or self.plan.sources[base.source].name
+        self._bases.setdefault(name, self.sources[base.source])
+        if self.sources[base.source].stored is not None:
+            self._bases[name] = self.sources[base.source]
+        stored = [StoredTensor(self.sources[one.source], one.key) for one in step.combined]
+        assert step.merge is not None
+        return MergedTensor(step.key, stored[-1], dict(zip(indices, stored, strict=False)), step.merge)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the models, in the order in which the plan merges them."""
+        return tuple(name for name, _ in self._models)
+
+    @property
+    def base_name(self) -> str:
+        """The path of the base."""
+        return next(iter(self._bases))
+
+    @property
+    def base(self) -> Checkpoint:
+        """The open base, decoded if it is quantised."""
+        return next(iter(self._bases.values()))
