@@ -48,6 +48,18 @@ MUTANTS = (
         "analysis/match/test_operations.py",
     ),
     Mutant(
+        "layers in which large changes oppose each other come before layers of small changes",
+        "yield Conflict(one.key, pair, opposed * share, agreement)",
+        "yield Conflict(one.key, pair, opposed, agreement)",
+        "api/merge/test_survey.py",
+    ),
+    Mutant(
+        "what trimming leaves of a change is counted by the mask of the merge",
+        "_kept(at, delta, masks(at, model, delta)))), elected",
+        "delta)), elected",
+        "api/merge/test_survey.py",
+    ),
+    Mutant(
         "a zip archive counts records in zip64 as soon as they do not fit in 16 bits",
         "wide = number >= 0xFFFF or",
         "wide = number == 0xFFFF or",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -47,7 +48,7 @@ def survey_merge(plan: Plan, progress: Progress | None = None) -> SurveyedMerge:
     _check(plan)
     inputs = inputs_of(plan)
     found = _Inputs(plan, inputs.sources)
-    every = {key: (StoredTensor(one.base.checkpoint, one.base.key), one.models) for key, one in found.tensors.items()}
+    every = {key: (one.base, dict(sorted(one.models.items()))) for key, one in found.tensors.items()}
     if not every:
         why = next(iter(found.not_compared.values()), "nothing is merged")
         raise PlanError(f"no tensor of this merge can be compared: {why}.", hint="Merge them without a page.")
@@ -98,8 +99,11 @@ class _Inputs:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._models: dict[tuple[str, int], int] = {}
         self._bases: dict[str, Checkpoint] = {}
+        order = list(dict.fromkeys(self._path(source) for source in range(len(self.sources))))
+        every = {one for step in self._steps() if not why_not_compared(step) for one in self._given(step)}
+        ranked = sorted(every, key=lambda one: (order.index(one[0]), one[1]))
+        self._models = {one: index for index, one in enumerate(ranked)}
         again = []
         for step in self._steps():
             if why := self._why(step):
@@ -133,21 +137,25 @@ class _Inputs:
         return why_not_compared(step) or next(filter(None, map(why_not_numbers, infos)), "")
 
     def _merged(self, step: Step) -> MergedTensor:
-        """Return the inputs of a step, with the index of each model: by its path and, if it is given twice, by turn."""
-        *models, base = step.combined
-        turns: dict[str, int] = {}
-        indices = []
-        for one in models:
-            name = self.plan.sources[one.source].path or self.plan.sources[one.source].name
-            turns[name] = turns.get(name, -1) + 1
-            indices.append(self._models.setdefault((name, turns[name]), len(self._models)))
-        name = self.plan.sources[base.source].path or self.plan.sources[base.source].name
-        self._bases.setdefault(name, self.sources[base.source])
-        if self.sources[base.source].stored is not None:
-            self._bases[name] = self.sources[base.source]
+        base, indices = step.combined[-1].source, [self._models[one] for one in self._given(step)]
+        if self._path(base) not in self._bases or self.sources[base].stored is not None:
+            self._bases[self._path(base)] = self.sources[base]
         stored = [StoredTensor(self.sources[one.source], one.key) for one in step.combined]
         assert step.merge is not None
         return MergedTensor(step.key, stored[-1], dict(zip(indices, stored, strict=False)), step.merge)
+
+    def _path(self, source: int) -> str:
+        """Return the path of a source: that of a quantised model is the same with its codes and decoded."""
+        return self.plan.sources[source].path or self.plan.sources[source].name
+
+    def _given(self, step: Step) -> list[tuple[str, int]]:
+        """Return the models of a step: the path of each and, if a model is given several times, which of them it is."""
+        turns = Counter[str]()
+        found = []
+        for one in step.combined[:-1]:
+            found.append((self._path(one.source), turns[self._path(one.source)]))
+            turns[self._path(one.source)] += 1
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -376,7 +376,7 @@ def test_the_receipt_says_how_much_comes_from_sources_as_the_terminal_does(brows
     assert {row[0]: row[place] for row in table[1:]} == {"body": "100 %", "out": ">99 %", "total": ">99 %"}
 
 
-@pytest.mark.parametrize("place", ["page", "difference", "receipt", "run"])
+@pytest.mark.parametrize("place", ["page", "difference", "receipt", "merge", "run"])
 def test_no_name_is_more_than_a_name(browser: Chrome, place: str) -> None:
     """Whatever keys, files and figures are called, no element and no script comes of it."""
     show(browser, hostile(place))
@@ -412,6 +412,14 @@ def hostile(place: str) -> cs.Page:
     if place == "receipt":
         cs.apply(cs.rename(path, map=["a=<u>renamed<\\/u>"]), "out.safetensors")
         return cs.view("out.safetensors")
+    if place == "merge":
+        models = ["'><img src=x onerror=window.broken=7>", "<b>down<b>"]
+        for name, value in (("base", 1.0), *zip(models, (2.0, 0.0), strict=True)):
+            save_file({key: torch.full((40,), value) for key in HOSTILE}, name)
+        page = cs.view(cs.merge(models, method="ties", base="base"))
+        assert page.merge is not None
+        assert page.merge.conflicts
+        return page
     words = HOSTILE[2] + "\u202e\x1b\u200f\u2028"
     Path("run/last").mkdir(parents=True)
     cs.apply(cs.filter(path, include=["**"]), "run/best.safetensors")

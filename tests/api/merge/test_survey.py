@@ -268,6 +268,29 @@ def test_tensors_of_other_shapes_are_listed_with_the_reason() -> None:
     assert len(survey.changes.tensors) == 8
 
 
+def test_a_model_that_lacks_a_tensor_keeps_its_place() -> None:
+    write(fights=1.0)
+    lacking = {key: one for key, one in load_file(MODELS[0]).items() if key != "model.layers.0.attn.weight"}
+    save_file(lacking, MODELS[0])
+    plan = cs.merge(MODELS, method="task_arithmetic", base="base.safetensors", on_missing="any", weight=[0.1, 0.2, 0.3])
+    survey = surveyed(plan)
+    assert survey.changes.models == tuple(MODELS)
+    sums = {one.key: one.sums for one in survey.changes.tensors}
+    assert list(sums["model.layers.0.attn.weight"].models) == [1, 2]
+    kept = [one.kept or 0 for one in of(survey, "task_arithmetic").models]
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_models_in_memory_and_models_given_twice_have_a_page() -> None:
+    write()
+    tensors = [load_file(name) for name in ("base.safetensors", *MODELS[:2])]
+    survey = surveyed(cs.merge(tensors[1:], method="ties", base=tensors[0]))
+    assert survey.conflicts[0].tensors[0].name == FIGHT
+    twice = surveyed(cs.merge([MODELS[0], MODELS[0]], method="ties", base="base.safetensors"))
+    assert twice.changes.models == (MODELS[0], MODELS[0])
+    assert twice.changes.total.pairs[0, 1].cosine == pytest.approx(1)
+
+
 def test_a_recipe_of_mergekit_has_a_page() -> None:
     write()
     Path("recipe.yaml").write_text(
