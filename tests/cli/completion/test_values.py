@@ -53,7 +53,17 @@ def test_values_of_options(line: str, values: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["inspect ", "inspect sr", "transplant a ", "inspect -- --", "merge a --base ", "filter a -o ", "apply "]
+    "line",
+    [
+        "inspect ",
+        "inspect sr",
+        "transplant a ",
+        "inspect -- --",
+        "merge a --base ",
+        "merge a --page ",
+        "filter a -o ",
+        "apply ",
+    ],
 )
 def test_files_are_left_to_the_shell(line: str) -> None:
     for shell in SHELLS:
