@@ -22,6 +22,7 @@ from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
+from .joined_scales import apart, scales_elsewhere
 from .mlx_columns import of_other_columns
 from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
@@ -86,7 +87,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.stored: Checkpoint | None = None
         self.operated_parts: Mapping[str, QuantisedTensor] = {}
         self._is_lent = False
-        self._tensors = self._in_files = tensors_of(root)
+        self._in_files = tensors_of(root)
+        self._tensors, self._joined = apart(self._in_files)
         check_keys(path, self._tensors)
         self._entries = root.entries
         self._packing = root.packing
@@ -137,6 +139,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return bool(files) and all(isinstance(file, MemoryFile) for file in files)
 
     @property
+    def in_files(self) -> Mapping[str, TensorInfo]:
+        """The tensors by their keys in the files, before any of them is taken apart or renamed."""
+        return self._in_files
+
+    @property
     def closed(self) -> bool:
         """Whether the files are closed; then the values of tensors can no longer be read."""
         return any(file.closed for file in self.header.handles.values())
@@ -175,7 +182,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the file was opened, such as which state dict was chosen."""
-        notes = [*self.header.notes, *self._packing.notes()]
+        notes = [*self.header.notes, *self._packing.notes(), *self._joined.notes()]
         shard, number = self._shard
         if number:
             notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
@@ -230,7 +237,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def codes(self) -> QuantisedTensors:
         """The quantised tensors: the stored parts of each tensor, and how to decode them."""
-        return find_codes(self._shown, lambda: self.quantisation, lambda: self.elsewhere)
+        return find_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
 
     @property
     def codes_before_operations(self) -> QuantisedTensors:
@@ -256,7 +263,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def elsewhere(self) -> Sequence[str]:
         """The keys of the other shards of the model, from the index of shards; empty if this file is not a shard."""
-        return self._index.elsewhere
+        return scales_elsewhere(self._in_files, self._index.elsewhere)
 
     @cached_property
     def _index(self) -> ShardIndex:
@@ -267,7 +274,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def _shard_notes(self) -> tuple[str, ...]:
         """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
-        return tuple(shard_notes(self._shard[0], self._tensors, self._index, self.around)) if not self.root else ()
+        return tuple(shard_notes(self._shard[0], self._in_files, self._index, self.around)) if not self.root else ()
 
     @cached_property
     def _other_shard_notes(self) -> tuple[str, ...]:
@@ -305,7 +312,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         said = list[str]()
         packed = tuple(self._packing.faults(self.path))
         if self.codes:
-            lacking = list(broken_partners(self.codes, shown, frozenset(self.elsewhere)))
+            lacking = list(broken_partners(self.codes, shown, {*self.elsewhere, *self._joined.unread}))
             parts = unfit(self.codes, shown, settings, lacking)
             said += contradictory(self.path, self.codes, shown, settings, parts, self.elsewhere)
             said += incomplete(self.path, lacking)

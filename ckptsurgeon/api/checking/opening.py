@@ -73,9 +73,9 @@ def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
     if "safetensors" not in checkpoint.format:
         return ()
     held: dict[str, dict[str, TensorInfo]] = {}
-    for key, info in checkpoint.items():
+    for key, info in checkpoint.in_files.items():
         if info.storage is not None:
-            held.setdefault(info.storage.file, {})[checkpoint.stored_key(key)] = info
+            held.setdefault(info.storage.file, {})[key] = info
     files = checkpoint.open_files()
     return tuple(
         ShardFacts(file.name, file.size, file.size, tensors=held.get(name, {}))

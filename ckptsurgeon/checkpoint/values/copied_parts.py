@@ -12,14 +12,14 @@ from dataclasses import replace
 from math import log2
 
 from ...tensors.info import TensorInfo
-from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.quantised.encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
 from .sampling import Read
 
 __all__ = ["copied_parts"]
 
 SCALES = frozenset({
     "weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor", "_scale_inv", "_scale", "_scales",
-    "scales", "absmax", "biases", "SCB", "weight_sf",
+    "scales", "absmax", "biases", "SCB", "weight_sf", *(end.rpartition(".")[2] for end in EXPERT_SCALES),
 })  # fmt: skip
 """The last words of the keys of scales and biases, which normally differ from weight to weight."""
 TENSORS, PIECE = 4096, 64

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.quantised.encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
 from ...tensors.quantised.methods import family
 from ...util.text import NUMBER_IN_KEY
 from .sampling import Read, first_and_last_rows
@@ -172,7 +172,7 @@ def _dynamic_map() -> tuple[float, ...]:
 
 TENSORS_OF_POWERS = 256
 """The most tensors whose scales are looked at for powers of two, spread over the model."""
-SCALES = (".weight_scale_inv", "_scale_inv", ".weight_scale")
+SCALES = (".weight_scale_inv", "_scale_inv", ".weight_scale", *EXPERT_SCALES)
 FRACTIONS = {"float32": (4, 0x7FFFFF), "bfloat16": (2, 0x7F)}
 """{dtype: (bytes of a number, bit mask of its fraction)}: the fraction of a power of two is 0."""
 NOT_POWERS = (

@@ -15,6 +15,7 @@ import numpy as np
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
+from ..quantised.encoding import EXPERT_SCALES
 from ..quantised.methods import family
 from ..quantised.settings import BLOCK_SETTINGS
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
@@ -26,7 +27,7 @@ USUAL_BLOCK = 128
 """The rows and columns of a block if no setting contains them, as in DeepSeek's models."""
 SCALES = (
     ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
-    ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale",
+    ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale", *EXPERT_SCALES,
 )  # fmt: skip
 """The endings of the keys of scales by which codes are multiplied."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..composition import reshape
 from ..decoders._decoder import Request, decoded_weight
 from ..info import Decoded, Encoded, TensorInfo
-from ..quantised.encoding import ACTIVATIONS
+from ..quantised.encoding import ACTIVATIONS, EXPERT_SCALES
 from ._encoder import is_computed_in, part_shape
 from ._templates import UnencodableError, template_of
 
@@ -86,6 +86,7 @@ _ROLES: Mapping[str, str] = {
         (
             "weight_scale_inv", "weight_scale", "weight_descale", "scale_weight", "qscale_weight", "scale",
             "weights_scaling_factor", "_scale_inv", "_scale", "_descale", "absmax", "scales", "_scales", "SCB",
+            *(end.rpartition(".")[2] for end in EXPERT_SCALES),
         ),
         "scale",
     ),

@@ -89,7 +89,7 @@ def _scaled(asked: _Asked) -> Template | None:
     if codes in LARGEST and not asked.zero:
         # Scales of DeepSeek's blocks are computed in the same way as in transformers.
         one = dict(asked.made.parts)["scale"].numel == 1
-        blocks = ".weight_scale_inv" in asked.request.parts and scale == "float32" and not one
+        blocks = any(end.endswith("_scale_inv") for end in asked.request.parts) and scale == "float32" and not one
         if scale == "float32" and str(asked.request.settings.fields.get("scale_fmt")).lower() == "ue8m0":
             return Template("fp8", steps, (("top", LARGEST[codes]), ("powers", 1.0)))
         return Template("fp8", steps, (("top", LARGEST[codes]), *((("reciprocal", 1.0),) if blocks else ())))

@@ -8,7 +8,7 @@ TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are
 
 from __future__ import annotations
 
-from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.encoding import EXPERT_SCALES, Encoding, LogicalTensor, Parts
 from ..quantised.settings import BLOCK_SETTINGS, QuantisationSettings
 
 __all__ = ["ENCODINGS"]
@@ -53,4 +53,9 @@ _LINEAR = Encoding(
 _EXPERTS = Encoding(
     "", _TYPES, ("_scale_inv", "_scale", "_descale"), _logical, ("_activation_scale", "_input_scale"), named=""
 )
-ENCODINGS = (_LINEAR, _EXPERTS)
+_GRANITE = tuple(
+    Encoding(codes, _TYPES, (scale,), _logical, named=codes)
+    for codes, scale in zip((".input_linear.weight", ".output_linear.weight"), EXPERT_SCALES, strict=True)
+)
+"""The experts of Granite: transformers 5 saves their codes under the published names, their scales under its own."""
+ENCODINGS = (_LINEAR, _EXPERTS, *_GRANITE)

@@ -13,6 +13,7 @@ from .settings import QuantisationSettings
 
 __all__ = [
     "ACTIVATIONS",
+    "EXPERT_SCALES",
     "NO_CODES",
     "Encoding",
     "LogicalTensor",
@@ -34,6 +35,8 @@ ACTIVATIONS = (
     ".input_descale", ".output_descale", ".input_amax", ".output_amax", ".weight_amax",
 )  # fmt: skip
 """Endings of other tensors that any encoding may have: activation scales, and ComfyUI's description of its format."""
+EXPERT_SCALES = (".experts.gate_up_proj_scale_inv", ".experts.down_proj_scale_inv")
+"""Endings of scales that are in the submodule ``experts`` of a module, while their codes are in another submodule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .encoding import QuantisedTensor, QuantisedTensors
+from .encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
 
 __all__ = [
     "IN_OTHER_SHARD",
@@ -65,6 +65,7 @@ GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
 """Families in ``TOLD`` that loaders recognise only by settings if a scale has an ending in ``SCALES``."""
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
+    *EXPERT_SCALES,
 })  # fmt: skip
 """If scales have one of these endings, programs recognise the codes only by settings; other endings suffice."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})

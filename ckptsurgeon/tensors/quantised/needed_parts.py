@@ -13,7 +13,8 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..info import TensorInfo
-from .encoding import QuantisedTensor, QuantisedTensors
+from .encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
+from .modules import Modules, module_of
 from .parts import ALWAYS, FLOATS, OF_ACTIVATIONS
 from .settings import Settings, stated_by
 from .unlike import is_number
@@ -172,7 +173,11 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
 def _without_weight_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[NeededPart]:
-    """Yield the 8-bit weights if all of them lack scales; activation scales do not count."""
+    """Yield the 8-bit weights if all of them lack scales; activation scales do not count.
+
+    With the method fp8, those of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
+    this kind has scales in its module: ``broken_partners`` finds the weights whose scales others of the kind have.
+    """
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
     if not is_scaled and not (method == "compressed-tensors" and settings.get("format") in _SCALED):
@@ -183,6 +188,23 @@ def _without_weight_scales(
     if coded and not any(map(_has_scale, coded.values())):
         names = tuple(one.name for one in codes.tensors if one.form in coded)
         yield NeededPart(str(method or "FP8"), "scales of weights", names, is_all=True)
+    elif method == "fp8":
+        scaled = {_kind(one, tensors) for one in coded.values() if _has_scale(one) and not _is_apart(one)}
+        forms = {form for form, one in coded.items() if not _has_scale(one) and _kind(one, tensors) not in scaled}
+        lacking = [one.name for one in codes.tensors if one.form in forms]
+        modules = Modules(settings) if lacking else None
+        if modules and (names := tuple(name for name in lacking if not modules.left_out(module_of(name)))):
+            yield NeededPart(method, "scales of weights", names, is_all=False)
+
+
+def _kind(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> tuple[str, str, int]:
+    info = tensors[one.codes]
+    return one.codes.rpartition(".")[2], info.dtype, len(info.shape)
+
+
+def _is_apart(one: QuantisedTensor) -> bool:
+    """Return whether the scales of a weight are in another module than its codes."""
+    return not one.parts.keys().isdisjoint(EXPERT_SCALES)
 
 
 def _has_scale(one: QuantisedTensor) -> bool:

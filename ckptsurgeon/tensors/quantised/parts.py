@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..info import TensorInfo
-from .encoding import ACTIVATIONS, Encoding, QuantisedTensor, QuantisedTensors
+from .encoding import ACTIVATIONS, EXPERT_SCALES, Encoding, QuantisedTensor, QuantisedTensors
 from .methods import IN_OTHER_SHARD, UNKNOWN, family
 from .settings import QuantisationSettings
 
@@ -95,8 +95,11 @@ def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
-    """Return the endings, in all encodings, of scales and other tensors that decoding needs, the longest first."""
-    ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
+    """Return the endings, in all encodings, of scales and other tensors that decoding needs, the longest first.
+
+    Those in ``EXPERT_SCALES`` are left out: without its codes, such a tensor is known by its shorter ending.
+    """
+    ends = {end for one in encodings for end in one.places} - _code_endings(encodings) - {*EXPERT_SCALES}
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))
 
 
@@ -258,9 +261,12 @@ def _leaf(key: str) -> str:
 
 
 def _decoding_endings(one: QuantisedTensor) -> set[str]:
-    """Return the endings of the tensors that decode the codes, such as ``.scales``, without scales of activations."""
+    """Return the endings of the tensors that decode the codes, such as ``.scales``, without scales of activations.
+
+    Tensors in another module than the codes are left out: ``needed_parts`` finds out whether they are missing.
+    """
     start = len(one.codes.rpartition(".")[0])
-    ends = (key[start:] for key in one.keys if key != one.codes)
+    ends = (key[start:] for end, key in one.parts.items() if key != one.codes and end not in EXPERT_SCALES)
     return {end for end in ends if not end.endswith(OF_ACTIVATIONS)}
 
 

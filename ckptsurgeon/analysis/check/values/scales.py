@@ -24,6 +24,7 @@ from ....tensors.odd_scales.kinds import (
     SAID,
     SIGNED_CODES,
 )
+from ....tensors.quantised.unlike import is_number
 from ....util.text import count, natural_key
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -69,7 +70,7 @@ FNUZ = "If so, quantise the model again; halving the scales is enough if no code
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    found = dict(scales_of(subject))
+    found = {key: one for key, one in scales_of(subject) if not _is_beside_plain(subject, key)}
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and _multiplies_rows(subject, key)]
@@ -151,6 +152,17 @@ def _has_codes(subject: Subject, key: str) -> bool:
         return False
     codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
+
+
+def _is_beside_plain(subject: Subject, key: str) -> bool:
+    """Return whether the weight of the scales ``key`` is not quantised, so that no loader uses these scales.
+
+    transformers saves such scales with any values if it could not quantise a weight (``FineGrainedFP8Config``).
+    """
+    end = subject.parts.get(key, "")
+    weight = f"{key.removesuffix(end)}.weight"
+    info = subject.tensors.get(weight) if end.startswith(".weight") and weight not in subject.parts else None
+    return info is not None and is_number(info)
 
 
 def _codes_of(subject: Subject, key: str) -> list[str]:
