@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from .autoround import PLAIN_BITS, is_autoround, plain_expressions
 from .modules import BEFORE_NUMBER, GENERAL, IGNORED, SKIPPED, Expression, Modules
 from .settings import QuantisationSettings, Settings, strings_in
 
@@ -38,8 +39,6 @@ _OTHER_PARTS = (
 """The first words of names of modules in other parts of a model than its language model."""
 _MOST = 1000
 """At most this many entries are compared with the beginnings, the ends or, with AWQ, any parts of names of modules."""
-_WITHOUT_CODES = 16
-"""If a section states at least this number of bits, the weights of its modules are not quantised."""
 
 
 class PossibleExclusions:
@@ -73,13 +72,14 @@ class PossibleExclusions:
         coded = "\n".join(("", *(f".{name}." for name in own), "")) if skipped else "\n"
         self._ends = tuple(one for one in skipped if f"{one}.\n" not in coded)
         self._starts = tuple(one for one in skipped if f"\n.{one}" not in coded)
-        is_awq = QuantisationSettings(settings).method == "awq"
-        self._inside = tuple(one for one in skipped if one not in coded) if is_awq else ()
+        is_anywhere = QuantisationSettings(settings).method == "awq" or is_autoround(settings)
+        self._inside = tuple(one for one in skipped if one not in coded) if is_anywhere else ()
+        self._plain, self._has_unread = plain_expressions(settings)
 
     @property
     def unread(self) -> bool:
         """Whether a regular expression in the settings is not evaluated: it may exclude any module."""
-        return bool(self._modules.unread)
+        return bool(self._modules.unread) or self._has_unread
 
     @property
     def is_spent(self) -> bool:
@@ -93,6 +93,9 @@ class PossibleExclusions:
             return True
         if self._shortened and not self._shortened.isdisjoint(_around(module)):
             return True
+        is_named = bool(self._plain) and self._modules.place(module) != GENERAL  # AutoRound then skips expressions
+        if not is_named and any(self._modules.meets(one, name) for one in self._plain for name in names):
+            return True
         if self._modules.is_included(module):
             return False
         ends = [end for name in names for end in _ends_of(name) if end != module]
@@ -102,7 +105,7 @@ class PossibleExclusions:
         """Return whether a module with this name has its own section, in which its weights are not quantised."""
         place = self._modules.place(name)
         bits = self._modules.settings(place).get("bits") if place != GENERAL else None
-        return isinstance(bits, int) and bits >= _WITHOUT_CODES
+        return isinstance(bits, int) and bits >= PLAIN_BITS
 
     def _matching(self, end: str) -> list[Expression]:
         """Return the regular expressions that match ``end``, the end of a name; results are cached."""

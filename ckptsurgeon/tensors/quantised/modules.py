@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from .autoround import is_autoround
 from .expressions import LONGEST, MOST, expression_of, expressions_of, is_valid, repeated, words_of
 from .modelopt_exclusions import ExcludedModules
 from .settings import Settings, modelopt_of, strings_in
@@ -228,8 +229,8 @@ class Modules:
 
 
 def _within_blocks(settings: Settings) -> list[str]:
-    """Return the names, within a layer, of the modules that GPTQ quantises; [] if it quantises all modules."""
-    given = settings.get(_BLOCKS) if settings.get("quant_method") == "gptq" else None
+    """Return the names, within a layer, of the modules that GPTQ or AutoRound quantises; [] if it quantises all."""
+    given = settings.get(_BLOCKS) if settings.get("quant_method") == "gptq" or is_autoround(settings) else None
     lists = given if isinstance(given, list) else []
     return [name for one in lists for name in (strings_in(one) if isinstance(one, list) else strings_in([one]))]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..info import TensorInfo
+from .autoround import blocks_of, is_autoround
 from .config_groups import target_expressions
 from .encoding import QuantisedTensors
 from .exclusions import PossibleExclusions
@@ -54,16 +55,28 @@ class PlainWeights(NamedTuple):
     undecided: list[str]
 
 
-def _quantises(settings: Settings) -> Callable[[str], bool] | None:
+def _within(settings: Settings, quantised: Iterable[str]) -> Callable[[str], bool] | None:
+    """Return a function that returns whether a module is in one of AutoRound's blocks; None if they are not known.
+
+    If no quantised module is in a block, the names in the settings are those of another version of the model.
+    """
+    blocks = blocks_of(settings)
+    if blocks and not any(name.startswith(blocks) for name in quantised):
+        return None
+    return None if blocks is None else lambda module: not blocks or module.startswith(blocks)
+
+
+def _quantises(settings: Settings, quantised: Iterable[str]) -> Callable[[str], bool] | None:
     """Return a function that returns whether the settings quantise a module, unless they exclude it.
 
-    The result is None if the settings do not say which modules are quantised.
+    The result is None if the settings do not say which modules are quantised. ``quantised`` are the names of quantised
+    weights.
     """
     if isinstance(listed := modelopt_of(settings).get("quantized_layers"), dict):
         kinds = {name: one.get("quant_algo") for name, one in listed.items() if isinstance(one, dict)}
         return lambda module: isinstance(kind := kinds.get(module), str) and kind.upper() not in _PLAIN_ALGORITHMS
-    if settings.get("block_name_to_quantize"):  # AutoRound, with GPTQ's method
-        return None
+    if is_autoround(settings) or settings.get("block_name_to_quantize"):  # AutoRound, also with GPTQ's method
+        return _within(settings, quantised)
     method, targets = method_of(settings), targets_of(settings)
     if method == "compressed-tensors" and targets and "Linear" not in targets:
         modules, expressions = Modules(settings), target_expressions(settings)
@@ -78,7 +91,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
 
     Weights that the settings exclude from quantisation, or may exclude, are left out.
     """
-    quantises = _quantises(settings)
+    quantises = _quantises(settings, (one.name for one in codes.tensors if one.codes))
     if quantises is None:
         return PlainWeights([], [])
     named = {one.name for one in codes.tensors}
