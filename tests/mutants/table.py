@@ -2133,6 +2133,24 @@ MUTANTS = (
         "tensors/encodings/test_possible_exclusions.py",
     ),
     Mutant(
+        "joined scales are those of gate in the first rows and of up in the rest",
+        "(0 if is_shared else place * height)) * columns",
+        "0) * columns",
+        "checkpoint/test_joined_scales.py",
+    ),
+    Mutant(
+        "8-bit weights without scales are said if no similar weight has scales in its module",
+        "if _has_scale(one) and not _is_apart(one)}",
+        "if _has_scale(one)}",
+        "checkpoint/test_joined_scales.py",
+    ),
+    Mutant(
+        "AutoRound prefers the name of a layer to an expression",
+        "if not is_named and any(self._modules.meets",
+        "if any(self._modules.meets",
+        "tensors/encodings/test_autoround.py",
+    ),
+    Mutant(
         "check fails on settings of quantisation without any quantised tensor",
         'r"|says quant_method (?!bitsandbytes)\\S+, but no tensor is quantised", FAIL,',
         'r"|says quant_method (?!bitsandbytes)\\S+, but no tensor is quantised", WARN,',
