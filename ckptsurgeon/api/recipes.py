@@ -56,7 +56,7 @@ _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
     "adapters", "adapter", "tuned", "output", "config",
-    "tokenizer", "trim", "donor", "by", "statistics", "align_groups",
+    "tokenizer", "trim", "donor", "by", "statistics", "align_groups", "optimizer",
 )  # fmt: skip
 """The fields that may be paths, which are relative to the recipe's folder."""
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")

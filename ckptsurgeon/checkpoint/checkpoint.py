@@ -218,6 +218,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """The keys of the dicts around the state dict, outermost first; None if a list or an object is among them."""
         return names_to(self.header.tree, self._keys)
 
+    @property
+    def others(self) -> Mapping[Any, Any]:
+        """The entries of the state dict that are not tensors, such as the ``param_groups`` of an optimizer's state."""
+        return {key: value for key, value in self._entries.items() if not isinstance(value, TensorInfo)}
+
     def to_carry(self) -> list[ExtraEntry]:
         """Return the entries of the file other than its tensors, to copy them into an output.
 

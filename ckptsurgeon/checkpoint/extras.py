@@ -15,7 +15,16 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, shape_text
 from .roots import parts_of
 
-__all__ = ["NO_NAMES", "Extra", "ExtraEntry", "entries_beside", "entries_to_carry", "extras_of", "names_to"]
+__all__ = [
+    "NO_NAMES",
+    "Extra",
+    "ExtraEntry",
+    "entries_beside",
+    "entries_to_carry",
+    "extras_of",
+    "names_to",
+    "why_not_plain",
+]
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
@@ -184,6 +193,11 @@ def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Ite
         else:
             why = look.why_not_plain(value) if number < limits.EXTRAS else TOO_MUCH
         yield ExtraEntry(".".join((*place, key_text(key))), key_text(key), place, value, why)
+
+
+def why_not_plain(value: Any) -> str:
+    """Return why a value cannot be written into another file, as it is not only numbers and strings; '' if it can."""
+    return _SearchLimit().why_not_plain(value)
 
 
 class _SearchLimit:

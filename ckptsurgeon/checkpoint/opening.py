@@ -6,20 +6,22 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import SourceError
+from ..errors import ConfigError, SourceError
 from ..formats._archive import open_member
 from ..formats._open import read_header
 from ..formats.base.header import Header
 from ..storage.read.base import Folder, Source
 from ..storage.read.uri import open_source, page_notes
+from ..util.text import escape, listing
 from .checkpoint import Checkpoint
+from .optimizer_states import is_optimizer
 from .quantisation import folder_around, folder_of_model
-from .roots import find_root
+from .roots import find_root, optimizer_paths
 
 if TYPE_CHECKING:
     from .in_memory import CheckpointLike
 
-__all__ = ["checkpoint_of", "open_checkpoint"]
+__all__ = ["checkpoint_of", "open_checkpoint", "open_optimizer"]
 
 
 def open_checkpoint(
@@ -69,6 +71,23 @@ def checkpoint_of(
     return _of_header(uri, header, root, unwrap=unwrap, folder=folder, around=around)
 
 
+def open_optimizer(path: str) -> Checkpoint:
+    """Open the state of an optimizer in a file: a file of its own, or an entry of a training's checkpoint.
+
+    The keys are ``state.PARAMETER.NAME``. Raises ConfigError if the file has no state of an optimizer, or several, and
+    the errors of ``open_checkpoint``.
+    """
+    header = read_header(_source(path))
+    paths = optimizer_paths(header.tree)
+    if len(paths) != 1:
+        what = f"the states of several optimizers: {listing(paths, where='')}" if paths else "no state of an optimizer"
+        raise ConfigError(
+            f"{escape(path)} has {what}.",
+            hint="Save optimizer.state_dict() in a file of its own, as torch.save does, and name that file.",
+        )
+    return _of_header(path, header, paths[0], unwrap=False)
+
+
 def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) -> Checkpoint:
     from .in_memory import check_given, header_in_memory, path_of
 
@@ -88,5 +107,7 @@ def _of_header(
     around: Folder | None = None,
     called: str = "",
 ) -> Checkpoint:
+    if root is None and header.recipe is not None and is_optimizer(header.tree):
+        root = "."  # ckpt resize wrote it, so it is no mistake
     found, passed = find_root(header.tree, root, called or uri)
     return Checkpoint(uri, header, found, passed, unwrapped=unwrap, folder=folder, around=around)

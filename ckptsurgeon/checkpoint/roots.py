@@ -15,6 +15,7 @@ from ..formats.base.untrusted import most_segments
 from ..formats.pickle.values import OpaqueResult, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
+from .optimizer_states import is_optimizer, optimizer_entries
 from .packed_parameters import NOTHING_PACKED, Packing, unpacked
 from .pickled_modules import SearchLimit, is_module, module_entries
 
@@ -23,6 +24,7 @@ __all__ = [
     "Root",
     "check_keys",
     "find_root",
+    "optimizer_paths",
     "parts_of",
     "tensors_of",
 ]
@@ -33,6 +35,8 @@ NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 _OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?|opt_state)(?![a-z])")
 """Matches ``optimizer``, ``optim_states``, ``optimizerG`` and Flax's ``opt_state``, but not ``optimus``."""
 
+_OPTIMIZER_DEPTH = 3
+"""The most dots in the path of an optimizer's state that is searched for."""
 _CONTAINERS = (dict, list, tuple, OpaqueResult)
 _NAMES_LISTED = 100
 
@@ -103,6 +107,8 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
             return root
     node, keys = _descend(tree, path)
     entries, packing = _state_dict(node, SearchLimit())
+    if is_optimizer(node):
+        entries, packing = optimizer_entries(node, uri), NOTHING_PACKED
     tensors = _tensors(entries)
     if not tensors:
         paths = [root.path or "the top level (--root .)" for root in candidates]
@@ -150,7 +156,7 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
         tensors = _tensors(entries)
         if tensors and set(map(type, entries)) <= {str}:
             yield Root(path, entries, tensors, keys, packing)
-        if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
+        if is_module(node) or is_optimizer(node) or (tensors and tensors == len(entries)):
             continue  # no state dict can be nested in it
         for key, child in _children(node):
             name = key_text(key)
@@ -166,8 +172,23 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 
-def _is_optimizer(node: Any) -> bool:
-    return isinstance(node, dict) and node.keys() >= {"state", "param_groups"}
+def optimizer_paths(tree: Any) -> list[str]:
+    """Return the dotted path of each optimizer's state in a file, outermost first; "." is the whole file."""
+    found, queue, left = list[str](), deque([("", tree)]), limits.TREE_NODES
+    while queue and left > 0:
+        path, node = queue.popleft()
+        left -= 1
+        if is_optimizer(node):
+            found.append(path or ".")
+        elif path.count(".") < _OPTIMIZER_DEPTH and not is_module(node) and not _tensors_in(node):
+            queue.extend(
+                (f"{path}.{key_text(key)}" if path else key_text(key), child) for key, child in _children(node)
+            )
+    return found
+
+
+def _tensors_in(node: Any) -> bool:
+    return isinstance(node, dict) and any(isinstance(one, TensorInfo) for one in islice(node.values(), 1))
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:
@@ -201,7 +222,7 @@ def _contents(tree: Any) -> str:
     """Describe the content of a file that has no state dict, for an error message."""
     if isinstance(tree, TensorInfo):
         return f"it is one tensor, {tree.dtype} {shape_text(tree.shape)}"
-    if _is_optimizer(tree):
+    if is_optimizer(tree):
         return "it is an optimizer's state"
     if isinstance(tree, dict):
         return _contents_of(tree)

@@ -38,6 +38,7 @@ from .output.companions import (
     stale_companions,
 )
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
+from .output.optimizer_state import optimizer_state
 from .output.pipeline import component_notes
 from .output.quantisers import quantisers_of
 from .output.signing import signing
@@ -196,6 +197,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     Raises PlanError if the source lacks one of these entries.
     """
     carried = plan.carried
+    if carried.groups:
+        return optimizer_state(plan, inputs.sources[0])
     if not (carried.root or carried.entries):
         return None
     source = inputs.sources[0] if inputs.sources else None

@@ -282,6 +282,18 @@ MUTANTS = (
         "api/test_fits.py",
     ),
     Mutant(
+        "copies of a weight share its gradient",
+        "return [{\"scale\": key, \"by\": float(times) ** -power}] if times > 1 else []",
+        "return []",
+        "api/resize/test_optimizer.py",
+    ),
+    Mutant(
+        "parameters of an optimizer do not share memory, as each is changed in place",
+        "steps = tuple(replace(step, tied_to=\"\") for step in plan.steps)",
+        "steps = plan.steps",
+        "api/resize/test_optimizer.py",
+    ),
+    Mutant(
         "merged experts count as often as they are used",
         "return total(parts, weights=[by / whole for by in weights])",
         "return total(parts, is_mean=True)",

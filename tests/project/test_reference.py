@@ -20,7 +20,7 @@ from ckptsurgeon.analysis.merge_explanation import MergeExplanation
 from ckptsurgeon.formats.base.header import FilePrint
 from ckptsurgeon.planning.plan.compute import Merge
 from ckptsurgeon.planning.plan.files import PlanTarget
-from ckptsurgeon.planning.plan.plan import Plan
+from ckptsurgeon.planning.plan.plan import CarriedEntries, Plan
 from ckptsurgeon.planning.plan.receipt import Failure, Verification
 from ckptsurgeon.planning.plan.rows import VocabularyRows
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
@@ -119,6 +119,8 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
     yield replace(plan, rows=replace(rows, new="init"), target=replace(far, notes=("a",), refused="b")).to_json()
     yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
+    groups = ({"params": (0, 1), "param_names": ("w", "b")},)
+    yield replace(plan, carried=CarriedEntries("optimizer", (), groups)).to_json()
     failed, gone = (Failure("w", "a bit differs"),), {"v": "its source was not found"}
     yield Verification("out.safetensors", 1, 0, 0, failed, gone, near=1, products=2).to_json()
     controls = Controls("cer", 1, 2, (Arm("warm", True, (0.5,)),), "KNOWLEDGE", "frozen", ("scratch",))

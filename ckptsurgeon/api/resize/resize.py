@@ -13,6 +13,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.ignored_keys import ignored_keys
 from ...destinations.hf.resizable import Resizable
+from ...destinations.module_kinds import module_kinds
 from ...destinations.resizable_model import resizable
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
@@ -33,6 +34,7 @@ from ...util.text import escape, listing
 from ..from_pretrained import class_of
 from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
 from ..inputs.arguments import check_metadata, check_seed, plain_arguments, rules_as_text, with_metadata
+from ..inputs.inputs import close_plan
 from ..inputs.operations import operate
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.opening import plan_into
@@ -41,6 +43,7 @@ from .arguments import fields_of, kept_of
 from .choices import Choices
 from .donor import donor_choice, with_donor
 from .merging import check_merge
+from .optimizer_plan import ResizedNetwork, optimizer_plan
 from .scores import Measures
 from .stages import Stages
 from .stored_statistics import read_statistics
@@ -79,6 +82,7 @@ def resize(
     donor: Path | None = None,
     omp_k: int | None = None,
     config: Path | None = None,
+    optimizer: Path | None = None,
     dtype: str | None = None,
     seed: int = 0,
     root: str | None = None,
@@ -124,6 +128,12 @@ def resize(
     token ids in the configuration are replaced by the new ids. Without both, a new ``vocab_size`` in ``set`` adds rows
     at the end, or cuts rows that have no token.
 
+    With ``optimizer``, the plan makes the state of an optimizer of torch, not the weights: ``optimizer`` is a file with
+    the state of the optimizer that trained ``source`` (it may be ``source`` itself, a checkpoint of a training), or the
+    folder of a checkpoint of transformers' Trainer. The moments change as the gradients of the weights do; parameters
+    whose moments cannot be computed begin with a new state. ``Optimizer.load_state_dict`` takes what torch.load reads
+    from the output, a .pth file.
+
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
     The notes of the plan say, for each field, whether the network computes the same afterwards. Raises ConfigError for
@@ -143,7 +153,7 @@ def resize(
     if root is not None and _MOMENTS.search(root):
         raise ConfigError(
             f"--root {escape(root)} is the state of an optimizer, which cannot be resized like weights.",
-            hint="Resize only the weights: training then starts with a new optimizer state.",
+            hint="Choose the weights, and name the file of the optimizer's state with --optimizer.",
         )
     path = os.fspath(source)
     base = resizable(_config(path, config))
@@ -187,6 +197,7 @@ def resize(
             stages = Stages(base, fields, choices, Measures(lambda: named(), found))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
+        named_by = len(rows)
         rows += stages.splits
 
         @cache
@@ -220,7 +231,7 @@ def resize(
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), donor=os.path.basename(asked.donor.rstrip("/")), omp_k=omp_k, root=root,
-        set=given,
+        optimizer=optimizer and os.path.basename(os.fspath(optimizer).rstrip("/")), set=given,
     )  # fmt: skip
     try:
         plan = plan_into(
@@ -259,6 +270,15 @@ def resize(
     others = [final_keys(note) for note in plan.notes if not note.startswith(DIFFERENT)]  # the user asked for this
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
+    if optimizer is not None:
+        close_plan(plan)
+        network = ResizedNetwork(
+            first, stages.last, module_kinds(first), rows[named_by:], policies if not repeated else {},
+            frozenset(key for pair in freed for key in pair), vocabulary is not None and vocabulary.new is not None,
+        )  # fmt: skip
+        plan = optimizer_plan(
+            os.fspath(optimizer), network, arguments=arguments, notes=notes[: len(changes)], others=[path]
+        )
     return with_metadata(plan, metadata)
 
 

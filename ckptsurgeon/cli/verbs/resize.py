@@ -195,6 +195,16 @@ def run(
             "name).",
         ),
     ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            "--optimizer",
+            metavar="FILE",
+            help="Write the state of the optimizer for the resized network to a .pth file, instead of the weights: "
+            "FILE has the state of the optimizer that trained them (torch.save of its state_dict(), a training's "
+            "checkpoint, or a folder of transformers' Trainer).",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", metavar="keep|DTYPE", help="Cast all floats to this dtype. [default: the source's]"),
@@ -215,6 +225,7 @@ def run(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
         new_width=new_width, noise=noise, merge_experts=merge_experts, by=by, tokenizer=tokenizer, trim=trim or (),
         keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor,
-        omp_k=omp_k, config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
+        omp_k=omp_k, config=config, optimizer=optimizer, dtype=dtype, seed=seed, root=root,
+        metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -191,11 +191,13 @@ class ExtraEntries:
 
     ``path`` has the keys that lead from the outermost dict of the file to the state dict; it is empty if the outermost
     dict is the state dict. ``levels`` has one mapping for each dict on this path, outermost first: the entries of the
-    dict that are not on the path. The last mapping has the entries of the state dict that are not tensors.
+    dict that are not on the path. The last mapping has the entries of the state dict that are not tensors. ``nested``
+    maps keys of tensors to their places in dicts inside the state dict: the keys of these dicts, and of the tensor.
     """
 
     path: tuple[str, ...] = ()
     levels: tuple[Mapping[str, Any], ...] = ({},)
+    nested: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
 
 
 class OutputLayout(Protocol):

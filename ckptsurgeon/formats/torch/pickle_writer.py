@@ -160,6 +160,18 @@ class PickleWriter:
             self.out += b"e" if isinstance(value, list) else b"t"
 
 
+def _write_tensors(writer: PickleWriter, places: Mapping[str | int, Any], records: Mapping[str, str]) -> None:
+    """Append each key and its value, which is a tensor, or a dict of keys and values."""
+    for key, value in places.items():
+        writer.plain(key)
+        if isinstance(value, OutTensor):
+            writer.tensor(value, records[value.key])
+        else:
+            writer.out += b"}("
+            _write_tensors(writer, value, records)
+            writer.out += b"u"
+
+
 def tensor_pickle(tensor: OutTensor, record: str) -> bytes:
     """Return the pickle of a single tensor whose bytes are in the record ``data/<record>`` of the archive."""
     writer = PickleWriter()
@@ -179,9 +191,14 @@ def state_dict_pickle(
         writer.out += b"}("
         writer.text(name)
     writer.out += b"}("
+    places: dict[str | int, Any] = {}
     for tensor in tensors:
-        writer.text(tensor.key)
-        writer.tensor(tensor, records[tensor.key])
+        place = beside.nested.get(tensor.key, (tensor.key,))
+        inside = places
+        for one in place[:-1]:
+            inside = inside.setdefault(one, {})
+        inside[place[-1]] = tensor
+    _write_tensors(writer, places, records)
     for entries in reversed(beside.levels):
         for name, value in entries.items():
             writer.text(name)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...errors import ConfigError
 from ...util.brief import Brief
@@ -23,9 +23,11 @@ from .files import PlanSource, PlanTarget, given_sources
 from .rows import VocabularyRows, rows_of_each
 from .step import CLASSES, Step, read_step, step_json, step_texts
 
-__all__ = ["CarriedEntries", "EqualKeys", "Plan"]
+__all__ = ["CarriedEntries", "EqualKeys", "ParameterGroup", "Plan"]
 
 VERSION = 1
+ParameterGroup: TypeAlias = Mapping[str, tuple[str | int, ...]]
+"""Entries of a group of an optimizer's parameters: their numbers or names (``params``), and ``param_names``."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,27 @@ class EqualKeys:
 class CarriedEntries(Brief):
     """The entries of the first source, other than its state dict, that are copied to the output.
 
-    ``root`` is the dotted path of the state dict in the source, ``entries`` are the names of the entries.
+    ``root`` is the dotted path of the state dict in the source, ``entries`` are the names of the entries. If the source
+    is the state of an optimizer, so is the output: ``groups`` has its groups of parameters, each with the entries
+    (``params``, and perhaps ``param_names``) that replace those of the source's group.
     """
 
     root: str = ""
     entries: tuple[str, ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries as plain data."""
+        groups = {"groups": [{name: list(one) for name, one in group.items()} for group in self.groups]}
+        return {"root": self.root, "entries": list(self.entries), **(groups if self.groups else {})}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CarriedEntries:
+        """Return the entries that JSON data describes; raises the errors of ``from_json`` of a plan for other data."""
+        if any("params" not in one for one in data.get("groups", ())):
+            raise KeyError("params")
+        groups = tuple({text(k): tuple(map(_id, v)) for k, v in one.items()} for one in data.get("groups", ()))
+        return CarriedEntries(text(data.get("root", "")), tuple(map(text, data.get("entries", ()))), groups)
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,7 +140,7 @@ class Plan(InNotebooks):
             "equal": [{"source": names[e.source], "first": e.first, "second": e.second} for e in self.equal],
             **({"vocabulary": self.rows.to_json()} if self.rows is not None else {}),
             **({"vocabularies": [rows.to_json() for rows in self.vocabularies]} if self.vocabularies else {}),
-            "carried": {"root": self.carried.root, "entries": list(self.carried.entries)},
+            "carried": self.carried.to_json(),
             "counts": self.counts,
             **({"costs": self.costs.to_json()} if self.costs is not None else {}),
             "metadata": dict(self.metadata),
@@ -183,7 +201,6 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
     index = {source.name: i for i, source in enumerate(sources)}
     rows = VocabularyRows.from_json(data.get("vocabulary"))
     vocabularies = rows_of_each(data, len(sources))
-    carried = data.get("carried") or {}
     return Plan(
         verb=text(data["verb"]),
         sources=sources,
@@ -192,7 +209,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         unexpected=tuple((index[row["source"]], text(row["key"])) for row in data["unexpected"]),
         excluded=int(data["excluded"]),
         equal=tuple(EqualKeys(index[e["source"]], text(e["first"]), text(e["second"])) for e in data["equal"]),
-        carried=CarriedEntries(text(carried.get("root", "")), tuple(map(text, carried.get("entries", ())))),
+        carried=CarriedEntries.from_json(data.get("carried") or {}),
         rows=rows,
         vocabularies=vocabularies,
         seed=int(data["seed"]),
@@ -201,6 +218,10 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         notes=tuple(map(text, data["notes"])),
         costs=Costs.from_json(data.get("costs")),
     )
+
+
+def _id(value: Any) -> str | int:
+    return value if type(value) is int else text(value)
 
 
 def _around_steps(data: Mapping[str, Any]) -> tuple[str, str]:

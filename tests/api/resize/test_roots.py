@@ -33,7 +33,7 @@ def test_moments_of_an_optimizer_are_not_resized(root: str, training: Path) -> N
         cs.ConfigError, match="is the state of an optimizer, which cannot be resized like weights"
     ) as error:
         cs.resize("training.pth", config=training, root=root, set={"hidden_size": 128})
-    assert "training then starts with a new optimizer state" in str(error.value.hint)
+    assert "name the file of the optimizer's state with" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("root", ["model", "momentum_encoder"])

@@ -1,0 +1,43 @@
+"""Makes the state of an optimizer of torch from tensors with flat keys, as ``Optimizer.load_state_dict`` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.extras import why_not_plain
+from ...checkpoint.optimizer_states import GROUPS, STATE
+from ...errors import PlanError
+from ...formats.base.header import ExtraEntries
+from ...planning.plan.plan import Plan
+from ...util.text import escape
+
+__all__ = ["optimizer_state"]
+
+
+def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
+    """Return the groups of parameters of an output, and the places of its tensors; the settings are the source's.
+
+    Raises PlanError if the source has other groups than when the plan was made.
+    """
+    given = source.others.get(GROUPS)
+    groups = given if isinstance(given, list) else []
+    wanted = plan.carried.groups
+    if len(groups) != len(wanted) or not all(isinstance(one, dict) for one in groups) or why_not_plain(groups):
+        raise PlanError(
+            f"the plan copies {len(wanted)} groups of parameters from {escape(source.path)}, which has others now.",
+            hint="Make a new plan.",
+        )
+    merged = [
+        {**one, **{name: list(ids) for name, ids in new.items()}} for one, new in zip(groups, wanted, strict=True)
+    ]
+    every: Mapping[str, Any] = {str(one): one for group in wanted for one in group["params"]}
+    places = {step.key: _place(step.key, every) for step in plan.steps}
+    return ExtraEntries((), ({GROUPS: merged},), places)
+
+
+def _place(key: str, parameters: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Return the keys of the dicts that lead to a tensor: ``state``, the parameter's number or name, its own name."""
+    parameter, _, name = key.removeprefix(f"{STATE}.").rpartition(".")
+    return STATE, parameters.get(parameter, parameter), name
