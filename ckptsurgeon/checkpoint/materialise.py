@@ -18,6 +18,7 @@ from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.dtypes import BLOCKS, DTYPES, reach
 from ..tensors.info import (
+    Averaged,
     Cast,
     Concatenated,
     Decoded,
@@ -160,6 +161,11 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if isinstance(made, ExpScaled):
         of, exponent = (_materialised(checkpoint, key, one) for one in made.of)
         return (of.double() * exp_of(exponent.double().numpy(), "float64")).to(of.dtype)
+    if isinstance(made, Averaged):
+        parts = (
+            _materialised(checkpoint, key, made.of).to(torch.float64).tensor_split(made.of.shape[made.dim], made.dim)
+        )
+        return (functools.reduce(torch.add, parts) / len(parts)).to(_dtype(info))
     assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced, Taken))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):

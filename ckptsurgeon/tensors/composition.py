@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from .dtypes import BLOCKS, ROUNDED, contiguous_stride
 from .info import (
+    Averaged,
     Cast,
     Concatenated,
     Decoded,
@@ -32,6 +33,7 @@ from .info import (
 )
 
 __all__ = [
+    "averaged",
     "blocked",
     "cast",
     "cut",
@@ -195,6 +197,11 @@ def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:
 def given(values: Sequence[float]) -> TensorInfo:
     """Return a float32 vector of the numbers ``values``, which are stored in the plan itself."""
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
+
+
+def averaged(info: TensorInfo, dim: int) -> TensorInfo:
+    """Return the mean of a floating-point tensor along a dimension, which stays, with the size 1."""
+    return _made(info, (*info.shape[:dim], 1, *info.shape[dim + 1 :]), Averaged(info, dim))
 
 
 def total(infos: Sequence[TensorInfo], *, is_mean: bool = False, weights: Sequence[float] = ()) -> TensorInfo:

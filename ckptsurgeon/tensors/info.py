@@ -10,6 +10,7 @@ from typing import TypeAlias
 from .dtypes import DTYPES
 
 __all__ = [
+    "Averaged",
     "Cast",
     "Concatenated",
     "Decoded",
@@ -309,6 +310,17 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The mean of all elements of the tensor ``of`` along ``dim``, added in order in double precision, then rounded.
+
+    The dimension stays, with the size 1.
+    """
+
+    of: TensorInfo
+    dim: int
+
+
+@dataclass(frozen=True)
 class Filled:
     """A tensor in which every element is ``value``; no tensor is read."""
 
@@ -335,5 +347,6 @@ Made: TypeAlias = (
     | Shifted
     | Noisy
     | Summed
+    | Averaged
     | Cast
 )

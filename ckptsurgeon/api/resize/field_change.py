@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from ...destinations.module_kinds import SCALE
 from ...errors import ConfigError, PlanError
+from ...planning.resizing.averaged_width import averaged_width
 from ...planning.resizing.axes import Axis, Network, changed_axes
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import NORM_AFTER, changed_depth, has_final_norm, lists_of
 from ...planning.resizing.fields import USED_EXPERTS, role_of
-from ...planning.resizing.new_width import NormForm, added_width, check_norms, with_epsilons
+from ...planning.resizing.new_width import AVERAGED, NormForm, added_width, check_norms, with_epsilons
 from ...planning.resizing.repeat import NO_NOISE, pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
@@ -22,7 +23,7 @@ from .layer_lists import chosen_layers
 from .merging import merged_groups
 from .scores import Measures
 
-__all__ = ["FieldChange"]
+__all__ = ["FieldChange", "is_averaged"]
 
 UNTIE = "Untie them: --set tie_word_embeddings=false."
 _LAST_NORM, _OUTPUT_LAYER = "decoder.final_layer_norm.weight", "lm_head.weight"
@@ -120,7 +121,7 @@ class FieldChange:
                 kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
                 zeros = (
                     ""
-                    if kinds_of_norms & {"mean", "bare"}
+                    if kinds_of_norms & {"mean", "bare"} and not is_averaged(self.asked.before, name)
                     else " Or add dimensions that are 0 at first: --new-width init."
                 )
                 raise PlanError(
@@ -168,6 +169,8 @@ class FieldChange:
         ``numbers`` are the old and the new width, and ``scales`` is the result of ``_scales``.
         """
         first, last = self.norms()
+        if is_averaged(self.asked.before, name):
+            return self._with_epsilons(averaged_width(name, axes, numbers, first), name, {})
         check_norms(name, first, last, numbers)
         part = self.asked.beside(name)
         counts = {role_of(one): part[one] for one in part if type(part[one]) is int and part[one]}
@@ -179,9 +182,13 @@ class FieldChange:
                 hint="Change the number of key and value heads in another command.",
             )
         change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
+        return self._with_epsilons(change, name, heads)
+
+    def _with_epsilons(self, change: Change, name: str, heads: Mapping[str, int]) -> Change:
+        """Return the change of the width ``name`` with what follows from the new epsilons of norms."""
         for field in self.asked.epsilons_of(name):
             change.said += f", {field} becomes {self.asked.new[field]:.4g}"
-        return with_epsilons(change, first, last, numbers, self.before, heads)
+        return with_epsilons(change, *self.norms(), self.asked.numbers(name), self.before, heads)
 
     def _last_norms(self, name: str, scales: Mapping[str, float], numbers: tuple[int, int]) -> dict[str, float]:
         """Return {key of the last norm: factor for its weights} that keeps the scale of the output layer's inputs.
@@ -277,6 +284,11 @@ class FieldChange:
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)
         path = next((one for one in self.asked.new if role_of(one) == "kv_heads"), "")
         return 1 if found == old and path else found
+
+
+def is_averaged(fields: Mapping[str, object], width: str) -> bool:
+    """Return whether new dimensions of the field ``width`` are the mean of the others, by the model's type."""
+    return fields.get("model_type") in AVERAGED and "." not in width
 
 
 def _times(axes: Sequence[Axis]) -> int:

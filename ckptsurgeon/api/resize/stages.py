@@ -24,7 +24,7 @@ from .arguments import at_path, nested
 from .asked_fields import HEAD, INIT, TIES, AskedFields
 from .checks import check_values, keys_by_switch, layers_apart, numbers_apart
 from .choices import Choices
-from .field_change import FieldChange
+from .field_change import FieldChange, is_averaged
 from .layer_lists import chosen_layers, lists_of_layers
 from .scores import Measures
 
@@ -179,7 +179,7 @@ class Stages:
     def _check_norms(self) -> None:
         """Raise PlanError if the network's norms do not allow added dimensions of zeros; runs before all changes."""
         for name in self._asked.of("width"):
-            if self._asked.way_of(name) == INIT:
+            if self._asked.way_of(name) == INIT and not is_averaged(self._asked.before, name):
                 norms = norm_forms(self.first)
                 check_norms(name, norms, norms, self._asked.numbers(name))
 

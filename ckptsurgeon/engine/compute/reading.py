@@ -22,6 +22,7 @@ from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.encoders._encode import encode
 from ...tensors.info import (
+    Averaged,
     Cast,
     Concatenated,
     Decoded,
@@ -145,6 +146,10 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         return cast(wide * factors, "float64", info.dtype)[0]
     if isinstance(made, Summed):
         return added([read(one, box) for one in made.of], info.dtype, is_mean=made.is_mean, weights=made.weights)
+    if isinstance(made, Averaged):
+        size = made.of.shape[made.dim]
+        whole = read(made.of, (*box[: made.dim], (0, size), *box[made.dim + 1 :]))
+        return added(np.split(whole, size, made.dim), info.dtype, is_mean=True)
     if isinstance(made, Cast):
         return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
     assert isinstance(made, Reshaped)

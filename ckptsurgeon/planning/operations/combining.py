@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import PlanError
-from ...tensors.composition import cut, join, total
+from ...tensors.composition import averaged, cut, join, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape
 from .operation import Operation, groups_of
 from .resizing import dimension
 
 __all__ = ["combined"]
+
+_MANY = 16
+"""Groups with more elements that follow each other are read together."""
 
 
 def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
@@ -41,6 +44,8 @@ def _mean(
     parts = [cut(info, dim, at, 1) for at in group]
     if len(parts) == 1:
         return parts[0]
+    if len(parts) > _MANY and group == [*range(group[0], group[-1] + 1)] and len(set(weights)) == 1 and weights[0]:
+        return averaged(cut(info, dim, group[0], len(group)), dim)  # is read once, not once for each element
     whole = sum(weights)
     if len(set(weights)) == 1 and whole:
         return total(parts, is_mean=True)

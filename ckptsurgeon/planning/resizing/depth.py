@@ -19,6 +19,7 @@ from .change import Change
 __all__ = [
     "INFLUENTIAL",
     "NORM_AFTER",
+    "OUTPUTS",
     "WAYS",
     "Layer",
     "changed_depth",
@@ -35,7 +36,7 @@ WAYS = ("repeat", "interleave", "identity", "evenly", "first")
 NEW = "resized"
 """A segment of the temporary keys that layers have until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
-_OUTPUTS = re.compile(
+OUTPUTS = re.compile(
     r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output_linear|output\.dense"
     r"|attention\.dense|self_attn\.dense|self_attention\.dense)(\.weight|\.bias|_bias|)$"
 )
@@ -288,7 +289,7 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
     """Return the temporary keys of a layer's output projections; if they are zero, it adds nothing to its input."""
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
-    found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]
+    found = [key for key in keys if before.kinds.get(key) in _ADDED and OUTPUTS.search(key)]
     silent = _parts_without(found, keys, own, before)
     if len({key.rpartition(".")[0] for key in found}) < 2 or silent:
         raise PlanError(

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...tensors.composition import leaves
-from ...tensors.info import Summed, TensorInfo
+from ...tensors.info import Averaged, Summed, TensorInfo
 from ..operations.operation import indices_of
 
 __all__ = ["FIRST", "SECOND", "added", "gradient_rows", "why_lost"]
@@ -115,7 +115,7 @@ def _is_summed(info: TensorInfo) -> bool:
     waiting = [info]
     while waiting:
         made = waiting.pop().made
-        if isinstance(made, Summed):
+        if isinstance(made, Summed | Averaged):
             return True
         if made is not None:
             waiting.extend(made.of if isinstance(made.of, tuple) else (made.of,))

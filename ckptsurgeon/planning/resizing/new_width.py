@@ -18,15 +18,18 @@ from ...util.text import escape, listing
 from .axes import Axis, Network
 from .change import Change
 
-__all__ = ["NormForm", "added_width", "check_norms", "with_epsilons"]
+__all__ = ["AVERAGED", "NormForm", "added_width", "check_norms", "scaled_norm", "with_epsilons"]
 
 _PROJECTIONS = {
     "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
 """{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}."""
+AVERAGED = ("gpt2", "gpt_neox", "vit")
+"""The types of networks whose new dimensions can be the mean of the others instead (``averaged_width``)."""
 _WHY = {
-    "mean": "subtracts the mean over the width, and added zeros would change this mean",
+    "mean": "subtracts the mean over the width, and added zeros would change this mean (the mean itself can be added "
+    f"to {', '.join(AVERAGED)}, which normalise only what their layers read)",
     "bare": "has no weight that could make up for the larger width",
 }
 """{kind of norm: why zeros cannot be added to what it normalises}."""
@@ -93,7 +96,7 @@ def added_width(
             path = axis.key.rpartition(".")[0]
             if path not in norms or norms[path].kind != "rms":
                 raise _impossible(field, numbers, f"it is not known how {escape(path)} normalises")
-            change.rows += _scaled_norm(axis.key, norms[path].offset, factor * more.get(axis.key, 1.0))
+            change.rows += scaled_norm(axis.key, norms[path].offset, factor * more.get(axis.key, 1.0))
             change.policies[axis.key] = "pad"
         elif groups > 1 and _HEADS[axis.dim > 0].search(axis.key):
             change.rows += _more_heads(axis, groups)
@@ -104,7 +107,7 @@ def added_width(
     return change
 
 
-def _scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]:
+def scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]:
     """Return operations that change a weight so that (weight + ``offset``) is multiplied by ``factor``."""
     if isclose(factor, 1.0, rel_tol=1e-12):
         return []

@@ -71,8 +71,38 @@ def test_the_width_of_tied_embeddings_may_grow_by_zeros(source: Saved) -> None:
         cs.resize(source("gemma3_text"), set={"hidden_size": 128})
     assert "--new-width init" in str(raised.value.hint) or 'new_width="init"' in str(raised.value.hint)
     with pytest.raises(cs.PlanError, match="is tied to") as raised:
-        cs.resize(source("gpt2"), set={"n_embd": 128, "n_head": 8})
-    assert "new" not in str(raised.value.hint)  # the norms of GPT-2 subtract the mean
+        cs.resize(source("bert"), set={"hidden_size": 128, "num_attention_heads": 8})
+    assert "new" not in str(raised.value.hint)  # the norms of BERT subtract the mean
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "heads"), [("gpt2", "n_embd", "n_head"), ("vit", "hidden_size", "num_attention_heads")]
+)
+def test_the_mean_may_be_added_if_layers_normalise_their_inputs(
+    kind: str, width: str, heads: str, source: Saved, tmp_path: Path
+) -> None:
+    for size in (80, 128):
+        plan = cs.resize(source(kind), set={width: size, heads: size // 16}, new_width="init")
+        assert "which are the mean of the others at first (arXiv 2310.07999)" in plan.notes[0]
+        cs.apply(plan, tmp_path / str(size))
+        assert difference(outputs(source(kind), kind), outputs(tmp_path / str(size), kind)) < 1e-5
+    if kind == "gpt2":
+        bias = load_file(tmp_path / "80/model.safetensors")["transformer.h.0.mlp.c_proj.bias"]
+        torch.testing.assert_close(bias[64:], bias[:64].mean().expand(16))
+
+
+def test_the_dimensions_that_are_means_learn(source: Saved, tmp_path: Path) -> None:
+    cs.apply(cs.resize(source("gpt2"), set={"n_embd": 96, "n_head": 6}), tmp_path / "out")
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out")
+    ids = torch.arange(20).reshape(2, 10)
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert model.transformer.h[0].mlp.c_proj.weight.grad[:, 64:].abs().min() > 0
+    assert model.transformer.h[0].attn.c_attn.weight.grad.abs().max() > 0
+
+
+def test_norms_in_the_stream_make_the_mean_impossible(source: Saved) -> None:
+    with pytest.raises(cs.PlanError, match="can be added to gpt2, gpt_neox, vit, which normalise only what their"):
+        cs.resize(source("bert"), set={"hidden_size": 96, "num_attention_heads": 6})
 
 
 def test_untied_embeddings_that_are_scaled(source: Saved, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
     "take blocks": ({"take": "w", "indices": "3,3,0", "block": 6}, lambda w: w.reshape(4, 36)[[3, 3, 0]].reshape(18, 6)),
     "take a range": ({"take": "w", "indices": "2..3,4..8"}, lambda w: w[2:9]),
     "combine": ({"combine": "w", "groups": "0+2..3,23,4+1"}, lambda w: averaged(w, [[0, 2, 3], [23], [4, 1]])),
+    "combine many": ({"combine": "w", "groups": "1..20,22+23"}, lambda w: averaged(w, [[*range(1, 21)], [22, 23]])),
     "combine columns": (
         {"combine": "w", "groups": "0+4,1..2,3+5", "dim": 1, "weights": COUNTS},
         lambda w: averaged(w, [[0, 4], [1, 2], [3, 5]], COUNTS, 1),
