@@ -697,7 +697,7 @@ MUTANTS = (
     ),
     Mutant(
         "a joined tensor that one layer lacks is an error",
-        "spelled += [(_group(one.parts[0], groups) if isinstance(one, Fused) else -1, one.made) for one in joined]",
+        "spelled += [(group, made) for made, group in _made(layout, groups).items() if LAYER in made]",
         "pass",
         "api/layouts/test_vision.py",
     ),
@@ -1549,8 +1549,8 @@ MUTANTS = (
     ),
     Mutant(
         "a chunk of HDF5 that was never written has the fill value",
-        'fill = np.frombuffer(self.fill or bytes(self.element), f"V{self.element}")',
-        'fill = np.frombuffer(bytes(self.element), f"V{self.element}")',
+        'return np.full(sizes, np.frombuffer(self.fill or bytes(self.element), f"V{self.element}")[0])',
+        'return np.full(sizes, np.frombuffer(bytes(self.element), f"V{self.element}")[0])',
         "formats/exported/test_hdf5.py",
     ),
     Mutant(
