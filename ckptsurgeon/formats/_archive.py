@@ -1,7 +1,7 @@
 """Presents a zip or tar archive that contains a checkpoint as a folder, without extracting its members.
 
-ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). Only members that are stored without
-compression can be read.
+ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``), which may be compressed as a whole:
+then it is unpacked to a temporary file. Else only members that are stored without compression can be read.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import NamedTuple
 from ..errors import FormatError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
-from ..util.text import escape, listing
+from ..util.text import escape, human_bytes, listing
 from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
+from ._unpacked import GZIP, UnpackedFile, first_bytes
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
 from .torch.tar import is_tar, plain_members
@@ -32,7 +33,8 @@ _SAVED = ("CKPT.yaml", META, ".metadata")
 """Names of files that show that a folder is a checkpoint of SpeechBrain, ESPnet or torch distributed."""
 
 
-_NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
+NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
+_NEMO_CONFIG, _NEMO_WEIGHTS = NEMO[0], NEMO[2]
 """A large ``.nemo`` model has a folder ``model_weights`` (torch distributed) instead of one file with weights."""
 
 
@@ -70,11 +72,20 @@ def _whole(file: File, head: bytes) -> ArchiveFolder | None:
             return None
         plain = [one for one in archive.entries.values() if one.method == STORED and not one.name.endswith("/")]
         return ArchiveFolder(archive.file, {one.name: _Place(one.data, one.stored) for one in plain})
+    if head.startswith(GZIP) and _is_nemo(file.name, first_bytes(head, HEAD)):
+        file = UnpackedFile(file)
+        head = file.read(0, min(HEAD, file.size))
     if is_tar(head):
         with naming(file):
             members = {one.name: _Place(one.begin, one.end - one.begin) for one in plain_members(file)}
         return ArchiveFolder(file, members)
     return None
+
+
+def _is_nemo(name: str, head: bytes) -> bool:
+    """Return whether a compressed file is a NeMo model; ``head`` has the first bytes of its content."""
+    first = head[:100].partition(b"\0")[0].decode("utf-8", "replace").removeprefix("./").rstrip("/")
+    return is_tar(head) and (name.lower().endswith(".nemo") or first in NEMO)
 
 
 def open_member(path: str) -> Member | None:
@@ -111,6 +122,8 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
     read = {one.name for one in header.files}
     others = [name for name in folder.names() if name not in read]
     note = f"read from the archive: {listing(sorted(read), 2, where='')}"
+    if isinstance(folder.archive, UnpackedFile):
+        note += f", which was unpacked to a temporary file of {human_bytes(folder.archive.size)}"
     note += f"; the archive's other files are not copied: {listing(others, 4, where='')}" if others else ""
     return replace(
         header,
@@ -134,7 +147,11 @@ class ArchiveFolder(Folder):
 
     def fingerprint(self) -> FilePrint:
         """Return the fingerprint of the archive, with a digest of its members' names, offsets and sizes."""
-        return FilePrint.of(self.archive, hashlib.sha256(repr(sorted(self._places.items())).encode()).hexdigest(), "")
+        digest = hashlib.sha256(repr(sorted(self._places.items())).encode()).hexdigest()
+        found = FilePrint.of(self.archive, digest, "")
+        if isinstance(self.archive, UnpackedFile):
+            return replace(found, size=self.archive.packed_size)
+        return found
 
     @property
     def has_checkpoint(self) -> bool:

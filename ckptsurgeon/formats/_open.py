@@ -15,6 +15,7 @@ from ..util.registry import discover
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, has_weights, is_weights, note_of, only_pickle
+from ._unpacked import GZIP
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
 from .torch.tar import is_tar
@@ -74,6 +75,9 @@ def read_header(source: Source, name: str = "") -> Header:
                 with no_collection():
                     header = _read(fmt, source, name, head)
                 return replace(header, notes=(*_link_note(source), *notes_of(source), *header.notes))
+        folder = archive_folder(source, head) if head.startswith(GZIP) else None  # a compressed NeMo model
+        if folder is not None:
+            return of_archive(read_header(folder), folder)
         raise not_a_checkpoint(
             source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size)
         )

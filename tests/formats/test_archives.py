@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import tarfile
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats.base import limits
+from ckptsurgeon.util.text import human_bytes
 
 STATE = {"encoder.weight": torch.arange(12.0).reshape(3, 4), "ctc.bias": torch.randn(5)}
 LANGUAGE_MODEL = {"lm.weight": torch.ones(2)}
@@ -52,6 +55,12 @@ def zipped(path: str, folder: str, method: int = zipfile.ZIP_STORED) -> str:
     return path
 
 
+def compressed(path: str, folder: str, arcname: str = ".") -> str:
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(folder, arcname)
+    return path
+
+
 def tarred(path: str, folder: str, arcname: str = ".", form: int = tarfile.PAX_FORMAT) -> str:
     with tarfile.open(path, "w", format=form) as archive:  # type: ignore[call-overload]
         archive.add(folder, arcname)
@@ -72,6 +81,10 @@ ARCHIVES: dict[str, Callable[[], str]] = {
     "a .nemo": lambda: tarred("asr.nemo", "nemo"),
     "a tar of GNU": lambda: tarred("asr.nemo", "nemo", form=tarfile.GNU_FORMAT),
     "a tar of POSIX": lambda: tarred("asr.nemo", "nemo", form=tarfile.USTAR_FORMAT),
+    "a compressed .nemo": lambda: compressed("asr.nemo", "nemo"),
+    "a compressed tar of NeMo's files": lambda: compressed(
+        "asr.tar.gz", "nemo/model_weights.ckpt", "model_weights.ckpt"
+    ),
     "SpeechBrain's folder": lambda: tarred("save.tar", "sb"),
     "a zip of a folder": lambda: zipped("hf.zip", os.path.dirname(shutil.copytree("hf", "top/hf"))),
     "long names of GNU": lambda: tarred("long.tar", "hf", "a" * 150 + "/" + "b" * 120, tarfile.GNU_FORMAT),
@@ -161,6 +174,56 @@ def test_a_compressed_member_is_to_be_unpacked() -> None:
     assert "unzip asr.zip" in error.value.hint
     with pytest.raises(cs.FormatError, match=r"asr\.zip is compressed: exp/asr/valid\.acc\.ave\.pth cannot be read"):
         cs.open_checkpoint("asr.zip/exp/asr/valid.acc.ave.pth")
+
+
+@pytest.mark.usefixtures("model")
+def test_a_compressed_nemo_may_have_several_members_and_padding_and_says_where_it_is_unpacked() -> None:
+    path = Path(tarred("asr.nemo", "nemo"))
+    whole = path.read_bytes()
+    path.write_bytes(gzip.compress(whole[:3000]) + gzip.compress(whole[3000:]) + bytes(512))
+    (note,) = the_same(str(path))
+    assert f"unpacked to a temporary file of {human_bytes(len(whole))}" in note
+    with pytest.raises(cs.FormatError, match="a tar archive compressed with gzip"):
+        cs.open_checkpoint(compressed("hf.tar.gz", "hf"))
+
+
+@pytest.mark.usefixtures("model")
+def test_a_compressed_nemo_that_has_changed_needs_a_new_plan() -> None:
+    path = Path(compressed("asr.nemo", "nemo"))
+    plan = cs.convert(path)
+    Path("nemo/model_config.yaml").write_text("sample_rate: 8000\n")
+    compressed("asr.nemo", "nemo")
+    with pytest.raises(cs.PlanError, match="has changed since the plan was made"):
+        cs.apply(plan, "out.pth")
+
+
+def one_byte_changed(packed: bytes) -> bytes:
+    return packed[:-600] + bytes([packed[-600] ^ 1]) + packed[-599:]
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda packed: packed[:-600], "is truncated: its compressed data do not end"),
+        (lambda packed: packed[:-8] + bytes(8), "is damaged: .*checksum"),
+        (one_byte_changed, "is damaged|is truncated"),
+        (lambda packed: packed + b"more", "has other bytes after its compressed data"),
+    ],
+)
+def test_a_damaged_compressed_nemo_is_an_error(broken: Callable[[bytes], bytes], said: str) -> None:
+    path = Path(compressed("asr.nemo", "nemo"))
+    path.write_bytes(broken(path.read_bytes()))
+    with pytest.raises(cs.FormatError, match=said):
+        cs.open_checkpoint(path)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_compressed_nemo_that_would_fill_the_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "EXPANSION_FREE", 1 << 20)
+    Path("nemo/z").write_bytes(bytes(8 << 20))
+    with pytest.raises(cs.UnsafeError, match="unpacks to over 100 times as many bytes"):
+        cs.open_checkpoint(compressed("asr.nemo", "nemo"))
 
 
 def cut(path: str) -> None:

@@ -176,6 +176,9 @@ EXPANSION_FREE = 64 << 20
 Otherwise, with strides of 0, a storage of a few bytes could describe a tensor of terabytes.
 """
 
+PACKED_EXPANSION = 100
+"""The content of a gzip file may have so many times the bytes of the file, or ``EXPANSION_FREE`` bytes."""
+
 TREE_NODES = 1_000_000
 TREE_DEPTH = 64
 """The most containers that are visited in the search for the state dict, and the most levels of nested containers.

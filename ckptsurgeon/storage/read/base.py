@@ -55,6 +55,11 @@ class File(ABC):
     def closed(self) -> bool:
         """Whether the file was closed."""
 
+    @property
+    def original(self) -> File:
+        """The file whose content this is: the compressed file if this is an unpacked copy, else the file itself."""
+        return self
+
     @abstractmethod
     def descriptor(self) -> AbstractContextManager[int | None]:
         """Return a context manager that yields a descriptor for reading, or None if no local file has all bytes.
@@ -99,6 +104,7 @@ Source = File | Folder
 
 def has_changed(file: File) -> bool:
     """Return whether an open file on this machine was written to since it was opened."""
+    file = file.original
     with file.descriptor() as fd:
         now = None if fd is None or file.mtime_ns is None else os.fstat(fd)
     return now is not None and (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns)

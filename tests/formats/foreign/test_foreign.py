@@ -57,9 +57,9 @@ NEMO = ("./model_config.yaml", "./model_weights.ckpt")
 ANEW = "Fetch it again, from the address of the file itself."
 
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
-    "old nemo": (
-        "x.bin", gzip.compress(tarred(*NEMO)),
-        "a NeMo model, a tar archive compressed with gzip", "use its model_weights.ckpt: tar xf x.bin",
+    "nemo in xz": (
+        "x.nemo", lzma.compress(tarred(*NEMO)),
+        "a NeMo model, a tar archive compressed with xz", "use its model_weights.ckpt: tar xf x.nemo",
     ),
     "tar": ("x.tar", tarred("readme", "net/a.pth"), "a tar archive that contains net/a.pth", "tar xf x.tar net/a.pth"),
     "ggml": ("model.bin", b"tjgg\3\0\0\0" + bytes(64), "a GGML file of llama.cpp", "Use the .pth"),
@@ -135,7 +135,7 @@ def test_a_file_says_what_it_is_and_what_to_do(kind: str) -> None:
     assert bool(advice) == bool(caught.value.hint)
 
 
-@pytest.mark.parametrize("kind", ["old nemo", "json error in an index", "keras", "lfs"])
+@pytest.mark.parametrize("kind", ["nemo in xz", "json error in an index", "keras", "lfs"])
 @pytest.mark.parametrize("verb", [["inspect"], ["convert", "-o", "y.pth"], ["view", "-o", "y.html"], ["diff", "x.pth"]])
 def test_every_verb_says_so_and_ends_with_3(kind: str, verb: list[str], ckpt: Any) -> None:
     torch.save({"a": torch.ones(1)}, "x.pth")
@@ -146,7 +146,7 @@ def test_every_verb_says_so_and_ends_with_3(kind: str, verb: list[str], ckpt: An
     said = " ".join(done.err.split())
     assert done.code == 3, said
     assert f"it is {what}" in said
-    assert advice.replace("x.bin", name) in said
+    assert advice.replace(FILES[kind][0], name) in said
 
 
 def test_advice_names_the_file_where_it_lies() -> None:
