@@ -9,7 +9,7 @@ https://github.com/huggingface/transformers/blob/main/src/transformers/integrati
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..tensors.info import TensorInfo
@@ -93,7 +93,7 @@ def _parts(key: str, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo 
     experts, rows, columns = info.shape
     names = _names(key, stem, experts, tensors)
     is_shared = rows == 1  # one scale, or one row of blocks, for gate and up together
-    fit = is_shared or (bool(names) and rows % len(names) == 0)
+    fit = is_shared or _is_separable(rows, names, (tensors.get(f"{stem}0.{name}.weight") for name in names))
     height = 1 if is_shared else rows // max(len(names), 1)
     found: dict[str, TensorInfo | None] = {}
     for expert in range(experts) if info.is_plain and names else ():
@@ -102,6 +102,18 @@ def _parts(key: str, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo 
             part = replace(info, shape=(height, columns), offset=info.offset + begin) if fit else None
             found[f"{stem}{expert}.{name}.{OWN}"] = part
     return found if found.keys().isdisjoint(tensors) else {}
+
+
+def _is_separable(rows: int, names: Sequence[str], weights: Iterable[TensorInfo | None]) -> bool:
+    """Return whether no block has rows of two of the matrices ``names``, whose blocks have ``rows`` rows together.
+
+    ``weights`` are the matrices of one expert, None if they are in another shard. The height of a block is a power of
+    two; then the rows of each matrix and of the blocks give it, if it is one.
+    """
+    if not names or rows % len(names):
+        return False
+    heights = (one.shape[0] / (rows // len(names)) for one in weights if one is not None and len(one.shape) == 2)
+    return len(names) == 1 or all(height.is_integer() and int(height).bit_count() == 1 for height in heights)
 
 
 def _names(key: str, stem: str, experts: int, tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:

@@ -180,15 +180,16 @@ def optimizer_paths(tree: Any) -> list[str]:
         left -= 1
         if is_optimizer(node):
             found.append(path or ".")
-        elif path.count(".") < _OPTIMIZER_DEPTH and not is_module(node) and not _tensors_in(node):
+        elif path.count(".") < _OPTIMIZER_DEPTH and not is_module(node) and not _is_plain_state_dict(node):
             queue.extend(
                 (f"{path}.{key_text(key)}" if path else key_text(key), child) for key, child in _children(node)
             )
     return found
 
 
-def _tensors_in(node: Any) -> bool:
-    return isinstance(node, dict) and any(isinstance(one, TensorInfo) for one in islice(node.values(), 1))
+def _is_plain_state_dict(node: Any) -> bool:
+    """Return whether a value is a dict of tensors alone, which cannot contain an optimizer's state."""
+    return isinstance(node, dict) and all(isinstance(one, TensorInfo) for one in node.values())
 
 
 def parts_of(node: Any) -> Iterable[tuple[Any, Any]]:

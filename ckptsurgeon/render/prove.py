@@ -136,7 +136,7 @@ def _row(one: BlockResult) -> list[str | Text]:
 
 
 def _changed(proof: Proof) -> Iterator[RenderableType]:
-    if not proof.changed:
+    if proof.drift is None:
         return
     yield Text()
     yield Columns([[escape(one.key), f"differs by {_share(one.error)}{_origin(one)}"] for one in proof.changed[:SHOWN]])

@@ -156,3 +156,20 @@ def test_experts_that_only_a_shape_states_are_not_made() -> None:
     scales = {f"{n}.experts.down_proj_scale_inv": TensorInfo("float32", (1 << 40, 1, 1), storage) for n in range(9)}
     codes = {f"{n}.experts.0.down_proj.weight": TensorInfo("float8_e4m3fn", (4, 4), storage) for n in range(9)}
     assert apart({**scales, **codes})[0] == {**scales, **codes}
+
+
+@pytest.mark.parametrize(("rows", "blocks", "single"), [(256, 4, True), (200, 4, False), (96, 2, False), (64, 4, True)])
+def test_a_block_with_rows_of_gate_and_of_up_is_not_taken_apart(rows: int, blocks: int, single: bool) -> None:
+    """Blocks of 128 rows: 200 rows of gate end in the middle of the second of the four blocks of 400 rows."""
+
+    def info(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+        return TensorInfo(dtype, shape, Storage("f", 0, 4096, None, "x", False))
+
+    tensors = {
+        f"m.experts.{n}.{name}_proj.weight": info("float8_e4m3fn", (rows, 256))
+        for n in (0, 1)
+        for name in ("gate", "up")
+    }
+    found, joined = apart(tensors | {"m.experts.gate_up_proj_scale_inv": info("float32", (2, blocks, 2))})
+    assert ("m.experts.0.gate_proj.weight_scale_inv" in found) is single
+    assert bool(joined.unread) is not single

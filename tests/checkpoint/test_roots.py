@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.checkpoint.opening import open_optimizer
 from ckptsurgeon.formats.base import limits
 
 T = torch.ones(2)
@@ -294,3 +295,15 @@ def test_a_checkpoint_is_a_mapping_and_a_context() -> None:
             _ = found["zzz"]
     with pytest.raises(cs.SourceError):
         found.tensor("a")
+
+
+@pytest.mark.parametrize("order", [("step", "model", "optimizer"), ("optimizer", "model", "step")])
+def test_the_state_of_an_optimizer_is_found_whatever_the_order_of_the_entries(order: tuple[str, ...]) -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    entries = {"step": torch.tensor(5), "model": layer.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({name: entries[name] for name in order}, "run.pth")
+    with open_optimizer("run.pth") as found:
+        assert found.root == "optimizer"
