@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptsurgeon.storage.crc32c import crc32c
 
-__all__ = ["Reference", "inner", "leaf", "manifest"]
+__all__ = ["NODE", "Reference", "framed", "inner", "leaf", "manifest", "numbered", "table", "varint", "varints"]
 
 MANIFEST, NODE = 0x0CDB3A2A, 0x0CDB20DE
 
@@ -51,12 +51,21 @@ def table(references: Sequence[Reference]) -> bytes:
     return varints(len(paths), *prefixes, *map(len, paths), *bases) + b"".join(paths)
 
 
+def configuration(kind: int = 0) -> bytes:
+    """The first fields of a manifest: the UUID, the kind, sizes, the arity of the version tree, no compression."""
+    return bytes(16) + varints(kind, 1024, 8 << 20) + bytes([4]) + varint(0)
+
+
+def numbered() -> bytes:
+    """A manifest without versions: they are in manifests with numbers."""
+    return framed(MANIFEST, configuration(1))
+
+
 def manifest(root: Reference, height: int = 0, *, generation: int = 1, compression: int = 0) -> bytes:
     """A manifest with one version, whose root node has a height."""
-    config = bytes(16) + varints(0, 1024, 8 << 20) + bytes([4]) + varint(0)
     version = varints(1, generation) + bytes([height]) + varints(0, root.offset, root.length)
     statistics = varints(1, 1, 1) + struct.pack("<Q", 0)
-    return framed(MANIFEST, config + table([root]) + version + statistics + varint(0), compression)
+    return framed(MANIFEST, configuration() + table([root]) + version + statistics + varint(0), compression)
 
 
 def keys(names: Sequence[str], prefixes: Sequence[int] = ()) -> tuple[bytes, bytes]:
@@ -79,11 +88,14 @@ def leaf(values: dict[str, bytes | Reference]) -> bytes:
     return framed(NODE, bytes([0]) + table(apart) + body)
 
 
-def inner(children: dict[str, Reference], height: int) -> bytes:
-    """A node whose children are nodes; a child has the keys from its key on."""
+def inner(children: dict[str, Reference], height: int, common: int = 0) -> bytes:
+    """A node whose children are nodes; a child has the keys from its key on.
+
+    All keys below a child begin with the first ``common`` characters of its key, which they lack.
+    """
     names = sorted(children)
     places = [children[name] for name in names]
-    lengths, texts = keys(names, [0] * len(names))
+    lengths, texts = keys(names, [common] * len(names))
     numbers = [*range(len(places)), *(one.offset for one in places), *(one.length for one in places)]
     statistics = [1] * 3 * len(places)
     body = varint(len(names)) + lengths + texts + varints(*numbers, *statistics)

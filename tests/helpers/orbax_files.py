@@ -1,4 +1,4 @@
-"""Items of Orbax made by hand: arrays in folders, which need no tensorstore as long as they are not compressed."""
+"""Items of Orbax made by hand: arrays in folders, which need no package as long as they are not compressed."""
 
 from __future__ import annotations
 

@@ -14,11 +14,12 @@ import pytest
 
 from ckptsurgeon.storage.crc32c import crc32c
 
-from ..helpers.ocdbt_files import Reference, inner, leaf, manifest
+from ..helpers.ocdbt_files import NODE, Reference, framed, inner, leaf, manifest, numbered, varint, varints
 from ..helpers.orbax_files import VALUES, item, metadata, zarr, zarr3
+from ..helpers.pace import bounded
 from ..promises.clauses import ORBAX
 from .case import COPY, LOOK, Case, Refusal, broken, each, unsafe
-from .holding import held
+from .holding import held, nothing_changed
 
 Change = Callable[[Path], object]
 
@@ -185,10 +186,20 @@ CHUNKS: dict[str, Change] = {
     "a part of 2^64 bytes": shard(index(*(0, 24) * 3, 0, NONE)), "an index with a wrong checksum": shard(index(*(0, 24) * 4, wrong=1)),
     "an index that is cut": shard(b"", bytes(20)), "a chunk without an index": shard(b"", b""),
 }  # fmt: skip
-PACKED: dict[str, Change] = {
+GIGABYTE = bytes.fromhex("28b52ffd0068") + bytes.fromhex("02001000") * 8192 + bytes.fromhex("010000")
+"""A frame of zstd, which does not say how long its content is: 8,192 blocks that repeat a byte 131,072 times."""
+EXABYTE = bytes.fromhex("28b52ffde0") + (1 << 60).to_bytes(8, "little") + bytes.fromhex("010000")
+"""A frame of zstd that claims to have 2^60 bytes."""
+ZSTD: dict[str, Change] = {
     "zstd that is cut": chunk(bytes.fromhex("28b52ffd2010"), "zstd"), "no zstd": chunk(b"abc", "zstd"),
-    "zstd of a gigabyte": chunk(bytes.fromhex("28b52ffd0068") + bytes.fromhex("02001000") * 8192 + bytes.fromhex("010000"), "zstd"),
+    "zstd of a gigabyte": chunk(GIGABYTE, "zstd"), "zstd of an exabyte": chunk(EXABYTE, "zstd"),
+    "zstd and more bytes": chunk(bytes.fromhex("28b52ffd2010810000") + bytes(16) + b"more", "zstd"),
+}  # fmt: skip
+CHUNKS |= {
     "Blosc that is cut": chunk(b"\x02\x01\x01\x01", "blosc"), "Blosc of 2^31 bytes": chunk(struct.pack("<4B3I", 2, 1, 1, 1, 1 << 31, 1 << 17, 40) + bytes(24), "blosc"),
+    "Blosc that is longer than its file": chunk(struct.pack("<4B3I", 2, 1, 1, 1, 16, 16, 1 << 30) + bytes(24), "blosc"),
+}  # fmt: skip
+BLOSC: dict[str, Change] = {
     "Blosc of bytes that mean nothing": chunk(struct.pack("<4B3I", 2, 1, 1, 1, 16, 16, 40) + b"\xff" * 24, "blosc"),
 }  # fmt: skip
 
@@ -236,14 +247,47 @@ def flipped(name: str, at: int) -> Change:
     return change
 
 
+def node(body: bytes, height: int = 0, compression: int = 0) -> Change:
+    """A database whose root has these bytes, for example after its height."""
+    return database(lambda _: framed(NODE, body if compression else bytes([height]) + body, compression), height)
+
+
+def only(*manifests: tuple[str, bytes]) -> Change:
+    """A database with these manifests by their names, and a root."""
+
+    def change(folder: Path) -> None:
+        database(lambda _: leaf({"w/.zarray": ZARRAY}))(folder)
+        for name, data in manifests:
+            (folder / name).write_bytes(data)
+
+    return change
+
+
+LOOPED = inner({"": Reference("d/root", 0, len(inner({"": Reference("d/other", 0, 100)}, 2)))}, 1)
+NOWHERE = manifest(Reference("d/root", 0, 1 << 40))
+NO_FILES = varint(0)
+MANY = varint(1 << 60)
 OCDBT: dict[Refusal, dict[str, Change]] = {
     broken("ocdbt"): {
+        "a value beyond the end of its file": held_in("w/0.0", 1000), "a path with a point": held_in("./w/0.0"), "a path with two slashes": held_in("w//0.0"),
+        "a path with a zero byte": held_in("w/0.0\0"), "a path that leads out and back": held_in("../x/w/0.0"), "a path to a folder": held_in("w"), "a value whose file is missing": held_in("d/missing"),
+        "a root beyond the end of its file": only(("manifest.ocdbt", NOWHERE)), "manifests with numbers that are missing": only(("manifest.ocdbt", numbered())),
+        "a manifest with a number that lists no versions": only(("manifest.ocdbt", numbered()), ("manifest.0000000000000001", numbered())),
+        "the newest of the manifests is damaged": only(("manifest.ocdbt", numbered()), ("manifest.000000000000000a", b""), ("manifest.0000000000000009", manifest(Reference("d/root", 0, 60)))),
+        "a node twice": database(lambda _: inner(dict.fromkeys("ab", Reference("d/other", 0, len(LEAF))), 1), 1, other=leaf({"w/.zarray": ZARRAY})),
+        "keys that are not in order": node(NO_FILES + varints(2, 0, 1, 1) + b"ba" + varints(0, 0) + bytes(2)), "a key twice": node(NO_FILES + varints(2, 1, 1, 0) + b"a" + varints(0, 0) + bytes(2)),
+        "a key that shares more than there is": node(NO_FILES + varints(2, 2, 1, 1) + b"ab" + varints(0, 0) + bytes(2)), "a key of 65,536 bytes": node(NO_FILES + varints(1, 65_536) + bytes(65_536) + varint(0) + bytes(1)),
+        "a node without keys": node(NO_FILES + varint(0)), "a value of an unknown kind": node(NO_FILES + varints(1, 1) + b"a" + varint(0) + bytes([2])),
+        "a file that is not in the table": node(NO_FILES + varints(1, 1) + b"a" + varint(0) + bytes([1]) + varints(0, 0)), "bytes after the last field": node(NO_FILES + varints(1, 1) + b"a" + varint(0) + bytes(2)),
+        "a child that shares more than its key": database(lambda _: inner({"a": Reference("d/other", 0, len(LEAF))}, 1, common=2), 1, other=leaf({"w/.zarray": ZARRAY})),
+        "a base longer than its path": node(varints(1, 1, 2) + b"a" + varints(1, 1) + b"a" + varint(0) + bytes(1)), "a number of 70 bits": node(b"\xff" * 9 + b"\x7f"), "a number without end": node(b"\xff" * 100),
+        "another version of the format": database(lambda _: reframed(1, 0)), "another compression": database(lambda _: reframed(0, 2)),
         "an empty manifest": cut("manifest.ocdbt", 0), "a manifest of 15 bytes": cut("manifest.ocdbt", 15), "a manifest that is cut": cut("manifest.ocdbt", -1),
         "a flipped bit in the manifest": flipped("manifest.ocdbt", 20), "another magic": flipped("manifest.ocdbt", 0),
         "a node that is cut": cut("d/root", -1), "a flipped bit in a node": flipped("d/root", 30),
         "a node that is its own child": database(lambda size: inner({"": Reference("d/root", 0, size)}, 1), 1),
         "a node that is its own child, 200 levels high": database(lambda size: inner({"": Reference("d/root", 0, size)}, 200), 200),
-        "two nodes that are children of each other": database(lambda _: inner({"": Reference("d/other", 0, len(LOOPED))}, 2), 2, other=inner({"": Reference("d/root", 0, 60)}, 1)),
+        "two nodes that are children of each other": database(lambda _: inner({"": Reference("d/other", 0, len(LOOPED))}, 2), 2, other=LOOPED),
         "a manifest that is the root": database(lambda size: inner({"": Reference("manifest.ocdbt", 0, 60)}, 1), 1),
         "a node of another height": database(lambda _: leaf({"w/.zarray": ZARRAY}), 3),
         "a root that is missing": lambda folder: (folder / "manifest.ocdbt").write_bytes(manifest(Reference("d/root", 0, 60))),
@@ -252,12 +296,52 @@ OCDBT: dict[Refusal, dict[str, Change]] = {
         "a root outside": lambda folder: (Path("outside").write_bytes(leaf({"w/.zarray": ZARRAY})), (folder / "manifest.ocdbt").write_bytes(manifest(Reference("../outside", 0, 60)))),
     },
     broken("orbax array"): {"a database without the array": database(lambda _: leaf({"v/.zarray": ZARRAY}))},
-    broken("zarr"): {"a value whose file is missing": held_in("d/missing")},
+    unsafe("ocdbt"): {
+        "2^60 files": node(MANY), "2^60 keys": node(NO_FILES + MANY), "2^60 children": node(NO_FILES + MANY, 1),
+        "keys that are long together": node(NO_FILES + varint(9_000) + varints(*[60_000] * 8_999) + varint(60_000) + varints(*[2] * 8_999) + bytes(60_000) + b"".join(number.to_bytes(2, "big") for number in range(1, 9_000)) + bytes(18_000)),
+    },
     unsafe("outside"): {
         "a link in a database": lambda folder: (database(lambda _: leaf({"w/.zarray": Reference("d/link", 0, 10)}))(folder), linked("/etc/passwd", "d/link")(folder)),
     },
 }  # fmt: skip
-LOOPED = inner({"": Reference("d/root", 0, 60)}, 1)
+LEAF = leaf({"w/.zarray": ZARRAY})
+PACKED: dict[str, Change] = {
+    "a node of a gigabyte": node(GIGABYTE, compression=1), "a node of an exabyte": node(EXABYTE, compression=1), "a node that is no zstd": node(b"abc", compression=1),
+    "a manifest of a gigabyte": only(("manifest.ocdbt", framed(0x0CDB3A2A, GIGABYTE, 1))),
+}  # fmt: skip
+
+
+def reframed(version: int, compression: int) -> bytes:
+    """A leaf whose frame says that it has another version, or another compression."""
+    inside = varints(version, compression) + LEAF[14:-4]
+    data = LEAF[:12] + inside
+    return data + struct.pack("<I", crc32c(data))
+
+
+def shared(folder: Path) -> None:
+    """A tree of 25 levels, each of one node, which is twice in the one above: a leaf has 16 million keys."""
+    (folder / "d").mkdir()
+    data = leaf({"": b"x"})
+    below = Reference("d/x", 0, len(data))
+    for height in range(1, 25):
+        made = inner({"a": below, "b": below}, height, common=1)
+        below = Reference("d/x", len(data), len(made))
+        data += made
+    (folder / "d" / "x").write_bytes(data)
+    (folder / "manifest.ocdbt").write_bytes(manifest(below, 24))
+
+
+def packed_often(folder: Path) -> None:
+    """A node of 100 MiB, in 5 kB, that is in a tree 26 times."""
+    body = bytes([0]) + varints(0, 1, 0, 100 << 20) + bytes(1)
+    blocks = struct.pack("<I", len(body) << 3)[:3] + body + bytes.fromhex("02001000") * 800 + bytes.fromhex("010000")
+    one = framed(NODE, bytes.fromhex("28b52ffd0068") + blocks, 1)
+    database(
+        lambda _: inner(dict.fromkeys("abcdefghijklm", Reference("d/other", 0, len(one))), 1, common=1), 1, other=one
+    )(folder)
+
+
+COSTS = {"a node that is in a tree 2^24 times": shared, "a node of 100 MiB that is in a tree often": packed_often}
 
 
 def made(change: Change) -> Callable[[], str]:
@@ -284,7 +368,28 @@ def test_a_broken_folder_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 
 
-@each([*cases(OCDBT), *cases({DAMAGED: PACKED}, (COPY,))])
+@each(cases(OCDBT))
 def test_a_broken_database_is_refused(case: Any, ckpt: Any) -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
     held(case, ckpt)
+
+
+@each([*cases({DAMAGED: ZSTD}, (COPY,)), *cases({broken("ocdbt"): PACKED})])
+def test_zstd_is_unpacked_only_to_what_is_expected(case: Any, ckpt: Any) -> None:
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
+    held(case, ckpt)
+
+
+@each(cases({DAMAGED: BLOSC}, (COPY,)))
+def test_blosc_that_is_broken_is_refused(case: Any, ckpt: Any) -> None:
+    pytest.importorskip("blosc", reason="the extra orbax is not installed")
+    held(case, ckpt)
+
+
+@each(cases({unsafe("ocdbt"): COSTS}), COSTS)
+def test_a_database_that_would_cost_too_much_is_refused(case: Any) -> None:
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
+    path = case.make()
+    with nothing_changed():
+        done = bounded("inspect", path, "--json", memory=1 << 30)
+    assert done.returncode == 3, (done.returncode, done.err[-500:])
+    assert json.loads(done.err)["rule"] == "ocdbt"

@@ -1524,6 +1524,42 @@ MUTANTS = (
         "hostile/test_orbax.py",
     ),
     Mutant(
+        "a database of Orbax refers to no bytes beyond the end of a file",
+        "if place.offset + place.length > stored.size:",
+        "if False:",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "the keys of a database of Orbax are in order",
+        "if self._last is not None and key <= self._last:",
+        "if False:",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "a node of a database of Orbax is held against its checksum",
+        'if crc32c(memoryview(data)[:-_SUM]) != int.from_bytes(data[-_SUM:], "little"):',
+        "if False:",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "a frame of zstd that claims to be large is not unpacked",
+        "if library.frame_content_size(data) > most:",
+        "if False:",
+        "hostile/test_orbax.py",
+    ),
+    Mutant(
+        "the newest of several manifests with numbers is read",
+        'found = max(filter(NUMBERED.fullmatch, self._files), default="")',
+        'found = min(filter(NUMBERED.fullmatch, self._files), default="")',
+        "formats/orbax/test_ocdbt.py",
+    ),
+    Mutant(
+        "all keys of a database of Orbax together are limited",
+        "self.budget.keep(len(found[-1]) + limits.OCDBT_ENTRY)",
+        "pass",
+        "formats/orbax/test_ocdbt.py",
+    ),
+    Mutant(
         "the index of a chunk of zarr is held against its checksum",
         'if len(data) < _SUM or crc32c(bytes(plain)) != int.from_bytes(bytes(data[-_SUM:]), "little"):',
         "if len(data) < _SUM:",

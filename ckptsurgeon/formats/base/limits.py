@@ -142,6 +142,20 @@ Orbax makes one chunk of the part of an array that is on one device: an embeddin
 ORBAX_JSON = 1 << 20
 """The most bytes of the metadata of one array in an Orbax checkpoint (``.zarray``, ``zarr.json``): usually 500."""
 
+OCDBT_NODE = 128 << 20
+"""The most bytes of a manifest or node of an OCDBT database, unpacked: Orbax makes nodes of up to 100 MB."""
+OCDBT_HEIGHT = 32
+"""The most levels of the B-tree of an OCDBT database: with only two children for each node, four billion keys."""
+OCDBT_NUMBERS = 16_000_000
+"""The most numbers in all nodes of an OCDBT database, which take five seconds: a key has six, a node counts as 100."""
+OCDBT_UNPACKED = 1 << 30
+"""The most bytes of all nodes of an OCDBT database, unpacked, of which one is in memory: a key has some 100."""
+OCDBT_KEPT, OCDBT_ENTRY = 384 << 20, 200
+"""The most bytes of all keys and values in the nodes of an OCDBT database; ``OCDBT_ENTRY`` more count for each key.
+
+That is more than a million keys: as many as ``ORBAX_FILES``.
+"""
+
 INDEX_BYTES = 256_000_000
 """The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 

@@ -2,7 +2,7 @@
 
 https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html and
 https://google.github.io/tensorstore/kvstore/ocdbt/index.html. ``_METADATA`` lists the values. Arrays have the keys that
-Flax's msgpack files give them. tensorstore reads databases and unpacks chunks; ckpt reads all other files itself.
+Flax's msgpack files give them. The packages zstandard and blosc unpack nodes and chunks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Orbax:
     def read(self, source: Source, name: str = "") -> Header:
         """Return the header; raises FormatError or UnsafeError if the checkpoint is not valid.
 
-        Raises ConfigError if tensorstore is needed and missing.
+        Raises ConfigError if the nodes of a database are compressed, and zstandard is missing.
         """
         from ..orbax.arrays import ArrayReader
         from ..orbax.files import files_of, local, prints_of

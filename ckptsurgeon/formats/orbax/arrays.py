@@ -15,7 +15,8 @@ from ...util.text import count, escape, human_bytes
 from ..base import limits
 from ..base.bands import BandCache, band_bytes
 from ..pickle.values import GlobalName, OpaqueResult
-from .files import ChunkStore, StoredFile, open_store
+from .files import StoredFile
+from .stores import ChunkStore, open_store
 from .tree import Item, Leaf, put, read_item
 from .values import ZarrValues
 from .zarr import ZarrArray, zarr_array

@@ -8,14 +8,14 @@ from typing import Any
 
 from ...errors import FormatError
 from ...storage.crc32c import crc32c
-from .tensorstore import CODECS, unpacked
+from .packages import unblosc, unzstd
 
 __all__ = ["CHECKSUM", "COMPRESSORS", "without_checksum", "without_codecs"]
 
 CHECKSUM = "crc32c"
 _DEFLATED = ("gzip", "zlib")
-COMPRESSORS = (*_DEFLATED, *CODECS)
-_BLOSC_HEADER = 16
+_PACKED = {"zstd": unzstd, "blosc": unblosc}
+COMPRESSORS = (*_DEFLATED, *_PACKED)
 _SUM = 4
 
 
@@ -43,11 +43,10 @@ def without_checksum(data: Any) -> Any:
 def _decompressed(data: Any, name: str, nbytes: int) -> Any:
     if name in _DEFLATED:
         return _inflated(data, nbytes)
-    if name == "blosc":  # its header has the size that is allocated
-        head = bytes(data[:_BLOSC_HEADER])
-        if len(head) < _BLOSC_HEADER or int.from_bytes(head[4:8], "little") != nbytes:
-            raise FormatError(f"its Blosc header is not that of {nbytes:,} bytes.", rule="zarr chunk")
-    return unpacked(bytes(data), name, nbytes)
+    try:
+        return _PACKED[name](bytes(data), nbytes)
+    except ValueError as error:
+        raise FormatError(f"{error}.", rule="zarr chunk") from None
 
 
 def _inflated(data: Any, nbytes: int) -> bytes:

@@ -1,37 +1,30 @@
-"""Lists the files of an Orbax checkpoint on this machine, and reads single files or the keys of its database."""
+"""Lists the files of an Orbax checkpoint on this machine."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
-from ...errors import FormatError, SourceError, UnsafeError
+from ...errors import SourceError, UnsafeError
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
 from ...storage.read.local import LocalFolder
 from ...util.text import escape
 from ..base import limits
 from ..base.header import FilePrint
-from .tensorstore import Database
 
-__all__ = ["MANIFEST", "ChunkStore", "FolderStore", "StoredFile", "files_of", "local", "open_store", "prints_of"]
+__all__ = ["MANIFEST", "NUMBERED", "StoredFile", "files_of", "local", "prints_of"]
 
 MANIFEST = "manifest.ocdbt"
+NUMBERED = re.compile(r"manifest\.[0-9a-f]{16}")
+"""Matches the name of a manifest with the number of its version, in hexadecimal digits."""
 _HASHED = ("_METADATA", "_CHECKPOINT_METADATA", ".zarray", "zarr.json", MANIFEST)
 """Files that describe arrays: all their bytes are in their fingerprints."""
 _NOTHING = hashlib.sha256().hexdigest()
-
-
-class ChunkStore(Protocol):
-    """A store of bytes by key, such as ``dense.kernel/.zarray`` and ``dense.kernel/0.0``."""
-
-    def read(self, key: str) -> bytes | None:
-        """Return the bytes of a key; None if there are none."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,8 +48,8 @@ def local(folder: Folder) -> LocalFolder:
 def files_of(folder: LocalFolder) -> dict[str, StoredFile]:
     """Return all files in a folder and its subfolders by their paths, sorted.
 
-    tensorstore opens what a database names. So raises UnsafeError for a link that leads out of the folder, for anything
-    that is neither a file nor a folder, and if there are too many files.
+    Raises UnsafeError for a link that leads out of the folder, for anything that is neither a file nor a folder, and if
+    there are too many files. Only files that are listed here are read, whatever a database refers to.
     """
     found: dict[str, StoredFile] = {}
     seen, waiting = 0, [""]
@@ -106,38 +99,8 @@ def prints_of(folder: LocalFolder, files: Mapping[str, StoredFile]) -> tuple[Fil
 
 
 def _digest(folder: LocalFolder, name: str, one: StoredFile) -> str:
-    if name.rpartition("/")[2] not in _HASHED or one.size > limits.INDEX_BYTES:
+    last = name.rpartition("/")[2]
+    if not (last in _HASHED or NUMBERED.fullmatch(last)) or one.size > limits.INDEX_BYTES:
         return _NOTHING
     with closing(folder.file(name)) as file:
         return hashlib.sha256(file.read(0, file.size)).hexdigest()
-
-
-class FolderStore:
-    """The files in the folder of an item; ``files`` has their sizes."""
-
-    def __init__(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> None:
-        self._folder, self._files = folder, files
-
-    def read(self, key: str) -> bytes | None:
-        """Return the bytes of a file; None if there is none."""
-        if key not in self._files:
-            return None
-        with closing(self._folder.file(key)) as file:
-            return file.read(0, file.size)
-
-
-def open_store(folder: LocalFolder, files: Mapping[str, StoredFile]) -> ChunkStore:
-    """Return the store of an item: its database if it has one, otherwise its files.
-
-    Raises FormatError if the databases of several processes were not merged into one.
-    """
-    if MANIFEST in files:
-        return Database(folder.path)
-    apart = next((name for name in files if name.endswith(f"/{MANIFEST}")), "")
-    if apart:
-        raise FormatError(
-            f"{escape(folder.uri)} has no {MANIFEST}, but {escape(apart)}: it was not saved to the end.",
-            hint="Pass another step of the run.",
-            rule="orbax unfinished",
-        )
-    return FolderStore(folder, files)

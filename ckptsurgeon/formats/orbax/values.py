@@ -12,7 +12,7 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..base.bands import BandedValues
 from .codecs import without_checksum, without_codecs
-from .files import ChunkStore
+from .stores import ChunkStore
 from .zarr import Shards, ZarrArray
 
 __all__ = ["ZarrValues"]

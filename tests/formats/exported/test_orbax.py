@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 
+from ...helpers.forked import Forked
 from ...helpers.orbax_files import VALUES, item, metadata, zarr
 
 GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden" / "orbax"
@@ -36,7 +37,7 @@ def recorded(folder: str, root: str = "") -> dict[str, list[Any]]:
     ],
 )  # fmt: skip
 def test_every_array_has_the_values_that_were_saved(folder: str, root: str) -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("blosc" if folder == "old" else "zstandard", reason="the extra orbax is not installed")
     name = folder.removesuffix("/state")
     wanted = recorded(name, root)
     with cs.open_checkpoint(str(GOLDEN / folder), root or None) as found:
@@ -53,20 +54,20 @@ def test_every_array_has_the_values_that_were_saved(folder: str, root: str) -> N
 
 @pytest.mark.parametrize("folder", ["ocdbt", "zarr3", "folders"])
 def test_a_tree_is_equal_to_the_one_that_flax_writes(folder: str, ckpt: Any) -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
     said = ckpt("diff", str(GOLDEN / folder), str(GOLDEN / "tree.msgpack"), "--json")
     assert said.code == 0, said.out
 
 
 def test_a_checkpoint_is_converted_and_verified() -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
     cs.apply(cs.convert(str(GOLDEN / "parts")), "out.safetensors")
     assert cs.verify("out.safetensors").ok
     assert torch.equal(load_file("out.safetensors")["both"], torch.arange(24 * 16.0).reshape(24, 16))
 
 
 def test_steps_of_a_run_are_named_and_the_only_one_is_read() -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
     with pytest.raises(cs.FormatError, match=r"has several steps: 10, 20\. Pass one of them, .*run/20\."):
         cs.open_checkpoint(str(GOLDEN / "run"))
     shutil.copytree(GOLDEN / "run" / "10", "run/10")
@@ -80,7 +81,7 @@ def test_steps_of_a_run_are_named_and_the_only_one_is_read() -> None:
 
 
 def test_steps_of_early_versions_have_no_metadata_of_their_own() -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
     shutil.copytree(GOLDEN / "run", "run")
     for path in Path("run").glob("*/_CHECKPOINT_METADATA"):
         path.unlink()
@@ -91,7 +92,7 @@ def test_steps_of_early_versions_have_no_metadata_of_their_own() -> None:
 
 
 def test_the_step_is_not_the_model() -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
     with cs.open_checkpoint(str(GOLDEN / "run" / "20"), ".") as found:
         assert found.tensor("step").tolist() == 20
 
@@ -107,23 +108,26 @@ def test_several_items_are_state_dicts_of_their_own() -> None:
 
 
 @pytest.fixture
-def without_tensorstore(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorstore", None)
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "blosc", None)
 
 
-@pytest.mark.usefixtures("without_tensorstore")
-def test_without_tensorstore_the_error_names_the_extra(ckpt: Any) -> None:
+@pytest.mark.usefixtures("without_packages")
+def test_without_zstandard_the_error_names_the_extra(ckpt: Any) -> None:
     said = ckpt("inspect", str(GOLDEN / "ocdbt"))
     assert said.code == 2
-    assert "the package tensorstore, which cannot be imported" in said.err
+    assert "that needs the package zstandard, which cannot be imported" in said.err
     assert "pip install 'ckptsurgeon[orbax]' installs it." in said.err
 
 
-def test_a_forked_process_does_not_wait_for_threads_of_tensorstore(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
-    monkeypatch.setattr("ckptsurgeon.formats.orbax.tensorstore._users", [1])
-    with pytest.raises(cs.ConfigError, match="cannot be used in a process that was forked"):
-        cs.open_checkpoint(str(GOLDEN / "ocdbt"))
+@pytest.mark.parametrize("folder", ["ocdbt", "zarr3"])
+def test_a_forked_process_reads_what_the_one_before_it_has_read(folder: str) -> None:
+    pytest.importorskip("zstandard", reason="the extra orbax is not installed")
+    with cs.open_checkpoint(str(GOLDEN / folder)) as found:
+        wanted = found.tensor("dense.float32")
+        child = Forked(lambda: 0 if torch.equal(found.tensor("dense.float32"), wanted) else 1)
+        assert child.ended() == 0
 
 
 def test_a_file_beside_the_folders_of_steps_is_read() -> None:
@@ -133,21 +137,30 @@ def test_a_file_beside_the_folders_of_steps_is_read() -> None:
         assert found.format == "flax"
 
 
-@pytest.mark.usefixtures("without_tensorstore")
-def test_without_tensorstore_folders_are_inspected_but_not_unpacked() -> None:
+@pytest.mark.usefixtures("without_packages")
+def test_without_packages_folders_are_inspected_but_not_unpacked() -> None:
     with cs.open_checkpoint(str(GOLDEN / "folders")) as found:
         assert found["dense.float8_e5m2"].shape == (2, 3)
         with pytest.raises(cs.ConfigError, match=r"ckptsurgeon\[orbax\]"):
             found.tensor("dense.float32")
 
 
-@pytest.mark.usefixtures("without_tensorstore")
-def test_without_tensorstore_gzip_is_unpacked() -> None:
+@pytest.mark.usefixtures("without_packages")
+def test_without_packages_blosc_is_not_unpacked() -> None:
+    with (
+        cs.open_checkpoint(str(GOLDEN / "old"), "target") as found,
+        pytest.raises(cs.ConfigError, match="compressed with Blosc: that needs the package blosc"),
+    ):
+        found.tensor("blosc")
+
+
+@pytest.mark.usefixtures("without_packages")
+def test_without_packages_gzip_is_unpacked() -> None:
     with cs.open_checkpoint(str(GOLDEN / "old"), "target") as found:
         assert found.tensor("dense.kernel").flatten().tolist() == list(range(35))
 
 
-# Arrays in folders, which are made here: no tensorstore is needed for those that are not compressed.
+# Arrays in folders, which are made here: no package is needed for those that are not compressed.
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -1,0 +1,159 @@
+"""Reads the fields of manifests and nodes of OCDBT, and counts what they cost.
+
+https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format has the format; its source is
+https://github.com/google/tensorstore/blob/master/tensorstore/kvstore/ocdbt/index.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...errors import UnsafeError
+from ...storage.crc32c import crc32c
+from ...util.text import escape
+from ..base import limits
+from .packages import unzstd
+
+__all__ = ["Budget", "DataFile", "Fields", "unframed"]
+
+_HEAD, _SUM = 12, 4
+_FRAME = 100
+"""A manifest or node costs as much time as so many numbers, even if it is small."""
+_LONGEST = 0xFFFF
+"""The most bytes of a key or path."""
+
+
+class Budget:
+    """What the nodes of a database may cost in all; raises UnsafeError as soon as they cost more.
+
+    A node of a few bytes may unpack to a long one, and a B-tree may have it many times. Keys share beginnings, so that
+    a short node may have long ones.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._numbers, self._unpacked, self._kept = limits.OCDBT_NUMBERS, limits.OCDBT_UNPACKED, limits.OCDBT_KEPT
+
+    def read(self, numbers: int) -> None:
+        """Count numbers that are read one by one: they cost time."""
+        self._numbers -= numbers
+        if self._numbers < 0:
+            raise self._too_large(f"has nodes with over {limits.OCDBT_NUMBERS:,} numbers")
+
+    def unpack(self, nbytes: int) -> None:
+        """Count bytes of nodes, unpacked."""
+        self._unpacked -= nbytes
+        if self._unpacked < 0:
+            raise self._too_large(f"has nodes that unpack to over {limits.OCDBT_UNPACKED:,} bytes")
+
+    def keep(self, nbytes: int) -> None:
+        """Count bytes that stay in memory."""
+        self._kept -= nbytes
+        if self._kept < 0:
+            raise self._too_large(f"has keys that need over {limits.OCDBT_KEPT:,} bytes of memory")
+
+    def _too_large(self, what: str) -> UnsafeError:
+        return UnsafeError(f"the OCDBT database in {escape(self._uri)} {what}.", rule="ocdbt")
+
+
+class DataFile(NamedTuple):
+    """The path of a file, relative to the database, and the part of it that paths in its nodes begin with."""
+
+    path: str
+    base: bytes
+
+
+def unframed(data: bytes, magic: int, budget: Budget) -> Fields:
+    """Return the fields of a manifest or node; raises ValueError if its header or its checksum is wrong."""
+    if len(data) < _HEAD + _SUM or int.from_bytes(data[:4], "big") != magic:
+        raise ValueError("a manifest or node does not begin as it should")
+    if int.from_bytes(data[4:_HEAD], "little") != len(data):
+        raise ValueError("a manifest or node has another length than its header gives")
+    if crc32c(memoryview(data)[:-_SUM]) != int.from_bytes(data[-_SUM:], "little"):
+        raise ValueError("a manifest or node does not match its checksum")
+    budget.read(_FRAME)
+    fields = Fields(memoryview(data)[_HEAD:-_SUM], budget)
+    version, compression = fields.number(), fields.number()
+    if version != 0 or compression > 1:
+        raise ValueError(f"a manifest or node has version {version} and compression {compression}, not 0, and 0 or 1")
+    body = unzstd(fields.rest(), limits.OCDBT_NODE) if compression else fields.rest()
+    budget.unpack(len(body))
+    return Fields(body, budget)
+
+
+class Fields:
+    """Reads fields one after the other; raises ValueError at their end, and for those that are not valid."""
+
+    def __init__(self, data: bytes | memoryview, budget: Budget) -> None:
+        self._data, self._at, self.budget = data, 0, budget
+
+    def rest(self) -> bytes | memoryview:
+        """Return the bytes that are left, without a copy."""
+        return self._data[self._at :]
+
+    def end(self) -> None:
+        """Raise ValueError if bytes are left."""
+        if self._at != len(self._data):
+            raise ValueError("a node has bytes after its last field")
+
+    def take(self, nbytes: int) -> bytes:
+        """Return the next bytes."""
+        found = bytes(self._data[self._at : self._at + nbytes])
+        if len(found) != nbytes:
+            raise ValueError("a manifest or node ends before its last field")
+        self._at += nbytes
+        return found
+
+    def number(self) -> int:
+        """Return the next number, of at most 64 bits."""
+        return self.numbers(1)[0]
+
+    def numbers(self, count: int) -> Sequence[int]:
+        """Return the next numbers, each in groups of seven bits, lowest first: a set top bit says that more follow."""
+        self.budget.read(count)
+        found, data, at = array("Q"), self._data, self._at
+        try:
+            for _ in range(count):
+                value = shift = 0
+                while (byte := data[at]) > 127 and shift < 63:
+                    value |= (byte & 127) << shift
+                    shift += 7
+                    at += 1
+                found.append(value | byte << shift)
+                at += 1
+        except IndexError:
+            raise ValueError("a manifest or node ends before its last number") from None
+        except OverflowError:
+            raise ValueError("a manifest or node has a number of over 64 bits") from None
+        self._at = at
+        return found
+
+    def texts(self, shared: Sequence[int], lengths: Sequence[int], prefix: bytes = b"") -> list[bytes]:
+        """Return texts that are stored without the bytes that each has in common with the one before.
+
+        ``shared`` has the number of these bytes, of all texts but the first, and ``lengths`` that of the bytes that are
+        stored. Each text is returned with ``prefix`` before it.
+        """
+        found, last = list[bytes](), b""
+        for common, length in zip((0, *shared), lengths, strict=True):
+            if common > len(last) or len(prefix) + common + length > _LONGEST:
+                raise ValueError("a node has a key or path that is too long, or shares more bytes than there are")
+            last = last[:common] + self.take(length)
+            found.append(prefix + last)
+            self.budget.keep(len(found[-1]) + limits.OCDBT_ENTRY)
+        return found
+
+    def files(self, base: bytes) -> list[DataFile]:
+        """Return the table of files; ``base`` is the base of the file that this node is in."""
+        count = self.number()
+        shared = self.numbers(max(count, 1) - 1)
+        lengths, bases = self.numbers(count), self.numbers(count)
+        paths = self.texts(shared, lengths, base) if count else []
+        if any(len(base) + length > len(path) for length, path in zip(bases, paths, strict=True)):
+            raise ValueError("a node has the path of a file that is shorter than its base")
+        return [
+            DataFile(os.fsdecode(path), path[: len(base) + length]) for length, path in zip(bases, paths, strict=True)
+        ]
