@@ -103,15 +103,23 @@ def _by_values(
         found = propose(shown(path_of(source)), checkpoint, shown(name), other)
         found = with_values(found, checkpoint, other, progress)
         notes = [*checkpoint_notes(checkpoint), *checkpoint_notes(other), *found.notes]
-        return replace(found, notes=(*notes, *_layout_notes(checkpoint, other))), checkpoint
+        return replace(found, notes=(*notes, *_layout_notes(checkpoint, other, by_values=True))), checkpoint
 
 
-def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the note that both are networks of a family that ckpt knows, if they are."""
+def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], *, by_values: bool = False) -> list[str]:
+    """Return the note that both are networks of a family that ckpt knows, if they are.
+
+    If the proposal is ``by_values``, it may contradict what the names say, so that the note does not prefer them.
+    """
     between = layouts_between(checkpoint, tensors)
     if not between:
         return []
     family, here, there = between
+    if by_values:
+        return [
+            f"both are networks of the family {family.name}: without a map, ckpt transplant converts the layout "
+            f"{here.name} to {there.name} by names; the rules and operations here are what the values show"
+        ]
     return [
         f"no --map is needed: both are networks of the family {family.name}, and ckpt transplant converts the "
         f"layout {here.name} to {there.name}"

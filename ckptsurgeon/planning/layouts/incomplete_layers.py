@@ -16,6 +16,8 @@ __all__ = ["LAYER", "check_complete"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
+_FEW = 16
+"""Numbers whose largest is above twice their count and this number are not those of layers."""
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
@@ -63,12 +65,26 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
             name = mark + name
             stacks[stack, group].add(number)
             layers[stack, group, name][number] = key
+    yield from _gaps(stacks)
     single = _single(layout, groups)
     for (stack, group, name), found in layers.items():
         own = single.get((stack, group, name), {})
         have = found.keys() | {number for number, key in own.items() if key in tensors}
         for lost in sorted(stacks[stack, group] - have, key=natural_key):
             yield own.get(lost, f"{stack}{lost}{name}")
+
+
+def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
+    """Yield the names of layers of which there is no tensor, although there is a later layer.
+
+    ``stacks`` has the numbers of the layers by (what begins their names, the number of a group of tensors).
+    """
+    numbers: defaultdict[str, set[int]] = defaultdict(set)
+    for (stack, _), found in stacks.items():
+        numbers[stack].update(int(number) for number in found if number.isdecimal() and len(number) < 8)
+    for stack, known in numbers.items():
+        if known and max(known) < 2 * len(known) + _FEW:  # else they are not the numbers of layers
+            yield from (f"{stack}{number}" for number in range(max(known)) if number not in known)
 
 
 def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:

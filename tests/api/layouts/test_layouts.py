@@ -314,3 +314,12 @@ def test_a_network_with_names_of_llama_cpp_is_converted_first() -> None:
     Path("d.yaml").write_text("model: {tensors: {model.norm.weight: {shape: [4]}}}")
     with pytest.raises(PlanError, match=r"first run ckpt convert g\.safetensors --layout transformers"):
         cs.transplant("g.safetensors", "d.yaml", layout="transformers")
+
+
+def test_a_model_without_a_whole_layer_is_an_error() -> None:
+    """The other library would initialise this layer."""
+    whole = recorded("llama", "transformers")
+    later = {key.replace(".layers.1.", ".layers.2."): one for key, one in whole.items()}
+    save_file(later, "gap.safetensors")
+    with pytest.raises(PlanError, match=r"model\.layers\.1 is missing from gap\.safetensors"):
+        cs.convert("gap.safetensors", layout="meta", heads="6/2")
