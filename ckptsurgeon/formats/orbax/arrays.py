@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -11,13 +11,14 @@ from ...storage.read._memory import MemoryFile
 from ...storage.read.base import File
 from ...storage.read.local import LocalFolder
 from ...tensors.info import Storage, TensorInfo
-from ...util.text import count, escape, human_bytes
+from ...util.text import count, escape, human_bytes, listing
 from ..base import limits
 from ..base.bands import BandCache, band_bytes
 from ..pickle.values import GlobalName, OpaqueResult
 from .files import StoredFile
+from .missing import arrays_without_metadata, missing_chunks
 from .stores import ChunkStore, open_store
-from .tree import Item, Leaf, put, read_item
+from .tree import METADATA, Item, Leaf, put, read_item
 from .values import ZarrValues
 from .zarr import ZarrArray, zarr_array
 
@@ -41,6 +42,7 @@ class ArrayReader:
         self._path, self._stored, self._total = path, stored, 0
         self._segments, self._size = list[ZarrValues](), 0
         self._bands, self._large = BandCache(), dict[str, int]()
+        self._missing = dict[str, int]()
 
     def handles(self) -> dict[str, File]:
         """Return the file in memory that has the values of the arrays, by its name."""
@@ -50,6 +52,7 @@ class ArrayReader:
         """Return the values of an item as nested dicts; raises FormatError or UnsafeError if it is not valid."""
         item, tree = read_item(folder, files), dict[str, Any]()
         self.metadata |= item.metadata
+        self._check_folders(item, files)
         store = open_store(folder, files)
         for leaf in item.leaves:
             put(tree, leaf.path, self._value(leaf, item, store))
@@ -57,6 +60,18 @@ class ArrayReader:
 
     def notes(self) -> list[str]:
         """Return a note on arrays whose chunks are large, since reading them takes memory."""
+        return [*self._notes_on_missing(), *self._notes_on_large()]
+
+    def _notes_on_missing(self) -> Iterator[str]:
+        if self._missing:
+            total = sum(self._missing.values())
+            arrays = count(len(self._missing), "array")
+            yield (
+                f"{count(total, 'chunk')} of {arrays} {'is' if total == 1 else 'are'} not stored, and read as the fill "
+                f"value of the array (usually 0), since nothing says that they are lost: {listing([*self._missing], 3)}"
+            )
+
+    def _notes_on_large(self) -> list[str]:
         if not self._large:
             return []
         name, most = max(self._large.items(), key=lambda one: one[1])
@@ -74,6 +89,8 @@ class ArrayReader:
         array = self._array(leaf, item, store)
         self._check(leaf, array)
         self.number += 1
+        if not item.is_complete and array.fill is not None and (lost := missing_chunks(array, store, f"{leaf.name}/")):
+            self._missing[leaf.name] = lost
         unread = array.unread or self._too_large(leaf, array)
         if unread:
             return TensorInfo(array.dtype, array.shape, opaque=unread)
@@ -87,6 +104,17 @@ class ArrayReader:
             self._segments.append(values)
             self._size += values.nbytes
         return TensorInfo(array.dtype, array.shape, storage)
+
+    def _check_folders(self, item: Item, files: Mapping[str, StoredFile]) -> None:
+        """Raise FormatError if an item without ``_METADATA`` has a folder of chunks that no metadata describe."""
+        lost = arrays_without_metadata(files, {leaf.name for leaf in item.leaves}) if METADATA not in files else []
+        if lost:
+            raise FormatError(
+                f"{escape(self._path)}: the folder {escape(lost[0])} has chunks of an array, but no {item.suffix[1:]}, "
+                "which describes it.",
+                hint="Copy the whole folder again.",
+                rule="orbax array",
+            )
 
     def _array(self, leaf: Leaf, item: Item, store: ChunkStore) -> ZarrArray:
         raw = store.read(f"{leaf.name}{item.suffix}")

@@ -59,6 +59,10 @@ class Database:
         found = self._values.get(key.encode(errors="surrogatepass"))
         return self._bytes(found) if isinstance(found, _Range) else found
 
+    def has(self, key: str) -> bool:
+        """Return whether there is a value of this key."""
+        return key.encode(errors="surrogatepass") in self._values
+
     def _bytes(self, place: _Range) -> bytes:
         with closing(self._folder.file(place.file)) as file:
             return file.read(place.offset, place.length)

@@ -22,6 +22,10 @@ class ChunkStore(Protocol):
         """Return the bytes of a key; None if there are none."""
         ...
 
+    def has(self, key: str) -> bool:
+        """Return whether there are bytes of this key."""
+        ...
+
 
 class FolderStore:
     """The files in the folder of an item; ``files`` has their sizes."""
@@ -35,6 +39,10 @@ class FolderStore:
             return None
         with closing(self._folder.file(key)) as file:
             return file.read(0, file.size)
+
+    def has(self, key: str) -> bool:
+        """Return whether there is such a file."""
+        return key in self._files
 
 
 def open_store(folder: LocalFolder, files: Mapping[str, StoredFile]) -> ChunkStore:

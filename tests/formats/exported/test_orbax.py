@@ -242,3 +242,17 @@ def test_a_large_array_is_read_band_by_band(monkeypatch: pytest.MonkeyPatch) -> 
     with cs.open_checkpoint("x") as found:
         assert np.array_equal(found.tensor("w").numpy(), values)
     assert len(read) == len(set(read)) == 32
+
+
+def test_chunks_that_nothing_says_are_lost_are_said() -> None:
+    """Without metadata of its own, an old folder cannot show whether a chunk was zeros, and so left out, or is lost."""
+    shutil.copytree(GOLDEN / "old", "old")
+    assert not [note for note in cs.inspect("old").notes if "not stored" in note]
+    Path("old/target.dense.kernel/0.1").unlink()
+    Path("old/target.scale/0").unlink()
+    (note,) = (note for note in cs.inspect("old").notes if "not stored" in note)
+    assert note.startswith("2 chunks of 2 arrays are not stored, and read as the fill value of the array (usually 0)")
+    assert note.endswith("target.dense.kernel, target.scale")
+    Path("old/target.blosc/.zarray").unlink()
+    with pytest.raises(cs.FormatError, match=r"the folder target\.blosc has chunks of an array, but no \.zarray"):
+        cs.inspect("old")
