@@ -179,3 +179,22 @@ def test_rows_of_meta_s_llama_are_reordered_by_the_names_if_the_heads_are_known(
     found = cs.match("alone.safetensors", "hf.safetensors")
     assert not found.operations
     assert any("another order of rows" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_square_matrices_of_stacked_layers_are_transposed_like_the_others(is_back: bool) -> None:
+    """As flax stores layers that it scans: (layers, in, out)."""
+    shapes = {"q_proj": (D, D), "k_proj": (3, D), "o_proj": (D, D), "up_proj": (5, D)}
+    single = {f"layers.{n}.{name}.weight": torch.randn(shape) for name, shape in shapes.items() for n in range(3)}
+    stacked = {
+        f"blocks.{name}.kernel": torch.stack([single[f"layers.{n}.{name}.weight"].T for n in range(3)]).contiguous()
+        for name in shapes
+    }
+    save_file(stacked, "scan.safetensors")
+    save_file(single, "net.safetensors")
+    pair = ("net.safetensors", "scan.safetensors") if is_back else ("scan.safetensors", "net.safetensors")
+    assert cs.match(*pair, output="moved.yaml").complete
+    cs.apply("moved.yaml", "out.safetensors")
+    made, wanted = load_file("out.safetensors"), stacked if is_back else single
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)

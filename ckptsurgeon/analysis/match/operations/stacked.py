@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....tensors.info import TensorInfo
 from ..parts import Parts, agree, parts_of
@@ -48,9 +48,29 @@ def find_stacked(stacks: Tensors, singles: Tensors, beside: tuple[Tensors, Tenso
         if numbers in by_layer:
             lists[numbers].append(keys)
     parts = _named_parts(beside[0]), _named_parts(beside[1])
-    for numbers, found in lists.items():
-        if max(len(found), len(by_layer[numbers])) <= MOST:
-            yield from _in_layer(by_layer[numbers], found, (stacks, singles), parts)
+    found = [
+        one
+        for numbers, some in lists.items()
+        if max(len(some), len(by_layer[numbers])) <= MOST
+        for one in _in_layer(by_layer[numbers], some, (stacks, singles), parts)
+    ]
+    yield from _stored_alike(found, singles)
+
+
+def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
+    """Yield the stacks, of which square matrices are transposed if all others with the same last name are."""
+    kinds: dict[str, set[bool]] = defaultdict(set)
+    for one in found:
+        if not one.open and not _is_square(singles[one.parts[0]]):
+            kinds[one.stacks[0].rpartition(".")[2]].add(one.turned)
+    for one in found:
+        is_like = not one.open and _is_square(singles[one.parts[0]])
+        is_turned = is_like and kinds[one.stacks[0].rpartition(".")[2]] == {True}
+        yield replace(one, turned=True, why="transposed") if is_turned else one
+
+
+def _is_square(info: TensorInfo) -> bool:
+    return len(info.shape) == 2 and info.shape[0] == info.shape[1]
 
 
 def _named_parts(tensors: Tensors) -> dict[str, Parts]:
