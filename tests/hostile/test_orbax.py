@@ -131,7 +131,9 @@ ZARR: dict[Refusal, dict[str, Change]] = {
     broken("zarr"): {
         "zarr that is no JSON": array("{"), "zarr that is a list": array("[]"), "zarr 3 in a file of zarr 2": array(json.dumps(zarr3())),
         "chunks of 0": of(chunks=[0, 4]), "chunks of one dimension": of(chunks=[4]), "an unknown order": of(order="X"),
-        "a compressor that is a number": of(compressor=5), "an unknown separator": of(dimension_separator=":"),
+        "a compressor that is a number": of(compressor=5), "a compressor without a name": of(compressor={}),
+        "a compressor that is a text": of(compressor="zlib"), "bool of two bytes": of(dtype="|b2"), "bool of ten bytes": of(dtype="|b10"),
+        "an unknown separator": of(dimension_separator=":"),
         "an order of lists": of(order=["C"]), "no grid": of3(chunk_grid=None), "another grid": of3(chunk_grid={"name": "x"}),
         "no codecs": of3(codecs=[]), "codecs without names": of3(codecs=[{}]), "a group": of3(node_type="group"),
         "parts that do not divide a chunk": of3(inner=[3, 3]), "parts of 0": of3(inner=[0, 3]), "parts of one dimension": of3(inner=[2]),
@@ -176,10 +178,15 @@ def gone(folder: Path) -> None:
     (folder / "w" / "0.1").unlink()
 
 
+def unfilled(value: Any) -> Change:
+    """An array with this fill value, a chunk of which is missing."""
+    return lambda folder: (of(fill_value=value)(folder), (folder / "w" / "0.1").unlink())
+
+
 NONE = 2**64 - 1
 CHUNKS: dict[str, Change] = {
     "a chunk that is too short": chunk(bytes(15)), "a chunk that is too long": chunk(bytes(17)), "a chunk without bytes": chunk(b""),
-    "a chunk that is missing": gone, "a fill value that is a text": lambda folder: (of(fill_value="x")(folder), (folder / "w" / "0.1").unlink()),
+    "a chunk that is missing": gone, "a fill value that is a text": unfilled("x"), "two zeros as the fill value of integers": unfilled([0, 0]),
     "gzip that is cut": chunk(zlib.compress(bytes(16))[:-1], "gzip"), "gzip of too few bytes": chunk(zlib.compress(bytes(15)), "gzip"),
     "gzip of a gigabyte": chunk(zlib.compress(bytes(1 << 24)), "gzip"), "no gzip": chunk(b"abc", "gzip"),
     "a part beyond the end": shard(index(*(0, 24) * 3, 160, 24)), "a part of too few bytes": shard(index(*(0, 24) * 3, 0, 23)),

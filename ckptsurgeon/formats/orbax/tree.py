@@ -18,12 +18,12 @@ from ..base import limits
 from ..base.untrusted import parse_json
 from .files import StoredFile
 
-__all__ = ["ENDS", "METADATA", "Item", "Leaf", "put", "read_item"]
+__all__ = ["METADATA", "Item", "Leaf", "put", "read_item"]
 
 METADATA = "_METADATA"
 _FILES = {2: ".zarray", 3: "zarr.json"}
 _EMPTY = ("Dict", "List", "Tuple", "NamedTuple")
-ENDS = tuple(f"/{name}" for name in _FILES.values())
+_ENDS = tuple(f"/{name}" for name in _FILES.values())
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
 
     Orbax before 0.5 and T5X wrote such items. Their folders have the keys of a value in their names, joined by dots.
     """
-    found = [name for name in files if name.endswith(ENDS)]
+    found = [name for name in files if name.endswith(_ENDS)]
     if not found:
         raise FormatError(
             f"{escape(folder.uri)} has no {METADATA}, which lists its values.",

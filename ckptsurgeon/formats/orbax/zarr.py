@@ -45,7 +45,7 @@ class ZarrArray:
 
     ``chunk`` is the shape of a chunk. ``codecs`` are the codecs of a chunk in the order in which they were applied. The
     key of a chunk begins with ``key``; its place in the grid follows, with ``separator`` between the numbers. ``fill``
-    is the value of missing elements, None if it is not known.
+    is the value of missing elements in the array's byte order, b'' if it is zero, None if it is not known.
     """
 
     shape: tuple[int, ...]
@@ -99,8 +99,8 @@ def _version_2(said: Mapping[str, Any]) -> ZarrArray:
     shape, chunk = _sizes(said.get("shape"), "shape"), _sizes(said.get("chunks"), "chunks")
     dtype, big, unread = _type_2(said.get("dtype"))
     compressor, order = said.get("compressor"), said.get("order", "C")
-    codec = compressor.get("id") if isinstance(compressor, dict) else compressor
-    if order not in _ORDERS or not isinstance(codec, (str, type(None))):
+    codec = None if compressor is None else _named_codec(compressor)
+    if order not in _ORDERS or codec == "":
         raise malformed("have an order or a compressor that is not valid")
     if said.get("filters"):
         unread = unread or "it was stored through filters, which are not supported"
@@ -108,9 +108,15 @@ def _version_2(said: Mapping[str, Any]) -> ZarrArray:
         unread = unread or f"it was stored through the codec {escape(codec, 40)}, which is not supported"
     return _checked(ZarrArray(
         shape, chunk, dtype, big, order, () if codec is None else (codec,),
-        separator=_separator(said.get("dimension_separator", ".")), fill=_fill(said.get("fill_value"), dtype),
-        unread=unread,
+        separator=_separator(said.get("dimension_separator", ".")), unread=unread,
+        fill=_fill(said.get("fill_value"), dtype, big_endian=big),
     ))  # fmt: skip
+
+
+def _named_codec(said: Any) -> str:
+    """Return the name of a compressor of zarr 2; '' if it has none."""
+    name = said.get("id") if isinstance(said, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _version_3(said: Mapping[str, Any]) -> ZarrArray:
@@ -127,7 +133,7 @@ def _version_3(said: Mapping[str, Any]) -> ZarrArray:
     codecs, more, big, shards = _codecs(said.get("codecs"))
     return _checked(ZarrArray(
         shape, chunk, dtype, big, "C", codecs, shards, "c" if is_default else "", separator,
-        _fill(said.get("fill_value"), dtype), unread or more,
+        _fill(said.get("fill_value"), dtype, big_endian=big), unread or more,
     ))  # fmt: skip
 
 
@@ -163,6 +169,8 @@ def _type_2(said: Any) -> tuple[str, bool, str]:
         dtype, unread = _type_3(said)
         return dtype, False, unread
     bits = int(found[3]) * 8
+    if found[2] == "b" and bits != 8:
+        raise malformed(f"have the type {said}")
     name = "bool" if found[2] == "b" else f"{_KINDS[found[2]]}{bits}"
     dtype, unread = _type_3(name)
     return dtype, found[1] == ">" and bits > 8, unread
@@ -211,10 +219,12 @@ def _sharded(said: Mapping[str, Any]) -> tuple[tuple[str, ...], str, bool, Shard
     return (), unread or more, big, Shards(chunk, codecs, index == (CHECKSUM,), place == "end")
 
 
-def _fill(said: Any, dtype: str) -> bytes | None:
-    """Return the bytes of the fill value, little-endian: b'' for zeros, None for a value that is not supported."""
-    if said is None or (isinstance(said, (bool, int, float)) and said == 0 and str(said) != "-0.0"):
+def _fill(said: Any, dtype: str, *, big_endian: bool) -> bytes | None:
+    """Return the bytes of the fill value: b'' for zeros, None for a value that is not supported."""
+    if said is None or _is_zero(said):
         return b""
+    if isinstance(said, list) and len(said) == 2 and DTYPES[dtype].kind == "complex" and all(map(_is_zero, said)):
+        return b""  # the default of tensorstore in zarr 3
     if dtype in ("float64", "float32", "float16") and said in ("NaN", "Infinity", "-Infinity"):
         said = float(said.replace("Infinity", "inf"))
     kind = DTYPES[dtype].kind
@@ -223,6 +233,10 @@ def _fill(said: Any, dtype: str) -> bytes | None:
     import numpy as np
 
     try:
-        return np.array(said, np.dtype(dtype).newbyteorder("<")).tobytes()
+        return np.array(said, np.dtype(dtype).newbyteorder(">" if big_endian else "<")).tobytes()
     except (OverflowError, ValueError):
         return None
+
+
+def _is_zero(said: Any) -> bool:
+    return isinstance(said, (bool, int, float)) and said == 0 and str(said) != "-0.0"

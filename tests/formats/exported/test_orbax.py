@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 
 from ...helpers.forked import Forked
-from ...helpers.orbax_files import VALUES, item, metadata, zarr
+from ...helpers.orbax_files import VALUES, item, metadata, zarr, zarr3
 
 GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden" / "orbax"
 WANTED = json.loads((GOLDEN / "arrays.json").read_text())["arrays"]
@@ -180,6 +181,39 @@ def test_a_chunk_that_is_not_stored_is_filled(fill: Any, dtype: str, value: Any)
     item("x", {"w": zarr(dtype=dtype, fill_value=fill)})
     with cs.open_checkpoint("x") as found:
         assert {str(one) for row in found.tensor("w").tolist() for one in row} == {str(value)}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_fill_has_the_byte_order_of_its_array(order: str) -> None:
+    folder = item("x", {"w": zarr([8], [4], f"{order}f4", fill_value=1.5)})
+    (folder / "w" / "0").write_bytes(np.arange(4, dtype=f"{order}f4").tobytes())
+    with cs.open_checkpoint("x") as found:
+        assert found.tensor("w").tolist() == [0, 1, 2, 3, 1.5, 1.5, 1.5, 1.5]
+
+
+@pytest.mark.parametrize("endian", ["little", "big"])
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_the_fill_has_the_byte_order_of_its_array_in_zarr_3(endian: str, in_parts: bool) -> None:
+    plain = {"name": "bytes", "configuration": {"endian": endian}}
+    index = {"name": "bytes", "configuration": {"endian": "little"}}
+    parts = {"chunk_shape": [2], "codecs": [plain], "index_codecs": [index]}
+    codecs = [{"name": "sharding_indexed", "configuration": parts} if in_parts else plain]
+    folder = item("x", {"w": zarr3([8], [4], data_type="int32", fill_value=7, codecs=codecs)})
+    stored = np.arange(4, dtype="<i4" if endian == "little" else ">i4").tobytes()
+    (folder / "w" / "c").mkdir()
+    # of the first chunk in parts, only the first part is stored
+    chunk = stored[:8] + struct.pack("<4Q", 0, 8, 2**64 - 1, 2**64 - 1) if in_parts else stored
+    (folder / "w" / "c" / "0").write_bytes(chunk)
+    with cs.open_checkpoint("x") as found:
+        assert found.tensor("w").tolist() == [0, 1, *([7, 7] if in_parts else [2, 3]), 7, 7, 7, 7]
+
+
+@pytest.mark.parametrize("fill", [0, [0, 0], [0.0, 0.0]])
+def test_complex_zeros_are_filled(fill: Any) -> None:
+    plain = {"name": "bytes", "configuration": {"endian": "little"}}
+    item("x", {"w": zarr3([4], [4], data_type="complex64", fill_value=fill, codecs=[plain])})
+    with cs.open_checkpoint("x") as found:
+        assert found.tensor("w").tolist() == [0, 0, 0, 0]
 
 
 def test_a_chunk_that_is_missing_is_an_error_if_all_are_stored() -> None:
