@@ -80,6 +80,22 @@ def gone_lists(folder: Path) -> None:
     (folder / "w" / ".zarray").unlink()
 
 
+def steps(number: int) -> Change:
+    """Steps without metadata of their own, each with one item."""
+    return lambda folder: (gone_lists(folder), [moved(f"{at}/state/_METADATA")(folder) for at in range(number)])
+
+
+def items(number: int) -> Change:
+    def change(folder: Path) -> None:
+        gone_lists(folder)
+        (folder / "w" / "_METADATA").write_text("{}")
+        (folder / "_CHECKPOINT_METADATA").write_text("{}")
+        for at in range(1, number):
+            moved(f"item{at}/_METADATA")(folder)
+
+    return change
+
+
 def deep(levels: int) -> list[dict[str, Any]]:
     return [{"key": "a", "key_type": 2}] * levels
 
@@ -124,6 +140,7 @@ LISTS: dict[Refusal, dict[str, Change]] = {
     broken("several checkpoints"): {
         "two steps": lambda folder: (gone_lists(folder), moved("1/_METADATA")(folder), moved("2/_METADATA")(folder)),
     },
+    broken("orbax folders"): {"65 steps": steps(65), "65 items": items(65)},
     unsafe("orbax metadata"): {"metadata of a megabyte": array(" " * (1 << 20) + "{}")},
 }  # fmt: skip
 

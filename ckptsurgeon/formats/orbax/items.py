@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import FormatError
 from ...storage.read.base import Folder
@@ -23,6 +23,8 @@ _OLD = "checkpoint"
 """A file that Orbax before 0.5 and T5X wrote next to the folders of arrays; other toolkits have such a file, too."""
 _STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)[_-]?)?\d+")
 """Matches the name of the folder of a step."""
+_PROCESS = "ocdbt.process_"
+"""The name of the database of one process begins with this."""
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _LOOKED_INTO = 64
 """The most subfolders that are searched."""
@@ -45,7 +47,7 @@ def is_checkpoint(folder: Folder) -> bool:
     if not isinstance(folder, LocalFolder) or any(is_weights(name) or is_exported(name) for name in names):
         return False
     inside = _searched(folder)
-    if any(_is_item(content) for content in inside.values()) or _steps(folder, inside):
+    if any(_items(folder)) or _steps(folder, inside):
         return True
     return _OLD in names and any(map(_is_array, inside.values()))
 
@@ -53,15 +55,16 @@ def is_checkpoint(folder: Folder) -> bool:
 def find_items(folder: LocalFolder) -> Place:
     """Return where the arrays of a checkpoint are.
 
-    Raises FormatError if there are none, if they are of several steps, or if they were not saved to the end.
+    Raises FormatError if there are none, if they are of several steps, if they were not saved to the end, or if the
+    folder has too many subfolders to search them.
     """
     if _UNFINISHED in folder.name:
         raise FormatError(
             f"{escape(folder.uri)} was not saved to the end.", hint="Pass another step.", rule="orbax unfinished"
         )
-    found = _items(folder)
-    if found:
-        return Place(folder, found)
+    place = _place(folder)
+    if place.items:
+        return place
     steps = sorted(_steps(folder, _searched(folder)), key=natural_key)
     if len(steps) > 1:
         raise FormatError(
@@ -72,16 +75,66 @@ def find_items(folder: LocalFolder) -> Place:
         )
     if not steps:
         raise FormatError(f"{escape(folder.uri)} is a checkpoint of Orbax without arrays.", rule="no checkpoint")
-    step = folder.inside(steps[0])
-    return Place(step, _items(step), (f"read the only step: {escape(steps[0])}",))
+    found = _place(folder.inside(steps[0]))
+    return replace(found, notes=(f"read the only step: {escape(steps[0])}", *place.notes, *found.notes))
+
+
+def _place(folder: LocalFolder) -> Place:
+    """Return the items of a folder, which may be none, and notes on what is not read of it.
+
+    Raises FormatError if it has too many subfolders to search them.
+    """
+    items = _items(folder)
+    if items != [""]:
+        _check_number(folder)
+    skipped = _skipped(folder, items)
+    notes = [f"folders that are not read: {listing(skipped, where='')}"] if skipped else []
+    old = [os.path.join(name, _OLD) for name in items if _has_old_file(folder.inside(name) if name else folder)]
+    return Place(folder, items, [*notes, *(f"the values in the file {escape(name)} are not read" for name in old)])
+
+
+def _skipped(folder: LocalFolder, items: Sequence[str]) -> list[str]:
+    """Return the names of the subfolders that are neither items, nor steps if there are no items."""
+    inside = _searched(folder)
+    if items == [""]:  # other subfolders are its arrays and its databases
+        return [name for name, content in inside.items() if _is_item(content) and not name.startswith(_PROCESS)]
+    steps = () if items else _steps(folder, inside)
+    return [name for name in inside if name not in items and name not in steps]
+
+
+def _check_number(folder: LocalFolder) -> None:
+    names = folder.folders()
+    if len(names) > _LOOKED_INTO:
+        example = max([name for name in names if _STEP.fullmatch(name)] or names, key=natural_key)
+        raise FormatError(
+            f"{escape(folder.uri)} has {len(names):,} folders, more than the {_LOOKED_INTO} that are searched.",
+            hint=f"Pass the folder of one step or item, for example {escape(os.path.join(folder.uri, example))}.",
+            rule="orbax folders",
+        )
 
 
 def _items(folder: LocalFolder) -> list[str]:
-    names = set(folder.names())
-    inside = _searched(folder)
-    if names & {METADATA, MANIFEST} or (_STEP_METADATA not in names and any(map(_is_array, inside.values()))):
+    """Return the names of the items among the first subfolders; '' is the folder itself."""
+    names, inside = set(folder.names()), _searched(folder)
+    is_step = _STEP_METADATA in names
+    if names & {METADATA, MANIFEST} or (not is_step and any(map(_is_array, inside.values()))):
         return [""]
-    return [name for name, content in inside.items() if not _STEP.fullmatch(name) and _is_item(content)]
+    named = {name: content for name, content in inside.items() if is_step or not _STEP.fullmatch(name)}
+    return [
+        name
+        for name, content in named.items()
+        if _is_item(content) or ((is_step or _OLD in content) and _has_arrays(folder.inside(name)))
+    ]
+
+
+def _has_arrays(folder: LocalFolder) -> bool:
+    return any(map(_is_array, _searched(folder).values()))
+
+
+def _has_old_file(folder: LocalFolder) -> bool:
+    """Return whether an item has a file with values in the layout of Orbax before 0.5 and of T5X."""
+    names = folder.names()
+    return _OLD in names and METADATA not in names
 
 
 def _searched(folder: LocalFolder) -> Mapping[str, Sequence[str]]:
@@ -95,7 +148,7 @@ def _content(folder: LocalFolder) -> Iterator[str]:
 
 
 def _is_item(names: Sequence[str]) -> bool:
-    return METADATA in names or MANIFEST in names or any(name.startswith("ocdbt.process_") for name in names)
+    return METADATA in names or MANIFEST in names or any(name.startswith(_PROCESS) for name in names)
 
 
 def _is_array(names: Sequence[str]) -> bool:

@@ -108,6 +108,58 @@ def test_several_items_are_state_dicts_of_their_own() -> None:
         assert found.tensor("w").tolist() == (VALUES + 1).tolist()
 
 
+def test_an_item_may_have_the_name_of_a_step_or_no_metadata() -> None:
+    for number, name in enumerate(("params", "1", "old")):
+        item(f"c/{name}", {"w": VALUES + number})
+    Path("c/old/_METADATA").unlink()
+    Path("c/_CHECKPOINT_METADATA").write_text("{}")
+    with pytest.raises(cs.ConfigError, match="several state dicts: 1 .1 tensor., old .1 tensor., params .1 tensor"):
+        cs.open_checkpoint("c")
+    with cs.open_checkpoint("c", "old") as found:
+        assert found.tensor("w").tolist() == (VALUES + 2).tolist()
+
+
+def test_steps_before_0_5_have_items_without_metadata() -> None:
+    folder = item("run/10/default", {"w": VALUES})
+    (folder / "_METADATA").unlink()
+    (folder / "checkpoint").write_bytes(b"\x80")
+    for path in ("run", "run/10"):
+        with cs.open_checkpoint(path) as found:
+            assert list(found) == ["w"]
+            assert "the values in the file default/checkpoint are not read" in found.notes
+
+
+def test_folders_that_are_not_read_are_noted() -> None:
+    item("run/10/state", {"w": VALUES})
+    for name in ("run/10/data", "run/10/1", "run/20.orbax-checkpoint-tmp-1"):
+        Path(name).mkdir()
+    with cs.open_checkpoint("run") as found:
+        assert list(found.notes) == [
+            "read the only step: 10",
+            "folders that are not read: 20.orbax-checkpoint-tmp-1",
+            "folders that are not read: 1, data",
+        ]
+    shutil.copytree("run/10/state", "run/10/state/copy")
+    with cs.open_checkpoint("run/10/state") as found:
+        assert list(found.notes) == ["folders that are not read: copy"]
+
+
+def test_the_file_with_the_values_of_old_versions_is_noted() -> None:
+    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
+    with cs.open_checkpoint(str(GOLDEN / "old"), "target") as found:
+        assert "the values in the file checkpoint are not read" in found.notes
+
+
+def test_more_arrays_than_subfolders_that_are_searched_are_read() -> None:
+    folder = item("x", {f"w{number:03}": VALUES for number in range(70)})
+    with cs.open_checkpoint("x") as found:
+        assert len(found) == 70
+    (folder / "_METADATA").unlink()
+    (folder / "checkpoint").write_bytes(b"\x80")
+    with cs.open_checkpoint("x") as found:
+        assert len(found) == 70
+
+
 @pytest.fixture
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
