@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ...tensors.info import TensorInfo
 
-__all__ = ["NO_NUMBERS", "Change", "Family", "Layout", "LayoutChange", "Numbers", "Row", "Tensors"]
+__all__ = ["NO_NUMBERS", "Change", "Family", "Layout", "LayoutChange", "Numbers", "Row", "Tensors", "Unfit"]
 
 Tensors: TypeAlias = Mapping[str, TensorInfo]
 Row: TypeAlias = Mapping[str, Any]
@@ -16,6 +16,13 @@ Row: TypeAlias = Mapping[str, Any]
 Numbers: TypeAlias = Mapping[str, int]
 """Numbers that shapes do not show, by name: ``{"heads": 32, "keys": 8}``."""
 NO_NUMBERS: Numbers = {}
+
+
+class Unfit(NamedTuple):
+    """Why a network cannot be converted to or from a layout, and what the user can do."""
+
+    why: str
+    hint: str
 
 
 class Change(Protocol):
@@ -66,7 +73,7 @@ class Layout:
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
     shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
     is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the given
-    configuration cannot have this layout, as the library computes something else; '' if it can.
+    configuration cannot have this layout, as the library computes something else; None if it can.
     """
 
     name: str
@@ -90,7 +97,7 @@ class Layout:
     only_written: bool = False
     omits: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, int] = field(default_factory=dict)
-    unfit: Callable[[Mapping[str, Any]], str] = lambda config: ""
+    unfit: Callable[[Mapping[str, Any]], Unfit | None] = lambda config: None
 
     @property
     def left(self) -> tuple[str, ...]:

@@ -53,10 +53,10 @@ def check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any]
 def check_fit(layouts: Iterable[Layout], config: Mapping[str, Any], label: str) -> None:
     """Raise PlanError if a network with the configuration ``config`` cannot have one of the layouts."""
     for layout in layouts:
-        if why := layout.unfit(config):
+        if unfit := layout.unfit(config):
             raise PlanError(
-                f"{escape(label)} cannot be converted between the layout {layout.name} and another one: {why}.",
-                hint="Rename the tensors with rules if the library can compute that after all.",
+                f"{escape(label)} cannot be converted between the layout {layout.name} and another one: {unfit.why}.",
+                hint=unfit.hint,
             )
 
 

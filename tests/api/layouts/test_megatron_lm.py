@@ -66,3 +66,18 @@ def test_it_has_megatron_core_s_values_under_other_names() -> None:
     assert_same(made, recorded("megatron-lm"))
     assert "which a file must state beside the tensors" in notes
     assert_same(converted(recorded("megatron-lm"), "megatron-local", heads="2"), recorded("megatron-local"))
+
+
+@pytest.mark.parametrize("version", ["1.0", "3.0", [1], None, float("nan"), True])
+def test_a_version_that_is_no_number_from_two_is_an_error(version: object) -> None:
+    """A version that cannot be read may be one with another order of rows."""
+    run(checkpoint_version=version)
+    with pytest.raises(PlanError, match="its checkpoint_version is") as caught:
+        cs.convert("run", layout="transformers", heads="2")
+    assert caught.value.hint == "Load and save it with Megatron-LM, which writes version 3."
+
+
+def test_later_names_without_a_version_are_converted() -> None:
+    run()
+    cs.apply(cs.convert("run", layout="transformers", heads="2"), "out.safetensors")
+    assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..heads import heads_in
-from ..layout import Family, Layout, Tensors
+from ..layout import Family, Layout, Tensors, Unfit
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
 from ..row_changes import Regrouped
 
@@ -55,11 +55,14 @@ _SERIAL = (
 )
 
 
-def _parallel(config: Mapping[str, Any]) -> str:
-    """Return why Megatron-core cannot compute a network with this configuration; '' if it can or may be able to."""
+def _parallel(config: Mapping[str, Any]) -> Unfit | None:
+    """Return why Megatron-core cannot compute a network with this configuration; None if it can or may be able to."""
     if config.get("model_type") != "gpt_neox" or config.get("use_parallel_residual", True) is False:
-        return ""
-    return "config.json has use_parallel_residual (the default), which Megatron-core's layers cannot compute"
+        return None
+    return Unfit(
+        "config.json has use_parallel_residual (the default), which Megatron-core's layers cannot compute",
+        "Rename the tensors with rules if the library can compute that after all.",
+    )
 
 
 def _ours(output: str) -> Layout:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..changes import Stacked
-from ..layout import Change, Layout, Tensors
+from ..layout import Change, Layout, Tensors, Unfit
 from .megatron import ALL, ASIDE, LEAVES, LIBRARY, THEIRS, WORDS, gated
 
 __all__ = ["Decoder", "decoder_layouts", "with_leaves"]
@@ -73,7 +73,7 @@ def decoder_layouts(
     has_positions: bool,
     tied: Mapping[str, str] = _NONE,
     settings: str = "",
-    unfit: Callable[[Mapping[str, Any]], str] = lambda config: "",
+    unfit: Callable[[Mapping[str, Any]], Unfit | None] = lambda config: None,
     biases: Mapping[str, int],
 ) -> tuple[Layout, ...]:
     """Return Megatron's layouts of a decoder.
