@@ -12,12 +12,12 @@ from ..util.text import natural_key
 from .compare.changes import Agreement, Changes, ChangeSums, TensorChanges, layer_of, weights_of
 from .compare.sums import Sum, norm, quotient
 
-__all__ = ["Conflict", "MergeSurvey", "MethodSurvey", "SampledModel", "conflicts_of"]
+__all__ = ["MOST", "Conflict", "MergeSurvey", "MethodSurvey", "SampledModel", "conflicts_of"]
 
 # Layers in which the changes of two models oppose each other.
 
 MOST = 50
-"""At most this many layers are listed."""
+"""At most this many layers are listed; the others are counted."""
 NAMED = 5
 """At most this many tensors of a layer are named."""
 OPPOSED = 0.05
@@ -59,14 +59,14 @@ class Conflict(Brief):
 
 
 def conflicts_of(changes: Changes) -> tuple[Conflict, ...]:
-    """Return the layers in which models' changes oppose each other, the largest weight first, at most ``MOST``."""
+    """Return the layers in which models' changes oppose each other, the largest weight first."""
     weights, total = weights_of(changes.tensors), changes.total
     layers: dict[tuple[str, tuple[int, int]], list[Conflict]] = {}
     for one in weights:
         for found in _of_tensor(one, total):
             layers.setdefault((layer_of(one.key), found.pair), []).append(found)
     every = [_layer(name, pair, some) for (name, pair), some in layers.items()]
-    return _sorted(every)[:MOST]
+    return _sorted(every)
 
 
 def _layer(name: str, pair: tuple[int, int], some: Sequence[Conflict]) -> Conflict:
@@ -171,11 +171,21 @@ class MergeSurvey(Brief):
     sampled: int
     values: int
 
+    @property
+    def opposition(self) -> float:
+        """The sum of the weights of all conflicts."""
+        return math.fsum(one.weight for one in self.conflicts)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the survey as plain data; ``changes`` is what ``ckpt diff BASE A B --json`` prints."""
+        """Return the survey as plain data: of the conflicts the first ``MOST``, and how many more there are.
+
+        ``changes`` is what ``ckpt diff BASE A B --json`` prints.
+        """
         return {
             "changes": self.changes.to_json(),
-            "conflicts": [one.layer_json() for one in self.conflicts],
+            "conflicts": [one.layer_json() for one in self.conflicts[:MOST]],
+            "more_conflicts": len(self.conflicts[MOST:]),
+            "opposition": self.opposition,
             "methods": [one.to_json() for one in self.methods],
             "sampled": self.sampled,
             "values": self.values,

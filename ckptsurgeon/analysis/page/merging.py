@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..merge_survey import NAMED, MergeSurvey, MethodSurvey
+from ..merge_survey import MOST, NAMED, MergeSurvey, MethodSurvey
 from .columns import figure
 from .html import LISTED, brief
 
@@ -24,8 +24,10 @@ def merge_of(found: MergeSurvey) -> dict[str, Any]:
                 [brief(tensor.name) for tensor in one.tensors[:NAMED]],
                 len(one.tensors[NAMED:]),
             ]
-            for one in found.conflicts
+            for one in found.conflicts[:MOST]
         ],
+        "more_conflicts": len(found.conflicts[MOST:]),
+        "opposition": figure(found.opposition),
         "methods": [_method(one) for one in found.methods if not one.why],
         "not_tried": [[brief(one.method), brief(one.why)] for one in found.methods if one.why],
         "not_compared": [[brief(key), brief(why)] for key, why in list(found.changes.not_compared.items())[:LISTED]],

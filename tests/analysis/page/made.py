@@ -137,6 +137,17 @@ def merge_page() -> cs.Page:
     return cs.view(cs.merge(models, method="ties", base="base.safetensors", density=0.3))
 
 
+def opposing_page(layers: int, cosine: float = -1.0) -> cs.Page:
+    """The page before a merge of two models whose changes have the same cosine in each layer."""
+    base = {f"layers.{n}.weight": torch.zeros(64, 64) for n in range(layers)}
+    save_file(base, "base.safetensors")
+    torch.manual_seed(0)
+    along = torch.linalg.qr(torch.randn(64 * 64, 2)).Q
+    for name, change in (("a", along[:, 0]), ("b", cosine * along[:, 0] + (1 - cosine**2) ** 0.5 * along[:, 1])):
+        save_file({key: change.reshape(64, 64).clone() for key in base}, f"{name}.safetensors")
+    return cs.view(cs.merge(["a.safetensors", "b.safetensors"], method="ties", base="base.safetensors"))
+
+
 def show(browser: Chrome, page: cs.Page) -> None:
     """Open a page in the browser from a file, as a user does."""
     path = Path("page.html").absolute()

@@ -29,6 +29,7 @@ from .made import (
     look_for,
     merge_page,
     network,
+    opposing_page,
     output,
     rows,
     run_with_clips,
@@ -794,6 +795,13 @@ def test_a_page_before_a_merge_shows_fights_and_what_methods_keep(browser: Chrom
     assert text(browser, "#tabs [aria-selected=true]") == "Merge"
     browser.execute_script("document.querySelector('#merge .members .link').click()")
     assert selected(browser) == "encoder.layers.2.attn.weight"
+
+
+def test_a_page_before_a_merge_counts_the_layers_that_it_does_not_list(browser: Chrome) -> None:
+    show(browser, opposing_page(60))
+    shares = "return [...document.querySelectorAll('#merge td.couple')].map((one) => one.nextElementSibling.innerText)"
+    assert browser.execute_script(shares) == ["1.7 %"] * 50
+    assert "and 10 more" in text(browser, "#merge").splitlines()
 
 
 def test_a_page_before_a_merge_of_many_models_shows_ranges(browser: Chrome) -> None:

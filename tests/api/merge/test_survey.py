@@ -112,6 +112,19 @@ def test_a_fight_of_large_changes_counts_more_than_one_of_small_changes() -> Non
     assert (found[1].agreement.cosine or 0) < (found[0].agreement.cosine or 0)
 
 
+def test_layers_after_the_fiftieth_are_counted() -> None:
+    base = {f"layers.{n}.weight": torch.zeros(8, 8) for n in range(60)}
+    save_file(base, "base.safetensors")
+    for name, by in (("a.safetensors", 1), ("b.safetensors", -1)):
+        save_file({key: one + by for key, one in base.items()}, name)
+    page = cs.view(cs.merge(MODELS[:2], method="ties", base="base.safetensors"))
+    assert page.merge is not None
+    listed = page.merge.to_json()
+    assert (len(listed["conflicts"]), listed["more_conflicts"], len(page.merge.conflicts)) == (50, 10, 60)
+    assert listed["opposition"] == pytest.approx(1)
+    assert sum(one["weight"] for one in listed["conflicts"]) == pytest.approx(50 / 60)
+
+
 def test_models_that_agree_do_not_fight() -> None:
     write(fights=1.0)
     assert not [one for one in surveyed(planned()).conflicts if "layers" in one.name]

@@ -17,7 +17,7 @@ function mergeView(model, open, showMap) {
   return [
     changesTables(changes),
     maps,
-    conflictsPart(merge.conflicts, model, open),
+    conflictsPart(merge, model, open),
     methodsPart(merge, changes.letters),
     notComparedPart(merge),
   ].filter((part) => part !== null);
@@ -33,12 +33,11 @@ function links(names, act) {
 }
 
 /** Return the table of the layers in which the changes of two models oppose each other, the worst first. */
-function conflictsPart(conflicts, model, open) {
+function conflictsPart({ conflicts, more_conflicts: moreLayers, opposition }, model, open) {
   const title = "Layers that fight";
   if (!model.changes.couples.length) return null;
   if (!conflicts.length)
     return section(title, el("p.good", {}, "None: in no tensor do the changes of two models point in opposite directions."));
-  const whole = conflicts.reduce((sum, [, , weight]) => sum + weight, 0);
   const name = (key, layer = "") => {
     const shown = nameElement(layer && key.startsWith(`${layer}.`) ? key.slice(layer.length + 1) : key);
     const node = model.find(key);
@@ -50,7 +49,7 @@ function conflictsPart(conflicts, model, open) {
       {},
       el("th", { scope: "row" }, name(layer), tensorsList(tensors.map((key) => name(key, layer)), more)),
       el("td.couple", {}, pair.map((at) => model.changes.letters[at]).join(" and ")),
-      el("td.number", {}, percent(weight, whole)),
+      el("td.number", {}, percent(weight, opposition)),
       el("td.number", {}, cosine === null ? "-" : cosineText(cosine)),
       el("td.number", {}, same === null ? "-" : `${percentText(same)} %`),
     ),
@@ -61,7 +60,8 @@ function conflictsPart(conflicts, model, open) {
     ...["layer and tensors", "models"].map((said) => el("th", { scope: "col" }, said)),
     ...["share", "cosine", "same sign"].map((said) => el("th.number", { scope: "col" }, said)),
   );
-  return section(title, el("p.quiet", {}, CONFLICTS), wideTable(head, rows));
+  const rest = moreLayers ? el("p.quiet", {}, `and ${grouped(moreLayers)} more`) : null;
+  return section(title, el("p.quiet", {}, CONFLICTS), wideTable(head, rows), rest);
 }
 
 const CONFLICTS =
