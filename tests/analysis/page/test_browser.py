@@ -797,6 +797,15 @@ def test_a_page_before_a_merge_shows_fights_and_what_methods_keep(browser: Chrom
     assert selected(browser) == "encoder.layers.2.attn.weight"
 
 
+def test_a_page_before_a_merge_does_not_deny_weak_opposition(browser: Chrome) -> None:
+    """The page shows the cosine, so that it cannot say that no changes oppose each other."""
+    show(browser, opposing_page(1, cosine=-0.04))
+    assert "-0.04" in text(browser, "#merge")
+    assert "None: no changes of two models oppose each other by more than 5 %" in text(browser, "#merge")
+    show(browser, opposing_page(1, cosine=-0.06))
+    assert "None:" not in text(browser, "#merge")
+
+
 def test_a_page_before_a_merge_counts_the_layers_that_it_does_not_list(browser: Chrome) -> None:
     show(browser, opposing_page(60))
     shares = "return [...document.querySelectorAll('#merge td.couple')].map((one) => one.nextElementSibling.innerText)"

@@ -125,6 +125,18 @@ def test_layers_after_the_fiftieth_are_counted() -> None:
     assert sum(one["weight"] for one in listed["conflicts"]) == pytest.approx(50 / 60)
 
 
+@pytest.mark.parametrize(("size", "cosine", "is_listed"), [(256, -0.04, False), (256, -0.06, True), (8, -0.3, False)])
+def test_weak_opposition_and_chance_are_not_listed(size: int, cosine: float, is_listed: bool) -> None:
+    """Changes must oppose each other by more than 5 %, and by more than random changes of as many values."""
+    along = torch.linalg.qr(torch.randn(size * size, 2, generator=torch.Generator().manual_seed(0))).Q
+    changes = (along[:, 0], cosine * along[:, 0] + (1 - cosine**2) ** 0.5 * along[:, 1])
+    for name, change in zip(("base", "a", "b"), (torch.zeros(size * size), *changes), strict=True):
+        save_file({"layers.0.weight": change.reshape(size, size).clone()}, f"{name}.safetensors")
+    survey = surveyed(cs.merge(MODELS[:2], method="ties", base="base.safetensors"))
+    assert survey.changes.total.pairs[0, 1].cosine == pytest.approx(cosine, abs=1e-3)
+    assert bool(survey.conflicts) == is_listed
+
+
 def test_models_that_agree_do_not_fight() -> None:
     write(fights=1.0)
     assert not [one for one in surveyed(planned()).conflicts if "layers" in one.name]

@@ -37,7 +37,7 @@ function conflictsPart({ conflicts, more_conflicts: moreLayers, opposition }, mo
   const title = "Layers that fight";
   if (!model.changes.couples.length) return null;
   if (!conflicts.length)
-    return section(title, el("p.good", {}, "None: in no tensor do the changes of two models point in opposite directions."));
+    return section(title, el("p.good", {}, "None: no changes of two models oppose each other by more than 5 % and by more than chance."));
   const name = (key, layer = "") => {
     const shown = nameElement(layer && key.startsWith(`${layer}.`) ? key.slice(layer.length + 1) : key);
     const node = model.find(key);
@@ -65,7 +65,8 @@ function conflictsPart({ conflicts, more_conflicts: moreLayers, opposition }, mo
 }
 
 const CONFLICTS =
-  "Tensors whose changes oppose each other: the cosine is below 0, or most signs differ. The worst layers come first: " +
+  "Tensors whose changes oppose each other by more than 5 % (the cosine is below -0.05, or 5 % more signs differ than " +
+  "agree), and by more than chance. The worst layers come first: " +
   "the share counts each tensor by the norms of both changes. Cosine and same sign are those of these tensors together.";
 
 const tensorsList = (names, more) =>
