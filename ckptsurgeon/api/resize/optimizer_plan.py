@@ -13,9 +13,9 @@ from ...destinations.parameter_names import parameter_names
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError, PatternError, PlanError
 from ...planning.edit import plan_edit
-from ...planning.keys.spelling import quoted
+from ...planning.keys.spelling import numberless, quoted
 from ...planning.plan.plan import CarriedEntries, ParameterGroup, Plan
-from ...planning.resizing.axes import Network, numberless
+from ...planning.resizing.axes import Network
 from ...planning.resizing.depth import final_keys
 from ...planning.resizing.gradients import FIRST, SECOND, added, gradient_rows, why_lost
 from ...planning.target import TargetSpec

@@ -12,7 +12,8 @@ from ...checkpoint.extras import why_not_plain
 from ...checkpoint.opening import open_optimizer
 from ...checkpoint.optimizer_states import GROUPS, STATE
 from ...errors import ConfigError, PlanError
-from ...planning.resizing.axes import Network, numberless
+from ...planning.keys.spelling import numberless
+from ...planning.resizing.axes import Network
 from ...planning.resizing.gradients import FIRST, SECOND
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, shape_text

@@ -16,12 +16,12 @@ from ...destinations.hf.resizable import Resizable
 from ...destinations.module_kinds import module_kinds
 from ...destinations.resizable_model import resizable
 from ...errors import ConfigError, PlanError
-from ...planning.keys.spelling import quoted
+from ...planning.keys.spelling import numberless, quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
 from ...planning.quantised import computing
 from ...planning.quantised_error import dequantise
-from ...planning.resizing.axes import grouped, numberless
+from ...planning.resizing.axes import grouped
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import final_keys
 from ...planning.resizing.fields import role_of

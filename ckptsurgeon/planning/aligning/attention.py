@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..resizing.axes import Axis, Network, numberless
+from ..keys.spelling import numberless
+from ..resizing.axes import Axis, Network
 from ..resizing.fused import KIND
 from .groups import HEADS
 from .stored import NetworkGroup, NetworkPart

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ...errors import PlanError
 from ...tensors.info import Concatenated, Permuted, Reshaped, TensorInfo
 from ...util.text import escape
-from ..resizing.axes import numberless
+from ..keys.spelling import numberless
 from .groups import Group, Part
 
 __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]

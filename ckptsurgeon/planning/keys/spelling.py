@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import count
+from string import ascii_lowercase
 
 from ...util.text import escape
+from .pattern_parser import INTEGER
 
 __all__ = [
     "foreign_capture",
     "in_our_spelling",
     "is_printable",
+    "numberless",
     "quoted",
     "rule_text",
     "spelled",
@@ -103,6 +107,7 @@ def spelling_hint(foreign: str, written: str, captures: int) -> str:
 
 _SPECIAL = re.compile(r"[\\*?\[\]{}=]|(?<!\S)#|\$(?=[\w<+])")
 """Characters that have a meaning in a pattern or a target, begin a comment, or begin a capture in other tools."""
+_INTEGER = re.compile(INTEGER)
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 """Characters that end a line, control a terminal, or cannot be written as UTF-8."""
 _BOM = "\ufeff"
@@ -111,6 +116,12 @@ _BOM = "\ufeff"
 def quoted(text: str) -> str:
     """Return ``text`` with a backslash before each special character, so that it is literal in a pattern or target."""
     return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def numberless(key: str) -> str:
+    """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
+    names = (f"{letter}{turn or ''}" for turn in count() for letter in ascii_lowercase)
+    return ".".join(f"{{{next(names)}}}" if _INTEGER.fullmatch(part) else quoted(part) for part in key.split("."))
 
 
 def rule_text(pattern: str, target: str, *, kind: str = "") -> str:

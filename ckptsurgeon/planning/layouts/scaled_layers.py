@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from string import ascii_lowercase
 
+from ..keys.spelling import numberless
 from .layout import Numbers, Row, Tensors
 
 __all__ = ["ScaledLayers"]
@@ -18,7 +18,6 @@ __all__ = ["ScaledLayers"]
 _SCALE = "_scale"
 _EMBEDDING, _OF_EMBEDDING = "embedding.weight", "embedding.scale"
 _PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+)")
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ def _scale_of(key: str) -> str:
 
 def _patterns(keys: Iterable[str]) -> list[str]:
     """Return patterns that match the keys, in their order: one for keys that differ only in numbers."""
-    return [*dict.fromkeys(_pattern(key) for key in keys)]
-
-
-def _pattern(key: str) -> str:
-    names = iter(ascii_lowercase)
-    return _NUMBER.sub(lambda found: f"{{{next(names)}}}", key)
+    return [*dict.fromkeys(numberless(key) for key in keys)]
 
 
 def _unscaled(key: str) -> list[Row]:

@@ -15,9 +15,9 @@ from ...errors import PlanError
 from ...tensors.composition import merged_runs
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
-from ..keys.spelling import quoted
+from ..keys.spelling import numberless, quoted
 
-__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "numberless", "taken"]
+__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "taken"]
 
 Runs = Sequence[tuple[int, int]]
 """Ranges of indices, each from the first up to, but not including, the second."""
@@ -206,10 +206,3 @@ def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Ite
         else:
             for key in ours:
                 yield {does: quoted(key), **others}
-
-
-def numberless(key: str) -> str:
-    """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
-    names = iter("abcdefgh")
-    parts = (f"{{{next(names)}}}" if part.isdigit() else quoted(part) for part in key.split("."))
-    return ".".join(parts)

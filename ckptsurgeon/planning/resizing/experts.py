@@ -16,8 +16,8 @@ from typing import Any
 
 from ...errors import ConfigError, PlanError
 from ...util.text import count, escape, listing, shape_text
-from ..keys.spelling import quoted
-from .axes import Network, numberless
+from ..keys.spelling import numberless, quoted
+from .axes import Network
 from .change import Change
 
 __all__ = ["expert_alone", "upcycled"]

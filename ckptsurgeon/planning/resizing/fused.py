@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ...errors import PlanError
 from ...tensors.info import TensorInfo
 from ...util.text import escape
-from .axes import Network, numberless
+from ..keys.spelling import numberless
+from .axes import Network
 
 __all__ = ["GROUPED", "KIND", "Heads", "fused_keys", "joins", "separated", "splits"]
 

@@ -84,6 +84,15 @@ def test_layers_of_lstms_and_emformers_are_scaled_too() -> None:
     assert_same(converted(emformer, "icefall-plain"), products(emformer))
 
 
+@pytest.mark.parametrize("names", [("a*b", "axb"), ("a{b",), (".".join("0" * 27), ".".join("1" * 27)), ("007",)])
+def test_parameters_whose_names_have_special_characters_or_many_numbers_are_scaled(names: tuple[str, ...]) -> None:
+    more = {f"encoder.{name}.weight": torch.randn(2, 3 + n) for n, name in enumerate(names)}
+    network = {**plain(), **more}
+    made = converted(network, "icefall-scaled")
+    assert {f"{key}_scale" for key in more} < made.keys()
+    assert_same(converted(made, "icefall-plain"), network)
+
+
 @pytest.mark.parametrize(
     ("lost", "said"),
     [

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.errors import PatternError
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.keys.renaming import KeyMatcher
+from ckptsurgeon.planning.keys.spelling import numberless
 
 from ...helpers.depth import examples_of
 
@@ -232,3 +233,17 @@ def test_fnmatch2_s_tail_is_unanchored() -> None:
 def test_fnmatch2_matches_a_single_segment_as_fnmatch_does() -> None:
     for text, glob in itertools.product(["a", "ab", "b1", ""], ["*", "a*", "?", "[ab]?", "[!a]*"]):
         assert fnmatchcase2(text, glob) == fnmatch.fnmatchcase(text, glob)
+
+
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        ("h.0.mlp.3.weight", "h.{a}.mlp.{b}.weight"),
+        ("h.007.w0", "h.007.w0"),
+        ("a*b.{0}.1", r"a\*b.\{0\}.{a}"),
+        (".".join("0" * 28), ".".join(f"{{{name}}}" for name in [*"abcdefghijklmnopqrstuvwxyz", "a1", "b1"])),
+    ],
+)
+def test_a_key_becomes_a_pattern_for_other_numbers(key: str, pattern: str) -> None:
+    assert numberless(key) == pattern
+    assert KeyPattern(pattern).matches(key)
