@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...util.text import count
 from .heads import FUSED, PROJECTIONS, heads_in
 from .layout import Numbers, Row, Tensors
 
@@ -40,7 +41,7 @@ def head_size_note(tensors: Tensors, config: Mapping[str, Any], numbers: Numbers
         return ""
     size = _head_size(tensors, numbers["heads"], numbers["keys"])
     why = f"as {GIVEN} says; compare it with the model's configuration" if is_given else "as the tensors show"
-    said = f"{numbers['heads']} heads of queries and {numbers['keys']} of keys and values, {why}"
+    said = f"{count(numbers['heads'], 'head')} of queries and {numbers['keys']} of keys and values, {why}"
     return f"head size {size}: {said}" if size else ""
 
 

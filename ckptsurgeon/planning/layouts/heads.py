@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import escape
+from ...util.text import count, escape
 from .layout import Numbers, Tensors
 
-__all__ = ["heads_in", "heads_of_decoder"]
+__all__ = ["equal_heads", "heads_in", "heads_of_decoder"]
 
 _HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads")
 _KEYS = ("num_key_value_heads", "n_kv_heads")
@@ -40,6 +40,21 @@ def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     return {"heads": heads, "keys": _stated(config, _KEYS) or heads} if heads else {}
 
 
+def equal_heads(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
+    """Return the number of heads of a network with as many keys as queries, in the form of ``heads_in``.
+
+    Raises PlanError if ``config`` has another number of heads of keys.
+    """
+    stated = heads_in(tensors, config)
+    if stated and stated["keys"] != stated["heads"]:
+        raise PlanError(
+            f"{count(stated['heads'], 'head')} of queries and {stated['keys']} of keys and values do not fit this "
+            "network, which has as many of each.",
+            hint="Correct the numbers of heads: one number is enough, as in --heads 12.",
+        )
+    return stated
+
+
 def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     """Return the numbers of heads of a decoder, in the form of ``heads_in``.
 
@@ -60,8 +75,8 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
         size = shown or size
         if rows != [stated["heads"] * size, stated["keys"] * size]:
             raise PlanError(
-                f"{said}, which do not fit {stated['heads']} heads of queries and {stated['keys']} of keys with {size} "
-                "rows each.",
+                f"{said}, which do not fit {count(stated['heads'], 'head')} of queries and {stated['keys']} of keys "
+                f"with {size} rows in each head.",
                 hint="Correct the numbers of heads. If the file is the part of one tensor-parallel rank, join the "
                 "files of all ranks first.",
             )

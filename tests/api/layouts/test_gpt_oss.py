@@ -84,7 +84,7 @@ def test_sinks_show_the_number_of_heads(layout: str) -> None:
     tensors = converted(stored(), layout)
     other = "openai" if layout == "transformers" else "transformers"
     assert_same(converted(tensors, other, heads="6/2"), converted(tensors, other))
-    with pytest.raises(PlanError, match="do not fit 3 heads of queries and 1 of keys with 8 rows each"):
+    with pytest.raises(PlanError, match="do not fit 3 heads of queries and 1 of keys with 8 rows in each head"):
         converted(tensors, other, heads="3/1")
 
 

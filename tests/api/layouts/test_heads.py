@@ -51,6 +51,7 @@ def test_other_heads_than_those_of_params_json_are_an_error() -> None:
         ("llama", "megatron-dist", "transformers", "6/2", 4),
         ("gpt2", "nanogpt", "megatron", "4", 4),
         ("gpt2", "nanogpt", "megatron", "2", 8),
+        ("gpt2", "nanogpt", "megatron", "1", 16),
         ("gpt-neox", "transformers", "litgpt", "3", 8),
     ],
 )
@@ -59,8 +60,20 @@ def test_a_note_names_the_size_of_the_heads_that_were_given(
 ) -> None:
     _, notes = converted_and_noted(load_file(RECORDED / network / f"{layout}.safetensors"), target, heads=heads)
     queries, _, keys = heads.partition("/")
-    said = f"head size {size}: {queries} heads of queries and {keys or queries} of keys and values, as --heads says"
+    noun = "head" if queries == "1" else "heads"
+    said = f"head size {size}: {queries} {noun} of queries and {keys or queries} of keys and values, as --heads says"
     assert said in notes
+
+
+@pytest.mark.parametrize(
+    ("network", "layout", "target"), [("gpt2", "nanogpt", "megatron"), ("gpt-neox", "transformers", "litgpt")]
+)
+def test_fewer_heads_of_keys_than_of_queries_are_an_error_for_a_network_that_has_as_many(
+    network: str, layout: str, target: str
+) -> None:
+    tensors = load_file(RECORDED / network / f"{layout}.safetensors")
+    with pytest.raises(PlanError, match="2 heads of queries and 1 of keys and values do not fit this network"):
+        converted_and_noted(tensors, target, heads="2/1")
 
 
 def test_a_note_names_the_size_that_norms_of_heads_show() -> None:

@@ -76,7 +76,7 @@ def test_heads_come_from_a_configuration_an_option_or_the_rotary_embedding(ckpt:
 def test_heads_that_do_not_fit_are_an_error() -> None:
     save_file(recorded("llama", "meta"), "meta.safetensors")
     for heads, size in (("5", 4), ("6", 4), ("6/4", 4), ("3/2", 8)):
-        with pytest.raises(PlanError, match=rf"has 24 rows .* 8, which do not fit .* with {size} rows each"):
+        with pytest.raises(PlanError, match=rf"has 24 rows .* 8, which do not fit .* with {size} rows in each head"):
             cs.convert("meta.safetensors", layout="transformers", heads=heads)
     halves = {
         key: value[: len(value) // 2] if ".attention.w" in key else value
@@ -85,7 +85,7 @@ def test_heads_that_do_not_fit_are_an_error() -> None:
     Path("rank").mkdir()
     save_file(halves, "rank/consolidated.00.safetensors")  # the first of two ranks
     Path("rank/params.json").write_text(json.dumps({"dim": 24, "n_heads": 6, "n_kv_heads": 2}))
-    with pytest.raises(PlanError, match=r"has 12 rows .* 6 heads of queries and 2 of keys with 4 rows each"):
+    with pytest.raises(PlanError, match=r"has 12 rows .* 6 heads of queries and 2 of keys with 4 rows in each head"):
         cs.convert("rank/consolidated.00.safetensors", layout="transformers")
     save_file(recorded("llama", "transformers"), "plain.safetensors")
     cs.apply(cs.convert("plain.safetensors", layout="fused"), "fused.safetensors")
@@ -286,7 +286,7 @@ def test_a_source_keeps_its_own_numbers_of_heads() -> None:
 
 def test_frequencies_that_contradict_the_numbers_of_heads_are_an_error() -> None:
     save_file({**recorded("llama", "meta"), "rope.freqs": torch.ones(2)}, "freqs.safetensors")
-    with pytest.raises(PlanError, match="do not fit 3 heads of queries and 1 of keys with 4 rows each"):
+    with pytest.raises(PlanError, match="do not fit 3 heads of queries and 1 of keys with 4 rows in each head"):
         cs.convert("freqs.safetensors", layout="transformers", heads="3/1")
 
 

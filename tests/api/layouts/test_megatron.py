@@ -107,7 +107,7 @@ def test_a_tied_output_layer_is_stored_in_neither(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_norms_of_heads_show_the_number_of_heads(layout: str) -> None:
     assert_same(converted(recorded("qwen3", layout), "transformers"), recorded("qwen3", "transformers"))
-    with pytest.raises(PlanError, match="do not fit 4 heads of queries and 1 of keys with 4 rows each"):
+    with pytest.raises(PlanError, match="do not fit 4 heads of queries and 1 of keys with 4 rows in each head"):
         converted(recorded("qwen3", layout), "transformers", heads="4/1")
     with pytest.raises(PlanError, match="the number of heads of keys and values is not known"):
         converted(recorded("qwen2", layout), "transformers")

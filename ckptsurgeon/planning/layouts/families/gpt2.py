@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..changes import Transposed
-from ..heads import heads_in
+from ..heads import equal_heads
 from ..layout import Family, Layout, Tensors
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
 from ..parts.megatron_lm import megatron_lm_layouts
@@ -102,5 +102,5 @@ FAMILY = Family(
         *_CORE,
         *megatron_lm_layouts(_CORE[1]),
     ),
-    heads_in,
+    equal_heads,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..heads import heads_in
+from ..heads import equal_heads
 from ..layout import Family, Layout, Tensors, Unfit
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
 from ..row_changes import Regrouped
@@ -97,5 +97,5 @@ FAMILY = Family(
         ),
         *decoder_layouts(_MEGATRON, (), has_positions=False, settings=_SERIAL, unfit=_parallel, biases=_BIASES),
     ),
-    heads_in,
+    equal_heads,
 )  # fmt: skip
