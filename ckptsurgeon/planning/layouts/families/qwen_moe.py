@@ -85,7 +85,8 @@ def _shaped(tensors: Tensors) -> Family:
 @lru_cache(maxsize=16)
 def _family(dense: tuple[int, ...] = ()) -> Family:
     """Return the family; ``dense`` are the numbers of the layers without experts."""
-    first = next(n for n in count() if n not in dense)
+    among = frozenset(dense)
+    first = next(n for n in count() if n not in among)
     norms = tuple(f"model.layers.{n}.post_attention_layernorm.weight" for n in dense)
     others = {name: name for name in (*norms, *_OTHERS)}
     return Family(
