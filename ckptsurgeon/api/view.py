@@ -70,7 +70,7 @@ def view(
     the output exists (without ``force``), is an input, or cannot be written.
     """
     if isinstance(path, Plan):
-        _check_plan_arguments(other, stats=stats, values=values, check=check, root=root)
+        _check_plan_arguments(other, more, stats=stats, values=values, check=check, root=root)
         return _merge_page(path, output=output, force=force, wait=wait, progress=progress)
     sources = [path] if other is None else [path, other, *more]
     _check_arguments(sources, more, values=values, check=check)
@@ -126,12 +126,25 @@ def _check_arguments(
 
 
 def _check_plan_arguments(
-    other: CheckpointLike | None, *, stats: bool, values: bool, check: bool, root: str | None
+    other: CheckpointLike | None,
+    more: Sequence[CheckpointLike],
+    *,
+    stats: bool,
+    values: bool,
+    check: bool,
+    root: str | None,
 ) -> None:
-    given = {"other": other is not None, "stats": stats, "values": not values, "check": check, "root": root is not None}
-    for name, is_given in given.items():
+    given = {
+        "has no second checkpoint": ("other", other is not None),
+        "has no further checkpoints": ("them", bool(more)),
+        "has no statistics": ("stats", stats),
+        "compares all values": ("values", not values),
+        "has no checks": ("check", check),
+        "takes the dotted path of the state dict from the plan": ("root", root is not None),
+    }
+    for says, (name, is_given) in given.items():
         if is_given:
-            raise ConfigError(f"{name} is not for a page about a plan.", hint=f"Leave {name} out.")
+            raise ConfigError(f"a page about a plan {says}.", hint=f"Leave {name} out.")
 
 
 def _merge_page(plan: Plan, *, output: Path | None, force: bool, wait: float | None, progress: Progress | None) -> Page:

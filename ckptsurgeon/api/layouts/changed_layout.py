@@ -121,6 +121,11 @@ def _wrapped(checkpoint: Checkpoint) -> str:
     plain = unwrap(checkpoint)
     if not plain.stripped or not recognised({key: checkpoint[stored] for key, stored in plain.stored.items()}):
         return ""
+    if plain.aside:
+        return (
+            f"{listing(plain.aside, where='')} does not belong to the network, whose keys begin with "
+            f"{plain.stripped[0]}: first leave it out with ckpt filter --exclude {plain.aside[0]}."
+        )
     rulesets = dict.fromkeys("ddp" if wrapper == DDP else "compile" for wrapper in plain.stripped)
     options = " ".join(f"--ruleset {name}" for name in rulesets)
     return (

@@ -14,7 +14,7 @@ from ..inputs.operations import OperatedCheckpoint
 
 __all__ = ["Unwrapped", "without_wrappers"]
 
-_MOST = 64
+_MOST_MODULES = 64
 """The most modules at the top of a network; the networks of all layouts have fewer."""
 
 
@@ -30,17 +30,18 @@ class Unwrapped:
 def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
     """Return a checkpoint without the prefix of wrappers, if all keys have it and the network inside is recognised.
 
-    If not, the checkpoint is returned as it is.
+    If not, the checkpoint is returned as it is; also if it has a tensor beside the network, such as the counter of an
+    averaged model, since no operation leaves out a tensor.
     """
     checkpoint = operated.checkpoint
     plain = unwrap(checkpoint)
     if not plain.stripped or plain.aside or INSIDE in plain.stripped or recognised(checkpoint):
         return Unwrapped(operated)
     prefix = "".join(f"{wrapper}." for wrapper in plain.stripped)
-    heads = dict.fromkeys(key.partition(".")[0] for key in plain.stored)
+    modules = dict.fromkeys(key.partition(".")[0] for key in plain.stored)
     inside = {key: checkpoint[stored] for key, stored in plain.stored.items()}
-    if len(heads) > _MOST or not recognised(inside):
+    if len(modules) > _MOST_MODULES or not recognised(inside):
         return Unwrapped(operated)
-    rows = tuple({"copy": quoted(f"{prefix}{head}"), "into": [quoted(head)]} for head in heads)
+    rows = tuple({"copy": quoted(f"{prefix}{module}"), "into": [quoted(module)]} for module in modules)
     note = f"the prefix {escape(prefix)} of all keys, which training added, is removed"
     return Unwrapped(operated.further(rows), rows, (note,))

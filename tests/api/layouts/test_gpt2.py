@@ -87,6 +87,19 @@ def test_a_prefix_that_training_added_is_removed(wrapper: str) -> None:
     assert_same(load_file("made/model.safetensors"), load_file("plain.safetensors"))
 
 
+def test_the_counter_of_an_averaged_model_gets_a_hint_that_works() -> None:
+    nano = load_file(RECORDED / "nanogpt.safetensors")
+    averaged = {f"module.{key}": value for key, value in nano.items()} | {"n_averaged": torch.tensor(3)}
+    torch.save(averaged, "ckpt.pt")
+    with pytest.raises(PlanError, match=r"the layout of ckpt\.pt is not known") as caught:
+        cs.convert("ckpt.pt", layout="transformers")
+    assert "n_averaged does not belong to the network" in caught.value.hint
+    assert "ckpt filter --exclude n_averaged." in caught.value.hint
+    cs.apply(cs.filter("ckpt.pt", exclude="n_averaged"), "plain.safetensors")
+    made, _ = converted_and_noted(load_file("plain.safetensors"), "transformers")
+    assert_same(made, converted_and_noted(nano, "transformers")[0])
+
+
 def test_modules_that_were_compiled_inside_get_a_hint_that_works() -> None:
     nano = load_file(RECORDED / "nanogpt.safetensors")
     inside = {key.replace("attn.", "attn._orig_mod."): value for key, value in nano.items()}

@@ -348,9 +348,17 @@ def test_other_plans_and_arguments_are_refused() -> None:
     write()
     with pytest.raises(cs.ConfigError, match="a plan of convert"):
         cs.view(cs.convert("a.safetensors"))
-    for given in ({"stats": True}, {"check": True}, {"values": False}, {"root": "x"}):
-        with pytest.raises(cs.ConfigError, match="not for a page about a plan"):
+    for given, said in (
+        ({"stats": True}, "has no statistics"),
+        ({"check": True}, "has no checks"),
+        ({"values": False}, "compares all values"),
+        ({"root": "x"}, "takes the dotted path of the state dict from the plan"),
+    ):
+        with pytest.raises(cs.ConfigError, match=f"a page about a plan {said}"):
             cs.view(planned(), **given)  # type: ignore[arg-type]
+    for others, said in ((["a.safetensors"], "no second checkpoint"), ([None, "absent"], "no further checkpoints")):
+        with pytest.raises(cs.ConfigError, match=said):
+            cs.view(planned(), *others)  # type: ignore[arg-type]
 
 
 def test_the_plan_can_still_be_applied_and_no_input_is_overwritten() -> None:
