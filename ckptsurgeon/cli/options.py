@@ -47,8 +47,8 @@ __all__ = [
     "Unwrap",
     "Verbose",
     "Wait",
-    "check_explain",
     "check_output",
+    "check_writes_no_model",
     "default_output",
     "given_output",
     "metadata_of",
@@ -324,7 +324,7 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         ) from None
 
 
-def check_explain(option: str = "--explain", **writing: object) -> None:
+def check_writes_no_model(option: str = "--explain", **writing: object) -> None:
     """Raise ConfigError if --explain or --page, which write no model, is given with an option for writing.
 
     ``writing`` has the options for writing by name, with their values.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from ...analysis.compare.changes import Changes, TensorChanges
@@ -21,11 +21,11 @@ from ..inputs.reopening import inputs_of
 from .explain import why_not_compared
 from .method_samples import MergedTensor, sampled_methods
 
-__all__ = ["SurveyedMerge", "survey_merge"]
+__all__ = ["OpenSurvey", "survey_merge"]
 
 
 @dataclass(frozen=True)
-class SurveyedMerge:
+class OpenSurvey:
     """The survey of a plan, the open base, and all open sources of the plan."""
 
     survey: MergeSurvey
@@ -38,7 +38,7 @@ class SurveyedMerge:
         return self.base.stored or self.base
 
 
-def survey_merge(plan: Plan, progress: Progress | None = None) -> SurveyedMerge:
+def survey_merge(plan: Plan, progress: Progress | None = None) -> OpenSurvey:
     """Return what is known about the models of a merge before it is made.
 
     All values are read once for the changes; then samples of them are merged by each method. The open inputs of the
@@ -47,24 +47,23 @@ def survey_merge(plan: Plan, progress: Progress | None = None) -> SurveyedMerge:
     """
     _check(plan)
     inputs = inputs_of(plan)
-    found = _Inputs(plan, inputs.sources)
+    found = _compared(plan, inputs.sources)
     every = {key: (one.base, dict(sorted(one.models.items()))) for key, one in found.tensors.items()}
     if not every:
         why = next(iter(found.not_compared.values()), "nothing is merged")
         raise PlanError(f"no tensor of this merge can be compared: {why}.", hint="Merge them without a page.")
+    ((base_name, base),) = found.bases.items()
     measured, refused = list[TensorChanges](), dict(found.not_compared)
     for key, sums in measure_changes(every, progress):
         if isinstance(sums, str):
             refused[key] = sums
         else:
             measured.append(TensorChanges(key, sums, is_weight=DTYPES[every[key][0].info.dtype].is_floating))
-    changes = Changes(found.base_name, found.names, tuple(measured), not_compared=refused, notes=tuple(found.notes))
+    changes = Changes(base_name, found.names, tuple(measured), not_compared=refused, notes=tuple(found.notes))
     merged = [found.tensors[one.key] for one in measured if one.is_weight]
     methods, sampled = sampled_methods(merged, len(found.names), inputs.plugins, plan.seed)
     values = sum(prod(one.base.info.shape) for one in merged)
-    return SurveyedMerge(
-        MergeSurvey(changes, conflicts_of(changes), methods, sampled, values), found.base, inputs.sources
-    )
+    return OpenSurvey(MergeSurvey(changes, conflicts_of(changes), methods, sampled, values), base, inputs.sources)
 
 
 def _check(plan: Plan) -> None:
@@ -88,86 +87,86 @@ def _check(plan: Plan) -> None:
         )
 
 
-@dataclass
-class _Inputs:
-    """The tensors of a merge that can be compared, by the key in the base, and the reasons for the other tensors."""
+@dataclass(frozen=True)
+class _Compared:
+    """The tensors of a merge that can be compared, by the key in the base, and the reasons for the other tensors.
 
-    plan: Plan
-    sources: Sequence[Checkpoint]
-    tensors: dict[str, MergedTensor] = field(default_factory=dict)
-    not_compared: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    ``names`` are the paths of the models, in the order in which the plan merges them. ``bases`` are the open bases by
+    their paths, decoded if they are quantised.
+    """
 
-    def __post_init__(self) -> None:
-        self._bases: dict[str, Checkpoint] = {}
-        order = list(dict.fromkeys(self._path(source) for source in range(len(self.sources))))
-        every = {one for step in self._steps() if not why_not_compared(step) for one in self._given(step)}
-        ranked = sorted(every, key=lambda one: (order.index(one[0]), one[1]))
-        self._models = {one: index for index, one in enumerate(ranked)}
-        again = []
-        for step in self._steps():
-            if why := self._why(step):
-                self.not_compared[step.key] = why
-            elif step.keeper.key in self.tensors:
-                again.append(step.key)
-            else:
-                self.tensors[step.keeper.key] = self._merged(step)
-        if again:
-            self.notes.append(
-                "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
-                f"{listing(again, 3, where='')}"
-            )
-        if len(self._bases) > 1:
-            raise PlanError(
-                f"this merge has several bases: {listing(list(self._bases), where='')}.",
-                hint="A page compares the changes from one base.",
-            )
+    tensors: Mapping[str, MergedTensor]
+    not_compared: Mapping[str, str]
+    notes: Sequence[str]
+    names: tuple[str, ...]
+    bases: Mapping[str, Checkpoint]
 
-    def _steps(self) -> Iterator[Step]:
-        """Yield the steps that merge numbers, each once: a quantised weight has a step for each of its parts."""
-        seen = set[str]()
-        for step in self.plan.steps:
-            numbers = step.numbers
-            if numbers.merge is not None and not step.tied_to and numbers.key not in seen:
-                seen.add(numbers.key)
-                yield numbers
 
-    def _why(self, step: Step) -> str:
-        infos = [self.sources[one.source][one.key] for one in step.combined]
-        return why_not_compared(step) or next(filter(None, map(why_not_numbers, infos)), "")
+def _compared(plan: Plan, sources: Sequence[Checkpoint]) -> _Compared:
+    """Return the tensors of a merge that can be compared; raises PlanError if the merge has several bases."""
+    models = _models(plan)
+    tensors, refused, again = dict[str, MergedTensor](), dict[str, str](), list[str]()
+    opened = dict[str, Checkpoint]()
+    for step in _steps(plan):
+        infos = [sources[one.source][one.key] for one in step.combined]
+        if why := why_not_compared(step) or next(filter(None, map(why_not_numbers, infos)), ""):
+            refused[step.key] = why
+        elif step.keeper.key in tensors:
+            again.append(step.key)
+        else:
+            source = step.combined[-1].source
+            if _path(plan, source) not in opened or sources[source].stored is not None:
+                opened[_path(plan, source)] = sources[source]
+            tensors[step.keeper.key] = _merged(step, [models[one] for one in _given(plan, step)], sources)
+    if len(opened) > 1:
+        raise PlanError(
+            f"this merge has several bases: {listing(list(opened), where='')}.",
+            hint="A page compares the changes from one base.",
+        )
+    return _Compared(tensors, refused, _notes(again), tuple(name for name, _ in models), opened)
 
-    def _merged(self, step: Step) -> MergedTensor:
-        base, indices = step.combined[-1].source, [self._models[one] for one in self._given(step)]
-        if self._path(base) not in self._bases or self.sources[base].stored is not None:
-            self._bases[self._path(base)] = self.sources[base]
-        stored = [StoredTensor(self.sources[one.source], one.key) for one in step.combined]
-        assert step.merge is not None
-        return MergedTensor(step.key, stored[-1], dict(zip(indices, stored, strict=False)), step.merge)
 
-    def _path(self, source: int) -> str:
-        """Return the path of a source: that of a quantised model is the same with its codes and decoded."""
-        return self.plan.sources[source].path or self.plan.sources[source].name
+def _notes(again: Sequence[str]) -> Sequence[str]:
+    """Return the note on tensors that are left out, as their tensor of the base was used before."""
+    said = "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
+    return [f"{said}{listing(again, 3, where='')}"] if again else []
 
-    def _given(self, step: Step) -> list[tuple[str, int]]:
-        """Return the models of a step: the path of each and, if a model is given several times, which of them it is."""
-        turns = Counter[str]()
-        found = []
-        for one in step.combined[:-1]:
-            found.append((self._path(one.source), turns[self._path(one.source)]))
-            turns[self._path(one.source)] += 1
-        return found
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The paths of the models, in the order in which the plan merges them."""
-        return tuple(name for name, _ in self._models)
+def _models(plan: Plan) -> dict[tuple[str, int], int]:
+    """Return the index of each model, in the order in which the plan merges them."""
+    order = list(dict.fromkeys(_path(plan, source) for source in range(len(plan.sources))))
+    every = {one for step in _steps(plan) if not why_not_compared(step) for one in _given(plan, step)}
+    ranked = sorted(every, key=lambda one: (order.index(one[0]), one[1]))
+    return {one: index for index, one in enumerate(ranked)}
 
-    @property
-    def base_name(self) -> str:
-        """The path of the base."""
-        return next(iter(self._bases))
 
-    @property
-    def base(self) -> Checkpoint:
-        """The open base, decoded if it is quantised."""
-        return next(iter(self._bases.values()))
+def _steps(plan: Plan) -> Iterator[Step]:
+    """Yield the steps that merge numbers, each once: a quantised weight has a step for each of its parts."""
+    seen = set[str]()
+    for step in plan.steps:
+        numbers = step.numbers
+        if numbers.merge is not None and not step.tied_to and numbers.key not in seen:
+            seen.add(numbers.key)
+            yield numbers
+
+
+def _merged(step: Step, models: Sequence[int], sources: Sequence[Checkpoint]) -> MergedTensor:
+    stored = [StoredTensor(sources[one.source], one.key) for one in step.combined]
+    assert step.merge is not None
+    return MergedTensor(step.key, stored[-1], dict(zip(models, stored, strict=False)), step.merge)
+
+
+def _path(plan: Plan, source: int) -> str:
+    """Return the path of a source: that of a quantised model is the same with its codes and decoded."""
+    return plan.sources[source].path or plan.sources[source].name
+
+
+def _given(plan: Plan, step: Step) -> list[tuple[str, int]]:
+    """Return the models of a step: the path of each and, if a model is given several times, which of them it is."""
+    turns = Counter[str]()
+    found = []
+    for one in step.combined[:-1]:
+        path = _path(plan, one.source)
+        found.append((path, turns[path]))
+        turns[path] += 1
+    return found

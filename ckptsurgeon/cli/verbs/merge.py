@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, StateDict, check_explain, check_page, numbers
+from ..options import Encoding, Memory, StateDict, check_page, check_writes_no_model, numbers
 from ..writing import Writing, show_explained, write_page
 
 NAME = "merge"
@@ -20,7 +20,8 @@ keys, and the last match wins. Integers and booleans, such as BatchNorm's counte
 ckpt merge --list shows all methods with their parameters and papers.
 
 --page FILE.html writes a page to look at before the merge, and no model: how far the models' changes from the base
-agree, by layer and role; the layers that fight most; and what the method and the other methods would keep.
+agree, by layer and role; the layers whose changes oppose each other most; and what the method and the other methods
+would keep.
 
 A recipe of mergekit (recipe.yaml, with merge_method) contains models, method and parameters; its paths are relative to
 the working directory, or else to the recipe.
@@ -201,10 +202,10 @@ def run(
     if recipe:
         read_recipe(recipe)  # so that an error in the recipe is reported before an error in the output
     if explain or page:
-        of_page = {"explain": explain} if page else {"force": writing.force}
-        check_explain(
+        others = {"explain": explain} if page else {"force": writing.force}
+        check_writes_no_model(
             f"--{'page' if page else 'explain'}",
-            output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, **of_page,
+            output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, **others,
         )  # fmt: skip
         writing = replace(writing, dry_run=True)
     if page:

@@ -16,7 +16,7 @@ from ..options import (
     Ruleset,
     SetMetadata,
     Task,
-    check_explain,
+    check_writes_no_model,
     default_output,
     metadata_of,
     mismatch_policies,
@@ -196,7 +196,7 @@ def run(
     sources, destination = _split(paths, source or [])
     policies = mismatch_policies(on_mismatch or [], ignore=ignore_mismatch)
     if explain:
-        check_explain(
+        check_writes_no_model(
             output=output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force,
             **writing.shared.given,
         )  # fmt: skip

@@ -6,7 +6,7 @@ the family's own layout (``back``). ``Change`` in ``layout.py`` describes the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +27,7 @@ __all__ = [
     "Transposed",
     "UnknownNumberError",
     "Unsqueezed",
+    "hits",
     "matched",
     "number_of",
     "parsed",
@@ -51,7 +52,12 @@ def parsed(pattern: str) -> KeyPattern:
 
 def matched(pattern: str, tensors: Tensors) -> list[str]:
     """Return the keys that a pattern matches, in the order of the tensors."""
-    return KeyMatcher([parsed(pattern)]).hits(tensors)[0]
+    return hits([pattern], tensors)[0]
+
+
+def hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
+    """Return the keys that each pattern matches, in the order of the keys."""
+    return KeyMatcher([*map(parsed, patterns)]).hits(keys)
 
 
 class UnknownNumberError(PlanError):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...util.text import count, escape, listing
-from ..keys.renaming import KeyMatcher
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
-from .changes import matched, parsed
+from .changes import hits, matched, parsed
 from .head_sizes import head_size_note
 from .incomplete_layers import check_complete
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
@@ -113,9 +112,9 @@ class _Conversion:
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude: tuple[str, ...] = (*computed, *tied)
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
-        self.rules = tuple(_rules(spelled, dict(zip(spelled, _hits(spelled, self._now), strict=True))))
+        self.rules = tuple(_rules(spelled, dict(zip(spelled, hits(spelled, self._now), strict=True))))
         covered = _named(target, {ours: self._at(ours) for ours in target.names}, self.exclude, self._now)
-        training = dict(zip(source.training, _hits(source.training, self._now), strict=True))
+        training = dict(zip(source.training, hits(source.training, self._now), strict=True))
         unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
@@ -208,7 +207,7 @@ class _Conversion:
         why = {**self.target.omits, **self.source.aside}
         for keys in (tensors, self._now):
             told = {*reasons}
-            for one, hit in zip(why, _hits(why, keys), strict=True):
+            for one, hit in zip(why, hits(why, keys), strict=True):
                 if hit and why[one] not in told:
                     reasons[why[one]][one] = hit
         for reason, found in reasons.items():
@@ -242,8 +241,8 @@ def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys
     as ``text_projection.weight``, its pattern must match a key as a whole, not only its beginning.
     """
     made = [change.made for change in layout.changes if change.made]
-    found = {key for hit in _hits((*made, *others), keys) for key in hit}
-    for (ours, theirs), hit in zip(names.items(), _hits(names.values(), keys), strict=True):
+    found = {key for hit in hits((*made, *others), keys) for key in hit}
+    for (ours, theirs), hit in zip(names.items(), hits(names.values(), keys), strict=True):
         found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)
     return found
 
@@ -251,7 +250,3 @@ def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys
 def _whole(name: str, keys: Iterable[str]) -> list[str]:
     pattern = parsed(name)
     return [key for key in keys if (found := pattern.captures(key)) and not found.rest]
-
-
-def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
-    return KeyMatcher([*map(parsed, patterns)]).hits(keys)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 from ...errors import PlanError
 from ...util.text import count, escape, natural_key
-from ..keys.renaming import KeyMatcher
-from .changes import Fused, Keyed, Stacked, parsed
+from .changes import Fused, Keyed, Stacked, hits
 from .layout import Family, Layout, Tensors
 
 __all__ = ["LAYER", "check_complete"]
@@ -29,7 +28,7 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
     """
     _check_stacks(layout, tensors, label)
     if layout.aside:
-        left = {key for keys in _hits([*layout.aside], tensors) for key in keys}
+        left = {key for keys in hits([*layout.aside], tensors) for key in keys}
         tensors = {key: info for key, info in tensors.items() if key not in left}
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         raise PlanError(
@@ -58,7 +57,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
     spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
     spelled += [(group, made) for made, group in _made(layout, groups).items() if LAYER in made]
-    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
+    for (group, theirs), keys in zip(spelled, hits([theirs for _, theirs in spelled], tensors), strict=True):
         stack, _, rest = theirs.partition(LAYER)
         for key in keys:
             number, mark, name = key.removeprefix(stack).partition("/" if rest[:1] == "/" else ".")
@@ -170,7 +169,3 @@ def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> di
         outer, dot, last = outer.rpartition(".")
         rest = f"{dot}{last}{rest}"
     return {"": f"{names[outer]}{rest}"} if outer else {}
-
-
-def _hits(patterns: Sequence[str], keys: Collection[str]) -> list[list[str]]:
-    return KeyMatcher([*map(parsed, patterns)]).hits(keys)

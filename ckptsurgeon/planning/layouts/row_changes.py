@@ -9,7 +9,7 @@ from ..keys.row_order import HALVES, PAIRS
 from .changes import matched, number_of
 from .layout import Numbers, Row, Tensors
 
-__all__ = ["Grouped", "Paired", "Regrouped"]
+__all__ = ["HeadsFromThirds", "Paired", "ThirdsFromHeads"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Regrouped:
+class ThirdsFromHeads:
     """A change of the order of rows in ``name``, a fused tensor of queries, keys and values.
 
     In the family's own layout, the queries, keys and values of one head follow each other. In the other layout, all
@@ -75,8 +75,8 @@ class Regrouped:
         return [{"split": name, "into": parts, **split}, {"concat": parts, "into": name, **joined}]
 
 
-class Grouped(Regrouped):
-    """A change of the order of rows in ``name``, the reverse of ``Regrouped``.
+class HeadsFromThirds(ThirdsFromHeads):
+    """A change of the order of rows in ``name``, the reverse of ``ThirdsFromHeads``.
 
     In the family's own layout, all queries come first, then all keys, then all values. In the other layout, the
     queries, keys and values of one head follow each other.

@@ -177,7 +177,10 @@ def test_a_transplant_into_a_configuration_converts() -> None:
     cs.apply(cs.transplant("megatron.safetensors", config), "made")
     assert_same(load_file("made/model.safetensors"), recorded("qwen3", "transformers"))
     plan = cs.rename("megatron.safetensors", layout="transformers")
-    assert any("from the layout of Megatron-core, Megatron-Bridge, NeMo to that of tr" in note for note in plan.notes)
+    assert any(
+        "from the layout of Megatron-core with Transformer Engine, Megatron-Bridge, NeMo to that of tr" in note
+        for note in plan.notes
+    )
 
 
 def test_a_configuration_beside_megatron_s_own_names_finds_nothing_missing() -> None:

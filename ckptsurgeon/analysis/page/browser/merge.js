@@ -34,7 +34,7 @@ function links(names, act) {
 
 /** Return the table of the layers in which the changes of two models oppose each other, the worst first. */
 function conflictsPart({ conflicts, more_conflicts: moreLayers, opposition }, model, open) {
-  const title = "Layers that fight";
+  const title = "Layers with opposing changes";
   if (!model.changes.couples.length) return null;
   if (!conflicts.length)
     return section(title, el("p.good", {}, "None: no changes of two models oppose each other by more than 5 % and by more than chance."));

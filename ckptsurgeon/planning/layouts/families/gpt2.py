@@ -14,7 +14,7 @@ from ..heads import equal_heads
 from ..layout import Family, Layout, Tensors
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
 from ..parts.megatron_lm import megatron_lm_layouts
-from ..row_changes import Grouped
+from ..row_changes import HeadsFromThirds
 
 __all__ = ["FAMILY"]
 
@@ -76,7 +76,7 @@ _CORE = decoder_layouts(
     _MEGATRON,
     (
         *(Transposed(f"{name}.weight") for name in _MATRICES),
-        *(Grouped(f"{_MATRICES[0]}.{leaf}", "heads") for leaf in ("weight", "bias")),
+        *(HeadsFromThirds(f"{_MATRICES[0]}.{leaf}", "heads") for leaf in ("weight", "bias")),
     ),
     has_positions=True,
     tied=_TIED,

@@ -14,7 +14,7 @@ from typing import Any
 from ..heads import equal_heads
 from ..layout import Family, Layout, Tensors, Unfit
 from ..parts.megatron_gpt import Decoder, decoder_layouts, with_leaves
-from ..row_changes import Regrouped
+from ..row_changes import ThirdsFromHeads
 
 __all__ = ["FAMILY"]
 
@@ -91,7 +91,7 @@ FAMILY = Family(
         Layout(
             "litgpt", "litgpt", "litgpt 0.5.13", _LITGPT,
             (_FIRST, "transformer.h.0.norm_2.bias", "transformer.h.0.mlp.fc.bias", "lm_head.weight"),
-            tuple(Regrouped(f"{_QKV}.{leaf}", "heads") for leaf in ("weight", "bias")),
+            tuple(ThirdsFromHeads(f"{_QKV}.{leaf}", "heads") for leaf in ("weight", "bias")),
             fits=_is_thrice,
             biases=_BIASES,
         ),

@@ -21,7 +21,7 @@ __all__ = [
     "ASIDE",
     "HEAD_NORMS",
     "LEAVES",
-    "LIBRARY",
+    "LIBRARIES",
     "OURS",
     "TESTED",
     "THEIRS",
@@ -33,7 +33,13 @@ __all__ = [
     "stacked",
 ]
 
-LIBRARY, TESTED = "Megatron-core", "megatron-core 0.16.1, megatron-bridge 0.3.1"
+LIBRARIES = {
+    "megatron": "Megatron-core with Transformer Engine, Megatron-Bridge, NeMo",
+    "megatron-local": "Megatron-core with its own modules",
+    "megatron-dist": "Megatron-core's distributed checkpoints",
+}
+"""The libraries of the layouts, by the names of the layouts."""
+TESTED = "megatron-core 0.16.1, megatron-bridge 0.3.1"
 OURS, THEIRS = "model.layers.{n}", "decoder.layers.{n}"
 WORDS = "embedding.word_embeddings.weight"
 ALL = "decoder.layers"

@@ -14,18 +14,13 @@ from typing import Any
 
 from ..changes import Stacked
 from ..layout import Change, Layout, Tensors, Unfit
-from .megatron import ALL, ASIDE, LEAVES, LIBRARY, THEIRS, WORDS, gated
+from .megatron import ALL, ASIDE, LEAVES, LIBRARIES, THEIRS, WORDS, gated
 
 __all__ = ["Decoder", "decoder_layouts", "with_leaves"]
 
 _POSITIONS = "embedding.position_embeddings.weight"
 _QKV, _FC1 = "self_attention.linear_qkv", "mlp.linear_fc1"
 _MARKS = (f"{_QKV}.weight", f"{_QKV}.bias", f"{_FC1}.weight", "mlp.linear_fc2.weight")
-_NAMES = {
-    "megatron": f"{LIBRARY} with Transformer Engine",
-    "megatron-local": f"{LIBRARY} with its own modules",
-    "megatron-dist": f"{LIBRARY}'s distributed checkpoints",
-}
 
 _NONE: Mapping[str, str] = {}
 
@@ -90,7 +85,7 @@ def decoder_layouts(
     )
     return tuple(
         Layout(
-            name, _NAMES[name], "megatron-core 0.16.1", names,
+            name, LIBRARIES[name], "megatron-core 0.16.1", names,
             (WORDS, *((_POSITIONS,) if has_positions else ()), *(f"{layer}.{one}" for one in (own, *_MARKS))),
             made, aside=ASIDE, tied=tied, fits=_fits(layer, has_positions), settings=settings, unfit=unfit,
             biases=biases,

@@ -17,7 +17,7 @@ from ..layout import Change, Layout
 from .megatron import (
     ASIDE,
     HEAD_NORMS,
-    LIBRARY,
+    LIBRARIES,
     OURS,
     TESTED,
     THEIRS,
@@ -32,11 +32,6 @@ from .megatron import (
 __all__ = ["Experts", "dense_layouts", "expert_layouts"]
 
 _ALL, _FIRST = "decoder.layers", "decoder.layers.0"
-_NAMES = {
-    "megatron": f"{LIBRARY}, Megatron-Bridge, NeMo",
-    "megatron-local": f"{LIBRARY} with its own modules",
-    "megatron-dist": f"{LIBRARY}'s distributed checkpoints",
-}
 _DENSE = tuple(f"{OURS}.mlp.{kind}_proj" for kind in ("gate", "up"))
 _DOWN = {"mlp.down_proj": "mlp.linear_fc2"}
 
@@ -158,4 +153,4 @@ def _layout(
     """Return a layout; ``mlp`` is the name of the matrices of an MLP of ``layer``, without their numbers."""
     up, down = (f"{layer}.mlp.{mlp}{number}.{end}" for number in (1, 2))
     marks = (WORDS, f"{layer}.self_attention.linear_qkv.weight", up, *own)
-    return Layout(name, _NAMES[name], TESTED, names, marks, changes, aside=ASIDE, fits=gated(up, down))
+    return Layout(name, LIBRARIES[name], TESTED, names, marks, changes, aside=ASIDE, fits=gated(up, down))
