@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -29,14 +30,15 @@ _NAME_THEM = (
     "(torch 2.6 and newer)."
 )
 MOMENTS = (*FIRST, *SECOND)
-Keys = str | int
+ParameterId = str | int
+"""The number or name of a parameter in the state of an optimizer."""
 
 
 @dataclass(frozen=True)
 class ParameterState:
     """What an optimizer stores for one parameter: ``id``, its number or name there, its tensors, and its numbers."""
 
-    id: Keys
+    id: ParameterId
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -92,7 +94,7 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         if named is None:
             raise ConfigError(
                 f"{escape(checkpoint.path)} does not say which of its {count(len(every), 'parameter')} are which of "
-                f"the {len(names)} of the network, and their number, order or shapes do not show it.",
+                f"the {len(names)} of the network, and their number, groups or shapes do not show it.",
                 hint=_NAME_THEM,
             )
         pairs = [pair for one, own in zip(ids, named, strict=True) for pair in zip(one, own, strict=True)]
@@ -124,10 +126,10 @@ def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return groups
 
 
-def _states(checkpoint: Checkpoint, ids: Sequence[Keys]) -> dict[Keys, ParameterState]:
+def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[ParameterId, ParameterState]:
     """Return the state of each parameter that has one, by its number or name."""
     by_text = {str(one): one for one in ids}
-    found: dict[Keys, ParameterState] = {}
+    found: dict[ParameterId, ParameterState] = {}
     for key, value in (*checkpoint.items(), *checkpoint.others.items()):
         parameter, _, name = key.removeprefix(f"{STATE}.").rpartition(".")
         if not key.startswith(f"{STATE}.") or parameter not in by_text:
@@ -142,27 +144,34 @@ def _states(checkpoint: Checkpoint, ids: Sequence[Keys]) -> dict[Keys, Parameter
 
 def _named(
     groups: Sequence[Mapping[str, Any]],
-    states: Mapping[Keys, ParameterState],
+    states: Mapping[ParameterId, ParameterState],
     network: Network,
     names: Sequence[str],
 ) -> list[list[str]] | None:
     """Return the names of the parameters of each group, in its order; None if they are not known."""
     ids = [list(group["params"]) for group in groups]
     said = [_listed(group.get(NAMES)) or own for group, own in zip(groups, ids, strict=True)]
-    is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
-    if is_whole and all(name in network.tensors for own in said for name in own):
+    if _are_names(said, ids, network):
         return [list(map(str, own)) for own in said]
     if any(isinstance(one, str) for own in ids for one in own):
         return None
-    for is_first in _ORDERS:
+    found = list[list[list[str]]]()
+    for is_first in _ORDERS.get(sum(map(bool, ids)), ()):
         order = sorted(names, key=lambda name: is_first(name, network) != is_first(names[0], network))  # a stable sort
-        found, at = list[list[str]](), 0
-        for own in ids:
-            found.append(order[at : at + len(own)])
-            at += len(own)
-        if at == len(names) and _fits(ids, found, states, network) and _is_apart(found, is_first, network):
-            return found
-    return None
+        ends = list(accumulate(map(len, ids)))
+        named = [order[end - len(own) : end] for own, end in zip(ids, ends, strict=True)]
+        is_possible = ends[-1] == len(names) and _is_apart(named, is_first, network)
+        if is_possible and _fits(ids, named, states, network) and named not in found:
+            found.append(named)
+    return found[0] if len(found) == 1 else None
+
+
+def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:
+    """Return whether ``said`` has the name of another parameter of the network for each of ``ids``."""
+    every = [name for own in said for name in own]
+    is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
+    is_known = all(isinstance(name, str) and name in network.tensors for name in every)
+    return is_whole and is_known and len(set(every)) == len(every)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -175,9 +184,9 @@ def _is_apart(groups: Sequence[Sequence[str]], is_first: Callable[[str, Network]
 
 
 def _fits(
-    ids: Sequence[Sequence[Keys]],
+    ids: Sequence[Sequence[ParameterId]],
     names: Sequence[Sequence[str]],
-    states: Mapping[Keys, ParameterState],
+    states: Mapping[ParameterId, ParameterState],
     network: Network,
 ) -> bool:
     pairs = [pair for one, own in zip(ids, names, strict=True) for pair in zip(one, own, strict=True)]
@@ -203,10 +212,11 @@ def _is_matrix(name: str, network: Network) -> bool:
     return len(network.tensors[name].shape) > 1
 
 
-_ORDERS = (_any, _decays, _is_matrix)
-"""How parameters are divided into groups: not at all; as in transformers' Trainer; matrices and others, as in nanoGPT.
+_ORDERS: Mapping[int, Sequence[Callable[[str, Network], bool]]] = {1: (_any,), 2: (_decays, _is_matrix)}
+"""How parameters are divided into so many groups: as in transformers' Trainer; matrices and others, as in nanoGPT.
 
-The group with the network's first parameter comes first.
+The group with the network's first parameter comes first. Other groups, such as one for the output layer, may have the
+parameters in any order, and equal shapes would hide it: a network has the same shape for embeddings and output layer.
 """
 
 

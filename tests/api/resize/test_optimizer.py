@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.resize.optimizer_source import open_optimizer_source
+from ckptsurgeon.planning.resizing.axes import Network
+from ckptsurgeon.tensors.info import TensorInfo
 from fixtures.resizing.cases import CASES
 from fixtures.resizing.networks import NETWORKS
 
@@ -175,6 +178,37 @@ def test_the_groups_of_transformers_trainer_are_found_by_shapes(source: Saved, t
     assert not moments[key.format(0)].equal(moments[key.format(1)])
 
 
+def test_groups_in_an_order_of_their_own_are_an_error(source: Saved, tmp_path: Path) -> None:
+    """The output layer is as large as the embeddings, so shapes do not show which of the two comes first."""
+
+    def head_first(model: Any) -> torch.optim.SGD:
+        head, embeddings = model.lm_head.weight, model.model.embed_tokens.weight
+        body = [one for one in model.parameters() if one is not head and one is not embeddings]
+        return torch.optim.SGD([{"params": one} for one in ([head], body, [embeddings])], lr=0.1, momentum=0.9)
+
+    def matrices_apart(model: Any) -> torch.optim.SGD:
+        head, *matrices = [one for one in list(model.parameters())[::-1] if one.ndim > 1]
+        others = [one for one in model.parameters() if one.ndim == 1]
+        return torch.optim.SGD([{"params": one} for one in ([head], matrices[::-1], others)], lr=0.1, momentum=0.9)
+
+    for make in (head_first, matrices_apart):
+        _, state = trained_state(source, make)
+        torch.save(state, tmp_path / "state.pt")
+        with pytest.raises(cs.ConfigError, match="does not say which of its 21 parameters"):
+            cs.resize(source("llama"), optimizer=tmp_path / "state.pt", set={"intermediate_size": 48})
+
+
+def test_two_orders_that_both_fit_are_an_error(tmp_path: Path) -> None:
+    """The parameters that the two orders exchange, ``scale`` and ``b.bias``, have no state, so shapes do not decide."""
+    shapes = {"a.weight": (2, 2), "scale": (2,), "b.bias": (2, 2), "c.bias": (2,)}
+    network = Network({key: TensorInfo("float32", shape) for key, shape in shapes.items()}, {}, {})
+    groups = [{"params": [0, 1]}, {"params": [2, 3]}]
+    state = {0: {"exp_avg": torch.ones(2, 2)}, 3: {"exp_avg": torch.ones(2)}}
+    torch.save({"state": state, "param_groups": groups}, tmp_path / "state.pt")
+    with pytest.raises(cs.ConfigError, match="does not say which of its 4 parameters"):
+        open_optimizer_source(str(tmp_path / "state.pt"), network, list(shapes))
+
+
 def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path: Path) -> None:
     def backwards(model: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW(list(model.named_parameters())[::-1], lr=1e-3)
@@ -296,6 +330,14 @@ def _tensor_lr(state: dict[str, Any]) -> None:
     state["param_groups"][0]["lr"] = torch.tensor(0.1)
 
 
+def _lists_as_names(state: dict[str, Any]) -> None:
+    state["param_groups"][0].update(param_names=[[1]] * 21, params=[f"{one}.x" for one in range(21)])
+
+
+def _one_name(state: dict[str, Any]) -> None:
+    state["param_groups"][0].update(param_names=["model.norm.weight"] * 21, params=[f"{one}.x" for one in range(21)])
+
+
 def _no_groups(state: dict[str, Any]) -> None:
     state["param_groups"] = {"params": [0]}
 
@@ -306,6 +348,8 @@ def _no_groups(state: dict[str, Any]) -> None:
         (_fewer, "does not say which of its 20 parameters"),
         (_other_shape, "does not say which of its 21 parameters"),
         (_misnamed, "does not say which of its 21 parameters"),
+        (_lists_as_names, "does not say which of its 21 parameters"),
+        (_one_name, "does not say which of its 21 parameters"),
         (_twice, "lists a parameter twice"),
         (_tensor_lr, "cannot be written into another file: it contains tensors"),
         (_no_groups, "param_groups is not a list of groups"),
