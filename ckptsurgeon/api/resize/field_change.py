@@ -83,10 +83,20 @@ class FieldChange:
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
                 change.is_exact = False
                 change.said += ", but this network subtracts heads in pairs, and other heads form pairs now"
+            if role == "kv_heads" and self._shares_keys(name, numbers[0]):
+                change.unlike = frozenset(axis.key for axis in axes)
             return self._routed(change, name, numbers) if role == "experts" else change
         if role == "kv_heads":
             return pooled_heads(name, axes, numbers)
         return self._fewer(role, name, axes, numbers)
+
+    def _shares_keys(self, name: str, keys: int) -> bool:
+        """Return whether several query heads of the source share each of its ``keys`` key heads.
+
+        Then copies of a key head are read by different query heads. ``name`` is the field for key heads.
+        """
+        part = self.asked.beside(name)
+        return all(part[one] != keys for one in part if role_of(one) == "heads" and type(part[one]) is int)
 
     def _check_sizes(self, name: str, numbers: tuple[int, int]) -> None:
         """Raise PlanError if the new number of heads in the field ``name`` would change the size of each head.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,11 +17,12 @@ from ...planning.keys.spelling import numberless, quoted
 from ...planning.plan.plan import CarriedEntries, ParameterGroup, Plan
 from ...planning.resizing.axes import Network
 from ...planning.resizing.depth import final_keys
+from ...planning.resizing.fused import fused_keys
 from ...planning.resizing.gradients import FIRST, SECOND, added, gradient_rows, why_lost
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, grouped
+from ...util.text import count, escape, grouped, together
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.operations import OperatedCheckpoint, operate
 from .optimizer_source import NAMES, OptimizerSource, ParameterState, open_optimizer_source
@@ -42,7 +43,8 @@ class ResizedNetwork:
 
     ``kinds`` are the kinds of the tensors of ``first``. ``policies`` maps patterns without numbers to the policy that
     adds initialised elements. ``untied`` are the keys of tensors that are tied only in ``first``. If ``moves_rows`` is
-    true, the rows of the tensors in ``last.vocabulary`` are moved with their tokens.
+    true, the rows of the tensors in ``last.vocabulary`` are moved with their tokens. ``unlike`` are the keys of tensors
+    whose copies have different gradients; queries, keys and values are separate there.
     """
 
     first: TargetSpec
@@ -52,6 +54,17 @@ class ResizedNetwork:
     policies: Mapping[str, str] = field(default_factory=dict)
     untied: frozenset[str] = frozenset()
     moves_rows: bool = False
+    unlike: frozenset[str] = frozenset()
+
+    def named_as_stored(self, keys: Iterable[str]) -> set[str]:
+        """Return the patterns of the tensors in the output that have ``keys``, which may be patterns, or parts of them.
+
+        Parts are queries, keys and values that the network has in one tensor.
+        """
+        first = Network(self.first.tensors, self.kinds, self.first.ties)
+        fused = {numberless(part): numberless(key) for part, key in fused_keys(first).items()}
+        patterns = {key if "{" in key else numberless(final_keys(key)) for key in keys}
+        return {fused.get(pattern, pattern) for pattern in patterns}
 
 
 def optimizer_plan(
@@ -102,7 +115,8 @@ class _Moments:
         self._source, self._network = source, network
         self._lost: dict[str, str] = {}
         self._filled = list[str]()
-        self._number = 0
+        self._unlike = network.named_as_stored(network.unlike)
+        self._estimated = dict[str, None]()
 
     def resized(self, parameters: Sequence[str]) -> _Found:
         """Return the state for the ``parameters`` of the resized network, in order; raises PlanError if it is empty."""
@@ -166,6 +180,8 @@ class _Moments:
             self._lost[numberless(name)] = why or "0 at first"
             return None
         (origin,) = origins
+        if numberless(name) in self._unlike:
+            self._estimated[numberless(name)] = None
         for one, key in keys.items():
             self._apply(list(self._fitted(key, name, one)))
             self._apply([{"copy": quoted(key), "into": [quoted(f"{STATE}.{new}.{one}")]}])
@@ -257,6 +273,11 @@ class _Moments:
             yield (
                 f"new elements of {grouped([(one, '') for one in filled], '{names}')} begin with a first moment of 0 "
                 "and second moments of others"
+            )
+        if self._estimated:
+            yield (
+                f"the moments of {together(list(self._estimated))} are estimates: each copy of a head has an equal "
+                "share, but different queries read the copies, so their gradients differ"
             )
         if self._lost:
             yield f"parameters that begin with a new state: {self._said_lost()}"

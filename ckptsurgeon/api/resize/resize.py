@@ -275,6 +275,7 @@ def resize(
         network = ResizedNetwork(
             first, stages.last, module_kinds(first), rows[named_by:], policies if not repeated else {},
             frozenset(key for pair in freed for key in pair), vocabulary is not None and vocabulary.new is not None,
+            frozenset(key for change in changes for key in change.unlike),
         )  # fmt: skip
         plan = optimizer_plan(
             os.fspath(optimizer), network, arguments=arguments, notes=notes[: len(changes)], others=[path]

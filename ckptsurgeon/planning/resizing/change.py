@@ -17,7 +17,8 @@ class Change:
     tensors of which only a part comes from the source: it maps their keys to the policy that initialises the rest.
     ``said`` is the text of the note on what was done. ``is_exact`` is true if the network computes the same afterwards,
     up to rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps
-    keys of initialised tensors to the number of copies of each row.
+    keys of initialised tensors to the number of copies of each row. ``unlike`` are the keys of tensors whose copies are
+    read by different parts of the network, so that the gradients of the copies differ.
     """
 
     said: str
@@ -29,6 +30,7 @@ class Change:
     policies: dict[str, str] = field(default_factory=dict)
     equal: str = "the outputs"
     repeated: dict[str, int] = field(default_factory=dict)
+    unlike: frozenset[str] = frozenset()
 
     def note(self, *, is_tested: bool) -> str:
         """Return what was done, and whether the network computes the same afterwards.

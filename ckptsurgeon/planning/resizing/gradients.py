@@ -2,9 +2,11 @@
 
 Moments are means of gradients, or of their squares, so they change as gradients do. Let the new weights be L w, for
 weights w of the source. If the network computes the same, the gradient g of w is the sum over L of the gradients of the
-new weights: g = transpose(L) g'. Copies are alike, so each gets an equal share of g. This gives, for each operation:
+new weights: g = transpose(L) g'. This gives, for each operation:
 
-- A weight that is copied n times: each copy has 1/n of the gradient. Its mean of squares has 1/n squared of the old.
+- A weight that is copied n times: if the network uses the copies alike, each has 1/n of the gradient. Its mean of
+  squares has 1/n squared of the old. Copies of key and value heads are read by different queries: their gradients sum
+  to g, but differ, and equal shares are an estimate (``Change.unlike``).
 - A weight that is multiplied by c: the gradient is divided by c. (So a weight that is repeated n times and divided by n
   keeps its gradient: it reads copies, each of which has the whole value.)
 - A weight that is moved, or left out: the gradient is, too. A number that is added to it does not matter.

@@ -23,14 +23,13 @@ from .test_resize import source, transformers
 __all__ = ["source"]
 
 BATCHES = 4
-_KEYS = ("k_proj", "v_proj", "qkv_proj")
 WIDER = CASES["llama"]["wider"].set
 ALIKE = [
     ("llama", "wider"), ("llama", "width added"), ("llama", "heads repeated"), ("llama", "channels copied"),
     ("llama", "layers added"), ("gemma3_text", "width added"), ("phi3", "heads repeated"), ("gpt2", "wider"),
     ("gpt_neox", "channels copied"), ("vit", "wider"), ("deepseek_v3", "heads repeated"),
 ]  # fmt: skip
-"""Changes after which copies are alike, so that the gradient of each is known; those of key heads are read by others."""
+"""Changes after which copies are alike, so that the gradient of each is known."""
 
 
 def network(kind: str, folder: Path) -> Any:
@@ -90,7 +89,7 @@ def test_moments_become_those_of_the_gradients_of_the_larger_network(
     compared = 0
     for number, (key, parameter) in enumerate(larger.named_parameters()):
         found = state["state"].get(number)
-        if found is None or parameter.grad is None or any(one in key for one in _KEYS):
+        if found is None or parameter.grad is None:
             continue
         assert found["exp_avg"].shape == parameter.shape
         is_new = found["exp_avg"] == 0  # new elements of a parameter begin with 0
@@ -103,6 +102,37 @@ def test_moments_become_those_of_the_gradients_of_the_larger_network(
             assert key not in old or (found["exp_avg_sq"] > 0).sum() >= (~is_new).sum()
         compared += 1
     assert compared >= len(old) // 2
+
+
+@pytest.mark.parametrize(("kind", "name"), [("llama", "k_proj"), ("llama", "v_proj"), ("phi3", "qkv_proj")])
+def test_shares_of_copied_key_heads_are_called_estimates(kind: str, name: str, source: Saved, tmp_path: Path) -> None:
+    model = network(kind, source(kind))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)  # the momentum is the gradient
+    trained(model, kind, optimizer, 1)
+    plan, state = resized(source(kind), optimizer.state_dict(), tmp_path, set={"num_key_value_heads": 4})
+    note = next(one for one in plan.notes if "are estimates" in one)
+    assert f"model.layers.{{a}}.self_attn.{name}.weight" in note
+    assert "different queries read the copies" in note
+    assert "q_proj" not in note
+    larger = network(kind, tmp_path / "out")
+    loss(larger, kind).backward()
+    keys = [key for key, _ in larger.named_parameters()]
+    key = f"model.layers.0.self_attn.{name}.weight"
+    momentum = state["state"][keys.index(key)]["momentum_buffer"][-64:]  # of all four value heads
+    copies = momentum.reshape(2, 2, 16, 64)
+    gradients = larger.get_parameter(key).grad[-64:].reshape(2, 2, 16, 64)
+    assert copies[:, 0].equal(copies[:, 1])
+    assert not torch.allclose(gradients[:, 0], gradients[:, 1], rtol=0.1)
+    torch.testing.assert_close(copies.sum(dim=1), gradients.sum(dim=1), rtol=1e-3, atol=1e-6)
+
+
+def test_copies_of_key_heads_with_one_query_each_are_alike(source: Saved, tmp_path: Path) -> None:
+    model = network("deepseek_v3", source("deepseek_v3"))
+    optimizer = adam(model)
+    trained(model, "deepseek_v3", optimizer, 1)
+    case = CASES["deepseek_v3"]["heads repeated"]
+    plan, _ = resized(source("deepseek_v3"), optimizer.state_dict(), tmp_path, set=case.set, **case.more)
+    assert not any("are estimates" in one for one in plan.notes)
 
 
 def test_training_goes_on_from_the_state_better_than_from_a_new_one(source: Saved, tmp_path: Path) -> None:
