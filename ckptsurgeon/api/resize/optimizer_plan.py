@@ -114,6 +114,7 @@ class _Moments:
     def __init__(self, source: OptimizerSource, network: ResizedNetwork) -> None:
         self._source, self._network = source, network
         self._lost: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
         self._filled = list[str]()
         self._unlike = network.named_as_stored(network.unlike)
         self._estimated = dict[str, None]()
@@ -131,7 +132,7 @@ class _Moments:
         kept = dict[str, ParameterState]()
         for name in parameters:
             if name in ids:
-                origin = self._kept(name, ids[name], moments)
+                origin = self._kept(name, ids[name], self._moments_beside(name, moments))
                 kept.update({name: states[names[origin]]} if origin is not None else {})
         self._copy_numbers(kept, ids)
         if not kept:
@@ -148,7 +149,7 @@ class _Moments:
         """Yield the operations that give the values of a parameter temporary keys; note values of an unknown kind."""
         unknown = [one for one, info in state.tensors.items() if info.shape and one not in (*FIRST, *SECOND)]
         if unknown:
-            self._lost[numberless(name)] = f"stored as {', '.join(unknown)}, which cannot follow a change of shape"
+            self._unusable[numberless(name)] = f"stored as {', '.join(unknown)}, which cannot follow a change of shape"
         for one, info in state.tensors.items():
             is_moment = bool(info.shape or not self._network.first.tensors[name].shape) and one in (*FIRST, *SECOND)
             new = f"{one}.{quoted(name)}" if is_moment else f"{OLD}.{quoted(str(state.id))}.{quoted(one)}"
@@ -172,12 +173,13 @@ class _Moments:
         """
         tensors = self._made.checkpoint
         keys = {one: key for one in moments if (key := self._key(f"{one}.{name}", tensors)) is not None}
-        if not keys:
+        if not keys or len(keys) < len(moments):
+            self._lost[name] = self._why_absent(name, [one for one in moments if keys and one not in keys])
             return None
         why = self._why_lost(name, [tensors[key] for key in keys.values()], next(iter(keys.values())))
         origins = {self._origin(key) for key in keys.values()}
         if why or len(origins) != 1:
-            self._lost[numberless(name)] = why or "0 at first"
+            self._lost[name] = why or "0 at first"
             return None
         (origin,) = origins
         if numberless(name) in self._unlike:
@@ -201,6 +203,25 @@ class _Moments:
         """Return the id of the first parameter of the source from which a moment was made."""
         parameter = self._made.derived.by[key].of[0].removeprefix(f"{STATE}.").rpartition(".")[0]
         return next(state.id for state in self._source.states.values() if str(state.id) == parameter)
+
+    def _moments_beside(self, name: str, moments: Sequence[str]) -> list[str]:
+        """Return those of ``moments`` that any parameter has in the source's group of the parameter ``name``.
+
+        Groups may have different settings, so that only some of them have a momentum.
+        """
+        number = self._source.group_of(name, self._network.last.tensors[name].shape)
+        beside = self._source.groups[number] if number is not None else ()
+        stored = {one for other in beside if other in self._source.states for one in self._source.states[other].tensors}
+        return [one for one in moments if one in stored]
+
+    def _why_absent(self, name: str, lacking: Sequence[str]) -> str:
+        """Return why a parameter has no moments, or none with the names ``lacking``."""
+        if numberless(name) in self._unusable:
+            return self._unusable[numberless(name)]
+        if numberless(name) not in set(map(numberless, self._network.first.tensors)):
+            return "not in the source's network"
+        what = f"without {', '.join(lacking)}" if lacking else "without a state"
+        return f"{what} in {os.path.basename(self._source.checkpoint.path)}"
 
     def _why_lost(self, name: str, infos: Sequence[TensorInfo], key: str) -> str:
         if name in self._network.untied:
@@ -283,4 +304,9 @@ class _Moments:
             yield f"parameters that begin with a new state: {self._said_lost()}"
 
     def _said_lost(self) -> str:
-        return grouped(list(self._lost.items()), LOST)
+        """Return which parameters begin anew, and why; a pattern stands for parameters that all do for one reason."""
+        whys: dict[str, set[str]] = {}
+        for name in self._network.last.tensors:
+            whys.setdefault(numberless(name), set()).add(self._lost.get(name, ""))
+        said = {(numberless(one) if len(whys[numberless(one)]) == 1 else one): why for one, why in self._lost.items()}
+        return grouped(list(said.items()), LOST)

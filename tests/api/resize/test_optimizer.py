@@ -334,6 +334,34 @@ def test_steps_may_be_plain_numbers_as_older_versions_of_torch_store_them(source
     assert found["state"][0]["step"].shape == ()
 
 
+def test_parameters_without_a_state_are_named(source: Saved, tmp_path: Path) -> None:
+    _, state = trained_state(source)
+    del state["state"][1]
+    del state["state"][2]["exp_avg_sq"]
+    for number in (7, 16):  # both layers
+        del state["state"][number]
+    plan, found = resized(source("llama"), state, tmp_path, set={"intermediate_size": 48})
+    assert plan.notes[-1] == (
+        "parameters that begin with a new state: model.layers.0.self_attn.q_proj.weight and "
+        "model.layers.{a}.mlp.down_proj.weight are without a state in state.pt; "
+        "model.layers.0.self_attn.k_proj.weight is without exp_avg_sq in state.pt"
+    )
+    assert "of 17 of 21 parameters" in plan.notes[1]
+    assert not {1, 2, 7, 16} & found["state"].keys()
+
+
+def test_groups_may_store_different_moments(source: Saved, tmp_path: Path) -> None:
+    def one_with_momentum(model: Any) -> torch.optim.RMSprop:
+        matrices = [one for one in model.parameters() if one.ndim > 1]
+        others = [one for one in model.parameters() if one.ndim == 1]
+        return torch.optim.RMSprop([{"params": matrices, "momentum": 0.9}, {"params": others}])
+
+    _, state = trained_state(source, one_with_momentum)
+    plan, found = resized(source("llama"), state, tmp_path, set={"num_attention_heads": 8})
+    assert "of 21 of 21 parameters" in plan.notes[1]
+    assert sum("momentum_buffer" in one for one in found["state"].values()) == 16
+
+
 def test_a_state_that_cannot_follow_is_an_error(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source, lambda one: torch.optim.Adafactor(one.parameters()))
     with pytest.raises(cs.PlanError, match="stored as row_var, col_var, which cannot follow a change of shape"):
