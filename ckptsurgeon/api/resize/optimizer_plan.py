@@ -115,7 +115,8 @@ class _Moments:
         self._source, self._network = source, network
         self._lost: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
-        self._filled = list[str]()
+        self._filled = set[str]()
+        self._padded = network.named_as_stored(row["pad"] for row in network.rows if "pad" in row)
         self._unlike = network.named_as_stored(network.unlike)
         self._estimated = dict[str, None]()
 
@@ -182,6 +183,8 @@ class _Moments:
             self._lost[name] = why or "0 at first"
             return None
         (origin,) = origins
+        if numberless(name) in self._padded:
+            self._filled.add(numberless(name))
         if numberless(name) in self._unlike:
             self._estimated[numberless(name)] = None
         for one, key in keys.items():
@@ -245,7 +248,8 @@ class _Moments:
         for dim, (old, new) in enumerate(zip(info.shape, wanted, strict=False)):
             if old == new:
                 continue
-            self._filled += [name] * (moment in FIRST)
+            if new > old:
+                self._filled.add(numberless(name))
             parts = int(policy[1]) if policy is not None and int(policy[2]) == dim else 1
             if new < old:
                 yield {"slice": quoted(key), "dim": dim, "begin": 0, "end": new}
@@ -290,11 +294,11 @@ class _Moments:
         name = escape(os.path.basename(self._source.checkpoint.path))
         yield f"the moments of {kept} of {count(number, 'parameter')} are those in {name}, changed as gradients change"
         if self._filled:
-            filled = sorted({numberless(one) for one in self._filled})
-            yield (
-                f"new elements of {grouped([(one, '') for one in filled], '{names}')} begin with a first moment of 0 "
-                "and second moments of others"
-            )
+            stored = {one for state in self._source.states.values() for one in state.tensors}
+            values = ["a first moment of 0"] * (not stored.isdisjoint(FIRST))
+            values += ["second moments of others"] * (not stored.isdisjoint(SECOND))
+            filled = grouped([(one, "") for one in sorted(self._filled)], "{names}")
+            yield f"new elements of {filled} begin with {' and '.join(values)}"
         if self._estimated:
             yield (
                 f"the moments of {together(list(self._estimated))} are estimates: each copy of a head has an equal "

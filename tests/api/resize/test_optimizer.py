@@ -362,6 +362,42 @@ def test_groups_may_store_different_moments(source: Saved, tmp_path: Path) -> No
     assert sum("momentum_buffer" in one for one in found["state"].values()) == 16
 
 
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (torch.optim.AdamW, "a first moment of 0 and second moments of others"),
+        (torch.optim.RMSprop, "second moments of others"),
+        (lambda parameters: torch.optim.SGD(parameters, momentum=0.9), "a first moment of 0"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "change", "names"),
+    [
+        (
+            "llama",
+            {"set": {"intermediate_size": 144}},
+            "model.layers.{a}.mlp.down_proj.weight, model.layers.{a}.mlp.gate_proj.weight and "
+            "model.layers.{a}.mlp.up_proj.weight",
+        ),
+        ("llama", {"set": {"intermediate_size": 48}}, ""),
+        ("gpt2", {"set": {"n_embd": 96, "n_head": 6}}, "transformer.h.{a}.attn.c_attn.weight"),
+    ],
+)
+def test_parameters_with_new_elements_are_named(
+    kind: str, change: dict[str, Any], names: str, make: Any, values: str, source: Saved, tmp_path: Path
+) -> None:
+    model = network(kind, source(kind))
+    optimizer = make(model.parameters())
+    trained(model, kind, optimizer, 1)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    plan = cs.resize(source(kind), optimizer=tmp_path / "state.pt", **change)
+    said = [one for one in plan.notes if one.startswith("new elements of")]
+    assert len(said) == bool(names)
+    if names:
+        assert names in said[0]
+        assert said[0].endswith(f" begin with {values}")
+
+
 def test_a_state_that_cannot_follow_is_an_error(source: Saved, tmp_path: Path) -> None:
     _, state = trained_state(source, lambda one: torch.optim.Adafactor(one.parameters()))
     with pytest.raises(cs.PlanError, match="stored as row_var, col_var, which cannot follow a change of shape"):
