@@ -29,6 +29,8 @@ _NAME_THEM = (
     "Give the optimizer model.named_parameters() instead of model.parameters(): then its state has the names "
     "(torch 2.6 and newer)."
 )
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32, as which numbers such as ``step`` are written."""
 MOMENTS = (*FIRST, *SECOND)
 ParameterId = str | int
 """The number or name of a parameter in the state of an optimizer."""
@@ -127,7 +129,10 @@ def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[ParameterId, ParameterState]:
-    """Return the state of each parameter that has one, by its number or name."""
+    """Return the state of each parameter that has one, by its number or name.
+
+    Raises ConfigError for a number that is too large or not a number.
+    """
     by_text = {str(one): one for one in ids}
     found: dict[ParameterId, ParameterState] = {}
     for key, value in (*checkpoint.items(), *checkpoint.others.items()):
@@ -138,6 +143,11 @@ def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[Paramete
         if isinstance(value, TensorInfo):
             own.tensors[name] = value
         elif type(value) in (int, float):
+            if not abs(value) <= LARGEST:  # also true for a NaN
+                raise ConfigError(
+                    f"{escape(checkpoint.path)}: {escape(key)} is a number that float32 does not have.",
+                    hint="Save the state of the optimizer again.",
+                )
             own.numbers[name] = value
     return found
 

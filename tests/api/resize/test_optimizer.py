@@ -442,6 +442,11 @@ def _no_groups(state: dict[str, Any]) -> None:
         (_fewer, "does not say which of its 20 parameters"),
         (_other_shape, "does not say which of its 21 parameters"),
         (_misnamed, "does not say which of its 21 parameters"),
+        (
+            lambda state: state["state"][0].update(step=10**400),
+            r"state\.0\.step is a number that float32 does not have",
+        ),
+        (lambda state: state["state"][0].update(step=float("nan")), r"state\.0\.step is a number that float32 does"),
         (_lists_as_names, "does not say which of its 21 parameters"),
         (_one_name, "does not say which of its 21 parameters"),
         (_twice, "lists a parameter twice"),
