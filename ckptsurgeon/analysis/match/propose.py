@@ -18,6 +18,7 @@ from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
 from .parts import Parts, parts_of
 from .proposal import Match, Proposal
+from .set_aside import set_aside
 from .transposed import transposed, transposed_note
 from .units import FreeUnits, Unit, fits, units_of
 
@@ -159,9 +160,9 @@ def propose(
     ambiguous = dict(_ambiguous(matcher))
     units = [unit for unit in matcher.fitting.second if _shown(unit.path) in ambiguous]
     open_keys = {key for unit in units for key in unit.keys.values()}
-    wanted = {**{key: key for key in source}, **names}
+    wanted, notes = set_aside(source, names, destination)
     rules = rules_for(wanted)
-    notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
+    notes += [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
     notes += [transposed_note(turned, names, source)] if turned else []
     return Proposal(
         first,

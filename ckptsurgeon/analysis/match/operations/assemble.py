@@ -13,6 +13,7 @@ from ....planning.operations.perform import perform
 from ....tensors.info import TensorInfo
 from ....util.text import count
 from ..proposal import Match, Proposal, ProposedOperation, Undecided
+from ..set_aside import is_note, set_aside
 from .collapse import Row, collapsed
 from .places import shown
 from .steps import STACK, Change, Step, after
@@ -48,7 +49,7 @@ def assembled(
 
     With ``agrees``, each tensor is compared with that of the destination, and what differs is left out.
     """
-    notes = list(found.notes)
+    notes = [note for note in found.notes if not is_note(note)]
     order = {key: number for number, key in enumerate(source)}
     answer = replace(answer, changes=sorted(answer.changes, key=lambda one: min(order[key] for key in one.sources)))
     known: dict[str, str] = {}
@@ -69,10 +70,12 @@ def assembled(
         if all(agreed.values()):
             break
         answer = _without(answer, {key for key, said in agreed.items() if not said})
-    wanted = {key: ends.get(key, key) for key in keys}
+    wanted, moved = set_aside(keys, ends, destination)
     rules = rules_for(wanted)
     compared = agreed if agrees is not None else {}
-    return _proposal(found, answer, (source, destination), rows, (rules, [*notes, *unspelled(wanted, rules)], compared))
+    return _proposal(
+        found, answer, (source, destination), rows, (rules, [*notes, *moved, *unspelled(wanted, rules)], compared)
+    )
 
 
 def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, str]], list[str]]:

@@ -1,0 +1,46 @@
+"""Gives tensors of the source that are not used another name if a result gets theirs: two tensors cannot have one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ...util.text import count, escape
+
+__all__ = ["PREFIX", "is_note", "set_aside"]
+
+PREFIX = "unused"
+"""The module into which such tensors are moved."""
+SHOWN = 3
+_WHY = " not used, and other tensors get "
+
+
+def set_aside(
+    keys: Iterable[str], names: Mapping[str, str], destination: Iterable[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the new name of each of ``keys``, and a note if some have to make room.
+
+    ``names`` maps the keys that are used to keys of the destination. All others keep their names, unless one of the
+    results gets it.
+    """
+    wanted = {key: names.get(key, key) for key in keys}
+    results = set(names.values())
+    moved = [key for key in wanted if key not in names and key in results]
+    taken = {*wanted, *wanted.values(), *destination} if moved else set()
+    for key in moved:
+        name = f"{PREFIX}.{key}"
+        while name in taken:
+            name = f"{PREFIX}.{name}"
+        taken.add(name)
+        wanted[key] = name
+    return wanted, [_note(moved)] if moved else []
+
+
+def _note(moved: list[str]) -> str:
+    said = ", ".join(map(escape, moved[:SHOWN])) + (", ..." if len(moved) > SHOWN else "")
+    they = ("it is", "its name", "it becomes") if len(moved) == 1 else ("they are", "their names", "they become")
+    return f"{count(len(moved), 'tensor')} of the source ({said}): {they[0]}{_WHY}{they[1]}; {they[2]} {PREFIX}.KEY"
+
+
+def is_note(text: str) -> bool:
+    """Return whether a note is the one of ``set_aside``, which is no longer true if other tensors are used."""
+    return _WHY in text
