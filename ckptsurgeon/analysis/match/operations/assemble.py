@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ....errors import CheckpointError, PlanError
+from ....errors import CheckpointError
 from ....planning.keys.infer_rules import rules_for, unspelled
 from ....planning.operations.operation import parse_operations
-from ....planning.operations.perform import perform
+from ....planning.operations.perform import DerivedSource, perform
 from ....tensors.info import TensorInfo
 from ....util.text import count
 from ..proposal import Match, Proposal, ProposedOperation, Undecided
@@ -18,11 +18,23 @@ from .collapse import Row, collapsed
 from .places import shown
 from .steps import STACK, Change, Step, after
 
-__all__ = ["Answer", "assembled"]
+__all__ = ["LEFT_OUT", "Answer", "assembled"]
 
 Tensors = Mapping[str, TensorInfo]
 MOST_COMPARED = 3_000_000
 """The most times that an operation may be compared with a key, for all operations and all keys together."""
+LEFT_OUT = ("an operation is left out:", "no operations are proposed:")
+"""The beginnings of the notes on operations that cannot be done."""
+TRIES = 10
+"""After this many operations that cannot be done, all others are left out, too."""
+
+
+class _RowError(Exception):
+    """An operation that cannot be done to the source: the note on it, and its steps."""
+
+    def __init__(self, message: str, steps: Iterable[Step]) -> None:
+        super().__init__(message)
+        self.steps = {*steps}
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,16 @@ def assembled(
     order = {key: number for number, key in enumerate(source)}
     answer = replace(answer, changes=sorted(answer.changes, key=lambda one: min(order[key] for key in one.sources)))
     known: dict[str, str] = {}
+    tries = TRIES
     while True:
         rows, keys = _rows(answer.changes, list(source))
         try:
             made = _performed(rows, source)
-        except CheckpointError as error:
-            notes.append(f"no operations are proposed: {error.message}")
-            answer = replace(answer, changes=())
+        except _RowError as error:
+            notes.append(str(error))
+            tries -= 1
+            kept = [one for one in answer.changes if tries and error.steps.isdisjoint(one.steps)]
+            answer = replace(answer, changes=kept)
             continue
         results = {name: key for change in answer.changes for name, key in change.results.items()}
         ends = {**answer.names, **results}
@@ -106,8 +121,17 @@ def _performed(rows: Sequence[tuple[Row, str]], source: Tensors) -> Mapping[str,
     if not rows:
         return source
     if len(rows) * len(source) > MOST_COMPARED:
-        raise PlanError(f"{count(len(rows), 'operation')} on {len(source)} tensors would take too long.")
-    return perform([source], parse_operations([row.row for row, _ in rows]))[0].tensors
+        raise _RowError(
+            f"{LEFT_OUT[1]} {count(len(rows), 'operation')} on {len(source)} tensors would take too long.",
+            [step for row, _ in rows for step in row.steps],
+        )
+    made = [DerivedSource(dict(source))]
+    for row, _ in rows:
+        try:
+            made = perform([source], parse_operations([row.row]), after=made)
+        except CheckpointError as error:
+            raise _RowError(f"{LEFT_OUT[0]} {error.message}", row.steps) from error
+    return made[0].tensors
 
 
 def _agreement(made: Tensors, name: str, key: str, destination: Tensors, agrees: Agrees | None) -> str:

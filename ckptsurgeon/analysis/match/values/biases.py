@@ -35,7 +35,7 @@ def _of_biases(change: Change, source: Tensors, destination: Tensors) -> Change 
     ends = {name: _bias(key) for name, key in change.results.items()}
     if not steps or not all(_is_vector(key, source) for key in sources):
         return None
-    if not all(_is_vector(key, destination) for key in ends.values()) or any(map(_is_vector_free, steps)):
+    if not all(_is_vector(key, destination) for key in ends.values()) or any(map(_needs_a_matrix, steps)):
         return None
     renamed = dict(zip(change.sources, sources, strict=True))
     for name, key in ends.items():
@@ -50,15 +50,14 @@ def _of_biases(change: Change, source: Tensors, destination: Tensors) -> Change 
     )
 
 
-def _is_vector_free(step: Step) -> bool:
-    """Return whether an operation makes no sense for a vector."""
-    return step.verb in ("stack", "unstack", "copy", "reshape")
+def _needs_a_matrix(step: Step) -> bool:
+    """Return whether an operation cannot be done to a vector, as it is on columns or makes other dimensions."""
+    return step.verb in ("stack", "unstack", "copy", "reshape") or dict(step.fields).get("dim", 0) != 0
 
 
 def _renamed(step: Step, names: Mapping[str, str]) -> Step:
-    fields = tuple((name, value) for name, value in step.fields if name != "dim")
     inputs, outputs = (tuple(names[name] for name in side) for side in (step.inputs, step.outputs))
-    return Step(step.verb, inputs, outputs, step.phase, fields)
+    return Step(step.verb, inputs, outputs, step.phase, step.fields)
 
 
 def _bias(key: str) -> str:

@@ -17,7 +17,7 @@ from ....tensors.dtypes import DTYPES
 from ....tensors.info import TensorInfo
 from ....util.text import count
 from ...compare.renames import paired
-from ..operations.assemble import Answer, assembled
+from ..operations.assemble import LEFT_OUT, Answer, assembled
 from ..operations.propose import without_transposed_note
 from ..operations.steps import JOIN, ORDER, Change, Step, free_name
 from ..proposal import Proposal
@@ -220,7 +220,9 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
             f"{count(len(named), 'tensor')} cannot be compared: names alone pair {'it' if len(named) == 1 else 'them'}"
         )
     if not of_weight:
-        notes.insert(0, "nothing agrees by value: the two checkpoints hold different networks, and nothing is proposed")
+        tried = any(note.startswith(LEFT_OUT) for note in notes)
+        why = "" if tried else "the two checkpoints hold different networks, and "
+        notes.insert(0, f"nothing agrees by value: {why}nothing is proposed")
         return replace(
             found, matches=(), names={}, rules=(), operations=(), made={}, agreed={}, evidence={}, undecided=0,
             unmatched=dict(both[0]), missing=dict(destination), notes=tuple(notes),

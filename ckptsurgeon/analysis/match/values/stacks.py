@@ -35,7 +35,7 @@ def of_stacks(changes: Sequence[Change], source: Tensors, destination: Tensors) 
     for group in groups.values():
         found += _put_together(group, source, destination)
     used = {place for change in found for key in change.sources if (place := _place(key, source)) is not None}
-    return [_lifted(change) or change for one in found for change in _taken_apart(one, source, used)]
+    return [_lifted(change, source) or change for one in found for change in _taken_apart(one, source, used)]
 
 
 def _place(name: str, tensors: Tensors) -> Place | None:
@@ -100,8 +100,11 @@ def _unstack(stack: str, number: int) -> Step:
     return Step("unstack", (stack,), tuple(f"{stack}.{index}" for index in range(number)), UNSTACK)
 
 
-def _lifted(change: Change) -> Change | None:
-    """Return a change of whole stacks, without unstack and stack; None if the matrices are not all changed alike."""
+def _lifted(change: Change, source: Tensors) -> Change | None:
+    """Return a change of whole stacks, without unstack and stack; None if the matrices are not all changed alike.
+
+    A new stack gets another name if a tensor of the source has its name.
+    """
     stacks = [step for step in change.steps if step.verb == "stack"]
     inner = [step for step in change.steps if step.verb not in ("stack", "unstack")]
     if not stacks or len(inner) + len(stacks) == len(change.steps):
@@ -115,8 +118,18 @@ def _lifted(change: Change) -> Change | None:
     ways = {tuple(steps) for steps in by_index.values()}
     if len(ways) > 1 or (inner and len(by_index) != len(stacks[0].inputs)) or not all(map(_in_order, stacks)):
         return None
-    results = {_base(step.inputs[0]): change.results[step.outputs[0]] for step in stacks}
-    return replace(change, steps=ways.pop() if ways else (), results=results)
+    lifted = ways.pop() if ways else ()
+    new = {name for step in lifted if not step.keeps_names for name in step.outputs}
+    if not new.isdisjoint(change.sources):
+        return None
+    names = {name: free_name(name, source) for name in new}
+    results = {names.get(base := _base(step.inputs[0]), base): change.results[step.outputs[0]] for step in stacks}
+    return replace(change, steps=tuple(_renamed(step, names) for step in lifted), results=results)
+
+
+def _renamed(step: Step, names: Mapping[str, str]) -> Step:
+    inputs, outputs = (tuple(names.get(name, name) for name in side) for side in (step.inputs, step.outputs))
+    return replace(step, inputs=inputs, outputs=outputs)
 
 
 def _in_order(step: Step) -> bool:
