@@ -57,9 +57,9 @@ def match(
         check_proposal_file(target_file, force=force)
     with open_checkpoint(source, root, unwrap=False) as raw:
         if values:
-            found, checkpoint = _by_values(raw, source, destination, progress)
+            found, checkpoint = _by_values(raw, source, destination, progress, for_file=target_file is not None)
         else:
-            found, checkpoint = _by_headers(raw, source, destination, task)
+            found, checkpoint = _by_headers(raw, source, destination, task, for_file=target_file is not None)
         if checkpoint.stripped:
             said = f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}"
             found = replace(found, notes=(*found.notes, said))
@@ -71,11 +71,11 @@ def match(
 
 
 def _by_headers(
-    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, task: str | None
+    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, task: str | None, *, for_file: bool
 ) -> tuple[Proposal, Checkpoint]:
     """Return the proposal by names and shapes, and the checkpoint without the wrappers of its keys."""
     target = load_target(destination, task=task)
-    checkpoint = raw.unwrapped(destination=list(target.tensors))
+    checkpoint = _unwrapped(raw, target.tensors, for_file=for_file)
     found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
     config = _config(target)
     orders = row_orders(found.names.items(), checkpoint, target.tensors.keys(), config)
@@ -87,7 +87,7 @@ def _by_headers(
 
 
 def _by_values(
-    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, progress: Progress | None
+    raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, progress: Progress | None, *, for_file: bool
 ) -> tuple[Proposal, Checkpoint]:
     """Return the proposal by values, and the checkpoint without the wrappers of its keys."""
     from ..analysis.match.values.find import with_values  # imports numpy
@@ -99,11 +99,21 @@ def _by_values(
             hint="Leave --values out, or name a checkpoint.",
         )
     with open_checkpoint(destination, unwrap=False, called="destination") as other:
-        checkpoint = raw.unwrapped(destination=list(other))
+        checkpoint = _unwrapped(raw, other, for_file=for_file)
         found = propose(shown(path_of(source)), checkpoint, shown(name), other)
         found = with_values(found, checkpoint, other, progress)
         notes = [*checkpoint_notes(checkpoint), *checkpoint_notes(other), *found.notes]
         return replace(found, notes=(*notes, *_layout_notes(checkpoint, other, by_values=True))), checkpoint
+
+
+def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_file: bool) -> Checkpoint:
+    """Return the source without the wrappers of its keys that the destination does not have, as ``transplant`` does.
+
+    With ``for_file``, all wrappers stay if the destination has some of them, and rules remove the others, because
+    ``unwrap`` in a recipe removes all.
+    """
+    some = raw.unwrapped(destination=list(destination))
+    return raw if for_file and [*some] != [*raw.unwrapped()] else some
 
 
 def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], *, by_values: bool = False) -> list[str]:

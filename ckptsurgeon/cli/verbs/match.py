@@ -16,11 +16,12 @@ Reads headers only: names, shapes, and the numbers of layers. Each proposal has 
 except for a prefix that most of the model has, a name that is clearly more similar than all others or is known for the
 same part of a transformer block, or a shape that no other tensor has. Operations split or join fused projections, put
 stacks together or take them apart, transpose and reshape. Ambiguous and unmatched keys are listed, and so are
-operations of which names and shapes leave something open.
+operations that names and shapes alone do not decide.
 
 With --values, both checkpoints must hold the same network, perhaps in different dtypes. Values decide then: they also
 show the order of fused parts, groups and permutations of heads, and the order of rows for rotary embeddings. All that
-is proposed was compared, bit for bit or within the rounding of a cast.
+is proposed was compared, bit for bit or within the rounding of a cast. Float16 and bfloat16 that were both cast from
+float32 do not agree: compare each with the float32 checkpoint.
 
 Nothing is applied: review the answer, and use the file that -o writes with ckpt apply, or with --operations and
 --map-file of ckpt rename and ckpt transplant.

@@ -198,3 +198,16 @@ def test_square_matrices_of_stacked_layers_are_transposed_like_the_others(is_bac
     made, wanted = load_file("out.safetensors"), stacked if is_back else single
     assert made.keys() == wanted.keys()
     assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("inner", ["module", "_orig_mod"])
+@pytest.mark.parametrize("values", [False, True])
+def test_the_file_keeps_a_wrapper_that_the_destination_has(inner: str, values: bool) -> None:
+    x, y = torch.randn(6, 4), torch.randn(6, 5)
+    save_file({f"module.{inner}.x": x, f"module.{inner}.y": y}, "here.safetensors")
+    save_file({"module.x": x.T.contiguous() if values else x, "module.y": y}, "there.safetensors")
+    assert cs.match("here.safetensors", "there.safetensors", values=values, output="moved.yaml").complete
+    cs.apply("moved.yaml", "out.safetensors")
+    made, wanted = load_file("out.safetensors"), load_file("there.safetensors")
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)

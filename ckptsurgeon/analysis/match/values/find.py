@@ -202,6 +202,17 @@ def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str])
     }
 
 
+def _different(both: Sequence[Checkpoint]) -> str:
+    """Return why nothing agrees."""
+    dtypes = [{info.dtype for info in checkpoint.values()} for checkpoint in both]
+    if any("float16" in dtypes[side] and "bfloat16" in dtypes[1 - side] for side in (0, 1)):
+        return (
+            "the two checkpoints hold different networks, or both were made from a more precise one: float16 and "
+            "bfloat16 round differently, so compare each with that one; "
+        )
+    return "the two checkpoints hold different networks, and "
+
+
 def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Proposal:
     """Return a proposal with a note on what agrees; without rules and operations if nothing of importance agrees."""
     destination = both[1]
@@ -221,7 +232,7 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
         )
     if not of_weight:
         tried = any(note.startswith(LEFT_OUT) for note in notes)
-        why = "" if tried else "the two checkpoints hold different networks, and "
+        why = "" if tried else _different(both)
         notes.insert(0, f"nothing agrees by value: {why}nothing is proposed")
         return replace(
             found, matches=(), names={}, rules=(), operations=(), made={}, agreed={}, evidence={}, undecided=0,

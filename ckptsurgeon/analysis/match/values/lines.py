@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +51,19 @@ def common_dtype(one: str, other: str) -> str:
 
 
 def _bits(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
-    """Return the bits of values after a cast to ``wanted``, as numbers."""
+    """Return the bits of values after a cast to ``wanted``, as numbers: two for each of complex128, else one."""
     if common_dtype(dtype, wanted) == wanted:
         values = cast(values, dtype, wanted)[0]
     plain = np.ascontiguousarray(values)
     if plain.dtype.kind == "c":
-        plain = plain.view(f"f{plain.itemsize // 2}")
+        return plain.view(np.uint64)
     return plain.view(f"u{plain.itemsize}").astype(np.uint64)
+
+
+def _numbers(bits: npt.NDArray[np.uint64], box: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint64]:
+    """Return one number, which is not 0 for values of 0, for each element of a part of a matrix."""
+    parts = bits.reshape(*(end - begin for begin, end in box), -1)
+    return parts @ _weights(1, 1 + parts.shape[-1]) + np.uint64(1) if parts.shape[-1] > 1 else bits + np.uint64(1)
 
 
 def _weights(begin: int, end: int) -> Hashes:
@@ -73,7 +80,7 @@ def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
     files = banded(info, source)
     for box in blocks(info.shape, ELEMENTS):
         (top, bottom), (left, right) = box
-        bits = _bits(read_part(files, info, box), info.dtype, dtype) + np.uint64(1)
+        bits = _numbers(_bits(read_part(files, info, box), info.dtype, dtype), box)
         rows[top:bottom] += bits @ _weights(left, right)
         columns[left:right] += _weights(top, bottom) @ bits
     return Lines(rows, columns)
