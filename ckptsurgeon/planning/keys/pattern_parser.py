@@ -118,6 +118,12 @@ class Segment:
         return frozenset("".join(parts) for parts in product(*(token.words for token in self.tokens)))
 
     @cached_property
+    def only_word(self) -> str:
+        """The only string that the segment matches; '' if it may match several."""
+        is_text = all(token.kind == "text" for token in self.tokens)
+        return "".join(token.words[0] for token in self.tokens) if is_text else ""
+
+    @cached_property
     def _globs(self) -> tuple[str, ...]:
         return tuple("".join(parts) for parts in product(*(token.globs for token in self.tokens)))
 

@@ -7,6 +7,7 @@ it. It stays small, since even a very large checkpoint has few distinct segments
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -161,6 +162,16 @@ class _MatcherState:
     matched: frozenset[int]
     waiting: frozenset[tuple[int, int]]
     after: dict[str, _MatcherState] = field(default_factory=dict)
+    _words: dict[str, list[tuple[int, int]]] | None = field(default=None, init=False)
+    """The waiting patterns by the only word that their next segment matches; "" has all others."""
+
+    def candidates(self, segment: str, patterns: Sequence[KeyPattern]) -> list[tuple[int, int]]:
+        """Return the waiting patterns whose next segment may match ``segment``: few of thousands of rules."""
+        if self._words is None:
+            self._words = defaultdict(list)
+            for index, at in self.waiting:
+                self._words[patterns[index].segments[at].only_word].append((index, at))
+        return [*self._words.get("", ()), *(self._words.get(segment, ()) if segment else ())]
 
 
 class KeyMatcher:
@@ -194,7 +205,7 @@ class KeyMatcher:
 
     def _step(self, state: _MatcherState, segment: str) -> _MatcherState:
         waiting: set[tuple[int, int]] = set()
-        for index, at in state.waiting:
+        for index, at in state.candidates(segment, self.patterns):
             wanted = self.patterns[index].segments[at]
             if wanted is DOUBLE:
                 waiting.add((index, at))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
+from ckptsurgeon.planning.keys.pattern_parser import Segment
 from ckptsurgeon.planning.keys.renaming import check_shadowed, rename
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
@@ -189,3 +190,17 @@ def test_adding_and_taking_away_is_the_identity(number: int, offset: int) -> Non
     there = parse_rule(f"l.{{n}}=l.{{n+{offset}}}").apply(f"l.{number}.w")
     assert there is not None
     assert parse_rule(f"l.{{n}}=l.{{n-{offset}}}").apply(there) == f"l.{number}.w"
+
+
+def test_a_key_is_compared_with_few_of_many_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    original = Segment.matches
+    monkeypatch.setattr(Segment, "matches", lambda self, text: compared.append(text) or original(self, text))
+    rules = [parse_rule(f"layers.{n}.w=h.{n}.w") for n in range(500)]
+    rules += [parse_rule("**.b=**.bias"), parse_rule("l*.{1,2}.c=x"), parse_rule("layers.{n}.d=h.{n}.d")]
+    keys = [f"layers.{n}.{leaf}" for n in range(500) for leaf in "wb"] + ["layers.2.c", "layers.7.d"]
+    names = rename(keys, rules).names
+    assert all(names[f"layers.{n}.w"] == (f"h.{n}.w",) for n in range(500))
+    assert all(names[f"layers.{n}.b"] == (f"layers.{n}.bias",) for n in range(500))
+    assert (names["layers.2.c"], names["layers.7.d"]) == (("x",), ("h.7.d",))
+    assert len(compared) < 10_000  # not 500 keys with 500 rules

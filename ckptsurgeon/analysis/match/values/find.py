@@ -147,11 +147,9 @@ def _same(
             names.update(_by_names(old, new, expected))
     used = {*names, *(key for change in changes for key in change.sources)}
     made = {*names.values(), *(key for change in changes for key in change.results.values())}
-    constant = [
-        {key for pair in doubtful for key in pair[side] if _size(key, one) > 1} for side, one in ((0, here), (1, there))
-    ]
-    here.left = {key: info for key, info in here.left.items() if key not in used | constant[0]}
-    there.left = {key: info for key, info in there.left.items() if key not in made | constant[1]}
+    for side, (one, done) in enumerate(((here, used), (there, made))):
+        done |= {key for pair in doubtful for key in pair[side] if _size(key, one) > 1}
+        one.left = {key: info for key, info in one.left.items() if key not in done}
     return doubtful
 
 
@@ -161,7 +159,8 @@ def _size(key: str, side: _Side) -> int:
 
 def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str]) -> dict[str, str]:
     """Return which of several equal tensors are paired: those that names pair, then those with similar ends."""
-    found = {key: expected[key] for key in old if expected.get(key) in new}
+    there = {*new}
+    found = {key: expected[key] for key in old if expected.get(key) in there}
     taken = {*found.values()}
     rest = [key for key in old if key not in found], [key for key in new if key not in taken]
     return {**found, **paired(*rest)} if rest[0] and rest[1] else found
@@ -178,7 +177,7 @@ def _constants(doubtful: Groups, names: dict[str, str], changes: Sequence[Change
             module, _, leaf = key.rpartition(".")
             near = f"{modules[module]}.{leaf}" if module in modules else ""
             options = [one for one in (expected.get(key), near) if one in left[1]]
-            options += [one for one in left[1] if len(left[0]) == len(left[1]) == 1]
+            options += left[1] if len(left[0]) == len(left[1]) == 1 else []
             if options:
                 names[key] = options[0] or ""
                 used.add(key)
@@ -217,7 +216,7 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
     """Return a proposal with a note on what agrees; without rules and operations if nothing of importance agrees."""
     destination = both[1]
     agreed = {key: said for key, said in found.agreed.items() if key not in named}
-    matrices = [key for key, info in destination.items() if len(info.shape) > 1 and info.numel > 1]
+    matrices = {key for key, info in destination.items() if len(info.shape) > 1 and info.numel > 1}
     of_weight = [key for key in agreed if key in matrices] if matrices else list(agreed)
     coded = [one for one in both if one.codes]
     notes = list(found.notes)
