@@ -324,3 +324,21 @@ def test_equal_rows_are_kept_apart() -> None:
         here[f"model.layers.{n}.self_attn.q_proj.weight"][3:9] = 0
         here[f"model.layers.{n}.self_attn.v_proj.weight"][1:3] = 0
     both(each_layer(here, megatron), here)
+
+
+def padded(rows: int) -> torch.Tensor:
+    """A matrix whose first and last rows are zeros, as of a padded vocabulary."""
+    return torch.nn.functional.pad(torch.randn(rows, 32), (0, 0, 300, 300))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_matrices_that_begin_and_end_alike_are_told_apart(turned: bool) -> None:
+    one, other, weight = padded(16), padded(16), torch.randn(6, 4)
+    moved = [tensor.T if turned else tensor for tensor in (other, one)]
+    check({"a": one, "b": other, "w": weight}, {"c": moved[0], "d": moved[1], "w": weight})
+
+
+def test_a_tensor_that_the_source_has_twice_and_the_destination_three_times() -> None:
+    one, other = torch.randn(6, 4), torch.randn(6, 5)
+    here = {"a": one, "b": one.clone(), "v": other}
+    check(here, {"c": one, "d": one.clone(), "e": one.clone(), "v": other.T})

@@ -140,17 +140,26 @@ def _same(
         new = samples[1].get(sample, [])
         if sample[2]:
             doubtful += [(old, new)] if new else []
-        elif len(old) == 1 < len(new):
-            results = {free_name(key, here.checkpoint): key for key in new}
-            changes.append(Change((Step("copy", (old[0],), tuple(results), JOIN),), results, (old[0],), WHY))
         else:
-            names.update(_by_names(old, new, expected))
+            pairs = _by_names(old, new, expected)
+            changes += _copied(pairs, new, here.checkpoint) if len(old) < len(new) else []
+            names.update(pairs)
     used = {*names, *(key for change in changes for key in change.sources)}
     made = {*names.values(), *(key for change in changes for key in change.results.values())}
-    for side, (one, done) in enumerate(((here, used), (there, made))):
-        done |= {key for pair in doubtful for key in pair[side] if _size(key, one) > 1}
+    for number, (one, done) in enumerate(((here, used), (there, made))):
+        done |= {key for pair in doubtful for key in pair[number] if _size(key, one) > 1}
         one.left = {key: info for key, info in one.left.items() if key not in done}
     return doubtful
+
+
+def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
+    """Yield a copy of one of the tensors in ``pairs`` for those of ``new`` that have no partner; take it out."""
+    if not pairs:
+        return
+    one = next(iter(pairs))
+    others = {*pairs.values()} - {pairs.pop(one)}
+    results = {free_name(key, taken): key for key in new if key not in others}
+    yield Change((Step("copy", (one,), tuple(results), JOIN),), results, (one,), WHY)
 
 
 def _size(key: str, side: _Side) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ....engine.compute.reading import read_part
 from ....tensors.dtypes import DTYPES
 from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast
-from ....tensors.ops.regions import Array, blocks
+from ....tensors.ops.regions import Array, Box, blocks
 
 __all__ = ["Lines", "agreement", "common_dtype", "is_comparable", "lines_of", "sample_of"]
 
@@ -87,14 +87,26 @@ def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
 
 
 def sample_of(source: Checkpoint, info: TensorInfo, dtype: str) -> tuple[bytes, bool]:
-    """Return a digest of the first and the last elements of a tensor, and whether all of these are equal."""
-    boxes = list(_ends(info.shape))
-    bits = [_bits(read_part(source, info, box), info.dtype, dtype).reshape(-1) for box in boxes]
-    whole = np.concatenate(bits) if bits else np.zeros(0, np.uint64)
-    return hashlib.sha256(whole.tobytes()).digest(), bool((whole == whole[:1]).all())
+    """Return a digest of the first and the last elements of a tensor, and whether all of its elements are equal.
+
+    If its first and last elements are equal, as with padding, the digest is that of the whole tensor.
+    """
+    digest, is_constant = _digest(source, info, dtype, _ends(info.shape))
+    return _digest(source, info, dtype, blocks(info.shape, ELEMENTS)) if is_constant else (digest, False)
 
 
-def _ends(shape: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
+def _digest(source: Checkpoint, info: TensorInfo, dtype: str, boxes: Iterable[Box]) -> tuple[bytes, bool]:
+    """Return a digest of parts of a tensor, and whether all elements of them are equal."""
+    found, firsts, is_constant = hashlib.sha256(), [], True
+    for box in boxes:
+        bits = _bits(read_part(source, info, box), info.dtype, dtype).reshape(-1)
+        found.update(bits.tobytes())
+        firsts += bits[:1].tolist()
+        is_constant = is_constant and bool((bits == firsts[0]).all())
+    return found.digest(), is_constant
+
+
+def _ends(shape: tuple[int, ...]) -> list[Box]:
     """Return a box at the beginning of a tensor and one at its end; one box for a small tensor."""
     if 0 in shape:
         return []
