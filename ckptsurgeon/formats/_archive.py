@@ -18,9 +18,9 @@ from ..storage.read.uri import open_source
 from ..util.text import escape, human_bytes, listing
 from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
-from ._unpacked import GZIP, UnpackedFile, first_bytes
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
+from .base.unpacked import GZIP, UnpackedFile, first_bytes
 from .torch.tar import is_tar, plain_members
 from .zip.archive import is_of_export, is_of_torch, read_archive
 from .zip.records import STORED

@@ -15,9 +15,9 @@ from ..util.registry import discover
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, has_weights, is_weights, note_of, only_pickle
-from ._unpacked import GZIP
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
+from .base.unpacked import GZIP
 from .torch.tar import is_tar
 from .torch.tar import names_in as names_in_tar
 from .unsupported.files import HEAD, foreign, in_tar, in_zip

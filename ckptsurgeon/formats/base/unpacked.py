@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from ..errors import FormatError, SourceError, UnsafeError
-from ..storage.read.base import Advance, File, Folder
-from ..storage.read.http.spool import Spool
-from ..util.text import escape
-from .base import limits
+from ...errors import FormatError, SourceError, UnsafeError
+from ...storage.read.base import Advance, File, Folder
+from ...storage.read.http.spool import Spool
+from ...util.text import escape
+from . import limits
 
 __all__ = ["GZIP", "UnpackedFile", "first_bytes"]
 
