@@ -20,7 +20,11 @@ __all__ = ["Place", "find_items", "is_checkpoint"]
 _STEP_METADATA = "_CHECKPOINT_METADATA"
 _MARKS = {METADATA, _STEP_METADATA, MANIFEST}
 _OLD = "checkpoint"
-"""A file that Orbax before 0.5 and T5X wrote next to the folders of arrays; other toolkits have such a file, too."""
+"""A file that Orbax before 0.5 and T5X wrote next to the folders of arrays; other toolkits have such a file, too.
+
+It is a msgpack file of Flax with the tree: values that are not stored as zarr, and for each other array its name or a
+description for tensorstore (https://github.com/google-research/t5x/blob/main/t5x/checkpoints.py).
+"""
 _STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)[_-]?)?\d+")
 """Matches the name of the folder of a step."""
 _PROCESS = "ocdbt.process_"
