@@ -145,7 +145,6 @@ def test_folders_that_are_not_read_are_noted() -> None:
 
 
 def test_the_file_with_the_values_of_old_versions_is_noted() -> None:
-    pytest.importorskip("tensorstore", reason="the extra orbax is not installed")
     with cs.open_checkpoint(str(GOLDEN / "old"), "target") as found:
         assert "the values in the file checkpoint are not read" in found.notes
 
