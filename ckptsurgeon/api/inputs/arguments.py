@@ -95,7 +95,10 @@ def rules_of(map_file: Path | None) -> list[str]:
 
 
 def _rules_of_recipe(path: str) -> list[str]:
-    """Return the rules in the field ``map`` of a recipe; [] if the file is no recipe with this field."""
+    """Return the rules in the field ``map`` of a recipe; [] if the file is not a recipe.
+
+    Raises ConfigError for a recipe without this field.
+    """
     try:
         document = read_recipe_file(path)
     except CheckpointError:  # it may be a list of rules in spite of its suffix
@@ -103,6 +106,9 @@ def _rules_of_recipe(path: str) -> list[str]:
     rules = document.get("map") if isinstance(document, Mapping) else None
     if isinstance(rules, Mapping) or (isinstance(rules, list) and all(isinstance(rule, str) for rule in rules)):
         return rules_as_text(rules)
+    if isinstance(document, Mapping) and ("verb" in document or "operations" in document):
+        where = escape(path)
+        raise ConfigError(f"{where} is a recipe without `map`: it has no rules.", hint="Leave --map-file out.")
     return []
 
 

@@ -9,7 +9,7 @@ from ...analysis.match.proposal import Proposal
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...storage.write.output_checks import check_output
-from ...util.text import escape
+from ...util.text import count, escape
 from .recipe_files import is_recipe
 
 __all__ = ["check_proposal_file", "write_proposal"]
@@ -30,6 +30,8 @@ def write_proposal(
     ``place`` is the path of the source, '' if it is in memory. Raises PlanError if there is nothing to write.
     """
     if not found.rules and not found.operations:
+        if found.complete:
+            raise PlanError(f"{escape(path)} is not written: no rules or operations are needed.")
         raise PlanError(
             f"{escape(path)} is not written: match proposes neither rules nor operations.",
             hint="Leave --output out to see what is missing.",
@@ -45,7 +47,7 @@ def write_proposal(
     recipe |= {"operations": [dict(one.row) for one in found.operations]} if found.operations else {}
     recipe |= {"map": list(found.rules)} if found.rules else {}
     write_text(
-        path, _head(found, path) + dump_yaml(recipe), inputs=source.open_files().values(), force=force, wait=wait
+        path, _head(found, path, place) + dump_yaml(recipe), inputs=source.open_files().values(), force=force, wait=wait
     )
 
 
@@ -56,11 +58,15 @@ def _relative(place: str, path: str) -> str:
     return os.path.relpath(place, os.path.dirname(path) or os.curdir)
 
 
-def _head(found: Proposal, path: str) -> str:
+def _head(found: Proposal, path: str, place: str) -> str:
     name = escape(os.path.basename(path))
+    have = "has" if found.matched == 1 else "have"
+    options = [f"--operations {name}"] if found.operations else []
+    options += [f"--map-file {name}"] if found.rules else []
+    use = f"Use it with ckpt apply {name} -o OUTPUT" if place else "Add source: PATH and use it with ckpt apply"
     return (
         f"# From ckpt match {escape(found.first)} {escape(found.second)}: "
-        f"{found.matched} tensors of the destination have a source.\n"
-        f"# Use it with ckpt apply {name} -o OUTPUT, or in ckpt rename and ckpt transplant as\n"
-        f"# --operations {name} --map-file {name} (leave out what it does not have).\n"
+        f"{count(found.matched, 'tensor')} of the destination {have} a source.\n"
+        f"# {use}, or in ckpt rename and ckpt transplant as\n"
+        f"# {' '.join(options)}.\n"
     )

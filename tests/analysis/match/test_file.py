@@ -211,3 +211,34 @@ def test_the_file_keeps_a_wrapper_that_the_destination_has(inner: str, values: b
     made, wanted = load_file("out.safetensors"), load_file("there.safetensors")
     assert made.keys() == wanted.keys()
     assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+
+
+def test_the_file_names_only_the_options_for_what_it_has(ckpt: Any) -> None:
+    weight = torch.randn(6, 4)
+    save_file({"a.weight": weight}, "here.safetensors")
+    save_file({"a.weight": weight.T.contiguous()}, "there.safetensors")
+    found = cs.match("here.safetensors", "there.safetensors", values=True, output="moved.yaml")
+    assert found.notes[0].startswith("values were compared: 1 tensor agrees bit for bit")
+    head = Path("moved.yaml").read_text().split("verb:")[0]
+    assert "1 tensor of the destination has a source." in head
+    assert head.endswith("# --operations moved.yaml.\n")
+    given = ("here.safetensors", "-o", "out.safetensors", "--operations", "moved.yaml")
+    done = ckpt("rename", *given, "--map-file", "moved.yaml")
+    assert done.code == 2
+    assert " ".join(done.err.split()) == (
+        "error: moved.yaml is a recipe without `map`: it has no rules. Leave --map-file out."
+    )
+    assert ckpt("rename", *given).code == 0
+
+
+def test_the_file_of_a_source_in_memory_says_that_it_needs_a_source() -> None:
+    weight = torch.randn(6, 4)
+    cs.match({"a": weight}, {"b": weight.T}, values=True, output="moved.yaml")
+    assert "# Add source: PATH and use it with ckpt apply, or in" in Path("moved.yaml").read_text()
+
+
+def test_a_file_is_not_needed_if_all_names_agree(ckpt: Any, pair: dict[str, Any]) -> None:
+    done = ckpt("match", "apart.safetensors", "apart.safetensors", "-o", "moved.yaml")
+    assert done.code != 0
+    assert "moved.yaml is not written: no rules or operations are needed." in " ".join(done.err.split())
+    assert not Path("moved.yaml").exists()

@@ -247,7 +247,8 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
             unmatched=dict(both[0]), missing=dict(destination), notes=tuple(notes),
         )  # fmt: skip
     cast = sum(said == "cast" for said in agreed.values())
-    said = f"{count(len(agreed) - cast, 'tensor')} agree bit for bit"
+    exact = len(agreed) - cast
+    said = f"{count(exact, 'tensor')} {'agrees' if exact == 1 else 'agree'} bit for bit"
     said += f", {cast} within the rounding of a cast to the less precise dtype" if cast else ""
     notes.insert(0, f"values were compared: {said}, of {len(destination)} in the destination")
     return replace(found, agreed=agreed, notes=tuple(notes))
