@@ -34,10 +34,10 @@ class Stacked:
     why: str = "shape"
 
 
-def find_stacked(stacks: Tensors, singles: Tensors, beside: tuple[Tensors, Tensors]) -> Iterator[Stacked]:
+def find_stacked(stacks: Tensors, singles: Tensors, models: tuple[Tensors, Tensors]) -> Iterator[Stacked]:
     """Yield the tensors in ``stacks`` that are stacks of ``singles``; both have no partner yet.
 
-    ``beside`` are all tensors of the two models: their names say which part of a transformer block a tensor may be.
+    ``models`` are all tensors of the two models: their names say which part of a transformer block a tensor may be.
     """
     by_layer: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key, info in stacks.items():
@@ -47,7 +47,7 @@ def find_stacked(stacks: Tensors, singles: Tensors, beside: tuple[Tensors, Tenso
     for numbers, keys in _lists(singles):
         if numbers in by_layer:
             lists[numbers].append(keys)
-    parts = _named_parts(beside[0]), _named_parts(beside[1])
+    parts = _named_parts(models[0]), _named_parts(models[1])
     found = [
         one
         for numbers, some in lists.items()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..operations.steps import JOIN, ORDER, REORDER, RETURN, TURN, Change, Step, free_name
 from .pool import COLUMNS, Found, Matrix, Pool
-from .structure import Region, order_of, region_of
+from .structure import Region, operations_for_order, region_of
 
 __all__ = ["WHY", "relations"]
 
@@ -70,7 +70,7 @@ def _kept(verb: str, name: str, phase: int, fields: tuple[tuple[str, Any], ...] 
 
 def _ordering(name: str, order: Positions, phase: int, dim: int) -> list[Step] | None:
     """Return the steps that put the rows of a tensor into ``order``; None if no operation can."""
-    found = order_of(order, dim)
+    found = operations_for_order(order, dim)
     return None if found is None else [_kept(verb, name, phase, fields) for verb, fields in found]
 
 

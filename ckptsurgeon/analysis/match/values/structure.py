@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Region", "indices_text", "order_of", "region_of"]
+__all__ = ["Region", "indices_text", "operations_for_order", "region_of"]
 
 Positions = npt.NDArray[np.int64]
 MOST = 4096
@@ -39,7 +39,7 @@ def region_of(positions: Positions, number: int) -> Region | None:
     return Region(groups, begin, size) if begin + size <= step and np.array_equal(rows, wanted) else None
 
 
-def order_of(order: Positions, dim: int = 0) -> list[tuple[str, tuple[tuple[str, Any], ...]]] | None:
+def operations_for_order(order: Positions, dim: int = 0) -> list[tuple[str, tuple[tuple[str, Any], ...]]] | None:
     """Return the operations (verb, fields) that put rows into ``order``: row i of the result is row ``order[i]``.
 
     Of several numbers of heads that ``halves`` or ``pairs`` fit, the smallest is chosen. Returns None if rows would
