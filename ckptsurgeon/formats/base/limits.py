@@ -147,7 +147,7 @@ OCDBT_NODE = 128 << 20
 OCDBT_HEIGHT = 32
 """The most levels of the B-tree of an OCDBT database: with only two children for each node, four billion keys."""
 OCDBT_NUMBERS = 16_000_000
-"""The most numbers in all nodes of an OCDBT database, which take five seconds: a key has six, a node counts as 100."""
+"""The most numbers in all nodes of an OCDBT database, which take three seconds: a key has six, a node counts as 400."""
 OCDBT_UNPACKED = 1 << 30
 """The most bytes of all nodes of an OCDBT database, unpacked, of which one is in memory: a key has some 100."""
 OCDBT_KEPT, OCDBT_ENTRY = 384 << 20, 200

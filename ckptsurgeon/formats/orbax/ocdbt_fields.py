@@ -20,7 +20,7 @@ from .packages import unzstd
 __all__ = ["Budget", "DataFile", "Fields", "unframed"]
 
 _HEAD, _SUM = 12, 4
-_FRAME = 100
+_FRAME = 400
 """A manifest or node costs as much time as so many numbers, even if it is small."""
 _LONGEST = 0xFFFF
 """The most bytes of a key or path."""
