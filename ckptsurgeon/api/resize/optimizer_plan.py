@@ -25,7 +25,7 @@ from ...tensors.info import TensorInfo
 from ...util.text import count, escape, grouped, together
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.operations import OperatedCheckpoint, operate
-from .optimizer_source import NAMES, OptimizerSource, ParameterState, open_optimizer_source
+from .optimizer_source import NAMES, OptimizerSource, ParameterId, ParameterState, open_optimizer_source
 
 __all__ = ["ResizedNetwork", "optimizer_plan"]
 
@@ -117,6 +117,13 @@ class _Moments:
         self._unusable: dict[str, str] = {}
         self._filled = set[str]()
         self._padded = network.named_as_stored(row["pad"] for row in network.rows if "pad" in row)
+        self._by_final: tuple[Mapping[str, TensorInfo], Mapping[str, str]] | None = None
+        self._added_layers = _added_layers(network.rows)
+        self._own = set(map(numberless, network.first.tensors))
+        self._stored = [
+            {one for name in names if name in source.states for one in source.states[name].tensors}
+            for names in source.groups
+        ]
         self._unlike = network.named_as_stored(network.unlike)
         self._estimated = dict[str, None]()
 
@@ -124,18 +131,19 @@ class _Moments:
         """Return the state for the ``parameters`` of the resized network, in order; raises PlanError if it is empty."""
         states, names = self._source.states, {state.id: name for name, state in self._source.states.items()}
         self._made = operate([self._source.checkpoint], [])[0]
-        self._apply([row for name, state in states.items() for row in self._beginning(name, state)])
+        self._made = self._made.further([row for name, state in states.items() for row in self._beginning(name, state)])
         moments = [one for one in (*FIRST, *SECOND) if any(one in state.tensors for state in states.values())]
         for moment in moments:
             self._apply([new for row in self._network.rows for new in gradient_rows(row, moment)])
         groups = self._groups(parameters)
         ids = {name: one for group, named in groups for one, name in zip(group["params"], named, strict=True)}
-        kept = dict[str, ParameterState]()
+        kept, rows = dict[str, ParameterState](), list[Mapping[str, Any]]()
         for name in parameters:
             if name in ids:
-                origin = self._kept(name, ids[name], self._moments_beside(name, moments))
+                origin, own = self._kept(name, ids[name], self._moments_beside(name, moments))
                 kept.update({name: states[names[origin]]} if origin is not None else {})
-        self._copy_numbers(kept, ids)
+                rows += own
+        self._made = self._made.further([*rows, *self._copied_numbers(kept, ids)])
         if not kept:
             why = f": {self._said_lost()}" if self._lost else ""
             raise PlanError(
@@ -167,30 +175,32 @@ class _Moments:
             except PatternError:
                 continue
 
-    def _kept(self, name: str, new: str | int, moments: Sequence[str]) -> str | int | None:
-        """Give the moments of a parameter of the output their final keys; return the id of the source's parameter.
+    def _kept(
+        self, name: str, new: ParameterId, moments: Sequence[str]
+    ) -> tuple[ParameterId | None, list[Mapping[str, Any]]]:
+        """Return the id of the source's parameter, and the operations that give its moments their final keys.
 
-        Return None if the parameter keeps no moments; ``self._lost`` then says why.
+        The id is None if the parameter keeps no moments; ``self._lost`` then says why.
         """
         tensors = self._made.checkpoint
         keys = {one: key for one in moments if (key := self._key(f"{one}.{name}", tensors)) is not None}
         if not keys or len(keys) < len(moments):
             self._lost[name] = self._why_absent(name, [one for one in moments if keys and one not in keys])
-            return None
+            return None, []
         why = self._why_lost(name, [tensors[key] for key in keys.values()], next(iter(keys.values())))
         origins = {self._origin(key) for key in keys.values()}
         if why or len(origins) != 1:
             self._lost[name] = why or "0 at first"
-            return None
+            return None, []
         (origin,) = origins
         if numberless(name) in self._padded:
             self._filled.add(numberless(name))
         if numberless(name) in self._unlike:
             self._estimated[numberless(name)] = None
+        rows = list[Mapping[str, Any]]()
         for one, key in keys.items():
-            self._apply(list(self._fitted(key, name, one)))
-            self._apply([{"copy": quoted(key), "into": [quoted(f"{STATE}.{new}.{one}")]}])
-        return origin
+            rows += [*self._fitted(key, name, one), {"copy": quoted(key), "into": [quoted(f"{STATE}.{new}.{one}")]}]
+        return origin, rows
 
     def _key(self, key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
         """Return the present key of the tensor that is called ``key`` in the output; layers have temporary keys."""
@@ -200,9 +210,7 @@ class _Moments:
         found = self._by_final[1].get(key, key)
         return found if found in tensors else None
 
-    _by_final: tuple[Mapping[str, TensorInfo], Mapping[str, str]] | None = None
-
-    def _origin(self, key: str) -> str | int:
+    def _origin(self, key: str) -> ParameterId:
         """Return the id of the first parameter of the source from which a moment was made."""
         parameter = self._made.derived.by[key].of[0].removeprefix(f"{STATE}.").rpartition(".")[0]
         return next(state.id for state in self._source.states.values() if str(state.id) == parameter)
@@ -213,15 +221,14 @@ class _Moments:
         Groups may have different settings, so that only some of them have a momentum.
         """
         number = self._source.group_of(name, self._network.last.tensors[name].shape)
-        beside = self._source.groups[number] if number is not None else ()
-        stored = {one for other in beside if other in self._source.states for one in self._source.states[other].tensors}
-        return [one for one in moments if one in stored]
+        beside = self._stored[number] if number is not None else ()
+        return [one for one in moments if one in beside]
 
     def _why_absent(self, name: str, lacking: Sequence[str]) -> str:
         """Return why a parameter has no moments, or none with the names ``lacking``."""
         if numberless(name) in self._unusable:
             return self._unusable[numberless(name)]
-        if numberless(name) not in set(map(numberless, self._network.first.tensors)):
+        if numberless(name) not in self._own:
             return "not in the source's network"
         what = f"without {', '.join(lacking)}" if lacking else "without a state"
         return f"{what} in {os.path.basename(self._source.checkpoint.path)}"
@@ -231,15 +238,10 @@ class _Moments:
             return "no longer tied, and the gradient of each alone is not known"
         if self._network.moves_rows and name in self._network.last.vocabulary:
             return "rows of another vocabulary"
-        if any(key.partition(".")[2].startswith(one) for one in self._added_layers):
+        layer = _ADDED_LAYER.match(key.partition(".")[2])
+        if layer is not None and layer[1] in self._added_layers:
             return "in layers that only pass their input on"
         return next(filter(None, map(why_lost, infos)), "")
-
-    @property
-    def _added_layers(self) -> set[str]:
-        """The beginnings of the temporary keys of layers that only pass their input on."""
-        found = (_ADDED_LAYER.match(row["zero"]) for row in self._network.rows if "zero" in row)
-        return {match[1] for match in found if match is not None}
 
     def _fitted(self, key: str, name: str, moment: str) -> Iterator[dict[str, Any]]:
         """Yield the operations that give a moment the shape of the parameter ``name``: new elements at the end."""
@@ -277,8 +279,10 @@ class _Moments:
             found.append(({"params": ids, **({NAMES: tuple(names)} if self._source.lists_names else {})}, names))
         return found
 
-    def _copy_numbers(self, kept: Mapping[str, ParameterState], ids: Mapping[str, str | int]) -> None:
-        """Copy what is one number for a whole parameter, such as ``step``, to all parameters that are made from it."""
+    def _copied_numbers(
+        self, kept: Mapping[str, ParameterState], ids: Mapping[str, ParameterId]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the operations that copy numbers of a whole parameter, such as ``step``, to all that are made from it."""
         into: dict[str, list[str]] = {}
         for name, state in kept.items():
             for one, info in state.tensors.items():
@@ -287,8 +291,9 @@ class _Moments:
                     into.setdefault(key, []).append(quoted(f"{STATE}.{ids[name]}.{one}"))
             for one, value in state.numbers.items():
                 key = f"{STATE}.{ids[name]}.{one}"
-                self._apply([{"constant": key, "values": [float(value)]}, {"reshape": quoted(key), "shape": []}])
-        self._apply([{"copy": key, "into": keys} for key, keys in into.items()])
+                yield {"constant": key, "values": [float(value)]}
+                yield {"reshape": quoted(key), "shape": []}
+        yield from ({"copy": key, "into": keys} for key, keys in into.items())
 
     def _notes(self, kept: int, number: int) -> Iterator[str]:
         name = escape(os.path.basename(self._source.checkpoint.path))
@@ -314,3 +319,9 @@ class _Moments:
             whys.setdefault(numberless(name), set()).add(self._lost.get(name, ""))
         said = {(numberless(one) if len(whys[numberless(one)]) == 1 else one): why for one, why in self._lost.items()}
         return grouped(list(said.items()), LOST)
+
+
+def _added_layers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the beginnings of the temporary keys of layers that only pass their input on."""
+    found = (_ADDED_LAYER.match(row["zero"]) for row in rows if "zero" in row)
+    return {match[1] for match in found if match is not None}
