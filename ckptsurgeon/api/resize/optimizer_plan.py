@@ -282,7 +282,7 @@ class _Moments:
     def _copied_numbers(
         self, kept: Mapping[str, ParameterState], ids: Mapping[str, ParameterId]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the operations that copy numbers of a whole parameter, such as ``step``, to all that are made from it."""
+        """Yield the operations that copy one number for a parameter, such as ``step``, to all that are made from it."""
         into: dict[str, list[str]] = {}
         for name, state in kept.items():
             for one, info in state.tensors.items():

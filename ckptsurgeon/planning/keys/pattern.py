@@ -110,6 +110,15 @@ class KeyPattern:
         dotted = any("." in word for token in tokens for word in token.words)
         return bool(self.segments) and len(names) == len(set(names)) and not dotted
 
+    @cached_property
+    def literal(self) -> str:
+        """The only key or module that the pattern matches; "" if it has a wildcard or a list."""
+        tokens = [token for segment in self.segments for token in segment.tokens]
+        is_open = any(segment is DOUBLE for segment in self.segments) or any(token.kind != "text" for token in tokens)
+        if is_open or not self.by_segment:
+            return ""
+        return ".".join("".join(token.words[0] for token in segment.tokens) for segment in self.segments)
+
     def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
         """Yield each word in the pattern's lists, and the pattern with only that word in place of the list.
 

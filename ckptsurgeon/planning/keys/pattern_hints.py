@@ -61,7 +61,9 @@ def deeper_notes(flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str]) -
 
 
 def _notes(given: Sequence[tuple[str, KeyPattern]], here: Sequence[int], keys: Sequence[str]) -> list[str]:
-    looked_at = [(*one, hits) for one, hits in zip(given, here, strict=True) if hits and _may_be_deeper(one[1])]
+    looked_at = [
+        (*one, hits) for one, hits in zip(given, here, strict=True) if hits and _may_be_deeper(one[1], hits, keys)
+    ]
     deeper = _counts([KeyPattern(f"**.{pattern.text}") for _, pattern, _ in looked_at], keys)
     far = [
         f"{flag} matches {count(hits, 'key')}; **.{pattern.text} would match {more}"
@@ -84,12 +86,16 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
             yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is similar" if near else "")
 
 
-def _may_be_deeper(pattern: KeyPattern) -> bool:
+def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:
     """Return whether the user may have meant keys in deeper modules.
 
-    That is possible if the pattern matches only from the start of a key, and is not a number.
+    That is possible if the pattern matches only from the start of a key, where it has ``hits``, and is not a number. A
+    pattern without wildcards must occur in far more keys; this is quick to find.
     """
-    return pattern.is_anchored and not pattern.text.isdigit()
+    if not pattern.is_anchored or pattern.text.isdigit():
+        return False
+    text = pattern.literal
+    return not text or sum(text in key for key in keys) >= MANY_MORE * hits
 
 
 def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:

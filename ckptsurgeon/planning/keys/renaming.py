@@ -197,6 +197,9 @@ class KeyMatcher:
 
     def hits(self, keys: Iterable[str]) -> list[list[str]]:
         """Return, for each pattern, the keys that it matches, in the order of ``keys``."""
+        if len(self.patterns) == 1 and (text := self.patterns[0].literal):  # most operations: many times faster
+            inside = f"{text}."
+            return [[key for key in keys if key == text or key.startswith(inside)]]
         found: list[list[str]] = [[] for _ in self.patterns]
         for key in keys:
             for index in self.match(key):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.inputs.operations import OperatedCheckpoint
 from ckptsurgeon.api.resize.optimizer_source import open_optimizer_source
 from ckptsurgeon.planning.resizing.axes import Network
 from ckptsurgeon.tensors.info import TensorInfo
@@ -396,6 +397,18 @@ def test_parameters_with_new_elements_are_named(
     if names:
         assert names in said[0]
         assert said[0].endswith(f" begin with {values}")
+
+
+def test_the_values_of_all_parameters_are_planned_together(
+    source: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call looks at all keys, so a call for each value takes four times as long for twice as many layers."""
+    calls, further = [], OperatedCheckpoint.further
+    monkeypatch.setattr(OperatedCheckpoint, "further", lambda *given: calls.append(given) or further(*given))
+    _, state = trained_state(source)
+    torch.save(state, tmp_path / "state.pt")
+    cs.resize(source("llama"), optimizer=tmp_path / "state.pt", set={"intermediate_size": 144})
+    assert 0 < len(calls) < 21  # the network has 21 parameters
 
 
 def test_a_state_that_cannot_follow_is_an_error(source: Saved, tmp_path: Path) -> None:

@@ -21,8 +21,21 @@ from ...helpers.depth import examples_of
 
 def matches(pattern: str, key: str) -> bool:
     single = KeyPattern(pattern).matches(key)
-    assert bool(KeyMatcher([KeyPattern(pattern)]).match(key)) == single
+    matcher = KeyMatcher([KeyPattern(pattern)])
+    assert bool(matcher.match(key)) == single
+    assert matcher.hits([key]) == [[key] * single]
     return single
+
+
+@pytest.mark.parametrize(
+    ("pattern", "literal"),
+    [
+        ("a.b", "a.b"), (r"a\*.b", "a*.b"), ("a.*", ""), ("a.**", ""), ("**.a", ""), ("{a,b}.c", ""), ("a.{n}", ""),
+        ("re:a", ""),
+    ],
+)  # fmt: skip
+def test_a_pattern_without_wildcards_is_literal(pattern: str, literal: str) -> None:
+    assert KeyPattern(pattern).literal == literal
 
 
 @pytest.mark.parametrize(
