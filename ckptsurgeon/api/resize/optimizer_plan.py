@@ -29,12 +29,14 @@ from .optimizer_source import NAMES, OptimizerSource, ParameterId, ParameterStat
 
 __all__ = ["ResizedNetwork", "optimizer_plan"]
 
-OLD = "old"
+_OLD = "old"
 """The temporary prefix of values that are copied to new parameters unchanged, such as ``step``."""
-MOST_ROWS = 10_000
+_MOST_ROWS = 10_000
+"""The largest number of operations in a plan: a limit on the size of its file."""
 _PARTS = re.compile(r"^pad:parts=([0-9]{1,4}),dim=([0-9])$")
 _ADDED_LAYER = re.compile(r"^(.*\.resized\.[0-9]+\.)")
-LOST = "{names} {are} {why}"
+_LOST = "{names} {are} {why}"
+"""The template of what a note says of parameters that begin with a new state."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,11 @@ class _Moments:
                 f"no parameter of the output can keep its moments in {escape(self._source.checkpoint.path)}{why}.",
                 hint="Leave --optimizer out: training then starts with a new optimizer state.",
             )
-        if len(self._made.derived.rows) > MOST_ROWS:
-            raise PlanError(f"the optimizer has more values than {MOST_ROWS} operations can change.")
+        if len(self._made.derived.rows) > _MOST_ROWS:
+            raise PlanError(
+                f"{escape(self._source.checkpoint.path)} has more values than {_MOST_ROWS} operations can change.",
+                hint="Leave --optimizer out: training then starts with a new optimizer state.",
+            )
         return _Found(self._made, tuple(group for group, _ in groups), list(self._notes(len(kept), len(ids))))
 
     def _beginning(self, name: str, state: ParameterState) -> Iterator[dict[str, Any]]:
@@ -161,11 +166,11 @@ class _Moments:
             self._unusable[numberless(name)] = f"stored as {', '.join(unknown)}, which cannot follow a change of shape"
         for one, info in state.tensors.items():
             is_moment = bool(info.shape or not self._network.first.tensors[name].shape) and one in (*FIRST, *SECOND)
-            new = f"{one}.{quoted(name)}" if is_moment else f"{OLD}.{quoted(str(state.id))}.{quoted(one)}"
+            new = f"{one}.{quoted(name)}" if is_moment else f"{_OLD}.{quoted(str(state.id))}.{quoted(one)}"
             if not unknown or not is_moment:
                 yield {"copy": quoted(f"{STATE}.{state.id}.{one}"), "into": [new]}
             else:
-                yield {"copy": quoted(f"{STATE}.{state.id}.{one}"), "into": [f"{OLD}.{new}"]}
+                yield {"copy": quoted(f"{STATE}.{state.id}.{one}"), "into": [f"{_OLD}.{new}"]}
 
     def _apply(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Apply operations one by one; those on tensors that the optimizer does not have are left out."""
@@ -258,7 +263,7 @@ class _Moments:
             elif parts == 1:
                 yield from added(quoted(key), dim, new, moment)
             else:
-                pieces = [f"{OLD}.{moment}.{quoted(name)}.{number}" for number in range(parts)]
+                pieces = [f"{_OLD}.{moment}.{quoted(name)}.{number}" for number in range(parts)]
                 yield {"split": quoted(key), "into": pieces, "dim": dim}
                 for piece in pieces:
                     yield from added(piece, dim, new // parts, moment)
@@ -287,7 +292,7 @@ class _Moments:
         for name, state in kept.items():
             for one, info in state.tensors.items():
                 if not info.shape and one not in (*FIRST, *SECOND):
-                    key = f"{OLD}.{quoted(str(state.id))}.{quoted(one)}"
+                    key = f"{_OLD}.{quoted(str(state.id))}.{quoted(one)}"
                     into.setdefault(key, []).append(quoted(f"{STATE}.{ids[name]}.{one}"))
             for one, value in state.numbers.items():
                 key = f"{STATE}.{ids[name]}.{one}"
@@ -318,7 +323,7 @@ class _Moments:
         for name in self._network.last.tensors:
             whys.setdefault(numberless(name), set()).add(self._lost.get(name, ""))
         said = {(numberless(one) if len(whys[numberless(one)]) == 1 else one): why for one, why in self._lost.items()}
-        return grouped(list(said.items()), LOST)
+        return grouped(list(said.items()), _LOST)
 
 
 def _added_layers(rows: Sequence[Mapping[str, Any]]) -> set[str]:

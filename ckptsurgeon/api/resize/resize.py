@@ -197,7 +197,7 @@ def resize(
             stages = Stages(base, fields, choices, Measures(lambda: named(), found))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
-        named_by = len(rows)
+        first_change = len(rows)  # rows before it only give tensors their names, which moments do not need
         rows += stages.splits
 
         @cache
@@ -273,7 +273,7 @@ def resize(
     if optimizer is not None:
         close_plan(plan)
         network = ResizedNetwork(
-            first, stages.last, module_kinds(first), rows[named_by:], policies if not repeated else {},
+            first, stages.last, module_kinds(first), rows[first_change:], policies if not repeated else {},
             frozenset(key for pair in freed for key in pair), vocabulary is not None and vocabulary.new is not None,
             frozenset(key for change in changes for key in change.unlike),
         )  # fmt: skip
