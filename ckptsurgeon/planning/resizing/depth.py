@@ -198,7 +198,8 @@ def changed_depth(
     added = sum(layer.is_identity for layer in layers)
     kept = {layer.source for layer in layers}
     dropped = numbers[0] - len(kept)
-    doing = f"{count(added, 'layer')} added that only pass their input on (arXiv 2401.02415)" if added else ""
+    pass_on = "is added, which only passes its" if added == 1 else "are added, which only pass their"
+    doing = f"{count(added, 'layer')} {pass_on} input on (arXiv 2401.02415)" if added else ""
     if not added:
         again = len(layers) - len(kept)
         doing = ", ".join(

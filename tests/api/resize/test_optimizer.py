@@ -306,6 +306,8 @@ def test_what_no_moment_is_known_for_begins_anew_and_is_named(
     _, state = trained_state(source)
     plan, found = resized(source("llama"), state, tmp_path, **change)
     assert said in plan.notes[-1]
+    if "layers" in change:
+        assert "num_hidden_layers 2 to 3: 1 layer is added, which only passes its input on" in plan.notes[0]
     assert len(found["state"]) == kept
     larger = network("llama", tmp_path / "out")
     after = adam(larger)
