@@ -16,7 +16,7 @@ from ..util.text import escape, listing
 from .checkpoint import Checkpoint
 from .optimizer_states import is_optimizer
 from .quantisation import folder_around, folder_of_model
-from .roots import find_root, optimizer_paths
+from .roots import find_root, optimizers_in
 
 if TYPE_CHECKING:
     from .in_memory import CheckpointLike
@@ -78,12 +78,19 @@ def open_optimizer(path: str) -> Checkpoint:
     the errors of ``open_checkpoint``.
     """
     header = read_header(_source(path))
-    paths = optimizer_paths(header.tree)
+    found = optimizers_in(header.tree)
+    paths = list(found)
     if len(paths) != 1:
         what = f"the states of several optimizers: {listing(paths, where='')}" if paths else "no state of an optimizer"
         raise ConfigError(
             f"{escape(path)} has {what}.",
             hint="Save optimizer.state_dict() in a file of its own, as torch.save does, and name that file.",
+        )
+    if not found[paths[0]].get("state"):
+        raise ConfigError(
+            f"{escape(path)} has no moments: SGD without momentum stores none, nor does an optimizer before its first "
+            "step.",
+            hint="Make a new optimizer for the new network.",
         )
     return _of_header(path, header, paths[0], unwrap=False)
 

@@ -24,7 +24,7 @@ __all__ = [
     "Root",
     "check_keys",
     "find_root",
-    "optimizer_paths",
+    "optimizers_in",
     "parts_of",
     "tensors_of",
 ]
@@ -62,7 +62,8 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
     ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, or "." for
     the top level. If ``wanted`` is None, the first of these that exists is returned: the top level, if it has tensors
     and no entry of ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS`` that is a state dict; the only state
-    dict. The top level is not counted if its tensors are scalars, and those of another state dict are not.
+    dict. The top level is not chosen if all its tensors are scalars without a module (such as a step), and another state
+    dict has larger ones.
 
     Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state dict.
     """
@@ -87,13 +88,18 @@ def _preferred(candidates: Sequence[Root]) -> Root | None:
     by_path = {root.path: root for root in candidates}
     named = [by_path[name] for name in NAMED_ROOTS if name in by_path]
     top = by_path.get("")
-    if top is not None and len(candidates) > 1 and _only_scalars(top) and not all(map(_only_scalars, candidates)):
+    if top is not None and _counts(top) and not all(map(_only_scalars, candidates)):
         top, candidates = None, candidates[1:]  # the number of the step, next to the parameters
     if top is not None and all(root.tensors <= top.tensors for root in named):
         return top
     if named:
         return named[0]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _counts(root: Root) -> bool:
+    """Return whether a state dict has only scalars that are in no module, as a training's ``step`` and ``epoch``."""
+    return _only_scalars(root) and not any("." in key for key in root.entries)
 
 
 def _only_scalars(root: Root) -> bool:
@@ -172,14 +178,14 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 
-def optimizer_paths(tree: Any) -> list[str]:
-    """Return the dotted path of each optimizer's state in a file, outermost first; "." is the whole file."""
-    found, queue, left = list[str](), deque([("", tree)]), limits.TREE_NODES
+def optimizers_in(tree: Any) -> dict[str, Any]:
+    """Return each optimizer's state in a file by its dotted path, outermost first; "." is the whole file."""
+    found, queue, left = dict[str, Any](), deque([("", tree)]), limits.TREE_NODES
     while queue and left > 0:
         path, node = queue.popleft()
         left -= 1
         if is_optimizer(node):
-            found.append(path or ".")
+            found[path or "."] = node
         elif path.count(".") < _OPTIMIZER_DEPTH and not is_module(node) and not _is_plain_state_dict(node):
             queue.extend(
                 (f"{path}.{key_text(key)}" if path else key_text(key), child) for key, child in _children(node)

@@ -307,3 +307,8 @@ def test_the_state_of_an_optimizer_is_found_whatever_the_order_of_the_entries(or
     torch.save({name: entries[name] for name in order}, "run.pth")
     with open_optimizer("run.pth") as found:
         assert found.root == "optimizer"
+
+
+def test_counters_of_modules_at_the_top_are_the_state_dict() -> None:
+    found = opened({"head": {"x": T}, "body.norm.num_batches_tracked": torch.tensor(0)})
+    assert (found.root, list(found)) == ("", ["body.norm.num_batches_tracked"])

@@ -119,7 +119,7 @@ KINDS = (
     _kind("quantisation", r"so that loaders use the codes as if they were weights", FAIL,
           "Add the quantization_config of the model to config.json."),
     _kind("quantisation", r"although other layers are, and its quantization_config does not exclude"
-          r"|says bits \d+, but the shapes of .* say|loaders look for \S+: "
+          r"|says (?:num_)?bits \d+, but the shapes of .* say|loaders look for \S+: "
           r"|says quant_method (?!bitsandbytes)\S+, but no tensor is quantised", FAIL,
           "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,

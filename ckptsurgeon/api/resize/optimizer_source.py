@@ -12,6 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.extras import why_not_plain
 from ...checkpoint.opening import open_optimizer
 from ...checkpoint.optimizer_states import GROUPS, STATE
+from ...checkpoint.wrappers import unwrap
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import numberless
 from ...planning.resizing.axes import Network
@@ -161,10 +162,11 @@ def _named(
     """Return the names of the parameters of each group, in its order; None if they are not known."""
     ids = [list(group["params"]) for group in groups]
     said = [_listed(group.get(NAMES)) or own for group, own in zip(groups, ids, strict=True)]
-    if _are_names(said, ids, network):
-        return [list(map(str, own)) for own in said]
-    if any(isinstance(one, str) for own in ids for one in own):
-        return None
+    plain = _without_wrappers(said, network)
+    if _are_names(plain, ids, network):
+        return [list(map(str, own)) for own in plain]
+    if any(isinstance(one, str) for own in ids for one in own) or any(NAMES in group for group in groups):
+        return None  # names of another network: the order of its parameters is not known either
     found = list[list[list[str]]]()
     for is_first in _ORDERS.get(sum(map(bool, ids)), ()):
         order = sorted(names, key=lambda name: is_first(name, network) != is_first(names[0], network))  # a stable sort
@@ -174,6 +176,13 @@ def _named(
         if is_possible and _fits(ids, named, states, network) and named not in found:
             found.append(named)
     return found[0] if len(found) == 1 else None
+
+
+def _without_wrappers(said: Sequence[Sequence[Any]], network: Network) -> list[list[Any]]:
+    """Return the names without a prefix that training added to all of them, such as ``module.``."""
+    names = [name for own in said for name in own if isinstance(name, str)]
+    plain = {stored: key for key, stored in unwrap(names, network.tensors).stored.items()}
+    return [[plain.get(name, name) if isinstance(name, str) else name for name in own] for own in said]
 
 
 def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:

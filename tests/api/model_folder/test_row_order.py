@@ -97,7 +97,7 @@ def test_the_operations_of_the_note_give_equal_logits(llama: Any, ckpt: Any) -> 
     assert "layers.0.attention.wq.weight as model.layers.0.self_attn.q_proj.weight" in note
     Path("heads.yaml").write_text(remedy(note))
     assert yaml.safe_load(remedy(note)) == [
-        {"halves": "layers.{n}.attention.wq", "heads": HEADS}, {"halves": "layers.{n}.attention.wk.weight", "heads": KEYS}
+        {"halves": "layers.{n}.attention.wq", "heads": HEADS}, {"halves": "layers.{n}.attention.wk", "heads": KEYS}
     ]  # fmt: skip
     done = ckpt("rename", "meta/consolidated.00.pth", *maps(), "--operations", "heads.yaml", "-o", "right.safetensors")
     assert done.code == 0

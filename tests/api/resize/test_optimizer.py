@@ -256,6 +256,36 @@ def test_names_in_the_state_say_which_parameter_is_which(source: Saved, tmp_path
     assert of["exp_avg_sq"][96:].equal(of["exp_avg_sq"][:48])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
+def test_names_with_a_prefix_that_training_added_are_known(source: Saved, tmp_path: Path, prefix: str) -> None:
+    def wrapped(model: Any) -> torch.optim.AdamW:
+        return torch.optim.AdamW([(prefix + name, one) for name, one in model.named_parameters()][::-1], lr=1e-3)
+
+    _, state = trained_state(source, wrapped)
+    _, found = resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
+    larger = dict(network("llama", tmp_path / "out").named_parameters())
+    names = [name.removeprefix(prefix) for name in found["param_groups"][0]["param_names"]]
+    assert all(found["state"][number]["exp_avg"].shape == larger[name].shape for number, name in enumerate(names))
+
+
+def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> None:
+    def renamed(model: Any) -> torch.optim.AdamW:
+        return torch.optim.AdamW([(f"net.{name}", one) for name, one in model.named_parameters()][::-1], lr=1e-3)
+
+    _, state = trained_state(source, renamed)
+    with pytest.raises(cs.ConfigError, match="does not say which of its"):
+        resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
+
+
+def test_an_optimizer_without_moments_is_said(source: Saved, tmp_path: Path) -> None:
+    def plain(model: Any) -> torch.optim.SGD:
+        return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    _, state = trained_state(source, plain)
+    with pytest.raises(cs.ConfigError, match="has no moments: SGD without momentum stores none"):
+        resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
+
+
 def test_a_distributed_checkpoint_has_names_too(source: Saved, tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
