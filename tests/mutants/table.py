@@ -1567,7 +1567,7 @@ MUTANTS = (
     ),
     Mutant(
         "the step of a training state is not taken for the model",
-        "and _only_scalars(top) and not all(map(_only_scalars, candidates)):",
+        "and _counts(top) and not all(map(_only_scalars, candidates)):",
         "and False:",
         "checkpoint/test_roots.py",
     ),
