@@ -57,7 +57,7 @@ RULES = (
     "tests/analysis/check/test_faults.py", "tests/analysis/check/test_settings_notes.py", "tests/api/lora/test_peft.py",
     "tests/api/lora/test_other_kinds.py",
     "tests/api/model_folder/tokenizer/test_changed_lists.py", "tests/api/resize/test_checks.py",
-    "tests/checkpoint/values/", "tests/formats/", "tests/hostile/",
+    "tests/checkpoint/values/", "tests/formats/", "tests/hostile/", "tests/tensors/encodings/test_autoround.py",
 )  # fmt: skip
 """Where each case of a test is a rule of its own."""
 

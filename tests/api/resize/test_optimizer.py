@@ -277,6 +277,15 @@ def test_names_of_another_network_are_refused(source: Saved, tmp_path: Path) -> 
         resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
 
 
+def test_moments_that_share_memory_in_the_source_do_not_share_it_in_the_output(source: Saved, tmp_path: Path) -> None:
+    _, state = trained_state(source, adam)
+    step = torch.tensor(4.0)
+    for one in state["state"].values():
+        one["step"] = step
+    _, found = resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
+    assert len({one["step"].data_ptr() for one in found["state"].values()}) == len(found["state"])
+
+
 def test_an_optimizer_without_moments_is_said(source: Saved, tmp_path: Path) -> None:
     def plain(model: Any) -> torch.optim.SGD:
         return torch.optim.SGD(model.parameters(), lr=1e-3)
