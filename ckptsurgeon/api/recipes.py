@@ -62,7 +62,7 @@ _PATHS = (
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
 """The assertion about the result of ``prove``, and its possible values."""
 _DATA = ("operations", "align_groups")
-"""The fields that are plain data if they are not one path: strings in the data are no paths."""
+"""The fields whose value is one path, or plain data; strings in the data are not paths."""
 _NO_LISTS = ("union", "base", "place")
 """Values of the field ``vocab`` that are not file names."""
 

@@ -42,5 +42,5 @@ def _note(moved: list[str]) -> str:
 
 
 def is_note(text: str) -> bool:
-    """Return whether a note is the one of ``set_aside``, which is no longer true if other tensors are used."""
+    """Return whether a note is from ``set_aside``; such a note is wrong if other tensors are used afterwards."""
     return _WHY in text

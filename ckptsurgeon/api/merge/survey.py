@@ -42,8 +42,8 @@ def survey_merge(plan: Plan, progress: Progress | None = None) -> OpenSurvey:
     """Return what is known about the models of a merge before it is made.
 
     All values are read once for the changes; then samples of them are merged by each method. The open inputs of the
-    plan stay open. Raises ConfigError for a plan that is no merge, or without a base or a second model, PlanError if no
-    tensor can be compared, and the errors of ``inputs_of``.
+    plan stay open. Raises ConfigError if the plan is not a merge, or has no base or no second model; PlanError if no
+    tensor can be compared; and the errors of ``inputs_of``.
     """
     _check(plan)
     inputs = inputs_of(plan)
@@ -82,7 +82,7 @@ def _check(plan: Plan) -> None:
         )
     if merges and max(len(step.combined) for step in merges if step.merge is not None and step.merge.base) < 3:
         raise ConfigError(
-            "this merge has one model, so there are no changes that could agree.",
+            "this merge has one model, but two are needed to compare changes.",
             hint="Name two or more models. ckpt view BASE MODEL shows how one model differs from its base.",
         )
 

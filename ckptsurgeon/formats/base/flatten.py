@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...errors import FormatError, UnsafeError
@@ -11,7 +11,7 @@ from ...util.text import escape
 from ..pickle.values import key_text
 from . import limits
 
-__all__ = ["flattened", "holds_tensors"]
+__all__ = ["flattened", "holds_tensors", "named_once"]
 
 
 class _Allowed:
@@ -49,9 +49,17 @@ def flattened(tree: Any) -> dict[str, Any]:
 
     Raises FormatError for a key that occurs twice, UnsafeError if there are too many values or too long keys.
     """
+    return named_once(_leaves(tree, "", 0, _Allowed(), {}))
+
+
+def named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return (key, value) pairs as a dict.
+
+    Raises FormatError for a key that occurs twice, UnsafeError if the keys are too long.
+    """
     found: dict[str, Any] = {}
     characters = 0
-    for key, value in _leaves(tree, "", 0, _Allowed(), {}):
+    for key, value in pairs:
         characters += len(key)
         if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
             raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")

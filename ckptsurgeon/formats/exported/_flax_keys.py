@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import FormatError, UnsafeError
-from ...util.text import escape
-from ..base import limits
+from ..base.flatten import named_once
 
 __all__ = ["dotted", "dotted_parts"]
 
@@ -24,16 +22,7 @@ def dotted_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested dicts as one dict with dotted keys; raises FormatError if a key occurs twice or is too long."""
-    found: dict[str, Any] = {}
-    characters = 0
-    for key, value in _leaves(tree, ""):
-        characters += len(key)
-        if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
-            raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
-        if key in found:
-            raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
-        found[key] = value
-    return found
+    return named_once(_leaves(tree, ""))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ __all__ = ["NUMBER", "Place", "place_of", "shown"]
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 _JOINED = re.compile(r"(in_proj)_(weight|bias)")
-"""The fused projection of torch's attention, whose tensors are no module of their own."""
+"""The fused projection of torch's attention, whose tensors are parameters of the attention module itself."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Turns what was found by fingerprints into operations: split, concat, transpose, halves, pairs, take, slice."""
+"""Returns the operations for what fingerprints show: split, concat, transpose, halves, pairs, take, slice."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Region:
 
 
 def region_of(positions: Positions, number: int) -> Region | None:
-    """Return the region that ``positions`` (in any order) are of ``number`` rows; None if they are no such region."""
+    """Return the region that ``positions`` (in any order) are of ``number`` rows; None if they do not form a region."""
     rows = np.sort(positions)
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
     groups = len(starts)
