@@ -12,8 +12,9 @@ from ..methods.merge._method import Method
 from ..methods.merge._registry import merge_methods
 from ..planning.plan.step import Step
 from ..util.text import escape, human_bytes
+from .compute.adding_lora import AdapterChanges
 from .compute.encoding import Roundings
-from .compute.lora import AdapterChanges, FactorCache
+from .compute.extracting_lora import FactorCache
 
 __all__ = ["MEMORY", "MergeContext", "ParallelMap"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.check_steps import check_step
 from ...engine.checksums import crc32
-from ...engine.compute.lora import is_single
+from ...engine.compute.adding_lora import is_single
 from ...engine.compute.merge_inputs import factorising_bytes
 from ...engine.compute.pursuit import is_pursuit
 from ...engine.context import MergeContext

@@ -154,7 +154,7 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
     Keys that the base lacks are also yielded. All values are read. ``tied`` is the result of ``_tied``. Raises
     PlanError if the models have no key in common, or if a tensor cannot be read as numbers.
     """
-    from ...engine.compute.lora import differ
+    from ...engine.compute.extracting_lora import differ
     from ...engine.prefetch import fetch_tensors
 
     if not any(key in theirs for key in ours):

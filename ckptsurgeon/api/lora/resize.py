@@ -71,7 +71,7 @@ def wanted_ranks(
     """Return the new rank of each module, by the key of its factor A; with ``energy``, all values are read."""
     if energy is None:
         return dict.fromkeys((module.a for module in modules), rank or 1)
-    from ...engine.compute.lora import rank_with_energy
+    from ...engine.compute.extracting_lora import rank_with_energy
     from ...engine.prefetch import fetch_tensors
 
     infos = {key: opened[key] for module in modules for key in module.factors}

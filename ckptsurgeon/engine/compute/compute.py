@@ -25,21 +25,13 @@ from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
+from .adding_lora import adapting_bytes, adapting_of, adapting_places, kept_bytes
 from .array_backends import keep_freed_memory
 from .bands import OpenFiles, banded
 from .computed_codes import coding_of, part_of
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
-from .lora import (
-    adapting_bytes,
-    adapting_of,
-    adapting_places,
-    factoring_bytes,
-    factoring_of,
-    factoring_places,
-    factoring_reason,
-    kept_bytes,
-)
+from .extracting_lora import factoring_bytes, factoring_of, factoring_places, factoring_reason
 from .merge_inputs import factorising_bytes, merging_bytes, merging_places
 from .merging import merging_of
 from .pursuit import is_pursuit, pursuing_of, pursuit_bytes

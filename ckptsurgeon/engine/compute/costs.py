@@ -15,8 +15,9 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
 from ..context import MergeContext
 from ..inputs import PlanInputs
+from .adding_lora import adapting_passes
 from .compute import block_places, check_memory, memory_need, threads_of
-from .lora import adapting_passes, factoring_passes
+from .extracting_lora import factoring_passes
 from .pursuit import is_pursuit, pursuit_passes
 
 __all__ = ["costs_of"]

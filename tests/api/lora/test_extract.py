@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import lora as factoring
+from ckptsurgeon.engine.compute import extracting_lora as factoring
 from fixtures.peft_cases import EXTRACTED
 
 from ...helpers.adapters import base_state, factors, peft_folder

@@ -517,7 +517,7 @@ def test_a_base_is_compared_with_peft_s_modules() -> None:
 @pytest.mark.parametrize("name", LYCORIS)
 def test_the_memory_is_checked_before_an_energy_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(matrices(2, **LYCORIS[name]))
-    monkeypatch.setattr("ckptsurgeon.engine.compute.lora.composed_values", None)
+    monkeypatch.setattr("ckptsurgeon.engine.compute.extracting_lora.composed_values", None)
     with pytest.raises(cs.PlanError, match=r"singular values of first, .* the limit is 1.0 kB"):
         cs.lora_convert("a.safetensors", to="kohya", energy=0.9, memory="1KB")
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import lora as adapting
+from ckptsurgeon.engine.compute import adding_lora as adapting
 
 from ...helpers.adapters import base_state, factors, peft_folder
 
