@@ -27,7 +27,8 @@ __all__ = ["FORMAT"]
 
 _DEEPEST = 127
 """How many levels of nested arrays and objects the reference implementation accepts (serde_json)."""
-_TRUNCATED = "Fetch or save this file again. ckpt check shows how much of it is missing, and which tensors are lost."
+_AGAIN = "Fetch or save this file again."
+_TRUNCATED = f"{_AGAIN} ckpt check shows how much of it is missing, and which tensors are lost."
 """The hint for a file that is shorter than its header requires."""
 
 
@@ -89,7 +90,7 @@ def _raw_header(file: File) -> bytes:
             file,
             "InvalidHeaderLength",
             f"its header has {length} bytes, but the file only {file.size}: it is truncated",
-            _TRUNCATED,
+            _AGAIN,
         )
     return file.read(8, length)
 
