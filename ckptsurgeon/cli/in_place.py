@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .options import quoted
+from .showing import show_plan
 from .stopping import say
-from .writing import Writing, show_plan
+from .writing import Writing
 
 if TYPE_CHECKING:
     from ..planning.plan.plan import Plan

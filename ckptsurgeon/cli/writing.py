@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
@@ -30,18 +26,17 @@ from .options import (
     Wait,
     Yes,
     check_output,
-    quoted,
 )
-from .printing import Printer, print_to
+from .printing import Printer
+from .showing import show_plan, show_proof, show_receipt
 from .stopping import say
 
 if TYPE_CHECKING:
-    from ..analysis.page.contents import Page
     from ..analysis.prove.proof import Proof
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["AdapterWriting", "Writing", "show_explained", "show_page", "show_plan", "write_page"]
+__all__ = ["AdapterWriting", "Writing"]
 
 
 @dataclass(frozen=True)
@@ -141,24 +136,19 @@ class Writing:
             )
 
     def carry_out(self, plan: Plan) -> None:
-        """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
-        from ..api.apply import apply
-        from ..api.apply import check_output as api_check_output
-        from ..errors import CheckpointError
-
+        """Write the output of a plan, prove it if asked, and show the receipt; with --dry-run, only show the plan."""
         if self.dry_run:
-            if self.output is not None or self.to or self.max_shard_size or self.shared.given:
-                output = "output/" if self.output is None else self.output
-                notes = api_check_output(
-                    output, to=self.to, max_shard_size=self.max_shard_size, plan=plan, **self.shared.given
-                )
-                plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
-            if self.processes is not None:
-                self._show_sharing(plan, self.processes)
-            elif not self.printer.answer(plan):
-                self._show(plan)
+            self._show_unwritten(plan)
             return
         assert self.output is not None  # ``check`` ensures this
+        self._ask(plan)
+        receipt = self._written(plan, self.output)
+        if rank_of_process():
+            return  # the first process reports the whole output
+        self._report(plan, receipt, self.output)
+
+    def _ask(self, plan: Plan) -> None:
+        """Raise the errors of --prove that are known before the output is written, and ask for --consume."""
         if self.prove:
             from ..api.prove.output import check_runs
 
@@ -167,10 +157,15 @@ class Writing:
             from .consuming import ask_to_consume
 
             ask_to_consume(plan)
-        with self.printer.working("writing", self.output) as progress:
-            receipt = apply(
+
+    def _written(self, plan: Plan, output: str) -> Receipt:
+        """Write the output of a plan, and return its receipt."""
+        from ..api.apply import apply
+
+        with self.printer.working("writing", output) as progress:
+            return apply(
                 plan,
-                self.output,
+                output,
                 to=self.to,
                 max_shard_size=self.max_shard_size,
                 force=self.force,
@@ -183,10 +178,13 @@ class Writing:
                 progress=progress,
                 **self.shared.given,
             )
-        if rank_of_process():
-            return  # the first process reports the whole output
+
+    def _report(self, plan: Plan, receipt: Receipt, output: str) -> None:
+        """Prove a written output if asked, and show the receipt and the proof; exit with 1 if the networks differ."""
+        from ..errors import CheckpointError
+
         try:
-            proof = self._proof(plan, self.output)
+            proof = self._proof(plan, output)
         except CheckpointError:
             self._show_receipt(plan, receipt)
             raise
@@ -198,9 +196,9 @@ class Writing:
         except Exception as error:
             if not is_for_memory(error):
                 raise
-            say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
+            say(f"note: {escape(output)} is written, but there is not enough memory to show the receipt.")
         if proof is not None:
-            self._show_proof(proof, shown)
+            show_proof(self.printer, proof, shown)
 
     def _proof(self, plan: Plan, output: str) -> Proof | None:
         """Compare the networks of source and output, and return the result; None without --prove."""
@@ -211,15 +209,20 @@ class Writing:
         with self.printer.working("proving"):
             return prove_output(plan, output)
 
-    def _show_proof(self, proof: Proof, shown: Collection[str]) -> None:
-        """Show the result of --prove, with its notes that are not in ``shown``; exit with 1 if the networks differ."""
-        if not self.printer.json:
-            from ..render.prove import proof_view
+    def _show_unwritten(self, plan: Plan) -> None:
+        """Show a plan, with the notes on the output that would be written; with --processes, also how it is shared."""
+        if self.output is not None or self.to or self.max_shard_size or self.shared.given:
+            from ..api.apply import check_output as api_check_output
 
-            self.printer.show("", proof_view(proof, every=self.printer.verbose))
-            self.printer.notes(note for note in proof.notes if note not in shown)
-        if proof.verdict == "DIFFERENT":
-            raise typer.Exit(1)
+            output = "output/" if self.output is None else self.output
+            notes = api_check_output(
+                output, to=self.to, max_shard_size=self.max_shard_size, plan=plan, **self.shared.given
+            )
+            plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
+        if self.processes is not None:
+            self._show_sharing(plan, self.processes)
+        elif not self.printer.answer(plan):
+            self._show(plan)
 
     def _show_sharing(self, plan: Plan, processes: int) -> None:
         """Show a plan and the work of each of ``processes`` processes; with --json, print only the work."""
@@ -235,12 +238,8 @@ class Writing:
         """Show the plan and its receipt, or print only the receipt if --json is given; return the notes shown."""
         if self.printer.answer(receipt):
             return ()
-        from ..render.verification import receipt_view
-
         shown = self._show(plan)
-        self.printer.notes(note for note in receipt.notes if note not in shown)
-        next_steps = [f"ckpt verify {quoted(receipt.output)}"]
-        self.printer.show(receipt_view(receipt, next_steps=next_steps, every=self.printer.verbose))
+        show_receipt(self.printer, receipt, shown)
         return (*shown, *receipt.notes)
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
@@ -270,53 +269,3 @@ class AdapterWriting:
     def carry_out(self, plan: Plan) -> None:
         """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
         Writing(**vars(self)).carry_out(plan)
-
-
-def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
-    """Show where the tensors ``keys`` of a plan come from, and why, even with -q."""
-    from ..analysis.merge_explanation import ExplainedMerge
-    from ..api.explain import explain
-
-    found = explain(plan, keys)
-    if printer.answer(found):
-        return
-    printer.notes(plan.notes)
-    if isinstance(found, ExplainedMerge):
-        from ..render.merge_explanation import explained_merge_view
-
-        print_to(sys.stdout, explained_merge_view(found))
-    else:
-        from ..render.explanation import explained_view
-
-        print_to(sys.stdout, explained_view(found, every=printer.verbose))
-
-
-def write_page(printer: Printer, plan: Plan, path: str, *, force: bool, wait: float | None) -> None:
-    """Write the page about a merge, and show where it is."""
-    from ..api.view import view
-
-    with printer.working("comparing", path) as progress:
-        page = view(plan, output=path, force=force, wait=wait, progress=progress)
-    show_page(printer, page)
-
-
-def show_page(printer: Printer, page: Page) -> None:
-    """Show where a page was written, how to open it, and its notes."""
-    if printer.answer(page):
-        return
-    from ..render.columns import page_view
-
-    printer.show(page_view(page, next_step=f"open {quoted(page.output or '')} in a browser"))
-    printer.notes(page.notes)
-
-
-def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
-    """Show a plan: its notes, its table and, with -v, every step."""
-    from ..render.plan import plan_lines, plan_view
-
-    printer.notes(notes)
-    if printer.quiet:
-        return
-    if printer.verbose:
-        printer.lines([*plan_lines(plan), ""])
-    printer.show(plan_view(plan))

@@ -319,8 +319,8 @@ MUTANTS = (
     ),
     Mutant(
         "a policy with parts is not lost to one of another field",
-        'policies[numberless(key)] = max(policy, policies.get(numberless(key), ""), key=len)',
-        "policies[numberless(key)] = policy",
+        'found[numberless(key)] = max(policy, found.get(numberless(key), ""), key=len)',
+        "found[numberless(key)] = policy",
         "api/resize/test_fused.py",
     ),
     Mutant(
@@ -331,14 +331,14 @@ MUTANTS = (
     ),
     Mutant(
         "of a network of own code it is not said that the outputs stay equal",
-        "change.is_exact = None if change.is_exact else change.is_exact",
-        "change.is_exact = change.is_exact",
+        "is_exact=None if change.is_exact else change.is_exact",
+        "is_exact=change.is_exact",
         "api/resize/test_factories.py",
     ),
     Mutant(
         "what an optimizer stores is not resized as weights are",
-        "if root is not None and _MOMENTS.search(root):",
-        "if root is not None and root == 'optimizer':",
+        "if self.root is not None and _MOMENTS.search(self.root):",
+        "if self.root is not None and self.root == 'optimizer':",
         "api/resize/test_roots.py",
     ),
     Mutant(

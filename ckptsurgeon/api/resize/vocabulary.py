@@ -23,7 +23,7 @@ from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
 from .donor import DonorChoice, donor_choice
-from .trim import trimmed
+from .trimming.trim import trimmed
 
 __all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..options import Encoding, Memory, StateDict, check_page, check_writes_no_model, numbers
-from ..writing import Writing, show_explained, write_page
+from ..showing import show_explained, write_page
+from ..writing import Writing
 
 NAME = "merge"
 HELP = """Merge models into one by a method.

@@ -21,7 +21,8 @@ from ..options import (
     metadata_of,
     mismatch_policies,
 )
-from ..writing import Writing, show_explained
+from ..showing import show_explained
+from ..writing import Writing
 
 NAME = "transplant"
 HELP = """Put weights into another configuration, and write a checkpoint that is ready to train.

@@ -10,7 +10,7 @@ import typer
 
 from ..options import Force, Root, Wait, check_page
 from ..printing import Printer
-from ..writing import show_page
+from ..showing import show_page
 
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.resize.chat_texts import chat_texts
+from ckptsurgeon.api.resize.trimming.chat_texts import chat_texts
 
 from ...helpers.small_tokenizers import ENGLISH, GERMAN, KINDS, SPECIAL, saved_tokenizer, tokenizer
 from .test_vocabulary import built, field, outputs, tokens_of

@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ...errors import ConfigError
-from ...storage.small_files import open_file
-from ...util.did_you_mean import did_you_mean
-from ...util.text import brief_repr, escape
+from ....errors import ConfigError
+from ....storage.small_files import open_file
+from ....util.did_you_mean import did_you_mean
+from ....util.text import brief_repr, escape
 
 __all__ = ["check_encodes_alike", "opened_tokenizer", "text_batches", "used_ids"]
 

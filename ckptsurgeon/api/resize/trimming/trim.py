@@ -9,17 +9,17 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from ...destinations.hf.files import GENERATION, tokenizer_beside
-from ...destinations.hf.resizable import Resizable
-from ...errors import ConfigError, PlanError
-from ...planning.target import Companion
-from ...storage.json_text import read_json
-from ...storage.small_files import read_file
-from ...util.text import escape, listing
-from ...vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
-from ...vocabulary.renumbered_ids import Renumbering, moved_ids
-from ...vocabulary.replacement import NewVocabulary
-from ...vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
+from ....destinations.hf.files import GENERATION, tokenizer_beside
+from ....destinations.hf.resizable import Resizable
+from ....errors import ConfigError, PlanError
+from ....planning.target import Companion
+from ....storage.json_text import read_json
+from ....storage.small_files import read_file
+from ....util.text import escape, listing
+from ....vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
+from ....vocabulary.renumbered_ids import Renumbering, moved_ids
+from ....vocabulary.replacement import NewVocabulary
+from ....vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
 from .chat_texts import chat_texts
 from .corpus import check_encodes_alike, opened_tokenizer, text_batches, used_ids
 

@@ -1,0 +1,109 @@
+"""Reads the network that is to be resized, and what the user asks of it: fields, indices to keep, the vocabulary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...checkpoint.opening import open_checkpoint
+from ...destinations.hf.resizable import Resizable
+from ...destinations.resizable_model import resizable
+from ...errors import ConfigError
+from ...planning.resizing.fields import role_of
+from ...util.text import escape
+from ..inputs.argument_types import Fields, Kept
+from .arguments import fields_of, kept_of
+from .donor import donor_choice
+from .request import Request
+from .vocabulary import VocabularyStep, vocabulary_step
+
+__all__ = ["AskedNetwork", "asked_network"]
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class AskedNetwork:
+    """The network of the source (``base``), and what is to change in it.
+
+    ``given`` has the new values of fields as the user names them, ``fields`` the same under the fields' main names; for
+    another model type, they are the fields of that type. ``kept`` has the indices to keep, by field. ``vocabulary`` is
+    the change of the vocabulary, if there is one.
+    """
+
+    base: Resizable
+    given: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    kept: Mapping[str, Sequence[int]]
+    vocabulary: VocabularyStep | None = None
+
+
+def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:
+    """Return the network of the source, and what ``fields``, ``keep`` and the vocabulary of ``asked`` change in it.
+
+    Raises ConfigError if there is no configuration, or if arguments do not fit together.
+    """
+    base = resizable(_config(asked))
+    kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
+    has_vocabulary = bool(asked.tokens.tokenizer or asked.tokens.corpora)
+    given = fields_of(fields, is_needed=asked.model_type is None and not has_vocabulary)
+    _check_known(base, asked, given)
+    if asked.model_type is not None:
+        _check_type_alone(asked)
+        return AskedNetwork(base, given, given, kept)
+    _check_same_type(asked.expert)
+    named = {base.main_name(name): value for name, value in given.items()}
+    return AskedNetwork(base, given, named, kept, vocabulary_step(base, named, asked.tokens))
+
+
+def _config(asked: Request) -> str:
+    """Return the path of the configuration: that of ``--config``, or the config.json beside the weights."""
+    if asked.config:
+        return asked.config
+    path = asked.path
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    found = os.path.join(folder, CONFIG)
+    if "://" in path or not os.path.isfile(found):
+        open_checkpoint(path).close()  # if it does not exist, that is the error
+        raise ConfigError(
+            f"there is no {CONFIG} in the folder of {escape(path)}, and without it the network is not known.",
+            hint="Name the configuration with --config, or fetch the whole folder first.",
+        )
+    return found
+
+
+def _check_known(base: Resizable, asked: Request, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError if another model type or vocabulary is asked for, but the network is not of transformers."""
+    wanted: dict[str, Any] = {
+        "--as": asked.model_type,
+        "--tokenizer": asked.tokens.tokenizer,
+        "--trim": asked.tokens.corpora,
+        "--donor": asked.tokens.donor,
+    }
+    wanted.update({f"--set {escape(name)}": True for name in fields if role_of(name) == "vocabulary"})
+    given = next((option for option, value in wanted.items() if value), "")
+    if given and not base.is_known:
+        raise ConfigError(
+            f"{given} is only for networks of transformers, which {escape(os.path.basename(base.path))} is not.",
+            hint="Leave it out. For another vocabulary, use ckpt transplant --vocab.",
+        )
+
+
+def _check_type_alone(asked: Request) -> None:
+    """Raise ConfigError if ``--as`` is given with an option for another vocabulary."""
+    if asked.tokens.tokenizer or asked.tokens.corpora:
+        raise ConfigError(
+            "--as changes only the model type, not the vocabulary.", hint="Leave --tokenizer and --trim out."
+        )
+    donor_choice(asked.tokens.new, "", asked.tokens.donor, asked.tokens.picks)
+
+
+def _check_same_type(expert: int | None) -> None:
+    """Raise ConfigError if ``--expert`` is given without ``--as``."""
+    if expert is not None:
+        raise ConfigError(
+            "--expert needs --as: it chooses the expert that becomes the feed-forward layer of a dense model.",
+            hint="Name the type of the dense model, for example, --as llama.",
+        )

@@ -1,0 +1,113 @@
+"""Gives the tensors of a source the names and shapes of the network that its configuration describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.ignored_keys import ignored_keys
+from ...errors import PlanError
+from ...planning.keys.spelling import quoted
+from ...planning.quantised import computing
+from ...planning.quantised_error import dequantise
+from ...planning.target import TargetSpec
+from ...tensors.dtypes import DTYPES
+from ...util.text import escape, listing
+from ..from_pretrained import class_of
+
+__all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes"]
+
+TWICE = "-stored-twice"
+"""Added to the key of a second copy of a tensor; the output does not get this copy."""
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """How the tensors of a source get the names and shapes of ``network``, which its configuration describes.
+
+    ``rows`` are operations that do this, and ``stored_twice`` are patterns of second copies, to be left out later.
+    ``computed`` are tensors that the source lacks because the class computes them. ``dtype`` is that of all floats; it
+    is None if there are several.
+    """
+
+    network: TargetSpec
+    rows: Sequence[Mapping[str, Any]]
+    stored_twice: Sequence[str]
+    computed: Sequence[str]
+    dtype: str | None
+
+
+def refuse_codes(source: Checkpoint) -> None:
+    """Raise PlanError if weights of ``source`` are quantised; a configuration with quantisation is refused earlier."""
+    if source.codes:
+        coded = source.codes.tensors
+        raise computing([(source.path, one, "a change of its size") for one in coded], dequantise("resize"))
+
+
+def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
+    """Return how the tensors of ``source`` get the names of ``network``.
+
+    A tied tensor is changed under its first key; if it is also stored under another key, the second copy is left out.
+
+    Raises PlanError if the source lacks tensors of the network, other than those that the class computes.
+    """
+    computed = computed_tensors(source, network)
+    rows: list[Mapping[str, Any]] = []
+    names = {key for key in source if key in network.tensors}
+    if network.recognise is not None:
+        found = network.recognise(source)
+        rows += found.operations
+        for old, new in found.names.items():
+            if old != new and new in network.tensors:
+                rows.append({"copy": quoted(old), "into": [quoted(new)]})
+                names.add(new)
+    if not rows:
+        _check_fits(source, network, names, computed)
+    ties, left = _ties(network, names)
+    dtypes = {info.dtype for info in source.values() if DTYPES[info.dtype].is_floating}
+    return NamedSource(network, [*rows, *ties], left, computed, dtypes.pop() if len(dtypes) == 1 else None)
+
+
+def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
+    """Return tensors that the source lacks because the class computes them when it loads, such as tables of sines."""
+    if network.kind != "transformers":
+        return []
+    absent = [key for key in network.tensors if key not in source and key not in network.ties]
+    patterns = ignored_keys(class_of(network), network.cache_key, is_missing=True) if absent else []
+    return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
+
+
+def _check_fits(source: Checkpoint, network: TargetSpec, names: set[str], computed: Sequence[str]) -> None:
+    """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
+
+    ``names`` are the tensors of the network that it has, and ``computed`` those that it need not have.
+    """
+    owners = {network.ties.get(key, key) for key in names}.union(computed)
+    missing = [key for key in network.tensors if network.ties.get(key, key) not in owners]
+    wrong = [key for key in names if source[key].shape != network.tensors[key].shape]
+    if missing or wrong:
+        what = f"does not have {listing(missing)}" if missing else f"has other shapes: {listing(wrong)}"
+        raise PlanError(
+            f"{escape(source.path)} does not fit its configuration: it {what}.",
+            hint="Run ckpt fits, which lists the differences.",
+        )
+
+
+def _ties(network: TargetSpec, names: set[str]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return operations that give tied tensors their first key, and patterns of second copies.
+
+    ``names`` are the tensors of the network that the source has.
+    """
+    rows: list[Mapping[str, Any]] = []
+    left, there = [], set(names)
+    for alias, owner in network.ties.items():
+        if alias in there and owner in there:
+            rows.append({"copy": quoted(alias), "into": [quoted(f"{alias}{TWICE}")]})
+            left.append(f"{quoted(alias)}{TWICE}")
+        elif alias in there:
+            rows.append({"copy": quoted(alias), "into": [quoted(owner)]})
+            there.add(owner)
+    return rows, left

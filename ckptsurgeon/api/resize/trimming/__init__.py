@@ -1,0 +1,1 @@
+"""Cuts a vocabulary to the tokens that texts use."""

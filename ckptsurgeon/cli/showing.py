@@ -1,0 +1,90 @@
+"""Shows what a verb with a plan found or wrote: the plan, an explanation, a page, the receipt or the proof."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from .options import quoted
+from .printing import Printer, print_to
+
+if TYPE_CHECKING:
+    from ..analysis.page.contents import Page
+    from ..analysis.prove.proof import Proof
+    from ..planning.plan.plan import Plan
+    from ..planning.plan.receipt import Receipt
+
+__all__ = ["show_explained", "show_page", "show_plan", "show_proof", "show_receipt", "write_page"]
+
+
+def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
+    """Show where the tensors ``keys`` of a plan come from, and why, even with -q."""
+    from ..analysis.merge_explanation import ExplainedMerge
+    from ..api.explain import explain
+
+    found = explain(plan, keys)
+    if printer.answer(found):
+        return
+    printer.notes(plan.notes)
+    if isinstance(found, ExplainedMerge):
+        from ..render.merge_explanation import explained_merge_view
+
+        print_to(sys.stdout, explained_merge_view(found))
+    else:
+        from ..render.explanation import explained_view
+
+        print_to(sys.stdout, explained_view(found, every=printer.verbose))
+
+
+def write_page(printer: Printer, plan: Plan, path: str, *, force: bool, wait: float | None) -> None:
+    """Write the page about a merge, and show where it is."""
+    from ..api.view import view
+
+    with printer.working("comparing", path) as progress:
+        page = view(plan, output=path, force=force, wait=wait, progress=progress)
+    show_page(printer, page)
+
+
+def show_page(printer: Printer, page: Page) -> None:
+    """Show where a page was written, how to open it, and its notes."""
+    if printer.answer(page):
+        return
+    from ..render.columns import page_view
+
+    printer.show(page_view(page, next_step=f"open {quoted(page.output or '')} in a browser"))
+    printer.notes(page.notes)
+
+
+def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
+    """Show a plan: its notes, its table and, with -v, every step."""
+    from ..render.plan import plan_lines, plan_view
+
+    printer.notes(notes)
+    if printer.quiet:
+        return
+    if printer.verbose:
+        printer.lines([*plan_lines(plan), ""])
+    printer.show(plan_view(plan))
+
+
+def show_receipt(printer: Printer, receipt: Receipt, shown: Collection[str]) -> None:
+    """Show the receipt of an output, with its notes that are not in ``shown``."""
+    from ..render.verification import receipt_view
+
+    printer.notes(note for note in receipt.notes if note not in shown)
+    next_steps = [f"ckpt verify {quoted(receipt.output)}"]
+    printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))
+
+
+def show_proof(printer: Printer, proof: Proof, shown: Collection[str]) -> None:
+    """Show the result of --prove, with its notes that are not in ``shown``; exit with 1 if the networks differ."""
+    if not printer.json:
+        from ..render.prove import proof_view
+
+        printer.show("", proof_view(proof, every=printer.verbose))
+        printer.notes(note for note in proof.notes if note not in shown)
+    if proof.verdict == "DIFFERENT":
+        raise typer.Exit(1)
