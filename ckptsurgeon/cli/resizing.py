@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
+from .new_tokens import NewTokenOptions
 from .options import Root, SetMetadata, metadata_of
 
 __all__ = ["NetworkOptions", "SizeOptions", "VocabularyOptions"]
@@ -148,45 +149,13 @@ class VocabularyOptions:
         int,
         typer.Option("--pad-to", metavar="N", help="Add rows to the embedding until their number is a multiple of N."),
     ] = 1
-    new_tokens: Annotated[
-        str,
-        typer.Option(
-            "--new-tokens",
-            metavar="init|mean|zero|subword|omp",
-            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, the mean of the rows of "
-            "the token's pieces, or omp: a weighted sum of rows of other tokens, computed with a donor model "
-            "(--donor).",
-        ),
-    ] = "init"
-    donor: Annotated[
-        str | None,
-        typer.Option(
-            "--donor",
-            metavar="DIR",
-            help="With --new-tokens omp, the model that has the new tokens. [default: that of the tokeniser's folder]",
-        ),
-    ] = None
-    omp_k: Annotated[
-        int | None,
-        typer.Option(
-            "--omp-k",
-            metavar="N",
-            help="With --new-tokens omp: compute each new row from at most N rows of other tokens. [default: 64]",
-        ),
-    ] = None
-    token_map: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--token-map",
-            metavar="OLD=NEW",
-            help="Give the new token NEW the row of the old token OLD. Repeatable.",
-        ),
-    ] = None
+    rows: NewTokenOptions = field(default_factory=NewTokenOptions)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The options as arguments of the Python function."""
-        return {**vars(self), "trim": self.trim or (), "token_map": self.token_map or ()}
+        given = vars(self).copy()
+        return {**given.pop("rows").arguments, **given, "trim": self.trim or ()}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ...errors import ConfigError
 from ...planning.resizing.fields import role_of
 from ...util.text import escape
 from ..inputs.argument_types import Fields, Kept
+from ..transplant.donor.choice import donor_choice
 from .arguments import fields_of, kept_of
-from .donor import donor_choice
 from .request import Request
 from .vocabulary import VocabularyStep, vocabulary_step
 

@@ -19,8 +19,8 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...util.text import escape, listing
 from ..model_folder.config_differences import DIFFERENT
+from ..transplant.donor.rows import with_donor
 from ..transplant.opening import plan_into
-from .donor import with_donor
 from .found_changes import FoundChanges
 from .network import AskedNetwork
 from .optimizer_plan import ResizedNetwork

@@ -20,9 +20,9 @@ from ...vocabulary.renumbered_ids import Renumbering, moved_ids
 from ...vocabulary.replacement import NewVocabulary, tokens_at
 from ..inputs.argument_types import Rules
 from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
+from ..transplant.donor.choice import DonorChoice, donor_choice
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
-from .donor import DonorChoice, donor_choice
 from .trimming.trim import trimmed
 
 __all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
@@ -103,7 +103,7 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
     assert new is not None
     _check_lists(new, rows)
     _check_ends(base, fields)
-    found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled, has_donor=True)
+    found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled)
     assert found is not None
     padded = _padded(len(new.new.tokens), choices.pad_to)
     kept = found.rows.kept

@@ -34,6 +34,8 @@ from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..layouts.named_layout import check_layout, layout_arguments
 from ..model_folder.rows_by_place import PLACE
+from .donor.choice import donor_choice
+from .donor.rows import network_of, with_donor
 from .opening import plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 
@@ -60,6 +62,8 @@ def transplant(
     vocab_keys: Patterns = (),
     new_tokens: str = "init",
     token_map: Rules = (),
+    donor: Path | None = None,
+    omp_k: int | None = None,
     on_mismatch: Mismatch = (),
     on_missing: str = "init",
     reinit: Patterns = (),
@@ -87,8 +91,11 @@ def transplant(
     leaves the layout as it is. ``heads`` are the numbers of query and key heads ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
-    keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).
-    ``token_map`` maps tokens of the source to tokens of the destination. ``vocab_keys`` lists the tensors with a row
+    keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword, omp).
+    ``token_map`` maps tokens of the source to tokens of the destination. With omp, each new row is a weighted sum of at
+    most ``omp_k`` (64) rows of tokens that the source and ``donor`` share; the weights are those with which the donor's
+    rows approximate its row of the new token. ``donor`` is the folder of a model that has the new tokens, by default
+    that in the folder of the destination's token list. ``vocab_keys`` lists the tensors with a row
     for each token (GLOB or GLOB=AXIS), if the destination does not know them. If ``vocab`` is "place", row n is copied
     to row n even if the tokenisers differ.
 
@@ -124,13 +131,15 @@ def transplant(
     specs = specs_of(source)
     models = ([one.uri for one in specs], os.fspath(destination) if isinstance(destination, str | os.PathLike) else "")
     vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models)
+    chosen = donor_choice(new_tokens, lists[1] if lists else "", os.fspath(donor or ""), omp_k)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
     arguments = plain_arguments(
         include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
         vocab=PLACE if vocab == PLACE else [os.path.basename(path) for path in lists],
-        vocab_keys=vocab_keys, new_tokens=new_tokens,
-        token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
-        drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root, task=task,
+        vocab_keys=vocab_keys, new_tokens=new_tokens, token_map=rules_as_text(token_map),
+        donor=os.path.basename(os.fspath(donor or "").rstrip("/")), omp_k=omp_k, on_mismatch=on_mismatch,
+        on_missing=on_missing, reinit=reinit, drop_last=drop_last, require=require, strict=strict, dtype=dtype,
+        root=root, task=task,
         no_constructor_weights=not constructor_weights, **encoding_said(encoding), **layout_arguments(layout, heads),
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
@@ -139,4 +148,6 @@ def transplant(
         rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
         layout=layout, heads=heads or "",
     )  # fmt: skip
+    if chosen is not None and change is not None:
+        plan = with_donor(plan, chosen, change.new.tokens, network_of(target))
     return with_metadata(plan, metadata)

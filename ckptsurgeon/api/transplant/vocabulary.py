@@ -10,7 +10,6 @@ from ...destinations.hf.files import CONFIG, is_of_tokenizer
 from ...errors import ConfigError, PlanError
 from ...planning.keys.pattern import OptionPattern
 from ...planning.plan.plan import Plan
-from ...planning.plan.rows import OMP
 from ...planning.target import Companion
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...storage.read.uri import scheme_of
@@ -85,14 +84,12 @@ def vocabulary_options(
     new: str,
     spelled: Rules,
     models: tuple[Sequence[str], str] = ((), ""),
-    has_donor: bool = False,
 ) -> VocabularyOptions | None:
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
     ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
-    paths of the sources and of the destination. ``has_donor`` is true if another model (a donor) has rows for the new
-    tokens. Raises ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if
-    the two lists are in the wrong order (the destination's first).
+    paths of the sources and of the destination. Raises ConfigError or PatternError if an option is invalid, or is given
+    without a ``change``; PlanError if the two lists are in the wrong order (the destination's first).
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
@@ -102,11 +99,6 @@ def vocabulary_options(
                 hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
-    if new == OMP and not has_donor:
-        raise ConfigError(
-            "--new-tokens omp works only with ckpt resize --tokenizer: it needs a donor, a model with the new tokens.",
-            hint="Use init, mean, zero or subword.",
-        )
     rows = map_tokens(change.source, change.new, spelled=change.spelled, new=new, names=change.names)
     own = _are_beside(change.paths, *models)
     if not any(own) and change.source.tokens != change.new.tokens and all(_are_beside(change.paths[::-1], *models)):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..new_tokens import NewTokenOptions
 from ..options import (
     Encoding,
     Heads,
@@ -37,6 +38,7 @@ EXAMPLES = """\b
 Examples:
   ckpt transplant src.pth dst.yaml --exclude decoder
   ckpt transplant --source en.pth --source lm.pth:decoder:decoder dst.yaml --on-mismatch 'ctc.**=init' -n
+  ckpt transplant en/ de/config.json --vocab en/tokenizer.json:de/tokenizer.json --new-tokens omp -o out/
   ckpt transplant vit.pth dst.yaml --on-mismatch pos_embed=positions-2d --explain pos_embed
 """
 
@@ -94,23 +96,6 @@ def run(
             "--vocab-keys",
             metavar="GLOB[=AXIS]",
             help="The tensors with a vocabulary axis, if the destination does not define them. Repeatable.",
-        ),
-    ] = None,
-    new_tokens: Annotated[
-        str,
-        typer.Option(
-            "--new-tokens",
-            metavar="init|mean|zero|subword",
-            help="Fill the rows of tokens that the source lacks with the destination's initial values, the mean of all "
-            "rows, zeros, or the mean of the rows of the token's pieces.",
-        ),
-    ] = "init",
-    token_map: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--token-map",
-            metavar="SRC=DST",
-            help="Treat a source token and a destination token as one, as in '<blank>=[PAD]'. Repeatable.",
         ),
     ] = None,
     on_mismatch: Annotated[
@@ -189,6 +174,7 @@ def run(
         ),
     ] = None,
     *,
+    rows: NewTokenOptions,
     writing: Writing,
 ) -> None:
     """Plan which tensors of the sources go into the destination, and write the output (or only show the plan)."""
@@ -210,8 +196,7 @@ def run(
     plan = transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
         ruleset=ruleset, operations=operations, layout=layout, heads=heads, vocab=vocab,
-        vocab_keys=vocab_keys or (), new_tokens=new_tokens,
-        token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
+        vocab_keys=vocab_keys or (), **rows.arguments, on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
         encoding=encoding, root=root, task=task, constructor_weights=not no_constructor_weights,
         metadata=metadata_of(set_metadata),

@@ -374,12 +374,6 @@ def test_a_plan_without_its_donor_is_an_error(tmp_path: Path) -> None:
         cs.apply(cs.load_plan(tmp_path / "plan.json"), tmp_path / "out")
 
 
-def test_transplant_names_the_verb_that_takes_a_donor(english: Callable[[str], Path], german: Path) -> None:
-    lists = (english("llama") / "tokenizer.json", german / "tokenizer.json")
-    with pytest.raises(cs.ConfigError, match="works only with ckpt resize"):
-        cs.transplant(english("llama"), german / "config.json", vocab=lists, new_tokens="omp")
-
-
 def test_the_command(english: Callable[[str], Path], german: Path, tmp_path: Path, ckpt: Any) -> None:
     out = str(tmp_path / "out")
     asked = ["--tokenizer", str(german), "--new-tokens", "omp", "--omp-k", "5", "--donor", str(german)]

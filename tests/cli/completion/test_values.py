@@ -35,6 +35,8 @@ def test_options_of_the_verb() -> None:
         ),
         ("transplant a b --on-missing ", ["init", "error"]),
         ("transplant a b --new-tokens m", ["mean"]),
+        ("transplant a b --new-tokens o", ["omp"]),
+        ("resize a --new-tokens o", ["omp"]),
         ("transplant a b --dtype bf", ["bfloat16"]),
         ("transplant a b --dtype k", ["keep"]),
         ("transplant a b --on-mismatch p", ["pad", "positions-1d", "positions-2d", "patch"]),
