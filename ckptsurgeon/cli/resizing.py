@@ -99,6 +99,14 @@ class SizeOptions:
             "more often count more.",
         ),
     ] = None
+    align_experts: Annotated[
+        bool,
+        typer.Option(
+            "--align-experts",
+            help="With --merge-experts: first reorder the channels of the experts of a group, so that similar channels "
+            "are averaged.",
+        ),
+    ] = False
     by: Annotated[
         str | None,
         typer.Option(

@@ -11,8 +11,9 @@ __all__ = ["as_arguments"]
 # Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
-    "adapters", "align", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute",
-    "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "energy", "evaluate",
+    "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only",
+    "compute", "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "energy",
+    "evaluate",
     "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init", "int_buffers",
     "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file", "max_shard_size",
     "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels", "new_tokens",
@@ -39,7 +40,8 @@ OTHERS = {
 }
 """Options whose Python argument has another name; for ``--timeout``, Python has an environment variable."""
 SWITCHES = frozenset((
-    "align", "check_only", "controls", "fan_in_fan_out", "fisher", "force", "gram", "keep_extras", "keep_going",
+    "align", "align_experts", "check_only", "controls", "fan_in_fan_out", "fisher", "force", "gram", "keep_extras",
+    "keep_going",
     "keep_models", "maximize", "overfit_one_batch", "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""

@@ -306,6 +306,18 @@ MUTANTS = (
         "api/resize/test_merge_experts.py",
     ),
     Mutant(
+        "channels of experts are aligned before their mean is taken",
+        "orders = {expert: one.order for expert, one in matched.items() if one.moved}",
+        "orders = dict[int, list[int]]()",
+        "api/resize/test_aligned_experts.py",
+    ),
+    Mutant(
+        "the folder of a model tells which of its tensors is the embedding",
+        "return Resizable(config).target({})",
+        "return target",
+        "api/transplant/test_donor.py",
+    ),
+    Mutant(
         "experts of one group of the router are not merged with those of another",
         "near = [head for head in heads if head // size == expert // size]",
         "near = list(heads)",

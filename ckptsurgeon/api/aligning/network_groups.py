@@ -81,6 +81,11 @@ class NetworkGroups:
                 seen |= own
         return found
 
+    def channels_of_experts(self) -> list[NetworkGroup]:
+        """Return the channels of each expert, for experts whose weights are in the same tensors."""
+        found = [one for path in self._paths("channels") for one in self._of_channels(path)]
+        return [one for one in found if one.parts[0].expert >= 0]
+
     def _paths(self, role: str) -> list[str]:
         """Return the dotted paths of the configuration fields with the role ``role``, such as "heads" or "width"."""
         return [path for path in _paths(self._fields) if role_of(path) == role]

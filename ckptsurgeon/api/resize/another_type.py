@@ -50,7 +50,8 @@ class AnotherType:
         if replace(choices, noise=Noise(choices.noise.by)) != Choices():
             raise ConfigError(
                 "--as changes only the model type, and cannot be used together with a change of the size.",
-                hint="Leave --layers, --keep, --new-channels, --new-width, --noise, --merge-experts and --by out.",
+                hint="Leave --layers, --keep, --new-channels, --new-width, --noise, --merge-experts, --align-experts "
+                "and --by out.",
             )
         if expert is not None and expert < 0:
             raise ConfigError(f"--expert {expert} is not the index of an expert.", hint="Experts count from 0.")

@@ -83,6 +83,11 @@ class AskedFields:
                 "--merge-experts has no effect, because the number of experts does not become smaller.",
                 hint="Set a smaller number of experts with --set.",
             )
+        if choices.alignment is not None and self.of("channels"):
+            raise ConfigError(
+                "--align-experts cannot be used with another number of channels.",
+                hint=f"Change {self.of('channels')[0]} in another command.",
+            )
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
             raise ConfigError("--new-width has no effect, because no width becomes larger.", hint="Leave it out.")
 

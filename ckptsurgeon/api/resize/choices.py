@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...planning.resizing.repeat import NO_NOISE, Noise
+from .aligned_experts import ExpertAlignment
 from .vocabulary import VocabularyStep
 
 __all__ = ["Choices"]
@@ -15,7 +16,8 @@ __all__ = ["Choices"]
 class Choices:
     """The user's options: ``layers`` as text, ``kept`` = {field: indices to keep}, ways to add channels and width.
 
-    ``merge`` is "similar" or groups of experts as text, if experts are merged.
+    ``merge`` is "similar" or groups of experts as text, if experts are merged; ``alignment`` then aligns their
+    channels, if the user wants this.
     ``vocabulary`` is the change of the vocabulary, if there is one.
     """
 
@@ -25,6 +27,7 @@ class Choices:
     new_width: str = ""
     noise: Noise = NO_NOISE
     merge: str = ""
+    alignment: ExpertAlignment | None = None
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
     """A function of the number of layers that returns the influence of each layer, from statistics."""

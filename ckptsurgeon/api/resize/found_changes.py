@@ -12,6 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError
 from ...planning.resizing.change import Change
 from ..inputs.operations import operate
+from .aligned_experts import ExpertAlignment
 from .another_type import AnotherType
 from .choices import Choices
 from .network import AskedNetwork
@@ -37,7 +38,6 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     """Return the changes of the tensors in ``opened``; raises ConfigError and PlanError."""
     refuse_codes(opened)
     statistics = read_statistics(asked.by, opened) if asked.by else None
-    choices = _choices(asked, network, statistics)
     source = named_source(opened, network.base.target({}))
     rows: list[Mapping[str, Any]] = list(source.rows)
 
@@ -45,6 +45,8 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     def named() -> Checkpoint:
         return operate([opened], rows)[0].checkpoint if rows else opened
 
+    alignment = ExpertAlignment(network.base, lambda: named()) if asked.align_experts else None
+    choices = replace(_choices(asked, network, statistics), alignment=alignment)
     stages = _stages(asked, network, choices, Measures(lambda: named(), statistics))
     rows += stages.splits
     changes = list(stages.changes())

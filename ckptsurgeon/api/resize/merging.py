@@ -8,7 +8,7 @@ from ...errors import ConfigError
 from ...planning.operations.operation import groups_of
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.change import Change
-from ...planning.resizing.merge_experts import merged, similar_groups
+from ...planning.resizing.merge_experts import Groups, merged, similar_groups
 from ...planning.resizing.select import largest
 from ...util.text import brief_repr, count, escape
 from .choices import Choices
@@ -46,11 +46,18 @@ def merged_groups(
     """
     old, new = numbers
     heads = choices.kept.get(name)
+
+    def change(groups: Sequence[Groups], by: str) -> Change:
+        found = choices.alignment
+        each = zip(layers, groups, weights, strict=True) if found is not None else ()
+        aligned = [found.aligned(*layer) for layer in each] if found is not None else []
+        return merged(name, layers, groups, weights, numbers, f"{by}{counted}", aligned)
+
     weights = [measures.loads(axes, old) for axes in layers]
     counted = f", each weighted by how often {escape(choices.by)} says it is used" if any(weights) else ""
     if choices.merge != SIMILAR:
         groups = _listed(name, choices, numbers)
-        return merged(name, layers, [groups] * len(layers), weights, numbers, f"those in the list{counted}")
+        return change([groups] * len(layers), "those in the list")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
         raise ConfigError(
             f"--keep {name} lists {len(heads)} indices; it must list {new} different indices below {old}."
@@ -69,7 +76,7 @@ def merged_groups(
         )
         for axes in layers
     ]
-    return merged(name, layers, found, weights, numbers, f"by similar rows of the router{counted}")
+    return change(found, "by similar rows of the router")
 
 
 def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:

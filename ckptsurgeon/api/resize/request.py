@@ -38,6 +38,7 @@ class Request:
     new_width: str | None = None
     noise: float | None = None
     merge_experts: str | None = None
+    align_experts: bool = False
     by: str = ""
     tokens: VocabularyChoices = field(default_factory=VocabularyChoices)
     config: str = ""
@@ -64,6 +65,10 @@ class Request:
             raise ConfigError(f"--new-width {escape(self.new_width)} is unknown.", hint="Use copy or init.")
         if self.merge_experts is not None:
             check_merge(self.merge_experts)
+        elif self.align_experts:
+            raise ConfigError(
+                "--align-experts is only for --merge-experts.", hint="Leave it out, or merge experts: --merge-experts."
+            )
         if self.root is not None and _MOMENTS.search(self.root):
             raise ConfigError(
                 f"--root {escape(self.root)} is the state of an optimizer, which cannot be resized like weights.",
@@ -80,6 +85,7 @@ class Request:
             model_type=self.model_type, expert=self.expert, layers=self.layers,
             keep={name: list(value) for name, value in kept.items()}, new_channels=self.new_channels,
             new_width=self.new_width, noise=self.noise, merge_experts=self.merge_experts,
+            align_experts=self.align_experts,
             by=os.path.basename(self.by), dtype=self.dtype, tokenizer=_name(tokens.tokenizer),
             pad_to=tokens.pad_to if tokens.pad_to > 1 else 0, trim=list(map(os.path.basename, tokens.corpora)),
             no_keep_special=not tokens.keeps_special, new_tokens=tokens.new, token_map=rules_as_text(tokens.spelled),

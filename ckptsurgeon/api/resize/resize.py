@@ -33,6 +33,7 @@ def resize(
     new_width: str | None = None,
     noise: float | None = None,
     merge_experts: str | None = None,
+    align_experts: bool = False,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -69,12 +70,13 @@ def resize(
     ``stats`` made of this model. With ``by``, ``layers`` may be "influential": the layers that change their input most.
     ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each other expert is merged with the
     kept expert that has the most similar row in the router), or a list of groups, such as ``0+4,1+5``. If ``by`` has
-    how often experts are used, the merge weights experts by that. ``new_channels`` is "init" (new channels are
-    initialised and contribute nothing at first) or "copy". ``new_width`` is "copy" (the width is repeated, by default
-    if it is a multiple of the old one) or "init": the new dimensions are 0 at first, and the epsilons of norms in the
-    configuration are reduced to fit. ``noise`` is a number from 0 to 1: each weight that reads copies (of a width, of
-    heads or of channels) is changed at random (``seed``), by at most this share of its value, so that copies learn
-    different things. The sum of what the copies contribute stays the same.
+    how often experts are used, the merge weights experts by that. If ``align_experts`` is set, the channels of each
+    expert are first put into the order in which they are most like those of the expert that is used most in its group.
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
+    is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new dimensions are 0
+    at first, and the epsilons of norms in the configuration are reduced to fit. ``noise`` is a number from 0 to 1: each
+    weight that reads copies (of a width, of heads or of channels) is changed at random (``seed``), by at most this
+    share of its value, so that copies learn different things. The sum of what the copies contribute stays the same.
 
     ``tokenizer`` is another tokeniser: its folder or its file of tokens. Tokens that the model's own tokeniser has,
     too, keep their rows. ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and
@@ -108,7 +110,8 @@ def resize(
     )  # fmt: skip
     asked = Request(
         os.fspath(source), model_type, expert, layers or "", new_channels, new_width, noise, merge_experts,
-        os.fspath(by or ""), tokens, os.fspath(config or ""), os.fspath(optimizer or ""), dtype, seed, root,
+        align_experts, os.fspath(by or ""), tokens, os.fspath(config or ""), os.fspath(optimizer or ""), dtype, seed,
+        root,
     )  # fmt: skip
     asked.check()
     network = asked_network(asked, set, keep)

@@ -27,6 +27,7 @@ __all__ = [
     "Order",
     "Part",
     "order_along",
+    "placed_in",
     "taking",
     "where",
 ]
@@ -99,6 +100,11 @@ def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
             if len(part.keys) == 1:
                 found.setdefault(part.keys[0], {}).setdefault(part.dim, []).append(_Placed(number, part))
     return found
+
+
+def placed_in(group: int, parts: Sequence[Part]) -> list[_Placed]:
+    """Return the parts as parts of the group with the index ``group``, for ``order_along``."""
+    return [_Placed(group, part) for part in parts]
 
 
 def order_along(

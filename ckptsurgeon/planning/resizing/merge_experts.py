@@ -2,24 +2,63 @@
 
 The experts with the highest scores become the heads of groups. Each other expert joins the head whose row of the router
 is most similar to its own row. In the mean, an expert's weight is how often the expert is used, if this is known. The
-rows of the router are averaged with the same weights. The paper also aligns the channels of experts before; this is not
-done here.
+rows of the router are averaged with the same weights. As in the paper, the channels of experts may be aligned before:
+the channels of an expert can have any order, and only in the right one do similar channels meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import escape
-from .axes import Axis
+from ...util.text import count, escape
+from ..aligning.groups import Order, Part, order_along, placed_in
+from ..keys.spelling import quoted
+from .axes import Axis, indices_text
 from .change import Change
 
-__all__ = ["Groups", "groups_text", "merged", "similar_groups"]
+__all__ = ["AlignedExperts", "Groups", "groups_text", "merged", "similar_groups"]
 
 Groups = Sequence[Sequence[int]]
 """The numbers of the experts of each group."""
+EQUAL = 1 - 1e-6
+"""Experts with at least this cosine are equal up to rounding."""
+
+
+@dataclass(frozen=True)
+class AlignedExperts:
+    """New orders of the channels of a layer's experts: ``orders`` has those that change, by the index of the expert.
+
+    ``parts`` are the parts of axes with the ``channels``, in tensors with the ``shapes`` whose dimension 0 counts the
+    experts. ``before`` and ``after`` have, for each expert that is merged into another, the cosine between the two.
+    """
+
+    parts: Sequence[Part]
+    channels: int
+    shapes: Mapping[str, Sequence[int]]
+    orders: Mapping[int, Order]
+    before: Sequence[float]
+    after: Sequence[float]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the operations that reorder the channels: the experts of a tensor are taken apart, and joined again."""
+        for key, shape in self.shapes.items() if self.orders else ():
+            yield {"unstack": quoted(key), "into": f"{quoted(key)}.{{i}}", "dim": 0}
+            for expert, order in self.orders.items():
+                yield from self._taken(key, shape, expert, order)
+            yield {"stack": f"{quoted(key)}.{{n}}", "into": quoted(key), "dim": 0}
+
+    def _taken(self, key: str, shape: Sequence[int], expert: int, order: Order) -> Iterator[dict[str, Any]]:
+        own = [part for part in self.parts if part.keys[0] == key]
+        for dim in sorted({part.dim for part in own}):
+            along = [part for part in own if part.dim == dim]
+            block = min(part.block for part in along)
+            found = order_along(shape[dim], placed_in(0, along), (), {0: (order, order)})
+            units = [index // block for index in found[::block]]
+            indices = indices_text([(unit, unit + 1) for unit in units])
+            yield {"take": f"{quoted(key)}.{expert}", "dim": dim - 1, "block": block, "indices": indices}
 
 
 def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], within: int = 1) -> list[list[int]]:
@@ -49,14 +88,16 @@ def merged(
     weights: Sequence[Sequence[float]],
     numbers: tuple[int, int],
     by: str,
+    aligned: Sequence[AlignedExperts] = (),
 ) -> Change:
     """Return the change that merges experts; ``groups`` and ``weights`` have an entry for each of the ``layers``.
 
-    The weights of a layer are [] if all its experts have equal weights. ``by`` says how the groups were chosen. Raises
+    The weights of a layer are [] if all its experts have equal weights. ``by`` says how the groups were chosen.
+    ``aligned`` has the new orders of the channels in each layer; it is empty if channels keep their order. Raises
     PlanError if a tensor does not have one element for each expert.
     """
     old, new = numbers
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [row for one in aligned for row in one.rows()]
     for axes, own, counts in zip(layers, groups, weights, strict=True):
         for axis in axes:
             if (axis.before, axis.after, axis.parts) != (old, new, 1):
@@ -65,10 +106,29 @@ def merged(
                     f"{axis.after}, which is not one element for each expert.",
                     hint="Leave experts out instead: leave --merge-experts out.",
                 )
-            row: dict[str, Any] = {"combine": axis.key, "dim": axis.dim, "groups": groups_text(own)}
+            key = quoted(axis.key) if aligned else axis.key
+            row: dict[str, Any] = {"combine": key, "dim": axis.dim, "groups": groups_text(own)}
             rows.append({**row, "weights": _usable(counts, own)} if counts else row)
-    said = f"{field} {old} to {new}: experts are merged in groups, {by}; their channels are not aligned first"
-    return Change(f"{said} (arXiv 2310.01334)", False, rows)
+    said = f"{field} {old} to {new}: experts are merged in groups, {by}; {_alignment_said(aligned)} (arXiv 2310.01334)"
+    return Change(said, False, after=rows) if aligned else Change(said, False, rows)
+
+
+def _alignment_said(aligned: Sequence[AlignedExperts]) -> str:
+    """Return what was done with the channels of experts, and how similar the merged experts are."""
+    if not aligned:
+        return "their channels are not aligned first"
+    before, after = ([one for layer in aligned for one in getattr(layer, name)] for name in ("before", "after"))
+    moved = sum(len(layer.orders) for layer in aligned)
+    said = (
+        f"the channels of {moved} of {count(len(after), 'expert')} are first put into the order of those of another "
+        f"expert of the group: cosine {_range(before)} before and {_range(after)} after"
+    )
+    return f"{said}, so these experts are equal and none of them is lost" if min(after, default=0) >= EQUAL else said
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values, default=1.0):.3f}", f"{max(values, default=1.0):.3f}"
+    return low if low == high else f"{low}..{high}"
 
 
 def _usable(counts: Sequence[float], groups: Groups) -> list[float]:

@@ -1,0 +1,74 @@
+"""Matches the channels of two experts of one layer, whose weights are in the same tensors, by their weights.
+
+The order is the one with the largest sum of inner products, as in Git Re-Basin (https://arxiv.org/abs/2209.04836). One
+assignment finds it, because an expert has no other axes that may be reordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...planning.aligning.groups import Order, Part
+from ...tensors.composition import cut, reshape
+from ...tensors.info import TensorInfo
+from .assignment import assignment, value_of
+from .matching import GAIN
+from .similarity import TensorPair, add_products, dot_products, matrix_dtype
+
+__all__ = ["MatchedExpert", "match_expert"]
+
+
+@dataclass(frozen=True)
+class MatchedExpert:
+    """The order of an expert's channels in which it is most like another, and the cosine before and after.
+
+    ``order`` has, for each new position, the old index of the channel that moves there.
+    """
+
+    order: Order
+    before: float
+    after: float
+
+    @property
+    def moved(self) -> int:
+        """How many channels have a new position."""
+        return sum(place != channel for place, channel in enumerate(self.order))
+
+
+def match_expert(
+    source: Checkpoint, parts: Sequence[Part], channels: int, first: int, second: int, memory: int
+) -> MatchedExpert:
+    """Return the order of the channels of the expert ``second`` in which it is most like the expert ``first``.
+
+    ``parts`` are the parts of axes with the ``channels``, in tensors whose dimension 0 counts the experts. Raises
+    PlanError for NaN and infinite values.
+    """
+    products = np.zeros((channels, channels), matrix_dtype(channels))
+    left = max(0, memory - products.nbytes)
+    for part in parts:
+        pair = _pair(source, part.keys[0], first, second)
+        add_products(products, pair, part.dim - 1, part.begin, part.block, left)
+    sums = np.sum([dot_products(_pair(source, key, first, second), left) for key in _keys(parts)], axis=0)
+    size = float(sums[1] * sums[2]) ** 0.5 or 1.0
+    order, same = assignment(products), np.arange(channels)
+    old, new = value_of(products, same), value_of(products, order)
+    if new - old <= GAIN * max(abs(new), abs(old)):
+        order, new = same, old
+    return MatchedExpert([int(channel) for channel in order], old / size, new / size)
+
+
+def _keys(parts: Sequence[Part]) -> list[str]:
+    return list(dict.fromkeys(part.keys[0] for part in parts))
+
+
+def _pair(source: Checkpoint, key: str, first: int, second: int) -> TensorPair:
+    info = source[key]
+    return TensorPair(source, _of_expert(info, first), source, _of_expert(info, second), key)
+
+
+def _of_expert(info: TensorInfo, expert: int) -> TensorInfo:
+    return reshape(cut(info, 0, expert, 1), info.shape[1:])
