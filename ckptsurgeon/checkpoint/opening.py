@@ -14,7 +14,7 @@ from ..storage.read.base import Folder, Source
 from ..storage.read.uri import open_source, page_notes
 from ..util.text import escape, listing
 from .checkpoint import Checkpoint
-from .optimizer_states import is_optimizer
+from .optimizer_states import has_moments, is_optimizer
 from .quantisation import folder_around, folder_of_model
 from .roots import find_root, optimizers_in
 
@@ -86,7 +86,7 @@ def open_optimizer(path: str) -> Checkpoint:
             f"{escape(path)} has {what}.",
             hint="Save optimizer.state_dict() in a file of its own, as torch.save does, and name that file.",
         )
-    if not found[paths[0]].get("state"):
+    if not has_moments(found[paths[0]]):
         raise ConfigError(
             f"{escape(path)} has no moments: SGD without momentum stores none, nor does an optimizer before its first "
             "step.",

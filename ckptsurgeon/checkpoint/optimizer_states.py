@@ -15,7 +15,7 @@ from ..formats.base import limits
 from ..formats.pickle.values import key_text
 from ..util.text import escape
 
-__all__ = ["GROUPS", "STATE", "is_optimizer", "optimizer_entries"]
+__all__ = ["GROUPS", "STATE", "has_moments", "is_optimizer", "optimizer_entries"]
 
 STATE, GROUPS = "state", "param_groups"
 """The two entries of an optimizer's state."""
@@ -24,6 +24,16 @@ STATE, GROUPS = "state", "param_groups"
 def is_optimizer(node: Any) -> bool:
     """Return whether a value in a file is the state of an optimizer."""
     return isinstance(node, dict) and node.keys() >= {STATE, GROUPS}
+
+
+def has_moments(node: Mapping[Any, Any]) -> bool:
+    """Return whether the state of an optimizer has a value for any parameter.
+
+    It has none before the first step, nor does SGD without momentum, for which older versions of torch store None.
+    """
+    of_parameters = node[STATE]
+    each = of_parameters.values() if isinstance(of_parameters, dict) else ()
+    return any(one is not None for values in each if isinstance(values, dict) for one in values.values())
 
 
 def optimizer_entries(node: Mapping[Any, Any], uri: str) -> dict[str, Any]:

@@ -22,10 +22,17 @@ SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
 def check_provable(plan: Plan) -> None:
     """Raise ConfigError if the output of a plan cannot be compared with its source.
 
-    The plan must have exactly one source, in a file, and the architecture must be known from a configuration.
+    The output must have weights. The plan must have exactly one source, in a file, and the architecture must be known
+    from a configuration.
     """
     from .network import configuration_of
 
+    if plan.verb == "resize" and plan.arguments.get("optimizer"):
+        raise ConfigError(
+            "a proof runs networks, but the output of --optimizer is the state of an optimizer, without weights.",
+            hint="Leave --prove out here. To prove the weights, run the same ckpt resize with --prove and without "
+            "--optimizer.",
+        )
     sources = [one for one in given_sources(plan.sources) if one.role == "source"]
     if len(sources) != 1:
         raise ConfigError(

@@ -81,8 +81,8 @@ class Request:
         ``fields`` has the new values of fields, and ``kept`` the indices to keep, by field.
         """
         tokens = self.tokens
-        return plain_arguments(
-            model_type=self.model_type, expert=self.expert, layers=self.layers,
+        found = plain_arguments(
+            model_type=self.model_type, layers=self.layers,
             keep={name: list(value) for name, value in kept.items()}, new_channels=self.new_channels,
             new_width=self.new_width, noise=self.noise, merge_experts=self.merge_experts,
             align_experts=self.align_experts,
@@ -92,6 +92,7 @@ class Request:
             donor=_name(tokens.donor), omp_k=tokens.picks, root=self.root, optimizer=_name(self.optimizer),
             set=dict(fields),
         )  # fmt: skip
+        return found if self.expert is None else {**found, "expert": self.expert}  # which may be 0
 
 
 def paths_of(files: Files) -> list[str]:

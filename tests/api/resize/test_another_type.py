@@ -113,6 +113,7 @@ def test_the_expert_that_is_asked_for_becomes_the_feed_forward_layer(source: Sav
     after = load_file(tmp_path / "dense/model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+    assert cs.resize(tmp_path / "moe", model_type="llama", expert=0).arguments["expert"] == 0  # is in the recipe, too
 
 
 def test_fields_are_carried_over_and_others_are_said_to_be_left_out(source: Saved, tmp_path: Path) -> None:

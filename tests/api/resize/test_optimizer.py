@@ -291,8 +291,26 @@ def test_an_optimizer_without_moments_is_said(source: Saved, tmp_path: Path) -> 
         return torch.optim.SGD(model.parameters(), lr=1e-3)
 
     _, state = trained_state(source, plain)
-    with pytest.raises(cs.ConfigError, match="has no moments: SGD without momentum stores none"):
-        resized(source("llama"), state, tmp_path, set={"intermediate_size": 144})
+    number = len(state["param_groups"][0]["params"])
+    older = {**state, "state": {parameter: {"momentum_buffer": None} for parameter in range(number)}}
+    for one in (state, older):
+        with pytest.raises(cs.ConfigError, match="has no moments: SGD without momentum stores none") as caught:
+            resized(source("llama"), one, tmp_path, set={"intermediate_size": 144})
+        assert caught.value.hint == "Make a new optimizer for the new network."
+
+
+def test_a_proof_needs_weights(source: Saved, tmp_path: Path, ckpt: Any) -> None:
+    _, state = trained_state(source, adam)
+    torch.save(state, tmp_path / "state.pt")
+    done = ckpt(
+        "resize", source("llama"), "--set", "intermediate_size=144", "--optimizer", tmp_path / "state.pt", "--prove", "-o",
+        tmp_path / "out.pth",
+    )  # fmt: skip
+    assert done.code == 2
+    said = " ".join(done.err.split())
+    assert "the output of --optimizer is the state of an optimizer, without weights" in said
+    assert "run the same ckpt resize with --prove and without --optimizer" in said
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_a_distributed_checkpoint_has_names_too(source: Saved, tmp_path: Path) -> None:
