@@ -43,7 +43,7 @@ from ...tensors.info import (
 from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, exp_of, scaled
-from ...tensors.ops.noise import noisy_factors
+from ...tensors.ops.noise import with_noise
 from ...tensors.ops.regions import Array, Box, box_shape, spanned
 from ...util.text import escape
 from .bands import BandedFiles, OpenFiles
@@ -141,9 +141,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         wide = cast(read(made.of, box), made.of.dtype, "float64")[0] + made.by
         return wide.astype(raw_dtype(info.dtype))
     if isinstance(made, Noisy):
-        wide = cast(read(made.of, box), info.dtype, "float64")[0]
-        factors = noisy_factors(info.shape, box, made.dim, made.runs, made.by, made.seed)
-        return cast(wide * factors, "float64", info.dtype)[0]
+        return with_noise(read(made.of, box), info.dtype, info.shape, box, made.dim, made.runs, made.by, made.seed)
     if isinstance(made, Summed):
         return added([read(one, box) for one in made.of], info.dtype, is_mean=made.is_mean, weights=made.weights)
     if isinstance(made, Averaged):
