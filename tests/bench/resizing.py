@@ -40,6 +40,10 @@ CASES = {
     "heads of keys and values pooled": ("num_key_value_heads=4",),
     "half of the channels, chosen by weights": ("intermediate_size=2816",),
     "twice the channels, copies": ("intermediate_size=11264", "--new-channels", "copy"),
+    "twice the channels, copies with noise": ("intermediate_size=11264", "--new-channels", "copy", "--noise", "0.1"),
+    "experts, copies": ("num_local_experts=2", "--as", "mixtral"),
+    "rows added to the vocabulary": ("vocab_size=64000", "--new-tokens", "mean"),
+    "dimensions added to the width": ("hidden_size=3072",),
     "twice the width": ("hidden_size=4096", "--set", "num_attention_heads=32", "--set", "num_key_value_heads=32"),
 }
 SPEED = 1e9

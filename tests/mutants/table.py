@@ -427,8 +427,8 @@ MUTANTS = (
     ),
     Mutant(
         "noise on copies leaves their sum as it is",
-        "counts = (rank == copy) - (copy < number) / number",
-        "counts = (rank == copy) - (copy < 1) / number",
+        "counted = own * ((rank == copy) - (copy < number) / number)",
+        "counted = own * ((rank == copy) - (copy < 1) / number)",
         "tensors/ops/test_noise.py",
     ),
     Mutant(

@@ -32,12 +32,15 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
         if not number:
             wide = "complex128" if DTYPES[dtype].kind == "complex" else "float64"
             total = plain.astype(raw_dtype(wide))
-            total *= weights[0] if weights else 1.0
+            if weights:
+                total *= weights[0]
         else:  # dtype: otherwise the product would be rounded to the type of the values
             np.add(total, np.multiply(plain, weights[number], dtype=total.dtype) if weights else plain, out=total)
         number += 1
-    if not weights:
+    if not weights and number & (number - 1):
         total /= number
+    elif not weights:
+        total *= 1 / number  # of a power of two: the same result, but a product is computed faster
     return total, wide
 
 
@@ -79,6 +82,8 @@ _TIES = 0xFFF
 
 A tie is halfway between two neighbouring values with significands of 11 bits, so its own significand has 12 bits.
 """
+SHARE = 16
+"""If more than one in this many values may be a tie, all values are rounded to odd, which is then faster."""
 
 
 def _odd(values: Array) -> Array:
@@ -93,6 +98,12 @@ def _odd(values: Array) -> Array:
         near = flat.astype("<f4")
         bits = near.view("<u4")
         at = np.flatnonzero(bits & _TIES == 0)
+        if at.size * SHARE > flat.size:  # values of 16 bits and their means often have few bits
+            back = near.astype("<f8")
+            if not np.array_equal(back, flat):
+                bits -= np.abs(back) > np.abs(flat)
+                bits |= back != flat
+            return near.reshape(values.shape)
         there, back = flat[at], near[at].astype("<f8")
         bits[at] = bits[at] - (np.abs(back) > np.abs(there)) | (back != there)
     return near.reshape(values.shape)
@@ -112,7 +123,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
             return rounded(*average([(piece, dtype)], [factor]), dtype)
         wide = widened(piece, dtype)
         made = wide * np.float32(factor)
-        infinite = int(np.isinf(made).sum()) - int(np.isinf(wide).sum())
+        infinite = 0 if abs(factor) <= 1 else int(np.isinf(made).sum()) - int(np.isinf(wide).sum())
         narrow, lost = cast(made, "float32", dtype)
         return narrow, lost + CastLosses(infinite)
 

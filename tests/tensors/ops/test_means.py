@@ -74,6 +74,20 @@ def test_a_tie_in_float32_is_none_in_float64() -> None:
     assert as_doubles(rounded(value, "float64", "float16")[0], "float16").tolist() == [1 + 2.0**-10, 2.0**-24, 65504]
 
 
+@pytest.mark.parametrize("share", [0, 1 << 60])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_all_values_are_rounded_as_the_few_that_may_be_ties(
+    dtype: str, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.array([*near_ties(dtype, 2000), math.inf, -math.inf, math.nan, 0.0, -0.0, 1e300, -1e-300])
+    with np.errstate(all="ignore"):
+        wanted = rounded(values, "float64", dtype)
+        monkeypatch.setattr("ckptsurgeon.tensors.ops.means.SHARE", share)
+        found = rounded(values, "float64", dtype)
+    assert found[0].tobytes() == wanted[0].tobytes()
+    assert found[1] == wanted[1]
+
+
 def test_complex_values_are_rounded_part_by_part() -> None:
     values = np.array([[complex(1 + 2.0**-11 + 2.0**-40, -(1 + 2.0**-11)), complex(1e9, 2)]])
     made, lost = rounded(values, "complex128", "complex32")
