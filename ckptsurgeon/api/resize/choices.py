@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...planning.resizing.repeat import NO_NOISE, Noise
 from .aligned_experts import ExpertAlignment
-from .vocabulary import VocabularyStep
+from .vocabulary_choices import VocabularyStep
 
 __all__ = ["Choices"]
 

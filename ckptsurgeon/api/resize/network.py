@@ -17,7 +17,8 @@ from ..inputs.argument_types import Fields, Kept
 from ..transplant.donor.choice import donor_choice
 from .arguments import fields_of, kept_of
 from .request import Request
-from .vocabulary import VocabularyStep, vocabulary_step
+from .vocabulary import vocabulary_step
+from .vocabulary_choices import VocabularyStep
 
 __all__ = ["AskedNetwork", "asked_network"]
 

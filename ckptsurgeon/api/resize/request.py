@@ -14,7 +14,7 @@ from ...util.text import escape
 from ..inputs.argument_types import Files
 from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from .merging import check_merge
-from .vocabulary import VocabularyChoices
+from .vocabulary_choices import VocabularyChoices
 
 __all__ = ["Request", "paths_of"]
 

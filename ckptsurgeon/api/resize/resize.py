@@ -12,10 +12,10 @@ from ..inputs.arguments import check_metadata, with_metadata
 from ..inputs.inputs import close_plan
 from .found_changes import found_changes
 from .network import asked_network
-from .optimizer_plan import optimizer_plan
+from .optimizer.plan import optimizer_plan
 from .request import Request, paths_of
 from .resized_weights import ResizedWeights
-from .vocabulary import VocabularyChoices
+from .vocabulary_choices import VocabularyChoices
 
 __all__ = ["resize"]
 

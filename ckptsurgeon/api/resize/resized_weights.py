@@ -23,7 +23,7 @@ from ..transplant.donor.rows import with_donor
 from ..transplant.opening import plan_into
 from .found_changes import FoundChanges
 from .network import AskedNetwork
-from .optimizer_plan import ResizedNetwork
+from .optimizer.network import ResizedNetwork
 from .request import Request
 from .source_names import computed_tensors
 from .stages import Stages

@@ -3,69 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ...destinations.hf.files import CONFIG
 from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
-from ...planning.plan.rows import VocabularyRows
 from ...planning.resizing.change import Change
 from ...planning.resizing.fields import role_of
-from ...planning.transplant.vocabulary import VocabularyOptions
-from ...util.text import brief_repr, count, escape
+from ...util.text import count, escape
 from ...vocabulary.read import tokens_beside
-from ...vocabulary.renumbered_ids import Renumbering, moved_ids
-from ...vocabulary.replacement import NewVocabulary, tokens_at
-from ..inputs.argument_types import Rules
+from ...vocabulary.replacement import NewVocabulary
 from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
-from ..transplant.donor.choice import DonorChoice, donor_choice
+from ..transplant.donor.choice import donor_choice
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
+from .rows_by_place import by_place
 from .trimming.trim import trimmed
+from .vocabulary_choices import FIELD, FILLED, KEPT, VocabularyChoices, VocabularyStep, field_of
 
-__all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
-
-FIELD = "vocab_size"
-FILLED = ("init", "mean", "zero")
-"""The ways to fill rows that have no token."""
-KEPT = "the outputs for kept tokens"
-"""In notes: the outputs that stay equal if rows of tokens are copied and all other rows are new or left out."""
-
-
-@dataclass(frozen=True)
-class VocabularyChoices:
-    """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``.
-
-    ``corpora`` are the files of ``--trim``; ``keeps_special`` is false with ``--no-keep-special``. ``donor`` and
-    ``picks`` are the values of ``--donor`` and ``--omp-k``.
-    """
-
-    tokenizer: str = ""
-    corpora: Sequence[str] = ()
-    keeps_special: bool = True
-    pad_to: int = 1
-    new: str = "init"
-    spelled: Rules = ()
-    donor: str = ""
-    picks: int | None = None
-
-
-@dataclass(frozen=True)
-class VocabularyStep:
-    """The change of a vocabulary: new values of fields, options of the planner, and texts of notes.
-
-    ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
-    ``donor`` is the model from which new rows are made, if one is.
-    """
-
-    fields: Mapping[str, Any]
-    options: VocabularyOptions
-    change: Change
-    new: NewVocabulary | None = None
-    lists: tuple[str, ...] = ()
-    donor: DonorChoice | None = None
+__all__ = ["read_at_largest", "vocabulary_step"]
 
 
 def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep | None:
@@ -87,7 +44,7 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
         return replace(_by_token(base, fields, choices), donor=donor)
     path = next((name for name in fields if role_of(name) == "vocabulary"), "")
     if path and not (choices.pad_to > 1 or choices.spelled):
-        return _by_place(base, fields, path, choices.new)
+        return by_place(base, fields, path, choices.new)
     if choices.pad_to > 1 or choices.new != "init" or choices.spelled:
         raise ConfigError(
             "--pad-to, --new-tokens and --token-map have no effect without another vocabulary.",
@@ -142,86 +99,12 @@ def _padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
-    """Return the change to another number of rows: rows are added or removed at the end.
-
-    ``path`` is the path of the field with the number of rows, and ``new`` says how added rows are filled.
-    """
-    own, old = _field(base)
-    size = fields[path]
-    if path != own:
-        raise ConfigError(
-            f"--set {escape(path)} does not set the number of embedding rows, which is in {own or 'no field'}."
-        )
-    if type(size) is not int or size < 1:
-        raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
-    if size == old:
-        raise ConfigError(f"--set {path}={size}: it has this value already.", hint="Leave this field out.")
-    if new not in FILLED:
-        raise ConfigError(
-            f"--new-tokens {escape(new)} cannot fill rows that have no token.", hint=f"Use {', '.join(FILLED)}."
-        )
-    tokens = tokens_at(base.folder)
-    listed = len(tokens.tokens) if tokens is not None else 0
-    _check_cut(base, fields, size, old, listed)
-    more = max(0, size - old)
-    name = tokens.name if tokens is not None else CONFIG
-    rows = VocabularyRows(
-        name,
-        name,
-        old,
-        (*range(min(old, size)), *(None,) * more),
-        new,
-        padded=more,
-        unlisted=max(0, old - listed) % old,
-    )
-    said = f"{path} {old} to {size}: {count(more, 'row')} added at the end ({new})"
-    if not more:
-        by = (
-            f"none of them has a token: the tokeniser has {listed} tokens"
-            if listed
-            else "without regard to tokens, because there is no tokeniser"
-        )
-        said = f"{path} {old} to {size}: {count(old - size, 'row')} cut off the end ({by})"
-    return VocabularyStep({}, VocabularyOptions(rows, own=(True, True)), Change(said, True, equal=KEPT))
-
-
-def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, listed: int) -> None:
-    """Raise PlanError if the row of a token would be cut, ConfigError for the row of an id in the configuration.
-
-    ``size`` is the new number of rows, ``old`` the old one, and ``listed`` the number of tokens.
-    """
-    if size >= old:
-        return
-    if size < listed:
-        raise PlanError(
-            f"with {FIELD}={size}, {count(listed - size, 'token')} would lose their rows: the tokeniser has "
-            f"{count(listed, 'token')}.",
-            hint=f"Keep {listed} rows or more.",
-        )
-    given = frozenset(name.rpartition(".")[2] for name in fields)
-    ids = moved_ids(base.fields(), Renumbering.first(size, old), fixed=given).lost
-    if ids:
-        raise ConfigError(
-            f"{escape(ids[0].field)} is {ids[0].number}, a row that would be cut.",
-            hint=f"Keep more rows, or set another id: --set {escape(ids[0].field)}=ID.",
-        )
-
-
-def _field(base: Resizable) -> tuple[str, int]:
-    """Return the path of the field with the number of rows, and its value; ("", 0) if there is none."""
-    given = base.fields()
-    names = (f"text_config.{FIELD}", base.main_name(FIELD))  # with a text_config, PaliGemma's own field has no effect
-    path = next((name for name in names if type(at_path(given, name)) is int), "")
-    return path, at_path(given, path) if path else 0
-
-
 def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str, int]:
     """Return the path of the field with the number of rows, and its value.
 
     Raises ConfigError, which names ``option``, if there is no such field, or if the user sets it.
     """
-    path, rows = _field(base)
+    path, rows = field_of(base)
     if not path:
         raise ConfigError(f"config.json has no field {FIELD}, so {option} has no effect.", hint=f"Leave {option} out.")
     if path in fields:

@@ -12,7 +12,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs.operations import OperatedCheckpoint
-from ckptsurgeon.api.resize.optimizer_source import open_optimizer_source
+from ckptsurgeon.api.resize.optimizer.source import open_optimizer_source
 from ckptsurgeon.planning.resizing.axes import Network
 from ckptsurgeon.tensors.info import TensorInfo
 from fixtures.resizing.cases import CASES

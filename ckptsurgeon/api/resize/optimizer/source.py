@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.extras import why_not_plain
-from ...checkpoint.opening import open_optimizer
-from ...checkpoint.optimizer_states import GROUPS, STATE
-from ...checkpoint.wrappers import unwrap
-from ...errors import ConfigError, PlanError
-from ...planning.keys.spelling import numberless
-from ...planning.resizing.axes import Network
-from ...planning.resizing.gradients import FIRST, SECOND
-from ...tensors.info import TensorInfo
-from ...util.text import count, escape, shape_text
+from ....checkpoint.checkpoint import Checkpoint
+from ....checkpoint.extras import why_not_plain
+from ....checkpoint.opening import open_optimizer
+from ....checkpoint.optimizer_states import GROUPS, STATE
+from ....errors import ConfigError, PlanError
+from ....planning.keys.spelling import numberless
+from ....planning.plan.plan import ParameterGroup
+from ....planning.resizing.axes import Network
+from ....tensors.info import TensorInfo
+from ....util.text import count, escape, shape_text
+from .names import MOMENTS, NAMES, ParameterId, ParameterState, listed, named_groups
 
-__all__ = ["OptimizerSource", "ParameterState", "open_optimizer_source"]
+__all__ = ["OptimizerSource", "open_optimizer_source"]
 
 FILE = "optimizer.pt"
 """The file of the optimizer in the folder of a checkpoint of transformers' Trainer."""
-NAMES = "param_names"
-"""The entry of a group with the names of its parameters, if the optimizer was given ``named_parameters()``."""
 _NAME_THEM = (
     "Give the optimizer model.named_parameters() instead of model.parameters(): then its state has the names "
     "(torch 2.6 and newer)."
 )
 LARGEST = 3.4028234663852886e38
 """The largest number of float32, as which numbers such as ``step`` are written."""
-MOMENTS = (*FIRST, *SECOND)
-ParameterId = str | int
-"""The number or name of a parameter in the state of an optimizer."""
-
-
-@dataclass(frozen=True)
-class ParameterState:
-    """What an optimizer stores for one parameter: ``id``, its number or name there, its tensors, and its numbers."""
-
-    id: ParameterId
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +56,23 @@ class OptimizerSource:
                     return number
         return self._by_dimensions.get(len(shape))
 
+    def groups_for(self, parameters: Mapping[str, Sequence[int]]) -> list[tuple[ParameterGroup, list[str]]]:
+        """Return the groups of the output: the entries that change, and the names of the parameters.
+
+        ``parameters`` maps the parameters of the output, in order, to their shapes.
+        """
+        members: list[list[str]] = [[] for _ in self.groups]
+        for name, shape in parameters.items():
+            number = self.group_of(name, shape)
+            if number is not None:
+                members[number].append(name)
+        found, at = list[tuple[ParameterGroup, list[str]]](), 0
+        for names in members:
+            ids = tuple(names) if self.has_names else tuple(range(at, at + len(names)))
+            at += len(names)
+            found.append(({"params": ids, **({NAMES: tuple(names)} if self.lists_names else {})}, names))
+        return found
+
     @property
     def _by_dimensions(self) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -93,7 +95,7 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         ids = [list(group["params"]) for group in groups]
         every = [one for own in ids for one in own]
         by_id = _states(checkpoint, every)
-        named = _named(groups, by_id, network, names)
+        named = named_groups(groups, by_id, network, names)
         if named is None:
             raise ConfigError(
                 f"{escape(checkpoint.path)} does not say which of its {count(len(every), 'parameter')} are which of "
@@ -113,8 +115,8 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
 def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Return the groups of parameters; raises ConfigError if they are not what torch stores."""
     found = checkpoint.others.get(GROUPS)
-    groups = _listed(found)
-    lists = [_listed(one.get("params")) for one in groups if isinstance(one, dict)]
+    groups = listed(found)
+    lists = [listed(one.get("params")) for one in groups if isinstance(one, dict)]
     if not any(lists) or len(lists) != len(groups):
         raise ConfigError(f"{escape(checkpoint.path)}: param_groups is not a list of groups with params.")
     why = why_not_plain(groups)
@@ -151,92 +153,6 @@ def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[Paramete
                 )
             own.numbers[name] = value
     return found
-
-
-def _named(
-    groups: Sequence[Mapping[str, Any]],
-    states: Mapping[ParameterId, ParameterState],
-    network: Network,
-    names: Sequence[str],
-) -> list[list[str]] | None:
-    """Return the names of the parameters of each group, in its order; None if they are not known."""
-    ids = [list(group["params"]) for group in groups]
-    said = [_listed(group.get(NAMES)) or own for group, own in zip(groups, ids, strict=True)]
-    plain = _without_wrappers(said, network)
-    if _are_names(plain, ids, network):
-        return [list(map(str, own)) for own in plain]
-    if any(isinstance(one, str) for own in ids for one in own) or any(NAMES in group for group in groups):
-        return None  # names of another network: the order of its parameters is not known either
-    found = list[list[list[str]]]()
-    for is_first in _ORDERS.get(sum(map(bool, ids)), ()):
-        order = sorted(names, key=lambda name: is_first(name, network) != is_first(names[0], network))  # a stable sort
-        ends = list(accumulate(map(len, ids)))
-        named = [order[end - len(own) : end] for own, end in zip(ids, ends, strict=True)]
-        is_possible = ends[-1] == len(names) and _is_apart(named, is_first, network)
-        if is_possible and _fits(ids, named, states, network) and named not in found:
-            found.append(named)
-    return found[0] if len(found) == 1 else None
-
-
-def _without_wrappers(said: Sequence[Sequence[Any]], network: Network) -> list[list[Any]]:
-    """Return the names without a prefix that training added to all of them, such as ``module.``."""
-    names = [name for own in said for name in own if isinstance(name, str)]
-    plain = {stored: key for key, stored in unwrap(names, network.tensors).stored.items()}
-    return [[plain.get(name, name) if isinstance(name, str) else name for name in own] for own in said]
-
-
-def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:
-    """Return whether ``said`` has the name of another parameter of the network for each of ``ids``."""
-    every = [name for own in said for name in own]
-    is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
-    is_known = all(isinstance(name, str) and name in network.tensors for name in every)
-    return is_whole and is_known and len(set(every)) == len(every)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _is_apart(groups: Sequence[Sequence[str]], is_first: Callable[[str, Network], bool], network: Network) -> bool:
-    """Return whether each group has only parameters that come first, or only others."""
-    return all(len({is_first(name, network) for name in own}) < 2 for own in groups)
-
-
-def _fits(
-    ids: Sequence[Sequence[ParameterId]],
-    names: Sequence[Sequence[str]],
-    states: Mapping[ParameterId, ParameterState],
-    network: Network,
-) -> bool:
-    pairs = [pair for one, own in zip(ids, names, strict=True) for pair in zip(one, own, strict=True)]
-    return all(
-        info.shape == network.tensors[name].shape
-        for one, name in pairs
-        if one in states
-        for entry, info in states[one].tensors.items()
-        if entry in MOMENTS
-    )
-
-
-def _any(name: str, network: Network) -> bool:
-    return True
-
-
-def _decays(name: str, network: Network) -> bool:
-    """Return whether transformers' Trainer puts a parameter into its first group, that with a decay of weights."""
-    return not name.endswith("bias") and network.kinds.get(name) != "norm"
-
-
-def _is_matrix(name: str, network: Network) -> bool:
-    return len(network.tensors[name].shape) > 1
-
-
-_ORDERS: Mapping[int, Sequence[Callable[[str, Network], bool]]] = {1: (_any,), 2: (_decays, _is_matrix)}
-"""How parameters are divided into so many groups: as in transformers' Trainer; matrices and others, as in nanoGPT.
-
-The group with the network's first parameter comes first. Other groups, such as one for the output layer, may have the
-parameters in any order, and equal shapes would hide it: a network has the same shape for embeddings and output layer.
-"""
 
 
 def _check_shapes(checkpoint: Checkpoint, states: Mapping[str, ParameterState], network: Network) -> None:

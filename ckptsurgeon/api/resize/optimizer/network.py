@@ -1,0 +1,45 @@
+"""How the weights of a network change, as the moments of their gradients need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....planning.keys.spelling import numberless
+from ....planning.resizing.axes import Network
+from ....planning.resizing.depth import final_keys
+from ....planning.resizing.fused import fused_keys
+from ....planning.target import TargetSpec
+
+__all__ = ["ResizedNetwork"]
+
+
+@dataclass(frozen=True)
+class ResizedNetwork:
+    """How the weights of a network change: the ``rows`` of operations on tensors with the keys of ``first``.
+
+    ``kinds`` are the kinds of the tensors of ``first``. ``policies`` maps patterns without numbers to the policy that
+    adds initialised elements. ``untied`` are the keys of tensors that are tied only in ``first``. If ``moves_rows`` is
+    true, the rows of the tensors in ``last.vocabulary`` are moved with their tokens. ``unlike`` are the keys of tensors
+    whose copies have different gradients; queries, keys and values are separate there.
+    """
+
+    first: TargetSpec
+    last: TargetSpec
+    kinds: Mapping[str, str]
+    rows: Sequence[Mapping[str, Any]]
+    policies: Mapping[str, str] = field(default_factory=dict)
+    untied: frozenset[str] = frozenset()
+    moves_rows: bool = False
+    unlike: frozenset[str] = frozenset()
+
+    def named_as_stored(self, keys: Iterable[str]) -> set[str]:
+        """Return the patterns of the tensors in the output that have ``keys``, which may be patterns, or parts of them.
+
+        Parts are queries, keys and values that the network has in one tensor.
+        """
+        first = Network(self.first.tensors, self.kinds, self.first.ties)
+        fused = {numberless(part): numberless(key) for part, key in fused_keys(first).items()}
+        patterns = {key if "{" in key else numberless(final_keys(key)) for key in keys}
+        return {fused.get(pattern, pattern) for pattern in patterns}
