@@ -16,6 +16,7 @@ from ...errors import PlanError
 from ...util.text import count, escape
 from ..aligning.groups import Order, Part, order_along, placed_in
 from ..keys.spelling import quoted
+from ..operations.operation import MOST
 from .axes import Axis, indices_text
 from .change import Change
 
@@ -110,7 +111,14 @@ def merged(
             row: dict[str, Any] = {"combine": key, "dim": axis.dim, "groups": groups_text(own)}
             rows.append({**row, "weights": _usable(counts, own)} if counts else row)
     said = f"{field} {old} to {new}: experts are merged in groups, {by}; {_alignment_said(aligned)} (arXiv 2310.01334)"
-    return Change(said, False, after=rows) if aligned else Change(said, False, rows)
+    if not aligned:
+        return Change(said, False, rows)
+    if len(rows) > MOST:
+        raise PlanError(
+            f"{field} {old} to {new}: aligning channels takes {len(rows)} operations, more than the limit of {MOST}.",
+            hint="Merge fewer experts at once, in several commands: first to half of their number.",
+        )
+    return Change(said, False, after=rows)
 
 
 def _alignment_said(aligned: Sequence[AlignedExperts]) -> str:

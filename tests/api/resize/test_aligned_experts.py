@@ -174,7 +174,7 @@ def test_the_command_aligns_experts(made: Callable[[str], tuple[Path, str]], tmp
     assert "the channels of 4 of 4 experts are first put into the order" in " ".join(done.err.split())
 
 
-def test_what_cannot_be_aligned_is_an_error(source: Saved, tmp_path: Path) -> None:
+def test_what_cannot_be_aligned_is_an_error(source: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(cs.ConfigError, match="only for merge_experts"):
         cs.resize(source("mixtral"), set={"num_local_experts": 2}, align_experts=True)
     with pytest.raises(cs.ConfigError, match="another number of channels"):
@@ -182,9 +182,33 @@ def test_what_cannot_be_aligned_is_an_error(source: Saved, tmp_path: Path) -> No
             source("mixtral"), set={"num_local_experts": 2, "intermediate_size": 48}, merge_experts="similar",
             align_experts=True,
         )  # fmt: skip
+    with monkeypatch.context() as limited:
+        limited.setattr("ckptsurgeon.planning.resizing.merge_experts.MOST", 20)
+        with pytest.raises(cs.PlanError, match="takes 22 operations, more than the limit of 20"):
+            cs.resize(source("mixtral"), set={"num_local_experts": 2}, merge_experts="0+1,2+3", align_experts=True)
     stacked(source("mixtral"), tmp_path / "in")
     tensors = load_file(tmp_path / "in/model.safetensors")
     tensors[EXPERTS.format(1, "down_proj")][2, 0, 0] = torch.nan
     save_file(tensors, tmp_path / "in/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(cs.PlanError, match="down_proj of .* has NaN or infinite values"):
         cs.resize(tmp_path / "in", set={"num_local_experts": 2}, merge_experts="0+1,2+3", align_experts=True)
+
+
+def test_moments_of_what_is_not_merged_follow(made: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
+    folder, _ = made("stacked")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(input_ids=torch.arange(5, 20)[None], labels=torch.arange(5, 20)[None]).loss.backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    change: dict[str, Any] = {"set": {"num_local_experts": 2}, "merge_experts": "0+1,2+3", "align_experts": True}
+    plan = cs.resize(folder, **change, optimizer=tmp_path / "state.pt")
+    assert "means of several" in plan.notes[-1]
+    cs.apply(plan, tmp_path / "state.pth")
+    cs.apply(cs.resize(folder, **change), tmp_path / "out")
+    after = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    later = torch.optim.AdamW(after.parameters(), lr=1e-3)
+    later.load_state_dict(torch.load(tmp_path / "state.pth"))
+    kept = [later.state[one]["exp_avg"].shape == one.shape for one in after.parameters() if one in later.state]
+    assert len(kept) > 10
+    assert all(kept)
