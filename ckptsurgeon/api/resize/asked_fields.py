@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
@@ -28,11 +28,14 @@ _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 class AskedFields:
     """The fields of a configuration, ``before``, and {dotted path: new value} of the fields to change, ``new``.
 
-    ``new_width`` is the way in which a larger width is made ("copy" or "init"), if the user chose one.
+    ``new_width`` is the way in which a larger width is made ("copy" or "init"), if the user chose one. ``implied`` are
+    fields that the source's configuration leaves out, so that their values follow from the width.
     """
 
-    def __init__(self, before: Mapping[str, Any], new: Mapping[str, Any], new_width: str = "") -> None:
-        self.before, self.new, self._new_width = before, dict(new), new_width
+    def __init__(
+        self, before: Mapping[str, Any], new: Mapping[str, Any], new_width: str = "", implied: Collection[str] = ()
+    ) -> None:
+        self.before, self.new, self._new_width, self._implied = before, dict(new), new_width, implied
         self.epsilons: list[str] = []
         """The fields with epsilons of norms that change together with the width."""
         self._with_heads: list[str] = []
@@ -47,7 +50,7 @@ class AskedFields:
         """Raise ConfigError for a new value, or another choice of the user, that the configuration does not allow."""
         for name, value in list(self.new.items()):
             old = at_path(self.before, name)
-            if value == old:
+            if value == old and name not in self._implied:
                 raise ConfigError(
                     f"--set {escape(name)}={brief_repr(value)}: it has this value already.",
                     hint="Leave this --set out.",
@@ -94,6 +97,10 @@ class AskedFields:
     def of(self, role: str) -> list[str]:
         """Return the fields to change whose role is ``role`` ("width", "heads", "experts")."""
         return [name for name in self.new if role_of(name) == role]
+
+    def stays(self, name: str) -> bool:
+        """Return whether a field gets the value that followed from the width, which may now change without it."""
+        return name in self._implied and self.new[name] == at_path(self.before, name)
 
     def grows(self, name: str) -> bool:
         """Return whether a field gets a larger value."""
@@ -175,7 +182,7 @@ class AskedFields:
         joined: set[str] = set()
         for role in ORDER:
             for name in self.of(role):
-                if name in joined or name in self._with_heads:
+                if name in joined or name in self._with_heads or self.stays(name):
                     continue
                 beside = [name]
                 if role == "width":

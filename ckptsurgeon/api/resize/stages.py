@@ -25,6 +25,7 @@ from .asked_fields import HEAD, INIT, TIES, AskedFields
 from .checks import check_values, keys_by_switch, layers_apart, numbers_apart
 from .choices import Choices
 from .field_change import FieldChange, is_averaged
+from .implied_fields import implied_fields, with_values
 from .layer_lists import chosen_layers, lists_of_layers
 from .scores import Measures
 
@@ -54,8 +55,9 @@ class Stages:
 
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, measures: Measures) -> None:
         self._base, self._choices, self._measures = base, choices, measures
-        before = base.fields()
-        self._asked = AskedFields(before, fields, choices.new_width)
+        implied = implied_fields(base, fields)
+        before = with_values(base.fields(), implied)
+        self._asked = AskedFields(before, fields, choices.new_width, implied)
         self._done: dict[str, Any] = {}
         self._asked.check(choices)
         self._asked.new.update(choices.vocabulary.fields if choices.vocabulary else {})
@@ -218,7 +220,8 @@ class Stages:
         ``before`` is the network without these changes. ``kinds`` maps the keys of its tensors to the kinds of their
         modules. Raises PlanError if the changes affect shapes.
         """
-        names = [name for name in self._asked.new if not role_of(name) and name not in self._asked.epsilons]
+        plain = [name for name in self._asked.new if not role_of(name) or self._asked.stays(name)]
+        names = [name for name in plain if name not in self._asked.epsilons]
         self._done.update({name: self._asked.new[name] for name in names})
         if not names:
             return before

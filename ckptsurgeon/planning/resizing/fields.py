@@ -10,6 +10,7 @@ _NAMES: Mapping[str, Iterable[str]] = {
     "channels": (
         "intermediate_size", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim",
         "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp", "dim_feedforward",
+        "ffn_hidden_size", "shared_intermediate_size", "mlp_dim", "d_inner",
     ),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "width": ("hidden_size", "d_model", "n_embd", "dim"),
