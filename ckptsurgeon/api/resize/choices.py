@@ -29,6 +29,11 @@ class Choices:
     merge: str = ""
     alignment: ExpertAlignment | None = None
     by: str = ""
-    influences: Callable[[int], list[float]] | None = None
-    """A function of the number of layers that returns the influence of each layer, from statistics."""
+    influences: Callable[[int, Callable[[], Sequence[str]]], list[float]] | None = None
+    """A function that returns the influence of each layer, from statistics.
+
+    Its arguments are the number of layers, and a function that returns the paths of the lists that change.
+    """
     vocabulary: VocabularyStep | None = None
+    lists: Callable[[str], Sequence[str]] = lambda _: ()
+    """A function that returns the paths of the lists of layers whose length a field changes."""

@@ -298,7 +298,7 @@ class FieldChange:
 
 def is_averaged(fields: Mapping[str, object], width: str) -> bool:
     """Return whether new dimensions of the field ``width`` are the mean of the others, by the model's type."""
-    return fields.get("model_type") in AVERAGED and "." not in width
+    return AVERAGED.get(str(fields.get("model_type"))) == width.rpartition(".")[0]
 
 
 def _times(axes: Sequence[Axis]) -> int:

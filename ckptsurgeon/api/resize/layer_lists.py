@@ -33,7 +33,8 @@ def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer
             "and statistics.",
             hint="Make the statistics with ckpt stats, and give their file with --by.",
         )
-    return [Layer(number) for number in largest(choices.influences(numbers[0]), numbers[1])]
+    influences = choices.influences(numbers[0], lambda: choices.lists(name))
+    return [Layer(number) for number in largest(influences, numbers[1])]
 
 
 def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:

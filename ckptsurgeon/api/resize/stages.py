@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,10 @@ _OF_HEADS = ("width", "kv_heads", "heads")
 _AT_LAST = ("depth", "vocabulary")
 """The roles of fields that are changed last, when tensors have the output's names."""
 GENERATION = "generation_config.json"
+_TABLES = (
+    "ckpt transplant --on-mismatch KEY=positions-1d interpolates positions (positions-2d those of patches) for a "
+    "config.json with the new number."
+)
 
 
 class Stages:
@@ -54,7 +59,7 @@ class Stages:
     on_missing = "error"
 
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, measures: Measures) -> None:
-        self._base, self._choices, self._measures = base, choices, measures
+        self._base, self._choices, self._measures = base, replace(choices, lists=self._lists), measures
         implied = implied_fields(base, fields)
         before = with_values(base.fields(), implied)
         self._asked = AskedFields(before, fields, choices.new_width, implied)
@@ -76,6 +81,11 @@ class Stages:
     def last(self) -> TargetSpec:
         """The network of the output."""
         return self._base.target(self.overrides, self._vocabulary)
+
+    def _lists(self, name: str) -> list[str]:
+        """Return the paths of the lists of layers whose length the field ``name`` changes."""
+        after = self._base.target(nested({name: self._asked.new[name]}, self._asked.before))
+        return lists_of(_network(self.first, {}), _network(after, {}), self._asked.numbers(name))
 
     @property
     def _vocabulary(self) -> NewVocabulary | None:
@@ -237,7 +247,9 @@ class Stages:
         if changed:
             raise PlanError(
                 f"it is not known how {listing(changed)} change with {listing(names, where='')}.",
-                hint="Only widths, depths and numbers of heads, channels and experts can be changed.",
+                hint=_TABLES
+                if any("position" in key for key in changed)
+                else "Only widths, depths and numbers of heads, channels and experts can be changed.",
             )
         return after
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +60,20 @@ class Statistics:
         names = (f"{key.rpartition('.')[0]}.{SALIENCY}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 
-    def influences(self, number: int) -> list[float]:
+    def influences(self, number: int, changed: Callable[[], Sequence[str]]) -> list[float]:
         """Return the influence of each layer in the list with ``number`` layers.
 
-        Raises ConfigError if the file has no such list, or has several.
+        If there are several such lists (of encoder and decoder), it is the one whose path ``changed`` returns. Raises
+        ConfigError if the file has no such list, or has several.
         """
         lists: dict[str, dict[int, float]] = {}
         for key, values in self.values.items():
             path, _, place = key.removesuffix(f".{INFLUENCE}").rpartition(".")
             if key.endswith(f".{INFLUENCE}") and re.fullmatch("[0-9]{1,6}", place) and len(values) == 1:
                 lists.setdefault(path, {})[int(place)] = values[0]
-        found = [own for own in lists.values() if sorted(own) == list(range(number))]
+        fitting = {path: own for path, own in lists.items() if sorted(own) == list(range(number))}
+        paths = changed() if len(fitting) > 1 else fitting
+        found = [own for path, own in fitting.items() if path in paths]
         if len(found) != 1:
             raise ConfigError(
                 f"{escape(self.path)} must have the influences of the layers of exactly one list of {number} layers, "

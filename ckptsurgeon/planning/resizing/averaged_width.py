@@ -6,7 +6,8 @@ the new dimensions 0, so weights that read them may have any values: they are in
 expansion of LEMON (https://arxiv.org/abs/2310.07999). All that is added to the residual stream has to have its own mean
 in the new dimensions, and norms have to be the only readers of the stream. So it is done for types of networks that are
 known to normalise only what each layer reads: after a norm in the stream itself (BERT), the new dimensions would be 0,
-not the mean.
+not the mean. Whisper's encoder begins with a convolution and an activation, which is not linear: there, the new
+dimensions are the activation of the mean, which is close to the mean of the activations, but not the same.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _STREAM = ("embedding", "conv", "other")
 _ZEROS = re.compile(r"\.(q_proj|k_proj|v_proj|query|key|value|c_attn|query_key_value|pooler\.dense)\.(weight|bias)$")
 """Matches layers whose outputs do not go into the residual stream; theirs are 0 in new dimensions."""
 _IN_TURN = ".query_key_value."
+_INNER, _ACTIVATED = ".encoder.conv1.", ".encoder.conv2."
+"""Whisper's convolutions: the second reads the first, and an activation reads the second before the stream does."""
 
 
 def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], norms: Mapping[str, NormForm]) -> Change:
@@ -42,25 +45,50 @@ def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], n
     old, new = numbers
     said = f"{field} {old} to {new}: {new - old} dimensions are added, which are the mean of the others at first"
     change = Change(f"{said} (arXiv 2310.07999)", True)
+    sharing = _sharing(axes)
     for axis in axes:
+        if axis.side == "in" and _attention(axis) in sharing and OUTPUTS.search(axis.key):
+            change.rows.append({"pad": axis.key, "dim": axis.dim, "size": axis.after})
+            continue
         change.rows += _rows(axis, numbers, norms)
         if _is_initialised(axis):
             change.policies[axis.key] = "pad"
     for axis in axes:
         if _is_in_stream(axis, numbers):
             change.after += _with_mean(axis)
+    if any(_ACTIVATED in axis.key for axis in axes):
+        change.is_exact = False
+        change.said += ", except after the convolutions, where they are the activation of a mean"
     return change
+
+
+def _sharing(axes: Sequence[Axis]) -> set[str]:
+    """Return the paths of attention modules whose new heads share old keys, so that their outputs are not 0.
+
+    Then the layer that reads the heads has zeros for the new ones. Elsewhere, the values of new heads are 0.
+    """
+    made = {name: {_attention(axis) for axis in axes if f".{name}." in axis.key} for name in ("q_proj", "k_proj")}
+    grown = {_attention(axis) for axis in axes if ".k_proj." in axis.key and axis.side == "out"}
+    return made["q_proj"] & made["k_proj"] - grown
+
+
+def _attention(axis: Axis) -> str:
+    return axis.key.rpartition(".")[0].rpartition(".")[0]
 
 
 def _is_initialised(axis: Axis) -> bool:
     """Return whether new elements along an axis are initialised: they read or multiply dimensions that are 0."""
     if axis.kind == "norm":
         return axis.key.endswith(".weight")
-    return axis.side == "in" or not (_ZEROS.search(axis.key) or OUTPUTS.search(axis.key) or axis.kind in _STREAM)
+    if _INNER in axis.key:
+        return True
+    if axis.side == "in":
+        return _ACTIVATED not in axis.key
+    return not (_ZEROS.search(axis.key) or OUTPUTS.search(axis.key) or axis.kind in _STREAM)
 
 
 def _is_in_stream(axis: Axis, numbers: tuple[int, int]) -> bool:
-    is_output = axis.kind in _STREAM or OUTPUTS.search(axis.key) is not None
+    is_output = (axis.kind in _STREAM or OUTPUTS.search(axis.key) is not None) and _INNER not in axis.key
     return axis.side == "out" and is_output and (axis.before, axis.after) == numbers and not _ZEROS.search(axis.key)
 
 
@@ -81,7 +109,7 @@ def _rows(axis: Axis, numbers: tuple[int, int], norms: Mapping[str, NormForm]) -
         raise _unknown(axis)
     elif _ZEROS.search(axis.key) and axis.side == "out":
         yield from _more_heads(axis, times)
-    elif not is_width and axis.side == "in":  # the new channels contribute nothing
+    elif axis.side == "in" and (not is_width or _ACTIVATED in axis.key):  # the new channels contribute nothing
         yield {"pad": axis.key, "dim": axis.dim, "size": axis.after}
 
 

@@ -25,8 +25,13 @@ _PROJECTIONS = {
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
 """{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}."""
-AVERAGED = ("gpt2", "gpt_neox", "vit")
-"""The types of networks whose new dimensions can be the mean of the others instead (``averaged_width``)."""
+AVERAGED: Mapping[str, str] = {
+    "gpt2": "", "gpt_bigcode": "", "gpt_neox": "", "vit": "", "whisper": "", "clip": "text_config",
+}  # fmt: skip
+"""The types of networks whose new dimensions can be the mean of the others instead (``averaged_width``).
+
+Each is mapped to the path of the part of its configuration with such a width, "" for the whole.
+"""
 _WHY = {
     "mean": "subtracts the mean over the width, and added zeros would change this mean (the mean itself can be added "
     f"to {', '.join(AVERAGED)}, which normalise only what their layers read)",

@@ -23,15 +23,17 @@ def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
     Axes of one module (``mlp``, ``self_attn``) are a group if it has outputs and inputs. All other axes of one layer
     (``encoder.layer.3``) are a group together.
     """
+    parents = {_parent(axis) for axis in axes if axis.side == "in"}
     by_parent: dict[str, list[Axis]] = {}
     for axis in axes:
-        by_parent.setdefault(_parent(axis), []).append(axis)
+        own = axis.key.rpartition(".")[0]  # a parameter of the attention module itself, such as gpt-oss' sinks
+        by_parent.setdefault(own if own in parents else _parent(axis), []).append(axis)
     found, rest = [], []
-    for own in by_parent.values():
-        if {axis.side for axis in own} == {"out", "in"}:
-            found.append(own)
+    for group in by_parent.values():
+        if {axis.side for axis in group} == {"out", "in"}:
+            found.append(group)
         else:
-            rest += own
+            rest += group
     by_layer: dict[str, list[Axis]] = {}
     for axis in rest:
         by_layer.setdefault(_layer(axis.key), []).append(axis)

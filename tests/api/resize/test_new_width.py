@@ -76,7 +76,8 @@ def test_the_width_of_tied_embeddings_may_grow_by_zeros(source: Saved) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "width", "heads"), [("gpt2", "n_embd", "n_head"), ("vit", "hidden_size", "num_attention_heads")]
+    ("kind", "width", "heads"),
+    [("gpt2", "n_embd", "n_head"), ("gpt_bigcode", "n_embd", "n_head"), ("vit", "hidden_size", "num_attention_heads")],
 )
 def test_the_mean_may_be_added_if_layers_normalise_their_inputs(
     kind: str, width: str, heads: str, source: Saved, tmp_path: Path
@@ -100,8 +101,24 @@ def test_the_dimensions_that_are_means_learn(source: Saved, tmp_path: Path) -> N
     assert model.transformer.h[0].attn.c_attn.weight.grad.abs().max() > 0
 
 
+def test_an_activation_in_the_stream_makes_the_mean_approximate(source: Saved, tmp_path: Path) -> None:
+    """Whisper's second convolution; the first gets channels that the second does not read yet."""
+    fields = {"d_model": 80, "encoder_attention_heads": 5, "decoder_attention_heads": 5}
+    plan = cs.resize(source("whisper"), set=fields)
+    assert "except after the convolutions, where they are the activation of a mean" in plan.notes[0]
+    cs.apply(plan, tmp_path / "out")
+    before, after = (load_file(one / "model.safetensors") for one in (source("whisper"), tmp_path / "out"))
+    key = "model.encoder.conv2.weight"
+    assert not after[key][:, 64:].any()
+    torch.testing.assert_close(after[key][64:, :64], before[key].mean(0).expand(16, -1, -1))
+    assert after["model.encoder.conv1.weight"][64:].any()
+    assert difference(outputs(source("whisper"), "whisper"), outputs(tmp_path / "out", "whisper")) < 0.01
+
+
 def test_norms_in_the_stream_make_the_mean_impossible(source: Saved) -> None:
-    with pytest.raises(cs.PlanError, match="can be added to gpt2, gpt_neox, vit, which normalise only what their"):
+    with pytest.raises(
+        cs.PlanError, match="can be added to gpt2, gpt_bigcode, gpt_neox, vit, whisper, clip, which normalise only what"
+    ):
         cs.resize(source("bert"), set={"hidden_size": 96, "num_attention_heads": 6})
 
 

@@ -91,9 +91,9 @@ def check(kind: str, name: str, folder: Path, output: Path) -> None:
     case = CASES[kind][name]
     if case.expected not in (EQUAL, CHANGED):
         with pytest.raises((cs.PlanError, cs.ConfigError), match=case.expected):
-            cs.resize(folder, set=case.set, **case.more)
+            cs.resize(folder, set=case.set, **running.options(case, folder))
         return
-    plan = cs.resize(folder, set=case.set, **case.more)
+    plan = cs.resize(folder, set=case.set, **running.options(case, folder))
     said = "the outputs stay equal" if case.expected == EQUAL else "the outputs change"
     assert any(note.endswith(said) for note in plan.notes), plan.notes
     assert not [key for _, key in plan.unexpected if "resized" in key]
