@@ -60,9 +60,9 @@ def _read(kept: Any) -> ModuleFacts:
 
 
 def _facts(target: TargetSpec) -> ModuleFacts:
-    from .torch_module.meta import build_on_meta
+    from .torch_module.meta import network_on_meta
 
-    model: Any = build_on_meta(target.build)  # type: ignore[arg-type]
+    model: Any = network_on_meta(target)
     modules = dict(model.named_modules())
     found: dict[str, object] = {}
     for path, module in modules.items():

@@ -43,9 +43,9 @@ def _read(kept: Any) -> dict[str, NormForm]:
 
 
 def _forms(target: TargetSpec) -> dict[str, NormForm]:
-    from .torch_module.meta import build_on_meta
+    from .torch_module.meta import network_on_meta
 
-    model: Any = build_on_meta(target.build)  # type: ignore[arg-type]
+    model: Any = network_on_meta(target)
     found: dict[str, NormForm] = {}
     known: dict[tuple[Any, ...], NormForm] = {}
     for path, module in model.named_modules():

@@ -18,6 +18,30 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "what an attention has for each head, such as sinks, is kept with the heads",
+        "by_parent.setdefault(own if own in parents else _parent(axis), []).append(axis)",
+        "by_parent.setdefault(_parent(axis), []).append(axis)",
+        "api/resize/test_twelve.py",
+    ),
+    Mutant(
+        "the influences of layers are those of the list that becomes shorter",
+        "found = [own for path, own in fitting.items() if path in paths]",
+        "found = list(fitting.values())[:1]",
+        "api/resize/test_twelve.py",
+    ),
+    Mutant(
+        "new heads that share an old value are not read at first",
+        'return made["q_proj"] & made["k_proj"] - grown',
+        "return set()",
+        "api/resize/test_new_width.py",
+    ),
+    Mutant(
+        "a number of channels that follows from the width is only taken if the shapes fit it",
+        "return next((size for size in sizes if _shapes(base, nested({name: size}, before)) == own), 0)",
+        "return next(sizes, 0) + 1",
+        "api/resize/test_resize.py",
+    ),
+    Mutant(
         "scaled layers of icefall are multiplied by e to the power of their scales",
         "return scaled(read(of, box), info.dtype, exp_of(number, exponent.dtype))",
         "return scaled(read(of, box), info.dtype, 1.0)",

@@ -22,6 +22,8 @@ COPY, INIT = "copy", "init"
 HEAD = "head_dim"
 """The field with the size of a head, which some networks read although their configuration does not declare it."""
 _HEAD_SIZE = (HEAD, "d_kv")
+_KEPT = ("heads", "channels", "experts")
+"""The roles of fields of which some are kept, if there are fewer."""
 _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
@@ -62,12 +64,18 @@ class AskedFields:
                     f"the configuration has no field {escape(name)} with a number that could be changed.",
                     hint="Use a field of the configuration that is a number, as in --set num_hidden_layers=12.",
                 )
-        unused = [name for name in choices.kept if name not in self.new]
-        if unused:
-            raise ConfigError(
-                f"--keep {escape(unused[0])} has no effect: this field is not changed.",
-                hint="Set a smaller number with --set.",
-            )
+        for name in choices.kept:
+            if name not in self.new:
+                raise ConfigError(
+                    f"--keep {escape(name)} has no effect: this field is not changed.",
+                    hint="Set a smaller number with --set.",
+                )
+            if role_of(name) not in _KEPT or self.grows(name):
+                raise ConfigError(
+                    f"--keep {escape(name)} has no effect: only of heads, channels and experts, if they become fewer, "
+                    "some are kept.",
+                    hint="Leave it out; --layers lists layers, and KV heads are pooled.",
+                )
         check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)
         for inside in {name.rpartition(".")[0] for name in (*self.of("heads"), *self.of("kv_heads"))}:
             own = {name.rpartition(".")[2]: one for name, one in self.new.items() if _inside(name) == inside}

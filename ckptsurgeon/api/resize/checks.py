@@ -8,11 +8,12 @@ from typing import Any
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.depth import Layer
-from ...planning.resizing.fields import role_of
+from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...util.text import brief_repr, escape, listing
 from .arguments import at_path
 
 __all__ = [
+    "check_experts",
     "check_head_sizes",
     "check_heads",
     "check_identity",
@@ -39,6 +40,9 @@ _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
+_GROUPS, _USED_GROUPS = "n_group", "topk_group"
+"""The number of groups into which routers divide the experts, and how many of these groups each token uses."""
+_FIT = "Change one of the two with --set."
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that are only used in training."""
@@ -55,6 +59,32 @@ def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
                 f"--set {escape(name)}={brief_repr(value)} is not possible: the configuration class of the model "
                 f"changes this value to {brief_repr(at_path(fields, name))}.",
                 hint="Leave this --set out.",
+            )
+
+
+def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError if changed numbers of experts do not fit together, so that the network could not run.
+
+    ``asked`` has the changed fields, and ``fields`` are all fields of the output.
+    """
+    for inside in {name.rpartition(".")[0] for name in asked}:
+        part = at_path(fields, inside) if inside else fields
+        numbers = {name: one for name, one in part.items() if type(one) is int and one > 0} if part else {}
+        changed = {name.rpartition(".")[2] for name in asked if name.rpartition(".")[0] == inside}
+        every = next((name for name in numbers if role_of(name) == "experts"), "")
+        for used in (*USED_EXPERTS, _GROUPS) if every else ():
+            if used not in numbers or not changed & {used, every}:
+                continue
+            if numbers[used] > numbers[every]:
+                raise ConfigError(
+                    f"{used} {numbers[used]} is more than the {numbers[every]} experts ({every}).", hint=_FIT
+                )
+            if used == _GROUPS and numbers[every] % numbers[used]:
+                raise ConfigError(f"{every} {numbers[every]} is not a multiple of {used} {numbers[used]}.", hint=_FIT)
+        if changed & {_GROUPS, _USED_GROUPS} and numbers.get(_USED_GROUPS, 0) > numbers.get(_GROUPS, 1):
+            raise ConfigError(
+                f"{_USED_GROUPS} {numbers[_USED_GROUPS]} is more than {_GROUPS} {numbers.get(_GROUPS, 1)}.",
+                hint=_FIT,
             )
 
 

@@ -23,7 +23,7 @@ from ...util.text import listing
 from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
 from .asked_fields import HEAD, INIT, TIES, AskedFields
-from .checks import check_values, keys_by_switch, layers_apart, numbers_apart
+from .checks import check_experts, check_values, keys_by_switch, layers_apart, numbers_apart
 from .choices import Choices
 from .field_change import FieldChange, is_averaged
 from .implied_fields import implied_fields, with_values
@@ -120,7 +120,8 @@ class Stages:
         kinds = self._kinds
         plain = self._others(_network(self.first, kinds), kinds)
         self._check_norms()
-        check_values(self._asked.new, self._base.fields(self.overrides, self._vocabulary))
+        fields = self._base.fields(self.overrides, self._vocabulary)
+        check_values(self._asked.new, fields)
         steps, before = list(self._asked.steps()), self._separated(plain)
         last = max((at for at, (role, _) in enumerate(steps) if role not in _AT_LAST), default=-1)
         previous = self._target() if self._done else self.first
@@ -139,6 +140,7 @@ class Stages:
             before = self._separated(plain) if role == "depth" else other
             yield self._renamed(change, plain)
             previous = target
+        check_experts(self._asked.new, fields)
 
     @cached_property
     def _kinds(self) -> Mapping[str, str]:

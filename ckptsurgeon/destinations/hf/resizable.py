@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -73,7 +75,8 @@ class Resizable:
         """
         trial = replace(self._document, undeclared=(*self._document.undeclared, name))
         try:
-            other = TOOLKIT.load(replace(trial, overrides=dict(changes), read=[], ran=[])).tensors
+            with _without_log():
+                other = TOOLKIT.load(replace(trial, overrides=dict(changes), read=[], ran=[])).tensors
         except ConfigError:
             return False
         own = self.target({}).tensors
@@ -125,6 +128,17 @@ class Resizable:
     def folder(self) -> str:
         """The folder of the config.json."""
         return os.path.dirname(self.path)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """During the block, keep transformers from logging a field that cannot be set, with the whole configuration."""
+    logger = logging.getLogger("transformers.configuration_utils")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _merged(content: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

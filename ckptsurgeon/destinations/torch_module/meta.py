@@ -6,9 +6,30 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ...errors import CheckpointError, ConfigError
+from ...planning.target import TargetSpec
+from ...util.text import escape
 from .user_code import PROCESS_STATE
 
-__all__ = ["build_on_meta"]
+__all__ = ["build_on_meta", "network_on_meta"]
+
+
+def network_on_meta(target: TargetSpec) -> nn.Module:
+    """Return the network of a destination, built by its code, with parameters on the meta device.
+
+    Raises ConfigError if the code needs the values of parameters.
+    """
+    assert target.build is not None
+    try:
+        return build_on_meta(target.build)  # type: ignore[arg-type]
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{escape(target.name)}: the network cannot be built without memory for its parameters: "
+            f"{type(error).__name__}: {escape(str(error), 300).rstrip('.')}.",
+            hint="Let the constructor not compute with the values of parameters.",
+        ) from error
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:

@@ -123,6 +123,17 @@ def test_what_cannot_be_is_an_error(fields: dict[str, int], more: dict[str, Any]
         cs.resize("net.safetensors", config="net.yaml", set=fields, **more)
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+def test_code_that_computes_with_values_of_parameters_is_an_error(net: Any) -> None:
+    text = CODE.replace(
+        "        self.head =", "        self.scale = self.embed.weight.max().item()\n        self.head ="
+    )
+    Path("own_net.py").write_text(text)
+    del sys.modules["own_net"]
+    with pytest.raises(cs.ConfigError, match="cannot be built without memory for its parameters: .*meta"):
+        cs.resize("net.safetensors", config="net.yaml", set={"intermediate_size": 40})
+
+
 def test_a_bundled_network_gets_more_layers(ckpt: Any) -> None:
     Path("tokens.txt").write_text("".join(f"{one}\n" for one in ("<blank>", "<unk>", *"abcde", "<sos/eos>")))
     sizes = "d_model: 32, heads: 2, encoder_layers: 2, decoder_layers: 1, n_mels: 20"

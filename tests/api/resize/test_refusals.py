@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 
 transformers = pytest.importorskip("transformers", minversion="5")
+running = importlib.import_module("fixtures.resizing.running")
 
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 8}
 
@@ -130,6 +133,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "no number of channels becomes larger"),
     "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "no width becomes larger"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
+    "keep of what grows": ({"set": {"intermediate_size": 32}, "keep": {"intermediate_size": "0"}}, cs.ConfigError, "only of heads"),
+    "keep of what is pooled": (
+        {"set": {"num_key_value_heads": 1}, "keep": {"num_key_value_heads": "1"}}, cs.ConfigError, "only of heads"
+    ),
     "unequal groups": (
         {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of query heads"
     ),
@@ -186,6 +193,37 @@ def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
     cs.resize(tmp_path / "moe", set={"num_local_experts": 1, "num_experts_per_tok": 1})
     with pytest.raises(cs.ConfigError, match="is not the index of an expert"):
         cs.resize(tmp_path / "moe", model_type="llama", expert=-1)
+
+
+EXPERTS: dict[str, tuple[dict[str, int], str]] = {
+    "used": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 is more than the 8 experts"),
+    "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
+    "experts": ({"n_routed_experts": 7}, "n_routed_experts 7 is not a multiple of n_group 2"),
+    "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
+}
+
+
+@pytest.mark.parametrize("case", EXPERTS)
+def test_numbers_of_experts_have_to_fit_together(case: str, tmp_path: Path) -> None:
+    fields, said = EXPERTS[case]
+    running.save("deepseek_v3", tmp_path / "in")
+    with pytest.raises(cs.ConfigError, match=said):
+        cs.resize(tmp_path / "in", set=fields)
+
+
+def test_a_field_that_cannot_be_tried_is_not_logged(tmp_path: Path) -> None:
+    """Transformers logged it with the whole configuration."""
+    running.save("falcon", tmp_path / "in")
+    records, handler = list[logging.LogRecord](), logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.configuration_utils")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(cs.PlanError, match="no field for the size of a head"):
+            cs.resize(tmp_path / "in", set={"num_attention_heads": 8})
+    finally:
+        logger.removeHandler(handler)
+    assert not records
 
 
 def test_gate_and_values_in_one_tensor_of_an_unknown_name_are_not_mixed(tmp_path: Path) -> None:
