@@ -23,6 +23,7 @@ from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .inputs.proposal_file import check_proposal_file, write_proposal
 from .layouts.changed_layout import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
+from .model_folder.layers.found_heads import found_heads_notes
 from .model_folder.layers.row_order import renaming_notes, row_orders
 
 __all__ = ["match"]
@@ -103,6 +104,7 @@ def _by_values(
         found = propose(shown(path_of(source)), checkpoint, shown(name), other)
         found = with_values(found, checkpoint, other, progress)
         notes = [*checkpoint_notes(checkpoint), *checkpoint_notes(other), *found.notes]
+        notes += found_heads_notes((one.row for one in found.operations), (checkpoint, other))
         return replace(found, notes=(*notes, *_layout_notes(checkpoint, other, by_values=True))), checkpoint
 
 

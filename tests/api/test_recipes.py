@@ -384,3 +384,16 @@ def test_a_recipe_is_an_input_and_never_written(ckpt: Any) -> None:
     name = recipe(verb="filter", source="a.pth", output="recipe.yaml", to="pth")
     done = ckpt("apply", name, "--force")
     assert (done.code, "is an input" in done.err) == (5, True)
+
+
+def test_notes_of_a_recipe_are_notes_of_its_plan_and_safe_for_a_terminal() -> None:
+    path = recipe(verb="rename", source="a.pth", map=["module=m"], notes=["two are missing", "\x1b[31mred"])
+    plan = cs.load_plan(path)
+    assert plan.notes[:2] == ("two are missing", "\\x1b[31mred")
+
+
+@pytest.mark.parametrize("notes", ["text", ["a", 1], {"a": "b"}, ["a"] * 17, ["a" * 1001]])
+def test_notes_of_a_recipe_are_a_few_short_strings(notes: object) -> None:
+    path = recipe(verb="rename", source="a.pth", map=["module=m"], notes=notes)
+    with pytest.raises(cs.ConfigError, match="not a list of at most 16 strings of at most 1000 characters"):
+        cs.load_plan(path)

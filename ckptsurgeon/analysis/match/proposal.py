@@ -10,7 +10,10 @@ from ...tensors.info import TensorInfo
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape
 
-__all__ = ["Match", "Proposal", "ProposedOperation", "Undecided"]
+__all__ = ["Match", "Proposal", "ProposedOperation", "Tensors", "Undecided"]
+
+Tensors = Mapping[str, TensorInfo]
+"""The tensors of a model: {key: header}."""
 
 
 @dataclass(frozen=True)

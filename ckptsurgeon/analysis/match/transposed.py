@@ -15,6 +15,7 @@ from ...util.text import count, listing
 from .names import Likeness, by_word
 from .nearness import MARGIN, Nearness
 from .parts import Parts, agree
+from .proposal import Tensors
 from .units import KERNEL, FreeUnits, Unit, fits, units_of
 
 __all__ = ["transposed", "transposed_note"]
@@ -22,7 +23,6 @@ __all__ = ["transposed", "transposed_note"]
 SURE = 0.5
 """If it is not known which part of a block two modules are, their names must be at least this similar to be matched."""
 
-Tensors = Mapping[str, TensorInfo]
 Shape = tuple[int, ...]
 
 

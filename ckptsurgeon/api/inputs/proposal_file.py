@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ...analysis.match.proposal import Proposal
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...storage.write.output_checks import check_output
-from ...util.text import count, escape
+from ...util.text import count, escape, listing
 from .recipe_files import is_recipe
 
 __all__ = ["check_proposal_file", "write_proposal"]
+
+LISTED, SHOWN = 4, 120
+"""The most keys in a note of the recipe, and the most characters of one."""
 
 
 def check_proposal_file(path: str, *, force: bool) -> None:
@@ -46,6 +50,7 @@ def write_proposal(
     recipe |= {"unwrap": True} if source.stripped else {}
     recipe |= {"operations": [dict(one.row) for one in found.operations]} if found.operations else {}
     recipe |= {"map": list(found.rules)} if found.rules else {}
+    recipe |= {"notes": notes} if (notes := _notes(found)) else {}
     write_text(
         path, _head(found, path, place) + dump_yaml(recipe), inputs=source.open_files().values(), force=force, wait=wait
     )
@@ -56,6 +61,26 @@ def _relative(place: str, path: str) -> str:
     if "://" in place or os.path.isabs(place):
         return place
     return os.path.relpath(place, os.path.dirname(path) or os.curdir)
+
+
+def _notes(found: Proposal) -> list[str]:
+    """Return notes on tensors of the destination that the recipe does not make, and on those that it makes besides."""
+    notes: list[str] = []
+    if not found.complete:
+        names = [*found.missing, *found.ambiguous, *(key for one in found.open for key in one.second)]
+        left = len(found.missing) + found.undecided
+        notes.append(
+            f"the result lacks {left} of the {count(found.matched + left, 'tensor')} of {escape(found.second, SHOWN)}, "
+            f"for which ckpt match proposes no source: {_listed(names)}"
+        )
+    if found.unmatched:
+        which = f"{count(len(found.unmatched), 'tensor')} of the source that {escape(found.second, SHOWN)}"
+        notes.append(f"the result also has {which} does not need: {_listed([*found.unmatched])}")
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return listing([escape(name, SHOWN) for name in names[:LISTED]] + [""] * (len(names) - LISTED), LISTED, where="")
 
 
 def _head(found: Proposal, path: str, place: str) -> str:

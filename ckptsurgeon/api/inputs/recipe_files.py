@@ -8,10 +8,13 @@ from typing import Any
 from ...errors import ConfigError, SourceError
 from ...storage.small_files import read_text
 from ...util.did_you_mean import did_you_mean
-from ...util.text import escape
+from ...util.text import brief_repr, escape
 from .argument_types import Path
 
-__all__ = ["is_recipe", "read_recipe_file"]
+__all__ = ["is_recipe", "read_recipe_file", "recipe_notes"]
+
+MOST_NOTES, LONGEST_NOTE = 16, 1000
+"""The most notes of a recipe, and the most characters of one."""
 
 
 def is_recipe(path: Path) -> bool:
@@ -32,3 +35,17 @@ def read_recipe_file(path: str) -> Any:
         raise ConfigError(
             f"{escape(path)} is not a valid recipe: the file is not UTF-8 text.", hint="Save the file as UTF-8."
         ) from None
+
+
+def recipe_notes(name: str, value: Any) -> list[str]:
+    """Return the notes ``value`` of the recipe ``name``, safe for a terminal.
+
+    Raises ConfigError if they are not a list of a few short strings.
+    """
+    is_valid = isinstance(value, list) and all(isinstance(one, str) and len(one) <= LONGEST_NOTE for one in value)
+    if not is_valid or len(value) > MOST_NOTES:
+        raise ConfigError(
+            f"{escape(name)}: the field notes is {brief_repr(value, 80)}, not a list of at most {MOST_NOTES} strings "
+            f"of at most {LONGEST_NOTE} characters."
+        )
+    return [escape(one, LONGEST_NOTE) for one in value]

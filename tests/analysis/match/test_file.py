@@ -242,3 +242,22 @@ def test_a_file_is_not_needed_if_all_names_agree(ckpt: Any, pair: dict[str, Any]
     assert done.code != 0
     assert "moved.yaml is not written: no rules or operations are needed." in " ".join(done.err.split())
     assert not Path("moved.yaml").exists()
+
+
+def test_the_file_says_what_it_does_not_make(ckpt: Any, pair: dict[str, Any]) -> None:
+    more = {**pair, **{f"h.{n}.extra.weight": torch.zeros(3, n + 2) for n in range(6)}}
+    save_file(more, "apart.safetensors")
+    save_file({**load_file("fused.safetensors"), "other": torch.zeros(2, 7)}, "fused.safetensors")
+    cs.match("fused.safetensors", "apart.safetensors", output="moved.yaml")
+    notes = " ".join(ckpt("apply", "moved.yaml", "-o", "out.safetensors").err.split())
+    assert (
+        "the result lacks 6 of the 18 tensors of apart.safetensors, for which ckpt match proposes no source: "
+        "h.0.extra.weight, h.1.extra.weight, h.2.extra.weight, h.3.extra.weight, and 2 more"
+    ) in notes
+    assert "the result also has 1 tensor of the source that apart.safetensors does not need: other" in notes
+    assert len(load_file("out.safetensors")) == 13
+
+
+def test_a_complete_file_has_no_notes(pair: dict[str, Any]) -> None:
+    cs.match("fused.safetensors", "apart.safetensors", output="moved.yaml")
+    assert "notes" not in Path("moved.yaml").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.match.operations import collapse
+from ckptsurgeon.analysis.match.operations import collapse, fused, stacked
 from ckptsurgeon.analysis.match.operations.collapse import collapsed
 from ckptsurgeon.analysis.match.operations.propose import with_operations
 from ckptsurgeon.analysis.match.operations.steps import JOIN, TURN, Step
@@ -225,6 +225,68 @@ def test_a_pattern_that_would_match_a_module_is_exact() -> None:
     steps = [Step("transpose", (key,), (key,), TURN) for key in ("a.0", "a.1")]
     (row,) = collapsed(steps, ["a.0", "a.1", "a.1.b"])
     assert row.row == {"transpose": r"re:a\.(?P<n>0|1)"}
+
+
+def alternating(number: int, name: str) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+    """A matrix in each layer, of which every second is stored transposed in the first model."""
+    here = {f"l.{n}.fc.weight": TensorInfo("float32", (FF, D) if n % 2 else (D, FF)) for n in range(number)}
+    return here, {name.format(n=n): TensorInfo("float32", (FF, D)) for n in range(number)}
+
+
+def test_every_second_layer_of_many_is_transposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collapse, "EXPRESSION", 100)
+    here, there = alternating(90, "l.{n}.fc.weight")
+    found = with_operations(propose("a", here, "b", there), here, there)
+    assert [next(iter(row)) for row in rows(found)] == ["transpose"] * 5
+    assert found.complete
+    made = perform([here], parse_operations(rows(found)))[0].tensors
+    assert {key: info.shape for key, info in made.items()} == {key: info.shape for key, info in there.items()}
+
+
+def test_every_second_layer_is_transposed_under_another_name() -> None:
+    here, there = alternating(6, "m.{n}.dense.weight")
+    found = with_operations(propose("a", here, "b", there), here, there)
+    assert rows(found) == [{"transpose": r"re:l\.(?P<n>0|2|4)\.fc\.weight"}]
+    assert len(found.rules) == 1
+    assert found.complete
+
+
+def test_two_matrices_of_a_layer_are_not_told_apart_by_transposes_of_some_layers() -> None:
+    here, _ = alternating(6, "")
+    here |= {key.replace("fc", "xy"): TensorInfo("float32", info.shape[::-1]) for key, info in here.items()}
+    there = {f"m.{n}.{name}.weight": TensorInfo("float32", (FF, D)) for n in range(6) for name in ("a", "b")}
+    found = with_operations(propose("a", here, "b", there), here, there)
+    assert not found.operations
+    assert not found.complete
+
+
+def many_wholes(number: int) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+    here = {f"w{n:03}.qkv_proj.weight": TensorInfo("float32", (3 * D + n, D)) for n in range(number)}
+    there = {
+        f"w{n:03}.{one}_proj.weight": TensorInfo("float32", (D + (n if one == "q" else 0), D))
+        for n in range(number)
+        for one in "qkv"
+    }
+    return here, there
+
+
+def test_many_fused_tensors_outside_layers_are_split() -> None:
+    here, there = many_wholes(70)
+    assert with_operations(propose("a", here, "b", there), here, there).complete
+
+
+def test_fused_tensors_and_stacks_that_are_too_many_to_compare_get_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "MOST", 5_000)
+    here, there = many_wholes(71)
+    for found in (propose("a", here, "b", there), propose("b", there, "a", here)):
+        sides = (here, there) if found.first == "a" else (there, here)
+        (note,) = with_operations(found, *sides).notes
+        assert note.startswith("71 tensors may be joined or taken apart, but not compared with those of the other")
+    monkeypatch.setattr(stacked, "MOST", 1)
+    here, there = layered(EXPERTS), layered(STACKS)
+    assert (
+        f"{3 * LAYERS} tensors may be joined" in with_operations(propose("a", here, "b", there), here, there).notes[-1]
+    )
 
 
 def test_names_with_special_characters_are_literal() -> None:

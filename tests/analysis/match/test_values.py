@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +157,33 @@ def test_rows_of_rotary_embeddings_as_in_meta_s_llama() -> None:
         {"halves": "h.{n}.attention.wq", "heads": HEADS},
     ]
     assert [next(iter(row)) for row in rows(back)] == ["pairs", "pairs"]
+
+
+def in_folders(here: Tensors, there: Tensors, **config: int) -> Proposal:
+    """Match two folders, of which the second has ``config`` as configuration."""
+    for name, tensors in (("here", here), ("there", there)):
+        Path(name).mkdir()
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, f"{name}/model.safetensors")
+    Path("there/config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return cs.match("here", "there", values=True)
+
+
+@pytest.mark.parametrize("change", [meta, megatron])
+def test_heads_that_contradict_a_configuration_get_a_note(change: Callable[[Tensors, str], None]) -> None:
+    here = network()
+    stated = {"num_attention_heads": HEADS, "num_key_value_heads": GROUPS * 2}
+    found = in_folders(each_layer(here, change), here, **stated)
+    said = [note for note in found.notes if "the values show" in note]
+    assert len(said) == 1
+    assert f"the values show {GROUPS} heads of keys" in said[0]
+    assert f"configuration of there has {GROUPS * 2}: one of the two is wrong" in said[0]
+
+
+@pytest.mark.parametrize("change", [meta, megatron])
+def test_heads_of_the_configuration_get_no_note(change: Callable[[Tensors, str], None]) -> None:
+    here = network()
+    found = in_folders(each_layer(here, change), here, num_attention_heads=HEADS, num_key_value_heads=GROUPS)
+    assert not [note for note in found.notes if "the values show" in note]
 
 
 def test_fused_and_rows_in_pairs() -> None:

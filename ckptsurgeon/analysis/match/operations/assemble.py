@@ -12,7 +12,7 @@ from ....planning.operations.operation import parse_operations
 from ....planning.operations.perform import DerivedSource, perform
 from ....tensors.info import TensorInfo
 from ....util.text import count
-from ..proposal import Match, Proposal, ProposedOperation, Undecided
+from ..proposal import Match, Proposal, ProposedOperation, Tensors, Undecided
 from ..set_aside import is_note, set_aside
 from .collapse import Row, collapsed
 from .places import shown
@@ -20,7 +20,6 @@ from .steps import STACK, Change, Step, after
 
 __all__ = ["LEFT_OUT", "Answer", "assembled"]
 
-Tensors = Mapping[str, TensorInfo]
 MOST_COMPARED = 3_000_000
 """The most times that an operation may be compared with a key, for all operations and all keys together."""
 LEFT_OUT = ("an operation is left out:", "no operations are proposed:")

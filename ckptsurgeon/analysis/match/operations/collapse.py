@@ -15,7 +15,7 @@ __all__ = ["Row", "collapsed"]
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NAMES = "nmkabcdefgh"
-_EXPRESSION = 20_000
+EXPRESSION = 20_000
 """The longest list of numbers, in characters, of a pattern for some layers only."""
 INDEX = "{i}"
 TRIES = 2_000_000
@@ -83,9 +83,14 @@ def _rows(steps: Sequence[Step], known: _Keys) -> Iterator[Row]:
     row = _together(steps, known)
     if row is not None:
         yield row
-        return
-    for step in steps:
-        yield _single(step, known)
+    elif len(steps) > (
+        number := EXPRESSION // 10
+    ):  # a list of so many numbers, of nine digits at most, is not too long
+        for begin in range(0, len(steps), number):
+            yield from _rows(steps[begin : begin + number], known)
+    else:
+        for step in steps:
+            yield _single(step, known)
 
 
 def _single(step: Step, known: _Keys) -> Row:
@@ -187,7 +192,7 @@ def _expression(column: _Column) -> str | None:
         return None
     at, name = next(iter(column.names.items()), (-1, ""))
     numbers = "|".join(str(row[0]) for row in column.rows) if name else ""
-    if len(numbers) > _EXPRESSION:
+    if len(numbers) > EXPRESSION:
         return None
     said = (f"(?P<{name}>{numbers})" if i == at else re.escape(part) for i, part in enumerate(column.parts))
     return "re:" + r"\.".join(said)

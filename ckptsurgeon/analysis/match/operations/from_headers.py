@@ -3,74 +3,93 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ....planning.keys.transposed import square_siblings
 from ....tensors.info import TensorInfo
-from ..proposal import Proposal, Undecided
-from ..propose import propose
+from ....util.text import count
+from ..proposal import Proposal, Tensors, Undecided
 from ..units import KERNEL
-from .fused import Fused, find_fused
+from .fused import Fused, find_fused, not_compared
+from .other_shapes import squeezed, turned_in_some_layers
 from .places import shown
-from .stacked import Stacked, find_stacked
-from .steps import JOIN, ORDER, RETURN, STACK, TURN, UNSTACK, Change, Step, free_name
+from .stacked import Stacked, find_stacked, stacks_not_compared
+from .steps import JOIN, ORDER, RETURN, STACK, TURN, UNSTACK, Change, Step, free_name, in_place
 
-__all__ = ["header_changes", "reordered"]
+__all__ = ["HeaderChanges", "header_changes", "reordered"]
 
-Tensors = Mapping[str, TensorInfo]
 _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
 """Matches a key in a list of layers; its groups are the text before the first number, and the last segment."""
 TURNED = "transposed"
+_BEYOND = (
+    "{} may be joined or taken apart, but not compared with those of the other model, because too many have the "
+    "same layer numbers"
+)
 
 
-def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> tuple[list[Change], list[Undecided]]:
+@dataclass(frozen=True)
+class HeaderChanges:
+    """What names and shapes show beyond renames: operations, those of which something is unknown, and notes."""
+
+    changes: list[Change]
+    undecided: list[Undecided]
+    notes: list[str]
+
+
+def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> HeaderChanges:
     """Return the operations that names and shapes show, and what they leave open.
 
     ``found`` has the tensors that are only renamed; these are not used again.
     """
-    changes = [*_transposes(found, source)]
-    open_: list[Undecided] = []
-    left = _Left(found, source, destination, changes)
+    left = _Left(found, source, destination, list(_transposes(found, source)))
     kinds = found.turned, {new: old for old, new in found.turned.items()}
     names = found.names, {new: old for old, new in found.names.items()}
     turned = [_stored(*pair) for pair in ((kinds[0], names[0], source), (kinds[1], names[1], destination))]
+    beyond = not_compared(left.source, left.destination)
     for fused in list(find_fused(left.source, left.destination, turned[0])):
-        left.take(_split(fused, source, destination), changes, open_, (fused.whole,), fused.parts, fused.open)
+        left.take(_split(fused, source, destination))
+    beyond += not_compared(left.destination, left.source)
     for fused in list(find_fused(left.destination, left.source, turned[1])):
-        left.take(_concat(fused, source), changes, open_, fused.parts, (fused.whole,), fused.open)
+        left.take(_concat(fused, source))
+    beyond += stacks_not_compared(left.destination, left.source)
     for stack in list(find_stacked(left.destination, left.source, (destination, source))):
-        left.take(_stack(stack, source), changes, open_, stack.parts, stack.stacks, stack.open)
+        left.take(_stack(stack, source))
+    beyond += stacks_not_compared(left.source, left.destination)
     for stack in list(find_stacked(left.source, left.destination, (source, destination))):
-        left.take(_unstack(stack, source), changes, open_, stack.stacks, stack.parts, stack.open)
-    changes += _squeezed(left.source, left.destination)
-    return changes, _by_layer(open_)
+        left.take(_unstack(stack, source))
+    for changes in (squeezed, turned_in_some_layers):
+        for change in list(changes(left.source, left.destination)):
+            left.take(change)
+    notes = [_BEYOND.format(count(beyond, "tensor"))] if beyond else []
+    return HeaderChanges(left.changes, _by_layer(left.undecided), notes)
 
 
 class _Left:
-    """The tensors of both models that have no partner yet."""
+    """The tensors of both models that have no partner yet, and what was found.
 
-    def __init__(self, found: Proposal, source: Tensors, destination: Tensors, changes: Sequence[Change]) -> None:
+    ``changes`` are the operations that are known at first.
+    """
+
+    def __init__(self, found: Proposal, source: Tensors, destination: Tensors, changes: list[Change]) -> None:
+        self.changes, self.undecided = changes, list[Undecided]()
         used = {*found.names, *(key for change in changes for key in change.sources)}
         made = {*found.names.values(), *(key for change in changes for key in change.results.values())}
         self.source = {key: info for key, info in source.items() if key not in used}
         self.destination = {key: info for key, info in destination.items() if key not in made}
 
-    def take(
-        self,
-        change: Change,
-        changes: list[Change],
-        open_: list[Undecided],
-        old: Sequence[str],
-        new: Sequence[str],
-        why: str,
-    ) -> None:
-        """Add a change, or what is open about it, if none of its tensors is used yet."""
+    def take(self, found: Change | Undecided) -> None:
+        """Add a change, or an operation of which something is unknown, if none of its tensors is used yet."""
+        if isinstance(found, Change):
+            old, new = found.sources, tuple(found.results.values())
+        else:
+            old, new = found.first, found.second
         if not (self.source.keys() >= {*old} and self.destination.keys() >= {*new}):
             return
-        if why:
-            open_.append(Undecided(tuple(old), tuple(new), why))
+        if isinstance(found, Change):
+            self.changes.append(found)
         else:
-            changes.append(change)
+            self.undecided.append(found)
         for key in old:
             del self.source[key]
         for key in new:
@@ -96,10 +115,6 @@ def _place(key: str) -> tuple[str, ...] | None:
     return found.groups() if found is not None else None
 
 
-def _kept(verb: str, name: str, phase: int, *fields: tuple[str, object]) -> Step:
-    return Step(verb, (name,), (name,), phase, fields)
-
-
 def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
     """Yield the transposes of matrices whose names correspond, and of square ones in the same layers."""
     for key, new in found.turned.items():
@@ -107,75 +122,64 @@ def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
     matrices = {key: source[key].shape for key in found.names}
     flat = [key for key in found.turned if len(source[key].shape) == 2 and not key.endswith(f".{KERNEL}")]
     for key in square_siblings(flat, matrices):
-        yield Change((_kept("transpose", key, TURN),), {key: found.names[key]}, (key,), TURNED)
+        yield Change((in_place("transpose", key, TURN),), {key: found.names[key]}, (key,), TURNED)
 
 
 def reordered(names: Mapping[str, str], orders: Mapping[str, tuple[str, int]]) -> Iterator[Change]:
     """Yield the operations ``halves`` and ``pairs`` on queries and keys; ``orders`` has the operation and the heads."""
     for key, (verb, heads) in orders.items():
         if key in names:
-            yield Change((_kept(verb, key, ORDER, ("heads", heads)),), {key: names[key]}, (key,), "name")
+            yield Change((in_place(verb, key, ORDER, (("heads", heads),)),), {key: names[key]}, (key,), "name")
 
 
 def _turn(key: str, new: str, info: TensorInfo) -> Step:
     """Return the transpose of a matrix, or the order of dimensions of a kernel of a convolution."""
     number = len(info.shape)
     if number == 2:
-        return _kept("transpose", key, TURN)
+        return in_place("transpose", key, TURN)
     of_kernel = key.rpartition(".")[2] == KERNEL and new.rpartition(".")[2] != KERNEL
     dims = (number - 1, number - 2, *range(number - 2)) if of_kernel else (*range(2, number), 1, 0)
-    return _kept("permute", key, TURN, ("dims", dims))
+    return in_place("permute", key, TURN, (("dims", dims),))
 
 
-def _split(fused: Fused, source: Tensors, destination: Tensors) -> Change:
+def _split(fused: Fused, source: Tensors, destination: Tensors) -> Change | Undecided:
+    if fused.unknown:
+        return Undecided((fused.whole,), fused.parts, fused.unknown)
     names = {free_name(key, source): key for key in fused.parts}
     sizes = tuple(destination[key].shape[fused.dim] for key in fused.parts)
     fields: tuple[tuple[str, object], ...] = (("dim", fused.dim),) if fused.dim else ()
     fields += (("sizes", sizes),) if len(set(sizes)) > 1 else ()
-    turn = (_kept("transpose", fused.whole, TURN),) if fused.turned else ()
+    turn = (in_place("transpose", fused.whole, TURN),) if fused.turned else ()
     step = Step("split", (fused.whole,), tuple(names), JOIN, fields)
     return Change((*turn, step), names, (fused.whole,), "name")
 
 
-def _concat(fused: Fused, source: Tensors) -> Change:
+def _concat(fused: Fused, source: Tensors) -> Change | Undecided:
+    if fused.unknown:
+        return Undecided(fused.parts, (fused.whole,), fused.unknown)
     name = free_name(fused.whole, source)
     fields = (("dim", fused.dim),) if fused.dim else ()
     step = Step("concat", fused.parts, (name,), JOIN, fields)
-    turn = (_kept("transpose", name, RETURN),) if fused.turned else ()
+    turn = (in_place("transpose", name, RETURN),) if fused.turned else ()
     return Change((step, *turn), {name: fused.whole}, fused.parts, "name")
 
 
-def _stack(found: Stacked, source: Tensors) -> Change:
+def _stack(found: Stacked, source: Tensors) -> Change | Undecided:
+    if found.unknown:
+        return Undecided(found.parts, found.stacks, found.unknown)
     stack = found.stacks[0]
     name = free_name(stack, source)
-    turns = tuple(_kept("transpose", key, TURN) for key in found.parts) if found.turned else ()
+    turns = tuple(in_place("transpose", key, TURN) for key in found.parts) if found.turned else ()
     return Change((*turns, Step("stack", found.parts, (name,), STACK)), {name: stack}, found.parts, found.why)
 
 
-def _unstack(found: Stacked, source: Tensors) -> Change:
+def _unstack(found: Stacked, source: Tensors) -> Change | Undecided:
+    if found.unknown:
+        return Undecided(found.stacks, found.parts, found.unknown)
     names = {free_name(key, source): key for key in found.parts}
-    turns = tuple(_kept("transpose", name, RETURN) for name in names) if found.turned else ()
+    turns = tuple(in_place("transpose", name, RETURN) for name in names) if found.turned else ()
     step = Step("unstack", found.stacks[:1], tuple(names), UNSTACK)
     return Change((step, *turns), names, found.stacks[:1], found.why)
-
-
-def _squeezed(source: Tensors, destination: Tensors) -> Iterator[Change]:
-    """Yield the reshapes of 1x1 convolutions that are linear layers in the other model, and the reverse."""
-    if not any(len(info.shape) > 2 and info.shape[-1] == 1 for side in (source, destination) for info in side.values()):
-        return
-    flat = [
-        {key: TensorInfo(info.dtype, _flat(info.shape)) for key, info in side.items()} for side in (source, destination)
-    ]
-    for key, new in propose("", flat[0], "", flat[1]).names.items():
-        if source[key].shape != (shape := destination[new].shape):
-            yield Change((_kept("reshape", key, ORDER, ("shape", shape)),), {key: new}, (key,), "name")
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    end = len(shape)
-    while end > 2 and shape[end - 1] == 1:
-        end -= 1
-    return shape[:end]
 
 
 def _by_layer(found: Iterable[Undecided]) -> list[Undecided]:

@@ -8,23 +8,22 @@ those of the next, and with other names nothing is known.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ....planning.keys.fused_parts import order_of_parts, part_of
-from ....tensors.info import TensorInfo
 from ..names import words_of
+from ..proposal import Tensors
 from .places import Place, place_of
 
-__all__ = ["BY_HEAD", "Fused", "find_fused"]
+__all__ = ["BY_HEAD", "Fused", "find_fused", "not_compared"]
 
 KINDS = ({"q", "k", "v"}, {"k", "v"}, {"gate", "up"})
 BY_HEAD = frozenset({"query_key_value", "linear_qkv", "wqkv", "dense_h_to_4h", "linear_fc1"})
 """Names of fused projections whose rows may be grouped by heads or interleaved: wqkv is that of InternLM 2."""
-MOST = 4096
-"""The most pairs of fused tensors and sets of parts that are compared within one layer."""
+MOST = 1 << 16
+"""The most pairs of fused tensors and sets of parts that are compared within one layer, which takes a second."""
 
-Tensors = Mapping[str, TensorInfo]
 Turned = Callable[[str], bool | None]
 """A function that says of a key whether the matrices of its layers are stored transposed; None if it is not known."""
 
@@ -33,15 +32,15 @@ Turned = Callable[[str], bool | None]
 class Fused:
     """A tensor ``whole``, and the tensors ``parts`` of the other model of which it is the concatenation.
 
-    If ``open`` is empty, the parts are in their order, ``whole`` is joined along ``dim``, and ``turned`` says whether
-    ``whole`` is stored transposed. Else ``open`` says what is not known.
+    If ``unknown`` is empty, the parts are in their order, ``whole`` is joined along ``dim``, and ``turned`` says
+    whether ``whole`` is stored transposed. Else ``unknown`` says what is not known.
     """
 
     whole: str
     parts: tuple[str, ...]
     dim: int = 0
     turned: bool = False
-    open: str = ""
+    unknown: str = ""
 
 
 @dataclass
@@ -52,9 +51,26 @@ class _Layer:
     parts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """{parent of the modules: keys of their tensors}"""
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the layer has more pairs than are compared."""
+        return len(self.wholes) * len(self.parts) > MOST
+
 
 def find_fused(wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
     """Yield the tensors of ``wholes`` that are concatenations of tensors of ``parts``; both have no partner yet."""
+    for layer in _layers(wholes, parts):
+        if not layer.is_large:
+            yield from _in_layer(layer, wholes, parts, turned)
+
+
+def not_compared(wholes: Tensors, parts: Tensors) -> int:
+    """Return how many of ``wholes`` are not compared with ``parts``, because their layers have too many tensors."""
+    return sum(len(layer.wholes) for layer in _layers(wholes, parts) if layer.is_large)
+
+
+def _layers(wholes: Tensors, parts: Tensors) -> list[_Layer]:
+    """Return the layers of both models, with the modules that have at least two tensors that may be parts."""
     layers: dict[tuple[tuple[int, ...], str], _Layer] = defaultdict(_Layer)
     for key in wholes:
         place = place_of(key)
@@ -64,8 +80,8 @@ def find_fused(wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fuse
         if (place.numbers, place.leaf) in layers:
             layers[place.numbers, place.leaf].parts[place.parent].append(key)
     for layer in layers.values():
-        if len(layer.wholes) * len(layer.parts) <= MOST:
-            yield from _in_layer(layer, wholes, parts, turned)
+        layer.parts = {parent: keys for parent, keys in layer.parts.items() if len(keys) > 1}
+    return list(layers.values())
 
 
 def _in_layer(layer: _Layer, wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
@@ -119,14 +135,14 @@ def _fits(whole: tuple[int, ...], parts: Sequence[tuple[int, ...]], dim: int) ->
 def _made(whole: str, chosen: tuple[str, ...], wholes: Tensors, parts: Tensors, turned: Turned) -> Fused:
     dims = _dims(wholes[whole].shape, [parts[key].shape for key in chosen])
     if not order_of_parts(whole):
-        return Fused(whole, chosen, open="the order of the parts is not known")
+        return Fused(whole, chosen, unknown="the order of the parts is not known")
     if place_of(whole).module in BY_HEAD:
-        return Fused(whole, chosen, open="the rows may be grouped by heads, or each part may be in one piece")
+        return Fused(whole, chosen, unknown="the rows may be grouped by heads, or each part may be in one piece")
     if len(wholes[whole].shape) > 2:
-        return Fused(whole, chosen, open="the parts may be interleaved")
+        return Fused(whole, chosen, unknown="the parts may be interleaved")
     if len(dims) > 1:
         is_turned = turned(whole)
         if is_turned is None:
-            return Fused(whole, chosen, open="the parts may be transposed")
+            return Fused(whole, chosen, unknown="the parts may be transposed")
         dims = [(dim, turn) for dim, turn in dims if turn == is_turned] or dims
     return Fused(whole, chosen, *dims[0])

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ....tensors.info import TensorInfo
-from ..proposal import Proposal
+from ..proposal import Proposal, Tensors
 from ..transposed import transposed_note
 from .assemble import Answer, assembled
 from .from_headers import header_changes, reordered
 
 __all__ = ["with_operations", "without_transposed_note"]
-
-Tensors = Mapping[str, TensorInfo]
 
 
 def with_operations(
@@ -23,14 +20,15 @@ def with_operations(
 
     ``orders`` maps source keys of queries and keys to the operation that reorders their rows, and the number of heads.
     """
-    changes, open_ = header_changes(found, source, destination)
-    changes += reordered(found.names, orders or {})
-    if not changes and not open_:
+    more = header_changes(found, source, destination)
+    changes = [*more.changes, *reordered(found.names, orders or {})]
+    found = replace(found, notes=(*found.notes, *more.notes))
+    if not changes and not more.undecided:
         return found
     used = {key for change in changes for key in change.sources}
     names = {old: new for old, new in found.names.items() if old not in used}
     plain = without_transposed_note(found, source)
-    return assembled(plain, Answer(names, found.evidence, changes, open_), source, destination)
+    return assembled(plain, Answer(names, found.evidence, changes, more.undecided), source, destination)
 
 
 def without_transposed_note(found: Proposal, source: Tensors) -> Proposal:

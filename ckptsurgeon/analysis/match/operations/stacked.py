@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from ....tensors.info import TensorInfo
 from ..parts import Parts, agree, parts_of
+from ..proposal import Tensors
 from ..units import KERNEL
 from .places import NUMBER, place_of
 
-__all__ = ["Stacked", "find_stacked"]
+__all__ = ["Stacked", "find_stacked", "numbered_lists", "stacks_not_compared"]
 
-Tensors = Mapping[str, TensorInfo]
 _OPEN = "several stacks have fitting shapes, or the matrices in them may be transposed"
 MOST = 256
 """The most stacks, and the most lists of tensors, that are compared in one layer."""
@@ -23,14 +23,14 @@ MOST = 256
 class Stacked:
     """A tensor ``stacks``, and the tensors ``parts`` of the other model that are its elements along dimension 0.
 
-    ``turned`` says whether the matrices in the stack are transposed. If ``open`` is not empty, several ``stacks`` and
-    ``parts`` fit, and it says why. ``why`` is the evidence, name or shape.
+    ``turned`` says whether the matrices in the stack are transposed. If ``unknown`` is not empty, several ``stacks``
+    and ``parts`` fit, and it says why. ``why`` is the evidence, name or shape.
     """
 
     stacks: tuple[str, ...]
     parts: tuple[str, ...]
     turned: bool = False
-    open: str = ""
+    unknown: str = ""
     why: str = "shape"
 
 
@@ -39,32 +39,42 @@ def find_stacked(stacks: Tensors, singles: Tensors, models: tuple[Tensors, Tenso
 
     ``models`` are all tensors of the two models: their names say which part of a transformer block a tensor may be.
     """
+    parts = _named_parts(models[0]), _named_parts(models[1])
+    found = [
+        one
+        for whole, some in _layers(stacks, singles)
+        if max(len(some), len(whole)) <= MOST
+        for one in _in_layer(whole, some, (stacks, singles), parts)
+    ]
+    yield from _stored_alike(found, singles)
+
+
+def stacks_not_compared(stacks: Tensors, singles: Tensors) -> int:
+    """Return how many of ``stacks`` are not compared with ``singles``, because their layers have too many of one."""
+    return sum(len(whole) for whole, some in _layers(stacks, singles) if max(len(some), len(whole)) > MOST)
+
+
+def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[list[str]]]]:
+    """Return for each layer its possible stacks, and its lists of tensors that may be the elements of one."""
     by_layer: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key, info in stacks.items():
         if len(info.shape) > 1:
             by_layer[place_of(key).numbers].append(key)
     lists: dict[tuple[int, ...], list[list[str]]] = defaultdict(list)
-    for numbers, keys in _lists(singles):
+    for numbers, keys in numbered_lists(singles):
         if numbers in by_layer:
             lists[numbers].append(keys)
-    parts = _named_parts(models[0]), _named_parts(models[1])
-    found = [
-        one
-        for numbers, some in lists.items()
-        if max(len(some), len(by_layer[numbers])) <= MOST
-        for one in _in_layer(by_layer[numbers], some, (stacks, singles), parts)
-    ]
-    yield from _stored_alike(found, singles)
+    return [(by_layer[numbers], some) for numbers, some in lists.items()]
 
 
 def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
     """Yield the stacks, of which square matrices are transposed if all others with the same last name are."""
     kinds: dict[str, set[bool]] = defaultdict(set)
     for one in found:
-        if not one.open and not _is_square(singles[one.parts[0]]):
+        if not one.unknown and not _is_square(singles[one.parts[0]]):
             kinds[one.stacks[0].rpartition(".")[2]].add(one.turned)
     for one in found:
-        is_like = not one.open and _is_square(singles[one.parts[0]])
+        is_like = not one.unknown and _is_square(singles[one.parts[0]])
         is_turned = is_like and kinds[one.stacks[0].rpartition(".")[2]] == {True}
         yield replace(one, turned=True, why="transposed") if is_turned else one
 
@@ -81,7 +91,7 @@ def _named_parts(tensors: Tensors) -> dict[str, Parts]:
     return {key: parts[module] for key, module in modules.items()}
 
 
-def _lists(singles: Tensors) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+def numbered_lists(singles: Tensors) -> Iterator[tuple[tuple[int, ...], list[str]]]:
     """Yield the other numbers and the keys of tensors of one shape whose names differ in one number, from 0 on.
 
     This is the last number, as that of an expert; the first one, as that of a layer, if the last does not differ.
@@ -130,7 +140,7 @@ def _in_layer(
             tuple(dict.fromkeys(fit[0] for fit in left)),
             tuple(dict.fromkeys(key for fit in left for key in fit[1])),
         )
-        yield Stacked(*names, open=_OPEN)
+        yield Stacked(*names, unknown=_OPEN)
 
 
 def _turned(stack: tuple[int, ...], number: int, single: tuple[int, ...]) -> bool | None:

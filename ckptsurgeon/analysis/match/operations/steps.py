@@ -19,6 +19,7 @@ __all__ = [
     "Step",
     "after",
     "free_name",
+    "in_place",
 ]
 
 UNSTACK, TURN, ORDER, JOIN, REORDER, RETURN, STACK = range(7)
@@ -58,6 +59,11 @@ class Change:
     results: Mapping[str, str]
     sources: tuple[str, ...]
     why: str
+
+
+def in_place(verb: str, name: str, phase: int, fields: Fields = ()) -> Step:
+    """Return an operation whose result has the name of its input, such as a transpose."""
+    return Step(verb, (name,), (name,), phase, fields)
 
 
 def free_name(key: str, taken: Mapping[str, object]) -> str:

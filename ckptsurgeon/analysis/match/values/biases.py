@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ....tensors.info import TensorInfo
 from ..operations.steps import RETURN, TURN, Change, Step, free_name
+from ..proposal import Tensors
 from .relations import WHY
 
 __all__ = ["with_biases"]
 
-Tensors = Mapping[str, TensorInfo]
 _WEIGHT = re.compile(r"(?:weight|kernel)$")
 
 

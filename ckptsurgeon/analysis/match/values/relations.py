@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..operations.steps import JOIN, ORDER, REORDER, RETURN, TURN, Change, Step, free_name
+from ..operations.steps import JOIN, ORDER, REORDER, RETURN, TURN, Change, Step, free_name, in_place
 from .pool import COLUMNS, Found, Matrix, Pool
 from .structure import Region, operations_for_order, region_of
 
@@ -64,14 +64,10 @@ class _Forms:
         return (("dim", self.dim),) if self.dim else ()
 
 
-def _kept(verb: str, name: str, phase: int, fields: tuple[tuple[str, Any], ...] = ()) -> Step:
-    return Step(verb, (name,), (name,), phase, fields)
-
-
 def _ordering(name: str, order: Positions, phase: int, dim: int) -> list[Step] | None:
     """Return the steps that put the rows of a tensor into ``order``; None if no operation can."""
     found = operations_for_order(order, dim)
-    return None if found is None else [_kept(verb, name, phase, fields) for verb, fields in found]
+    return None if found is None else [in_place(verb, name, phase, fields) for verb, fields in found]
 
 
 def _rank(positions: Positions) -> Positions:
@@ -82,7 +78,7 @@ def _rank(positions: Positions) -> Positions:
 def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -> Change | None:
     """Return the change that makes ``parts`` from the tensor ``whole`` of the source."""
     forms, number = _Forms(parts), len(whole.along(parts[0].inner))
-    steps = [_kept("transpose", whole.name, TURN)] if forms.whole_turned else []
+    steps = [in_place("transpose", whole.name, TURN)] if forms.whole_turned else []
     if len(parts) == 1:
         return _one(whole, parts[0], forms, steps, number)
     if sum(len(part.positions) for part in parts) != number:
@@ -105,7 +101,7 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
             if inner is None:
                 return None
             steps += inner
-        steps += [_kept("transpose", name, RETURN)] if forms.part_turned[at] else []
+        steps += [in_place("transpose", name, RETURN)] if forms.part_turned[at] else []
     results = {name: parts[at].matrix.name for name, at in zip(names, order, strict=True)}
     return Change(tuple(steps), results, (whole.name,), WHY)
 
@@ -117,12 +113,12 @@ def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step], number: i
         return None
     if region.size < number:
         fields = (("begin", region.begin),) if region.begin else ()
-        steps.append(_kept("slice", whole.name, JOIN, (*fields, ("end", region.begin + region.size), *forms.fields)))
+        steps.append(in_place("slice", whole.name, JOIN, (*fields, ("end", region.begin + region.size), *forms.fields)))
     inner = _ordering(whole.name, _rank(part.positions), REORDER, forms.dim)
     if inner is None:
         return None
     steps += inner
-    steps += [_kept("transpose", whole.name, RETURN)] if forms.part_turned[0] else []
+    steps += [in_place("transpose", whole.name, RETURN)] if forms.part_turned[0] else []
     return Change(_cancelled(steps), {whole.name: part.matrix.name}, (whole.name,), WHY)
 
 
@@ -149,7 +145,7 @@ def _concat(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) 
     if len(parts) < 2 or sum(len(part.positions) for part in parts) != number:
         return None
     at = sorted(range(len(parts)), key=lambda one: int(parts[one].positions.min()))
-    steps = [_kept("transpose", parts[one].matrix.name, TURN) for one in at if forms.part_turned[one]]
+    steps = [in_place("transpose", parts[one].matrix.name, TURN) for one in at if forms.part_turned[one]]
     regions = _regions([parts[one] for one in at], number)
     name = free_name(whole.name, taken)
     inputs = tuple(parts[one].matrix.name for one in at)
@@ -168,5 +164,5 @@ def _concat(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) 
         if again is None or len(np.unique(placed)) != number:
             return None
         steps += [joined, *again]
-    steps += [_kept("transpose", name, RETURN)] if forms.whole_turned else []
+    steps += [in_place("transpose", name, RETURN)] if forms.whole_turned else []
     return Change(tuple(steps), {name: whole.name}, inputs, WHY)

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from ....tensors.info import TensorInfo
 from ..operations.steps import RETURN, STACK, UNSTACK, Change, Fields, Step, free_name
+from ..proposal import Tensors
 from .relations import WHY
 
 __all__ = ["of_stacks"]
 
-Tensors = Mapping[str, TensorInfo]
 Place = tuple[str, int]
 """The key of a stack, and the index of a matrix in it."""
 

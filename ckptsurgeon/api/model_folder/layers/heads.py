@@ -17,7 +17,7 @@ from ....tensors.info import TensorInfo
 from ....util.text import number_in
 from ..folder import model_folder
 
-__all__ = ["Settings", "architecture_of", "has_own_order", "heads_of", "rotates_pairs", "settings_of"]
+__all__ = ["Settings", "architecture_of", "has_own_order", "heads_of", "rotates_pairs", "settings_of", "stated_heads"]
 
 PARAMETERS = "params.json"
 """The file in which Meta and Mistral describe a model."""
@@ -83,13 +83,19 @@ def heads_of(
     """
     if len(modules) > 2:
         return {}
-    stated = {kind: number for kind, names in _HEADS.items() if (number := _number(names, settings))}
-    if "q" in stated:
-        stated.setdefault("k", stated["q"])
+    stated = stated_heads(settings)
     rows = {kind: _rows(source, module) for module, kind in modules.items()}
     sizes = {rows[kind] / number for kind, number in stated.items() if kind in rows}
     if len(sizes) != 1 or sizes.pop() % 2:
         return {}
+    return stated
+
+
+def stated_heads(settings: Sequence[Settings]) -> dict[str, int]:
+    """Return the numbers of query heads ("q") and of key heads ("k") that settings have, the first settings first."""
+    stated = {kind: number for kind, names in _HEADS.items() if (number := _number(names, settings))}
+    if "q" in stated:
+        stated.setdefault("k", stated["q"])
     return stated
 
 
