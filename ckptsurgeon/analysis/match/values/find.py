@@ -1,69 +1,33 @@
 """Finds by content which tensors of two checkpoints of one network correspond, and proposes rules and operations.
 
 Samples of all tensors are compared first. Only tensors without an equal sample are read for the fingerprints of their
-rows and columns. What is proposed is compared as a whole, block by block.
+rows and columns, and what is left then for fingerprints of its elements in any order. What is proposed is compared as a
+whole, block by block.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....engine.prefetch import fetch_tensors, no_progress
-from ....tensors.composition import cut, reshape
-from ....tensors.dtypes import DTYPES
 from ....tensors.info import TensorInfo
 from ....util.text import count
-from ...compare.renames import paired
 from ..operations.assemble import LEFT_OUT, Answer, assembled
 from ..operations.propose import without_transposed_note
-from ..operations.steps import JOIN, ORDER, Change, Step, free_name
 from ..proposal import Proposal
 from .biases import with_biases
-from .lines import agreement, common_dtype, is_comparable, lines_of, sample_of
-from .pool import Matrix
+from .lines import agreement, common_dtype, is_comparable
+from .rearranged import rearranged, slices_rearranged, turned_copies, vector_stacks
 from .relations import WHY, relations
+from .same import pair_constants, pair_equals, reshapes
+from .side import Pairs, Side
 from .stacks import of_stacks
 
 __all__ = ["with_values"]
 
-EXPERTS = 1024
-"""The most matrices of a stack that are compared one by one."""
-LEAST = 4
-"""The fewest rows and columns of a matrix in a stack; kernels of convolutions are smaller."""
-
 Progress = Callable[[int, int], None]
-Made = tuple[tuple[int, ...], bytes]
-
-
-@dataclass
-class _Side:
-    """One of the two checkpoints: its tensors that can be compared, and ``left``, those without a partner yet."""
-
-    checkpoint: Checkpoint
-    dtype: str
-    left: dict[str, TensorInfo] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.left = {key: info for key, info in self.checkpoint.items() if is_comparable(info)}
-
-    def matrices(self) -> Iterator[Matrix]:
-        """Yield the matrices that are left, with their fingerprints, also those in stacks; none is quantised."""
-        for key, info in self.left.items():
-            shape = _flat(info.shape)
-            if key in self.checkpoint.codes.by_key or 0 in shape:
-                continue
-            if len(shape) == 2:
-                yield self._matrix(key, reshape(info, shape))
-            elif len(shape) == 3 and shape[0] <= EXPERTS and min(shape[1:]) >= LEAST:
-                for index in range(shape[0]):
-                    one = reshape(cut(info, 0, index, 1), shape[1:])
-                    yield replace(self._matrix(f"{key}.{index}", one), stack=key, index=index)
-
-    def _matrix(self, name: str, info: TensorInfo) -> Matrix:
-        return Matrix(name, info, lines_of(self.checkpoint, info, self.dtype))
 
 
 def with_values(
@@ -78,14 +42,9 @@ def with_values(
         ((one, info) for one in both for info in one.values() if is_comparable(info)), progress or no_progress
     )
     dtype = _common(both)
-    here, there = _Side(source, dtype), _Side(destination, dtype)
-    names: dict[str, str] = {}
-    changes: list[Change] = []
-    doubtful = _same(here, there, found.names, names, changes)
-    changes += of_stacks(list(relations([*here.matrices()], [*there.matrices()], source)), source, destination)
-    changes = with_biases(changes, source, destination, names)
-    _constants(doubtful, names, changes, found.names)
-    changes += _reshaped(names, source, destination)
+    pairs = Pairs(Side(source, dtype), Side(destination, dtype))
+    _search(pairs, found.names)
+    names, changes = pairs.names, [*pairs.changes, *reshapes(pairs)]
     plain = {old: new for old, new in names.items() if source[old].shape == destination[new].shape}
     evidence = dict.fromkeys(plain, WHY)
     by_name = _not_comparable(found, both, {*plain.values()})
@@ -110,94 +69,20 @@ def _common(both: Sequence[Checkpoint]) -> str:
     return dtype
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without sizes of 1 at its end, as that of a 1x1 convolution; two dimensions stay."""
-    end = len(shape)
-    while end > 2 and shape[end - 1] == 1:
-        end -= 1
-    return shape[:end]
-
-
-Groups = list[tuple[list[str], list[str]]]
-
-
-def _same(
-    here: _Side, there: _Side, expected: Mapping[str, str], names: dict[str, str], changes: list[Change]
-) -> Groups:
-    """Add the tensors with equal samples to ``names``; return those of which all elements of the sample are equal.
-
-    If several have the same sample, names decide. A tensor that the destination has several times is copied.
-    """
-    samples: list[dict[tuple[object, ...], list[str]]] = []
-    for side in (here, there):
-        of_side: dict[tuple[object, ...], list[str]] = defaultdict(list)
-        for key, info in side.left.items():
-            digest, is_constant = sample_of(side.checkpoint, info, side.dtype)
-            of_side[_flat(info.shape), digest, is_constant, DTYPES[info.dtype].is_floating].append(key)
-        samples.append(of_side)
-    doubtful: Groups = []
-    for sample, old in samples[0].items():
-        new = samples[1].get(sample, [])
-        if sample[2]:
-            doubtful += [(old, new)] if new else []
-        else:
-            pairs = _by_names(old, new, expected)
-            changes += _copied(pairs, new, here.checkpoint) if len(old) < len(new) else []
-            names.update(pairs)
-    used = {*names, *(key for change in changes for key in change.sources)}
-    made = {*names.values(), *(key for change in changes for key in change.results.values())}
-    for number, (one, done) in enumerate(((here, used), (there, made))):
-        done |= {key for pair in doubtful for key in pair[number] if _size(key, one) > 1}
-        one.left = {key: info for key, info in one.left.items() if key not in done}
-    return doubtful
-
-
-def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
-    """Yield a copy of one of the tensors in ``pairs`` for those of ``new`` that have no partner; take it out."""
-    if not pairs:
-        return
-    one = next(iter(pairs))
-    others = {*pairs.values()} - {pairs.pop(one)}
-    results = {free_name(key, taken): key for key in new if key not in others}
-    yield Change((Step("copy", (one,), tuple(results), JOIN),), results, (one,), WHY)
-
-
-def _size(key: str, side: _Side) -> int:
-    return side.checkpoint[key].numel
-
-
-def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str]) -> dict[str, str]:
-    """Return which of several equal tensors are paired: those that names pair, then those with similar ends."""
-    there = {*new}
-    found = {key: expected[key] for key in old if expected.get(key) in there}
-    taken = {*found.values()}
-    rest = [key for key in old if key not in found], [key for key in new if key not in taken]
-    return {**found, **paired(*rest)} if rest[0] and rest[1] else found
-
-
-def _constants(doubtful: Groups, names: dict[str, str], changes: Sequence[Change], expected: Mapping[str, str]) -> None:
-    """Add the tensors of equal elements, such as norms of ones, to ``names``, by their modules or names."""
-    used = {*names, *(key for change in changes for key in change.sources)}
-    made = {*names.values(), *(key for change in changes for key in change.results.values())}
-    modules = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in names.items()}
-    for old, new in doubtful:
-        left = [key for key in old if key not in used], {key: None for key in new if key not in made}
-        for key in left[0]:
-            module, _, leaf = key.rpartition(".")
-            near = f"{modules[module]}.{leaf}" if module in modules else ""
-            options = [one for one in (expected.get(key), near) if one in left[1]]
-            options += left[1] if len(left[0]) == len(left[1]) == 1 else []
-            if options:
-                names[key] = options[0] or ""
-                used.add(key)
-                made.add(names[key])
-                left[1].pop(names[key])
-
-
-def _reshaped(names: Mapping[str, str], source: Checkpoint, destination: Checkpoint) -> Iterator[Change]:
-    for old, new in names.items():
-        if source[old].shape != (shape := destination[new].shape):
-            yield Change((Step("reshape", (old,), (old,), ORDER, (("shape", shape),)),), {old: new}, (old,), WHY)
+def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
+    """Find what corresponds, the most certain first; ``expected`` are the pairs that names show."""
+    source, destination = pairs.here.checkpoint, pairs.there.checkpoint
+    pair_equals(pairs, expected)
+    here, there = pairs.undoubted()
+    lines = list(relations([*pairs.here.matrices(here)], [*pairs.there.matrices(there)], source))
+    pairs.changes = with_biases(
+        [*pairs.changes, *of_stacks(lines, source, destination)], source, destination, pairs.names
+    )
+    pairs.changes += rearranged(pairs)
+    pairs.changes += of_stacks(list(slices_rearranged(pairs)), source, destination)
+    pairs.changes += vector_stacks(pairs)
+    pair_constants(pairs, expected)
+    pairs.changes += turned_copies(pairs)
 
 
 def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str]) -> dict[str, str]:

@@ -17,7 +17,18 @@ from ....tensors.info import TensorInfo
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Array, Box, blocks
 
-__all__ = ["Lines", "agreement", "common_dtype", "is_comparable", "lines_of", "sample_of"]
+__all__ = [
+    "ELEMENTS",
+    "Lines",
+    "agreement",
+    "bits_of",
+    "common_dtype",
+    "is_comparable",
+    "lines_of",
+    "mixed",
+    "numbers_of",
+    "sample_of",
+]
 
 Hashes = npt.NDArray[np.uint64]
 ELEMENTS = 1 << 18
@@ -50,7 +61,7 @@ def common_dtype(one: str, other: str) -> str:
     return max(one, other, key=_PRECISION.index)
 
 
-def _bits(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
+def bits_of(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
     """Return the bits of values after a cast to ``wanted``, as numbers: two for each of complex128, else one."""
     if common_dtype(dtype, wanted) == wanted:
         values = cast(values, dtype, wanted)[0]
@@ -60,18 +71,22 @@ def _bits(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
     return plain.view(f"u{plain.itemsize}").astype(np.uint64)
 
 
-def _numbers(bits: npt.NDArray[np.uint64], box: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint64]:
+def numbers_of(bits: npt.NDArray[np.uint64], box: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint64]:
     """Return one number, which is not 0 for values of 0, for each element of a part of a matrix."""
     parts = bits.reshape(*(end - begin for begin, end in box), -1)
     return parts @ _weights(1, 1 + parts.shape[-1]) + np.uint64(1) if parts.shape[-1] > 1 else bits + np.uint64(1)
 
 
 def _weights(begin: int, end: int) -> Hashes:
-    """Return the odd factor of each position in a line (SplitMix64, https://prng.di.unimi.it/splitmix64.c)."""
-    state = np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    """Return the odd factor of each position in a line."""
+    return mixed(np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+
+
+def mixed(state: Hashes) -> Hashes:
+    """Return numbers that look random, one for each number (SplitMix64, https://prng.di.unimi.it/splitmix64.c)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (state ^ (state >> np.uint64(31))) | np.uint64(1)
+    return state ^ (state >> np.uint64(31))
 
 
 def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
@@ -80,7 +95,7 @@ def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
     files = banded(info, source)
     for box in blocks(info.shape, ELEMENTS):
         (top, bottom), (left, right) = box
-        bits = _numbers(_bits(read_part(files, info, box), info.dtype, dtype), box)
+        bits = numbers_of(bits_of(read_part(files, info, box), info.dtype, dtype), box)
         rows[top:bottom] += bits @ _weights(left, right)
         columns[left:right] += _weights(top, bottom) @ bits
     return Lines(rows, columns)
@@ -99,7 +114,7 @@ def _digest(source: Checkpoint, info: TensorInfo, dtype: str, boxes: Iterable[Bo
     """Return a digest of parts of a tensor, and whether all elements of them are equal."""
     found, firsts, is_constant = hashlib.sha256(), [], True
     for box in boxes:
-        bits = _bits(read_part(source, info, box), info.dtype, dtype).reshape(-1)
+        bits = bits_of(read_part(source, info, box), info.dtype, dtype).reshape(-1)
         found.update(bits.tobytes())
         firsts += bits[:1].tolist()
         is_constant = is_constant and bool((bits == firsts[0]).all())
@@ -132,7 +147,9 @@ def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: Ten
         return ""
     here, there = banded(one, first), banded(other, second)
     for box in blocks(one.shape, ELEMENTS):
-        bits = [_bits(read_part(files, info, box), info.dtype, dtype) for files, info in ((here, one), (there, other))]
+        bits = [
+            bits_of(read_part(files, info, box), info.dtype, dtype) for files, info in ((here, one), (there, other))
+        ]
         if not np.array_equal(bits[0], bits[1]):
             return ""
     return "bits" if one.dtype == other.dtype else "cast"

@@ -111,7 +111,7 @@ def _lifted(change: Change, source: Tensors) -> Change | None:
     by_index: dict[str, list[Step]] = defaultdict(list)
     for step in inner:
         ends = {name.rpartition(".")[2] for name in (*step.inputs, *step.outputs)}
-        if len(ends) > 1 or step.verb in ("halves", "pairs", "copy"):
+        if len(ends) > 1 or step.verb in ("halves", "pairs", "copy", "permute", "reshape"):
             return None
         by_index[ends.pop()].append(_outside(step))
     ways = {tuple(steps) for steps in by_index.values()}

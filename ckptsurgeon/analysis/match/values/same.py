@@ -1,0 +1,96 @@
+"""Pairs the tensors of two checkpoints that have the same values, also if several tensors have them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from ....tensors.dtypes import DTYPES
+from ...compare.renames import paired
+from ..operations.other_shapes import flat_shape
+from ..operations.steps import JOIN, ORDER, Change, Step, free_name, in_place
+from .lines import sample_of
+from .relations import WHY
+from .side import Pairs, Side
+
+__all__ = ["pair_constants", "pair_equals", "reshapes"]
+
+Sample = tuple[object, ...]
+
+
+def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
+    """Add the tensors with equal samples to the names, and those of equal elements to ``doubtful``.
+
+    If several have the same sample, names decide; ``expected`` are the pairs that names show. A tensor that the
+    destination has several times is copied.
+    """
+    here, there = _samples(pairs.here), _samples(pairs.there)
+    for sample, old in here.items():
+        new = there.get(sample, [])
+        if sample[0]:
+            pairs.doubtful += [(old, new)] if new else []
+        else:
+            found = _by_names(old, new, expected)
+            pairs.changes += _copied(found, new, pairs.here.checkpoint) if len(old) < len(new) else []
+            pairs.names.update(found)
+
+
+def _samples(side: Side) -> dict[Sample, list[str]]:
+    """Return the keys of the tensors by their samples; a sample begins with whether all elements are equal."""
+    found: dict[Sample, list[str]] = defaultdict(list)
+    for key, info in side.tensors.items():
+        digest, is_constant = sample_of(side.checkpoint, info, side.dtype)
+        shape = (info.numel,) if is_constant else flat_shape(info.shape)
+        found[is_constant, digest, shape, DTYPES[info.dtype].is_floating].append(key)
+    return found
+
+
+def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
+    """Yield a copy of one of the tensors in ``pairs`` for those of ``new`` that have no partner; take it out."""
+    if not pairs:
+        return
+    one = next(iter(pairs))
+    others = {*pairs.values()} - {pairs.pop(one)}
+    results = {free_name(key, taken): key for key in new if key not in others}
+    yield Change((Step("copy", (one,), tuple(results), JOIN),), results, (one,), WHY)
+
+
+def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str]) -> dict[str, str]:
+    """Return which of several equal tensors are paired: those that names pair, then those with similar ends."""
+    there = {*new}
+    found = {key: expected[key] for key in old if expected.get(key) in there}
+    taken = {*found.values()}
+    rest = [key for key in old if key not in found], [key for key in new if key not in taken]
+    return {**found, **paired(*rest)} if rest[0] and rest[1] else found
+
+
+def pair_constants(pairs: Pairs, expected: Mapping[str, str]) -> None:
+    """Add the tensors of equal elements, such as norms of ones, to the names, by their modules or names."""
+    left = pairs.sources().keys(), pairs.destinations().keys()
+    modules = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in _singles(pairs)}
+    for old, new in pairs.doubtful:
+        here, there = [key for key in old if key in left[0]], {key: None for key in new if key in left[1]}
+        for key in here:
+            module, _, leaf = key.rpartition(".")
+            near = f"{modules[module]}.{leaf}" if module in modules else ""
+            options = [one for one in (expected.get(key, ""), near) if one in there]
+            options += there if len(here) == len(there) == 1 else []
+            if options:
+                pairs.names[key] = options[0]
+                del there[options[0]]
+
+
+def _singles(pairs: Pairs) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of one tensor of each side, those that are renamed last."""
+    for change in pairs.changes:
+        if len(change.sources) == len(change.results) == 1:
+            yield change.sources[0], next(iter(change.results.values()))
+    yield from pairs.names.items()
+
+
+def reshapes(pairs: Pairs) -> Iterator[Change]:
+    """Yield the reshapes of tensors with equal values, but another shape."""
+    for old, new in pairs.names.items():
+        shape = pairs.there.tensors[new].shape
+        if pairs.here.tensors[old].shape != shape:
+            yield Change((in_place("reshape", old, ORDER, (("shape", shape),)),), {old: new}, (old,), WHY)

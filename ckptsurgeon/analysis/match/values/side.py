@@ -1,0 +1,89 @@
+"""The tensors of one of two checkpoints that are compared by value, and what corresponds so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....tensors.composition import cut, reshape
+from ....tensors.info import TensorInfo
+from ..operations.other_shapes import flat_shape
+from ..operations.steps import Change
+from .lines import is_comparable, lines_of
+from .pool import Matrix
+
+__all__ = ["EXPERTS", "Pairs", "Side"]
+
+EXPERTS = 1024
+"""The most matrices of a stack that are compared one by one."""
+LEAST = 4
+"""The fewest rows and columns of a matrix in a stack; kernels of convolutions are smaller."""
+
+
+@dataclass
+class Side:
+    """One of the two checkpoints: ``tensors`` are those that can be compared, in ``dtype``."""
+
+    checkpoint: Checkpoint
+    dtype: str
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tensors = {key: info for key, info in self.checkpoint.items() if is_comparable(info)}
+
+    def matrices(self, left: dict[str, TensorInfo]) -> Iterator[Matrix]:
+        """Yield the matrices in ``left``, with their fingerprints, also those in stacks; none is quantised."""
+        for key, info in left.items():
+            shape = flat_shape(info.shape)
+            if key in self.checkpoint.codes.by_key or 0 in shape:
+                continue
+            if len(shape) == 2:
+                yield self._matrix(key, reshape(info, shape))
+            elif len(shape) == 3 and shape[0] <= EXPERTS and min(shape[1:]) >= LEAST:
+                for index in range(shape[0]):
+                    one = reshape(cut(info, 0, index, 1), shape[1:])
+                    yield replace(self._matrix(f"{key}.{index}", one), stack=key, index=index)
+
+    def _matrix(self, name: str, info: TensorInfo) -> Matrix:
+        return Matrix(name, info, lines_of(self.checkpoint, info, self.dtype))
+
+
+@dataclass
+class Pairs:
+    """What corresponds so far: ``names`` are tensors of ``here`` that are only renamed, ``changes`` all others.
+
+    ``doubtful`` are lists of tensors of equal elements, such as norms of ones, which values alone do not pair.
+    """
+
+    here: Side
+    there: Side
+    names: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    doubtful: list[tuple[list[str], list[str]]] = field(default_factory=list)
+
+    def sources(self) -> dict[str, TensorInfo]:
+        """Return the tensors of the source that are not used."""
+        used = {*self.names, *(key for change in self.changes for key in change.sources)}
+        return {key: info for key, info in self.here.tensors.items() if key not in used}
+
+    def destinations(self) -> dict[str, TensorInfo]:
+        """Return the tensors of the destination that nothing is proposed for."""
+        made = {*self.names.values(), *(key for change in self.changes for key in change.results.values())}
+        return {key: info for key, info in self.there.tensors.items() if key not in made}
+
+    def undoubted(self) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+        """Return the tensors of both sides that are left, without those of equal elements."""
+        doubtful = [{key for pair in self.doubtful for key in pair[side]} for side in (0, 1)]
+        return (
+            {key: info for key, info in self.sources().items() if key not in doubtful[0] or info.numel == 1},
+            {key: info for key, info in self.destinations().items() if key not in doubtful[1] or info.numel == 1},
+        )
+
+    def plain(self) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+        """Return the tensors of ``undoubted`` that are not parts of quantised weights."""
+        here, there = self.undoubted()
+        return (
+            {key: info for key, info in here.items() if key not in self.here.checkpoint.codes.by_key},
+            {key: info for key, info in there.items() if key not in self.there.checkpoint.codes.by_key},
+        )
