@@ -66,6 +66,12 @@ MUTANTS = (
         "analysis/match/test_values.py",
     ),
     Mutant(
+        "float16 and bfloat16 agree by value only within the rounding of both",
+        "near = np.abs(ordered[0] - ordered[1]) <= 1",
+        "near = np.abs(ordered[0] - ordered[1]) <= 1000",
+        "analysis/match/test_dtypes.py",
+    ),
+    Mutant(
         "match does not guess whether the rows of a fused projection are grouped by heads",
         "if place_of(whole).module in BY_HEAD:",
         "if not place_of(whole).module:",

@@ -67,8 +67,9 @@ class Proposal(InNotebooks):
 
     ``operations`` are done before ``rules``; ``made`` maps each destination key that they make to the source keys that
     it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the operations of which
-    something is not known. ``agreed`` maps destination keys to "bits" or "cast", if values were compared and agree.
-    ``turned`` maps the source keys of matrices that one of the two stores transposed to destination keys.
+    something is not known. ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if
+    values were compared and agree. ``turned`` maps the source keys of matrices that one of the two stores transposed to
+    destination keys.
     """
 
     first: str

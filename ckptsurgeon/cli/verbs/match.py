@@ -20,8 +20,8 @@ operations that names and shapes alone do not decide.
 
 With --values, both checkpoints must hold the same network, perhaps in different dtypes. Values decide then: they also
 show the order of fused parts, groups and permutations of heads, and the order of rows for rotary embeddings. All that
-is proposed was compared, bit for bit or within the rounding of a cast. Float16 and bfloat16 that were both cast from
-float32 do not agree: compare each with the float32 checkpoint.
+is proposed was compared, bit for bit or within the rounding of a cast; between float16 and bfloat16, within the
+rounding of both.
 
 Nothing is applied: review the answer, and use the file that -o writes with ckpt apply, or with --operations and
 --map-file of ckpt rename and ckpt transplant.

@@ -27,6 +27,10 @@ from .stacks import of_stacks
 
 __all__ = ["with_values"]
 
+_NOT_SEARCHED = (
+    "between float16 and bfloat16, permuted channels, kernels of JAX and stacks of vectors are not searched: compare "
+    "each checkpoint with a more precise one"
+)
 Progress = Callable[[int, int], None]
 
 
@@ -42,7 +46,7 @@ def with_values(
         ((one, info) for one in both for info in one.values() if is_comparable(info)), progress or no_progress
     )
     dtype = _common(both)
-    pairs = Pairs(Side(source, dtype), Side(destination, dtype))
+    pairs = Pairs(Side(source, dtype), Side(destination, dtype), is_rounded=_is_rounded(both))
     _search(pairs, found.names)
     names, changes = pairs.names, [*pairs.changes, *reshapes(pairs)]
     plain = {old: new for old, new in names.items() if source[old].shape == destination[new].shape}
@@ -73,16 +77,17 @@ def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
     """Find what corresponds, the most certain first; ``expected`` are the pairs that names show."""
     source, destination = pairs.here.checkpoint, pairs.there.checkpoint
     pair_equals(pairs, expected)
-    here, there = pairs.undoubted()
-    lines = list(relations([*pairs.here.matrices(here)], [*pairs.there.matrices(there)], source))
+    lines = list(relations(*pairs.matrices(), source))
     pairs.changes = with_biases(
         [*pairs.changes, *of_stacks(lines, source, destination)], source, destination, pairs.names
     )
-    pairs.changes += rearranged(pairs)
-    pairs.changes += of_stacks(list(slices_rearranged(pairs)), source, destination)
-    pairs.changes += vector_stacks(pairs)
+    if not pairs.is_rounded:
+        pairs.changes += rearranged(pairs)
+        pairs.changes += of_stacks(list(slices_rearranged(pairs)), source, destination)
+        pairs.changes += vector_stacks(pairs)
     pair_constants(pairs, expected)
-    pairs.changes += turned_copies(pairs)
+    if not pairs.is_rounded:
+        pairs.changes += turned_copies(pairs)
 
 
 def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str]) -> dict[str, str]:
@@ -95,15 +100,10 @@ def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str])
     }
 
 
-def _different(both: Sequence[Checkpoint]) -> str:
-    """Return why nothing agrees."""
+def _is_rounded(both: Sequence[Checkpoint]) -> bool:
+    """Return whether one of two checkpoints has float16 and the other bfloat16, which round differently."""
     dtypes = [{info.dtype for info in checkpoint.values()} for checkpoint in both]
-    if any("float16" in dtypes[side] and "bfloat16" in dtypes[1 - side] for side in (0, 1)):
-        return (
-            "the two checkpoints hold different networks, or both were made from a more precise one: float16 and "
-            "bfloat16 round differently, so compare each with that one; "
-        )
-    return "the two checkpoints hold different networks, and "
+    return any("float16" in dtypes[side] and "bfloat16" in dtypes[1 - side] for side in (0, 1))
 
 
 def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Proposal:
@@ -125,15 +125,18 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
         )
     if not of_weight:
         tried = any(note.startswith(LEFT_OUT) for note in notes)
-        why = "" if tried else _different(both)
+        why = "" if tried else "the two checkpoints hold different networks, and "
         notes.insert(0, f"nothing agrees by value: {why}nothing is proposed")
         return replace(
             found, matches=(), names={}, rules=(), operations=(), made={}, agreed={}, evidence={}, undecided=0,
             unmatched=dict(both[0]), missing=dict(destination), notes=tuple(notes),
         )  # fmt: skip
-    cast = sum(said == "cast" for said in agreed.values())
-    exact = len(agreed) - cast
+    cast, rounded = (sum(said == how for said in agreed.values()) for how in ("cast", "rounded"))
+    exact = len(agreed) - cast - rounded
     said = f"{count(exact, 'tensor')} {'agrees' if exact == 1 else 'agree'} bit for bit"
     said += f", {cast} within the rounding of a cast to the less precise dtype" if cast else ""
+    said += f", {rounded} within the rounding of float16 and bfloat16" if rounded else ""
+    if found.missing and _is_rounded(both):
+        notes.insert(0, _NOT_SEARCHED)
     notes.insert(0, f"values were compared: {said}, of {len(destination)} in the destination")
     return replace(found, agreed=agreed, notes=tuple(notes))

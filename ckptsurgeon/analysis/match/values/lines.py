@@ -23,6 +23,7 @@ __all__ = [
     "agreement",
     "bits_of",
     "common_dtype",
+    "ends_of",
     "is_comparable",
     "lines_of",
     "mixed",
@@ -33,6 +34,7 @@ __all__ = [
 Hashes = npt.NDArray[np.uint64]
 ELEMENTS = 1 << 18
 """At most this many elements of a tensor are in memory at once."""
+HALVES = {"float16", "bfloat16"}
 SAMPLE = 1 << 12
 """The number of elements of a sample."""
 _PRECISION = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -106,7 +108,7 @@ def sample_of(source: Checkpoint, info: TensorInfo, dtype: str) -> tuple[bytes, 
 
     If its first and last elements are equal, as with padding, the digest is that of the whole tensor.
     """
-    digest, is_constant = _digest(source, info, dtype, _ends(info.shape))
+    digest, is_constant = _digest(source, info, dtype, ends_of(info.shape))
     return _digest(source, info, dtype, blocks(info.shape, ELEMENTS)) if is_constant else (digest, False)
 
 
@@ -121,7 +123,7 @@ def _digest(source: Checkpoint, info: TensorInfo, dtype: str, boxes: Iterable[Bo
     return found.digest(), is_constant
 
 
-def _ends(shape: tuple[int, ...]) -> list[Box]:
+def ends_of(shape: tuple[int, ...]) -> list[Box]:
     """Return a box at the beginning of a tensor and one at its end; one box for a small tensor."""
     if 0 in shape:
         return []
@@ -140,16 +142,32 @@ def _ends(shape: tuple[int, ...]) -> list[Box]:
 def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: TensorInfo) -> str:
     """Return how two tensors agree: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
 
-    Both are read block by block.
+    Float16 and bfloat16 may also be "rounded": both may be roundings of the same numbers. The tensors are read block by
+    block.
     """
     dtype = common_dtype(one.dtype, other.dtype)
     if not dtype or one.shape != other.shape:
         return ""
+    said = "bits" if one.dtype == other.dtype else "cast"
     here, there = banded(one, first), banded(other, second)
     for box in blocks(one.shape, ELEMENTS):
         bits = [
             bits_of(read_part(files, info, box), info.dtype, dtype) for files, info in ((here, one), (there, other))
         ]
         if not np.array_equal(bits[0], bits[1]):
-            return ""
-    return "bits" if one.dtype == other.dtype else "cast"
+            if {one.dtype, other.dtype} != HALVES or not _is_rounding(bits[0], bits[1]):
+                return ""
+            said = "rounded"
+    return said
+
+
+def _is_rounding(one: Hashes, other: Hashes) -> bool:
+    """Return whether elements, as bits of bfloat16, may be roundings of the same numbers to float16 and bfloat16.
+
+    Numbers are rounded to float16, then to bfloat16, or at once: the results are neighbours. The smallest numbers of
+    float16 are multiples of 2 to the power of -24.
+    """
+    ordered = [np.where(bits >> 15, -(bits & 0x7FFF).astype(np.int64), bits.astype(np.int64)) for bits in (one, other)]
+    near = np.abs(ordered[0] - ordered[1]) <= 1
+    values = [(bits.astype(np.uint32) << 16).view(np.float32) for bits in (one[~near], other[~near])]
+    return bool((np.abs(values[0] - values[1]) <= 2.0**-24).all())

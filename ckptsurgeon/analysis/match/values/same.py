@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from ....tensors.dtypes import DTYPES
 from ...compare.renames import paired
 from ..operations.other_shapes import flat_shape
 from ..operations.steps import JOIN, ORDER, Change, Step, free_name, in_place
 from .lines import sample_of
 from .relations import WHY
+from .rounded import Projections, numbered, projected_sample
 from .side import Pairs, Side
 
 __all__ = ["pair_constants", "pair_equals", "reshapes"]
@@ -24,7 +27,7 @@ def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
     If several have the same sample, names decide; ``expected`` are the pairs that names show. A tensor that the
     destination has several times is copied.
     """
-    here, there = _samples(pairs.here), _samples(pairs.there)
+    here, there = _rounded_samples(pairs) if pairs.is_rounded else (_samples(pairs.here), _samples(pairs.there))
     for sample, old in here.items():
         new = there.get(sample, [])
         if sample[0]:
@@ -42,6 +45,27 @@ def _samples(side: Side) -> dict[Sample, list[str]]:
         digest, is_constant = sample_of(side.checkpoint, info, side.dtype)
         shape = (info.numel,) if is_constant else flat_shape(info.shape)
         found[is_constant, digest, shape, DTYPES[info.dtype].is_floating].append(key)
+    return found
+
+
+def _rounded_samples(pairs: Pairs) -> tuple[dict[Sample, list[str]], dict[Sample, list[str]]]:
+    """Return the keys by their samples, with equal samples for tensors whose values rounding may explain."""
+    found: tuple[dict[Sample, list[str]], dict[Sample, list[str]]] = defaultdict(list), defaultdict(list)
+    lines: dict[Sample, tuple[list[tuple[str, Projections]], ...]] = defaultdict(lambda: ([], []))
+    for number, side in enumerate((pairs.here, pairs.there)):
+        for sample, keys in _samples(side).items():
+            is_constant, _, shape, is_floating = sample
+            if is_constant or not is_floating:
+                found[number][sample] += keys
+                continue
+            for key in keys:
+                lines[shape, is_floating][number].append((key, projected_sample(side.checkpoint, side.tensors[key])))
+    for (shape, is_floating), sides in lines.items():
+        if sides[0] and sides[1]:
+            stacked = [np.vstack([projections for _, projections in some]) for some in sides]
+            for number, ids in enumerate(numbered(stacked[0], stacked[1])):
+                for (key, _), one in zip(sides[number], ids.tolist(), strict=True):
+                    found[number][False, one, shape, is_floating].append(key)
     return found
 
 

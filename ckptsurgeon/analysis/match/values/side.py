@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....tensors.composition import cut, reshape
 from ....tensors.info import TensorInfo
 from ..operations.other_shapes import flat_shape
 from ..operations.steps import Change
-from .lines import is_comparable, lines_of
+from .lines import Lines, is_comparable, lines_of
 from .pool import Matrix
+from .rounded import rounded_lines
 
 __all__ = ["EXPERTS", "Pairs", "Side"]
 
@@ -19,6 +20,16 @@ EXPERTS = 1024
 """The most matrices of a stack that are compared one by one."""
 LEAST = 4
 """The fewest rows and columns of a matrix in a stack; kernels of convolutions are smaller."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A matrix without fingerprints; the fields are those of ``Matrix``."""
+
+    name: str
+    info: TensorInfo
+    stack: str = ""
+    index: int = 0
 
 
 @dataclass
@@ -32,35 +43,52 @@ class Side:
     def __post_init__(self) -> None:
         self.tensors = {key: info for key, info in self.checkpoint.items() if is_comparable(info)}
 
-    def matrices(self, left: dict[str, TensorInfo]) -> Iterator[Matrix]:
-        """Yield the matrices in ``left``, with their fingerprints, also those in stacks; none is quantised."""
+    def matrices(self, left: dict[str, TensorInfo]) -> Iterator[View]:
+        """Yield the matrices in ``left``, also those in stacks; none is quantised."""
         for key, info in left.items():
             shape = flat_shape(info.shape)
             if key in self.checkpoint.codes.by_key or 0 in shape:
                 continue
             if len(shape) == 2:
-                yield self._matrix(key, reshape(info, shape))
+                yield View(key, reshape(info, shape))
             elif len(shape) == 3 and shape[0] <= EXPERTS and min(shape[1:]) >= LEAST:
                 for index in range(shape[0]):
-                    one = reshape(cut(info, 0, index, 1), shape[1:])
-                    yield replace(self._matrix(f"{key}.{index}", one), stack=key, index=index)
-
-    def _matrix(self, name: str, info: TensorInfo) -> Matrix:
-        return Matrix(name, info, lines_of(self.checkpoint, info, self.dtype))
+                    yield View(f"{key}.{index}", reshape(cut(info, 0, index, 1), shape[1:]), key, index)
 
 
 @dataclass
 class Pairs:
     """What corresponds so far: ``names`` are tensors of ``here`` that are only renamed, ``changes`` all others.
 
+    ``is_rounded`` says that one has float16 and the other bfloat16, so that equal numbers may have been rounded.
     ``doubtful`` are lists of tensors of equal elements, such as norms of ones, which values alone do not pair.
     """
 
     here: Side
     there: Side
+    is_rounded: bool = False
     names: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     doubtful: list[tuple[list[str], list[str]]] = field(default_factory=list)
+
+    def matrices(self) -> tuple[list[Matrix], list[Matrix]]:
+        """Return the matrices of both sides that are left, with the fingerprints of their lines."""
+        left = self.undoubted()
+        views = list(self.here.matrices(left[0])), list(self.there.matrices(left[1]))
+        lines = self._lines(views[0], views[1])
+        here, there = (
+            [Matrix(one.name, one.info, found, one.stack, one.index) for one, found in zip(*both, strict=True)]
+            for both in zip(views, lines, strict=True)
+        )
+        return here, there
+
+    def _lines(self, here: Sequence[View], there: Sequence[View]) -> tuple[list[Lines], list[Lines]]:
+        sources = self.here.checkpoint, self.there.checkpoint
+        if self.is_rounded:
+            return rounded_lines([(sources[0], one.info) for one in here], [(sources[1], one.info) for one in there])
+        dtype = self.here.dtype
+        first = [lines_of(sources[0], one.info, dtype) for one in here]
+        return first, [lines_of(sources[1], one.info, dtype) for one in there]
 
     def sources(self) -> dict[str, TensorInfo]:
         """Return the tensors of the source that are not used."""
