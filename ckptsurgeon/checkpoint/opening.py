@@ -104,6 +104,12 @@ def _in_memory(given: object, root: str | None, *, unwrap: bool, called: str) ->
     return _of_header(name, header_in_memory(given, said), root, unwrap=unwrap, called=said)
 
 
+def _has_language_model(tree: object) -> bool:
+    """Return whether a file has the entry in which Megatron-LM nests the parts of a model."""
+    model = tree.get("model") if isinstance(tree, dict) else None
+    return isinstance(model, dict) and isinstance(model.get("language_model"), dict)
+
+
 def _of_header(
     uri: str,
     header: Header,
@@ -116,5 +122,9 @@ def _of_header(
 ) -> Checkpoint:
     if root is None and header.recipe is not None and is_optimizer(header.tree):
         root = "."  # ckpt resize wrote it, so it is no mistake
+    if root in (None, "model") and _has_language_model(header.tree):
+        from ..formats.megatron import with_flat_model
+
+        header = with_flat_model(header)
     found, passed = find_root(header.tree, root, called or uri)
     return Checkpoint(uri, header, found, passed, unwrapped=unwrap, folder=folder, around=around)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError, SourceError, UnsafeError
@@ -24,7 +25,7 @@ from .clusters.megatron_layers import MegatronSettings, join_ranks, settings_of
 from .pickle.values import OpaqueResult
 from .torch.zero import StateFile
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "with_flat_model"]
 
 _RANK = re.compile(r"mp_rank_(\d{2,3})(?:_(\d{3}))?(_\d{3})?")
 _FILES = ("model_optim_rng.pt", "model_rng.pt")
@@ -75,6 +76,29 @@ class _Megatron:
                 *notes,
             ),
         )
+
+
+def with_flat_model(header: Header) -> Header:
+    """Return the header of one file of Megatron-LM with the nested model as one dict; other headers stay as they are.
+
+    Raises FormatError if the file has only the parts of one of several ranks.
+    """
+    model = header.tree.get("model") if isinstance(header.tree, Mapping) else None
+    parts = model.get("language_model") if isinstance(model, Mapping) else None
+    is_nested = isinstance(parts, Mapping) and any(isinstance(one, Mapping) for one in parts.values())
+    if not is_nested or len(header.handles) != 1:
+        return header
+    one = StateFile(next(iter(header.handles.values())), header)
+    stated = _stated(one)
+    if max(stated.tensor, stated.pipeline) > 1:
+        raise FormatError(
+            f"{escape(one.file.uri)} has only the parts of one rank of a run with {stated.tensor or 1} ranks of tensor "
+            f"parallelism and {count(stated.pipeline or 1, 'stage')}.",
+            hint="Give the folder that has all folders mp_rank_….",
+            rule="ranks",
+        )
+    weights, notes = _weights([[one]])
+    return replace(header, tree={**one.tree, "model": weights}, notes=(*header.notes, *notes))
 
 
 def _latest(folder: Folder) -> str:
@@ -163,10 +187,7 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
 
 
 def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
-    args = first.tree.get("args")
-    settings = settings_of(
-        args.attributes() if isinstance(args, OpaqueResult) else {}, first.tree.get("checkpoint_version")
-    )
+    settings = _stated(first)
     for said, there, what in ((settings.tensor, ranks, "tensor"), (settings.pipeline, stages, "pipeline")):
         if said and said != there:
             raise FormatError(
@@ -182,6 +203,13 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
             rule="megatron layer",
         )
     return settings
+
+
+def _stated(first: StateFile) -> MegatronSettings:
+    args = first.tree.get("args")
+    return settings_of(
+        args.attributes() if isinstance(args, OpaqueResult) else {}, first.tree.get("checkpoint_version")
+    )
 
 
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.errors import PlanError
+from ckptsurgeon.errors import FormatError, PlanError
 
 from ...helpers.converting import Tensors, assert_same, converted, converted_and_noted
 
@@ -43,6 +44,29 @@ def test_a_folder_of_ranks_becomes_transformers(stack: str) -> None:
     assert cs.verify("out.safetensors").ok
     assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
     assert any("have the order of checkpoint_version 2 or 3" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("root", [None, "model"])
+def test_the_file_of_the_only_rank_becomes_transformers(root: str | None) -> None:
+    run(checkpoint_version=3.0)
+    cs.apply(
+        cs.convert("run/mp_rank_00/model_optim_rng.pt", layout="transformers", heads="2", root=root), "out.safetensors"
+    )
+    assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
+
+
+def test_a_part_of_the_file_can_still_be_chosen() -> None:
+    run()
+    found = cs.inspect("run/mp_rank_00/model_optim_rng.pt", root="model.language_model.encoder")
+    assert "layers.0.mlp.dense_h_to_4h.weight" in found.tensors
+
+
+@pytest.mark.parametrize("parallel", ["tensor", "pipeline"])
+def test_the_file_of_one_of_several_ranks_is_an_error(parallel: str) -> None:
+    run(checkpoint_version=3.0, args=argparse.Namespace(**{f"{parallel}_model_parallel_size": 2}))
+    with pytest.raises(FormatError, match="has only the parts of one rank of a run with") as caught:
+        cs.inspect("run/mp_rank_00/model_optim_rng.pt")
+    assert "Give the folder that has all folders mp_rank_" in str(caught.value)
 
 
 @pytest.mark.parametrize(("stack", "version"), [("encoder", 0), ("encoder", 1.0), ("transformer", 0.0)])

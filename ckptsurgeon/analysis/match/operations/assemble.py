@@ -54,7 +54,7 @@ Agrees = Callable[[TensorInfo, str], str]
 
 
 def assembled(
-    found: Proposal, answer: Answer, source: Tensors, destination: Tensors, agrees: Agrees | None = None
+    found: Proposal, answer: Answer, source: Tensors, destination: Tensors, *, agrees: Agrees | None = None
 ) -> Proposal:
     """Return the proposal ``found`` with the rules and operations of ``answer`` instead of its own.
 
@@ -79,7 +79,7 @@ def assembled(
         ends = {**answer.names, **results}
         for name, key in ends.items():
             if key not in known or name not in made:
-                known[key] = _agreement(made, name, key, destination, agrees)
+                known[key] = _agreement(made.get(name), key, destination[key].shape, agrees)
         agreed = {key: known[key] for key in ends.values()}
         if all(agreed.values()):
             break
@@ -88,7 +88,7 @@ def assembled(
     rules = rules_for(wanted)
     compared = agreed if agrees is not None else {}
     return _proposal(
-        found, answer, (source, destination), rows, (rules, [*notes, *moved, *unspelled(wanted, rules)], compared)
+        found, answer, (source, destination), rows, said=(rules, [*notes, *moved, *unspelled(wanted, rules)], compared)
     )
 
 
@@ -133,11 +133,11 @@ def _performed(rows: Sequence[tuple[Row, str]], source: Tensors) -> Mapping[str,
     return made[0].tensors
 
 
-def _agreement(made: Tensors, name: str, key: str, destination: Tensors, agrees: Agrees | None) -> str:
+def _agreement(made: TensorInfo | None, key: str, shape: tuple[int, ...], agrees: Agrees | None) -> str:
     """Return how a tensor of the result agrees with the destination's: without values, whether the shapes are equal."""
-    if name not in made or made[name].shape != destination[key].shape:
+    if made is None or made.shape != shape:
         return ""
-    return agrees(made[name], key) if agrees is not None else "shape"
+    return agrees(made, key) if agrees is not None else "shape"
 
 
 def _without(answer: Answer, wrong: set[str]) -> Answer:
@@ -154,8 +154,10 @@ def _proposal(
     answer: Answer,
     sides: tuple[Tensors, Tensors],
     rows: Sequence[tuple[Row, str]],
+    *,
     said: tuple[Sequence[str], Sequence[str], Mapping[str, str]],
 ) -> Proposal:
+    """Return the result; ``said`` has its rules, its notes, and how the tensors of the destination agree."""
     source, destination = sides
     made = {key: change.sources for change in answer.changes for key in change.results.values()}
     names = {key: answer.names[key] for key in source if key in answer.names}

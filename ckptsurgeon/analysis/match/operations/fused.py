@@ -96,7 +96,7 @@ def _in_layer(layer: _Layer, wholes: Tensors, parts: Tensors, turned: Turned) ->
     for score, _, whole, chosen in sorted(options, key=lambda option: (-option[0], option[1])):
         if whole not in taken and taken.isdisjoint(chosen) and rivals[score, whole] == rivals[score, chosen] == 1:
             taken |= {whole, *chosen}
-            yield _made(whole, chosen, wholes, parts, turned)
+            yield _made(whole, chosen, (wholes, parts), turned)
 
 
 def _likeness(place: Place, parent: str) -> float:
@@ -132,7 +132,8 @@ def _fits(whole: tuple[int, ...], parts: Sequence[tuple[int, ...]], dim: int) ->
     return fit and sum(one[dim] for one in parts) == whole[dim]
 
 
-def _made(whole: str, chosen: tuple[str, ...], wholes: Tensors, parts: Tensors, turned: Turned) -> Fused:
+def _made(whole: str, chosen: tuple[str, ...], tensors: tuple[Tensors, Tensors], turned: Turned) -> Fused:
+    wholes, parts = tensors
     dims = _dims(wholes[whole].shape, [parts[key].shape for key in chosen])
     if not order_of_parts(whole):
         return Fused(whole, chosen, unknown="the order of the parts is not known")

@@ -59,7 +59,7 @@ def with_values(
 
     named = {*by_name.values()}
     bare = replace(without_transposed_note(found, source), ambiguous_keys={}, ambiguous={}, open=())
-    made = assembled(bare, answer, dict(source), dict(destination), agrees)
+    made = assembled(bare, answer, dict(source), dict(destination), agrees=agrees)
     return _judged(made, both, named)
 
 

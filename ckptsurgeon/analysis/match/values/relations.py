@@ -80,7 +80,7 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
     forms, number = _Forms(parts), len(whole.along(parts[0].inner))
     steps = [in_place("transpose", whole.name, TURN)] if forms.whole_turned else []
     if len(parts) == 1:
-        return _one(whole, parts[0], forms, steps, number)
+        return _one(whole, parts[0], forms, steps)
     if sum(len(part.positions) for part in parts) != number:
         return None
     order = sorted(range(len(parts)), key=lambda at: int(parts[at].positions.min()))
@@ -106,8 +106,9 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
     return Change(tuple(steps), results, (whole.name,), WHY)
 
 
-def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step], number: int) -> Change | None:
+def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change | None:
     """Return the change that makes one tensor from ``whole``, with all or with consecutive lines of it."""
+    number = len(whole.along(part.inner))
     region = region_of(part.positions, number)
     if region is None or region.groups > 1:
         return None
