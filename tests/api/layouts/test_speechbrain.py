@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import ConfigError, PlanError
@@ -97,7 +97,7 @@ def test_a_head_for_ctc_has_no_place_in_the_wrapper() -> None:
 @pytest.mark.parametrize(
     ("network", "layout", "more"),
     [
-        ("wav2vec2.speechbrain", "speechbrain", "weights"),
+        ("wav2vec2.speechbrain-pre-training", "speechbrain", "weights"),
         ("wav2vec2.speechbrain", "speechbrain", "model.encoder.layers.0.adapter_layer.norm.weight"),
         ("wav2vec2.speechbrain", "speechbrain-fairseq", "model.target_glu.0.weight"),
         ("wavlm.speechbrain", "speechbrain", "model.lm_head.weight"),
@@ -116,10 +116,54 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
         converted(less, "transformers")
 
 
-def test_an_encoder_of_whisper_alone_is_not_known() -> None:
-    encoder = {key: value for key, value in recorded("whisper.speechbrain").items() if "decoder" not in key}
-    with pytest.raises((ConfigError, PlanError), match="layout of before.safetensors is not known"):
-        converted(encoder, "transformers")
+def encoder_only() -> Tensors:
+    """What SpeechBrain 1.1.2 stores with encoder_only=True: it deletes the decoder, and nothing else changes."""
+    return {key: value for key, value in recorded("whisper.speechbrain").items() if "decoder" not in key}
+
+
+def test_an_encoder_of_whisper_alone_gets_the_names_of_transformers_and_of_openai() -> None:
+    made, notes = converted_and_noted(encoder_only(), "transformers")
+    plain = recorded("whisper.speechbrain", "transformers")
+    assert_same(made, {key: value for key, value in plain.items() if "decoder" not in key})
+    assert "the layout of SpeechBrain (encoder_only)" in notes
+    whole = converted(recorded("whisper.speechbrain"), "openai")
+    assert_same(
+        converted(encoder_only(), "openai"), {key: one for key, one in whole.items() if not key.startswith("decoder")}
+    )
+
+
+def test_transformers_loads_the_encoder_of_whisper_and_computes_what_speechbrain_s_encoder_does() -> None:
+    import transformers
+
+    save_file(encoder_only(), "encoder.safetensors")
+    config = json.loads((RECORDED / "whisper.speechbrain" / "config.json").read_text())
+    network = transformers.WhisperForAudioClassification(transformers.WhisperConfig(**config)).eval()
+    network.save_pretrained("classifier")
+    cs.apply(cs.convert("encoder.safetensors", layout="transformers"), "classifier/model.safetensors", force=True)
+    loaded, said = transformers.WhisperForAudioClassification.from_pretrained("classifier", output_loading_info=True)
+    assert {key.partition(".")[0] for key in said["missing_keys"]} <= {"projector", "classifier"}
+    assert not said["unexpected_keys"]
+    whole = transformers.WhisperModel(transformers.WhisperConfig(**config)).eval()
+    plain = recorded("whisper.speechbrain", "transformers")
+    whole.load_state_dict({key.removeprefix("model."): value for key, value in plain.items()})
+    inputs = torch.randn(1, config["num_mel_bins"], 2 * config["max_source_positions"])
+    with torch.no_grad():
+        outputs = [one.encoder(inputs).last_hidden_state for one in (loaded.eval(), whole)]
+    assert torch.equal(outputs[0], outputs[1])
+
+
+def test_an_encoder_with_a_part_of_the_decoder_is_not_known() -> None:
+    key = "model.decoder.layer_norm.weight"
+    with pytest.raises((ConfigError, PlanError)):
+        converted({**encoder_only(), key: recorded("whisper.speechbrain")[key]}, "transformers")
+
+
+@pytest.mark.parametrize("network", ["wav2vec2.speechbrain", "wav2vec2.speechbrain-hubert", "wavlm.speechbrain"])
+def test_the_weights_of_a_sum_of_layers_are_left_out_with_a_note(network: str) -> None:
+    """WeightedSSLModel of SpeechBrain 1.1.2 has the names of the other wrappers, and one parameter more."""
+    made, notes = converted_and_noted({"weights": torch.randn(3), **recorded(network)}, "transformers")
+    assert_same(made, converted(recorded(network), "transformers"))
+    assert "left out: weights, with which SpeechBrain's WeightedSSLModel sums the layers" in notes
 
 
 @pytest.mark.parametrize(

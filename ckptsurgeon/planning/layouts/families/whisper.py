@@ -5,7 +5,8 @@ Whisper does not have: ``WhisperLoader`` in
 https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/transformers.py and ``fuse_linear`` in
 https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/python/ctranslate2/converters/utils.py.
 
-SpeechBrain's wrapper has transformers' names, and stores the mel filters, which are no weights:
+SpeechBrain's wrapper has transformers' names, and stores the mel filters, which are no weights. With ``encoder_only``,
+it deletes the decoder:
 https://github.com/speechbrain/speechbrain/blob/develop/speechbrain/integrations/huggingface/whisper.py
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..changes import Fused, Keyed
-from ..layout import Change, Family, Layout
+from ..layout import Change, Family, Layout, Tensors
 
 __all__ = ["FAMILY"]
 
@@ -106,6 +107,13 @@ _ZEROS = {
     if part.endswith("k_proj")
 }
 
+_ENCODER_ONLY = [ours for ours in _OPENAI if ours.startswith("model.encoder.")]
+
+
+def _has_no_decoder(tensors: Tensors) -> bool:
+    return not any(key.startswith("model.decoder.") for key in tensors)
+
+
 FAMILY = Family(
     "whisper",
     (
@@ -135,6 +143,11 @@ FAMILY = Family(
             "speechbrain", "SpeechBrain", "speechbrain 1.1.2", {ours: ours for ours in _OPENAI},
             ("_mel_filters", "model.encoder.conv1.weight", "model.decoder.layers.0.encoder_attn.q_proj.weight"),
             computed=("_mel_filters",), tied=_TIED, only_read=True,
+        ),
+        Layout(
+            "speechbrain", "SpeechBrain (encoder_only)", "speechbrain 1.1.2", {ours: ours for ours in _ENCODER_ONLY},
+            ("_mel_filters", "model.encoder.conv1.weight", "model.encoder.layers.0.self_attn.q_proj.weight"),
+            computed=("_mel_filters",), fits=_has_no_decoder, only_read=True,
         ),
     ),
 )  # fmt: skip

@@ -91,14 +91,19 @@ def in_transformers(
     ]  # fmt: skip
 
 
+_OF_LAYERS = {"weights": "with which SpeechBrain's WeightedSSLModel sums the layers: other layouts have no such sum"}
+
+
 def in_speechbrain(ours: str, *, more: Names | None = None, marks: tuple[str, ...] = ()) -> list[Layout]:
     """Return the layouts of SpeechBrain's wrappers, which have a network of transformers without a head as ``model``.
 
-    The arguments are the same as those of ``in_transformers``; ``marks`` are names without the prefix ``model.``.
+    The arguments are the same as those of ``in_transformers``; ``marks`` are names without the prefix ``model.``. The
+    wrapper ``WeightedSSLModel`` also has the weights of a sum of all layers:
+    https://github.com/speechbrain/speechbrain/blob/develop/speechbrain/integrations/huggingface/weighted_ssl.py.
     """
     marks = tuple(f"model.{mark}" for mark in marks)
     found = in_transformers("speechbrain", "SpeechBrain", ours, "model.", {}, more=more, marks=marks)
-    return [replace(one, tested="speechbrain 1.1.2", is_bare=True) for one in found]
+    return [replace(one, tested="speechbrain 1.1.2", is_bare=True, aside=_OF_LAYERS) for one in found]
 
 
 def in_fairseq(
