@@ -91,6 +91,12 @@ def test_different_networks_in_float16_and_bfloat16_do_not_agree() -> None:
     assert not found.rules
 
 
+def test_checkpoints_with_both_types_are_compared_exactly() -> None:
+    one, other = torch.randn(8, 6).half(), torch.randn(6, 4, 3).bfloat16()
+    found = check({"a": one, "c": other}, {"b": one.T, "d": other.permute(2, 1, 0)})
+    assert {*found.agreed.values()} == {"bits"}
+
+
 def test_lines_that_are_near_have_one_number_and_others_their_own() -> None:
     generator = np.random.default_rng(0)
     lines = generator.standard_normal((20_000, DIRECTIONS + 1))

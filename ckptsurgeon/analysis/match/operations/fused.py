@@ -8,7 +8,7 @@ those of the next, and with other names nothing is known.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ....planning.keys.fused_parts import order_of_parts, part_of
@@ -85,11 +85,12 @@ def _layers(wholes: Tensors, parts: Tensors) -> list[_Layer]:
 
 
 def _in_layer(layer: _Layer, wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
+    groups = {parent: _Group.of(keys, parts) for parent, keys in layer.parts.items()}
     options = [
         (_likeness(place, parent), number, whole, chosen)
         for number, (whole, place) in enumerate(layer.wholes)
-        for parent, keys in layer.parts.items()
-        for chosen in _chosen(whole, keys, wholes, parts)
+        for parent, group in groups.items()
+        for chosen in _chosen(whole, group, wholes, parts)
     ]
     taken: set[str] = set()
     rivals = Counter((score, one) for score, _, whole, chosen in options for one in (whole, chosen))
@@ -104,18 +105,35 @@ def _likeness(place: Place, parent: str) -> float:
     return len(here & there) / max(len(here | there), 1)
 
 
-def _chosen(whole: str, keys: Sequence[str], wholes: Tensors, parts: Tensors) -> Iterator[tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Group:
+    """The tensors of one parent module, by the kind of part (q, k, v, gate, up); ``others`` by their dimensions."""
+
+    of_kind: Mapping[str, list[str]]
+    others: Mapping[int, list[str]]
+
+    @classmethod
+    def of(cls, keys: Sequence[str], parts: Tensors) -> _Group:
+        """Return the group of ``keys``, whose headers are in ``parts``."""
+        of_kind: dict[str, list[str]] = {kind: [] for kind in ("q", "k", "v", "gate", "up")}
+        others: dict[int, list[str]] = defaultdict(list)
+        for key in keys:
+            kind = part_of(key)
+            (of_kind[kind] if kind else others[len(parts[key].shape)]).append(key)
+        return cls(of_kind, others)
+
+
+def _chosen(whole: str, group: _Group, wholes: Tensors, parts: Tensors) -> Iterator[tuple[str, ...]]:
     """Yield the tensors of one parent module that may be the parts of ``whole``, in the order of its name if known."""
     order = order_of_parts(whole)
-    of_kind = {kind: [key for key in keys if part_of(key) == kind] for kind in ("q", "k", "v", "gate", "up")}
     for kinds in KINDS:
-        if (order and set(order) != kinds) or any(len(of_kind[kind]) != 1 for kind in kinds):
+        if (order and set(order) != kinds) or any(len(group.of_kind[kind]) != 1 for kind in kinds):
             continue
-        known = tuple(of_kind[kind][0] for kind in order or sorted(kinds, key=list(of_kind).index))
+        known = tuple(group.of_kind[kind][0] for kind in order or sorted(kinds, key=list(group.of_kind).index))
         if _dims(wholes[whole].shape, [parts[key].shape for key in known]):
             yield known
             return
-    alike = tuple(key for key in keys if not part_of(key) and len(parts[key].shape) == len(wholes[whole].shape))
+    alike = tuple(group.others.get(len(wholes[whole].shape), ()))
     if not order and 2 <= len(alike) <= 4 and _dims(wholes[whole].shape, [parts[key].shape for key in alike]):
         yield alike
 

@@ -18,7 +18,7 @@ from ..operations.assemble import LEFT_OUT, Answer, assembled
 from ..operations.propose import without_transposed_note
 from ..proposal import Proposal
 from .biases import with_biases
-from .lines import agreement, common_dtype, is_comparable
+from .lines import HALVES, agreement, common_dtype, is_comparable
 from .rearranged import rearranged, slices_rearranged, turned_copies, vector_stacks
 from .relations import WHY, relations
 from .same import pair_constants, pair_equals, reshapes
@@ -101,9 +101,9 @@ def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str])
 
 
 def _is_rounded(both: Sequence[Checkpoint]) -> bool:
-    """Return whether one of two checkpoints has float16 and the other bfloat16, which round differently."""
-    dtypes = [{info.dtype for info in checkpoint.values()} for checkpoint in both]
-    return any("float16" in dtypes[side] and "bfloat16" in dtypes[1 - side] for side in (0, 1))
+    """Return whether one of two checkpoints has float16, but not bfloat16, which the other has."""
+    halves = [{info.dtype for info in checkpoint.values()} & HALVES for checkpoint in both]
+    return any(halves[side] == {"float16"} and "bfloat16" in halves[1 - side] for side in (0, 1))
 
 
 def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Proposal:

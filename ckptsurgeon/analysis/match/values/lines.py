@@ -19,6 +19,7 @@ from ....tensors.ops.regions import Array, Box, blocks
 
 __all__ = [
     "ELEMENTS",
+    "HALVES",
     "Lines",
     "agreement",
     "bits_of",

@@ -34,7 +34,7 @@ CELL = 4 * NEAR
 """Projections are searched in a grid of cells of this size."""
 SEARCHED = 4
 """The number of projections by which lines are searched; the others are compared then."""
-CANDIDATES = 4
+CANDIDATES = 16
 """The most lines of one cell that are compared; equal lines need only one."""
 
 
@@ -107,6 +107,8 @@ def _first_near(lines: Projections) -> npt.NDArray[np.int64]:
         end = np.searchsorted(keys[order], near, "right")
         for step in range(CANDIDATES):
             at = np.flatnonzero(begin + step < end)
+            if not len(at):
+                break
             other = order[begin[at] + step]
             is_near = (np.abs(lines[at] - lines[other]) <= NEAR).all(axis=1)
             found[at[is_near]] = np.minimum(found[at[is_near]], other[is_near])
