@@ -260,6 +260,12 @@ def test_two_matrices_of_a_layer_are_not_told_apart_by_transposes_of_some_layers
     assert not found.complete
 
 
+def test_matrices_without_a_word_in_common_are_not_transposed_because_their_sizes_are_exchanged() -> None:
+    found = proposed({"l.{n}.first.weight": (FF, D)}, {"m.{n}.down.weight": (D, FF)})
+    assert not found.operations
+    assert len(found.missing) == LAYERS
+
+
 def many_wholes(number: int) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
     here = {f"w{n:03}.qkv_proj.weight": TensorInfo("float32", (3 * D + n, D)) for n in range(number)}
     there = {
