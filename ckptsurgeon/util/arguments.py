@@ -12,18 +12,16 @@ __all__ = ["as_arguments"]
 
 NAMES = frozenset((
     "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only",
-    "compute", "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "energy",
-    "evaluate",
-    "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init", "int_buffers",
-    "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file", "max_shard_size",
-    "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels", "new_tokens",
-    "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "optimizer", "output",
+    "compute", "config", "controls", "decay", "density", "device", "donor", "drop_last", "dtype", "ema", "embeddings",
+    "energy", "evaluate", "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init",
+    "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file",
+    "max_shard_size", "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels",
+    "new_tokens", "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "optimizer", "output",
     "overfit_one_batch", "pad_to", "parallel", "plan", "plugin", "preprocess_only", "rank", "reinit", "require",
     "resume", "revision", "root", "rtol", "ruleset", "run", "running", "sample", "sampler", "save_modules", "seed",
-    "seeds", "sha256",
-    "signs", "statistics", "steps", "strategy", "strict", "study", "task", "test", "to", "token_map", "tokenizer",
-    "tokens", "trial_timeout", "trials", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
-    "window",
+    "seeds", "sha256", "signs", "statistics", "steps", "strategy", "strict", "study", "task", "test", "to", "token_map",
+    "tokenizer", "tokens", "trial_timeout", "trials", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait",
+    "weights", "window",
 ))  # fmt: skip
 """Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
@@ -46,8 +44,8 @@ SWITCHES = frozenset((
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "drop_last", "ema", "energy", "expert", "noise", "omp_k", "pad_to", "parallel", "rank", "rtol",
-    "sample", "seed", "seeds", "steps", "trial_timeout", "trials", "wait", "weights", "window",
+    "alpha", "atol", "density", "drop_last", "ema", "energy", "expert", "noise", "omp_k", "pad_to", "parallel", "rank",
+    "rtol", "sample", "seed", "seeds", "steps", "trial_timeout", "trials", "wait", "weights", "window",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((

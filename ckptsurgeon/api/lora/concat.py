@@ -1,4 +1,4 @@
-"""``lora_concat``: joins adapters of one base into one adapter with the weighted sum of their changes."""
+"""``lora_concat``: joins adapters of one base into one adapter, by the weighted sum of their changes or by KnOTS."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.lora_output.concat import plan_lora_concat
+from ...planning.lora_output.knots import knots_of
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.inputs import source_notes, twice_notes
 from ..inputs.kept_open import KeptOpen
+from ..inputs.memory_budget import memory_bytes, with_costs
 from .adapter_files import base_name
 from .adapter_output import factor_dtype, open_adapters
 from .merging import adapters_of, weights_of_adapters
@@ -31,6 +33,10 @@ def lora_concat(
     base: CheckpointLike | None = None,
     exclude: Patterns = (),
     dtype: str | torch.dtype | None = None,
+    method: str = "sum",
+    density: float | None = None,
+    rank: int | None = None,
+    memory: str | int | None = None,
 ) -> Plan:
     """Plan one PEFT adapter whose weight change is exactly the sum of weight * scale * B A over all ``adapters``.
 
@@ -38,17 +44,23 @@ def lora_concat(
     the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks of these
     adapters.
 
+    With ``method="knots"``, the change is that of KnOTS with TIES, as in the merge method ``knots_ties``: each
+    adapter's change, times its weight, in a basis that all of them share; the share ``density`` (0.2) of its values is
+    kept, and the mean of those that have the sign of the majority. ``rank`` is the largest rank of the result, by
+    default the sum of the ranks, which loses nothing; ``memory`` ("512MB") limits the memory of the computation.
+
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules. For kohya's names, ``base``
     is the model whose modules they name; only its keys are read. ``dtype`` is the dtype of the factors, by default that
     of the adapters; B becomes float32 if weight and scale cannot be multiplied into 16 bits exactly.
 
     Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes),
-    ConfigError for adapters of another kind or invalid weights, PatternError for a pattern that matches nothing, and
-    what ``open_checkpoint`` raises.
+    ConfigError for adapters of another kind, invalid weights or parameters of another method, PatternError for a
+    pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     given = adapters_of(adapters)
     counts, wanted = weights_of_adapters(weights, given), factor_dtype(dtype)
+    knots, most = knots_of(method, density, rank), memory_bytes(memory)
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
@@ -56,13 +68,16 @@ def lora_concat(
         plan = plan_lora_concat(
             found.adapters,
             found.model,
+            knots=knots,
             exclude=options.exclude,
             dtype=wanted,
             alike=base_name,
             arguments={
                 **plain_arguments(exclude=exclude, dtype=wanted or None),
                 **({"weights": counts} if weights is not None else {}),
+                **(knots.arguments if knots is not None else {}),
             },
             notes=[*source_notes(opened[: len(given)], unwrap=False), *twice_notes(opened[: len(given)])],
         )
-        return found.finished(plan, opened)
+        made = found.finished(plan, opened, most)
+        return with_costs(made, most) if knots is not None else made

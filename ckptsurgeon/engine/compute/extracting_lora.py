@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -21,7 +21,8 @@ from ...methods.lora.decomposition import (
     elements_of_product,
     singular_values,
 )
-from ...planning.plan.compute import DIFFERENCE, PRODUCT, Factor
+from ...methods.lora.shared_basis import elements_of_knots, knots_product
+from ...planning.plan.compute import DIFFERENCE, KNOTS, PRODUCT, Factor
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -61,9 +62,9 @@ class FactorCache:
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the low-rank decomposition of a step's first input minus its second input, or of their product."""
+        """Return the low-rank decomposition of the matrix that a step approximates."""
         assert step.factor is not None  # ensured by check_step
-        which = (step.inputs, step.factor.rank, step.factor.seed, step.factor.of)
+        which = (step.inputs, replace(step.factor, part="A", scale=1.0))
         if self._last is None or self._last[0] != which:
             self._last = None  # frees its memory before the next decomposition
             found, shape = _decomposed(step, step.factor, parts)
@@ -78,6 +79,11 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
     if factor.of == PRODUCT:
         a, b = (matrix_of(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
+    if factor.of == KNOTS:
+        every = [matrix_of(part) for part in parts]
+        pairs = list(zip(every[1::2], every[::2], strict=True))
+        found = knots_product(pairs, factor.weights, factor.density, factor.rank)
+        return found, (len(every[1]), *step.source_shape[1:])
     if factor.of in SIDES:
         found = decompose_composed(factor.of, _finite(parts, [one.key for one in step.inputs]), factor.rank)
         return found, (len(found.left), found.right.shape[1])
@@ -123,6 +129,9 @@ def factoring_bytes(step: Step) -> int:
     if step.factor.of == PRODUCT:
         a, b = (one.shape for one in step.inputs)
         return 8 * elements_of_product(b[0], prod(a[1:]), a[0])
+    if step.factor.of == KNOTS:
+        ranks = [one.shape[0] for one in step.inputs[::2]]
+        return 8 * elements_of_knots(step.inputs[1].shape[0], prod(step.source_shape[1:]), ranks)
     if step.factor.of in SIDES:
         return 8 * elements_of_composed(step.factor.of, [one.shape for one in step.inputs], step.factor.rank)
     rows, columns = step.source_shape[0], prod(step.source_shape[1:])
@@ -134,6 +143,8 @@ def factoring_reason(step: Step) -> str:
     assert step.factor is not None  # ensured by check_step
     if step.factor.of in SIDES:
         return "the singular value decomposition of a LoHa or LoKr is in memory"
+    if step.factor.of == KNOTS:
+        return "the changes of all adapters are in memory, in the basis that they share"
     return "the low-rank factors of a difference are computed from blocks of rows in memory"
 
 
@@ -149,7 +160,7 @@ def factoring_passes(step: Step) -> int:
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a low-rank factor (A or B) of a difference, a product, or a LoHa or LoKr."""
+    """Return a function that computes a low-rank factor (A or B) of the matrix that it approximates."""
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # ensured by check_step

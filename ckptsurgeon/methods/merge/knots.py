@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import numpy as np
-
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.pieces import on_host
+from .arithmetic.shared_basis import ties_in_basis
 from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes
 
 __all__ = ["METHODS"]
@@ -61,33 +59,9 @@ def _merged(changes: Changes, density: float) -> Array:
     basis = left_vectors(changes)
     if not basis.shape[1]:
         return changes[0]
-    kept = [_largest(changes, basis.T @ changes[model], density) for model in range(len(changes))]
-    total = kept[0] + 0.0
-    for one in kept[1:]:
-        total += one
-    agreed, number = changes.xp.zeros_like(total), changes.xp.zeros_like(total)
-    for one in kept:
-        mask = one * total > 0
-        agreed += one * mask
-        number += mask
-    agreed /= changes.xp.clip(number, 1, None)
-    made: Array = basis @ agreed
+    parts = [basis.T @ changes[model] for model in range(len(changes))]
+    made: Array = basis @ ties_in_basis(changes.xp, parts, density, changes.nothing)
     return made
-
-
-def _largest(changes: Changes, values: Array, density: float) -> Array:
-    """Return a matrix in which all but the share ``density`` of the largest magnitudes are zero; at least one stays.
-
-    Magnitudes that only rounding left are zero, too: TIES would count their signs.
-    """
-    size = values.shape[0] * values.shape[1]
-    number = max(1, int(density * size)) if density else 0
-    magnitudes = changes.xp.abs(values)
-    values *= magnitudes > changes.nothing * float(changes.xp.max(magnitudes))
-    if 0 < number < size:
-        least = np.partition(on_host(magnitudes).reshape(-1), size - number)[size - number]
-        values *= magnitudes >= float(least)
-    return values if number else values * 0.0
 
 
 METHODS = (knots_ties,)

@@ -17,6 +17,7 @@ from ..plan.plan import Plan
 from ..plan.step import Input, Step
 from ..transplant.select import SourceView
 from .convert import adapter_plan
+from .knots import Knots
 from .modules import (
     FactorSource,
     NamedModule,
@@ -59,6 +60,7 @@ def plan_lora_concat(
     adapters: Sequence[AdapterView],
     base: SourceView | None = None,
     *,
+    knots: Knots | None = None,
     exclude: Sequence[OptionPattern] = (),
     dtype: str = "",
     alike: Callable[[str], str] = str,
@@ -68,8 +70,9 @@ def plan_lora_concat(
     """Return the plan of an adapter of PEFT with the change ``sum of weight * scale * B A`` of all ``adapters``.
 
     The factors A are stacked, and the factors B, times weight and scale, are put side by side, so that the new scale is
-    1. ``base`` is the model whose keys show where kohya's names with underscores have dots. ``alike`` returns the same
-    value for two names of one base model. ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
+    1. With ``knots``, the change is what KnOTS makes of theirs. ``base`` is the model whose keys show where kohya's
+    names with underscores have dots. ``alike`` returns the same value for two names of one base model. ``dtype`` is the
+    dtype of all factors; '' keeps that of the adapters.
 
     Raises PlanError if the adapters cannot be joined exactly, PatternError for a pattern that matches nothing.
     """
@@ -80,6 +83,8 @@ def plan_lora_concat(
     _check_one_model(found, adapters)
     settings = _settings(adapters, alike)
     modules = [_joined(name, parts, dtype) for name, parts in found.parts.items()]
+    if knots is not None:
+        modules = [knots.made(module) for module in modules]
     if not modules:
         raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
     biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
@@ -87,7 +92,8 @@ def plan_lora_concat(
     made = written(modules, "peft", settings)
     made.steps += [*biases, *found.saved.values()]
     sources = [one.view.source for one in adapters] + ([base.source] if base is not None else [])
-    every = [*notes, *overlooked, *found.notes, *_notes(modules)]
+    shared = knots.notes(modules, len(adapters)) if knots is not None else _notes(modules)
+    every = [*notes, *overlooked, *found.notes, *shared]
     return adapter_plan("lora concat", sources, made, left=found.left, arguments=arguments, notes=every)
 
 

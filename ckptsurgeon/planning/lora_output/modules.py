@@ -19,7 +19,7 @@ from ..keys.pattern_hints import matched
 from ..keys.renaming import KeyMatcher
 from ..lora_merge.fitting import AdapterView, check_names, misfit
 from ..lora_merge.plan import named
-from ..plan.compute import Factor, LoraTerm
+from ..plan.compute import KNOTS, Factor, LoraTerm
 from ..plan.step import Input, Step
 from ..transplant.select import SourceView
 
@@ -47,7 +47,7 @@ class FactorSource:
     """How a factor of a new adapter is made: its inputs are multiplied by ``weights`` and concatenated.
 
     Empty ``weights`` are all 1. If ``factor`` is given, the result is instead a factor of lower rank, which is computed
-    from the product of the inputs A and B, or from the tensors of a LoHa or LoKr.
+    from the product of the inputs A and B, from several such products, or from the tensors of a LoHa or LoKr.
     """
 
     inputs: tuple[Input, ...]
@@ -275,10 +275,8 @@ def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transp
     if side.factor is not None:
         shapes = [one.shape for one in side.inputs]
         found = composed_shape(side.factor.of, shapes) if side.factor.of in SIDES else None
-        shape, rule = (
-            side.factor.shape_of(shapes),
-            f"rank {side.factor.rank} of {found.rank if found else shapes[0][0]}",
-        )
+        whole = found.rank if found else sum(one[0] for one in shapes[:: 2 if side.factor.of == KNOTS else len(shapes)])
+        shape, rule = side.factor.shape_of(shapes), f"rank {side.factor.rank} of {whole}"
         return Step(key, "factor", side.dtype, shape, *first, rule=rule, more=side.inputs[1:], factor=side.factor)
     size = max(rank, sum(one.shape[axis] for one in side.inputs))
     shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])

@@ -16,6 +16,7 @@ __all__ = [
     "FACTORS",
     "FISHER",
     "GRAM",
+    "KNOTS",
     "PRODUCT",
     "TURNED_GRAM",
     "Factor",
@@ -141,7 +142,7 @@ class Lora:
         return Lora(tuple(terms))
 
 
-DIFFERENCE, PRODUCT = "difference", "product"
+DIFFERENCE, PRODUCT, KNOTS = "difference", "product", "knots"
 """What a ``Factor`` approximates."""
 
 
@@ -150,10 +151,12 @@ class Factor:
     """One of the factors A and B whose product, ``scale B A``, is nearest to a matrix.
 
     The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
-    input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. ``part``
-    is "A" or "B". ``seed`` is for the random start of the computation of a difference. The inputs of a difference are
-    (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in, *kernel), B is (out,
-    rank, 1, ...).
+    input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. If ``of``
+    is "knots", the inputs are the factors A and B of several adapters, and the matrix is what KnOTS makes of their
+    products: ``weights`` has a number for each product, ``density`` is the share of its values that TIES keeps.
+    ``part`` is "A" or "B". ``seed`` is for the random start of the computation of a difference. The inputs of a
+    difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in,
+    *kernel), B is (out, rank, 1, ...).
     """
 
     part: str
@@ -162,6 +165,8 @@ class Factor:
     transposed: bool = False
     seed: int = 0
     of: str = DIFFERENCE
+    weights: tuple[float, ...] = ()
+    density: float = 1.0
 
     @property
     def divisor(self) -> float:
@@ -175,7 +180,7 @@ class Factor:
         For a factor of a difference, ``of`` is the shape of the two inputs; for a factor of a product, the shape of
         the input A or B that it replaces.
         """
-        if self.of == PRODUCT:
+        if self.of in (PRODUCT, KNOTS):
             return (self.rank, *of[1:]) if self.part == "A" else (of[0], self.rank, *of[2:])
         out, *into = reversed(of) if self.transposed else of
         return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
@@ -183,7 +188,7 @@ class Factor:
     def shape_of(self, inputs: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Return the factor's shape for inputs of these shapes; () if the tensors of a LoHa or LoKr do not fit."""
         if self.of not in SIDES:
-            return self.shape(inputs[1 if self.of == PRODUCT and self.part == "B" else 0])
+            return self.shape(inputs[1 if self.of in (PRODUCT, KNOTS) and self.part == "B" else 0])
         found = composed_shape(self.of, inputs)
         if found is None or not 0 < self.rank <= found.rank:
             return ()
@@ -196,7 +201,10 @@ class Factor:
         if self.of in SIDES:
             return sound and not self.transposed and len(shape) == 2 and self.shape_of(inputs) == tuple(shape)
         if self.of == PRODUCT:
-            return sound and self._fits_product(shape, inputs)
+            return sound and not self.weights and self._fits_products(shape, inputs)
+        if self.of == KNOTS:
+            shared = all(map(isfinite, self.weights)) and 0 <= self.density <= 1
+            return sound and shared and self._fits_products(shape, inputs, len(self.weights))
         if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2 or self.of != DIFFERENCE:
             return False
         if self.transposed and len(inputs[0]) != 2:
@@ -205,22 +213,25 @@ class Factor:
             sound and 0 < self.rank <= min(inputs[0][0], prod(inputs[0][1:])) and self.shape(inputs[0]) == tuple(shape)
         )
 
-    def _fits_product(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        if len(inputs) != 2 or self.transposed:
+    def _fits_products(self, shape: Sequence[int], inputs: Sequence[Sequence[int]], number: int = 1) -> bool:
+        """Return whether ``inputs`` are ``number`` pairs of factors A and B, whose products have the same shape."""
+        if not number or len(inputs) != 2 * number or self.transposed:
             return False
-        a, b = inputs
-        if len(a) < 2 or len(plain_shape(b)) != 2 or a[0] != b[1]:
+        firsts, seconds = inputs[::2], inputs[1::2]
+        pairs = zip(firsts, seconds, strict=True)
+        if any(len(a) < 2 or len(plain_shape(b)) != 2 or a[0] != b[1] for a, b in pairs):
             return False
-        return 0 < self.rank <= min(a[0], b[0], prod(a[1:])) and self.shape(a if self.part == "A" else b) == tuple(
-            shape
-        )
+        sides = {(tuple(a[1:]), (b[0], *b[2:])) for a, b in zip(firsts, seconds, strict=True)}
+        most = min(sum(a[0] for a in firsts), seconds[0][0], prod(firsts[0][1:]))
+        return len(sides) == 1 and 0 < self.rank <= most and self.shape_of(inputs) == tuple(shape)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
         of = {"of": self.of} if self.of != DIFFERENCE else {}
+        several = {"weights": list(self.weights), "density": self.density} if self.of == KNOTS else {}
         return {
             "part": self.part, "rank": self.rank, "scale": self.scale, "transposed": self.transposed, "seed": self.seed,
-            **of,
+            **of, **several,
         }  # fmt: skip
 
     @staticmethod
@@ -233,7 +244,7 @@ class Factor:
             return None
         return Factor(
             str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"]),
-            text(data.get("of", DIFFERENCE)),
+            text(data.get("of", DIFFERENCE)), tuple(map(float, data.get("weights", ()))), float(data.get("density", 1)),
         )  # fmt: skip
 
 

@@ -6,16 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ...options import numbers
+from ...options import Memory, numbers
 from ...writing import AdapterWriting
 from ._options import Adapters, KeysOf, Weights
 
 NAME = "lora concat"
-HELP = """Join adapters of one base into one adapter, whose change is the weighted sum of theirs.
+HELP = """Join adapters of one base into one adapter, whose change is the weighted sum of theirs, or that of KnOTS.
 
 The factors A are stacked along the rank; the factors B are put side by side, each times its weight and scale, so that
 the new scale is 1 (lora_alpha is r). Nothing is approximated, unlike in a mean of factors. A module that only one
 adapter has keeps its rank. The output is a folder that PEFT opens.
+
+--method knots merges adapters of different tasks: it keeps the largest values of each change in a basis that all share,
+and the mean of those that have the sign of the majority (KnOTS with TIES).
 
 Adapters are folders that PEFT wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save, biases in
 two adapters, and adapters of different bases are errors.
@@ -24,11 +27,12 @@ EXAMPLES = """\b
 Examples:
   ckpt lora concat en/ ru/ -o both/
   ckpt lora concat en/ ru/ --weights 0.7,0.3 -o mixed/
+  ckpt lora concat en/ ru/ --method knots --density 0.3 --rank 16 -o merged/
   ckpt lora concat a.safetensors b.safetensors --base unet/ --exclude 'lora_te_*' -o joined/
 
 \b
-Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 the
-adapters cannot be joined; 5 the output cannot be written.
+Exit status: 2 an adapter of another kind, an invalid rank or share, a pattern that matches nothing; 3 an adapter is
+missing or damaged; 4 the adapters cannot be joined; 5 the output cannot be written.
 """
 
 
@@ -44,6 +48,18 @@ def run(
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapters']"),
     ] = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="sum|knots", help="How the changes of the adapters are joined.")
+    ] = "sum",
+    density: Annotated[
+        float | None,
+        typer.Option("--density", metavar="SHARE", help="With knots: keep this share of the values. [default: 0.2]"),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="R", help="With knots: use at most this rank. [default: the sum of the ranks]"),
+    ] = None,
+    memory: Memory = None,
     *,
     writing: AdapterWriting,
 ) -> None:
@@ -51,5 +67,15 @@ def run(
     from ....api.lora.concat import lora_concat
 
     writing.check()
-    plan = lora_concat(adapters, weights=numbers("--weights", weights), base=base, exclude=exclude or (), dtype=dtype)
+    plan = lora_concat(
+        adapters,
+        weights=numbers("--weights", weights),
+        base=base,
+        exclude=exclude or (),
+        dtype=dtype,
+        method=method,
+        density=density,
+        rank=rank,
+        memory=memory,
+    )
     writing.carry_out(plan)
