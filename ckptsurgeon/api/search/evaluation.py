@@ -38,7 +38,8 @@ GRACE_S = 5.0
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
 # Text such as 0,5 or 1,500 is not read as a number, because it is ambiguous: a comma may mark decimals or thousands.
-_NUMBERS = re.compile(rf"(?<![\w.])(?<!\d,)(?:{_NUMBER})(?![\w.]*\w)(?!,\d)", re.IGNORECASE)
+# Nor are the numbers in paths (the model's own has that of the trial), fractions, dates and times.
+_NUMBERS = re.compile(rf"(?<![\w./\\-])(?<!\d[,:])(?:{_NUMBER})(?![\w.]*\w)(?![/\\]|-\w|[,:]\d)", re.IGNORECASE)
 _LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
 _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
 

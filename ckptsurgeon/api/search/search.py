@@ -226,7 +226,7 @@ def drawn_best(study: Study, title: str) -> Trial:
     if best is None:
         last = trials[-1].why if trials else "no trial was run"
         raise CheckpointError(
-            f"none of {count(len(trials), 'trial')} has a score; reason of the last: {last}.",
+            f"none of {count(len(trials), 'trial')} has a score; reason of the last: {last.rstrip('.')}.",
             hint=f"{escape(study.path('trials.jsonl'))} has the reason of each trial.",
             details=[f"trial {one.number}: {one.why}" for one in trials],
         )

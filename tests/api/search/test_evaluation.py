@@ -37,6 +37,18 @@ def test_the_score_is_the_last_line_with_a_value_or_the_last_number(printed: str
     assert command("").score(printed) == Outcome(score)
 
 
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "read out.study/models/1", "read /tmp/out.study/7/model.pth", "C:\\runs\\3", "75/100 right", "2026-11-30",
+        "at 12:30:05", "epoch-3", "3-fold done",
+    ],
+)  # fmt: skip
+def test_numbers_in_paths_fractions_dates_and_times_are_no_score(printed: str) -> None:
+    assert command("").score(printed).why == "the command printed no number"
+    assert command("").score(f"{printed}\nthe score is 0.5 ({printed})").score == 0.5
+
+
 @pytest.mark.parametrize("filling", [" ", "1", "1 ", "a", ".", "-", "1."])
 def test_long_lines_take_no_time(filling: str) -> None:
     """Progress bars fill lines; the regular expressions are quadratic in the length of a line."""
