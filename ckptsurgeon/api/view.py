@@ -12,6 +12,7 @@ from ..analysis.compare.results import Difference
 from ..analysis.inspection import inspection_of
 from ..analysis.page.contents import Page, PageContents, contents_of
 from ..analysis.page.html import page_html
+from ..analysis.page.plain_merge import plain_merge
 from ..analysis.page.runs import FILES, Run, is_run, read_run
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
@@ -160,7 +161,8 @@ def _merge_page(plan: Plan, *, output: Path | None, force: bool, wait: float | N
     data = contents_of(replace(shown, recipe=None, changes=survey.changes, merge=survey))
     notes = tuple(dict.fromkeys((*notes, *plan.notes, *survey.changes.notes)))
     title = _title([base.path, *survey.changes.models])
-    page = Page(page_html(data, title), len(data["tensors"]["rest"]), target, notes, survey)
+    made = page_html(data, title, plain=plain_merge(survey))
+    page = Page(made, len(data["tensors"]["rest"]), target, notes, survey)
     if target is not None:
         _write(page, target, surveyed.sources, force=force, wait=wait)
     return page

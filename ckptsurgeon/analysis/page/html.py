@@ -97,8 +97,10 @@ PROGRAM = (
 """All JavaScript files of the page, in such an order that each needs only earlier ones."""
 
 
-def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> str:
+def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False, plain: str = "") -> str:
     """Return the HTML of a page that shows ``data``. With ``plays``, it may play sound files from the page's origin.
+
+    ``plain`` is HTML with the main figures, for browsers that run no JavaScript.
 
     Names in checkpoints are untrusted. They are embedded as JSON, escaped so that they cannot contain a tag, and shown
     only as text. As a second defence, the page's Content Security Policy (Level 3) allows no other script and no
@@ -111,7 +113,7 @@ def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> st
     )
     parts = {
         "POLICY": policy, "TITLE": html_escape(escape(title)), "STYLE": style, "DATA": _embedded(data),
-        "PROGRAM": program,
+        "PROGRAM": program, "PLAIN": plain,
     }  # fmt: skip
     return "".join(parts.get(piece, piece) for piece in _text("page.html").split("@@"))
 
