@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
+from ...storage.read.uri import scheme_of
 from ...storage.write.output_checks import check_is_path, output_error
 from ...util.text import count, escape
 from ..apply import apply
 from ..average import average
 from ..inputs.argument_types import Path, Progress, checked
 from ..inputs.inputs import close_plan
+from .lockstep import in_lockstep
 
 __all__ = ["average_windows", "window_names"]
+
+TOGETHER = 16
+"""At most this many means are written at once: each has files open and buffers in memory."""
 
 
 @checked
@@ -25,6 +30,8 @@ def average_windows(
     output: Path,
     *,
     window: int,
+    ema: float | None = None,
+    decay: str | None = None,
     int_buffers: str = "last",
     vocab: str | None = None,
     encoding: str = "keep",
@@ -38,10 +45,13 @@ def average_windows(
 ) -> list[Receipt]:
     """Write the mean of every ``window`` consecutive checkpoints, each to its own file in the folder ``output``.
 
-    With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to the
-    fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a format that
-    can be written, such as that of a folder, gets ".safetensors". Each mean has its own recipe, so ``verify`` can check
-    it. It is computed from its checkpoints, not from the mean before it, whose rounding it would inherit. The other
+    With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to
+    the fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a
+    format that can be written, such as that of a folder, gets ".safetensors". With ``ema`` or ``decay``, each is
+    the weighted mean that ``average`` gives of its checkpoints (WSM, https://arxiv.org/abs/2507.17634). Each mean
+    has its own recipe, so ``verify`` can check it. It is computed from its checkpoints, not from the mean before
+    it, whose rounding it would inherit. Up to ``TOGETHER`` means are written at once and at one pace, so that they
+    share what is read from the disk. If one of them fails, the others that are not finished are stopped. The other
     arguments are those of ``average`` and ``apply``. Returns the receipts in the order of the means.
 
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
@@ -50,7 +60,15 @@ def average_windows(
 
     def planned(paths: list[str]) -> Plan:
         return average(
-            paths, int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap, root=root, metadata=metadata
+            paths,
+            ema=ema,
+            decay=decay,
+            int_buffers=int_buffers,
+            vocab=vocab,
+            encoding=encoding,
+            unwrap=unwrap,
+            root=root,
+            metadata=metadata,
         )
 
     paths = [os.fspath(one) for one in sources]
@@ -63,10 +81,20 @@ def average_windows(
     names = window_names(paths)[window - 1 :]
     close_plan(planned(paths))  # checkpoints that do not fit each other are an error before anything is written
     _make(folder, names, force=force)
-    receipts = []
-    for place, name in enumerate(names):
-        plan = planned(paths[place : place + window])
-        receipts.append(apply(plan, os.path.join(folder, name), force=force, key=key, wait=wait, progress=progress))
+
+    def run_of(place: int) -> Callable[[Progress], Receipt]:
+        def run(advance: Progress) -> Receipt:
+            plan, path = planned(paths[place : place + window]), os.path.join(folder, names[place])
+            return apply(plan, path, force=force, key=key, wait=wait, progress=advance)
+
+        return run
+
+    # Each run fetches remote files for itself, so one run at a time keeps the fewest of them on this machine.
+    together = 1 if any(map(scheme_of, paths)) else TOGETHER
+    receipts: list[Receipt] = []
+    for begin in range(0, len(names), together):
+        runs = [run_of(place) for place in range(begin, min(begin + together, len(names)))]
+        receipts += in_lockstep(runs, progress)
     return receipts
 
 

@@ -136,7 +136,7 @@ def run(
     writing.check()
     if window is not None:
         _write_windows(
-            sources, window, {"--ema": ema, "--decay": decay, "--running": running}, writing,
+            sources, window, {"--running": running}, writing, ema=ema, decay=decay,
             int_buffers=int_buffers, vocab=vocab, encoding=encoding, **state_dict.arguments,
         )  # fmt: skip
         return
@@ -152,7 +152,7 @@ def _write_windows(
 ) -> None:
     """Write the mean of every ``window`` checkpoints in a row, each to a file in the output.
 
-    ``others`` are the options for weights, with their values; raises ConfigError if one of them is given.
+    ``others`` are options that are for one output only, with their values; raises ConfigError if one of them is given.
     """
     from ...api.merge.windows import average_windows
     from ...errors import ConfigError

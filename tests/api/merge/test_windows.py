@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.merge import windows
 
 Run = Callable[..., Any]
 PATHS = [f"epoch-{number}.pth" for number in range(5)]
@@ -90,8 +91,47 @@ def test_the_command_writes_windows(ckpt: Run) -> None:
     assert done.out.count("wrote means/epoch-") == 2
     found = json.loads(ckpt("average", *PATHS, "--window", "4", "-o", "means/", "--force", "--json").out)
     assert (found["kind"], len(found["outputs"])) == ("ckpt.windows", 2)
-    for option in (["--ema", "0.9"], ["--to", "dcp"], ["-n"], ["--max-shard-size", "1MB"]):
+    for option in (["--running", "steps"], ["--to", "dcp"], ["-n"], ["--max-shard-size", "1MB"]):
         wrong = ckpt("average", *PATHS, "--window", "4", "-o", "more/", *option)
         assert wrong.code == 2
         assert f"{option[0]} cannot be used with --window." in wrong.err
     assert not Path("more").exists()
+
+
+def test_means_are_written_in_groups_and_one_that_fails_leaves_nothing_unfinished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(windows, "TOGETHER", 2)
+    receipts = cs.average_windows(PATHS, "means", window=2)
+    assert [one.output for one in receipts] == [f"means/{name}" for name in PATHS[1:]]
+    apply = windows.apply
+
+    def failing(plan: cs.Plan, output: str, **options: Any) -> cs.Receipt:
+        if output.endswith(PATHS[3]):
+            raise cs.OutputError("the disk is full.")
+        return apply(plan, output, **options)
+
+    monkeypatch.setattr(windows, "apply", failing)
+    with pytest.raises(cs.OutputError, match="the disk is full"):
+        cs.average_windows(PATHS, "others", window=2)
+    assert {PATHS[1], PATHS[2]} <= {*os.listdir("others")} <= {*PATHS}
+    assert PATHS[3] not in os.listdir("others")
+
+
+@pytest.mark.parametrize("weights", [{"decay": "1-sqrt"}, {"ema": 0.9}])
+def test_each_window_may_be_a_weighted_mean(weights: dict[str, Any]) -> None:
+    cs.average_windows(PATHS, "means", window=3, **weights)
+    for place, name in enumerate(PATHS[2:]):
+        cs.apply(cs.average(PATHS[place : place + 3], **weights), "mean.pth", force=True)
+        assert not cs.diff(f"means/{name}", "mean.pth", values=True).differs
+        assert cs.verify(f"means/{name}").ok
+    with pytest.raises(cs.ConfigError, match="decay"):
+        cs.average_windows(PATHS, "others", window=3, decay="steep")
+    assert not Path("others").exists()
+
+
+def test_windows_of_a_decay_on_the_command_line(ckpt: Run) -> None:
+    line = ("average", *PATHS, "--window", "4", "-o", "means/")
+    assert ckpt(*line, "--decay", "linear").code == 0
+    cs.apply(cs.average(PATHS[:4], decay="linear"), "mean.pth")
+    assert not cs.diff(f"means/{PATHS[3]}", "mean.pth", values=True).differs
