@@ -1134,6 +1134,24 @@ MUTANTS = (
         "methods/merge/test_spectra.py",
     ),
     Mutant(
+        "KnOTS of adapters is computed in the basis that all of them share",
+        "vectors, values, _ = np.linalg.svd(np.hstack(small), full_matrices=False)",
+        "vectors, values, _ = np.linalg.svd(small[0], full_matrices=False)",
+        "api/lora/test_knots.py",
+    ),
+    Mutant(
+        "the means of moving windows are written at one pace",
+        "self._moved.wait_for(lambda: self._stopped or done - self._slowest() <= AHEAD)",
+        "self._moved.wait_for(lambda: True)",
+        "api/merge/test_lockstep.py",
+    ),
+    Mutant(
+        "names in the tables of a merge's page cannot be tags",
+        "return html_escape(escape(brief(text, LONGEST)))",
+        "return escape(brief(text, LONGEST))",
+        "analysis/page/test_plain_merge.py",
+    ),
+    Mutant(
         "consensus leaves out what matters to too few models",
         "total *= number >= k",
         "total *= number > k",
