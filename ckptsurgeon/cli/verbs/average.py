@@ -161,7 +161,7 @@ def _write_windows(
     if wrong:
         raise ConfigError(f"{wrong[0]} cannot be used with --window.", hint="Leave it out.")
     assert writing.output is not None  # ``check`` ensures this
-    with writing.printer.working("writing", writing.output) as progress:
+    with writing.printer.working("writing") as progress:  # a folder that exists says nothing of the means in it
         receipts = average_windows(
             sources, writing.output, window=window, force=writing.force, wait=writing.wait,
             key=writing.key, progress=progress, **arguments,
