@@ -25,6 +25,7 @@ from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import keep_builds, search_few_modules
+from .helpers.prepared import prepare_a_share, pytest_configure_node
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
 
@@ -50,7 +51,9 @@ FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("untimed", examples_of(100), deadline=None, suppress_health_check=FINE)
 settings.load_profile("untimed")
 
-__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
+__all__ = [
+    "hub", "naps", "other_host", "pytest_configure_node", "pytest_terminal_summary", "pytest_xdist_make_scheduler",
+]  # fmt: skip
 
 
 RULES = (
@@ -128,9 +131,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Look for no garbage while tests are collected: they stay, and looking takes an eighth of the time."""
     gc.disable()
+    prepare_a_share(session.config)
     try:
         return (yield)
     finally:
@@ -142,7 +146,6 @@ def pytest_collection_finish() -> None:
 
     Modules that tests write and import from here on leave nothing beside them.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(5_000)
     sys.dont_write_bytecode = True
