@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
-from .helpers.kept_builds import keep_builds, search_few_modules
+from .helpers.kept_builds import keep_builds, search_few_modules, write_no_configurations
 from .helpers.prepared import prepare_a_share, pytest_configure_node
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
@@ -167,6 +167,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Build a network of transformers once in this process: thousands of tests use the same few."""
     with pytest.MonkeyPatch.context() as patched:
+        write_no_configurations(patched)
         if not request.node.nodeid.startswith(BUILT_ANEW):
             keep_builds(patched, tmp_path_factory.getbasetemp() / "builds")
         yield

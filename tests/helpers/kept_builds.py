@@ -15,7 +15,12 @@ from typing import Any
 
 import pytest
 
-__all__ = ["keep_builds", "search_few_modules"]
+__all__ = ["keep_builds", "search_few_modules", "write_no_configurations"]
+
+CONFIGURATIONS = {
+    "transformers.configuration_utils": "PreTrainedConfig",
+    "transformers.generation.configuration_utils": "GenerationConfig",
+}
 
 REPLACED = {"load", "safe_open", "save"}
 """The names of all functions that ckpt replaces in imported modules while it builds a network."""
@@ -32,6 +37,13 @@ def keep_builds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(cached_documents, "_sweep", lambda folder: None)
     for module in (cached_build, ignored_keys, resizable):
         monkeypatch.setattr(module, "versions", lambda: VERSIONS)
+
+
+def write_no_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers not write each configuration that it reads, as JSON, for a log that no one asked for."""
+    for module, name in CONFIGURATIONS.items():
+        if module in sys.modules:
+            monkeypatch.setattr(getattr(sys.modules[module], name), "__repr__", object.__repr__)
 
 
 def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
