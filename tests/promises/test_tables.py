@@ -13,6 +13,7 @@ from .clauses import SECTIONS
 from .table import ALL, of_items, of_page, of_section, table
 
 
+@pytest.mark.long  # it collects the cases anew, but in make test-all, which has them
 def test_the_documentation_s_tables_are_those_of_the_cases(pytestconfig: pytest.Config) -> None:
     """The tables count the cases of make test-all. If this process has collected those, no other has to."""
     if FULL and [*pytestconfig.args] == pytestconfig.getini("testpaths"):
