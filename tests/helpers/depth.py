@@ -90,14 +90,15 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
 
     ``number`` is that of the case, whose last list changes first. Of three lists or more, of which one has two values,
     each second case is tried, else each third. Of two lists all are tried, as each case is another pair; with a
-    ``strength`` of 1, each value of both is in a case that is tried.
+    ``strength`` of 1, each value of both is in a case that is tried, which takes one case of as many as the shorter list
+    has values, but not fewer than each sixth.
     """
     chosen = []
     for size in reversed(sizes):
         number, index = divmod(number, size)
         chosen.append(index)
     sizes = [size for size in sizes if size > 1]
-    return number != 0 or len(sizes) <= strength or sum(chosen) % min(3, *sizes) == 0
+    return number != 0 or len(sizes) <= strength or sum(chosen) % min(3 if strength > 1 else 6, *sizes) == 0
 
 
 def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:

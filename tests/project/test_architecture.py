@@ -56,9 +56,14 @@ def modules() -> list[Path]:
 
 
 @cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def nodes_of(path: Path) -> tuple[ast.AST, ...]:
     """Return all imports and calls of a module, against which many rules are held; to walk a tree takes longest."""
-    return tuple(node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, LOOKED_AT))
+    return tuple(node for node in ast.walk(tree_of(path)) if isinstance(node, LOOKED_AT))
 
 
 def room_of(path: Path) -> str:
@@ -270,7 +275,7 @@ def names_assigned(tree: ast.Module) -> list[str]:
 def test_no_module_gives_a_name_two_meanings() -> None:
     """Functions read a constant when they run: if two halves of a module define it, both use the second."""
     assert names_assigned(ast.parse("A, B = 1, 2\nB: int = 3\n")) == ["A", "B", "B"]
-    twice = {path: Counter(names_assigned(ast.parse(path.read_text()))) for path in modules() if path.suffix == ".py"}
+    twice = {path: Counter(names_assigned(tree_of(path))) for path in modules() if path.suffix == ".py"}
     assert not {str(path): name for path, names in twice.items() for name, times in names.items() if times > 1}
 
 
