@@ -49,11 +49,11 @@ def test_right_zero_points_are_not_noted() -> None:
 
 
 def test_a_note_on_a_model_is_given_once_if_it_is_compared_with_itself() -> None:
-    noted(1)
+    model(1)
     for values in (False, True):
         assert len([note for note in cs.diff("m", "m", values=values).notes if ONE_STEP in note]) == 1
     Path("m").rename("other")
-    noted(1)
+    model(1)
     assert len([note for note in cs.diff("m", "other").notes if ONE_STEP in note]) == 2
 
 
