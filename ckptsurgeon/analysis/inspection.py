@@ -18,7 +18,9 @@ from ..tensors.info import TensorInfo
 from ..tensors.quantised.agreement import basis_of
 from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.tied_keys import tied_keys
+from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
+from ..util.notes import Note, as_notes
 from ..util.text import count, escape, human_bytes
 from .stats_summary import DecodedStats, StatsSummary, decoded_stats, stored_stats, summary_of
 
@@ -162,7 +164,7 @@ class Inspection(InNotebooks):
     ties: Mapping[str, str]
     extras: tuple[Extra, ...]
     metadata: Mapping[str, str]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     nbytes_files: int
     made_by_us: bool
     stats: Mapping[str, Stats | None] | None = None
@@ -313,7 +315,7 @@ def inspection_of(
         ties=ties,
         extras=checkpoint.extras,
         metadata={key: one.said for key, one in checkpoint.header.stored.items()} | dict(checkpoint.metadata),
-        notes=(*checkpoint.notes, *chosen.notes),
+        notes=(*checkpoint.notes, *as_notes(NoteKind.REMARK, chosen.notes)),
         nbytes_files=_on_disk(checkpoint.files),
         made_by_us=checkpoint.recipe is not None,
         stats=stored_stats(checkpoint, tensors) if stats else None,

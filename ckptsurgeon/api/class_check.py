@@ -19,6 +19,8 @@ from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
 from .model_folder.weights.class_types import loaded_class
@@ -34,13 +36,13 @@ _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 PACKAGES = ("torch", "transformers")
 
 
-def class_notes(checkpoint: Checkpoint) -> list[str]:
+def class_notes(checkpoint: Checkpoint) -> list[Note]:
     """Return notes on the keys and shapes of a model that differ from those of the class in its config.json.
 
     The class is built on the meta device, as ``transplant`` builds a destination. If the model cannot be compared,
     there are no notes; ``not_compared`` returns the reason.
     """
-    return [one.said for one in class_findings(checkpoint)]
+    return [one.note for one in class_findings(checkpoint)]
 
 
 def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
@@ -112,6 +114,7 @@ def class_without_codes(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[Ta
     return _plain_class(folder), _architecture(folder)
 
 
+@notes_of(NoteKind.OTHER)
 def comparison_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes on how a model differs from its class, or one note on why the two cannot be compared."""
     folder = model_folder(checkpoint)
@@ -120,7 +123,7 @@ def comparison_notes(checkpoint: Checkpoint) -> list[str]:
         return [f"keys and shapes are not compared with a transformers class: {why}"]
     found, name = class_notes(checkpoint), escape(_architecture(folder))
     if found:
-        return found
+        return list(found)
     if _is_quantised(checkpoint, folder) and not has_names_of(checkpoint, _plain_class(folder)):
         return [f"modules are not compared with those of {name}: the weights have fewer than half of its modules"]
     return [f"{'modules' if checkpoint.codes.tensors else 'keys and shapes'} are those of {name} in transformers"]

@@ -17,7 +17,8 @@ from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration
 from ..errors import ConfigError
 from ..tensors.dtypes import DTYPES
-from ..util.text import count, escape, notes_about
+from ..util.notes import notes_about, with_prefix
+from ..util.text import count, escape
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Patterns, Progress
 from .inputs.encoding import ENCODINGS, read_as
@@ -65,7 +66,11 @@ def compare_changes(
         found = measure_changes(decoded[0], decoded[1:], include=include, exclude=exclude, progress=progress)
         compared = [one.key for one in found.tensors]
         notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded, compared)]
-        notes += (f"{escape(one.path)}: {note}" for one in opened[1:] for note in folder_differences(opened[0], one))
+        notes += (
+            with_prefix(f"{escape(one.path)}: ", note)
+            for one in opened[1:]
+            for note in folder_differences(opened[0], one)
+        )
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 

@@ -19,6 +19,7 @@ from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
 from ..storage.read.uri import shown
 from ..util.collection import no_collection
+from ..util.notes import with_prefix
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
 from .inputs.dequantising import weights_of
@@ -170,7 +171,9 @@ def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
 
     here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))
     sides = ((a, here, there), (b, there, here))
-    return [f"{escape(one.path)}: {note}" for one, own, other in sides for note in own if note not in other]
+    return [
+        with_prefix(f"{escape(one.path)}: ", note) for one, own, other in sides for note in own if note not in other
+    ]
 
 
 def _on_gguf(one: Checkpoint) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
 from ..tensors.find_codes import find_codes
-from ..util.text import escape, notes_about
+from ..util.notes import notes_about
+from ..util.text import escape
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike
 from .inputs.fitting_notes import checkpoint_notes, destination_notes

@@ -20,6 +20,8 @@ from ..errors import CheckpointError
 from ..planning.target import KnownLayout, TargetSpec
 from ..storage.json_text import read_json
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import escape, listing
 from .inputs.operations import operate
 
@@ -59,7 +61,8 @@ def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]
         yield f"from_pretrained of {converter} renames or converts tensors of this layout itself"
     if made:
         named = listing(made, 3, where="")
-        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
+        said = f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
+        yield Note(NoteKind.MISSING_TENSORS, said)
     if unused:
         yield f"from_pretrained of {escape(name)} ignores {listing(unused, 3, where='')}"
 

@@ -19,6 +19,8 @@ from ..tensors.quantised.modules import module_of
 from ..tensors.quantised.parts import OF_CACHE
 from ..tensors.quantised.plain_weights import by_kind
 from ..tensors.quantised.unlike import MODELOPT, method_of
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing, shape_text
 
 __all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]
@@ -39,6 +41,11 @@ class ClassFinding:
 
     kind: Kind
     said: str
+
+    @property
+    def note(self) -> Note:
+        """The text as a note; it is serious if transformers initialises tensors that are missing."""
+        return Note(NoteKind.MISSING_TENSORS if self.kind in ("missing", "optional") else NoteKind.OTHER, self.said)
 
 
 NOT_BY_CLASS = ("mxfp4", MODELOPT)

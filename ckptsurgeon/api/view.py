@@ -23,6 +23,7 @@ from ..planning.recipe import Recipe
 from ..planning.recipe_text import parse_recipe
 from ..storage.read.base import File
 from ..storage.read.uri import open_source
+from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .check import check as run_checks
 from .compare_changes import compare_changes
@@ -220,7 +221,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
         replace(one, notes=(*one.notes, *_with_path(checkpoint, contradictions(checkpoint), len(opened))))
         for checkpoint, one in zip(opened, described, strict=True)
     ]
-    notes = [note for one in found for note in one.notes]
+    notes: list[str] = [note for one in found for note in one.notes]
     histograms: dict[str, tuple[int, ...]] = {}
     if stats:
         from ..analysis.stats import histogram_of
@@ -249,9 +250,9 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"model": model_summary(checkpoint, folder), "adapter": adapter_of(checkpoint)[0]}
 
 
-def _with_path(checkpoint: Checkpoint, notes: Sequence[str], checkpoints: int) -> list[str]:
+def _with_path(checkpoint: Checkpoint, notes: Sequence[Note], checkpoints: int) -> list[Note]:
     """Return the notes on a checkpoint, each preceded by its path if the page shows several ``checkpoints``."""
-    return [f"{escape(checkpoint.path)}: {note}" if checkpoints > 1 else note for note in notes]
+    return [with_prefix(f"{escape(checkpoint.path)}: ", note) if checkpoints > 1 else note for note in notes]
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 
 from ..tensors.encodings.bitsandbytes import VALUES as TABLES
+from ..util.note_kind import NoteKind
+from ..util.notes import notes_of
 from ..util.text import NUMBER_IN_KEY, listing
 from .values.sampled_matrices import VALUES, MatrixSample
 
@@ -35,6 +37,7 @@ NEAR = 1 / 256
 """The largest relative rounding error of a bfloat16."""
 
 
+@notes_of(NoteKind.LOST_SCALES)
 def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = ()) -> Iterator[str]:
     """Yield a note if the values of matrices look like codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 

@@ -19,7 +19,9 @@ from ..tensors.odd_scales.notes import OddScales
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.parts import broken_partners
 from ..tensors.tied_keys import tied_keys
+from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
+from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .joined_scales import apart, scales_elsewhere
@@ -180,25 +182,25 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return name, shards_of(name)
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Note, ...]:
         """Notes for the user on how the file was opened, such as which state dict was chosen."""
-        notes = [*self.header.notes, *self._packing.notes(), *self._joined.notes()]
+        notes = [*as_notes(NoteKind.REMARK, self.header.notes), *self._packing.notes(), *self._joined.notes()]
         shard, number = self._shard
         if number:
-            notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
+            said = f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read"
+            notes.append(Note(NoteKind.PART_OF_MODEL, said))
             notes += self._shard_notes
         lacking = self._view.lacking
         if lacking:
-            notes.append(
-                f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
-                f"--map ={lacking} adds this prefix"
-            )
+            begin = f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not"
+            notes.append(Note(NoteKind.REMARK, f"{begin}: --map ={lacking} adds this prefix"))
         notes += [*self._other_shard_notes, *self.value_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
         where = f"the state dict {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*notes, f"{where} is used; the file also has {listing(others)} (choose with --root)")
+        used = f"{where} is used; the file also has {listing(others)} (choose with --root)"
+        return (*notes, Note(NoteKind.REMARK, used))
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
@@ -277,19 +279,19 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return shard_index(files[0].name, self.around) if len(files) == 1 else ShardIndex()
 
     @cached_property
-    def _shard_notes(self) -> tuple[str, ...]:
+    def _shard_notes(self) -> tuple[Note, ...]:
         """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
         return tuple(shard_notes(self._shard[0], self._in_files, self._index, self.around)) if not self.root else ()
 
     @cached_property
-    def _other_shard_notes(self) -> tuple[str, ...]:
+    def _other_shard_notes(self) -> tuple[Note, ...]:
         """Notes on a damaged recipe, and on shards that are not from the output that the recipe describes."""
         recipe = self.header.recipe
         others = other_shard_notes(recipe, self._in_files, self.header.handles)
         return (*damaged_recipe_notes(recipe, self.path), *others)
 
     @cached_property
-    def value_notes(self) -> tuple[str, ...]:
+    def value_notes(self) -> tuple[Note, ...]:
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored.value_notes
@@ -309,6 +311,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return settings_in(self.metadata) or quantisation_settings(self.around)
 
     @cached_property
+    @notes_of(NoteKind.QUANTISATION)
     def quantisation_notes(self) -> tuple[str, ...]:
         """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
         if self.stored is not None:

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import notes_of
 from ..util.text import count, listing
 
 __all__ = ["NOTHING_JOINED", "JoinedScales", "apart", "scales_elsewhere"]
@@ -45,6 +47,7 @@ class JoinedScales:
     keys: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
+    @notes_of(NoteKind.REMARK)
     def notes(self) -> Iterator[str]:
         """Yield a note that says how these scales are read, and where they would be lost."""
         if self.keys:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.methods import family
+from ..util.note_kind import NoteKind
+from ..util.notes import notes_of
 from ..util.text import NUMBER_IN_KEY, count, escape, listing
 
 __all__ = ["of_other_columns"]
@@ -21,6 +23,7 @@ BEFORE = {".down_proj.": ".up_proj.", ".o_proj.": ".q_proj."}
 SHOWN = 3
 
 
+@notes_of(NoteKind.QUANTISATION)
 def of_other_columns(path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Yield a note if the settings of a module (bits, group_size) contradict its codes.
 

@@ -17,6 +17,8 @@ from ..formats.pickle.values import GlobalName, OpaqueResult, brief
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
 from ..tensors.torch_quantisers import OWN_PICKLE, PACKED
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing
 
 __all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
@@ -60,23 +62,30 @@ class Packing:
     unused: Mapping[str, TensorInfo] = field(default_factory=dict)
     own: Mapping[str, str] = field(default_factory=dict)
 
+    @notes_of(NoteKind.REMARK)
     def notes(self) -> Iterator[str]:
         """Yield a note on the layers that are read."""
         if self.layers:
             layers = f"{count(len(self.layers), 'layer')}: {listing(self.layers, SHOWN)}"
             yield f"packed weights of torch.ao are read, and written, as tensors (weight, bias) in {layers}"
 
-    def faults(self, path: str) -> Iterator[str]:
+    def faults(self, path: str) -> Iterator[Note]:
         """Yield a note on the entries of the file ``path`` that are not read."""
         if self.own:
             each = [f"{key} ({kind})" for key, kind in self.own.items()]
             modules = count(len(each), "module that defines", "modules that define")
-            yield f"{escape(path)}: ckpt cannot read {modules} how it is pickled: {listing(each, SHOWN)}"
+            yield Note(
+                NoteKind.UNREADABLE_MODULES,
+                f"{escape(path)}: ckpt cannot read {modules} how it is pickled: {listing(each, SHOWN)}",
+            )
         if self.unread:
             each = [f"{key} ({kind})" for key, kind in self.unread.items()]
             packed = f"{count(len(each), 'entry', 'entries')} of quantised layers"
             hold = "holds" if len(each) == 1 else "hold"
-            yield f"{escape(path)}: {packed} {hold} packed weights that ckpt does not read: {listing(each, SHOWN)}"
+            yield Note(
+                NoteKind.UNKNOWN_PACKING,
+                f"{escape(path)}: {packed} {hold} packed weights that ckpt does not read: {listing(each, SHOWN)}",
+            )
 
 
 NOTHING_PACKED = Packing()

@@ -20,6 +20,7 @@ from ..tensors.quantised.agreement import (
     stores_codes,
 )
 from ..tensors.quantised.config_groups import untargeted
+from ..tensors.quantised.contradictions import Contradiction
 from ..tensors.quantised.encoding import QuantisedTensors
 from ..tensors.quantised.exclusions import HEADS
 from ..tensors.quantised.methods import KNOWN, family, known_by_settings
@@ -27,6 +28,8 @@ from ..tensors.quantised.parts import IncompleteTensors
 from ..tensors.quantised.plain_weights import plain_among_codes, plain_kinds
 from ..tensors.quantised.sizes import unfit_sizes
 from ..tensors.quantised.unlike import stored_twice, unfit_parts
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_by_file
 
@@ -87,6 +90,7 @@ def unfit(
     return found
 
 
+@notes_of(NoteKind.QUANTISATION)
 def contradictory(
     path: str,
     codes: QuantisedTensors,
@@ -104,7 +108,8 @@ def contradictory(
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
         shows = f"{_subject(fact.verb, count(len(names), 'quantised tensor'), names)} {escape(fact.found)}"
         says = f"its quantization_config says {fact.field} {escape(fact.said)}, but {shows}"
-        yield f"{escape(path)}: {says}: {listing(names, SHOWN)}"
+        kind = NoteKind.QUANTISATION_REFUSED if _is_of_bits(fact) else NoteKind.QUANTISATION
+        yield Note(kind, f"{escape(path)}: {says}: {listing(names, SHOWN)}")
     for by, names in left_out(codes, settings).items():
         yield (
             f"{escape(path)}: its quantization_config excludes {count(len(names), 'quantised tensor')} by "
@@ -122,6 +127,7 @@ def contradictory(
         yield f"{escape(path)}: its quantization_config says {said} {are}"
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _without_masks(path: str, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]) -> Iterator[str]:
     """Yield a note if the settings say that a bitmask of non-zero weights is stored, but no tensor is a bitmask."""
     sparse = settings.get("sparsity_config")
@@ -131,12 +137,18 @@ def _without_masks(path: str, tensors: Tensors, settings: Mapping[str, Any], els
         yield f"{escape(path)}: {says}, but there is no bitmask: the weights are stored in full, zeros included"
 
 
+def _is_of_bits(fact: Contradiction) -> bool:
+    """Return whether settings and shapes contradict each other in the number of bits: then no loader decodes codes."""
+    return fact.field in ("bits", "num_bits") and fact.verb == "say"
+
+
 def _subject(verb: str, number: str, names: Sequence[str]) -> str:
     if verb == "say":
         return f"the shapes of {number} say"
     return f"{number} {ONE[verb] if len(names) == 1 else verb}"
 
 
+@notes_of(NoteKind.QUANTISATION)
 def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) -> Iterator[str]:
     """Yield a note if no quantised layer has as many columns as config.json says (``hidden_size``).
 
@@ -157,6 +169,7 @@ def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) ->
         )
 
 
+@notes_of(NoteKind.QUANTISATION)
 def unlike_others(
     path: str,
     codes: QuantisedTensors,
@@ -172,15 +185,19 @@ def unlike_others(
     returns them). Layers for multi-token prediction need not be quantised.
     """
     twice = stored_twice(codes, tensors)
-    for found, where, but in (
-        (plain_among_codes(codes, tensors, settings), ", although other layers are", "and"),
-        (plain_kinds(codes, tensors, settings), " in any layer", "although"),
-    ):
+    for found, where, but, kind in (
+        (
+            plain_among_codes(codes, tensors, settings), ", although other layers are", "and",
+            NoteKind.QUANTISATION_REFUSED,
+        ),
+        (plain_kinds(codes, tensors, settings), " in any layer", "although", NoteKind.QUANTISATION),
+    ):  # fmt: skip
         plain, undecided = (_to_be_quantised(one, twice, folder) for one in found)
         are = f"{escape(path)}: {_weights(plain or undecided)} not quantised{where}"
         them = "it" if len(plain or undecided) == 1 else "them"
         if plain:
-            yield f"{are}, {but} its quantization_config does not exclude {them}: {listing(plain, SHOWN)}"
+            more = f"{but} its quantization_config does not exclude {them}: {listing(plain, SHOWN)}"
+            yield Note(kind, f"{are}, {more}")
         if undecided:
             said = f"some expressions of its quantization_config, which may exclude {them}, are not evaluated"
             yield f"{are}; {said}: {listing(undecided, SHOWN)}"
@@ -189,7 +206,10 @@ def unlike_others(
         yield f"{are}, quantised and not quantised, and a loader uses only one: {listing(twice, SHOWN)}"
     for part, names in unfit.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
-        yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
+        yield Note(
+            NoteKind.BROKEN_CODES,
+            f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}",
+        )
 
 
 def _weights(names: Sequence[str]) -> str:
@@ -219,6 +239,7 @@ def _layer_of(name: str) -> int:
     return int(match[2]) if match is not None and (match[1] or "") in HEADS else -1
 
 
+@notes_of(NoteKind.QUANTISATION)
 def disagreeing_files(
     path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
@@ -237,6 +258,7 @@ def disagreeing_files(
     yield from _other_algorithm(path, codes, files.get(MODELOPT, {}))
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the settings of ModelOpt say 4-bit or 8-bit floats, but no tensor has such an encoding."""
     own = modelopt.get("quantization")
@@ -249,6 +271,7 @@ def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, 
         yield f"{escape(path)}: {says}: {listing([one.name for one in known], SHOWN)}"
 
 
+@notes_of(NoteKind.QUANTISATION)
 def plain_integers(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
     """Yield a note if matrices called ``weight`` are integers, and nothing shows that they are quantised codes."""
     found = [key for key, info in tensors.items() if are_plain_integers(key, info) and key not in codes.by_key]
@@ -260,6 +283,7 @@ def plain_integers(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iter
         )
 
 
+@notes_of(NoteKind.QUANTISATION)
 def missing_settings(
     path: str,
     codes: QuantisedTensors,
@@ -287,10 +311,10 @@ def missing_settings(
             floats = any(
                 tensors[one.codes].dtype.startswith("float8_") for one in codes.tensors if one.codes in tensors
             )
-            yield (
-                f"{escape(path)}: its config.json has no quantization_config for "
-                f"{count(len(named), 'quantised tensor')}{AS_WEIGHTS if floats else ''}: {listing(named, SHOWN)}"
-            )
+            lacks = f"{escape(path)}: its config.json has no quantization_config for "
+            kind = NoteKind.CODES_AS_WEIGHTS if floats else NoteKind.QUANTISATION
+            number = f"{count(len(named), 'quantised tensor')}{AS_WEIGHTS if floats else ''}"
+            yield Note(kind, f"{lacks}{number}: {listing(named, SHOWN)}")
         yield from _under_old_name(path, codes, configuration(folder))
         return
     plain = next((key for key, info in tensors.items() if _could_be_quantised(key, info)), "")
@@ -298,12 +322,15 @@ def missing_settings(
     method = stores_codes(settings)
     yield from _without_masks(path, tensors, settings, elsewhere() if settings.get("sparsity_config") else ())
     if method and not elsewhere():
-        yield (
+        kind = NoteKind.QUANTISATION if method.startswith("bitsandbytes") else NoteKind.QUANTISATION_REFUSED
+        yield Note(
+            kind,
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
-            f"{escape(plain)} is {tensors[plain].dtype}"
+            f"{escape(plain)} is {tensors[plain].dtype}",
         )
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if config.json has settings only under their old name (compressed-tensors before 0.5)."""
     if OLD_SETTINGS in config and SETTINGS not in config and (named := known_by_settings(codes)):
@@ -313,6 +340,7 @@ def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any
         )
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _only_beside(path: str, codes: QuantisedTensors, files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Yield a note if GPTQ or AWQ settings are only in a file of AutoGPTQ or AutoAWQ, and not in config.json."""
     name = next(iter(files), "")

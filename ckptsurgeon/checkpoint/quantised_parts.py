@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -20,6 +21,8 @@ from ..tensors.quantised.unlike import (
     plain_with_scales,
     wrong_nvfp4_scales,
 )
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, together
 
 __all__ = ["incomplete", "notes_on_parts"]
@@ -39,10 +42,13 @@ PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
 OSS_CODES, OSS_BIAS = "_blocks", "_bias"
+ACTIVATION = re.compile(r"(?:input|output|act|[kv])_scale")
+"""Matches the names of scales of activations, which are not needed to decode weights."""
 NO_SCALES = "without scales"
 """If a tensor has no scales, the name of its quantisation method ends with this text."""
 
 
+@notes_of(NoteKind.QUANTISATION)
 def notes_on_parts(
     path: str,
     codes: QuantisedTensors,
@@ -66,6 +72,7 @@ def notes_on_parts(
     yield from _unlike_parts(path, codes, tensors, settings)
 
 
+@notes_of(NoteKind.BROKEN_CODES)
 def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
@@ -78,6 +85,7 @@ def _lacking_in_all(
         yield f"{escape(path)}: {has} {one.part}, which {escape(one.method)} needs: {listing(one.names, SHOWN)}"
 
 
+@notes_of(NoteKind.BROKEN_CODES)
 def _codeless(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
     """Yield a note if a tensor has the name of codes, but a dtype that codes never have, as after a cast to floats."""
     cast: dict[str, str] = {}
@@ -119,7 +127,8 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         has = f"{'has' if len(names) == 1 else 'have'} {'weight_scale' if inverse else 'weight_scale_inv'}"
         by = f"the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
         said = f"but with {by} in its quantization_config, loaders look for {wanted[1:]}"
-        yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
+        what = f"{count(len(names), 'quantised tensor')} {has}, {said}"
+        yield Note(NoteKind.QUANTISATION_REFUSED, f"{escape(path)}: {what}: {listing(names, SHOWN)}")
     yield from _cast_parts(path, codes, tensors)
     yield from _nvfp4_scales(path, codes, tensors, settings)
     if cast := [
@@ -135,14 +144,14 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         names = [one.name for one in codes.tensors if one.form in whole]
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
         what = f"integers as {next(iter(whole.values()))}, from which no weights can be decoded"
-        yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
+        yield Note(NoteKind.BROKEN_CODES, f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}")
     for one in odd_ones(codes, tensors, settings):
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"but {count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'} {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
 
 
-def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
+def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[Note]:
     """Yield a note for each kind of part whose dtype loaders do not accept, as after a cast of all tensors."""
     cast = {form: said for form, one in codes.by_form().items() if (said := [*_casts(one, tensors)])}
     found: dict[str, list[str]] = {}
@@ -151,7 +160,8 @@ def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterato
             found.setdefault(what, []).append(one.name)
     for what, names in found.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
-        yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
+        kind = NoteKind.BROKEN_CODES if what.startswith(SHAPE[1:]) else NoteKind.QUANTISATION
+        yield Note(kind, f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}")
 
 
 def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
@@ -181,6 +191,7 @@ def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
 
 
+@notes_of(NoteKind.BROKEN_CODES)
 def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
     """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than the bias.
 
@@ -217,7 +228,7 @@ def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
     return next((f"{end.rpartition('.')[2].strip('_')} ({tensors[one.parts[end]].dtype})" for end in ends), "")
 
 
-def incomplete(path: str, found: Sequence[IncompleteTensors]) -> Iterator[str]:
+def incomplete(path: str, found: Sequence[IncompleteTensors]) -> Iterator[Note]:
     """Yield notes on parts, such as scales, that some quantised tensors lack, although similar tensors have them.
 
     Several parts that the same tensors lack are in one note.
@@ -232,7 +243,8 @@ def incomplete(path: str, found: Sequence[IncompleteTensors]) -> Iterator[str]:
         if block:
             has = f"{'has' if is_one else 'have'} too few or too many values in {together(lost)} for blocks of {block}"
             has += f", the block size of {count(others, 'similar tensor')}" if others else ""
-        yield f"{escape(path)}: {number} {has}: {listing(names, SHOWN)}"
+        kind = NoteKind.BROKEN_CODES if block or not all(map(ACTIVATION.search, lost)) else NoteKind.QUANTISATION
+        yield Note(kind, f"{escape(path)}: {number} {has}: {listing(names, SHOWN)}")
 
 
 def _scaleless(

@@ -18,6 +18,8 @@ from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.methods import family
 from ..tensors.quantised.settings import values_called
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.lost_scales import whole_floats
@@ -40,7 +42,9 @@ ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight
 """{family: (key ending of ``g_idx``, key ending of the scales, dimension of the scales along which the groups are)}."""
 UNSET = -1
 """compressed-tensors ignores a ``weight_g_idx`` whose entries all have this value: it was never set."""
-OUTSIDE = "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
+OUTSIDE = Note(
+    NoteKind.GROUP_INDEX, "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
+)
 REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
     "may ignore g_idx, and compute wrong weights"
@@ -86,7 +90,7 @@ def notes_on_values(
     settings: Mapping[str, Any],
     read: Read,
     states: States,
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield a note for each kind of contradiction, with the names of the quantised tensors that have it.
 
     ``read`` returns the bytes of a small tensor, b"" if they cannot be read; ``states`` is the result of
@@ -114,7 +118,8 @@ def notes_on_values(
             found.setdefault(said, []).append(one.name)
     for said, names in found.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
-        yield f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}"
+        kind = said.kind if isinstance(said, Note) else NoteKind.QUANTISATION
+        yield Note(kind, f"{escape(path)}: {has} {said}: {listing([escape(name) for name in names], SHOWN)}")
 
 
 def _orders(

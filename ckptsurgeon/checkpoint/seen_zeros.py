@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ..storage.read.local import LocalFile
+from ..util.notes import Note, with_prefix
 from ..util.text import escape
 from .checkpoint import Checkpoint
 from .zero_runs import zero_run_notes
@@ -28,7 +29,7 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield the notes of ``ckpt check`` on zeros that may stand for a missing part of a file, for zeros that were read.
 
     ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is contained
@@ -41,7 +42,7 @@ def seen_zero_notes(
         stored = one.stored or one
         for note in zero_run_notes(stored, stored.open_files(), pages=pages) if pages else ():
             if not any(note in other for other in said):
-                yield f"{escape(one.path)}: {note}"
+                yield with_prefix(f"{escape(one.path)}: ", note)
 
 
 def _together(every: Iterable[Mapping[str, list[int]]]) -> dict[str, list[int]]:

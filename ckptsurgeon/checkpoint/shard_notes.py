@@ -15,6 +15,8 @@ from ..formats.base.sharded_writer import RECIPE_FILE, indexed_name, shard_name
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, together
 from .quantisation import document_of
 
@@ -61,7 +63,7 @@ def _total(document: Any) -> int | None:
     return total if type(total) is int else None
 
 
-def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[str]:
+def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[Note]:
     """Yield a note if ``keys``, the keys of a shard, differ from the keys that the index lists for this shard.
 
     If they are equal, the sizes of all shards in a local folder are added. There is a note if this sum is not the
@@ -74,12 +76,17 @@ def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Fo
     lacks = f"lacks {together(fewer, SHOWN)}" if fewer else ""
     if has or lacks:
         said = " and ".join(filter(None, (has, lacks)))
-        yield f"{escape(shard)} is not the shard that {escape(index.name)} describes: it {said}"
+        yield Note(
+            NoteKind.OTHER_SHARD, f"{escape(shard)} is not the shard that {escape(index.name)} describes: it {said}"
+        )
         return
     size = _size(index, folder)
     if size is not None and index.total is not None and size != index.total:
         says = f"{escape(index.name)} gives a total_size of {index.total:,} bytes"[:120]
-        yield f"{says}, but the shards in its folder have {size:,}: a shard may be truncated, or from another model"
+        yield Note(
+            NoteKind.INDEX_TOTAL,
+            f"{says}, but the shards in its folder have {size:,}: a shard may be truncated, or from another model",
+        )
 
 
 def _size(index: ShardIndex, folder: Folder | None) -> int | None:
@@ -98,6 +105,7 @@ def _size(index: ShardIndex, folder: Folder | None) -> int | None:
     return None
 
 
+@notes_of(NoteKind.PART_OF_MODEL)
 def consumed_notes(files: Iterable[File]) -> tuple[str, ...]:
     """Return a note if an interrupted run has deleted the shards that it had read, and only their headers are left."""
     found = [file for file in files if isinstance(file, ConsumedFile)]
@@ -113,6 +121,7 @@ LARGEST = 1 << 18
 """The largest size, in bytes, of a tensor whose checksum is compared with the recipe."""
 
 
+@notes_of(NoteKind.REMARK)
 def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
     """Yield a note on a recipe that is cut short. ``ckpt check`` and ``ckpt verify`` also find other damage."""
     if recipe is not None and not recipe.rstrip().endswith("}"):
@@ -121,6 +130,7 @@ def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
         )
 
 
+@notes_of(NoteKind.OTHER_OUTPUT)
 def other_shard_notes(
     recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
 ) -> Iterator[str]:

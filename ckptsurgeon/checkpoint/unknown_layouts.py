@@ -9,6 +9,8 @@ from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensors
 from ..tensors.quantised.methods import UNKNOWN, family
 from ..tensors.quantised.settings import stated_by
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, shape_text
 
 __all__ = ["unknown_layouts"]
@@ -33,6 +35,7 @@ https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tens
 """
 
 
+@notes_of(NoteKind.QUANTISATION)
 def unknown_layouts(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -56,7 +59,7 @@ def unknown_layouts(
 
 def _other_dtypes(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield a note for each part (such as a scale) with a dtype in which its ``format`` never stores this part.
 
     ``format`` is the format of compressed-tensors in the settings. If it stores scales as exponents, there is a note
@@ -80,7 +83,8 @@ def _other_dtypes(
         what = f"{dtypes[0]} exponents: loaders take these numbers for exponents"
         if dtypes != EXPONENTS:
             what = f"{dtypes[0]}: ckpt cannot decode them, and a loader can do so only if it copies the values"
-        yield f"{escape(path)}: {has}, but the format {formats[0]} has {what}: {listing(names, SHOWN)}"
+        kind = NoteKind.BROKEN_CODES if dtypes == EXPONENTS else NoteKind.QUANTISATION
+        yield Note(kind, f"{escape(path)}: {has}, but the format {formats[0]} has {what}: {listing(names, SHOWN)}")
 
 
 def _known_method(settings: Mapping[str, Any]) -> str:

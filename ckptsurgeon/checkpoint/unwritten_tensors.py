@@ -9,11 +9,14 @@ from operator import itemgetter
 from ..storage.read.base import File
 from ..storage.read.local import LocalFile
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import notes_of
 from ..util.text import count, listing
 
 __all__ = ["unwritten_notes"]
 
 
+@notes_of(NoteKind.UNWRITTEN)
 def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield a note on the tensors of which some bytes were never written to the file, and are read as zeros.
 

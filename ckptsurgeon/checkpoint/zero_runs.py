@@ -11,6 +11,8 @@ from ..errors import CheckpointError
 from ..storage.read.base import File
 from ..storage.read.local import ConsumedFile, LocalFile
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing
 from .values.zero_places import Place, Places, by_role, places_by_file, role_of
 from .values.zero_rows import Files, LostRows, lost_rows
@@ -42,7 +44,7 @@ def zero_run_notes(
     keys: Collection[str] | None = None,
     *,
     pages: Mapping[str, Sequence[int]] | None = None,
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield notes on tensors that are zeros because a part of the file is missing.
 
     Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there are notes on three
@@ -81,25 +83,29 @@ def _said_of_rows(lost: Iterable[LostRows], file: File, begin: int, end: int) ->
         yield f"{one.key} (rows {one.first} to {one.last}{'' if number else f': {where}'})"
 
 
-def _notes(matrix: str, cut: Sequence[str], whole: Sequence[str], rows: Sequence[str]) -> Iterator[str]:
+def _notes(matrix: str, cut: Sequence[str], whole: Sequence[str], rows: Sequence[str]) -> Iterator[Note]:
     if cut:
         are = "is" if len(cut) == 1 else "are"
-        yield (
+        yield Note(
+            NoteKind.CUT_FILE,
             f"{count(len(cut), 'tensor')} {are} zeros, wholly or in part: {SAID}{escape(matrix)} (was a file with "
-            f"missing parts copied?): {listing(cut)}"
+            f"missing parts copied?): {listing(cut)}",
         )
     if rows:
         has = "has rows" if len(rows) == 1 else "have rows"
-        yield (f"{count(len(rows), 'matrix', 'matrices')} {has} {ROWS}: {listing(rows, where='')}")
+        yield Note(
+            NoteKind.ZERO_ROWS, f"{count(len(rows), 'matrix', 'matrices')} {has} {ROWS}: {listing(rows, where='')}"
+        )
     if whole:
-        yield (
-            f"{len(whole)} matrices are all zeros, {WHOLE} (was a file with missing parts copied?): {listing(whole)}"
+        yield Note(
+            NoteKind.CUT_FILE,
+            f"{len(whole)} matrices are all zeros, {WHOLE} (was a file with missing parts copied?): {listing(whole)}",
         )
 
 
-def is_zero_run_note(note: str) -> bool:
+def is_zero_run_note(note: Note) -> bool:
     """Return whether a note is from ``zero_run_notes``."""
-    return any(one in note for one in (SAID, WHOLE, ROWS))
+    return note.kind in (NoteKind.CUT_FILE, NoteKind.ZERO_ROWS)
 
 
 def _is_readable(file: File) -> bool:

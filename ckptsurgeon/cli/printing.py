@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..util.notes import is_serious
 from .options import Json, Quiet, Verbose
 from .progress_bar import ProgressBar
 from .stopping import unwinding
@@ -106,7 +107,6 @@ class Printer:
         notes = list(notes)
         if self.json or not notes:
             return
-        from ..analysis.check.note_kinds import is_serious
         from ..render.columns import notes_view
 
         if shown := [note for note in notes if not self.quiet or is_serious(note)]:

@@ -10,7 +10,8 @@ from ..checkpoint.opening import open_checkpoint
 from ..planning.opaque_tensors import is_uncopied, opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
-from ..util.text import brief_repr, escape, notes_about
+from ..util.notes import notes_about
+from ..util.text import brief_repr, escape
 from ._document import Document, check_fields
 
 __all__ = ["CONFIG", "checkpoint_target"]

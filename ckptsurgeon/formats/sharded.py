@@ -15,6 +15,8 @@ from ..errors import FormatError, SourceError
 from ..storage.read._descriptors import leads_out
 from ..storage.read.base import File, Folder, Source
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
@@ -159,7 +161,7 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
     said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}, {_places(shards, folder, many)}"
+        yield Note(NoteKind.UNLISTED_SHARDS, f"{said}, {_places(shards, folder, many)}")
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",

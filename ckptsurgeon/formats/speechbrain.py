@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import ConfigError, FormatError, SourceError
 from ..storage.read.base import File, Folder, Source
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import escape, listing
 from ._choosing import has_weights
 from ._open import read_header
@@ -120,7 +122,7 @@ def _meta(folder: Folder, inner: str) -> _Meta:
     try:
         read = read_yaml(raw.decode("utf-8"), name, unknown=_unread)
     except UnicodeDecodeError:
-        return _Meta({}, header, (f"{escape(name)} cannot be read: it is not UTF-8",))
+        return _Meta({}, header, (Note(NoteKind.UNREADABLE_FILE, f"{escape(name)} cannot be read: it is not UTF-8"),))
     except ConfigError as error:
         return _Meta({}, header, (f"{escape(name)} cannot be read: {error.said}",))
     if not isinstance(read, dict):

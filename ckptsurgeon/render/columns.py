@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from ..util.notes import is_serious
 from ..util.text import count, escape, human_bytes
 
 if TYPE_CHECKING:
@@ -166,8 +167,6 @@ class SpacedWords:
 
 def notes_view(notes: Iterable[str]) -> RenderableType:
     """Return notes, one per line; notes that ``ckpt check`` reports as failures are shown as warnings."""
-    from ..analysis.check.note_kinds import is_serious  # its patterns take 10 ms, and most commands have no notes
-
     labels = {False: Text("note: ", "yellow"), True: Text("warning: ", "bold yellow")}
     return Group(*(Hanging(labels[is_serious(note)], escape(note, 1000)) for note in notes))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import brief_repr, escape
 
 __all__ = ["HEAD_BYTES", "error_message", "stand_in"]
@@ -25,7 +27,7 @@ def stand_in(data: bytes) -> str:
     """
     head = data[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(_POINTER):
-        return "it is a Git LFS pointer, and git lfs pull fetches the file"
+        return Note(NoteKind.UNREADABLE_FILE, "it is a Git LFS pointer, and git lfs pull fetches the file")
     if _PAGE.match(head):
         return "it is an HTML page"
     return "it is an XML document" if head.startswith(b"<?xml") else ""

@@ -10,7 +10,7 @@ from reprlib import Repr
 
 __all__ = [
     "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
-    "natural_key", "notes_about", "percent", "percent_number", "shape_text", "together", "value_text",
+    "natural_key", "percent", "percent_number", "shape_text", "together", "value_text",
     "without_credentials", "without_secrets",
 ]  # fmt: skip
 
@@ -188,13 +188,6 @@ def reasons(texts: Sequence[str], limit: int) -> str:
     """Return the first ``limit`` texts, with semicolons between them; if there are more, their number follows."""
     more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
     return "; ".join([*texts[:limit], *more])
-
-
-def notes_about(name: str, notes: Iterable[str]) -> list[str]:
-    """Return the notes, each with the escaped ``name`` and a colon in front, unless the note contains the name."""
-    shown = escape(name)
-    named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
-    return [note if named.search(note) else f"{shown}: {note}" for note in notes]
 
 
 def together(items: Sequence[str], limit: int = LISTED) -> str:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import is_serious
 from ckptsurgeon.checkpoint.opening import open_checkpoint
+from ckptsurgeon.util.notes import is_serious
 
 Run = Callable[..., Any]
 SAID = "the zeros begin or end in the middle of a row of "

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import sqrt
 
 from ...tensors.info import TensorInfo
+from ...util.notes import Note
 from .checked_sums import RecipeSums
 from .families import is_weight
 from .measuring.figures import Figures
@@ -122,7 +123,7 @@ class Subject:
     measured: Mapping[str, Measured]
     shards: tuple[ShardFacts, ...] = ()
     index: IndexFacts | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)
     codes: frozenset[str] = frozenset()

@@ -8,7 +8,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.operations.perform import Weights
 from ...tensors.quantised.agreement import QuantisedModule, disagreements
-from ...util.text import escape, natural_key, notes_about
+from ...util.notes import notes_about
+from ...util.text import escape, natural_key
 from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise
 from .outline import Outline, outline_of
 from .results import Difference, Pair, Tolerance

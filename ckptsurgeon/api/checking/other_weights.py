@@ -14,6 +14,8 @@ from ...storage.read.base import Folder
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count, escape, listing
 from ..model_folder.weights.required_parts import BUFFER
 
@@ -32,6 +34,7 @@ TENSORS, BYTES = 64, 4096
 """The largest number of tensors that are compared, and of bytes in the middle of each tensor."""
 
 
+@notes_of(NoteKind.OTHER_WEIGHTS)
 def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
     """Yield a note on each file in a local folder with a second copy of the weights that differs from the first copy.
 

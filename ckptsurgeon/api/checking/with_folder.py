@@ -17,16 +17,15 @@ from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError
-from ...methods.lora.adapter import STAYS
 from ...methods.lora.config import refusal_of
 from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ..inspect import token_rows
 from ..lora.adapter_files import other_base_notes
 from ..lora.base_class import other_class_notes
-from ..lora.large_changes import LARGER
-from ..lora.magnitudes import OTHER_NORMS
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.tokenizer.tokenizer_files import local_tokens
@@ -39,8 +38,8 @@ from .without_folder import no_adapter, notes_without_folder, short_notes
 __all__ = ["with_folder"]
 
 CARD = "README.md"
-MERGING = (LARGER, OTHER_NORMS, *STAYS)
-"""Phrases by which those notes of ``lora merge`` are recognised that show that an adapter does not fit its base.
+MERGING = (NoteKind.ADAPTER_SCALE, NoteKind.OTHER_BASE, NoteKind.MODULES_WITHOUT_FACTORS)
+"""The kinds of those notes of ``lora merge`` that show that an adapter does not fit its base.
 
 These notes are on changes that are too large, on magnitudes of DoRA that are not the norms of the base's weights, and
 on modules that should change but have no LoRA factors.
@@ -90,7 +89,7 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
     )
 
 
-def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> Iterator[str]:
+def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> Iterator[Note]:
     yield from notes_without_folder(checkpoint)
     yield from contradictions(checkpoint, folder)
     if checkpoint.folder is not None:
@@ -100,12 +99,12 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
             yield from other_base_notes(opened, checkpoint)
             yield from other_class_notes(opened, checkpoint)
         if refused := refusal_of(folder.adapter, ADAPTER):
-            yield refused
+            yield Note(NoteKind.PEFT_ONLY, refused)
         yield from _merging_notes(checkpoint, base)
     yield from _wrapped(checkpoint, folder)
 
 
-def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
+def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[Note]:
     """Yield the notes of ``lora merge`` that show that an adapter does not fit its base (see ``MERGING``)."""
     from ..lora.merge import lora_merge  # imports all that planning needs
 
@@ -113,9 +112,10 @@ def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
         plan = lora_merge(base, [adapter])
         for one in plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ():
             one.close()
-        yield from (note for note in plan.notes if any(text in note for text in MERGING))
+        yield from (note for note in plan.notes if isinstance(note, Note) and note.kind in MERGING)
 
 
+@notes_of(NoteKind.PREFIXED_KEYS)
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
 

@@ -5,7 +5,6 @@ These modules take long to import.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -15,6 +14,8 @@ from ...checkpoint.shard_notes import consumed_notes
 from ...checkpoint.zero_runs import PAGE, is_zero_run_note, zero_run_notes
 from ...errors import ConfigError
 from ...planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape
 from ..lora.adapter_files import adapter_of
 
@@ -23,17 +24,12 @@ __all__ = [
     "without_folder",
 ]  # fmt: skip
 
-_OF_FILES = re.compile(
-    r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
-    r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
-    r"|are all zeros, one after the other in the file|of zeros, perhaps because a part of the file is missing"
-    r"|the dtype in the header is perhaps wrong"
-    r"|perhaps their scales were lost|8-bit floats without scales, although"
-    r"|in the parts of tensors that are split between them|that were cast without their scales"
-    r"|perhaps they were decoded with wrong zero points"
-    r"|has the weights of one rank of|perhaps they are layers of different networks|perhaps the 1 was not added to them"
-)
-"""Matches notes on a checkpoint's files and their bytes. Its other notes say how the checkpoint was opened."""
+_OF_FILES = frozenset((
+    NoteKind.PART_OF_MODEL, NoteKind.UNLISTED_SHARDS, NoteKind.OTHER_SHARD, NoteKind.INDEX_TOTAL, NoteKind.UNWRITTEN,
+    NoteKind.CUT_FILE, NoteKind.ZERO_ROWS, NoteKind.DTYPE_IN_HEADER, NoteKind.LOST_SCALES, NoteKind.SPLIT_TENSORS,
+    NoteKind.WRONG_ZERO_POINTS, NoteKind.SINGLE_RANK, NoteKind.MIXED_LAYERS, NoteKind.LACKING_ONE,
+))  # fmt: skip
+"""The kinds of notes on a checkpoint's files and their bytes. Its other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
@@ -46,12 +42,12 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
     return replace(subject, notes=tuple(short_notes(checkpoint, notes)))
 
 
-def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
+def notes_without_folder(checkpoint: Checkpoint) -> Iterator[Note]:
     """Yield the notes on a checkpoint that need no other files of its folder.
 
     These notes are on incomplete or deleted files, on quantised tensors, and on the metadata of a GGUF file.
     """
-    yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
+    yield from (note for note in checkpoint.notes if note.kind in _OF_FILES)
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
     if checkpoint.header.stored:
@@ -79,10 +75,10 @@ def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
     return replace(subject, notes=(*found, *others))
 
 
-def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:
+def short_notes(checkpoint: Checkpoint, notes: Iterable[Note]) -> list[Note]:
     """Return notes without duplicates, and without the path of the checkpoint in their text."""
     path = escape(checkpoint.path)
-    cut = (note.removeprefix(f"{path}: ").replace(f"{path.rstrip('/')}/", "") for note in notes)
+    cut = (note.reworded(note.removeprefix(f"{path}: ").replace(f"{path.rstrip('/')}/", "")) for note in notes)
     return list(dict.fromkeys(cut))
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import count, listing
 
 __all__ = ["is_whole_model", "lacking_notes"]
@@ -42,7 +44,7 @@ def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
     return is_single and is_model and not any(key.endswith(".lora_a") for key in keys)
 
 
-def lacking_notes(keys: Collection[str], metadata: Mapping[str, str]) -> Iterator[str]:
+def lacking_notes(keys: Collection[str], metadata: Mapping[str, str]) -> Iterator[Note]:
     """Yield notes on tensors that are missing from the file of a whole model.
 
     ``metadata`` maps the names of metadata entries to their values. In an architecture that ckpt knows, all blocks of
@@ -61,7 +63,8 @@ def lacking_notes(keys: Collection[str], metadata: Mapping[str, str]) -> Iterato
     lost += [f"blk.{number}.{rest}" for number, own in blocks.items() for rest in _needed(architecture, own)]
     if lost:
         needs = f"which llama.cpp needs for the architecture {architecture}"
-        yield f"the file lacks {listing(lost, 4, where='')}, {needs}: llama.cpp cannot load the file"
+        said = f"the file lacks {listing(lost, 4, where='')}, {needs}: llama.cpp cannot load the file"
+        yield Note(NoteKind.METADATA_REFUSED, said)
     yield from _uneven(blocks, set(lost))
 
 
@@ -91,6 +94,7 @@ def _needed(architecture: str, own: Set[str]) -> list[str]:
     return [one for one in [*needed, *([] if has_down else ["ffn_down_exps.weight"])] if one not in own]
 
 
+@notes_of(NoteKind.OTHER)
 def _uneven(blocks: Blocks, noted: Set[str]) -> Iterator[str]:
     """Yield notes on tensors that a block lacks although at least half of the blocks of its kind have them.
 
@@ -111,6 +115,7 @@ def _kinds(blocks: Blocks) -> list[list[int]]:
     return [[one for one, own in blocks.items() if _has_experts(own) == kind] for kind in (True, False)]
 
 
+@notes_of(NoteKind.OTHER)
 def _odd_block(blocks: Blocks) -> Iterator[str]:
     """Yield a note if a single block, not the first or the last, has only some of the tensors that most blocks have.
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ...planning.llama_cpp.model_types import DEFAULTS, MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
 from ...tensors.dtypes import BLOCKS
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import count, escape, listing
 from .block_tensors import is_whole_model, lacking_notes
 
@@ -41,7 +43,7 @@ _POSITIVE = {
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
-def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
+def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[Note, ...]:
     """Return notes on metadata that contradict the tensors or the tokens, and on tensors that the model lacks.
 
     The number of blocks, the sizes of the first block and the ids of tokens are checked. ``shapes`` has the shape of
@@ -69,6 +71,7 @@ def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, s
     )
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield a note if the entries belong to another architecture than ``general.architecture``."""
     others = {name for name in ARCHITECTURES if f"{name}.block_count" in metadata}
@@ -78,6 +81,7 @@ def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
         yield f"{said}: llama.cpp cannot load the file"
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield a note on entries that llama.cpp needs, but the metadata lack.
 
@@ -88,6 +92,7 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
         yield f"the metadata lack {listing(lost, where='')}, which llama.cpp needs: llama.cpp cannot load the file"
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
     """Yield a note if the embedding of a known architecture has another number of rows than ``number``.
 
@@ -98,6 +103,7 @@ def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens:
         yield f"{EMBEDDING} has {count(shape[0], 'row')}, but {has}: llama.cpp cannot load the file"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _of_tokens(metadata: Mapping[str, str], tokens: int, stated: int | None) -> Iterator[str]:
     ids = (key for key in metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"))
     beyond = [f"{key} is {metadata[key]}" for key in ids if _is_number(metadata[key]) and int(metadata[key]) >= tokens]
@@ -121,6 +127,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= DIGITS
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_blocks(keys: Iterable[str], architecture: str, stated: int | None) -> Iterator[str]:
     numbers = {int(found[1]) for key in keys if (found := _BLOCK.match(key)) is not None}
     if not numbers or stated is None:
@@ -134,6 +141,7 @@ def _of_blocks(keys: Iterable[str], architecture: str, stated: int | None) -> It
     yield f"{escape(architecture)}.block_count is {stated}, but {has}: llama.cpp cannot load the file{remedy}"
 
 
+@notes_of(NoteKind.METADATA)
 def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
     for key, axis, entries, wanted in _wanted(sizes):
         shape = shapes.get(key, ())
@@ -142,6 +150,7 @@ def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Ma
             yield f"with {said}, {key} must have {wanted:,} {('rows', 'columns')[axis]}, but it has {shape[axis]:,}"
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a rotary embedding of llama rotates only a part of each head: llama.cpp refuses this."""
     head = sizes.get("attention.key_length") or sizes.get(WIDTH, 0) // (sizes.get(HEADS, 0) or 1)
@@ -150,6 +159,7 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
         yield f"llama.rope.dimension_count is {turned}, but a head has {head} values: llama.cpp cannot load the file"
 
 
+@notes_of(NoteKind.METADATA)
 def _of_positive(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield a note on each number in the metadata that must be above 0, but is not; only for known architectures."""
     for entry, why in _POSITIVE.items() if architecture in ARCHITECTURES else ():

@@ -18,7 +18,7 @@ from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.files import given_sources
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
-from ...util.text import notes_about
+from ...util.notes import notes_about
 from ..layouts.named_layout import ARCHITECTURE, TRANSFORMERS
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder

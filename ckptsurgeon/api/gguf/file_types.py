@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
+
 __all__ = ["file_type_notes"]
 
 FILE_TYPE = "general.file_type"
@@ -52,6 +55,7 @@ TYPES = {
 """{number (``enum llama_ftype`` in llama.h): file type}. https://github.com/ggml-org/llama.cpp (src/llama-quant.cpp)"""
 
 
+@notes_of(NoteKind.METADATA)
 def file_type_notes(
     shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str], metadata: Mapping[str, str]
 ) -> Iterator[str]:

@@ -30,6 +30,8 @@ from ...planning.llama_cpp.names import (
     in_transformers,
 )
 from ...planning.llama_cpp.regrouping import NOTHING
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, listing
 from ..layouts.named_layout import ARCHITECTURE, AUTO, TRANSFORMERS, NamedLayout
 from ..model_folder.config import untied_by_default
@@ -52,9 +54,10 @@ TIED = (
 
 
 OUTPUT = "output.weight"
-NO_OUTPUT = (
+NO_OUTPUT = Note(
+    NoteKind.MISSING_TENSORS,
     f"there is no {OUTPUT}, so llama.cpp takes token_embd.weight as output layer: set tie_word_embeddings: "
-    "true in config.json, or transformers initialises the output layer with random values"
+    "true in config.json, or transformers initialises the output layer with random values",
 )
 
 
@@ -83,10 +86,8 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
     stated = folder.config.get("model_type")
     why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
     if is_auto:
-        note = (
-            "llama.cpp will not load the output: its tensors keep their names, because llama.cpp's layout of them is "
-            f"not known: {why}"
-        )
+        keep = "its tensors keep their names, because llama.cpp's layout of them is not known"
+        note = Note(NoteKind.METADATA_REFUSED, f"llama.cpp will not load the output: {keep}: {why}")
         return NamedLayout(notes=(note,))
     raise PlanError(
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",

@@ -13,6 +13,8 @@ from ...formats.ggml.writer import RESERVED, GgufWriter
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, listing
 from ..layouts.named_layout import ARCHITECTURE
 from ..model_folder.embedded import embedded_model
@@ -56,13 +58,12 @@ def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str,
         return ()
     if model_folder(inputs.sources[0]).config.get("model_type") not in MODEL_TYPES:
         return ()
-    return (
-        "llama.cpp will not load the output, because its tensors have the names of transformers: for a folder with "
-        f"config.json, {_REMEDY} gives them llama.cpp's names",
-    )
+    why = "because its tensors have the names of transformers: for a folder with config.json"
+    said = f"llama.cpp will not load the output, {why}, {_REMEDY} gives them llama.cpp's names"
+    return (Note(NoteKind.METADATA_REFUSED, said),)
 
 
-def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+def source_notes(checkpoint: Checkpoint) -> tuple[Note, ...]:
     """Return notes on metadata of a GGUF file that contradict its tensors or its tokens."""
     shapes = {key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")

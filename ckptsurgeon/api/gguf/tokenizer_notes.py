@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from ...formats.ggml.values import texts_in
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import brief_repr, count, escape
 from ...vocabulary.huggingface import byte_letters, is_byte
 from ...vocabulary.rule_order import rule_order
@@ -50,6 +52,7 @@ Its arguments are the name of the entry, the position of the part in the value, 
 """
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
     """Yield notes on faults of a GGUF file's tokeniser.
 
@@ -89,6 +92,7 @@ def _begins_with_bos(metadata: Mapping[str, str]) -> bool:
     return metadata.get(f"{OWN}add_bos_token", "true" if default else "false") == "true"
 
 
+@notes_of(NoteKind.METADATA_REFUSED)
 def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
     model = metadata.get(MODEL, "")
     has_merges, has_scores = MERGES in metadata, SCORES in metadata
@@ -98,9 +102,12 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
         why = f"there are {MERGES} and no {SCORES}" if has_merges else _letters(read)
         if why:
             follows = "llama.cpp splits texts into wrong tokens (--set-metadata tokenizer.ggml.model=gpt2 corrects it)"
-            yield f"{MODEL} is llama (sentencepiece), but {why}, as in byte-level BPE: {follows}"
+            yield Note(
+                NoteKind.VOCABULARY, f"{MODEL} is llama (sentencepiece), but {why}, as in byte-level BPE: {follows}"
+            )
 
 
+@notes_of(NoteKind.GGUF_TOKENS)
 def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
     """Yield a note if many longer tokens of byte-level BPE are made by no merge rule; usually, rules make all of them.
 
@@ -161,6 +168,7 @@ def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
             yield raw[start:place].decode("utf-8", "replace")
 
 
+@notes_of(NoteKind.GGUF_TOKENS)
 def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
     """Yield a note if no token is a control token, although ``eos_token_id``, for example, is the id of ``</s>``."""
     for name in ROLES:

@@ -12,7 +12,8 @@ from ...destinations.hf.files import CONFIG
 from ...errors import CheckpointError
 from ...planning.target import TargetSpec
 from ...storage.read.uri import scheme_of
-from ...util.text import escape, notes_about
+from ...util.notes import notes_about
+from ...util.text import escape
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from .argument_types import CheckpointLike
@@ -67,7 +68,7 @@ def _on_files(target: TargetSpec) -> list[str]:
     ``target`` has these tensors, and the other files of the folder.
     """
     from ..model_folder.folder_checks import weights_notes  # imports many checks
-    from ..model_folder.unreadable import unreadable_files
+    from ..model_folder.unreadable import unreadable_file_notes
     from ..model_folder.weights.shape_checks import DescribedTensor
 
     folder = ModelFolder("", target.companions)
@@ -76,5 +77,5 @@ def _on_files(target: TargetSpec) -> list[str]:
         for key, info in target.tensors.items()
         if key not in target.implied
     ]
-    unread = (f"{name}: {why}" for name, why in unreadable_files(folder, folder))
+    unread = unreadable_file_notes(folder, folder)
     return [*unread, *weights_notes(tensors, folder, folder)]

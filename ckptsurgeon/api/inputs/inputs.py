@@ -23,7 +23,8 @@ from ...planning.target import Companion, TargetSpec
 from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.read.uri import open_source, shown
-from ...util.text import escape, listing, notes_about
+from ...util.notes import notes_about
+from ...util.text import escape, listing
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
 from .encoding import DEQUANTIZE
 

@@ -18,6 +18,8 @@ from ...tensors.odd_scales.layer_groups import outlying_layers
 from ...tensors.odd_scales.notes import OddScales
 from ...tensors.odd_scales.sizes import LAYER, powers_of
 from ...tensors.quantised.encoding import QuantisedTensor
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
 from .sampled_parts import SampledFiles, is_local, middle, rows_of_group
@@ -49,7 +51,7 @@ The magnitudes of their values are not compared with those of layers.
 """
 
 
-def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[str, ...]:
+def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[Note, ...]:
     """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
 
     A verb that decodes all tensors gives the same notes. Here, parts of at most ``ROLES`` * ``LAYERS`` tensors of
@@ -82,11 +84,10 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
     notes = [*sample.odd_scales.notes(checkpoint.path)]
     if unsound:
         number_of = count(len(unsound), "quantised tensor")
-        notes.append(
-            f"{path}: {number_of} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values: {listing(unsound)}"
-        )
-    notes += [f"{path}: {faults[0].rstrip(chr(46))}"] if faults else []
-    return tuple(f"{note}{of}" for note in notes)
+        have = f"{number_of} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values"
+        notes.append(Note(NoteKind.QUANTISATION, f"{path}: {have}: {listing(unsound)}"))
+    notes += [Note(NoteKind.QUANTISATION, f"{path}: {faults[0].rstrip(chr(46))}")] if faults else []
+    return tuple(note.reworded(f"{note}{of}") for note in notes)
 
 
 class _Sample(SampledFiles):
@@ -130,7 +131,7 @@ def _columns(weight: TensorInfo) -> int:
     return wanted if COLUMNS < wanted <= WIDEST else COLUMNS
 
 
-def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
+def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[Note, ...]:
     """Return the notes on odd scales that were found when quantised tensors of a checkpoint were decoded.
 
     If there are none, a sample of its quantised tensors is decoded, and the notes on this sample are returned.

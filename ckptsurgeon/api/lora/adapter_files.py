@@ -18,6 +18,8 @@ from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import SMALL_BYTES, read_file
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import escape
 
 __all__ = [
@@ -63,7 +65,7 @@ def configuration_of(folder: Folder) -> File:
     return folder.file(ADAPTER)
 
 
-def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
+def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[Note, ...]]:
     """Return the settings (rank, alpha, modules) of the adapter in a checkpoint, and notes on them.
 
     The settings are None if the checkpoint is not an adapter, has no configuration, or if they cannot be read.
@@ -75,15 +77,19 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
-            return None, (f"{ADAPTER} cannot be used: it has no peft_type",)
+            return None, (_unusable("it has no peft_type"),)
         from .differences import differences  # only adapters need its imports
 
         return settings, differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
-        return None, (f"{ADAPTER} cannot be used: {error}",)
+        return None, (_unusable(str(error)),)
 
 
-def _without_configuration(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _unusable(why: str) -> Note:
+    return Note(NoteKind.UNREADABLE_FILE, f"{ADAPTER} cannot be used: {why}")
+
+
+def _without_configuration(checkpoint: Checkpoint) -> tuple[Note, ...]:
     """Return the notes on a checkpoint without an adapter_config.json, which may be an adapter of kohya."""
     if RECORDED_ALPHA not in checkpoint.metadata:
         return ()
@@ -92,6 +98,7 @@ def _without_configuration(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(recorded_alpha_notes(checkpoint))
 
 
+@notes_of(NoteKind.OTHER_BASE)
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose adapter_config.json names another base model than ``base``.
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import CONFIG
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import escape
 from ..model_folder.folder import model_folder
 
@@ -18,6 +20,7 @@ _FAMILY = re.compile(r"(?:TF|Flax)?(.+?)(?:For[A-Z]|Model|LMHead|DoubleHeads|Pre
 """Matches the name of a class of transformers; group 1 is the family, such as Llama."""
 
 
+@notes_of(NoteKind.OTHER_BASE)
 def other_class_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose ``auto_mapping`` names a class of another family than the base's config.json.
 

@@ -12,6 +12,8 @@ from ...methods.lora.config import AdapterConfig, damage_of, parse_config
 from ...methods.lora.reading import read_adapter
 from ...planning.merge.layers import layers_of, numbered_lists
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, as_notes, with_prefix
 from ...util.text import count, listing
 
 __all__ = ["differences"]
@@ -21,7 +23,7 @@ _OF_TOKENS = re.compile(r"\.(?:token_adapter|trainable_tokens)")
 """Matches the keys of the tensors in which PEFT stores new embedding rows for single tokens."""
 
 
-def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, ...]:
+def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[Note, ...]:
     """Return notes on contradictions between an adapter's configuration ``data`` and its tensors.
 
     If ``lora merge`` does not support this kind of adapter, there are no notes.
@@ -31,21 +33,26 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
     except CheckpointError:
         damage = damage_of(data, ADAPTER)
         if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in tensors):
-            return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has rows for them",)
-        return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
+            return (_misfit(f"{TOKENS} selects tokens, but no tensor has rows for them"),)
+        said = f"{damage.removesuffix('.')}: lora merge cannot use it"
+        return (Note(NoteKind.ADAPTER_SETTING_REFUSED, said),) if damage else ()
     try:
         adapter = read_adapter(tensors, config, "the adapter", lambda key: 1.0)
     except CheckpointError as error:
-        return (f"{ADAPTER} does not fit the tensors: {error.message}",)
+        return (_misfit(error.message),)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
     selects = f"target_modules selects {count(len(selected), 'module')}"
     lost = f"{selects} without factors, although the same module has factors in most other layers"
+    lost = f"{lost}: {listing(selected, 6, where='')}"
     notes = (
-        *adapter.notes,
-        *_few(config, [one.name for one in adapter.modules]),
-        *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []),
+        *as_notes(NoteKind.ADAPTER_SETTINGS, (*adapter.notes, *_few(config, [one.name for one in adapter.modules]))),
+        *([Note(NoteKind.ADAPTER_MISMATCH, lost)] if selected else []),
     )
-    return tuple(f"{ADAPTER}: {note}" for note in notes)
+    return tuple(with_prefix(f"{ADAPTER}: ", note) for note in notes)
+
+
+def _misfit(why: str) -> Note:
+    return Note(NoteKind.ADAPTER_MISMATCH, f"{ADAPTER} does not fit the tensors: {why}")
 
 
 def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:

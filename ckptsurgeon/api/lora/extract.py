@@ -19,6 +19,7 @@ from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
@@ -125,7 +126,7 @@ def lora_extract(
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
         beside = (
-            f"{escape(one.path)}: {note}"
+            with_prefix(f"{escape(one.path)}: ", note)
             for one, folder in zip(opened, folders, strict=True)
             for note in notes_beside(one, folder)
         )

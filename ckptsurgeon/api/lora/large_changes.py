@@ -13,6 +13,8 @@ from ...errors import CheckpointError
 from ...planning.plan.compute import LoraTerm
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Input, Step
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import escape, listing
 from ..inputs.sampled_parts import is_local, is_sampled, middle, numbers
 
@@ -31,6 +33,7 @@ LARGEST = 10.0
 LARGER = "times as large as the weights of the base: perhaps the adapter's alpha or its weight in the merge is wrong"
 
 
+@notes_of(NoteKind.ADAPTER_SCALE)
 def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield a note on each adapter that changes most weights by more than ``LARGEST`` times their size.
 

@@ -12,6 +12,8 @@ from ...errors import CheckpointError
 from ...planning.plan.compute import LoraTerm
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Input, Step
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count, escape, listing, percent
 from ..inputs.sampled_parts import is_local, is_sampled, numbers
 
@@ -28,6 +30,7 @@ correlation below ``ALIKE``. PEFT begins with the norms of the rows, and trainin
 OTHER_NORMS = "are not the norms of the base's weights: perhaps the adapter was trained on another base"
 
 
+@notes_of(NoteKind.OTHER_BASE)
 def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield a note on each DoRA adapter whose magnitudes are not the norms of the base's rows in most modules.
 

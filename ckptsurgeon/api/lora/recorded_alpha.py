@@ -8,6 +8,8 @@ from math import isfinite
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...methods.lora.names import loose_key_parts
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count
 
 __all__ = ["recorded_alpha_notes"]
@@ -18,6 +20,7 @@ OF_DIFFUSERS = "lora_adapter_metadata"
 """The metadata entry of diffusers that decides the scales of modules. A file that has it is not compared."""
 
 
+@notes_of(NoteKind.NETWORK_ALPHA)
 def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield a note if factors have no alpha (so their scale is 1), but the file's metadata give another scale."""
     alpha, rank = (_number(checkpoint.metadata.get(name)) for name in (ALPHA, RANK))

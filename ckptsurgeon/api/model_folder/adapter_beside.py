@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import escape
 from .weights.shape_checks import UNLOADED
 
 __all__ = ["adapter_notes"]
 
 
+@notes_of(NoteKind.ADAPTER_BESIDE)
 def adapter_notes(weights: str | None) -> Iterator[str]:
     """Yield a note if the folder of a complete model also has an adapter_config.json.
 
@@ -21,4 +24,7 @@ def adapter_notes(weights: str | None) -> Iterator[str]:
     if weights:
         yield f"transformers also applies the adapter in {ADAPTER} ({escape(weights)}) when it loads this folder"
     elif weights is not None:
-        yield f"the folder has an {ADAPTER}, but no {ADAPTER_WEIGHTS[0]}: {UNLOADED} if PEFT is installed"
+        yield Note(
+            NoteKind.ADAPTER_WITHOUT_WEIGHTS,
+            f"the folder has an {ADAPTER}, but no {ADAPTER_WEIGHTS[0]}: {UNLOADED} if PEFT is installed",
+        )

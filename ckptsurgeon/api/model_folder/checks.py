@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
+from ...util.notes import Note, with_prefix
 from ...util.text import escape
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
@@ -37,7 +38,7 @@ __all__ = [
 # Notes on the files in the folders of a plan's sources, even if the output gets other files.
 
 
-def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]:
+def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note]:
     """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
@@ -60,7 +61,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
 
 
-def converted_layer_notes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
+def converted_layer_notes(plan: Plan, config: Mapping[str, Any]) -> list[Note]:
     """Return notes on tensors that a plan's output lacks, although its names are those of transformers now.
 
     The names of another layout do not show what is missing. ``config`` is the configuration of the source.
@@ -89,7 +90,7 @@ def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mappi
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     own = {*layer_notes(tensors, config), *part_notes(tensors, config), *gap_notes([one.key for one in tensors])}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in layers))
-    said = (note if note in own else f"{escape(path)}: {note}" for note in layers)
+    said = (note if note in own else with_prefix(f"{escape(path)}: ", note) for note in layers)
     return replace(plan, target=target, notes=(*plan.notes, *(note for note in said if note not in plan.notes)))
 
 
@@ -130,13 +131,13 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             from .folder_checks import source_file_notes
 
             notes = [*layers, *source_file_notes(checkpoint, folder), *adapter]
-        found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+        found |= dict.fromkeys(with_prefix(f"{escape(checkpoint.path)}: ", note) for note in notes)
     found |= dict.fromkeys(unlike_frequency_notes(plan, opened) if plan.verb in ("average", "merge") else ())
     new = [note for note in found if note not in plan.notes]
     return replace(plan, notes=(*plan.notes, *new)) if new else plan
 
 
-def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
+def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[Note]:
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
     ``folder`` has these files, and ``origin`` is the folder that they are copied from. If both have the same tokeniser,
@@ -153,7 +154,7 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     return output_file_notes(tensors, former, folder, read, origin)
 
 
-def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
+def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[Note]:
     """Return notes on missing layers of a checkpoint, and on files in its folder that contradict its weights.
 
     Pass the checkpoint's ``folder`` if it has been read already.
@@ -164,13 +165,13 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
     return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint), *adapter]
 
 
-def _notes_on_adapter(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _notes_on_adapter(checkpoint: Checkpoint) -> tuple[Note, ...]:
     from ..lora.adapter_files import adapter_of  # a plain file needs no imports of adapters
 
     return adapter_of(checkpoint)[1]
 
 
-def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:
+def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[Note]:
     """Return notes on the files in the folder of an open checkpoint that contradict its weights.
 
     Pass the checkpoint's ``folder`` if it has been read already. There are no notes for a single shard. For a file in a
@@ -188,7 +189,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     return list(dict.fromkeys((*gaps, *file_notes(checkpoint, folder), *_row_notes(checkpoint, folder))))
 
 
-def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on embedding rows that contradict the token list. Some of the rows are read from the file."""
     yield from last_row_notes(checkpoint, folder)
     yield from token_pair_notes(checkpoint, folder)

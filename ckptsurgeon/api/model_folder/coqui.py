@@ -12,6 +12,8 @@ from ...planning.operations.conversions import CONVERSIONS
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count
 from .folder import ModelFolder
 from .weights.shape_checks import DescribedTensor
@@ -23,6 +25,7 @@ _RULESET = "coqui-stt-tensorflow"
 _BYTES = "bytes_output_mode"
 
 
+@notes_of(NoteKind.OTHER)
 def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the number of labels in a folder's alphabet does not fit the output layer of the network.
 

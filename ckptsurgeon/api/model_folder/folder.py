@@ -32,6 +32,7 @@ from ...storage.json_text import read_json
 from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
+from ...util.notes import with_prefix
 from ...util.text import escape, listing
 from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
 from ...vocabulary.read import vocabulary_in
@@ -91,7 +92,7 @@ class ModelFolder:
         """Notes on files that are not copied, and on an adapter in the folder of a complete model."""
         if self.unlisted:
             return (UNLISTED,)
-        adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
+        adapter = (with_prefix(f"{escape(self.path)}: ", note) for note in adapter_notes(self.adapter_beside))
         return (*self.left_notes, *adapter)
 
     @property

@@ -14,6 +14,8 @@ from ...errors import ConfigError
 from ...planning.target import Companion
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, listing
 from ...vocabulary.renumbered_ids import ids_beyond
 from ..lora.differences import differences
@@ -45,7 +47,7 @@ from .tokenizer.special_ids import special_id_notes
 from .tokenizer.special_names import added_notes, name_notes
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import local_tokens
-from .unreadable import unreadable_files, unreadable_notes
+from .unreadable import unreadable_file_notes, unreadable_notes
 from .weights.class_types import class_type_notes
 from .weights.declared_dtype import declared_dtype_notes
 from .weights.embedding_checks import embedding_notes, embeddings, of_tokens
@@ -59,11 +61,11 @@ from .weights.tied_heads import head_notes, missing_head_notes
 __all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
 
 
-def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on the files in the folder of a source, even if the output gets other files."""
     apart = ModelFolder("", folder.files)  # fingerprints are not recorded in ``folder``: these files may change
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
-    yield from (f"{name}: {why}" for name, why in unreadable_files(apart, folder))
+    yield from unreadable_file_notes(apart, folder)
     yield from token_list_notes(folder)
     yield from embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
     yield from missing_head_notes(tensors, apart)
@@ -86,13 +88,13 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from adapter_notes(folder.adapter_beside)
 
 
-def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on the files in the folder of an open checkpoint that cannot be read or contradict its weights."""
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     if folder.fault:
-        yield folder.fault.removesuffix(".")
-    yield from (f"{name}: {why}" for name, why in unreadable_files(folder, folder))
+        yield Note(NoteKind.UNREADABLE_FILE, folder.fault.removesuffix("."))
+    yield from unreadable_file_notes(folder, folder)
     yield from own_code_notes(folder)
     yield from changed_list_notes(checkpoint, folder)
     yield from weights_notes(tensors, folder, folder, checkpoint.codes)
@@ -115,7 +117,7 @@ def output_file_notes(
     folder: ModelFolder,
     read: ModelFolder,
     origin: ModelFolder | None,
-) -> list[str]:
+) -> list[Note]:
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
     ``tensors`` are the tensors of the output, and ``former`` the same tensors with their keys in the source. ``folder``
@@ -136,7 +138,7 @@ def output_file_notes(
 
 def _without_configuration(
     folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield notes on a folder without config.json: on its number of tokens, and on token ids in generation_config.json.
 
     ``ckpt rename`` and ``ckpt filter`` write such folders. ``read`` is a folder with the same tokeniser, whose
@@ -170,7 +172,7 @@ def weights_notes(
     codes: QuantisedTensors | None = None,
     *,
     written: bool = False,
-) -> list[str]:
+) -> list[Note]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
@@ -221,7 +223,7 @@ def _rows_of_decoder(config: Mapping[str, Any]) -> int:
     return size if type(size) is int else 0
 
 
-def _beyond(folder: ModelFolder, *, written: bool = False) -> list[str]:
+def _beyond(folder: ModelFolder, *, written: bool = False) -> list[Note]:
     """Return a note on token ids in config.json and generation_config.json that are ``vocab_size`` or larger.
 
     If these files are ``written`` to an output, the note says that the ids are not changed.
@@ -241,4 +243,7 @@ def _beyond(folder: ModelFolder, *, written: bool = False) -> list[str]:
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"
     unchanged = "; they are written unchanged" if written else ""
-    return [f"{size}, but {listing(stale, where='')}: there is no row for these ids{unchanged}"] if stale else []
+    is_padding = any(field.endswith("pad_token_id") for field, _ in found.get(CONFIG, ()))
+    kind = NoteKind.PADDING_ROW if is_padding else NoteKind.TOKEN_IDS
+    said = f"{size}, but {listing(stale, where='')}: there is no row for these ids{unchanged}"
+    return [Note(kind, said)] if stale else []

@@ -9,6 +9,8 @@ from typing import Any
 
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import escape, listing
 from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
 from .documents import CHAT, TOKENIZER
@@ -45,6 +47,7 @@ ABBREVIATIONS = {"image": ("img",), "video": ("vid",), "audio": ("aud",)}
 """Other words in the names of placeholder tokens, as in ``<unk_img>`` and ``<IMG_CONTEXT>``."""
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on files that prepare inputs of other sizes, or with other tokens, than the model expects.
 
@@ -67,6 +70,7 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from chat_notes(folder, read)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the feature extractor is for other models: it may make spectrograms instead of waveforms, say.
 
@@ -78,6 +82,7 @@ def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
         yield f"{PREPROCESSOR} is for {name}, but a {kind} model needs {wanted}: it cannot read such inputs"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     field = MEL_BINS.get(str(made.get("feature_extractor_type")), "")
     number, wanted = made.get(field), config.get("num_mel_bins")
@@ -85,6 +90,7 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
         yield f"{PREPROCESSOR} says {number} ({field}), but config.json says {wanted} (num_mel_bins)"
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if Whisper's feature extractor does not make twice as many frames as the encoder has positions.
 
@@ -102,6 +108,7 @@ def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]
             yield f"{makes}, but {wanted}: transformers refuses such inputs"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _image_sizes(section: Section, config: Mapping[str, Any]) -> Iterator[str]:
     nested = config.get("vision_config")
     for part in (config, nested if isinstance(nested, dict) else {}):
@@ -115,6 +122,7 @@ def _image_sizes(section: Section, config: Mapping[str, Any]) -> Iterator[str]:
             return
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _two_templates(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the chat template in tokenizer_config.json differs from the file that transformers uses."""
     other = object_in(folder, TOKENIZER).get("chat_template")

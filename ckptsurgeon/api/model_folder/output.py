@@ -17,6 +17,8 @@ from ...planning.target import Companion, TargetSpec
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.settings import quantisation_of
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import count, escape, listing, reasons
 from ...vocabulary.renumbered_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
@@ -206,7 +208,9 @@ def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], 
     fault = ModelFolder("", tuple(files)).fault
     if not fault:
         return tuple(files), []
-    return tuple(one for one in files if one.name != CONFIG), [f"{CONFIG} is not copied: {fault.rstrip('.')}"]
+    return tuple(one for one in files if one.name != CONFIG), [
+        Note(NoteKind.UNREADABLE_FILE, f"{CONFIG} is not copied: {fault.rstrip('.')}")
+    ]
 
 
 def _is_adapter(files: Sequence[Companion]) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from ...destinations.hf.files import CONFIG
 from ...planning.llama_cpp.model_types import DEFAULTS, MODEL_TYPES
 from ...planning.llama_cpp.names import DEEPSEEK
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import escape
 
 __all__ = ["recorded_setting_notes"]
@@ -17,6 +19,7 @@ __all__ = ["recorded_setting_notes"]
 HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if numbers of heads, the epsilon or the rotary base in config.json differ from ``metadata``.
 

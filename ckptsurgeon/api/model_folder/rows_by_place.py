@@ -15,6 +15,8 @@ from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, with_prefix
 from ...util.text import brief_repr, escape, listing
 from .documents import BYTE_PAIRS
 from .embedded_folder import with_embedded_tokens
@@ -50,8 +52,6 @@ EXTRACTED = "Use --save-modules to save whole rows, --exclude to omit them, or -
 ADAPTED = (
     "Save embedding and output layer with the adapter (modules_to_save), or use --vocab place to take rows by position."
 )
-BROKEN = "the tokeniser of "
-"""The beginning of the message on a tokeniser that cannot be read."""
 _BY_TOKEN = ("map", "init", "keep")
 """The operations (``op``) of steps that do not copy rows by position."""
 
@@ -93,14 +93,15 @@ def checked_rows(
         size = (made if output.vocabulary else known[0][0]).rows
         rows = dict(_rows(by_place(plan, number), size, known[0][0].tokens or (), declared or {}))
         told = difference((folder, name), known[0], max(rows.values())) if rows else ""
-        if told.startswith(("row", BROKEN)) and not allowed:
-            why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
+        is_broken = isinstance(told, Note)
+        if (told.startswith("row") or is_broken) and not allowed:
+            why = told if is_broken else f"the tokenisers differ ({told})"
             inside = remedy in (MERGED, RECIPE) and any(one.embedded is not None for one in folders)
             raise PlanError(
                 f"{why}, but rows would be copied by position, not by token: {listing(list(rows), 3)}.",
                 hint=OF_GGUF if inside else remedy, details=list(rows),
             )  # fmt: skip
-        notes += [f"rows are copied by position, but {told}"] if told else []
+        notes += [with_prefix("rows are copied by position, but ", told)] if told else []
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
@@ -193,7 +194,8 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
         return f"{second} of {name} differs from that of {its_name}" if second else ""
     for one_folder, its in ((folder, name), (output, its_name)):
         if why := vocabulary_fault(one_folder):
-            return f"{BROKEN}{its} cannot be read: {why}"
+            kind = why.kind if isinstance(why, Note) else NoteKind.OTHER
+            return Note(kind, f"the tokeniser of {its} cannot be read: {why}")
     kinds = {folder.vocabulary, output.vocabulary}
     if output.tokens is None or folder.tokens is None or (len(kinds) > 1 and not kinds.isdisjoint(BYTE_PAIRS)):
         return f"the tokenisers of {name} and {its_name} cannot be compared"

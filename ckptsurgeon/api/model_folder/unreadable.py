@@ -11,29 +11,48 @@ from ...errors import ConfigError, SourceError
 from ...storage.read.base import File
 from ...storage.read.uri import open_source, scheme_of
 from ...storage.wrong_downloads import HEAD_BYTES, error_message, stand_in
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape
 from ...vocabulary.huggingface import of_language
 from ...vocabulary.read import BY_LANGUAGE
 from .documents import GENERATION, TOKENIZER
 from .folder import LARGEST, ModelFolder
 
-__all__ = ["is_elsewhere", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
+__all__ = ["is_elsewhere", "unreadable_file_notes", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
 
 OBJECTS = (
     "added_tokens.json", "chat_template.json", "normalizer.json", "special_tokens_map.json", "target_vocab.json",
     "vocab-src.json", "vocab-tgt.json",
 )  # fmt: skip
 """Files that must contain a JSON object, in addition to files named ``*_config.json``."""
+INCOMPLETE = "it is not a complete sentencepiece model"
 PAGES = range(100, 1 << 20)
 """The sizes, in bytes, that a Git LFS pointer or an HTML page may have."""
 
 
-def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
+def unreadable_file_notes(folder: ModelFolder, read: ModelFolder) -> list[Note]:
+    """Return a note on each file of a checkpoint's folder whose content does not have the format of its name.
+
+    The vocabulary is taken from ``read``, as in ``unreadable_files``.
+    """
+    return [Note(_kind_of(name, why), f"{name}: {why}") for name, why in unreadable_files(folder, read)]
+
+
+def _kind_of(name: str, why: str) -> NoteKind:
+    """Return the kind of a note on a file that is not copied: programs need files with these names."""
+    is_needed = isinstance(why, Note) or name.endswith((".json", ".model", ".txt"))
+    return NoteKind.UNREADABLE_FILE if is_needed else NoteKind.OTHER
+
+
+def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[Note]:
     """Return a note on each file of a folder whose content does not have the format that its name promises.
 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
-    return [f"{name} is copied unchanged: {why}" for name, why in unreadable_files(folder, read or folder)]
+    found = unreadable_files(folder, read or folder)
+    notes = ((why, f"{name} is copied unchanged: {why}") for name, why in found)
+    return [Note(why.kind if isinstance(why, Note) else NoteKind.OTHER, said) for why, said in notes]
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
@@ -42,8 +61,7 @@ def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
     found = {name: json_fault(folder, name) for name in _documents(folder)}
-    broken = "it is not a complete sentencepiece model"
-    found |= {name: broken for name, pieces in read.pieces.items() if pieces is None}
+    found |= {name: INCOMPLETE for name, pieces in read.pieces.items() if pieces is None}
     found |= {**_stand_ins(folder), **({folder.vocabulary: why} if (why := vocabulary_fault(read)) else {})}
     return [(name, why) for name, why in found.items() if why]
 
@@ -122,14 +140,16 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         # decoded here, because json.loads would also accept bytes in UTF-16 or with a byte-order mark
         document = json.loads(data.decode())
     except UnicodeDecodeError:
-        return "it is not UTF-8"
+        return Note(NoteKind.UNREADABLE_FILE, "it is not UTF-8")
     except RecursionError:
-        return "it is nested too deeply"
+        return Note(NoteKind.UNREADABLE_FILE, "it is nested too deeply")
     except ValueError as error:
-        return f"it is not valid JSON: {escape(str(error))}"
+        return Note(NoteKind.UNREADABLE_FILE, f"it is not valid JSON: {escape(str(error))}")
     except (SourceError, ConfigError):  # an unreadable file is reported when it is copied
         return ""
-    return error_message(document) if isinstance(document, dict) else "it is not a JSON object"
+    if isinstance(document, dict):
+        return error_message(document)
+    return Note(NoteKind.UNREADABLE_FILE, "it is not a JSON object")
 
 
 def is_elsewhere(folder: ModelFolder) -> bool:

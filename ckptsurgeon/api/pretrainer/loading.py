@@ -21,6 +21,7 @@ from ...planning.transplant.options import Options
 from ...storage.fetch.record import check_unchanged_since
 from ...storage.read.spec import SourceSpec
 from ...util.brief import Brief
+from ...util.notes import with_prefix
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.arguments import rules_as_text
 from ..transplant.load_into import ModuleLoading, load_all, naming
@@ -130,7 +131,11 @@ class Pretrained(Brief):
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes on each loaded or skipped object: missing and unused keys, wrappers, renames, casts."""
-        said = [f"{name}: {note}" for name, plan in self.plans.items() for note in (*plan.notes, *_leftovers(plan))]
+        said = [
+            with_prefix(f"{name}: ", note)
+            for name, plan in self.plans.items()
+            for note in (*plan.notes, *_leftovers(plan))
+        ]
         said += [f"{name}: loaded by its hook" for name in self.hooked]
         return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
 

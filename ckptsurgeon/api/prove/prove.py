@@ -14,6 +14,7 @@ from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError, PlanError
 from ...storage.read.uri import shown
+from ...util.notes import with_prefix, without_prefix
 from ...util.text import count, escape, listing, percent
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
@@ -315,11 +316,11 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
 
 def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
     notes = [
-        [note.removeprefix(f"{escape(one.path)}: ") for note in (*one.notes, *one.value_notes())] for one in networks
+        [without_prefix(f"{escape(one.path)}: ", note) for note in (*one.notes, *one.value_notes())] for one in networks
     ]
-    yield from (f"both: {note}" for note in notes[0] if note in notes[1])
+    yield from (with_prefix("both: ", note) for note in notes[0] if note in notes[1])
     for network, own, others in zip(networks, notes, reversed(notes), strict=True):
-        yield from (f"{network.path}: {note}" for note in own if note not in others)
+        yield from (with_prefix(f"{network.path}: ", note) for note in own if note not in others)
     if shared is not None:
         yield f"the token lists differ: only the {count(len(shared.first), 'token')} that are in both are compared"
 

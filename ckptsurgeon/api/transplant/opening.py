@@ -27,6 +27,7 @@ from ...storage.read.spec import SourceSpec
 from ...tensors.composition import is_decoded
 from ...tensors.find_codes import find_codes
 from ...tensors.info import TensorInfo
+from ...util.notes import with_prefix
 from ...util.text import escape, grouped
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
@@ -387,7 +388,7 @@ def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: 
             notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
     for one in sources:
         where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
-        notes += (f"{where}{note}" for note in one.recognised.notes)
+        notes += (with_prefix(where, note) for note in one.recognised.notes)
     return [*notes, *(f"ran {code}" for code in target.ran), *target.notes]
 
 

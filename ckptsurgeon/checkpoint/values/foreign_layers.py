@@ -16,6 +16,8 @@ from operator import mul
 from typing import NamedTuple
 
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import NUMBER_IN_KEY, escape
 
 __all__ = ["OF_TWO_NETWORKS", "foreign_layer_notes"]
@@ -53,6 +55,7 @@ _Layers = dict[int, list[float]]
 """{index of a layer: the weights of a norm in it, shifted to a mean of 0 and scaled to a length of 1}."""
 
 
+@notes_of(NoteKind.MIXED_LAYERS)
 def foreign_layer_notes(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Yield a note for each stack of layers whose norms show that the layers come from two or three networks.
 

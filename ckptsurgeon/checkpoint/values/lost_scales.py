@@ -11,6 +11,8 @@ from typing import NamedTuple
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import NUMBER_IN_KEY, count, listing
 from .sampled_matrices import VALUES, MatrixSample
 from .sampling import Read, first_and_last_rows
@@ -39,6 +41,7 @@ Scales are chosen so that the largest code of a tensor, a channel or a block is 
 """
 
 
+@notes_of(NoteKind.LOST_SCALES)
 def lost_scale_notes(
     sample: Collection[MatrixSample], unlike: Mapping[str, str], *, are_described: bool = False
 ) -> Iterator[str]:
@@ -60,6 +63,7 @@ def lost_scale_notes(
         yield from _unlike_notes(unlike, {one.key for one in found})
 
 
+@notes_of(NoteKind.LOST_SCALES)
 def _unlike_notes(unlike: Mapping[str, str], said: Container[str]) -> Iterator[str]:
     kinds: dict[str, list[str]] = {}
     for key, kind in unlike.items():
@@ -132,9 +136,10 @@ LARGE, LARGEST = 32.0, 128.0
 
 Such bytes are spread over the whole range of int8, whose largest magnitude, 128, is ``LARGEST``.
 """
-WHOLE = (
+WHOLE = Note(
+    NoteKind.CAST_CODES,
     f"8-bit floats that are all whole numbers up to {LARGEST:g}, although fractions are usual: perhaps their bytes "
-    "were read as int8, and cast to float8_e4m3fn"
+    "were read as int8, and cast to float8_e4m3fn",
 )
 
 

@@ -17,6 +17,8 @@ from ...errors import CheckpointError
 from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import NUMBER_IN_KEY, count, listing
 from .sampling import some_of_each_role
 from .small_tensors import SmallSample
@@ -135,6 +137,7 @@ TIMES_WEIGHT_IN_GGUF = frozenset((
 the weights of Gemma, Gemma 2, Gemma 3 and Qwen3-Next (``convert_hf_to_gguf.py``)."""
 
 
+@notes_of(NoteKind.REMARK)
 def around_zero_notes(weights: Weights, kind: str) -> Iterator[str]:
     """Yield a note if norms of some layers have values around 0, but the same norms of other layers do not.
 
@@ -205,6 +208,7 @@ def _between(keys: Sequence[str], even: Sequence[str], odd: Sequence[str]) -> li
     return [key for key in odd if first < keys.index(key) < last]
 
 
+@notes_of(NoteKind.LACKING_ONE)
 def without_one_notes(weights: Weights, kind: str, *, is_gguf: bool) -> Iterator[str]:
     """Yield a note if most norms have many negative weights, although the model multiplies by them without adding 1.
 
@@ -227,6 +231,7 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 """Matches the ends of the keys of biases."""
 
 
+@notes_of(NoteKind.REMARK)
 def unlike_layer_notes(
     tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
 ) -> Iterator[str]:

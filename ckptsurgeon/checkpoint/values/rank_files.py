@@ -10,6 +10,8 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.composition import leaves
 from ...tensors.info import Storage, TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count, escape
 
 __all__ = ["MISSING_RANKS", "doubled_file_notes", "missing_rank_notes"]
@@ -21,6 +23,7 @@ Place = tuple[int, int]
 """The place of the bytes of a part in its file: offset and size. In a copy of the file, the places are the same."""
 
 
+@notes_of(NoteKind.SPLIT_TENSORS)
 def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield a note on each file that has the same parts of split tensors as another file, at the same places.
 
@@ -81,6 +84,7 @@ WIDTH, ROWS, COLUMNS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.
 """Keys in Meta's Llama files: of a norm, which each rank stores whole, and of weights split by rows and by columns."""
 
 
+@notes_of(NoteKind.SINGLE_RANK)
 def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Yield a note if query rows and output columns are only 1/n of the model's width, as in the file of one rank of n.
 

@@ -17,6 +17,8 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...tensors.odd_scales.shifted import MOSTLY, SHIFT
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import NUMBER_IN_KEY, listing, percent
 
 __all__ = [
@@ -136,6 +138,7 @@ SIZES = (1e-5, 2.0)
 """In weights, the median magnitude is between these bounds."""
 
 
+@notes_of(NoteKind.DTYPE_IN_HEADER)
 def mislabelled_float_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
     """Yield a note if float16 matrices have plausible values only if read as bfloat16, or the other way round."""
     for dtype, other in (("bfloat16", "float16"), ("float16", "bfloat16")):
@@ -170,6 +173,7 @@ FEWEST_SHIFTED = 8
 """Fewer matrices are not judged: by chance, the mean of 512 values may be 13 % of their root mean square."""
 
 
+@notes_of(NoteKind.WRONG_ZERO_POINTS)
 def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
     """Yield a note if the means of most matrices are far from 0, in the same direction.
 

@@ -18,6 +18,8 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import count, escape, listing
 from .sampling import some_of_each_role
 
@@ -71,6 +73,7 @@ def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[st
     return SmallSample(found, len(small))
 
 
+@notes_of(NoteKind.REMARK)
 def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
     """Yield a note if small tensors of floats have NaN or infinite values."""
     found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
@@ -138,15 +141,16 @@ class ImpossibleValues(NamedTuple):
     is_serious: bool = False
 
 
-def impossible_value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
+def impossible_value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[Note]:
     """Yield notes on values that cannot be right, from at most ``TENSORS`` tensors of local files."""
     for one in impossible_values(tensors, read_extents(tensors, handles)):
         yield said_of(one)
 
 
-def said_of(one: ImpossibleValues) -> str:
+def said_of(one: ImpossibleValues) -> Note:
     """Return a finding as a note."""
-    return f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}"
+    kind = NoteKind.NEGATIVE_VARIANCES if one.is_serious else NoteKind.REMARK
+    return Note(kind, f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}")
 
 
 def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Extent:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from ...storage.read.base import File
 from ...tensors.info import TensorInfo
+from ...util.notes import Note
 from ..cast_codes import cast_code_notes
 from ..unwritten_tensors import unwritten_notes
 from ..zero_runs import zero_run_notes
@@ -35,7 +36,7 @@ def value_notes(
     are_described: bool = False,
     kind: str = "",
     is_gguf: bool = False,
-) -> Iterator[str]:
+) -> Iterator[Note]:
     """Yield notes on values that cannot be right.
 
     These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes

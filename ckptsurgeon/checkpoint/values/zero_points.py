@@ -16,6 +16,8 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import QuantisedTensors
 from ...tensors.quantised.methods import family
 from ...tensors.quantised.settings import values_called
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from .sampling import Read, first_and_last_rows
 
 __all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "odd_zero_points", "rounded_zero_points"]
@@ -52,7 +54,7 @@ def rounded_zero_points(
         if zeros.is_plain and zeros.dtype in ("int32", "uint32") and len(zeros.shape) > 1:
             data = b"".join(map(read, first_and_last_rows(zeros, MOST_OF_TENSOR)))
             if _are_rounded([int.from_bytes(data[at : at + 4], "little") for at in _places(len(data))]):
-                yield one.name, SAID.format(part[1:])
+                yield one.name, Note(NoteKind.BROKEN_CODES, SAID.format(part[1:]))
 
 
 def _places(size: int) -> range:
@@ -75,9 +77,10 @@ ASYMMETRIC = (
     "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
     "ignore them, and compute wrong weights"
 )
-ROUNDED = (
+ROUNDED = Note(
+    NoteKind.BROKEN_CODES,
     "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
-    "a floating-point dtype and back?"
+    "a floating-point dtype and back?",
 )
 FORMATS = "(GPTQ stores zero points less 1; gptq_v2 and AWQ as they are)"
 UNLIKE_OTHERS = "similar tensors are all "

@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import CheckpointError, FormatError
 from ...storage.read.base import File, Folder, Source
 from ...tensors.info import Storage, TensorInfo
+from ...util.notes import with_prefix
 from ...util.text import escape, listing
 from .._choosing import Choice, choose, has_weights, is_weights, note_of
 from .._open import read_header
@@ -58,7 +59,7 @@ class _Pipeline:
                 header = read_header(choice.file or inner.file(choice.name), choice.name)
                 parts[component] = header
                 own = [*note_of(choice, {file.name for file in header.files}), *header.notes]
-                notes += [f"{escape(component)}: {note}" for note in own]
+                notes += [with_prefix(f"{escape(component)}: ", note) for note in own]
             tree = {
                 key: info for component, header in parts.items() for key, info in _tensors(source, component, header)
             }

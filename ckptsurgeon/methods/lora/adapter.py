@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count, escape, listing
 from .config import AdapterConfig, selects
 
-__all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "base_notes", "config_notes"]
+__all__ = ["LINEAR", "Adapter", "AdapterModule", "base_notes", "config_notes"]
 
 # Notes on differences between a PEFT configuration and the tensors.
-
-STAYS = (" without factors: ", ": the base's are kept", " of the base do not change")
-"""Parts of the texts of notes on modules of a base that a configuration selects, but the adapter has no tensors for."""
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 """Matches a layer inside a module that PEFT wraps as a whole (torch's attention); group 1 is that module's name."""
@@ -64,6 +63,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
         yield f"lora_bias is not set, but {number} with factors have a bias, {why}: {_named(biased)}"
 
 
+@notes_of(NoteKind.MODULES_WITHOUT_FACTORS)
 def base_notes(
     adapter: Adapter, weights: Mapping[str, str], tensors: Mapping[str, TensorInfo], *, on: str, off: str
 ) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.tied_keys import tied_keys
+from ...util.notes import with_prefix
 from ...util.text import escape, shape_text
 from ..edit import check_casts
 from ..keys.pattern import OptionPattern
@@ -67,10 +68,12 @@ class BaseChanges:
         names = match_modules([(m.component, m.name, m.joined) for m in modules], known, one.adapter.saved)
         check_names(modules, names, one, self.base)
         refuse_codes([self.base], "lora merge", set(names.weights.values()))
-        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in (*names.notes, *one.adapter.notes)]
+        self.notes += [
+            with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*names.notes, *one.adapter.notes)
+        ]
         weights = [names.weights[module.component, module.name] for module in modules]
         ways = weight_layout(list(zip(modules, weights, strict=True)), one, self.base, self.model)
-        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in ways.notes]
+        self.notes += [with_prefix(f"{escape(one.adapter.name)}: ", note) for note in ways.notes]
         for module, key, transposed in zip(modules, weights, ways.transposed, strict=True):
             self._add_module(source, one, module, key, transposed=transposed)
         for name, key in one.adapter.saved.items():
@@ -79,7 +82,7 @@ class BaseChanges:
         every |= {module.name: "" for module in one.adapter.modules if module.name not in every}  # excluded on purpose
         shift = names.shift
         stays = base_notes(one.adapter, every, self.base.tensors, on=shift.on, off=shift.off)
-        self.notes += [f"{escape(one.adapter.name)}: {note}" for note in stays]
+        self.notes += [with_prefix(f"{escape(one.adapter.name)}: ", note) for note in stays]
 
     def _chosen(self, source: int, one: AdapterView) -> list[AdapterModule]:
         """Return the modules of an adapter that are not excluded; add the tensors of all others to ``left_out``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing, shape_text
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
@@ -112,7 +113,7 @@ def _collect(
         )
     placed, notes = named_modules(one, modules, base)
     found.left += [(source, key) for key in left]
-    found.notes += [*notes, *(f"{name}: {note}" for note in adapter.notes)]
+    found.notes += [*notes, *(with_prefix(f"{name}: ", note) for note in adapter.notes)]
     for each in placed:
         parts = found.parts.setdefault(each.name, [])
         if parts and parts[-1].source == source:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ConfigError, PlanError
 from ...methods.lora.adapter import AdapterModule
 from ...methods.lora.composed import composed_shape
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
@@ -83,7 +84,7 @@ def plan_lora_convert(
     every = [
         *notes,
         *overlooked,
-        *(f"{escape(one.adapter.name)}: {note}" for note in (*named, *one.adapter.notes, *kept)),
+        *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in (*named, *one.adapter.notes, *kept)),
     ]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
     left_out = [(0, key) for key in left]

@@ -13,6 +13,7 @@ from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.composed import SIDES, composed_shape
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing, shape_text
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
@@ -132,7 +133,7 @@ def named_modules(
         on = names.shifts[module.component].on
         start = next((end for end in range(len(key) + 1) if key[:end].replace(".", "_") == on), 0) if on else 0
         found.append(NamedModule(module, module.component, _module_of(key[start:])))
-    return found, [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
+    return found, [with_prefix(f"{escape(one.adapter.name)}: ", note) for note in names.notes]
 
 
 def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...methods.lora.adapter import AdapterModule
 from ...methods.lora.names import COMPONENTS
+from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
 from ..lora_merge.fitting import AdapterView
 from ..plan.compute import PRODUCT, Factor
@@ -69,7 +70,11 @@ def plan_lora_resize(
     made = written(modules, to, copied_settings(one))
     made.steps += whole_steps(one, one.adapter.modules)
     made.metadata = {**_metadata(modules, metadata or {}), **made.metadata}
-    every = [*notes, *(f"{escape(one.adapter.name)}: {note}" for note in one.adapter.notes), *_notes(one, modules, to)]
+    every = [
+        *notes,
+        *(with_prefix(f"{escape(one.adapter.name)}: ", note) for note in one.adapter.notes),
+        *_notes(one, modules, to),
+    ]
     return adapter_plan("lora resize", [one.view.source], made, arguments=arguments, notes=every)
 
 

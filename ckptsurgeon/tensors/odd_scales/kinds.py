@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+
 __all__ = [
     "CLIPPED", "EXCHANGED", "EXPLAIN", "HUGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OPPOSED",
     "ROUNDED", "SAID", "SIGNED_CODES", "UNSET", "ZERO", "ZERO_BLOCKS",
@@ -33,8 +36,11 @@ SAID = {
     "complement, without the offset that is subtracted from codes",
     CLIPPED: "codes of which the lowest and the highest are far more frequent than those next to them: perhaps larger "
     "weights were clipped, because the scales were too small when the codes were made",
-    ROUNDED: "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
-    "to a floating-point dtype and back?",
+    ROUNDED: Note(
+        NoteKind.BROKEN_CODES,
+        "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
+        "to a floating-point dtype and back?",
+    ),
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"

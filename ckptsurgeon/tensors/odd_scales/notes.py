@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from math import log2
 from typing import TypeAlias
 
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, notes_of
 from ...util.text import count, escape, listing, natural_key
 from .averaged_words import AVERAGED, SPREAD, averaged_names
 from .group_codes import ASYMMETRIC, LOST_ZEROS, SYMMETRIC, UNFIT, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
@@ -67,6 +69,7 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 """{path of a checkpoint: {kind of odd scales, or size class: names of quantised tensors}}."""
 
 
+@notes_of(NoteKind.QUANTISATION)
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
@@ -88,7 +91,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         ):  # fmt: skip
             if some:
                 have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
-                yield f"{escape(path)}: {have} {said}: {_listed(some)}"
+                kind = said.kind if isinstance(said, Note) else NoteKind.QUANTISATION
+                yield Note(kind, f"{escape(path)}: {have} {said}: {_listed(some)}")
         yield from _on_sizes(path, names)
         powers = powers_of(own)
         if shifted := shifted_names(names, len(powers)):
@@ -226,7 +230,7 @@ class OddScales:
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self._kinds().items()}
 
-    def notes(self, path: str) -> tuple[str, ...]:
+    def notes(self, path: str) -> tuple[Note, ...]:
         """Return notes on all recorded tensors; ``path`` is the path of their checkpoint."""
         return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self._kinds().items()}}]))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
 
 from .families import FAMILIES, SAMPLE, save_small
 
@@ -34,10 +33,3 @@ def test_a_new_model_of_any_family_passes(kind: str, tmp_path: Path) -> None:
 
 def test_there_are_forty_families() -> None:
     assert len(FAMILIES) >= 40
-
-
-def test_a_word_in_a_token_does_not_decide_the_check() -> None:
-    note = (
-        "ids of special tokens that are ordinary words in the tokeniser: eos_token_id of config.json is 9 ('quantised')"
-    )
-    assert next(one for one in KINDS if one.pattern.search(note)).id == "token-ids"

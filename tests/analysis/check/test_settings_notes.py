@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import is_serious
+from ckptsurgeon.checkpoint.quantised_parts import incomplete
+from ckptsurgeon.tensors.quantised.parts import IncompleteTensors
+from ckptsurgeon.util.notes import is_serious
 
 from ...tensors.encodings.test_missing_parts import IN, OUT, THREE, WEIGHTS, folder_of
 
@@ -99,7 +102,10 @@ def test_parts_of_bitsandbytes_that_are_missing_fail_however_many(number: int, t
     ],
 )
 def test_the_parts_that_loaders_can_do_without_are_those_of_activations(parts: str, serious: bool) -> None:
-    assert is_serious(f"net: 1 quantised tensor lacks {parts}, which 2 similar tensors have: a.weight") is serious
+    lacking = [IncompleteTensors(part, ("a.weight",), 2) for part in re.split(", | and ", parts)]
+    (note,) = incomplete("net", lacking)
+    assert note == f"net: 1 quantised tensor lacks {parts}, which 2 similar tensors have: a.weight"
+    assert is_serious(note) is serious
 
 
 def settings_of(folder: Path, **fields: Any) -> Path:

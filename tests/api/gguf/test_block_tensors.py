@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import is_serious
 from ckptsurgeon.api.gguf.block_tensors import is_whole_model, lacking_notes
 from ckptsurgeon.planning.llama_cpp.names import ARCHITECTURES
+from ckptsurgeon.util.notes import is_serious
 
 from ...helpers.deepseek_models import KINDS as DEEPSEEK
 from ...helpers.deepseek_models import saved as saved_deepseek

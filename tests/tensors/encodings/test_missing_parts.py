@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import is_serious
+from ckptsurgeon.util.notes import Note, is_serious
 
 from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
 from .test_agreement import VERBS
@@ -23,8 +23,8 @@ WEIGHTS = "model.safetensors"
 State = dict[str, torch.Tensor]
 
 
-def said(found: Any) -> list[str]:
-    return [note.partition(": ")[2] for note in found.notes if " similar tensor" in note or "for blocks of" in note]
+def said(found: Any) -> list[Note]:
+    return [note.reworded(note.partition(": ")[2]) for note in found.notes if " similar tensor" in note or "for blocks of" in note]
 
 
 def folder_of(name: str, path: Path, edit: Callable[[State], object] = lambda state: None) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..check import Check
-from ..note_kinds import noted
+from ..noted import noted
 from ..subject import Subject
 
 __all__ = ["damaged", "noted_check", "unconfigured", "unless_noted"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....checkpoint.quantised_values import ORDERS, OUTSIDE, UNSET
+from ....util.note_kind import NoteKind
 from ..check import Check, of_keys
-from ..note_kinds import CODES, noted
+from ..noted import noted
 from ..report import Found, Status
 from ..subject import Subject
 from ._noted import damaged, unless_noted
@@ -18,9 +19,9 @@ ID = "quantisation"
 
 def _run(subject: Subject) -> Iterator[Found]:
     yield from noted(subject, ID)
-    if not any(OUTSIDE in note for note in subject.notes) and (keys := [*_orders_outside(subject)]):
+    if not any(note.kind is NoteKind.GROUP_INDEX for note in subject.notes) and (keys := [*_orders_outside(subject)]):
         has = "has" if len(keys) == 1 else "have"
-        yield of_keys(Status.FAIL, keys, f"{has} {OUTSIDE}", CODES)
+        yield of_keys(Status.FAIL, keys, f"{has} {OUTSIDE}", NoteKind.BROKEN_CODES.todo)
 
 
 def _orders_outside(subject: Subject) -> Iterator[str]:

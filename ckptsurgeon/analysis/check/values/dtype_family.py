@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ....util.text import escape, listing
 from ..check import SHOWN, Check, without_values
 from ..families import families
-from ..note_kinds import noted
+from ..noted import noted
 from ..report import Found, Status
 from ..subject import Subject
 

@@ -25,12 +25,12 @@ from ....tensors.odd_scales.kinds import (
     SIGNED_CODES,
 )
 from ....tensors.quantised.unlike import is_number
+from ....util.note_kind import NoteKind
 from ....util.text import count, natural_key
 from ..check import Check, of_keys
 from ..families import is_scale
 from ..measuring.byte_scales import EXPONENTS
 from ..measuring.figures import Figures
-from ..note_kinds import AVERAGE
 from ..report import Found, Status
 from ..subject import Subject
 from ._fnuz_codes import perhaps_fnuz
@@ -127,7 +127,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
-        yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", AVERAGE)
+        yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", NoteKind.AVERAGED_CODES.todo)
     if lost := lost_zero_points(subject.odd):
         yield of_keys(Status.WARN, sorted(lost, key=natural_key), f"with {LOST_ZEROS}", DECODE)
     for some_names, said in ((moved_codes([subject.odd]), MOVED), (rounded_scales([subject.odd]), ROUNDED_UP)):

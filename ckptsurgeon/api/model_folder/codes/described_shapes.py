@@ -17,6 +17,8 @@ from ....storage.read.uri import scheme_of
 from ....tensors.encodings.bitsandbytes import STATE
 from ....tensors.quantised.encoding import QuantisedTensor
 from ....tensors.quantised.methods import family
+from ....util.note_kind import NoteKind
+from ....util.notes import Note
 from ....util.text import NUMBER_IN_KEY, brief_repr, count, escape, listing
 from .logical_tensors import columns_of, whole_shape
 
@@ -33,7 +35,11 @@ VALUE_BYTES = 4096
 """A tensor with more bytes than this is not read as a stored shape."""
 
 
-def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
+SHAPE_SAID = "gives the shape "
+"""How texts on a wrong shape in a ``quant_state`` begin."""
+
+
+def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
     """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
 
     ``config`` is the model's configuration, if there is one. Its ``hidden_size`` and ``intermediate_size`` are
@@ -64,7 +70,15 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
         found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
     for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
         found.setdefault(why, []).append(key)
-    return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
+    return [
+        Note(_kind_of(field, why), f"the {field} of {listing(keys, 3)} {why}") for (field, why), keys in found.items()
+    ]
+
+
+def _kind_of(field: str, why: str) -> NoteKind:
+    """Return the kind of a note: no program can decode a weight of a wrong shape."""
+    is_shape = field == "weight_shape" or why.startswith(SHAPE_SAID)
+    return NoteKind.BROKEN_CODES if is_shape else NoteKind.QUANTISATION
 
 
 def _describes(ending: str) -> bool:
@@ -82,13 +96,13 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
             values = escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"
             yield (
                 "quant_state",
-                f"gives the shape {brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
+                f"{SHAPE_SAID}{brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",
             )
         elif len(expected := whole_shape(one.name, (number,), config)) > 1 and shape != [*expected]:
             width = f"hidden_size is {config['hidden_size']}"
             yield (
                 "quant_state",
-                f"gives the shape {brief_repr(shape)}, but it must be {[*expected]}: {width} in config.json",
+                f"{SHAPE_SAID}{brief_repr(shape)}, but it must be {[*expected]}: {width} in config.json",
             )
     if type(block) is int and block > 0 and scales is not None:
         have = math.prod(checkpoint[scales].shape)

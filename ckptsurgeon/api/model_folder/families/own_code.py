@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ....destinations.hf.files import CONFIG, PROCESSORS
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape, listing
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
@@ -18,6 +20,7 @@ _CLASS = re.compile(r"([A-Za-z_]\w*)\.\w+")
 """Matches ``module.Class``, but not a class in another repository, which is ``repo--module.Class``."""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def own_code_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each configuration that refers to Python modules that are not in the folder."""
     there = {*(one.name for one in folder.files), *folder.left}

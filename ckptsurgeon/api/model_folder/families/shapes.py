@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape, shape_text
 from ..config import has_parts
 from ..weights.required_parts import pattern_of
@@ -53,6 +55,7 @@ def is_of_family(kind: str) -> bool:
     return kind in _FAMILIES
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on the first tensor whose shape is not the one that follows from the model type and configuration.
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ..config import AFTER_PADDING, DTYPE, PADDING
 from ..weights.required_parts import is_known_type
@@ -55,7 +57,7 @@ If ``head_dim`` is not set, the number of heads must divide the width.
 """
 
 
-def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
+def value_notes(config: Mapping[str, Any]) -> Iterator[Note]:
     """Yield notes on invalid values in a configuration and its ``text_config``; none if it refers to custom code."""
     if config.get("auto_map"):
         return
@@ -71,6 +73,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _no_padding(part, kind)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if ``dtype`` and its older name, ``torch_dtype``, have different values."""
     new, old = (str(value).removeprefix("torch.") if (value := config.get(name)) else "" for name in DTYPE)
@@ -79,6 +82,7 @@ def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{said}: transformers 4.56 and later read the first, older versions the second"
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
     """Yield notes on activation functions and types of rotary embeddings that transformers does not know."""
     for field in _FUNCTIONS:
@@ -95,6 +99,7 @@ def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
                 return
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on numbers that are stored as strings, and on negative epsilons (added under a square root)."""
     for field, value in config.items():
@@ -102,7 +107,10 @@ def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
             yield f"{said}, which is a string and not a number: {UNLOADED}"
         elif isinstance(value, float) and _EPSILON.search(field) and not value >= 0:
-            yield f"config.json says {value} ({escape(field)}), which is not 0 or more: square roots become NaN"
+            yield Note(
+                NoteKind.CONFIGURATION,
+                f"config.json says {value} ({escape(field)}), which is not 0 or more: square roots become NaN",
+            )
 
 
 def _is_number(text: str) -> bool:
@@ -112,6 +120,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
     """Yield a note on the first size that is negative or, for well-known model types, 0."""
     for field in _SIZES:
@@ -121,6 +130,7 @@ def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
             return
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
     """Yield a note if ``pad_token_id`` is null in a model that counts positions from this id on.
 
@@ -130,6 +140,7 @@ def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
         yield f"config.json says null ({PADDING}), from which {kind} counts positions: the model cannot be run"
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:
     """Yield notes if the number of heads does not divide the width, or the number of key heads that of query heads."""
     for kinds, width, field in _DIVIDED:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ....errors import ConfigError, SourceError
 from ....planning.target import Companion
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, listing
 from ..documents import GENERATION, json_text
 from ..folder import ModelFolder
@@ -42,6 +44,7 @@ def with_heads_left(
     return (*kept, Companion(GENERATION, text=json_text(fields))), [f"{FIELD} of {GENERATION} {loses}: {why}"]
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``alignment_heads`` lists a layer or an attention head that config.json does not have."""
     heads = generation_settings(folder).get(FIELD)

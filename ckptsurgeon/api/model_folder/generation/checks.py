@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape
 from ..documents import GENERATION
 from ..folder import ModelFolder
@@ -28,6 +30,7 @@ ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens":
 """{field that generation always reads: why ``generate`` refuses some values}"""
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def generation_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on generation settings that contradict the model or another setting."""
     config, settings = folder.config, generation_settings(folder)
@@ -42,6 +45,7 @@ def generation_notes(folder: ModelFolder) -> Iterator[str]:
         yield f"{GENERATION} says is_multilingual: false, but {has}: transformers refuses to set a language"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if an encoder-decoder like T5 has no start token of the decoder, in ``config`` or in ``settings``.
 
@@ -55,6 +59,7 @@ def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[s
         yield f"{START} is in neither config.json nor {GENERATION}: neither training nor generation can begin"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on impossible lengths in file ``name``: beyond the model's positions, or a minimum above a maximum.
 
@@ -81,6 +86,7 @@ def _is_stretched(config: Mapping[str, Any]) -> bool:
     return bool(config.get("rope_scaling")) or any(one != "default" for one in types)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on values in generation_config.json with which ``generate`` fails."""
     samples = bool(settings.get("do_sample"))
@@ -93,8 +99,9 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     beams = beams if type(beams) is int else 1
     if type(texts) is int and texts > 1 and texts > beams > 0 and (beams > 1 or not samples):
         most = f"num_beams is {beams}" if beams > 1 else "without num_beams or do_sample, a prompt has only one result"
-        yield (
-            f"{GENERATION} asks for {texts} texts (num_return_sequences), but {most}: transformers refuses the model"
+        yield Note(
+            NoteKind.CONFIGURATION_REFUSED,
+            f"{GENERATION} asks for {texts} texts (num_return_sequences), but {most}: transformers refuses the model",
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, escape
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
@@ -38,7 +40,7 @@ WHISPER = (
 """The code and the name of each language of Whisper, alternately."""
 
 
-def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
+def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on languages that differ between two files, or for which the tokeniser has no token.
 
     ``places`` has the id of each token.
@@ -51,6 +53,7 @@ def language_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[s
         yield from _other_speech(folder, places)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if translations begin with another language than the tokeniser's target language (``tgt_lang``)."""
     target = _token_of(object_in(folder, TOKENIZER).get("tgt_lang"), places)
@@ -68,6 +71,7 @@ def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[st
             return
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _without_token(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``src_lang`` or ``tgt_lang`` of the tokeniser has no token, although other languages have one.
 
@@ -96,6 +100,7 @@ def _token_of(language: Any, places: Mapping[str, int]) -> str:
     return next((one for one in names if one in places), "")
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _other_speech(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield notes if Whisper's settings name two different languages, or a language that generation refuses."""
     fields, settings = object_in(folder, GENERATION), object_in(folder, TOKENIZER)
@@ -116,7 +121,10 @@ def _other_speech(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[st
         yield f"{forces}, while {said} ({own})"
     told = _code(settings.get("language"))
     if told and told != language and f"<|{told}|>" in places:
-        yield f"{said}, but {TOKENIZER} says {escape(brief_repr(str(settings['language']), 24))} (language)"
+        yield Note(
+            NoteKind.CONFIGURATION,
+            f"{said}, but {TOKENIZER} says {escape(brief_repr(str(settings['language']), 24))} (language)",
+        )
 
 
 def _code(language: Any) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ..tokenizer.tokenizer_files import brief_token
 
 __all__ = ["moved_id_notes"]
@@ -18,6 +20,7 @@ ENDS = re.compile(
 """Matches tokens with which texts or messages end, such as ``</s>``, ``<|eot_id|>`` and ``<|im_end|>``."""
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def moved_id_notes(
     sections: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], places: Mapping[str, int], *, generates: bool
 ) -> Iterator[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
@@ -19,7 +21,7 @@ TASKS = (TRANSLATE, "<|transcribe|>", "<|notimestamps|>")
 FORCED, SUPPRESSED = "forced_decoder_ids", "suppress_tokens"
 
 
-def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
+def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on wrong ids of forced or suppressed tokens in config.json or generation_config.json.
 
     ``places`` has the id of each token.
@@ -37,6 +39,7 @@ def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator
     yield from _suppressed_languages(fields, file, languages)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mapping[int, str]) -> Iterator[str]:
     """Yield a note if ``suppress_tokens`` has tokens of languages, which must not be suppressed."""
     listed = fields.get(SUPPRESSED)
@@ -50,6 +53,7 @@ def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mappi
         )
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _forced_others(
     fields: Mapping[str, Any], file: str, languages: Mapping[int, str], places: Mapping[str, int]
 ) -> Iterator[str]:
@@ -64,6 +68,7 @@ def _forced_others(
         yield f"{FORCED} of {file} has {listing(found, 3, where='')}, {which} of the tokeniser: {asks}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``forced_decoder_ids`` has ids that the same file does not list for a language or a task.
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from ....planning.merge.layers import LayerList, all_lists
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ..config import declared_layers
 from ..weights.shape_checks import DescribedTensor
@@ -18,6 +20,7 @@ COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
 """Model types in which the number of layers in config.json is not the length of a list of modules."""
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on layers that contradict a configuration or each other: number, gaps, kinds, shapes, dtypes.
 
@@ -53,10 +56,11 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
             most = max(stacks, key=lambda one: one.count)
             has = f"{escape(most.prefix)} has {count(most.count, 'layer')}"
             rest = "ignores the others" if most.count > value else "initialises the others"
-            yield f"config.json says {value} ({name}), but {has}: transformers {rest}"
+            yield Note(NoteKind.MISSING_TENSORS, f"config.json says {value} ({name}), but {has}: transformers {rest}")
             return
 
 
+@notes_of(NoteKind.LAYER_GAP)
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 

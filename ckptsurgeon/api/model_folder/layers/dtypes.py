@@ -9,6 +9,8 @@ from ....tensors.dtypes import DTYPES
 from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
 from ....tensors.quantised.settings import quantisation_of
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ..weights.shape_checks import DescribedTensor
 from .holes import pairs_in_layers
@@ -21,7 +23,7 @@ PLAIN = (*HALVES, "float32")
 """The dtypes of weights that are not quantised. (In a quantised model, scales may be float16 and weights bfloat16.)"""
 
 
-def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[Note]:
     """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` that no model computes in."""
     yield from _stated(config)
     if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
@@ -29,6 +31,7 @@ def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     yield from _kind_notes(tensors, config)
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _stated(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the ``dtype`` of a quantised model is an 8-bit float: it must be a dtype for computations."""
     for field in ("dtype", "torch_dtype"):
@@ -40,6 +43,7 @@ def _stated(config: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+@notes_of(NoteKind.MIXED_DTYPES)
 def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if a tensor has different dtypes in two layers: a shard may be from another copy of the model.
 
@@ -56,6 +60,7 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
             return
 
 
+@notes_of(NoteKind.MIXED_DTYPES)
 def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if all layers are float16 and a tensor outside the layers is bfloat16, or the reverse."""
     inner, outside = dict[str, str](), list[DescribedTensor]()
@@ -72,6 +77,7 @@ def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
         yield f"{differ}, like all layers: it may be from another copy of the model, {CASTS}{more}"
 
 
+@notes_of(NoteKind.QUANTISATION)
 def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor that is floating-point in other layers has integers, booleans, 8-bit floats or the like.
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....planning.merge.layers import LayerList, layers_of
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from .derived_kinds import LayerKinds, layer_kinds
 from .experts import INITIALISED, NUMBERS
@@ -40,6 +42,7 @@ def _rules(kind: str) -> Iterator[LayerKinds]:
     return (one for one in layer_kinds({}, kind) if one.name in _FIELDS)
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def expert_layer_notes(lists: Sequence[LayerList], keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if layers have experts although the configuration says that they have none, or the reverse.
 

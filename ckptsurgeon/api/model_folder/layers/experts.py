@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape, listing, shape_text
 from ..weights.shape_checks import UNLOADED, DescribedTensor, is_number
 
@@ -49,7 +51,7 @@ def of_first_expert(key: str) -> str:
     return _OF_EXPERT.sub("experts.0.", key)
 
 
-def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[Note]:
     """Yield notes if there are more or fewer experts than declared, or if layers lack experts or routers."""
     found: list[tuple[DescribedTensor, _Place]] = []
     others: list[DescribedTensor] = []
@@ -102,6 +104,7 @@ def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int
     return found
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if a configuration chooses more experts per token than there are, or has groups of unequal sizes."""
     field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
@@ -124,6 +127,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
     return field, {config[field], config[field] + (zero if type(zero) is int else 0)}
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor that stacks all experts of a layer has more or fewer experts than config.json declares.
 
@@ -149,6 +153,7 @@ def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
         yield from _routers(tensors, {place for _, place in found}, usual, also=declared)
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _numbered(
     tensors: Sequence[DescribedTensor], sets: Mapping[str, Mapping[int, set[str]]], config: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -173,7 +178,10 @@ def _numbered(
     if field and short and len(short) < len(sets):
         place, lost = next(iter(short.items()))
         those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
-        yield f"{escape(place)}experts lacks {those}, which the other layers have: {INITIALISED}"
+        yield Note(
+            NoteKind.MISSING_TENSORS,
+            f"{escape(place)}experts lacks {those}, which the other layers have: {INITIALISED}",
+        )
     if len(declared) < 2 and not short:
         yield from _with_gaps(sets)
     for place, experts in sets.items() if len(declared) < 2 else ():
@@ -181,11 +189,15 @@ def _numbered(
         odd = next((one for one, own in experts.items() if own != whole), None)
         if odd is not None:
             parts = listing(sorted(whole - experts[odd]), 3)
-            yield f"{escape(place)}experts.{odd} lacks {parts}, which the other experts have: {INITIALISED}"
+            yield Note(
+                NoteKind.MISSING_TENSORS,
+                f"{escape(place)}experts.{odd} lacks {parts}, which the other experts have: {INITIALISED}",
+            )
             return
     yield from _routers(tensors, sets, number, also=declared)
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
     """Yield a note on the first module whose expert indices have gaps or do not begin at 0.
 
@@ -200,6 +212,7 @@ def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
             return
 
 
+@notes_of(NoteKind.OTHER)
 def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     """Yield a note if expert indices have gaps, for a checkpoint without a configuration.
 
@@ -219,6 +232,7 @@ def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
         yield f"{has}, but no tensor of expert {lost[0]}{more}"
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _routers(
     tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
@@ -234,9 +248,13 @@ def _routers(
     numbers = {number, *also}
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
     if other and len(other) == len(found):
-        yield (f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}")
+        yield Note(
+            NoteKind.VOCABULARY,
+            f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}",
+        )
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
     """Yield a note on an expert's tensor whose shape differs from the shape in most other experts of its layer.
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape, shape_text, together
 from ..codes.logical_tensors import shapes_of_codes
 from ..weights.shape_checks import DescribedTensor, is_number
@@ -61,6 +63,7 @@ _CODED = re.compile(
 """Matches scales, codes and the like of quantised tensors, which other checks report."""
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def hole_notes(
     lists: Sequence[LayerList], gaps: Mapping[str, Collection[int]], keys: Sequence[str], config: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -90,12 +93,13 @@ def hole_notes(
                 yield f"{lacks}, which the other layers have: transformers initialises what is missing{more}"
 
 
-def gap_notes(keys: Sequence[str]) -> Iterator[str]:
+def gap_notes(keys: Sequence[str]) -> Iterator[Note]:
     """Yield notes on gaps in the indices of layers and experts, for a checkpoint without a configuration."""
     yield from layer_gap_notes(keys)
     yield from expert_gap_notes(keys)
 
 
+@notes_of(NoteKind.LAYER_GAP)
 def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     """Yield a note if layer indices have gaps, for a checkpoint whose number of layers is not known.
 
@@ -115,6 +119,7 @@ def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
             yield f"{escape(prefix)} has layers {first} to {last}, but no tensor of layer {missing}{more}"
 
 
+@notes_of(NoteKind.OTHER)
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a tensor differs in shape between two layers of a model whose layers should all be alike.
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....planning.merge.layers import layers_of, numbered_lists
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from .derived_kinds import layer_kinds
 from .holes import is_stack
@@ -31,6 +33,7 @@ It does not match norms and experts, which may differ for other reasons.
 ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if layers have modules that are typical of another kind than the configuration says."""
     for stack in numbered_lists(list(keys)):

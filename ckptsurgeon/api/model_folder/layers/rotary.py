@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ....checkpoint.checkpoint import Checkpoint
 from ....errors import CheckpointError
 from ....storage.read.uri import scheme_of
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape
 from ..config import has_parts
 from ..config_fields import base_of_rope
@@ -48,6 +50,7 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**made, **derived_lists(config)}
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if ``short_factor`` or ``long_factor`` does not have one number for each rotated pair of a head."""
     rope, width, heads = rope_settings(config), config.get("hidden_size"), config.get("num_attention_heads")
@@ -189,6 +192,7 @@ NEAR, TINY = 0.01, 1e-7
 """The largest rounding errors: ``NEAR`` is the relative error of bfloat16, ``TINY`` the absolute error of float16."""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the stored frequencies of a model's rotary embedding do not follow from its configuration.
 

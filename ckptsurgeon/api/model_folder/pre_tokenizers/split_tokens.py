@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, listing
 from ..folder import ModelFolder
 from ..tokenizer.tokenizer_files import added_tokens, brief_token, local_tokens
@@ -34,6 +36,7 @@ FIRST = 20_000
 """Tokens of letters, of which there are many, are only searched among this many tokens at the beginning of a list."""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def split_token_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the pre-tokeniser in tokenizer.json splits most tokens of a kind, such as several digits.
 

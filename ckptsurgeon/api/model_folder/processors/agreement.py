@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count
 from ..folder import ModelFolder
 from .sections import PROCESSOR, Section, at_path, image_section, processor_section, video_section
@@ -50,7 +52,7 @@ OF_LARGER_PATCHES = ("aya_vision",)
 """Model types in whose processor ``patch_size`` is the size of joined patches, not of the network's patches."""
 
 
-def agreement_notes(folder: ModelFolder) -> Iterator[str]:
+def agreement_notes(folder: ModelFolder) -> Iterator[Note]:
     """Yield a note on each number in a processor's files that differs from the number in config.json."""
     config = folder.config
     kind = config.get("model_type")
@@ -65,6 +67,7 @@ def agreement_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _patches(whole.fields, config)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _differing(section: Section, config: Mapping[str, Any], pairs: Mapping[str, str]) -> Iterator[str]:
     for field, path in pairs.items():
         number, wanted = section.fields.get(field), at_path(config, path)
@@ -72,6 +75,7 @@ def _differing(section: Section, config: Mapping[str, Any], pairs: Mapping[str, 
             yield f"{section.where} says {number} ({field}), but config.json says {wanted} ({path})"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if a processor's ``patch_size`` is not the network's, or if ``vision_feature_layer`` does not exist.
 

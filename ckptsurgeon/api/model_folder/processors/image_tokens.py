@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape
 from ..folder import ModelFolder
 from .sections import PROCESSOR, Section, at_path, image_section, processor_section
@@ -38,7 +40,7 @@ LARGEST = 1_000_000
 """Sizes and numbers of tokens above this get no note."""
 
 
-def image_token_notes(folder: ModelFolder) -> Iterator[str]:
+def image_token_notes(folder: ModelFolder) -> Iterator[Note]:
     """Yield notes if a processor makes more or fewer tokens for an image than the network makes features."""
     config, whole = folder.config, processor_section(folder)
     kind = config.get("model_type")
@@ -53,6 +55,7 @@ def image_token_notes(folder: ModelFolder) -> Iterator[str]:
         yield from _counted(image_section(folder), "image_seq_length", config, "")
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if LLaVA's processor, with these ``fields``, makes more or fewer tokens than there are features."""
     kind = config["model_type"]
@@ -84,6 +87,7 @@ def _says(field: str, value: object, fields: Mapping[str, Any]) -> str:
     return f"{PROCESSOR} has no {field}, which makes it {value}"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if LLaVA-OneVision's processor has another strategy or number of tokens than the network.
 
@@ -97,6 +101,7 @@ def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:
     yield from _counted(whole, "num_image_tokens", config, "")
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _counted(section: Section, field: str, config: Mapping[str, Any], factor: str) -> Iterator[str]:
     """Yield a note if a processor's number of tokens for an image differs from the number of the network's features.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ..documents import BYTE_PAIRS, GENERATION, TOKENIZER
 from ..folder import ModelFolder
@@ -20,6 +22,7 @@ INPUTS = ("image", "video", "audio", "vision")
 """Prefixes of the names of fields with the ids of placeholder tokens, such as ``image_token_id``."""
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on ids of special tokens in configurations that have an embedding row, but no token.
 
@@ -85,6 +88,7 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
     return f", while {name} is {brief_token(names[name])} ({own[name]})" if name in own else ""
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:

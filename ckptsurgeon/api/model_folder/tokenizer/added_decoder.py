@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ....vocabulary.row_order import is_of_pieces
 from ..documents import TOKENIZER, VOCABULARIES
@@ -13,6 +15,7 @@ from .tokenizer_files import MORE, added_in, brief_token, local_tokens, object_i
 __all__ = ["decoder_notes"]
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if tokens have other ids in ``added_tokens_decoder`` than in the vocabulary.
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from ....destinations.hf.files import is_of_tokenizer
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape, listing
 from ....vocabulary.vocabulary import Vocabulary
 from ..documents import VOCABULARIES
@@ -34,7 +36,7 @@ ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
 """The file with the labels by which Wav2Vec2ProcessorWithLM (pyctcdecode) decodes the outputs of the output layer."""
 
 
-def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[Note]:
     """Yield a note on each additional token list that has ids for which its embedding or output layer has no row."""
     for name, pattern in LISTS.items():
         # several tokens may have the same id
@@ -49,6 +51,7 @@ def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) 
     yield from _beyond(ALPHABET, len(labels) if isinstance(labels, list) else 0, tensors, CTC)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern: str) -> Iterator[str]:
     own = next((one for one in tensors if len(one.shape) == 2 and re.search(pattern, one.key)), None)
     if own is not None and number > own.shape[0]:
@@ -62,6 +65,7 @@ COMPARED, FEW = 512, 0.02
 """The approximate number of merge rules that are compared, and the share of rules or tokens that may differ."""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
     """Yield a note if a vocab.json of ``number`` tokens lacks many tokens of the BPE tokenizer.json beside it."""
     found = _rules_in_whole(folder)
@@ -71,6 +75,7 @@ def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
         yield f"{lacks}: programs that read {OLDER} do not know the other tokens"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if a merges.txt has another number of rules than tokenizer.json, or rules that make other tokens."""
     found = _rules_in_whole(folder)
@@ -149,6 +154,7 @@ ELSEWHERE = re.compile(r"token|vocab|spm|sentencepiece|bpe|\.model$", re.IGNOREC
 """Matches names of files and subfolders that may belong to a tokeniser with custom code."""
 
 
+@notes_of(NoteKind.TOKENISER_FILES)
 def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if a folder has files of a tokeniser, but not the token lists from which it can be loaded.
 

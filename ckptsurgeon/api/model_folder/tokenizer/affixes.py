@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count
 from ..folder import ModelFolder
 from .spelling import INSIDE, SHARE, Spelling
@@ -16,6 +18,7 @@ PREFIX, SUFFIX = "continuing_subword_prefix", "end_of_word_suffix"
 END = "</w>"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if no token has the configured prefix or suffix, or if many have a suffix but none is configured."""
     found = folder.token_list
@@ -41,6 +44,7 @@ def _none(field: str, affix: str, begins: str, what: str) -> str:
     return f"{field} of {WHOLE} is {brief_token(affix)}, but no token {begins} with it: {what}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
     """Yield a note if no WordPiece token begins with the configured prefix, but many begin with ``##``."""
     if spelling.mark == INSIDE and prefix != INSIDE and not (prefix and _has(spelling, prefix, at_end=False)):
@@ -54,6 +58,7 @@ def _mentions(folder: ModelFolder, mark: str) -> bool:
     return any(mark in json.dumps(folder.tokenizer_head.get(name)) for name in ("normalizer", "pre_tokenizer"))
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _unread(spelling: Spelling) -> Iterator[str]:
     ending = [one for one in spelling.tokens if one.endswith(END) and one != END]
     if len(ending) * SHARE > len(spelling.tokens):

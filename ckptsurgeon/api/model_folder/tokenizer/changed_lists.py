@@ -12,6 +12,8 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....errors import CheckpointError
 from ....formats.base.sharded_writer import RECIPE_FILE
 from ....storage.small_files import SMALL_BYTES
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import escape
 from ....vocabulary.huggingface import byte_letters, is_byte
 from ....vocabulary.rule_order import RuleOrder
@@ -53,6 +55,7 @@ byte tokens, 37 to 64 % (5000 draws).
 """
 
 
+@notes_of(NoteKind.VOCABULARY)
 def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each token list in a folder that is not the file that was written together with the weights.
 
@@ -72,7 +75,7 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
                 yield f"{is_not}: if its tokens differ, embedding rows belong to other tokens"
 
 
-def listed_order_notes(folder: ModelFolder) -> Iterator[str]:
+def listed_order_notes(folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on ids in tokenizer.json that do not follow merge rules or scores, and on byte tokens in disorder."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None:
@@ -88,6 +91,7 @@ def listed_order_notes(folder: ModelFolder) -> Iterator[str]:
     yield from order_notes(WHOLE, made, found.rules, found.order)
 
 
+@notes_of(NoteKind.VOCABULARY)
 def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) -> Iterator[str]:
     """Yield a note if the tokens of merge rules are in alphabetical or random order, which no training produces.
 
@@ -110,13 +114,15 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
             "each token has the embedding row of another token"
         )
     elif rules >= _MANY and order.rising < _AT_RANDOM:
-        yield (
+        yield Note(
+            NoteKind.TOKEN_ORDER,
             f"the ids in {name} of the tokens that {rules} merge rules make have nothing to do with the order of the "
             "rules: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each token "
-            "has the embedding row of another token"
+            "has the embedding row of another token",
         )
 
 
+@notes_of(NoteKind.TOKEN_ORDER)
 def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iterator[str]:
     """Yield a note if the byte tokens of byte-level BPE have an unknown order, although other ids follow the rules.
 
@@ -142,6 +148,7 @@ def are_mixed(letters: list[str]) -> bool:
     return len(letters) >= _BYTES and sum(map(lt, letters, letters[1:])) < _RISING * (len(letters) - 1)
 
 
+@notes_of(NoteKind.TOKEN_ORDER)
 def score_notes(name: str, order: RuleOrder) -> Iterator[str]:
     """Yield a note if the ids of a Unigram list's pieces do not follow their scores, by which training sorts them."""
     if order.number >= _MANY and order.falls >= order.number * _FALLS and order.rising < _AT_RANDOM:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ....errors import ConfigError, SourceError
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import listing
 from ..documents import CHAT, TOKENIZER
 from ..folder import ModelFolder
@@ -29,6 +31,7 @@ GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 """The statement that transformers adds to jinja2. ``generation`` and ``endgeneration`` enclose the model's answer."""
 
 
+@notes_of(NoteKind.UNREADABLE_FILE)
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a chat template cannot be parsed, or if the tokeniser has none of its control tokens.
 
@@ -47,9 +50,10 @@ def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if named and others and not tokens.intersection(named):
         names = listing([brief_token(one) for one in named], 3, where="")
         has = listing([brief_token(one) for one in others], 3, where="")
-        yield (
+        yield Note(
+            NoteKind.VOCABULARY,
             f"{where} writes tokens that the tokeniser lacks, so that they are split into pieces: {names}; the "
-            f"tokeniser has {has}"
+            f"tokeniser has {has}",
         )
 
 

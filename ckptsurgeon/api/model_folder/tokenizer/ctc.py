@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import escape
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
@@ -17,6 +19,7 @@ FEWEST = 20
 """A list with fewer letters of Latin, Greek and Cyrillic (scripts with capitals) may be for texts without spaces."""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on characters that a wav2vec 2.0 tokeniser puts into all texts, but that its list lacks.
 
@@ -39,4 +42,6 @@ def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     rows = folder.config.get("vocab_size")
     if isinstance(rows, int) and rows <= len(tokens):  # if there are more rows, the model has one for the delimiter
         lacks = f"{escape(folder.vocabulary)} lacks the {DELIMITER} {brief_token(token)}, which replaces spaces"
-        yield f"{lacks}: transformers gives it the id {len(tokens)}, for which the model has no row"
+        yield Note(
+            NoteKind.TOKEN_IDS, f"{lacks}: transformers gives it the id {len(tokens)}, for which the model has no row"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....vocabulary.huggingface import BYTE
 from ..folder import ModelFolder
 from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
@@ -22,6 +24,7 @@ READ = {BYTES: "ByteLevel", SPACES: "Metaspace", INSIDE: "WordPiece"}
 SAID = {BYTES: "write spaces as Ġ", SPACES: "write spaces as ▁", INSIDE: "mark the continuation of a word with ##"}
 
 
+@notes_of(NoteKind.VOCABULARY)
 def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield notes if decoded texts keep the marks of the tokens, or tokens for bytes.
 
@@ -39,6 +42,7 @@ def decoding_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     yield f"{has}, but its tokens {SAID[mark]}: {keep}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if rare characters are encoded as byte tokens, but the decoder does not join the bytes."""
     decoder, found = folder.tokenizer_head.get("decoder"), folder.token_list

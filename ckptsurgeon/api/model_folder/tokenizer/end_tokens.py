@@ -9,6 +9,8 @@ from typing import Any
 
 from ....destinations.hf.files import CONFIG
 from ....errors import ConfigError, SourceError
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, escape, listing
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
@@ -48,7 +50,7 @@ are written in words.
 """
 
 
-def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
+def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[Note]:
     """Yield notes on end tokens (``eos_token``) that do not end generated texts.
 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already. A CTC
@@ -72,6 +74,7 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield from _suppressed_words(folder, tokens)
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _endless(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if generation_config.json has no ``eos_token_id``: generation does not use the id in config.json."""
     generation, text = object_in(folder, GENERATION), folder.config.get("text_config")
@@ -82,6 +85,7 @@ def _endless(folder: ModelFolder) -> Iterator[str]:
         yield f"{GENERATION} has no {END}, and that of {CONFIG}, {end}, is not read: generation does not end by itself"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
     """Yield a note if the id of the end token or of the decoder's start token is not an integer.
 
@@ -100,6 +104,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the id of the end token or of the decoder's start token is negative.
 
@@ -115,6 +120,7 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
             yield f"{field} of {file} is {found[file][0]}, which is the id of no token{end}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the chat template ends turns with a token at which generation does not stop.
 
@@ -143,6 +149,7 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
         yield f"the chat template ends turns with {written}, {stops}"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers contain it.
 
@@ -183,6 +190,7 @@ def _template(folder: ModelFolder) -> str:
     return ""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if ``suppress_tokens`` has all end tokens; in ``begin_suppress_tokens``, they are normal."""
     ends, suppressed = _listed(fields.get(END)), _listed(fields.get(SUPPRESSED))
@@ -190,6 +198,7 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
         yield f"{SUPPRESSED} of {GENERATION} has {ends[0]}, its {END}: generation cannot end"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
@@ -213,6 +222,7 @@ def _ordinary(
         yield f"eos_token of the tokeniser is {named}, while {END} of {file} is {own} ({brief_token(tokens[own])})"
 
 
+@notes_of(NoteKind.OTHER)
 def _suppressed_at_first(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
@@ -234,7 +244,7 @@ def _suppressed_at_first(
         yield f"{AT_FIRST} of {file} has words of the tokeniser, so that no text can begin with them: {named}"
     if places[end] not in ids:
         lacks = f"lacks the end token, {brief_token(end)} ({places[end]})"
-        yield f"{AT_FIRST} of {file} {lacks}: generated texts may be empty"
+        yield Note(NoteKind.VOCABULARY, f"{AT_FIRST} of {file} {lacks}: generated texts may be empty")
 
 
 def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
@@ -246,6 +256,7 @@ def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
     return file, _listed(object_in(folder, file).get(field))
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _suppressed_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if Whisper's ``suppress_tokens`` has words: its ids may be those of another vocabulary.
 

@@ -6,6 +6,8 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import escape, listing
 from ....vocabulary.row_order import kind_of
 from ..documents import TOKENIZER, VOCABULARIES
@@ -45,6 +47,7 @@ In BERT's list for such texts (cased), every third word has capital letters.
 """
 
 
+@notes_of(NoteKind.VOCABULARY)
 def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
@@ -69,7 +72,7 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
             yield (f"{by} lower-cases texts, but {has}, so the tokeniser never produces them: {_examples(capitals)}")
         elif by and not lowers and is_of_words and not capitals and _has_letters(words):
             unknown = "words with capital letters become unknown"
-            yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"
+            yield Note(NoteKind.CONFIGURATION, f"{by} keeps capital letters, but no word in {name} has one: {unknown}")
 
 
 def _examples(words: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
@@ -55,6 +57,7 @@ RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)
 """Matches tokens that are reserved for later use, in Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield notes on fields such as ``eos_token_id`` whose id belongs to a token with another role, such as pad_token.
 
@@ -112,6 +115,7 @@ def generates(folder: ModelFolder) -> bool:
     return has_settings or any(isinstance(one, str) and one.endswith(GENERATES) for one in names)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _of_other_role(
     value: Any, field: str, file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
@@ -136,6 +140,7 @@ def _of_other_role(
             yield f"{field}_id of {file} {'is' if value == number else 'has'} {number} ({named}){meant}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _starts_of_t5(
     fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
@@ -157,6 +162,7 @@ def _starts_of_t5(
             yield f"{field}_id of {file} is {value} ({named}), while {meant}{begins}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``forced_bos_token_id`` (``value``) is the id of the padding token, and there is no bos_token.
 
@@ -194,6 +200,7 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
     return any(re.fullmatch(SPELLED[role], token, re.IGNORECASE) for role in roles if role in SPELLED)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``eos_token_id`` (``value``) is the id of the unknown token, and there is another end token.
 
@@ -207,6 +214,7 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if ``eos_token_id`` (``value``) has only ids of reserved tokens, but the eos_token is not reserved.
 
@@ -224,6 +232,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
         yield f"eos_token_id of {file} is {own}, {what}, while eos_token is {brief_token(end)} ({places[end]})"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the id of a decoder's first token (``value``) is the id of a reserved token.
 
@@ -234,6 +243,7 @@ def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterato
         yield f"{START}_id of {file} is {value} ({brief_token(token)}), a reserved token"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note on a wrong start token of the decoder.
 
@@ -252,4 +262,4 @@ def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
                 yield f"{field} of {file} is {other}, but the decoder of Whisper begins with {begins}"
     elif len(set(found.values())) == 2 and set(found.values()) <= tokens.keys():
         said = " and ".join(f"{number} ({brief_token(tokens[number])}) in {file}" for file, number in found.items())
-        yield f"{field} is {said}: generation begins with {found[GENERATION]}"
+        yield Note(NoteKind.CONFIGURATION, f"{field} is {said}: generation begins with {found[GENERATION]}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from ..folder import ModelFolder
 from .special_names import new_ids
@@ -17,6 +19,7 @@ OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the token list lacks the sentinels, and transformers gives them ids in the wrong order.
 

@@ -12,6 +12,8 @@ import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count
 from ....vocabulary.huggingface import byte_letters
 from ..folder import ModelFolder
@@ -43,6 +45,7 @@ WITH_SPACES = re.compile(r"(?<!\\)\.| |\\[sWDPSX]|\\x|\[:")
 """Matches parts of a regular expression, outside negated character classes, that may match a space."""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if the tokens have another mark of spaces than the normaliser and the pre-tokeniser write."""
     head = folder.tokenizer_head
@@ -74,6 +77,7 @@ def _examples(spelling: Spelling) -> str:
     return f"{brief_token(marked[0])}, and {len(marked) - 1} more" if marked else "a letter for each of the 256 bytes"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _foreign(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if many tokens have characters that ByteLevel never writes, because UTF-8 was decoded wrongly."""
     letters, added = byte_letters(), added_tokens(folder)
@@ -147,6 +151,7 @@ def _cuts_out(step: Mapping[str, Any]) -> bool:
     return all("\\s" in one or " " in one for one in classes) and not WITH_SPACES.search(rest)
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
     """Yield a note if WordPiece gets words with a mark that no token has, or a text that was not split into words."""
     marks = {"ByteLevel": BYTES, "Metaspace": SPACES}

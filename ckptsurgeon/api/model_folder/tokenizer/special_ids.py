@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape, listing
 from ....vocabulary.renumbered_ids import LostId, stale_ids
 from ....vocabulary.spoken import BLANKS, first_of
@@ -38,6 +40,7 @@ OLD = "clip"
 """A part of the names of model types whose published ids are wrong, which transformers corrects (CLIPTextModel)."""
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on fields such as ``eos_token_id`` in configurations whose id belongs to an ordinary word.
 
@@ -85,6 +88,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         yield f"ids of special tokens that are ordinary words in the tokeniser: {listing(words, 4, where='')}"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
     """Yield a text on each field like ``vision_start_token_id`` in config.json whose id belongs to another token.
 
@@ -98,6 +102,7 @@ def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str
             yield f"{own}, while {brief_token(name)} is {places[name]}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _blank(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
@@ -116,6 +121,7 @@ def _blank(
         yield f"{own}, and pad_token of {TOKENIZER} is {brief_token(blank)} ({places[blank]})"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _letter_as_blank(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
@@ -136,6 +142,7 @@ def _letter_as_blank(
     yield f"{own}, and {escape(folder.vocabulary)} {has}: the model never writes {brief_token(token)}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _padding(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
@@ -158,6 +165,7 @@ def _padding(
         yield f"{own}, and {meant}: {'each token gets a wrong position' if counts else classified}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if ``bad_words_ids`` of Marian forbids a word instead of the padding token.
 
@@ -187,6 +195,7 @@ def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, token
             yield LostId(f"{LANGUAGES}.{name}", number, tokens[number])
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if ``eos_token_id`` lists an ordinary word in addition to the right token.
 
@@ -205,6 +214,7 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
                 yield f"eos_token_id of {file} lists {listed}: generation stops at ordinary words of the tokeniser"
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ....vocabulary.row_order import IN_CODE, kind_of
 from ..documents import BYTE_PAIRS, TOKENIZER, VOCABULARIES
@@ -42,6 +44,7 @@ __all__ = [
 OLDER = VOCABULARIES[1]
 
 
+@notes_of(NoteKind.VOCABULARY)
 def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on the first file of a tokeniser that adds tokens with ids of ``rows`` or more.
 
@@ -64,6 +67,7 @@ def needless(folder: ModelFolder) -> set[str]:
     return {token for name, token in names.items() if name in ("bos_token", "eos_token")} - {names.get("pad_token")}
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note if a vocab.json skips ids, so that its largest ids are ``rows`` or more, and have no row.
 
@@ -82,6 +86,7 @@ EXTRA = ("extra_special_tokens", "additional_special_tokens")
 """The fields with other special tokens: first that of transformers 5 (a list or an object), then the older one."""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
 
@@ -164,6 +169,7 @@ def _added(folder: ModelFolder, size: int) -> frozenset[str]:
     return frozenset(token for file, token, number in found if file != TOKENIZER or number >= least)
 
 
+@notes_of(NoteKind.VOCABULARY)
 def name_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``special_tokens_map.json`` has other special tokens than ``tokenizer_config.json``.
 
@@ -188,6 +194,7 @@ def _are_unknown(folder: ModelFolder, tokens: Sequence[str]) -> bool:
     return bool(listed) and not {*listed, *added_tokens(folder)}.issuperset(tokens)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note on tokens of added_tokens.json that tokenizer.json lacks, if transformers gives them other ids.
 

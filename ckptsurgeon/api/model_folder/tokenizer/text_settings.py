@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, escape, listing
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
@@ -28,6 +30,7 @@ The exception is OPT, which begins a text with ``</s>``.
 """
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def text_setting_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if the tokeniser of a model like BERT has tokens for both ends of a text, but does not add them."""
     head, said = folder.tokenizer_head, object_in(folder, TOKENIZER)
@@ -50,7 +53,7 @@ def _is_bare(processor: Any) -> bool:
     return all(one.get("type") == "TemplateProcessing" and not one.get("special_tokens") for one in steps)
 
 
-def text_notes(folder: ModelFolder) -> Iterator[str]:
+def text_notes(folder: ModelFolder) -> Iterator[Note]:
     """Yield notes if special tokens around texts, padding or the largest length contradict the tokens or the model."""
     yield from _unusable(folder)
     yield from _around_texts(folder)
@@ -63,6 +66,7 @@ PROCESSORS = ("TemplateProcessing", "Sequence", "ByteLevel", "RobertaProcessing"
 """The types of post-processors in version 0.23 of the package tokenizers."""
 
 
+@notes_of(NoteKind.OTHER)
 def _unusable(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on post-processors that the package tokenizers cannot load, or whose tokens have no ids."""
     for one in steps_in(folder.tokenizer_head.get("post_processor")):
@@ -78,6 +82,7 @@ def _unusable(folder: ModelFolder) -> Iterator[str]:
                 yield f"the post_processor of {WHOLE} adds {names}, {lacks}"
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the post-processor in tokenizer.json adds special tokens with the ids of other tokens."""
     places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
@@ -88,6 +93,7 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
         yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _exchanged(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on files in which the tokens that begin and end a text (``<s>`` and ``</s>``) are exchanged."""
     names = named_tokens(folder)
@@ -101,6 +107,7 @@ def _exchanged(folder: ModelFolder) -> Iterator[str]:
         yield f"{WHOLE} {begins} (post_processor): the two tokens are perhaps exchanged"
 
 
+@notes_of(NoteKind.TOKENISER_SECTION)
 def _padding(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the padding in tokenizer.json has an id that is not the id of its padding token.
 
@@ -125,6 +132,7 @@ BY_POSITION = frozenset((
 """Model types with an embedding row for each position, in which a longer text is an error."""
 
 
+@notes_of(NoteKind.TOKENISER_SECTION)
 def _cut(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if tokenizer.json cuts texts to more tokens than the model has positions."""
     said, most = folder.tokenizer_head.get("truncation"), folder.config.get("max_position_embeddings")

@@ -11,6 +11,8 @@ from ....errors import ConfigError, SourceError
 from ....planning.target import Companion
 from ....storage.read.base import File
 from ....storage.read.uri import open_source, scheme_of
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
@@ -50,6 +52,7 @@ FEWEST, FEW = 20, 0.05
 """The smallest number, and share, of tokens without a merge rule that get a note. Fewer may be special tokens."""
 
 
+@notes_of(NoteKind.TOKENISER_FILES)
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if a byte-level ``vocab.json`` has no ``merges.txt``, or one for another vocabulary.
 
@@ -77,6 +80,7 @@ def _renumbered(made: Sequence[str], tokens: Sequence[str]) -> Iterator[str]:
     yield from byte_order_notes(TOKENS, tokens, order)
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
     unlisted = [token for token in made if token not in tokens]
     if unlisted:
@@ -93,6 +97,7 @@ def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
         yield f"no rule in {MERGES} makes {made_by}, so the tokeniser never produces them: {examples}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _own_rules(folder: ModelFolder) -> Iterator[str]:
     """Yield a note on merge rules in tokenizer.json that need or make tokens that its vocabulary lacks."""
     if not folder.has_all_tokens or not local_tokens(folder) or folder.token_list is None:
@@ -103,6 +108,7 @@ def _own_rules(folder: ModelFolder) -> Iterator[str]:
         yield f"{rules} need tokens that it does not list, so the tokeniser cannot be loaded: {examples}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _few_rules(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if many longer tokens in tokenizer.json are made by no merge rule; usually, rules make all of them.
 
@@ -128,6 +134,7 @@ KINDS = {
 """{name of a transformers class, without Tokenizer or TokenizerFast: kind of tokeniser}"""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _other_class(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``tokenizer_class`` is for another kind of tokeniser than the one in tokenizer.json."""
     named = object_in(folder, TOKENIZER).get("tokenizer_class")
@@ -161,7 +168,7 @@ SHARED, AGAIN = "has two tokens with the id", "occurs twice"
 """Parts of the messages on two tokens with the same id, and on a key that occurs twice in a JSON object."""
 
 
-def token_list_notes(folder: ModelFolder) -> Iterator[str]:
+def token_list_notes(folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on contradictions between a tokeniser's files: token lists, merge rules, steps of tokenizer.json.
 
     Files that would have to be downloaded, or that cannot be read, are not compared.
@@ -184,6 +191,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _steps(folder)
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
     named = {one.name: one.path for one in folder.files}
     if not {WHOLE, older} <= named.keys() or scheme_of(named[older]) or folder.tokens is None:
@@ -210,6 +218,7 @@ def _are_words(one: str, two: str) -> bool:
     return one != two and bool(one and two) and not any(map(SPECIAL.fullmatch, (one, two)))
 
 
+@notes_of(NoteKind.OTHER)
 def _other_pieces(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the token list lacks too many pieces of the sentencepiece model in the same folder.
 
@@ -228,6 +237,7 @@ def _other_pieces(folder: ModelFolder) -> Iterator[str]:
             yield from _moved_pieces(folder, name, pieces or ())
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _moved_pieces(folder: ModelFolder, name: str, pieces: Sequence[str]) -> Iterator[str]:
     """Yield a note if most pieces of a sentencepiece model have another id in tokenizer.json."""
     places = {token: row for row, token in enumerate(folder.tokens or ())}
@@ -248,6 +258,7 @@ def _of_targets(folder: ModelFolder) -> frozenset[str]:
     return frozenset()
 
 
+@notes_of(NoteKind.BYTE_ORDER_MARK)
 def _marks(folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each list in a text file that begins with a byte-order mark that its library does not skip.
 
@@ -279,17 +290,19 @@ def _start(one: Companion) -> bytes:
     return b""
 
 
-def _doubles(folder: ModelFolder) -> Iterator[str]:
+def _doubles(folder: ModelFolder) -> Iterator[Note]:
     """Yield a note if a vocab.txt or vocab.json has a token twice, or two tokens with the same id."""
     if folder.vocabulary not in (LINES, OLDER) or scheme_of(_path(folder, folder.vocabulary)):
         return
     why = folder.unread_tokens.rstrip(".").replace(" is not valid JSON: key ", ": token ")
     if TWICE in why or AGAIN in why:
-        yield f"{why}: transformers uses only the last id of such a token"
+        kind = NoteKind.UNREADABLE_FILE if folder.vocabulary == OLDER else NoteKind.SHARED_ROW
+        yield Note(kind, f"{why}: transformers uses only the last id of such a token")
     elif SHARED in why:
-        yield f"{why}: they share one embedding row"
+        yield Note(NoteKind.SHARED_ROW, f"{why}: they share one embedding row")
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if two tokens have the same id in tokenizer.json: transformers gives the added token a new id."""
     if not folder.has_all_tokens or scheme_of(_path(folder, WHOLE)):
@@ -302,14 +315,17 @@ def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
     if not tokens and (twice := doubled_number(folder.read(WHOLE, LARGEST))):
         yield f"{WHOLE} {twice}"
     elif not tokens and TWICE in folder.unread_tokens:
-        yield f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights or with other lists"
+        yield Note(
+            NoteKind.VOCABULARY,
+            f"{folder.unread_tokens.rstrip('.')}; the list is not compared with the weights or with other lists",
+        )
 
 
 def _path(folder: ModelFolder, name: str) -> str:
     return next(one.path for one in folder.files if one.name == name)
 
 
-def _steps(folder: ModelFolder) -> Iterator[str]:
+def _steps(folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on steps of a tokenizer.json, such as its normaliser, that contradict its tokens or other steps."""
     spelling = spelling_of(folder)
     if spelling.tokens:

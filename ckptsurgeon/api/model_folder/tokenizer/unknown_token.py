@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ....vocabulary.huggingface import BYTE
 from ....vocabulary.vocabulary import Vocabulary
@@ -25,6 +27,7 @@ Some lists lack the bytes that never occur in UTF-8, or the bytes of characters 
 """
 
 
+@notes_of(NoteKind.VOCABULARY)
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if the model of a tokenizer.json needs an unknown token, but has none or an ordinary word instead.
 
@@ -41,6 +44,7 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         yield f"the unknown token of {WHOLE}, {named} (unk_token of its model), is not in its list: {FAILS}"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield notes if the model of a tokenizer.json has byte tokens but ignores them, only equal scores, or dropout."""
     found = folder.token_list
@@ -54,9 +58,10 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         )
     scored = {one for one, token in zip(found.piece_scores, spelling.tokens, strict=False) if len(token) > 1}
     if len(scored) == 1 and len(found.piece_scores) >= FEWEST:
-        yield (
+        yield Note(
+            NoteKind.OTHER,
             f"all pieces of {WHOLE} have the same score, {scored.pop():g}: Unigram chooses pieces by their scores, so "
-            "all ways to split a text are equally good"
+            "all ways to split a text are equally good",
         )
     chance = found.model.get("dropout")
     if isinstance(chance, (int, float)) and 0 < chance <= 1:
@@ -74,6 +79,7 @@ def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
     return found.kind in ("WordPiece", "BPE") or (found.kind == "WordLevel" and any(map(UNKNOWN.fullmatch, tokens)))
 
 
+@notes_of(NoteKind.OTHER)
 def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iterator[str]:
     if "unk_id" not in found.model:
         return
@@ -82,11 +88,15 @@ def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iter
         without = ", with byte_fallback too" if found.model.get("byte_fallback") is True else ""
         yield f"unk_id of {WHOLE} is null: {FAILS}{without}"
     elif type(number) is int and number >= len(tokens):
-        yield f"unk_id of {WHOLE} is {number}, but it has {count(len(tokens), 'token')}: the tokeniser cannot be loaded"
+        yield Note(
+            NoteKind.TOKENISER_FILES,
+            f"unk_id of {WHOLE} is {number}, but it has {count(len(tokens), 'token')}: the tokeniser cannot be loaded",
+        )
     elif type(number) is int and number >= 0:
         yield from _word(folder, tokens, number)
 
 
+@notes_of(NoteKind.OTHER)
 def _word(folder: ModelFolder, tokens: tuple[str, ...], number: int) -> Iterator[str]:
     """Yield a note if the unknown token, at index ``number``, is a word, although the list has a real unknown token."""
     token, named = tokens[number], named_tokens(folder).get("unk_token", "")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
@@ -42,7 +44,7 @@ LARGEST = 2
 """The wrong ``eos_token_id`` in the config.json of CLIP models from before transformers 4.32."""
 
 
-def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[Note]:
     """Yield notes on wrong token ids with which a network computes, so that its results are wrong.
 
     ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
@@ -52,6 +54,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
     yield from language_notes(folder, places)
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a CLIP model takes the features of a text at another token than the tokeniser's end token.
 
@@ -80,6 +83,7 @@ def _said_end(folder: ModelFolder) -> tuple[Any, str]:
     return fields.get("eos_token_id"), path
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if a CLIP model takes a text's features at its largest id, but some ids are above the end token's.
 
@@ -100,6 +104,7 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
         )
 
 
+@notes_of(NoteKind.TOKEN_IDS)
 def forced_word_notes(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if the tokens that a decoder is forced to begin with are ordinary words."""
     for file in (CONFIG, GENERATION):

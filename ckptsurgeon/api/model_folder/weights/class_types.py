@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from .required_parts import classes_of, types_with
 
@@ -17,6 +19,7 @@ _TEXTS = ("ForCausalLM", "LMHeadModel")
 """Ends of the names of classes that generate texts."""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def class_type_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the class in ``architectures`` does not belong to the model type in ``model_type``.
 

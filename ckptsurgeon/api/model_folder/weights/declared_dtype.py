@@ -10,6 +10,8 @@ from typing import Any
 from ....checkpoint.checkpoint import Checkpoint
 from ....tensors.dtypes import DTYPES
 from ....tensors.quantised.settings import quantisation_of
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from ..config import DTYPE, OF_MODELS
 
@@ -24,6 +26,7 @@ Norms, routers and states may be float32 in any model.
 """
 
 
+@notes_of(NoteKind.DECLARED_DTYPE)
 def declared_dtype_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if config.json states a dtype, but (nearly) all weights have one other dtype.
 

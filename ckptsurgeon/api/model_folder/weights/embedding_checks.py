@@ -7,6 +7,8 @@ from typing import Any
 
 from ....planning.transplant.by_place import HEAD, is_embedding
 from ....tensors.dtypes import DTYPES
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape
 from ..config import vocabulary_sizes
 from ..folder import ModelFolder
@@ -41,6 +43,7 @@ def of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[D
     return found
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
 
@@ -62,12 +65,15 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
         yield f"config.json says {width} ({field}), but {has_columns}: transformers cannot load this model"
     other = folder.rows and not known.intersection(one.shape[0] for one in found)
     if other and not has_more_rows(folder):
-        yield f"config.json says {folder.rows} (vocab_size), but {has}: {follows(most)}"
+        yield follows(most, f"config.json says {folder.rows} (vocab_size), but {has}")
     if is_elsewhere(folder):
         return
     if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
         tokens = count(len(read.tokens), "token")
-        yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row"
+        yield Note(
+            NoteKind.TOKENS_WITHOUT_ROWS,
+            f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row",
+        )
         return
     yield from without_token_notes(folder, read, most)
     yield from listed_beyond(read, most.shape[0], has)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from .required_parts import known_patterns, pattern_of
 
@@ -16,6 +18,7 @@ _OF_ONE = re.compile(r"(?:^|\.)(\w+)\.experts\.#\.(w[123]|(?:gate|up|down)_proj)
 _EXPERTS = re.compile(r"(?:^|\.)(\w+)\.experts\.")
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def expert_name_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if all experts have names that no model of this type has, but that models of another type have.
 

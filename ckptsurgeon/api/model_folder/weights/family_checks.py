@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....planning.transplant.by_place import is_of_labels
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from ..config import has_parts
 from ..layers.experts import INITIALISED
@@ -78,6 +80,7 @@ _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attentio
 """(model type, field) for fields that are about other modules in this model type than ``_BIASES`` says."""
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors that contradict the model type in a configuration.
 
@@ -99,6 +102,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
     yield from _switched(keys, config)
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _classifiers(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the class in ``architectures`` has a classifier and the weights have none, or the reverse."""
     names = config.get("architectures")
@@ -127,6 +131,7 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
     yield from filter(_is_of_known, keys)
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
     """Yield notes on layers with tensors that no ``kind`` model has, or without tensors that every such model has."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
@@ -139,6 +144,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
             yield f"config.json says {kind} (model_type), but the layers have no {name}: transformers initialises it"
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on biases that the configuration turns off but that exist, or turns on but that are missing."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
@@ -169,6 +175,7 @@ _SWITCHES = (
 )
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a module exists although its field in config.json does not turn it on, or the reverse."""
     for kinds, field, on, module, base in _SWITCHES:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....tensors.quantised.encoding import QuantisedTensors
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ..codes.logical_tensors import codes_of, plain_tensors
 from ..config import TIES, has_parts, untied_by_default
@@ -82,6 +84,7 @@ _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def part_notes(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
 ) -> Iterator[str]:
@@ -154,6 +157,7 @@ def _projections(keys: Sequence[str], kind: str) -> Iterator[str]:
         yield f"self_attn.{next(iter(left[0]))}_proj"
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _sides(keys: Sequence[str], kind: str, classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the encoder or the decoder has another number of layers than the configuration says."""
     if kind not in (*_T5, *_BART) or not classes:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from ....planning.merge.layers import LayerList, all_lists, layers_of
 from ....planning.transplant.by_place import HEAD, is_embedding
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import NUMBER_IN_KEY, count, escape, listing
 from ..config import TIES, untied_by_default
 from ..layers.expert_layers import DENSE_NAMES, has_dense_layers
@@ -55,6 +57,7 @@ def pattern_of(key: str) -> str:
     return _INNER_NUMBER.sub(".#", key)  # twice as fast
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on tensors that every model of the class in ``config`` has, but that these weights lack.
 
@@ -182,6 +185,7 @@ class _Renamed(NamedTuple):
     missing: str
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on tensors whose name no model of this type has, although the expected name is missing."""
     kind = str(config.get("model_type"))

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ....planning.transplant.by_place import BIAS, HEAD, is_embedding, is_of_labels
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import brief_repr, count, escape
 from ..config import has_parts, vocabulary_size, vocabulary_sizes
 from ..documents import BYTE_PAIRS, TOKENIZER
@@ -29,6 +31,7 @@ _MULTIPLE, _MOST = 32, 128
 """Padding makes the number of rows a multiple of ``_MULTIPLE``, and adds fewer than ``_MOST`` rows."""
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if an output layer does not have ``vocab_size`` rows, although the embedding has.
 
@@ -46,7 +49,7 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         is_other = number not in known and not (one.is_quantised and _is_padded(number, known))
         if number and is_other and is_number(one) and not (has_parts(config) and "lm_head" not in one.key):
             has = f"{escape(one.key)} has {count(number, 'column' if one.key == _LOGITS else 'row')}"
-            yield f"config.json says {rows} (vocab_size), but {has}: {follows(one)}"
+            yield follows(one, f"config.json says {rows} (vocab_size), but {has}")
             return
 
 
@@ -111,7 +114,7 @@ _NO_LIMIT = 10**6
 """A ``model_max_length`` of at least this number means that there is no limit; transformers writes 1e30."""
 
 
-def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[Note]:
     """Yield notes if config.json or the tokeniser contradicts the number of positions, token types or channels."""
     config = folder.config
     if has_parts(config) or config.get("auto_map"):
@@ -128,6 +131,7 @@ def _found(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping[str,
     return [one for one in fitting if len(one.shape) > 1 and pattern.search(one.key) and is_number(one)]
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _other_size(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     declared = config.get(size.field)
     if type(declared) is not int:
@@ -136,10 +140,11 @@ def _other_size(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping
         if one.shape[size.axis] != declared + size.more:
             has = f"{escape(one.key)} has {count(one.shape[size.axis], 'channel' if size.axis else 'row')}"
             unused = f", {size.more} of which are not for positions" if size.more else ""
-            yield f"config.json says {declared} ({size.field}), but {has}{unused}: {follows(one)}"
+            yield follows(one, f"config.json says {declared} ({size.field}), but {has}{unused}")
             return
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _too_long(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the tokeniser allows longer texts (``model_max_length``) than the model has positions."""
     longest = object_in(folder, TOKENIZER).get("model_max_length")
@@ -159,7 +164,9 @@ _DEFAULT = re.compile(r"LABEL_\d+")
 """Matches the names that transformers gives to labels without a name."""
 
 
-def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
+def label_notes(
+    tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]
+) -> Iterator[Note]:
     """Yield notes on labels that contradict the rows of the classifier, or each other.
 
     ``classes`` are the names in ``architectures``; there are no notes if one of them is not a classifier.
@@ -176,6 +183,7 @@ def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], conf
     yield from _contradictions(config)
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the classifier's number of rows is not the number of labels, or if a row has no label.
 
@@ -195,9 +203,13 @@ def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -
     elif isinstance(labels, dict) and len(rows) == 1:
         lacking = [row for row in range(last.shape[0]) if str(row) not in labels]
         if lacking and all(map(str.isdecimal, labels)):
-            yield f"config.json has no label {lacking[0]} (id2label), but {has}: pipelines of transformers fail"
+            yield Note(
+                NoteKind.VOCABULARY,
+                f"config.json has no label {lacking[0]} (id2label), but {has}: pipelines of transformers fail",
+            )
 
 
+@notes_of(NoteKind.VOCABULARY)
 def _contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if ``label2id`` contradicts ``id2label``; the default names (``LABEL_0``) are not compared."""
     labels, rows = config.get("id2label"), config.get("label2id")
@@ -248,6 +260,7 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
     return len(tokens) + len(added_tokens(read) - {*tokens})
 
 
+@notes_of(NoteKind.VOCABULARY)
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
     """Yield a note if too many rows of an embedding, or any rows of a CTC output layer, have no token.
 

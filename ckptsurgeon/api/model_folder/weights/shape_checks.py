@@ -8,6 +8,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ....tensors.dtypes import DTYPES
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import count, escape, shape_text
 from ..config import has_parts
 
@@ -53,7 +55,7 @@ class DescribedTensor(NamedTuple):
     is_quantised: bool = False
 
 
-def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
+def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> Iterator[Note]:
     """Yield notes on sizes in a configuration (of MLPs, experts, attention heads) that fit no layer.
 
     The layers of a model may differ, so there is no note if one layer fits. There are no notes if the configuration has
@@ -72,13 +74,15 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
     yield from _attention(weights, config)
 
 
-def follows(one: DescribedTensor) -> str:
-    """Return the end of a note: what follows from a tensor whose size contradicts config.json.
+def follows(one: DescribedTensor, said: str) -> Note:
+    """Return a note with the text ``said`` and what follows from a tensor whose size contradicts config.json.
 
     For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
     tensor, because not all libraries compare its size.
     """
-    return UNFIT if one.is_quantised else UNLOADED
+    if one.is_quantised:
+        return Note(NoteKind.CONFIGURATION, f"{said}: {UNFIT}")
+    return Note(NoteKind.CONFIGURATION_REFUSED, f"{said}: {UNLOADED}")
 
 
 def is_plain(one: DescribedTensor) -> bool:
@@ -92,6 +96,7 @@ def is_number(one: DescribedTensor) -> bool:
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     width = config.get("intermediate_size")
     found = {key: match for key in weights if (match := MLP.search(key)) is not None}
@@ -102,7 +107,7 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
     if known.isdisjoint(sizes.values()) and not _fits_up(weights, found, known):
         key, size = next(iter(sizes.items()))
         has = count(size, "row" if found[key][1] else "column")
-        yield f"config.json says {width} (intermediate_size), but {escape(key)} has {has}: {follows(weights[key])}"
+        yield follows(weights[key], f"config.json says {width} (intermediate_size), but {escape(key)} has {has}")
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
@@ -117,6 +122,7 @@ def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known:
     return any(one is not None and one.shape[-2] in known for one in others)
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if no expert has the inner width (``moe_intermediate_size``) that the configuration states."""
     field = next((name for name in EXPERT_SIZES if type(config.get(name)) is int), "")
@@ -128,9 +134,10 @@ def _experts(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) 
     if sizes and all(known.isdisjoint(one) for one in sizes.values()):
         key, size = next(iter(sizes.items()))
         has = f"has {count(size[0], 'column')}" if len(size) < 2 else f"is {shape_text(weights[key].shape)}"
-        yield f"config.json says {config[field]} ({field}), but {escape(key)} {has}: {follows(weights[key])}"
+        yield follows(weights[key], f"config.json says {config[field]} ({field}), but {escape(key)} {has}")
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if no layer fits the declared number or size of attention heads.
 
@@ -150,17 +157,15 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
         key, columns = next(iter(together.items()))
         of = f" of {config['head_dim']} (num_attention_heads, head_dim)" if is_stated else " (num_attention_heads)"
         has = f"{escape(key)} has {count(columns, 'column')}"
-        yield f"config.json says {count(heads, 'head')}{of}, but {has}: {follows(weights[key])}"
+        yield follows(weights[key], f"config.json says {count(heads, 'head')}{of}, but {has}")
         return
     own = config.get("num_key_value_heads", 0)
     groups = {*_numbers(config, KEY_HEADS), *([heads] if own is None else [])}
     keys = {f"{one}k_proj.weight": weights[f"{one}k_proj.weight"].shape[0] for one in layers}
     if groups and {group * size for group in groups for size in sizes}.isdisjoint(keys.values()):
         key, rows = next(iter(keys.items()))
-        yield (
-            f"config.json says {count(own or heads, 'head')} of keys and values (num_key_value_heads), but "
-            f"{escape(key)} has {count(rows, 'row')}: {follows(weights[key])}"
-        )
+        said = f"config.json says {count(own or heads, 'head')} of keys and values (num_key_value_heads)"
+        yield follows(weights[key], f"{said}, but {escape(key)} has {count(rows, 'row')}")
 
 
 def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
@@ -231,6 +236,7 @@ _DIVIDED = (
 _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.conv\.weight$")
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the number of heads does not divide a width, but must do so in every model of the type."""
     for kinds, width, heads in _DIVIDED:
@@ -242,6 +248,7 @@ def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{said}, which do not divide {size} ({width}): {UNLOADED}"
 
 
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a size that is computed from several fields fits no layer.
 
@@ -263,10 +270,11 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
             said = f"config.json says {wanted} ({', '.join(fields)}), but"
             is_row = one.axis == 0 or len(first.shape) > 2
             has = f"is {shape_text(first.shape)}" if is_row else f"has {count(first.shape[1], 'column')}"
-            yield f"{said} {escape(first.key)} {has}: {follows(first)}"
+            yield follows(first, f"{said} {escape(first.key)} {has}")
             return
 
 
+@notes_of(NoteKind.CONFIGURATION)
 def _convolutions(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the convolutions of an audio model do not fit ``conv_dim`` and ``conv_kernel``."""
     sizes, widths = config.get("conv_dim"), config.get("conv_kernel")
@@ -282,5 +290,8 @@ def _convolutions(tensors: Sequence[DescribedTensor], config: Mapping[str, Any])
             value = values[number] if isinstance(values, list) and number < len(values) else None
             if type(value) is int and value != one.shape[axis]:
                 is_ = f"{escape(one.key)} is {shape_text(one.shape)}"
-                yield f"config.json says {value} ({field}, entry {number}), but {is_}: {UNLOADED}"
+                yield Note(
+                    NoteKind.CONFIGURATION_REFUSED,
+                    f"config.json says {value} ({field}, entry {number}), but {is_}: {UNLOADED}",
+                )
                 return

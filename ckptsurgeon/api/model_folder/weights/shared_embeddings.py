@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import escape
 from ..folder import ModelFolder
 from .shape_checks import DescribedTensor
@@ -15,6 +17,7 @@ OWN = re.compile(r"^(.*\.)?(?:encoder|decoder)\.embed_tokens\.weight$")
 """Matches the key of an embedding that BART, T5 and similar models tie to ``shared.weight``; group 1 is the prefix."""
 
 
+@notes_of(NoteKind.OTHER)
 def shared_embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each embedding that is stored although the model's class ties it to ``shared.weight``.
 

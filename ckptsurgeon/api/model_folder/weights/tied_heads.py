@@ -12,6 +12,8 @@ from ....planning.transplant.by_place import EMBEDDING, HEAD
 from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
 from ....tensors.quantised.settings import quantisation_of
+from ....util.note_kind import NoteKind
+from ....util.notes import Note, notes_of
 from ....util.text import escape, listing
 from ..config import TIES, model_type_of, tied_by_default, untied_by_default
 from ..folder import ModelFolder
@@ -93,7 +95,7 @@ def mixed_head_notes(plan: Plan, folders: Sequence[ModelFolder]) -> Iterator[str
             )
 
 
-def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[Note]:
     """Yield a note on an output layer that is stored although it is tied, or that is missing although it is not tied.
 
     ``folder`` has the configuration of these weights.
@@ -103,6 +105,7 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
     yield from stored_head_notes(tensors, folder)
 
 
+@notes_of(NoteKind.STORED_TIE)
 def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each output layer that is stored although the configuration ties it to the embedding.
 
@@ -117,7 +120,7 @@ def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -
         yield f"{said}, but {stored}: if the two differ, transformers versions before 5 use only the embedding"
 
 
-def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[Note]:
     """Yield a note on an output layer that is missing although it is not tied."""
     if not folder.said_tied and _embedding(tensors) is not None:
         yield from _wanted(tensors, folder)
@@ -149,6 +152,7 @@ def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> lis
     return [one.name for one in find_codes(infos, lambda: quantisation_of(folder.config)).tensors if one.codes]
 
 
+@notes_of(NoteKind.MISSING_TENSORS)
 def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note if the output layer is missing, although neither the configuration nor the model type ties it."""
     flag = f"says that the output layer is not the embedding ({TIES}: false)"

@@ -17,6 +17,8 @@ from ....errors import CheckpointError
 from ....planning.transplant.by_place import is_embedding
 from ....tensors.dtypes import DTYPES
 from ....tensors.info import TensorInfo
+from ....util.note_kind import NoteKind
+from ....util.notes import notes_of
 from ....util.text import count, escape, listing
 from ....vocabulary.placeholders import is_placeholder
 from ..documents import BYTE_PAIRS, VOCABULARIES
@@ -39,6 +41,7 @@ _WIDEST = 1 << 20
 _PADDING = "pad_token_id"
 
 
+@notes_of(NoteKind.VOCABULARY)
 def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ordinary tokens at the end of a folder's token list have rows of zeros, and others do not.
 
@@ -161,6 +164,7 @@ class Verdict(NamedTuple):
     other: str = ""
 
 
+@notes_of(NoteKind.VOCABULARY)
 def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if similar tokens have unrelated rows in the embedding, but similar rows a few rows further.
 

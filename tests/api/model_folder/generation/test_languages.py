@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers.models.whisper.tokenization_whisper import LANGUAGES as OF_WHISPER
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
-from ckptsurgeon.api.model_folder.generation.languages import WHISPER
+from ckptsurgeon.util.note_kind import NoteKind
 
 from ..test_model_folders import model
 
@@ -65,6 +63,7 @@ def test_another_language_than_that_of_the_tokeniser_is_said(
     kind = "m2m_100" if name == "m2m" else name
     found = notes({"model_type": kind, **config}, generation, {"tgt_lang": target}, tokens, "tgt_lang")
     assert found == ([f"{said}, while tgt_lang of {FILE} is '{tokens[5]}' (5)"] if said else [])
+    assert all(one.kind is NoteKind.TOKEN_IDS for one in found)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_another_language_than_that_of_the_tokeniser_is_said(
 def test_a_language_without_a_token_is_said(name: str, settings: dict[str, Any], said: str) -> None:
     found = notes({"model_type": "m2m_100"}, {}, settings, LISTS.get(name, FIRST), "_lang of")
     assert len(found) == bool(said)
-    assert all(one.startswith(said.format(FILE)) for one in found)
+    assert all(one.startswith(said.format(FILE)) and one.kind is NoteKind.VOCABULARY for one in found)
 
 
 SPEECH = ["<|endoftext|>", "a", "b", "<|en|>", "<|fr|>", "<|transcribe|>"]
@@ -114,21 +113,5 @@ def test_two_languages_of_a_speech_model_are_said(fields: dict[str, Any], settin
     config = {"model_type": "whisper", "eos_token_id": 0, "pad_token_id": 0}
     found = notes(config, {**MAP, **fields}, settings, SPEECH, SAID)
     assert found == ([said] if said else [])
-
-
-@pytest.mark.parametrize(
-    ("note", "check"),
-    [
-        (f"{FORCED} of config.json is 6 ('deu_Latn'), while tgt_lang of {FILE} is 'ron_Latn' (5)", "token-ids"),
-        (f"src_lang of {FILE} is 'fr', but vocab.json has no such token: its language tokens look like 'en_XX'", "vocabulary"),
-        (f"forced_decoder_ids of generation_config.json has 3 ('<|en|>'), while {SAID}'fr' (4)", "token-ids"),
-        (f"{SAID}'fr', but {FILE} says 'english' (language)", "configuration"),
-    ],
-)  # fmt: skip
-def test_each_note_belongs_to_a_check(note: str, check: str) -> None:
-    assert next(one.id for one in KINDS if one.pattern.search(note)) == check
-
-
-def test_the_languages_of_whisper_are_all_known() -> None:
-    words = WHISPER.split()
-    assert {code: name.replace("_", " ") for code, name in zip(words[::2], words[1::2], strict=True)} == OF_WHISPER
+    kind = NoteKind.CONFIGURATION if said.endswith("(language)") else NoteKind.TOKEN_IDS
+    assert all(one.kind is kind for one in found)

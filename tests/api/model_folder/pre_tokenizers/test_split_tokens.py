@@ -12,7 +12,6 @@ import pytest
 from tokenizers import Tokenizer, models
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
 from ckptsurgeon.api.model_folder.pre_tokenizers.patterns import translated
 from ckptsurgeon.api.model_folder.pre_tokenizers.steps import steps_of
 
@@ -108,6 +107,7 @@ def folder(step: Any, tokens: list[str], kind: str = "BPE") -> list[str]:
     Path("m/tokenizer.json").write_text(json.dumps(document))
     found = [one for one in cs.inspect("m").notes if one.startswith("the pre_tokenizer of")]
     assert [one for one in cs.convert("m").notes if one.startswith("the pre_tokenizer of")] == found
+    assert all(one.kind.check == "vocabulary" for one in found)
     return found
 
 
@@ -154,8 +154,3 @@ def test_digits_of_a_sentencepiece_list_are_said(kind: str, steps: tuple[dict[st
 def test_only_a_part_of_many_tokens_is_tried() -> None:
     (note,) = folder(PUBLISHED["qwen2"], [*WORDS, *map(str, range(100, 1000))])
     assert note.startswith("the pre_tokenizer of tokenizer.json splits 113 of 113 tried tokens of several digits")
-
-
-def test_the_check_of_vocabularies_reports_the_note() -> None:
-    note = SAID.format("9 of 9 tokens of several digits, such as '14'", "pre_tokenizer of another model")
-    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"

@@ -11,7 +11,6 @@ from unittest.mock import patch
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
 from ckptsurgeon.api.gguf import tokenizer_notes as tokenizer_notes_module
 from ckptsurgeon.api.gguf.tokenizer_notes import tokenizer_notes
 from ckptsurgeon.formats.ggml.values import TEXT, array
@@ -231,7 +230,7 @@ def test_bytes_in_no_known_order_are_said(letters: list[str], made: list[str], n
     found = [one for one in cs.inspect("m").notes if "in no known order" in one]
     name = "tokenizer.json" if is_whole else "vocab.json"
     assert len(found) == (number > 0) == bool(found and f"the ids in {name} of its {number} {BYTES_MIXED}" in found[0])
-    assert not number or next(one.id for one in KINDS if one.pattern.search(found[0])) == "vocabulary"
+    assert not number or found[0].kind.check == "vocabulary"
 
 
 @pytest.mark.parametrize(("letters", "made", "number"), ORDERS)
@@ -279,5 +278,4 @@ def test_those_of_a_gguf_file_are_said(made: list[str], rules: list[str], is_sai
 def test_the_check_of_the_vocabulary_warns_of_it(made: list[str], rules: list[str], said: str) -> None:
     byte_pairs("m", made, rules)
     (note,) = [one for one in cs.inspect("m").notes if said in one]
-    kind = next(one for one in KINDS if one.pattern.search(note))
-    assert (kind.id, kind.status.value) == ("vocabulary", "WARN")
+    assert (note.kind.check, note.kind.is_serious) == ("vocabulary", False)

@@ -11,7 +11,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
 from ckptsurgeon.api.model_folder.tokenizer.used_ids import BY_CLASS, LAST
 
 from ..test_model_folders import model
@@ -133,32 +132,6 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
     assert len(found) == bool(said)
     if said:
         assert found[0].startswith(f"forced_decoder_ids of generation_config.json has {said.split(' and ')[0]}")
-
-
-@pytest.mark.parametrize(
-    ("note", "check"),
-    [
-        ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
-        ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
-        (
-            "text_config.eos_token_id is 2 in config.json, so the features of a text are read at its largest "
-            "token id; but 2 tokens have ids above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
-            "token-ids",
-        ),
-        (
-            "the model is owlvit, so the features of a text are read at its largest token id; but 1 token has an "
-            "id above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
-            "token-ids",
-        ),
-        (
-            "tokenizer.json pads texts with '<s>' (its id is 1), but with the id 0, which is '<pad>' (padding)",
-            "vocabulary",
-        ),
-        ("tokenizer.json cuts texts to 512 tokens (truncation), but the model has 130 positions", "vocabulary"),
-    ],
-)
-def test_each_note_belongs_to_the_check_whose_advice_helps(note: str, check: str) -> None:
-    assert next(one.id for one in KINDS if one.pattern.search(note)) == check
 
 
 def default_of(kind: str) -> int | None:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.check.note_kinds import KINDS
 from ckptsurgeon.api.model_folder.weights import token_rows
 from ckptsurgeon.api.model_folder.weights.embedding_rows import Rows
 from ckptsurgeon.checkpoint.opening import open_checkpoint
@@ -83,7 +82,7 @@ def test_a_list_some_rows_off_is_said(mark: str, kind: str, file: str, by: int) 
     rows = "1 row" if abs(by) == 1 else f"{abs(by)} rows"
     assert note.startswith(f"the tokens of {file} are perhaps {rows} off {KEY}: pairs such as ")
     assert f") only {rows} {'before' if by > 0 else 'after'} the rows that the list gives them (" in note
-    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
+    assert note.kind.check == "vocabulary"
 
 
 @pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
@@ -155,7 +154,7 @@ def test_the_list_of_another_model_is_said(mark: str, dtype: torch.dtype) -> Non
     values = varied(weights(tokens, mark, 0.7)).to(dtype).float()
     (note,) = notes(another(tokens), values)
     assert note.startswith(f"the tokens of tokenizer.json are perhaps not those of {KEY}: pairs such as ")
-    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
+    assert note.kind.check == "vocabulary"
 
 
 def test_the_list_of_another_model_is_said_if_its_beginning_is_right() -> None:

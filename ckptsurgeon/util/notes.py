@@ -1,0 +1,98 @@
+"""Notes for the user: texts that carry their kind from where they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, overload
+
+from .note_kind import NoteKind
+from .text import escape
+
+__all__ = ["Note", "as_notes", "is_serious", "notes_about", "notes_of", "with_prefix", "without_prefix"]
+
+P = ParamSpec("P")
+Text = TypeVar("Text", bound=str)
+
+
+class Note(str):
+    """A text for the user that knows its kind.
+
+    It is equal to its text, so that it can be compared, listed and written as JSON like any other text.
+    """
+
+    __slots__ = ("kind",)
+    kind: NoteKind
+
+    def __new__(cls, kind: NoteKind, text: str) -> Note:
+        """Return a note with this text."""
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Return what ``__new__`` needs if the note is copied, or sent to another process."""
+        return self.kind, str(self)
+
+    def reworded(self, text: str) -> Note:
+        """Return a note of the same kind with another text."""
+        return Note(self.kind, text)
+
+
+def as_notes(kind: NoteKind, texts: Iterable[str]) -> Iterator[Note]:
+    """Yield each text as a note of this kind; a text that is a note already keeps its kind."""
+    return (one if isinstance(one, Note) else Note(kind, one) for one in texts)
+
+
+class notes_of:  # noqa: N801
+    """Makes a decorator: each text that the function yields or returns becomes a note of this kind.
+
+    A text that is a note already keeps its kind.
+    """
+
+    def __init__(self, kind: NoteKind) -> None:
+        self._kind = kind
+
+    @overload
+    def __call__(self, function: Callable[P, Iterator[str]]) -> Callable[P, Iterator[Note]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, list[str]]) -> Callable[P, list[Note]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, tuple[str, ...]]) -> Callable[P, tuple[Note, ...]]: ...
+
+    def __call__(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        """Return a function that does the same, but yields or returns notes."""
+
+        @wraps(function)
+        def noting(*args: P.args, **kwargs: P.kwargs) -> Any:
+            texts = function(*args, **kwargs)
+            notes = as_notes(self._kind, texts)
+            return type(texts)(notes) if isinstance(texts, list | tuple) else notes
+
+        return noting
+
+
+def is_serious(note: str) -> bool:
+    """Return whether ``ckpt check`` reports a note as a failure; a plain text is not serious."""
+    return isinstance(note, Note) and note.kind.is_serious
+
+
+def with_prefix(prefix: str, note: Text) -> Text:
+    """Return a note with a text in front, such as ``name: ``; its kind stays the same."""
+    return note.reworded(f"{prefix}{note}") if isinstance(note, Note) else f"{prefix}{note}"  # type: ignore[return-value]
+
+
+def without_prefix(prefix: str, note: Text) -> Text:
+    """Return a note without a text in front of it, if it is there; its kind stays the same."""
+    text = note.removeprefix(prefix)
+    return note.reworded(text) if isinstance(note, Note) else text  # type: ignore[return-value]
+
+
+def notes_about(name: str, notes: Iterable[Text]) -> list[Text]:
+    """Return the notes, each with the escaped ``name`` and a colon in front, unless the note contains the name."""
+    shown = escape(name)
+    named = re.compile(rf"(?<![\w./-]){re.escape(shown)}(?![\w.-])")
+    return [note if named.search(note) else with_prefix(f"{shown}: ", note) for note in notes]
