@@ -15,8 +15,10 @@ from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan
-from ..planning.plan.receipt import Failure, Note, Verification
+from ..planning.plan.receipt import Failure, OutputNote, Verification
 from ..storage.read.uri import scheme_of
+from ..util.note_kind import NoteKind
+from ..util.notes import Note, without_prefix
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.reopening import changed_model_files, find_sources, read_plan
@@ -121,12 +123,12 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
         found = verify_patched(os.fspath(output), opened, progress)
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
         name = escape(checkpoint.path)
-        said = (Note(checkpoint.path, one.removeprefix(f"{name}: ")) for one in checkpoint_notes(checkpoint))
+        said = (OutputNote(checkpoint.path, without_prefix(f"{name}: ", one)) for one in checkpoint_notes(checkpoint))
         return replace(found, recipe=checkpoint.recipe is not None, notes=(*found.notes, *said))
     return found
 
 
-def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
     """Yield the notes on faults in decoding, for those quantised sources that were perhaps decoded for the output.
 
     Sources were decoded if the output is not quantised, or if it has no odd scales: an average gets new scales.
@@ -143,7 +145,7 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
         others = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config))
         notes = (*odd, *(() if checkpoint.codes else others))  # a quantised output has the same notes
         place = _without_dots(one.path)
-        yield from (Note(place, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
+        yield from (OutputNote(place, without_prefix(f"{escape(one.path)}: ", said)) for said in notes)
 
 
 def _without_dots(path: str) -> str:
@@ -152,7 +154,7 @@ def _without_dots(path: str) -> str:
     return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
-def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
     """Yield the notes on values of sources, except notes of a kind that the output has, too.
 
     Values that are computed from the sources can hide a fault.
@@ -161,32 +163,32 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
     for one in sources:
         for said in one.value_notes:
             if _NUMBERS.sub("", said.rpartition(": ")[0]) not in own:
-                yield Note(_without_dots(one.path), said)
+                yield OutputNote(_without_dots(one.path), said)
 
 
-def _of_tokens(said: Iterable[Note], sources: Iterable[Checkpoint]) -> Iterator[Note]:
+def _of_tokens(said: Iterable[OutputNote], sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
     """Yield the notes on local sources with another model's tokens, which a union of token lists can hide.
 
     Yields nothing if ``said``, the notes on the output's model, has such a note.
     """
     from .model_folder.folder import model_folder
-    from .model_folder.weights.token_rows import is_token_pair_note, token_pair_notes
+    from .model_folder.weights.token_rows import token_pair_notes
 
-    if any(is_token_pair_note(one.why) for one in said):
+    if any(isinstance(one.why, Note) and one.why.kind is NoteKind.TOKEN_PAIRS for one in said):
         return
     for one in sources:
         if not scheme_of(one.path):
-            yield from (Note(_without_dots(one.path), why) for why in token_pair_notes(one, model_folder(one)))
+            yield from (OutputNote(_without_dots(one.path), why) for why in token_pair_notes(one, model_folder(one)))
 
 
-def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
     """Yield notes on zeros that were read because a part of a file of the output, or of a source, may be missing."""
     for one in (checkpoint, *sources):
         for said in seen_zero_notes([one], said=one.notes):
-            yield Note(_without_dots(one.path), said.removeprefix(f"{escape(one.path)}: "))
+            yield OutputNote(_without_dots(one.path), without_prefix(f"{escape(one.path)}: ", said))
 
 
-def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
+def _of_model(checkpoint: Checkpoint) -> Iterator[OutputNote]:
     """Yield the notes of ``inspect`` on an output: quantised tensors, incomplete layers, and contradicting files.
 
     The output is also compared with the transformers class in its config.json.
@@ -202,4 +204,4 @@ def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
         *contradictions(checkpoint),
         *class_notes(checkpoint),
     )
-    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in dict.fromkeys(notes))
+    yield from (OutputNote(checkpoint.path, without_prefix(f"{name}: ", said)) for said in dict.fromkeys(notes))

@@ -9,6 +9,7 @@ __all__ = ["NoteKind"]
 _CODES = "Copy these tensors from the quantised model again, or quantise the model again."
 _METADATA = "Correct the metadata (ckpt convert --set-metadata), or convert the model again."
 _SETTINGS = "Correct the settings of quantisation in config.json, or the tensors."
+_VOCABULARY = "Check whether tokeniser and weights belong together."
 _FILES = "Check whether these files belong together."
 _IDS = "Correct the ids in the files that this line names"
 
@@ -42,6 +43,9 @@ class NoteKind(Enum):
 
     REMARK = _warn("", "")
     """Says how a checkpoint was opened, or what checks of values find for all tensors: no check reports the note."""
+
+    SERIOUS = _fail("", "")
+    """A serious note in a plan that was read from JSON, which does not say more about its kind."""
 
     ADAPTER_BESIDE = _warn(
         "other-notes", "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."
@@ -142,7 +146,9 @@ class NoteKind(Enum):
     TOKENISER_SECTION = _warn(
         "vocabulary", "Correct this section of tokenizer.json, or use the file of the original model."
     )
-    VOCABULARY = _warn("vocabulary", "Check whether tokeniser and weights belong together.")
+    VOCABULARY = _warn("vocabulary", _VOCABULARY)
+    TOKEN_PAIRS = _warn("vocabulary", _VOCABULARY)  # noqa: PIE796 - members differ by their numbers
+    """Tokens that should have similar embedding rows do not: perhaps they are the tokens of another model."""
 
     PREFIXED_KEYS = _fail("missing-tensors", "Remove the prefix: ckpt rename --unwrap.")
     MISSING_TENSORS = _fail("missing-tensors", "Copy what is missing from the source, or correct config.json.")

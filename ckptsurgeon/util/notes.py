@@ -10,7 +10,10 @@ from typing import Any, ParamSpec, TypeVar, overload
 from .note_kind import NoteKind
 from .text import escape
 
-__all__ = ["Note", "as_notes", "is_serious", "notes_about", "notes_of", "with_prefix", "without_prefix"]
+__all__ = [
+    "Note", "as_notes", "is_serious", "notes_about", "notes_of", "reworded", "serious_places", "with_prefix",
+    "with_serious", "without_prefix",
+]  # fmt: skip
 
 P = ParamSpec("P")
 Text = TypeVar("Text", bound=str)
@@ -80,15 +83,30 @@ def is_serious(note: str) -> bool:
     return isinstance(note, Note) and note.kind.is_serious
 
 
+def serious_places(notes: Iterable[str]) -> list[int]:
+    """Return the places of the serious notes, counted from 0."""
+    return [place for place, note in enumerate(notes) if is_serious(note)]
+
+
+def with_serious(texts: Iterable[str], places: Iterable[int]) -> Iterator[str]:
+    """Yield the texts of notes; those at ``places``, which ``serious_places`` returned, are serious notes again."""
+    serious = frozenset(places)
+    return (Note(NoteKind.SERIOUS, one) if place in serious else one for place, one in enumerate(texts))
+
+
+def reworded(note: Text, text: str) -> Text:
+    """Return a note with another text; if it has a kind, its kind stays the same."""
+    return note.reworded(text) if isinstance(note, Note) else text  # type: ignore[return-value]
+
+
 def with_prefix(prefix: str, note: Text) -> Text:
     """Return a note with a text in front, such as ``name: ``; its kind stays the same."""
-    return note.reworded(f"{prefix}{note}") if isinstance(note, Note) else f"{prefix}{note}"  # type: ignore[return-value]
+    return reworded(note, f"{prefix}{note}")
 
 
 def without_prefix(prefix: str, note: Text) -> Text:
     """Return a note without a text in front of it, if it is there; its kind stays the same."""
-    text = note.removeprefix(prefix)
-    return note.reworded(text) if isinstance(note, Note) else text  # type: ignore[return-value]
+    return reworded(note, note.removeprefix(prefix))
 
 
 def notes_about(name: str, notes: Iterable[Text]) -> list[Text]:

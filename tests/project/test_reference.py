@@ -25,6 +25,8 @@ from ckptsurgeon.planning.plan.receipt import Failure, Verification
 from ckptsurgeon.planning.plan.rows import VocabularyRows
 from ckptsurgeon.trainer.run.result import Arm, Controls, Trained
 from ckptsurgeon.trainer.run.transcribe import Transcript, Transcripts
+from ckptsurgeon.util.note_kind import NoteKind
+from ckptsurgeon.util.notes import Note
 from fixtures.reference.answers import ANSWERS, PRINTED_BY
 from fixtures.reference.answers_page import schemas
 from fixtures.reference.everything import PAGES
@@ -119,6 +121,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
     yield replace(plan, rows=replace(rows, new="init"), target=replace(far, notes=("a",), refused="b")).to_json()
     yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
+    yield replace(plan, notes=("a", Note(NoteKind.LAYER_GAP, "b"))).to_json()
     groups = ({"params": (0, 1), "param_names": ("w", "b")},)
     yield replace(plan, carried=CarriedEntries("optimizer", (), groups)).to_json()
     failed, gone = (Failure("w", "a bit differs"),), {"v": "its source was not found"}

@@ -14,7 +14,16 @@ import pytest
 import ckptsurgeon
 from ckptsurgeon.analysis.check.running import all_checks
 from ckptsurgeon.util.note_kind import NoteKind
-from ckptsurgeon.util.notes import Note, is_serious, notes_about, notes_of, with_prefix, without_prefix
+from ckptsurgeon.util.notes import (
+    Note,
+    is_serious,
+    notes_about,
+    notes_of,
+    serious_places,
+    with_prefix,
+    with_serious,
+    without_prefix,
+)
 
 GAP = Note(NoteKind.LAYER_GAP, "layers has layers 0 to 5, but no tensor of layer 3")
 
@@ -62,9 +71,18 @@ def test_only_failures_are_serious() -> None:
     assert not is_serious(Note(NoteKind.TOKEN_IDS, "an id"))
 
 
+def test_serious_notes_are_serious_again_after_json() -> None:
+    notes = ("a remark", GAP, Note(NoteKind.TOKEN_IDS, "an id"))
+    data = json.loads(json.dumps({"notes": list(notes), "places": serious_places(notes)}))
+    assert data == {"notes": [*map(str, notes)], "places": [1]}
+    back = list(with_serious(data["notes"], data["places"]))
+    assert back == list(notes)
+    assert [is_serious(note) for note in back] == [False, True, False]
+
+
 def test_every_kind_belongs_to_a_check() -> None:
     known = {one.id for one in all_checks()}
-    assert {kind.check for kind in NoteKind if kind is not NoteKind.REMARK} <= known
+    assert {kind.check for kind in NoteKind} - {""} <= known
     assert len(NoteKind) == len(NoteKind.__members__)  # no kind is another name of a kind
 
 

@@ -11,7 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import SourceError, VerifyError
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import PlanCompanion
-from ...planning.plan.receipt import Note
+from ...planning.plan.receipt import OutputNote
 from ...planning.recipe import Recipe
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
@@ -74,7 +74,7 @@ def folder_of(output: Checkpoint) -> Folder | None:
     return folder if RECIPE_FILE in folder.names() else None
 
 
-def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
+def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[OutputNote]:
     """Yield a note for each file in an output's folder that is not in the recipe; a subfolder counts as one file."""
     folder = folder_of(output) if said is not None and not output.in_memory else None
     if folder is None or said is None:
@@ -88,7 +88,7 @@ def other_files(output: Checkpoint, said: Recipe | None) -> Iterator[Note]:
     }
     for name in contents(folder):
         if name not in known:
-            yield Note(name, "in the folder, but not in the recipe")
+            yield OutputNote(name, "in the folder, but not in the recipe")
 
 
 # The signature of an output.

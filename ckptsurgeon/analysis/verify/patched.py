@@ -11,7 +11,7 @@ from dataclasses import replace
 from ...engine.patch.index import NewFile
 from ...engine.patch.patch_file import PatchFile
 from ...errors import SourceError
-from ...planning.plan.receipt import Failure, Note, Verification
+from ...planning.plan.receipt import Failure, OutputNote, Verification
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder, Progress
 from ...storage.read.local import contents
@@ -72,7 +72,7 @@ def _fault(output: str, folder: Folder | None, one: NewFile) -> str:
         return f"cannot be read: {error.message.rstrip('.')}"
 
 
-def _others(folder: Folder | None, known: set[str]) -> Iterator[Note]:
+def _others(folder: Folder | None, known: set[str]) -> Iterator[OutputNote]:
     for name in contents(folder) if folder is not None else ():
         if name not in known:
-            yield Note(name, "in the folder, but not in the patch")
+            yield OutputNote(name, "in the folder, but not in the patch")

@@ -13,7 +13,7 @@ from ...checkpoint.values.small_tensors import is_non_finite_note
 from ...engine.prefetch import fetch_tensors
 from ...errors import CheckpointError, FormatError
 from ...planning.plan.plan import Plan
-from ...planning.plan.receipt import Note, Verification
+from ...planning.plan.receipt import OutputNote, Verification
 from ...planning.recipe import Recipe
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
@@ -34,7 +34,7 @@ Kind = tuple[str, tuple[int, ...]]
 """A dtype and a shape."""
 
 
-def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
+def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[OutputNote]:
     """Yield a note for each tensor that was drawn according to the recipe, but equals a tensor of a local source.
 
     Only tensors in ``keys`` are checked. Constant tensors are skipped, because every model has tensors of zeros
@@ -57,7 +57,7 @@ def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
             contents[found] = _by_content(alike[found])
         if content in contents[found]:
             source, name = contents[found][content]
-            yield Note(
+            yield OutputNote(
                 key, f"was drawn at random according to the recipe, but equals {escape(name)} of {escape(source.path)}"
             )
 
@@ -173,11 +173,11 @@ def verify_output(
     )
 
 
-def _unsound(check: Check) -> Iterator[Note]:
+def _unsound(check: Check) -> Iterator[OutputNote]:
     """Yield a note on tensors with NaN or infinite values, except those that the output's own notes already name."""
     said = [note for note in check.output.notes if is_non_finite_note(note)]
     if keys := [key for key in check.unsound if not any(escape(key) in note for note in said)]:
-        yield Note(check.output.path, f"NaN or infinite values: {listing(keys)}")
+        yield OutputNote(check.output.path, f"NaN or infinite values: {listing(keys)}")
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:

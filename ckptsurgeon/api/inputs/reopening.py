@@ -18,7 +18,7 @@ from ...errors import CheckpointError, ConfigError, PlanError, SourceError
 from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
-from ...planning.plan.receipt import Note
+from ...planning.plan.receipt import OutputNote
 from ...planning.quantised import check_codes
 from ...planning.target import TargetSpec
 from ...storage.json_text import read_json
@@ -106,14 +106,14 @@ def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
         raise PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
-def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
+def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[OutputNote]:
     """Yield a note for each recorded file in a source's folder that has changed since the output was written.
 
     ``found`` has the open sources that still exist, by their index in ``sources``.
     """
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
-            yield Note(
+            yield OutputNote(
                 name, f"in the folder of {escape(sources[index].name)}, has changed since the output was written"
             )
 

@@ -17,6 +17,7 @@ from ...planning.resizing.depth import final_keys
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
+from ...util.notes import reworded
 from ...util.text import escape, listing
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.donor.rows import with_donor
@@ -162,4 +163,5 @@ class ResizedWeights:
         for owner, alias in self._untied:
             yield f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied"
         yield from self.found.stages.said
-        yield from (final_keys(note) for note in others if not note.startswith(DIFFERENT))  # the user asked for these
+        asked_for = [note for note in others if note.startswith(DIFFERENT)]
+        yield from (reworded(note, final_keys(note)) for note in others if note not in asked_for)

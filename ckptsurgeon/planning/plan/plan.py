@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from ...errors import ConfigError
 from ...util.brief import Brief
 from ...util.notebook import InNotebooks
+from ...util.notes import serious_places, with_serious
 from ...util.text import count, listing
 from .check import Costs, check_plan
 from .compute import text
@@ -145,6 +146,7 @@ class Plan(InNotebooks):
             **({"costs": self.costs.to_json()} if self.costs is not None else {}),
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
+            **({"serious_notes": serious} if (serious := serious_places(self.notes)) else {}),
         }
 
     def sha256(self) -> str:
@@ -159,6 +161,7 @@ class Plan(InNotebooks):
     def _digests(self) -> tuple[str, str]:
         """The SHA-256 with notes and without; both in one pass, since there may be hundreds of thousands of steps."""
         data = replace(self, costs=None, steps=()).to_json() | {"counts": self.counts}
+        data.pop("serious_notes", None)  # the plan is the same without them
         target = {key: value for key, value in data["target"].items() if key != "notes"}
         ends = [_around_steps(one) for one in (data, data | {"notes": [], "target": target})]
         digests, comma = [hashlib.sha256(before.encode()) for before, _ in ends], ""
@@ -215,7 +218,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={text(k): text(v) for k, v in data["metadata"].items()},
-        notes=tuple(map(text, data["notes"])),
+        notes=tuple(with_serious(map(text, data["notes"]), data.get("serious_notes", ()))),
         costs=Costs.from_json(data.get("costs")),
     )
 

@@ -10,7 +10,7 @@ from ...errors import VerifyError
 from ...util.notebook import InNotebooks
 from ...util.text import count, escape, grouped, human_bytes
 
-__all__ = ["FactorFit", "Failure", "Note", "Receipt", "RoundedTensor", "Verification"]
+__all__ = ["FactorFit", "Failure", "OutputNote", "Receipt", "RoundedTensor", "Verification"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Note:
+class OutputNote:
     """A property of an output that is not a fault but may matter; ``name`` is a tensor, or a file."""
 
     name: str
@@ -142,7 +142,7 @@ class Verification(InNotebooks):
     recipe: bool = True
     near: int = 0
     products: int = 0
-    notes: tuple[Note, ...] = ()
+    notes: tuple[OutputNote, ...] = ()
     signed: bool | None = None
     patch: str = ""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.note_kind import NoteKind
+from ckptsurgeon.util.notes import Note, is_serious
 
 from ...helpers.declare import declare
 
@@ -372,8 +376,6 @@ def test_planning_reads_headers_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_goes_through_json_unchanged() -> None:
-    import json
-
     made = plan({**MODEL, "x": (1,)}, {**BIGGER, "new": (3,)}, on_mismatch=["pad"], exclude=["encoder2"], seed=7)
     text = json.dumps(made.to_json())
     again = cs.Plan.from_json(json.loads(text))
@@ -386,6 +388,18 @@ def test_a_plan_goes_through_json_unchanged() -> None:
         "from": {"source": "src.pth", "key": "encoder.w", "dtype": "float32", "shape": [4, 4]},
         "rule": None, "policy": None, "reason": None, "dtype": "float32", "shape": [4, 4], "tied_to": None,
     }  # fmt: skip
+
+
+def test_serious_notes_stay_serious_in_json_which_does_not_change_the_plan() -> None:
+    made = replace(plan(MODEL, MODEL), notes=("a remark", Note(NoteKind.LAYER_GAP, "no tensor of layer 3")))
+    data = json.loads(json.dumps(made.to_json()))
+    assert (data["notes"], data["serious_notes"]) == (["a remark", "no tensor of layer 3"], [1])
+    again = cs.Plan.from_json(data)
+    assert [is_serious(note) for note in again.notes] == [False, True]
+    assert again.to_json() == data
+    plain = replace(made, notes=tuple(map(str, made.notes)))
+    assert "serious_notes" not in plain.to_json()
+    assert plain.sha256() == made.sha256() == again.sha256()
 
 
 def test_the_same_inputs_give_the_same_plan() -> None:
@@ -405,6 +419,8 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {**p, "seed": "x"}, "cannot be read"),
         (lambda p: {**p, "seed": -1}, "its seed is -1"),
         (lambda p: {**p, "version": True}, "version True"),
+        (lambda p: {**p, "serious_notes": 3}, "cannot be read"),
+        (lambda p: {**p, "serious_notes": [[]]}, "cannot be read"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "has no input"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "is not a string"),
     ],

@@ -27,7 +27,6 @@ from ..tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, loca
 
 __all__ = [
     "is_readable",
-    "is_token_pair_note",
     "last_row_notes",
     "token_embedding",
     "token_embeddings",
@@ -164,7 +163,7 @@ class Verdict(NamedTuple):
     other: str = ""
 
 
-@notes_of(NoteKind.VOCABULARY)
+@notes_of(NoteKind.TOKEN_PAIRS)
 def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield a note if similar tokens have unrelated rows in the embedding, but similar rows a few rows further.
 
@@ -190,11 +189,6 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
         off = next((one.off for one in verdicts if one.off), "")
         if off or (verdicts and all(one.other for one in verdicts)):
             yield off or verdicts[0].other
-
-
-def is_token_pair_note(note: str) -> bool:
-    """Return whether a note is from ``token_pair_notes``."""
-    return note.startswith("the tokens of ") and ": pairs such as " in note
 
 
 def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
