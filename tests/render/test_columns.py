@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptsurgeon.render.columns import Columns, hanging, notes_view
+from ckptsurgeon.util.note_kind import NoteKind
+from ckptsurgeon.util.notes import Note, with_prefix
 
 
 def lines(text: str, width: int, first: int = 0, rest: int = 0) -> list[str]:
@@ -82,9 +84,11 @@ def test_a_cell_that_is_too_long_for_a_column_does_not_widen_it() -> None:
 @pytest.mark.parametrize("path", ["", "m.safetensors: "])
 def test_notes_on_models_that_do_not_load_are_warnings(path: str) -> None:
     notes = [
-        f"{path}the state dict model is used",
-        f"{path}every key begins with module.: from_pretrained initialises all of them",
-        f"{path}q_proj.weight lacks weight_scale, which 3 similar tensors have",
+        "a text without a kind",
+        Note(NoteKind.REMARK, "the state dict model is used"),
+        Note(NoteKind.PREFIXED_KEYS, "every key begins with module.: from_pretrained initialises all of them"),
+        Note(NoteKind.BROKEN_CODES, "q_proj.weight lacks weight_scale, which 3 similar tensors have"),
     ]
-    labels = [line.partition(": ")[0] for line in printed(notes_view(notes), 120)]
-    assert labels == ["note", "warning", "warning"]
+    view = notes_view(with_prefix(path, note) for note in notes)
+    labels = [line.partition(": ")[0] for line in printed(view, 120)]
+    assert labels == ["note", "note", "warning", "warning"]
