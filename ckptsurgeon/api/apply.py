@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ..destinations.hf.files import ADAPTER
 from ..errors import ConfigError
 from ..formats.base.sharded_writer import RECIPE_FILE
-from ..formats.tf.writer import TensorFlowWriter
 from ..planning.plan.files import ADAPTER_VERBS
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from ..methods.merge._method import Method
     from .ray_tasks import RayTasks
 
-__all__ = ["apply", "check_output", "notes_of", "output_formats"]
+__all__ = ["apply", "check_output", "notes_of", "output_formats", "output_suffixes"]
 
 _OF_MODELS = (".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".tokenizer", ".txt")
 """Suffixes of the files that a model's folder may contain besides its weights."""
@@ -234,9 +233,14 @@ def _loaded(plugin: Path) -> tuple[Method, ...]:
 
 def output_formats() -> list[str]:
     """Return the names of the formats that can be written: the values of ``to``."""
-    from ..formats._open import writers
+    return sorted(output_suffixes())
 
-    return sorted(writers())
+
+def output_suffixes() -> Mapping[str, Sequence[str]]:
+    """Return the suffixes of files in each format that can be written; none if the format is always a folder."""
+    from ..formats.base.marks import writers
+
+    return writers().suffixes
 
 
 def check_output(
@@ -302,7 +306,7 @@ def notes_of(
     if output is None:
         return plan.notes
     written = as_written(plan, _options(output, to, max_shard_size))
-    if to != TensorFlowWriter.name:
+    if to != "tensorflow":
         return written.notes
     from .model_folder.coqui import tensorflow_notes
 

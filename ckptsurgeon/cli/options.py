@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from ..util.registry import discover
 from ..util.text import escape
 
 __all__ = [
@@ -363,13 +362,6 @@ def check_output(path: str) -> None:
         )
 
 
-def _suffixes() -> Mapping[str, tuple[str, ...]]:
-    """Return the suffixes of each format that can be written, by the format's name in --to."""
-    formats = cast("dict[str, Any]", discover("ckptsurgeon.formats", "FORMAT"))
-    writers = [getattr(found, "writer", None) for found in formats.values()]
-    return {writer.name: writer.suffixes for writer in writers if writer is not None}
-
-
 def default_output(destination: str, to: str | None, max_shard_size: str | None) -> str:
     """Return the path of the output if -o is not given: next to the destination, with the suffix of the format.
 
@@ -383,7 +375,9 @@ def default_output(destination: str, to: str | None, max_shard_size: str | None)
     stem = f"{os.path.splitext(destination.rstrip('/'))[0]}.init"
     if max_shard_size is not None:
         return stem
-    return stem + _suffixes().get(to or "safetensors", (".safetensors",))[0]
+    from ..api.apply import output_suffixes
+
+    return stem + "".join(output_suffixes().get(to or "safetensors", (".safetensors",))[:1])
 
 
 def quoted(path: str) -> str:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import cast
 
 from ..errors import CheckpointError, FormatError, UnsafeError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.local import link_of
 from ..storage.read.remote import notes_of
 from ..util.collection import no_collection
-from ..util.registry import discover
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
 from ._choosing import choose, has_weights, is_weights, note_of, only_pickle
-from .base.header import Format, Header, Writer
+from .base.header import Format, Header
+from .base.marks import formats_for
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.unpacked import GZIP
 from .torch.tar import is_tar
@@ -25,37 +24,10 @@ from .unsupported.folders import PIPELINE, folder_kind
 from .unsupported.text import not_a_checkpoint
 from .zip.archive import names_in as names_in_zip
 
-__all__ = ["formats", "read_header", "writers"]
+__all__ = ["read_header"]
 
-_FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
-"""The packages that contain the modules of the formats."""
-_ANY_PICKLE = "pickled_arrays"
 _HEAD = 512
 """The number of bytes of a file that are read to find its format."""
-
-
-def formats() -> list[Format]:
-    """Return all formats, in the order of the names of their modules: the first one that fits a file reads it.
-
-    The reader of pickles is the last, since other formats are pickles, too.
-    """
-    found = {name: one for folder in _FOLDERS for name, one in discover(folder, "FORMAT").items()}
-    return cast("list[Format]", [found[name] for name in sorted(found, key=lambda name: (name == _ANY_PICKLE, name))])
-
-
-def _formats_of(head: bytes = b"") -> list[Format]:
-    """Return the formats to try for a file that begins with ``head``, or for a folder if ``head`` is empty.
-
-    These are the formats whose magic bytes match, or else all formats without magic bytes. So a zip archive, for
-    example, is not tried as a tar archive or as an index.
-    """
-    return [one for one in formats() if head.startswith(one.magic)] or [one for one in formats() if not one.magic]
-
-
-def writers() -> dict[str, Writer]:
-    """Return the Writer of each format that can be written, by its name in the option ``--to``."""
-    found = {fmt.name: getattr(fmt, "writer", None) for fmt in formats()}
-    return {w.name: w for w in found.values() if w is not None}
 
 
 def read_header(source: Source, name: str = "") -> Header:
@@ -70,7 +42,7 @@ def read_header(source: Source, name: str = "") -> Header:
         if source.size == 0:
             raise FormatError(f"{escape(source.uri)} is empty.", rule="empty")
         head = source.read(0, min(_HEAD, source.size))
-        for fmt in _formats_of(head):
+        for fmt in formats_for(source, head):
             if fmt.sniff(source, head):
                 with no_collection():
                     header = _read(fmt, source, name, head)
@@ -81,7 +53,7 @@ def read_header(source: Source, name: str = "") -> Header:
         raise not_a_checkpoint(
             source.uri, foreign(source.read(0, min(HEAD, source.size)), _argument(source), source.size)
         )
-    for fmt in _formats_of():
+    for fmt in formats_for(source):
         if fmt.sniff(source, b""):
             _check_alone(fmt, source)
             with no_collection():

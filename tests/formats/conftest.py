@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers.format_marks import held_marks
 from ..helpers.tensorflow_files import GOLDEN
+
+__all__ = ["held_marks"]
+
+
+@pytest.fixture(autouse=True)
+def _each_source_is_held_against_the_marks(held_marks: None) -> None:
+    """The table rules out no format that would read what a test opens."""
 
 
 @pytest.fixture

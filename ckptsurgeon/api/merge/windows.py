@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ConfigError, OutputError
-from ...formats._open import writers
+from ...formats.base.marks import writers
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
 from ...storage.read.uri import scheme_of
@@ -115,7 +115,7 @@ def window_names(paths: Sequence[str]) -> list[str]:
 
 
 def _file_name(name: str) -> str:
-    suffixes = tuple(suffix for writer in writers().values() for suffix in writer.suffixes)
+    suffixes = tuple(suffix for each in writers().suffixes.values() for suffix in each)
     return name if name.lower().endswith(suffixes) else f"{name}.safetensors"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
-from ...formats._open import writers
+from ...formats.base.marks import writers
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan

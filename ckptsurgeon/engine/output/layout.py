@@ -10,8 +10,8 @@ from functools import partial
 from math import prod
 
 from ...errors import ConfigError, OutputError
-from ...formats._open import writers
 from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
+from ...formats.base.marks import Writers, writers
 from ...formats.base.rank_layout import SpreadLayout
 from ...formats.base.sharded_writer import split_shards
 from ...formats.base.untrusted import most_segments
@@ -166,7 +166,7 @@ def is_folder(options: OutputOptions) -> bool:
 
         if not hub_address(path).path:  # a whole repository: a dot in its name is not the start of a suffix
             return True
-    if options.to in writers() and _is_of_folders(writers()[options.to]):
+    if options.to in writers() and not writers().suffixes[options.to]:
         return True
     return not os.path.splitext(path)[1] and not os.path.exists(path)
 
@@ -182,24 +182,23 @@ def writer_of(options: OutputOptions) -> Writer:
     if is_folder(options):
         return known["safetensors"]
     suffix = os.path.splitext(options.path)[1].lower()
-    for writer in known.values():
-        if suffix in writer.suffixes:
-            return writer
-    suffixes = [s for writer in known.values() for s in writer.suffixes]
+    if to := known.named_by(suffix):
+        return known[to]
+    suffixes = [one for each in known.suffixes.values() for one in each]
     raise ConfigError(
         f"the suffix of {escape(options.path)} does not belong to a known format.",
         hint=f"Use {', '.join(suffixes)}, or give the format with --to.",
     )
 
 
-def _check_suffix(options: OutputOptions, known: Mapping[str, Writer]) -> None:
+def _check_suffix(options: OutputOptions, known: Writers) -> None:
     """Raise ConfigError if a file's suffix belongs to a different format from the one that ``to`` requests."""
     suffix = os.path.splitext(options.path)[1].lower()
-    named = next((writer for writer in known.values() if suffix in writer.suffixes), None)
-    if named is not None and named.name != options.to and not is_folder(options):
+    named = known.named_by(suffix)
+    if named and named != options.to and not is_folder(options):
         raise ConfigError(
             f"--to {options.to} and the suffix of {escape(options.path)} contradict each other.",
-            hint=f"Change the name, or leave --to out: the suffix {suffix} means the format {named.name}.",
+            hint=f"Change the name, or leave --to out: the suffix {suffix} means the format {named}.",
         )
 
 

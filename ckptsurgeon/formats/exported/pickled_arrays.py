@@ -28,8 +28,8 @@ from ..pickle.values import GlobalName, OpaqueResult, PlacedBytes
 from ..safetensors import FORMAT as SAFETENSORS
 from ..torch_legacy import FORMAT as TORCH_LEGACY
 from ..unsupported.text import UnreadableFile, argument, not_a_checkpoint
-from .paddle import NOTE as PADDLE_NOTE
-from .paddle import is_of_paddle, named_array, with_slices_joined
+from ._paddle import NOTE as PADDLE_NOTE
+from ._paddle import is_of_paddle, named_array, with_slices_joined
 
 __all__ = ["FORMAT"]
 

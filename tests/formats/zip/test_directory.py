@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats._open import writers
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.formats.base.marks import writers
 from ckptsurgeon.formats.zip import layout as written
 
 from ...helpers.torch_files import rezipped, saved, write
