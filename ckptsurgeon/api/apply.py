@@ -284,13 +284,18 @@ def _makes_adapter(plan: Plan) -> bool:
 
 def _metadata_of(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
     """Return the metadata of a GGUF output (None for an output in another format), and notes on the metadata."""
-    from .gguf.outputs import is_gguf, notes_on_other_format
+    from ..engine.output.layout import writer_of
 
-    if not is_gguf(options):
-        return None, notes_on_other_format(plan, inputs, options)
-    from .gguf.entries import gguf_entries  # imported here, because only GGUF needs it
+    if writer_of(options).name == "gguf":
+        from .gguf.entries import gguf_entries
 
-    return gguf_entries(plan, inputs, options)
+        return gguf_entries(plan, inputs, options)
+    is_of_gguf = "general.architecture" in plan.metadata or any(one.header.stored for one in inputs.sources)
+    if not is_of_gguf and not plan.arguments.get("metadata"):
+        return None, ()
+    from .gguf.outputs import notes_on_other_format
+
+    return None, notes_on_other_format(plan, inputs, options)
 
 
 def notes_of(

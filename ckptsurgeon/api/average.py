@@ -24,9 +24,10 @@ from .inputs.reopening import with_model_files_pinned
 from .inputs.sampled_parts import SAME, unrelated_notes
 from .inputs.stored_recipes import counted_notes
 from .model_folder.checks import with_sources_said, without_repeats
+from .model_folder.codes.output_settings import with_settings
 from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
-from .model_folder.quantised import folder_of, with_settings
+from .model_folder.quantised import folder_of
 from .model_folder.recorded_tokens import with_other_lists_said
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
 

@@ -76,7 +76,7 @@ def compare_changes(
 
 def _notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
     for one in opened:
-        yield from notes_about(one.path, [*one.notes, *one.odd_scales.notes(one.path)])
+        yield from notes_about(one.path, [*one.notes, *one.odd_scale_notes])
     yield from seen_zero_notes(opened, said=[note for one in opened for note in one.notes])
 
 

@@ -28,17 +28,13 @@ from .inputs.reopening import with_settings_pinned
 from .layouts.named_layout import check_layout, layout_arguments
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import converted_layer_notes, source_layer_notes, with_layers_said
+from .model_folder.codes.output_settings import check_settings, with_settings
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.layers.row_order import with_row_order_said
 from .model_folder.licences import with_licences
 from .model_folder.output import edited_folder
-from .model_folder.quantised import (
-    check_settings,
-    dtype_of_weights,
-    parts_elsewhere,
-    with_settings,
-)
+from .model_folder.quantised import dtype_of_weights, parts_elsewhere
 from .quantising.check_scheme import check_scheme
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def inspect(
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes = (*checkpoint.odd_scales.notes(checkpoint.path), *seen_zero_notes([checkpoint], said=checkpoint.notes))
+        notes = (*checkpoint.odd_scale_notes, *seen_zero_notes([checkpoint], said=checkpoint.notes))
         if checkpoint.codes and not stats:
             from .inputs.sampled_scales import sampled_scale_notes
 

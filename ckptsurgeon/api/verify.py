@@ -141,7 +141,7 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
         one = source.stored or source
         if not one.codes:
             continue
-        odd = source.odd_scales.notes(one.path) or sampled_scale_notes(one)
+        odd = source.odd_scale_notes or sampled_scale_notes(one)
         others = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config))
         notes = (*odd, *(() if checkpoint.codes else others))  # a quantised output has the same notes
         place = _without_dots(one.path)

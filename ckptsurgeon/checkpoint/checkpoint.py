@@ -13,11 +13,11 @@ from ..formats.base.header import FilePrint, Header
 from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
+from ..storage.read.uri import scheme_of
 from ..tensors.find_codes import find_codes
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.odd_scales.notes import OddScales
+from ..tensors.plain_tensors import is_plain
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.quantised.parts import broken_partners
 from ..tensors.tied_keys import tied_keys
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
@@ -25,28 +25,16 @@ from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .joined_scales import apart, scales_elsewhere
-from .mlx_columns import of_other_columns
 from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
-from .quantisation_notes import (
-    contradictory,
-    disagreeing_files,
-    missing_settings,
-    of_other_width,
-    plain_integers,
-    unfit,
-    unlike_others,
-)
-from .quantised_parts import incomplete, notes_on_parts
-from .quantised_values import notes_on_values, quant_states
-from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_notes import ShardIndex, damaged_recipe_notes, other_shard_notes, shard_index, shard_notes
-from .unknown_layouts import unknown_layouts
 from .values.value_notes import value_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
+
+    from ..tensors.odd_scales.notes import OddScales
 
 __all__ = ["Checkpoint"]
 
@@ -63,7 +51,6 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     the paths of the other state dicts in the file. ``checked`` has the storages whose checksum was verified. ``around``
     is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights, else None.
     If this checkpoint has decoded weights, ``stored`` is the checkpoint with the quantised tensors; else None.
-    ``odd_scales`` collects the quantised tensors in which decoding found odd scales.
 
     A quantised tensor is stored as several parts (codes, scales). Operations may rename or change these parts.
     ``operated_parts`` maps each key that now has such a part to the quantised tensor of the file to which it belonged.
@@ -97,7 +84,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self._keys = root.keys
         self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
         self.checked: set[Storage] = set()
-        self.odd_scales = OddScales()
+        self._odd_scales: dict[str, OddScales] = {}  # shared by all views of the file
 
     def _show(self, view: Unwrapping) -> None:
         self._view = view if view.stripped else replace(view, stored={})  # keys are as in the file
@@ -247,6 +234,23 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return find_codes(self._shown, lambda: self.quantisation, lambda: (*self.elsewhere, *self._joined.unread))
 
     @property
+    def odd_scales(self) -> OddScales:
+        """The quantised tensors in which decoding found odd scales, in this checkpoint or another view of the file."""
+        from ..tensors.odd_scales.notes import OddScales
+
+        return self._odd_scales.setdefault("", OddScales())
+
+    @property
+    def odd_scale_notes(self) -> tuple[str, ...]:
+        """Notes on the quantised tensors in ``odd_scales``."""
+        return self.odd_scales.notes(self.path) if self._odd_scales else ()
+
+    @property
+    def has_odd_scales(self) -> bool:
+        """Whether decoding found odd scales."""
+        return any(self._odd_scales.values())
+
+    @property
     def codes_before_operations(self) -> QuantisedTensors:
         """``codes``; for each key in ``operated_parts``, the quantised tensor of the file to which its part belonged.
 
@@ -265,6 +269,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         A ``quant_state`` is stored as the value of a small tensor, and so is not in the header.
         """
+        from .quantised_values import quant_states
+
         return quant_states(self.codes, self._shown, self._small)
 
     @cached_property
@@ -316,9 +322,33 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on quantisation settings that contradict the tensors, and on quantised tensors with missing parts."""
         if self.stored is not None:
             return self.stored.quantisation_notes
+        packed = tuple(self._packing.faults(self.path))
+        return packed if is_plain(self._shown) and not self._is_said_quantised else (*packed, *self._notes_on_codes())
+
+    @property
+    def _is_said_quantised(self) -> bool:
+        """Whether the folder of a model has quantisation settings; those at addresses are not read."""
+        return self.folder is not None and not scheme_of(self.folder.uri) and bool(quantisation_settings(self.folder))
+
+    def _notes_on_codes(self) -> list[str]:
+        from ..tensors.quantised.parts import broken_partners
+        from .mlx_columns import of_other_columns
+        from .quantisation_notes import (
+            contradictory,
+            disagreeing_files,
+            missing_settings,
+            of_other_width,
+            plain_integers,
+            unfit,
+            unlike_others,
+        )
+        from .quantised_parts import incomplete, notes_on_parts
+        from .quantised_values import notes_on_values
+        from .refused_settings import refused_settings
+        from .unknown_layouts import unknown_layouts
+
         settings, shown = self.quantisation if self.codes else {}, self._shown
         said = list[str]()
-        packed = tuple(self._packing.faults(self.path))
         if self.codes:
             lacking = list(broken_partners(self.codes, shown, {*self.elsewhere, *self._joined.unread}))
             parts = unfit(self.codes, shown, settings, lacking)
@@ -338,7 +368,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         of_folder = missing_settings(
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )
-        return (*packed, *said, *of_folder)
+        return [*said, *of_folder]
 
     def _small(self, info: TensorInfo) -> bytes:
         """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read."""

@@ -9,8 +9,8 @@ from typing import Any
 from ..storage.read.base import Folder
 from ..storage.read.uri import scheme_of
 from ..tensors.dtypes import DTYPES
-from ..tensors.find_codes import are_plain_integers
 from ..tensors.info import TensorInfo
+from ..tensors.plain_tensors import are_plain_integers
 from ..tensors.quantised.agreement import (
     QuantisedModule,
     contradictions,

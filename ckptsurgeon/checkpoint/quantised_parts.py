@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ..tensors.find_codes import is_named_codes
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.agreement import stores_codes
 from ..tensors.quantised.config_groups import static_activations
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.needed_parts import needed_parts
 from ..tensors.quantised.parts import IncompleteTensors
+from ..tensors.quantised.unknown import is_named_codes
 from ..tensors.quantised.unlike import (
     is_mlx_of_signed,
     odd_ones,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from ..checkpoint.in_memory import CheckpointLike
 from ..errors import CheckpointError, ConfigError, FormatError
 from ..planning.target import TargetSpec
-from ..util.registry import discover
+from ..util.registry import discover, plugin
 from ..util.text import escape, listing
 from ._document import Document, read_document
 from .checkpoint import checkpoint_target
@@ -221,7 +221,17 @@ def _is_empty(document: Document) -> bool:
     return isinstance(document.content, dict) and document.content.get("model") == {}
 
 
+FIELDS = {
+    "_target_": "factory", "espnet": "espnet", "like": "checkpoint", "name": "bundled", "speechbrain": "speechbrain",
+    "tensors": "declared", "transformers": "transformers",
+}  # fmt: skip
+"""{field of ``model:``: module that reads it}: if one of them is there, no other module is imported."""
+
+
 def _ours(document: Document) -> _Kind:
+    named = [name for field, name in FIELDS.items() if field in document.model]
+    if len(named) == 1:
+        return cast("_Kind", plugin("ckptsurgeon.destinations", named[0], "CONFIG"))
     kinds = cast("dict[str, _Kind]", discover("ckptsurgeon.destinations", "CONFIG"))
     by_field = {kind.field: kind for kind in kinds.values()}
     marks = [name for name in by_field if name in document.model]

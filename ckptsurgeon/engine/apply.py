@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import PlanError
@@ -21,7 +21,6 @@ from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
-from ..tensors.odd_scales.notes import odd_scale_notes
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .checksums import recipe_notes
@@ -56,6 +55,9 @@ from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
 from .staged_output import StagedOutput, staged_output
+
+if TYPE_CHECKING:
+    from ..tensors.odd_scales.notes import Found
 
 __all__ = ["carry_out"]
 
@@ -144,7 +146,7 @@ def carry_out(
             *unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes),
             *negative_notes(_merged(one.negative for one in receipts)),
             *adapter_notes(one.adapters for one in receipts),
-            *odd_scale_notes(one.odd_scales for one in receipts),
+            *_odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales]),
             *seen_zero_notes(inputs.sources, [one.zeros for one in receipts], plan.notes),
             *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
@@ -154,6 +156,14 @@ def carry_out(
             *consumed,
         ),
     )
+
+
+def _odd_scale_notes(found: Sequence[Found]) -> Iterable[str]:
+    if not found:
+        return ()
+    from ..tensors.odd_scales.notes import odd_scale_notes
+
+    return odd_scale_notes(found)
 
 
 def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:

@@ -50,7 +50,7 @@ def stage_tensors(
         check_equal(plan, inputs.sources)
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs.sources)
-    odd = (note for one in inputs.sources for note in one.odd_scales.notes(one.path))
+    odd = (note for one in inputs.sources for note in one.odd_scale_notes)
     zeros = seen_zero_notes(inputs.sources, said=plan.notes)
     return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound), *odd, *zeros)
 

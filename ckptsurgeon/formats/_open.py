@@ -8,7 +8,6 @@ from dataclasses import replace
 from ..errors import CheckpointError, FormatError, UnsafeError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.local import link_of
-from ..storage.read.remote import notes_of
 from ..util.collection import no_collection
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
@@ -46,7 +45,7 @@ def read_header(source: Source, name: str = "") -> Header:
             if fmt.sniff(source, head):
                 with no_collection():
                     header = _read(fmt, source, name, head)
-                return replace(header, notes=(*_link_note(source), *notes_of(source), *header.notes))
+                return replace(header, notes=(*_source_notes(source), *header.notes))
         folder = archive_folder(source, head) if head.startswith(GZIP) else None  # a compressed NeMo model
         if folder is not None:
             return of_archive(read_header(folder), folder)
@@ -59,6 +58,14 @@ def read_header(source: Source, name: str = "") -> Header:
             with no_collection():
                 return _read(fmt, source, name)
     return _read_folder(source)
+
+
+def _source_notes(file: File) -> tuple[str, ...]:
+    if not file.remote:
+        return _link_note(file)
+    from ..storage.read.remote import notes_of
+
+    return notes_of(file)
 
 
 def _link_note(file: File) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import PlanError
 
-__all__ = ["QuantisedError", "UndecodableWeightError", "dequantise"]
+__all__ = ["QuantisedError", "SettingsError", "UndecodableWeightError", "dequantise"]
 
 DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
 """The commands that have the option ``--encoding dequantize``."""
@@ -22,3 +22,7 @@ class QuantisedError(PlanError):
 
 class UndecodableWeightError(PlanError):
     """Raised for a quantised weight that a verb must decode, but cannot."""
+
+
+class SettingsError(PlanError):
+    """Raised if quantised tensors would be decoded differently with the output's settings than with the source's."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, writer_of
-from ...errors import CheckpointError, ConfigError, PlanError
+from ...errors import ConfigError, PlanError
 from ...formats._safetensors_layout import SafetensorsWriter
-from ...formats.ggml.writer import RESERVED, GgufWriter
+from ...formats.ggml.writer import RESERVED
 from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
@@ -23,7 +23,7 @@ from .block_tensors import is_whole_model
 from .contradictions import metadata_notes, shape_of_values
 from .file_types import file_type_notes
 
-__all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]
+__all__ = ["check_given", "check_names", "notes_on_other_format", "source_notes"]
 
 _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
@@ -77,14 +77,6 @@ def source_notes(checkpoint: Checkpoint) -> tuple[Note, ...]:
         *(file_type_notes(shapes, dtypes, metadata) if is_whole_model(shapes, metadata) else ()),
         *(tokenizer_notes(metadata, number, model.part) if model is not None else ()),
     )
-
-
-def is_gguf(options: OutputOptions) -> bool:
-    """Return whether an output has the format GGUF."""
-    try:
-        return writer_of(options).name == GgufWriter.name
-    except CheckpointError:
-        return False
 
 
 def notes_on_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:

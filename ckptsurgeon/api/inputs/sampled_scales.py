@@ -136,7 +136,7 @@ def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[Note, ...]:
 
     If there are none, a sample of its quantised tensors is decoded, and the notes on this sample are returned.
     """
-    return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
+    return checkpoint.odd_scale_notes or sampled_scale_notes(checkpoint)
 
 
 def _doubtful(

@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from ...analysis.inspection import AdapterSettings, adapter_settings
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...errors import FormatError, SourceError
-from ...methods.lora.conv1d import KnownModel, known_model
 from ...storage.json_text import read_json
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import File, Folder
@@ -21,6 +21,9 @@ from ...storage.small_files import SMALL_BYTES, read_file
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
 from ...util.text import escape
+
+if TYPE_CHECKING:
+    from ...methods.lora.conv1d import KnownModel
 
 __all__ = [
     "BYTES",
@@ -152,6 +155,8 @@ def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
         config = json.loads(_beside(checkpoint) if "://" in path else _here(path))
     except (OSError, ValueError, RecursionError):
         return None
+    from ...methods.lora.conv1d import known_model
+
     return known_model(config) if isinstance(config, dict) else None
 
 

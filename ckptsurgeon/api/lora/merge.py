@@ -26,8 +26,9 @@ from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..inputs.stored_recipes import merged_notes
 from ..model_folder.checks import source_layer_notes, with_layers_said
+from ..model_folder.codes.output_settings import with_settings
 from ..model_folder.merged import lora_folder
-from ..model_folder.quantised import folder_of, with_settings
+from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes

@@ -40,16 +40,12 @@ from ..inputs.encoding import as_stored, check_encoding, encoding_said
 from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
-from ..inputs.reopening import with_model_files_pinned
 from ..inputs.sampled_parts import SAME, unrelated_notes
 from ..inputs.stored_recipes import counted_notes
 from ..model_folder.checks import with_sources_said, without_repeats
-from ..model_folder.config_differences import with_config_said
-from ..model_folder.merged import merged_folder
+from ..model_folder.folder import ModelFolder
 from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
-from ..model_folder.rows_by_place import MERGED, checked_rows
-from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
 from .statistics import opened_statistics
 from .vocabulary import InputModel, VocabularyRequest, merge_vocabulary
@@ -233,6 +229,8 @@ def merge(
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         recipe = os.fspath(models)
+        from .mergekit import check_alone, plan_configuration, read_recipe  # most merges need no recipe
+
         check_alone(recipe, method=method, base=base, weights=weights, parameters=parameters, **more)
         document = read_recipe(recipe)
         found = method_named(document["merge_method"], asked.plugins)
@@ -295,17 +293,23 @@ def _plan_models(
             ],
         )  # fmt: skip
         plan, every = keeping_codes(plan, [*opened, *more.opened], asked.encoding, donor, dtype=asked.options.dtype)
-        plan = with_config_said(plan, folders, donor)
-        plan = with_sources_said(plan, stored, folders)
-        plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
-        plan = without_repeats(plan, stored[donor])
-        plan = checked_rows(plan, folders, remedy=MERGED, donor=donor, allowed=asked.vocabulary.is_by_place)
+        if chosen is not None or _have_files(plan, folders):
+            from .model_files import with_files
+
+            tokens = chosen[1] if chosen is not None else None
+            plan = with_files(plan, stored, folders, donor, tokens, by_place=asked.vocabulary.is_by_place)
+        else:
+            plan = without_repeats(with_sources_said(plan, stored, folders), stored[donor])
         if chosen is None and not asked.vocabulary.is_by_place:
             plan = with_other_lists_said(plan, [stored[donor], *stored])
-        plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()
     return plan
+
+
+def _have_files(plan: Plan, folders: Sequence[ModelFolder]) -> bool:
+    """Return whether a model is more than a file of weights; adapters are, since they have a base."""
+    return not all(one.is_bare for one in folders) or any(".lora_" in step.key for step in plan.steps)
 
 
 def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:

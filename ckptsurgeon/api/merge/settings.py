@@ -27,7 +27,6 @@ from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import with_costs
-from ..model_folder.quantised import check_settings, unsettled_notes, with_settings
 from .vocabulary import VocabularyRequest
 
 __all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "parameter_name", "plain_settings"]
@@ -94,10 +93,13 @@ class MergeRequest:
         """
         check_codes(plan, [one.codes_before_operations for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
-        check_settings(plan, opened, donor)
-        check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])
-        plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
-        plan = with_settings(plan, opened, donor)
+        if any(one.codes for one in opened):
+            from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings
+
+            check_settings(plan, opened, donor)
+            check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])
+            plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))
+            plan = with_settings(plan, opened, donor)
         inputs = PlanInputs(tuple(opened), None, others, plugins=self.plugins, memory=self.memory)
         return with_costs(replace(plan, inputs=inputs), self.memory, self.plugins)
 

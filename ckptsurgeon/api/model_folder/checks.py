@@ -11,14 +11,10 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...util.notes import Note, with_prefix
 from ...util.text import escape
-from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
 from .layers.holes import gap_notes
-from .layers.rotary import frequency_notes, unlike_frequency_notes
-from .tokenizer.changed_lists import changed_list_notes
 from .weights.shape_checks import DescribedTensor
-from .weights.token_rows import last_row_notes, token_pair_notes
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
@@ -47,9 +43,13 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note
     """
     if checkpoint.elsewhere:
         return []
-    shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
-    lists = (*changed_list_notes(checkpoint, folder), *_row_notes(checkpoint, folder))
-    shapes = [*lists, *frequency_notes(checkpoint, folder.config), *shapes]
+    shapes = _shape_notes(checkpoint, folder.config)
+    if folder.files:
+        from .layers.rotary import frequency_notes
+        from .tokenizer.changed_lists import changed_list_notes
+
+        lists = (*changed_list_notes(checkpoint, folder), *_row_notes(checkpoint, folder))
+        shapes = [*lists, *frequency_notes(checkpoint, folder.config), *shapes]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
@@ -59,6 +59,15 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note
         DescribedTensor(key, info.dtype, info.shape, is_quantised=key in decoded) for key, info in checkpoint.items()
     ]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
+
+
+def _shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
+    """Return notes on stored shapes of quantised tensors that contradict their codes; ``config`` is the model's."""
+    if not (checkpoint.codes or checkpoint.stored):
+        return []
+    from .codes.described_shapes import described_shape_notes
+
+    return described_shape_notes(checkpoint, config)
 
 
 def converted_layer_notes(plan: Plan, config: Mapping[str, Any]) -> list[Note]:
@@ -132,7 +141,10 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
 
             notes = [*layers, *source_file_notes(checkpoint, folder), *adapter]
         found |= dict.fromkeys(with_prefix(f"{escape(checkpoint.path)}: ", note) for note in notes)
-    found |= dict.fromkeys(unlike_frequency_notes(plan, opened) if plan.verb in ("average", "merge") else ())
+    if plan.verb in ("average", "merge") and any("inv_freq" in step.key for step in plan.steps):
+        from .layers.rotary import unlike_frequency_notes
+
+        found |= dict.fromkeys(unlike_frequency_notes(plan, opened))
     new = [note for note in found if note not in plan.notes]
     return replace(plan, notes=(*plan.notes, *new)) if new else plan
 
@@ -162,7 +174,7 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
     adapter = _notes_on_adapter(checkpoint)
     if checkpoint.folder is not None:
         return [*notes_beside(checkpoint, folder), *adapter]
-    return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint), *adapter]
+    return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *_shape_notes(checkpoint), *adapter]
 
 
 def _notes_on_adapter(checkpoint: Checkpoint) -> tuple[Note, ...]:
@@ -180,7 +192,11 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
         return []
-    shapes = [*described_shape_notes(checkpoint, folder.config), *frequency_notes(checkpoint, folder.config)]
+    shapes = _shape_notes(checkpoint, folder.config)
+    if folder.config:
+        from .layers.rotary import frequency_notes
+
+        shapes += frequency_notes(checkpoint, folder.config)
     gaps = shapes if _is_configured(folder) else [*gap_notes(list(checkpoint)), *shapes]
     if not folder.files:
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes
@@ -191,5 +207,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
 
 def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     """Yield notes on embedding rows that contradict the token list. Some of the rows are read from the file."""
+    from .weights.token_rows import last_row_notes, token_pair_notes
+
     yield from last_row_notes(checkpoint, folder)
     yield from token_pair_notes(checkpoint, folder)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.quantisation import folder_of_model
@@ -34,12 +34,6 @@ from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
 from ...util.notes import with_prefix
 from ...util.text import escape, listing
-from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
-from ...vocabulary.read import vocabulary_in
-from ...vocabulary.row_order import is_of_pieces
-from ...vocabulary.sentencepiece import pieces_in
-from ...vocabulary.tokenizer_head import tokenizer_head
-from ...vocabulary.vocabulary import Vocabulary
 from .adapter_beside import adapter_notes
 from .config import TIES, untied_by_default, vocabulary_size
 from .documents import (
@@ -53,6 +47,9 @@ from .documents import (
     read_object,
 )
 from .embedded import EmbeddedModel, embedded_model
+
+if TYPE_CHECKING:
+    from ...vocabulary.vocabulary import Vocabulary
 
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
@@ -86,6 +83,11 @@ class ModelFolder:
     embedded: EmbeddedModel | None = field(default=None, repr=False, compare=False)
     licences: tuple[Companion, ...] = ()
     cards: tuple[str, ...] = ()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing but weights: no other file of any kind, and no metadata inside the weights."""
+        return self.embedded is None and self == ModelFolder(self.path)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -216,6 +218,8 @@ class ModelFolder:
 
     @cached_property
     def _token_list(self) -> tuple[Vocabulary | None, str]:
+        from ...vocabulary.read import vocabulary_in
+
         named = {one.name for one in self.files}
         try:
             return vocabulary_in(self.vocabulary, lambda name: self.read(name, LARGEST) if name in named else None), ""
@@ -227,11 +231,17 @@ class ModelFolder:
         """The sections of its tokenizer.json, without the token list; empty if this file is missing or remote."""
         if self.vocabulary != VOCABULARIES[0] or scheme_of(self._file(self.vocabulary).path):
             return {}
+        from ...vocabulary.tokenizer_head import tokenizer_head
+
         return tokenizer_head(self.read(self.vocabulary, LARGEST))
 
     @cached_property
     def pieces(self) -> Mapping[str, tuple[str, ...] | None]:
         """The pieces of its local sentencepiece models, by file name; the value is None for a truncated file."""
+        from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
+        from ...vocabulary.row_order import is_of_pieces
+        from ...vocabulary.sentencepiece import pieces_in
+
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):

@@ -238,7 +238,7 @@ class Network:
         A later call leaves out the zeros that an earlier call has noted.
         """
         sources = inputs_of(self.plan).sources
-        odd = [note for one in sources for note in one.odd_scales.notes(one.path)]
+        odd = [note for one in sources for note in one.odd_scale_notes]
         return (*odd, *seen_zero_notes(sources, said=self.notes))
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
-from ...planning.quantised_error import UndecodableWeightError
+from ...planning.quantised_error import SettingsError, UndecodableWeightError
 from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
@@ -32,14 +32,12 @@ from ...util.text import escape, grouped
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as, with_decoding
 from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
-from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
 from ..layouts.changed_layout import layout_for
 from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
-from ..model_folder.quantised import SettingsError, check_settings, decoded_dtype, unsettled_notes, with_settings
-from ..model_folder.recorded_tokens import with_recorded_tokens_said
+from ..model_folder.quantised import decoded_dtype
 from .models import TransplantModels, with_layers_noted
 
 if TYPE_CHECKING:
@@ -246,6 +244,8 @@ def _planned(
         owner = len(specs) if len(opened) > len(specs) else None
         plan, held = plan, read
         if reading != encoding:
+            from ..inputs.kept_codes import keeping_codes
+
             plan, held = keeping_codes(plan, read, encoding, owner or 0, dtype=options.dtype)
         opened[len(specs) :] = held[len(specs) : len(opened)]
         wanted = opened[-1].codes if owner is not None else wanted
@@ -253,6 +253,8 @@ def _planned(
         plan = with_possible_codes_said(plan, [one.codes for one in held])
         quantised_by = (config or {}).get("quantization_config")
         if any(one.codes for one in held):
+            from ..model_folder.codes.output_settings import check_settings, unsettled_notes, with_settings
+
             check_settings(plan, held, owner, quantised_by)
             plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
             plan = with_settings(plan, held, owner)
@@ -261,7 +263,7 @@ def _planned(
             opened[-1] if owner is not None else None, target, config or {},
         )  # fmt: skip
         if models.have_files:
-            from .models import with_files_compared, with_output_files  # they import checks of tokenisers
+            from .model_files import with_files_compared, with_output_files  # they import checks of tokenisers
 
             plan = with_output_files(plan, models, change)
         plan = with_layers_noted(plan, models, initial_files)
@@ -272,6 +274,8 @@ def _planned(
 
             plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
         if not by_place and (change is not None or target.vocabulary):
+            from ..model_folder.recorded_tokens import with_recorded_tokens_said
+
             kept_folder = models.kept_folder
             plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change, kept_folder)
     others += tuple(one.path for one in target.given)  # so that the output does not overwrite them

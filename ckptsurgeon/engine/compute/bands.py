@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...storage.read.base import File
 from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
-from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.regions import Array, Box, box_shape
+
+if TYPE_CHECKING:
+    from ...tensors.odd_scales.notes import OddScales
 
 __all__ = ["BandedFiles", "OpenFiles", "banded"]
 
@@ -28,12 +30,12 @@ WIDE = 4
 
 
 class OpenFiles(Protocol):
-    """The part of a checkpoint's interface that is needed to read stored tensors.
+    """The part of a checkpoint's interface that is needed to read stored tensors."""
 
-    ``odd_scales`` records quantised tensors with suspicious scales, such as 0.
-    """
-
-    odd_scales: OddScales
+    @property
+    def odd_scales(self) -> OddScales:
+        """Quantised tensors with suspicious scales, such as 0."""
+        ...
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor."""
@@ -44,9 +46,14 @@ class BandedFiles:
     """The open files of a checkpoint, with a cache of bands for computing one tensor; several threads may read."""
 
     def __init__(self, source: OpenFiles) -> None:
-        self._source, self.odd_scales = source, source.odd_scales
+        self._source = source
         self._kept: dict[tuple[int, tuple[int, int]], dict[int, Array]] = {}
         self._lock = Lock()
+
+    @property
+    def odd_scales(self) -> OddScales:
+        """Quantised tensors with suspicious scales."""
+        return self._source.odd_scales
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor."""

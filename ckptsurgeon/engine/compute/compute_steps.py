@@ -178,13 +178,13 @@ def compute_steps(run: PartRun) -> None:
 
 def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
     """Return {path of a source: {kind of suspicious scale: names of quantised tensors}} for the inputs of a run."""
-    if not any(source.odd_scales for source in run.inputs.sources):
+    if not any(source.has_odd_scales for source in run.inputs.sources):
         return {}
     names: dict[str, tuple[Checkpoint, set[str]]] = {}
     for step in run.others:
         for info, source in run.sources_of(step) if step.source is not None else ():
             names.setdefault(source.path, (source, set()))[1].update(decoded_names(info))
-    return {path: source.odd_scales.of(some) for path, (source, some) in names.items() if source.odd_scales}
+    return {path: source.odd_scales.of(some) for path, (source, some) in names.items() if source.has_odd_scales}
 
 
 def _compute(

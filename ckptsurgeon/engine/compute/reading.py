@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -40,13 +40,15 @@ from ...tensors.info import (
     Taken,
     TensorInfo,
 )
-from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, exp_of, scaled
 from ...tensors.ops.noise import with_noise
 from ...tensors.ops.regions import Array, Box, box_shape, spanned
 from ...util.text import escape
 from .bands import BandedFiles, OpenFiles
+
+if TYPE_CHECKING:
+    from ...tensors.odd_scales.notes import OddScales
 
 __all__ = [
     "Blockwise",

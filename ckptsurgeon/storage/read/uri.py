@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from ...errors import ConfigError, SourceError
-from ...util.registry import discover
+from ...util.registry import discover, plugin
 from ...util.text import escape, human_bytes, without_secrets
 from ..small_files import SMALL_BYTES
 from .base import File, Source
@@ -27,6 +27,11 @@ __all__ = [
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
 """Matches a scheme; the second form begins a chain in fsspec's notation: ``simplecache::s3://…``."""
+
+
+_PACKAGE = "ckptsurgeon.storage.read"
+MODULES = {"": "local", "file": "local", "hf": "hub", "http": "web", "https": "web"}
+"""{scheme: module that reads it}; for other schemes, each module says which it reads."""
 
 
 class _Opener(Protocol):
@@ -96,7 +101,9 @@ def open_source(uri: str | os.PathLike[str]) -> Source:
     """
     text = os.fspath(uri)
     scheme = scheme_of(text)
-    openers = cast("list[_Opener]", list(discover("ckptsurgeon.storage.read", "SOURCE").values()))
+    if scheme in MODULES:  # no other reader is imported
+        return cast("_Opener", plugin(_PACKAGE, MODULES[scheme], "SOURCE")).open(text)
+    openers = cast("list[_Opener]", list(discover(_PACKAGE, "SOURCE").values()))
     found = [one for name in (scheme, "*") for one in openers if name in one.schemes]
     return found[0].open(text)
 

@@ -24,9 +24,9 @@ from .encoding import QuantisedTensors
 from .methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
 from .modules import GENERAL, Modules, module_of
 from .parts import ALWAYS
-from .settings import QuantisationSettings, Settings, StatedValues, stated_by
+from .settings import QuantisationSettings, Settings, StatedValues, basis_of, stated_by
 
-__all__ = ["QuantisedModule", "basis_of", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
+__all__ = ["QuantisedModule", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 
 ALONE = ("gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4")
 """Methods whose loaders accept no quantised weights of another method in the same model."""
@@ -224,20 +224,6 @@ def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Sett
             found.setdefault(fact, {}).update({} if fact[0] and is_of_all else {one.module: None})
     facts = [(_field(fact[0], list(names)), fact[1], fact[2]) for fact, names in found.items()]
     return [*facts, *_other_basis(theirs, ours)] if coded else facts
-
-
-def basis_of(settings: Settings) -> str:
-    """Return the names and types of the transforms that were applied to the stored weights; "" if there are none.
-
-    compressed-tensors lists them in ``transform_config``, for example R1 and R2 of SpinQuant.
-    """
-    transforms = settings.get("transform_config")
-    groups = transforms.get("config_groups") if isinstance(transforms, dict) else None
-    if not transforms or groups == {}:
-        return ""
-    pairs = groups.items() if isinstance(groups, dict) else ()
-    names = [f"{name} {one.get('type') or ''}".strip() for name, one in pairs if isinstance(one, dict)]
-    return ", ".join(names) or "unknown"
 
 
 def _other_basis(theirs: Settings, ours: Settings) -> Iterator[Fact]:

@@ -13,6 +13,7 @@ __all__ = [
     "Scheme",
     "Settings",
     "StatedValues",
+    "basis_of",
     "modelopt_of",
     "quantisation_of",
     "stated_by",
@@ -243,3 +244,17 @@ def _blocks(settings: Settings) -> Iterator[Block]:
 def _text(settings: Settings, *names: str) -> str:
     """Return the value, in lower case, of the first field in ``names`` whose value is a string; "" if there is none."""
     return next((value[:_LONGEST].lower() for name in names if isinstance(value := settings.get(name), str)), "")
+
+
+def basis_of(settings: Settings) -> str:
+    """Return the names and types of the transforms that were applied to the stored weights; "" if there are none.
+
+    compressed-tensors lists them in ``transform_config``, for example R1 and R2 of SpinQuant.
+    """
+    transforms = settings.get("transform_config")
+    groups = transforms.get("config_groups") if isinstance(transforms, dict) else None
+    if not transforms or groups == {}:
+        return ""
+    pairs = groups.items() if isinstance(groups, dict) else ()
+    names = [f"{name} {one.get('type') or ''}".strip() for name, one in pairs if isinstance(one, dict)]
+    return ", ".join(names) or "unknown"

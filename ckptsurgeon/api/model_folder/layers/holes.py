@@ -12,7 +12,6 @@ from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, num
 from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import count, escape, shape_text, together
-from ..codes.logical_tensors import shapes_of_codes
 from ..weights.shape_checks import DescribedTensor, is_number
 from .experts import expert_gap_notes
 
@@ -157,6 +156,8 @@ def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]
 
     If headers do not contain the shape, the text has the number of parameters instead.
     """
+    from ..codes.logical_tensors import shapes_of_codes
+
     shapes = shapes_of_codes(tensors, config)
     return {key: f"has {count(shape[0], 'row' if shape[1:] else 'parameter')}" for key, shape in shapes.items()}
 
