@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
 from ..planning.code_notes import with_possible_codes_said
 from ..planning.plan.plan import Plan
+from ..planning.transplant.by_place import PLACE
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import check_metadata, plain_arguments, with_metadata
@@ -29,7 +30,7 @@ from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
 from .model_folder.quantised import folder_of
 from .model_folder.recorded_tokens import with_other_lists_said
-from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
+from .model_folder.rows_by_place import AVERAGED, check_place, checked_rows
 
 __all__ = ["average"]
 

@@ -241,7 +241,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._odd_scales.setdefault("", OddScales())
 
     @property
-    def odd_scale_notes(self) -> tuple[str, ...]:
+    def odd_scale_notes(self) -> tuple[Note, ...]:
         """Notes on the quantised tensors in ``odd_scales``."""
         return self.odd_scales.notes(self.path) if self._odd_scales else ()
 

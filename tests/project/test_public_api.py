@@ -6,9 +6,11 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
@@ -79,6 +81,23 @@ cs.apply(plan, "out.safetensors")
 assert cs.verify("out.safetensors").ok
 """
     assert not loaded_after(code, "torch", "huggingface_hub")
+
+
+def test_plain_weights_need_no_other_format_encoding_or_tokeniser() -> None:
+    torch.save({"layers.0.weight": torch.ones(2, 2), "layers.0.bias": torch.ones(2)}, "a.pth")
+    Path("d.yaml").write_text("model: {tensors: {layers.0.weight: {shape: [2, 2]}, layers.0.bias: {shape: [2]}}}\n")
+    code = """
+import ckptsurgeon as cs
+assert cs.inspect("a.pth").tensors
+cs.apply(cs.transplant("a.pth", "d.yaml"), "b.safetensors")
+"""
+    others = (
+        "formats.gguf", "formats.exported.onnx", "formats.sharded", "formats.torch_dcp", "tensors.quantised.search",
+        "tensors.encodings.gptq_awq", "checkpoint.quantisation_notes", "tensors.odd_scales.notes",
+        "api.model_folder.codes.described_shapes", "api.model_folder.config_differences", "vocabulary.sentencepiece",
+        "storage.read.hub", "storage.read.web", "destinations.espnet", "destinations.speechbrain", "api.gguf.outputs",
+    )  # fmt: skip
+    assert not loaded_after(code, *(f"ckptsurgeon.{name}" for name in others))
 
 
 @pytest.mark.long

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...planning.kept_codes import CodedSource, with_codes_kept
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
-from .dequantising import encoded_by
 from .encoding import DEQUANTIZE, ENCODINGS
 from .inputs import plan_source
 
@@ -29,7 +27,9 @@ def keeping_codes(
     coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
     if encoding != ENCODINGS[0] or not coded:
         return plan, list(read)
+    from ...planning.kept_codes import CodedSource, with_codes_kept
     from ...tensors.encoders._like import UnencodableError
+    from .dequantising import encoded_by
 
     sources = {at: one.stored for at, one in enumerate(read) if at in coded and one.stored is not None}
     described = {

@@ -17,7 +17,7 @@ from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes, refuse_codes
-from ...planning.transplant.by_place import is_of_tokens
+from ...planning.transplant.by_place import PLACE, is_of_tokens
 from ...planning.transplant.options import Options
 from ...util.notes import with_prefix
 from ...util.text import count, escape, listing
@@ -36,7 +36,7 @@ from ..model_folder.embedded_folder import with_embedded_tokens
 from ..model_folder.folder import ModelFolder
 from ..model_folder.licences import with_left_files_said, with_licences
 from ..model_folder.quantised import folder_of
-from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
+from ..model_folder.rows_by_place import EXTRACTED, check_place, checked_rows, token_note
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at
 

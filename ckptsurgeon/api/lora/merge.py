@@ -15,6 +15,7 @@ from ...planning.code_notes import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
+from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
@@ -29,7 +30,7 @@ from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.codes.output_settings import with_settings
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import folder_of
-from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
+from ..model_folder.rows_by_place import ADAPTED, check_place, checked_rows
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
 from .already_merged import already_merged_notes

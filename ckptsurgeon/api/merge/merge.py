@@ -48,7 +48,7 @@ from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
 from .statistics import opened_statistics
-from .vocabulary import InputModel, VocabularyRequest, merge_vocabulary
+from .vocabulary_request import InputModel, VocabularyRequest
 
 if TYPE_CHECKING:
     import torch
@@ -268,7 +268,11 @@ def _plan_models(
         stored = as_stored(opened, asked.encoding)
         folders = [folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
-        chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
+        chosen = None
+        if asked.vocabulary.is_by_token():
+            from .vocabulary import merge_vocabulary  # most merges have one vocabulary
+
+            chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
         more = opened_statistics(
             asked.statistics, method, {number: opened[number] for number in numbers}, views, stack, paths=paths

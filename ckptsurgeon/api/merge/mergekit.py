@@ -42,7 +42,8 @@ from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
 from .statistics import MergeStatistics, opened_statistics
 from .tokenizers import RowsRequest, different, embedded_template, tokenizer_files, wanted
-from .vocabulary import InputModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
+from .vocabulary import ModelTokens, known_keys, merge_vocabulary
+from .vocabulary_request import InputModel, VocabularyRequest
 
 __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
 

@@ -19,7 +19,6 @@ from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
 from ...planning.plan.plan import Plan
 from ...planning.quantised import check_codes
-from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
 from ..aligning.aligned_models import AlignedModels
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
@@ -27,7 +26,7 @@ from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import with_costs
-from .vocabulary import VocabularyRequest
+from .vocabulary_request import VocabularyRequest
 
 __all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "parameter_name", "plain_settings"]
 
@@ -196,7 +195,11 @@ def _from_text(text: str) -> tuple[str, ParameterSetting]:
 
 def _read(name: str, text: str) -> Any:
     try:
-        return float(text) if text.strip()[:1] in "+-.0123456789" else read_yaml(text, f"--param {name}")
+        if text.strip()[:1] in "+-.0123456789":
+            return float(text)
+        from ...storage.yaml_text import read_yaml
+
+        return read_yaml(text, f"--param {name}")
     except ValueError:
         return text
 

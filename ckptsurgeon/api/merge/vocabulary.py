@@ -13,75 +13,26 @@ from ...planning.keys.spelling import quoted
 from ...planning.merge.vocabulary import MergeVocabulary
 from ...planning.target import Companion
 from ...planning.transplant.by_place import vocabulary_keys
-from ...planning.transplant.select import SourceView
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ...vocabulary.read import VOCABULARY_BYTES, read_lists, tokens_beside, vocabulary_beside
 from ...vocabulary.replacement import token_file, with_added_tokens
 from ...vocabulary.union import rows_in, united
 from ...vocabulary.vocabulary import Vocabulary
-from ..inputs.argument_types import Patterns, Rules
 from ..model_folder.folder import ModelFolder
-from ..model_folder.rows_by_place import PLACE, other_list_notes
+from ..model_folder.rows_by_place import other_list_notes
 from ..model_folder.tokenizer.given_list import given_list_notes
 from ..transplant.vocabulary import vocabulary_key
-from .tokenizers import RowsRequest, chosen_rows
+from .tokenizers import chosen_rows
+from .vocabulary_request import BASE, UNION, InputModel, VocabularyRequest
 
 __all__ = [
-    "InputModel",
     "ModelTokens",
-    "VocabularyRequest",
     "config_for",
     "known_keys",
     "merge_vocabulary",
     "token_files",
 ]
-
-UNION, BASE = "union", "base"
-
-
-@dataclass(frozen=True)
-class VocabularyRequest:
-    """The user's arguments about vocabularies.
-
-    ``vocab`` is the output's vocabulary (--vocab), ``tokens`` the models' token lists (--tokens), and ``keys`` the
-    tensors with a row for each token (--vocab-keys). ``rows`` has the rows that a mergekit recipe chooses; if it is
-    set, tokens that no model has get rows of zeros, as in mergekit.
-    """
-
-    vocab: str | None = None
-    tokens: Rules = ()
-    keys: Patterns = ()
-    rows: RowsRequest | None = None
-
-    @property
-    def is_by_place(self) -> bool:
-        """Whether row n of the output is merged from row n of each model, even if their tokens differ."""
-        return self.vocab is not None and self.vocab.lower() == PLACE
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """The arguments as the output's recipe records them; if ``vocab`` is a path, only the file name is recorded."""
-        known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
-        return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
-
-
-@dataclass(frozen=True)
-class InputModel:
-    """One of the models to merge: its path, its tensors (``view``) and the files in its folder."""
-
-    path: str
-    view: SourceView
-    folder: ModelFolder
-
-    def size(self, tokens: int) -> int:
-        """Return the number of rows of the model's embedding; ``tokens`` is the number of tokens in its list.
-
-        The result is the vocabulary size in config.json if a tensor has a dimension of this size, else ``tokens``.
-        """
-        said = self.folder.rows
-        long = said and any(said in info.shape for info in self.view.tensors.values())
-        return said if long else tokens
 
 
 @dataclass(frozen=True)
@@ -114,12 +65,7 @@ def merge_vocabulary(
     PatternError for an invalid pattern.
     """
     named = [asked.keys] if isinstance(asked.keys, str) else list(asked.keys or ())
-    if asked.vocab is None or asked.is_by_place:
-        if named or asked.tokens:
-            raise ConfigError(
-                "--tokens and --vocab-keys have no effect without --vocab.",
-                hint="Write --vocab union, --vocab base or --vocab FILE.",
-            )
+    if not asked.is_by_token() or asked.vocab is None:
         return None
     found = _paths(models, asked, first)
     names = [one.view.source.name for one in models]

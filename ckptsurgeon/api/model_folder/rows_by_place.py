@@ -14,7 +14,7 @@ from ...errors import ConfigError, PlanError
 from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
-from ...planning.transplant.by_place import is_of_tokens
+from ...planning.transplant.by_place import PLACE, is_of_tokens
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix
 from ...util.text import brief_repr, escape, listing
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from ...vocabulary.replacement import NewVocabulary
 
 __all__ = [
-    "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "by_place", "check_place",
+    "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "RECIPE", "by_place", "check_place",
     "checked_lists", "checked_rows", "difference", "other_list_notes", "token_note", "with_new_list_checked",
 ]  # fmt: skip
 
-PLACE = "place"
-"""The value of ``--vocab`` that copies rows by position, whatever their tokens are."""
 MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by position."
 """Hint of ``ckpt merge``. The next constants are the hints of other commands."""
 RECIPE = f"Write tokenizer_source: union (or base, or a model) into the recipe. Or u{MERGED[1:]}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...destinations._load import target_with
 from ...planning.plan.plan import Plan
+from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import (
     CheckpointLike,
@@ -33,9 +34,7 @@ from ..inputs.arguments import (
 from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..layouts.named_layout import check_layout, layout_arguments
-from ..model_folder.rows_by_place import PLACE
 from .donor.choice import donor_choice
-from .donor.rows import network_of, with_donor
 from .opening import plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 
@@ -149,5 +148,7 @@ def transplant(
         layout=layout, heads=heads or "",
     )  # fmt: skip
     if chosen is not None and change is not None:
+        from .donor.rows import network_of, with_donor  # most transplants have no donor
+
         plan = with_donor(plan, chosen, change.new.tokens, network_of(target))
     return with_metadata(plan, metadata)

@@ -11,13 +11,13 @@ from ...errors import ConfigError, PlanError
 from ...planning.keys.pattern import OptionPattern
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
+from ...planning.transplant.by_place import PLACE
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...storage.read.uri import scheme_of
 from ...util.text import escape
 from ...vocabulary.mapping import map_tokens
 from ...vocabulary.read import vocabulary_beside, vocabulary_of
 from ..inputs.argument_types import Patterns, Rules, Vocabularies
-from ..model_folder.rows_by_place import PLACE
 
 if TYPE_CHECKING:
     from ...vocabulary.replacement import NewVocabulary

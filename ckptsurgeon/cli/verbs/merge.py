@@ -183,7 +183,6 @@ def run(
     from ...api.inputs.recipe_files import is_recipe
     from ...api.merge.merge import list_methods as list_methods_api
     from ...api.merge.merge import merge
-    from ...api.merge.mergekit import read_recipe
     from ...errors import ConfigError
 
     printer = writing.printer
@@ -201,6 +200,8 @@ def run(
             f"no {lacks} given.", hint="Write, for example, ckpt merge A B --method linear --weights 0.5,0.5."
         )
     if recipe:
+        from ...api.merge.mergekit import read_recipe
+
         read_recipe(recipe)  # so that an error in the recipe is reported before an error in the output
     if explain or page:
         others = {"explain": explain} if page else {"force": writing.force}

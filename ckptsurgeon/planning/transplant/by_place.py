@@ -15,6 +15,7 @@ __all__ = [
     "BY_TOKEN",
     "EMBEDDING",
     "HEAD",
+    "PLACE",
     "PositionalRows",
     "ShapeChange",
     "is_embedding",
@@ -23,6 +24,8 @@ __all__ = [
     "vocabulary_keys",
 ]
 
+PLACE = "place"
+"""The value of ``--vocab`` that copies rows by position, whatever their tokens are."""
 HEAD = re.compile(r"^(\D*\.)?(lm_head|embed_out|output|output_layer|proj_out|decoder)\.weight$")
 """Matches the keys of output layers over a vocabulary; they are in no numbered module."""
 EMBEDDING = re.compile(

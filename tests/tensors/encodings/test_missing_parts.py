@@ -24,7 +24,11 @@ State = dict[str, torch.Tensor]
 
 
 def said(found: Any) -> list[Note]:
-    return [note.reworded(note.partition(": ")[2]) for note in found.notes if " similar tensor" in note or "for blocks of" in note]
+    return [
+        note.reworded(note.partition(": ")[2])
+        for note in found.notes
+        if " similar tensor" in note or "for blocks of" in note
+    ]
 
 
 def folder_of(name: str, path: Path, edit: Callable[[State], object] = lambda state: None) -> Path:
