@@ -12,6 +12,7 @@ from .analysis.match.proposal import Proposal as Proposal
 from .analysis.merge_explanation import ExplainedMerge as ExplainedMerge
 from .analysis.page.contents import Page as Page
 from .analysis.patch import Patch as Patch
+from .analysis.prove.barrier import LossBarrier as LossBarrier
 from .analysis.prove.proof import Proof as Proof
 from .analysis.scan.findings import Fault as Fault
 from .analysis.scan.findings import Finding as Finding
@@ -46,6 +47,7 @@ from .api.patch import make_patch as make_patch
 from .api.patch import read_patch as read_patch
 from .api.pretrainer.loading import Pretrained as Pretrained
 from .api.pretrainer.pretrainer import Pretrainer as Pretrainer
+from .api.prove.barrier import loss_barrier as loss_barrier
 from .api.prove.prove import prove as prove
 from .api.recipes import load_plan as load_plan
 from .api.resize.resize import resize as resize

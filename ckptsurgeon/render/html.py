@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..analysis.match.proposal import Proposal
     from ..analysis.merge_explanation import ExplainedMerge
     from ..analysis.patch import Patch
+    from ..analysis.prove.barrier import LossBarrier
     from ..analysis.prove.proof import Proof
     from ..analysis.scan.findings import Scan
     from ..checkpoint.checkpoint import Checkpoint
@@ -220,6 +221,13 @@ def _proof(found: Proof) -> Views:
     yield from _notes(found.notes)
 
 
+def _barrier(found: LossBarrier) -> Views:
+    from .prove import barrier_view
+
+    yield barrier_view(found)
+    yield from _notes(found.notes)
+
+
 def _checked(found: CheckReport) -> Views:
     from .check import check_view
 
@@ -287,6 +295,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Patch": _patch,
     "Plan": _plan,
     "Proof": _proof,
+    "LossBarrier": _barrier,
     "Fit": _fit,
     "Proposal": _proposal,
     "Receipt": _receipt,

@@ -12,11 +12,12 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..analysis.prove.barrier import BarrierPoint, LossBarrier
 from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, ChangedTensor, Proof, ProvedNetwork
 from ..util.text import count, escape, human_count, listing, percent_number
 from .columns import Columns, Hanging
 
-__all__ = ["proof_view"]
+__all__ = ["barrier_view", "proof_view"]
 
 COLOURS = {SAME: "green", EQUIVALENT: "green", DIFFERENT: "red"}
 AROUND = 3
@@ -169,3 +170,49 @@ def _unused(proof: Proof) -> Iterator[RenderableType]:
         Text("  not reached  ", "yellow"),
         f"{count(len(proof.unused), 'tensor')} that these inputs do not use{said}: {', '.join(map(escape, named))}",
     )
+
+
+# The loss barrier between two networks.
+
+WIDTH = 30
+"""The length of the bar of the highest loss."""
+
+
+def barrier_view(found: LossBarrier) -> RenderableType:
+    """Return the barrier, the networks, and the loss at each point with a bar."""
+    head = Hanging(Text("BARRIER  ", "bold"), _said(found))
+    networks = Columns(
+        [
+            *(
+                [letter, f"{escape(one.path)}  {escape(one.kind)}, {human_count(one.parameters)} parameters"]
+                for letter, one in (("A", found.first), ("B", found.second))
+            ),
+            ["inputs", escape(found.inputs, 300)],
+            ["loss", found.loss],
+        ]
+    )
+    titles: list[str | Text] = [Text(name, "dim") for name in ("alpha", "loss", "above the line", "")]
+    most = max((one.loss for one in found.points if math.isfinite(one.loss)), default=0.0)
+    rows = [_row(one, most, is_highest=one is found.highest) for one in found.points]
+    return Group(head, Text(), networks, Text(), Columns([titles, *rows], right=(0, 1, 2)))
+
+
+def _said(found: LossBarrier) -> str:
+    ends = f"A has {_number(found.points[0].loss)}, B has {_number(found.points[-1].loss)}"
+    order = ", with B in the order of A" if found.aligned else ""
+    if found.barrier == 0:
+        return f"none: the loss is nowhere above the line between the losses of A and B{order} ({ends})"
+    return (
+        f"{_number(found.barrier)} at alpha {found.alpha:g}: by this much the loss is above the line between the "
+        f"losses of A and B{order} ({ends}); {_number(found.above_mean)} above their mean"
+    )
+
+
+def _row(one: BarrierPoint, most: float, *, is_highest: bool) -> list[str | Text]:
+    length = round(WIDTH * one.loss / most) if most > 0 and math.isfinite(one.loss) else 0
+    bar = Text("█" * max(length, 0), "red" if is_highest and one.above > 0 else "blue")
+    return [f"{one.alpha:g}", _number(one.loss), _number(one.above), bar]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"

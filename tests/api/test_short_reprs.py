@@ -51,6 +51,12 @@ def prove_linear(folder: Path) -> object:
     return cs.prove(path, path, model=folder / "linear.yaml", inputs=folder / "input.safetensors")
 
 
+def barrier_of_linear(folder: Path) -> object:
+    """The loss barrier between a layer and itself, after ``prove_linear`` has made it."""
+    path = folder / "linear.pth"
+    return cs.loss_barrier(path, path, model=folder / "linear.yaml", inputs=folder / "input.safetensors")
+
+
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """A public object of each class, of a thousand tensors with long names where it is of tensors."""
@@ -79,6 +85,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "KnownLayouts": cs.layouts(name),
         "Proposal": cs.match(name, other),
         "Proof": prove_linear(folder),
+        "LossBarrier": barrier_of_linear(folder),
         "CheckReport": cs.check(name),
         "Fit": cs.fits(name, other),
         "Explained": explained,

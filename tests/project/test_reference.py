@@ -238,6 +238,7 @@ def commands() -> Iterator[list[str]]:
     yield ["layouts", str(ROOT / "fixtures/golden/layouts/whisper/openai.safetensors")]
     yield ["layouts", "a.safetensors"]
     yield ["prove", "bert", "bert2"]
+    yield ["prove", "bert", "bert2", "--barrier", "--points", "3"]
     yield ["convert", "bert", "-o", "bert3/", "--prove"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]
     yield ["merge", "c.safetensors", "a.safetensors", "-m", "ties", "--base", "a.safetensors", "--explain", "norm"]

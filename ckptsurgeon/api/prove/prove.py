@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .streaming import ReadWeights
     from .vocabularies import SharedTokens
 
-__all__ = ["prove", "prove_each", "run_network"]
+__all__ = ["described", "network_notes", "networks_of", "prove", "prove_each", "report", "run_network"]
 
 T = TypeVar("T")
 Pair: TypeAlias = tuple[T, T]
@@ -91,18 +91,19 @@ def prove_each(
 
     limit = memory_bytes(memory) or MEMORY
     with ExitStack() as stack, torch.inference_mode():
-        networks = [stack.enter_context(closing(one)) for one in _networks(sources, model, task=task, roots=roots)]
+        networks = [stack.enter_context(closing(one)) for one in networks_of(sources, model, task=task, roots=roots)]
         if progress is not None:
-            _report(networks, progress)
+            report(networks, progress)
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
         proof = _compared(networks, arguments[0], runs, shared, limit)
     return replace(proof, notes=(*proof.notes, *folder_differences(*sources)))
 
 
-def _networks(
+def networks_of(
     sources: Pair[CheckpointLike], model: Path | None, *, task: str | None, roots: Pair[str | None]
 ) -> Iterator[Network]:
+    """Yield the open networks of two checkpoints; the arguments are those of ``prove_each``."""
     from .network import configuration_of, open_network
 
     own = [configuration_of(path_of(source)) for source in sources]
@@ -118,12 +119,15 @@ def _networks(
         yield open_network(source, configuration or named, task=task, root=root)
 
 
-def _report(networks: list[Network], progress: Progress) -> None:
+def report(networks: list[Network], progress: Progress, *, runs: int = 0) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    The total counts the parameters of the first network twice, because this network may run twice.
+    Both are read for each of ``runs`` networks between and at them, but for one at each end. Without ``runs``, the
+    total counts the parameters of the first network twice, because this network may run twice.
     """
     total = 2 * _parameters(networks[0]) + _parameters(networks[1])
+    if runs:
+        total = 2 * (runs - 1) * _parameters(networks[0])
     done = 0
 
     def read(number: int) -> None:
@@ -219,7 +223,7 @@ def _compared(
 ) -> Proof:
     from .weights import beyond_rounding, changed_in, differing, not_reached
 
-    notes = [*_network_notes(networks, shared)]
+    notes = [*network_notes(networks, shared)]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
     notes += _output_notes(pairs)
     distances = {place: distance(*pair) for place, pair in pairs.items()}
@@ -232,7 +236,7 @@ def _compared(
     }
     output = results.pop(MAIN)
     proof = Proof(
-        _described(networks[0]), _described(networks[1]), inputs.said, tuple(results.values()), output,
+        described(networks[0]), described(networks[1]), inputs.said, tuple(results.values()), output,
         prediction=_prediction(networks, pairs[MAIN]), differing=len(differing(networks)),
         unused=tuple(not_reached(networks, runs[0])), notes=tuple(notes),
     )  # fmt: skip
@@ -314,7 +318,8 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
     return found
 
 
-def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
+def network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
+    """Yield the notes on both networks; ``shared`` are the tokens that both have, if their token lists differ."""
     notes = [
         [without_prefix(f"{escape(one.path)}: ", note) for note in (*one.notes, *one.value_notes())] for one in networks
     ]
@@ -357,7 +362,8 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
     }  # fmt: skip
 
 
-def _described(network: Network) -> ProvedNetwork:
+def described(network: Network) -> ProvedNetwork:
+    """Return the path, the class, the size and the dtypes of a network."""
     return ProvedNetwork(network.path, type(network.module).__name__, _parameters(network), network.dtypes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn import functional
 from ...errors import CheckpointError, ConfigError
 from ...util.text import escape, human_bytes
 from ..prove.inputs import Inputs
+from ..prove.losses import CAUSAL, IGNORED, LABELS, takes_labels
 from .gram_matrices import LayerWeights, weights_of
 
 if TYPE_CHECKING:
@@ -24,12 +24,6 @@ __all__ = ["FISHER", "Fisher", "fisher_of"]
 
 FISHER = "fisher"
 """The last part of the keys of Fisher information."""
-LABELS = "labels"
-"""The argument of ``forward`` with the labels."""
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""Endings of the names of transformers' classes that predict the next token."""
-IGNORED = -100
-"""The label of positions that transformers' losses ignore."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +165,11 @@ class _Loss:
     def __init__(self, network: Network, inputs: Inputs, seed: int) -> None:
         self._network, self._module = network, network.module
         self._chance = torch.Generator().manual_seed(seed)
-        takes = LABELS in inspect.signature(self._module.forward).parameters
-        self._is_causal = takes and type(self._module).__name__.endswith(CAUSAL) and "input_ids" in inputs.arguments
+        self._is_causal = (
+            takes_labels(self._module)
+            and type(self._module).__name__.endswith(CAUSAL)
+            and "input_ids" in inputs.arguments
+        )
         if LABELS in inputs.arguments:
             self.said = "the model's own loss for the labels in the inputs"
         elif self._is_causal:

@@ -17,12 +17,16 @@ finds a tensor of the right shape in the wrong position, which names and shapes 
 EQUIVALENT: rounding of the weights can explain the difference (a third run measures this). DIFFERENT: exit status 1.
 Weights are read block by block, within --memory, and computed in float32; codes of quantised models are decoded, and a
 GGUF gets the names and layout of transformers.
+
+--barrier runs the networks on the line between A and B, too, and says by how much the loss is higher there than between
+the losses of A and B: the mean of two networks with a high barrier is of no use.
 """
 EXAMPLES = """\b
 Examples:
   ckpt prove llama/ llama-bf16/
   ckpt prove old.pth new.safetensors --model model.yaml --inputs batch.safetensors
   ckpt prove whisper/ converted/ --inputs clip.wav
+  ckpt prove math/ code/ --barrier --align --inputs texts.txt
 """
 
 
@@ -40,6 +44,27 @@ def run(
             help="Run on these inputs: named arguments (.safetensors), text lines (.txt) or audio (.wav, .flac, .ogg).",
         ),
     ] = None,
+    barrier: Annotated[
+        bool, typer.Option("--barrier", help="Measure the loss barrier between A and B in place of comparing them.")
+    ] = False,
+    points: Annotated[
+        int | None,
+        typer.Option("--points", metavar="N", help="With --barrier: measure the loss at N points, A and B included."),
+    ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="With --barrier: first reorder the channels, heads and experts of B so that they match those of A.",
+        ),
+    ] = False,
+    align_groups: Annotated[
+        str | None,
+        typer.Option(
+            "--align-groups", metavar="FILE.yaml",
+            help="With --align: read from this YAML file which axes may be reordered, if there is no config.json.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs with this seed.")] = 0,
     task: Task = None,
     root: Root = None,
@@ -48,6 +73,13 @@ def run(
     printer: Printer,
 ) -> None:  # fmt: skip
     """Compare what two networks compute; exit with 1 if they are different."""
+    given = {"--points": points is not None, "--align": align, "--align-groups": align_groups is not None}
+    if barrier:
+        return _measure(
+            printer, first, second, points=11 if points is None else points, align=align, align_groups=align_groups,
+            model=model, inputs=inputs, seed=seed, task=task, root=root, memory=memory,
+        )  # fmt: skip
+    _check_plain(given)
     from ...api.prove.prove import prove
 
     with printer.working("proving") as progress:
@@ -61,3 +93,26 @@ def run(
         printer.notes(found.notes)
     if found.verdict == "DIFFERENT":
         raise typer.Exit(1)
+    return None
+
+
+def _check_plain(given: dict[str, bool]) -> None:
+    """Raise ConfigError if an option is given that is only for --barrier."""
+    from ...errors import ConfigError
+
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"{name} is only for --barrier.", hint="Add --barrier, or leave it out.")
+
+
+def _measure(printer: Printer, first: str, second: str, **more: object) -> None:
+    """Measure the loss barrier between two networks, and show it."""
+    from ...api.prove.barrier import loss_barrier
+
+    with printer.working("proving") as progress:
+        found = loss_barrier(first, second, progress=progress, **more)  # type: ignore[arg-type]
+    if not printer.answer(found):
+        from ...render.prove import barrier_view
+
+        printer.show(barrier_view(found))
+        printer.notes(found.notes)

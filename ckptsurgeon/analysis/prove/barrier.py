@@ -1,0 +1,103 @@
+"""The result of ``loss_barrier``: the loss of networks between two networks, and by how much it is higher there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ...util.notebook import InNotebooks
+from ...util.text import escape
+from .proof import ProvedNetwork
+
+__all__ = ["BarrierPoint", "LossBarrier"]
+
+
+@dataclass(frozen=True)
+class BarrierPoint:
+    """A network between two networks: each weight is (1 - ``alpha``) times the first plus ``alpha`` times the second.
+
+    ``loss`` is its loss; it is infinite or NaN if the outputs are. ``above`` is the loss minus the linear interpolation
+    of the losses of the two networks.
+    """
+
+    alpha: float
+    loss: float
+    above: float
+
+
+@dataclass(frozen=True, repr=False)
+class LossBarrier(InNotebooks):
+    """The losses of networks on the line between two networks, ``points``, in ascending order of ``alpha``.
+
+    ``inputs`` says what all networks ran on, and ``loss`` what the loss is. ``aligned`` is true if the second network
+    was put into the order of the first one.
+    """
+
+    first: ProvedNetwork
+    second: ProvedNetwork
+    inputs: str
+    loss: str
+    points: tuple[BarrierPoint, ...]
+    aligned: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        names = f"{escape(self.first.path)} and {escape(self.second.path)}"
+        return f"<LossBarrier {names}: {self.barrier:.3g} at alpha {self.alpha:g}>"
+
+    @property
+    def highest(self) -> BarrierPoint:
+        """The point that is highest above the linear interpolation; one that is not finite, if there is one."""
+        return max(self.points, key=lambda one: one.above if math.isfinite(one.above) else math.inf)
+
+    @property
+    def barrier(self) -> float:
+        """The maximum of the loss minus the linear interpolation of the losses of both networks; 0 or more.
+
+        Definition 1 of Entezari et al., https://arxiv.org/abs/2110.06296.
+        """
+        return self.highest.above
+
+    @property
+    def alpha(self) -> float:
+        """The ``alpha`` at which the barrier was found."""
+        return self.highest.alpha
+
+    @property
+    def above_mean(self) -> float:
+        """The largest loss minus the mean of the losses of both networks; 0 or more.
+
+        Definition 2.2 of Git Re-Basin (https://arxiv.org/abs/2209.04836), after Frankle et al.
+        (https://arxiv.org/abs/1912.05671). It is equal to ``barrier`` if both networks have the same loss.
+        """
+        losses = [one.loss for one in self.points]
+        wrong = next((one for one in losses if not math.isfinite(one)), None)
+        return wrong if wrong is not None else max(losses) - (losses[0] + losses[-1]) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data; numbers that are not finite are null."""
+        return {
+            "kind": "ckpt.barrier",
+            "version": 1,
+            "first": _network(self.first),
+            "second": _network(self.second),
+            "inputs": self.inputs,
+            "loss": self.loss,
+            "aligned": self.aligned,
+            "barrier": _number(self.barrier),
+            "alpha": self.alpha,
+            "above_mean": _number(self.above_mean),
+            "points": [
+                {"alpha": one.alpha, "loss": _number(one.loss), "above": _number(one.above)} for one in self.points
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _network(one: ProvedNetwork) -> dict[str, Any]:
+    return {"path": one.path, "network": one.kind, "parameters": one.parameters, "dtypes": list(one.dtypes)}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
