@@ -193,7 +193,7 @@ def barrier_view(found: LossBarrier) -> RenderableType:
     )
     titles: list[str | Text] = [Text(name, "dim") for name in ("alpha", "loss", "above the line", "")]
     most = max((one.loss for one in found.points if math.isfinite(one.loss)), default=0.0)
-    rows = [_row(one, most, is_highest=one is found.highest) for one in found.points]
+    rows = [_point(one, most, is_highest=one is found.highest) for one in found.points]
     return Group(head, Text(), networks, Text(), Columns([titles, *rows], right=(0, 1, 2)))
 
 
@@ -208,7 +208,7 @@ def _said(found: LossBarrier) -> str:
     )
 
 
-def _row(one: BarrierPoint, most: float, *, is_highest: bool) -> list[str | Text]:
+def _point(one: BarrierPoint, most: float, *, is_highest: bool) -> list[str | Text]:
     length = round(WIDTH * one.loss / most) if most > 0 and math.isfinite(one.loss) else 0
     bar = Text("█" * max(length, 0), "red" if is_highest and one.above > 0 else "blue")
     return [f"{one.alpha:g}", _number(one.loss), _number(one.above), bar]

@@ -15,7 +15,7 @@ __all__ = ["statistics_of"]
 
 
 def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) -> dict[str, str]:
-    """Write Gram matrices of all matrices of each file, and Fisher information of all floats; return their files."""
+    """Write Gram matrices and magnitudes for all matrices of each file, Fisher information for all floats; return files."""
     found = {}
     for number, path in enumerate(paths):
         chance = torch.Generator().manual_seed(100 * seed + number)
@@ -26,10 +26,18 @@ def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) 
             if value.ndim == 2 and value.numel():
                 inputs = torch.randn(2 * max(value.shape), value.shape[0 if turned else 1], generator=chance)
                 values[f"{key}.gram"] = inputs.T @ inputs / len(inputs)
+                values[f"{key}.magnitudes"] = inputs.abs().mean(0)
         matrices = [key.removesuffix(".gram") for key in values if key.endswith(".gram")]
         about = {"rows": dict.fromkeys(matrices, 10**6), "turned": matrices if turned else [], "lacking": []}
         with open_checkpoint(path) as opened:
-            said = {"model": path, "weights": prints(opened), "inputs": "made", "gram": about, "fisher": about}
+            said = {
+                "model": path,
+                "weights": prints(opened),
+                "inputs": "made",
+                "gram": about,
+                "fisher": about,
+                "magnitudes": about,
+            }
         found[path] = f"{path}.{seed}.stats.safetensors"
         save_file(values, found[path], {NOTE: json.dumps(said)})
     return found

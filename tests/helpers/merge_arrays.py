@@ -30,8 +30,8 @@ def _finite(values: Array) -> Array:
 class Arrays:
     """The tensors of one key. ``limit`` is the elements of a slice; ``passes`` counts how often they were gone through.
 
-    ``grams`` are Gram matrices of the inputs of each model, which belong to the rows if ``turned``; ``statistics`` have
-    a value for each element of each model. By default both follow from the values of the model.
+    ``grams`` are Gram matrices of the inputs of each model, which belong to the rows if ``turned``; ``magnitudes`` are
+    those of the inputs of the base; ``statistics`` have a value for each element of each model. By default both follow from the values of the model.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Arrays:
         grams: Sequence[Array] = (),
         turned: bool = False,
         statistics: Sequence[Array] = (),
+        magnitudes: Array | None = None,
     ) -> None:
         self.models, self.base = tuple(models), base
         self.key, self.seed = key, seed
@@ -56,14 +57,22 @@ class Arrays:
         self.limit = max(limit, self.shape[-1]) if by_rows and self.shape else limit
         self.threads, self.xp = threads, xp
         self.passes = 0
-        self.grams, self.is_transposed = grams, turned
+        self.grams, self.is_transposed, self.means = grams, turned, magnitudes
         self.statistics = tuple(statistics) or tuple(_finite(one) ** 2 for one in self.models)
 
-    def gram(self, model: int) -> Array:
+    def gram(self, model: int, expert: int = 0) -> Array:
         if self.grams:
-            return self.xp.asarray(self.grams[model], dtype=self.xp.float64)
+            found = self.xp.asarray(self.grams[model], dtype=self.xp.float64)
+            return found[expert] if len(self.shape) == 3 else found
         values = self.xp.asarray(_finite(self.models[model]), dtype=self.xp.float64)
+        values = values[expert] if len(self.shape) == 3 else values
         return values.T @ values + self.xp.eye(self.shape[-1], dtype=self.xp.float64)
+
+    def magnitudes(self) -> Array:
+        if self.means is not None:
+            return self.xp.asarray(self.means, dtype=self.xp.float64)
+        values = self.xp.asarray(_finite(self.base), dtype=self.xp.float64)
+        return abs(values).mean(0) if self.shape[0] else values.sum(0)
 
     def slices(self) -> Iterator[Slice]:
         offset = 0

@@ -51,7 +51,7 @@ def explain_merge(plan: Plan, patterns: Sequence[str]) -> ExplainedMerge:
 
 
 def _explained(plan: Plan, step: Step) -> MergeExplanation:
-    inputs = [Input(step.source or 0, step.source_key, step.source_dtype, step.source_shape), *step.more]
+    inputs = step.combined
     names = [plan.sources[one.source].name for one in inputs]
     made = MergeExplanation(step, tuple(names))
     if why := CODED if step.coded is not None and step.merge is not None else why_not_compared(step):

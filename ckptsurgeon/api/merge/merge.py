@@ -158,7 +158,8 @@ def merge(
     (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
     ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
     all keys. ``statistics`` maps each model to the file that the verb ``stats`` made from it, for the methods that use
-    such files ("regmean", "fisher"); it may also be strings MODEL=FILE.
+    such files ("regmean", "fisher"; of the base: "aim"); it may also be strings MODEL=FILE, or one file for all models
+    ("regmean_plusplus").
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
     (the output does not get the tensor); "any" (it is merged from the models that have it). ``on_mismatch`` decides
@@ -274,8 +275,9 @@ def _plan_models(
 
             chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
+        measured = [at] if method.measures_base and at is not None else numbers
         more = opened_statistics(
-            asked.statistics, method, {number: opened[number] for number in numbers}, views, stack, paths=paths
+            asked.statistics, method, {number: opened[number] for number in measured}, views, stack, paths=paths
         )
         plan = plan_merge(
             [*views, *more.views],

@@ -177,7 +177,13 @@ class RecipeModels:
         )
         tied = {number for number, one in enumerate(self.folders) if one.is_tied}
         files, said = tokenizer_files(self._configuration, self.folders, self.donor, self._find)
-        merged = sorted({place.source for piece in layout.pieces for place in piece.models})
+        measured = [
+            place
+            for piece in layout.pieces
+            for place in ((piece.base,) if method.measures_base else piece.models)
+            if place is not None
+        ]
+        merged = sorted({place.source for place in measured})
         self.statistics = statistics(merged, self._views)
         plan = plan_merge(
             [*self._views, *self.statistics.views],

@@ -86,7 +86,11 @@ class SampledTensors:
         """Return the result of ``look`` for all values, which are one slice."""
         return [look(self.whole())]
 
-    def gram(self, model: int) -> Array:
+    def gram(self, model: int, expert: int = 0) -> Array:
+        """Raise an error: methods that need statistics are not tried on samples."""
+        raise NotImplementedError
+
+    def magnitudes(self) -> Array:
         """Raise an error: methods that need statistics are not tried on samples."""
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...planning.merge.statistics import NAMES, ModelStatistics
+from ...planning.plan.compute import GRAM
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Rules
@@ -60,8 +61,10 @@ def opened_statistics(
                 f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
             )
         return MergeStatistics()
-    from ..resize.stored_statistics import check_belongs, said_in  # few methods use statistics
+    from ..resize.stored_statistics import MERGED, check_belongs, said_in, said_of_merged  # few methods use statistics
 
+    if method.merged_inputs and (alone := _texts(given)) and len(alone) == 1 and not isinstance(given, Mapping):
+        given = {views[one].source.name: alone[0] for one in models} if os.path.exists(alone[0]) else given
     files = _files(given, models, views, paths)
     _check_all(files, method, models, views)
     names = names_of([*(view.source.path or view.source.name for view in views), *files.values()])[len(views) :]
@@ -76,12 +79,50 @@ def opened_statistics(
                 "model in a file.",
                 hint="Write the model to a file, and give its path.",
             )
-        check_belongs(said, checkpoint.path, models[model].stored or models[model])
-        found[model] = _statistics(method, said, checkpoint, views[model], len(views) + len(opened))
+        own, place = models[model].stored or models[model], None
+        if method.merged_inputs:
+            merged = said
+            place, said = said_of_merged(said, checkpoint.path, own)
+            given_there = _of_merge(merged[MERGED], place, len(models), checkpoint.path)
+        else:
+            _check_not_merged(MERGED in said, method, checkpoint.path)
+            check_belongs(said, checkpoint.path, own)
+            given_there = {}
+        made = _statistics(method, said, checkpoint, views[model], len(views) + len(opened), place=place)
+        found[model] = replace(made, merged=given_there)
         notes += _few(said, checkpoint, found[model], name)
         opened.append(checkpoint)
         more.append(view_of(plan_source(name, checkpoint, ROLE), checkpoint))
     return MergeStatistics(opened, more, found, notes)
+
+
+def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> dict[str, float]:
+    """Return the parameters with which the model at ``place`` was merged while its statistics were collected.
+
+    ``weight`` is its share. Raises ConfigError unless ``models`` models were merged.
+    """
+    if len(merged["models"]) != models:
+        raise ConfigError(
+            f"{escape(name)} has statistics of a merge of {count(len(merged['models']), 'model')}, not of {models}.",
+            hint="Merge the models of the statistics, or make statistics of these models.",
+        )
+    try:
+        given = merged["parameters"]
+        weights = [float(one) for one in given["weight"]]
+        return {
+            "weight": weights[place] / sum(weights), "alpha": float(given["alpha"]), "ridge": float(given["ridge"])
+        }  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise ConfigError(f"{escape(name)} has no statistics.", hint="Make them with ckpt stats.") from error
+
+
+def _check_not_merged(is_merged: bool, method: Method, name: str) -> None:
+    if is_merged:
+        raise ConfigError(
+            f"{escape(name)} has the statistics of inputs in a merged model, which the method {method.name} does not "
+            "use.",
+            hint="Use --method regmean_plusplus, or make the statistics without --merged-with.",
+        )
 
 
 def _files(
@@ -98,7 +139,8 @@ def _files(
         number = names.get(model.rstrip("/"))
         if number is None:
             known = ", ".join(escape(views[one].source.name) for one in models)
-            raise ConfigError(f"--statistics: {escape(model)} is not one of the models.", hint=f"Use one of {known}.")
+            what = "one of the models" if len(models) > 1 else "the model with statistics"
+            raise ConfigError(f"--statistics: {escape(model)} is not {what}.", hint=f"Use one of {known}.")
         if number in found:
             raise ConfigError(f"--statistics has two files for the model {escape(model)}.", hint="Leave one out.")
         found[number] = os.fspath(path)
@@ -131,20 +173,21 @@ def _check_all(
     lacking = [escape(views[number].source.name) for number in models if number not in files]
     if lacking:
         raise ConfigError(
-            f"the method {method.name} needs statistics of each model, but {listing(lacking, where='')} "
-            f"{'has' if len(lacking) == 1 else 'have'} none.",
+            f"the method {method.name} needs statistics of {'the base' if method.measures_base else 'each model'}, but "
+            f"{listing(lacking, where='')} {'has' if len(lacking) == 1 else 'have'} none.",
             hint=f"Make them with ckpt stats {lacking[0]} --inputs FILE --{method.statistics} -o stats.safetensors, "
             f"and give them with --statistics {lacking[0]}=stats.safetensors.",
         )
 
 
 def _statistics(
-    method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int
+    method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int, *, place: int | None
 ) -> ModelStatistics:
     """Return the statistics that a method needs, from the open ``file``, which belongs to the model ``view``.
 
-    ``said`` is what the file records about its statistics, and ``source`` is the index of the model. Raises ConfigError
-    if the file lacks this kind, or has statistics of tensors that the model does not have.
+    ``said`` is what the file records about its statistics, and ``source`` is the index of the file in the plan.
+    ``place`` is the index of the model in the file, if it has the statistics of several. Raises ConfigError if the file
+    lacks this kind, or has statistics of tensors that the model does not have.
     """
     kind, path = method.statistics, escape(file.path)
     about = said.get(kind)
@@ -153,10 +196,12 @@ def _statistics(
             f"{path} has no {NAMES[kind]} of any tensor, which the method {method.name} needs.",
             hint=f"Make it with ckpt stats --{kind}.",
         )
-    end = f".{kind}"
-    keys = {key.removesuffix(end): key for key in file if key.endswith(end)}
+    end, begin = f".{kind}", "" if place is None else f"{place}."
+    keys = {
+        key.removesuffix(end).removeprefix(begin): key for key in file if key.endswith(end) and key.startswith(begin)
+    }
     for other, key in _map(about.get("tied")).items():
-        keys.setdefault(other, f"{key}{end}")
+        keys.setdefault(other, f"{begin}{key}{end}")
     keys = {key: own for key, own in keys.items() if own in file}
     lacking = frozenset(_texts_of(about.get("lacking")))
     unknown = [key for key in (*keys, *lacking) if key not in view.tensors]
@@ -174,7 +219,7 @@ def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name
 
     ``said`` is what ``file`` records about its statistics ``found``, and ``name`` is the name of the model.
     """
-    rows = said[found.kind].get("rows")
+    rows = said[found.kind].get("rows") if found.kind == GRAM else None
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
     few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
     if few:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .blocks import CONTAINERS
 
-__all__ = ["ReadWeights", "streamed", "units_of"]
+__all__ = ["ReadWeights", "put_parameters", "streamed", "units_of"]
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """A function that takes keys of parameters and returns {key: values}."""
@@ -60,21 +60,21 @@ def streamed(model: nn.Module, read: ReadWeights, limit: int) -> Iterator[None]:
     with ExitStack() as hooks:
         for name, keys in units_of(model, limit).items():
             load = partial(_load, model, read, keys)
-            free = partial(_put, model, {key: empty[key] for key in keys})
+            free = partial(put_parameters, model, {key: empty[key] for key in keys})
             hooks.callback(modules[name].register_forward_pre_hook(lambda *_, load=load: load()).remove)
             hooks.callback(modules[name].register_forward_hook(partial(_after, free), always_call=True).remove)
         yield
 
 
 def _load(model: nn.Module, read: ReadWeights, keys: Sequence[str]) -> None:
-    _put(model, {key: nn.Parameter(value, requires_grad=False) for key, value in read(keys).items()})
+    put_parameters(model, {key: nn.Parameter(value, requires_grad=False) for key, value in read(keys).items()})
 
 
 def _after(free: Callable[[], None], *_: Any) -> None:
     free()
 
 
-def _put(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+def put_parameters(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
     """Set parameters by their keys, with ``setattr``, so that recurrent layers update their list of parameters."""
     for key, parameter in parameters.items():
         path, _, name = key.rpartition(".")

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from ...tensors.ops.regions import Array
     from ..prove.network import Network
 
-__all__ = ["GRAM", "GramSums", "LayerWeights", "is_linear", "weights_of"]
+__all__ = [
+    "GRAM",
+    "GramSums",
+    "LayerWeights",
+    "is_linear",
+    "is_transposed",
+    "linear_layers",
+    "positions",
+    "real_positions",
+    "rows_of_inputs",
+    "stacked_keys",
+    "weights_of",
+]
 
 GRAM = "gram"
 """The last part of the keys of Gram matrices."""
@@ -71,6 +83,34 @@ def weights_of(network: Network) -> LayerWeights:
     return LayerWeights(keys, made, frozenset(name for name, one in parameters.items() if uses[id(one)] > 1))
 
 
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer of a network: its name, its module, and the key of its weight in the checkpoint."""
+
+    name: str
+    module: nn.Module
+    key: str
+
+
+def linear_layers(network: Network, chosen: frozenset[str], lacking: list[str]) -> Iterator[LinearLayer]:
+    """Yield the linear layers whose weights have keys in ``chosen``; keys of others are appended to ``lacking``.
+
+    Layers that share their weight with another module are left out.
+    """
+    weights = weights_of(network)
+    for name, module in network.module.named_modules():
+        parameter = f"{name}.weight".strip(".")
+        if not is_linear(module) or parameter in weights.shared:
+            continue
+        key = weights.keys.get(parameter)
+        if key is None:
+            lacking += weights.made.get(parameter, ())
+        elif key not in chosen:
+            lacking.append(key)
+        else:
+            yield LinearLayer(name, module, key)
+
+
 @dataclass
 class _Sum:
     """The sum of x x^T over inputs x: a matrix in a temporary file, or None before the first inputs."""
@@ -89,34 +129,36 @@ class GramSums:
 
     network: Network
     chosen: frozenset[str]
+    layers: list[LinearLayer] = field(default_factory=list)
     sums: dict[str, _Sum] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
 
+    def prepare(self) -> None:
+        """Find the layers whose inputs are collected, and those that will be lacking."""
+        self.layers += linear_layers(self.network, self.chosen, self.lacking)
+        self.turned += [layer.key for layer in self.layers if is_transposed(layer.module)]
+        self.sums.update({layer.key: _Sum(layer.key) for layer in self.layers})
+        self.lacking += stacked_keys(self.network.module, weights_of(self.network))
+
     @contextmanager
-    def collecting(self, positions: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Collect Gram matrices during the ``with`` block.
+    def collecting(self, positions: Callable[[Tensor], Tensor], *, within: str = "") -> Iterator[None]:
+        """Collect Gram matrices during the ``with`` block, after ``prepare``.
 
         ``positions`` is a function that turns the input of a layer into rows, one for each position, without padding.
+        ``within`` is the name of a module: only the inputs of layers in it are collected.
         """
-        weights = weights_of(self.network)
+        inside = [one for one in self.layers if not within or f"{one.name}.".startswith(f"{within}.")]
         with ExitStack() as hooks:
-            for name, module in self.network.module.named_modules():
-                parameter = f"{name}.weight".strip(".")
-                if not is_linear(module) or parameter in weights.shared:
-                    continue
-                key = weights.keys.get(parameter)
-                if key is None:
-                    self.lacking += weights.made.get(parameter, ())
-                elif key not in self.chosen:
-                    self.lacking.append(key)
-                else:
-                    self.turned += [key] if is_transposed(module) else []
-                    found = self.sums.setdefault(key, _Sum(key))
-                    hook = module.register_forward_hook(partial(_take, found, name, positions), with_kwargs=True)
-                    hooks.callback(hook.remove)
-            self.lacking += _of_experts(self.network.module, weights)
+            for layer in inside:
+                take = partial(_take, self.sums[layer.key], layer.name, positions)
+                hooks.callback(layer.module.register_forward_hook(take, with_kwargs=True).remove)
             yield
+
+    def mean(self, key: str) -> Array | None:
+        """Return the Gram matrix of the inputs of the weight ``key``; None if it was not collected."""
+        found = self.sums.get(key)
+        return None if found is None or found.sum is None else found.sum / found.count
 
     def values(self) -> dict[str, Tensor]:
         """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends."""
@@ -139,8 +181,8 @@ class GramSums:
         return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
 
 
-def _of_experts(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
-    """Yield the keys of tensors that stack the weights of all experts; their modules' inputs are not collected."""
+def stacked_keys(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
+    """Yield the keys of the weights of modules that stack the weights of all experts."""
     from .expert_statistics import are_experts
 
     for name, module in model.named_modules():
@@ -148,6 +190,27 @@ def _of_experts(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
             full = f"{name}.{own}"
             if parameter.dim() == 3:
                 yield from (weights.keys[full],) if full in weights.keys else weights.made.get(full, ())
+
+
+def rows_of_inputs(mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Return a function that turns the input of a layer into rows, without the padding that ``mask`` marks with 0."""
+    return partial(positions, real=real_positions(mask))
+
+
+def real_positions(mask: Tensor | None) -> Tensor | None:
+    """Return a mask of the positions that are not padding; None if none is padding, or if it is not known."""
+    return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
+
+
+def positions(values: Tensor, real: Tensor | None) -> Tensor:
+    """Return values with one row for each position, without padding.
+
+    ``real`` is the mask of the positions that are not padding; None if none is.
+    """
+    flat = values.detach().reshape(-1, values.shape[-1])
+    if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
+        return flat
+    return flat[real.reshape(-1)]
 
 
 def _take(

@@ -16,9 +16,10 @@ from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
-from ..inputs.argument_types import Path, Patterns, Progress, checked
+from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules, checked
 from .expert_statistics import ExpertSums, are_experts
-from .gram_matrices import GRAM, GramSums, is_linear, weights_of
+from .gram_matrices import GRAM, GramSums, is_linear, positions, real_positions, rows_of_inputs, weights_of
+from .input_magnitudes import MAGNITUDES, MagnitudeSums
 from .stored_statistics import INFLUENCE, INPUTS, LOAD, NOTE, prints
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def stats(
     inputs: Path | None = None,
     gram: bool = False,
     fisher: bool = False,
+    magnitudes: bool = False,
+    merged_with: Rules = (),
+    parameters: Parameters = (),
     include: Patterns = (),
     exclude: Patterns = (),
     model: Path | None = None,
@@ -64,8 +68,14 @@ def stats(
     examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
     parameter. The loss is the model's own if the inputs have ``labels``. Without labels, it is the loss of the next
     token for causal language models, and for other models the loss for labels that are drawn from the model's own
-    prediction with ``seed`` (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors for
-    which Gram matrices and Fisher information are computed.
+    prediction with ``seed`` (https://arxiv.org/abs/2111.09832). With ``magnitudes``, each weight K of a linear layer
+    gets the mean magnitude of each of the layer's inputs (``K.magnitudes``, float32; https://arxiv.org/abs/2502.02421).
+    ``include`` and ``exclude`` choose the tensors for which these three are computed.
+
+    ``merged_with`` maps each of the other models of a merge to its inputs, for ``merge`` by "regmean_plusplus". With
+    ``gram``, the Gram matrices of all models are then of the inputs that layers get in the merged model: one block
+    after the other is merged while all models run, with ``parameters`` of this method (weight, alpha, ridge). The file
+    has the statistics of all models.
 
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
     random inputs are drawn; statistics of them say little about texts, images or sounds. Weights are in memory while
@@ -80,12 +90,21 @@ def stats(
     from ..prove.network import configuration_of, open_network
     from ..prove.prove import run_network
 
-    if (include or exclude) and not (gram or fisher):
+    for_merges = gram or fisher or magnitudes
+    if (include or exclude) and not for_merges:
         raise ConfigError(
-            "--include and --exclude choose tensors for --gram and --fisher, but neither --gram nor --fisher is given.",
-            hint="Leave them out, or add --gram or --fisher.",
+            "--include and --exclude choose tensors for --gram, --fisher and --magnitudes, but none of them is given.",
+            hint="Leave them out, or add --gram, --fisher or --magnitudes.",
         )
     path, limit = os.fspath(source), memory_bytes(memory) or MEMORY
+    if merged_with or parameters:
+        from ..merge.merged_statistics import merged_statistics
+
+        _check_merged(merged_with, gram=gram, others=fisher or magnitudes)
+        return merged_statistics(
+            path, inputs, merged_with, parameters=parameters, include=include, exclude=exclude, model=model, seed=seed,
+            root=root, limit=limit, progress=progress,
+        )  # fmt: skip
     configuration = os.fspath(model) if model is not None else configuration_of(path)
     if not configuration:
         open_checkpoint(path, root).close()  # if it does not exist, that is the error
@@ -99,23 +118,30 @@ def stats(
             total, done = sum(one.numel() for one in network.module.parameters()), [0]
             total += total * fisher
             network.progress = lambda number: progress(_added(done, number), total)
-        if (gram or fisher) and network.is_converted:
+        if for_merges and network.is_converted:
             raise ConfigError(
-                f"--gram and --fisher are computed for the tensors of the network, but {escape(shown(path))} has "
-                "different tensors.",
+                "--gram, --fisher and --magnitudes are computed for the tensors of the network, but "
+                f"{escape(shown(path))} has different tensors.",
                 hint=f"Convert the checkpoint first: ckpt convert {escape(shown(path))} --layout transformers -o "
                 "converted/.",
             )
         chosen, notes = _chosen(network, include, exclude)
         grams = GramSums(network, chosen if gram else frozenset())
+        means = MagnitudeSums(network, chosen if magnitudes else frozenset())
         given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
         given = given or drawn_inputs(network.module, seed)
         mask = given.arguments.get("attention_mask")
         with _collected(network.module, mask) as found, ExitStack() as more:
             if gram:
-                more.enter_context(grams.collecting(partial(_positions, real=_real(mask))))
+                grams.prepare()
+                more.enter_context(grams.collecting(rows_of_inputs(mask)))
+            if magnitudes:
+                more.enter_context(means.collecting(rows_of_inputs(mask)))
             run_network(network, given, limit)
         values = {key: value for name, one in found.items() for key, value in one.by_key(name)}
+        if magnitudes:
+            values |= means.values()
+            said[MAGNITUDES] = means.said
         if gram:
             values |= grams.values()
             if not grams.said["rows"] and not fisher:
@@ -143,6 +169,16 @@ def stats(
     return replace(plan, notes=(*of_model, *notes, *_notes(said), *plan.notes))
 
 
+def _check_merged(merged_with: Rules, *, gram: bool, others: bool) -> None:
+    """Raise ConfigError for arguments that do not go together with ``merged_with``."""
+    if not merged_with:
+        raise ConfigError("--param is only for --merged-with.", hint="Leave it out.")
+    if not gram or others:
+        raise ConfigError(
+            "--merged-with is for --gram alone.", hint="Add --gram; make other statistics with another command."
+        )
+
+
 def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the keys of the weights that ``include`` and ``exclude`` choose, and notes on patterns."""
     found = chosen_keys(list(dict.fromkeys(weights_of(network).keys.values())), include, exclude)
@@ -151,17 +187,13 @@ def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[fro
 
 def _notes(said: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on Gram matrices and Fisher information: which tensors have none, and which loss was used."""
-    for kind, of in ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of")):
+    named = ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of"), (MAGNITUDES, "magnitudes of inputs of"))
+    for kind, of in named:
         about = said.get(kind)
         if about is not None and about["lacking"]:
             yield f"there are no {of} {listing(about['lacking'])}"
     if "fisher" in said:
         yield f"Fisher information of {count(said['fisher']['examples'], 'example')}: {said['fisher']['loss']}"
-
-
-def _real(mask: Tensor | None) -> Tensor | None:
-    """Return a mask of the positions that are not padding; None if none is padding, or if it is not known."""
-    return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
 
 
 def _added(done: list[int], number: int) -> int:
@@ -201,7 +233,7 @@ def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _
     from ..prove.blocks import block_names
 
     found: dict[str, _Mean | _OfExperts] = {}
-    real = _real(mask)
+    real = real_positions(mask)
     layers = {name for name in block_names(model) if name.rpartition(".")[2].isdigit()}
     with ExitStack() as hooks:
 
@@ -226,19 +258,8 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def _positions(values: Tensor, real: Tensor | None) -> Tensor:
-    """Return values with one row for each position, without padding.
-
-    ``real`` is the mask of the positions that are not padding; None if none is.
-    """
-    flat = values.detach().reshape(-1, values.shape[-1])
-    if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
-        return flat
-    return flat[real.reshape(-1)]
-
-
 def _take_inputs(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    flat = _positions(_first(args, kwargs), real).double()
+    flat = positions(_first(args, kwargs), real).double()
     mean.add(flat.square().sum(0), flat.shape[0])
 
 
@@ -249,7 +270,7 @@ def _take_load(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, k
     chosen = next((one for one in parts if not one.is_floating_point()), None)
     weight = getattr(module, "weight", None)
     if chosen is not None and weight is not None:
-        flat = _positions(chosen, real)
+        flat = positions(chosen, real)
         mean.add(torch.bincount(flat.reshape(-1), minlength=weight.shape[0]).double(), flat.shape[0])
 
 
@@ -265,6 +286,6 @@ def _take_influence(mean: _Mean, real: Tensor | None, module: nn.Module, args: A
     before = _first(args, kwargs)
     after = output[0] if isinstance(output, tuple) else output
     if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor) and before.shape == after.shape:
-        first, last = (_positions(one, real).double() for one in (before, after))
+        first, last = (positions(one, real).double() for one in (before, after))
         cosines = torch.cosine_similarity(first, last, dim=-1)
         mean.add((1 - cosines).sum(), cosines.numel())

@@ -22,6 +22,7 @@ __all__ = [
     "INFLUENCE",
     "INPUTS",
     "LOAD",
+    "MERGED",
     "NOTE",
     "SALIENCY",
     "Statistics",
@@ -29,10 +30,13 @@ __all__ = [
     "prints",
     "read_statistics",
     "said_in",
+    "said_of_merged",
 ]
 
 NOTE = "ckptsurgeon.stats"
 """The metadata entry that records the model and the inputs of the statistics."""
+MERGED = "merged"
+"""The field of this entry for statistics of several models that were merged while they ran."""
 PLACES, BYTES = 1024, 32
 """To recognise a file, ``BYTES`` bytes are read at each of ``PLACES`` positions."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
@@ -101,6 +105,29 @@ def said_in(opened: Checkpoint) -> Mapping[str, Any]:
     except (KeyError, TypeError, ValueError):
         pass
     raise ConfigError(f"{escape(opened.path)} has no statistics.", hint="Make them with ckpt stats.")
+
+
+def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tuple[int, Mapping[str, Any]]:
+    """Return the index of ``source`` among models that were merged while they ran, and what is said of it.
+
+    ``said`` is what the file ``name`` records: the result of ``said_in``. Raises ConfigError if the file has no
+    statistics of such a merge, or if ``source`` is not one of its models.
+    """
+    merged = said.get(MERGED)
+    if not isinstance(merged, Mapping) or not isinstance(merged.get("models"), list):
+        raise ConfigError(
+            f"{escape(name)} has no statistics of inputs in a merged model.",
+            hint="Make them with ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
+        )
+    own = prints(source)
+    for number, one in enumerate(merged["models"]):
+        if isinstance(one, Mapping) and one.get("weights") == own:
+            return number, one
+    names = ", ".join(escape(str(one.get("model")), 80) for one in merged["models"] if isinstance(one, Mapping))
+    raise ConfigError(
+        f"{escape(name)} has the statistics of a merge of other models, {names}, not of {escape(shown(source.path))}.",
+        hint="Merge the models of the statistics, or make statistics of these models.",
+    )
 
 
 def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> None:

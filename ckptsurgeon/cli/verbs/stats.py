@@ -19,12 +19,17 @@ the real use of the model. Weights are in memory only while they are used.
 
 --gram adds the Gram matrix of the inputs of each linear layer, for ckpt merge --method regmean: 4 bytes for each pair
 of inputs of a layer in the output, and 8 in temporary files (TMPDIR). --fisher adds the Fisher information of each
-parameter, for --method fisher: it takes 12 bytes of memory for each parameter.
+parameter, for --method fisher: it takes 12 bytes of memory for each parameter. --magnitudes adds the mean magnitude of
+each input of each linear layer, of the base of a merge, for --method aim.
+
+With --merged-with, --gram is for --method regmean_plusplus: the Gram matrices are of the inputs that layers get if all
+layers before them are already merged. The output has those of all models.
 """
 EXAMPLES = """\b
 Examples:
   ckpt stats llama/ --inputs texts.txt -o stats.safetensors
   ckpt stats llama/ --inputs texts.txt --gram --exclude lm_head -o stats.safetensors
+  ckpt stats math/ --inputs math.txt --gram --merged-with code/=code.txt -o merged.safetensors
   ckpt resize llama/ --set num_hidden_layers=24 --layers influential --by stats.safetensors -o smaller/
 """
 
@@ -45,16 +50,35 @@ def run(
     fisher: Annotated[
         bool, typer.Option("--fisher", help="Add the mean squared gradient of each parameter (Fisher information).")
     ] = False,
+    magnitudes: Annotated[
+        bool, typer.Option("--magnitudes", help="Add the mean magnitude of each input of each linear layer.")
+    ] = False,
+    merged_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--merged-with",
+            metavar="MODEL=FILE",
+            help="With --gram: run this model, too, on the inputs FILE, and merge all block by block. Repeatable.",
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME=VALUE", help="With --merged-with: a parameter of the merge. Repeatable."),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(
-            "--include", metavar="GLOB", help="Compute --gram and --fisher only for these tensors. Repeatable."
+            "--include",
+            metavar="GLOB",
+            help="Compute --gram, --fisher and --magnitudes only for these tensors. Repeatable.",
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            "--exclude", metavar="GLOB", help="Do not compute --gram and --fisher for these tensors. Repeatable."
+            "--exclude",
+            metavar="GLOB",
+            help="Do not compute --gram, --fisher and --magnitudes for these tensors. Repeatable.",
         ),
     ] = None,
     model: Annotated[
@@ -79,7 +103,8 @@ def run(
     writing.check()
     with writing.printer.working("running", source) as progress:
         plan = stats(
-            source, inputs=inputs, gram=gram, fisher=fisher, include=include or (), exclude=exclude or (), model=model,
-            seed=seed, root=root, memory=memory, progress=progress,
+            source, inputs=inputs, gram=gram, fisher=fisher, magnitudes=magnitudes,
+            merged_with=merged_with or (), parameters=param or (), include=include or (), exclude=exclude or (),
+            model=model, seed=seed, root=root, memory=memory, progress=progress,
         )  # fmt: skip
     writing.carry_out(plan)

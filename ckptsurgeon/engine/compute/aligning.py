@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from ...planning.mismatch.policy_syntax import is_reshape
-from ...planning.plan.compute import Merge
+from ...planning.plan.compute import OF_BASE, Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Input, Step
 from ...tensors.ops.regions import Array, Box, blocks
@@ -71,13 +71,13 @@ def aligns(step: Step) -> bool:
 
 
 def _fits_statistics(step: Step, merge: Merge) -> bool:
-    """Return whether a step has statistics for each of its models, in the shape that the merge method needs.
+    """Return whether a step has the statistics of its models or base, in the shape that the merge method needs.
 
     The shape depends on the shape of the merged tensor.
     """
     statistics = step.inputs[len(step.combined) :]
-    alike = len(statistics) == len(step.combined) and not step.policy and not merge.base
-    return alike and merge.fits(step.shape, [one.shape for one in statistics])
+    wanted = 1 if merge.statistics in OF_BASE else len(step.combined)
+    return len(statistics) == wanted and not step.policy and merge.fits(step.shape, [one.shape for one in statistics])
 
 
 def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.merge._method import Method, Slice
-from ...planning.plan.compute import FISHER, TURNED_GRAM, Merge
+from ...planning.plan.compute import FISHER, OF_ROWS, TURNED_GRAM, Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -95,7 +95,8 @@ def factorising_bytes(step: Step, context: MergeContext) -> int:
     if merge.statistics != TURNED_GRAM:
         return method_of(step, context).bytes_held(shape, number, itemsize, merge.parameters)
     whole = prod(shape) * (number * itemsize + WHOLE)  # its columns are merged together, and so whole matrices
-    return whole + method_of(step, context).bytes_held(shape[::-1], number, itemsize, merge.parameters)
+    turned = (*shape[:-2], shape[-1], shape[-2])
+    return whole + method_of(step, context).bytes_held(turned, number, itemsize, merge.parameters)
 
 
 def merge_of(step: Step) -> Merge:
@@ -139,7 +140,7 @@ class MergedTensors:
         self.key, self.shape = step.key, common_shape(step)
         models = len(step.combined)
         self.count, self.has_base = models - merge.base, merge.base
-        self.is_transposed = merge.statistics == TURNED_GRAM
+        self.is_transposed = merge.statistics in OF_ROWS.values()
         self._sliced = parts[models:] if merge.statistics == FISHER else []
         self._statistics, parts = parts[models:], parts[:models]
         self.library = library(device_of(step, context))
@@ -186,11 +187,22 @@ class MergedTensors:
         read = (self._widened(read_as(source, info, box), info.dtype, box) for info, source in self._sliced)
         return tuple(map(self.library.put, read))
 
-    def gram(self, model: int) -> Array:
-        """Return the Gram matrix of a model's inputs, in double precision."""
-        info, source = self._statistics[model]
+    def gram(self, model: int, expert: int = 0) -> Array:
+        """Return the Gram matrix of a model's inputs, or of those of one of its experts, in double precision."""
+        info, _ = self._statistics[model]
         box = tuple((0, size) for size in info.shape)
-        return self.library.put(cast(read_part(source, info, box), info.dtype, "float64")[0].reshape(info.shape))
+        if len(info.shape) == 3:
+            box = ((expert, expert + 1), *box[1:])
+        return self._statistic(model, box)
+
+    def _statistic(self, number: int, box: Box) -> Array:
+        info, source = self._statistics[number]
+        values = cast(read_part(source, info, box), info.dtype, "float64")[0]
+        return self.library.put(values.reshape(info.shape[-2:]))
+
+    def magnitudes(self) -> Array:
+        """Return the mean magnitude of each input of the base's layer, in double precision."""
+        return self._statistic(0, tuple((0, size) for size in self._statistics[0][0].shape))
 
     def _read(self, number: int, box: Box, seen: Seen | None) -> Array:
         info, source = self._parts[number]

@@ -88,8 +88,15 @@ class Tensors(Protocol):
         """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
         ...
 
-    def gram(self, model: int) -> Array:
-        """Return the Gram matrix of the inputs of a model's layer, divided by their number, in double precision."""
+    def gram(self, model: int, expert: int = 0) -> Array:
+        """Return the Gram matrix of the inputs of a model's layer, divided by their number, in double precision.
+
+        If the tensor stacks the weights of experts, it is the matrix of the inputs of one of them.
+        """
+        ...
+
+    def magnitudes(self) -> Array:
+        """Return the mean magnitude of each input of the base's layer, in double precision."""
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
@@ -136,7 +143,10 @@ class _ShapesOnly:
     def whole(self) -> Slice:
         raise ValuesNeededError
 
-    def gram(self, model: int) -> Array:
+    def gram(self, model: int, expert: int = 0) -> Array:
+        raise ValuesNeededError
+
+    def magnitudes(self) -> Array:
         raise ValuesNeededError
 
     def uniform(self, at: Slice, model: int) -> Array:
@@ -159,8 +169,9 @@ class Method:
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
     that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor.
     ``compared`` says with what the tests compare its results, and the largest difference, relative to the largest
-    value. ``statistics`` are those that it needs of each model: "fisher", "gram", or "" for none. Tensors without
-    them are averaged.
+    value. ``statistics`` are those that it needs: "fisher" or "gram" of each model, "magnitudes" of the base, or ""
+    for none. ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model.
+    Tensors without statistics are averaged or, with those of the base, merged by ``task_arithmetic``.
     """
 
     name: str
@@ -175,11 +186,17 @@ class Method:
     held: Held | None = None
     compared: str = ""
     statistics: str = ""
+    merged_inputs: bool = False
 
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def measures_base(self) -> bool:
+        """Whether the method needs statistics of the base, not of the models."""
+        return self.statistics == "magnitudes"
 
     @property
     def needs_others(self) -> bool:
@@ -241,6 +258,7 @@ def merge_method(
     held: Held | None = None,
     compared: str = "",
     statistics: str = "",
+    merged_inputs: bool = False,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Return a decorator that turns a function into the merge method ``name``.
 
@@ -256,7 +274,10 @@ def merge_method(
     also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
     factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared. ``statistics`` are
     those that it needs of each model: the Fisher information of each element ("fisher", in each slice), or the Gram
-    matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for each model.
+    matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for each model. Or they
+    are of its required base: the mean magnitudes of the inputs of a layer ("magnitudes"); it then has the parameters
+    ``weight`` and ``lambda``. ``merged_inputs`` asks for Gram matrices of the inputs that layers get in the merged
+    model.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """
@@ -268,7 +289,19 @@ def merge_method(
     def made(function: Callable[..., Merging | Array]) -> Method:
         parameters = parameters_of(name, function)
         return Method(
-            name, function, paper, parameters, base, models, by_rows, passes, elementwise, held, compared, statistics
+            name,
+            function,
+            paper,
+            parameters,
+            base,
+            models,
+            by_rows,
+            passes,
+            elementwise,
+            held,
+            compared,
+            statistics,
+            merged_inputs,
         )
 
     return made

@@ -1,36 +1,26 @@
-"""Merges weighted by statistics that ``ckpt stats`` makes of each model: Fisher information, or Gram matrices.
+"""Merges by statistics that ``ckpt stats`` makes: Fisher information, Gram matrices or magnitudes of inputs.
 
-Tensors without statistics (for RegMean: all but the weights of linear layers) are not merged here: their step is
-``linear``, with the same weights. RegMean++ (arXiv 2508.03121) is not here: its Gram matrices are of the inputs that
-layers get in the merged model, which has to run while it is merged.
+Tensors without statistics (for RegMean and AIM: all but the weights of linear layers) are not merged here: their step
+is ``linear``, or ``task_arithmetic`` if there is a base, with the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
-from ..lora.decomposition import alone
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import Between, PerModel
+from .arithmetic.deltas import DeltaMixing, everything, mixed
+from .arithmetic.grams import by_grams, held_by_grams, positive_shares
 from .arithmetic.pieces import in_pieces
-from .arithmetic.products import combination, shares
+from .arithmetic.products import cancel
 
 __all__ = ["METHODS"]
 
-_UNSURE = 1e14
-"""The condition number from which on an inverse has no correct digits in double precision, or nearly none."""
-
 _Missing = Annotated[str, ("error", "average")]
-
-
-def _parts(weights: Sequence[float]) -> list[float]:
-    """Return the weights divided by their sum; raises PlanError if all are zero."""
-    if not any(weights):
-        raise PlanError("the weights of all models are zero.", hint="Give a weight above zero.")
-    return shares(weights)
 
 
 @merge_method(
@@ -54,7 +44,7 @@ def fisher(
     no Fisher information and get this mean, too; with ``missing`` "average" so do tensors whose statistics were not
     collected.
     """
-    parts = _parts(weight)
+    parts = positive_shares(weight)
 
     def merged(at: Slice) -> Array:
         first, found = at.models[0], _checked(at)
@@ -83,18 +73,13 @@ def _checked(at: Slice) -> Sequence[Array]:
     return at.statistics
 
 
-def _held(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
-    """Return the bytes for the Gram matrices of all models, their sum, its inverse, and LAPACK's working memory."""
-    return 8 * shape[-1] ** 2 * (inputs + 4) if shape else 0
-
-
 @merge_method(
     "regmean",
     paper="https://arxiv.org/abs/2212.09849",
     compared="the paper's formula: equal within 1e-5 (float64: 1e-10)",
     by_rows=True,
     passes=1,
-    held=_held,
+    held=held_by_grams,
     statistics="gram",
 )
 def regmean(
@@ -111,95 +96,95 @@ def regmean(
     G_i)^-1 sum_i G_i W_i. Each G_i is divided by the number of its inputs and multiplied by ``weight``. ``alpha``
     multiplies its elements outside the diagonal. ``ridge`` times the mean of the diagonal of the sum is added to the
     diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too; with
-    ``missing`` "average" so do linear layers whose inputs were not collected.
+    ``missing`` "average" so do linear layers whose inputs were not collected. Each expert of a tensor that stacks
+    experts is merged by the inputs that were routed to it.
     """
-    parts = _parts(weight)
-    if len(tensors.shape) != 2 or 0 in tensors.shape:
-        return combination(parts)
-    with alone():
-        steps = _steps(tensors, parts, alpha, ridge)
+    return by_grams(tensors, weight, alpha=alpha, ridge=ridge)
+
+
+@merge_method(
+    "regmean_plusplus",
+    paper="https://arxiv.org/abs/2508.03121",
+    compared="the paper's algorithm: equal within 1e-5",
+    by_rows=True,
+    passes=1,
+    held=held_by_grams,
+    statistics="gram",
+    merged_inputs=True,
+)
+def regmean_plusplus(
+    tensors: Tensors,
+    *,
+    weight: Annotated[PerModel, Between(0)] = (1.0,),
+    alpha: Annotated[float, Between(0, 1)] = 0.9,
+    ridge: Annotated[float, Between(0)] = 1e-6,
+    missing: _Missing = "error",
+) -> Merging | Array:
+    """Return the weights that ``regmean`` finds for the inputs of layers in the merged model, not in the models.
+
+    ``ckpt stats --merged-with`` collects the Gram matrices: it merges one block after the other, and runs each model's
+    own block on the outputs of the merged blocks before it. The parameters must be those that it merged with.
+    """
+    return by_grams(tensors, weight, alpha=alpha, ridge=ridge)
+
+
+@merge_method(
+    "aim",
+    paper="https://arxiv.org/abs/2502.02421",
+    compared="the paper's formula: equal within 1e-6",
+    base="required",
+    by_rows=True,
+    statistics="magnitudes",
+)
+def aim(
+    tensors: Tensors,
+    *,
+    weight: PerModel = (1.0,),
+    omega: Annotated[float, Between(0, 1)] = 0.4,
+    lambda_: float = 1.0,
+    missing: Annotated[str, ("error", "unscaled")] = "error",
+) -> Merging:
+    """Return the base plus the weighted sum of the changes, smaller for inputs that are large in the base.
+
+    The change of the weights of an input is multiplied by 1 - (1 - ``omega``) s. Here s is the mean magnitude of this
+    input in the base, divided by that of the layer's largest input. So with ``omega`` 0 the weights of the largest
+    input stay those of the base, and with 1 nothing is scaled. ``lambda`` multiplies the whole change. To scale the
+    result of another method, merge this result alone. Tensors that are not weights of linear layers are not scaled;
+    with ``missing`` "unscaled" nor are linear layers whose inputs were not collected.
+    """
+    plain = mixed(tensors, everything, DeltaMixing(weight, False, False, lambda_))
+    if len(tensors.shape) != 2:
+        return plain
+    kept = _kept(tensors, omega)
 
     def merged(at: Slice) -> Array:
-        with alone():
-            first, *others = at.wide(at.models)
-            total = first + 0.0
-            for model, step in zip(others, steps, strict=True):
-                total += step.T @ (model - first) if tensors.is_transposed else (model - first) @ step
-        made: Array = at.xp.asarray(total, dtype=at.models[0].dtype)
+        factors = at.xp.asarray(kept, dtype=at.models[0].dtype)
+        if tensors.is_transposed:
+            first = at.offset // tensors.shape[-1]
+            factors = factors[first : first + at.models[0].shape[0]][:, None]
+        deltas = at.wide(at.deltas) if cancel(weight) else at.deltas
+        total = at.xp.zeros_like(deltas[0])
+        for delta, one in zip(deltas, weight, strict=True):
+            total += delta * one
+        total *= factors
+        total *= lambda_
+        made: Array = at.xp.asarray(at.onto(total), dtype=at.models[0].dtype)
         return made
 
-    return merged(tensors.whole()) if tensors.is_transposed else merged
+    return merged
 
 
-def _steps(tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> list[Array]:
-    """Return the matrix G_i (sum_j G_j)^-1 for each model i except the first.
-
-    The merged tensor is the first model plus each other model's difference to the first times its matrix. With the
-    matrix of the first model, these matrices sum to the identity. So a direction in which all models are equal is
-    unchanged.
-    """
-    grams = [_scaled(tensors, model, alpha) * part for model, part in enumerate(parts)]
-    inverse = _inverse(tensors, grams, parts, ridge)
-    if inverse is None:
-        return [_identity(tensors, grams[0]) * part for part in parts[1:]]
-    return [gram @ inverse for gram in grams[1:]]
-
-
-def _identity(tensors: Tensors, like: Array) -> Array:
-    made: Array = tensors.xp.zeros_like(like)
-    made.reshape(-1)[:: like.shape[0] + 1] += 1
-    return made
-
-
-def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
-    """Return a model's Gram matrix, with elements off the diagonal times ``alpha``; PlanError if it is not finite."""
-    gram = tensors.gram(model)
-    if not bool(tensors.xp.all(tensors.xp.isfinite(gram))):
+def _kept(tensors: Tensors, omega: float) -> Array:
+    """Return which share of the change of each input's weights is kept; PlanError if magnitudes are not valid."""
+    xp, magnitudes = tensors.xp, tensors.magnitudes()
+    if not bool(xp.all((magnitudes >= 0) & xp.isfinite(magnitudes))):
         raise PlanError(
-            f"the Gram matrix of model {model + 1} has values that are not finite.",
-            hint="Make its statistics again: ckpt stats MODEL --gram.",
+            "the magnitudes of inputs have values that are negative or not finite.",
+            hint="Make the statistics again: ckpt stats BASE --magnitudes.",
         )
-    size = gram.shape[0]
-    diagonal = gram.reshape(-1)[:: size + 1] * (1 - alpha)
-    gram = gram * alpha
-    gram.reshape(-1)[:: size + 1] += diagonal
-    return gram
+    most = float(magnitudes.max()) if len(magnitudes) else 0.0
+    kept: Array = 1 - (1 - omega) * magnitudes / (most or 1.0)
+    return kept
 
 
-def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array | None:
-    """Return the inverse of the sum of the Gram matrices ``grams``; None if all inputs are zero.
-
-    First, the ridge is added to the sum and, in the proportions ``parts``, to each of ``grams``, in place. Raises
-    PlanError if the sum has no inverse.
-    """
-    total = grams[0] + 0.0
-    for gram in grams[1:]:
-        total += gram
-    size = total.shape[0]
-    mean = float(total.reshape(-1)[:: size + 1].sum()) / size
-    if mean == 0:
-        return None
-    for one, part in zip((*grams, total), (*parts, 1.0), strict=True):
-        one.reshape(-1)[:: size + 1] += ridge * mean * part
-    try:
-        found: Array = tensors.xp.linalg.inv(total)
-    except tensors.xp.linalg.LinAlgError as error:
-        raise _singular() from error
-    if not _norm(total) * _norm(found) < _UNSURE:
-        raise _singular()
-    return found
-
-
-def _norm(matrix: Array) -> float:
-    """Return the 1-norm of a matrix: the largest sum of the magnitudes in a column."""
-    return float(abs(matrix).sum(0).max())
-
-
-def _singular() -> PlanError:
-    return PlanError(
-        "the sum of the Gram matrices has no inverse: there are directions in which no input has a value.",
-        hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
-    )
-
-
-METHODS = (fisher, regmean)
+METHODS = (fisher, regmean, regmean_plusplus, aim)

@@ -8,15 +8,15 @@ from typing import Any
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, shape_text
-from ..plan.compute import FISHER, GRAM, TURNED_GRAM, Merge
+from ..plan.compute import FISHER, GRAM, MAGNITUDES, OF_BASE, OF_ROWS, Merge
 from ..plan.step import Input
 from ..transplant.select import SourceView
 
-__all__ = ["AVERAGE", "NAMES", "ModelStatistics", "StepStatistics"]
+__all__ = ["NAMES", "ModelStatistics", "StepStatistics"]
 
-AVERAGE = "average"
-"""The value of the parameter ``missing`` that averages tensors whose statistics were not collected."""
-NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
+WITHOUT = {FISHER: "average", GRAM: "average", MAGNITUDES: "unscaled"}
+"""{kind of statistics: the value of the parameter ``missing`` that merges tensors without them}."""
+NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix", MAGNITUDES: "magnitudes of inputs"}
 """{kind of statistics: its name in messages}."""
 
 
@@ -26,7 +26,8 @@ class ModelStatistics:
 
     ``source`` is the index of this source. ``keys`` maps keys of the model to keys of the file. ``turned`` are
     weights stored as (in, out), whose rows belong to the inputs of their layers. ``lacking`` are tensors whose
-    statistics the file should have, but which were not collected.
+    statistics the file should have, but which were not collected. If they are of inputs in the merged model,
+    ``merged`` has the parameters with which it was merged, with the share of this model as its ``weight``.
     """
 
     source: int
@@ -34,10 +35,11 @@ class ModelStatistics:
     keys: Mapping[str, str]
     turned: frozenset[str] = frozenset()
     lacking: frozenset[str] = frozenset()
+    merged: Mapping[str, float] = field(default_factory=dict)
 
     def kind_of(self, key: str) -> str:
         """Return the kind of the statistics of the tensor ``key``, one of the values of ``Merge.statistics``."""
-        return TURNED_GRAM if key in self.turned else self.kind
+        return OF_ROWS.get(self.kind, self.kind) if key in self.turned else self.kind
 
 
 @dataclass
@@ -72,13 +74,15 @@ class StepStatistics:
             self.resized.append(key)
             return "", ()
         if not all(have):
-            (self.averaged if parameters.get("missing") == AVERAGE else self.lacking).append(key)
+            (self.averaged if parameters.get("missing") == WITHOUT.get(self._kind) else self.lacking).append(key)
             return "", ()
         kinds = {own.kind_of(one.key) for one, own in zip(inputs, every, strict=True)}
         found = tuple(self._input(own.source, own.keys[one.key]) for one, own in zip(inputs, every, strict=True))
         kind = min(kinds)
         for one, statistics in zip(inputs, found, strict=True):
-            if len(kinds) > 1 or not Merge("", {}, statistics=kind).fits(one.shape, [statistics.shape]):
+            if len(kinds) > 1 or not Merge("", {}, kind in OF_BASE, statistics=kind).fits(
+                one.shape, [statistics.shape]
+            ):
                 raise PlanError(
                     f"the statistics {escape(statistics.key)} of {escape(self.views[statistics.source].source.name)} "
                     f"are {shape_text(statistics.shape)}, but the tensor {escape(one.key)} is "
@@ -86,6 +90,7 @@ class StepStatistics:
                     "models.",
                     hint="Make the statistics of all models with ckpt stats.",
                 )
+        _check_merged(key, every, parameters)
         if parameters.get("ridge"):
             self.ridged.setdefault(float(parameters["ridge"]), []).append(key)
         return kind, found
@@ -113,19 +118,20 @@ class StepStatistics:
             raise PlanError(
                 f"the statistics ({', '.join(names)}) lack the {self._name} of {count(len(self.lacking), 'tensor')}: "
                 f"{listing(self.lacking)}.",
-                hint="Collect it with ckpt stats, or average these tensors: --param missing=average.",
+                hint=_LEFT[WITHOUT.get(self._kind, "average")],
                 details=self.lacking,
             )
 
     def notes(self) -> Iterator[str]:
         """Yield notes on the tensors that are averaged."""
         for keys, why in (
-            (self.averaged, f"{self._name} not collected, missing=average"),
+            (self.averaged, f"{self._name} not collected, missing={WITHOUT.get(self._kind)}"),
             (self.resized, "rows or sizes differ between the models"),
             (self.plain, _OF_NO_KIND.get(self._kind, "")),
         ):
             if keys:
-                yield f"{count(len(keys), 'tensor')} averaged without statistics ({why}): {listing(keys)}"
+                done = "averaged" if self._kind not in OF_BASE else "merged by task_arithmetic,"
+                yield f"{count(len(keys), 'tensor')} {done} without statistics ({why}): {listing(keys)}"
         for ridge, keys in self.ridged.items():
             yield (
                 f"ridge adds {ridge:g} times the mean of the diagonal to the Gram matrices of "
@@ -134,8 +140,33 @@ class StepStatistics:
             )
 
 
+def _check_merged(key: str, models: Sequence[ModelStatistics], parameters: Mapping[str, Any]) -> None:
+    """Raise PlanError if statistics of inputs in the merged model are of a merge with other parameters."""
+    if not models[0].merged:
+        return
+    weights = parameters["weight"]
+    given = [float(one) for one in (weights if len(weights) > 1 else [*weights] * len(models))]
+    total = sum(given) or 1.0
+    for own, weight in zip(models, given, strict=True):
+        there, here = own.merged, {**parameters, "weight": weight / total}
+        apart = [name for name, value in there.items() if abs(float(here[name]) - value) > 1e-9 * abs(value)]
+        if apart:
+            name = apart[0]
+            raise PlanError(
+                f"{escape(key)}: the statistics are of a merge with {name} {there[name]:g}, but this merge has "
+                f"{name} {float(here[name]):g}.",
+                hint="Give ckpt stats and ckpt merge the same parameters.",
+            )
+
+
 _OF_NO_KIND = {
     FISHER: "no parameters of the network",
     GRAM: "no weights of linear layers",
+    MAGNITUDES: "no weights of linear layers",
 }
 """{kind of statistics: why some tensors have none, although nothing is missing from the files}."""
+_LEFT = {
+    "average": "Collect it with ckpt stats, or average these tensors: --param missing=average.",
+    "unscaled": "Collect them with ckpt stats, or do not scale these changes: --param missing=unscaled.",
+}
+"""{value of the parameter ``missing``: what to do if statistics are missing}."""

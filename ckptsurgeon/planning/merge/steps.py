@@ -14,7 +14,7 @@ from ...util.text import escape
 from ..computed_buffers import is_computed
 from ..mismatch.policy_syntax import is_reshape
 from ..opaque_tensors import opaque_error
-from ..plan.compute import Merge
+from ..plan.compute import OF_BASE, Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing
 from ..quantised_error import dequantise
@@ -128,26 +128,34 @@ class MergeSteps:
         parameters = piece.values.of(piece.key, {number: one.key for number, one in fitted.inputs.items()}, piece.depth)
         self._check_parameters(piece, fitted.shape, parameters, number=len(inputs), has_base=merges_base)
         if piece.method.statistics:
-            return self._by_statistics(piece, fitted, inputs, parameters)
+            return self._by_statistics(piece, fitted, every, parameters)
         if _copies(piece.method, parameters) and not fitted.policy:
             return _copy(piece, every[0], self._dtype(piece, every))
         return self._merged(piece, fitted, every, Merge(piece.method.name, parameters, merges_base))
 
     def _by_statistics(
-        self, piece: MergePiece, fitted: FittedInputs, inputs: list[Input], parameters: Mapping[str, Any]
+        self, piece: MergePiece, fitted: FittedInputs, every: list[Input], parameters: Mapping[str, Any]
     ) -> Step:
-        """Return the step that merges ``inputs`` by their statistics; without statistics, the step that averages them.
+        """Return the step that merges the inputs ``every`` by statistics; the last one is the base, if it has these.
 
-        The average has the weights in ``parameters``.
+        Without statistics, the step averages the models, with the weights in ``parameters``, or adds their changes to
+        the base.
         """
-        weights = parameters["weight"]
-        kind, found = self._statistics.of(piece.key, inputs, parameters, fitted=bool(fitted.policy))
-        if not found:
-            return self._merged(piece, fitted, inputs, Merge("linear", {"weight": weights, "normalize": True}))
-        return self._merged(piece, fitted, [*inputs, *found], Merge(piece.method.name, parameters, statistics=kind))
+        weights, of_base = parameters["weight"], piece.method.measures_base
+        measured = every[-1:] if of_base else every
+        kind, found = self._statistics.of(piece.key, measured, parameters, fitted=bool(fitted.policy))
+        if found:
+            merge = Merge(piece.method.name, parameters, of_base, statistics=kind)
+            return self._merged(piece, fitted, [*every, *found], merge)
+        if of_base:
+            given = {"weight": weights, "normalize": False, "lambda": parameters["lambda"], "int8_mask": False}
+            return self._merged(piece, fitted, every, Merge("task_arithmetic", given, base=True))
+        return self._merged(piece, fitted, every, Merge("linear", {"weight": weights, "normalize": True}))
 
     def _merged(self, piece: MergePiece, fitted: FittedInputs, every: Sequence[Input], merge: Merge) -> Step:
-        models = every[: len(every) // 2] if merge.statistics else every
+        models = every
+        if merge.statistics:
+            models = every[:-1] if merge.statistics in OF_BASE else every[: len(every) // 2]
         wide = any(one.dtype == "float64" for one in models)
         compute = self._options.compute or ("float64" if wide else "float32")
         first, vocabulary = every[0], self._options.vocabulary

@@ -17,6 +17,9 @@ __all__ = [
     "FISHER",
     "GRAM",
     "KNOTS",
+    "MAGNITUDES",
+    "OF_BASE",
+    "OF_ROWS",
     "PRODUCT",
     "TURNED_GRAM",
     "Factor",
@@ -261,10 +264,16 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
 DEVICES = ("", "cpu", "cuda")
 
 FISHER, GRAM, TURNED_GRAM = "fisher", "gram", "gram of rows"
-"""The statistics that a merge may use: the Fisher information of each element, or the Gram matrix of a layer's inputs.
+MAGNITUDES, TURNED_MAGNITUDES = "magnitudes", "magnitudes of rows"
+"""The statistics that a merge may use: the Fisher information of each element, the Gram matrix of a layer's inputs, or
+the mean magnitude of each of these inputs.
 
 The inputs belong to the columns of a weight (out, in), or to the rows of one that is (in, out)."""
-STATISTICS = ("", FISHER, GRAM, TURNED_GRAM)
+STATISTICS = ("", FISHER, GRAM, TURNED_GRAM, MAGNITUDES, TURNED_MAGNITUDES)
+OF_ROWS = {GRAM: TURNED_GRAM, MAGNITUDES: TURNED_MAGNITUDES}
+"""{kind of statistics of inputs: its name if the inputs belong to the rows of a weight}"""
+OF_BASE = (MAGNITUDES, TURNED_MAGNITUDES)
+"""The kinds of statistics that a merge uses of its base alone; it uses the others of each model."""
 
 Value: TypeAlias = "float | bool | str"
 """The value of a merge method's parameter."""
@@ -277,7 +286,8 @@ class Merge:
     The value of a parameter is a tuple if each model has its own value. If ``base`` is true, the last input is the
     base. The method gets values of the dtype ``compute``; ``device`` is the torch device of the computation ("" for
     numpy). If the method uses ``statistics`` of the models, the step's inputs are first the tensors of all models,
-    then the statistics of each model.
+    then the statistics of each model. If it uses those of its base (``OF_BASE``), the last input is the base's
+    statistics, after the base.
     """
 
     method: str
@@ -288,13 +298,16 @@ class Merge:
     statistics: str = ""
 
     def fits(self, shape: Sequence[int], statistics: Sequence[Sequence[int]]) -> bool:
-        """Return whether statistics of these shapes, one for each model, are those of a weight of ``shape``."""
+        """Return whether statistics of these shapes, one for each model or for the base, fit a weight of ``shape``."""
         if self.statistics in ("", FISHER):
             return all(tuple(one) == tuple(shape) for one in statistics)
-        if len(shape) != 2 or self.base:
+        stacks = len(shape) == 3 and not self.base
+        if not (len(shape) == 2 or stacks) or self.base != (self.statistics in OF_BASE):
             return False
-        size = shape[0] if self.statistics == TURNED_GRAM else shape[1]
-        return all(tuple(one) == (size, size) for one in statistics)
+        size = shape[-2] if self.statistics in OF_ROWS.values() else shape[-1]
+        if self.base:
+            return len(statistics) == 1 and tuple(statistics[0]) == (size,)
+        return all(tuple(one) == (*shape[:-2], size, size) for one in statistics)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...util.brief import Brief
 from .coded_part import CodedPart
-from .compute import Factor, Lora, Merge, text
+from .compute import OF_BASE, Factor, Lora, Merge, text
 from .rows import VocabularyRows
 
 __all__ = [
@@ -109,11 +109,12 @@ class Step(Brief):
     def combined(self) -> tuple[Input, ...]:
         """The tensors that a merge combines: its inputs without statistics.
 
-        If the method uses statistics, the inputs end with them, one for each model.
+        If the method uses statistics, the inputs end with them: one for each model, or one for the base.
         """
-        inputs = self.inputs
-        by_statistics = self.merge is not None and self.merge.statistics
-        return inputs[: len(inputs) // 2] if by_statistics else inputs
+        inputs, statistics = self.inputs, self.merge.statistics if self.merge is not None else ""
+        if statistics in OF_BASE:
+            return inputs[:-1]
+        return inputs[: len(inputs) // 2] if statistics else inputs
 
     @property
     def numbers(self) -> Step:

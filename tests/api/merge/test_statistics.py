@@ -120,6 +120,58 @@ def test_linear_layers_are_merged_by_what_they_see(make: Any, memory: str | None
     assert linear == (8 if make is gpt2 else 15)
 
 
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_changes_are_scaled_by_the_magnitudes_of_inputs_of_the_base(make: Any, tmp_path: Path) -> None:
+    base, *models = saved(tmp_path, make, "base", "a", "b", magnitudes=True)
+    statistics = {"base": tmp_path / "base.stats.safetensors"}
+    paths = [tmp_path / "a", tmp_path / "b"]
+    plan = cs.merge(paths, method="aim", base=tmp_path / "base", statistics=statistics, omega=0.25, weight=[0.3, 0.5])
+    cs.apply(plan, tmp_path / "out")
+    assert cs.verify(tmp_path / "out").ok
+    assert any("merged by task_arithmetic, without statistics (no weights of linear layers)" in n for n in plan.notes)
+    means: dict[str, torch.Tensor] = {}
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
+            module.register_forward_hook(
+                lambda module, args, out, name=name: means.update({f"{name}.weight": args[0].abs().mean((0, 1))})
+            )
+    with torch.no_grad():
+        base(ids(0))
+    made, own = load_file(tmp_path / "out/model.safetensors"), dict(base.named_parameters())
+    scaled = 0
+    for key, value in made.items():
+        before, first, second = (dict(one.named_parameters())[key].detach() for one in (base, *models))
+        change = 0.3 * (first - before) + 0.5 * (second - before)
+        if key in means and (key != "lm_head.weight" or make is llama):
+            scaled += 1
+            factors = 1 - 0.75 * means[key] / means[key].max()
+            change = change * (factors[:, None] if make is gpt2 else factors)
+        torch.testing.assert_close(value, before + change, rtol=1e-5, atol=1e-6)
+    assert scaled == (8 if make is gpt2 else 15)
+    assert own.keys() >= made.keys()
+
+
+def test_the_result_of_another_method_is_scaled_and_what_lacks_is_said(tmp_path: Path, ckpt: Ckpt) -> None:
+    saved(tmp_path, llama, "base", "a", magnitudes=True, include=["model.layers.0"])
+    command = ["merge", tmp_path / "a", "-m", "aim", "--base", tmp_path / "base", "-o", tmp_path / "out"]
+    done = ckpt(*command)
+    assert done.code == 2
+    assert "needs statistics of the base, but base has none" in " ".join(done.err.split())
+    command += ["--statistics", f"base={tmp_path}/base.stats.safetensors"]
+    done = ckpt(*command)
+    assert done.code == 4
+    assert "lack the magnitudes of inputs of 8 tensors" in " ".join(done.err.split())
+    assert "missing=unscaled" in done.err
+    done = ckpt(*command, "--param", "missing=unscaled")
+    assert done.code == 0, done.err
+    made, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "a"))
+    torch.testing.assert_close(made[DOWN], tuned[DOWN])
+    assert not torch.allclose(made[UP], tuned[UP], rtol=1e-2)
+    other = ckpt(*command[:-1], f"a={tmp_path}/a.stats.safetensors")
+    assert other.code == 2
+    assert "a is not the model with statistics" in " ".join(other.err.split())
+
+
 def test_gram_matrices_are_what_hooks_see_without_padding(tmp_path: Path) -> None:
     (model,) = saved(tmp_path, llama, "a")
     mask = torch.ones(3, 10, dtype=torch.int64)
@@ -433,7 +485,7 @@ def test_patterns_without_gram_or_fisher_are_an_error(tmp_path: Path, ckpt: Ckpt
     saved(tmp_path, llama, "a")
     done = ckpt("stats", tmp_path / "a", "--include", "lm_head", "-o", tmp_path / "s.safetensors")
     assert done.code == 2
-    assert "neither --gram nor --fisher is given" in done.err
+    assert "but none of them is given" in done.err
     done = ckpt("stats", tmp_path / "a", "--gram", "--include", "lm_haed", "-o", tmp_path / "s.safetensors")
     assert done.code == 2
     assert "lm_head" in done.err

@@ -1,4 +1,4 @@
-"""RegMean and Fisher merging do what their papers say: formulas in double precision, and what they minimise.
+"""RegMean, Fisher merging and AIM do what their papers say: formulas in double precision, and what they minimise.
 
 FusionBench's ``regmean.merging_with_regmean_weights`` and ``fisher_merging.merging_with_fisher_weights`` are the same
 formulas, but for FusionBench's floor, which is added to the Fisher information.
@@ -130,6 +130,60 @@ def test_elements_without_fisher_information_are_averaged() -> None:
     assert np.allclose(made, [2.0, 2.0])
     made = merge("fisher", models, _statistics=[np.zeros(2), np.zeros(2)], floor=0.0, weight=[1, 3])
     assert np.allclose(made, [2.5, 2.0])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("f4", 1e-6), ("f8", 1e-12)])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("omega", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_aim_is_the_papers_formula(
+    shape: tuple[int, int], omega: float, turned: bool, dtype: str, bound: float
+) -> None:
+    """The change times 1 - (1 - omega) s, with s the magnitude of each input by that of the largest (2502.02421)."""
+    models, (base,), weights = drawn(shape), drawn(shape, 5)[4:], [0.2, 0.3, 1.5]
+    found = np.abs(inputs(shape[1], 1)[0]).mean(0)
+    scale = 1 - (1 - omega) * found / found.max()
+    wanted = base + 0.7 * scale * np.sum([w * (one - base) for w, one in zip(weights, models, strict=True)], 0)
+    given = [(one.T if turned else one).astype(dtype) for one in (*models, base)]
+    for limit in (1 << 20, shape[1]):
+        made = merge(
+            "aim", given[:-1], given[-1], _magnitudes=found, _turned=turned, limit=limit, omega=omega, weight=weights,
+            **{"lambda": 0.7},
+        )  # fmt: skip
+        assert made.dtype == np.dtype(dtype)
+        assert error(made.T if turned else made, wanted) <= bound
+
+
+def test_aim_keeps_the_weights_of_the_largest_input() -> None:
+    models, (base,) = drawn((4, 6), 2), drawn((4, 6), 3)[2:]
+    found = np.array([0.5, 3.0, 0.0, 1.0, 2.0, 0.1])
+    made = merge("aim", models, base, _magnitudes=found, omega=0.0)
+    assert np.array_equal(made[:, 1], base[:, 1])
+    plain = merge("task_arithmetic", models, base)
+    assert error(made[:, 2], plain[:, 2]) < 1e-12
+    assert error(merge("aim", models, base, _magnitudes=np.zeros(6)), plain) < 1e-12
+    with pytest.raises(PlanError, match="negative or not finite"):
+        merge("aim", models, base, _magnitudes=found * np.nan)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("limit", [1 << 20, 21, 7])
+def test_each_expert_of_a_stack_is_merged_by_its_own_inputs(limit: int, turned: bool) -> None:
+    models, experts = drawn((4, 6, 7)), [grams(inputs(7, 3, rows=20 + expert)) for expert in range(4)]
+    found = [np.stack([experts[expert][model] for expert in range(4)]) for model in range(3)]
+    given = [one.swapaxes(1, 2).copy() if turned else one for one in models]
+    made = merge("regmean", given, _grams=found, _turned=turned, limit=limit, ridge=0.0)
+    for expert in range(4):
+        wanted = by_formula([one[expert] for one in models], experts[expert], 0.9)
+        assert error(made[expert].T if turned else made[expert], wanted) < 1e-10
+
+
+def test_an_expert_that_no_input_used_gets_the_mean() -> None:
+    models, own = drawn((2, 5, 7), 2), grams(inputs(7, 2))
+    found = [np.stack([one, np.zeros((7, 7))]) for one in own]
+    made = merge("regmean", models, _grams=found)
+    assert error(made[1], np.mean(models, 0)[1]) < 1e-12
+    assert error(made[0], np.mean(models, 0)[0]) > 1e-2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])

@@ -19,9 +19,9 @@ from fixtures.mergekit_cases import CASES as MERGEKIT
 from ...helpers.merge_arrays import METHODS, merge
 
 NAMES = [
-    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "fisher", "iso_c",
+    "aim", "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "fisher", "iso_c",
     "iso_cts", "karcher", "knots_ties",
-    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "regmean", "sce",
+    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "regmean", "regmean_plusplus", "sce",
     "slerp", "tall_mask", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
     "wudi",
 ]  # fmt: skip
@@ -29,7 +29,7 @@ NAMES = [
 BOUNDS = {
     "density": (0, 1), "gamma": (0, 1), "epsilon": (0, None), "select_topk": (0, 1), "trim": (0, 0.5), "alpha": (0, None),
     "r": (0, None), "floor": (0, None), "common_space": (0, 1), "ridge": (0, None),
-    "k": (0, None), "tall_lambda": (0, None), "task": (1, None), "ratio": (0, 1), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
+    "k": (0, None), "tall_lambda": (0, None), "task": (1, None), "ratio": (0, 1), "eps": (0, None), "tol": (0, None), "omega": (0, 1), "max_iter": (0, None),
 }  # fmt: skip
 """Parameters that are bounded wherever they are."""
 
@@ -65,7 +65,8 @@ def test_every_method_says_with_what_the_tests_compare_it(method: Method) -> Non
         "FusionBench 0.2.33": {case.method for case in FUSIONBENCH.values()},
         "NumPy": {"median", "trimmed_mean"},
         "the authors' formulas": {"pcb"},
-        "the paper's formula": {"fisher", "regmean"},
+        "the paper's formula": {"aim", "fisher", "regmean"},
+        "the paper's algorithm": {"regmean_plusplus"},
     }
     assert [tool for tool, compared in tools.items() if method.name in compared] == [
         method.compared.partition(":")[0].partition(",")[0]

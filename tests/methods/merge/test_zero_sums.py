@@ -44,9 +44,10 @@ def asked(method: str, weight: list[float], normalize: bool | None) -> dict[str,
 
 def test_every_method_that_has_weights_is_in_the_table() -> None:
     weighed = {name for name, one in METHODS.items() if any(each.name == "weight" for each in one.parameters)}
-    positive = {"fisher", "regmean"}  # negative weights, and all zero, are errors: see test_by_statistics.py
-    assert weighed == {*MEANS, *ELECTED, *EQUAL, *positive}
-    assert weighed - {*EQUAL, *positive} == {name for name in METHODS if switch(name)}
+    # negative weights, and all zero, are errors: see test_by_statistics.py
+    positive = {"fisher", "regmean", "regmean_plusplus"}
+    assert weighed == {*MEANS, *ELECTED, *EQUAL, *positive, "aim"}  # aim divides by no weights
+    assert weighed - {*EQUAL, *positive, "aim"} == {name for name in METHODS if switch(name)}
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5])

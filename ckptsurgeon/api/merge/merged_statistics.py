@@ -1,0 +1,155 @@
+"""``stats`` of several models that are merged while they run: the Gram matrices of the inputs in the merged model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError
+from ...methods.merge._parameters import bound
+from ...methods.merge._registry import merge_methods
+from ...planning.keys.pattern_hints import chosen_keys
+from ...planning.plan.plan import Plan
+from ...storage.read.uri import shown
+from ...util.text import escape, listing
+from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
+from ..resize.stored_statistics import MERGED, NOTE, prints
+from .merged_inputs import METHOD, merged_grams
+from .settings import method_settings
+
+if TYPE_CHECKING:
+    from ..prove.inputs import Inputs
+    from ..prove.network import Network
+    from ..resize.gram_matrices import GramSums
+
+__all__ = ["merged_statistics"]
+
+
+def merged_statistics(
+    source: str,
+    inputs: Path | None,
+    merged_with: Rules,
+    *,
+    parameters: Parameters,
+    include: Patterns,
+    exclude: Patterns,
+    model: Path | None,
+    seed: int,
+    root: str | None,
+    limit: int,
+    progress: Progress | None,
+) -> Plan:
+    """Return the plan of a file with the statistics of ``source`` and of the models ``merged_with``.
+
+    Keys begin with the index of the model. The other arguments are those of ``stats``; ``limit`` is the memory for
+    weights in bytes.
+    """
+    import torch
+
+    from ..edit import convert
+    from ..prove.inputs import drawn_inputs, given_inputs
+    from ..resize.gram_matrices import GRAM, rows_of_inputs, weights_of
+
+    pairs = [(source, os.fspath(inputs) if inputs is not None else ""), *_pairs(merged_with)]
+    given = _plain(parameters, len(pairs))
+    with ExitStack() as stack, torch.no_grad():
+        networks = [stack.enter_context(closing(one)) for one in _opened([path for path, _ in pairs], model, root)]
+        if progress is not None:
+            _report(networks, progress)
+        every: list[Inputs] = [
+            given_inputs(path, one.module, one.folder) if path else drawn_inputs(one.module, seed)
+            for (_, path), one in zip(pairs, networks, strict=True)
+        ]
+        chosen = chosen_keys(list(dict.fromkeys(weights_of(networks[0]).keys.values())), include, exclude)
+        positions = [rows_of_inputs(one.arguments.get("attention_mask")) for one in every]
+        grams = merged_grams(
+            networks, every, frozenset(chosen.keys), positions=positions, parameters=given, limit=limit
+        )
+        values = {f"{at}.{key}": one for at, found in enumerate(grams) for key, one in found.values().items()}
+        notes = [note for one in networks for note in one.value_notes()]
+    if not values:
+        raise ConfigError(
+            "--gram: with these inputs, none of the chosen linear layers runs.",
+            hint="Choose other layers with --include and --exclude, or give other inputs.",
+        )
+    models = [
+        {**_model(path, root), "inputs": own.said, GRAM: found.said}
+        for (path, _), own, found in zip(pairs, every, grams, strict=True)
+    ]
+    said = {"weights": [], MERGED: {"models": models, "parameters": given}}
+    plan = convert(values, dtype="float32", metadata={NOTE: json.dumps(said, sort_keys=True)})
+    return replace(plan, notes=tuple(dict.fromkeys((*notes, *chosen.notes, *_lacking(grams), *plan.notes))))
+
+
+def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:
+    """Yield the path and the inputs of each of the other models; strings have the form MODEL=FILE, or MODEL."""
+    if isinstance(merged_with, Mapping):
+        yield from ((path, os.fspath(own)) for path, own in merged_with.items())
+        return
+    for text in [merged_with] if isinstance(merged_with, str) else merged_with or ():
+        path, _, own = text.rpartition("=")
+        yield (path, own) if path else (text, "")
+
+
+def _plain(parameters: Parameters, models: int) -> dict[str, Any]:
+    """Return the method's parameters, each a number or a list of numbers; ConfigError for other values."""
+    method, found = merge_methods()[METHOD], {}
+    for name, settings in method_settings(method, parameters).items():
+        if any(one.pattern is not None or one.layers for one in settings):
+            raise ConfigError(
+                f"the parameter {escape(name)} of --merged-with must be the same for all tensors.",
+                hint="Give a number, or one for each model.",
+            )
+        found[name] = list(settings[0].models) or settings[0].value
+    return bound(METHOD, method.parameters, found, models)
+
+
+def _opened(paths: Sequence[str], model: Path | None, root: str | None) -> Iterator[Network]:
+    from ..prove.network import configuration_of, open_network
+
+    for path in paths:
+        configuration = os.fspath(model) if model is not None else configuration_of(path)
+        if not configuration:
+            open_checkpoint(path, root).close()  # if it does not exist, that is the error
+            raise ConfigError(
+                f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
+                hint="Give the configuration: --model config.json.",
+            )
+        network = open_network(path, configuration, task=None, root=root)
+        if network.is_converted:
+            network.close()
+            raise ConfigError(
+                f"--gram is computed for the tensors of the network, but {escape(shown(path))} has different tensors.",
+                hint=f"Convert the checkpoint first: ckpt convert {escape(shown(path))} --layout transformers -o "
+                "converted/.",
+            )
+        yield network
+
+
+def _report(networks: Sequence[Network], progress: Progress) -> None:
+    """Report to ``progress`` how many parameters were read: each twice, before a block is merged and for it."""
+    total, done = 2 * sum(one.numel() for net in networks for one in net.module.parameters()), 0
+
+    def read(number: int) -> None:
+        nonlocal done
+        done = min(done + number, total)
+        progress(done, total)
+
+    for network in networks:
+        network.progress = read
+
+
+def _model(path: str, root: str | None) -> dict[str, Any]:
+    with open_checkpoint(path, root) as opened:
+        return {"model": os.path.basename(path.rstrip("/")), "weights": prints(opened)}
+
+
+def _lacking(grams: Sequence[GramSums]) -> Iterator[str]:
+    lacking = sorted({key for one in grams for key in one.said["lacking"]})
+    if lacking:
+        yield f"there are no Gram matrices of {listing(lacking)}"

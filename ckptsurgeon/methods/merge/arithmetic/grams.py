@@ -1,0 +1,151 @@
+"""RegMean's formula: merges the weights of linear layers by the Gram matrices of their inputs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from ....errors import PlanError
+from ....tensors.ops.regions import Array
+from ...lora.decomposition import alone
+from .._method import Merging, Slice, Tensors
+from .products import combination, shares
+
+__all__ = ["by_grams", "held_by_grams", "positive_shares"]
+
+_UNSURE = 1e14
+"""The condition number from which on an inverse has no correct digits in double precision, or nearly none."""
+_KEPT = 2
+"""Of so many experts, the matrices are kept: the slices of a tensor that stacks experts are merged in order."""
+
+
+def positive_shares(weights: Sequence[float]) -> list[float]:
+    """Return the weights divided by their sum; raises PlanError if all are zero."""
+    if not any(weights):
+        raise PlanError("the weights of all models are zero.", hint="Give a weight above zero.")
+    return shares(weights)
+
+
+def held_by_grams(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
+    """Return the bytes for the Gram matrices of all models, their sum, its inverse, and LAPACK's working memory."""
+    return 8 * shape[-1] ** 2 * (inputs + 4) * (_KEPT if len(shape) == 3 else 1) if shape else 0
+
+
+def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge: float) -> Merging | Array:
+    """Return the function that merges slices by RegMean, or the merged tensor if the inputs belong to its rows.
+
+    A tensor of three dimensions stacks the weights of experts, each with its own Gram matrix. All other tensors are
+    averaged. ``alpha`` and ``ridge`` are the parameters of ``regmean``.
+    """
+    parts = positive_shares(weights)
+    if len(tensors.shape) not in (2, 3) or 0 in tensors.shape:
+        return combination(parts)
+    steps = _Steps(tensors, parts, alpha, ridge)
+    with alone():
+        steps.of(0)
+
+    def merged(at: Slice) -> Array:
+        rows, columns = tensors.shape[-2:]
+        with alone():
+            first, *others = (one.reshape(-1, columns) for one in at.wide(at.models))
+            total = first + 0.0
+            begin, top = 0, at.offset // columns
+            while begin < len(first):
+                expert, above = divmod(top + begin, rows)
+                here = slice(begin, min(len(first), begin + rows - above))
+                for model, step in zip(others, steps.of(expert), strict=True):
+                    change = model[here] - first[here]
+                    total[here] += step.T @ change if tensors.is_transposed else change @ step
+                begin = here.stop
+        made: Array = at.xp.asarray(total, dtype=at.models[0].dtype)
+        return made.reshape(at.models[0].shape)
+
+    return merged(tensors.whole()) if tensors.is_transposed else merged
+
+
+class _Steps:
+    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; those of few experts are kept.
+
+    The merged tensor is the first model plus each other model's difference to the first times its matrix. With the
+    matrix of the first model, these matrices sum to the identity. So a direction in which all models are equal is
+    unchanged.
+    """
+
+    def __init__(self, tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> None:
+        self._tensors, self._parts, self._alpha, self._ridge = tensors, parts, alpha, ridge
+        self._known: OrderedDict[int, list[Array]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, expert: int) -> list[Array]:
+        """Return the matrices for an expert; for a tensor of two dimensions, those for the tensor (0)."""
+        with self._lock:
+            if expert not in self._known:
+                while len(self._known) >= _KEPT:
+                    self._known.popitem(last=False)
+                self._known[expert] = self._made(expert)
+            return self._known[expert]
+
+    def _made(self, expert: int) -> list[Array]:
+        grams = [self._scaled(model, expert) * part for model, part in enumerate(self._parts)]
+        inverse = _inverse(self._tensors, grams, self._parts, self._ridge)
+        if inverse is None:
+            return [_identity(self._tensors, grams[0]) * part for part in self._parts[1:]]
+        return [gram @ inverse for gram in grams[1:]]
+
+    def _scaled(self, model: int, expert: int) -> Array:
+        """Return a Gram matrix, with elements off the diagonal times ``alpha``; PlanError if it is not finite."""
+        gram = self._tensors.gram(model, expert)
+        if not bool(self._tensors.xp.all(self._tensors.xp.isfinite(gram))):
+            raise PlanError(
+                f"the Gram matrix of model {model + 1} has values that are not finite.",
+                hint="Make its statistics again: ckpt stats MODEL --gram.",
+            )
+        size = gram.shape[0]
+        diagonal = gram.reshape(-1)[:: size + 1] * (1 - self._alpha)
+        gram = gram * self._alpha
+        gram.reshape(-1)[:: size + 1] += diagonal
+        return gram
+
+
+def _identity(tensors: Tensors, like: Array) -> Array:
+    made: Array = tensors.xp.zeros_like(like)
+    made.reshape(-1)[:: like.shape[0] + 1] += 1
+    return made
+
+
+def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array | None:
+    """Return the inverse of the sum of the Gram matrices ``grams``; None if all inputs are zero.
+
+    First, the ridge is added to the sum and, in the proportions ``parts``, to each of ``grams``, in place. Raises
+    PlanError if the sum has no inverse.
+    """
+    total = grams[0] + 0.0
+    for gram in grams[1:]:
+        total += gram
+    size = total.shape[0]
+    mean = float(total.reshape(-1)[:: size + 1].sum()) / size
+    if mean == 0:
+        return None
+    for one, part in zip((*grams, total), (*parts, 1.0), strict=True):
+        one.reshape(-1)[:: size + 1] += ridge * mean * part
+    try:
+        found: Array = tensors.xp.linalg.inv(total)
+    except tensors.xp.linalg.LinAlgError as error:
+        raise _singular() from error
+    if not _norm(total) * _norm(found) < _UNSURE:
+        raise _singular()
+    return found
+
+
+def _norm(matrix: Array) -> float:
+    """Return the 1-norm of a matrix: the largest sum of the magnitudes in a column."""
+    return float(abs(matrix).sum(0).max())
+
+
+def _singular() -> PlanError:
+    return PlanError(
+        "the sum of the Gram matrices has no inverse: there are directions in which no input has a value.",
+        hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
+    )

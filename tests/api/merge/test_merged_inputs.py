@@ -1,0 +1,216 @@
+"""RegMean++: Gram matrices of the inputs in the merged model, as the paper's algorithm computes them in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+from .test_statistics import gpt2, ids, llama, measured, saved, trained
+
+transformers = pytest.importorskip("transformers", minversion="5")
+Ckpt = Callable[..., Any]
+Tensors = dict[str, torch.Tensor]
+
+
+def joint(tmp_path: Path, *names: str, **more: Any) -> Path:
+    """Write the statistics of models that are merged while they run, each on its own inputs; return their file."""
+    first, *others = names
+    plan = cs.stats(
+        tmp_path / first, inputs=tmp_path / f"{first}.inputs.safetensors", gram=True,
+        merged_with={str(tmp_path / one): str(tmp_path / f"{one}.inputs.safetensors") for one in others}, **more,
+    )  # fmt: skip
+    cs.apply(plan, tmp_path / "joint.safetensors", force=True)
+    return tmp_path / "joint.safetensors"
+
+
+def merged(tmp_path: Path, *names: str, **more: Any) -> Tensors:
+    plan = cs.merge(
+        [tmp_path / one for one in names], method="regmean_plusplus", statistics=str(tmp_path / "joint.safetensors"),
+        **more,
+    )  # fmt: skip
+    cs.apply(plan, tmp_path / "out", force=True)
+    assert cs.verify(tmp_path / "out").ok
+    return load_file(tmp_path / "out/model.safetensors")
+
+
+def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], alpha: float) -> torch.Tensor:
+    """RegMean of weights (out, in): (sum G)^-1 sum G W, with elements off the diagonal times alpha."""
+    scaled = [alpha * one + (1 - alpha) * one.diag().diag() for one in grams]
+    total = sum(g @ w.double().T for g, w in zip(scaled, weights, strict=True))
+    return torch.linalg.solve(sum(scaled), total).T
+
+
+def merged_module(modules: list[Any], into: Any, grams: list[Tensors], alpha: float) -> None:
+    """Give ``into`` the merged parameters of modules: linear layers by RegMean, others averaged."""
+    own = [dict(one.named_parameters()) for one in modules]
+    for name, target in into.named_parameters():
+        values = [one[name].detach() for one in own]
+        module = name.removesuffix(".weight")
+        made = by_formula(values, [one[module] for one in grams], alpha) if module in grams[0] else sum(values) / 2
+        target.copy_(made)
+
+
+def watched(module: Any, run: Callable[[], Any]) -> Tensors:
+    """Return the Gram matrices of the inputs of all linear layers of a module while it runs."""
+    found: Tensors = {}
+    hooks = []
+    for name, one in module.named_modules():
+        if isinstance(one, torch.nn.Linear):
+
+            def look(_: Any, args: Any, out: Any, name: str = name) -> None:
+                flat = args[0].double().reshape(-1, args[0].shape[-1])
+                found[name] = flat.T @ flat / len(flat)
+
+            hooks.append(one.register_forward_hook(look))
+    run()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def by_the_paper(models: list[Any], texts: list[torch.Tensor], alpha: float) -> Tensors:
+    """RegMean++ (arXiv 2508.03121, algorithm 1) for Llama: one layer after the other, in the order of the forward."""
+    made = transformers.LlamaForCausalLM(models[0].config).eval()
+    merged_module([one.model.embed_tokens for one in models], made.model.embed_tokens, [{}], alpha)
+    hidden = [made.model.embed_tokens(one) for one in texts]
+    places = torch.arange(texts[0].shape[1])[None]
+    rotary = made.model.rotary_emb(hidden[0], places)
+    future = torch.full((texts[0].shape[1],) * 2, float("-inf")).triu(1)[None, None]
+
+    def run(layer: Any, values: torch.Tensor) -> torch.Tensor:
+        out = layer(values, attention_mask=future, position_embeddings=rotary, position_ids=places)
+        return out[0] if isinstance(out, tuple) else out
+
+    for number, layer in enumerate(made.model.layers):
+        own = [one.model.layers[number] for one in models]
+        grams = [watched(one, lambda one=one, x=x: run(one, x)) for one, x in zip(own, hidden, strict=True)]
+        merged_module(own, layer, grams, alpha)
+        hidden = [run(layer, one) for one in hidden]
+    merged_module([one.model.norm for one in models], made.model.norm, [{}], alpha)
+    last = [made.model.norm(one).double().reshape(-1, made.config.hidden_size) for one in hidden]
+    grams = [{"": one.T @ one / len(one)} for one in last]
+    values = [one.lm_head.weight.detach() for one in models]
+    made.lm_head.weight.copy_(by_formula(values, [one[""] for one in grams], alpha))
+    return dict(made.named_parameters())
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.6])
+def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tmp_path: Path) -> None:
+    models = saved(tmp_path, llama, "a", "b")
+    given = {"alpha": alpha, "ridge": 0.0}
+    joint(tmp_path, "a", "b", parameters=given)
+    found = merged(tmp_path, "a", "b", **given)
+    with torch.no_grad():
+        wanted = by_the_paper(models, [ids(0), ids(1)], alpha)
+    assert found.keys() == wanted.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-4, atol=1e-5)
+    plain = {name: tmp_path / f"{name}.stats.safetensors" for name in "ab"}
+    for name, path in plain.items():
+        cs.apply(cs.stats(tmp_path / name, inputs=tmp_path / f"{name}.inputs.safetensors", gram=True), path)
+    cs.apply(
+        cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", statistics=plain, **given), tmp_path / "plain"
+    )
+    other = load_file(tmp_path / "plain/model.safetensors")
+    assert not torch.allclose(other["model.layers.1.mlp.down_proj.weight"],
+                              found["model.layers.1.mlp.down_proj.weight"], rtol=1e-3)  # fmt: skip
+
+
+def test_the_order_of_the_models_makes_no_difference(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    joint(tmp_path, "a", "b", parameters={"weight": [1, 3]})
+    first = merged(tmp_path, "a", "b", weight=[1, 3])
+    second = merged(tmp_path, "b", "a", weight=[3, 1])
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=1e-5, atol=1e-6)
+
+
+def test_padding_and_memory_and_turned_weights(tmp_path: Path) -> None:
+    saved(tmp_path, gpt2, "a", "b", "c")
+    mask = torch.ones(3, 10, dtype=torch.int64)
+    mask[1, 6:] = 0
+    found = []
+    for tokens in (ids(0), torch.where(mask.bool(), ids(0), 7)):
+        save_file({"input_ids": tokens, "attention_mask": mask}, tmp_path / "a.inputs.safetensors")
+        found.append(load_file(joint(tmp_path, "a", "b", "c")))
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key])
+    assert merged(tmp_path, "a", "b", "c").keys() >= {"transformer.h.0.attn.c_attn.weight"}
+    with pytest.raises(cs.ConfigError, match="merging the largest block takes"):
+        joint(tmp_path, "a", "b", memory="10KB")
+
+
+def test_a_model_merged_with_itself_is_unchanged(tmp_path: Path) -> None:
+    (model,) = saved(tmp_path, llama, "a")
+    model.save_pretrained(tmp_path / "b")
+    save_file({"input_ids": ids(4)}, tmp_path / "b.inputs.safetensors")
+    joint(tmp_path, "a", "b")
+    for key, value in merged(tmp_path, "a", "b").items():
+        assert torch.equal(value, dict(model.named_parameters())[key])
+
+
+def test_statistics_of_another_merge_are_an_error(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b", "c", gram=True)
+    joint(tmp_path, "a", "b")
+    with pytest.raises(cs.ConfigError, match="statistics of a merge of other models, a, b, not of .*c"):
+        merged(tmp_path, "a", "c")
+    with pytest.raises(cs.ConfigError, match="statistics of a merge of other models|merge of 2 models, not of 3"):
+        merged(tmp_path, "a", "b", "c")
+    with pytest.raises(cs.PlanError, match=r"are of a merge with alpha 0\.9, but this merge has alpha 0\.5"):
+        merged(tmp_path, "a", "b", alpha=0.5)
+    with pytest.raises(cs.PlanError, match=r"with weight 0\.5, but this merge has weight 0\.25"):
+        merged(tmp_path, "a", "b", weight=[1, 3])
+    both = [tmp_path / "a", tmp_path / "b"]
+    same = dict.fromkeys("ab", tmp_path / "joint.safetensors")
+    with pytest.raises(cs.ConfigError, match="in a merged model, which the method regmean does not use"):
+        cs.merge(both, method="regmean", statistics=same)
+    own = {name: tmp_path / f"{name}.stats.safetensors" for name in "ab"}
+    with pytest.raises(cs.ConfigError, match="has no statistics of inputs in a merged model"):
+        cs.merge(both, method="regmean_plusplus", statistics=own)
+    cs.merge(both, method="regmean_plusplus", statistics=same)
+
+
+def test_wrong_arguments_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:
+    saved(tmp_path, llama, "a", "b")
+    cases = {
+        "--merged-with is for --gram alone": ["--merged-with", f"{tmp_path}/b"],
+        "--param is only for --merged-with": ["--gram", "--param", "alpha=0.5"],
+        "has no parameter beta": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "beta=1"],
+        "must be the same for all": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "alpha:lm_head=0.5"],
+    }
+    for said, more in cases.items():
+        done = ckpt("stats", tmp_path / "a", *more, "-o", tmp_path / "s.safetensors")
+        assert done.code == 2
+        assert said in " ".join(done.err.split())
+    done = ckpt("stats", tmp_path / "a", "--gram", "--merged-with", f"{tmp_path}/b", "-o", tmp_path / "s.safetensors")
+    assert done.code == 0, done.err
+
+
+def test_networks_that_do_not_run_alike_are_an_error(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    save_file({"input_ids": torch.full((1, 4), 99)}, tmp_path / "b.inputs.safetensors")
+    with pytest.raises(cs.ConfigError, match="network 2 does not run"):
+        joint(tmp_path, "a", "b")
+    sizes = transformers.LlamaConfig(hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+                                     vocab_size=30)  # fmt: skip
+    transformers.LlamaForCausalLM(sizes).save_pretrained(tmp_path / "b")
+    with pytest.raises(cs.PlanError, match="have different tensors"):
+        joint(tmp_path, "a", "b")
+
+
+def test_trained_models_are_nearer_than_the_average(tmp_path: Path) -> None:
+    models = trained(tmp_path)
+    cs.apply(cs.merge([tmp_path / "a", tmp_path / "b"], method="linear", weights=[1, 1]), tmp_path / "mean")
+    joint(tmp_path, "a", "b")
+    merged(tmp_path, "a", "b")
+    off, loss = measured(tmp_path, models, "mean")
+    by_grams = measured(tmp_path, models, "out")
+    assert by_grams[0] < 0.8 * off
+    assert by_grams[1] < 0.9 * loss
