@@ -16,6 +16,7 @@ from ...errors import ConfigError, PlanError
 from ...methods.merge._registry import merge_methods
 from ...util.text import escape, human_bytes, listing
 from ..prove.lockstep import InLockstep
+from ..resize.expert_statistics import are_experts
 from ..resize.gram_matrices import GramSums, is_transposed, weights_of
 from .sampled_tensors import SampledTensors
 
@@ -153,7 +154,7 @@ class _Merging:
         values = [network.read([name])[name] for network in self._networks]
         if not values[0].is_floating_point():
             return values[0]
-        found = [grams.mean(keys.get(name, "")) for grams, keys in zip(self.grams, self._keys, strict=True)]
+        found = [grams.mean(name, keys.get(name, "")) for grams, keys in zip(self.grams, self._keys, strict=True)]
         known = [one for one in found if one is not None]
         if len(known) < len(values):
             return self._averaged(values)
@@ -172,7 +173,8 @@ class _Merging:
 
 def is_turned(model: nn.Module, name: str) -> bool:
     """Return whether the parameter ``name`` is a weight of shape (in, out)."""
-    return is_transposed(model.get_submodule(name.rpartition(".")[0]))
+    module = model.get_submodule(name.rpartition(".")[0])
+    return is_transposed(module) or bool(are_experts(module) and getattr(module, "is_transposed", False))
 
 
 class _InMemory(SampledTensors):
@@ -184,7 +186,8 @@ class _InMemory(SampledTensors):
         self.is_transposed, self._grams = turned, grams
 
     def gram(self, model: int, expert: int = 0) -> Array:
-        return self._grams[model]
+        found = self._grams[model]
+        return found[expert] if found.ndim == 3 else found
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def merged_statistics(
 
     from ..edit import convert
     from ..prove.inputs import drawn_inputs, given_inputs
-    from ..resize.gram_matrices import GRAM, rows_of_inputs, weights_of
+    from ..resize.gram_matrices import GRAM, chosen_from, rows_of_inputs
 
     pairs = [(source, os.fspath(inputs) if inputs is not None else ""), *_pairs(merged_with)]
     given = _plain(parameters, len(pairs))
@@ -65,7 +65,7 @@ def merged_statistics(
             given_inputs(path, one.module, one.folder) if path else drawn_inputs(one.module, seed)
             for (_, path), one in zip(pairs, networks, strict=True)
         ]
-        chosen = chosen_keys(list(dict.fromkeys(weights_of(networks[0]).keys.values())), include, exclude)
+        chosen = chosen_keys(chosen_from(networks[0]), include, exclude)
         positions = [rows_of_inputs(one.arguments.get("attention_mask")) for one in every]
         grams = merged_grams(
             networks, every, frozenset(chosen.keys), positions=positions, parameters=given, limit=limit

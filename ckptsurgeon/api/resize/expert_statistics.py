@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["ExpertSums", "are_experts"]
+__all__ = ["ExpertSums", "are_experts", "by_expert", "expert_arguments", "is_near", "stacked_sizes"]
 
 TOLERANCE = 1e-3
 """The largest allowed difference from the module's output, relative to the output's largest absolute value."""
@@ -53,17 +53,17 @@ class ExpertSums:
         """Add the experts' contributions for the inputs ``given``; positions where ``real`` is false are left out."""
         import torch
 
-        found = _arguments(given)
+        found = expert_arguments(given)
         if found is None or not self.is_known:
             self.is_known = False
             return
         hidden, chosen, weights = found
         keep = real.reshape(-1) if real is not None and real.numel() == len(hidden) else None
-        number, _, size = _stacked(module)
+        number, _, size = stacked_sizes(module)
         sums = (torch.zeros(number).double(), torch.zeros(number).double(), torch.zeros(number, size).double())
         total = torch.zeros_like(hidden, dtype=torch.float64)
         try:
-            for expert, rows, factors, inner, outer in _by_expert(module, hidden, chosen, weights):
+            for expert, rows, factors, inner, outer in by_expert(module, hidden, chosen, weights):
                 total.index_add_(0, rows, outer.double() * factors[:, None])
                 if keep is not None:
                     factors, inner, outer = (one[keep[rows]] for one in (factors, inner, outer))
@@ -74,7 +74,7 @@ class ExpertSums:
             self.is_known = False
             return
         result = output[0] if isinstance(output, tuple) else output
-        self.is_known = _is_near(total, result)
+        self.is_known = is_near(total, result)
         if self.saliency is None:
             self.saliency, self.used, self.inputs = sums
         else:
@@ -84,14 +84,14 @@ class ExpertSums:
         self.count += int(keep.sum()) if keep is not None else len(hidden)
 
 
-def _stacked(module: nn.Module) -> tuple[int, int, int]:
+def stacked_sizes(module: nn.Module) -> tuple[int, int, int]:
     """Return the number of experts, the width and the number of channels of a module."""
     shape: Sequence[int] = module.down_proj.shape  # type: ignore[assignment]
     number, width, size = shape
     return (number, size, width) if getattr(module, "is_transposed", False) else (number, width, size)
 
 
-def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
+def expert_arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return (inputs, indices of the chosen experts, their weights) from ``given``, the arguments of a module.
 
     Returns None if the arguments are not these three tensors.
@@ -107,13 +107,13 @@ def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
     return (hidden, chosen, weights) if len(hidden) == len(chosen) else None
 
 
-def _by_expert(
+def by_expert(
     module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Yield (index, positions that use it, the router's weights there, inner values, outputs) for each used expert."""
     import torch
 
-    number = _stacked(module)[0]
+    number = stacked_sizes(module)[0]
     for expert in torch.unique(chosen).tolist():
         if not 0 <= expert < number:  # this index means that no expert is used
             continue
@@ -129,7 +129,7 @@ def _product(module: Any, name: str, expert: int, values: Tensor) -> Tensor:
     return product + getattr(module, f"{name}_bias")[expert] if module.has_bias else product
 
 
-def _is_near(total: Tensor, result: Any) -> bool:
+def is_near(total: Tensor, result: Any) -> bool:
     """Return whether ``total``, the sum of all experts' outputs, equals ``result``, the module's output."""
     import torch
 

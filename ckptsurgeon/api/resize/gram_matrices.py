@@ -1,17 +1,15 @@
-"""Collects the Gram matrices of the inputs of linear layers, in temporary files: together they may exceed memory."""
+"""Collects the Gram matrices of the inputs of linear layers and of experts."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError
-from ...util.text import escape, human_bytes
+from .expert_statistics import are_experts
+from .gram_sums import ExpertGrams, MatrixSum, block_rows, slots_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +21,7 @@ __all__ = [
     "GRAM",
     "GramSums",
     "LayerWeights",
+    "chosen_from",
     "is_linear",
     "is_transposed",
     "linear_layers",
@@ -35,8 +34,6 @@ __all__ = [
 
 GRAM = "gram"
 """The last part of the keys of Gram matrices."""
-BLOCK = 64 << 20
-"""So many rows of a Gram matrix are computed at once that they have about this many bytes in double precision."""
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -112,25 +109,18 @@ def linear_layers(network: Network, chosen: frozenset[str], lacking: list[str]) 
 
 
 @dataclass
-class _Sum:
-    """The sum of x x^T over inputs x: a matrix in a temporary file, or None before the first inputs."""
-
-    key: str
-    sum: Array | None = None
-    count: int = 0
-
-
-@dataclass
 class GramSums:
     """The Gram matrices of the inputs of linear layers: the mean of x x^T over all positions, for each layer.
 
-    ``chosen`` has the keys of the weights whose inputs are collected; other weights are listed as lacking.
+    Experts whose weights one module stacks have one each, over the positions that are routed to them. ``chosen`` has
+    the keys of the weights whose inputs are collected; other weights are listed as lacking.
     """
 
     network: Network
     chosen: frozenset[str]
     layers: list[LinearLayer] = field(default_factory=list)
-    sums: dict[str, _Sum] = field(default_factory=dict)
+    experts: list[ExpertGrams] = field(default_factory=list)
+    sums: dict[str, MatrixSum] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
 
@@ -138,8 +128,15 @@ class GramSums:
         """Find the layers whose inputs are collected, and those that will be lacking."""
         self.layers += linear_layers(self.network, self.chosen, self.lacking)
         self.turned += [layer.key for layer in self.layers if is_transposed(layer.module)]
-        self.sums.update({layer.key: _Sum(layer.key) for layer in self.layers})
-        self.lacking += stacked_keys(self.network.module, weights_of(self.network))
+        self.sums.update({layer.key: MatrixSum(layer.key) for layer in self.layers})
+        weights = weights_of(self.network)
+        for name, module in self.network.module.named_modules():
+            if are_experts(module):
+                slots, lacking = slots_of(name, module, weights.keys, weights.made)
+                inside = [one for one in slots if self.chosen.issuperset(one.keys)]
+                self.lacking += [*lacking, *(key for one in slots if one not in inside for key in one.keys)]
+                self.turned += [key for one in inside if one.is_turned for key in one.keys]
+                self.experts.append(ExpertGrams(name, module, inside))
 
     @contextmanager
     def collecting(self, positions: Callable[[Tensor], Tensor], *, within: str = "") -> Iterator[None]:
@@ -148,17 +145,33 @@ class GramSums:
         ``positions`` is a function that turns the input of a layer into rows, one for each position, without padding.
         ``within`` is the name of a module: only the inputs of layers in it are collected.
         """
-        inside = [one for one in self.layers if not within or f"{one.name}.".startswith(f"{within}.")]
+        takes: list[tuple[str, nn.Module, Callable[..., None]]] = [
+            (layer.name, layer.module, partial(_take, self.sums[layer.key], layer.name, positions))
+            for layer in self.layers
+        ]
+        takes += [(one.name, one.module, partial(one.take, positions)) for one in self.experts if one.slots]
         with ExitStack() as hooks:
-            for layer in inside:
-                take = partial(_take, self.sums[layer.key], layer.name, positions)
-                hooks.callback(layer.module.register_forward_hook(take, with_kwargs=True).remove)
+            for name, module, take in takes:
+                if not within or f"{name}.".startswith(f"{within}."):
+                    hooks.callback(module.register_forward_hook(take, with_kwargs=True).remove)
             yield
 
-    def mean(self, key: str) -> Array | None:
-        """Return the Gram matrix of the inputs of the weight ``key``; None if it was not collected."""
+    def mean(self, parameter: str, key: str) -> Array | None:
+        """Return the Gram matrix of the inputs of a parameter, or of each of its experts; None if it was not collected.
+
+        ``key`` is the key of the parameter in the checkpoint; "" if it has none of its own.
+        """
         found = self.sums.get(key)
-        return None if found is None or found.sum is None else found.sum / found.count
+        if found is not None:
+            return None if found.sum is None else found.sum / found.count
+        for one in self.experts:
+            slot = next((slot for slot in one.slots if slot.parameter == parameter), None)
+            if slot is not None and slot.sum is not None and one.is_known:
+                import numpy as np
+
+                made: Array = slot.sum / np.maximum(1, one.counts)[:, None, None]
+                return made
+        return None
 
     def values(self) -> dict[str, Tensor]:
         """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends."""
@@ -169,22 +182,41 @@ class GramSums:
             if one.sum is None or not one.count:
                 self.lacking.append(one.key)
                 continue
-            for rows in _rows(len(one.sum)):
+            for rows in block_rows(len(one.sum)):
                 one.sum[rows] /= one.count
             found[f"{one.key}.{GRAM}"] = torch.from_numpy(one.sum)
+        for experts in self.experts:
+            for slot in experts.slots:
+                made = dict(slot.values(experts.counts)) if experts.is_known else {}
+                found |= {f"{key}.{GRAM}": torch.from_numpy(value) for key, value in made.items()}
+                self.lacking += [key for key in slot.keys if key not in made]
         return found
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs."""
+        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs.
+
+        ``unused`` has the number of experts that no input was routed to, by the name of their module.
+        """
         rows = {one.key: one.count for one in self.sums.values() if one.count}
-        return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
+        unused = {}
+        for one in self.experts:
+            for slot in one.slots if one.is_known and one.counts else ():
+                each = one.counts if len(slot.keys) > 1 else [min(one.counts)]
+                rows |= dict(zip(slot.keys, each, strict=True))
+            if one.slots and one.is_known and one.counts and 0 in one.counts:
+                unused[one.name] = one.counts.count(0)
+        return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking)), "unused": unused}
+
+
+def chosen_from(network: Network) -> list[str]:
+    """Return the keys of the tensors of a checkpoint for which statistics can be collected."""
+    weights = weights_of(network)
+    return list(dict.fromkeys([*weights.keys.values(), *stacked_keys(network.module, weights)]))
 
 
 def stacked_keys(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
     """Yield the keys of the weights of modules that stack the weights of all experts."""
-    from .expert_statistics import are_experts
-
     for name, module in model.named_modules():
         for own, parameter in module.named_parameters(recurse=False) if are_experts(module) else ():
             full = f"{name}.{own}"
@@ -214,46 +246,13 @@ def positions(values: Tensor, real: Tensor | None) -> Tensor:
 
 
 def _take(
-    found: _Sum, name: str, positions: Callable[[Tensor], Tensor], module: nn.Module, args: Any, kwargs: Any, out: Any
+    found: MatrixSum,
+    name: str,
+    positions: Callable[[Tensor], Tensor],
+    module: nn.Module,
+    args: Any,
+    kwargs: Any,
+    out: Any,
 ) -> None:
-    import numpy as np
-
     given: Tensor = args[0] if args else next(iter(kwargs.values()))
-    flat = positions(given).double()
-    size = flat.shape[1]
-    if found.sum is None:
-        found.sum = _in_file(size, found.key)
-    for rows in _rows(size):
-        part = (flat[:, rows].T @ flat).numpy()
-        if not np.isfinite(part).all():
-            raise ConfigError(
-                f"the inputs of the module {escape(name)} have values that are NaN, infinite, or too large to square.",
-                hint="Look for damaged weights with ckpt check, or give other inputs.",
-            )
-        found.sum[rows] += part
-    found.count += len(flat)
-
-
-def _rows(size: int) -> Sequence[slice]:
-    step = max(1, BLOCK // (8 * size))
-    return [slice(first, first + step) for first in range(0, size, step)]
-
-
-def _in_file(size: int, key: str) -> Array:
-    """Return a matrix of zeros in a temporary file; raises ConfigError if the disk has no room for it."""
-    import numpy as np
-
-    try:
-        with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when it writes
-                os.posix_fallocate(file.fileno(), 0, 8 * size * size)
-            else:
-                file.truncate(8 * size * size)
-            return np.memmap(file, "<f8", "r+", shape=(size, size))
-    except OSError as error:
-        raise ConfigError(
-            f"there is no room for temporary files: the Gram matrix of {escape(key)} needs "
-            f"{human_bytes(8 * size * size)}: {error.strerror}.",
-            hint=f"Temporary files are in {escape(tempfile.gettempdir())}: set TMPDIR to a larger folder, or choose "
-            "layers with --include.",
-        ) from error
+    found.add(positions(given), name)

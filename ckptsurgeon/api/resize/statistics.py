@@ -18,7 +18,7 @@ from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules, checked
 from .expert_statistics import ExpertSums, are_experts
-from .gram_matrices import GRAM, GramSums, is_linear, positions, real_positions, rows_of_inputs, weights_of
+from .gram_matrices import GRAM, GramSums, chosen_from, is_linear, positions, real_positions, rows_of_inputs
 from .input_magnitudes import MAGNITUDES, MagnitudeSums
 from .stored_statistics import INFLUENCE, INPUTS, LOAD, NOTE, prints
 
@@ -181,7 +181,7 @@ def _check_merged(merged_with: Rules, *, gram: bool, others: bool) -> None:
 
 def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the keys of the weights that ``include`` and ``exclude`` choose, and notes on patterns."""
-    found = chosen_keys(list(dict.fromkeys(weights_of(network).keys.values())), include, exclude)
+    found = chosen_keys(chosen_from(network), include, exclude)
     return frozenset(found.keys), found.notes
 
 
@@ -192,6 +192,12 @@ def _notes(said: Mapping[str, Any]) -> Iterator[str]:
         about = said.get(kind)
         if about is not None and about["lacking"]:
             yield f"there are no {of} {listing(about['lacking'])}"
+    unused = said.get(GRAM, {}).get("unused", {})
+    if unused:
+        yield (
+            f"{count(sum(unused.values()), 'expert')} got no input: the Gram matrices of their weights are zero, so a "
+            "merge keeps the weights of models in which they are used, or the mean"
+        )
     if "fisher" in said:
         yield f"Fisher information of {count(said['fisher']['examples'], 'example')}: {said['fisher']['loss']}"
 

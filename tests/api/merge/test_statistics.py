@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from fixtures.resizing.networks import NETWORKS
 
 from ...helpers.made_statistics import statistics_of
 from ...helpers.nursery import run_apart
@@ -299,19 +298,6 @@ def test_tensors_whose_statistics_were_not_collected_are_an_error(tmp_path: Path
         for one in plan.notes
     )
     assert any("(no weights of linear layers)" in one and "norm" in one for one in plan.notes)
-
-
-def test_experts_in_one_tensor_have_no_gram_matrices(tmp_path: Path) -> None:
-    name, fields = NETWORKS["mixtral"]
-
-    def make(seed: int) -> Any:
-        torch.manual_seed(seed)
-        return getattr(transformers, name)(transformers.CONFIG_MAPPING["mixtral"](**fields)).eval()
-
-    saved(tmp_path, make, "a", "b", gram=True)
-    with pytest.raises(cs.PlanError, match=r"lack the Gram matrix of 24 tensors: .*experts\.0\.w1"):
-        merged(tmp_path, "regmean")
-    merged(tmp_path, "regmean", missing="average")
 
 
 def test_inputs_that_are_not_finite_are_an_error_that_names_the_module(tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""Gram matrices of experts that one module stacks: each is of the inputs that are routed to its expert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from fixtures.resizing.networks import NETWORKS
+
+from .test_merged_inputs import joint
+from .test_merged_inputs import merged as merged_jointly
+from .test_statistics import ids, merged, saved
+
+transformers = pytest.importorskip("transformers", minversion="5")
+RIDGE = 0.01
+
+
+def of_kind(kind: str, seed: int) -> Any:
+    name, fields = NETWORKS[kind]
+    torch.manual_seed(seed)
+    model = getattr(transformers, name)(transformers.CONFIG_MAPPING[kind](**fields)).eval()
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(0.02 * torch.randn_like(one))
+    return model
+
+
+def inner(module: Any, expert: int, x: torch.Tensor) -> torch.Tensor:
+    """Return the input of an expert's last layer, by the formulas of Mixtral and Granite, or of gpt-oss."""
+    weight = module.gate_up_proj[expert].double()
+    if type(module).__name__ != "GptOssExperts":
+        gate, up = (x @ weight.T).chunk(2, -1)
+        return torch.nn.functional.silu(gate) * up
+    both = x @ weight + module.gate_up_proj_bias[expert].double()
+    gate, up = both[:, ::2].clamp(max=7.0), both[:, 1::2].clamp(-7.0, 7.0)
+    return (up + 1) * gate * torch.sigmoid(1.702 * gate)
+
+
+def seen(model: Any, seed: int) -> dict[str, list[torch.Tensor]]:
+    """Return the Gram matrices of the inputs of both layers of all experts, by name of the parameter."""
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def look(name: str, module: Any, args: Any, kwargs: Any) -> None:
+        hidden, chosen = [*args, *kwargs.values()][:2]
+        for expert in range(module.down_proj.shape[0]):
+            x = hidden.double()[(chosen == expert).any(-1)]
+            for own, values in (("gate_up_proj", x), ("down_proj", inner(module, expert, x))):
+                found.setdefault(f"{name}.{own}", []).append(values.T @ values / max(1, len(values)))
+
+    for name, module in model.named_modules():
+        if type(module).__name__.endswith("Experts"):
+            module.register_forward_pre_hook(lambda *given, name=name: look(name, *given), with_kwargs=True)
+    with torch.no_grad():
+        model(ids(seed))
+    return found
+
+
+def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], turned: bool) -> torch.Tensor:
+    """RegMean of two models' weights of one expert: (sum G)^-1 sum G W, with a ridge and alpha of 0.9."""
+    scaled = [(0.9 * one + 0.1 * one.diag().diag()) / 2 for one in grams]
+    added = RIDGE * sum(scaled).diag().mean() * torch.eye(len(scaled[0])).double()
+    scaled = [one + added / 2 for one in scaled]
+    mine = [one.double() if turned else one.double().T for one in weights]
+    made = torch.linalg.solve(sum(scaled), sum(g @ w for g, w in zip(scaled, mine, strict=True)))
+    return made if turned else made.T
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "granitemoeshared", "gpt_oss"])
+def test_each_expert_is_merged_by_the_inputs_that_are_routed_to_it(kind: str, tmp_path: Path) -> None:
+    models = saved(tmp_path, lambda seed: of_kind(kind, seed), "a", "b", gram=True)
+    merged(tmp_path, "regmean", ridge=RIDGE)
+    grams = [seen(model, seed) for seed, model in enumerate(models)]
+    made = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    own = [dict(model.named_parameters()) for model in models]
+    checked = 0
+    for name, value in made.named_parameters():
+        for expert in range(len(value) if name in grams[0] else 0):
+            wanted = by_formula(
+                [one[name][expert].detach() for one in own], [one[name][expert] for one in grams], kind == "gpt_oss"
+            )
+            torch.testing.assert_close(value[expert].detach(), wanted.float(), rtol=1e-4, atol=1e-6)
+            assert not torch.allclose(value[expert], (own[0][name][expert] + own[1][name][expert]) / 2, rtol=1e-3)
+            checked += 1
+    assert checked == 16  # two layers, with two parameters, of four experts
+
+
+def test_experts_that_no_input_is_routed_to_are_averaged_and_said(tmp_path: Path) -> None:
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
+    for name in "ab":
+        save_file({"input_ids": torch.tensor([[5]])}, tmp_path / f"{name}.inputs.safetensors")
+        plan = cs.stats(tmp_path / name, inputs=tmp_path / f"{name}.inputs.safetensors", gram=True)
+        assert any("4 experts got no input" in note for note in plan.notes)
+        cs.apply(plan, tmp_path / f"{name}.stats.safetensors")
+    made = merged(tmp_path, "regmean")
+    used = [load_file(tmp_path / f"{name}.stats.safetensors") for name in "ab"]
+    own = [load_file(tmp_path / f"{name}/model.safetensors") for name in "ab"]
+    key = "model.layers.0.block_sparse_moe.experts.{}.w2.weight"
+    unused = [expert for expert in range(4) if not any(one[f"{key.format(expert)}.gram"].any() for one in used)]
+    for expert in unused:
+        name = key.format(expert)
+        torch.testing.assert_close(made[name], (own[0][name] + own[1][name]) / 2)
+    alone = [expert for expert in range(4) if used[0][f"{key.format(expert)}.gram"].any() and expert not in unused
+             and not used[1][f"{key.format(expert)}.gram"].any()]  # fmt: skip
+    assert unused or alone
+
+
+def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a")
+    mask = torch.ones(3, 10, dtype=torch.int64)
+    mask[1, 6:] = 0
+    found = []
+    for tokens in (ids(0), torch.where(mask.bool(), ids(0), 7)):
+        save_file({"input_ids": tokens, "attention_mask": mask}, tmp_path / "batch.safetensors")
+        cs.apply(
+            cs.stats(tmp_path / "a", inputs=tmp_path / "batch.safetensors", gram=True), tmp_path / "s.safetensors",
+            force=True,
+        )  # fmt: skip
+        found.append(load_file(tmp_path / "s.safetensors"))
+    keys = [key for key in found[0] if ".experts." in key and key.endswith(".gram")]
+    assert len(keys) == 24
+    for key in keys:
+        torch.testing.assert_close(found[0][key], found[1][key])
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_path: Path) -> None:
+    (model,) = saved(tmp_path, lambda seed: of_kind(kind, seed), "a")
+    model.save_pretrained(tmp_path / "b")
+    save_file({"input_ids": ids(4)}, tmp_path / "b.inputs.safetensors")
+    joint(tmp_path, "a", "b")
+    own = load_file(tmp_path / "a/model.safetensors")
+    for key, value in merged_jointly(tmp_path, "a", "b").items():
+        assert torch.equal(value, own[key])
+    of_kind(kind, 1).save_pretrained(tmp_path / "b")
+    joint(tmp_path, "a", "b")
+    assert merged_jointly(tmp_path, "a", "b").keys() == own.keys()
+
+
+def test_a_module_that_computes_in_another_way_has_no_gram_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.mixtral import modeling_mixtral
+
+    before = modeling_mixtral.MixtralExperts.forward
+    monkeypatch.setattr(modeling_mixtral.MixtralExperts, "forward", lambda *given: 2 * before(*given))
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b", gram=True)
+    with pytest.raises(cs.PlanError, match=r"lack the Gram matrix of 24 tensors: .*experts\.0\.w1"):
+        merged(tmp_path, "regmean")
+    merged(tmp_path, "regmean", missing="average")
