@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptsurgeon.api.resize.stored_statistics import NOTE, prints
+from ckptsurgeon.api.resize.stored_statistics import MERGED, NOTE, prints
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
-__all__ = ["statistics_of"]
+__all__ = ["merged_statistics_of", "statistics_of"]
 
 
 def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) -> dict[str, str]:
@@ -41,3 +41,15 @@ def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) 
         found[path] = f"{path}.{seed}.stats.safetensors"
         save_file(values, found[path], {NOTE: json.dumps(said)})
     return found
+
+
+def merged_statistics_of(paths: Sequence[str]) -> dict[str, str]:
+    """Write Gram matrices of all models to one file, as if they were merged while they ran; return {model: file}."""
+    values, models, out = {}, [], "merged.stats.safetensors"
+    for place, (path, name) in enumerate(statistics_of(paths).items()):
+        values |= {f"{place}.{key}": one for key, one in load_file(name).items() if key.endswith(".gram")}
+        with open_checkpoint(name, unwrap=False) as opened:
+            models.append(json.loads(opened.metadata[NOTE]) | {"model": path})
+    parameters = {"weight": [1.0] * len(paths), "alpha": 0.9, "ridge": 1e-6, "missing": "error"}
+    save_file(values, out, {NOTE: json.dumps({"weights": [], MERGED: {"models": models, "parameters": parameters}})})
+    return dict.fromkeys(paths, out)

@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES
 
-from ...helpers.made_statistics import statistics_of
+from ...helpers.made_statistics import merged_statistics_of, statistics_of
 from ...helpers.merge_arrays import METHODS
 
 Run = Callable[..., Any]
@@ -49,6 +49,10 @@ def planned(method: str, device: str = "cpu") -> cs.Plan:
     base = case.base if case else needed
     parameters = dict(case.parameters) if case else {}
     statistics = statistics_of(found) if METHODS[method].statistics else {}
+    if METHODS[method].merged_inputs:
+        statistics = merged_statistics_of(found)
+    if METHODS[method].measures_base:
+        statistics = statistics_of([f"{base}.safetensors"])
     return cs.merge(
         found, method=method, base=f"{base}.safetensors" if base else None, parameters=parameters, device=device,
         statistics=statistics,
