@@ -199,7 +199,7 @@ MUTANTS = (
     ),
     Mutant(
         "a merge does not use the statistics of another model",
-        "        check_belongs(said, checkpoint.path, models[model].stored or models[model])\n",
+        "            check_belongs(said, checkpoint.path, own)\n",
         "",
         "api/merge/test_statistics.py",
     ),
@@ -241,13 +241,43 @@ MUTANTS = (
     ),
     Mutant(
         "padding does not count in Gram matrices",
-        "grams.collecting(partial(_positions, real=_real(mask)))",
-        "grams.collecting(partial(_positions, real=None))",
+        "grams.collecting(rows_of_inputs(mask))",
+        "grams.collecting(rows_of_inputs(None))",
         "api/merge/test_statistics.py",
     ),
     Mutant(
+        "padding does not count in Gram matrices of experts",
+        "kept[positions(torch.arange(len(hidden))[:, None]).reshape(-1)] = True",
+        "kept[:] = True",
+        "api/merge/test_expert_grams.py",
+    ),
+    Mutant(
+        "regmean_plusplus merges each layer before the next one runs",
+        "        if len(known) < len(values):\n",
+        "        if known:\n",
+        "api/merge/test_merged_inputs.py",
+    ),
+    Mutant(
+        "statistics of a merge are only used for a merge with the same parameters",
+        "        _check_merged(key, every, parameters)\n",
+        "",
+        "api/merge/test_merged_inputs.py",
+    ),
+    Mutant(
+        "aim scales by the largest input of a layer",
+        "magnitudes / (most or 1.0)",
+        "magnitudes",
+        "methods/merge/test_by_statistics.py",
+    ),
+    Mutant(
+        "a loss barrier is above the line between the losses of both networks",
+        "else (1 - alpha) * first + alpha * last",
+        "else first",
+        "api/prove/test_barrier.py",
+    ),
+    Mutant(
         "tensors whose statistics were not collected are only averaged if that is asked for",
-        '(self.averaged if parameters.get("missing") == AVERAGE else self.lacking)',
+        '(self.averaged if parameters.get("missing") == WITHOUT.get(self._kind) else self.lacking)',
         "self.averaged",
         "api/merge/test_statistics.py",
     ),
@@ -457,8 +487,8 @@ MUTANTS = (
     ),
     Mutant(
         "what experts do is only believed if its sum is what the network computed",
-        "self.is_known = _is_near(total, result)",
-        "self.is_known = _is_near(total, total)",
+        "self.is_known = is_near(total, result)",
+        "self.is_known = is_near(total, total)",
         "api/resize/test_statistics.py",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,29 @@ def test_statistics_of_another_merge_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(cs.ConfigError, match="has no statistics of inputs in a merged model"):
         cs.merge(both, method="regmean_plusplus", statistics=own)
     cs.merge(both, method="regmean_plusplus", statistics=same)
+
+
+EDITS: dict[str, Callable[[Any], Any]] = {
+    "no models": lambda merged: merged.pop("models"),
+    "no list": lambda merged: merged.update(models={"a": 1}),
+    "no parameters": lambda merged: merged.pop("parameters"),
+    "no weights": lambda merged: merged["parameters"].update(weight=[]),
+    "zeros": lambda merged: merged["parameters"].update(weight=[0, 0]),
+    "text": lambda merged: merged["parameters"].update(alpha="x"),
+    "no models in it": lambda merged: merged.update(models=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_statistics_of_a_merge_are_an_error(edit: str, tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    file = joint(tmp_path, "a", "b")
+    with cs.open_checkpoint(file) as opened:
+        said = json.loads(opened.metadata["ckptsurgeon.stats"])
+    EDITS[edit](said["merged"])
+    save_file(load_file(file), file, {"ckptsurgeon.stats": json.dumps(said)})
+    with pytest.raises(cs.ConfigError, match="statistics"):
+        merged(tmp_path, "a", "b")
 
 
 def test_wrong_arguments_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:

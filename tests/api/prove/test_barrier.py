@@ -140,6 +140,10 @@ def test_the_losses_are_those_of_networks_with_interpolated_weights() -> None:
     assert found.barrier == pytest.approx(max(above), abs=1e-3)
     assert found.above_mean == pytest.approx(max(wanted) - (wanted[0] + wanted[-1]) / 2, abs=1e-3)
     assert found.points[0].above == found.points[-1].above == 0
+    first, last = found.points[0].loss, found.points[-1].loss
+    assert abs(first - last) > 1e-4
+    for one in found.points:
+        assert one.above == pytest.approx(one.loss - (1 - one.alpha) * first - one.alpha * last, abs=1e-12)
 
 
 def test_padding_has_no_loss() -> None:
