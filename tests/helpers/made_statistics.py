@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptsurgeon.api.resize.stored_statistics import MERGED, NOTE, prints
+from ckptsurgeon.api.statistics.stored import MERGED, NOTE, prints
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 __all__ = ["merged_statistics_of", "statistics_of"]

@@ -265,7 +265,7 @@ MAY_OPEN = {
     "analysis/page/html.py": "files of the package",
     "destinations/_espnet_tasks.py": "a file of the package",
     "api/model_folder/weights/required_parts.py": "a file of the package",
-    "api/resize/gram_matrices.py": "temporary files without a name",
+    "api/statistics/gram_sums.py": "temporary files without a name",
     "destinations/torch_module/child.py": "/dev/null",
     "analysis/scan/walk.py": "sources",
     "storage/read/http/spool.py": "what is written beside the cache, by no link",

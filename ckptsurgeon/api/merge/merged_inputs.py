@@ -16,8 +16,8 @@ from ...errors import ConfigError, PlanError
 from ...methods.merge._registry import merge_methods
 from ...util.text import escape, human_bytes, listing
 from ..prove.lockstep import InLockstep
-from ..resize.expert_statistics import are_experts
-from ..resize.gram_matrices import GramSums, is_transposed, weights_of
+from ..statistics.experts import are_experts
+from ..statistics.gram_matrices import GramSums, is_transposed, weights_of
 from .sampled_tensors import SampledTensors
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
-from ..resize.stored_statistics import MERGED, NOTE, prints
+from ..statistics.stored import MERGED, NOTE, prints
 from .merged_inputs import METHOD, merged_grams
 from .settings import method_settings
 
 if TYPE_CHECKING:
     from ..prove.inputs import Inputs
     from ..prove.network import Network
-    from ..resize.gram_matrices import GramSums
+    from ..statistics.gram_matrices import GramSums
 
 __all__ = ["merged_statistics"]
 
@@ -53,7 +53,7 @@ def merged_statistics(
 
     from ..edit import convert
     from ..prove.inputs import drawn_inputs, given_inputs
-    from ..resize.gram_matrices import GRAM, chosen_from, rows_of_inputs
+    from ..statistics.gram_matrices import GRAM, chosen_from, rows_of_inputs
 
     pairs = [(source, os.fspath(inputs) if inputs is not None else ""), *_pairs(merged_with)]
     given = _plain(parameters, len(pairs))

@@ -61,7 +61,7 @@ def opened_statistics(
                 f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
             )
         return MergeStatistics()
-    from ..resize.stored_statistics import MERGED, check_belongs, said_in, said_of_merged  # few methods use statistics
+    from ..statistics.stored import MERGED, check_belongs, said_in, said_of_merged  # few methods use statistics
 
     if method.merged_inputs and (alone := _texts(given)) and len(alone) == 1 and not isinstance(given, Mapping):
         given = {views[one].source.name: alone[0] for one in models} if os.path.exists(alone[0]) else given

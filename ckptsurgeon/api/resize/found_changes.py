@@ -12,6 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError
 from ...planning.resizing.change import Change
 from ..inputs.operations import operate
+from ..statistics.stored import Statistics, read_statistics
 from .aligned_experts import ExpertAlignment
 from .another_type import AnotherType
 from .choices import Choices
@@ -20,7 +21,6 @@ from .request import Request
 from .scores import Measures
 from .source_names import NamedSource, named_source, refuse_codes
 from .stages import Stages
-from .stored_statistics import Statistics, read_statistics
 
 __all__ = ["FoundChanges", "found_changes"]
 

@@ -11,7 +11,7 @@ from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.select import scores_by_weights
 from ...util.text import escape
-from .stored_statistics import Statistics
+from ..statistics.stored import Statistics
 
 __all__ = ["Measures", "scores", "scores_by_activations"]
 

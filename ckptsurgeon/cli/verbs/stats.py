@@ -92,7 +92,7 @@ def run(
     writing: Writing,
 ) -> None:
     """Collect the statistics, and write them."""
-    from ...api.resize.statistics import stats
+    from ...api.statistics.stats import stats
     from ...errors import ConfigError
 
     if writing.prove:

@@ -17,10 +17,10 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules, checked
-from .expert_statistics import ExpertSums, are_experts
+from .experts import ExpertSums, are_experts
 from .gram_matrices import GRAM, GramSums, chosen_from, is_linear, positions, real_positions, rows_of_inputs
-from .input_magnitudes import MAGNITUDES, MagnitudeSums
-from .stored_statistics import INFLUENCE, INPUTS, LOAD, NOTE, prints
+from .magnitudes import MAGNITUDES, MagnitudeSums
+from .stored import INFLUENCE, INPUTS, LOAD, NOTE, prints
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -151,7 +151,7 @@ def stats(
                 )
             said[GRAM] = grams.said
         if fisher:
-            from .fisher_information import FISHER, fisher_of
+            from .fisher import FISHER, fisher_of
 
             information = fisher_of(network, given, chosen, seed=seed, limit=limit)
             values |= information.values

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .expert_statistics import are_experts
+from .experts import are_experts
 from .gram_sums import ExpertGrams, MatrixSum, block_rows, slots_of
 
 if TYPE_CHECKING:

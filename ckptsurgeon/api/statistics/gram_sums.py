@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...util.text import escape, human_bytes
-from .expert_statistics import by_expert, expert_arguments, is_near, stacked_sizes
+from .experts import by_expert, expert_arguments, is_near, stacked_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
