@@ -11,8 +11,6 @@ from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart
-from ...util.note_kind import NoteKind
-from ...util.notes import Note
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .config import AFTER_PADDING, PADDING
@@ -100,7 +98,7 @@ def with_config_said(
     whose = donor if given is None else -1
     faults = (one.fault for number, one in enumerate(folders) if number in read and number != whose and one.fault)
     notes: list[str] = [
-        Note(NoteKind.UNREADABLE_FILE, f"{fault.removesuffix('.')}: this file is not compared with that of the output")
+        fault.reworded(f"{fault.removesuffix('.')}: this file is not compared with that of the output")
         for fault in dict.fromkeys(faults)
     ]
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]

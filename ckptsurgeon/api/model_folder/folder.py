@@ -32,7 +32,8 @@ from ...storage.json_text import read_json
 from ...storage.read.base import Folder
 from ...storage.read.local import broken_links
 from ...storage.read.uri import SMALL_BYTES, open_source, read_small, scheme_of
-from ...util.notes import with_prefix
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
 from .adapter_beside import adapter_notes
 from .config import TIES, untied_by_default, vocabulary_size
@@ -59,6 +60,8 @@ VERL = "huggingface"
 LARGEST = 256 << 20
 """The largest file with a vocabulary, in bytes, that is read."""
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
+
+_NO_FAULT = Note(NoteKind.REMARK, "")
 
 
 @dataclass(frozen=True)
@@ -111,31 +114,32 @@ class ModelFolder:
         return self._config[0]
 
     @property
-    def fault(self) -> str:
+    def fault(self) -> Note:
         """The reason why its config.json cannot be read or has an invalid ``model_type``; '' if it is valid."""
         return self._config[1]
 
     @cached_property
-    def _config(self) -> tuple[Mapping[str, Any], str]:
+    def _config(self) -> tuple[Mapping[str, Any], Note]:
         fields, fault = self._fields(CONFIG)
         kind = fields.get(KIND)
         if kind is None or isinstance(kind, str):
             return fields, fault
         is_not = f"its {KIND} is {escape(json.dumps(kind), 40)}, not the name of a model"
-        return {}, f"{self._file(CONFIG).path}: {is_not}"
+        return {}, Note(NoteKind.UNREADABLE_FILE, f"{self._file(CONFIG).path}: {is_not}")
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:
         """The fields of its adapter_config.json; empty if it is missing or cannot be read."""
         return self._fields(ADAPTER)[0]
 
-    def _fields(self, name: str) -> tuple[Mapping[str, Any], str]:
+    def _fields(self, name: str) -> tuple[Mapping[str, Any], Note]:
         if all(one.name != name for one in self.files):
-            return {}, ""
+            return {}, _NO_FAULT
         try:
-            return self.document(name), ""
+            return self.document(name), _NO_FAULT
         except (ConfigError, SourceError) as error:
-            return {}, error.message
+            kind = NoteKind.UNREADABLE_FILE if isinstance(error, ConfigError) else NoteKind.CONFIGURATION
+            return {}, Note(kind, error.message)
 
     @property
     def said_tied(self) -> bool | None:

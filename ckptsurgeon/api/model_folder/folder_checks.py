@@ -93,7 +93,7 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[Note]:
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     if folder.fault:
-        yield Note(NoteKind.UNREADABLE_FILE, folder.fault.removesuffix("."))
+        yield folder.fault.reworded(folder.fault.removesuffix("."))
     yield from unreadable_file_notes(folder, folder)
     yield from own_code_notes(folder)
     yield from changed_list_notes(checkpoint, folder)

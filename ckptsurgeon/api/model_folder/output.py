@@ -17,8 +17,6 @@ from ...planning.target import Companion, TargetSpec
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.settings import quantisation_of
-from ...util.note_kind import NoteKind
-from ...util.notes import Note
 from ...util.text import count, escape, listing, reasons
 from ...vocabulary.renumbered_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
@@ -209,7 +207,7 @@ def _without_faulty(files: Sequence[Companion]) -> tuple[tuple[Companion, ...], 
     if not fault:
         return tuple(files), []
     return tuple(one for one in files if one.name != CONFIG), [
-        Note(NoteKind.UNREADABLE_FILE, f"{CONFIG} is not copied: {fault.rstrip('.')}")
+        fault.reworded(f"{CONFIG} is not copied: {fault.rstrip('.')}")
     ]
 
 
