@@ -22,7 +22,7 @@ from ckptsurgeon.destinations import transformers as kind
 from ckptsurgeon.destinations._load import load_target
 from ckptsurgeon.destinations.hf import cached_build
 from ckptsurgeon.destinations.hf import ignored_keys as ignored_keys_module
-from ckptsurgeon.util.text import notes_about
+from ckptsurgeon.util.notes import notes_about
 
 from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
 
