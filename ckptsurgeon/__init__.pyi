@@ -51,10 +51,10 @@ from .api.prove.barrier import loss_barrier as loss_barrier
 from .api.prove.prove import prove as prove
 from .api.recipes import load_plan as load_plan
 from .api.resize.resize import resize as resize
-from .api.statistics.stats import stats as stats
 from .api.scan import scan as scan
 from .api.search.greedy import greedy_soup as greedy_soup
 from .api.search.search import search as search
+from .api.statistics.stats import stats as stats
 from .api.transplant.load_into import load_into as load_into
 from .api.transplant.transplant import transplant as transplant
 from .api.verify import verify as verify
