@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.depth import Layer
 from ...planning.resizing.fields import USED_EXPERTS, role_of
-from ...util.text import brief_repr, escape, listing
+from ...util.text import brief_repr, count, escape, listing
 from .arguments import at_path
 
 __all__ = [
@@ -43,6 +43,13 @@ _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 _GROUPS, _USED_GROUPS = "n_group", "topk_group"
 """The number of groups into which routers divide the experts, and how many of these groups each token uses."""
 _FIT = "Change one of the two with --set."
+_OF_LARGEST = ("greedy", "group_limited_greedy")
+"""Values of ``topk_method`` (DeepSeek-V2) with which groups may have one expert: a group's score is its largest one.
+
+All other routers of transformers that have groups take the sum of the two largest scores in each group.
+"""
+_HEADS = ("heads", "kv_heads")
+_MATRICES = ("linear", "transposed linear", "conv")
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that are only used in training."""
@@ -85,6 +92,31 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{_USED_GROUPS} {numbers[_USED_GROUPS]} is more than {_GROUPS} {numbers.get(_GROUPS, 1)}.",
                 hint=_FIT,
+            )
+        if every and _GROUPS in numbers:
+            _check_group_size(numbers, changed, every, least=1 if part.get("topk_method") in _OF_LARGEST else 2)
+
+
+def _check_group_size(numbers: Mapping[str, int], changed: Set[str], every: str, *, least: int) -> None:
+    """Raise ConfigError if the groups into which routers divide the experts are too small.
+
+    ``numbers`` has the fields, ``changed`` are those that change, and ``every`` is the one with the number of experts.
+    ``least`` is the smallest possible number of experts in a group.
+    """
+    size = numbers[every] // numbers[_GROUPS]
+    if changed & {every, _GROUPS} and size < least:
+        raise ConfigError(
+            f"{every} {numbers[every]} in {numbers[_GROUPS]} groups ({_GROUPS}): each group has one expert, but the "
+            "router adds the two largest scores of each group.",
+            hint=_FIT,
+        )
+    most = numbers.get(_USED_GROUPS, numbers[_GROUPS]) * size
+    for used in USED_EXPERTS:
+        if numbers.get(used, 0) > most and changed & {every, used, _GROUPS, _USED_GROUPS}:
+            raise ConfigError(
+                f"{used} {numbers[used]} is more than the {count(most, 'expert')} of the groups that each token uses "
+                f"({_USED_GROUPS} {numbers.get(_USED_GROUPS, numbers[_GROUPS])}, {count(size, 'expert')} in each).",
+                hint="Change one of them with --set.",
             )
 
 
@@ -156,10 +188,6 @@ def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
             "evenly.",
             hint=f"Choose a divisor of {numbers[0]} for {keys}.",
         )
-
-
-_HEADS = ("heads", "kv_heads")
-_MATRICES = ("linear", "transposed linear", "conv")
 
 
 def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:

@@ -200,6 +200,12 @@ EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
     "experts": ({"n_routed_experts": 7}, "n_routed_experts 7 is not a multiple of n_group 2"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
+    "groups of one": ({"n_group": 8}, r"n_routed_experts 8 in 8 groups \(n_group\): each group has one expert"),
+    "one in each group": ({"n_routed_experts": 2}, r"n_routed_experts 2 in 2 groups"),
+    "used in groups": (
+        {"n_group": 4, "num_experts_per_tok": 3},
+        "num_experts_per_tok 3 is more than the 2 experts of the groups that each token uses",
+    ),
 }
 
 
@@ -209,6 +215,20 @@ def test_numbers_of_experts_have_to_fit_together(case: str, tmp_path: Path) -> N
     running.save("deepseek_v3", tmp_path / "in")
     with pytest.raises(cs.ConfigError, match=said):
         cs.resize(tmp_path / "in", set=fields)
+
+
+def test_groups_of_one_expert_are_allowed_if_the_network_runs(tmp_path: Path) -> None:
+    """A group's score is the largest one in DeepSeek-V2; the other routers add two."""
+    fields = {
+        "num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
+        "v_head_dim": 4, "moe_intermediate_size": 8, "first_k_dense_replace": 0, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "n_group": 2, "topk_group": 2, "topk_method": "group_limited_greedy",
+    }  # fmt: skip
+    saved(tmp_path / "in", "DeepseekV2ForCausalLM", **fields)
+    cs.apply(cs.resize(tmp_path / "in", set={"n_group": 4}), tmp_path / "out")
+    assert cs.prove(tmp_path / "out", tmp_path / "out").verdict == "SAME"
+    with pytest.raises(cs.ConfigError, match="2 is more than the 1 experts? of the groups that each token uses"):
+        cs.resize(tmp_path / "in", set={"n_group": 4, "topk_group": 1})
 
 
 def test_a_field_that_cannot_be_tried_is_not_logged(tmp_path: Path) -> None:
