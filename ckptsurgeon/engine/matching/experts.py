@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
 from ...planning.aligning.groups import Order, Part
 from ...tensors.composition import cut, reshape
 from ...tensors.info import TensorInfo
+from ...util.text import escape, human_bytes
 from .assignment import assignment, value_of
 from .matching import GAIN
 from .similarity import TensorPair, add_products, dot_products, matrix_dtype
@@ -45,8 +47,9 @@ def match_expert(
     """Return the order of the channels of the expert ``second`` in which it is most like the expert ``first``.
 
     ``parts`` are the parts of axes with the ``channels``, in tensors whose dimension 0 counts the experts. Raises
-    PlanError for NaN and infinite values.
+    PlanError for NaN and infinite values, and if ``memory``, in bytes, is too small for the similarities.
     """
+    _check_memory(parts[0].keys[0], channels, memory)
     products = np.zeros((channels, channels), matrix_dtype(channels))
     left = max(0, memory - products.nbytes)
     for part in parts:
@@ -59,6 +62,17 @@ def match_expert(
     if new - old <= GAIN * max(abs(new), abs(old)):
         order, new = same, old
     return MatchedExpert([int(channel) for channel in order], old / size, new / size)
+
+
+def _check_memory(key: str, channels: int, memory: int) -> None:
+    """Raise PlanError if the similarities take more than ``memory``; the assignment copies one row at a time."""
+    needed = channels**2 * np.dtype(matrix_dtype(channels)).itemsize
+    if needed > memory:
+        raise PlanError(
+            f"the similarities of {channels} channels of each expert ({escape(key)}) take {human_bytes(needed)} of "
+            f"memory, more than {human_bytes(memory)}.",
+            hint="Leave --align-experts out.",
+        )
 
 
 def _keys(parts: Sequence[Part]) -> list[str]:

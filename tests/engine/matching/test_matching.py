@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine.matching.experts import match_expert
 from ckptsurgeon.engine.matching.matching import match
 from ckptsurgeon.planning.aligning.groups import OWN, Group, Part
 
@@ -124,6 +125,17 @@ def test_too_little_memory_for_the_similarities_is_an_error_before_anything_is_r
     with pytest.raises(cs.PlanError, match="similarities of 4 units .groups of hidden0. take 128 B") as error:
         run(one, one, memory=127)
     assert "--memory" in error.value.hint
+
+
+def test_too_little_memory_for_the_similarities_of_experts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"up": torch.randn(2, 4, 3), "down": torch.randn(2, 3, 4)}
+    parts = [Part(("up",), 1, 0, 1), Part(("down",), 2, 0, 1)]
+    with cs.open_checkpoint(tensors) as source:
+        assert len(match_expert(source, parts, 4, 0, 1, 128).order) == 4
+        monkeypatch.setattr("ckptsurgeon.engine.matching.experts.np.zeros", None)  # before any is made
+        with pytest.raises(cs.PlanError, match=r"similarities of 4 channels of each expert \(up\) take 128 B") as error:
+            match_expert(source, parts, 4, 0, 1, 127)
+    assert error.value.hint == "Leave --align-experts out."
 
 
 def test_the_cosine_before_and_after_is_over_all_tensors_of_a_group(tmp_path: Path) -> None:
