@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...errors import ConfigError
 from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.lora_output.knots import knots_of
 from ...planning.plan.plan import Plan
@@ -60,6 +61,11 @@ def lora_concat(
     """
     given = adapters_of(adapters)
     counts, wanted = weights_of_adapters(weights, given), factor_dtype(dtype)
+    if not any(counts):
+        raise ConfigError(
+            "the weights of all adapters are zero, so the result would change nothing.",
+            hint="Give a weight that is not zero.",
+        )
     knots, most = knots_of(method, density, rank), memory_bytes(memory)
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []

@@ -166,6 +166,12 @@ def test_what_cannot_be_joined_is_an_error(adapters: list[str], weights: list[fl
         cs.lora_concat([GOLDEN / one for one in adapters], weights=weights)
 
 
+@pytest.mark.parametrize("method", ["sum", "knots"])
+def test_weights_that_are_all_zero_are_an_error(method: str) -> None:
+    with pytest.raises(cs.ConfigError, match="the weights of all adapters are zero"):
+        cs.lora_concat([GOLDEN / "plain", GOLDEN / "plain"], weights=[0, 0], method=method)
+
+
 def test_adapters_of_different_models_are_an_error() -> None:
     peft_folder("one", layer("q", 8, 8, 2, 1), base_model_name_or_path="me/this")
     peft_folder("two", layer("q", 8, 8, 2, 2), base_model_name_or_path="me/other")
