@@ -1206,6 +1206,12 @@ MUTANTS = (
         "api/merge/test_lockstep.py",
     ),
     Mutant(
+        "a mean of a moving window that fails stops the others",
+        "            pace.stop()\n",
+        "            pass\n",
+        "api/merge/test_lockstep.py",
+    ),
+    Mutant(
         "names in the tables of a merge's page cannot be tags",
         "return html_escape(escape(brief(text, LONGEST)))",
         "return escape(brief(text, LONGEST))",

@@ -50,7 +50,7 @@ def test_a_run_that_has_ended_keeps_nobody_waiting() -> None:
 
 
 def test_an_error_stops_the_others_and_is_the_one_that_is_raised() -> None:
-    stopped, waits = [], Event()
+    stopped, waits, ended = list[str](), Event(), Event()
 
     def fails(advance: Progress) -> None:
         waits.wait(60)
@@ -63,10 +63,16 @@ def test_an_error_stops_the_others_and_is_the_one_that_is_raised() -> None:
                 advance(at, TOTAL)
         except CheckpointError as error:
             stopped.append(str(error))
+            ended.set()
             raise
 
+    def slowest(advance: Progress) -> None:  # for which the others wait: only an error ends them before it does
+        ended.wait(10)
+        advance(TOTAL, TOTAL)
+
     with pytest.raises(PlanError, match="the third block is damaged"):
-        in_lockstep([waiting, fails, waiting])
+        in_lockstep([waiting, fails, waiting, slowest])
+    assert len(stopped) == 2
     assert all("another output of this run failed" in one for one in stopped)
 
 
