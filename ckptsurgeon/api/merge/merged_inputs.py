@@ -103,6 +103,7 @@ class _Merging:
         self._keys = [weights_of(one).keys for one in networks]
         for one in self.grams:
             one.prepare()
+            _check_not_in_part(one)
 
     def average_buffers(self) -> None:
         """Give all networks the mean of their buffers of floats: own statistics of batch norms fit own inputs only."""
@@ -169,6 +170,23 @@ class _Merging:
         weights = {"weight": self._parameters["weight"], "normalize": True}
         made = self._mean.prepare(tensors, weights)(tensors.whole())
         return torch.from_numpy(made).float().reshape(values[0].shape)
+
+
+def _check_not_in_part(grams: GramSums) -> None:
+    """Raise ConfigError if some of the tensors of which the network makes one of experts are chosen, and others not.
+
+    The merged block has one tensor for all of them, but a merge would average those that are left out.
+    """
+    made = weights_of(grams.network).made
+    for experts in grams.experts:
+        for name in dict.fromkeys(slot.parameter for slot in experts.slots):
+            left = [key for key in made.get(name, ()) if key not in grams.chosen]
+            if left:
+                raise ConfigError(
+                    f"not chosen: {listing(left)}; but the network has one tensor for these and for others that are "
+                    f"chosen: {escape(name)}.",
+                    hint="With --include and --exclude, choose all of them or none of them.",
+                )
 
 
 def is_turned(model: nn.Module, name: str) -> bool:

@@ -89,8 +89,9 @@ def opened_statistics(
             check_belongs(said, checkpoint.path, own)
             given_there = {}
         made = _statistics(method, said, checkpoint, views[model], len(views) + len(opened), place=place)
-        found[model] = replace(made, merged=given_there)
-        notes += _few(said, checkpoint, found[model], name)
+        few = _few(said, checkpoint, made)
+        found[model] = replace(made, merged=given_there, few=frozenset(few))
+        notes += _notes_of_few(few, name)
         opened.append(checkpoint)
         more.append(view_of(plan_source(name, checkpoint, ROLE), checkpoint))
     return MergeStatistics(opened, more, found, notes)
@@ -211,17 +212,22 @@ def _statistics(
             f"have: {listing(unknown)}.",
             hint="Give ckpt stats and ckpt merge the same --root, and do not use --unwrap.",
         )
-    return ModelStatistics(source, kind, keys, frozenset(_texts_of(about.get("turned"))), lacking)
+    never = lacking & {*_texts_of(about.get("stacked"))}
+    return ModelStatistics(source, kind, keys, frozenset(_texts_of(about.get("turned"))), lacking, never)
 
 
-def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name: str) -> Iterator[str]:
-    """Yield a note on singular Gram matrices: they were made from fewer inputs than the layer has channels.
+def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> list[str]:
+    """Return the weights with singular Gram matrices, made from fewer inputs than the layer has channels.
 
-    ``said`` is what ``file`` records about its statistics ``found``, and ``name`` is the name of the model.
+    ``said`` is what ``file`` records about its statistics ``found``.
     """
     rows = said[found.kind].get("rows") if found.kind == GRAM else None
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
-    few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
+    return [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
+
+
+def _notes_of_few(few: Sequence[str], name: str) -> Iterator[str]:
+    """Yield a note on the singular Gram matrices of the model ``name``."""
     if few:
         yield (
             f"{escape(name)}: the Gram matrices of {count(len(few), 'tensor')} have no inverse, because they were "

@@ -41,6 +41,7 @@ class MagnitudeSums:
     sums: dict[str, _Sum] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    stacked: list[str] = field(default_factory=list)
 
     @contextmanager
     def collecting(self, positions: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -51,7 +52,7 @@ class MagnitudeSums:
                 found = self.sums.setdefault(layer.key, _Sum())
                 take = partial(_take, found, layer.name, positions)
                 hooks.callback(layer.module.register_forward_hook(take, with_kwargs=True).remove)
-            self.lacking += stacked_keys(self.network.module, weights_of(self.network))
+            self.stacked += stacked_keys(self.network.module, weights_of(self.network))
             yield
 
     def values(self) -> dict[str, Tensor]:
@@ -61,9 +62,13 @@ class MagnitudeSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs."""
+        """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs.
+
+        ``stacked`` are the weights of experts that one module stacks, whose inputs are never collected.
+        """
         rows = {key: one.count for key, one in self.sums.items() if one.count}
-        return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
+        lacking = sorted({*self.lacking, *self.stacked})
+        return {"rows": rows, "turned": self.turned, "lacking": lacking, "stacked": sorted(set(self.stacked))}
 
 
 def _take(

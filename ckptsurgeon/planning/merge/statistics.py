@@ -26,7 +26,8 @@ class ModelStatistics:
 
     ``source`` is the index of this source. ``keys`` maps keys of the model to keys of the file. ``turned`` are
     weights stored as (in, out), whose rows belong to the inputs of their layers. ``lacking`` are tensors whose
-    statistics the file should have, but which were not collected. If they are of inputs in the merged model,
+    statistics the file should have, but which were not collected; those of ``never`` cannot be. ``few`` are weights
+    whose Gram matrices were made from too few inputs to have an inverse. If they are of inputs in the merged model,
     ``merged`` has the parameters with which it was merged, with the share of this model as its ``weight``.
     """
 
@@ -35,6 +36,8 @@ class ModelStatistics:
     keys: Mapping[str, str]
     turned: frozenset[str] = frozenset()
     lacking: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+    few: frozenset[str] = frozenset()
     merged: Mapping[str, float] = field(default_factory=dict)
 
     def kind_of(self, key: str) -> str:
@@ -54,6 +57,7 @@ class StepStatistics:
     resized: list[str] = field(default_factory=list)
     ridged: dict[float, list[str]] = field(default_factory=dict)
     """For each value of the parameter ``ridge`` that is not 0: the keys of the weights merged with this value."""
+    undetermined: list[str] = field(default_factory=list)
 
     def of(
         self, key: str, inputs: Sequence[Input], parameters: Mapping[str, Any], *, fitted: bool
@@ -93,6 +97,8 @@ class StepStatistics:
         _check_merged(key, every, parameters)
         if parameters.get("ridge"):
             self.ridged.setdefault(float(parameters["ridge"]), []).append(key)
+        elif parameters.get("alpha") == 1 and all(one.key in own.few for one, own in zip(inputs, every, strict=True)):
+            self.undetermined.append(key)
         return kind, found
 
     def _input(self, source: int, key: str) -> Input:
@@ -118,9 +124,15 @@ class StepStatistics:
             raise PlanError(
                 f"the statistics ({', '.join(names)}) lack the {self._name} of {count(len(self.lacking), 'tensor')}: "
                 f"{listing(self.lacking)}.",
-                hint=_LEFT[WITHOUT.get(self._kind, "average")],
+                hint=_OF_STACKED if self._are_stacked else _LEFT[WITHOUT.get(self._kind, "average")],
                 details=self.lacking,
             )
+
+    @property
+    def _are_stacked(self) -> bool:
+        """Whether none of the statistics that are missing can be collected."""
+        never = frozenset[str]().union(*(one.never for one in self.models.values()))
+        return never.issuperset(self.lacking)
 
     def notes(self) -> Iterator[str]:
         """Yield notes on the tensors that are averaged."""
@@ -137,6 +149,12 @@ class StepStatistics:
                 f"ridge adds {ridge:g} times the mean of the diagonal to the Gram matrices of "
                 f"{count(len(keys), 'tensor')}; in directions without inputs, the result is then the mean of the "
                 "models"
+            )
+        if self.undetermined:
+            yield (
+                f"{count(len(self.undetermined), 'tensor')} not determined by the inputs, with ridge 0 and alpha 1: in "
+                "directions without inputs, the result is rounding errors and may be far from all models; add "
+                f"--param ridge=1e-6, which gives the mean there: {listing(self.undetermined)}"
             )
 
 
@@ -170,3 +188,7 @@ _LEFT = {
     "unscaled": "Collect them with ckpt stats, or do not scale these changes: --param missing=unscaled.",
 }
 """{value of the parameter ``missing``: what to do if statistics are missing}."""
+_OF_STACKED = (
+    "Do not scale these changes: --param missing=unscaled. ckpt stats cannot collect magnitudes of experts that one "
+    "module of the network stacks."
+)

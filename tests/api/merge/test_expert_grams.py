@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fixtures.resizing.networks import NETWORKS
 from .test_merged_inputs import joint
 from .test_merged_inputs import merged as merged_jointly
 from .test_statistics import ids, merged, saved
+from .test_statistics import seen as seen_by_layers
 
 transformers = pytest.importorskip("transformers", minversion="5")
 RIDGE = 0.01
@@ -62,6 +64,8 @@ def seen(model: Any, seed: int) -> dict[str, list[torch.Tensor]]:
 
 def by_formula(weights: list[torch.Tensor], grams: list[torch.Tensor], turned: bool) -> torch.Tensor:
     """RegMean of two models' weights of one expert: (sum G)^-1 sum G W, with a ridge and alpha of 0.9."""
+    if not any(one.any() for one in grams):
+        return sum(weights) / 2
     scaled = [(0.9 * one + 0.1 * one.diag().diag()) / 2 for one in grams]
     added = RIDGE * sum(scaled).diag().mean() * torch.eye(len(scaled[0])).double()
     scaled = [one + added / 2 for one in scaled]
@@ -127,6 +131,43 @@ def test_padding_is_routed_nowhere(tmp_path: Path) -> None:
         torch.testing.assert_close(found[0][key], found[1][key])
 
 
+def test_an_expert_that_one_model_uses_is_the_expert_of_this_model(tmp_path: Path) -> None:
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
+    many = torch.randint(1, 30, (40, 20), generator=torch.Generator().manual_seed(0))
+    for name, tokens in (("a", many), ("b", torch.tensor([[5]]))):
+        save_file({"input_ids": tokens}, tmp_path / f"{name}.inputs.safetensors")
+        plan = cs.stats(tmp_path / name, inputs=tmp_path / f"{name}.inputs.safetensors", gram=True)
+        cs.apply(plan, tmp_path / f"{name}.stats.safetensors")
+    made = merged(tmp_path, "regmean", ridge=0.0)
+    used = [load_file(tmp_path / f"{name}.stats.safetensors") for name in "ab"]
+    own = [load_file(tmp_path / f"{name}/model.safetensors") for name in "ab"]
+    keys = [key for key in own[0] if ".experts." in key]
+    alone = [key for key in keys if used[0][f"{key}.gram"].any() and not used[1][f"{key}.gram"].any()]
+    assert len(alone) == 12  # b uses two of the four experts in each of two layers
+    for key in alone:
+        torch.testing.assert_close(made[key], own[0][key], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(made[key], (own[0][key] + own[1][key]) / 2, rtol=1e-2)
+
+
+def by_the_paper(models: list[Any], turned: bool) -> dict[str, torch.Tensor]:
+    """RegMean++ (arXiv 2508.03121, algorithm 1): each model with the merged blocks so far runs on its own inputs."""
+    own, made = [dict(one.named_parameters()) for one in models], dict[str, torch.Tensor]()
+    for block in ("model.embed_tokens.", "model.layers.0.", "model.layers.1.", "model.norm.", "lm_head."):
+        grams: list[dict[str, Any]] = []
+        for seed, model in enumerate(models):
+            mixed = deepcopy(model)
+            mixed.load_state_dict(made, strict=False)
+            grams.append({**seen_by_layers(mixed, seed), **seen(mixed, seed)})
+        for name in [one for one in own[0] if one.startswith(block)]:
+            values, found = [one[name].detach() for one in own], [one.get(name) for one in grams]
+            if ".experts." in name and found[0] is not None:
+                parts = zip(*values, strict=True), zip(*found, strict=True)
+                made[name] = torch.stack([by_formula(list(w), list(g), turned) for w, g in zip(*parts, strict=True)])
+            else:
+                made[name] = sum(values) / 2 if found[0] is None else by_formula(values, found, False)
+    return made
+
+
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
 def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_path: Path) -> None:
     (model,) = saved(tmp_path, lambda seed: of_kind(kind, seed), "a")
@@ -136,9 +177,36 @@ def test_experts_are_merged_by_their_inputs_in_the_merged_model(kind: str, tmp_p
     own = load_file(tmp_path / "a/model.safetensors")
     for key, value in merged_jointly(tmp_path, "a", "b").items():
         assert torch.equal(value, own[key])
-    of_kind(kind, 1).save_pretrained(tmp_path / "b")
-    joint(tmp_path, "a", "b")
-    assert merged_jointly(tmp_path, "a", "b").keys() == own.keys()
+    models = saved(tmp_path, lambda seed: of_kind(kind, seed), "a", "b")
+    joint(tmp_path, "a", "b", parameters={"ridge": RIDGE})
+    assert merged_jointly(tmp_path, "a", "b", ridge=RIDGE).keys() == own.keys()
+    wanted = by_the_paper(models, kind == "gpt_oss")
+    made = dict(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").named_parameters())
+    assert made.keys() == wanted.keys()
+    for name, value in made.items():
+        torch.testing.assert_close(value.detach(), wanted[name].float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", ["**.w1.weight", "**.experts.0.w1.weight,**.w3.weight"])
+def test_a_part_of_a_tensor_that_the_network_makes_of_experts_is_an_error(chosen: str, tmp_path: Path) -> None:
+    """The merged block would have all of it by RegMean, but ckpt merge would average what is left out."""
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "a", "b")
+    with pytest.raises(
+        cs.ConfigError, match=r"not chosen: .*w[13]\.weight.* one tensor for these .*experts\.gate_up_proj"
+    ):
+        joint(tmp_path, "a", "b", include=chosen.split(","))
+    joint(tmp_path, "a", "b", include=["**.w1.weight", "**.w3.weight"])
+
+
+def test_experts_without_magnitudes_are_not_to_be_collected(tmp_path: Path) -> None:
+    saved(tmp_path, lambda seed: of_kind("mixtral", seed), "base", "a", magnitudes=True)
+    statistics = {"base": tmp_path / "base.stats.safetensors"}
+    given: dict[str, Any] = {"method": "aim", "base": tmp_path / "base", "statistics": statistics}
+    with pytest.raises(cs.PlanError, match=r"lack the magnitudes of inputs of 24 tensors: .*experts") as error:
+        cs.merge([tmp_path / "a"], **given)
+    assert error.value.hint.startswith("Do not scale these changes: --param missing=unscaled.")
+    assert "Collect" not in error.value.hint
+    cs.merge([tmp_path / "a"], **given, missing="unscaled")
 
 
 def test_a_module_that_computes_in_another_way_has_no_gram_matrices(

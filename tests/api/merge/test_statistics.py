@@ -333,6 +333,20 @@ def test_wrong_statistics_are_an_error(case: str, tmp_path: Path, ckpt: Ckpt) ->
     assert said in " ".join(done.err.split())
 
 
+def test_a_merge_that_inputs_do_not_determine_is_said(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    for seed, name in enumerate("ab"):
+        save_file({"input_ids": ids(seed)[:1, :5]}, tmp_path / f"{name}.inputs.safetensors")
+        plan = cs.stats(tmp_path / name, inputs=tmp_path / f"{name}.inputs.safetensors", gram=True)
+        cs.apply(plan, tmp_path / f"{name}.stats.safetensors")
+    models, statistics = [tmp_path / "a", tmp_path / "b"], {n: tmp_path / f"{n}.stats.safetensors" for n in "ab"}
+    for given, number in (({"alpha": 1.0, "ridge": 0.0}, 1), ({"alpha": 1.0}, 0), ({"ridge": 0.0}, 0)):
+        notes = cs.merge(models, method="regmean", statistics=statistics, **given).notes
+        found = [one for one in notes if "15 tensors not determined by the inputs" in one]
+        assert len(found) == number, given
+        assert all("may be far from all models; add --param ridge=1e-6" in one for one in found)
+
+
 def test_edited_statistics_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, llama, "a", "b", gram=True)
     file = tmp_path / "a.stats.safetensors"
