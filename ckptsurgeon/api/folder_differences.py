@@ -11,7 +11,7 @@ from ..checkpoint.opening import open_checkpoint
 from ..errors import CheckpointError
 from ..formats._choosing import is_weights
 from ..storage.read.base import Folder
-from ..storage.read.uri import open_source, scheme_of
+from ..storage.read.uri import open_source, scheme_of, shown
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike
 from .lora.settings import setting_notes
@@ -23,7 +23,7 @@ from .model_folder.processors.differences import input_notes
 from .model_folder.rows_by_place import difference
 from .model_folder.tokenizer.file_differences import tokenizer_differences
 
-__all__ = ["folder_difference_notes", "folder_of"]
+__all__ = ["computing_apart", "folder_difference_notes", "folder_of"]
 
 GGUF, SUFFIX = b"GGUF", ".gguf"
 """The first bytes of a GGUF file, and the suffix of its name."""
@@ -49,6 +49,19 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
         if one.vocabulary and other.vocabulary:
             told = difference((one, escape(first)), (other, escape(second)))
             yield from [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
+
+
+def computing_apart(first: CheckpointLike, second: CheckpointLike) -> str:
+    """Return the note on fields of two models' config.json files that change what equal weights compute; "" if none.
+
+    A model without a config.json, such as one in memory, has no such fields.
+    """
+    if not (place_of(first) and place_of(second)):
+        return ""
+    names = [shown(place_of(one)) for one in (first, second)]
+    with ExitStack() as stack:
+        here, there = (folder_of(one, stack).config for one in (first, second))
+    return next(config_notes(names[0], here, names[1], there), "") if here and there else ""
 
 
 def folder_of(given: CheckpointLike, stack: ExitStack) -> ModelFolder:

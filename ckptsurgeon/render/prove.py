@@ -191,7 +191,9 @@ def barrier_view(found: LossBarrier) -> RenderableType:
             ["loss", found.loss],
         ]
     )
-    titles: list[str | Text] = [Text(name, "dim") for name in ("alpha", "loss", "above the line", "")]
+    titles: list[str | Text] = [
+        Text(name, "dim") for name in ("alpha", "loss", "above the line", "loss as a bar from 0")
+    ]
     most = max((one.loss for one in found.points if math.isfinite(one.loss)), default=0.0)
     rows = [_point(one, most, is_highest=one is found.highest) for one in found.points]
     return Group(head, Text(), networks, Text(), Columns([titles, *rows], right=(0, 1, 2)))
@@ -204,7 +206,8 @@ def _said(found: LossBarrier) -> str:
         return f"none: the loss is nowhere above the line between the losses of A and B{order} ({ends})"
     return (
         f"{_number(found.barrier)} at alpha {found.alpha:g}: by this much the loss is above the line between the "
-        f"losses of A and B{order} ({ends}); {_number(found.above_mean)} above their mean"
+        f"losses of A and B{order} ({ends}); the highest loss, at alpha {found.highest_loss.alpha:g}, is "
+        f"{_number(found.above_mean)} above their mean"
     )
 
 

@@ -65,15 +65,19 @@ class LossBarrier(InNotebooks):
         return self.highest.alpha
 
     @property
+    def highest_loss(self) -> BarrierPoint:
+        """The point with the largest loss; one that is not finite, if there is one."""
+        return max(self.points, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf)
+
+    @property
     def above_mean(self) -> float:
         """The largest loss minus the mean of the losses of both networks; 0 or more.
 
         Definition 2.2 of Git Re-Basin (https://arxiv.org/abs/2209.04836), after Frankle et al.
         (https://arxiv.org/abs/1912.05671). It is equal to ``barrier`` if both networks have the same loss.
         """
-        losses = [one.loss for one in self.points]
-        wrong = next((one for one in losses if not math.isfinite(one)), None)
-        return wrong if wrong is not None else max(losses) - (losses[0] + losses[-1]) / 2
+        most = self.highest_loss.loss
+        return most - (self.points[0].loss + self.points[-1].loss) / 2 if math.isfinite(most) else most
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data; numbers that are not finite are null."""

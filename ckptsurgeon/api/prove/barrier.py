@@ -8,8 +8,10 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from ...analysis.prove.barrier import BarrierPoint, LossBarrier
+from ...checkpoint.in_memory import place_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, PlanError
+from ...storage.read.uri import shown
 from ...util.text import escape, listing
 from ..inputs.argument_types import AxisGroups, CheckpointLike, Path, Progress, checked
 from ..inputs.memory_budget import memory_bytes
@@ -62,7 +64,7 @@ def loss_barrier(
     networks, and those between, up to ``memory`` (by default 1 GiB).
 
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if the two
-    networks have different tensors.
+    networks have different tensors, or compute different results with equal weights.
     """
     import torch
 
@@ -80,6 +82,7 @@ def loss_barrier(
         found = networks_of(sources, model, task=task, roots=(root, root) if not align else (None, None))
         networks = [stack.enter_context(closing(one)) for one in found]
         _check_alike(networks)
+        _check_configurations(first, second)
         if progress is not None:
             report(networks, progress, runs=points)
         given = _inputs(networks[0], inputs, seed)
@@ -133,6 +136,19 @@ def _check_alike(networks: Sequence[Network]) -> None:
             f"them: {listing(apart)}.",
             hint="Give two networks of the same sizes.",
             details=apart,
+        )
+
+
+def _check_configurations(first: CheckpointLike, second: CheckpointLike) -> None:
+    """Raise PlanError if equal weights compute different results in the two networks: there is no line between them."""
+    from ..folder_differences import computing_apart
+
+    names = [escape(shown(place_of(one))) for one in (first, second)]
+    apart = computing_apart(first, second)
+    if apart:
+        raise PlanError(
+            f"there are no networks between {names[0]} and {names[1]}: {apart}.",
+            hint="Give two networks with the same configuration.",
         )
 
 

@@ -17,7 +17,7 @@ from .blocks import tensors_in
 from .decoder_inputs import MASK as DECODER_MASK
 from .inputs import Inputs
 
-__all__ = ["CAUSAL", "IGNORED", "LABELS", "EvaluatedLoss", "loss_for", "takes_labels"]
+__all__ = ["CAUSAL", "IGNORED", "LABELS", "EvaluatedLoss", "check_labels", "loss_for", "takes_labels"]
 
 LABELS, IDS = "labels", "input_ids"
 """The arguments of ``forward`` with the labels and with the tokens."""
@@ -112,6 +112,18 @@ def main_output(output: Any) -> Tensor:
     return found.detach()
 
 
+def check_labels(labels: Tensor, *, is_causal: bool) -> None:
+    """Raise ConfigError if all labels are ignored; a causal language model has no prediction for the first one."""
+    used = labels[:, 1:] if is_causal and labels.dim() > 1 else labels
+    if used.is_floating_point() or bool((used != IGNORED).any()):
+        return
+    raise ConfigError(
+        f"the inputs have no label: all are {IGNORED}, which the loss ignores"
+        + (", or the first of their text." if is_causal else "."),
+        hint="Give other labels, or leave the labels out.",
+    )
+
+
 def loss_for(module: nn.Module, inputs: Inputs, *, drawn: bool) -> EvaluatedLoss:
     """Return the loss of networks like ``module`` on ``inputs``, which are random if ``drawn``.
 
@@ -120,6 +132,7 @@ def loss_for(module: nn.Module, inputs: Inputs, *, drawn: bool) -> EvaluatedLoss
     """
     name, arguments = type(module).__name__, inputs.arguments
     if LABELS in arguments:
+        check_labels(arguments[LABELS], is_causal=name.endswith(CAUSAL))
         return EvaluatedLoss(OF_LABELS, arguments)
     if name.endswith(CAUSAL) and not drawn and arguments.get(IDS, torch.empty(0)).dim() == 2:
         return EvaluatedLoss(OF_TOKENS, arguments)

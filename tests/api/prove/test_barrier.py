@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.prove.barrier import BarrierPoint, LossBarrier
 from ckptsurgeon.analysis.prove.proof import ProvedNetwork
+from ckptsurgeon.render.prove import barrier_view
 
 transformers = pytest.importorskip("transformers", minversion="5")
 Run = Callable[..., Any]
@@ -256,3 +258,50 @@ def test_an_end_that_is_not_finite_is_an_error_and_a_middle_is_an_infinite_barri
     assert found.alpha == 0.5
     assert found.to_json()["barrier"] is None
     assert found.to_json()["above_mean"] is None
+
+
+def test_networks_with_other_configurations_have_no_line_between_them(ckpt: Run) -> None:
+    llama("a", 0)
+    llama("b", 1)
+    config = json.loads(Path("b/config.json").read_text())
+    assert config["num_attention_heads"] == 4
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}
+    Path("b/config.json").write_text(json.dumps(config))
+    said = r"config\.json files differ: .*num_attention_heads is 4 in a, 8 in b"
+    with pytest.raises(cs.PlanError, match=said):
+        cs.loss_barrier("a", "b", points=3)
+    Path("b/config.json").write_text(json.dumps(config | json.loads(Path("a/config.json").read_text())))
+    eps = {**json.loads(Path("a/config.json").read_text()), "rms_norm_eps": 0.01}
+    Path("b/config.json").write_text(json.dumps(eps))
+    for align in (False, True):
+        with pytest.raises(cs.PlanError, match="there are no networks between a and b.*rms_norm_eps"):
+            cs.loss_barrier("a", "b", points=3, align=align)
+    Path("b/config.json").write_text(json.dumps({**eps, "rms_norm_eps": 1e-6, "use_cache": False}))
+    cs.loss_barrier("a", "b", points=3)
+
+
+@pytest.mark.parametrize("first", [-100, 7])
+def test_labels_that_are_all_ignored_are_an_error(first: int) -> None:
+    llama("a", 0)
+    ids = texts()
+    labels = torch.full_like(ids, -100)
+    labels[:, 0] = first
+    save_file({"input_ids": ids, "labels": labels}, "labelled.safetensors")
+    with pytest.raises(cs.ConfigError, match="the inputs have no label"):
+        cs.loss_barrier("a", "a", inputs="labelled.safetensors", points=3)
+    labels[0, 1] = 7
+    save_file({"input_ids": ids, "labels": labels}, "labelled.safetensors")
+    cs.loss_barrier("a", "a", inputs="labelled.safetensors", points=3)
+
+
+def test_the_point_with_the_highest_loss_is_said() -> None:
+    network = ProvedNetwork("a", "Net", 1, ("float32",))
+    points = (BarrierPoint(0, 2, 0), BarrierPoint(0.5, 1.75, 0.25), BarrierPoint(1, 1, 0))
+    found = LossBarrier(network, network, "", "", points)
+    assert (found.alpha, found.highest_loss.alpha, found.above_mean) == (0.5, 0, 0.5)
+    console = Console(width=300)
+    with console.capture() as said:
+        console.print(barrier_view(found))
+    assert "0.25 at alpha 0.5" in said.get()
+    assert "the highest loss, at alpha 0, is 0.5 above their mean" in said.get()
+    assert "loss as a bar from 0" in said.get()
