@@ -14,8 +14,10 @@ NAMES = frozenset((
     "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only",
     "compute", "config", "controls", "decay", "density", "device", "donor", "drop_last", "dtype", "ema", "embeddings",
     "energy", "evaluate", "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init",
-    "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file",
-    "max_shard_size", "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels",
+    "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "magnitudes",
+    "map", "map_file",
+    "max_shard_size", "maximize", "memory", "merge_experts", "merged_with", "metadata", "method", "metric",
+    "new_channels",
     "new_tokens", "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "optimizer", "output",
     "overfit_one_batch", "pad_to", "parallel", "plan", "plugin", "preprocess_only", "rank", "reinit", "require",
     "resume", "revision", "root", "rtol", "ruleset", "run", "running", "sample", "sampler", "save_modules", "seed",
@@ -40,7 +42,7 @@ OTHERS = {
 SWITCHES = frozenset((
     "align", "align_experts", "check_only", "controls", "fan_in_fan_out", "fisher", "force", "gram", "keep_extras",
     "keep_going",
-    "keep_models", "maximize", "overfit_one_batch", "preprocess_only", "resume", "strict", "values",
+    "keep_models", "magnitudes", "maximize", "overfit_one_batch", "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((

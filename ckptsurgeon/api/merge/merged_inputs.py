@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, PlanError
 from ...methods.merge._registry import merge_methods
-from ...util.text import escape, human_bytes, listing
+from ...util.text import escape, listing
 from ..prove.lockstep import InLockstep
-from ..statistics.experts import are_experts
-from ..statistics.gram_matrices import GramSums, is_transposed, weights_of
+from ..statistics.gram_matrices import GramSums, weights_of
+from .merged_memory import check_memory, is_turned
 from .sampled_tensors import SampledTensors
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from ..prove.inputs import Inputs
     from ..prove.network import Network
 
+    ReadGram = Callable[[int], Array]
+
 __all__ = ["METHOD", "merged_grams"]
 
 METHOD = "regmean_plusplus"
-COPIES = 3
-"""At once, memory has a block of a model, the merged block, and a tensor with the matrices that merge it."""
 
 
 def merged_grams(
@@ -52,7 +52,7 @@ def merged_grams(
     """
     _check_alike(networks)
     run = _Merging(networks, chosen, positions, parameters)
-    _check_memory(networks[0], run.blocks, limit)
+    check_memory(networks[0], run.blocks, run.grams[0], models=len(networks), limit=limit)
     run.average_buffers()
     with run.loaded_outside():
         InLockstep([one.module for one in networks], run.blocks, run.merge, run.merged).run(networks, inputs)
@@ -70,17 +70,6 @@ def _check_alike(networks: Sequence[Network]) -> None:
                 hint="Give models of the same sizes.",
                 details=apart,
             )
-
-
-def _check_memory(network: Network, blocks: Sequence[str], limit: int) -> None:
-    modules = dict(network.module.named_modules())
-    need = max(COPIES * 4 * sum(one.numel() for one in modules[name].parameters()) for name in blocks)
-    if need > limit:
-        raise ConfigError(
-            f"merging the largest block takes {human_bytes(need)} of memory for weights; the limit is "
-            f"{human_bytes(limit)}.",
-            hint=f"Allow more memory: --memory {need}B.",
-        )
 
 
 class _Merging:
@@ -155,7 +144,7 @@ class _Merging:
         values = [network.read([name])[name] for network in self._networks]
         if not values[0].is_floating_point():
             return values[0]
-        found = [grams.mean(name, keys.get(name, "")) for grams, keys in zip(self.grams, self._keys, strict=True)]
+        found = [grams.means(name, keys.get(name, "")) for grams, keys in zip(self.grams, self._keys, strict=True)]
         known = [one for one in found if one is not None]
         if len(known) < len(values):
             return self._averaged(values)
@@ -189,23 +178,16 @@ def _check_not_in_part(grams: GramSums) -> None:
                 )
 
 
-def is_turned(model: nn.Module, name: str) -> bool:
-    """Return whether the parameter ``name`` is a weight of shape (in, out)."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    return is_transposed(module) or bool(are_experts(module) and getattr(module, "is_transposed", False))
-
-
 class _InMemory(SampledTensors):
-    """Whole tensors of all models, and the Gram matrices of their inputs, in the form in which methods read them."""
+    """Whole tensors of all models, and functions that read the Gram matrices of their inputs by the expert's index."""
 
-    def __init__(self, key: str, values: Sequence[Tensor], grams: Sequence[Array], *, turned: bool = False) -> None:
+    def __init__(self, key: str, values: Sequence[Tensor], grams: Sequence[ReadGram], *, turned: bool = False) -> None:
         arrays = tuple(one.contiguous().numpy() for one in values)
         super().__init__(key, tuple(values[0].shape), arrays, None, 0)
         self.is_transposed, self._grams = turned, grams
 
     def gram(self, model: int, expert: int = 0) -> Array:
-        found = self._grams[model]
-        return found[expert] if found.ndim == 3 else found
+        return self._grams[model](expert)
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
 from ...methods.merge._parameters import bound
 from ...methods.merge._registry import merge_methods
+from ...methods.merge.arithmetic.grams import positive_shares
 from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
-from ..statistics.stored import MERGED, NOTE, prints
+from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM, prints
 from .merged_inputs import METHOD, merged_grams
 from .settings import method_settings
 
@@ -57,6 +58,7 @@ def merged_statistics(
 
     pairs = [(source, os.fspath(inputs) if inputs is not None else ""), *_pairs(merged_with)]
     given = _plain(parameters, len(pairs))
+    positive_shares(given["weight"])
     with ExitStack() as stack, torch.no_grad():
         networks = [stack.enter_context(closing(one)) for one in _opened([path for path, _ in pairs], model, root)]
         if progress is not None:
@@ -78,22 +80,33 @@ def merged_statistics(
             hint="Choose other layers with --include and --exclude, or give other inputs.",
         )
     models = [
-        {**_model(path, root), "inputs": own.said, GRAM: found.said}
-        for (path, _), own, found in zip(pairs, every, grams, strict=True)
+        {**_model(path, root), "inputs": own.said, RANDOM: not file, GRAM: found.said}
+        for (path, file), own, found in zip(pairs, every, grams, strict=True)
     ]
+    random = [f"{escape(shown(path))}: {OF_RANDOM}" for path, file in pairs if not file]
     said = {"weights": [], MERGED: {"models": models, "parameters": given}}
     plan = convert(values, dtype="float32", metadata={NOTE: json.dumps(said, sort_keys=True)})
-    return replace(plan, notes=tuple(dict.fromkeys((*notes, *chosen.notes, *_lacking(grams), *plan.notes))))
+    return replace(plan, notes=tuple(dict.fromkeys((*random, *notes, *chosen.notes, *_lacking(grams), *plan.notes))))
 
 
 def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:
-    """Yield the path and the inputs of each of the other models; strings have the form MODEL=FILE, or MODEL."""
+    """Yield the path and the inputs of each of the other models; strings have the form MODEL=FILE, or MODEL.
+
+    Raises ConfigError if there is no file after "=".
+    """
     if isinstance(merged_with, Mapping):
-        yield from ((path, os.fspath(own)) for path, own in merged_with.items())
-        return
-    for text in [merged_with] if isinstance(merged_with, str) else merged_with or ():
-        path, _, own = text.rpartition("=")
-        yield (path, own) if path else (text, "")
+        pairs = [(path, os.fspath(own)) for path, own in merged_with.items()]
+    else:
+        texts = [merged_with] if isinstance(merged_with, str) else merged_with or ()
+        pairs = [(path, own) for path, equals, own in (text.rpartition("=") for text in texts) if equals]
+        yield from ((text, "") for text in texts if "=" not in text)
+    for path, own in pairs:
+        if not (path and own):
+            raise ConfigError(
+                f"--merged-with {escape(f'{path}={own}')} does not have the form MODEL=FILE.",
+                hint="Give the file of the model's inputs, or the model alone: then its inputs are random.",
+            )
+        yield path, own
 
 
 def _plain(parameters: Parameters, models: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class MergeStatistics:
     """The open files with the statistics of the models to merge, in the order of the models.
 
     ``views`` describe these files in the form that planners read. ``by_model`` maps the index of each model to its
-    statistics. ``notes`` name statistics that were made from too few inputs.
+    statistics. ``notes`` name statistics that were made from too few inputs, or from random ones.
     """
 
     opened: Sequence[Checkpoint] = ()
@@ -61,7 +61,7 @@ def opened_statistics(
                 f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
             )
         return MergeStatistics()
-    from ..statistics.stored import MERGED, check_belongs, said_in, said_of_merged  # few methods use statistics
+    from ..statistics.stored import MERGED, check_belongs, random_notes, said_in, said_of_merged  # few methods use them
 
     if method.merged_inputs and (alone := _texts(given)) and len(alone) == 1 and not isinstance(given, Mapping):
         given = {views[one].source.name: alone[0] for one in models} if os.path.exists(alone[0]) else given
@@ -86,11 +86,12 @@ def opened_statistics(
             given_there = _of_merge(merged[MERGED], place, len(models), checkpoint.path)
         else:
             _check_not_merged(MERGED in said, method, checkpoint.path)
-            check_belongs(said, checkpoint.path, own)
+            check_belongs(said, checkpoint.path, own, method.statistics)
             given_there = {}
         made = _statistics(method, said, checkpoint, views[model], len(views) + len(opened), place=place)
         few = _few(said, checkpoint, made)
         found[model] = replace(made, merged=given_there, few=frozenset(few))
+        notes += random_notes(said, name)
         notes += _notes_of_few(few, name)
         opened.append(checkpoint)
         more.append(view_of(plan_source(name, checkpoint, ROLE), checkpoint))

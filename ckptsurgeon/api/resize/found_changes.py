@@ -27,11 +27,15 @@ __all__ = ["FoundChanges", "found_changes"]
 
 @dataclass(frozen=True)
 class FoundChanges:
-    """The ``changes`` of a source's tensors, one for each field; ``stages`` has the networks before and after them."""
+    """The ``changes`` of a source's tensors, one for each field; ``stages`` has the networks before and after them.
+
+    ``notes`` are those on the statistics by which parts are chosen.
+    """
 
     source: NamedSource
     stages: Stages | AnotherType
     changes: Sequence[Change]
+    notes: Sequence[str] = ()
 
 
 def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> FoundChanges:
@@ -54,7 +58,7 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     changes = [_without_tables(change, source.computed) for change in changes]
     if not network.base.is_known:  # its code may do anything else
         changes = [replace(change, is_exact=None if change.is_exact else change.is_exact) for change in changes]
-    return FoundChanges(source, stages, changes)
+    return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else ())
 
 
 def _choices(asked: Request, network: AskedNetwork, statistics: Statistics | None) -> Choices:

@@ -162,6 +162,6 @@ class ResizedWeights:
         yield from self.network.base.said(list(overrides), overrides)
         for owner, alias in self._untied:
             yield f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied"
-        yield from self.found.stages.said
+        yield from (*self.found.stages.said, *self.found.notes)
         asked_for = [note for note in others if note.startswith(DIFFERENT)]
         yield from (reworded(note, final_keys(note)) for note in others if note not in asked_for)

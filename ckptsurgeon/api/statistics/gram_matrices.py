@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -156,22 +156,24 @@ class GramSums:
                     hooks.callback(module.register_forward_hook(take, with_kwargs=True).remove)
             yield
 
-    def mean(self, parameter: str, key: str) -> Array | None:
-        """Return the Gram matrix of the inputs of a parameter, or of each of its experts; None if it was not collected.
+    def means(self, parameter: str, key: str) -> Callable[[int], Array] | None:
+        """Return a function that reads the Gram matrix of the inputs of a parameter; None if it was not collected.
 
-        ``key`` is the key of the parameter in the checkpoint; "" if it has none of its own.
+        The function takes the index of an expert, 0 for other layers. ``key`` is the key of the parameter in the
+        checkpoint; "" if it has none of its own.
         """
         found = self.sums.get(key)
         if found is not None:
-            return None if found.sum is None else found.sum / found.count
+            return None if found.sum is None else partial(_mean, found.sum, found.count)
         for one in self.experts:
             slot = next((slot for slot in one.slots if slot.parameter == parameter), None)
             if slot is not None and slot.sum is not None and one.is_known:
-                import numpy as np
-
-                made: Array = slot.sum / np.maximum(1, one.counts)[:, None, None]
-                return made
+                return partial(_mean_of_expert, slot.sum, one.counts)
         return None
+
+    def collects(self, parameter: str, key: str) -> bool:
+        """Return whether the Gram matrix of a parameter's inputs is collected; the arguments are as in ``means``."""
+        return key in self.sums or any(slot.parameter == parameter for one in self.experts for slot in one.slots)
 
     def values(self) -> dict[str, Tensor]:
         """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends."""
@@ -243,6 +245,15 @@ def positions(values: Tensor, real: Tensor | None) -> Tensor:
     if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
         return flat
     return flat[real.reshape(-1)]
+
+
+def _mean(total: Array, count: int, expert: int) -> Array:
+    made: Array = total / count
+    return made
+
+
+def _mean_of_expert(totals: Array, counts: Sequence[int], expert: int) -> Array:
+    return _mean(totals[expert], max(1, counts[expert]), expert)
 
 
 def _take(

@@ -20,7 +20,7 @@ from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules,
 from .experts import ExpertSums, are_experts
 from .gram_matrices import GRAM, GramSums, chosen_from, is_linear, positions, real_positions, rows_of_inputs
 from .magnitudes import MAGNITUDES, MagnitudeSums
-from .stored import INFLUENCE, INPUTS, LOAD, NOTE, prints
+from .stored import INFLUENCE, INPUTS, LOAD, NOTE, OF_RANDOM, RANDOM, prints
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,6 +96,8 @@ def stats(
             "--include and --exclude choose tensors for --gram, --fisher and --magnitudes, but none of them is given.",
             hint="Leave them out, or add --gram, --fisher or --magnitudes.",
         )
+    if inputs is not None and not os.fspath(inputs):
+        raise ConfigError("--inputs is empty.", hint="Give a file, or leave it out: then the inputs are random.")
     path, limit = os.fspath(source), memory_bytes(memory) or MEMORY
     if merged_with or parameters:
         from ..merge.merged_statistics import merged_statistics
@@ -128,8 +130,11 @@ def stats(
         chosen, notes = _chosen(network, include, exclude)
         grams = GramSums(network, chosen if gram else frozenset())
         means = MagnitudeSums(network, chosen if magnitudes else frozenset())
-        given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
-        given = given or drawn_inputs(network.module, seed)
+        given = (
+            drawn_inputs(network.module, seed)
+            if inputs is None
+            else given_inputs(os.fspath(inputs), network.module, network.folder)
+        )
         mask = given.arguments.get("attention_mask")
         with _collected(network.module, mask) as found, ExitStack() as more:
             if gram:
@@ -142,14 +147,11 @@ def stats(
         if magnitudes:
             values |= means.values()
             said[MAGNITUDES] = means.said
+            _check_runs(means.said, MAGNITUDES, fisher=fisher)
         if gram:
             values |= grams.values()
-            if not grams.said["rows"] and not fisher:
-                raise ConfigError(
-                    "--gram: with these inputs, none of the chosen linear layers runs.",
-                    hint="Choose other layers with --include and --exclude, or give other inputs.",
-                )
             said[GRAM] = grams.said
+            _check_runs(grams.said, GRAM, fisher=fisher)
         if fisher:
             from .fisher import FISHER, fisher_of
 
@@ -163,7 +165,12 @@ def stats(
             hint="Give other inputs with --inputs.",
         )
     with open_checkpoint(path, root) as opened:
-        said |= {"model": os.path.basename(path.rstrip("/")), "weights": prints(opened), "inputs": given.said}
+        said |= {
+            "model": os.path.basename(path.rstrip("/")),
+            "weights": prints(opened),
+            "inputs": given.said,
+            RANDOM: inputs is None,
+        }
         of_model = dict.fromkeys((*opened.notes, *notes_beside(opened), *found_in_values))
     plan = convert(values, dtype="float32" if gram else None, metadata={NOTE: json.dumps(said, sort_keys=True)})
     return replace(plan, notes=(*of_model, *notes, *_notes(said), *plan.notes))
@@ -179,6 +186,15 @@ def _check_merged(merged_with: Rules, *, gram: bool, others: bool) -> None:
         )
 
 
+def _check_runs(said: Mapping[str, Any], kind: str, *, fisher: bool) -> None:
+    """Raise ConfigError if there are no statistics of the kind ``kind``; with ``fisher``, the file has others."""
+    if not said["rows"] and not fisher:
+        raise ConfigError(
+            f"--{kind}: with these inputs, none of the chosen linear layers runs.",
+            hint="Choose other layers with --include and --exclude, or give other inputs.",
+        )
+
+
 def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the keys of the weights that ``include`` and ``exclude`` choose, and notes on patterns."""
     found = chosen_keys(chosen_from(network), include, exclude)
@@ -186,7 +202,9 @@ def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[fro
 
 
 def _notes(said: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on Gram matrices and Fisher information: which tensors have none, and which loss was used."""
+    """Yield notes on statistics: random inputs, which tensors have none, and which loss was used."""
+    if said[RANDOM]:
+        yield OF_RANDOM
     named = ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of"), (MAGNITUDES, "magnitudes of inputs of"))
     for kind, of in named:
         about = said.get(kind)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,13 @@ __all__ = [
     "LOAD",
     "MERGED",
     "NOTE",
+    "OF_RANDOM",
+    "RANDOM",
     "SALIENCY",
     "Statistics",
     "check_belongs",
     "prints",
+    "random_notes",
     "read_statistics",
     "said_in",
     "said_of_merged",
@@ -37,6 +40,10 @@ NOTE = "ckptsurgeon.stats"
 """The metadata entry that records the model and the inputs of the statistics."""
 MERGED = "merged"
 """The field of this entry for statistics of several models that were merged while they ran."""
+RANDOM = "random"
+"""The field of this entry, or of each model in ``MERGED``, that is true if the inputs were drawn at random."""
+OF_RANDOM = "the inputs are random: their statistics say little about the real use of the model; give real inputs"
+"""The note on such statistics, when they are made."""
 PLACES, BYTES = 1024, 32
 """To recognise a file, ``BYTES`` bytes are read at each of ``PLACES`` positions."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
@@ -45,10 +52,11 @@ INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
 
 @dataclass(frozen=True)
 class Statistics:
-    """The statistics in a file: mean squares, loads and influences by key, as lists of numbers."""
+    """The statistics in a file: mean squares, loads and influences by key, as lists of numbers; and notes on them."""
 
     path: str
     values: Mapping[str, Sequence[float]]
+    notes: Sequence[str] = ()
 
     def inputs(self, key: str) -> Sequence[float] | None:
         """Return the mean square of each input of the layer with the weight ``key``; None if there is none."""
@@ -91,9 +99,20 @@ def read_statistics(path: Path, source: Checkpoint) -> Statistics:
     """Return the statistics in a file that ``stats`` made from ``source``; raises ConfigError for another model."""
     name = os.fspath(path)
     with open_checkpoint(name, unwrap=False) as opened:
-        check_belongs(said_in(opened), name, source)
+        said = said_in(opened)
+        check_belongs(said, name, source)
         keys = [key for key in opened if key.rpartition(".")[2] in (INPUTS, LOAD, INFLUENCE, SALIENCY)]
-        return Statistics(name, {key: opened.tensor(key).reshape(-1).tolist() for key in keys})
+        values = {key: opened.tensor(key).reshape(-1).tolist() for key in keys}
+        return Statistics(name, values, tuple(random_notes(said, os.path.basename(name))))
+
+
+def random_notes(said: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield a note if the statistics of ``name`` are of random inputs; ``said`` is what the file says of them."""
+    if said.get(RANDOM) is True:
+        yield (
+            f"{escape(name)}: the statistics are of random inputs, and say little about the real use of the model; "
+            "make them with ckpt stats --inputs FILE"
+        )
 
 
 def said_in(opened: Checkpoint) -> Mapping[str, Any]:
@@ -130,17 +149,18 @@ def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tu
     )
 
 
-def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> None:
+def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint, kind: str = "") -> None:
     """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``.
 
-    ``said`` is what the file records about the model: the result of ``said_in``.
+    ``said`` is what the file records about the model: the result of ``said_in``. ``kind`` is the option of ``stats``
+    that makes the statistics, without dashes; "" if there is none.
     """
     if said["weights"] != prints(source):
-        model = escape(shown(source.path))
+        model, option = escape(shown(source.path)), f" --{kind}" if kind else ""
         raise ConfigError(
             f"{escape(name)} has the statistics of another model, {escape(str(said.get('model')), 80)}, not of "
             f"{model}.",
-            hint=f"Make those of this model: ckpt stats {model} --inputs FILE -o {escape(name)}.",
+            hint=f"Make those of this model: ckpt stats {model} --inputs FILE{option} -o NEW_FILE.",
         )
 
 

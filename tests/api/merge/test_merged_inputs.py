@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.merge import merged_inputs
 
 from .test_statistics import gpt2, ids, llama, measured, saved, trained
 
@@ -112,7 +115,8 @@ def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tm
         wanted = by_the_paper(models, [ids(0), ids(1)], alpha)
     assert found.keys() == wanted.keys()
     for key, value in found.items():
-        torch.testing.assert_close(value, wanted[key], rtol=1e-4, atol=1e-5)
+        far = (value - wanted[key].detach()).abs().max() / wanted[key].detach().abs().max()
+        assert float(far) <= 1e-5, key
     plain = {name: tmp_path / f"{name}.stats.safetensors" for name in "ab"}
     for name, path in plain.items():
         cs.apply(cs.stats(tmp_path / name, inputs=tmp_path / f"{name}.inputs.safetensors", gram=True), path)
@@ -208,13 +212,62 @@ def test_wrong_arguments_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:
         "--param is only for --merged-with": ["--gram", "--param", "alpha=0.5"],
         "has no parameter beta": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "beta=1"],
         "must be the same for all": ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "alpha:lm_head=0.5"],
+        "does not have the form MODEL=FILE": ["--gram", "--merged-with", f"{tmp_path}/b="],
     }
     for said, more in cases.items():
         done = ckpt("stats", tmp_path / "a", *more, "-o", tmp_path / "s.safetensors")
         assert done.code == 2
         assert said in " ".join(done.err.split())
+    zeros = ["--gram", "--merged-with", f"{tmp_path}/b", "--param", "weight=0,0"]
+    done = ckpt("stats", tmp_path / "a", *zeros, "-o", tmp_path / "s.safetensors")
+    assert done.code == 4
+    assert "the weights of all models are zero" in done.err
+    assert "normalize" not in done.err
     done = ckpt("stats", tmp_path / "a", "--gram", "--merged-with", f"{tmp_path}/b", "-o", tmp_path / "s.safetensors")
     assert done.code == 0, done.err
+
+
+def test_random_inputs_of_some_of_the_models_are_said(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    plan = cs.stats(tmp_path / "a", inputs=tmp_path / "a.inputs.safetensors", gram=True, merged_with=[f"{tmp_path}/b"])
+    assert next(note for note in plan.notes if "random" in note).startswith(f"{tmp_path}/b: the inputs are random")
+    cs.apply(plan, tmp_path / "joint.safetensors")
+    found = cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean_plusplus",
+                     statistics=str(tmp_path / "joint.safetensors"))  # fmt: skip
+    assert sum("the statistics are of random inputs" in note for note in found.notes) == 1
+
+
+def test_gram_matrices_of_all_models_need_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wide(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                hidden_size=16, intermediate_size=500, num_hidden_layers=2, num_attention_heads=4, vocab_size=30
+            )
+        ).eval()
+
+    saved(tmp_path, wide, "a", "b")
+    both = 2 * 8 * 500**2
+    with pytest.raises(cs.ConfigError, match="2 models and the Gram matrices") as caught:
+        joint(tmp_path, "a", "b", memory=both)
+    enough = int(re.search(r"--memory (\d+)B", str(caught.value.hint))[1])  # type: ignore[index]
+    peaks, plain = list[int](), merged_inputs._Merging._merged_tensor
+
+    def watched_merge(self: Any, name: str) -> Any:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        made = plain(self, name)
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        return made
+
+    monkeypatch.setattr(merged_inputs._Merging, "_merged_tensor", watched_merge)
+    tracemalloc.start()
+    try:
+        joint(tmp_path, "a", "b", memory=enough)
+    finally:
+        tracemalloc.stop()
+    assert both < max(peaks) < enough
+    joint(tmp_path, "a", "b", memory=both, exclude="**.down_proj.weight")
 
 
 def test_networks_that_do_not_run_alike_are_an_error(tmp_path: Path) -> None:

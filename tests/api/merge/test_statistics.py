@@ -254,8 +254,9 @@ def test_fisher_information_has_its_memory(tmp_path: Path, ckpt: Ckpt) -> None:
 def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b", gram=True)
     swapped = {"a": tmp_path / "b.stats.safetensors", "b": tmp_path / "a.stats.safetensors"}
-    with pytest.raises(cs.ConfigError, match="statistics of another model, b, not of .*a"):
+    with pytest.raises(cs.ConfigError, match="statistics of another model, b, not of .*a") as caught:
         cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", statistics=swapped)
+    assert str(caught.value.hint).endswith(f"ckpt stats {tmp_path}/a --inputs FILE --gram -o NEW_FILE.")
     with torch.no_grad():
         models[0].model.layers[0].self_attn.q_proj.weight.mul_(1.5)
     models[0].save_pretrained(tmp_path / "a")
@@ -355,6 +356,9 @@ def test_edited_statistics_are_an_error(tmp_path: Path) -> None:
     values = load_file(file)
     save_file({**values, f"{DOWN}.gram": torch.eye(5)}, file, {"ckptsurgeon.stats": note})
     with pytest.raises(cs.PlanError, match=r"are 5 x 5|\(5, 5\)|5×5"):
+        merged(tmp_path, "regmean")
+    save_file({**values, f"{DOWN}.gram": -values[f"{DOWN}.gram"]}, file, {"ckptsurgeon.stats": note})
+    with pytest.raises(cs.PlanError, match="Gram matrix of model 1 has negative values on its diagonal"):
         merged(tmp_path, "regmean")
     save_file({**values, f"{DOWN}.gram": torch.full((24, 24), torch.nan)}, file, {"ckptsurgeon.stats": note})
     with pytest.raises(cs.PlanError, match=f"{DOWN}.*Gram matrix of model 1 has values that are not finite"):
@@ -479,6 +483,29 @@ def test_layers_of_a_recipe_have_the_statistics_of_their_layer(tmp_path: Path) -
     torch.testing.assert_close(load_file(tmp_path / "out/model.safetensors")[UP], wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(cs.ConfigError, match="both statistics and the recipe name files with statistics"):
         cs.merge(tmp_path / "r.yaml", statistics={"a": "x"})
+
+
+@pytest.mark.parametrize("kind", ["gram", "magnitudes"])
+def test_statistics_of_no_linear_layer_are_an_error(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a")
+    with pytest.raises(cs.ConfigError, match=f"{kind}=True: with these inputs, none of the chosen linear layers runs"):
+        cs.stats(tmp_path / "a", include="**.norm.weight", **{kind: True})  # type: ignore[arg-type]
+
+
+def test_random_inputs_are_said_when_statistics_are_made_and_used(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b", gram=True)
+    plan = cs.stats(tmp_path / "a", gram=True)
+    assert any(note.startswith("the inputs are random") for note in plan.notes)
+    cs.apply(plan, tmp_path / "random.safetensors")
+    files = {"a": tmp_path / "random.safetensors", "b": tmp_path / "b.stats.safetensors"}
+    notes = cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", statistics=files).notes
+    assert next(note for note in notes if "of random inputs" in note).startswith("random.safetensors: ")
+    sizes = {"intermediate_size": 20}
+    for name, is_said in (("random.safetensors", True), ("a.stats.safetensors", False)):
+        notes = cs.resize(tmp_path / "a", set=sizes, by=tmp_path / name).notes
+        assert any("of random inputs" in note for note in notes) == is_said
+    with pytest.raises(cs.ConfigError, match="--inputs is empty"):
+        cs.stats(tmp_path / "a", inputs="")
 
 
 def test_patterns_without_gram_or_fisher_are_an_error(tmp_path: Path, ckpt: Ckpt) -> None:

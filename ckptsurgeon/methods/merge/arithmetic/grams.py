@@ -92,10 +92,12 @@ class _Steps:
         inverse = _inverse(self._tensors, grams, self._parts, self._ridge)
         if inverse is None:
             return [_identity(self._tensors, grams[0]) * part for part in self._parts[1:]]
-        return [gram @ inverse for gram in grams[1:]]
+        for model in range(1, len(grams)):  # in place, so that no more than one matrix of each model is in memory
+            grams[model] = grams[model] @ inverse
+        return grams[1:]
 
     def _scaled(self, model: int, expert: int) -> Array:
-        """Return a Gram matrix, with elements off the diagonal times ``alpha``; PlanError if it is not finite."""
+        """Return a Gram matrix, with elements off the diagonal times ``alpha``; PlanError if it is not valid."""
         gram = self._tensors.gram(model, expert)
         if not bool(self._tensors.xp.all(self._tensors.xp.isfinite(gram))):
             raise PlanError(
@@ -103,7 +105,14 @@ class _Steps:
                 hint="Make its statistics again: ckpt stats MODEL --gram.",
             )
         size = gram.shape[0]
-        diagonal = gram.reshape(-1)[:: size + 1] * (1 - self._alpha)
+        squares = gram.reshape(-1)[:: size + 1]
+        if bool((squares < 0).any()):
+            raise PlanError(
+                f"the Gram matrix of model {model + 1} has negative values on its diagonal, but they are means of "
+                "squares.",
+                hint="Make its statistics again: ckpt stats MODEL --gram.",
+            )
+        diagonal = squares * (1 - self._alpha)
         gram = gram * self._alpha
         gram.reshape(-1)[:: size + 1] += diagonal
         return gram
