@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..analysis.prove.barrier import BarrierPoint, LossBarrier
 from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, ChangedTensor, Proof, ProvedNetwork
-from ..util.text import count, escape, human_count, listing, percent_number
+from ..util.text import count, escape, human_count, listing, percent_number, shape_text
 from .columns import Columns, Hanging
 
 __all__ = ["barrier_view", "proof_view"]
@@ -140,7 +140,7 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     if proof.drift is None:
         return
     yield Text()
-    yield Columns([[escape(one.key), f"differs by {_share(one.error)}{_origin(one)}"] for one in proof.changed[:SHOWN]])
+    yield Columns([[escape(one.key), _difference(one)] for one in proof.changed[:SHOWN]])
     left = len(proof.changed) - SHOWN
     if left > 0:
         yield Text(f"  and {left} more in this block (--json lists all)", "dim")
@@ -148,6 +148,12 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     named = f": {listing(others, 3, where='')}" if others else ""
     said = f"{count(len(others), 'weight')} of other blocks {'differs' if len(others) == 1 else 'differ'}, too{named}"
     yield Hanging(Text("  "), Text(said if others else "the weights of the other blocks do not differ", "dim"))
+
+
+def _difference(one: ChangedTensor) -> str:
+    if one.shapes:
+        return f"has another shape: {' and '.join(map(shape_text, one.shapes))}"
+    return f"differs by {_share(one.error)}{_origin(one)}"
 
 
 def _origin(one: ChangedTensor) -> str:

@@ -57,7 +57,8 @@ class ChangedTensor:
 
     ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
     network that has the values of this weight in the second one; '' if there is none. ``order`` says that the second
-    weight is the first one "transposed", or with its "rows" or "columns" in another order; '' if it is not.
+    weight is the first one "transposed", or with its "rows" or "columns" in another order; '' if it is not. ``shapes``
+    are its shapes in both networks if they differ; then ``error`` is infinite.
     """
 
     key: str
@@ -65,6 +66,7 @@ class ChangedTensor:
     error: float
     equals: str = ""
     order: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,9 +76,9 @@ class Proof(InNotebooks):
     ``blocks`` are in the order in which the blocks finished. ``output`` compares the output of the whole network;
     ``prediction`` is set if that output is logits. A block drifts if its outputs differ by more than rounding explains.
     ``changed`` lists the differing weights of the first block that drifts, and ``changed_elsewhere`` those of the rest
-    of the network, if they differ by more than rounding explains. ``differing`` is the number of differing weights in
-    the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are weights that
-    differ by more than rounding explains and that had no effect on the outputs with these inputs.
+    of the network, if they differ in their shapes, or by more than rounding explains. ``differing`` is the number of
+    differing weights in the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are
+    weights that differ by more than rounding explains and that had no effect on the outputs with these inputs.
     """
 
     first: ProvedNetwork
@@ -170,6 +172,7 @@ def _changed(one: ChangedTensor) -> dict[str, Any]:
         "error": _number(one.error),
         "equals": one.equals or None,
         "order": one.order or None,
+        "shapes": [list(shape) for shape in one.shapes],
     }
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...analysis.prove.figures import Prediction, distance, prediction
-from ...analysis.prove.proof import BlockResult, Proof, ProvedNetwork
+from ...analysis.prove.proof import DIFFERENT, BlockResult, Proof, ProvedNetwork
 from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError, PlanError
 from ...storage.read.uri import shown
-from ...util.notes import with_prefix, without_prefix
+from ...util.notes import reworded, with_prefix, without_prefix
 from ...util.text import count, escape, listing, percent
 from ..diff import folder_differences
 from ..inputs.argument_types import CheckpointLike, Path, Progress
 from ..inputs.memory_budget import memory_bytes
+from ..model_folder.config_differences import DIFFERENT as SETTINGS_DIFFER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +55,9 @@ the 99.9 % quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for
 FLOOR = 1e-6
 """This number is added to each allowed error, because sums may be computed in another order."""
 SHOWN = 8
+SETTINGS_UNSEEN = "the config.json files differ in settings that do not change the outputs for these inputs"
+_PREDICTS = re.compile(r"For(?!PreTraining$)|LMHead|DoubleHeads")
+"""Matches names of classes of transformers whose main outputs are logits. GPT2LMHeadModel has no "For" in its name."""
 
 
 def prove(
@@ -89,6 +94,8 @@ def prove_each(
     """Do the same as ``prove``, but with a ``root`` of its own for each checkpoint (``roots``)."""
     import torch
 
+    from .weights import other_shapes
+
     limit = memory_bytes(memory) or MEMORY
     with ExitStack() as stack, torch.inference_mode():
         networks = [stack.enter_context(closing(one)) for one in networks_of(sources, model, task=task, roots=roots)]
@@ -97,7 +104,21 @@ def prove_each(
         arguments, shared = _inputs(networks, inputs, seed)
         runs = [_run(network, given, network.read, limit) for network, given in zip(networks, arguments, strict=True)]
         proof = _compared(networks, arguments[0], runs, shared, limit)
-    return replace(proof, notes=(*proof.notes, *folder_differences(*sources)))
+    told = _folder_notes(folder_differences(*sources), proof, has_new_shapes=bool(other_shapes(networks)))
+    return replace(proof, notes=(*proof.notes, *told))
+
+
+def _folder_notes(notes: Sequence[str], proof: Proof, *, has_new_shapes: bool) -> Iterator[str]:
+    """Yield the notes on how the folders differ, as they fit the verdict.
+
+    If no network drifts, settings do not change the outputs for these inputs. If weights have new shapes
+    (``has_new_shapes``), the settings differ because of the shapes, and there is no note on them.
+    """
+    for note in notes:
+        if proof.verdict == DIFFERENT or not note.startswith(SETTINGS_DIFFER):
+            yield note
+        elif not has_new_shapes:
+            yield reworded(note, note.replace(SETTINGS_DIFFER, SETTINGS_UNSEEN, 1))
 
 
 def networks_of(
@@ -221,7 +242,7 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
 def _compared(
     networks: list[Network], inputs: Inputs, runs: list[Recording], shared: SharedTokens | None, limit: int
 ) -> Proof:
-    from .weights import beyond_rounding, changed_in, differing, not_reached
+    from .weights import beyond_rounding, changed_in, differing, not_reached, other_shapes
 
     notes = [*network_notes(networks, shared)]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
@@ -244,7 +265,8 @@ def _compared(
         return _with_unseen(proof, networks, shared, inputs)
     changed = changed_in(networks, proof.drift)
     inside = {one.key for one in changed}
-    others = tuple(key for key in beyond_rounding(networks, shared) if key not in inside)
+    apart = (*other_shapes(networks, shared), *beyond_rounding(networks, shared))
+    others = tuple(key for key in apart if key not in inside)
     return replace(proof, changed=changed, changed_elsewhere=others)
 
 
@@ -313,7 +335,7 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
     if other:
         notes.append(
             "blocks that are not compared, because their outputs have different shapes: "
-            f"{listing(other, SHOWN, where='')}"
+            f"{listing(list(dict.fromkeys(other)), SHOWN, where='')}"
         )
     return found
 
@@ -369,7 +391,7 @@ def described(network: Network) -> ProvedNetwork:
 
 def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Prediction | None:
     names = [type(network.module).__name__ for network in networks]
-    predicts = all("For" in name and not name.endswith("ForPreTraining") for name in names)
+    predicts = all(_PREDICTS.search(name) for name in names)
     return prediction(*pair) if predicts and pair[0].dim() > 1 and bool(pair[0].isfinite().all()) else None
 
 

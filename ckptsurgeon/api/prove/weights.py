@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .vocabularies import SharedTokens
 
 __all__ = [
-    "FACTOR", "beyond_rounding", "changed_in", "differing", "hidden_embeddings", "not_reached", "without_effect",
+    "FACTOR", "beyond_rounding", "changed_in", "differing", "hidden_embeddings", "not_reached", "other_shapes",
+    "without_effect",
 ]  # fmt: skip
 
 FACTOR = 2.0
@@ -57,6 +58,16 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
             continue
         if not _is_explained(distance(*samples), _rounding(networks, key), samples[0]):
             yield key
+
+
+def other_shapes(networks: Sequence[Network], shared: SharedTokens | None = None) -> list[str]:
+    """Return the keys of the tensors that have another shape in the second network.
+
+    If the token lists differ (``shared``), tensors with a row for each token are left out.
+    """
+    first, second = networks
+    keys = [key for key in differing(networks) if first.steps[key].shape != second.steps[key].shape]
+    return [key for key in keys if shared is None or first.rows(key) not in shared.sizes]
 
 
 def _rounding(networks: Sequence[Network], key: str) -> Rounding:
@@ -151,7 +162,8 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
         return ()
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
     rows = [(key, _distance_of(networks, key)) for key in inside]
-    found = [ChangedTensor(key, drift.name, far.error) for key, far in rows if not far.same]
+    shapes = {key: _shapes(networks, key) for key in inside}
+    found = [ChangedTensor(key, drift.name, far.error, shapes=shapes[key]) for key, far in rows if not far.same]
     ordered = sorted(found, key=lambda one: -one.error)
     return tuple(_recognised(networks, one) if at < RECOGNISED else one for at, one in enumerate(ordered))
 
@@ -168,6 +180,12 @@ def _recognised(networks: Sequence[Network], changed: ChangedTensor) -> ChangedT
     equals = other_weight(networks, key, is_explained)
     order = "" if equals else order_of(first.read([key])[key], second.read([key])[key], is_explained)
     return replace(changed, equals=equals, order=order)
+
+
+def _shapes(networks: Sequence[Network], key: str) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a tensor in both networks; () if they are equal."""
+    first, second = (tuple(network.steps[key].shape) for network in networks)
+    return () if first == second else (first, second)
 
 
 def _distance_of(networks: Sequence[Network], key: str) -> Distance:

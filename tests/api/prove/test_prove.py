@@ -646,3 +646,54 @@ def test_a_source_that_does_not_exist_is_said_before_its_configuration() -> None
         cs.prove("none.safetensors", "m.safetensors")
     with pytest.raises(cs.ConfigError, match="no config.json in the folder of m.safetensors"):
         cs.prove("m.safetensors", "none.safetensors")
+
+
+def test_weights_of_other_shapes_are_named_and_counted(ckpt: Any) -> None:
+    llama("a")
+    cs.apply(cs.resize("a", set={"intermediate_size": 48}), "b/")
+    found = cs.prove("a", "b")
+    assert found.drift is not None
+    assert found.drift.name == "model.layers.0"
+    own = {one.key: one.shapes for one in found.changed}
+    assert own["model.layers.0.mlp.down_proj.weight"] == ((32, 64), (32, 48))
+    names = ("gate_proj", "up_proj", "down_proj")
+    assert {*own} == {f"model.layers.0.mlp.{name}.weight" for name in names}
+    assert {*found.changed_elsewhere} == {f"model.layers.{at}.mlp.{name}.weight" for at in (1, 2) for name in names}
+    said = " ".join(ckpt("prove", "a", "b").out.split())
+    assert "model.layers.0.mlp.down_proj.weight has another shape: (32, 64) and (32, 48)" in said
+    assert "6 weights of other blocks differ, too" in said
+    assert "∞" not in said
+
+
+def test_settings_are_no_cause_if_no_network_drifts() -> None:
+    llama("a")
+    cs.apply(cs.resize("a", set={"num_key_value_heads": 4}), "b/")
+    found = cs.prove("a", "b")
+    assert found.verdict == "SAME"
+    assert not found.notes
+    llama("c", rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, max_position_embeddings=64)
+    llama(
+        "d", rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}, max_position_embeddings=64
+    )
+    found = cs.prove("c", "d")
+    assert found.verdict == "SAME"
+    [note] = found.notes
+    assert note.startswith("the config.json files differ in settings that do not change the outputs for these inputs: ")
+
+
+def test_most_likely_answers_of_gpt_2_are_compared() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=96)).save_pretrained("a")
+    cs.apply(cs.convert("a", dtype="bfloat16"), "b/")
+    found = cs.prove("a", "b")
+    assert found.prediction is not None
+    assert found.prediction.places == 4 * 32
+
+
+def test_a_block_that_is_not_compared_is_named_once() -> None:
+    llama("a")
+    llama("b", num_attention_heads=2)
+    found = cs.prove("a", "b")
+    [note] = [one for one in found.notes if one.startswith("blocks that are not compared")]
+    assert note.count("model.rotary_emb") == 1
