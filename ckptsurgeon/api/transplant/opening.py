@@ -39,6 +39,7 @@ from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.quantised import decoded_dtype
 from .models import TransplantModels, with_layers_noted
+from .stacked_experts import stacked_experts_notes
 
 if TYPE_CHECKING:
     from ...vocabulary.replacement import NewVocabulary
@@ -236,7 +237,10 @@ def _planned(
             views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
             seed=seed, arguments={**arguments, **_recorded_specs(specs)},
             metadata=_metadata([one.operated.checkpoint for one in sources]),
-            notes=[*_notes(specs, sources, target), *_idle_encoding(sources, opened[len(specs) :], encoding)],
+            notes=[
+                *_notes(specs, sources, target), *stacked_experts_notes(target, opened),
+                *_idle_encoding(sources, opened[len(specs) :], encoding),
+            ],
         )  # fmt: skip
         check_converted(plan, sources)
         plan, initial_files[:] = _used(plan, initial, initial_files)
