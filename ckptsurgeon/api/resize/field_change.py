@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from ...destinations.module_kinds import SCALE
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.averaged_width import averaged_width
-from ...planning.resizing.axes import Axis, Network, changed_axes
+from ...planning.resizing.axes import Axis, Network, changed_axes, indices_text
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import NORM_AFTER, changed_depth, has_final_norm, lists_of
 from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...planning.resizing.new_width import AVERAGED, NormForm, added_width, check_norms, with_epsilons
 from ...planning.resizing.repeat import NO_NOISE, pooled_heads, repeated, widened_channels
-from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
+from ...planning.resizing.select import by_layer, check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
 from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
 from .choices import Choices
-from .layer_lists import chosen_layers
+from .layer_lists import chosen_layers, influences_of
 from .merging import merged_groups
 from .scores import Measures
 
@@ -59,7 +59,10 @@ class FieldChange:
             after_sum = self._normalises_after(name) or not has_final_norm(paths, before)
             if any(layer.is_identity for layer in layers):
                 check_identity(self.asked.beside(name))
-            return changed_depth(name, layers, paths, before, after, numbers, normalises_after=after_sum)
+            return changed_depth(
+                name, layers, paths, before, after, numbers, normalises_after=after_sum,
+                influences=influences_of(self.asked, self.choices, name),
+            )  # fmt: skip
         if role == "heads" and not self.asked.is_pinned(name):
             self._check_sizes(name, numbers)
         axes = changed_axes(role, name, before, after)
@@ -281,7 +284,13 @@ class FieldChange:
             if self.choices.by
             else "those with the largest weights"
         )
-        return selected(name, groups, kept, numbers, f"{why} are kept")
+        return selected(name, groups, kept, numbers, f"{why} are kept{self._which(role, groups, kept)}")
+
+    def _which(self, role: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]]) -> str:
+        """Return which heads or experts are kept in the first layers; '' for channels, of which there are too many."""
+        if role == "channels":
+            return ""
+        return f" ({by_layer(groups, [indices_text([(one, one + 1) for one in units]) for units in kept])})"
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
         """Return the number of groups of query heads; the same number of heads must be kept in each group.

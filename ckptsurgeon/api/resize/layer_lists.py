@@ -11,7 +11,7 @@ from ...planning.resizing.select import largest
 from .asked_fields import AskedFields
 from .choices import Choices
 
-__all__ = ["chosen_layers", "lists_of_layers"]
+__all__ = ["chosen_layers", "influences_of", "lists_of_layers"]
 
 _WITHOUT_EXPERTS = "mlp_only_layers"
 """The field that lists the layers without experts."""
@@ -33,8 +33,14 @@ def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer
             "and statistics.",
             hint="Make the statistics with ckpt stats, and give their file with --by.",
         )
-    influences = choices.influences(numbers[0], lambda: choices.lists(name))
-    return [Layer(number) for number in largest(influences, numbers[1])]
+    return [Layer(number) for number in largest(influences_of(asked, choices, name), numbers[1])]
+
+
+def influences_of(asked: AskedFields, choices: Choices, name: str) -> list[float]:
+    """Return the influence of each layer of the source if layers are chosen by it, else []; ``name`` is the field."""
+    if choices.layers != INFLUENTIAL or choices.influences is None:
+        return []
+    return list(choices.influences(asked.numbers(name)[0], lambda: choices.lists(name)))
 
 
 def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from ...errors import ConfigError
 from ...planning.operations.operation import groups_of
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.change import Change
-from ...planning.resizing.merge_experts import Groups, merged, similar_groups
-from ...planning.resizing.select import largest
+from ...planning.resizing.merge_experts import Groups, groups_text, merged, similar_groups
+from ...planning.resizing.select import by_layer, largest
 from ...util.text import brief_repr, count, escape
 from .choices import Choices
 from .scores import Measures
@@ -76,7 +76,9 @@ def merged_groups(
         )
         for axes in layers
     ]
-    return change(found, "by similar rows of the router")
+    merge = change(found, "by similar rows of the router")
+    merge.said += f"; the groups are {by_layer(layers, list(map(groups_text, found)))}"
+    return merge
 
 
 def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:

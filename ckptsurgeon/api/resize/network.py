@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ...destinations.hf.resizable import Resizable
 from ...destinations.resizable_model import resizable
 from ...errors import ConfigError
 from ...planning.resizing.fields import role_of
+from ...util.notes import reworded
 from ...util.text import escape
 from ..inputs.argument_types import Fields, Kept
 from ..transplant.donor.choice import donor_choice
@@ -39,6 +41,14 @@ class AskedNetwork:
     fields: Mapping[str, Any]
     kept: Mapping[str, Sequence[int]]
     vocabulary: VocabularyStep | None = None
+
+    def as_given(self, note: str) -> str:
+        """Return a note with the names of fields as the user writes them: T5's ``hidden_size``, not ``d_model``."""
+        for name in self.given:
+            main = self.base.main_name(name) if name not in self.fields else name
+            if main != name:
+                note = reworded(note, re.sub(rf"(?<![\w.]){re.escape(main)}(?![\w.])", name, note))
+        return note
 
 
 def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:

@@ -69,7 +69,8 @@ class ResizedWeights:
     @cached_property
     def said(self) -> list[str]:
         """A note on each change: what was done, and whether the outputs stay equal."""
-        return [change.note(is_tested=self.found.stages.is_tested) for change in self.found.changes]
+        said = [change.note(is_tested=self.found.stages.is_tested) for change in self.found.changes]
+        return [self.network.as_given(note) for note in said]
 
     @property
     def _first(self) -> TargetSpec:
@@ -162,6 +163,6 @@ class ResizedWeights:
         yield from self.network.base.said(list(overrides), overrides)
         for owner, alias in self._untied:
             yield f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied"
-        yield from (*self.found.stages.said, *self.found.notes)
+        yield from map(self.network.as_given, (*self.found.stages.said, *self.found.notes))
         asked_for = [note for note in others if note.startswith(DIFFERENT)]
         yield from (reworded(note, final_keys(note)) for note in others if note not in asked_for)

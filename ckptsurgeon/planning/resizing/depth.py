@@ -7,13 +7,13 @@ projections are zero, so that each only passes its input on (LLaMA Pro, https://
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import ConfigError, PlanError
 from ...util.text import brief_repr, count, escape, listing, shape_text
 from ..keys.spelling import quoted
-from .axes import Network
+from .axes import Network, indices_text
 from .change import Change
 
 __all__ = [
@@ -33,6 +33,8 @@ INFLUENTIAL = "influential"
 """The value of ``--layers`` that keeps the layers that change their input most, according to statistics."""
 WAYS = ("repeat", "interleave", "identity", "evenly", "first")
 """The values of ``--layers`` that name a way to choose layers; all other values are lists of layers."""
+SHOWN = 12
+"""The number of layers whose influence a note shows."""
 NEW = "resized"
 """A segment of the temporary keys that layers have until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
@@ -179,12 +181,15 @@ def changed_depth(
     numbers: tuple[int, int],
     *,
     normalises_after: bool,
+    influences: Sequence[float] = (),
 ) -> Change:
     """Return the change of the network ``before`` to ``after``: its lists of layers ``paths`` become ``layers``.
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is true if each layer
-    normalises the sum of its input and its own results (post-norm). Raises PlanError if an added layer cannot pass its
-    input on, if a source layer lacks a tensor that the output's layer needs, or if a tensor outside the layers changes.
+    normalises the sum of its input and its own results (post-norm). ``influences`` has the influence of each layer of
+    the source, if the layers were chosen by it; the note then has those of the layers that are left out. Raises
+    PlanError if an added layer cannot pass its input on, if a source layer lacks a tensor that the output's layer
+    needs, or if a tensor outside the layers changes.
     """
     _check_outside(field, paths, before, after)
     for path in paths:
@@ -204,7 +209,7 @@ def changed_depth(
         again = len(layers) - len(kept)
         doing = ", ".join(
             [f"{count(again, 'layer')} repeated"] * (again > 0)
-            + [f"{count(dropped, 'layer')} left out"] * (dropped > 0)
+            + [f"{count(dropped, 'layer')} left out ({_left_out(numbers[0], kept, influences)})"] * (dropped > 0)
         )
     change = Change(f"{field} {numbers[0]} to {numbers[1]}: {doing or 'layers in another order'}", bool(added))
     for path in paths:
@@ -215,6 +220,15 @@ def changed_depth(
         names = {re.sub(rf"\.{NEW}\.[0-9]+\.", ".", key) for key in own}
         change.said += f"; tensors that only some layers have are not repeated: {listing(sorted(names), where='')}"
     return change
+
+
+def _left_out(size: int, kept: Collection[int], influences: Sequence[float]) -> str:
+    """Return the numbers of those of ``size`` layers that are not ``kept``, with their ``influences`` if known."""
+    numbers = [number for number in range(size) if number not in kept]
+    if not influences:
+        return escape(indices_text([(number, number + 1) for number in numbers]), 60)
+    said = [f"{number} with influence {influences[number]:.2g}" for number in numbers]
+    return listing(said, SHOWN, where=" (ckpt stats shows all)")
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
 from ...errors import PlanError
-from ...util.text import escape, listing
+from ...util.text import escape, listing, reasons
 from .axes import Axis, taken
 from .change import Change
 
-__all__ = ["check_channels", "check_units", "groups_of", "largest", "scores_by_weights", "selected"]
+__all__ = ["by_layer", "check_channels", "check_units", "groups_of", "largest", "scores_by_weights", "selected"]
+
+SHOWN, LONGEST = 3, 60
+"""The number of layers of which a note says what is kept, and the length of the text for each of them."""
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -50,6 +53,19 @@ def _layer(key: str) -> str:
     parts = key.split(".")
     last = max((at for at, part in enumerate(parts) if part.isdigit()), default=-1)
     return ".".join(parts[: last + 1])
+
+
+def by_layer(groups: Sequence[Sequence[Axis]], texts: Sequence[str]) -> str:
+    """Return a text for each of the first groups of axes, with the layer of the group; the texts of equal layers once.
+
+    The plan as JSON has the operations of all layers.
+    """
+    if len(set(texts)) == 1 and len(texts) > 1:
+        return f"{escape(texts[0], LONGEST)} in each layer"
+    said = [
+        f"{escape(text, LONGEST)} in {escape(_layer(axes[0].key))}" for axes, text in zip(groups, texts, strict=True)
+    ]
+    return f"{reasons(said, SHOWN)}{'; --json lists all' if len(said) > SHOWN else ''}"
 
 
 def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:

@@ -175,3 +175,28 @@ def test_groups_of_equal_rows_and_groups_that_are_never_used() -> None:
     assert change.rows == [{"combine": "m.w", "dim": 0, "groups": "0+1+3,2", "weights": [1.0, 1.0, 5.0, 1.0]}]
     with pytest.raises(cs.PlanError, match="not one element for each expert"):
         merged("experts", [[Axis("m.w", 0, 8, 4, "out", "experts")]], [[[0, 1, 3], [2]]], [[]], (4, 2), "by a test")
+
+
+def test_the_groups_are_said(source: Saved) -> None:
+    plan = cs.resize(source("mixtral"), **TWO, merge_experts="similar", keep={"num_local_experts": [1, 3]})
+    before = load_file(source("mixtral") / "model.safetensors")
+    for layer in range(2):
+        groups = [sorted(group) for group in grouped_by_hand(router_in(before, layer), [1, 3])]
+        said = ",".join("+".join(map(str, group)) for group in groups)
+        assert f"{said} in model.layers.{layer}" in plan.notes[0] or f"{said} in each layer" in plan.notes[0]
+
+
+def test_the_kept_experts_are_said(source: Saved, tmp_path: Path) -> None:
+    plan = cs.resize(source("mixtral"), **TWO)
+    cs.apply(plan, tmp_path / "out")
+    before, after = load_file(source("mixtral") / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    for layer in range(2):
+        old, new = router_in(before, layer), router_in(after, layer)
+        kept = [at for at, row in enumerate(old) if any(torch.equal(row, one) for one in new)]
+        said = f"{kept[0]}..{kept[1]}" if kept[1] == kept[0] + 1 else ",".join(map(str, kept))
+        assert f"{said} in model.layers.{layer}" in plan.notes[0] or f"{said} in each layer" in plan.notes[0]
+
+
+def test_a_field_has_the_name_that_the_user_wrote(source: Saved) -> None:
+    [note] = [one for one in cs.resize(source("mixtral"), set={"num_experts": 8}).notes if "repeated" in one]
+    assert note.startswith("num_experts 4 to 8: ")

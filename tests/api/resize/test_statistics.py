@@ -318,3 +318,13 @@ def test_statistics_in_a_recipe_are_relative_to_it(tmp_path: Path, llama: Any) -
     (tmp_path / "recipes/resize.yaml").write_text(text)
     cs.apply(tmp_path / "recipes/resize.yaml")
     assert cs.verify(tmp_path / "out").ok
+
+
+def test_layers_that_are_left_out_are_named_with_their_influence(llama: Any, tmp_path: Path) -> None:
+    values, arguments = made(tmp_path), {"num_hidden_layers": 2}
+    plan = cs.resize(tmp_path / "llama", set=arguments, layers="influential", by=tmp_path / "stats.safetensors")
+    influences = [float(values[f"model.layers.{number}.influence"]) for number in range(3)]
+    least = influences.index(min(influences))
+    assert f"1 layer left out ({least} with influence {influences[least]:.2g}); the outputs change" in plan.notes[0]
+    plan = cs.resize(tmp_path / "llama", set=arguments, layers="evenly")
+    assert "1 layer left out (1); the outputs change" in plan.notes[0]
