@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from ..planning.plan.receipt import FactorFit, Receipt, RoundedTensor, Verificat
 from ..util.text import count, escape, human_bytes, listing, percent, shape_text
 from .columns import Columns, Hanging, next_view
 
-__all__ = ["counts_line", "receipt_view", "verification_view"]
+__all__ = ["counts_line", "receipt_view", "verification_view", "windows_view"]
 
 # Receipts.
 
@@ -35,6 +36,26 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
     beside = [Hanging(Text("  with  "), listing(receipt.beside, 12, where=""))] if receipt.beside else []
     errors = [*_fits(receipt.fits, every), *_rounded(receipt.rounded, every)]
     return Group(*errors, Hanging(Text("  wrote "), line), *beside, *next_view(next_steps))
+
+
+def windows_view(
+    receipts: Sequence[Receipt], sources: Sequence[str], *, next_step: str, every: bool = False
+) -> RenderableType:
+    """Return a table of the means of windows of ``sources``, and a line for each written file.
+
+    ``next_step`` is the command that the user may run next; ``every`` shows all errors of quantised tensors.
+    """
+    kinds = list(dict.fromkeys(kind for one in receipts for kind, number in one.counts.items() if number))
+    window = len(sources) - len(receipts) + 1
+    rows: list[list[str | Text]] = [[Text(name, "dim") for name in ("", "mean of", *kinds)]]
+    for place, one in enumerate(receipts):
+        ends = (os.path.basename(os.path.normpath(sources[at])) for at in (place, place + window - 1))
+        counts = [str(one.counts.get(kind) or "-") for kind in kinds]
+        rows.append([escape(os.path.basename(one.output)), " to ".join(map(escape, ends)), *counts])
+    written = [
+        receipt_view(one, next_steps=[next_step] if one is receipts[-1] else (), every=every) for one in receipts
+    ]
+    return Group(Columns(rows, right=tuple(range(2, 2 + len(kinds)))), *written)
 
 
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:

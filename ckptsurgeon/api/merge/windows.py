@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ...errors import ConfigError, OutputError
 from ...formats.base.marks import writers
@@ -20,6 +21,7 @@ from .lockstep import in_lockstep
 
 __all__ = ["average_windows", "window_names"]
 
+CONFIG = "config.json"
 TOGETHER = 16
 """At most this many means are written at once: each has files open and buffers in memory."""
 
@@ -95,7 +97,19 @@ def average_windows(
     for begin in range(0, len(names), together):
         runs = [run_of(place) for place in range(begin, min(begin + together, len(names)))]
         receipts += in_lockstep(runs, progress)
-    return receipts
+    notes = _left_files(paths)
+    return [replace(one, notes=(*one.notes, *notes)) for one in receipts]
+
+
+def _left_files(paths: Sequence[str]) -> list[str]:
+    """Return a note if the checkpoints are folders of models, because each mean is a single file."""
+    folder = next((one for one in reversed(paths) if os.path.isfile(os.path.join(one, CONFIG))), "")
+    if not folder:
+        return []
+    return [
+        f"{CONFIG} and the other files of {escape(folder)} are not copied, because each mean is one file: to use a "
+        "mean as a model, put it into a folder with copies of them"
+    ]
 
 
 def window_names(paths: Sequence[str]) -> list[str]:

@@ -173,8 +173,9 @@ def _write_windows(
     ]  # fmt: skip
     if writing.printer.answer({"kind": "ckpt.windows", "version": 1, "outputs": rows}):
         return
-    from ...render.verification import receipt_view
+    from ...render.verification import windows_view
+    from ..options import quoted
 
     writing.printer.notes(dict.fromkeys(note for receipt in receipts for note in receipt.notes))
-    for receipt in receipts:
-        writing.printer.show(receipt_view(receipt, every=writing.printer.verbose))
+    step = f"ckpt verify {quoted(receipts[-1].output)}"
+    writing.printer.show(windows_view(receipts, sources, next_step=step, every=writing.printer.verbose))

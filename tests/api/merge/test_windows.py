@@ -135,3 +135,19 @@ def test_windows_of_a_decay_on_the_command_line(ckpt: Run) -> None:
     assert ckpt(*line, "--decay", "linear").code == 0
     cs.apply(cs.average(PATHS[:4], decay="linear"), "mean.pth")
     assert not cs.diff(f"means/{PATHS[3]}", "mean.pth", values=True).differs
+
+
+def test_the_command_says_what_each_mean_has_and_what_is_left(ckpt: Run) -> None:
+    lines = ckpt("average", *PATHS, "--window", "4", "-o", "means/").out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["mean", "of", "copied", "merged"],
+        [PATHS[3], PATHS[0], "to", PATHS[3], "1", "2"],
+        [PATHS[4], PATHS[1], "to", PATHS[4], "1", "2"],
+    ]
+    assert lines[-1] == f"  next: ckpt verify means/{PATHS[4]}"
+    for number, path in enumerate(PATHS[:2]):
+        Path(f"run-{number}").mkdir()
+        os.rename(path, f"run-{number}/model.pth")
+        Path(f"run-{number}/config.json").write_text("{}")
+    done = ckpt("average", "run-0", "run-1", "--window", "2", "-o", "more/")
+    assert "config.json and the other files of run-1 are not copied" in " ".join(done.err.split())
