@@ -19,6 +19,8 @@ from ..planning.keys.spelling import quoted
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
 from ..tensors.find_codes import find_codes
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import NUMBER_IN_KEY
 from ..vocabulary.read import tokens_beside
 from .inputs.argument_types import CheckpointLike
@@ -88,7 +90,8 @@ def with_command(
         if not facts.drawn:
             break
     if best is None:
-        return replace(fit, notes=(*fit.notes, f"no transplant makes the checkpoint fit: {why}"))
+        failed = Note(NoteKind.SERIOUS, f"no transplant makes the checkpoint fit: {why}")
+        return replace(fit, notes=(*fit.notes, failed))
     _, chosen, facts = best
     codes = find_codes(target.tensors).by_key
     renamed = {

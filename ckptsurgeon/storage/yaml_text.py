@@ -204,6 +204,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     InlineMapping, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row.items(), flow_style=True)
 )
+_Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # such as Note
 
 
 def dump_yaml(document: Any) -> str:

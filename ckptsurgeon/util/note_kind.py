@@ -45,7 +45,7 @@ class NoteKind(Enum):
     """Says how a checkpoint was opened, or what checks of values find for all tensors: no check reports the note."""
 
     SERIOUS = _fail("", "")
-    """A serious note in a plan that was read from JSON, which does not say more about its kind."""
+    """A serious note that no check reports, or whose kind is not known, since its plan was read from JSON."""
 
     ADAPTER_BESIDE = _warn(
         "other-notes", "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."

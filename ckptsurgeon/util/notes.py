@@ -22,7 +22,8 @@ Text = TypeVar("Text", bound=str)
 class Note(str):
     """A text for the user that knows its kind.
 
-    It is equal to its text, so that it can be compared, listed and written as JSON like any other text.
+    It is equal to its text, so that it can be compared, listed and written as JSON or YAML like any other text. It can
+    be pickled with protocol 2 or later: protocols 0 and 1 do not call ``__new__`` with the kind.
     """
 
     __slots__ = ("kind",)

@@ -22,7 +22,7 @@ from ckptsurgeon.destinations import transformers as kind
 from ckptsurgeon.destinations._load import load_target
 from ckptsurgeon.destinations.hf import cached_build
 from ckptsurgeon.destinations.hf import ignored_keys as ignored_keys_module
-from ckptsurgeon.util.notes import notes_about
+from ckptsurgeon.util.notes import is_serious, notes_about
 
 from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
 
@@ -219,6 +219,7 @@ def test_no_command_is_proposed_if_nothing_would_be_loaded(net: Callable[..., nn
     found = cs.fits("src.pth", "dst.yaml")
     assert not found.command
     assert found.notes[-1].startswith("no transplant makes the checkpoint fit: ")
+    assert is_serious(found.notes[-1])  # the reason for exit status 1 is also shown with -q
 
 
 def test_another_checkpoint_is_a_destination(ckpt: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import ckptsurgeon
 from ckptsurgeon.analysis.check.running import all_checks
+from ckptsurgeon.storage.yaml_text import dump_yaml, read_yaml
 from ckptsurgeon.util.note_kind import NoteKind
 from ckptsurgeon.util.notes import (
     Note,
@@ -39,6 +40,13 @@ def test_a_note_is_equal_to_its_text() -> None:
 def test_a_note_that_is_sent_to_another_process_keeps_its_kind(protocol: int) -> None:
     sent = pickle.loads(pickle.dumps(GAP, protocol)) if protocol > 1 else copy.deepcopy(GAP)
     assert (sent, sent.kind) == (GAP, NoteKind.LAYER_GAP)
+
+
+@pytest.mark.parametrize("text", ["no tensor of layer 3", "a: b", "12", "two\nlines"])
+def test_a_note_is_written_as_yaml_like_its_text(text: str) -> None:
+    written = dump_yaml({"notes": [Note(NoteKind.LAYER_GAP, text)]})
+    assert written == dump_yaml({"notes": [text]})
+    assert read_yaml(written, "x.yaml") == {"notes": [text]}
 
 
 def test_a_prefix_keeps_the_kind() -> None:

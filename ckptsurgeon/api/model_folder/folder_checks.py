@@ -243,7 +243,7 @@ def _beyond(folder: ModelFolder, *, written: bool = False) -> list[Note]:
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"
     unchanged = "; they are written unchanged" if written else ""
-    is_padding = any(field.endswith("pad_token_id") for field, _ in found.get(CONFIG, ()))
+    is_padding = any(field.rpartition(".")[2] == "pad_token_id" for field, _ in found.get(CONFIG, ()))
     kind = NoteKind.PADDING_ROW if is_padding else NoteKind.TOKEN_IDS
     said = f"{size}, but {listing(stale, where='')}: there is no row for these ids{unchanged}"
     return [Note(kind, said)] if stale else []

@@ -146,7 +146,7 @@ class Plan(InNotebooks):
             **({"costs": self.costs.to_json()} if self.costs is not None else {}),
             "metadata": dict(self.metadata),
             "notes": list(self.notes),
-            **({"serious_notes": serious} if (serious := serious_places(self.notes)) else {}),
+            **({"serious_notes": serious_places(self.notes)} if self.notes else {}),
         }
 
     def sha256(self) -> str:
@@ -199,6 +199,16 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
+def _read_notes(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the notes of a plan's JSON. If it does not say which are serious, as in earlier versions, all are."""
+    notes = list(map(text, data["notes"]))
+    places = data.get("serious_notes", [*range(len(notes))])
+    is_valid = isinstance(places, list) and all(type(one) is int and 0 <= one < len(notes) for one in places)
+    if not is_valid:
+        raise ValueError(f"serious_notes is {places!r:.60}, not a list of places of its {count(len(notes), 'note')}")
+    return tuple(with_serious(notes, places))
+
+
 def _read_plan(data: Mapping[str, Any]) -> Plan:
     sources = tuple(map(PlanSource.from_json, data["sources"]))
     index = {source.name: i for i, source in enumerate(sources)}
@@ -218,7 +228,7 @@ def _read_plan(data: Mapping[str, Any]) -> Plan:
         seed=int(data["seed"]),
         arguments=dict(data["arguments"]),
         metadata={text(k): text(v) for k, v in data["metadata"].items()},
-        notes=tuple(with_serious(map(text, data["notes"]), data.get("serious_notes", ()))),
+        notes=_read_notes(data),
         costs=Costs.from_json(data.get("costs")),
     )
 

@@ -224,6 +224,17 @@ def test_what_only_reads_does_not_say_what_is_written() -> None:
     assert any(one.what == said for row in cs.check("m").rows for one in row.found)
 
 
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [("pad_token_id", "fail"), ("text_config.pad_token_id", "fail"), ("audio_pad_token_id", "warn")],
+)
+def test_only_the_padding_row_of_the_embedding_must_exist(field: str, status: str) -> None:
+    place, _, name = field.rpartition(".")
+    model("m", **({place: {name: 9}} if place else {name: 9}))
+    rows = [row for row in cs.check("m").rows if any("there is no row for these ids" in one.what for one in row.found)]
+    assert [row.status.value.lower() for row in rows] == [status]
+
+
 def test_rename_has_no_configuration_and_says_why() -> None:
     plan = cs.rename(model("m"), map=["model=decoder"])
     cs.apply(plan, "out")

@@ -398,8 +398,15 @@ def test_serious_notes_stay_serious_in_json_which_does_not_change_the_plan() -> 
     assert [is_serious(note) for note in again.notes] == [False, True]
     assert again.to_json() == data
     plain = replace(made, notes=tuple(map(str, made.notes)))
-    assert "serious_notes" not in plain.to_json()
+    assert plain.to_json()["serious_notes"] == []
+    assert "serious_notes" not in replace(made, notes=()).to_json()
     assert plain.sha256() == made.sha256() == again.sha256()
+
+
+def test_notes_of_a_plan_that_does_not_say_which_are_serious_are_all_serious() -> None:
+    data = replace(plan(MODEL, MODEL), notes=("a remark", "no tensor of layer 3")).to_json()
+    del data["serious_notes"]  # as earlier versions wrote plans
+    assert [is_serious(note) for note in cs.Plan.from_json(data).notes] == [True, True]
 
 
 def test_the_same_inputs_give_the_same_plan() -> None:
@@ -419,8 +426,13 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (lambda p: {**p, "seed": "x"}, "cannot be read"),
         (lambda p: {**p, "seed": -1}, "its seed is -1"),
         (lambda p: {**p, "version": True}, "version True"),
-        (lambda p: {**p, "serious_notes": 3}, "cannot be read"),
-        (lambda p: {**p, "serious_notes": [[]]}, "cannot be read"),
+        *(
+            (
+                lambda p, places=places: {**p, "notes": ["a", "b"], "serious_notes": places},
+                r"cannot be read: serious_notes is .*, not a list of places of its 2 notes",
+            )
+            for places in (3, None, {"a": 1}, ["a"], [[]], [-1], [2], [True], [0.0])
+        ),
         (lambda p: {**p, "steps": [{**p["steps"][0], "from": None}]}, "has no input"),
         (lambda p: {**p, "steps": [{**p["steps"][0], "rule": {"a": 1}}]}, "is not a string"),
     ],
