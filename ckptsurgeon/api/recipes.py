@@ -21,7 +21,7 @@ from .average import average
 from .edit import convert, filter, rename
 from .inputs.argument_types import OF_RECIPES, Path, check_types
 from .inputs.inputs import close_plan
-from .inputs.recipe_files import is_recipe, read_recipe_file, recipe_notes
+from .inputs.recipe_files import VALUES_AGREE, is_recipe, read_recipe_file, recipe_notes, without_doubts
 from .inputs.reopening import code_of, read_plan
 from .lora.concat import lora_concat
 from .lora.convert import lora_convert
@@ -90,8 +90,9 @@ class CompiledRecipe:
 def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     """Compile a recipe, and check its assertions about the plan.
 
-    A recipe has the fields ``verb``, the arguments of the verb by name, ``output``, ``assert`` and ``notes``. Paths are
-    relative to the recipe's folder. ``notes`` are sentences that become notes of the plan. ``assert`` maps "count" to
+    A recipe has the fields ``verb``, the arguments of the verb by name, ``output``, ``assert``, ``notes`` and
+    ``values_agree``. Paths are relative to the recipe's folder. ``notes`` are sentences that become notes of the plan;
+    if ``values_agree`` is true, no note says that a matrix may be transposed. ``assert`` maps "count" to
     the number of tensors, and a pattern of output keys to the class of the matching tensors (copied, cast and others)
     or to their number. It maps "proved" to the verdict that ``prove`` must return for the output and its source. If
     ``run_code`` is false, a recipe that refers to code (a plugin, a destination with ``_target_``) raises ConfigError,
@@ -112,6 +113,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     stated = recipe_notes(name, document.pop("notes", []))
+    agree = document.pop(VALUES_AGREE, False)
+    without_doubts(name, agree, ())  # checks its type before the verb opens files
     proved = _proved(name, wanted)
     own = inspect.signature(_VERBS[verb]).parameters  # lora convert has its own ``to``
     written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
@@ -128,7 +131,12 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
     except BaseException:
         close_plan(plan)
         raise
-    return CompiledRecipe(replace(plan, notes=(*stated, *plan.notes, *notes)), **written, shared=shared, proved=proved)
+    return CompiledRecipe(
+        replace(plan, notes=(*stated, *without_doubts(name, agree, plan.notes), *notes)),
+        **written,
+        shared=shared,
+        proved=proved,
+    )
 
 
 def load_plan(path: Path, *, run_code: bool = True) -> Plan:
@@ -240,7 +248,9 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
     known = {n: p for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
     for one in given:
         if one not in known:
-            near = difflib.get_close_matches(str(one), [*known, *_OUTPUT, *_SHARED, "assert", "notes", "verb"], n=1)
+            near = difflib.get_close_matches(
+                str(one), [*known, *_OUTPUT, *_SHARED, "assert", "notes", "verb", VALUES_AGREE], n=1
+            )
             hint = f"Did you mean {near[0]}?" if near else f"Its arguments are {', '.join(known)}."
             raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(one)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]

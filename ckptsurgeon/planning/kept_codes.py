@@ -107,13 +107,14 @@ class _Keeping:
     def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
         self._encoded_anew: dict[str, list[str]] = {}
+        self._made_plain: dict[tuple[int, str, str], dict[str, None]] = {}
         self._moved: dict[str, list[str]] = {}
         self._mixed: dict[str, tuple[int, int]] = {}
         self._copied_codes = 0
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on weights that are moved or encoded again, on a dtype without effect, and on global scales.
+        """Yield notes on weights that are moved, encoded again or made plain, on idle dtypes, and on global scales.
 
         Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
         """
@@ -133,7 +134,7 @@ class _Keeping:
                 f"{count(len(names), 'weight')} {each} decoded, computed and encoded again ({method}), as in "
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
-
+        yield from self._notes_on_plain()
         kept = (
             self._copied_codes + len(self._mixed) + sum(map(len, (*self._moved.values(), *self._encoded_anew.values())))
         )
@@ -151,6 +152,17 @@ class _Keeping:
                 f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone; loaders "
                 "that join weights (q, k and v; gate and up) use the largest of their scales for all of them: "
                 f"{listing(joined, 3)}"
+            )
+
+    def _notes_on_plain(self) -> Iterator[str]:
+        """Yield a note on the weights of each quantised source that the output stores as plain numbers."""
+        owner = escape(self._plan.sources[self._owner].name)
+        for (source, method, dtype), names in self._made_plain.items():
+            each = "is" if len(names) == 1 else "are"
+            yield (
+                f"{count(len(names), 'weight')} of {escape(self._plan.sources[source].name)} {each} decoded ({method}) "
+                f"and written as plain {dtype}, because {owner}, from which the output has its encoding, stores plain "
+                f"numbers: {listing(list(names), 3)}"
             )
 
     @cached_property
@@ -174,6 +186,9 @@ class _Keeping:
         elif wanted is not None and owner is not None:
             yield from self._encoded(self._decoding(step), wanted, owner, moved.inputs() if moved is not None else {})
         else:
+            for one in step.inputs:
+                if one.source is not None and (coded := self._coded(one.source, one.key)) is not None:
+                    self._made_plain.setdefault((one.source, coded.method, step.dtype), {})[step.key] = None
             yield self._decoding(step)
 
     def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:

@@ -44,6 +44,9 @@ class NoteKind(Enum):
     REMARK = _warn("", "")
     """Says how a checkpoint was opened, or what checks of values find for all tensors: no check reports the note."""
 
+    TRANSPOSED = _warn("", "")  # noqa: PIE796 - members differ by their numbers
+    """Says that a matrix may be transposed, as its name or its neighbours let one expect; values may show otherwise."""
+
     SERIOUS = _fail("", "")
     """A serious note that no check reports, or whose kind is not known, since its plan was read from JSON."""
 

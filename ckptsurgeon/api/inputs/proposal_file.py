@@ -11,7 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
 from ...storage.write.output_checks import check_output
 from ...util.text import count, escape, listing
-from .recipe_files import is_recipe
+from .recipe_files import VALUES_AGREE, is_recipe
 
 __all__ = ["check_proposal_file", "write_proposal"]
 
@@ -50,6 +50,7 @@ def write_proposal(
     recipe |= {"unwrap": True} if source.stripped else {}
     recipe |= {"operations": [dict(one.row) for one in found.operations]} if found.operations else {}
     recipe |= {"map": list(found.rules)} if found.rules else {}
+    recipe |= {VALUES_AGREE: True} if found.agreed else {}
     recipe |= {"notes": notes} if (notes := _notes(found)) else {}
     write_text(
         path, _head(found, path, place) + dump_yaml(recipe), inputs=source.open_files().values(), force=force, wait=wait

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ConfigError, SourceError
 from ...storage.small_files import read_text
 from ...util.did_you_mean import did_you_mean
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import brief_repr, escape
 from .argument_types import Path
 
-__all__ = ["is_recipe", "read_recipe_file", "recipe_notes"]
+__all__ = ["VALUES_AGREE", "is_recipe", "read_recipe_file", "recipe_notes", "without_doubts"]
+
+VALUES_AGREE = "values_agree"
+"""The field of a recipe that is true if ``match --values`` wrote it: values have shown what is transposed."""
 
 MOST_NOTES, LONGEST_NOTE = 16, 1000
 """The most notes of a recipe, and the most characters of one."""
@@ -49,3 +55,13 @@ def recipe_notes(name: str, value: Any) -> list[str]:
             f"of at most {LONGEST_NOTE} characters."
         )
     return [escape(one, LONGEST_NOTE) for one in value]
+
+
+def without_doubts(name: str, value: Any, notes: Sequence[str]) -> tuple[str, ...]:
+    """Return the notes of a plan; if ``value`` is true, without those that a matrix may be transposed.
+
+    ``value`` is the field ``values_agree`` of the recipe ``name``; raises ConfigError if it is not a boolean.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{escape(name)}: the field {VALUES_AGREE} is {brief_repr(value)}, not true or false.")
+    return tuple(one for one in notes if not (value and isinstance(one, Note) and one.kind is NoteKind.TRANSPOSED))

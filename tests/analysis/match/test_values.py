@@ -295,6 +295,21 @@ def test_another_dtype_agrees_within_the_cast() -> None:
     same({key: one.bfloat16() for key, one in load_file("out.safetensors").items()}, there)
 
 
+def test_a_recipe_whose_values_agree_does_not_doubt_square_matrices() -> None:
+    here = {f"layers.{n}.{name}.weight": torch.randn(rows, 8) for n in range(3) for name, rows in (("o", 8), ("up", 6))}
+    there = {key: one.t() if ".up." in key else one for key, one in here.items()}
+    check(here, there)
+    doubt = "square matrices are not transposed"
+    assert not any(doubt in note for note in cs.load_plan("moved.yaml").notes)
+    text = Path("moved.yaml").read_text()
+    assert "values_agree: true\n" in text
+    Path("edited.yaml").write_text(text.replace("values_agree: true\n", ""))
+    assert any(doubt in note for note in cs.load_plan("edited.yaml").notes)
+    Path("edited.yaml").write_text(text.replace("values_agree: true", "values_agree: 1"))
+    with pytest.raises(cs.ConfigError, match="the field values_agree is 1, not true or false"):
+        cs.load_plan("edited.yaml")
+
+
 def test_different_networks_agree_in_nothing(ckpt: object) -> None:
     here = network()
     there = {key: torch.randn_like(tensor) if "norm" not in key else tensor for key, tensor in here.items()}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute, encoding, lora, strips
+from ckptsurgeon.engine.compute import adding_lora, compute, encoding, strips
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.tensors.encoders import _encode, _extremes
 
@@ -170,7 +170,7 @@ def test_blocks_of_any_size_give_the_same_parts(
         for module in (encoding, strips, _encode):
             monkeypatch.setattr(module, "ELEMENTS", elements)
         monkeypatch.setattr(_extremes, "ELEMENTS", 100)
-        monkeypatch.setattr(lora, "ADAPTING_ELEMENTS", of_weights)
+        monkeypatch.setattr(adding_lora, "ADAPTING_ELEMENTS", of_weights)
         monkeypatch.setattr(compute, "CACHED", of_weights)
         cs.apply(plan, tmp_path / "again", force=True)
         assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
@@ -205,6 +205,22 @@ def test_the_plan_says_what_is_encoded_again(tmp_path: Path) -> None:
     a, b = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     (note,) = (one for one in cs.average([a, b]).notes if "encoded again" in one)
     assert note.startswith("2 weights are decoded, computed and encoded again (fp8 with block scales), as in a:")
+
+
+@pytest.mark.parametrize("verb", ["average", "merge", "task_arithmetic"])
+def test_the_plan_says_what_is_decoded_and_written_as_plain_numbers(verb: str, tmp_path: Path) -> None:
+    coded, other = (BY_NAME["fp8-block"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    save_file({key: one.bfloat16() for key, one in plain(other).items()}, "plain.safetensors")
+    plans = {
+        "average": lambda: cs.average(["plain.safetensors", coded]),
+        "merge": lambda: cs.merge(["plain.safetensors", coded], method="linear", weights=[0.5, 0.5]),
+        "task_arithmetic": lambda: cs.merge([coded], method="task_arithmetic", base="plain.safetensors"),
+    }
+    (note,) = (one for one in plans[verb]().notes if "decoded" in one)
+    assert note.startswith(
+        "2 weights of a are decoded (fp8 with block scales) and written as plain bfloat16, because plain.safetensors"
+    )
+    assert not any("decoded" in one for one in cs.average(["plain.safetensors", "plain.safetensors"]).notes)
 
 
 def test_a_plain_first_source_gives_plain_weights(tmp_path: Path) -> None:
@@ -573,7 +589,7 @@ def test_a_dtype_is_not_that_of_codes_and_a_note_says_so(dtype: str, tmp_path: P
     plan = cs.lora_merge(base, adapter(tmp_path / "low"), dtype=dtype)
     assert f"the dtype {dtype} does not apply to 2 quantised weights" in "".join(plan.notes)
     for step in plan.steps:
-        assert not (step.coded and lora.is_single(step))  # its scales are exact
+        assert not (step.coded and adding_lora.is_single(step))  # its scales are exact
 
 
 def test_rows_of_integers_are_those_of_bitsandbytes(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from ....planning.llama_cpp.model_types import MODEL_TYPES
 from ....planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
+from ....util.note_kind import NoteKind
+from ....util.notes import as_notes
 from ....util.text import count, escape, listing
 from .fused import fused_notes
 from .heads import ARCHITECTURE, Settings, architecture_of, has_own_order, heads_of, settings_of
@@ -39,8 +41,8 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
         notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
         notes += _norm_notes(list(_renamed(plan, number, ("shift",))), source)
         notes += reordering_notes(plan, number, source, keys, config)
-        notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
-        notes += _forgotten(plan, number)
+        turned = [*layout_notes(list(_renamed(plan, number, _TURN)), source), *_forgotten(plan, number)]
+        notes += as_notes(NoteKind.TRANSPOSED, turned)
         notes += fused_notes(plan, number, source)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
