@@ -49,7 +49,8 @@ class ChangedSource:
 
     ``operated`` has the changed tensors. ``folder`` has the model's files (config.json and others), adapted to the
     changed tensors if possible. ``described`` has the tensors that these files describe: the changed tensors, or the
-    original tensors if the files were not adapted. ``options`` include the rules of a layout.
+    original tensors if the files were not adapted. ``options`` include the rules of a layout. ``is_described`` is true
+    if config.json describes the tensors after the operations and rules of a layout, too.
     """
 
     operated: OperatedCheckpoint
@@ -59,6 +60,7 @@ class ChangedSource:
     metadata: Mapping[str, str]
     notes: Sequence[str]
     is_gguf: bool
+    is_described: bool = False
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -77,6 +79,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     operated = operated.further(layout.change.operations, layout.derived)
     operated = operated.further(rounded(changes.gguf_type, described))
     checkpoint, notes = operated.checkpoint, list(layout.notes)
+    described = dict(checkpoint.items()) if layout.is_described else described
     decoded = any("dequantize" in row for row in operated.derived.rows)
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
@@ -100,6 +103,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         {**{k: v for k, v in metadata.items() if k not in layout.without}, **(layout.metadata or {})},
         [*own_notes, *operated.derived.notes, *notes],
         layout.is_gguf,
+        layout.is_described,
     )
 
 

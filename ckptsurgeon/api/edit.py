@@ -259,7 +259,10 @@ def _edit(
         plan = with_possible_codes_said(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
-        plan = edited_folder(plan, folder, changed.described, ties, is_described=changes.quantise is not None)
+        plan = edited_folder(
+            plan, folder, changed.described, ties,
+            is_described=changed.is_described or changes.quantise is not None, is_renamed=changed.is_described,
+        )  # fmt: skip
         plan = with_licences(plan, [own])
         if (changes.layout or "").startswith("transformers"):
             layers = list(dict.fromkeys((*layers, *converted_layer_notes(plan, folder.config))))

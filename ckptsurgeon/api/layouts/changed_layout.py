@@ -16,6 +16,7 @@ from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
 from ...planning.target import KnownLayout
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.settings import quantisation_of
 from ...util.text import escape, listing
 from ..inputs.operations import OperatedCheckpoint
 from ..model_folder.folder import ModelFolder
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ...planning.layouts.conversion import LayoutConversion
 
 __all__ = ["changed_layout", "layout_for", "layout_named", "layouts_between", "said_of"]
+
+STACKED = "stacked"
+"""The layout in which transformers 5 holds experts in memory: it loads files in this layout, too."""
 
 
 def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
@@ -42,7 +46,17 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
     plain = without_wrappers(source)
     found = changed_layout(name, plain.operated, settings_of(checkpoint, folder.config, heads))
     change = replace(found.change, operations=(*plain.rows, *found.change.operations))
-    return NamedLayout(change, None, (said_of(found), *plain.notes, *found.notes), derived=found.derived)
+    notes = (said_of(found), *plain.notes, *found.notes)
+    return NamedLayout(change, None, notes, derived=found.derived, is_described=_is_described(found, folder))
+
+
+def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:
+    """Return whether config.json describes a network in both layouts of a conversion, which transformers both reads.
+
+    Settings of quantisation may contain the names of modules, so that they describe one layout only.
+    """
+    names = {found.source.name, found.target.name}
+    return names == {TRANSFORMERS, STACKED} and not quantisation_of(folder.config)
 
 
 def _is_llama_cpp(checkpoint: Checkpoint) -> bool:

@@ -40,7 +40,8 @@ class NamedLayout:
 
     ``is_gguf`` is true if the new layout is llama.cpp's. ``without`` has the names of metadata entries that are left
     out, because they do not describe the changed tensors. ``derived`` has the checkpoint after the operations of the
-    change, if these were already performed on the headers to find the renaming rules.
+    change, if these were already performed on the headers to find the renaming rules. ``is_described`` is true if the
+    source's config.json describes the new layout, too.
     """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))
@@ -49,6 +50,7 @@ class NamedLayout:
     is_gguf: bool = False
     without: tuple[str, ...] = ()
     derived: DerivedSource | None = None
+    is_described: bool = False
 
 
 def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool = False) -> None:

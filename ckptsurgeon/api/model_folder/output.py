@@ -68,6 +68,7 @@ def edited_folder(
     ties: Mapping[str, str],
     *,
     is_described: bool = False,
+    is_renamed: bool = False,
 ) -> Plan:
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
@@ -75,7 +76,7 @@ def edited_folder(
     configuration is copied if it can describe the output: its dtype is set to the dtype of the weights, and its number
     of layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, the
     configuration is not copied, and the plan gets a note. ``is_described`` is true if the configuration already
-    describes the tensors that operations made.
+    describes the tensors that operations made, and ``is_renamed`` if it also describes the new keys.
     """
     if not folder.files:
         return with_files(plan, (), folder.notes) if folder.notes else plan
@@ -85,7 +86,8 @@ def edited_folder(
     renamed = [
         step
         for step in plan.steps
-        if step.key != step.source_key or (not is_described and _is_operated(step, is_plain=is_plain))
+        if (step.key != step.source_key and not is_renamed)
+        or (not is_described and _is_operated(step, is_plain=is_plain))
     ]
     if not left and not renamed:
         return _recast(plan, folder, None, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -37,6 +38,36 @@ def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(na
     assert "model.layers.0.mlp.experts.2.up_proj.weight" in files
     assert_same(converted(files, "stacked"), memory)
     assert_same(converted(memory, "transformers"), files)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Moe", "Mixtral"])
+def test_a_folder_keeps_its_configuration_between_the_two_layouts_of_transformers(name: str) -> None:
+    import transformers
+
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SMALL))
+    model.save_pretrained("model")
+    for source, layout in (("model", "stacked"), ("stacked", "transformers")):
+        plan = cs.convert(source, layout=layout)
+        cs.apply(plan, layout)
+        assert not any("config.json" in note for note in plan.notes)
+        assert Path(layout, "config.json").read_bytes() == Path("model/config.json").read_bytes()
+        again, loading = type(model).from_pretrained(layout, output_loading_info=True)
+        assert not any(loading[one] for one in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert_same(dict(again.state_dict()), dict(model.state_dict()))
+    assert_same(load_file("transformers/model.safetensors"), load_file("model/model.safetensors"))
+
+
+def test_settings_of_quantisation_are_not_copied_to_another_layout() -> None:
+    """They may name modules, by the names of one layout."""
+    import transformers
+
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**SMALL))
+    model.save_pretrained("model")
+    config = json.loads(Path("model/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}
+    Path("model/config.json").write_text(json.dumps(config))
+    plan = cs.convert("model", layout="stacked")
+    assert any("config.json is not copied into an output folder" in note for note in plan.notes)
 
 
 def test_a_transplant_into_transformers_leaves_its_own_files_to_it() -> None:
