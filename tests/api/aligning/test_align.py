@@ -286,7 +286,7 @@ def test_a_quantised_reference_keeps_its_codes(saved: Saved, tmp_path: Path) -> 
 
 OTHERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     # queries of all heads share a head of keys, in one tensor; each group of heads has its own
-    "falcon": ("FalconForCausalLM", {"num_attention_heads": 4, "num_hidden_layers": 2, "multi_query": True}, set()),
+    "falcon": ("FalconForCausalLM", {"num_attention_heads": 4, "num_hidden_layers": 2, "multi_query": True}, {"channels"}),
     "gpt_bigcode": ("GPTBigCodeForCausalLM", {"n_head": 4, "n_layer": 2, "n_embd": 64}, {"channels"}),
     # queries, values and keys in four parts
     "codegen": ("CodeGenForCausalLM", {"n_head": 4, "n_layer": 2, "n_embd": 64, "rotary_dim": 8}, {"channels"}),

@@ -170,6 +170,7 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "fetch",
         "greedy_soup",  # of paths, which a command gets: tests/api/search
         "load_plan",
+        "loss_barrier",  # of networks: tests/api/prove
         "lora_concat",  # of adapters: tests/api/lora
         "lora_convert",
         "lora_merge",
