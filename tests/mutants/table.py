@@ -199,7 +199,7 @@ MUTANTS = (
     ),
     Mutant(
         "a merge does not use the statistics of another model",
-        "            check_belongs(said, checkpoint.path, own)\n",
+        "            check_belongs(said, checkpoint.path, own, method.statistics)\n",
         "",
         "api/merge/test_statistics.py",
     ),
@@ -283,8 +283,8 @@ MUTANTS = (
     ),
     Mutant(
         "regmean minimises the differences of the outputs: the Gram matrices are of the models' own inputs",
-        "return [gram @ inverse for gram in grams[1:]]",
-        "return [grams[0] @ inverse for gram in grams[1:]]",
+        "grams[model] = grams[model] @ inverse",
+        "grams[model] = grams[0] @ inverse",
         "methods/merge/test_by_statistics.py",
     ),
     Mutant(
