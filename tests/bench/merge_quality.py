@@ -37,7 +37,9 @@ STEPS, TRAIN, DEV, TEST = 100, 2000, 60, 120
 STATISTICS = {"fisher": "fisher", "regmean": "gram"}
 """Methods that need statistics of each model, and the option of ``ckpt stats`` that makes them."""
 NOT_JUDGED = ("aim", "regmean_plusplus")
-"""Methods whose statistics this page does not make yet: of the base, and of all models at once."""
+"""Methods that are newer than the page: to judge them, leave them out here and make it again."""
+EVERY = "all-tasks"
+"""The inputs of all tasks together, and the Gram matrices of all models, merged block by block."""
 
 TRAINING = """
 model: {{_target_: merge_tasks.Classifier}}
@@ -65,9 +67,11 @@ INPUTS = """
 import sys, torch
 from safetensors.torch import save_file
 import merge_tasks
+every = []
 for task in merge_tasks.TASKS:
-    inputs = torch.stack([one for one, _ in merge_tasks.Sentences(task, "train", int(sys.argv[1]))])
-    save_file({"input_ids": inputs}, task + ".safetensors")
+    every.append(torch.stack([one for one, _ in merge_tasks.Sentences(task, "train", int(sys.argv[1]))]))
+    save_file({"input_ids": every[-1]}, task + ".safetensors")
+save_file({"input_ids": torch.cat(every)}, sys.argv[2] + ".safetensors")
 """
 
 
@@ -104,17 +108,14 @@ def _prepare(folder: str) -> None:
     Path(folder, "labels.txt").write_text("\n".join(names))
     Path(folder, "base.yaml").write_text("model: {transformers: classifier.json}\n")
     run(ckpt("transplant", "small/", "base.yaml", "--map", "*=bert.*", "-o", "base.safetensors", "-q"), folder)
-    run([sys.executable, "-c", INPUTS, "256"], folder)
+    run([sys.executable, "-c", INPUTS, "256", EVERY], folder)
 
 
 def _of_seed(folder: str, seed: int, steps: int) -> dict[str, Judged]:
     """Train and merge the models of one seed; return the accuracies of the base, of these models and of each merge."""
     single = [_train(folder, (task,), seed, steps) for task in TASKS]
     joint = _train(folder, TASKS, seed, steps * len(TASKS))
-    for option in STATISTICS.values():
-        for task, path in zip(TASKS, single, strict=True):
-            given = ("--model", "base.yaml", "--inputs", f"{task}.safetensors", f"--{option}", "--force", "-q")
-            run(ckpt("stats", path, *given, "-o", f"{task}-{option}.safetensors"), folder)
+    _collect(folder, single)
     heads = {"base": single, "all tasks": [joint] * len(TASKS)}
     files = {"base": "base.safetensors", "all tasks": joint}
     files |= {f"single {task}": path for task, path in zip(TASKS, single, strict=True)}
@@ -161,6 +162,27 @@ def _train(folder: str, tasks: Sequence[str], seed: int, steps: int) -> str:
     return f"{name}/last/model.safetensors"
 
 
+def _collect(folder: str, single: Sequence[str]) -> None:
+    """Make the statistics that methods need: of each model, of all models merged block by block, and of the base."""
+    given = ("--model", "base.yaml", "--force", "-q", "--inputs")
+    for option in STATISTICS.values():
+        for task, path in zip(TASKS, single, strict=True):
+            run(
+                ckpt("stats", path, *given, f"{task}.safetensors", f"--{option}", "-o", _statistics(task, option)),
+                folder,
+            )
+    others = zip(TASKS[1:], single[1:], strict=True)
+    merged = [text for task, path in others for text in ("--merged-with", f"{path}={task}.safetensors")]
+    merged += ["--gram", "--param", "missing=average", "-o", _statistics(EVERY, "gram")]
+    run(ckpt("stats", single[0], *given, f"{TASKS[0]}.safetensors", *merged), folder)
+    base = (f"{EVERY}.safetensors", "--magnitudes", "-o", _statistics("base", "magnitudes"))
+    run(ckpt("stats", "base.safetensors", *given, *base), folder)
+
+
+def _statistics(name: str, option: str) -> str:
+    return f"{name}-{option}.safetensors"
+
+
 def _methods() -> Iterator[dict[str, Any]]:
     """Yield each method, as ``ckpt merge --list --json`` describes it."""
     listed = subprocess.run(ckpt("merge", "--list", "--json"), capture_output=True, text=True, check=True).stdout
@@ -168,9 +190,9 @@ def _methods() -> Iterator[dict[str, Any]]:
 
 
 def takes_all(method: Mapping[str, Any]) -> bool:
-    """Return whether a method can merge as many models as there are tasks, with the statistics that are made here."""
+    """Return whether a method can merge as many models as there are tasks, and is judged."""
     least, most = method["models"]
-    return method["name"] not in NOT_JUDGED and least <= len(TASKS) and (most is None or most >= len(TASKS))
+    return method["name"] not in NOT_JUDGED and bool(least <= len(TASKS) and (most is None or most >= len(TASKS)))
 
 
 def _merge(folder: str, models: Sequence[str], method: Mapping[str, Any], parameter: str = "") -> str:
@@ -178,14 +200,7 @@ def _merge(folder: str, models: Sequence[str], method: Mapping[str, Any], parame
     name = method["name"]
     out = f"merged-{name}-{parameter.replace('=', '-')}.safetensors"
     given = [] if method["base"] == "none" else ["--base", "base.safetensors"]
-    if name in STATISTICS:
-        option = STATISTICS[name]
-        given += [
-            text
-            for task, path in zip(TASKS, models, strict=True)
-            for text in ("--statistics", f"{path}={task}-{option}.safetensors")
-        ]
-        given += ["--param", "missing=average"]
+    given += _given_statistics(name, models)
     for one in method["parameters"]:
         if one["by_model"] and one["default"] is None:
             given += ["--param", f"{one['name']}=1"]
@@ -194,6 +209,20 @@ def _merge(folder: str, models: Sequence[str], method: Mapping[str, Any], parame
     given += ["--param", parameter] if parameter else []
     run(ckpt("merge", *models, "-m", name, *given, "-o", out, "-q"), folder)
     return out
+
+
+def _given_statistics(method: str, models: Sequence[str]) -> Iterator[str]:
+    """Yield the options with which a method takes its statistics; none if it needs no statistics."""
+    if method in STATISTICS:
+        for task, path in zip(TASKS, models, strict=True):
+            yield from ("--statistics", f"{path}={_statistics(task, STATISTICS[method])}")
+    elif method == "regmean_plusplus":
+        yield from ("--statistics", _statistics(EVERY, "gram"))
+    elif method == "aim":
+        yield from ("--statistics", f"base.safetensors={_statistics('base', 'magnitudes')}")
+    else:
+        return
+    yield from ("--param", "missing=unscaled" if method == "aim" else "missing=average")
 
 
 def _tested(folder: str, split: str, size: int, given: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
@@ -222,14 +251,11 @@ def page(seen: Sequence[Mapping[str, Judged]], steps: int, machine: str) -> str:
 
 
 def listing_of(methods: Sequence[Mapping[str, Any]]) -> str:
-    """Return text on methods that merge too few models: `a`, `b` (for one model); `c` (for two models).
-
-    Methods that merge any number are named at the end: they need other statistics.
-    """
+    """Return text on methods that merge too few models, or are not judged: `a`, `b` (for one model); `c` (for two models)."""
     groups: dict[int, list[str]] = {}
     for one in sorted(methods, key=lambda one: one["models"][1] or len(TASKS)):
         groups.setdefault(one["models"][1] or 0, []).append(f"`{one['name']}`")
-    words = {1: "for one model", 2: "for two models", 0: "not judged yet: they need other statistics"}
+    words = {1: "for one model", 2: "for two models", 0: "not judged yet"}
     return "; ".join(f"{', '.join(names)} ({words[most]})" for most, names in groups.items())
 
 
@@ -307,8 +333,8 @@ Methods in bold are those that cannot be told from the best one: the difference 
 |---|--:|--:|--:|--:|--:|--:|--:|
 {rows}
 
-`tall_mask` does not make one model of three, but for each task one that is nearly the fine-tuned one. `fisher` and `regmean`
-use statistics of 256 examples of each task ([`ckpt stats`](howto/model-size.md)). Left out: {left}.
+`tall_mask` does not make one model of three, but for each task one that is nearly the fine-tuned one. `fisher`, `regmean`,
+`regmean_plusplus` and `aim` use statistics of 256 examples of each task ([`ckpt stats`](howto/model-size.md)). Left out: {left}.
 
 What this does not show: other networks, larger ones, models that were trained for longer, and tasks that have more in
 common. Three short tasks on a small network tell methods apart only roughly.
