@@ -39,7 +39,7 @@ MUTANTS = (
         "a number of channels that follows from the width is only taken if the shapes fit it",
         "return next((size for size in sizes if _shapes(base, nested({name: size}, before)) == own), 0)",
         "return next(sizes, 0) + 1",
-        "api/resize/test_resize.py",
+        "api/resize/test_implied_fields.py",
     ),
     Mutant(
         "a note with a prefix keeps its kind",

@@ -60,6 +60,14 @@ def test_a_format_that_is_ruled_out_would_not_read_the_file(head: bytes, put: by
             assert not [one.name for one in asked_of_all(file, begin) if one not in found and one.sniff(file, begin)]
 
 
+def test_hdf5_behind_a_block_of_zeros_is_asked_for() -> None:
+    """HDF5 may begin at byte 512, 1024, ...: the bytes before are the user's."""
+    for begin in (512, 1024):
+        Path("a.h5").write_bytes(bytes(begin) + b"\x89HDF\r\n\x1a\n" + bytes(100))
+        with closing(open_source("a.h5")) as file:
+            assert "hdf5" in [one.name for one in formats_for(file, bytes(512))]
+
+
 @given(st.sets(st.sampled_from(NAMES), max_size=4))
 def test_a_format_that_is_ruled_out_would_not_read_the_folder(
     tmp_path_factory: pytest.TempPathFactory, names: set[str]
