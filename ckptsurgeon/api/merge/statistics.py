@@ -177,9 +177,18 @@ def _check_all(
         raise ConfigError(
             f"the method {method.name} needs statistics of {'the base' if method.measures_base else 'each model'}, but "
             f"{listing(lacking, where='')} {'has' if len(lacking) == 1 else 'have'} none.",
-            hint=f"Make them with ckpt stats {lacking[0]} --inputs FILE --{method.statistics} -o stats.safetensors, "
-            f"and give them with --statistics {lacking[0]}=stats.safetensors.",
+            hint=_how_to_make(method, [escape(views[number].source.name) for number in models], lacking[0]),
         )
+
+
+def _how_to_make(method: Method, models: Sequence[str], lacking: str) -> str:
+    """Return the commands that make the statistics of ``lacking``, one of the ``models``, and use them."""
+    if method.merged_inputs:  # one file for all models
+        others = "".join(f" --merged-with {name}=FILE" for name in models[1:])
+        made = f"ckpt stats {models[0]} --inputs FILE --gram{others} -o stats.safetensors"
+        return f"Make them with {made}, and give them with --statistics stats.safetensors."
+    made = f"ckpt stats {lacking} --inputs FILE --{method.statistics} -o stats.safetensors"
+    return f"Make them with {made}, and give them with --statistics {lacking}=stats.safetensors."
 
 
 def _statistics(

@@ -314,6 +314,11 @@ def test_inputs_that_are_not_finite_are_an_error_that_names_the_module(tmp_path:
 
 CASES = {
     "no statistics": ("regmean", {}, "needs statistics of each model, but a, b have none"),
+    "no merged": (
+        "regmean_plusplus",
+        {},
+        "ckpt stats a --inputs FILE --gram --merged-with b=FILE -o stats.safetensors",
+    ),
     "of one": ("regmean", {"a": "a"}, "but b has none"),
     "no such model": ("regmean", {"a": "a", "c": "b"}, "c is not one of the models"),
     "no use": ("linear", {"a": "a"}, "no effect: the method linear uses no statistics"),
