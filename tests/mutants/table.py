@@ -162,6 +162,18 @@ MUTANTS = (
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(
+        "a few large values of a tensor count in its standard deviation, wherever they are",
+        " or largest * largest * taken > FAR * FAR * squares:",
+        ":",
+        "analysis/check/test_measuring.py",
+    ),
+    Mutant(
+        "the values of a sample are not always those of the same columns",
+        "((group + 57 * number) * 40503 % 65521 >> 5) % SHARE",
+        "0",
+        "analysis/check/test_measuring.py",
+    ),
+    Mutant(
         "scales of quantised weights are not taken for weights",
         "{key: info for key, info in tensors.items() if key not in coded} if coded else tensors",
         "tensors",

@@ -44,6 +44,8 @@ _LAYOUTS = {
     "float8_e4m3fnuz": _FloatBits(3, 8, 0x7F, 0x80, 0x80, unsigned_zero=True),
     "float8_e5m2fnuz": _FloatBits(2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
 }
+FEW = 1 << 15
+"""So few codes are looked up one by one: the table of pairs, of 512 KiB, would first have to be read into the cache."""
 SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 
@@ -53,11 +55,13 @@ def from_small(codes: Array, dtype: str, out: Array | None = None) -> Array:
     If ``out`` is given, a float32 array of the same size, and the number of codes is even, the values are written to
     it.
     """
-    if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim:
+    if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim and (out is None or codes.size > FEW):
         into = out.view("<u8") if out is not None else None
         pairs: Array = np.take(_pairs(dtype), codes.reshape(-1).view("<u2"), mode="clip", out=into)
         return pairs.view("<f4").reshape(codes.shape)
-    values: Array = np.take(_table(dtype), codes, mode="clip")  # no code is beyond the table: "clip" saves a check
+    values: Array = np.take(
+        _table(dtype), codes, mode="clip", out=out
+    )  # no code is beyond the table: "clip" saves a check
     return values
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.measuring import passing
 from ckptsurgeon.analysis.check.measuring.blocks import Block, BlockFigures
-from ckptsurgeon.analysis.check.measuring.figures import BLOCK
+from ckptsurgeon.analysis.check.measuring.figures import BLOCK, Figures
 from ckptsurgeon.analysis.check.measuring.float_values import LAYOUTS, as_floats, as_floats_in_any_order
 from ckptsurgeon.analysis.check.measuring.passing import measure
 
@@ -94,6 +94,54 @@ def test_moments_of_weights_are_right(dtype: torch.dtype, tmp_path: Path) -> Non
     if dtype in (torch.bfloat16, torch.float16, torch.float32):
         assert one.rows is not None
         assert np.allclose(one.rows.squares, found.double().square().sum(dim=1).numpy(), rtol=1e-5)
+
+
+LARGE = (4097, 1024)
+"""A shape of over 4 MiB in any dtype of 8 bits or more."""
+
+
+def measured(found: torch.Tensor, folder: Path) -> Figures:
+    save_file({"x": found}, folder / "x.safetensors")
+    with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
+        figures = measure(checkpoint, checkpoint, ())["x"].figures
+    assert figures is not None
+    return figures
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_counts_of_a_large_tensor_are_exact_and_its_moments_nearly(dtype: torch.dtype, tmp_path: Path) -> None:
+    found = (torch.randn(LARGE, generator=torch.Generator().manual_seed(2)) * 0.3 + 0.05).to(dtype)
+    flat = found.reshape(-1)
+    flat[77::9001], flat[-1] = 0.0, -0.0
+    if dtype != torch.float8_e4m3fn:
+        flat[1_000_003] = torch.finfo(dtype).smallest_normal / 2
+    figures, wide = measured(found, tmp_path), found.double()
+    assert (figures.low, figures.high) == (float(wide.min()), float(wide.max()))
+    assert (figures.zeros, figures.denormals) == (int((wide == 0).sum()), denormal(found, dtype))
+    assert figures.number == found.numel()
+    assert math.isclose(figures.std, float(wide.std(correction=0)), rel_tol=0.02)
+    assert math.isclose(figures.total / figures.number, float(wide.mean()), abs_tol=0.005)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_single_nan_of_a_large_tensor_is_counted(dtype: torch.dtype, tmp_path: Path) -> None:
+    found = torch.ones(LARGE).to(dtype)
+    found.reshape(-1)[3_000_017] = math.nan
+    assert measured(found, tmp_path).nan == 1
+
+
+@pytest.mark.parametrize("place", range(0, 1 << 18, 19_001))
+def test_one_large_value_counts_in_the_deviation_wherever_it_is(place: int, tmp_path: Path) -> None:
+    found = torch.randn(LARGE, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    found.reshape(-1)[place] = 1e6
+    assert math.isclose(measured(found, tmp_path).std, float(found.double().std(correction=0)), rel_tol=0.01)
+
+
+@pytest.mark.parametrize("columns", [1 << power for power in range(10, 21)])
+def test_a_sample_has_its_part_of_each_column(columns: int, tmp_path: Path) -> None:
+    found = torch.full((max(16 << 20, 16 * columns) // columns, columns), 0.01, dtype=torch.bfloat16)
+    found[:, columns // 2 : columns // 2 + columns // 4] = 0.5
+    assert math.isclose(measured(found, tmp_path).std, float(found.float().std(correction=0)), rel_tol=0.1)
 
 
 def test_rows_with_equal_sums_and_other_bytes_are_not_alike(tmp_path: Path) -> None:

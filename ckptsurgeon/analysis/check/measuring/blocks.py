@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -21,6 +21,8 @@ __all__ = ["Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"
 
 PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 """The dtypes of the real and imaginary parts of complex numbers, which are measured as separate values."""
+LARGE = 8 * BLOCK
+"""The sums of a tensor of at least this many bytes (4 MiB) are estimated from a sixteenth of its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Block:
     ``box`` is set for tensors that are not stored as contiguous plain bytes.
 
     ``columns`` is the number of columns if the rows of a matrix are measured, else 0. ``step`` is the number of bytes
-    from one word to the next if words of the block are kept (see ``repeats``), else 0.
+    from one word to the next if words of the block are kept (see ``repeats``), else 0. ``is_sampled`` is true if the
+    sums of the values may be estimated from a part of the block.
     """
 
     key: str
@@ -38,8 +41,10 @@ class Block:
     offset: int = 0
     nbytes: int = 0
     box: Box | None = None
+    _: KW_ONLY
     columns: int = 0
     step: int = 0
+    is_sampled: bool = False
 
 
 @dataclass(slots=True)
@@ -76,8 +81,11 @@ def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Ite
     columns = info.shape[-1] if by_row and len(info.shape) == 2 and info.shape[1] * info.itemsize <= BLOCK else 0
     unit = columns * info.itemsize or unit
     size, begin = BLOCK // unit * unit, info.storage.offset + info.offset
+    is_sampled = info.nbytes >= LARGE and not columns
     for at in range(0, info.nbytes, size):
-        yield Block(key, info, begin + at, min(size, info.nbytes - at), columns=columns, step=step)
+        yield Block(
+            key, info, begin + at, min(size, info.nbytes - at), columns=columns, step=step, is_sampled=is_sampled
+        )
 
 
 def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
@@ -101,7 +109,8 @@ def _measured(raw: Array, block: Block, work: Workspace) -> BlockFigures:
     dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
         return BlockFigures(None, crc, raw.size)
-    found = BlockFigures(figures_of(raw, dtype, work, in_order=bool(block.columns)), crc, raw.size)
+    sample = block.offset // BLOCK if block.is_sampled else None
+    found = BlockFigures(figures_of(raw, dtype, work, in_order=bool(block.columns), sample=sample), crc, raw.size)
     if block.columns:
         values = work.floats.reshape(-1, block.columns)
         found.totals, found.squares = _of_each_row(values)

@@ -12,13 +12,12 @@ from ....tensors.dtypes import BLOCK_EXPONENTS, DTYPES
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Array
 from .float_values import LAYOUTS, FloatLayout, as_floats, as_floats_in_any_order, extremes
+from .sums import ROW, runs_of, scaled_up, whole_sums
 
 __all__ = ["BLOCK", "Figures", "Workspace", "added", "figures_of"]
 
 BLOCK = 1 << 19
 """The size of a block in bytes: as float32, it fits into a core's cache; and it needs few numpy calls."""
-ROW = 4096
-"""The squares of so many values are added in single precision; the sums are then added in double precision."""
 
 
 @dataclass(slots=True)
@@ -81,40 +80,63 @@ class Workspace:
         self.floats: Array = self.wide.view(np.float32)[:0]
 
 
-def figures_of(raw: Array, dtype: str, work: Workspace, *, in_order: bool = True) -> Figures | None:
+def figures_of(
+    raw: Array, dtype: str, work: Workspace, *, in_order: bool = True, sample: int | None = None
+) -> Figures | None:
     """Return the figures of values that are given as raw bytes of ``dtype``; None if ``dtype`` is not numeric.
 
     If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards, in any order unless ``in_order`` is set.
+    If ``sample`` is set, the two sums may be estimated from a part of the values, which this number selects (see
+    ``sums``); all other figures are exact. Then ``work.floats`` has only these values.
     """
     if not raw.size:
         return Figures()
     if dtype in LAYOUTS:
-        found, layout = _floats(raw, work, LAYOUTS[dtype], in_order=in_order), LAYOUTS[dtype]
+        found, layout = _floats(raw, work, LAYOUTS[dtype], in_order, sample), LAYOUTS[dtype]
         if layout.small:
-            found.negative_zeros = int(np.count_nonzero(np.equal(raw, layout.sign, out=work.truths[: raw.size])))
+            found.negative_zeros = found.zeros - (raw.size - int(np.count_nonzero(raw))) if found.zeros else 0
         return found
     if dtype.startswith("float8_") or dtype in BLOCK_EXPONENTS:
         return _rare(raw, dtype)
     return _integers(raw.view(np.dtype(dtype))) if DTYPES[dtype].kind in ("int", "uint", "bool") else None
 
 
-def _floats(raw: Array, work: Workspace, layout: FloatLayout, *, in_order: bool) -> Figures:
+def _floats(raw: Array, work: Workspace, layout: FloatLayout, in_order: bool, sample: int | None) -> Figures:
     """Return the figures of floats.
 
     The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. Only if there
     are some, a second step counts them.
     """
     codes = raw.view(layout.codes)
-    convert = as_floats if in_order else as_floats_in_any_order
-    values = work.floats = convert(codes, work.wide[: codes.size], layout)
     least, most, ends = extremes(codes, layout)
     if most >= layout.infinity:
         return _finite(codes, work, layout)
-    total, squares = _sums(values, work)
-    found = Figures(values.size, *ends, total, squares)
+    total, squares = _estimated(raw, work, layout, ends, sample) or _exact(codes, work, layout, in_order)
+    found = Figures(codes.size, *ends, total, squares)
     if least < layout.normal:
-        _count_small(found, _magnitudes(codes, work, layout), work, layout)
+        _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=least == 0)
     return found
+
+
+def _exact(codes: Array, work: Workspace, layout: FloatLayout, in_order: bool) -> tuple[float, float]:
+    """Return the sum of all values and the sum of their squares; ``work.floats`` has the values afterwards."""
+    convert = as_floats if in_order else as_floats_in_any_order
+    work.floats = convert(codes, work.wide[: codes.size], layout)
+    return whole_sums(work.floats, work.ones)
+
+
+def _estimated(
+    raw: Array, work: Workspace, layout: FloatLayout, ends: tuple[float, float], sample: int | None
+) -> tuple[float, float] | None:
+    """Return the two sums, estimated from a part of the values; None if ``sample`` is None or they may be far off.
+
+    ``ends`` are the lowest and the highest of all values.
+    """
+    if sample is None or raw.size < BLOCK:
+        return None
+    codes = runs_of(raw, sample, work.codes).view(layout.codes)
+    found = _exact(codes, work, layout, in_order=False)
+    return scaled_up(found, codes.size, raw.size // layout.codes.itemsize, max(-ends[0], ends[1]))
 
 
 def _magnitudes(codes: Array, work: Workspace, layout: FloatLayout) -> Array:
@@ -124,9 +146,11 @@ def _magnitudes(codes: Array, work: Workspace, layout: FloatLayout) -> Array:
     return magnitudes
 
 
-def _count_small(found: Figures, magnitudes: Array, work: Workspace, layout: FloatLayout) -> None:
+def _count_small(
+    found: Figures, magnitudes: Array, work: Workspace, layout: FloatLayout, *, has_zeros: bool = True
+) -> None:
     """Set the numbers of zeros and denormals in ``found``; ``magnitudes`` are the codes without their sign bits."""
-    found.zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
+    found.zeros = magnitudes.size - int(np.count_nonzero(magnitudes)) if has_zeros else 0
     small = np.less(magnitudes, layout.normal, out=work.truths[: magnitudes.size])
     found.denormals = int(np.count_nonzero(small)) - found.zeros
 
@@ -145,32 +169,8 @@ def _finite(codes: Array, work: Workspace, layout: FloatLayout) -> Figures:
 def _moments(values: Array, work: Workspace) -> Figures:
     if not values.size:
         return Figures()
-    total, squares = _sums(values, work)
+    total, squares = whole_sums(values, work.ones)
     return Figures(values.size, float(values.min()), float(values.max()), total, squares)
-
-
-def _sums(values: Array, work: Workspace) -> tuple[float, float]:
-    """Return the sum of the values and the sum of their squares; in double precision if single precision overflows."""
-    if values.dtype == np.float32:
-        whole = values.size // ROW * ROW
-        total, squares = _of_rows(values[:whole].reshape(-1, ROW), work.ones)
-        if whole < values.size:
-            more, rest = _of_rows(values[whole:].reshape(1, -1), work.ones[: values.size - whole])
-            total, squares = total + more, squares + rest
-        if math.isfinite(squares):
-            return total, squares
-    wide = values.astype(np.float64)
-    return float(wide.sum()), float(np.square(wide).sum())
-
-
-def _of_rows(rows: Array, ones: Array) -> tuple[float, float]:
-    """Return, for a matrix ``rows``, the sum of all values and of their squares; ``ones`` is a row of ones.
-
-    The sums are computed as products of single rows, because BLAS starts threads for larger matrices.
-    """
-    squares = np.matmul(rows[:, None, :], rows[:, :, None])
-    totals = np.matmul(rows[:, None, :], ones[:, None])
-    return float(totals.sum(dtype=np.float64)), float(squares.sum(dtype=np.float64))
 
 
 def _integers(values: Array) -> Figures:
