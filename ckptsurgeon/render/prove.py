@@ -13,7 +13,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..analysis.prove.barrier import BarrierPoint, LossBarrier
-from ..analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, BlockResult, ChangedTensor, Proof, ProvedNetwork
+from ..analysis.prove.proof import (
+    DIFFERENT,
+    EQUIVALENT,
+    SAME,
+    BlockResult,
+    ChangedTensor,
+    MovedExpert,
+    Proof,
+    ProvedNetwork,
+)
 from ..util.text import count, escape, human_count, listing, percent_number, shape_text
 from .columns import Columns, Hanging
 
@@ -160,9 +169,23 @@ def _origin(one: ChangedTensor) -> str:
     """Return a text on how a changed weight came about; '' if it is not known."""
     if one.equals:
         return f": it is {escape(one.equals)} of A"
+    if one.experts:
+        return f": {_experts(one.experts)}"
     if one.order == "transposed":
         return ": it is transposed"
     return f": its {one.order} are those of A in another order" if one.order else ""
+
+
+def _experts(moved: Sequence[MovedExpert]) -> str:
+    """Return a text on the experts that differ, such as "experts 0 and 2 are exchanged"."""
+    if len(moved) == 2 and [one.equals for one in moved] == [one.index for one in reversed(moved)]:
+        return f"experts {moved[0].index} and {moved[1].index} are exchanged"
+    told = [
+        f"expert {one.index} is {'no expert' if one.equals is None else f'expert {one.equals}'} of A"
+        for one in moved[:SHOWN]
+    ]
+    more = f" and {count(len(moved) - SHOWN, 'more expert')}" if len(moved) > SHOWN else ""
+    return ", ".join(told) + more
 
 
 def _unused(proof: Proof) -> Iterator[RenderableType]:

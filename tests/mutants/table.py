@@ -174,6 +174,12 @@ MUTANTS = (
         "analysis/check/test_measuring.py",
     ),
     Mutant(
+        "what a layer has for each expert is compared expert by expert",
+        "        if number and shapes.get(key, ())[:1] == (number,):\n",
+        "        if False:\n",
+        "api/prove/test_planted_faults.py",
+    ),
+    Mutant(
         "scales of quantised weights are not taken for weights",
         "{key: info for key, info in tensors.items() if key not in coded} if coded else tensors",
         "tensors",

@@ -10,7 +10,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import count, escape
 from .figures import Distance, Prediction
 
-__all__ = ["DIFFERENT", "EQUIVALENT", "SAME", "BlockResult", "ChangedTensor", "Proof", "ProvedNetwork"]
+__all__ = ["DIFFERENT", "EQUIVALENT", "SAME", "BlockResult", "ChangedTensor", "MovedExpert", "Proof", "ProvedNetwork"]
 
 SAME, EQUIVALENT, DIFFERENT = "SAME", "EQUIVALENT", "DIFFERENT"
 
@@ -52,13 +52,25 @@ class BlockResult:
 
 
 @dataclass(frozen=True)
+class MovedExpert:
+    """An expert of the second network whose weights are not those of the expert with the same ``index`` in the first.
+
+    ``equals`` is the index of the expert of the first network that it is; None if it is none of them.
+    """
+
+    index: int
+    equals: int | None = None
+
+
+@dataclass(frozen=True)
 class ChangedTensor:
     """A weight whose values differ. ``error`` is the norm of the difference divided by the norm of the first weight.
 
     ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
     network that has the values of this weight in the second one; '' if there is none. ``order`` says that the second
     weight is the first one "transposed", or with its "rows" or "columns" in another order; '' if it is not. ``shapes``
-    are its shapes in both networks if they differ; then ``error`` is infinite.
+    are its shapes in both networks if they differ; then ``error`` is infinite. ``experts`` are the experts that differ,
+    if the weight has a slice for each expert of a layer.
     """
 
     key: str
@@ -67,6 +79,7 @@ class ChangedTensor:
     equals: str = ""
     order: str = ""
     shapes: tuple[tuple[int, ...], ...] = ()
+    experts: tuple[MovedExpert, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,6 +186,7 @@ def _changed(one: ChangedTensor) -> dict[str, Any]:
         "equals": one.equals or None,
         "order": one.order or None,
         "shapes": [list(shape) for shape in one.shapes],
+        "experts": [{"expert": moved.index, "equals": moved.equals} for moved in one.experts],
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import BlockResult, ChangedTensor
+from .experts import differing_experts, expert_numbers
 from .network import Rounding, rounding_between
 from .rearranged import order_of, other_weight
 
@@ -165,11 +166,18 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
     shapes = {key: _shapes(networks, key) for key in inside}
     found = [ChangedTensor(key, drift.name, far.error, shapes=shapes[key]) for key, far in rows if not far.same]
     ordered = sorted(found, key=lambda one: -one.error)
-    return tuple(_recognised(networks, one) if at < RECOGNISED else one for at, one in enumerate(ordered))
+    numbers = expert_numbers(networks[0].module, inside)
+    return tuple(
+        _recognised(networks, one, has_experts=one.key in numbers) if at < RECOGNISED else one
+        for at, one in enumerate(ordered)
+    )
 
 
-def _recognised(networks: Sequence[Network], changed: ChangedTensor) -> ChangedTensor:
-    """Return a changed weight with the other weight that it is, or the order in which its rows are."""
+def _recognised(networks: Sequence[Network], changed: ChangedTensor, *, has_experts: bool) -> ChangedTensor:
+    """Return a changed weight with the other weight that it is, or the order in which its rows are.
+
+    If the weight has a slice for each expert (``has_experts``), the experts that differ are returned, too.
+    """
     key, (first, second) = changed.key, networks
     if first.steps[key].shape != second.steps[key].shape or changed.error <= FACTOR * _rounding(networks, key).relative:
         return changed
@@ -177,9 +185,11 @@ def _recognised(networks: Sequence[Network], changed: ChangedTensor) -> ChangedT
     def is_explained(measured: Distance, values: Tensor) -> bool:
         return _is_explained(measured, _rounding(networks, key), values)
 
-    equals = other_weight(networks, key, is_explained)
-    order = "" if equals else order_of(first.read([key])[key], second.read([key])[key], is_explained)
-    return replace(changed, equals=equals, order=order)
+    if equals := other_weight(networks, key, is_explained):
+        return replace(changed, equals=equals)
+    pair = first.read([key])[key], second.read([key])[key]
+    experts = differing_experts(*pair, is_explained) if has_experts else ()
+    return replace(changed, order=order_of(*pair, is_explained), experts=experts)
 
 
 def _shapes(networks: Sequence[Network], key: str) -> tuple[tuple[int, ...], ...]:

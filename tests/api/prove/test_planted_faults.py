@@ -187,3 +187,68 @@ def test_it_is_named_where_little_memory_is_allowed(fault: str) -> None:
     planted(fault, torch.float32)
     whole, parts = cs.prove("a", "b"), cs.prove("a", "b", memory="20000B")
     assert parts == whole
+
+
+def experts(found: cs.Proof) -> dict[str, list[tuple[int, int | None]]]:
+    """{end of the key: (differing expert, the expert of A that it is)} of the weights that have experts."""
+    return {
+        one.key.removeprefix(f"{LAYER}.mlp."): [(part.index, part.equals) for part in one.experts]
+        for one in found.changed
+        if one.experts
+    }
+
+
+def with_experts(plant: Callable[[State], None]) -> cs.Proof:
+    FAULTS["planted"] = (mixtral, plant)
+    try:
+        planted("planted", torch.float32)
+    finally:
+        del FAULTS["planted"]
+    return cs.prove("a", "b")
+
+
+def moved(state: State, order: list[int], rows: list[int]) -> None:
+    """Put the experts of a layer into ``order``, and the rows of their router into the order ``rows``."""
+    own = {key: value for key, value in state.items() if key.startswith(f"{LAYER}.block_sparse_moe.")}
+    for key in own:
+        place, dot, end = key.partition(".experts.")
+        if dot:
+            index, _, part = end.partition(".")
+            state[key] = own[f"{place}.experts.{order[int(index)]}.{part}"].clone()
+    gate = f"{LAYER}.block_sparse_moe.gate.weight"
+    state[gate] = own[gate][rows].clone()
+
+
+def test_exchanged_experts_are_named(ckpt: Any) -> None:
+    found = with_experts(experts_without_router)
+    both = [(0, 2), (2, 0)]
+    assert experts(found) == {"experts.gate_up_proj": both, "experts.down_proj": both}
+    assert " ".join(ckpt("prove", "a", "b").out.split()).count("experts 0 and 2 are exchanged") == 2
+    assert {"expert": 0, "equals": 2} in found.to_json()["changed"][0]["experts"]
+
+
+def test_a_replaced_expert_is_named(ckpt: Any) -> None:
+    def replaced(state: State) -> None:
+        torch.manual_seed(5)
+        for part in ("w1", "w2", "w3"):
+            key = f"{LAYER}.block_sparse_moe.experts.3.{part}.weight"
+            state[key] = torch.randn_like(state[key]) * 0.15
+
+    found = with_experts(replaced)
+    assert experts(found) == {"experts.gate_up_proj": [(3, None)], "experts.down_proj": [(3, None)]}
+    assert "expert 3 is no expert of A" in " ".join(ckpt("prove", "a", "b").out.split())
+
+
+def test_experts_and_router_in_different_orders_are_named(ckpt: Any) -> None:
+    found = with_experts(lambda state: moved(state, [1, 2, 0, 3], [2, 0, 1, 3]))
+    assert experts(found) == {
+        "experts.gate_up_proj": [(0, 1), (1, 2), (2, 0)],
+        "experts.down_proj": [(0, 1), (1, 2), (2, 0)],
+        "gate.weight": [(0, 2), (1, 0), (2, 1)],
+    }
+    assert "expert 0 is expert 2 of A, expert 1 is expert 0 of A" in " ".join(ckpt("prove", "a", "b").out.split())
+
+
+def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
+    found = with_experts(lambda state: moved(state, [1, 2, 0, 3], [1, 2, 0, 3]))
+    assert found.drift is None
