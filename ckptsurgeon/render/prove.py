@@ -31,6 +31,8 @@ __all__ = ["barrier_view", "proof_view"]
 COLOURS = {SAME: "green", EQUIVALENT: "green", DIFFERENT: "red"}
 AROUND = 3
 """The number of blocks that are shown after the first block that drifts."""
+SPREAD = 10
+"""The largest number of evenly spaced blocks that are shown if no block drifts."""
 SHOWN = 8
 
 
@@ -126,11 +128,13 @@ def _kinds(rows: Sequence[BlockResult]) -> str:
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
     """Return the blocks to show: the first block that drifts (``drift``), its neighbours, and the output.
 
-    The neighbours are the block before it and ``AROUND`` blocks after it. If ``drift`` is None, the result is the block
-    whose difference is nearest to its limit, and the output.
+    The neighbours are the block before it and ``AROUND`` blocks after it. If ``drift`` is None, the result is up to
+    ``SPREAD`` blocks, evenly spaced, with the one whose difference is nearest to its limit, and the output.
     """
     if drift is None:
-        return [max(rows, key=lambda one: one.distance.error / (one.allowed or 1)), rows[-1]]
+        worst = max(rows, key=lambda one: one.distance.error / (one.allowed or 1))
+        step = -(-len(rows) // SPREAD)
+        return [one for at, one in enumerate(rows) if at % step == 0 or one is worst or one is rows[-1]]
     place = rows.index(drift)
     chosen = [*rows[max(0, place - 1) : place + 1 + AROUND], rows[-1]]
     return list({id(one): one for one in chosen}.values())

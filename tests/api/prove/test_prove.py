@@ -697,3 +697,14 @@ def test_a_block_that_is_not_compared_is_named_once() -> None:
     found = cs.prove("a", "b")
     [note] = [one for one in found.notes if one.startswith("blocks that are not compared")]
     assert note.count("model.rotary_emb") == 1
+
+
+def test_an_equivalent_output_is_shown_block_by_block_but_not_at_any_length(ckpt: Any) -> None:
+    llama("a", num_hidden_layers=2)
+    said = ckpt("convert", "a", "--dtype", "bf16", "-o", "b/", "--prove").out
+    assert all(f"model.layers.{number} " in said for number in range(2))
+    llama("deep", num_hidden_layers=30)
+    cs.apply(cs.convert("deep", dtype="bfloat16"), "cast/")
+    said = ckpt("prove", "deep", "cast").out
+    assert 8 <= said.count("model.layers.") <= 12
+    assert "more (-v shows all)" in said
