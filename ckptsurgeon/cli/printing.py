@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -129,3 +129,20 @@ class Printer:
                 yield bar.update
             finally:
                 bar.stop()
+
+    @contextmanager
+    def waiting(self, what: Callable[[], str]) -> Iterator[None]:
+        """Say what the command waits for, if the block takes over a second and stderr is a terminal.
+
+        ``what`` returns the text, and is called after this second. The line is removed at the end of the block.
+        """
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield
+            return
+        from .waiting_line import WaitingLine
+
+        line = WaitingLine(what, console_of(sys.stderr))
+        try:
+            yield
+        finally:
+            line.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -39,7 +40,8 @@ def run(
     """Say whether a checkpoint loads into a destination; exit with 1 if it does not."""
     from ...api.fits import fits
 
-    found = fits(source, destination, task=task, root=root)
+    with printer.waiting(_waits_for):
+        found = fits(source, destination, task=task, root=root)
     if not printer.answer(found):
         from ...render.fits import command_lines, fit_view
 
@@ -49,3 +51,10 @@ def run(
         printer.notes(found.notes)
     if not found.fits:
         raise typer.Exit(1)
+
+
+def _waits_for() -> str:
+    """Return what takes so long: nearly always transformers, which builds the destination's class without values."""
+    if "transformers" in sys.modules:
+        return "building the model's class with transformers; the next time, its keys come from a cache"
+    return "reading headers"
