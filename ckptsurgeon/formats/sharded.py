@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Set
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from typing import Any
 
-from ..errors import FormatError, SourceError
+from ..errors import CheckpointError, FormatError, SourceError
 from ..storage.read._descriptors import leads_out
 from ..storage.read.base import File, Folder, Source
 from ..tensors.info import TensorInfo
@@ -54,8 +56,9 @@ class _Sharded:
         files = [FilePrint.of(source, hashlib.sha256(raw).hexdigest(), source.name)]
         handles: dict[str, File] = {source.name: source}
         shards: dict[str, Header] = {}
-        for shard, wanted in _by_shard(weight_map).items():
-            header = _shard(source, folder, shard)
+        by_shard = _by_shard(weight_map)
+        for shard, wanted in by_shard.items():
+            header = _shard(source, folder, shard, by_shard)
             _check_keys(source, shard, wanted, header.tree)
             shards[shard] = header
             tree.update(header.tree)
@@ -103,13 +106,15 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
     return raw, weight_map, {str(k): v for k, v in texts if isinstance(v, str)}, total
 
 
-def _shard(index: File, folder: Folder, shard: str) -> Header:
+def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Header:
+    """Return the header of ``shard``; ``names`` are all shards of the index."""
     try:
         file = folder.file(shard)
     except SourceError as error:
         raise FormatError(
             f"{escape(index.uri)} lists the shard {escape(shard)}, which {_why(error, folder, shard)}",
             rule="missing shard",
+            hint=_advice(error, folder, names),
         ) from error
     if shard.endswith(".json"):
         raise FormatError(f"{escape(index.uri)} lists {escape(shard)}, which is not a shard.", rule="index")
@@ -129,6 +134,18 @@ def _are_all(tree: Mapping[Any, Any], key: type, value: type) -> bool:
 def _why(error: SourceError, folder: Folder, shard: str) -> str:
     """Return the reason in an error about a shard: the message without the path of the file in front."""
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
+
+
+def _advice(error: SourceError, folder: Folder, names: Iterable[str]) -> str | None:
+    """Return what to do about a shard that cannot be opened; ``names`` are all shards of the index."""
+    there: set[str] = set()
+    with suppress(CheckpointError):  # not every server lists a folder
+        there.update(folder.names())
+    missing = [name for name in names if name not in there]
+    if not there or not missing:
+        return error.hint
+    what = "this file" if len(missing) == 1 else f"the {len(missing)} missing files"
+    return f"Fetch or save {what} again. ckpt check {escape(shlex.quote(folder.uri))} says which tensors are missing."
 
 
 def _by_shard(weight_map: Mapping[str, str]) -> dict[str, set[str]]:

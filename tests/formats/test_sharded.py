@@ -78,9 +78,23 @@ def test_a_missing_shard_is_said_whatever_the_folder_is_called() -> None:
     weight_map = shards("a b c")
     os.remove(f"a b c/{weight_map['c']}")
     with pytest.raises(
-        cs.FormatError, match=r"lists the shard model-00002-of-00002.safetensors, which does not exist\.$"
+        cs.FormatError, match=r"lists the shard model-00002-of-00002.safetensors, which does not exist\."
     ):
         cs.open_checkpoint("a b c")
+
+
+def test_a_missing_shard_comes_with_what_to_do(ckpt: Any) -> None:
+    weight_map = shards("m")
+    os.remove(f"m/{weight_map['c']}")
+    said = "Fetch or save this file again. ckpt check m says which tensors are missing."
+    assert said in " ".join(ckpt("inspect", "m").err.split())
+    shutil.copytree("m", "a b")
+    assert "ckpt check 'a b' says" in " ".join(ckpt("inspect", "a b").err.split())
+    os.remove(f"m/{weight_map['a']}")
+    with pytest.raises(cs.FormatError) as caught:
+        cs.open_checkpoint("m")
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("Fetch or save the 2 missing files again.")
 
 
 def test_a_shard_that_the_index_does_not_name_is_said() -> None:
