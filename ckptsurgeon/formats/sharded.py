@@ -136,7 +136,7 @@ def _why(error: SourceError, folder: Folder, shard: str) -> str:
     return error.message.removeprefix(escape(os.path.join(folder.uri, shard))).strip()
 
 
-def _advice(error: SourceError, folder: Folder, names: Iterable[str]) -> str | None:
+def _advice(error: SourceError, folder: Folder, names: Iterable[str]) -> str:
     """Return what to do about a shard that cannot be opened; ``names`` are all shards of the index."""
     there: set[str] = set()
     with suppress(CheckpointError):  # not every server lists a folder
