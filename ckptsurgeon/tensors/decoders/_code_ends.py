@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from ..info import Decoded
-from ..ops.casts import widened
+from ..ops.casts import raw_dtype, widened
 from ..ops.regions import Array
 
 __all__ = ["have_clipped_codes", "have_signed_codes"]
@@ -75,8 +77,8 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int, *, are_powers: 
     else:
         dtype, number = dict(made.parts)["codes"].dtype, codes.size
         some = _some(codes) if made.encoding in UNPACKED_CODES and dtype in UNPACKED else None
-        if some is not None and codes.dtype.kind != "f":
-            some = widened(some, dtype)
+        if some is not None and some.itemsize == 1:
+            some = _ranks(dtype)[some.view("u1")]
     if some is None or some.size < CODES:
         return False
     counts = np.bincount(some) if some.dtype == np.uint8 else np.unique(some, return_counts=True)[1]
@@ -86,6 +88,14 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int, *, are_powers: 
     is_fine = shares.size > MANY and not are_powers
     most = (MANY_CLIPPED if is_fine else FEW_CLIPPED) + PER_SCALE * scales / number
     return all(end > max(most, TIMES * other) for end, other in ((shares[0], shares[1]), (shares[-1], shares[-2])))
+
+
+@lru_cache
+def _ranks(dtype: str) -> Array:
+    """Return, for each byte, the place of its value among all values of an 8-bit dtype, in ascending order."""
+    every = np.arange(256, dtype="u1")
+    values = widened(every.view(raw_dtype(dtype)), dtype)
+    return np.unique(values, return_inverse=True)[1].astype("u1")
 
 
 def _unpacked(made: Decoded, words: Array) -> Array | None:

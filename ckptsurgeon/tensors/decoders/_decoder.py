@@ -20,6 +20,7 @@ from ..quantised.encoding import QuantisedTensor
 from ..quantised.methods import IN_OTHER_SHARD, UNKNOWN, family
 from ..quantised.parts import UNSCALED, WITHOUT_SCALES
 from ..quantised.settings import QuantisationSettings, Settings, stated_by
+from ._multiplied import multiplied
 from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_codes, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
@@ -226,7 +227,7 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     assert isinstance(made, Decoded)
     decoder, stored = _decoders()[made.encoding], dict(made.parts)
     boxes = decoder.boxes(made, box)
-    found = _looked_up(read, info, boxes, box, "float32", odd)
+    found = _scaled_floats(read, info, boxes, box, "float32", odd)
     if found is not None:
         return found
     arrays = _arrays(read, stored, boxes)
@@ -257,18 +258,19 @@ def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Bo
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
     """Return the part ``box`` of a decoded weight in a floating-point dtype; None if the caller has to use ``decode``.
 
-    The values are looked up in a table of all products of codes and scales. This is faster than ``decode`` followed by
-    a cast, and the values are the same. The result is None if it is impossible, or no faster.
+    The values are computed from the bits of the codes, or looked up in a table of all products of codes and scales.
+    This is faster than ``decode`` followed by a cast, and the values are the same. The result is None if it is
+    impossible, or no faster.
     """
     made = info.made
     assert isinstance(made, Decoded)
-    return _looked_up(read, info, _decoders()[made.encoding].boxes(made, box), box, dtype, odd)
+    return _scaled_floats(read, info, _decoders()[made.encoding].boxes(made, box), box, dtype, odd)
 
 
-def _looked_up(
+def _scaled_floats(
     read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
 ) -> Array | None:
-    """Return the part ``box`` of a weight, looked up in a table of all products; None if impossible, or no faster."""
+    """Return the part ``box`` of a weight, multiplied or looked up in a table of all products; None if not possible."""
     made = info.made
     assert isinstance(made, Decoded)
     if not may_be_looked_up(made, boxes):
@@ -276,12 +278,17 @@ def _looked_up(
     stored = dict(made.parts)
     scale = widened(read(stored["scale"], boxes["scale"]), stored["scale"].dtype)
     check_scales(made, {"scale": scale})
-    table = products(stored["codes"].dtype, scale, dtype) if are_usual(scale, stored["codes"].dtype) else None
-    if table is None:
+    kind = stored["codes"].dtype
+    if not are_usual(scale, kind):
         return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
     codes = np.ascontiguousarray(read(stored["codes"], box))
-    values = looked_up(codes, table, scale.shape, box, steps)
+    values = multiplied(codes, scale, box, steps, source=kind, dtype=dtype)
+    if values is None:
+        table = products(kind, scale, dtype)
+        if table is None:
+            return None
+        values = looked_up(codes, table, scale.shape, box, steps)
     if odd is not None:
         find_odd_codes(made, codes, scale, box, odd)
         add_size(info, values, dtype, odd)

@@ -16,7 +16,7 @@ from ..ops.casts import cast
 from ..ops.regions import Array, Box, box_shape
 from ..ops.small_floats import SMALL_FLOATS, from_small
 
-__all__ = ["is_looked_up", "looked_up", "may_be_looked_up", "products"]
+__all__ = ["CODES", "is_looked_up", "looked_up", "may_be_looked_up", "products", "runs", "scale_numbers"]
 
 CODES = 256
 """The number of different 8-bit codes."""
@@ -67,12 +67,12 @@ def looked_up(codes: Array, table: Array, scales: Sequence[int], box: Box, steps
     scales, with one scale for each block that the part overlaps; it has as many dimensions as the weight. ``steps`` is
     the size of a block along each dimension.
     """
-    rows, columns = (one * CODES for one in _scale_numbers(scales, box, steps))
+    rows, columns = (one * CODES for one in scale_numbers(scales, box, steps))
     width = max(1, len(columns))
     flat, out = codes.reshape(-1, width), np.empty((codes.size // width, width), table.dtype)
     alike = bool(columns.any())
     columns = _narrowed(columns)
-    for begin, end in _runs(rows, max(1, ELEMENTS // width), alike=alike):
+    for begin, end in runs(rows, max(1, ELEMENTS // width), alike=alike):
         low = rows[begin:end].min()
         first = columns if alike else _narrowed(rows[begin:end, None] - low)
         # No index is beyond the table: mode="clip" only saves the check of the indices.
@@ -85,7 +85,7 @@ def _narrowed(places: Array) -> Array:
     return places.astype("<u2") if places.max(initial=0) <= SMALL - CODES else places
 
 
-def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple[Array, Array]:
+def scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple[Array, Array]:
     """Return two arrays whose sum ``rows[i] + columns[j]`` is the index of the scale of the element at (i, j).
 
     For this, all dimensions except the last are flattened to one dimension, the rows.
@@ -100,7 +100,7 @@ def _scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tupl
     return rows, numbers[-1]
 
 
-def _runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
+def runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
     """Yield ranges (begin, end) of at most ``most`` rows; if ``alike``, all rows of a range have the same scales.
 
     ``rows`` has a number for each row; rows with equal numbers have the same scales.

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SMALL_FLOATS", "from_small", "to_small"]
+__all__ = ["SMALL_FLOATS", "all_finite", "from_small", "power_of_bits", "put_bits", "to_small"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -102,6 +102,31 @@ def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
     raw.setflags(write=False)
     found: Array = raw.view("<f4")
     return found
+
+
+def power_of_bits(dtype: str) -> int | None:
+    """Return the n for which the bits of ``put_bits`` are the values times 2**-n; None for other dtypes."""
+    return 127 - _LAYOUTS[dtype].bias if dtype in _LAYOUTS else None
+
+
+def put_bits(codes: Array, dtype: str, out: Array) -> None:
+    """Write the bits of 8-bit floats to ``out`` (int32), at the places that they have in a float32.
+
+    As float32, ``out`` then has the values times a power of two (``power_of_bits``), exactly; for codes of numbers
+    that are not finite, it has wrong values.
+    """
+    shift = 23 - _LAYOUTS[dtype].fraction
+    np.copyto(out, codes.view("i1"))  # extends the sign to the highest bit
+    np.left_shift(out, np.int32(shift), out=out)
+    np.bitwise_and(out, np.int32((0x7F << shift) - (1 << 31)), out=out)
+
+
+def all_finite(codes: Array, dtype: str) -> bool:
+    """Return whether no code is NaN or infinite."""
+    layout = _LAYOUTS[dtype]
+    if layout.unsigned_zero:
+        return not codes.size or int(codes.view("i1").min()) != -0x80
+    return not codes.size or bool(codes.view("i1").max() <= layout.largest and codes.max() <= layout.largest | 0x80)
 
 
 def to_small(values: Array, dtype: str) -> Array:
