@@ -175,7 +175,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
 
 
 KINDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("scale", "bias", "nested_scale", "times", "over", "values", "nested_values"), ("float",)),
+    **dict.fromkeys(("scale", "bias", "nested_scale", "times", "over", "values", "nested_values", "shift"), ("float",)),
     "order": ("int", "uint"),
 }
 """{role of a stored tensor: kinds of dtypes that it may have}.
@@ -249,7 +249,7 @@ def _arrays(read: Read, stored: Parts, boxes: Mapping[str, Box]) -> dict[str, Ar
 
 def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box) -> Array | None:
     """Return a part of a weight decoded with scales of 1; None if its values are more than codes times scales."""
-    if "scale" not in boxes or {"bias", "nested_scale", "zero"} & boxes.keys():
+    if "scale" not in boxes or {"bias", "nested_scale", "shift", "zero"} & boxes.keys():
         return None
     arrays = _arrays(read, dict(made.parts), boxes)  # read again: decoders may write into arrays
     return _decoders()[made.encoding].values(made, {**arrays, "scale": np.ones_like(arrays["scale"])}, box)

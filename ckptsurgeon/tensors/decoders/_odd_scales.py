@@ -333,5 +333,5 @@ def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
         raise FormatError(f"the codes of {escape(made.name)} are divided by a scale that is 0.", rule="scale")
 
 
-SCALES = ("scale", "bias", "nested_scale", "times", "over")
+SCALES = ("scale", "bias", "nested_scale", "times", "over", "shift")
 """The roles of stored tensors whose values must be finite."""

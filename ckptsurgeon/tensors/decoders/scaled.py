@@ -16,10 +16,8 @@ from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ..quantised.encoding import EXPERT_SCALES
-from ..quantised.methods import family
 from ..quantised.settings import BLOCK_SETTINGS
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
-from ._torchao import torchao_weight
 
 __all__ = ["DECODER"]
 
@@ -40,11 +38,9 @@ class _Scaled:
     perhaps a zero point, all with as many dimensions as the weight.
     """
 
-    families = ("fp8", "mxfp8", "int8", "torchao")
+    families = ("fp8", "mxfp8", "int8")
 
     def describe(self, asked: Request) -> TensorInfo:
-        if family(asked.coded.method) == "torchao":
-            return torchao_weight(asked)
         codes = asked.codes
         if ".embedding_scale" in asked.parts:
             raise UndecodableError("it is a quantised embedding (embedding_scale), which no decoder knows")

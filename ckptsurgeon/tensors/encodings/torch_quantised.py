@@ -16,6 +16,7 @@ from ..torch_quantisers import as_float
 
 __all__ = [
     "ENCODINGS",
+    "INT4",
     "KINDS",
     "MX",
     "NVFP4",
@@ -30,8 +31,8 @@ __all__ = [
 _TYPES = frozenset(name for name, dtype in DTYPES.items() if dtype.kind == "quantized" and not dtype.block)
 SCALED = ("Float8Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor")
 """The classes of torchao whose weight is (codes - zero point) * scale."""
-MX, NVFP4 = "MXTensor", "NVFP4Tensor"
-KINDS = (*SCALED, MX, NVFP4)
+INT4, MX, NVFP4 = "Int4Tensor", "MXTensor", "NVFP4Tensor"
+KINDS = (*SCALED, INT4, MX, NVFP4)
 """The classes of torchao that this package decodes."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
 """The dtypes that a pickled tensor of torchao can have: its dtype is that of the decoded weight, not of the codes."""

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.inputs.operations import operate
+from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.errors import FormatError, PlanError
 
 from ...helpers.pace import in_time, little_memory
@@ -56,9 +58,12 @@ def test_a_decoded_weight_is_a_plain_tensor_in_the_metadata(tmp_path: Path) -> N
         ({}, "does not say which torchao class it has"),
         ({"0.weight": "[", "1.weight": "[]"}, "does not say which torchao class it has"),
         (
-            {"0.weight": entry("Int4Tensor"), "1.weight": entry("Int4Tensor")},
-            "no decoder knows torchao's class Int4Tensor",
+            {key: entry("Int4TilePackedTo4dTensor") for key in BOTH},
+            "Int4TilePackedTo4dTensor stores codes in the order of a kernel of CUDA; on such a device, the layer computes "
+            "its weight from a unit matrix",
         ),
+        ({key: entry("NewTensor") for key in BOTH}, "no decoder knows torchao's class NewTensor"),
+        ({key: entry("Int4Tensor") for key in BOTH}, "it has no zero points"),
         ({key: entry("MXTensor", is_swizzled_scales=True) for key in BOTH}, "the order of a GPU kernel"),
     ],
 )
@@ -81,6 +86,49 @@ def test_parts_that_do_not_fit_are_refused(more: dict[str, torch.Tensor], why: s
         cs.convert(saved(tmp_path / "a.safetensors", BOTH, **more), dtype="float32", dequantize=True)
 
 
+def four_bits(scale: tuple[int, ...], zero: tuple[int, ...], codes: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "0._weight_qdata": codes,
+        "0._weight_scale": torch.ones(scale),
+        "0._weight_zero_point": torch.zeros(zero),
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (four_bits((2, 4), (1, 4), torch.zeros(4, 8, dtype=torch.int8)), "a different shape from its scales"),
+        (four_bits((4, 2), (4, 2), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[4, 2\]"),
+        (four_bits((3, 4), (3, 4), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[3, 4\]"),
+        (four_bits((4,), (4,), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[4\]"),
+        (four_bits((2, 4), (2, 4), torch.zeros(4, 2, dtype=torch.int32)), "its codes are int32"),
+    ],
+)
+def test_parts_of_4_bits_that_do_not_fit_are_refused(more: dict[str, torch.Tensor], why: str, tmp_path: Path) -> None:
+    entries = {**BOTH, "0.weight": entry("Int4Tensor", block_size=[1, 8])}
+    with pytest.raises(PlanError, match=why):
+        cs.convert(saved(tmp_path / "a.safetensors", entries, **more), dtype="float32", dequantize=True)
+
+
+@pytest.mark.parametrize("columns", [(0, 96), (5, 40), (31, 33), (95, 96)])
+def test_a_part_of_4_bits_is_that_of_the_whole(columns: tuple[int, int]) -> None:
+    with safe_open(PICKLED_INT4.with_suffix(".safetensors"), "pt") as file:
+        expected = file.get_tensor("expected")
+    source = cs.open_checkpoint(PICKLED_INT4)
+    made = operate([source], [{"dequantize": "**"}])[0].checkpoint
+    found = read_part(source, made[WEIGHT_KEY], ((3, 41), columns))
+    assert torch.equal(torch.from_numpy(found), expected[3:41, slice(*columns)])
+
+
+def test_zero_points_of_4_bits_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    more = four_bits((2, 4), (2, 4), torch.zeros(4, 8, dtype=torch.int8))
+    more["0._weight_zero_point"][0, 0] = float("nan")
+    path = saved(tmp_path / "a.safetensors", {**BOTH, "0.weight": entry("Int4Tensor")}, **more)
+    with pytest.raises(FormatError, match="a scale of the quantised tensor 0.weight is NaN or infinite"):
+        cs.apply(cs.convert(path, dtype="float32", dequantize=True), tmp_path / "out.safetensors")
+
+
+PICKLED_INT4 = Path(__file__).parent / "recorded" / "torchao-int4.pth"
 PICKLED = sorted((Path(__file__).parent / "recorded").glob("torchao-*.pth"))
 WEIGHT_KEY = "model.layers.0.mlp.up_proj.weight"
 

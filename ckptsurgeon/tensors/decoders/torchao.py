@@ -1,8 +1,12 @@
-"""Describes quantised tensors of torchao: their class, codes, scales and zero points.
+"""Describes quantised tensors of torchao (their class, codes, scales and zero points), and decodes ``Int4Tensor``.
 
 In a pickle, these are attributes of a tensor object. In safetensors, ``flatten_tensor_state_dict`` stores the parts of
 ``proj.weight`` as ``proj._weight_qdata`` and so on, and describes the tensor in the entry ``proj.weight`` of the file's
 metadata. https://github.com/pytorch/ao/tree/main/torchao/prototype/safetensors
+
+The codes of ``Int4Tensor`` are signed, two in a byte, the lower bits first: weight = code * scale + zero point. Scales
+and zero points have the shape (groups, out), the weight (out, in).
+https://github.com/pytorch/FBGEMM/blob/main/fbgemm_gpu/experimental/gen_ai/gen_ai/quantize.py
 """
 
 from __future__ import annotations
@@ -13,19 +17,63 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ..composition import decoded, reshape
 from ..dtypes import DTYPES
-from ..encodings.torch_quantised import KINDS, MX, NVFP4, SCALED, pickled_torchao
+from ..encodings.torch_quantised import INT4, KINDS, MX, NVFP4, SCALED, pickled_torchao
 from ..info import Decoded, TensorInfo
-from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents
+from ..ops.regions import Array, Box
+from ._decoder import EXPONENTS, Request, UndecodableError, as_exponents, groups_of
 
-__all__ = ["torchao_weight"]
+__all__ = ["DECODER"]
 
 FLOAT4 = "float4_e2m1fn_x2"
+KERNELS = {
+    "Int4TilePackedTo4dTensor": "of CUDA",
+    "Int4PreshuffledTensor": "of an H100",
+    "Int4PlainInt32Tensor": "of Intel's XPU or an NPU",
+    "Int4MarlinSparseTensor": "of CUDA",
+    "Int4OpaqueTensor": "of one kind of CPU",
+    "IntxOpaqueTensor": "of one kind of CPU",
+    "Sparse2x4CUTLASSFloat8Tensor": "of CUDA",
+    "Float8SparseTensor2x4": "of CUDA",
+}
+"""{class of torchao: whose kernel determines the order in which it stores codes}."""
 
 
-def torchao_weight(asked: Request) -> TensorInfo:
-    """Return the description of a torchao tensor's decoded weight, which the decoder ``scaled`` or ``fp4`` decodes."""
+class _TorchAO:
+    """The decoder of torchao's tensors: other decoders decode the values of all classes but ``Int4Tensor``.
+
+    ``Decoded.facts`` has ``group``, the number of inputs that share a scale. The stored tensors are the codes, the
+    scale, and ``shift``, which is added to their product.
+    """
+
+    families = ("torchao",)
+
+    def describe(self, asked: Request) -> TensorInfo:
+        return _described(asked)
+
+    def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
+        *lead, outputs, inputs = box
+        groups = (*lead, groups_of(inputs, int(dict(made.facts)["group"])), outputs)
+        return {"codes": (*lead, outputs, groups_of(inputs, 2)), "scale": groups, "shift": groups}
+
+    def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
+        begin, end = box[-1]
+        octets, size = arrays["codes"].view("u1"), int(dict(made.facts)["group"])
+        nibbles = np.stack([octets & 15, octets >> 4], -1).reshape(*octets.shape[:-1], -1)
+        values: Array = (nibbles[..., begin % 2 :][..., : end - begin] ^ np.uint8(8)).astype("<f4")
+        values -= np.float32(8)  # of two's complement: the sign bit was inverted
+        group = np.arange(begin, end) // size - begin // size
+        scale, shift = (np.swapaxes(arrays[role].astype("<f4"), -1, -2) for role in ("scale", "shift"))
+        values *= np.take(scale, group, -1)
+        values += np.take(shift, group, -1)
+        return values
+
+
+def _described(asked: Request) -> TensorInfo:
+    """Return the description of a torchao tensor's decoded weight, which names the decoder of its values."""
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
         raise UndecodableError(
@@ -41,6 +89,11 @@ def _weight(asked: Request) -> TensorInfo:
         raise UndecodableError(
             "the inputs of its layer are scaled too (act_pre_scale): the decoded weight alone would be wrong"
         )
+    if kind in KERNELS:
+        raise UndecodableError(
+            f"torchao's class {kind} stores codes in the order of a kernel {KERNELS[kind]}; on such a device, the "
+            "layer computes its weight from a unit matrix"
+        )
     if kind and kind not in KINDS:
         raise UndecodableError(f"no decoder knows torchao's class {kind[:60]}")
     if not kind:
@@ -54,6 +107,8 @@ def _weight(asked: Request) -> TensorInfo:
         raise UndecodableError("its scales are stored in the order of a GPU kernel (is_swizzled_scales)")
     if codes.stride is not None:
         raise UndecodableError("its codes are not contiguous (transposed, for example)")
+    if kind == INT4:
+        return _int4(codes, scale, parts.get("zero_point"))
     if kind in SCALED:
         return _scaled(codes, scale, parts.get("zero_point"))
     if kind == MX and DTYPES[codes.dtype].bits == 8 and codes.dtype != "uint8":
@@ -131,3 +186,22 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
     facts = (("block", columns // scale.shape[-1]), ("turned", 0))
     return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))
+
+
+def _int4(codes: TensorInfo, scale: TensorInfo, shift: TensorInfo | None) -> TensorInfo:
+    """Describe signed 4-bit integers, two in a byte, with a scale and a zero point for each group of a row."""
+    if shift is None or shift.shape != scale.shape:
+        raise UndecodableError("it has no zero points, or they have a different shape from its scales")
+    if codes.dtype not in ("int8", "uint8") or len(codes.shape) < 2:
+        raise UndecodableError(f"its codes are {codes.dtype} {list(codes.shape)}, not rows of two codes in a byte")
+    *lead, outputs, nbytes = codes.shape
+    groups = scale.shape[-2] if len(scale.shape) > 1 else 0
+    if scale.shape != (*lead, groups, outputs) or not groups or 2 * nbytes % groups:
+        raise UndecodableError(
+            f"its scales have the shape {list(scale.shape)}, which does not fit its codes {list(codes.shape)}"
+        )
+    stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), ("shift", shift))
+    return decoded((*lead, outputs, 2 * nbytes), Decoded(stored, "torchao", (("group", 2 * nbytes // groups),)))
+
+
+DECODER = _TorchAO()
