@@ -40,7 +40,7 @@ class _Transformers:
 
         The destination is stored in the user's cache. Later the model is built again only to draw initial values.
         """
-        from .hf.cached_build import cached_axes, cached_layouts, cached_spec, spec_key
+        from .hf.cached_build import cached_axes, cached_initial, cached_layouts, cached_spec, spec_key
         from .hf.given_fields import given_fields
         from .hf.growing_axes import GrowingAxes
 
@@ -55,10 +55,12 @@ class _Transformers:
         spec = replace(spec, config=document.path, files=tuple(dict.fromkeys(paths)), lists=lists)
         if not key:
             return spec
+        initial, pieces = cached_initial(spec, lambda keys, seed: built()[0].initial(keys, seed))
         return replace(
             spec,
             cache_key=key,
-            initial=lambda keys, seed: built()[0].initial(keys, seed),
+            initial=initial,
+            pieces=pieces,
             build=lambda: _model(document, given),
             recognise=cached_layouts(key, lambda: cast("Recognise", built()[0].recognise)),
             vocabulary=GrowingAxes(cached_axes(key, lambda: built()[0].vocabulary)),

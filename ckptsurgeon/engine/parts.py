@@ -82,7 +82,7 @@ def _compute(run: PartRun) -> None:
 
 def _draw(runs: Sequence[PartRun]) -> None:
     if any(run.draws(step) for run in runs for step in run.others):
-        from .compute.compute_steps import draw_steps
+        from .compute.drawing import draw_steps
 
         draw_steps(runs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigError
 from ..tensors.info import TensorInfo
@@ -14,10 +14,31 @@ from ..util.text import count, escape
 if TYPE_CHECKING:
     from .operations.perform import DerivedSource
 
-__all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec", "Undrawable"]
+__all__ = [
+    "Companion",
+    "Draw",
+    "Initial",
+    "InitialFile",
+    "KnownLayout",
+    "Pieces",
+    "Recognise",
+    "TargetSpec",
+    "Undrawable",
+]
 
 Initial: TypeAlias = Callable[[Iterable[str], int], Iterator[tuple[str, memoryview]]]
 """``initial(keys, seed)`` yields each key with its initial values: little-endian bytes that the caller may change."""
+
+
+class Draw(NamedTuple):
+    """The operation of torch that fills a tensor, such as ``normal_``, and its arguments."""
+
+    how: str
+    numbers: tuple[float, ...]
+
+
+Pieces: TypeAlias = Callable[[str, int], Iterator[memoryview]]
+"""``pieces(key, seed)`` yields the bytes of ``Initial`` in pieces of whole rows, in order; threads may call it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,8 +113,10 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 class TargetSpec(Brief):
     """A destination: all its tensors, in state-dict order, and how it initialises those that are in no source.
 
-    ``initial`` yields initial values for keys. ``ties`` maps each further key of a tensor to its first key. ``layers``
-    are module prefixes in the model's own order, output layer last. ``vocabulary`` maps a key to its vocabulary axis.
+    ``initial`` yields initial values for keys. ``draws`` has the operations that fill tensors whose values are the
+    result of a single operation; ``pieces`` yields the values of these tensors in pieces. ``ties`` maps each further
+    key of a tensor to its first key. ``layers`` are module prefixes in the model's own order, output layer last.
+    ``vocabulary`` maps a key to its vocabulary axis.
 
     A destination that is a checkpoint keeps its own values of tensors that are in no source: then ``keeps`` is its path
     and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. Quantised values
@@ -114,6 +137,8 @@ class TargetSpec(Brief):
     name: str
     tensors: Mapping[str, TensorInfo]
     initial: Initial = _nothing_to_draw
+    draws: Mapping[str, Draw] = field(default_factory=dict, repr=False, compare=False)
+    pieces: Pieces | None = field(default=None, repr=False, compare=False)
     ties: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     vocabulary: Mapping[str, int] = field(default_factory=dict)

@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "the last elements of a tensor are drawn as torch draws them if they are no multiple of 16",
+        "if size % TOGETHER or not size:",
+        "if not size:",
+        "destinations/torch_module/test_simple_draws.py",
+    ),
+    Mutant(
+        "tensors that share random numbers, and views, are not drawn alone",
+        "if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):",
+        "if False:",
+        "destinations/torch_module/test_simple_draws.py",
+    ),
+    Mutant(
         "what an attention has for each head, such as sinks, is kept with the heads",
         "by_parent.setdefault(own if own in parents else _parent(axis), []).append(axis)",
         "by_parent.setdefault(_parent(axis), []).append(axis)",

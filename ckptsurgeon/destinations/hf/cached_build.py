@@ -7,11 +7,11 @@ installed packages. The written config.json is stored as changes to the user's c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ...planning.target import Companion, KnownLayout, Recognise, TargetSpec
+from ...planning.target import Companion, Draw, Initial, KnownLayout, Pieces, Recognise, TargetSpec
 from ...storage.cached_documents import cached_document, document_key, keep_document
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
@@ -22,10 +22,12 @@ from .files import CONFIG, companions
 from .given_fields import GivenFields
 from .stock_code import versions
 
-__all__ = ["cached_axes", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
+__all__ = ["cached_axes", "cached_initial", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
 
-FORMAT = 1
+FORMAT = 2
 """The version of the format of the entries: increase it if the format changes."""
+FILLS = {"normal_", "uniform_", "fill_", "zero_"}
+"""The names of torch's operations that an entry may contain."""
 WITH_STORAGE = "built with its weights in memory, which took "
 """The beginning of the note on the time and memory of a build. It is not cached, since it is true of one run only."""
 
@@ -70,6 +72,7 @@ def _spec(kept: Any, name: str, given: GivenFields) -> TargetSpec:
         kind="transformers",
         name=name,
         tensors=tensors,
+        draws=_draws(kept, tensors),
         ties=ties,
         undrawable=dict.fromkeys(kept["undrawable"], ZERO_DEVIATION),
         ran=tuple(map(str, kept["ran"])),
@@ -85,6 +88,13 @@ def _info(dtype: str, shape: list[int]) -> TensorInfo:
     return TensorInfo(dtype, tuple(shape))
 
 
+def _draws(kept: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Draw]:
+    known = [Draw(str(how), tuple(map(float, numbers))) for how, numbers in kept["draws"]]
+    if not {one.how for one in known} <= FILLS or len(kept["drawn"]) != len(tensors):
+        raise ValueError(known)
+    return {key: known[at] for key, at in zip(tensors, kept["drawn"], strict=True) if at >= 0}
+
+
 def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
     """Store a destination in the cache under ``key``, and return whether the cache now has it.
 
@@ -96,7 +106,10 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
     changes = _changes(config.text, given, known)
     if changes is None:
         return False
+    draws = list(dict.fromkeys(spec.draws.values()))
     kept = {
+        "draws": [[one.how, list(one.numbers)] for one in draws],
+        "drawn": [draws.index(spec.draws[key]) if key in spec.draws else -1 for key in spec.tensors],
         "config": changes,
         "tensors": [[name, info.dtype, list(info.shape)] for name, info in spec.tensors.items()],
         "ties": dict(spec.ties),
@@ -106,6 +119,29 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
         "notes": [note for note in spec.notes if not note.startswith(WITH_STORAGE)],
     }
     return keep_document(key, kept)
+
+
+def cached_initial(spec: TargetSpec, otherwise: Initial) -> tuple[Initial, Pieces]:
+    """Return functions that draw as the model's own do; the model is built only for tensors that are not simple.
+
+    They are the ``initial`` and the ``pieces`` of a destination. ``otherwise`` builds the model to draw.
+    """
+
+    def initial(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
+        from ..torch_module.simple_draws import drawn_whole
+
+        for key in keys:
+            if key in spec.draws:
+                yield key, drawn_whole(spec.draws[key], spec.tensors[key], key, seed)
+            else:
+                yield from otherwise([key], seed)
+
+    def pieces(key: str, seed: int) -> Iterator[memoryview]:
+        from ..torch_module.simple_draws import pieces_of
+
+        return pieces_of(spec.draws[key], spec.tensors[key], key, seed)
+
+    return initial, pieces
 
 
 def _given(given: GivenFields) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, SourceError
-from ...planning.target import InitialFile, TargetSpec
+from ...planning.target import Draw, InitialFile, TargetSpec
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, human_bytes, listing
 from .._inits import ZERO_DEVIATION, is_deviation
@@ -33,6 +33,7 @@ from .recording.graph import Node, Recording, StorageView, Unrecordable
 from .recording.record import recording, release
 from .recording.replay import Streams, behind, evaluate, replay
 from .seeding import drawing, python_random
+from .simple_draws import pieces_of, simple_draws
 from .state import infos_of, state_of, ties_of
 
 __all__ = ["live_target", "module_target"]
@@ -102,6 +103,13 @@ class _ModuleSource:
             loads = any(map(holds_tensors, weights_opened(opened.files)))
             why = Unrecordable("reads tensors from a file") if loads else error
             return _construct_for_real(self._build, seed, why)
+
+    def draws(self) -> dict[str, Draw]:
+        """Return the operation that fills each tensor whose values are the result of a single known operation."""
+        built = self.built
+        if built.record is None or built.uses_python_random:
+            return {}
+        return simple_draws(built.record, built.nodes, built.refs, built.streams)
 
     def tensors_again(self) -> Mapping[str, Tensor]:
         """Construct the module once more, with storage, and return its tensors."""
@@ -178,6 +186,8 @@ def module_target(
         tensors=built.infos,
         ties=built.ties,
         initial=source.initial,
+        draws=(draws := source.draws()),
+        pieces=lambda key, seed: pieces_of(draws[key], built.infos[key], key, seed),
         given=tuple(given) if weights else (),
         undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},
         notes=notes,

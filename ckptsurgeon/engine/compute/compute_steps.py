@@ -1,4 +1,4 @@
-"""Writes the tensors that are not plain copies: tensors that are cast, resized, merged or initialised.
+"""Writes the tensors that are not plain copies, but computed from checkpoints: cast, resized or merged.
 
 Many small tensors are computed together, as one tensor, if this does not change their values.
 """
@@ -6,10 +6,9 @@ Many small tensors are computed together, as one tensor, if this does not change
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from math import prod
 
 import numpy as np
@@ -21,21 +20,20 @@ from ...planning.plan.step import Step
 from ...tensors.composition import decoded_names, join
 from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
-from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
+from ...tensors.ops.casts import CastLosses, count_special, raw_dtype
 from ...tensors.ops.regions import Array, box_shape
 from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
-from ..part_run import PartRun, checked_on_the_way, has_slot
+from ..part_run import PartRun, checked_on_the_way
 from .array_backends import keep_freed_memory
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .encoding import Roundings
 from .merge_inputs import device_of, merge_of, method_of
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, relevant
-from .rows import overlay
 
-__all__ = ["check_equal", "compute_steps", "computed_together", "draw_steps", "grouped"]
+__all__ = ["check_equal", "compute_steps", "computed_together", "grouped", "raw"]
 
 # Many small tensors are computed together, as one tensor, if their steps are element-wise.
 #
@@ -164,7 +162,7 @@ def compute_steps(run: PartRun) -> None:
             run.check()
             for (step, parts), values in zip(group, made, strict=True):
                 _note_negative(run, step, parts, count_negative(values, step.dtype) if are_variances(step) else 0)
-                run.receipt.checksums[step.key] = run.write(step.key, 0, _raw(values))
+                run.receipt.checksums[step.key] = run.write(step.key, 0, raw(values))
                 run.receipt.nbytes_read += sum(info.nbytes for info, _ in parts)
                 run.advance(values.nbytes)
         run.receipt.fits = tuple(shared.factors.fits.values())
@@ -209,7 +207,7 @@ def _compute(
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
-                kept.add(place.index, _raw(read))
+                kept.add(place.index, raw(read))
 
         run.check()
         try:
@@ -219,7 +217,7 @@ def _compute(
                 raise
             raise FormatError(f"{escape(step.key)}: {error.message}", rule=error.rule) from error
         assert values.nbytes == prod(box_shape(place.box)) * raw_dtype(step.dtype).itemsize, step.key
-        crc = run.write(step.key, place.offset, _raw(values))
+        crc = run.write(step.key, place.offset, raw(values))
         run.advance(values.nbytes)
         if variances:
             negative.append(count_negative(values, step.dtype))
@@ -252,11 +250,11 @@ class _RecordChecksum:
         self._ahead: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
-    def add(self, index: int, raw: memoryview) -> None:
+    def add(self, index: int, data: memoryview) -> None:
         """Add the bytes of the block with this index; each block, from 0 on, must be added exactly once."""
-        crc = crc32(raw)
+        crc = crc32(data)
         with self._lock:
-            self._ahead[index] = crc, len(raw)
+            self._ahead[index] = crc, len(data)
             while self._next in self._ahead:
                 following = self._ahead.pop(self._next)
                 self.crc = combine([(self.crc, self._nbytes), following])
@@ -276,52 +274,6 @@ def _check_sums(parts: Sequence[Part], sums: Sequence[_RecordChecksum | None]) -
                 raise bad_checksum(source.file(info), info.storage.name)
 
 
-def draw_steps(runs: Iterable[PartRun]) -> None:
-    """Write, one at a time, the tensors of ``runs`` for which the destination's initialiser draws values."""
-    drawn: dict[str, tuple[PartRun, Step]] = {}
-    aliases: dict[str, list[Step]] = {}
-    for run in runs:
-        for step in filter(run.draws, run.steps):
-            if not step.tied_to:
-                drawn[step.key] = run, step
-            elif has_slot(run, step):
-                aliases.setdefault(step.tied_to, []).append(step)
-    for key, dtype, data in _initial_values(drawn):
-        run, step = drawn[key]
-        values = _drawn(run, step, dtype, data)
-        for each in (step, *aliases.get(key, ())):
-            run.receipt.checksums[each.key] = run.write(each.key, 0, _raw(values))
-            run.advance(values.nbytes)
-        del values, data
-
-
-def _initial_values(drawn: Mapping[str, tuple[PartRun, Step]]) -> Iterator[tuple[str, str, memoryview]]:
-    """Yield (key, dtype, bytes) of the values that the destination's initialiser draws for each key in ``drawn``."""
-    for run, _ in islice(drawn.values(), 1):  # all have the same plan
-        target = run.inputs.target
-        assert target is not None
-        for key, data in target.initial(list(drawn), run.plan.seed):
-            yield key, target.tensors[key].dtype, data
-
-
-def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
-    """Return a tensor in the dtype of the step: its initial values, overwritten by the values that a source has.
-
-    ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
-    """
-    drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
-    if step.repeats > 1:
-        drawn = np.repeat(drawn[: len(drawn) // step.repeats], step.repeats, axis=0)
-    values, lost = cast(drawn, dtype, step.dtype)
-    if step.op != "init":
-        info = run.info(step)
-        assert step.source is not None
-        values = np.ascontiguousarray(values)
-        lost += overlay(step, info, run.inputs.sources[step.source], values)
-        run.receipt.nbytes_read += info.nbytes
-    run.receipt.lost[step.key] = lost
-    return values
-
-
-def _raw(values: Array) -> memoryview:
+def raw(values: Array) -> memoryview:
+    """Return the bytes of an array, row-major."""
     return np.ascontiguousarray(values).reshape(-1).view("u1").data

@@ -18,8 +18,8 @@ from .bands import OpenFiles
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 
 __all__ = [
-    "copying_rows", "gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlaid_part",
-    "overlay",
+    "copying_rows", "gathered", "laid_over", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes",
+    "overlaid_part", "overlay",
 ]  # fmt: skip
 
 # The rows of a tensor for another vocabulary: each row is a row of the source, a mean of source rows, or zero.
@@ -223,9 +223,19 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
     The values are those of the source tensor ``origin`` if it has them. All other values are those of ``initial``, the
     tensor of the destination's checkpoint.
     """
-    info, source = origin
     kept, keeper = initial
-    values, lost = cast(read_part(keeper, kept, box), kept.dtype, step.dtype)
+    return laid_over(step, origin, read_part(keeper, kept, box), kept.dtype, box)
+
+
+def laid_over(step: Step, origin: Part | None, initial: Array, dtype: str, box: Box) -> tuple[Array, CastLosses]:
+    """Return the part ``box`` of a tensor: ``initial`` values of ``dtype``, overwritten with those of ``origin``.
+
+    Also returns the counts of values that casts lost.
+    """
+    values, lost = cast(initial, dtype, step.dtype)
+    if origin is None:
+        return values, lost
+    info, source = origin
     values = np.array(values).reshape(box_shape(box))
     if step.op == "map":
         laid, more = cast_for(step, mapped_block(step, info, source, box), info.dtype)

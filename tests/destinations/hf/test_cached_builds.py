@@ -140,6 +140,35 @@ def test_initial_values_are_drawn_by_the_model(monkeypatch: pytest.MonkeyPatch) 
     assert Path("with.safetensors").read_bytes() == Path("without.safetensors").read_bytes()
 
 
+@pytest.mark.costly
+@pytest.mark.parametrize("architecture", MODELS)
+def test_values_that_one_operation_fills_are_drawn_without_the_model(
+    architecture: str, monkeypatch: pytest.MonkeyPatch, never_built: Callable[[], None]
+) -> None:
+    config = str(write_config("dst/config.json", MODELS[architecture], architecture))
+    monkeypatch.setenv("CKPTSURGEON_NO_BUILDS", "1")
+    built = cs.load_target(config)
+    monkeypatch.delenv("CKPTSURGEON_NO_BUILDS")
+    cs.load_target(config)
+    never_built()
+    kept = cs.load_target(config)
+    assert len(kept.draws) > len(kept.tensors) * 3 // 4
+    assert kept.draws == built.draws
+    assert kept.pieces is not None
+    for (key, values), (_, own) in zip(built.initial(kept.draws, 3), kept.initial(kept.draws, 3), strict=True):
+        assert bytes(values) == bytes(own) == b"".join(kept.pieces(key, 3)), key
+
+
+def test_other_values_are_drawn_by_the_model() -> None:
+    config = str(write_config("dst/config.json", BERT, "BertForMaskedLM"))
+    cs.load_target(config)
+    kept = cs.load_target(config)
+    (key,) = (key for key in kept.tensors if key.endswith("word_embeddings.weight"))  # the row of padding is 0
+    assert key not in kept.draws
+    ((_, values),) = kept.initial([key], 0)
+    assert len(values) == kept.tensors[key].nbytes
+
+
 def test_the_axes_of_the_vocabulary_and_the_live_model_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     config = str(write_config("dst/config.json", GPT2, "GPT2LMHeadModel"))
     first, again = dict(cs.load_target(config).vocabulary), cs.load_target(config)
@@ -210,7 +239,16 @@ def test_another_version_is_another_entry(name: str, monkeypatch: pytest.MonkeyP
     assert len(entries()) == 2
 
 
-@pytest.mark.parametrize("change", [lambda kept: kept.pop("tensors"), lambda kept: kept["tensors"].append(["x"])])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.pop("tensors"),
+        lambda kept: kept["tensors"].append(["x"]),
+        lambda kept: kept["drawn"].pop(),
+        lambda kept: kept["draws"][0].__setitem__(0, "share_memory_"),
+        lambda kept: kept["drawn"].__setitem__(0, 99),
+    ],
+)
 def test_an_entry_of_another_form_is_built_and_written_again(change: Callable[[Any], None]) -> None:
     config = str(write_config("dst/config.json", BERT))
     tensors = cs.load_target(config).tensors

@@ -1,0 +1,107 @@
+"""Draws the initial values of tensors that one operation of torch fills: without the module, and piece by piece.
+
+torch fills a tensor in row-major order from one stream of random numbers, and makes normal values of 16 numbers at a
+time (``normal_fill`` in aten/src/ATen/native/cpu/DistributionTemplates.h of https://github.com/pytorch/pytorch). So
+pieces of a multiple of 16 elements get the values that the whole tensor gets. Each tensor has a generator of its own,
+so several threads may draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...planning.target import Draw
+from ...tensors.dtypes import contiguous_stride
+from ...tensors.info import TensorInfo
+from .recording.graph import Node, Recording, StorageView, aten, covers
+from .recording.replay import Streams
+from .seeding import derived_seed
+
+__all__ = ["drawn_whole", "pieces_of", "simple_draws"]
+
+_FILLS: dict[Any, str] = {
+    aten.normal_.default: "normal_",
+    aten.uniform_.default: "uniform_",
+    aten.fill_.Scalar: "fill_",
+    aten.zero_.default: "zero_",
+}
+_RANDOM = ("normal_", "uniform_")
+TOGETHER = 16
+"""How many elements of a tensor torch computes together from as many random numbers."""
+PIECE = 1 << 20
+"""About how many elements a piece has."""
+
+
+def simple_draws(
+    record: Recording, nodes: Mapping[str, Sequence[Node]], refs: Mapping[str, StorageView], streams: Streams
+) -> dict[str, Draw]:
+    """Return the operation that fills each tensor, for tensors that a single known operation fills completely.
+
+    ``nodes`` are the recorded operations on which each tensor depends.
+    """
+    found = {}
+    for key, behind in nodes.items():
+        draw = _draw(behind[0], refs[key], record) if len(behind) == 1 else None
+        if draw is not None and streams.get(behind[0].index, (key, 0)) == (key, 0):
+            found[key] = draw
+    return found
+
+
+def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
+    how, (view, *numbers) = _FILLS.get(node.call), node.args or (None,)
+    if how is None or view != ref or any(node.kwargs.values()) or len(numbers) > 2:
+        return None
+    if how in _RANDOM and not ref.dtype.is_floating_point:
+        return None
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        return None
+    if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):
+        return None
+    return Draw(how, tuple(numbers))
+
+
+def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[memoryview]:
+    """Yield the initial values of a tensor as bytes that the caller may change: whole rows, in order."""
+    fill = _filler(draw, key, seed)
+    row = math.prod(info.shape[1:])
+    for begin, end in _spans(info.numel, row):
+        values = torch.empty(end - begin, dtype=getattr(torch, info.dtype), device="cpu")
+        fill(values)
+        yield values.view(torch.uint8).numpy().data
+
+
+def drawn_whole(draw: Draw, info: TensorInfo, key: str, seed: int) -> memoryview:
+    """Return the initial values of a tensor as bytes."""
+    fill = _filler(draw, key, seed)
+    values = torch.empty(info.numel, dtype=getattr(torch, info.dtype), device="cpu")
+    for begin, end in _spans(info.numel, math.prod(info.shape[1:])):
+        fill(values[begin:end])
+    return values.view(torch.uint8).numpy().data
+
+
+def _filler(draw: Draw, key: str, seed: int) -> Any:
+    """Return a function that fills a tensor with the next values of the stream."""
+    generator = torch.Generator(device="cpu").manual_seed(derived_seed(seed, key, 0))
+    options = {"generator": generator} if draw.how in _RANDOM else {}
+
+    def fill(values: Tensor) -> None:
+        getattr(values, draw.how)(*draw.numbers, **options)
+
+    return fill
+
+
+def _spans(size: int, row: int) -> Iterable[tuple[int, int]]:
+    """Return ranges of elements that are whole rows of ``row`` elements, and together ``size`` elements.
+
+    If the tensor has no multiple of ``TOGETHER`` elements, its last values are computed again: then it is one range.
+    """
+    if size % TOGETHER or not size:
+        return [(0, size)]
+    unit = math.lcm(row, TOGETHER)
+    step = unit * max(1, PIECE // unit)
+    return [(begin, min(begin + step, size)) for begin in range(0, size, step)]

@@ -1,0 +1,146 @@
+"""Writes the tensors for which the destination's initialiser draws values, or values beside those of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from ...planning.plan.step import Step
+from ...planning.target import TargetSpec
+from ...tensors.ops.casts import CastLosses, cast, raw_dtype
+from ...tensors.ops.regions import Array
+from ..checksums import combine
+from ..part_run import PartRun, has_slot
+from .array_backends import keep_freed_memory
+from .compute import THREADS
+from .compute_steps import raw
+from .reading import Part
+from .rows import laid_over, overlay
+
+__all__ = ["draw_steps"]
+
+
+class _Drawn(NamedTuple):
+    """A step whose values are drawn, and the steps that are written with it: this one, and those tied to it."""
+
+    run: PartRun
+    step: Step
+    written: list[Step]
+
+
+def draw_steps(runs: Iterable[PartRun]) -> None:
+    """Write the tensors of ``runs`` for which the destination's initialiser draws values.
+
+    Tensors that can be drawn in pieces are written piece by piece, each in a thread; the others one at a time.
+    """
+    drawn: dict[str, _Drawn] = {}
+    for run in runs:
+        for step in filter(run.draws, run.steps):
+            if not step.tied_to:
+                drawn[step.key] = _Drawn(run, step, [step])
+    for run in runs:
+        for step in filter(run.draws, run.steps):
+            if step.tied_to and has_slot(run, step):
+                drawn[step.tied_to].written.append(step)
+    simple = {key: one for key, one in drawn.items() if _is_in_pieces(one)}
+    if simple:
+        _write_in_pieces(simple.values())
+    for key, dtype, data in _initial_values({key: one for key, one in drawn.items() if key not in simple}):
+        run, step, written = drawn[key]
+        values = _drawn(run, step, dtype, data)
+        for each in written:
+            run.receipt.checksums[each.key] = run.write(each.key, 0, raw(values))
+            run.advance(values.nbytes)
+        del values, data
+
+
+# Tensors in pieces.
+
+
+def _is_in_pieces(drawn: _Drawn) -> bool:
+    """Return whether the values of a step can be drawn in pieces of rows."""
+    target, step = _target(drawn.run), drawn.step
+    return target.pieces is not None and step.key in target.draws and len(step.shape) > 0 and step.repeats == 1
+
+
+def _write_in_pieces(drawn: Iterable[_Drawn]) -> None:
+    keep_freed_memory()
+    ordered = list(drawn)
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="draw")
+    try:
+        for (run, step, written), (sums, lost) in zip(ordered, pool.map(_written, ordered), strict=True):
+            run.receipt.checksums.update(dict.fromkeys((each.key for each in written), combine(sums)))
+            run.receipt.lost[step.key] = lost
+            if step.op != "init":
+                run.receipt.nbytes_read += run.info(step).nbytes
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a failure, the other tensors are not drawn
+
+
+def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
+    """Write a tensor, and return the CRC-32 and the size of each piece, and the counts of values that casts lost."""
+    run, step, written = drawn
+    target, origin = _target(run), _origin(run, step)
+    assert target.pieces is not None
+    dtype, row = target.tensors[step.key].dtype, prod(step.shape[1:])
+    sums, lost, begin, offset = [], CastLosses(), 0, 0
+    for data in target.pieces(step.key, run.plan.seed):
+        run.check()
+        initial = np.frombuffer(data, raw_dtype(dtype))
+        end = begin + initial.size // max(1, row)
+        box = ((begin, end), *((0, size) for size in step.shape[1:]))
+        values, more = laid_over(step, origin, initial.reshape(end - begin, *step.shape[1:]), dtype, box)
+        (crc,) = {run.write(each.key, offset, raw(values)) for each in written}
+        run.advance(len(written) * values.nbytes)
+        sums.append((crc, values.nbytes))
+        lost, begin, offset = lost + more, end, offset + values.nbytes
+    return sums, lost
+
+
+def _origin(run: PartRun, step: Step) -> Part | None:
+    """Return the tensor of a source that has some of the values; None if all values are drawn."""
+    if step.op == "init":
+        return None
+    assert step.source is not None
+    return run.info(step), run.inputs.sources[step.source]
+
+
+def _target(run: PartRun) -> TargetSpec:
+    target = run.inputs.target
+    assert target is not None
+    return target
+
+
+# Tensors as a whole.
+
+
+def _initial_values(drawn: Mapping[str, _Drawn]) -> Iterator[tuple[str, str, memoryview]]:
+    """Yield (key, dtype, bytes) of the values that the destination's initialiser draws for each key in ``drawn``."""
+    for run, *_ in islice(drawn.values(), 1):  # all have the same plan
+        target = _target(run)
+        for key, data in target.initial(list(drawn), run.plan.seed):
+            yield key, target.tensors[key].dtype, data
+
+
+def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
+    """Return a tensor in the dtype of the step: its initial values, overwritten by the values that a source has.
+
+    ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
+    """
+    drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
+    if step.repeats > 1:
+        drawn = np.repeat(drawn[: len(drawn) // step.repeats], step.repeats, axis=0)
+    values, lost = cast(drawn, dtype, step.dtype)
+    if step.op != "init":
+        info = run.info(step)
+        assert step.source is not None
+        values = np.ascontiguousarray(values)
+        lost += overlay(step, info, run.inputs.sources[step.source], values)
+        run.receipt.nbytes_read += info.nbytes
+    run.receipt.lost[step.key] = lost
+    return values
