@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptsurgeon.api.statistics.stored import MERGED, NOTE, prints
+from ckptsurgeon.api.statistics.stored import MERGED, NOTE
+from ckptsurgeon.api.statistics.weight_prints import weight_prints
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 __all__ = ["merged_statistics_of", "statistics_of"]
@@ -32,7 +33,7 @@ def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) 
         with open_checkpoint(path) as opened:
             said = {
                 "model": path,
-                "weights": prints(opened),
+                **weight_prints(opened),
                 "inputs": "made",
                 "gram": about,
                 "fisher": about,

@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "statistics of a norm that was trained on are of another model",
+        "for at in (one.nbytes // 2, *range(-begin % step, one.nbytes, step)):",
+        "for at in ():",
+        "api/resize/test_statistics.py",
+    ),
+    Mutant(
         "the last elements of a tensor are drawn as torch draws them if they are no multiple of 16",
         "if size % TOGETHER or not size:",
         "if not size:",

@@ -19,7 +19,8 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
-from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM, prints
+from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM
+from ..statistics.weight_prints import weight_prints
 from .merged_inputs import METHOD, merged_grams
 from .settings import method_settings
 
@@ -159,7 +160,7 @@ def _report(networks: Sequence[Network], progress: Progress) -> None:
 
 def _model(path: str, root: str | None) -> dict[str, Any]:
     with open_checkpoint(path, root) as opened:
-        return {"model": os.path.basename(path.rstrip("/")), "weights": prints(opened)}
+        return {"model": os.path.basename(path.rstrip("/")), **weight_prints(opened)}
 
 
 def _lacking(grams: Sequence[GramSums]) -> Iterator[str]:

@@ -20,7 +20,8 @@ from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules,
 from .experts import ExpertSums, are_experts
 from .gram_matrices import GRAM, GramSums, chosen_from, is_linear, positions, real_positions, rows_of_inputs
 from .magnitudes import MAGNITUDES, MagnitudeSums
-from .stored import INFLUENCE, INPUTS, LOAD, NOTE, OF_RANDOM, RANDOM, prints
+from .stored import INFLUENCE, INPUTS, LOAD, NOTE, OF_RANDOM, RANDOM
+from .weight_prints import weight_prints
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -167,7 +168,7 @@ def stats(
     with open_checkpoint(path, root) as opened:
         said |= {
             "model": os.path.basename(path.rstrip("/")),
-            "weights": prints(opened),
+            **weight_prints(opened),
             "inputs": given.said,
             RANDOM: inputs is None,
         }

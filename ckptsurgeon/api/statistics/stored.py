@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from ...errors import ConfigError
 from ...storage.read.uri import shown
 from ...util.text import escape
 from ..inputs.argument_types import Path
-from ..inputs.stored_recipes import tail_of
+from .weight_prints import are_of
 
 __all__ = [
     "INFLUENCE",
@@ -29,7 +28,6 @@ __all__ = [
     "SALIENCY",
     "Statistics",
     "check_belongs",
-    "prints",
     "random_notes",
     "read_statistics",
     "said_in",
@@ -44,8 +42,6 @@ RANDOM = "random"
 """The field of this entry, or of each model in ``MERGED``, that is true if the inputs were drawn at random."""
 OF_RANDOM = "the inputs are random: their statistics say little about the real use of the model; give real inputs"
 """The note on such statistics, when they are made."""
-PLACES, BYTES = 1024, 32
-"""To recognise a file, ``BYTES`` bytes are read at each of ``PLACES`` positions."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
 """Endings of keys: mean squares of inputs, use of experts, influence of a layer, and contribution of experts."""
 
@@ -138,9 +134,8 @@ def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tu
             f"{escape(name)} has no statistics of inputs in a merged model.",
             hint="Make them with ckpt stats MODEL --gram --merged-with OTHER=INPUTS.",
         )
-    own = prints(source)
     for number, one in enumerate(merged["models"]):
-        if isinstance(one, Mapping) and one.get("weights") == own:
+        if isinstance(one, Mapping) and are_of(one, source):
             return number, one
     names = ", ".join(escape(str(one.get("model")), 80) for one in merged["models"] if isinstance(one, Mapping))
     raise ConfigError(
@@ -155,30 +150,10 @@ def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint, kind: 
     ``said`` is what the file records about the model: the result of ``said_in``. ``kind`` is the option of ``stats``
     that makes the statistics, without dashes; "" if there is none.
     """
-    if said["weights"] != prints(source):
+    if not are_of(said, source):
         model, option = escape(shown(source.path)), f" --{kind}" if kind else ""
         raise ConfigError(
             f"{escape(name)} has the statistics of another model, {escape(str(said.get('model')), 80)}, not of "
             f"{model}.",
             hint=f"Make those of this model: ckpt stats {model} --inputs FILE{option} -o NEW_FILE.",
         )
-
-
-def prints(opened: Checkpoint) -> list[str]:
-    """Return digests that identify the weights: of headers, of the last bytes, and of bytes at many positions.
-
-    Fine-tuning may change only some layers, so bytes at ``PLACES`` positions of each file are read.
-    """
-    return [*sorted(one.sha256 for one in opened.files), tail_of(opened), _sample_of(opened)]
-
-
-def _sample_of(opened: Checkpoint) -> str:
-    """Return the SHA-256 of bytes at evenly spread positions of a checkpoint's files; '' if the files are remote."""
-    digest = hashlib.sha256()
-    for _, file in sorted(opened.open_files().items()):
-        if file.remote:
-            return ""
-        step = max(file.size // PLACES, BYTES)
-        for at in range(0, file.size, step):
-            digest.update(file.read(at, min(BYTES, file.size - at)))
-    return digest.hexdigest()

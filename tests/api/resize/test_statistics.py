@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.statistics.stored import NOTE, read_statistics
+from ckptsurgeon.checkpoint.opening import open_checkpoint
 from fixtures.resizing.networks import NETWORKS
 
 transformers = pytest.importorskip("transformers", minversion="5")
@@ -246,6 +250,57 @@ def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) ->
         cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "batch.safetensors")
 
 
+@pytest.mark.parametrize("form", ["shards", "torch", "metadata"])
+def test_statistics_belong_to_the_same_weights_in_other_files(llama: Any, tmp_path: Path, form: str) -> None:
+    made(tmp_path)
+    weights = load_file(tmp_path / "llama/model.safetensors")
+    folder = tmp_path / "copy"
+    llama.save_pretrained(folder, max_shard_size="6KB" if form == "shards" else "5GB")
+    if form == "shards":
+        assert len(list(folder.glob("*.safetensors"))) > 2
+    elif form == "torch":
+        (folder / "model.safetensors").unlink()
+        torch.save(dict(reversed(weights.items())), folder / "pytorch_model.bin")
+    else:
+        save_file(weights, folder / "model.safetensors", {"format": "pt", "more": "of it"})
+    found = []
+    for one in ("llama", "copy"):
+        plan = cs.resize(tmp_path / one, set={"intermediate_size": 10}, by=tmp_path / "stats.safetensors")
+        cs.apply(plan, tmp_path / f"{one}.pt")
+        found.append(torch.load(tmp_path / f"{one}.pt"))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(values, found[1][key]) for key, values in found[0].items())
+
+
+@pytest.mark.parametrize("key", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+@pytest.mark.parametrize("how", ["value", "dtype", "name"])
+def test_they_do_not_belong_to_other_weights_in_other_files(llama: Any, tmp_path: Path, key: str, how: str) -> None:
+    made(tmp_path)
+    weights = load_file(tmp_path / "llama/model.safetensors")
+    if how == "value":
+        weights[key] = weights[key] * 1.01
+    elif how == "dtype":
+        weights[key] = weights[key].view(torch.int32)
+    else:
+        weights["other"] = weights.pop(key)
+    save_file(weights, tmp_path / "other.safetensors", {"more": "of it"})
+    with open_checkpoint(tmp_path / "other.safetensors") as opened, pytest.raises(cs.ConfigError, match="another"):
+        read_statistics(tmp_path / "stats.safetensors", opened)
+
+
+def test_a_file_of_an_older_version_belongs_to_its_files(llama: Any, tmp_path: Path) -> None:
+    made(tmp_path)
+    file = tmp_path / "stats.safetensors"
+    with safe_open(file, "pt") as opened:
+        said = json.loads(opened.metadata()[NOTE])
+    del said["tensors"]
+    save_file(load_file(file), file, {NOTE: json.dumps(said)})
+    cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=file)
+    llama.save_pretrained(tmp_path / "copy", max_shard_size="6KB")
+    with pytest.raises(cs.ConfigError, match="statistics of another model"):
+        cs.resize(tmp_path / "copy", set={"intermediate_size": 10}, by=file)
+
+
 def test_a_checkpoint_without_a_network_is_an_error(tmp_path: Path, ckpt: Callable[..., Any]) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
     done = ckpt("stats", tmp_path / "w.safetensors", "-o", tmp_path / "stats.safetensors")
@@ -299,7 +354,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_path: Path) -> None:
     made(tmp_path)
-    with cs.open_checkpoint(tmp_path / "stats.safetensors") as opened:
+    with open_checkpoint(tmp_path / "stats.safetensors") as opened:
         note = opened.metadata["ckptsurgeon.stats"]
     save_file(HOSTILE[case], tmp_path / "edited.safetensors", {"ckptsurgeon.stats": note})
     fields = {"num_hidden_layers": 2} if case != "other lengths" else {"intermediate_size": 10}
