@@ -218,7 +218,7 @@ def layouts_between(
         (family, here, target)
         for family, here in (recognised(source) if there else ())
         for other, target in there
-        if other is family and target.name != here.name and not (reads_older and _is_older(here, target))
+        if other.is_for(family) and target.name != here.name and not (reads_older and _is_older(here, target))
     ]
     return both[0] if len(both) == 1 else None
 

@@ -30,11 +30,20 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
     if layout.aside:
         left = {key for keys in hits([*layout.aside], tensors) for key in keys}
         tensors = {key: info for key, info in tensors.items() if key not in left}
+    listed = {prefix: own for own, prefix in layout.beside_list.items()}
+    if listed:
+        tensors = {_begun(key, layout.beside_list): info for key, info in tensors.items()}
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         raise PlanError(
-            f"{escape(lost)} is missing from {escape(label)}: other layers have such a tensor.",
+            f"{escape(_begun(lost, listed))} is missing from {escape(label)}: other layers have such a tensor.",
             hint="Complete the model first.",
         )
+
+
+def _begun(key: str, prefixes: Mapping[str, str]) -> str:
+    """Return a key with another prefix, if it begins with one of ``prefixes``, which maps them to the others."""
+    found = next((one for one in prefixes if key.startswith(one)), "")
+    return f"{prefixes[found]}{key.removeprefix(found)}" if found else key
 
 
 def _check_stacks(layout: Layout, tensors: Tensors, label: str) -> None:

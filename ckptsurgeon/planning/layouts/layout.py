@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -73,7 +73,8 @@ class Layout:
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
     shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
     is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the given
-    configuration cannot have this layout, as the library computes something else; None if it can.
+    configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list`` maps
+    the prefixes of layers that are not in the list of layers to those that they would have there.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Layout:
     omits: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, int] = field(default_factory=dict)
     unfit: Callable[[Mapping[str, Any]], Unfit | None] = lambda config: None
+    beside_list: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -121,7 +123,7 @@ class Family:
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
     If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
     function that returns the family with the names for the network in the given tensors; None if it is not such a
-    network.
+    network. Two families with one ``kin`` differ only in layers that a destination need not have.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Family:
     rotated: tuple[str, ...] = ()
     alike: tuple[tuple[str, ...], ...] = ()
     shaped: Callable[[Tensors], Family | None] | None = None
+    kin: Hashable = None
 
     def of(self, tensors: Tensors) -> Family | None:
         """Return this family with the names that the network ``tensors`` has; None if the network is of another family.
@@ -138,6 +141,10 @@ class Family:
         A family without ``shaped`` has the same names for all networks, and is returned as it is.
         """
         return self.shaped(tensors) if self.shaped is not None else self
+
+    def is_for(self, other: Family) -> bool:
+        """Return whether tensors of the family ``other`` have names in the layouts of this one."""
+        return self is other or (self.kin is not None and self.kin == other.kin)
 
     def named(self, name: str) -> list[Layout]:
         """Return the layouts called ``name``, in their order."""

@@ -17,7 +17,9 @@ __all__ = ["families", "layout_names", "recognised"]
 @cache
 def families() -> tuple[Family, ...]:
     """Return all families of networks whose layouts are known."""
-    return tuple(cast("Family", one) for one in discover(f"{__package__}.families", "FAMILY").values())
+    folders = (f"{__package__}.families", f"{__package__}.families.experts")
+    found = {name: one for folder in folders for name, one in discover(folder, "FAMILY").items()}
+    return tuple(cast("Family", found[name]) for name in sorted(found))
 
 
 def layout_names() -> tuple[str, ...]:

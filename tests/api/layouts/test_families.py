@@ -80,7 +80,8 @@ def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Te
     """
     family = family.of(tensors) or family
     known = [one for one in family.named(layout) if all(mark in tensors for mark in one.marks)]
-    left = {ours for one in family.layouts for ours in one.tied if not any(ours in x.doubled for x in known)}
+    added = {ours for one in known for ours in (*one.doubled, *one.needed)}
+    left = {ours for one in family.layouts for ours in one.tied if ours not in added}
     names = {one.names.get(ours, ours) for one in known for ours in left}
     computed = {text for one in known for text in one.computed}
     names |= {text for one in known for text in one.aside}

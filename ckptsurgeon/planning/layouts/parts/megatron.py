@@ -96,7 +96,7 @@ def stacked(names: Mapping[str, str], changes: tuple[Change, ...]) -> tuple[dict
     made = {one: one.replace(OURS, ALL) for one in last}
     for ours, theirs in names.items():
         if ours.startswith(OURS):
-            leaves = ("",) if ours.endswith(".weight") else tuple(f".{leaf}" for leaf in LEAVES)
+            leaves = ("",) if ours.endswith((".weight", "_bias")) else tuple(f".{leaf}" for leaf in LEAVES)
             made |= {f"{ours}{leaf}": f"{theirs}{leaf}".replace(THEIRS, ALL) for leaf in leaves}
     return dict(_OUTER), (*changes, *(Stacked(ours, theirs) for ours, theirs in made.items()))
 

@@ -28,12 +28,16 @@ from .megatron import (
     mlp_fused,
     stacked,
 )
+from .megatron_latent import LATENT_ATTENTION, LATENT_MARK, LATENT_NORMS, unfit_rotation
+from .predictors import Layers, with_predictors
 
 __all__ = ["Experts", "dense_layouts", "expert_layouts"]
 
 _ALL, _FIRST = "decoder.layers", "decoder.layers.0"
 _DENSE = tuple(f"{OURS}.mlp.{kind}_proj" for kind in ("gate", "up"))
 _DOWN = {"mlp.down_proj": "mlp.linear_fc2"}
+_EVERY = Layers()
+_QKV_MARK = "self_attention.linear_qkv.weight"
 
 
 def dense_layouts() -> tuple[Layout, ...]:
@@ -41,10 +45,14 @@ def dense_layouts() -> tuple[Layout, ...]:
     single = {kind: decoder_names(kind, {**HEAD_NORMS, **_DOWN}) for kind in ("te", "local")}
     joined, ours = (_all_fused(prefix) for prefix in (THEIRS, OURS))
     return (
-        _layout("megatron", single["te"], joined, "linear_fc", (f"{_FIRST}.mlp.linear_fc1.layer_norm_weight",)),
-        _layout("megatron-local", single["local"], joined, "linear_fc", (f"{_FIRST}.input_layernorm.weight",)),
-        _layout("megatron-dist", *stacked(single["te"], ours), "linear_fc", layer=_ALL),
+        _layout("megatron", single["te"], joined, "linear_fc", _marked("mlp.linear_fc1.layer_norm_weight")),
+        _layout("megatron-local", single["local"], joined, "linear_fc", _marked("input_layernorm.weight")),
+        _layout("megatron-dist", *stacked(single["te"], ours), "linear_fc", (f"{_ALL}.{_QKV_MARK}",), layer=_ALL),
     )
+
+
+def _marked(norm: str) -> tuple[str, ...]:
+    return tuple(f"{_FIRST}.{one}" for one in (_QKV_MARK, norm))
 
 
 def _all_fused(prefix: str) -> tuple[Fused, ...]:
@@ -56,7 +64,7 @@ class Experts:
     """A family's names of the matrices of an expert, with ``{n}`` and ``{i}``, and of the modules beside the experts.
 
     ``beside`` maps those of a layer, such as the router, to Megatron's. ``shared`` are the names of gate and up of the
-    expert that all tokens share, if there is one.
+    expert that all tokens share, if there is one. ``has_latent`` is true for multi-latent attention.
     """
 
     gate: str
@@ -64,21 +72,39 @@ class Experts:
     down: str
     beside: Mapping[str, str]
     shared: tuple[str, str] | tuple[()] = ()
+    has_latent: bool = False
+
+    def names(self, kind: str, dense: Sequence[int]) -> dict[str, str]:
+        """Return Megatron's names, with the norms of the kind "te" or "local"; ``dense`` are layers without experts."""
+        own = "mlp.linear_fc1.layer_norm_weight" if kind == "te" else "pre_mlp_layernorm.weight"
+        latent = {**LATENT_ATTENTION, **LATENT_NORMS[kind]} if self.has_latent else {}
+        norms = "local" if kind == "local" or self.has_latent else "experts"
+        return {
+            **_norms_of(dense, own),
+            **decoder_names(norms, {**latent, **self.beside, **(_DOWN if dense else {})}),
+        }
 
 
-def expert_layouts(experts: Experts, *own: str, dense: Sequence[int] = (), first: int = 0) -> tuple[Layout, ...]:
-    """Return the layouts of decoders with experts that have the tensors ``own`` in each layer, by Megatron's names.
+def expert_layouts(experts: Experts, *own: str, layers: Layers = _EVERY) -> tuple[Layout, ...]:
+    """Return the layouts of decoders with experts that have the tensors ``own`` in each layer, by Megatron's names."""
+    found = _expert_layouts(experts, *own, dense=layers.dense, first=layers.first)
+    if experts.has_latent:
+        found = tuple(replace(one, unfit=unfit_rotation) for one in found)
+    if not layers.predictors:
+        return found
+    single = [one for one in found if not any(isinstance(x, Stacked) and x.of_layers for x in one.changes)]
+    return tuple(
+        replace(with_predictors(one, layers), only_read=one.only_read and one.name != "megatron-dist") for one in single
+    )
 
-    ``dense`` are the numbers of layers without experts, ``first`` is that of the first layer with experts.
-    """
+
+def _expert_layouts(experts: Experts, *own: str, dense: Sequence[int], first: int) -> tuple[Layout, ...]:
     both = (experts.gate, experts.up)
-    names = {**_norms_of(dense, "mlp.linear_fc1.layer_norm_weight"), **decoder_names("experts", experts.beside)}
-    names |= {f"{OURS}.{ours}": f"{THEIRS}.{theirs}" for ours, theirs in _DOWN.items() if dense}
-    local = {**experts.beside, **(_DOWN if dense else {})}
-    apart = {**_norms_of(dense, "pre_mlp_layernorm.weight"), **decoder_names("local", local)}
+    names, apart = (experts.names(kind, dense) for kind in ("te", "local"))
     around = (*_beside(experts), *(mlp_fused(_DENSE, f"{THEIRS}.mlp.linear_fc1") if dense else ()))
     grouped, single = (f"{THEIRS}.mlp.experts.{kind}linear_fc" for kind in ("", "local_experts.{i}."))
     layer = f"{_ALL}.{first}"
+    own = (LATENT_MARK if experts.has_latent else _QKV_MARK, *own)
     marks = tuple(f"{layer}.{one}" for one in own)
     stacks = _layout(
         "megatron-dist",
@@ -137,7 +163,7 @@ _JOINED = "experts.{n}.{i}.gate_up.weight"
 def _beside(experts: Experts, prefix: str = THEIRS) -> tuple[Change, ...]:
     """Return the changes of the attention, and of the expert that all tokens share."""
     shared = mlp_fused(experts.shared, f"{prefix}.mlp.shared_experts.linear_fc1") if experts.shared else ()
-    return (*attention_fused(prefix), *shared)
+    return shared if experts.has_latent else (*attention_fused(prefix), *shared)
 
 
 def _layout(
@@ -152,5 +178,5 @@ def _layout(
 ) -> Layout:
     """Return a layout; ``mlp`` is the name of the matrices of an MLP of ``layer``, without their numbers."""
     up, down = (f"{layer}.mlp.{mlp}{number}.{end}" for number in (1, 2))
-    marks = (WORDS, f"{layer}.self_attention.linear_qkv.weight", up, *own)
+    marks = (WORDS, up, *own)
     return Layout(name, LIBRARIES[name], TESTED, names, marks, changes, aside=ASIDE, fits=gated(up, down))

@@ -5,11 +5,11 @@ https://github.com/mistralai/mistral-inference
 
 from __future__ import annotations
 
-from ..changes import Fused, Stacked
-from ..heads import heads_of_decoder
-from ..layout import Family, Layout
-from ..parts.megatron_mlp import Experts, expert_layouts
-from ..row_changes import Paired
+from ...changes import Fused, Stacked
+from ...heads import heads_of_decoder
+from ...layout import Family, Layout
+from ...parts.megatron_mlp import Experts, expert_layouts
+from ...row_changes import Paired
 
 __all__ = ["FAMILY"]
 

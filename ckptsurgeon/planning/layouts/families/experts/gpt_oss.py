@@ -9,9 +9,9 @@ https://github.com/huggingface/transformers/blob/v4.57.0/src/transformers/models
 
 from __future__ import annotations
 
-from ..changes import Fused, Transposed
-from ..heads import heads_of_decoder
-from ..layout import Family, Layout
+from ...changes import Fused, Transposed
+from ...heads import heads_of_decoder
+from ...layout import Family, Layout
 
 __all__ = ["FAMILY"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import count, takewhile
 
-from ..changes import Fused, Stacked
-from ..heads import heads_of_decoder
-from ..layout import Family, Layout, Tensors
-from ..parts.megatron import HEAD_NORMS
-from ..parts.megatron_mlp import Experts, expert_layouts
+from ...changes import Fused, Stacked
+from ...heads import heads_of_decoder
+from ...layout import Family, Layout, Tensors
+from ...parts.megatron import HEAD_NORMS
+from ...parts.megatron_mlp import Experts, expert_layouts
+from ...parts.predictors import Layers, layers_of
 
 __all__ = ["FAMILY"]
 
@@ -65,35 +65,23 @@ _MEGATRON = Experts(
 )
 _COMPUTED = ("model.rotary_emb",)
 
-_LAYERS = (
-    ("model.layers.{}.input_layernorm.weight", "model.layers.{}.mlp.down_proj.weight"),
-    ("decoder.layers.{}.self_attention.linear_proj.weight", "decoder.layers.{}.mlp.linear_fc2.weight"),
-)
-"""A tensor that every layer has, and one that layers without experts have; by transformers, and by Megatron."""
-
 
 def _shaped(tensors: Tensors) -> Family:
     """Return the family with the names for the layers of this network that have no experts."""
-    for every, dense in _LAYERS:
-        number = sum(1 for _ in takewhile(lambda n: every.format(n) in tensors, count()))  # noqa: B023
-        without = tuple(n for n in range(number) if dense.format(n) in tensors)
-        if 0 < len(without) < number:
-            return _family(without)
-    return FAMILY
+    layers = layers_of(tensors)
+    return _family(layers.dense) if layers else FAMILY
 
 
 @lru_cache(maxsize=16)
-def _family(dense: tuple[int, ...] = ()) -> Family:
+def _family(dense: tuple[int, ...]) -> Family:
     """Return the family; ``dense`` are the numbers of the layers without experts."""
-    among = frozenset(dense)
-    first = next(n for n in count() if n not in among)
     norms = tuple(f"model.layers.{n}.post_attention_layernorm.weight" for n in dense)
     others = {name: name for name in (*norms, *_OTHERS)}
     return Family(
         "qwen-moe",
         (
-            *_in_transformers(others, first),
-            *(one for own in _OWN.values() for one in expert_layouts(_MEGATRON, own, dense=dense, first=first)),
+            *_in_transformers(others, Layers(dense).first),
+            *(one for own in _OWN.values() for one in expert_layouts(_MEGATRON, own, layers=Layers(dense))),
         ),
         heads_of_decoder,
         some=(_DENSE, (*_AROUND, *_EXPERTS)),
@@ -119,4 +107,4 @@ def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
     ]  # fmt: skip
 
 
-FAMILY = _family()
+FAMILY = _family(())

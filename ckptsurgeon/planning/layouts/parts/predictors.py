@@ -1,0 +1,128 @@
+"""Layers that predict later tokens (multi-token prediction), which follow the last layer in files of transformers.
+
+DeepSeek-V3 and GLM-4.5 have one such layer, which transformers does not build. Its files number it as the next layer,
+with the norms of the embedding (`enorm`) and of the hidden states (`hnorm`), the matrix that joins the two (`eh_proj`),
+and copies of the embedding and of the output layer. Megatron-core stores it under `mtp`, without the copies.
+https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/multi_token_prediction.py,
+https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/glm/glm45_bridge.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import count, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..layout import Change, Layout, Tensors
+from .megatron import OURS, THEIRS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Layers", "alike", "change_of_layer", "copies", "layers_of", "own_names", "with_predictors"]
+
+_LAYERS = (
+    ("model.layers.{}.input_layernorm.weight", "model.layers.{}.mlp.down_proj.weight"),
+    ("decoder.layers.{}.self_attention.linear_proj.weight", "decoder.layers.{}.mlp.linear_fc2.weight"),
+)
+"""A tensor that every layer has, and one that layers without experts have; by transformers, and by Megatron."""
+_JOINS = "model.layers.{}.eh_proj.weight", "mtp.layers.{}.eh_proj.weight"
+_MOST = 16
+"""The largest number of predicting layers; known networks have one."""
+_OUTER = {
+    "enorm.weight": "enorm.weight",
+    "hnorm.weight": "hnorm.weight",
+    "eh_proj.weight": "eh_proj.weight",
+    "shared_head.norm.weight": "final_layernorm.weight",
+}
+"""Megatron's names of the tensors around a predicting layer, by those of transformers' files."""
+_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
+"""The copies in a predicting layer of transformers' files."""
+
+
+class Layers(NamedTuple):
+    """The numbers of the layers without experts, and those of layers that predict later tokens, in transformers."""
+
+    dense: tuple[int, ...] = ()
+    predictors: tuple[int, ...] = ()
+
+    @property
+    def first(self) -> int:
+        """The number of the first layer with experts."""
+        among = frozenset(self.dense)
+        return next(n for n in count() if n not in among)
+
+
+def layers_of(tensors: Tensors) -> Layers | None:
+    """Return the kinds of the layers of a decoder; None if no layer has experts, or the layers have no numbers."""
+    for (every, dense), is_megatron in zip(_LAYERS, (False, True), strict=True):
+        number = sum(1 for _ in takewhile(lambda n: every.format(n) in tensors, count()))  # noqa: B023
+        without = tuple(n for n in range(number) if dense.format(n) in tensors)
+        if len(without) < number:
+            return Layers(without, _predictors(tensors, number, is_megatron=is_megatron))
+    return None
+
+
+def _predictors(tensors: Tensors, number: int, *, is_megatron: bool) -> tuple[int, ...]:
+    """Return the numbers of the predicting layers in transformers' files; ``number`` is that of the layers."""
+    ours, theirs = _JOINS
+    if is_megatron:
+        found = tuple(n for n in range(number, number + _MOST + 1) if theirs.format(n - number) in tensors)
+    else:
+        found = tuple(n for n in range(number) if ours.format(n) in tensors)
+    return found if len(found) <= _MOST else ()
+
+
+def own_names(layers: Layers) -> dict[str, str]:
+    """Return the names that only predicting layers have in transformers' files, each mapped to itself."""
+    around = (*_OUTER, *_COPIES)
+    return {name: name for n in layers.predictors for name in (f"model.layers.{n}.{one}" for one in around)}
+
+
+def alike(layers: Layers) -> tuple[tuple[str, ...], ...]:
+    """Return the modules around each predicting layer in transformers' files, which all have a weight."""
+    names = tuple(one.removesuffix(".weight") for one in _OUTER)
+    return tuple(tuple(f"model.layers.{n}.{name}" for name in names) for n in layers.predictors)
+
+
+def copies(layers: Layers) -> dict[str, str]:
+    """Return the names of the copies in predicting layers, and of the tensors that they equal."""
+    return {f"model.layers.{n}.{ours}": of for n in layers.predictors for ours, of in _COPIES.items()}
+
+
+def with_predictors(layout: Layout, layers: Layers) -> Layout:
+    """Return a layout of Megatron-core with the names and changes of predicting layers before all others."""
+    names: dict[str, str] = {}
+    changes: list[Change] = []
+    lists: dict[str, str] = {}
+    for place, number in enumerate(layers.predictors):
+        around, inside = f"mtp.layers.{place}", f"mtp.layers.{place}.transformer_layer"
+        names |= {f"model.layers.{number}.{ours}": f"{around}.{theirs}" for ours, theirs in _OUTER.items()}
+        moved = {ours: theirs for ours, theirs in layout.names.items() if ours.startswith(OURS)}
+        names |= {_of_layer(ours, number, inside): _of_layer(theirs, number, inside) for ours, theirs in moved.items()}
+        changes += (change_of_layer(one, number, inside) for one in layout.changes)
+        lists[f"{inside}."] = f"decoder.layers.{number}."
+    return replace(
+        layout,
+        names={**names, **layout.names},
+        changes=(*changes, *layout.changes),
+        tied=copies(layers),
+        beside_list=lists,
+    )
+
+
+def _of_layer(name: str, number: int, inside: str) -> str:
+    """Return the name of a tensor in the predicting layer ``number``; ``inside`` begins Megatron's names in it."""
+    return name.replace(THEIRS, inside).replace("{n}", str(number))
+
+
+def change_of_layer(change: Change, number: int, inside: str = "") -> Change:
+    """Return a change of all layers for the predicting layer ``number`` alone; ``inside`` begins Megatron's names."""
+
+    def of_layer(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(of_layer, value))
+        return _of_layer(value, number, inside) if isinstance(value, str) else value
+
+    found: DataclassInstance = change  # type: ignore[assignment]
+    return replace(found, **{one.name: of_layer(getattr(found, one.name)) for one in fields(found)})  # type: ignore[return-value]

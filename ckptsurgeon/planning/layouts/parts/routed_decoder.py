@@ -1,0 +1,113 @@
+"""Decoders whose router has a bias that balances the experts, beside an expert that all tokens share.
+
+DeepSeek-V3 and GLM-4.5 have them, and networks that follow them: transformers' files, its networks in memory since
+version 5 (stacked), and Megatron-core. The first layers may have no experts, and layers that predict later tokens may
+follow the last.
+https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/deepseek/deepseek_v3_bridge.py,
+https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/glm/glm45_bridge.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..changes import Fused, Stacked
+from ..layout import NO_NUMBERS, Family, Layout, Numbers, Tensors
+from .megatron_mlp import Experts, expert_layouts
+from .predictors import Layers, alike, change_of_layer, copies, layers_of, own_names
+
+__all__ = ["SHARED", "RoutedDecoder"]
+
+_LAYER = "model.layers.{n}"
+_EXPERT, _STACK = f"{_LAYER}.mlp.experts.{{i}}", f"{_LAYER}.mlp.experts"
+_KINDS = ("gate_proj", "up_proj", "down_proj")
+_DENSE = tuple(f"{_LAYER}.mlp.{kind}" for kind in _KINDS)
+_BIAS = "mlp.gate.e_score_correction_bias"
+_AROUND = (
+    f"{_LAYER}.mlp.gate.weight",
+    f"{_LAYER}.{_BIAS}",
+    *(f"{_LAYER}.mlp.shared_experts.{kind}" for kind in _KINDS),
+)
+_EXPERTS = tuple(f"{_EXPERT}.{kind}.weight" for kind in _KINDS)
+_GATE_UP = f"{_EXPERT}.gate_up_proj.weight"
+_CHANGES = (
+    Fused(_EXPERTS[:2], _GATE_UP),
+    Stacked(_GATE_UP, f"{_STACK}.gate_up_proj"),
+    Stacked(_EXPERTS[2], f"{_STACK}.down_proj"),
+)
+_EMBEDDING = "model.embed_tokens.weight"
+_BESIDE = {
+    "mlp.gate.weight": "mlp.router.weight",
+    _BIAS: "mlp.router.expert_bias",
+    "mlp.shared_experts.down_proj": "mlp.shared_experts.linear_fc2",
+}
+SHARED = "mlp.shared_experts.linear_fc1.weight"
+"""Megatron's name of a matrix of the expert that all tokens share."""
+
+
+@dataclass(frozen=True)
+class RoutedDecoder:
+    """The names of such a decoder: ``attention`` are transformers' modules and keys of the attention in a layer.
+
+    ``marks`` are keys of every layer with experts, by transformers' names, and ``megatron_marks`` by Megatron's.
+    ``inside`` maps further names in a layer to Megatron's. ``has_latent`` is true for multi-latent attention.
+    """
+
+    name: str
+    attention: tuple[str, ...]
+    marks: tuple[str, ...]
+    megatron_marks: tuple[str, ...] = ()
+    inside: tuple[tuple[str, str], ...] = ()
+    has_latent: bool = False
+    numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
+
+    @lru_cache(maxsize=16)  # noqa: B019 -- there are two of them, which are never freed
+    def family(self, layers: Layers = Layers()) -> Family:  # noqa: B008 -- it cannot be changed
+        """Return the family with the names for the given layers."""
+        gate, up, down = _EXPERTS
+        beside = {**dict(self.inside), **_BESIDE}
+        experts = Experts(gate, up, down, beside, (_AROUND[2], _AROUND[3]), self.has_latent)
+        return Family(
+            self.name,
+            (*self._in_transformers(layers), *expert_layouts(experts, *self.megatron_marks, layers=layers)),
+            self.numbers,
+            some=(_DENSE, (*_AROUND, *_EXPERTS)),
+            alike=alike(layers),
+            shaped=self._shaped,
+            kin=(self.name, layers.dense),
+        )
+
+    def _shaped(self, tensors: Tensors) -> Family | None:
+        return self.family(layers_of(tensors) or Layers())
+
+    def _in_transformers(self, layers: Layers) -> tuple[Layout, ...]:
+        """Return transformers' layouts: of files, and of networks in memory, which lack predicting layers."""
+        whole, others = (self._names(layers, experts) for experts in (_EXPERTS, ()))
+        first = f"{_LAYER}.".format(n=layers.first)
+        changes = (*(change_of_layer(one, n) for n in layers.predictors for one in _CHANGES), *_CHANGES)
+        forms = (
+            ("transformers", "transformers", whole, "0.gate_proj.weight", ()),
+            ("stacked", "transformers 5 in memory", others, "gate_up_proj", changes),
+        )
+        return tuple(
+            Layout(
+                name, library, "transformers 5.23.0", names,
+                (_EMBEDDING, f"{first}mlp.experts.{mark}", *(f"{first}{one}" for one in self.marks)),
+                made,
+                ("model.rotary_emb", f"{_LAYER}.self_attn.rotary_emb"),
+                needed=copies(layers),
+            )
+            for name, library, names, mark, made in forms
+        )  # fmt: skip
+
+    def _names(self, layers: Layers, experts: tuple[str, ...]) -> dict[str, str]:
+        """Return transformers' names, each mapped to itself: those of single layers come first."""
+        inside = (*self.attention, "input_layernorm.weight", "post_attention_layernorm.weight")
+        every = (*(f"{_LAYER}.{one}" for one in inside), *_DENSE, *_AROUND, *experts)
+        norms = (f"model.layers.{n}.post_attention_layernorm.weight" for n in layers.dense)
+        later = (name.replace("{n}", str(n)) for n in layers.predictors for name in every)
+        names = (*norms, *own_names(layers), *later, "model.embed_tokens", *every, "model.norm.weight", "lm_head")
+        return {name: name for name in names}
