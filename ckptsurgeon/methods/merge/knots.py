@@ -1,4 +1,4 @@
-"""KnOTS: TIES in a basis that all models share, for models whose changes are of low rank, as those of adapters.
+"""KnOTS: TIES, or DARE with TIES, in a basis that all models share, for changes of low rank, as those of adapters.
 
 A change of low rank spreads each thing that it has learned over many elements, so that signs of elements say little.
 The left singular vectors U of all changes side by side are a basis of all of them, and U^T C_i is the change of model i
@@ -8,12 +8,13 @@ the changes is the same in any basis; so there is no KnOTS for methods that add.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.shared_basis import ties_in_basis
+from .arithmetic.shared_basis import dare_ties_in_basis, ties_in_basis
 from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes
 
 __all__ = ["METHODS"]
@@ -52,16 +53,55 @@ def knots_ties(
     """
     if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)
-    return factorised(tensors, lambda_, lambda changes: _merged(changes, density))
+
+    def merge(changes: Changes) -> Array:
+        return _merged(changes, lambda parts: ties_in_basis(changes.xp, parts, density, changes.nothing))
+
+    return factorised(tensors, lambda_, merge)
 
 
-def _merged(changes: Changes, density: float) -> Array:
+@merge_method(
+    "knots_dare_ties",
+    paper="https://arxiv.org/abs/2410.19735",
+    compared="the paper's formula: equal within 1e-10 in float64",
+    base="required",
+    passes=2,
+    held=held_by(_doubles),
+)
+def knots_dare_ties(
+    tensors: Tensors,
+    *,
+    density: Annotated[float, Between(0, 1)] = 1.0,
+    lambda_: float = 1.0,
+    matrices: bool = True,
+) -> Merging | Array:
+    """Return the base plus the mean of randomly kept changes that have the sign of the majority, in a shared basis.
+
+    The basis is that of ``knots_ties``. In it, each value of a change is kept with the probability ``density`` and
+    divided by it, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
+    others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    """
+    if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
+        return mean_of_changes(tensors, lambda_)
+
+    def merge(changes: Changes) -> Array:
+        def uniform(model: int, shape: tuple[int, ...]) -> Array:
+            return tensors.uniform(changes.at, model)[
+                : shape[0]
+            ]  # the basis has no more vectors than a tensor has rows
+
+        return _merged(changes, lambda parts: dare_ties_in_basis(changes.xp, parts, density, changes.nothing, uniform))
+
+    return factorised(tensors, lambda_, merge)
+
+
+def _merged(changes: Changes, merge: Callable[[Sequence[Array]], Array]) -> Array:
+    """Return what ``merge`` makes of the changes in the basis that they share."""
     basis = left_vectors(changes)
     if not basis.shape[1]:
         return changes[0]
-    parts = [basis.T @ changes[model] for model in range(len(changes))]
-    made: Array = basis @ ties_in_basis(changes.xp, parts, density, changes.nothing)
+    made: Array = basis @ merge([basis.T @ changes[model] for model in range(len(changes))])
     return made
 
 
-METHODS = (knots_ties,)
+METHODS = (knots_ties, knots_dare_ties)

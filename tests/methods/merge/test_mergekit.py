@@ -50,7 +50,7 @@ def error(made: Array, wanted: Array) -> float:
 def test_every_method_that_mergekit_has_is_recorded() -> None:
     others = METHODS.keys() - {case.method for case in CASES.values()}
     assert others - {case.method for case in FUSIONBENCH.values()} == {
-        "aim", "median", "trimmed_mean", "pcb", "fisher", "regmean", "regmean_plusplus",
+        "aim", "knots_dare_ties", "median", "trimmed_mean", "pcb", "fisher", "regmean", "regmean_plusplus",
     }  # fmt: skip
 
 

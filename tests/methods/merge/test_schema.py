@@ -20,7 +20,7 @@ from ...helpers.merge_arrays import METHODS, merge
 
 NAMES = [
     "aim", "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "fisher", "iso_c",
-    "iso_cts", "karcher", "knots_ties",
+    "iso_cts", "karcher", "knots_dare_ties", "knots_ties",
     "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "regmean", "regmean_plusplus", "sce",
     "slerp", "tall_mask", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
     "wudi",
@@ -65,7 +65,7 @@ def test_every_method_says_with_what_the_tests_compare_it(method: Method) -> Non
         "FusionBench 0.2.33": {case.method for case in FUSIONBENCH.values()},
         "NumPy": {"median", "trimmed_mean"},
         "the authors' formulas": {"pcb"},
-        "the paper's formula": {"aim", "fisher", "regmean"},
+        "the paper's formula": {"aim", "fisher", "knots_dare_ties", "regmean"},
         "the paper's algorithm": {"regmean_plusplus"},
     }
     assert [tool for tool, compared in tools.items() if method.name in compared] == [

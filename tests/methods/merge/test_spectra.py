@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.methods.merge.arithmetic import spectra
 from ckptsurgeon.tensors.ops.regions import Array
 
-from ...helpers.merge_arrays import METHODS, merge
+from ...helpers.merge_arrays import METHODS, Arrays, merge
 
 SPECTRAL = [name for name, one in METHODS.items() if one.held is not None and not one.statistics]
 EVERY = pytest.mark.parametrize("method", SPECTRAL)
@@ -242,6 +243,27 @@ def test_knots_ties_keeps_as_many_elements_as_are_asked_for() -> None:
     for density, values in ((0.0, []), (0.01, [4]), (3 / 16, [4, 3, 2]), (1.0, [4, 3, 2, 1])):
         made = merged("knots_ties", changes, density=density)
         np.testing.assert_allclose(np.diag(made), [*values, *[0] * (4 - len(values))], atol=1e-12)
+
+
+def test_knots_dare_ties_is_the_formula_of_the_paper() -> None:
+    """DARE of the singular values times V_i, then the signs and the mean of TIES, by torch."""
+    changes = [change(9, 14, rank=3, seed=seed) for seed in range(3)]
+    left, values, right = torch.linalg.svd(torch.from_numpy(np.concatenate(changes, 1)), full_matrices=False)
+    parts = (values[:9, None] * right[:9]).chunk(3, 1)
+    draws = Arrays(changes)
+    keep = [torch.from_numpy(draws.uniform(draws.whole(), model))[:9] < 0.4 for model in range(3)]
+    turned = (9 - np.arange(9) - 1).tolist()  # ckpt's basis is in ascending order of singular values
+    stack = torch.stack([part * mask[turned] / 0.4 for part, mask in zip(parts, keep, strict=True)])
+    agree = (stack.sign() == stack.sum(0).sign()) & (stack != 0)
+    wanted = left[:, :9] @ ((stack * agree).sum(0) / agree.sum(0).clamp(min=1))
+    assert far(merged("knots_dare_ties", changes, density=0.4), wanted.numpy()) < 1e-10
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_knots_dare_ties_that_keeps_all_is_knots_ties_and_one_that_keeps_nothing_is_the_base(density: float) -> None:
+    changes = [change(9, 14, seed=seed) for seed in range(3)]
+    made, other = (merged(name, changes, density=density) for name in ("knots_dare_ties", "knots_ties"))
+    np.testing.assert_allclose(made, other, atol=1e-12)
 
 
 @EVERY

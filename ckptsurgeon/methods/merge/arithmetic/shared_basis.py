@@ -1,16 +1,32 @@
-"""TIES of matrices that are given in a basis that all of them share: the last step of KnOTS, of weights or adapters."""
+"""Merges of matrices that are given in a basis that all of them share: the last step of KnOTS, of weights or adapters.
+
+The steps are those of https://arxiv.org/abs/2410.19735, with which it merges the singular values times V_i of each
+model: their sum (task arithmetic), TIES, and DARE before the signs of TIES.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 
 from ....tensors.ops.regions import Array
 from .pieces import on_host
 
-__all__ = ["ties_in_basis"]
+__all__ = ["Uniform", "dare_ties_in_basis", "sum_in_basis", "ties_in_basis"]
+
+Uniform: TypeAlias = Callable[[int, tuple[int, ...]], Array]
+"""A function of the index of a model and a shape that returns random numbers in [0, 1)."""
+
+
+def sum_in_basis(parts: Sequence[Array]) -> Array:
+    """Return the sum of all matrices; the first of ``parts`` is overwritten."""
+    total = parts[0]
+    for one in parts[1:]:
+        total += one
+    return total
 
 
 def ties_in_basis(xp: ModuleType, parts: Sequence[Array], density: float, nothing: float) -> Array:
@@ -19,7 +35,29 @@ def ties_in_basis(xp: ModuleType, parts: Sequence[Array], density: float, nothin
     Of each matrix in ``parts``, the share ``density`` with the largest magnitudes is kept, at least one value. Values
     up to ``nothing`` times the largest of their matrix count as zero. ``xp`` is numpy or torch.
     """
-    kept = [_largest(xp, one, density, nothing) for one in parts]
+    return _of_majority(xp, [_largest(xp, one, density, nothing) for one in parts])
+
+
+def dare_ties_in_basis(
+    xp: ModuleType, parts: Sequence[Array], density: float, nothing: float, uniform: Uniform
+) -> Array:
+    """Return the mean of values, kept at random, that have the sign of the majority; ``parts`` are overwritten.
+
+    Each value is kept with the probability ``density``, and divided by it, so that the sum of values is about as
+    before. Values up to ``nothing`` times the largest of their matrix count as zero.
+    """
+    kept = []
+    for number, one in enumerate(parts):
+        values = _largest(xp, one, 1.0 if density else 0.0, nothing)
+        if 0 < density < 1:
+            values *= uniform(number, tuple(values.shape)) < density
+            values /= density
+        kept.append(values)
+    return _of_majority(xp, kept)
+
+
+def _of_majority(xp: ModuleType, kept: Sequence[Array]) -> Array:
+    """Return the mean of the values, other than zero, that have the sign of the sum of all models."""
     total = kept[0] + 0.0
     for one in kept[1:]:
         total += one
