@@ -1,4 +1,4 @@
-"""The options and the output of the commands that run an evaluation command for each trial."""
+"""The options and the output of the commands that evaluate a model for each trial."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..planning.search.result import SearchResult, Trial
 
 __all__ = [
+    "ByTask",
     "Evaluate",
-    "EvaluateSoup",
     "KeepModels",
     "Maximize",
     "Metric",
@@ -36,15 +36,27 @@ EVALUATE = typer.Option(
     help="Run this command on each model, without a shell; {model} is the model's path. The last number that it "
     "prints is the score.",
 )
-Evaluate = Annotated[str, EVALUATE]
-EvaluateSoup = Annotated[str | None, EVALUATE]
+Evaluate = Annotated[str | None, EVALUATE]
+ByTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="CONFIG",
+        help="Score each model by the task of this configuration of ckpt train, on its split dev, without training; "
+        "the output also on its split test.",
+    ),
+]
 Maximize = Annotated[
     bool | None,
     typer.Option("--maximize/--minimize", help="Whether a larger or a smaller score is better.", show_default=False),
 ]
 Metric = Annotated[
     str | None,
-    typer.Option("--metric", metavar="NAME", help="The score is the number in the last line NAME: NUMBER."),
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="The score is the number in the last line NAME: NUMBER; with --task, this figure of the task.",
+    ),
 ]
 TestCommand = Annotated[
     str | None,
@@ -65,7 +77,9 @@ Parallel = Annotated[
 TrialTimeout = Annotated[
     float | None,
     typer.Option(
-        "--trial-timeout", metavar="SECONDS", help="Kill a command that runs longer than this; its trial fails."
+        "--trial-timeout",
+        metavar="SECONDS",
+        help="Kill a command or a task that evaluates a model longer than this; its trial fails.",
     ),
 ]
 KeepModels = Annotated[
@@ -84,19 +98,6 @@ class Searching:
         self._noted: tuple[str, ...] = ()
         if trials < 1:
             raise ConfigError(f"--trials {trials} is not a number of trials.", hint="Give 1 or more.")
-
-    @staticmethod
-    def direction(maximize: bool | None) -> bool:
-        """Return whether larger scores are better; raises ConfigError if ``maximize`` is None.
-
-        It is None if neither --maximize nor --minimize was given.
-        """
-        if maximize is None:
-            raise ConfigError(
-                "it is not known whether a larger or a smaller score is better.",
-                hint="Give --maximize (accuracy) or --minimize (loss, error rate).",
-            )
-        return maximize
 
     @contextmanager
     def running(self, study: str | None) -> Iterator[None]:
@@ -159,5 +160,7 @@ def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str
             "-n cannot be used with --greedy, because the scores decide which models are averaged.",
             hint="Leave it out.",
         )
-    if not given["--evaluate"]:
-        raise ConfigError("--greedy needs a command that scores a model.", hint="Give it with --evaluate.")
+    if not (given["--evaluate"] or given["--task"]):
+        raise ConfigError(
+            "--greedy needs a command that scores a model, or a task.", hint="Give it with --evaluate or --task."
+        )

@@ -1230,6 +1230,12 @@ MUTANTS = (
         "methods/merge/test_spectra.py",
     ),
     Mutant(
+        "KnOTS with DARE makes up for the values that it drops",
+        "            values /= density\n        kept.append(values)",
+        "        kept.append(values)",
+        "methods/merge/test_spectra.py",
+    ),
+    Mutant(
         "KnOTS of adapters is computed in the basis that all of them share",
         "vectors, values, _ = np.linalg.svd(np.hstack(small), full_matrices=False)",
         "vectors, values, _ = np.linalg.svd(small[0], full_matrices=False)",
@@ -1999,9 +2005,21 @@ MUTANTS = (
     ),
     Mutant(
         "a score that is not a finite number is none",
-        "    if math.isfinite(value):\n        return Outcome(value)",
-        "    if True:\n        return Outcome(value)",
+        "return Outcome(value) if math.isfinite(value) else",
+        "return Outcome(value) if True else",
         "api/search/test_evaluation.py",
+    ),
+    Mutant(
+        "the task of a search says whether a larger score is better",
+        "said.maximize if said.maximize is not None else metric in facts.higher",
+        "said.maximize if said.maximize is not None else True",
+        "api/search/test_task.py",
+    ),
+    Mutant(
+        "a search says if the splits dev and test have the same data",
+        "if any(one in dev for one in other):",
+        "if False:",
+        "api/search/test_task.py",
     ),
     Mutant(
         "a greedy soup keeps a model that does not change the score",

@@ -6,7 +6,6 @@ run for too long. If anything goes wrong with the command, only this trial fails
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -22,8 +21,9 @@ from typing import IO
 
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
+from .evaluator import Outcome, check_timeout, finite_score
 
-__all__ = ["MODEL", "Command", "Outcome", "Runner"]
+__all__ = ["MODEL", "SAID", "Command", "Runner", "Tail", "last_line"]
 
 MODEL = "{model}"
 """The text in the command that stands for the path of the model."""
@@ -42,15 +42,6 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:init
 _NUMBERS = re.compile(rf"(?<![\w./\\-])(?<!\d[,:])(?:{_NUMBER})(?![\w.]*\w)(?![/\\]|-\w|[,:]\d)", re.IGNORECASE)
 _LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
 _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a run of the command: its ``score``; if the run failed, None, and the reason in ``why``."""
-
-    score: float | None
-    why: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,7 @@ class Command:
                 f"{option}: there is no program {escape(words[0])} that can be run.",
                 hint="The command runs without a shell: give a program and its arguments.",
             )
-        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-            raise ConfigError(f"--trial-timeout {timeout} is not a valid time.", hint="Give seconds, such as 600.")
+        check_timeout(timeout)
         return cls(words, metric, timeout)
 
     def of(self, model: str) -> list[str]:
@@ -117,28 +107,26 @@ class Command:
 
 
 def _finite(text: str) -> Outcome:
-    value = float(text)
-    if math.isfinite(value):
-        return Outcome(value)
-    return Outcome(None, f"the score is {text.strip()}, not a finite number")
+    return finite_score(float(text), text.strip())
 
 
 class Runner:
-    """Runs commands, several at a time if called from several threads; ``stop`` kills all running commands."""
+    """Runs a command on models, several at a time if called from several threads; ``stop`` kills what is running."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Command) -> None:
+        self._command = command
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
-    def evaluate(self, command: Command, model: str) -> Outcome:
-        """Run a command on a model, and return its score; a failure of the command is an outcome without a score."""
+    def evaluate(self, model: str) -> Outcome:
+        """Run the command on a model, and return its score; a failure of the command is an outcome without a score."""
         begin = time.monotonic()
         try:
-            process = self._started(command.of(model))
+            process = self._started(self._command.of(model))
         except OSError as error:
             return Outcome(None, f"the command cannot be started: {error.strerror or error}", time.monotonic() - begin)
-        found = self._outcome(command, process)
+        found = self._outcome(self._command, process)
         return Outcome(found.score, found.why, time.monotonic() - begin)
 
     def stop(self) -> None:
@@ -161,7 +149,7 @@ class Runner:
     def _outcome(self, command: Command, process: subprocess.Popen[bytes]) -> Outcome:
         assert process.stdout is not None
         assert process.stderr is not None
-        out, err = _Tail(process.stdout), _Tail(process.stderr)
+        out, err = Tail(process.stdout), Tail(process.stderr)
         try:
             code = process.wait(command.timeout)
         except subprocess.TimeoutExpired:
@@ -176,9 +164,9 @@ class Runner:
             return Outcome(None, f"the command ran for more than {command.timeout:g} s, and was killed")
         if code != 0:
             how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
-            return Outcome(None, f"the command {how}{_last_line(complained)}")
+            return Outcome(None, f"the command {how}{last_line(complained)}")
         found = command.score(printed)
-        return found if found.score is not None else Outcome(None, f"{found.why}{_last_line(complained)}")
+        return found if found.score is not None else Outcome(None, f"{found.why}{last_line(complained)}")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -186,13 +174,13 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     """Return ": " and the last line that is not empty, to be added to a message; '' if there is no such line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f": {escape(lines[-1], SAID)}" if lines else ""
 
 
-class _Tail:
+class Tail:
     """Reads a stream to its end in a thread, so that the command never waits, and keeps its last bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:

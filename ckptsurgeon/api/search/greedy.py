@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from ..average import average
 from ..inputs.argument_types import Path, checked
 from ..inputs.inputs import close_plan, names_of
 from ..recipes import plan_recipe
-from .evaluation import Command
+from .judge import Judging, opened_judge
 from .search import check_free, digests, drawn_best, model_name, unchanged, written
-from .shared_data import notes_on_data
 from .study import BEST, Study, opened_study
 from .trials import Observer, TrialRun, Trials
 
@@ -33,8 +32,9 @@ def greedy_soup(
     sources: Sequence[Path],
     output: Path,
     *,
-    evaluate: str,
-    maximize: bool,
+    evaluate: str | None = None,
+    task: Path | None = None,
+    maximize: bool | None = None,
     metric: str | None = None,
     test: str | None = None,
     study: Path | None = None,
@@ -51,8 +51,8 @@ def greedy_soup(
 ) -> SearchResult:
     """Average several models without those that make the score of the average worse; write the result to ``output``.
 
-    Each model is scored by the command ``evaluate``, as in ``search``. Then, from the best model to the worst, each
-    model is averaged with the models kept so far, and is kept if the score is not worse (recipe 1 in
+    Each model is scored by the command ``evaluate`` or by ``task``, as in ``search``. Then, from the best model to the
+    worst, each model is averaged with the models kept so far, and is kept if the score is not worse (recipe 1 in
     https://arxiv.org/abs/2203.05482). A model whose own evaluation fails is left out, with a note. ``parallel`` models
     are scored at the same time; averages are scored one after the other. ``int_buffers``, ``vocab`` and ``encoding``
     mean the same as in ``average``, the other arguments the same as in ``search``. The result has a trial for each
@@ -60,8 +60,6 @@ def greedy_soup(
 
     Raises the errors of ``average`` and ``search``.
     """
-    command = Command.parsed("--evaluate", evaluate, metric=metric or "", timeout=trial_timeout)
-    tested = Command.parsed("--test", test, metric=metric or "", timeout=trial_timeout) if test is not None else None
     if parallel < 1:
         raise ConfigError(f"--parallel {parallel} is not a number of evaluations.", hint="Give 1 or more.")
     path = os.fspath(output)
@@ -73,33 +71,36 @@ def greedy_soup(
     names = names_of(paths)
     where = os.fspath(study) if study is not None else f"{path.rstrip('/')}.study"
     said = repr((names, sorted(options.items(), key=str)))
-    settings = {
-        "kind": "ckpt.study", "version": 1, "recipe": "a greedy soup",
-        "sha256": hashlib.sha256(said.encode()).hexdigest(),
-        "evaluate": evaluate, "metric": metric or "", "maximize": maximize, "sampler": GREEDY, "seed": 0,
-        MODELS: digests(plan),
-    }  # fmt: skip
-    with opened_study(where, settings, wait=wait) as opened:
-        soup = _Soup(dict(zip(names, paths, strict=True)), options, maximize, digests(plan))
-        run = TrialRun(soup.made, command, model_name(path), parallel, keep_models, observe)
-        kept = soup.cooked(opened, run)
-        best = drawn_best(opened, "a greedy soup")
-        recipe = opened.path(BEST)
-        opened.write(BEST, dump_yaml(soup.recipe(kept)))
-        lost = [one.values[MODELS][0] for one in list(opened.trials.values())[: len(names)] if one.score is None]
-        notes = [
-            f"{listing(kept)}: {'these are' if len(kept) > 1 else 'this is'} in the output, out of {len(names)} models"
-        ]
-        notes += (
-            [f"models that are not in the output, because their evaluation failed: {listing(lost)}"] if lost else []
-        )
-        result = SearchResult(
-            where, f"{len(kept)} of {len(names)} models", GREEDY, 0, metric or "", maximize, (),
-            trials=tuple(opened.trials.values()), best=soup.last or best, recipe=recipe,
-            notes=(*notes, *notes_on_data(command, tested)),
-        )  # fmt: skip
-        plan = plan_recipe(recipe).plan
-        return written(result, plan, path, tested, force=force, wait=wait, key=key)
+    judging = Judging(evaluate, os.fspath(task) if task is not None else None, metric, maximize, test, trial_timeout)
+    with opened_judge(judging) as judge:
+        settings = {
+            "kind": "ckpt.study", "version": 1, "recipe": "a greedy soup",
+            "sha256": hashlib.sha256(said.encode()).hexdigest(), "sampler": GREEDY, "seed": 0, **judge.settings,
+            MODELS: digests(plan),
+        }  # fmt: skip
+        with opened_study(where, settings, wait=wait) as opened:
+            soup = _Soup(dict(zip(names, paths, strict=True)), options, bool(judge.maximize), digests(plan))
+            assert judge.evaluator is not None
+            run = TrialRun(soup.made, judge.evaluator, model_name(path), parallel, keep_models, observe)
+            kept = soup.cooked(opened, run)
+            best = drawn_best(opened, "a greedy soup")
+            recipe = opened.path(BEST)
+            opened.write(BEST, dump_yaml(soup.recipe(kept)))
+            result = SearchResult(
+                where, f"{len(kept)} of {len(names)} models", GREEDY, 0, judge.metric, judge.maximize, (),
+                trials=tuple(opened.trials.values()), best=soup.last or best, recipe=recipe,
+                notes=(*_notes(opened, kept, len(names)), *judge.notes),
+            )  # fmt: skip
+            plan = plan_recipe(recipe).plan
+            return written(result, plan, path, judge.test, force=force, wait=wait, key=key)
+
+
+def _notes(study: Study, kept: Sequence[str], models: int) -> Iterator[str]:
+    """Yield notes on the models that are in the output, and on those whose evaluation failed."""
+    yield f"{listing(kept)}: {'these are' if len(kept) > 1 else 'this is'} in the output, out of {models} models"
+    lost = [one.values[MODELS][0] for one in list(study.trials.values())[:models] if one.score is None]
+    if lost:
+        yield f"models that are not in the output, because their evaluation failed: {listing(lost)}"
 
 
 @dataclass

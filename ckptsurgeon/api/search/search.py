@@ -23,10 +23,10 @@ from ..inputs.argument_types import Path, checked
 from ..inputs.arguments import check_seed
 from ..inputs.inputs import close_plan
 from ..verify import verify
-from .evaluation import Command, Runner
+from .evaluator import Evaluator
+from .judge import Judging, opened_judge
 from .marked_recipe import MarkedRecipe, plan_of_recipe, read_marked_recipe
 from .samplers import AUTO, Sampler, chosen_sampler, make_sampler
-from .shared_data import notes_on_data
 from .study import BEST, PICTURE, Study, opened_study
 from .trials import Observer, Proposals, TrialRun, Trials
 
@@ -41,8 +41,9 @@ def search(
     recipe: Path,
     output: Path,
     *,
-    evaluate: str,
-    maximize: bool,
+    evaluate: str | None = None,
+    task: Path | None = None,
+    maximize: bool | None = None,
     trials: int = 60,
     metric: str | None = None,
     test: str | None = None,
@@ -69,6 +70,11 @@ def search(
     trial. ``test`` is a command of the same form that is run on the output alone, for data that the search does not
     see.
 
+    In place of ``evaluate``, ``task`` is a configuration of ``ckpt train``: its task evaluates each model on its split
+    dev, without training, in processes that ckptsurgeon starts. The score is the metric of the task, or ``metric``; the
+    task knows whether larger scores are better, unless ``maximize`` is given. If the configuration has a split test,
+    the output is evaluated on it, unless ``test`` is given.
+
     The trials are logged as JSON lines in the folder ``study`` (by default the path of the output with ".study" added).
     The same call continues a study that was stopped; ``trials`` is the number of trials of the whole study. ``sampler``
     is "cma-es" or "tpe" (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations
@@ -83,51 +89,52 @@ def search(
     check_seed(seed)
     _check_counts(trials, parallel)
     marked = read_marked_recipe(os.fspath(recipe))
-    command = Command.parsed("--evaluate", evaluate, metric=metric or "", timeout=trial_timeout)
-    tested = Command.parsed("--test", test, metric=metric or "", timeout=trial_timeout) if test is not None else None
     name, note = chosen_sampler(sampler, marked.space)
     path = os.fspath(output)
     if trials:
         check_free(path, force=force)
     where = os.fspath(study) if study is not None else f"{path.rstrip('/')}.study"
     possible = _possible_plan(marked, seed, run_code=trials > 0)
-    result = SearchResult(
-        where, marked.name, name, seed, metric or "", maximize, marked.space.parameters,
-        notes=tuple(filter(None, [note, *notes_on_data(command, tested), *possible.notes])),
-    )  # fmt: skip
-
-    def make() -> Sampler:
-        return make_sampler(name, marked.space, seed=seed, trials=trials, maximize=maximize)
-
-    if not trials:
-        return result
-    make()  # raises if its package is missing
-    models = digests(possible)
-    settings = {
-        "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "evaluate": evaluate,
-        "metric": metric or "", "maximize": maximize, "sampler": name, "seed": seed,
-        "models": models,
-        **({"trials": trials} if name == "grid" else {}),
-    }  # fmt: skip
-    with opened_study(where, settings, wait=wait) as opened:
-        if begin is not None:
-            begin(result)
-        proposals = Proposals(make, opened)
-        run = TrialRun(
-            lambda values, folder: unchanged(
-                _planned(marked, values, os.path.join(folder, "recipe.yaml")), models
-            ),
-            command, model_name(path), parallel, keep_models, observe,
+    said = Judging(evaluate, os.fspath(task) if task is not None else None, metric, maximize, test, trial_timeout)
+    with opened_judge(said, runs=trials > 0) as judge:
+        result = SearchResult(
+            where, marked.name, name, seed, judge.metric, judge.maximize, marked.space.parameters,
+            notes=tuple(filter(None, [note, *judge.notes, *possible.notes])),
         )  # fmt: skip
-        most = trials if proposals.sampler.most is None else min(trials, proposals.sampler.most)
-        Trials(opened, run).run(unfinished(opened, most), proposals.begun, proposals.ended)
-        best = drawn_best(opened, marked.name)
-        opened.write(BEST, marked.filled(best.values))
-        plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
-        notes = tuple(filter(None, [*result.notes, proposals.note]))
-        result = replace(result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes)
-        plugin = marked.plugin(best.values)
-        return written(result, plan, path, tested, force=force, wait=wait, key=key, plugin=plugin)
+
+        def make() -> Sampler:
+            return make_sampler(name, marked.space, seed=seed, trials=trials, maximize=bool(judge.maximize))
+
+        if not trials:
+            return result
+        make()  # raises if its package is missing
+        models = digests(possible)
+        settings = {
+            "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "sampler": name,
+            "seed": seed, **judge.settings, "models": models, **({"trials": trials} if name == "grid" else {}),
+        }  # fmt: skip
+        with opened_study(where, settings, wait=wait) as opened:
+            if begin is not None:
+                begin(result)
+            proposals = Proposals(make, opened)
+            assert judge.evaluator is not None
+            run = TrialRun(
+                lambda values, folder: unchanged(
+                    _planned(marked, values, os.path.join(folder, "recipe.yaml")), models
+                ),
+                judge.evaluator, model_name(path), parallel, keep_models, observe,
+            )  # fmt: skip
+            most = trials if proposals.sampler.most is None else min(trials, proposals.sampler.most)
+            Trials(opened, run).run(unfinished(opened, most), proposals.begun, proposals.ended)
+            best = drawn_best(opened, marked.name)
+            opened.write(BEST, marked.filled(best.values))
+            plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
+            result = replace(
+                result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST),
+                notes=tuple(filter(None, [*result.notes, proposals.note])),
+            )  # fmt: skip
+            plugin = marked.plugin(best.values)
+            return written(result, plan, path, judge.test, force=force, wait=wait, key=key, plugin=plugin)
 
 
 def _check_counts(trials: int, parallel: int) -> None:
@@ -234,20 +241,16 @@ def drawn_best(study: Study, title: str) -> Trial:
 
 
 def written(
-    result: SearchResult, plan: Plan, output: str, test: Command | None, *, force: bool, wait: float | None,
+    result: SearchResult, plan: Plan, output: str, test: Evaluator | None, *, force: bool, wait: float | None,
     key: Path | None, plugin: str | None = None,
 ) -> SearchResult:  # fmt: skip
-    """Write and verify the output, run the test command on it, and return the completed result."""
+    """Write and verify the output, evaluate it with the test, and return the completed result."""
     receipt = apply(plan, output, force=force, wait=wait, key=key)
     verification = verify(output, plugin=plugin)
     verification.raise_if_failed()
     notes, score = list(result.notes), None
     if test is not None:
-        runner = Runner()
-        try:
-            outcome = runner.evaluate(test, os.path.abspath(output))
-        finally:
-            runner.stop()
+        outcome = test.evaluate(os.path.abspath(output))
         score = outcome.score
-        notes += [f"the test command gave no score: {outcome.why}"] if score is None else []
+        notes += [f"the test gave no score: {outcome.why}"] if score is None else []
     return replace(result, test=score, receipt=receipt, verification=verification, notes=tuple(notes))

@@ -1,16 +1,19 @@
-"""Compares the data of the evaluation command with those of the test command: a fair test uses only unseen data."""
+"""Compares the data with which models are chosen with those of the test: a fair test uses only unseen data."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
+from ...destinations._document import Document
 from ...storage.small_files import read_file
 from ...util.text import count, escape, listing
 from .evaluation import MODEL, Command
 
-__all__ = ["notes_on_data"]
+__all__ = ["notes_on_data", "notes_on_splits"]
 
 MOST_BYTES = 64 << 20
 """Larger files are compared by their path only."""
@@ -41,7 +44,50 @@ def notes_on_data(search: Command, test: Command | None) -> list[str]:
             f"--evaluate and --test both read {listing(shared, where='')}: if they use the same rows, the test score "
             "is too optimistic"
         ]
-    return list(_overlaps(own, other))
+    return list(_overlaps(_Data("--evaluate", own), _Data("--test", other)))
+
+
+def notes_on_splits(document: Document, test: Command | None, *, has_test: bool | None = None) -> list[str]:
+    """Return notes on data that the splits dev and test of a configuration of ``ckpt train`` share.
+
+    ``test`` is a command that is used in place of the split test. ``has_test`` says whether there is this split; None
+    if only the configuration says so. Data that the code of a task reads are not known.
+    """
+    train = document.content.get("train") if isinstance(document.content, dict) else None
+    data = train.get("data") if isinstance(train, dict) else None
+    splits = data if isinstance(data, dict) else {}
+    dev, other = (_sources(splits.get(name)) for name in ("dev", "test"))
+    own = _Data("train.data.dev", _files(document, dev))
+    if test is not None:
+        return list(_overlaps(own, _Data("--test", _data(test))))
+    if not (bool(other) if has_test is None else has_test):
+        return [
+            "the best score was measured on the same data that was used to choose the best model, so it is too "
+            f"optimistic; give other data in train.data.test of {escape(document.name)}, or use --test"
+        ]
+    if any(one in dev for one in other):
+        return [
+            "train.data.dev and train.data.test have the same data: the test score is measured on the data of the "
+            "search, so it is too optimistic"
+        ]
+    return list(_overlaps(own, _Data("train.data.test", _files(document, other))))
+
+
+def _sources(named: Any) -> list[Any]:
+    return list(named) if isinstance(named, list) else [] if named is None else [named]
+
+
+def _files(document: Document, named: Sequence[Any]) -> list[str]:
+    paths = [document.resolve(one) for one in named if isinstance(one, str)]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The files that an option or an entry (``name``) gives."""
+
+    name: str
+    files: Sequence[str]
 
 
 def _data(command: Command) -> list[str]:
@@ -61,34 +107,34 @@ def _same(one: str, other: str) -> bool:
     return False
 
 
-def _overlaps(own: list[str], other: list[str]) -> Iterator[str]:
-    """Yield notes on files of both commands with the same bytes, and on lines that occur in files of both.
+def _overlaps(own: _Data, other: _Data) -> Iterator[str]:
+    """Yield notes on files with the same bytes, and on lines that occur in files of both.
 
-    ``own`` are the paths of the files of the evaluation command, ``other`` those of the test command.
+    ``own`` are the data with which models are chosen, ``other`` those of the test.
     """
     seen: dict[bytes, str] = {}
     whole: dict[bytes, str] = {}
     heads: set[bytes] = set()
-    for path in own:
+    for path in own.files:
         data = _bytes(path)
         if data:
             whole[data] = path
             seen.update(dict.fromkeys(_lines(data), path))
             heads.update(_lines(data)[:1])
-    for path in other:
+    for path in other.files:
         data = _bytes(path)
         if not data:
             continue
         if data in whole:
-            yield f"{escape(path)} of --test has the same bytes as {escape(whole[data])} of --evaluate"
+            yield (f"{escape(path)} of {other.name} has the same bytes as {escape(whole[data])} of {own.name}")
             continue
         first, *rest = _lines(data) or [b""]
         lines = {*rest} if first in heads else {first, *rest}  # an equal first line has the names of the columns
         both = [line for line in lines if line in seen]
         if both:
             yield (
-                f"{count(len(both), 'line')} of {len(lines)} in {escape(path)} of --test "
-                f"{'is' if len(both) == 1 else 'are'} also in {escape(seen[both[0]])} of --evaluate: the test score "
+                f"{count(len(both), 'line')} of {len(lines)} in {escape(path)} of {other.name} "
+                f"{'is' if len(both) == 1 else 'are'} also in {escape(seen[both[0]])} of {own.name}: the test score "
                 "is too optimistic"
             )
 

@@ -144,7 +144,8 @@ def _read_settings(path: str) -> dict[str, Any]:
 
 
 _NOUNS = {
-    "evaluate": "the command", "metric": "the metric", "maximize": "whether larger is better", "sampler": "the sampler",
+    "evaluate": "the evaluation", "task": "the SHA-256 of the configuration", "metric": "the metric",
+    "maximize": "whether larger is better", "sampler": "the sampler",
     "seed": "the seed", "trials": "the number of trials of the grid",
 }  # fmt: skip
 

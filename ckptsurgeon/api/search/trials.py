@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...planning.search.result import BEGUN, Trial
 from ..apply import apply
 from ..inputs.inputs import close_plan
-from .evaluation import Command, Outcome, Runner
+from .evaluator import Evaluator, Outcome
 from .reuse import MadeModel, equal_steps, with_copies
 from .samplers import Sampler
 from .study import Study
@@ -89,7 +89,7 @@ class TrialRun:
     """
 
     made: Callable[[Mapping[str, Any], str], Plan | str]
-    command: Command
+    evaluator: Evaluator
     model: str
     parallel: int = 1
     keep: bool = False
@@ -101,7 +101,6 @@ class Trials:
 
     def __init__(self, study: Study, run: TrialRun) -> None:
         self._study, self._run = study, run
-        self._runner = Runner()
         self._rooms: dict[int, ExitStack] = {}
         self._before: MadeModel | None = None
         self._reuses = True
@@ -110,7 +109,7 @@ class Trials:
     def run(self, numbers: Iterable[int], begun: Callable[[int], Trial], ended: Callable[[Trial], None]) -> None:
         """Run the trials with these numbers; ``begun`` returns each of them, and ``ended`` records each that has ended.
 
-        If this is interrupted, the commands are killed, and the models of unfinished trials are removed.
+        If this is interrupted, the evaluations are ended, and the models of unfinished trials are removed.
         """
         todo, running = iter(numbers), dict[Future[Outcome], Trial]()
         pool = ThreadPoolExecutor(self._run.parallel, thread_name_prefix="ckpt-trial")
@@ -125,15 +124,17 @@ class Trials:
                     trial = begun(number)
                     model = self._merged(trial)
                     if model:
-                        running[pool.submit(self._runner.evaluate, self._run.command, model)] = trial
+                        running[pool.submit(self._run.evaluator.evaluate, model)] = trial
                     else:
                         self._end(trial, ended)
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     trial, outcome = running.pop(future), future.result()
                     trial.score, trial.why, trial.evaluate_s = outcome.score, outcome.why, outcome.seconds
                     self._end(trial, ended)
+        except BaseException:
+            self._run.evaluator.stop()
+            raise
         finally:
-            self._runner.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             for room in self._rooms.values():
                 room.close()

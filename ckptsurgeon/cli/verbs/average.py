@@ -9,7 +9,8 @@ import typer
 
 from ..options import Encoding, StateDict
 from ..searching import (
-    EvaluateSoup,
+    ByTask,
+    Evaluate,
     KeepModels,
     Maximize,
     Metric,
@@ -98,7 +99,8 @@ def run(
             "--greedy", help="Average only checkpoints that do not lower the score of --evaluate: a greedy soup."
         ),
     ] = False,
-    evaluate: EvaluateSoup = None,
+    evaluate: Evaluate = None,
+    task: ByTask = None,
     maximize: Maximize = None,
     metric: Metric = None,
     test: TestCommand = None,
@@ -114,7 +116,7 @@ def run(
     from ...api.average import average
 
     given = {
-        "--evaluate": evaluate, "--maximize": maximize is not None, "--metric": metric, "--test": test,
+        "--evaluate": evaluate, "--task": task, "--maximize": maximize is not None, "--metric": metric, "--test": test,
         "--study": study, "--parallel": parallel != 1, "--trial-timeout": trial_timeout, "--keep-models": keep_models,
     }  # fmt: skip
     others = {"--ema": ema, "--decay": decay, "--running": running, "--window": window, "--root": state_dict.root,
@@ -126,8 +128,8 @@ def run(
         searching = Searching(writing.plain, 2 * len(sources) - 1)
         with searching.running(study):
             found = greedy_soup(
-                sources, searching.output, evaluate=evaluate or "", maximize=searching.direction(maximize),
-                metric=metric, test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
+                sources, searching.output, evaluate=evaluate, task=task, maximize=maximize, metric=metric,
+                test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
                 parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
                 wait=writing.wait, key=writing.key, observe=searching.observe,
             )  # fmt: skip

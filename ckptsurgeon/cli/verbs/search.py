@@ -1,4 +1,4 @@
-"""The command ``ckpt search``: searches for the best parameters of a recipe by the score of an evaluation command."""
+"""The command ``ckpt search``: searches for the best parameters of a recipe by the score of a command or a task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..searching import (
+    ByTask,
     Evaluate,
     KeepModels,
     Maximize,
@@ -20,18 +21,21 @@ from ..searching import (
 from ..writing import AdapterWriting
 
 NAME = "search"
-HELP = """Search the parameters of a merge by the score that a command prints.
+HELP = """Search the parameters of a merge by the score of a command or a task.
 
 In the recipe, write {search: [0, 1]} in place of a number, or {choice: [a, b]} in place of a value, for each parameter
 to search. Each trial merges a model with some values and runs the command of --evaluate on it, without a shell. The
 score is the last number that the command prints, or, with --metric NAME, the number in the last line NAME: NUMBER. If
-the command fails, prints no number or takes too long, the trial has failed. A folder (--study) keeps all trials: if the
-search is interrupted, the same command continues it. -o is the best model, as ckpt merge writes it; it is verified.
+the command fails, prints no number or takes too long, the trial has failed. With --task, the task of a configuration of
+ckpt train scores each model on its split dev, without training, and the output on its split test. A folder (--study)
+keeps all trials: if the search is interrupted, the same command continues it. -o is the best model, as ckpt merge
+writes it; it is verified.
 """
 EXAMPLES = """\b
 Examples:
   ckpt search recipe.yaml --evaluate 'python evaluate.py {model} dev.csv' --maximize --trials 60 -o merged/
   ckpt search recipe.yaml --evaluate './wer.sh {model}' --minimize --test './wer.sh {model} test' -o merged/
+  ckpt search recipe.yaml --task asr.yaml --trials 30 -o merged.safetensors
   ckpt search recipe.yaml --evaluate 'python evaluate.py {model}' --maximize -o merged/ -n
 """
 
@@ -40,7 +44,8 @@ def run(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE.yaml", help="A recipe, of mergekit or ckpt, with parameters to search.")
     ],
-    evaluate: Evaluate,
+    evaluate: Evaluate = None,
+    task: ByTask = None,
     maximize: Maximize = None,
     metric: Metric = None,
     trials: Annotated[
@@ -73,7 +78,7 @@ def run(
     searching = Searching(writing, trials)
     with searching.running(study):
         found = search(
-            recipe, searching.output, evaluate=evaluate, maximize=searching.direction(maximize),
+            recipe, searching.output, evaluate=evaluate, task=task, maximize=maximize,
             trials=searching.trials, metric=metric, test=test, study=study, sampler=sampler, seed=seed,
             parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
             wait=writing.wait, key=writing.key, begin=searching.begin, observe=searching.observe,

@@ -49,8 +49,9 @@ class SearchResult(InNotebooks):
     """What a search found: its trials, the best trial, and the output that was made with its values.
 
     ``recipe`` is the file of an ordinary recipe with the best values, and ``test`` the score of the output by the test
-    command, None if there was none. ``receipt`` and ``verification`` belong to the output; they are None if nothing was
-    written.
+    command or split, None if there was none. ``maximize`` is None if only a task knows which scores are better, and it
+    was not asked, because there are no trials. ``receipt`` and ``verification`` belong to the output; they are None if
+    nothing was written.
     """
 
     study: str
@@ -58,7 +59,7 @@ class SearchResult(InNotebooks):
     sampler: str
     seed: int
     metric: str
-    maximize: bool
+    maximize: bool | None
     parameters: tuple[Parameter, ...]
     trials: tuple[Trial, ...] = ()
     best: Trial | None = None

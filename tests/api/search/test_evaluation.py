@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptsurgeon.api.search.evaluation import Command, Outcome, Runner
+from ckptsurgeon.api.search.evaluation import Command, Runner
+from ckptsurgeon.api.search.evaluator import Outcome
 from ckptsurgeon.errors import ConfigError
 
 from ...helpers.waiting import wait_until
@@ -22,7 +23,7 @@ def command(body: str, **options: object) -> Command:
 
 
 def run(body: str, **options: object) -> Outcome:
-    return Runner().evaluate(command(body, **options), "the model.pth")
+    return Runner(command(body, **options)).evaluate("the model.pth")
 
 
 @pytest.mark.parametrize(
@@ -133,15 +134,14 @@ def is_alive(pid: int) -> bool:
 
 
 def test_stopping_kills_what_runs_and_starts_no_more() -> None:
-    runner, found = Runner(), list[Outcome]()
-    long = command("open('begun', 'w'); signal.pause()")
-    thread = threading.Thread(target=lambda: found.append(runner.evaluate(long, "m")))
+    runner, found = Runner(command("open('begun', 'w'); signal.pause()")), list[Outcome]()
+    thread = threading.Thread(target=lambda: found.append(runner.evaluate("m")))
     thread.start()
     wait_until(lambda: os.path.exists("begun"))
     runner.stop()
     thread.join(60)
     assert found[0].why == "the command was killed by signal 9"
-    assert "stopped" in runner.evaluate(long, "m").why
+    assert "stopped" in runner.evaluate("m").why
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,6 @@ def test_a_program_that_goes_away_makes_a_failed_trial() -> None:
     Path("tool").write_text("#!/bin/sh\necho 1\n")
     Path("tool").chmod(0o755)
     gone = Command.parsed("--evaluate", "./tool {model}")
-    assert Runner().evaluate(gone, "m").score == 1
+    assert Runner(gone).evaluate("m").score == 1
     Path("tool").unlink()
-    assert Runner().evaluate(gone, "m").why.startswith("the command cannot be started: No such file")
+    assert Runner(gone).evaluate("m").why.startswith("the command cannot be started: No such file")

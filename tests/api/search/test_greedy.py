@@ -114,7 +114,7 @@ def test_the_command_averages_greedily(ckpt: Run, evaluation: Evaluation) -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--greedy"], "--greedy needs a command that scores a model."),
+        (["--greedy"], "--greedy needs a command that scores a model, or a task."),
         (["--greedy", "--evaluate", "true {model}"], "Give --maximize (accuracy) or --minimize"),
         (
             ["--greedy", "--evaluate", "true {model}", "--maximize", "--ema", "0.9"],

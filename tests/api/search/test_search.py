@@ -186,7 +186,7 @@ def test_scores_that_cannot_be_compared_do_not_share_a_study(
     searched(command, trials=1)
     with pytest.raises(cs.ConfigError, match=f"is a study with other settings: {said}"):
         searched(command, trials=1, **options)
-    with pytest.raises(cs.ConfigError, match="the command was"):
+    with pytest.raises(cs.ConfigError, match="the evaluation was"):
         searched(evaluation(name="other.py"), trials=1)
 
 
@@ -387,7 +387,7 @@ def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluati
     assert not found.notes
     failing = searched(command, test=evaluation("sys.exit(3)", name="test.py"))
     assert failing.test is None
-    assert failing.notes == ("the test command gave no score: the command failed with exit status 3",)
+    assert failing.notes == ("the test gave no score: the command failed with exit status 3",)
     same = searched(command, test=command)
     assert same.notes == (
         "--test and --evaluate are the same command: the test score is measured on the data of the search, so it is too "

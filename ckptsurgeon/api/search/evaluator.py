@@ -1,0 +1,43 @@
+"""What gives a model its score: the command of ``--evaluate``, or the task of ``--task``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...errors import ConfigError
+
+__all__ = ["Evaluator", "Outcome", "check_timeout", "finite_score"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of an evaluation: its ``score``; if it failed, None, and the reason in ``why``."""
+
+    score: float | None
+    why: str = ""
+    seconds: float = 0.0
+
+
+class Evaluator(Protocol):
+    """Scores models, several at a time if it is called from several threads."""
+
+    def evaluate(self, model: str) -> Outcome:
+        """Return the score of the model at a path; a failure of the evaluation is an outcome without a score."""
+        ...
+
+    def stop(self) -> None:
+        """End all evaluations that are running, and start no more."""
+        ...
+
+
+def finite_score(value: float, said: str) -> Outcome:
+    """Return the outcome with this score, or without one if it is not finite; ``said`` is its text in messages."""
+    return Outcome(value) if math.isfinite(value) else Outcome(None, f"the score is {said}, not a finite number")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise ConfigError for a number of seconds that is no time for an evaluation."""
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+        raise ConfigError(f"--trial-timeout {timeout} is not a valid time.", hint="Give seconds, such as 600.")

@@ -1,0 +1,217 @@
+"""Scores models by the task of a configuration of ``ckpt train``, on one of its splits, without training.
+
+The models are evaluated in child processes, each of which imports torch and reads the data once. So an evaluation that
+hangs can be killed, and one that crashes or is killed for its memory makes a failed trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ... import errors
+from ...errors import CheckpointError, ConfigError
+from ...util.text import escape
+from .evaluation import SAID, Tail, last_line
+from .evaluator import Outcome, finite_score
+
+__all__ = ["DEV", "TEST", "SplitEvaluator", "TaskFacts", "TaskProcesses"]
+
+DEV, TEST = "dev", "test"
+"""The splits with which trials and the output are evaluated."""
+LOOK_S = 0.2
+"""While an answer is awaited, ckpt looks at this interval whether the process has ended, or has taken too long."""
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ckptsurgeon.trainer.run.judge_models import main; "
+    "main(sys.argv[2], int(sys.argv[3]))"
+)
+"""The child has the same search path as this process, and not the working directory in front of it (-P)."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a task says of itself: its metric, the figures of which larger ones are better, its splits, its notes."""
+
+    metric: str
+    higher: frozenset[str]
+    splits: frozenset[str]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> TaskFacts:
+        """Return the facts in an answer of the child process; raises the error in it, if it has one."""
+        if "error" in answer:
+            kind = getattr(errors, str(answer["error"]), ConfigError)
+            raise kind(f"--task: {answer['message']}", hint=answer["hint"], details=answer["details"])
+        higher = {*answer["higher"], *([answer["metric"]] if answer["maximize"] else [])}
+        return cls(answer["metric"], frozenset(higher), frozenset(answer["splits"]), tuple(answer["notes"]))
+
+
+class TaskProcesses:
+    """The processes that evaluate models for a configuration: one for each evaluation that runs at the same time."""
+
+    def __init__(self, config: str, timeout: float | None) -> None:
+        self._config, self._timeout = config, timeout
+        self._idle: list[_Process] = []
+        self._all = set[_Process]()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def begin(self) -> TaskFacts:
+        """Start the first process and return what it says; raises the errors of the configuration and its data."""
+        process, facts = self._started()
+        self._idle.append(process)
+        return facts
+
+    def figures(self, model: str, split: str) -> dict[str, Any]:
+        """Return ``{"figures": {name: value}}`` of a model on a split, or ``{"why": reason}``.
+
+        A process that takes more time than it may is killed; a new one is started for the next model.
+        """
+        try:
+            process = self._free() or self._started()[0]
+        except (CheckpointError, OSError) as error:
+            return {"why": error.message if isinstance(error, CheckpointError) else f"{error.strerror or error}"}
+        try:
+            answer = process.asked({"model": model, "split": split}, self._timeout)
+        except TimeoutError:
+            self._end(process)
+            return {"why": f"the evaluation ran for more than {self._timeout:g} s, and was killed"}
+        except (OSError, EOFError):
+            return {"why": self._end(process)}
+        self._idle.append(process)
+        return answer
+
+    def stop(self) -> None:
+        """End all processes, and start no more."""
+        with self._lock:
+            self._stopped = True
+            every, idle = self._all, self._idle
+            self._all, self._idle = set(), []
+        for one in every:
+            one.kill()
+        for one in idle:  # the thread that waits for an answer of another process closes it
+            one.close()
+
+    def _free(self) -> _Process | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _started(self) -> tuple[_Process, TaskFacts]:
+        with self._lock:
+            if self._stopped:
+                raise ConfigError("the search has been stopped.")
+            process = _Process(self._config)
+            self._all.add(process)
+        try:
+            return process, TaskFacts.of(process.answer(None))
+        except EOFError:
+            raise ConfigError(f"--task {escape(self._config)}: {self._end(process)}.") from None
+        except CheckpointError:
+            self._end(process)
+            raise
+
+    def _end(self, process: _Process) -> str:
+        with self._lock:
+            self._all.discard(process)
+        how = process.kill()
+        process.close()
+        return how
+
+
+class _Process:
+    """A child process: it answers each request, a line of JSON, with a line of JSON."""
+
+    def __init__(self, config: str) -> None:
+        self._answers, there = os.pipe()
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CODE, json.dumps(sys.path), config, str(there)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(there,),
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            os.close(self._answers)
+            raise
+        finally:
+            os.close(there)
+        assert self._child.stderr is not None
+        self._complained, self._read = Tail(self._child.stderr), b""
+
+    def asked(self, request: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+        """Return the answer to a request; raises TimeoutError, and EOFError or OSError if the process has ended."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(request).encode() + b"\n")
+        self._child.stdin.flush()
+        return self.answer(timeout)
+
+    def answer(self, timeout: float | None) -> dict[str, Any]:
+        """Return the next answer of the process, which may take ``timeout`` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._read:
+            if not select.select([self._answers], [], [], LOOK_S)[0]:
+                if self._child.poll() is not None:  # what it has started may keep the pipe open
+                    raise EOFError
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError
+                continue
+            part = os.read(self._answers, 1 << 16)
+            if not part:
+                raise EOFError
+            self._read += part
+        line, _, self._read = self._read.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def kill(self) -> str:
+        """Kill the process with all that it has started; return how it ended, with the last line of its stderr."""
+        with suppress(OSError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        code = self._child.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        return f"the process of the evaluation {how}{last_line(self._complained.text())}"
+
+    def close(self) -> None:
+        """Close the pipes to the process, which has ended."""
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.close()
+        os.close(self._answers)
+
+
+@dataclass(frozen=True)
+class SplitEvaluator:
+    """Scores models by a figure of the task on one split."""
+
+    processes: TaskProcesses
+    split: str
+    metric: str
+
+    def evaluate(self, model: str) -> Outcome:
+        """Return the figure of the model at a path, or the reason why there is none."""
+        begin = time.monotonic()
+        answer = self.processes.figures(model, self.split)
+        found = self._outcome(answer)
+        return Outcome(found.score, found.why, time.monotonic() - begin)
+
+    def _outcome(self, answer: Mapping[str, Any]) -> Outcome:
+        figures = answer.get("figures")
+        if figures is None:
+            return Outcome(None, escape(str(answer.get("why")), SAID).rstrip("."))
+        if self.metric not in figures:
+            return Outcome(None, f"the task returns no {escape(self.metric)}, but {escape(', '.join(figures))}")
+        return finite_score(float(figures[self.metric]), str(figures[self.metric]))
+
+    def stop(self) -> None:
+        """End all evaluations, also those on the other split."""
+        self.processes.stop()
