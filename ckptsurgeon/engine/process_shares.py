@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import prod
 
 from ..planning.plan.plan import Plan
-from ..planning.plan.process_shares import ProcessShare, Sharing
+from ..planning.plan.process_shares import ProcessShare, Sharing, unevenness
 from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES
@@ -17,7 +17,7 @@ from .compute.costs import costs_of
 from .context import MergeContext
 from .inputs import PlanInputs
 from .output.companions import as_written
-from .output.layout import OutputOptions, is_folder, lay_out
+from .output.layout import OutputOptions, OutputShape, is_folder, lay_out
 from .output.quantisers import quantisers_of
 from .part_run import PartRun
 from .parts import plan_of_parts, steps_of_parts, write_parts
@@ -30,11 +30,17 @@ SAMPLE = 128 << 20
 BASE, TORCH = 60 << 20, 200 << 20
 """The bytes of memory that Python and ckpt use, and that torch uses: several processes communicate through torch."""
 
+UNEVEN, CLEARLY = 1.25, 1.1
+"""Other shards are proposed if a process writes so many times the mean, and if they make that so many times less."""
+SHARDS_EACH = (2, 4, 8, 16)
+MEGABYTE = 10**6
+
 
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
     """Return what each of ``number`` processes would do to write the output of a plan, whose inputs are open.
 
-    Nothing is written. If all sources are local, a sample of the output is computed to estimate the time; an error in
+    Nothing is written. If the processes would write very different numbers of bytes, a better size of shards is part of
+    the answer. If all sources are local, a sample of the output is computed to estimate the time; an error in
     computing it is raised. Raises PlanError if the memory limit is too small.
     """
     written = as_written(plan, options)
@@ -49,7 +55,28 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
         size = sum(part.layout.size for part in share)
         memory = BASE + costs.memory_nbytes + (TORCH if number > 1 else 0)
         found.append(ProcessShare(len(share), costs.nbytes_read, size, memory, size / rate if rate else None))
-    return Sharing(tuple(found), shape.size, rate)
+    made = Sharing(tuple(found), shape.size, rate)
+    if made.unevenness <= UNEVEN or not is_folder(options):
+        return made
+    text, then = _more_even(written, options, shape, number)
+    return replace(made, shard_size=text, shard_unevenness=then) if then < made.unevenness / CLEARLY else made
+
+
+def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: int) -> tuple[str, float]:
+    """Return (the size of shards that ``number`` processes share most evenly, how unevenly), of a few sizes.
+
+    The largest size that is even enough is returned at once.
+    """
+    found: list[tuple[float, str]] = []
+    for shards in SHARDS_EACH:
+        text = f"{max(1, shape.size // (number * shards * MEGABYTE))}MB"
+        parts = lay_out(plan, replace(options, max_shard_size=text), ()).parts
+        sizes = [sum(part.layout.size for part in share) for share in shared_out(parts, number)]
+        found.append((unevenness(sizes), text))
+        if found[-1][0] <= UNEVEN:
+            break
+    then, text = min(found)
+    return text, then
 
 
 def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:

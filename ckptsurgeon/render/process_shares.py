@@ -34,7 +34,18 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
         time = (
             f"  time: computed from {human_bytes(int(sharing.rate))}/s, measured here with one process, without writing"
         )
-    return Group(Columns(rows, right=tuple(range(len(heads)))), *more, Text(disk), Text(time))
+    last = [disk, time, *_advice(sharing)]
+    return Group(Columns(rows, right=tuple(range(len(heads)))), *more, *map(Text, last))
+
+
+def _advice(sharing: Sharing) -> list[str]:
+    """Return a line on shards that the processes would share more evenly, or nothing."""
+    if not sharing.shard_size:
+        return []
+    size, first, then = sharing.shard_size, f"{sharing.unevenness:.1f}", f"{sharing.shard_unevenness:.1f}"
+    return [
+        f"  shared unevenly: a process writes {first} times the mean; with --max-shard-size {size} at most {then} times"
+    ]
 
 
 def _row(number: int, share: ProcessShare) -> list[str | Text]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .harness import MB, Row, ckpt, python, rounds
 
-__all__ = ["deepseek", "make_deepseek"]
+__all__ = ["SIZES", "Stored", "deepseek", "make_deepseek", "tensors", "write_sparse"]
 
 HIDDEN, EXPERTS, WORDS, DENSE, LAYERS = 7168, 256, 129_280, 3, 61
 SHARDS = 163
@@ -99,17 +99,18 @@ def tensors() -> Stored:
     return found | head
 
 
-def make_deepseek(folder: Path) -> int:
-    """Write the folder, and return how many tensors it has; the files are sparse, their data all zeros."""
+def write_sparse(folder: Path, stored: Stored, shards: int) -> None:
+    """Write a folder of shards with as many tensors each; the files are sparse, their data all zeros."""
     folder.mkdir()
-    stored = list(tensors().items())
-    each = -(-len(stored) // SHARDS)
+    items = list(stored.items())
+    each = -(-len(stored) // shards)
+    shards = -(-len(stored) // each)
     index = {}
-    for shard in range(SHARDS):
-        name = f"model-{shard + 1:05d}-of-{SHARDS:06d}.safetensors"
+    for shard in range(shards):
+        name = f"model-{shard + 1:05d}-of-{shards:06d}.safetensors"
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
-        for key, (dtype, shape) in stored[shard * each : (shard + 1) * each]:
+        for key, (dtype, shape) in items[shard * each : (shard + 1) * each]:
             begin, end = end, end + math.prod(shape) * SIZES[dtype]
             header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
             index[key] = name
@@ -119,6 +120,12 @@ def make_deepseek(folder: Path) -> int:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + end)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def make_deepseek(folder: Path) -> int:
+    """Write the folder, and return how many tensors it has."""
+    stored = tensors()
+    write_sparse(folder, stored, SHARDS)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     return len(stored)
 

@@ -1,11 +1,17 @@
-"""The rows of several processes: what two do on two cores, beside what one does on one."""
+"""The rows of several processes.
+
+Two on two cores are measured beside one on one, and eight beside one where a device gives each 50 MB in a second.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import statistics
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from .dequantising import MAKE as MAKE_FP8
 from .harness import Row, ckpt, python, rounds, run
@@ -21,6 +27,19 @@ for name in ("base", "one", "two"):
 save_file({f"layers.{n}.weight": torch.randn(600, 600) for n in range(2)}, "tiny.safetensors")
 """
 SHARD = "250MB"
+RATE, EIGHT = 50_000_000, 8
+THROTTLED = str(Path(__file__).with_name("throttled.py"))
+MAKE_LLAMA = """
+import torch
+from safetensors.torch import save_file
+wide, inner, words = 1024, 2816, 32000
+sizes = {"self_attn.q_proj": (wide, wide), "self_attn.k_proj": (256, wide), "self_attn.v_proj": (256, wide)}
+sizes |= {"self_attn.o_proj": (wide, wide), "mlp.gate_proj": (inner, wide), "mlp.up_proj": (inner, wide)}
+sizes |= {"mlp.down_proj": (wide, inner), "input_layernorm": (wide,), "post_attention_layernorm": (wide,)}
+stored = {f"model.layers.{n}.{name}.weight": size for n in range(LAYERS) for name, size in sizes.items()}
+stored |= {"model.embed_tokens.weight": (words, wide), "model.norm.weight": (wide,), "lm_head.weight": (words, wide)}
+save_file({key: torch.randn(size).bfloat16() for key, size in stored.items()}, "llama.safetensors")
+"""
 
 
 def sharing(folder: str, number: int, *, layers: int = 16) -> Iterator[Row]:
@@ -34,10 +53,6 @@ def sharing(folder: str, number: int, *, layers: int = 16) -> Iterator[Row]:
     ties = ["merge", "one.safetensors", "two.safetensors", "--base", "base.safetensors", "--method", "ties"]
     verbs = {"TIES of two onto a base, 2 GB": ties, "dequantise 1 GB of block fp8": ["convert", "fp8", "--dequantize"]}
 
-    def clean() -> None:
-        shutil.rmtree(os.path.join(folder, "out"), ignore_errors=True)
-        os.sync()
-
     tiny = ["convert", "tiny.safetensors", "--dtype", "bf16", "-o", "out", "--max-shard-size", "1MB", "-q"]
     for what, words in verbs.items():
         rest = ["-o", "out", "--max-shard-size", SHARD, "-q"]
@@ -47,12 +62,40 @@ def sharing(folder: str, number: int, *, layers: int = 16) -> Iterator[Row]:
             "start one": [*one, *ckpt(*tiny)],
             "start two": [*two, *tiny],
         }
-        seen = rounds(commands, folder, before=clean, number=number)
-        clean()
+        seen = rounds(commands, folder, before=lambda: clean(folder), number=number)
+        clean(folder)
         times = {name: seen[name].time - seen[f"start {name}"].time for name in ("one", "two")}
         parts = (f"{seen[name].time:.2f} s - {seen[f'start {name}'].time:.2f} s" for name in ("two", "one"))
         row = f"{what}: two processes on two cores / one on one core, less their starts"
         yield Row(row, times["two"] / times["one"], 0.6, seen=" / ".join(parts))
-    for name in ("base", "one", "two", "tiny"):
+    for name in ("base", "one", "two"):
         os.remove(os.path.join(folder, f"{name}.safetensors"))
+    run(python(MAKE_LLAMA.replace("LAYERS", str(2 * layers))), folder)
+    yield from slow_device(folder, min(number, 2))
     shutil.rmtree(os.path.join(folder, "fp8"))
+    for name in ("llama.safetensors", "receipt.json", "tiny.safetensors"):
+        os.remove(os.path.join(folder, name))
+
+
+def slow_device(folder: str, number: int) -> Iterator[Row]:
+    """What waits for its device takes an eighth of the time with eight processes, if they share it evenly."""
+    words = ["rename", "llama.safetensors", "--map", "model=network", "--max-shard-size", "15MB"]
+    seen = {processes: [throttled(folder, processes, words) for _ in range(number)] for processes in (1, EIGHT)}
+    one, eight = (statistics.median(seen[processes]) for processes in (1, EIGHT))
+    row = "rename 0.8 GB at 50 MB/s for each process: eight processes / one, from when all have joined"
+    yield Row(row, eight / one, 0.16, seen=f"{eight:.2f} s / {one:.2f} s")
+
+
+def throttled(folder: str, processes: int, words: list[str]) -> float:
+    """Return the seconds from the moment that all processes have joined until the output is in place."""
+    clean(folder)
+    run([sys.executable, THROTTLED, str(processes), str(RATE), *words, "-o", "out", "--json"], folder)
+    clean(folder)
+    with open(os.path.join(folder, "receipt.json"), encoding="utf-8") as file:
+        return float(json.load(file)["elapsed_s"])
+
+
+def clean(folder: str) -> None:
+    """Remove the output, and wait until everything is on disk."""
+    shutil.rmtree(os.path.join(folder, "out"), ignore_errors=True)
+    os.sync()

@@ -11,6 +11,8 @@ import pytest
 import ckptsurgeon as cs
 from ckptsurgeon.api.process_shares import sharing
 
+from ..bench.deepseek import SIZES, Stored, write_sparse
+from ..bench.deepseek import tensors as deepseek_v3
 from .sharded import SHARD, VERBS, write_sources
 
 
@@ -64,3 +66,71 @@ def test_what_one_process_writes_is_not_shared_out(options: list[str], ckpt: Any
     done = ckpt("convert", "a.safetensors", *options, "-n", "--processes", "2")
     assert done.code == 2
     assert "one process" in " ".join(done.err.split())
+
+
+EVEN = 0.16 * 8
+"""Eight processes may take at most 0.16 of the time of one."""
+
+
+def llama(hidden: int, inner: int, layers: int, words: int = 128_256) -> Stored:
+    """The tensors of Llama 3, with 8 heads of 128 channels for keys and values."""
+    pairs = {"q": hidden, "k": 1024, "v": 1024}
+    found: Stored = {f"{name}.weight": ("BF16", (words, hidden)) for name in ("model.embed_tokens", "lm_head")}
+    for layer in (f"model.layers.{number}" for number in range(layers)):
+        found |= {f"{layer}.self_attn.{one}_proj.weight": ("BF16", (rows, hidden)) for one, rows in pairs.items()}
+        found |= {f"{layer}.mlp.{one}_proj.weight": ("BF16", (inner, hidden)) for one in ("gate", "up")}
+        found[f"{layer}.self_attn.o_proj.weight"] = ("BF16", (hidden, hidden))
+        found[f"{layer}.mlp.down_proj.weight"] = ("BF16", (hidden, inner))
+        found |= {f"{layer}.{one}_layernorm.weight": ("BF16", (hidden,)) for one in ("input", "post_attention")}
+    return {**found, "model.norm.weight": ("BF16", (hidden,))}
+
+
+def moved(one: Any) -> int:
+    """The bytes that a process reads and writes."""
+    return int(one.nbytes_read + one.nbytes_written)
+
+
+@pytest.mark.parametrize("number", [2, 4, 8, 32])
+def test_a_model_of_70_billion_values_is_shared_evenly(number: int) -> None:
+    write_sparse(Path("model"), llama(8192, 28672, 80), 30)
+    found = sharing(cs.rename("model", map=["model=network"]), number, output="out/")
+    assert sum(one.nbytes_written for one in found.processes) > 141e9
+    assert max(map(moved, found.processes)) * number <= EVEN * sum(map(moved, found.processes))
+    assert found.shard_size == ""
+
+
+@pytest.mark.long
+def test_deepseek_v3_is_shared_evenly() -> None:
+    write_sparse(Path("model"), deepseek_v3(), 163)
+    plan = cs.convert("model", dequantize=True, dtype="bf16")
+    for number in (8, 32):
+        found = sharing(plan, number, output="out/")
+        assert sum(one.nbytes_written for one in found.processes) > 1.3e12
+        assert max(map(moved, found.processes)) * number <= EVEN * sum(map(moved, found.processes))
+        assert found.shard_size == ""
+
+
+@pytest.mark.parametrize(("number", "before", "after"), [(4, "1.2", ""), (8, "2.5", "1.2"), (32, "9.9", "2.1")])
+def test_other_shards_are_proposed_if_few_are_shared_unevenly(number: int, before: str, after: str, ckpt: Any) -> None:
+    """Llama 8B has four shards of at most 5 GB, and an embedding of 1 GB, which is never divided."""
+    write_sparse(Path("model"), llama(4096, 14336, 32), 4)
+    words = ["rename", "model", "--map", "model=network", "-o", "out/", "-n", "--processes", number]
+    found = json.loads(ckpt(*words, "--json").out)
+    said = " ".join(ckpt(*words).out.split())
+    sizes = [one["nbytes_written"] for one in found["processes"]]
+    assert f"{max(sizes) * number / sum(sizes):.1f}" == before
+    if not after:
+        assert (found["shard_size"], "shared unevenly" in said) == ("", False)
+        return
+    size = found["shard_size"]
+    assert f"a process writes {before} times the mean; with --max-shard-size {size} at most {after} times" in said
+    again = sharing(cs.rename("model", map=["model=network"]), number, output="out/", max_shard_size=size)
+    assert again.unevenness == found["shard_unevenness"]
+    assert f"{again.unevenness:.1f}" == after
+
+
+def test_a_tensor_that_is_most_of_a_model_is_not_divided() -> None:
+    write_sparse(Path("model"), {"large": ("BF16", (4000, 1000)), "small": ("BF16", (10, 1000))}, 1)
+    found = sharing(cs.rename("model", map=["large=big"]), 4, output="out/")
+    assert found.shard_size == ""
+    assert SIZES["BF16"] * 4_000_000 <= found.processes[0].nbytes_written

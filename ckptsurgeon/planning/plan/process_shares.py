@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ProcessShare", "Sharing"]
+__all__ = ["ProcessShare", "Sharing", "unevenness"]
+
+
+def unevenness(sizes: Sequence[int]) -> float:
+    """Return the largest of some sizes, divided by their mean; 1 if all are 0."""
+    return max(sizes) * len(sizes) / sum(sizes) if sum(sizes) else 1.0
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,21 @@ class Sharing:
 
     ``nbytes_disk`` is the space in bytes that the output needs on disk, in addition to an output that it replaces.
     ``rate`` is the number of bytes of the output that one process computes per second on this machine, without writing
-    them; None if it was not measured.
+    them; None if it was not measured. If the processes write very different numbers of bytes, and other
+    shards would help, ``shard_size`` is a better value of ``--max-shard-size``, and ``shard_unevenness`` the unevenness
+    with it.
     """
 
     processes: tuple[ProcessShare, ...]
     nbytes_disk: int
     rate: float | None
+    shard_size: str = ""
+    shard_unevenness: float = 1.0
+
+    @property
+    def unevenness(self) -> float:
+        """The bytes of the process that writes most, divided by the mean of all processes."""
+        return unevenness([one.nbytes_written for one in self.processes])
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
