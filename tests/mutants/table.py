@@ -277,8 +277,8 @@ MUTANTS = (
     ),
     Mutant(
         "padding does not count in Gram matrices",
-        "grams.collecting(rows_of_inputs(mask))",
-        "grams.collecting(rows_of_inputs(None))",
+        "one.collecting(rows_of_inputs(mask))",
+        "one.collecting(rows_of_inputs(None))",
         "api/merge/test_statistics.py",
     ),
     Mutant(

@@ -19,6 +19,7 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape, listing
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
+from ..statistics.opening import check_stores_own, open_model
 from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM
 from ..statistics.weight_prints import weight_prints
 from .merged_inputs import METHOD, merged_grams
@@ -61,7 +62,7 @@ def merged_statistics(
     given = _plain(parameters, len(pairs))
     positive_shares(given["weight"])
     with ExitStack() as stack, torch.no_grad():
-        networks = [stack.enter_context(closing(one)) for one in _opened([path for path, _ in pairs], model, root)]
+        networks = list(_opened(stack, [path for path, _ in pairs], model, root))
         if progress is not None:
             _report(networks, progress)
         every: list[Inputs] = [
@@ -123,25 +124,10 @@ def _plain(parameters: Parameters, models: int) -> dict[str, Any]:
     return bound(METHOD, method.parameters, found, models)
 
 
-def _opened(paths: Sequence[str], model: Path | None, root: str | None) -> Iterator[Network]:
-    from ..prove.network import configuration_of, open_network
-
+def _opened(stack: ExitStack, paths: Sequence[str], model: Path | None, root: str | None) -> Iterator[Network]:
     for path in paths:
-        configuration = os.fspath(model) if model is not None else configuration_of(path)
-        if not configuration:
-            open_checkpoint(path, root).close()  # if it does not exist, that is the error
-            raise ConfigError(
-                f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
-                hint="Give the configuration: --model config.json.",
-            )
-        network = open_network(path, configuration, task=None, root=root)
-        if network.is_converted:
-            network.close()
-            raise ConfigError(
-                f"--gram is computed for the tensors of the network, but {escape(shown(path))} has different tensors.",
-                hint=f"Convert the checkpoint first: ckpt convert {escape(shown(path))} --layout transformers -o "
-                "converted/.",
-            )
+        network = stack.enter_context(closing(open_model(path, model, root)))
+        check_stores_own(network, "--gram is")
         yield network
 
 

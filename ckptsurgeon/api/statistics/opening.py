@@ -1,0 +1,47 @@
+"""Opens the networks that statistics are of."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError
+from ...storage.read.uri import shown
+from ...util.text import escape
+from ..inputs.argument_types import Path
+
+if TYPE_CHECKING:
+    from ..prove.network import Network
+
+__all__ = ["check_stores_own", "open_model"]
+
+
+def open_model(path: str, model: Path | None, root: str | None) -> Network:
+    """Open a checkpoint as the network of the configuration ``model``, by default the config.json in its folder.
+
+    Raises ConfigError if there is no configuration.
+    """
+    from ..prove.network import configuration_of, open_network
+
+    configuration = os.fspath(model) if model is not None else configuration_of(path)
+    if not configuration:
+        open_checkpoint(path, root).close()  # if it does not exist, that is the error
+        raise ConfigError(
+            f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
+            hint="Give the configuration: --model config.json.",
+        )
+    return open_network(path, configuration, task=None, root=root)
+
+
+def check_stores_own(network: Network, options_are: str) -> None:
+    """Raise ConfigError if the checkpoint's tensors are not those of the network.
+
+    ``options_are`` begins the message: the options that need these tensors, with their verb.
+    """
+    if network.is_converted:
+        name = escape(network.path)
+        raise ConfigError(
+            f"{options_are} computed for the tensors of the network, but {name} has different tensors.",
+            hint=f"Convert the checkpoint first: ckpt convert {name} --layout transformers -o converted/.",
+        )
