@@ -41,7 +41,7 @@ from ..layouts.named_layout import TRANSFORMERS
 from ..model_folder.checks import contradictions
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
-from ..transplant.opening import plan_into
+from ..transplant.opening import TransplantRequest, plan_into
 from .computed_tensors import computed_tensors
 
 __all__ = ["Network", "Rounding", "configuration_of", "open_network", "rounding_between"]
@@ -316,9 +316,8 @@ def open_network(
             given, inner = _converted(conversion), None
         try:
             # Row n is copied to row n, even if the configuration's folder has another tokeniser: see shared_tokens.
-            plan = plan_into(
-                specs_of(given), spec, options, seed=0, arguments={}, root=inner, by_place=True, encoding=ENCODINGS[1]
-            )
+            request = TransplantRequest(root=inner, by_place=True, encoding=ENCODINGS[1])
+            plan = plan_into(specs_of(given), spec, options, request)
             opened.callback(close_plan, plan)
             module = _built(spec.build)
             computed = computed_tensors(spec, module, [step.key for step in plan.steps if step.reason == "missing"])

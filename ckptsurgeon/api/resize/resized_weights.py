@@ -21,7 +21,7 @@ from ...util.notes import reworded
 from ...util.text import escape, listing
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.donor.rows import with_donor
-from ..transplant.opening import plan_into
+from ..transplant.opening import TransplantRequest, plan_into
 from .found_changes import FoundChanges
 from .network import AskedNetwork
 from .optimizer.network import ResizedNetwork
@@ -122,13 +122,14 @@ class ResizedWeights:
     def _transplanted(self) -> Plan:
         """Return the plan that transplants the results of the operations into the network of the output."""
         asked, vocabulary = self.asked, self.network.vocabulary
+        request = TransplantRequest(
+            seed=asked.seed, arguments=self.arguments, root=asked.root,
+            rows=[*self.found.source.rows, *self._changing_rows],
+            others=tuple(vocabulary.lists) if vocabulary else (), change=vocabulary.new if vocabulary else None,
+            by_place=vocabulary is None or vocabulary.new is None,
+        )  # fmt: skip
         try:
-            return plan_into(
-                [SourceSpec(asked.path)], self._last, self._options(), seed=asked.seed, arguments=self.arguments,
-                root=asked.root, rows=[*self.found.source.rows, *self._changing_rows],
-                others=vocabulary.lists if vocabulary else (), change=vocabulary.new if vocabulary else None,
-                by_place=vocabulary is None or vocabulary.new is None,
-            )  # fmt: skip
+            return plan_into([SourceSpec(asked.path)], self._last, self._options(), request)
         except PlanError as error:  # its hints are options of transplant
             hint = _OTHER_LAYERS if asked.layers else "Check the source with ckpt check."
             raise PlanError(error.message, hint=hint, details=error.details) from None

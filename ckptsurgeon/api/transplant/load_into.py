@@ -22,7 +22,7 @@ from ..inputs.arguments import rules_as_text, specs_of
 from ..inputs.encoding import check_encoding
 from ..inputs.inputs import close_inputs, close_plan
 from ..inputs.reopening import inputs_of
-from .opening import plan_into
+from .opening import TransplantRequest, plan_into
 
 if TYPE_CHECKING:
     import torch
@@ -135,10 +135,9 @@ def naming(name: str) -> Iterator[None]:
 def _planned(loading: ModuleLoading) -> Plan:
     with naming(loading.name):
         target = module_destination(loading.model)
-        return plan_into(
-            loading.specs, target, loading.options, seed=0, arguments={}, root=loading.root,
-            config=_configuration(loading.model), encoding=loading.encoding,
-        )  # fmt: skip
+        config = _configuration(loading.model)
+        request = TransplantRequest(root=loading.root, config=config, encoding=loading.encoding)
+        return plan_into(loading.specs, target, loading.options, request)
 
 
 def _configuration(model: nn.Module) -> dict[str, Any]:

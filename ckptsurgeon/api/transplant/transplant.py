@@ -35,7 +35,7 @@ from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..layouts.named_layout import check_layout, layout_arguments
 from .donor.choice import donor_choice
-from .opening import plan_into
+from .opening import TransplantRequest, plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
 
 if TYPE_CHECKING:
@@ -142,11 +142,11 @@ def transplant(
         no_constructor_weights=not constructor_weights, **encoding_said(encoding), **layout_arguments(layout, heads),
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
-    plan = plan_into(
-        specs, target, options, seed=seed, arguments=arguments, root=root, others=others,
-        rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
-        layout=layout, heads=heads or "",
+    request = TransplantRequest(
+        seed=seed, arguments=arguments, root=root, others=others, rows=[*rows, *named], change=change,
+        by_place=vocab == PLACE, encoding=encoding, layout=layout, heads=heads or "",
     )  # fmt: skip
+    plan = plan_into(specs, target, options, request)
     if chosen is not None and change is not None:
         from .donor.rows import network_of, with_donor  # most transplants have no donor
 
