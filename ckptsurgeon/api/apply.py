@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..destinations.hf.files import ADAPTER
@@ -24,11 +24,11 @@ from .inputs.reopening import inputs_of, read_plan
 if TYPE_CHECKING:
     from ..engine.inputs import PlanInputs
     from ..engine.output.layout import OutputOptions
-    from ..engine.output.ranks import RankOptions
     from ..engine.processes import Helpers, ProcessGroup
     from ..formats.base.header import ExtraEntries
     from ..methods.merge._method import Method
     from .ray_tasks import RayTasks
+    from .recipes import CompiledRecipe
 
 __all__ = ["apply", "check_output", "notes_of", "output_formats", "output_suffixes"]
 
@@ -96,18 +96,15 @@ def apply(
     from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
-    from_file, proved = not isinstance(plan, Plan), ""
+    form, proved, from_file = _Form(output, to, max_shard_size, ranks, axis, mesh), "", not isinstance(plan, Plan)
     others: tuple[str, ...] = () if isinstance(plan, Plan) else (os.fspath(plan),)
     if not isinstance(plan, Plan) and is_recipe(plan):
         from .recipes import plan_recipe
 
         order = plan_recipe(plan)
-        plan, output = order.plan, output if output is not None else order.output
-        to, max_shard_size = to or order.to, max_shard_size or order.max_shard_size
-        said, proved = order.shared, order.proved
-        ranks, axis, mesh = ranks or said.get("ranks"), axis or said.get("axis"), mesh or said.get("mesh")
+        plan, form, proved = order.plan, form.completed(order), order.proved
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
-    if output is None:
+    if form.output is None:
         close_plan(plan)
         raise ConfigError("no output given.", hint="Name the output with --output.")
     most = parse_size(memory, "--memory") if memory is not None else 0
@@ -115,19 +112,9 @@ def apply(
     opened = inputs_of(plan)
     inputs = replace(opened, plugins=plugins or opened.plugins, memory=most or opened.memory)
     try:
-        if proved:
-            from .prove.output import check_runs
-
-            check_runs(plan)
-        if inputs.sources and _makes_adapter(plan):
-            from .lora.edited_plan import check_edited_adapter  # imported here, because only adapters need it
-
-            check_edited_adapter(plan, inputs.sources[0])
-        if most:
-            _check_memory(plan, inputs.plugins, most)
+        _check_plan(plan, inputs, proved, memory=most)
         options = replace(
-            _options(output, to, max_shard_size),
-            ranks=_ranks(ranks, axis, mesh),
+            form.options(),
             force=force,
             wait=wait,
             inputs=others + inputs.others,
@@ -135,11 +122,8 @@ def apply(
             restart=restart,
             consume=consume,
         )
-        if options.ranks.ranks and (processes or engine):
-            raise ConfigError(
-                f"--to {to} cannot be used with several processes: one process writes the files of all ranks.",
-                hint="Leave --engine out, and do not use torchrun.",
-            )
+        if processes or engine:
+            _check_no_ranks(options)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__, merged_adapters(plan, inputs))
         entries, lost = _metadata_of(plan, inputs, options)
         with ExitStack() as stack:
@@ -155,16 +139,78 @@ def apply(
     finally:
         close_inputs(inputs)
     ran = inputs.target.ran if from_file and inputs.target is not None else ()
-    planned = notes_of(plan, output, to=to, max_shard_size=max_shard_size)
+    planned = notes_of(plan, form.output, to=form.to, max_shard_size=form.max_shard_size)
     left = [note for note in _left_there(plan, options) if note not in plan.notes]
-    receipt = replace(
-        receipt, notes=tuple(dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left]))
-    )
+    notes = dict.fromkeys([*(f"ran {code}" for code in ran), *planned, *receipt.notes, *lost, *left])
+    receipt = replace(receipt, notes=tuple(notes))
     if not proved:
         return receipt
     from .prove.output import require_proof
 
-    return replace(receipt, proved=require_proof(plan, output, proved))
+    return replace(receipt, proved=require_proof(plan, form.output, proved))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Where an output is written, and in which format; None for what the user did not give."""
+
+    output: Path | None = None
+    to: str | None = None
+    max_shard_size: str | None = None
+    ranks: int | None = None
+    axis: Sequence[str] | None = None
+    mesh: str | None = None
+
+    def completed(self, order: CompiledRecipe) -> _Form:
+        """Return this form with the values of a recipe for everything that the user did not give."""
+        said = order.shared
+        return _Form(
+            self.output if self.output is not None else order.output,
+            self.to or order.to,
+            self.max_shard_size or order.max_shard_size,
+            self.ranks or said.get("ranks"),
+            self.axis or said.get("axis"),
+            self.mesh or said.get("mesh"),
+        )
+
+    def options(self) -> OutputOptions:
+        """Return the options of the output."""
+        from ..engine.output.layout import OutputOptions
+        from ..engine.output.ranks import RankOptions
+
+        axes = (self.axis,) if isinstance(self.axis, str) else tuple(self.axis or ())
+        ranks = RankOptions(self.ranks or 0, axes, self.mesh or "")
+        path = os.fspath(self.output) if self.output is not None else ""
+        return OutputOptions(path, self.to or "", self.max_shard_size or "", ranks=ranks)
+
+
+def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
+    """Raise an error if the output cannot be proved, if its adapter is not complete, or if it takes more ``memory``.
+
+    ``proved`` is the verdict that the recipe requires; "" if it requires none. ``memory`` is in bytes; 0 if no limit
+    was given.
+    """
+    if proved:
+        from .prove.output import check_runs
+
+        check_runs(plan)
+    if inputs.sources and _makes_adapter(plan):
+        from .lora.edited_plan import check_edited_adapter  # imported here, because only adapters need it
+
+        check_edited_adapter(plan, inputs.sources[0])
+    if memory:
+        from .inputs.memory_budget import with_costs  # imports numpy
+
+        with_costs(plan, memory, inputs.plugins)
+
+
+def _check_no_ranks(options: OutputOptions) -> None:
+    """Raise ConfigError for a format with a file for each rank: only one process can write it."""
+    if options.ranks.ranks:
+        raise ConfigError(
+            f"--to {options.to} cannot be used with several processes: one process writes the files of all ranks.",
+            hint="Leave --engine out, and do not use torchrun.",
+        )
 
 
 def _tasks(
@@ -218,13 +264,6 @@ def _index_left(path: str) -> str:
     )
 
 
-def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
-    """Raise PlanError if carrying out a plan takes more memory than ``memory`` bytes."""
-    from .inputs.memory_budget import with_costs  # imports numpy
-
-    with_costs(plan, memory, plugins)
-
-
 def _loaded(plugin: Path) -> tuple[Method, ...]:
     from ..methods.merge._registry import load_plugin  # imports numpy, which not every plan needs
 
@@ -264,7 +303,7 @@ def check_output(
     from ..engine.output.layout import check_options, lay_out
     from ..formats.base.header import ExtraEntries
 
-    options = replace(_options(output, to, max_shard_size), ranks=_ranks(ranks, axis, mesh))
+    options = _Form(output, to, max_shard_size, ranks, axis, mesh).options()
     check_options(options)
     if plan is None:
         return ()
@@ -310,21 +349,9 @@ def notes_of(
 
     if output is None:
         return plan.notes
-    written = as_written(plan, _options(output, to, max_shard_size))
+    written = as_written(plan, _Form(output, to, max_shard_size).options())
     if to != "tensorflow":
         return written.notes
     from .model_folder.coqui import tensorflow_notes
 
     return (*written.notes, *tensorflow_notes(written))
-
-
-def _ranks(ranks: int | None, axis: Sequence[str] | None, mesh: str | None) -> RankOptions:
-    from ..engine.output.ranks import RankOptions
-
-    return RankOptions(ranks or 0, (axis,) if isinstance(axis, str) else tuple(axis or ()), mesh or "")
-
-
-def _options(output: Path, to: str | None, max_shard_size: str | None) -> OutputOptions:
-    from ..engine.output.layout import OutputOptions
-
-    return OutputOptions(os.fspath(output), to or "", max_shard_size or "")
