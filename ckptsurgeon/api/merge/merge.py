@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -15,14 +14,13 @@ from ...checkpoint.in_memory import is_given, path_of, place_of
 from ...engine.compute.array_backends import check_device
 from ...errors import ConfigError
 from ...methods.merge._method import Method
-from ...methods.merge._registry import MergeMethods, load_plugin, merge_methods
+from ...methods.merge._registry import load_plugin
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.plan import pieces_of, plan_merge
 from ...planning.merge.tied_tensors import with_tied_heads
 from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
-from ...util.text import count, escape
 from ..inputs.argument_types import (
     AxisGroups,
     CheckpointLike,
@@ -46,79 +44,18 @@ from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.folder import ModelFolder
 from ..model_folder.quantised import folder_of
 from ..model_folder.recorded_tokens import with_other_lists_said
-from .settings import MergeRequest, given_settings, parameter_name, plain_settings
+from .chosen_method import check_names, check_number, method_named
+from .settings import MergeRequest, given_settings, plain_settings
 from .statistics import opened_statistics
 from .vocabulary_request import InputModel, VocabularyRequest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_names", "check_number", "list_methods", "merge", "method_named"]
+    from ...planning.merge.vocabulary import MergeVocabulary
+    from .vocabulary import ModelTokens
 
-# Finding the method by its name, and checking its parameters, the number of models and the base.
-
-
-def method_named(name: str, plugins: Sequence[Method]) -> Method:
-    """Return the merge method with this name, built in or from plugins; raises ConfigError for an unknown name."""
-    known = merge_methods(plugins)
-    if name not in known:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
-        raise ConfigError(f"there is no merge method {escape(name)}.", hint=hint)
-    return known[name]
-
-
-def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
-    """Raise ConfigError if a name in ``more`` is not a parameter of the method.
-
-    ``arguments`` are the names of the arguments of ``merge``: the hint of the error may suggest one of them.
-    """
-    known = [one.name for one in method.parameters]
-    for name in map(parameter_name, more):
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *arguments], n=1)
-            its = f"The parameters of {method.name} are {', '.join(known) or 'none'}."
-            raise ConfigError(
-                f"{escape(name)} is neither an argument of merge nor a parameter of the method {method.name}.",
-                hint=f"Did you mean {near[0]}?" if near else its,
-            )
-
-
-def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if the number of models, or the presence of a base, is wrong for a method.
-
-    ``number`` is the number of models without the base. ``base`` is None if the user gave none.
-    """
-    least, most = method.models
-    if method.base == "required" and base is None:
-        raise ConfigError(
-            f"the method {method.name} needs the base model that the others were trained from.",
-            hint="Give it with --base.",
-        )
-    if method.base == "none" and base is not None:
-        raise ConfigError(
-            f"the method {method.name} does not use a base.",
-            hint="Leave --base out, or add this model to the models that are merged.",
-        )
-    merged = number + (method.base == "model" and base is not None)
-    if merged < least:
-        raise ConfigError(
-            f"the method {method.name} needs at least {count(least, 'model')}, but there is {merged or 'none'}.",
-            hint="Give more models.",
-        )
-    if number == 1 and base is None and method.needs_others:
-        hint = "Add a second model, or a base with --base." if method.base == "optional" else "Give another model."
-        raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
-    if most is not None and merged > most:
-        raise ConfigError(
-            f"the method {method.name} merges at most {count(most, 'model')}, but there are {merged}.",
-            hint="Use another method, or give fewer models.",
-        )
-
-
-def list_methods(plugin: Path | None = None) -> MergeMethods:
-    """Return the merge methods, including those in the Python file ``plugin``, which is run."""
-    return MergeMethods(merge_methods(load_plugin(os.fspath(plugin)) if plugin is not None else ()))
+__all__ = ["merge"]
 
 
 @checked
@@ -198,35 +135,22 @@ def merge(
     check_device(device)
     check_encoding(encoding)
     check_seed(seed)
-    groups = None
-    if align_groups is not None:
-        from ..aligning.own_groups import group_fields  # most merges align nothing
-
-        groups = group_fields(align_groups)
-    if groups is not None and not align:
-        raise ConfigError("--align-groups is only for --align.", hint="Add --align.")
+    groups = _groups(align_groups, align=align)
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
+    options = MergeOptions.of(
+        on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype, compute=compute,
+        device=elsewhere,
+    )  # fmt: skip
+    arguments = plain_arguments(
+        method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
+        compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
+        align=align, align_groups=groups, **encoding_said(encoding),
+    )  # fmt: skip
+    plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
     asked = MergeRequest(
-        MergeOptions.of(
-            on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
-            compute=compute, device=elsewhere,
-        ),
-        vocabulary,
-        plain_arguments(
-            method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
-            compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
-            align=align, align_groups=groups, **encoding_said(encoding),
-        ),
-        seed,
-        load_plugin(os.fspath(plugin)) if plugin is not None else (),
-        memory_bytes(memory),
-        unwrap,
-        root,
-        encoding,
-        statistics,
-        align,
-        groups,
+        options, vocabulary, arguments, seed, plugins, memory_bytes(memory), unwrap, root, encoding, statistics,
+        align, groups,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         recipe = os.fspath(models)
@@ -248,6 +172,18 @@ def merge(
     return with_metadata(_plan_models(several, base, found, settings, asked), metadata)
 
 
+def _groups(align_groups: AxisGroups, *, align: bool) -> Mapping[str, Any] | None:
+    """Return the parsed groups of axes; None if none are given. Raises ConfigError without ``align``."""
+    if align_groups is None:
+        return None
+    from ..aligning.own_groups import group_fields  # most merges align nothing
+
+    groups = group_fields(align_groups)
+    if groups is not None and not align:
+        raise ConfigError("--align-groups is only for --align.", hint="Add --align.")
+    return groups
+
+
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
@@ -256,61 +192,83 @@ def _plan_models(
     ``settings`` are the parameters of the method, and ``asked`` has the other arguments of ``merge``.
     """
     ordered = models if base is None else [*models, base]
-    names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
+    last = None if base is None else len(models)
+    names, donor = names_of(list(map(path_of, ordered))), last or 0
     with ExitStack() as stack:
-        opened = asked.opened(ordered, stack, base=len(models) if base is not None else None)
+        opened = asked.opened(ordered, stack, base=last)
         aligned = asked.aligned(opened, donor)
         opened[:] = aligned.checkpoints
         views = _views(names, opened, aligned.operations)
-        numbers, at = list(range(len(models))), len(models) if base is not None else None
+        numbers, at = list(range(len(models))), last
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
         values = ParameterValues(method, settings, [{} for _ in numbers])
         stored = as_stored(opened, asked.encoding)
         folders = [folder_of(one) for one in stored]
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
-        chosen = None
-        if asked.vocabulary.is_by_token():
-            from .vocabulary import merge_vocabulary  # most merges have one vocabulary
-
-            chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
-        tied = {number for number, one in enumerate(folders) if one.is_tied}
+        chosen = _vocabulary(asked, list(map(InputModel, paths, views, folders)), donor)
         measured = [at] if method.measures_base and at is not None else numbers
         more = opened_statistics(
             asked.statistics, method, {number: opened[number] for number in measured}, views, stack, paths=paths
         )
+        tied = {number for number, one in enumerate(folders) if one.is_tied}
         plan = plan_merge(
             [*views, *more.views],
             list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
-            replace(
-                asked.options, vocabulary=chosen[0] if chosen is not None else None, statistics=more.by_model
-            ),
+            replace(asked.options, vocabulary=chosen[0] if chosen else None, statistics=more.by_model),
             seed=asked.seed,
-            arguments={
-                **asked.arguments,
-                **({"parameters": plain_settings(settings)} if settings else {}),
-                **({"base": views[-1].source.name} if base is not None else {}),
-            },
+            arguments=_recorded(asked, settings, base=None if base is None else views[-1].source.name),
             metadata=stored[donor].metadata,
             notes=[
                 *asked.notes(opened), *aligned.notes, *_repeated(opened, len(models), method),
-                *counted_notes(opened[: len(models)]),
-                *more.notes,
+                *counted_notes(opened[: len(models)]), *more.notes,
             ],
         )  # fmt: skip
         plan, every = keeping_codes(plan, [*opened, *more.opened], asked.encoding, donor, dtype=asked.options.dtype)
-        if chosen is not None or _have_files(plan, folders):
-            from .model_files import with_files
-
-            tokens = chosen[1] if chosen is not None else None
-            plan = with_files(plan, stored, folders, donor, tokens, by_place=asked.vocabulary.is_by_place)
-        else:
-            plan = without_repeats(with_sources_said(plan, stored, folders), stored[donor])
-        if chosen is None and not asked.vocabulary.is_by_place:
+        by_place = asked.vocabulary.is_by_place
+        plan = _with_files(plan, stored, folders, donor, chosen[1] if chosen else None, by_place=by_place)
+        if chosen is None and not by_place:
             plan = with_other_lists_said(plan, [stored[donor], *stored])
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()
     return plan
+
+
+def _vocabulary(
+    asked: MergeRequest, models: list[InputModel], first: int
+) -> tuple[MergeVocabulary, ModelTokens] | None:
+    """Return how rows are merged by token, and the token lists; None if rows are not merged by token."""
+    if not asked.vocabulary.is_by_token():
+        return None
+    from .vocabulary import merge_vocabulary  # most merges have one vocabulary
+
+    return merge_vocabulary(asked.vocabulary, models, first=first)
+
+
+def _recorded(asked: MergeRequest, settings: Settings, *, base: str | None) -> dict[str, Any]:
+    """Return the arguments for the recipe of the output; ``base`` is the name of the base."""
+    return {
+        **asked.arguments,
+        **({"parameters": plain_settings(settings)} if settings else {}),
+        **({"base": base} if base is not None else {}),
+    }
+
+
+def _with_files(
+    plan: Plan,
+    stored: Sequence[Checkpoint],
+    folders: Sequence[ModelFolder],
+    donor: int,
+    tokens: ModelTokens | None,
+    *,
+    by_place: bool,
+) -> Plan:
+    """Return the plan with the files of the output, if any model has files; the arguments are as in ``with_files``."""
+    if tokens is None and not _have_files(plan, folders):
+        return without_repeats(with_sources_said(plan, stored, folders), stored[donor])
+    from .model_files import with_files
+
+    return with_files(plan, stored, folders, donor, tokens, by_place=by_place)
 
 
 def _have_files(plan: Plan, folders: Sequence[ModelFolder]) -> bool:

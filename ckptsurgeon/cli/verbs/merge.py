@@ -181,7 +181,7 @@ def run(
 ) -> None:
     """Merge models into one, and write the result."""
     from ...api.inputs.recipe_files import is_recipe
-    from ...api.merge.merge import list_methods as list_methods_api
+    from ...api.merge.chosen_method import list_methods as list_methods_api
     from ...api.merge.merge import merge
     from ...errors import ConfigError
 
