@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ..checkpoint.seen_zeros import seen_zero_notes
@@ -88,32 +88,21 @@ def carry_out(
     for step in plan.steps:
         check_step(step)
     written = as_written(plan, options)
-    recipe = recipe_as_written(recipe, written)
-    text = RecipeText(recipe)
+    text = RecipeText(recipe_as_written(recipe, written))
     shape = lay_out(
         written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs),
         quantisers_of(written, inputs.sources),
     )  # fmt: skip
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
-    at_address, opened, locked = bool(scheme_of(path)), staged_output, path
-    if at_address:
-        from ..storage.upload.scratch import scratch_path
-        from .uploaded_output import uploaded_output
-
-        opened, locked = uploaded_output, scratch_path(path)
-    else:
-        check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
     with ExitStack() as stack:
-        stack.enter_context(output_lock(locked, options.wait, shown=shown(path)))
-        if not at_address:  # check again, now that the lock excludes other runs
-            check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
+        stack.enter_context(_claimed(path, shape, options, taken))
         consumer = source_consumer(written, inputs, options, shape)
         former = stale_companions(options.path, written.target) if shape.folder else StaleCompanions()
         stack.enter_context(keeping(inputs))
-        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or at_address))
+        signed = stack.enter_context(signing(options, path, taken, folder=shape.folder or bool(scheme_of(path))))
         staged = stack.enter_context(
-            opened(
+            _opening(path)(
                 path, shape, written, options, plan=plan, inputs=inputs, stale=former.stale, helpers=helpers,
                 consumer=consumer,
             )
@@ -141,13 +130,7 @@ def carry_out(
         beside=tuple(one.name for one in written.target.companions),
         notes=(
             *staged.notes,
-            *lost_notes(_merged(one.lost for one in receipts), written.steps),
-            *unsound_notes(_merged(one.unsound for one in receipts)),
-            *unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes),
-            *negative_notes(_merged(one.negative for one in receipts)),
-            *adapter_notes(one.adapters for one in receipts),
-            *_odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales]),
-            *seen_zero_notes(inputs.sources, [one.zeros for one in receipts], plan.notes),
+            *_value_notes(receipts, plan, written, inputs),
             *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),
@@ -156,6 +139,45 @@ def carry_out(
             *consumed,
         ),
     )
+
+
+@contextmanager
+def _claimed(path: str, shape: OutputShape, options: OutputOptions, taken: set[tuple[int, int]]) -> Iterator[None]:
+    """Check that the output may be written to ``path``, and lock it during the ``with`` block.
+
+    ``taken`` are the files that the output must not overwrite, by device and inode.
+    """
+    if scheme_of(path):
+        from ..storage.upload.scratch import scratch_path
+
+        with output_lock(scratch_path(path), options.wait, shown=shown(path)):
+            yield
+        return
+    check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
+    with output_lock(path, options.wait, shown=shown(path)):
+        # check again, now that the lock excludes other runs
+        check_output(path, taken, force=options.force, folder=shape.folder, inside=shape.subfolders)
+        yield
+
+
+def _opening(path: str) -> Callable[..., AbstractContextManager[StagedOutput]]:
+    """Return the function that opens the temporary files of an output: it also uploads them if ``path`` is a URL."""
+    if not scheme_of(path):
+        return staged_output
+    from .uploaded_output import uploaded_output
+
+    return uploaded_output
+
+
+def _value_notes(receipts: Sequence[PartReceipt], plan: Plan, written: Plan, inputs: PlanInputs) -> Iterator[str]:
+    """Yield the notes on values that were read or computed, from the receipts of all files of the output."""
+    yield from lost_notes(_merged(one.lost for one in receipts), written.steps)
+    yield from unsound_notes(_merged(one.unsound for one in receipts))
+    yield from unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes)
+    yield from negative_notes(_merged(one.negative for one in receipts))
+    yield from adapter_notes(one.adapters for one in receipts)
+    yield from _odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales])
+    yield from seen_zero_notes(inputs.sources, [one.zeros for one in receipts], plan.notes)
 
 
 def _odd_scale_notes(found: Sequence[Found]) -> Iterable[str]:

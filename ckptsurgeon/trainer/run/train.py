@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...api.inputs.argument_types import Path
 from ...errors import ConfigError
@@ -94,12 +94,10 @@ def train(
     began = time.perf_counter()
     if strategy not in STRATEGIES:
         raise ConfigError(f"--strategy {escape(strategy)!r} is unknown.", hint=f"Use {' or '.join(STRATEGIES)}.")
-    _check_modes(check_only, preprocess_only, resume, evaluate, controls=controls, overfit=overfit_one_batch)
-    if isinstance(sets, str):
-        raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
-    sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
+    mode = _Mode(check_only, preprocess_only, evaluate, resume=resume, controls=controls, overfits=overfit_one_batch)
+    mode.check()
+    sets = _all_sets(sets, steps, seed)
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
-    writes = not (check_only or preprocess_only or evaluate)
     env = read_torchrun_env(os.environ)
     torch_device = choose_device(device, env.local_rank if env.world_size > 1 else None)
     with ExitStack() as stack:
@@ -109,16 +107,7 @@ def train(
         stack.enter_context(ranks.detect_lost())
         send_request = stack.enter_context(request_sender(ranks))
         lock = stack.enter_context(RunLock(folder.path))
-        start, sets = _start(
-            lock,
-            folder,
-            _text("config", config),
-            _text("init", init),
-            resume=resume,
-            sets=sets,
-            writes=writes,
-            controls=controls,
-        )
+        start, sets = _start(lock, folder, mode, _text("config", config), _text("init", init), sets)
         job = build_job(
             start.config,
             sets=sets,
@@ -128,25 +117,13 @@ def train(
             ranks=ranks,
             strategy=strategy,
         )
-        check_loggers(job.settings.loggers)
-        if start.known is None and job.settings.keep_optimizer:
-            if job.is_sharded:
-                raise ConfigError(
-                    "train.keep_optimizer needs the whole model in one process.", hint="Use --strategy ddp."
-                )
-            said = check_moments(job.init, job.settings.optimizer, list(job.target.tensors))
-            start = replace(start, notes=(*start.notes, said))
-        if start.known is not None:
-            start = replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
-        elif writes:
-            check_inputs_are_safe(folder, job)
-        overfit_one_batch = check_overfitting(start, overfit_one_batch, folder)
+        start = _checked_start(start, job, mode, folder)
+        overfits = check_overfitting(start, overfit_one_batch, folder)
         if controls:
-            if job.is_sharded:
-                raise ConfigError("--controls needs the whole model in one process.", hint="Use --strategy ddp.")
+            _check_whole(job, "--controls")
             check_controls(job, seeds)
         options = RunOptions(
-            folder, lock, resume, sets, seeds, controls, overfit_one_batch, keep_going, observer or (lambda row: None),
+            folder, lock, resume, sets, seeds, controls, overfits, keep_going, observer or (lambda row: None),
             began, send_request,
         )  # fmt: skip
         if preprocess_only:  # its result describes the splits; no weights are drawn
@@ -155,40 +132,51 @@ def train(
         if strategy == "fsdp" and ranks.size == 1:
             start = replace(start, notes=(*start.notes, "--strategy fsdp has no effect: there is only one process"))
         options.observer({"event": "notes", "notes": start_notes(job, start)})
-        with (
-            torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
-            closing(job),
-            explain_out_of_memory(job.settings),
-            explain_compile_errors(job.settings),
-        ):
-            if preprocess_only:
-                return _prepare_only(job, start, options)
-            if evaluate:
-                return _evaluate_only(job, start, evaluate)
-            if overfit_one_batch:
-                fill_caches(job, options.observer, only_train=True)
-                job = with_one_batch(job)
-            if check_only:
-                return _run_checks(job, start, options)
-            return run_job(job, start, options)
+        return _run(job, start, options, mode)
 
 
-def _check_modes(
-    check_only: bool, preprocess_only: bool, resume: bool, evaluate: str | None, *, controls: bool, overfit: bool
-) -> None:
-    """Raise ConfigError if ``check_only``, ``preprocess_only`` or ``evaluate`` is combined with another mode.
+@dataclass(frozen=True)
+class _Mode:
+    """What a call of ``train`` does: one of the first three replaces training."""
 
-    Each of the three replaces training, so each excludes the other two, and the options for training that are
-    arguments here.
-    """
-    if evaluate is not None and evaluate not in SPLITS:
-        raise ConfigError(f"there is no split {escape(evaluate)} to evaluate.", hint=f"Use {' or '.join(SPLITS)}.")
-    modes = (("--check-only", check_only), ("--preprocess-only", preprocess_only), ("--evaluate", evaluate))
-    alone = [flag for flag, given in modes if given]
-    others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
-    more = [*alone[1:], *(flag for flag, given in others if given)]
-    if alone and more:
-        raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one of the two out.")
+    check_only: bool
+    preprocess_only: bool
+    evaluate: str | None
+    resume: bool
+    controls: bool
+    overfits: bool
+
+    @property
+    def writes(self) -> bool:
+        """Whether the call writes to the folder of the run."""
+        return not (self.check_only or self.preprocess_only or self.evaluate)
+
+    def check(self) -> None:
+        """Raise ConfigError for an unknown split, or if two modes contradict each other.
+
+        Each mode that replaces training excludes the other two, and the options for training that are fields here.
+        """
+        if self.evaluate is not None and self.evaluate not in SPLITS:
+            raise ConfigError(
+                f"there is no split {escape(self.evaluate)} to evaluate.", hint=f"Use {' or '.join(SPLITS)}."
+            )
+        modes = (
+            ("--check-only", self.check_only),
+            ("--preprocess-only", self.preprocess_only),
+            ("--evaluate", self.evaluate),
+        )
+        alone = [flag for flag, given in modes if given]
+        others = [("--resume", self.resume), ("--controls", self.controls), ("--overfit-one-batch", self.overfits)]
+        more = [*alone[1:], *(flag for flag, given in others if given)]
+        if alone and more:
+            raise ConfigError(f"{alone[0]} and {more[0]} contradict each other.", hint="Leave one of the two out.")
+
+
+def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple[str, ...]:
+    """Return the ``KEY=VALUE`` strings of the user, and those for the arguments ``steps`` and ``seed``."""
+    if isinstance(sets, str):
+        raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
+    return (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
 
 
 def _text(name: str, path: Path | None) -> str | None:
@@ -205,33 +193,64 @@ def _text(name: str, path: Path | None) -> str | None:
 
 
 def _start(
-    lock: RunLock,
-    folder: RunFolder,
-    config: str | None,
-    init: str | None,
-    *,
-    resume: bool,
-    sets: Sequence[str],
-    writes: bool,
-    controls: bool,
+    lock: RunLock, folder: RunFolder, mode: _Mode, config: str | None, init: str | None, sets: tuple[str, ...]
 ) -> tuple[RunStart, tuple[str, ...]]:
     """Return what the run starts from, and the ``KEY=VALUE`` strings that replace its settings.
 
-    With ``resume``, both are read from the folder, and ``sets`` are added to the strings. ``writes`` is true if the
-    call writes to the folder.
+    If the run is resumed, both are read from the folder, and ``sets`` are added to the strings.
     """
-    if not resume:
-        if writes:
+    if not mode.resume:
+        if mode.writes:
             lock.check()
             check_free(folder)
         found = find_start(config, init)
-        return (replace(found, notes=(*found.notes, *other_files_note(folder))) if writes else found), tuple(sets)
+        return (replace(found, notes=(*found.notes, *other_files_note(folder))) if mode.writes else found), sets
     if init is not None:
         raise ConfigError(
             "--init and --resume contradict each other: a run is initialised only once, when it starts.",
             hint="Leave out --init to go on with the run, or --resume to start a new one.",
         )
-    return resume_start(lock, folder, config, sets=sets, controls=controls)
+    return resume_start(lock, folder, config, sets=sets, controls=mode.controls)
+
+
+def _checked_start(start: RunStart, job: Job, mode: _Mode, folder: RunFolder) -> RunStart:
+    """Return what the run starts from, with notes on it; raises an error if the job cannot start from it."""
+    check_loggers(job.settings.loggers)
+    if start.known is None and job.settings.keep_optimizer:
+        _check_whole(job, "train.keep_optimizer")
+        said = check_moments(job.init, job.settings.optimizer, list(job.target.tensors))
+        start = replace(start, notes=(*start.notes, said))
+    if start.known is not None:
+        return replace(start, notes=(*start.notes, *check_unchanged(job, start.known, folder)))
+    if mode.writes:
+        check_inputs_are_safe(folder, job)
+    return start
+
+
+def _check_whole(job: Job, option: str) -> None:
+    """Raise ConfigError for ``option``, which needs the whole model in one process, if the model is sharded."""
+    if job.is_sharded:
+        raise ConfigError(f"{option} needs the whole model in one process.", hint="Use --strategy ddp.")
+
+
+def _run(job: Job, start: RunStart, options: RunOptions, mode: _Mode) -> Trained:
+    """Train the job, or do what replaces training; return the result."""
+    with (
+        torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
+        closing(job),
+        explain_out_of_memory(job.settings),
+        explain_compile_errors(job.settings),
+    ):
+        if mode.preprocess_only:
+            return _prepare_only(job, start, options)
+        if mode.evaluate:
+            return _evaluate_only(job, start, mode.evaluate)
+        if options.overfit:
+            fill_caches(job, options.observer, only_train=True)
+            job = with_one_batch(job)
+        if mode.check_only:
+            return _run_checks(job, start, options)
+        return run_job(job, start, options)
 
 
 def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
