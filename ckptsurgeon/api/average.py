@@ -92,29 +92,38 @@ def average(
                 **_said(ema, decay, running),
             },
             metadata=stored[0].metadata if stored else {},
-            notes=[
-                *source_notes(opened, unwrap=unwrap),
-                *twice_notes(opened),
-                *(unrelated_notes(opened[0], opened[1:], SAME) if opened else ()),
-                *counted_notes(opened),
-                *encoding_notes(opened, encoding),
-            ],
+            notes=_notes(opened, encoding, unwrap=unwrap),
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding)
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
-        folders = [folder_of(one) for one in stored]
-        plan = with_config_said(plan, folders)
-        plan = with_sources_said(plan, stored, folders)
-        plan = checked_rows(
-            without_repeats(merged_folder(plan, folders[0], folders), opened[0]),
-            folders,
-            remedy=AVERAGED,
-            allowed=vocab == PLACE,
-        )
-        plan = plan if vocab == PLACE else with_other_lists_said(plan, stored)
-        plan = with_model_files_pinned(plan, folders)
+        plan = _with_files(plan, stored, opened[0], by_place=vocab == PLACE)
     return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
+
+
+def _notes(opened: Sequence[Checkpoint], encoding: str, *, unwrap: bool) -> list[str]:
+    """Return the notes on the open checkpoints; the other arguments are those of ``average``."""
+    return [
+        *source_notes(opened, unwrap=unwrap),
+        *twice_notes(opened),
+        *(unrelated_notes(opened[0], opened[1:], SAME) if opened else ()),
+        *counted_notes(opened),
+        *encoding_notes(opened, encoding),
+    ]
+
+
+def _with_files(plan: Plan, stored: Sequence[Checkpoint], first: Checkpoint, *, by_place: bool) -> Plan:
+    """Return the plan with the files of an output folder, and with notes on the files of the sources.
+
+    ``stored`` are the sources as they are stored, and ``first`` is the first of them as it is read. Raises PlanError if
+    rows belong to different tokens, unless ``by_place`` is set.
+    """
+    folders = [folder_of(one) for one in stored]
+    plan = with_sources_said(with_config_said(plan, folders), stored, folders)
+    plan = without_repeats(merged_folder(plan, folders[0], folders), first)
+    plan = checked_rows(plan, folders, remedy=AVERAGED, allowed=by_place)
+    plan = plan if by_place else with_other_lists_said(plan, stored)
+    return with_model_files_pinned(plan, folders)
 
 
 def _weights(ema: float | None, decay: str | None, running: str | None, number: int) -> tuple[float, ...]:

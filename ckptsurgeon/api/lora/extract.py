@@ -116,28 +116,51 @@ def lora_extract(
                 ),
                 **({"alpha": alpha} if alpha is not None else {}),
             },
-            notes=[
-                *(note for one in opened for note in notes_on(one, 2)), *unwrap_notes(opened, asked=unwrap),
-                *_lacking(ours, theirs, tied[0]), *_other_encoding(opened), *_of_llama_cpp(theirs),
-                *swapped_notes(ours, theirs), *unrelated_notes(theirs, [ours]),
-            ],
+            notes=[*_notes(ours, theirs, tied[0], unwrap=unwrap)],
         )  # fmt: skip
         check_codes(plan, [one.codes_before_operations for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
-        plan = with_config_said(plan, folders, 1)
-        beside = (
-            with_prefix(f"{escape(one.path)}: ", note)
-            for one, folder in zip(opened, folders, strict=True)
-            for note in notes_beside(one, folder)
-        )
-        plan = with_sources_said(with_left_files_said(with_licences(plan, folders), folders[0]), opened, folders)
-        plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
-        whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
-        listed = [with_embedded_tokens(one) for one in folders]
-        said = token_note(listed[0], listed[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
-        plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)
-        plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
+        plan = _with_files_said(plan, opened, folders)
+        plan = _with_rows_checked(plan, folders, names, vocab)
+        plan = with_model_files_pinned(plan, folders)
         return with_costs(replace(plan, inputs=PlanInputs(tuple(opened), None, memory=most)), most)
+
+
+def _notes(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str], *, unwrap: bool) -> Iterator[str]:
+    """Yield the notes on the tuned model ``ours`` and the base ``theirs``; ``tied`` is the head of ``ours``."""
+    opened = (ours, theirs)
+    for one in opened:
+        yield from notes_on(one, 2)
+    yield from unwrap_notes(opened, asked=unwrap)
+    yield from _lacking(ours, theirs, tied)
+    yield from _other_encoding(opened)
+    yield from _of_llama_cpp(theirs)
+    yield from swapped_notes(ours, theirs)
+    yield from unrelated_notes(theirs, [ours])
+
+
+def _with_files_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequence[ModelFolder]) -> Plan:
+    """Return the plan with notes on the files in the folders of both models."""
+    plan = with_config_said(plan, folders, 1)
+    beside = (
+        with_prefix(f"{escape(one.path)}: ", note)
+        for one, folder in zip(opened, folders, strict=True)
+        for note in notes_beside(one, folder)
+    )
+    plan = with_sources_said(with_left_files_said(with_licences(plan, folders), folders[0]), opened, folders)
+    return replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
+
+
+def _with_rows_checked(plan: Plan, folders: Sequence[ModelFolder], names: Sequence[str], vocab: str | None) -> Plan:
+    """Return the plan with notes on tokens; raises PlanError for rows of different tokens, unless ``vocab`` allows it.
+
+    ``names`` are the names of the tuned model and of the base.
+    """
+    whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
+    listed = [with_embedded_tokens(one) for one in folders]
+    said = token_note(listed[0], listed[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
+    plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)
+    return replace(plan, notes=(*plan.notes, *said))
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:

@@ -28,6 +28,7 @@ from ..inputs.reopening import with_model_files_pinned
 from ..inputs.stored_recipes import merged_notes
 from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.codes.output_settings import with_settings
+from ..model_folder.folder import ModelFolder
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import ADAPTED, check_place, checked_rows
@@ -91,7 +92,7 @@ def lora_merge(
         names = names_of([path_of(base), *map(path_of, given)])
         views = [open_adapter(*one, opened, methods=MERGED) for one in zip(given, names[1:], counts, strict=True)]
         stored = as_stored(opened, encoding)
-        folders, by_place = list(map(folder_of, stored)), vocab == PLACE
+        folders = list(map(folder_of, stored))
         plan = plan_lora_merge(
             view_of(plan_source(names[0], opened[0]), opened[0]),
             [view for view, _ in views],
@@ -105,14 +106,7 @@ def lora_merge(
                 **({"weights": counts} if weights is not None else {}),
             },
             metadata=stored[0].metadata,
-            notes=[
-                *source_notes(opened, unwrap=False),
-                *unwrap_notes(opened[:1], asked=unwrap),
-                *encoding_notes(opened[:1], encoding),
-                *_counted(opened, counts),
-                *other_base_notes(*opened),
-                *other_class_notes(*opened),
-            ],
+            notes=_notes(opened, counts, encoding, unwrap=unwrap),
         )
         merged = already_merged_notes(plan, opened, [view for view, _ in views])
         sampled = *large_change_notes(plan, opened), *magnitude_notes(plan, opened)
@@ -122,12 +116,29 @@ def lora_merge(
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
-        plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)
-        plan = with_layers_said(plan, source_layer_notes(opened[0], folders[0]), opened[0].path, folders[0].config)
-        plan = with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
+        plan = _with_files(plan, opened[0], folders, by_place=vocab == PLACE)
         return with_costs(replace(plan, inputs=inputs), most)
 
 
-def _counted(opened: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
-    """Return notes on adapters that would be added a second time; ``opened`` is the base, followed by the adapters."""
-    return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:], weights)]
+def _notes(opened: Sequence[Checkpoint], weights: Sequence[float], encoding: str, *, unwrap: bool) -> list[str]:
+    """Return the notes on the base and the adapters, which are ``opened``; other arguments are as in ``lora_merge``."""
+    return [
+        *source_notes(opened, unwrap=False),
+        *unwrap_notes(opened[:1], asked=unwrap),
+        *encoding_notes(opened[:1], encoding),
+        *twice_notes(opened[1:]),
+        *merged_notes(opened[0], opened[1:], weights),
+        *other_base_notes(*opened),
+        *other_class_notes(*opened),
+    ]
+
+
+def _with_files(plan: Plan, base: Checkpoint, folders: Sequence[ModelFolder], *, by_place: bool) -> Plan:
+    """Return the plan with the files of an output folder, and with notes on those of the base and the adapters.
+
+    ``folders`` are the folders of the base and of the adapters. Raises PlanError if rows belong to different tokens,
+    unless ``by_place`` is set.
+    """
+    plan = lora_folder(plan, folders[0], base, folders[1:], by_place=by_place)
+    plan = with_layers_said(plan, source_layer_notes(base, folders[0]), base.path, folders[0].config)
+    return with_model_files_pinned(checked_rows(plan, folders, remedy=ADAPTED, allowed=by_place), folders)
