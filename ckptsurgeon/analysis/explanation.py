@@ -1,4 +1,4 @@
-"""The result of ``explain``: for each tensor, what the plan does with it and why."""
+"""The result of ``explain``: the operation of the plan on each tensor, and the reason."""
 
 from __future__ import annotations
 

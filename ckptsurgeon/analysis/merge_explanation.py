@@ -1,4 +1,4 @@
-"""The result of ``explain`` for a merge: how far models agree on a tensor, and what each merge method would keep."""
+"""The result of ``explain`` for a merge: the models' agreement on a tensor, and the result of each merge method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page before merging shows: where the models' changes oppose each other, and what methods would keep."""
+"""The content of a page before merging: layers with opposed changes of models, and the results of methods."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ DEVIATIONS = 3.0
 class Conflict(Brief):
     """A layer, or a tensor, in which the changes of a pair of models oppose each other.
 
-    ``weight`` is the sum, over the tensors, of the product of both changes' norms, divided by the product of both norms
-    over all tensors, times how much the changes of the tensor oppose each other: from 0 (not at all) to 1 (their cosine
-    is -1, or all values move in opposite directions). ``tensors`` are those of a layer that oppose each other, the
-    largest weight first; ``agreement`` sums them up.
+    ``weight`` is a sum over the tensors. Each term is the product of the norms of both changes of the tensor, divided
+    by the product of the norms of both changes of all tensors, and multiplied by the opposition of the two changes:
+    from 0 (none) to 1 (their cosine is -1, or all values move in opposite directions). ``tensors`` are those of a layer
+    that oppose each other, the largest weight first; ``agreement`` sums them up.
     """
 
     name: str
@@ -94,9 +94,10 @@ def _share(of: Agreement, total: Agreement) -> float:
 
 
 def _opposed(one: Agreement, sums: ChangeSums, pair: tuple[int, int]) -> float:
-    """Return how much two changes of a tensor oppose each other, from 0 to 1: by their cosine, or by their signs.
+    """Return how much two changes of a tensor oppose each other, from 0 to 1: the larger of two measures.
 
-    Signs count by the share of the values that both models changed, of those of the model that changed fewer.
+    The first measure is the negative cosine. The second measures opposite signs; it is multiplied by the number of
+    values that both models changed, divided by the number that the model with fewer changes changed.
     """
     cosine, same = one.cosine, one.share_of_same_sign
     if cosine is None or same is None:
@@ -132,7 +133,7 @@ class SampledModel(Brief):
 
 @dataclass(frozen=True, repr=False)
 class MethodSurvey(Brief):
-    """What a merge method would make of the sampled values.
+    """The result of a merge method for the sampled values.
 
     ``parameters`` are those that are not the method's defaults. ``is_planned`` is true for a method of the plan, with
     the plan's parameters. ``norm`` is the norm of the merged change, divided by the mean of the norms of the models'
@@ -160,7 +161,7 @@ class MethodSurvey(Brief):
 
 @dataclass(frozen=True, repr=False)
 class MergeSurvey(Brief):
-    """What is known about models before they are merged: their changes, conflicts, and what methods would keep.
+    """A survey of models before they are merged: their changes, their conflicts, and the results of merge methods.
 
     ``changes`` and ``conflicts`` come from all values; ``methods`` from ``sampled`` of the ``values`` that are merged.
     """
@@ -179,7 +180,7 @@ class MergeSurvey(Brief):
     def to_json(self) -> dict[str, Any]:
         """Return the survey as plain data: of the conflicts the first ``MOST``, and how many more there are.
 
-        ``changes`` is what ``ckpt diff BASE A B --json`` prints.
+        ``changes`` is the output of ``ckpt diff BASE A B --json``.
         """
         return {
             "changes": self.changes.to_json(),

@@ -1,4 +1,4 @@
-"""Finds out what a run with ``consume`` would delete, before it begins."""
+"""Finds the files that a run with ``consume`` would delete, before it begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Consumption(NamedTuple):
 
 
 def consumption(plan: Plan) -> Consumption:
-    """Return what ``apply`` deletes if it is called with ``consume``; raises OutputError if a source cannot be deleted.
+    """Return the files that ``apply`` deletes with ``consume``; raises OutputError if a source cannot be deleted.
 
     The inputs of the plan must be open, as they are when a verb returns the plan.
     """

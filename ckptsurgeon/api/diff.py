@@ -156,7 +156,7 @@ def _compared(
 
 
 def _on_scales(*opened: Checkpoint) -> list[str]:
-    """Return the notes on odd scales that were found when quantised tensors of the checkpoints were decoded.
+    """Return the notes on implausible scales that were found when quantised tensors of the checkpoints were decoded.
 
     If there are none for a checkpoint, a sample of its quantised tensors is decoded, and the notes are on this sample.
     """

@@ -32,7 +32,7 @@ ANY = "AutoModel"
 
 
 def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
-    """Return ``fit`` with the class whose ``from_pretrained`` loads the whole checkpoint, and notes on what it does.
+    """Return ``fit`` with the class whose ``from_pretrained`` loads the whole checkpoint, and notes on its effects.
 
     The class is set only if ``from_pretrained`` initialises no tensor that the class should get from a checkpoint, and
     uses all tensors of the checkpoint except those that the class ignores. ``fit`` is returned unchanged if the

@@ -44,11 +44,12 @@ def match(
     """Propose the ``--map`` rules and the operations that turn a source's tensors into a destination's.
 
     By default names and shapes are compared. With ``values``, ``destination`` is a checkpoint with the same network,
-    perhaps of another dtype; values decide, and all that is proposed was compared. If several keys fit equally well,
-    none of them is chosen. ``output`` is a file for the answer, a recipe of ``rename``, which is replaced if ``force``
-    is set. ``wait`` is the time in seconds to wait for another run that writes it. ``destination`` is a configuration
-    or a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
-    path of the state dict in ``source``. The result has the notes of ``inspect`` on both.
+    perhaps of another dtype; the proposal then follows from values, and each proposed pair of tensors has been
+    compared. If several keys fit equally well, none of them is chosen. ``output`` is a file for the answer, a recipe of
+    ``rename``, which is replaced if ``force`` is set. ``wait`` is the time in seconds to wait for another run that
+    writes it. ``destination`` is a configuration or a checkpoint. ``task`` is the ESPnet task, if an ESPnet
+    configuration fits several tasks; ``root`` is the dotted path of the state dict in ``source``. The result has the
+    notes of ``inspect`` on both.
 
     Raises the errors of ``open_checkpoint`` and ``load_target``, ConfigError if ``destination`` has no values,
     PlanError if there is nothing to write, OutputError if ``output`` exists (without ``force``) or cannot be written.
@@ -121,7 +122,7 @@ def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_fi
 def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], *, by_values: bool = False) -> list[str]:
     """Return the note that both are networks of a family that ckpt knows, if they are.
 
-    If the proposal is ``by_values``, it may contradict what the names say, so that the note does not prefer them.
+    If the proposal is ``by_values``, it may contradict the names, so the note does not prefer them.
     """
     between = layouts_between(checkpoint, tensors)
     if not between:

@@ -125,8 +125,8 @@ def _plain_tensors(
 ) -> Iterator[ClassFinding]:
     """Yield findings on biases, norms and other vectors of a class that the checkpoint lacks, or whose shapes differ.
 
-    No method quantises such tensors, so they must have the names and shapes of the class. Modules of which the
-    checkpoint has no tensor are not reported here: ``_other_modules`` reports them.
+    No method quantises such tensors, so they must have the names and shapes of the class. Modules without a tensor in
+    the checkpoint are not reported here: ``_other_modules`` reports them.
     """
     own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
     ignored = ignored_keys(name, target.cache_key)

@@ -317,8 +317,7 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]
     if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {brief_repr(expected, 40)} is neither a number of tensors nor a class of tensors in "
-            "a plan.",
+            f"assert {pattern}: {brief_repr(expected, 40)} is not a valid value.",
             hint=f"Use a number of tensors, or one of {', '.join(CLASSES)}.",
         )
     return [

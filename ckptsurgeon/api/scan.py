@@ -1,4 +1,4 @@
-"""``scan``: reports what loading a file with pickle would import and call."""
+"""``scan``: reports the names that loading a file with pickle would import and call."""
 
 from __future__ import annotations
 

@@ -129,9 +129,9 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
-    """Yield the notes on faults in decoding, for those quantised sources that were perhaps decoded for the output.
+    """Yield notes on faults in the decoding of quantised sources, if the sources were probably decoded for the output.
 
-    Sources were decoded if the output is not quantised, or if it has no odd scales: an average gets new scales.
+    They were decoded if the output is not quantised, or if its scales are plausible: an average gets new scales.
     """
     from .inputs.sampled_scales import odd_scale_notes_on, sampled_scale_notes
     from .model_folder.codes.described_shapes import described_shape_notes

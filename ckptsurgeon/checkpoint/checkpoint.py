@@ -122,7 +122,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def in_memory(self) -> bool:
         """Whether the tensors are in memory and not in a file.
 
-        Some readers keep values in memory that they had to decode, next to the file: such a checkpoint is in a file.
+        This is false for a checkpoint in a file, even if its reader has to keep decoded values in memory.
         """
         files = self.header.handles.values()
         return bool(files) and all(isinstance(file, MemoryFile) for file in files)
@@ -235,7 +235,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def odd_scales(self) -> OddScales:
-        """The quantised tensors in which decoding found odd scales, in this checkpoint or another view of the file."""
+        """The quantised tensors of the file in which decoding found implausible scales, so far."""
         from ..tensors.odd_scales.notes import OddScales
 
         return self._odd_scales.setdefault("", OddScales())
@@ -247,7 +247,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def has_odd_scales(self) -> bool:
-        """Whether decoding found odd scales."""
+        """Whether decoding found implausible scales."""
         return any(self._odd_scales.values())
 
     @property

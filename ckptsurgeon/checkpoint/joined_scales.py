@@ -2,7 +2,7 @@
 
 If transformers quantises a model itself (``FineGrainedFP8Config``), it saves the codes of single experts
 (``experts.0.gate_proj.weight``), but their scales as the network has them: ``experts.gate_up_proj_scale_inv`` (experts,
-blocks of rows of gate and then of up, blocks of columns). The published models have a ``weight_scale_inv`` beside the
+blocks of rows of gate and then of up, blocks of columns). The published models have a ``weight_scale_inv`` next to the
 codes of each expert, and transformers loads both forms.
 https://github.com/huggingface/transformers/blob/main/src/transformers/integrations/finegrained_fp8.py
 """
@@ -38,7 +38,7 @@ SHOWN = 2
 
 @dataclass(frozen=True)
 class JoinedScales:
-    """The ``keys`` of tensors in a file that have the scales of several experts, in place of which parts are read.
+    """The ``keys`` of tensors in a file that have the scales of several experts; only parts of them are read.
 
     ``unread`` are the keys that scales would have whose tensors cannot be taken apart, since a block has rows of two
     matrices.
@@ -62,7 +62,7 @@ NOTHING_JOINED = JoinedScales()
 
 
 def apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, TensorInfo], JoinedScales]:
-    """Return the tensors with a part of joined scales for each matrix of an expert, and what was joined.
+    """Return the tensors with a part of joined scales for each matrix of an expert, and the joined tensors.
 
     Scales stay joined if no matrix of their experts is among the tensors, if a matrix has scales of its own, or if a
     block has rows of two matrices.

@@ -92,7 +92,7 @@ NOTHING_PACKED = Packing()
 
 
 def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing]:
-    """Return a state dict with tensors in place of packed weights, and a ``Packing`` that describes what was packed.
+    """Return a state dict with tensors in place of packed weights, and a ``Packing`` that describes the packed weights.
 
     If an entry cannot be read, each tensor inside it becomes a tensor without values. So it is counted, and commands
     that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if there are

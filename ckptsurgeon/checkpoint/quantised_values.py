@@ -142,7 +142,7 @@ def _orders(
 
 
 def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:
-    """Return what is wrong with ``data``, the bytes of a ``g_idx``; '' if nothing is.
+    """Return the fault of ``data``, the bytes of a ``g_idx``; '' if it is valid.
 
     ``groups`` is the number of groups. If ``may_be_unset`` is true, all entries may be -1.
     """

@@ -30,7 +30,7 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
 ) -> Iterator[Note]:
-    """Yield the notes of ``ckpt check`` on zeros that may stand for a missing part of a file, for zeros that were read.
+    """Yield the notes of ``ckpt check`` on zeros that were read and may come from a missing part of the file.
 
     ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is contained
     in one of the notes ``said`` is left out.

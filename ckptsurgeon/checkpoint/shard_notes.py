@@ -43,7 +43,7 @@ class ShardIndex:
 
 
 def shard_index(shard: str, folder: Folder | None) -> ShardIndex:
-    """Return what an index in ``folder`` says about a shard; an empty ShardIndex if no index lists the shard."""
+    """Return the entries of an index in ``folder`` for a shard; an empty ShardIndex if no index lists the shard."""
     with suppress(CheckpointError):
         for name in folder.names() if folder is not None else ():
             document = document_of(folder, name) if folder is not None and indexed_name(name) else None

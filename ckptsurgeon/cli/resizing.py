@@ -168,7 +168,7 @@ class VocabularyOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The group of options for what is read, and for values of the output."""
+    """The group of options for inputs, and for values of the output."""
 
     config: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Shows what a verb with a plan found or wrote: the plan, an explanation, a page, the receipt or the proof."""
+"""Shows the result of a verb with a plan: the plan, an explanation, a page, the receipt or the proof."""
 
 from __future__ import annotations
 

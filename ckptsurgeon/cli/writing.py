@@ -1,4 +1,4 @@
-"""Does what all verbs with a plan share: checks the output, shows or carries out the plan, shows the receipt."""
+"""The common part of all verbs with a plan: checks the output, shows or carries out the plan, shows the receipt."""
 
 from __future__ import annotations
 

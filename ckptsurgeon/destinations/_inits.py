@@ -123,7 +123,7 @@ def _unfit(info: TensorInfo, name: str) -> str:
 
 
 def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) -> str:
-    """Return what is wrong with the arguments of an initialiser, '' if nothing is."""
+    """Return the fault of the arguments of an initialiser, '' if they are valid."""
     for argument, value in arguments.items():
         choices = _CHOICES.get(argument)
         if choices is not None and value not in choices:

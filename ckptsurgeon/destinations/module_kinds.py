@@ -1,4 +1,4 @@
-"""Finds what shapes do not show: the kind of module to which a tensor belongs, and the constants of modules."""
+"""Finds facts that shapes do not show: the kind of module of a tensor, and the constants of modules."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class ResizableModel(Resizable):
         return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
     def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
-        """Return a note on what to change in a copy of the configuration file, which the output does not contain.
+        """Return a note on the changes to make in the user's configuration file, since the output does not contain it.
 
         ``changed`` are the names of the changed fields, ``overrides`` has their values.
         """

@@ -238,7 +238,7 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
 
 
 def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]]) -> Iterator[str]:
-    """Yield notes on adapters of which some or all changes are zero, or whose magnitudes of DoRA are zero.
+    """Yield notes on adapters with changes that are zero, or with DoRA magnitudes that are zero.
 
     ``receipts`` are the ``adapters`` of all PartReceipts.
     """

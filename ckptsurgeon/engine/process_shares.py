@@ -1,4 +1,4 @@
-"""Estimates what each of several processes will do to write an output: shards, bytes, memory, and time."""
+"""Estimates the share of each of several processes in writing an output: shards, bytes, memory, and time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MEGABYTE = 10**6
 
 
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
-    """Return what each of ``number`` processes would do to write the output of a plan, whose inputs are open.
+    """Return the share of each of ``number`` processes in writing the output of a plan, whose inputs are open.
 
     Nothing is written. If the processes would write very different numbers of bytes, a better size of shards is part of
     the answer. If all sources are local, a sample of the output is computed to estimate the time; an error in

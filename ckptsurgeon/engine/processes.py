@@ -133,7 +133,7 @@ class ProcessGroup:
     def receipts(self) -> Iterator[PartReceipt]:
         """Yield the receipts that arrived since the last call.
 
-        Raises the error of a process that failed, and OutputError if a process is lost.
+        Raises the error of a process that failed, and OutputError if a process no longer responds.
         """
         for rank in range(1, self.size):
             while (row := self._get(f"receipt {rank} {self._received[rank]}")) is not None:
@@ -191,7 +191,7 @@ class ProcessGroup:
             self._put(f"failed {self.rank}", row_of(error))
 
     def check(self) -> None:
-        """Raise the error of the first process if it has failed, and OutputError if it is lost."""
+        """Raise the error of the first process if this process has failed, and OutputError if it no longer responds."""
         if self._has("end"):
             self.wait_for_end()
         self._check_alive([0])

@@ -109,7 +109,7 @@ class StagedOutput:
             time.sleep(PAUSE_S)
 
     def take_in(self) -> None:
-        """Record the files that the other processes have finished; raises an error if a process failed or is lost.
+        """Record the files that the other processes have finished; raises an error if a process failed or is silent.
 
         Any thread may call this; if another thread is doing it already, the call returns at once.
         """
@@ -169,7 +169,7 @@ def staged_output(
 ) -> Iterator[StagedOutput]:
     """Yield the temporary files of an output; after the block they become the output.
 
-    ``plan`` is the complete plan, and ``written`` the plan with only what the output will have (``as_written``).
+    ``plan`` is the complete plan, and ``written`` the plan with only the tensors of the output (``as_written``).
     ``stale`` are files of an earlier output that will be removed. If an interrupted run of the same command has left
     finished files, these are used. ``helpers`` are other processes that write files; ``consumer`` deletes shards of the
     sources. Raises OutputError if the folder contains a checkpoint and ``force`` is not set, or if a different command

@@ -113,7 +113,7 @@ def open_member(path: str) -> Member | None:
 
 
 def of_archive(header: Header, folder: ArchiveFolder) -> Header:
-    """Return ``header`` with the archive's fingerprint in ``files``, and with a note on what was read from the archive.
+    """Return ``header`` with the archive's fingerprint in ``files``, and with a note on the archive.
 
     ``header`` is the header of a checkpoint in ``folder``, a folder of the archive.
     """

@@ -190,7 +190,7 @@ def _resolve(storages: dict[str, Storage], pid: Any) -> object:
         return TypedStorage(storage, dtype)
     if type(view) is not tuple or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
         raise FormatError(
-            "the pickle has a view of a storage that is not a key, an offset and a size.",
+            "the pickle describes a view of a storage, but not as a tuple (key, offset, size).",
             rule="legacy view",
         )
     itemsize = DTYPES[dtype].itemsize

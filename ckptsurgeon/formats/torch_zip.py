@@ -56,7 +56,7 @@ class _TorchZip:
 
 
 def _script_note(archive: Archive, root: str) -> str:
-    """Return the note on a TorchScript archive, of which only the tensors of the module are read.
+    """Return the note on a TorchScript archive: only the tensors of the module are read from it.
 
     If the module was frozen in part, its program has further weights as constants: the note counts them.
     """

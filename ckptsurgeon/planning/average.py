@@ -198,8 +198,8 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
         if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
             name = escape(views[one.source].source.name)
             raise PlanError(
-                f"the tensor {escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte and has no "
-                "mean.",
+                f"the tensor {escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte, so it "
+                "cannot be averaged.",
                 hint=f"Leave it out first: ckpt filter --exclude {escape(key)}.",
             )
 

@@ -127,7 +127,7 @@ OF_INDICES = re.compile(
 
 
 class _Use(NamedTuple):
-    """An integer matrix, a tensor that may be its scale, and, in words, what a plan computes with one of them."""
+    """An integer matrix, a tensor that may be its scale, and a text on the computation of the plan with one of them."""
 
     codes: Input
     scale: Input
@@ -215,9 +215,9 @@ def _leaf(key: str) -> str:
 def _scales(tensors: Iterable[Input], doing: Mapping[str, str]) -> dict[tuple[int, ...], tuple[Input, str]]:
     """Return the float tensors of a module that may be scales, by shape.
 
-    For each shape, the value is (the first tensor of this shape, the key of the first one that the plan computes
-    with). The key is '' if the plan computes with none. ``tensors`` are all tensors of the module. ``doing`` maps the
-    key of each to what the plan computes with it, in words; '' if the plan only copies it.
+    For each shape, the value is (the first tensor of this shape, the key of the first one that the plan computes with).
+    The key is '' if the plan computes with none. ``tensors`` are all tensors of the module. ``doing`` maps the key of
+    each to a text on the computation of the plan with it; '' if the plan only copies it.
     """
     found: dict[tuple[int, ...], tuple[Input, str]] = {}
     for one in tensors:

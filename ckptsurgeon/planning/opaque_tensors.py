@@ -24,10 +24,10 @@ def opaque_error(
 ) -> FormatError | PlanError:
     """Return the error for the tensor ``key`` of the checkpoint ``name``.
 
-    ``what`` says what cannot be done with the tensor, such as "cannot be copied". ``leave`` is a hint on how to leave
-    the tensor out. If torch or torchao quantised the tensor, the error is a PlanError, as for other quantised tensors.
-    Its hint then says how to decode the tensor for the command ``verb``. For a tensor inside packed weights, the error
-    is a PlanError, too. Otherwise it is a FormatError.
+    ``what`` is a phrase such as "cannot be copied". ``leave`` is a hint on how to leave the tensor out. If torch or
+    torchao quantised the tensor, the error is a PlanError, as for other quantised tensors. Its hint then says how to
+    decode the tensor for the command ``verb``. For a tensor inside packed weights, the error is a PlanError, too.
+    Otherwise it is a FormatError.
     """
     said = f"the tensor {escape(key)} of {escape(name)} {what}: {info.opaque}"
     other = f" Or {leave[0].lower()}{leave[1:]}" if leave else ""

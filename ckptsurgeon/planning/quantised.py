@@ -56,7 +56,7 @@ def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: Qu
 
 
 def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCodes]:
-    """Return the quantised tensors of which a plan copies stored parts, such as codes and scales.
+    """Return the quantised tensors whose stored parts, such as codes and scales, a plan copies.
 
     Raises PlanError if a step would compute with such a part, for example cast it: codes are not the weight's values.
     """
@@ -97,7 +97,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
 
 
 def computation(verb: str, step: Step, one: Input) -> str:
-    """Describe what a step does with its input ``one``, such as ``a cast from A to B``; "" for a copy.
+    """Describe the operation of a step on its input ``one``, such as ``a cast from A to B``; "" for a copy.
 
     ``verb`` is the command.
     """

@@ -87,7 +87,7 @@ def _measured(pairs: Iterable[Pair]) -> list[_Row]:
 
 
 def _unmeasured(pair: Pair) -> str:
-    """Return the description of a tensor whose bytes differ, but for which no numeric difference was computed."""
+    """Return the description of a tensor whose bytes differ, if no numeric difference was computed."""
     if pair.codes:
         return "other codes"
     if pair.numbers is None:

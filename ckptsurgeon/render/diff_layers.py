@@ -40,7 +40,7 @@ PARAMETERS = (".weight", ".bias")
 
 @dataclass
 class _Stack:
-    """A list of layers: the ``roles`` in it, and the change of each layer's tensors, by layer number and role.
+    """The changes of the tensors in a list of layers, by layer number and role.
 
     A role is the path of a module within its layer, such as ``self_attn.q_proj``. A change is the norm of the
     difference divided by the norm of the first tensor; NaN if it is not known. If a role has several tensors, the
@@ -64,7 +64,7 @@ class _Stack:
 def layers_view(found: Difference) -> RenderableType:
     """Return a table for each list of layers, and the largest changes of other tensors.
 
-    ``found`` must be a difference whose values were compared.
+    ``found`` must be the result of a comparison of values.
     """
     stacks, elsewhere = _stacks(_changes(found))
     changes = [one for stack in stacks.values() for one in stack.changes.values() if one > 0]

@@ -1,4 +1,4 @@
-"""Shows whether a checkpoint fits a destination, and what differs."""
+"""Shows whether a checkpoint fits a destination, and the differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows a proposed matching of names."""
+"""Shows the rules and operations that ``match`` proposes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _summary(found: Proposal) -> Text:
 
 
 def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
-    """Yield the rules of a matching as options of ``ckpt rename``, to be copied; ``unwrap`` adds --unwrap.
+    """Yield the proposed rules as options of ``ckpt rename`` that users can copy; ``unwrap`` adds --unwrap.
 
     --unwrap is needed if the keys have prefixes such as ``module.``.
     """
@@ -64,7 +64,7 @@ def rule_lines(rules: Sequence[str], *, unwrap: bool = False) -> Iterator[str]:
 
 
 def operation_lines(operations: Sequence[ProposedOperation]) -> Iterator[str]:
-    """Yield the operations of a matching as lines of YAML, each with its evidence and its number of tensors."""
+    """Yield the proposed operations as lines of YAML, each with its evidence and its number of tensors."""
     if operations:
         yield "  operations"
     for one in operations:

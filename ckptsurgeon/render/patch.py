@@ -17,7 +17,7 @@ __all__ = ["applied_view", "patch_view"]
 def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
     """Return a view of a patch: the old and the new checkpoint, its contents and its size.
 
-    ``what`` is the label in front of the path of the patch.
+    ``what`` is the label before the path of the patch.
     """
     line = Text(escape(patch.path), style="bold")
     part = percent(patch.nbytes / patch.new_nbytes, 1) if patch.new_nbytes else "-"

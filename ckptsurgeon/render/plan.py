@@ -77,7 +77,7 @@ def _share(step: Step) -> float:
 
 
 def rows_said(rows: VocabularyRows) -> str:
-    """Return what happens to the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new, 2 rows of padding``."""
+    """Return a text on the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new, 2 rows of padding``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []
     more += [f"{rows.fresh - rows.padded} new"] if rows.fresh > rows.padded else []

@@ -1,4 +1,4 @@
-"""Shows what each of several processes will do."""
+"""Shows the share of each of several processes in the work."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def _prefix(key: str, level: int) -> str:
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:
-    """Return {name: joined name}, such as ``layers.{0..2299}`` for ``layers.7``; a name without a last number stays."""
+    """Return {name: joined name}, such as ``layers.{0..2299}`` for ``layers.7``; other names do not change."""
     numbers: dict[str, list[int]] = {}
     heads: dict[str, str] = {}
     for name in names:

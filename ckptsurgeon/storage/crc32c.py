@@ -127,7 +127,7 @@ def _moves(nbytes: int) -> tuple[Words, Words]:
 
 
 def _spanned(images: Any) -> Words:
-    """Return a table of a function that is linear over XOR: the value for each 16-bit number.
+    """Return the values of a function for all 16-bit numbers; the function must be linear over XOR.
 
     ``images`` has the values of the function for the numbers 1, 2, 4, 8 … 2**15.
     """

@@ -177,8 +177,8 @@ def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float
     """Return a floating-point tensor multiplied by random factors, so that copies of an element differ.
 
     The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
-    each index along ``dim`` the index of the element of which it is a copy. ``tensors.ops.noise`` computes the factors
-    from ``by`` and ``seed``.
+    each index along ``dim`` the index of its original element. ``tensors.ops.noise`` computes the factors from ``by``
+    and ``seed``.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 

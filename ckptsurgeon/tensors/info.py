@@ -222,8 +222,8 @@ class Noisy:
     """The tensor ``of`` multiplied by random factors in double precision, then rounded to its dtype.
 
     The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
-    each index along ``dim`` the index of the element of which it is a copy. ``tensors.ops.noise`` computes the factors
-    from ``by`` and ``seed``.
+    each index along ``dim`` the index of its original element. ``tensors.ops.noise`` computes the factors from ``by``
+    and ``seed``.
     """
 
     of: TensorInfo

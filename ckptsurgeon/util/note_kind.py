@@ -1,4 +1,4 @@
-"""The kinds of notes, and what ``ckpt check`` makes of each kind."""
+"""The kinds of notes, and the result of ``ckpt check`` for each kind."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class NoteKind(Enum):
         "other-notes", "Merge the adapter with this weight, unless its factors contain the scale already."
     )
     OTHER_WEIGHTS = _warn(
-        "other-notes", "Remove the copy that is out of date: it depends on the program which copy is loaded."
+        "other-notes", "Remove the copy that is out of date: programs differ in which copy they load."
     )
     UNREADABLE_MODULES = _warn("other-notes", "Save the network's state_dict() instead.")
     OTHER = _warn("other-notes", _FILES)
@@ -87,7 +87,9 @@ class NoteKind(Enum):
     SINGLE_RANK = _fail("shard", "Fetch the files of all ranks into one folder.")
     CUT_FILE = _warn("shard", "Fetch the file again.")
     ZERO_ROWS = _warn("shard", "Fetch the file again, unless these rows were set to zero on purpose.")
-    UNWRITTEN = _warn("shard", "Fetch or save the file again, unless a program that leaves out zeros copied it.")
+    UNWRITTEN = _warn(
+        "shard", "Fetch or save the file again, unless it was copied by a program that does not write zeros."
+    )
 
     NEGATIVE_VARIANCES = _fail("impossible-values", "Copy these statistics from the source.")
 

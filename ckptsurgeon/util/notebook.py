@@ -31,11 +31,11 @@ class InNotebooks(Brief):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        """Return, as HTML without scripts, what the terminal would show; all names are escaped."""
+        """Return the output of the terminal as HTML without scripts; all names are escaped."""
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print what the terminal would show; IPython stores this text in addition to the HTML."""
+        """Print the same text as in a terminal; IPython stores this text in addition to the HTML."""
         printer.text(_views().text_of(self))
 
 

@@ -36,7 +36,7 @@ class Note(str):
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        """Return what ``__new__`` needs if the note is copied, or sent to another process."""
+        """Return the arguments of ``__new__``, for copies of the note and for other processes."""
         return self.kind, str(self)
 
     def reworded(self, text: str) -> Note:

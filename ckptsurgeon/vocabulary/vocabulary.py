@@ -71,7 +71,8 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
     """Return a vocabulary; raises ConfigError if it has fewer than two tokens, too many, or a token twice."""
     if len(tokens) < 2:
         raise ConfigError(
-            f"the vocabulary {name} has {count(len(tokens), 'token')}.", hint="A vocabulary needs at least two tokens."
+            f"the vocabulary {name} has {count(len(tokens), 'token')}, but at least two are needed.",
+            hint="A vocabulary needs at least two tokens.",
         )
     if len(tokens) > MOST:
         raise ConfigError(f"{name} has more tokens than the limit of {MOST}.")

@@ -102,12 +102,12 @@ class Subject:
     ``parts`` maps the key of each part of a quantised tensor to the key's ending, such as ``.scales``; ``methods`` maps
     this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
     figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``decoded`` has the root
-    mean squares of some weights that quantised tensors encode, by name. ``odd`` has the names of those weights that
-    have odd scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer that
-    are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings, ``heads``
-    the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``names`` are the tokens
-    in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token, None if
-    another token has the same id. ``kind`` is the ``model_type`` of transformers; "" if it is not known.
+    mean squares of some weights that quantised tensors encode, by name. ``odd`` has the names of the weights with
+    implausible scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer
+    that are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings,
+    ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``names`` are
+    the tokens in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token,
+    None if another token has the same id. ``kind`` is the ``model_type`` of transformers; "" if it is not known.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.

@@ -175,7 +175,7 @@ def _gated(name: str, beside: Set[str]) -> Parts:
 def _at_top(path: Sequence[str], beside: Collection[str]) -> Parts:
     """Return {"head"} if a module is the output layer of a Llama with Meta's or llama.cpp's names; else an empty set.
 
-    This is a module ``output`` at the top level, beside an embedding ``tok_embeddings`` or ``token_embd``. ``beside``
+    This is a module ``output`` at the top level, next to an embedding ``tok_embeddings`` or ``token_embd``. ``beside``
     are the names of all modules at the top level.
     """
     is_output = tuple(path) == ("output",) and not {"tok_embeddings", "token_embd"}.isdisjoint(beside)

@@ -46,7 +46,7 @@ class ProposedOperation:
 class Undecided:
     """Tensors of the source (``first``) that an operation turns into those of the destination (``second``).
 
-    ``why`` says what is not known about the operation. ``keys`` are the destination's tensors in all layers.
+    ``why`` is the missing information about the operation. ``keys`` are the destination's tensors in all layers.
     """
 
     first: tuple[str, ...]
@@ -66,10 +66,9 @@ class Proposal(InNotebooks):
     a partner in ``names`` nor an ambiguous one.
 
     ``operations`` are done before ``rules``; ``made`` maps each destination key that they make to the source keys that
-    it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the operations of which
-    something is not known. ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if
-    values were compared and agree. ``turned`` maps the source keys of matrices that one of the two stores transposed to
-    destination keys.
+    it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the incomplete operations.
+    ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if values were compared and
+    agree. ``turned`` maps the source keys of matrices that one of the two stores transposed to destination keys.
     """
 
     first: str

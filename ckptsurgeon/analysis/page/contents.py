@@ -1,4 +1,4 @@
-"""Collects what a page shows, as plain data; for an output with a recipe, also how each tensor was made."""
+"""Collects the content of a page, as plain data; for an output with a recipe, also the origin of each tensor."""
 
 from __future__ import annotations
 

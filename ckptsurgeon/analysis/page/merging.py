@@ -1,4 +1,4 @@
-"""The view Merge of a page: layers in which models oppose each other, and what merge methods would keep."""
+"""The view Merge of a page: layers in which models oppose each other, and the results of merge methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["merge_of"]
 
 
 def merge_of(found: MergeSurvey) -> dict[str, Any]:
-    """Return what a page shows of a merge, besides the changes of the models, as plain data."""
+    """Return the content of the view as plain data, without the changes of the models."""
     return {
         "conflicts": [
             [

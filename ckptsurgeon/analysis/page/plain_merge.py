@@ -23,7 +23,7 @@ ENDS = (".weight", ".bias")
 
 
 def plain_merge(found: MergeSurvey) -> str:
-    """Return tables of the changes by layer and role, and of what each method would keep, as HTML without a style."""
+    """Return tables of the changes by layer and role, and of the result of each method, as HTML without a style."""
     models = [f"model {number}" for number in range(1, len(found.changes.models) + 1)][:COLUMNS]
     names = "".join(
         f"<li>{_text(name)}</li>" for name in islice(found.changes.models, COLUMNS)

@@ -1,1 +1,1 @@
-"""Compares what two networks compute; does not change any file."""
+"""Compares the outputs of two networks; does not change any file."""

@@ -30,8 +30,8 @@ class BarrierPoint:
 class LossBarrier(InNotebooks):
     """The losses of networks on the line between two networks, ``points``, in ascending order of ``alpha``.
 
-    ``inputs`` says what all networks ran on, and ``loss`` what the loss is. ``aligned`` is true if the second network
-    was put into the order of the first one.
+    ``inputs`` describes the inputs of all networks, and ``loss`` is the name of the loss. ``aligned`` is true if the
+    second network was first permuted to match the first one.
     """
 
     first: ProvedNetwork

@@ -84,7 +84,7 @@ class ChangedTensor:
 
 @dataclass(frozen=True, repr=False)
 class Proof(InNotebooks):
-    """The comparison of what two networks compute from the same inputs.
+    """The comparison of the outputs of two networks for the same inputs.
 
     ``blocks`` are in the order in which the blocks finished. ``output`` compares the output of the whole network;
     ``prediction`` is set if that output is logits. A block drifts if its outputs differ by more than rounding explains.

@@ -33,7 +33,7 @@ class Budget:
 
     @staticmethod
     def spent(what: str) -> SpentError:
-        """Return the error for a file that exceeds a limit; ``what`` says by what, as in "over 1000 records"."""
+        """Return the error for a file that exceeds a limit; ``what`` is a phrase such as "over 1000 records"."""
         return SpentError(f"it has {what}: the rest is not scanned")
 
     def take(self, what: str, number: int) -> None:

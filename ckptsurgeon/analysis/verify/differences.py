@@ -177,7 +177,7 @@ class _Product:
 
 
 def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeContext) -> str:
-    """Return what is wrong with the product of the factors A and B of an adapter; '' if nothing is.
+    """Return the fault of the product of the factors A and B of an adapter; '' if it is correct.
 
     ``pair`` are the factors in the output; ``origins`` are the tensors from which the factors are extracted again.
     Differences that rounding explains are allowed: the factors were rounded to their dtypes, and two decompositions of
@@ -192,7 +192,7 @@ def product_fault(step: Step, pair: Origins, origins: Origins, context: MergeCon
     if apart <= allowed:
         return ""
     return (
-        f"the product of the low-rank factors A and B differs from the product that the sources give: the norm of the "
+        "the product of the low-rank factors A and B differs from the product that the sources give: the norm of the "
         f"difference is {apart:.2g}, and rounding explains at most {allowed:.2g}"
     )
 

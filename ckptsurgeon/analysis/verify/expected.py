@@ -157,7 +157,9 @@ def check_plan(check: Check, plan: Plan) -> None:
         if made is None:
             check.fail(key, "is in the plan, but not in the output")
         elif made._replace(crc32=0, implied=False) != recipe_entry(step):
-            check.fail(key, f"was made by {made.op} from {made.source_key or 'no source'}, but the plan says otherwise")
+            check.fail(
+                key, f"was made by {made.op} from {made.source_key or 'no source'}, but the plan makes it differently"
+            )
 
 
 def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:

@@ -338,11 +338,13 @@ class NetworkGroups:
             )
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:
-            raise PlanError(f"an axis of {escape(odd[0])} does not have exactly these dimensions.")
+            raise PlanError(f"an axis of {escape(odd[0])} does not consist of exactly these dimensions.")
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
-            raise PlanError(f"it is not known whether both axes of {listing(sorted(unknown), 3)} are these dimensions.")
+            raise PlanError(
+                f"it is not known whether both axes of {listing(sorted(unknown), 3)} consist of these dimensions."
+            )
         last = module_facts(after).constants
         apart = [
             name

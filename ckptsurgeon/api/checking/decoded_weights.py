@@ -48,7 +48,7 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
 
 
 def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str, list[str]]:
-    """Return {kind of odd scales: names of the quantised tensors that have them}.
+    """Return {kind of implausible scales: names of the quantised tensors that have them}.
 
     The tensors in ``decoded`` have been decoded already. In addition, samples of embeddings and output layers are
     decoded here. Their scales are not reported as too large or too small, because the values of embeddings have other

@@ -126,7 +126,7 @@ def _destination(plan: Plan, inputs: PlanInputs) -> Checkpoint | None:
 
 
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
-    """Return a new metadata entry, which no GGUF source has; ``said`` is its value as text.
+    """Return a new metadata entry that is in no GGUF source; ``said`` is its value as text.
 
     If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type is derived from its name
     and value. Any other entry is a string.

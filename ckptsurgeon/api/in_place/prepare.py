@@ -1,4 +1,4 @@
-"""Finds what must be written to rename tensors in place: new headers, a new index, and a record of the change."""
+"""Prepares the files that rename tensors in place: new headers, a new index, and a record of the change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def for_place(plan: Plan) -> Plan:
 
 
 def prepared(plan: Plan, source: Checkpoint) -> NewNames:
-    """Return what to write to rename the tensors of ``source`` in place; raises PlanError if that is not possible."""
+    """Return the new content that renames tensors of ``source`` in place; raises PlanError if that is not possible."""
     if plan.verb != "rename":
         raise PlanError(f"--in-place changes names only, but ckpt {plan.verb} changes more than names.", hint=ORDINARY)
     names = _names(plan, source)
@@ -157,7 +157,7 @@ def _free(path: str) -> str:
 
 
 def _left(folder: str, name: str, recipes: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
-    """Return notes on what still describes the old names: configurations, signatures, and recipes in headers.
+    """Return notes on files that still have the old names: configurations, signatures, and recipes in headers.
 
     ``name`` is the name of the renamed file or index in ``folder``. ``recipes`` are the recipes in the old headers.
     ``names`` maps each old name to the new one.

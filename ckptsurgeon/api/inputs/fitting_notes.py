@@ -36,8 +36,8 @@ def destination_notes(given: CheckpointLike, target: TargetSpec) -> Iterator[str
 
     The destination is ``given``, a checkpoint or a configuration, and was loaded as ``target``. If it is a config.json,
     the notes are on the whole model in its folder; without weights there, the files are compared with the tensors of
-    ``target``. Of the weights, only what opening a checkpoint reads is read, such as headers. A remote checkpoint has
-    no notes, because it is not opened a second time.
+    ``target``. Of the weights, only the headers and other parts that opening a checkpoint needs are read. A remote
+    checkpoint has no notes, because it is not opened a second time.
     """
     if target.keeps and not scheme_of(target.keeps):
         with open_checkpoint(_kept(target), target.keeps_root or ".", unwrap=False) as kept:

@@ -45,7 +45,7 @@ def keeping_codes(
 
 
 def _notes_on_copies(plan: Plan, sources: Mapping[int, Checkpoint]) -> Iterator[str]:
-    """Yield notes on odd scales of quantised tensors that a plan copies without decoding them.
+    """Yield notes on implausible scales of quantised tensors that a plan copies without decoding them.
 
     Tensors that are decoded get these notes when they are decoded. ``sources`` are the sources with quantised tensors,
     by their index in the plan.

@@ -1,4 +1,4 @@
-"""Writes what ``match`` proposes as a recipe of ``rename``."""
+"""Writes the proposal of ``match`` as a recipe of ``rename``."""
 
 from __future__ import annotations
 

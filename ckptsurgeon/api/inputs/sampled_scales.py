@@ -99,7 +99,7 @@ class _Sample(SampledFiles):
         self._weight_of = weights_of(checkpoint)
 
     def look_at(self, tensors: Iterable[QuantisedTensor], *, is_end: bool = False) -> None:
-        """Decode the middle of each tensor, or its last rows; record NaN, infinite values, odd scales and errors."""
+        """Decode the middle of each tensor, or its last rows; record NaN, inf, implausible scales and errors."""
         from ...engine.compute.reading import read_part  # imports numpy
 
         for one in tensors:
@@ -132,7 +132,7 @@ def _columns(weight: TensorInfo) -> int:
 
 
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[Note, ...]:
-    """Return the notes on odd scales that were found when quantised tensors of a checkpoint were decoded.
+    """Return the notes on implausible scales that were found when quantised tensors of a checkpoint were decoded.
 
     If there are none, a sample of its quantised tensors is decoded, and the notes on this sample are returned.
     """
@@ -146,7 +146,7 @@ def _doubtful(
 
     In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are far larger or
     smaller than those of other layers, their scales are wrong. ``every`` are all quantised tensors, ``looked_at`` those
-    in the sample, and ``odd`` is what was found in them.
+    in the sample, and ``odd`` has the implausible scales in them.
     """
     powers = powers_of([odd.of(one.name for one in looked_at)])
     layers = {_layer_of(name) for names in outlying_layers(powers, LAYER, fewest=1) for name in names}

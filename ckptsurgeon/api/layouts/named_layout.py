@@ -109,7 +109,7 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
 
 
 def _version(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Return the version that Megatron states beside the tensors; {} if there is none."""
+    """Return the version that Megatron stores next to the tensors; {} if there is none."""
     return {one.key: one.value for one in checkpoint.extras if one.key == "checkpoint_version"}
 
 

@@ -30,7 +30,7 @@ class Unwrapped:
 def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
     """Return a checkpoint without the prefix of wrappers, if all keys have it and the network inside is recognised.
 
-    If not, the checkpoint is returned as it is; also if it has a tensor beside the network, such as the counter of an
+    If not, the checkpoint is returned as it is; also if it has a tensor outside the network, such as the counter of an
     averaged model, since no operation leaves out a tensor.
     """
     checkpoint = operated.checkpoint

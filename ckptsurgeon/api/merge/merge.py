@@ -272,7 +272,7 @@ def _with_files(
 
 
 def _have_files(plan: Plan, folders: Sequence[ModelFolder]) -> bool:
-    """Return whether a model is more than a file of weights; adapters are, since they have a base."""
+    """Return whether a model has other files besides its weights; adapters always have such files."""
     return not all(one.is_bare for one in folders) or any(".lora_" in step.key for step in plan.steps)
 
 

@@ -43,7 +43,7 @@ def merged_grams(
     parameters: Mapping[str, Any],
     limit: int,
 ) -> list[GramSums]:
-    """Return the Gram matrices of each network, for its own inputs to the merged layers before each layer.
+    """Return the Gram matrices of each network; the layers before each measured layer are merged first.
 
     ``chosen`` has the keys of the weights whose inputs are collected. ``positions`` are functions that turn inputs of
     layers into rows, one for each network. ``parameters`` are those of the method ``METHOD``. ``limit`` is the memory
@@ -162,7 +162,7 @@ class _Merging:
 
 
 def _check_not_in_part(grams: GramSums) -> None:
-    """Raise ConfigError if some of the tensors of which the network makes one of experts are chosen, and others not.
+    """Raise ConfigError if only some of the tensors that the network stacks into one tensor of experts are chosen.
 
     The merged block has one tensor for all of them, but a merge would average those that are left out.
     """
@@ -172,8 +172,8 @@ def _check_not_in_part(grams: GramSums) -> None:
             left = [key for key in made.get(name, ()) if key not in grams.chosen]
             if left:
                 raise ConfigError(
-                    f"not chosen: {listing(left)}; but the network has one tensor for these and for others that are "
-                    f"chosen: {escape(name)}.",
+                    f"the network has one tensor, {escape(name)}, for chosen tensors and for others that are not "
+                    f"chosen: {listing(left)}.",
                     hint="With --include and --exclude, choose all of them or none of them.",
                 )
 

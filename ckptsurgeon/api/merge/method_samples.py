@@ -1,4 +1,4 @@
-"""Merges samples of tensors by each method, and sums up what each keeps of the models' changes."""
+"""Merges samples of tensors by each method, and sums up how much of the models' changes each method keeps."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class MergedTensor:
 def sampled_methods(
     tensors: Sequence[MergedTensor], models: int, plugins: Sequence[Method], seed: int
 ) -> tuple[tuple[MethodSurvey, ...], int]:
-    """Return what each method keeps of the changes of ``models`` models, in samples, and the number of their values.
+    """Return how much each method keeps of the changes of ``models`` models, in samples, and the number of values.
 
     The methods of the plan come first. Memory and time are bounded by the constants of this module, whatever the size
     of the models.

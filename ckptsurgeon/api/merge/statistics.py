@@ -196,9 +196,9 @@ def _statistics(
 ) -> ModelStatistics:
     """Return the statistics that a method needs, from the open ``file``, which belongs to the model ``view``.
 
-    ``said`` is what the file records about its statistics, and ``source`` is the index of the file in the plan.
-    ``place`` is the index of the model in the file, if it has the statistics of several. Raises ConfigError if the file
-    lacks this kind, or has statistics of tensors that the model does not have.
+    ``said`` is the file's record of its statistics, and ``source`` is the index of the file in the plan. ``place`` is
+    the index of the model in the file, if it has the statistics of several. Raises ConfigError if the file lacks this
+    kind, or has statistics of tensors that the model does not have.
     """
     kind, path = method.statistics, escape(file.path)
     about = said.get(kind)
@@ -229,7 +229,7 @@ def _statistics(
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> list[str]:
     """Return the weights with singular Gram matrices, made from fewer inputs than the layer has channels.
 
-    ``said`` is what ``file`` records about its statistics ``found``.
+    ``said`` is the record of ``file`` on its statistics ``found``.
     """
     rows = said[found.kind].get("rows") if found.kind == GRAM else None
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Surveys a merge before it is made: how far the models' changes agree, and what methods would keep of them."""
+"""Surveys a merge before it is made: the agreement of the models' changes, and the results of merge methods."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OpenSurvey:
 
 
 def survey_merge(plan: Plan, progress: Progress | None = None) -> OpenSurvey:
-    """Return what is known about the models of a merge before it is made.
+    """Return a survey of the models of a merge before it is made.
 
     All values are read once for the changes; then samples of them are merged by each method. The open inputs of the
     plan stay open. Raises ConfigError if the plan is not a merge, or has no base or no second model; PlanError if no

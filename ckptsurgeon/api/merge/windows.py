@@ -142,4 +142,6 @@ def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
         raise output_error(folder, error) from error
     there = [name for name in names if os.path.lexists(os.path.join(folder, name))]
     if there and not force:
-        raise OutputError(f"{escape(os.path.join(folder, there[0]))} exists.", hint="Use --force to replace it.")
+        raise OutputError(
+            f"{escape(os.path.join(folder, there[0]))} exists already.", hint="Use --force to replace it."
+        )

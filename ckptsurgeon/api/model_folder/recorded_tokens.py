@@ -147,9 +147,9 @@ def _other_list(
 
 
 def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield (path, tokens) for the list at ``path``: first with the tokens that other files add, then without them.
+    """Yield (path, tokens) twice for the list at ``path``: with the tokens that other files add, then without them.
 
-    ``tokens`` are the tokens including the added ones.
+    ``tokens`` has the added tokens, too.
     """
     yield path, tokens
     with suppress(CheckpointError, OSError):

@@ -163,7 +163,7 @@ def _inputs(network: Network, path: Path | None, seed: int) -> Inputs:
 def _losses(
     networks: Sequence[Network], inputs: Inputs, points: int, limit: int, *, drawn: bool
 ) -> tuple[list[float], str]:
-    """Return the losses at all points, in the order of alpha, and what the loss is. The ends run first."""
+    """Return the losses at all points, in the order of alpha, and the name of the loss. The ends run first."""
     from .losses import loss_for, main_output
 
     loss, last = loss_for(networks[0].module, inputs, drawn=drawn), points - 1

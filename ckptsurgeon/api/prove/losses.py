@@ -51,7 +51,7 @@ def takes_labels(module: nn.Module) -> bool:
 
 @dataclass
 class EvaluatedLoss:
-    """Computes the loss from the output of a network; ``said`` says what it is.
+    """Computes the loss from the output of a network; ``said`` is the name of the loss.
 
     ``references`` are the outputs of the networks with which the others are compared, if ``compares``.
     """

@@ -233,7 +233,7 @@ class Network:
             own[key].copy_(value)
 
     def value_notes(self) -> tuple[str, ...]:
-        """Return notes on the values that were read so far: odd scales, and zeros that may stand for a missing part.
+        """Return notes on the values read so far: implausible scales, and zeros where a file may be incomplete.
 
         A later call leaves out the zeros that an earlier call has noted.
         """

@@ -26,7 +26,7 @@ Explained = Callable[[Distance, Tensor], bool]
 
 
 def other_weight(networks: Sequence[Network], key: str, is_explained: Explained) -> str:
-    """Return the key of the only weight of the first network that has the values of the second one's ``key``, or ''.
+    """Return the key of the weight in the first network that equals ``key`` of the second one; '' if not just one does.
 
     Samples of the values choose the weight, and then all its values are compared.
     """
@@ -44,7 +44,7 @@ def other_weight(networks: Sequence[Network], key: str, is_explained: Explained)
 
 
 def order_of(first: Tensor, second: Tensor, is_explained: Explained) -> str:
-    """Return what turns the weight ``first`` into ``second``: "transposed", "rows", "columns", or "" if nothing does.
+    """Return the difference in order between two equal weights: "transposed", "rows", "columns", or "" for any other.
 
     "rows" and "columns" mean that these are in another order. Both weights have the same shape.
     """

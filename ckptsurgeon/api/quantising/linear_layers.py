@@ -33,7 +33,7 @@ _GPT2 = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 @dataclass(frozen=True)
 class LinearLayers:
-    """For each matrix of a model, whether it is the weight of a linear layer, and if not, what it is.
+    """The kind of each matrix of a model: the weight of a linear layer, or another kind.
 
     ``why`` maps the key of each matrix to the reason why it is not the weight of a linear layer, else ''.
     ``known_by`` is the name of the transformers class from which the kinds are known, '' if they were guessed from the
@@ -46,7 +46,7 @@ class LinearLayers:
 
 
 def linear_layers(checkpoint: Checkpoint, folder: ModelFolder) -> LinearLayers:
-    """Return which matrices of a model are weights of linear layers, and what the other matrices are."""
+    """Return the kind of each matrix of a model: the weight of a linear layer, or another kind."""
     keys = [key for key, info in checkpoint.items() if len(info.shape) == 2]
     with suppress(CheckpointError):
         found = class_without_codes(checkpoint, folder)

@@ -14,7 +14,7 @@ __all__ = ["at_path", "fields_of", "kept_of", "nested"]
 
 
 def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool = True) -> dict[str, Any]:
-    """Return {dotted path of a field: new value} from such a dict, or from strings ``FIELD=VALUE`` (``VALUE`` is YAML).
+    """Return {dotted path of a field: new value}; ``given`` is such a dict, or strings ``FIELD=VALUE`` (VALUE is YAML).
 
     Raises ConfigError if no field is given although ``is_needed`` is true, or if a string has another form.
     """

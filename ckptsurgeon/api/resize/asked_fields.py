@@ -54,7 +54,7 @@ class AskedFields:
             old = at_path(self.before, name)
             if value == old and name not in self._implied:
                 raise ConfigError(
-                    f"--set {escape(name)}={brief_repr(value)}: it has this value already.",
+                    f"--set {escape(name)}={brief_repr(value)}: this field has this value already.",
                     hint="Leave this --set out.",
                 )
             if role_of(name) and not (type(value) is int and value > 0):
@@ -72,8 +72,8 @@ class AskedFields:
                 )
             if role_of(name) not in _KEPT or self.grows(name):
                 raise ConfigError(
-                    f"--keep {escape(name)} has no effect: only of heads, channels and experts, if they become fewer, "
-                    "some are kept.",
+                    f"--keep {escape(name)} has no effect: it is only for heads, channels and experts whose number "
+                    "becomes smaller.",
                     hint="Leave it out; --layers lists layers, and KV heads are pooled.",
                 )
         check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)

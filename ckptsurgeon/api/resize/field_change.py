@@ -198,7 +198,7 @@ class FieldChange:
         return self._with_epsilons(change, name, heads)
 
     def _with_epsilons(self, change: Change, name: str, heads: Mapping[str, int]) -> Change:
-        """Return the change of the width ``name`` with what follows from the new epsilons of norms."""
+        """Return the change of the width ``name`` with the consequences of the new epsilons of norms."""
         for field in self.asked.epsilons_of(name):
             change.said += f", {field} becomes {self.asked.new[field]:.4g}"
         return with_epsilons(change, *self.norms(), self.asked.numbers(name), self.before, heads)

@@ -1,4 +1,4 @@
-"""Finds what the new values of fields change in the tensors of a source."""
+"""Finds the changes in the tensors of a source that follow from new values of fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the network that is to be resized, and what the user asks of it: fields, indices to keep, the vocabulary."""
+"""Reads the network to resize, and the user's requests: fields, indices to keep, the vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class AskedNetwork:
-    """The network of the source (``base``), and what is to change in it.
+    """The network of the source (``base``), and the changes to make.
 
     ``given`` has the new values of fields as the user names them, ``fields`` the same under the fields' main names; for
     another model type, they are the fields of that type. ``kept`` has the indices to keep, by field. ``vocabulary`` is
@@ -52,7 +52,7 @@ class AskedNetwork:
 
 
 def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:
-    """Return the network of the source, and what ``fields``, ``keep`` and the vocabulary of ``asked`` change in it.
+    """Return the network of the source, and the changes by ``fields``, ``keep`` and the vocabulary of ``asked``.
 
     Raises ConfigError if there is no configuration, or if arguments do not fit together.
     """
@@ -70,7 +70,7 @@ def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:
 
 
 def _config(asked: Request) -> str:
-    """Return the path of the configuration: that of ``--config``, or the config.json beside the weights."""
+    """Return the path of the configuration: that of ``--config``, or the config.json next to the weights."""
     if asked.config:
         return asked.config
     path = asked.path

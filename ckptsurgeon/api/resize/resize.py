@@ -76,7 +76,8 @@ def resize(
     is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new dimensions are 0
     at first, and the epsilons of norms in the configuration are reduced to fit. ``noise`` is a number from 0 to 1: each
     weight that reads copies (of a width, of heads or of channels) is changed at random (``seed``), by at most this
-    share of its value, so that copies learn different things. The sum of what the copies contribute stays the same.
+    share of its value, so that copies learn different things. The sum of the contributions of the copies stays the
+    same.
 
     ``tokenizer`` is another tokeniser: its folder or its file of tokens. Tokens that the model's own tokeniser has,
     too, keep their rows. ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and

@@ -1,4 +1,4 @@
-"""Plans the weights of a resized model from the changes of its tensors, and what the plan says about them."""
+"""Plans the weights of a resized model from the changes of its tensors, and writes the notes of the plan."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ResizedWeights:
 
     @cached_property
     def said(self) -> list[str]:
-        """A note on each change: what was done, and whether the outputs stay equal."""
+        """A note on each change: its description, and whether the outputs stay equal."""
         said = [change.note(is_tested=self.found.stages.is_tested) for change in self.found.changes]
         return [self.network.as_given(note) for note in said]
 

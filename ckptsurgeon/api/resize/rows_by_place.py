@@ -33,7 +33,7 @@ def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) ->
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
     if size == old:
-        raise ConfigError(f"--set {path}={size}: it has this value already.", hint="Leave this field out.")
+        raise ConfigError(f"--set {path}={size}: this field has this value already.", hint="Leave this field out.")
     if new not in FILLED:
         raise ConfigError(
             f"--new-tokens {escape(new)} cannot fill rows that have no token.", hint=f"Use {', '.join(FILLED)}."

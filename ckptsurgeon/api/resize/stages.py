@@ -103,7 +103,7 @@ class Stages:
 
     @property
     def said(self) -> list[str]:
-        """Notes on changed fields on which no tensor depends, and on changed lists with an entry for each layer."""
+        """Notes on changed fields that no tensor depends on, and on changed lists with an entry for each layer."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]

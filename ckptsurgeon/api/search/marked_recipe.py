@@ -93,7 +93,7 @@ def read_marked_recipe(path: str) -> MarkedRecipe:
     document = read_recipe_file(path)
     if not isinstance(document, dict) or not ("merge_method" in document or "verb" in document):
         raise ConfigError(
-            f"{escape(path)} has neither merge_method nor verb.",
+            f"{escape(path)} is not a recipe: it has neither merge_method nor verb.",
             hint="Give a recipe of mergekit, or one of ckptsurgeon, such as verb: merge.",
         )
     is_mergekit = "verb" not in document

@@ -1,1 +1,1 @@
-"""The verb ``stats``: runs a network on inputs, and stores statistics of what its layers compute."""
+"""The verb ``stats``: runs a network on inputs, and stores statistics of the inputs and outputs of its layers."""

@@ -26,7 +26,7 @@ def are_experts(module: nn.Module) -> bool:
 
 @dataclass
 class ExpertSums:
-    """Statistics on what the experts of a module have contributed so far.
+    """Statistics on the contributions of the experts of a module so far.
 
     ``saliency`` has, for each expert, the sum of router weight times norm of its output, and ``used`` the number of
     positions that used it. ``inputs`` has, for each expert and each channel, the sum of the squares of router weight

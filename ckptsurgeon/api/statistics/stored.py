@@ -103,7 +103,7 @@ def read_statistics(path: Path, source: Checkpoint) -> Statistics:
 
 
 def random_notes(said: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield a note if the statistics of ``name`` are of random inputs; ``said`` is what the file says of them."""
+    """Yield a note if the statistics of ``name`` are of random inputs; ``said`` is the file's record of them."""
     if said.get(RANDOM) is True:
         yield (
             f"{escape(name)}: the statistics are of random inputs, and say little about the real use of the model; "
@@ -112,7 +112,7 @@ def random_notes(said: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def said_in(opened: Checkpoint) -> Mapping[str, Any]:
-    """Return what a file records about its statistics; raises ConfigError if it has none."""
+    """Return a file's record of its statistics; raises ConfigError if it has none."""
     try:
         said = json.loads(opened.metadata[NOTE])
         if isinstance(said["weights"], list):
@@ -123,7 +123,7 @@ def said_in(opened: Checkpoint) -> Mapping[str, Any]:
 
 
 def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tuple[int, Mapping[str, Any]]:
-    """Return the index of ``source`` among models that were merged while they ran, and what is said of it.
+    """Return the index of ``source`` among models that were merged while they ran, and the record about it.
 
     ``said`` is what the file ``name`` records: the result of ``said_in``. Raises ConfigError if the file has no
     statistics of such a merge, or if ``source`` is not one of its models.
@@ -147,8 +147,8 @@ def said_of_merged(said: Mapping[str, Any], name: str, source: Checkpoint) -> tu
 def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint, kind: str = "") -> None:
     """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``.
 
-    ``said`` is what the file records about the model: the result of ``said_in``. ``kind`` is the option of ``stats``
-    that makes the statistics, without dashes; "" if there is none.
+    ``said`` is the file's record about the model: the result of ``said_in``. ``kind`` is the option of ``stats`` that
+    makes the statistics, without dashes; "" if there is none.
     """
     if not are_of(said, source):
         model, option = escape(shown(source.path)), f" --{kind}" if kind else ""

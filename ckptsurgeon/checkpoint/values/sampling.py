@@ -1,4 +1,4 @@
-"""Chooses what notes read: some keys of each role, and the first and the last rows of a tensor."""
+"""Chooses the samples that notes read: some keys of each role, and the first and the last rows of a tensor."""
 
 from __future__ import annotations
 

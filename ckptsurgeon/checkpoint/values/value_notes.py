@@ -81,7 +81,7 @@ def value_notes(
 
 @notes_of(NoteKind.UNWRITTEN)
 def _unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
-    """Yield a note on the tensors of which some bytes were never written to the file, and are read as zeros.
+    """Yield a note on tensors with bytes that were never written to the file and are read as zeros.
 
     Programs that download a file in several parts give it its full size first, so that its size does not show that
     parts are missing. ``handles`` maps each ``Storage.file`` to the open file.

@@ -59,7 +59,7 @@ class Places:
 
 
 def places_by_file(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Place]]:
-    """Return {name of a file: the places of the tensors in it}."""
+    """Return the byte ranges of the tensors in each file, by the name of the file."""
     found: dict[str, list[Place]] = {}
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and info.nbytes:
@@ -68,7 +68,7 @@ def places_by_file(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Place]]:
 
 
 def place_of(key: str, info: TensorInfo) -> Place:
-    """Return the place of a tensor that is stored as plain bytes."""
+    """Return the byte range of a tensor that is stored as plain bytes."""
     assert info.storage is not None
     begin = info.storage.offset + info.offset
     return Place(begin, begin + info.nbytes, key, _row(info))

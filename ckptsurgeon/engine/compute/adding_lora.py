@@ -90,7 +90,7 @@ class AdapterChanges:
     keys: dict[int, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Record what the adapters change in the tensor of a step.
+        """Record the changes that the adapters make to the tensor of a step.
 
         A change is zero if one of its two factors is zero, because the change is their product.
         """
@@ -130,7 +130,7 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 
 
 def is_single(step: Step) -> bool:
-    """Return whether BLAS sums what adapters add; then the last bits of the results may depend on the processor.
+    """Return whether BLAS adds up the changes; then the last bits of the results may depend on the processor.
 
     This is so for results of 16 bits, unless DoRA or tensors saved in full need sums in order.
     """

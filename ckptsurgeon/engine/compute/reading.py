@@ -111,7 +111,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
     """Return the part ``box`` of a derived tensor, such as a slice, a concatenation, a sum or a cast of other tensors.
 
     ``read`` returns a part of one of these other tensors; it is called for each part that is needed. The names of
-    quantised tensors with odd scales are added to ``odd``.
+    quantised tensors with implausible scales are added to ``odd``.
     """
     made = info.made
     if isinstance(made, Decoded):

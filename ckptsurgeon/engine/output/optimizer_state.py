@@ -26,7 +26,8 @@ def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
     wanted = plan.carried.groups
     if len(groups) != len(wanted) or not all(isinstance(one, dict) for one in groups) or why_not_plain(groups):
         raise PlanError(
-            f"the plan copies {len(wanted)} groups of parameters from {escape(source.path)}, which has others now.",
+            f"the plan copies {len(wanted)} groups of parameters from {escape(source.path)}, which has other groups "
+            "now.",
             hint="Make a new plan.",
         )
     merged = [

@@ -1,4 +1,4 @@
-"""Lays out the weights of a diffusers pipeline: files in the folder of each component, beside the pipeline's others."""
+"""Lays out the weights of a diffusers pipeline: files in the folder of each component, next to its other files."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def check_pipeline(path: str) -> dict[str, str]:
     own = [name for name in sorted(os.listdir(path)) if is_weights(name)] if found else []
     if own:
         raise ConfigError(
-            f"{escape(path)} has weights beside its components ({listing(own, 2, where='')}), so that it would not be "
-            "read as a pipeline.",
+            f"{escape(path)} has weights next to the folders of its components ({listing(own, 2, where='')}): ckpt "
+            "would not read it as a pipeline.",
             hint="Move them to another folder.",
         )
     if not found:

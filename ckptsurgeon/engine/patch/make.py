@@ -128,7 +128,7 @@ def make_patch(
 
 @dataclass
 class _Piece:
-    """A range of a new file, and what was recorded about each of its blocks.
+    """A range of a new file, and the record of each of its blocks.
 
     ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) of each new block, and
     ``old_crcs`` of each old block.

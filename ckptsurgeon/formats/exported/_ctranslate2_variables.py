@@ -128,7 +128,7 @@ class Reader:
             raise UnsafeError(f"{what} has {length:,} bytes, more than {limits.KEY_CHARACTERS:,}.", rule="key length")
         raw = self._take(length, what)
         if len(raw) < 2 or raw.find(b"\0") != len(raw) - 1:
-            raise FormatError(f"{what} is not a string with a zero at its end only.", rule="name")
+            raise FormatError(f"{what} is not a string that ends with its only zero byte.", rule="name")
         try:
             return raw[:-1].decode()
         except UnicodeDecodeError:

@@ -79,7 +79,7 @@ class _FlaxLayout:
         self.size = at + len(self._pieces[-1])
 
     def _start(self, recipe: Sequence[str]) -> list[bytes]:
-        """Return the first bytes of the outermost dict and the entry with the recipe, in pieces."""
+        """Return pieces of bytes: the header of the outermost dict, and the entry with the recipe, if there is one."""
         start = _sized(self._entries + bool(recipe), 0x80, 0xDE)
         if not recipe:
             return [start]

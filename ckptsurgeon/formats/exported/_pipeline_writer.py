@@ -1,4 +1,4 @@
-"""Writes the components of a diffusers pipeline: a folder of safetensors for each, beside its other files."""
+"""Writes the components of a diffusers pipeline: a folder of safetensors for each, next to its other files."""
 
 from __future__ import annotations
 

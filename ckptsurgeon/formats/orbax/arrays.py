@@ -148,8 +148,8 @@ class ArrayReader:
         self._total += prod(array.shape) * array.element
         if max(self._total, array.chunk_bytes) > max(limits.EXPANSION_FREE, limits.EXPANSION * self._stored):
             raise UnsafeError(
-                f"{escape(self._path)}: the arrays to {escape(leaf.name)} would have over {limits.EXPANSION:,} times "
-                f"as many bytes as the {self._stored:,} bytes of the checkpoint's files.",
+                f"{escape(self._path)}: the arrays up to {escape(leaf.name)} would have over {limits.EXPANSION:,} "
+                f"times as many bytes as the {self._stored:,} bytes of the checkpoint's files.",
                 rule="deflate bomb",
             )
 

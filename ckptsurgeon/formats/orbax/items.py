@@ -84,7 +84,7 @@ def find_items(folder: LocalFolder) -> Place:
 
 
 def _place(folder: LocalFolder) -> Place:
-    """Return the items of a folder, which may be none, and notes on what is not read of it.
+    """Return the items of a folder, which may be none, and notes on its parts that are not read.
 
     Raises FormatError if it has too many subfolders to search them.
     """

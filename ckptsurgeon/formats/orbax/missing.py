@@ -1,4 +1,4 @@
-"""Finds what an item of an Orbax checkpoint has lost, although nothing lists its files: chunks, and whole arrays."""
+"""Finds lost chunks and arrays of an item of an Orbax checkpoint, although nothing lists its files."""
 
 from __future__ import annotations
 

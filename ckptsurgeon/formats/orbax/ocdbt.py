@@ -28,7 +28,7 @@ _EMPTY = (1 << 64) - 1
 
 
 class _Range(NamedTuple):
-    """A range of bytes of a file; ``base`` is what paths in it begin with, if it is a node."""
+    """A range of bytes of a file; ``base`` is the prefix of paths in it, if it is a node."""
 
     file: str
     offset: int
@@ -158,7 +158,7 @@ def _children(fields: Fields, files: Sequence[DataFile], count: int, prefix: byt
     fields.end()
     for place, key, length in zip(places, keys, common, strict=True):
         if len(prefix) + length > len(key):
-            raise ValueError("a node shares more bytes of a key than it has")
+            raise ValueError("two keys of a node share more bytes than one of them has")
         yield place, key[: len(prefix) + length]
 
 

@@ -1,4 +1,4 @@
-"""Reads the fields of manifests and nodes of OCDBT, and counts what they cost.
+"""Reads the fields of manifests and nodes of OCDBT, and counts the bytes read, unpacked and kept.
 
 https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format has the format; its source is
 https://github.com/google/tensorstore/blob/master/tensorstore/kvstore/ocdbt/index.rst.
@@ -69,16 +69,19 @@ class DataFile(NamedTuple):
 def unframed(data: bytes, magic: int, budget: Budget) -> Fields:
     """Return the fields of a manifest or node; raises ValueError if its header or its checksum is wrong."""
     if len(data) < _HEAD + _SUM or int.from_bytes(data[:4], "big") != magic:
-        raise ValueError("a manifest or node does not begin as it should")
+        raise ValueError("a manifest or node begins with the wrong bytes")
     if int.from_bytes(data[4:_HEAD], "little") != len(data):
-        raise ValueError("a manifest or node has another length than its header gives")
+        raise ValueError("the length in the header of a manifest or node is wrong")
     if crc32c(memoryview(data)[:-_SUM]) != int.from_bytes(data[-_SUM:], "little"):
         raise ValueError("a manifest or node does not match its checksum")
     budget.read(_FRAME)
     fields = Fields(memoryview(data)[_HEAD:-_SUM], budget)
     version, compression = fields.number(), fields.number()
     if version != 0 or compression > 1:
-        raise ValueError(f"a manifest or node has version {version} and compression {compression}, not 0, and 0 or 1")
+        raise ValueError(
+            f"a manifest or node has version {version} and compression {compression}; ckpt reads version 0 with "
+            "compression 0 or 1"
+        )
     body = unzstd(fields.rest(), limits.OCDBT_NODE) if compression else fields.rest()
     budget.unpack(len(body))
     return Fields(body, budget)
@@ -140,7 +143,10 @@ class Fields:
         found, last = list[bytes](), b""
         for common, length in zip((0, *shared), lengths, strict=True):
             if common > len(last) or len(prefix) + common + length > _LONGEST:
-                raise ValueError("a node has a key or path that is too long, or shares more bytes than there are")
+                raise ValueError(
+                    "a node has a key or path that is too long, or that shares more bytes with the one before than "
+                    "this one has"
+                )
             last = last[:common] + self.take(length)
             found.append(prefix + last)
             self.budget.keep(len(found[-1]) + limits.OCDBT_ENTRY)

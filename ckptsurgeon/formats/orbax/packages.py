@@ -37,9 +37,9 @@ def unblosc(data: bytes, nbytes: int) -> bytes:
     which blosc allocates, that of a block, and that of the chunk.
     """
     if len(data) < _BLOSC_HEADER or int.from_bytes(data[4:8], "little") != nbytes:
-        raise ValueError(f"its Blosc header is not that of {nbytes:,} bytes")
+        raise ValueError(f"its Blosc header does not give {nbytes:,} bytes as the size of the data")
     if int.from_bytes(data[12:16], "little") != len(data):
-        raise ValueError("its Blosc header gives another size than it has")
+        raise ValueError("the compressed size in its Blosc header is wrong")
     library = _package("blosc", "Blosc")
     try:
         plain: bytes = library.decompress(data)

@@ -139,7 +139,11 @@ def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
         )
     versions = {3 if name.endswith(_FILES[3]) else 2 for name in found}
     if len(versions) > 1:
-        raise FormatError(f"{escape(folder.uri)} has arrays of zarr 2 and of zarr 3.", rule="orbax metadata")
+        raise FormatError(
+            f"{escape(folder.uri)} has arrays in both zarr 2 and zarr 3, and no file says which of them belong to the "
+            "checkpoint.",
+            rule="orbax metadata",
+        )
     names = [name.rpartition("/")[0] for name in found]
     return Item([Leaf(tuple(name.split(".")), "") for name in names], versions.pop(), False, {})
 

@@ -37,7 +37,7 @@ class ZarrValues(BandedValues):
     is_complete: bool
 
     def stored(self, places: Collection[_Place]) -> Collection[_Place]:
-        """Return all places: whether a chunk is stored is known when it is read."""
+        """Return all ``places``: only reading a chunk shows whether it is stored."""
         return places
 
     def values(self, place: _Place) -> Any:

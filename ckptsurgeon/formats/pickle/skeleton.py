@@ -68,7 +68,8 @@ def load_placed(file: File) -> PlacedPickle:
 def _functions() -> dict[tuple[str, str], Callable[..., object]]:
     """Return {(module, name) of a function in a pickle: ckptsurgeon's function}, for plain data and arrays.
 
-    If a pickle encodes a long string as Latin-1, the result is a PlacedBytes, too: the string is not read.
+    A long string is a ``PlacedBytes``, which has only its position in the file. If a pickle encodes such a string as
+    Latin-1, the result is a ``PlacedBytes`` again, so the string is not read.
     """
     table: dict[tuple[str, str], Callable[..., object]] = {**NUMPY, **plain_functions(CopyBudget())}
     plain = table["_codecs", "encode"]

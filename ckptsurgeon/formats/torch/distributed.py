@@ -1,4 +1,4 @@
-"""Reads DTensor and ShardedTensor in pickles: tensors of which each rank of a training run saved its own part.
+"""Reads DTensor and ShardedTensor in pickles: each rank of a training run saved its own part of such a tensor.
 
 A DTensor contains the part of one rank, and says how the tensor is split across a mesh of ranks. Follows
 ``torch/distributed/tensor/{placement_types,_dtensor_spec}.py`` and ``torch/distributed/device_mesh.py`` (torch 2.2 to
@@ -99,8 +99,8 @@ class ShardedPart:
             ends = [begin + size for begin, size in zip(piece.offsets, piece.info.shape, strict=False)]
             if len(ends) != len(shape) or any(end > size for end, size in zip(ends, shape, strict=False)):
                 raise FormatError(
-                    f"rank {rank} has a piece of shape {piece.info.shape} at {piece.offsets}, which is not in a tensor "
-                    f"of shape {shape}.",
+                    f"rank {rank} has a piece of shape {piece.info.shape} at {piece.offsets}, which does not fit into "
+                    f"a tensor of shape {shape}.",
                     rule="rank part",
                 )
         return [piece for piece in self.local if piece.info.numel]

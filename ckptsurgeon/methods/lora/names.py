@@ -77,7 +77,7 @@ _KINDS = {re.compile(rf"(.+)\.{ending}"): kind for ending, kind in KINDS.items()
 def unknown_keys_error(
     unknown: Sequence[str], name: str, *, configured: bool, methods: tuple[str, ...] = ()
 ) -> CheckpointError:
-    """Return the error for the keys ``unknown``, which no LoRA has; if there are none, the error for an empty adapter.
+    """Return the error for ``unknown`` keys, which no LoRA has; without such keys, the error for an empty adapter.
 
     ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
     ``methods`` are the other adapters that the verb takes, as a key of ``TAKEN``.

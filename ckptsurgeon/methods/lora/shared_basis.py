@@ -24,7 +24,7 @@ NOTHING = 1e-12
 def knots_product(
     pairs: Sequence[tuple[Array, Array]], weights: Sequence[float], density: float, rank: int
 ) -> Decomposition:
-    """Return two factors of rank ``rank`` whose product is nearest to what KnOTS with TIES makes of several products.
+    """Return two factors of rank ``rank`` whose product is nearest to KnOTS with TIES of several products.
 
     Each pair is a factor B (rows, r) and a factor A (r, columns), whose product is multiplied by its weight. TIES keeps
     the share ``density`` of each product's values in the shared basis. If the result has a smaller rank, the factors

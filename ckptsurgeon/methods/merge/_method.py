@@ -163,15 +163,15 @@ class Method:
 
     ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
     least and the greatest number of models that it merges; a base counts only if it is merged as a model. ``by_rows``
-    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes``
-    is how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
+    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is
+    how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
     ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
-    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor.
-    ``compared`` says with what the tests compare its results, and the largest difference, relative to the largest
-    value. ``statistics`` are those that it needs: "fisher" or "gram" of each model, "magnitudes" of the base, or ""
-    for none. ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model.
-    Tensors without statistics are averaged or, with those of the base, merged by ``task_arithmetic``.
+    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
+    names the implementation that the tests compare with, and the largest difference, relative to the largest value.
+    ``statistics`` are those that it needs: "fisher" or "gram" of each model, "magnitudes" of the base, or "" for none.
+    ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model. Tensors without
+    statistics are averaged or, with those of the base, merged by ``task_arithmetic``.
     """
 
     name: str
@@ -272,12 +272,12 @@ def merge_method(
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
     also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
-    factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared. ``statistics`` are
-    those that it needs of each model: the Fisher information of each element ("fisher", in each slice), or the Gram
-    matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for each model. Or they
-    are of its required base: the mean magnitudes of the inputs of a layer ("magnitudes"); it then has the parameters
-    ``weight`` and ``lambda``. ``merged_inputs`` asks for Gram matrices of the inputs that layers get in the merged
-    model.
+    factorises whole matrices (see ``Held``). ``compared`` names the implementation that its results were compared with.
+    ``statistics`` are those that it needs of each model: the Fisher information of each element ("fisher", in each
+    slice), or the Gram matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for
+    each model. Or they are of its required base: the mean magnitudes of the inputs of a layer ("magnitudes"); it then
+    has the parameters ``weight`` and ``lambda``. ``merged_inputs`` asks for Gram matrices of the inputs that layers get
+    in the merged model.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """

@@ -1,4 +1,4 @@
-"""DARE: drop most of what a model has learned at random, and rescale the rest to make up for it."""
+"""DARE: drop most of a model's changes at random, and rescale the rest to compensate."""
 
 from __future__ import annotations
 

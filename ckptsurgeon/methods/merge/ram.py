@@ -1,4 +1,4 @@
-"""Reinforced agent merging: adds in full what only one model has learned, and the mean of what several have."""
+"""Reinforced agent merging: adds changes of a single model in full, and shared changes as their mean."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ramplus_tl(
     alpha: Annotated[float, Between(0)] = 0.2,
     epsilon: Annotated[float, Between(0)] = 1e-5,
 ) -> Merging:
-    """Return what ``ram`` returns, but with larger deltas where only one model has changed an element.
+    """Return the result of ``ram`` with larger deltas for elements that only one model has changed.
 
     Such a delta is multiplied by 1 + ``r`` * min(s / u, ``alpha``). Here s is the number of elements of the tensor that
     the model and at least one other model have changed, and u is the number of elements that only this model has

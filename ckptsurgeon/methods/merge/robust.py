@@ -31,7 +31,7 @@ def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 
     if tensors.count <= 2 * cut:
         if trim < 0.5 or tensors.count < 3:
             raise ConfigError(
-                f"trim {trim:g} leaves out {2 * cut} of {tensors.count} models.",
+                f"trim {trim:g} leaves out {2 * cut} of {tensors.count} models, so that none is left.",
                 hint="Give more models, or use median.",
             )
         cut = (tensors.count - 1) // 2

@@ -82,7 +82,7 @@ def karcher(
 
 
 def _centre(cosines: Array, steps: int, tol: float) -> Array:
-    """Return factors for unit vectors: the sum of each vector times its factor is the vectors' mean on the sphere.
+    """Return a factor for each of several unit vectors: their weighted sum is the vectors' mean on the sphere.
 
     ``cosines`` has the dot products of the vectors. The mean is found in at most ``steps`` steps.
     """

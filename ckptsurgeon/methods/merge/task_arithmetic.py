@@ -1,4 +1,4 @@
-"""Adds what models have learned to their base: task arithmetic."""
+"""Adds the changes of models to their base: task arithmetic."""
 
 from __future__ import annotations
 

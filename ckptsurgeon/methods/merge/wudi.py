@@ -92,7 +92,7 @@ def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping
 
 
 def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
-    """Return what ``_by_columns`` returns, computed from the inner products of all rows of all changes.
+    """Return the result of ``_by_columns``, computed from the inner products of all rows of all changes.
 
     With A = all C_i / |C_i|, one below the other, sum_i G_i = A^T A, and A (A^T A)^+ = (A A^T)^+ A.
     """

@@ -1,4 +1,4 @@
-"""Key patterns: which keys they match, and what they capture in one key.
+"""Key patterns: match keys, and capture parts of them.
 
     pattern  = "re:" regex | segment { "." segment }
     segment  = "**" | { literal | "*" | "?" | "[" class "]" | "{" list, range or name "}" }

@@ -56,7 +56,7 @@ Each time, a rule strips one wrapper; a key may have several.
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     """Return the rules in the named sets (``--ruleset``) that match any of ``keys``.
 
-    Raises PatternError for an unknown name, and for a set of which no rule matches.
+    Raises PatternError for an unknown name, and for a set without a rule that matches.
     """
     found: list[Rule] = []
     for name in names:

@@ -90,9 +90,9 @@ def _distinct(targets: Sequence[Layout]) -> list[Layout]:
 class _Conversion:
     """The operations and rules that convert a network from one layout to another (the target).
 
-    ``odd`` are the keys of tensors that have no name in the target and for which no layout gives a reason to leave them
-    out. ``unnamed`` is the number of all tensors that have no name in the target. ``derived`` has the network after the
-    operations. ``unknown`` are keys that the source's layout has no name for.
+    ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
+    is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
+    ``unknown`` are keys that the source's layout has no name for.
     """
 
     def __init__(

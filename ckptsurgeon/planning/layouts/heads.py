@@ -49,7 +49,7 @@ def equal_heads(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     if stated and stated["keys"] != stated["heads"]:
         raise PlanError(
             f"{count(stated['heads'], 'head')} of queries and {stated['keys']} of keys and values do not fit this "
-            "network, which has as many of each.",
+            "network, which has the same number of both.",
             hint="Correct the numbers of heads: one number is enough, as in --heads 12.",
         )
     return stated
@@ -98,7 +98,8 @@ def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
             said = f"{escape(fused)} has {every} rows and {escape(output)} has {columns} columns"
             if every <= columns or (every - columns) % 2:
                 raise PlanError(
-                    f"{said}: the rows are not those of {columns} queries and of as many keys as values.",
+                    f"{said}: {columns} rows of queries and equal numbers of rows of keys and values do not make up "
+                    "these rows.",
                     hint="Complete the model first.",
                 )
             return said, [columns, (every - columns) // 2]

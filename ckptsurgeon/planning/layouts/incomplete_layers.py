@@ -35,7 +35,7 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
         tensors = {_begun(key, layout.beside_list): info for key, info in tensors.items()}
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
         raise PlanError(
-            f"{escape(_begun(lost, listed))} is missing from {escape(label)}: other layers have such a tensor.",
+            f"{escape(_begun(lost, listed))} is missing from {escape(label)}, although other layers have this tensor.",
             hint="Complete the model first.",
         )
 
@@ -83,7 +83,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
-    """Yield the names of layers of which there is no tensor, although there is a later layer.
+    """Yield the names of layers without a tensor, although there is a later layer.
 
     ``stacks`` has the numbers of the layers by (what begins their names, the number of a group of tensors).
     """

@@ -14,7 +14,7 @@ __all__ = ["HeadsFromThirds", "Paired", "ThirdsFromHeads"]
 
 @dataclass(frozen=True)
 class Paired:
-    """A change of the order of the rows of the queries or keys ``name``: the rotary embedding rotates pairs of rows.
+    """A new order of the rows of the queries or keys ``name``, needed because rotary embeddings rotate pairs of rows.
 
     In the family's own layout, a head has the first rows of all pairs, then the second rows of all pairs. In the other
     layout, the two rows of a pair are side by side. ``number`` is the name of the number of heads.

@@ -29,7 +29,7 @@ def check_complete(keys: Collection[str]) -> None:
         lost = sorted(numbers - set(found), key=natural_key)
         if lost and not name.startswith("self_attn.rotary_emb"):
             raise PlanError(
-                f"model.layers.{lost[0]}.{name} is missing: other layers have such a tensor.",
+                f"model.layers.{lost[0]}.{name} is missing, although other layers have this tensor.",
                 hint="Complete the model, or convert without changing the layout: --layout keep.",
             )
 

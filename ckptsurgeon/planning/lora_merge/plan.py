@@ -1,4 +1,4 @@
-"""Plans ``lora merge``: collects what adapters change in a base, and makes the steps. Opens no file."""
+"""Plans ``lora merge``: collects the changes of adapters to a base, and makes the steps. Opens no file."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
     inputs = inputs_by_key(one, source, one.adapter.saved.values())
     if inputs and one.weight != 1:
         raise PlanError(
-            f"the adapter {name} has biases, which replace those of the base, so with the weight {one.weight:g} the "
+            f"the adapter {name} has biases that replace those of the base. With the weight {one.weight:g}, the "
             f"result would depend on the base: {listing(list(one.adapter.saved))}.",
             hint="Give this adapter the weight 1, or merge with ckpt lora merge.",
         )
@@ -265,7 +265,7 @@ def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
     if len(having) > 1:
         raise PlanError(
             f"{escape(having[0].one.adapter.name)} and {escape(having[1].one.adapter.name)} both have a bias for the "
-            f"factors of {escape(name)} (lora_bias), and biases cannot be put side by side.",
+            f"factors of {escape(name)} (lora_bias), and two biases cannot be joined.",
             hint="Merge the adapters into their base with ckpt lora merge.",
         )
     for part in having:

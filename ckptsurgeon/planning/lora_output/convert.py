@@ -153,7 +153,7 @@ def _reduced(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> Ne
 
 
 def _kept_notes(modules: Sequence[NewModule]) -> Iterator[str]:
-    """Yield a note on modules of LoRA beside those of LoHa or LoKr."""
+    """Yield a note if an adapter has modules of LoRA as well as of LoHa or LoKr."""
     kept = [module.rank for module in modules if module.a.factor is None]
     if not kept or len(kept) == len(modules):
         return

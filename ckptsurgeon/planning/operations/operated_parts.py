@@ -1,4 +1,4 @@
-"""Finds out what became of the stored parts of quantised tensors (codes, scales and so on) that operations used."""
+"""Follows the stored parts of quantised tensors (codes, scales and so on) through operations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["operated_parts"]
 def operated_parts(
     source: Mapping[str, TensorInfo], codes: QuantisedTensors, derived: DerivedSource
 ) -> dict[str, QuantisedTensor]:
-    """Return a map from keys to quantised tensors, of which operations copied, changed or used a stored part.
+    """Return {key: quantised tensor} for quantised tensors with a part that operations copied, changed or used.
 
     ``source`` has the stored tensors and ``codes`` its quantised tensors; ``derived`` are the tensors after the
     operations. A key in the map is the key of an unchanged part, or of a tensor that was made from parts. Decoded
@@ -35,7 +35,8 @@ def operated_parts(
                 if by.operation.startswith(QUANTISED_NOW):
                     raise QuantisedError(
                         f"{by.operation}: {escape(part)} is a part of the tensor {escape(coded.name)}, which is "
-                        f"quantised ({coded.method}): rounding it would change what the codes stand for.",
+                        f"quantised ({coded.method}): rounding this part would change the weights that the codes "
+                        "represent.",
                         hint=f"Leave the tensor out, or put an operation - dequantize: {escape(coded.name)} before it.",
                     )
                 found.setdefault(key, coded)

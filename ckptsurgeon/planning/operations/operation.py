@@ -267,7 +267,7 @@ def _parsed(row: Any, where: str) -> Operation:
     if verb in ("split", "copy"):
         rules = tuple(rule for name in names for rule in target_rules(patterns[0], name, label))
         if verb == "split" and len(rules) < 2:
-            raise ConfigError(f"{label}: into has one name, but a split makes two tensors or more.")
+            raise ConfigError(f"{label}: the field into has one name, but a split makes two tensors or more.")
     else:
         rules = tuple(target_rule(pattern, name, label, also) for pattern in patterns for name in names)
     return Operation(verb, patterns, rules, fields, row=row)

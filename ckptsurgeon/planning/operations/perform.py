@@ -140,7 +140,7 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return the decoded weight of each quantised tensor of which ``keys`` has a part, by the keys of all its parts."""
+    """Return the decoded weights of the quantised tensors with parts in ``keys``, by the keys of all their parts."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
         if weight.keys in made:  # another part led to the same weight
@@ -275,7 +275,7 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
             f"{operation}: {escape(key)} is {info.dtype}, which has no zero: its numbers are powers of two."
         )
     if operation.verb == "pad" and dtype.kind not in ("float", "complex") and operation.fields["value"]:
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which is padded with 0 only.")
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which can only be padded with 0.")
     done = {"shift": "shifted", "noise": "given noise", "exp_scale": "scaled by an exponent"}.get(operation.verb)
     if done is not None and dtype.kind != "float":
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be {done}.")

@@ -103,7 +103,7 @@ def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     if size != info.shape[dim] or max(end for _, end in runs) > size:
         raise PlanError(
             f"{operation}: dimension {dim} of {escape(key)} has size {info.shape[dim]}, and the indices "
-            f"{escape(operation.fields['of'], 60)} in blocks of {block} do not list exactly one original for each "
+            f"{escape(operation.fields['of'], 60)} in blocks of {block} do not give one original index for each "
             "element."
         )
     return noisy(info, dim, runs, float(operation.fields["by"]), _seed_of(operation.fields["seed"], key))

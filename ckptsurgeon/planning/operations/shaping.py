@@ -194,7 +194,8 @@ def joined(
         keys = _ordered(operation, name, found)
         if len(set(keys)) != len(keys):
             raise PlanError(
-                f"{operation}: two patterns match {escape(keys[0])}, so that {escape(name)} would contain it twice.",
+                f"{operation}: two patterns match {escape(keys[0])}, so {escape(name)} would contain this tensor "
+                "twice.",
                 hint="Change the patterns so that no two of them match one key.",
             )
         made[tuple(keys)] = {name: _join(operation, name, keys, tensors)}

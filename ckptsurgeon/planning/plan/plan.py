@@ -195,7 +195,7 @@ class Plan(InNotebooks):
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a plan's JSON: the missing field or source, else the exception's message."""
+    """Return the fault of a plan's JSON: the missing field or source, else the exception's message."""
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 

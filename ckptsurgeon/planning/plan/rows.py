@@ -57,7 +57,7 @@ class DonorRows(Brief):
 
     @staticmethod
     def from_json(data: Any, rows: int) -> DonorRows | None:
-        """Return what ``data`` describes, None if it is None; ``rows`` is the number of rows of the destination.
+        """Return the object for JSON data, None for None; ``rows`` is the number of rows of the destination.
 
         Raises TypeError, ValueError or KeyError for wrong data.
         """
@@ -67,7 +67,10 @@ class DonorRows(Brief):
         if type(picks) is not int or picks < 1:
             raise ValueError(f"picks is {picks!r:.40}, not a number above 0")
         if len(own) != rows or not all(row is None or _within(row, size) for row in own):
-            raise ValueError(f"the donor must have one of its {size} rows, or null, for each of the {rows} rows")
+            raise ValueError(
+                f"rows of the donor must list a row number below {size}, or null, for each of the {rows} rows of the "
+                "output"
+            )
         return DonorRows(size, picks, own)
 
 

@@ -1,4 +1,4 @@
-"""Finds the axes of tensors that a field of the configuration changes, and what a layer does along each of them.
+"""Finds the axes of tensors that a field of the configuration changes, and their roles in a layer.
 
 The shapes of two networks are compared; their configurations differ only in this field. An axis of another size belongs
 to the outputs of a layer ("out") or to its inputs ("in"), as the class of the layer shows. If the outputs of a layer

@@ -15,10 +15,10 @@ class Change:
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
     are rules that rename the results, and ``left`` are patterns of tensors that are left out. ``policies`` is for
     tensors of which only a part comes from the source: it maps their keys to the policy that initialises the rest.
-    ``said`` is the text of the note on what was done. ``is_exact`` is true if the network computes the same afterwards,
-    up to rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps
-    keys of initialised tensors to the number of copies of each row. ``unlike`` are the keys of tensors whose copies are
-    read by different parts of the network, so that the gradients of the copies differ.
+    ``said`` is the text of the note on the change. ``is_exact`` is true if the network computes the same afterwards, up
+    to rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps keys
+    of initialised tensors to the number of copies of each row. ``unlike`` are the keys of tensors whose copies are read
+    by different parts of the network, so that the gradients of the copies differ.
     """
 
     said: str
@@ -33,7 +33,7 @@ class Change:
     unlike: frozenset[str] = frozenset()
 
     def note(self, *, is_tested: bool) -> str:
-        """Return what was done, and whether the network computes the same afterwards.
+        """Return the text of a note: the change, and whether the network then computes the same.
 
         ``is_tested`` is whether the tests compare the outputs of networks of this type.
         """

@@ -110,7 +110,7 @@ def _hint(before: int, after: int) -> str:
 
 def _in_way(way: str, before: int, after: int, hint: str) -> list[Layer]:
     if (way in ("repeat", "identity", "interleave")) != (after > before):
-        raise ConfigError(f"--layers {way} does not make {after} layers of {before}.", hint=f"Write {hint}.")
+        raise ConfigError(f"--layers {way} cannot make {after} layers from {before}.", hint=f"Write {hint}.")
     if way in ("repeat", "first"):
         return [Layer(number % before) for number in range(after)]
     if way == "evenly":

@@ -39,7 +39,7 @@ Parts = Mapping[str, str]
 
 
 def upcycled(before: Network, after: Network) -> Change:
-    """Return the change of a dense network to one with experts, each a copy of the feed-forward layer or a part of it.
+    """Return the change that gives a dense network experts, each a copy or a part of the feed-forward layer.
 
     All other new tensors are initialised: routers, and shared experts, whose output projections are zero. The caller
     sets the fields ``said`` and ``is_exact``. Raises PlanError if the networks differ in other tensors, or if the parts

@@ -1,4 +1,4 @@
-"""The fields of a configuration that determine sizes, and what each of them counts."""
+"""The fields of a configuration that determine sizes, and the objects that each of them counts."""
 
 from __future__ import annotations
 

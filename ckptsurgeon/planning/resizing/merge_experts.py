@@ -122,7 +122,7 @@ def merged(
 
 
 def _alignment_said(aligned: Sequence[AlignedExperts]) -> str:
-    """Return what was done with the channels of experts, and how similar the merged experts are."""
+    """Return a text on the order of the channels of experts, and on the similarity of the merged experts."""
     if not aligned:
         return "their channels are not aligned first"
     before, after = ([one for layer in aligned for one in getattr(layer, name)] for name in ("before", "after"))

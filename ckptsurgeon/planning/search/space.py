@@ -195,7 +195,7 @@ def _range(said: str, empty: Parameter, mark: Mapping[str, Any]) -> Parameter:
         why = "whole numbers" if is_whole else f"a range that begins at {low}"
         raise ConfigError(f"{said}: log is not possible with {why}.", hint="Use a range of numbers above 0.")
     if is_whole and not (isinstance(low, int) and isinstance(high, int)):
-        raise ConfigError(f"{said}: the range [{low}, {high}] is not one of whole numbers.")
+        raise ConfigError(f"{said}: the bounds of the range [{low}, {high}] are not whole numbers.")
     return replace(empty, low=float(low), high=float(high), log=is_log, whole=is_whole)
 
 

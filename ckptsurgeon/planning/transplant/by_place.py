@@ -150,7 +150,7 @@ def _declared_rows(changes: Iterable[ShapeChange], declared: Mapping[str, int]) 
 def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
     """Return the sizes of the first axis of each tensor that has a row for each token, by the tensor's first key.
 
-    Names and shapes decide. The candidates are matrices and biases of which only the first axis changes. Candidates
+    Names and shapes decide. The candidates are matrices and biases whose only changed axis is the first. Candidates
     that change by the same sizes have a row for each token if one of these is true:
 
     - one of the matrices has a name that is certain, such as ``lm_head.weight``;
@@ -183,7 +183,7 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
 def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -> set[Sizes]:
     """Return the (source, destination) sizes of matrices that, by shape, are an embedding and its output layer.
 
-    ``rows`` has all tensors of which only the first axis changes, and ``wider`` the pairs of sizes of other axes that
+    ``rows`` has all tensors whose only changed axis is the first, and ``wider`` the pairs of sizes of other axes that
     change. Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the
     embedding, has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look like tables for
     tokens (``_are_tables``).

@@ -274,7 +274,8 @@ class _Decider:
         rows = self.axes.rows(step.key, axis, have, want)
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
             raise PlanError(
-                f"the tensor {escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
+                f"the rows of new tokens in {escape(step.key)} cannot be a mean of other rows, because it is "
+                f"{step.source_dtype}.",
                 hint="Use --new-tokens init or zero.",
             )
         rule = " ".join(filter(None, (step.rule, str(self.options.vocabulary))))

@@ -206,7 +206,7 @@ _REMEDIES = {
 def _nothing_loaded(
     steps: Sequence[Step], unexpected: Sequence[TensorOrigin], target: TargetSpec, views: Sequence[SourceView]
 ) -> PlanError:
-    """Return the error for a transplant in which no tensor comes from a source, with a hint about what to change."""
+    """Return the error for a transplant without a tensor from a source; the hint says what to change."""
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)

@@ -135,7 +135,7 @@ class SourceView(Brief):
 
     @property
     def names(self) -> list[str]:
-        """All keys, then the names of quantised tensors: these are stored under other keys."""
+        """All keys, then the names of quantised tensors, which are not keys: their parts have other names."""
         return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
 
     def dtype_of(self, key: str) -> str:

@@ -220,8 +220,8 @@ def _lacks_zero_points(asked: Request) -> bool:
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If ``odd`` is given, each kind of odd scales that was found (see ``_odd_scales``) is recorded in it with the name of
-    the weight; for a matrix, its size (large, small or usual) is recorded, too.
+    If ``odd`` is given, each kind of implausible scales that was found (see ``_odd_scales``) is recorded in it with the
+    name of the weight; for a matrix, its size (large, small or usual) is recorded, too.
     """
     made = info.made
     assert isinstance(made, Decoded)

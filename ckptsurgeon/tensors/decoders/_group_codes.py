@@ -77,7 +77,7 @@ Decode = Callable[[Mapping[str, Array], Box], Array]
 
 
 def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
-    """Yield what the groups in a part of a weight show: ``UNFIT`` zero points or, if there is only one, a kind of code.
+    """Yield the kinds of groups in a part of a weight: ``UNFIT`` zero points or, if there is only one, a kind of code.
 
     This kind is ``ASYMMETRIC`` or ``SYMMETRIC``. Only the first and the last rows are judged. Nothing is yielded for
     them if they are too few, if their zero points fit, and for other encodings than those in ``OUTPUTS``. ``arrays``
@@ -111,7 +111,7 @@ def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode
 
 
 def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
-    """Return what the codes (outputs, inputs) show: ``UNFIT``, ``ASYMMETRIC``, ``SYMMETRIC`` or, if nothing, None.
+    """Return the kind of the codes (outputs, inputs): ``UNFIT``, ``ASYMMETRIC``, ``SYMMETRIC`` or, if nothing, None.
 
     ``zeros`` has the zero point of each code, ``group`` the group of each input.
     """

@@ -1,4 +1,4 @@
-"""Finds odd scales and zero points (which no quantisation method writes) while weights are decoded.
+"""Finds implausible scales and zero points, which no quantisation method writes, while weights are decoded.
 
 A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
 are not all 0.
@@ -94,8 +94,8 @@ def add_size(
 
     The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
     finite. Only some values are used, at equal distances. The distance is an odd number, so that they are spread over
-    all columns. ``codes`` returns what ``values`` (float32) would be if all scales were 1, or None if this is not
-    known; it is called only if the values are rather large.
+    all columns. ``codes`` returns the weights (float32) that the codes would give with scales of 1, or None if this is
+    not known; it is called only if the values are rather large.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -140,7 +140,7 @@ HALF = 0.5
 
 
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
-    """Record in ``seen`` what the codes and scales of the part ``box`` of a weight show.
+    """Record in ``seen`` the implausible codes and scales in the part ``box`` of a weight.
 
     This is either that weights were clipped, or in how many groups the largest code is the largest possible one.
     """
@@ -161,7 +161,7 @@ def find_odd_scales(
     seen: OddScales,
     decode_part: Callable[[Mapping[str, Array], Box], Array],
 ) -> None:
-    """Record the name of a quantised tensor in ``seen`` for each kind of odd scales or zero points in ``arrays``.
+    """Record a quantised tensor's name in ``seen`` for each kind of implausible scales or zero points in ``arrays``.
 
     ``arrays`` contains, by role, the parts of the stored tensors that were read for the part ``box`` of the weight.
     ``decode_part`` returns the decoded values of such arrays and such a box. All values are decoded only if a scale is

@@ -103,7 +103,7 @@ def have_many_values(codes: Array) -> bool:
 
 
 def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
-    """Yield the kinds of odd scales of MLX's affine codes.
+    """Yield the kinds of implausible scales of MLX's affine codes.
 
     The bias of a group is that end of its range which is farther from 0. It is a multiple of the scale, with the other
     sign, so its magnitude is never smaller than that of the scale. Older versions of MLX have only positive scales;

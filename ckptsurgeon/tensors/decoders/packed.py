@@ -124,7 +124,7 @@ def _version(stated: object) -> tuple[int, int] | None:
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return how many words contain ``columns`` codes of ``bits`` bits: packed without gaps, and packed with gaps.
+    """Return two numbers of words for ``columns`` codes of ``bits`` bits: packed without gaps, and packed with gaps.
 
     With gaps, no code crosses the end of a word.
     """

@@ -99,7 +99,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
 
 
 def _elements(made: Decoded, box: Box) -> tuple[int, int]:
-    """Return the range of flat indices (row-major) of the codes in all rows of which a part is in ``box``."""
+    """Return the range of flat indices (row-major) of the codes in all rows that ``box`` contains or cuts."""
     inner = prod(int(size) for name, size in made.facts if name.startswith("size") and name != "size0")
     return (box[0][0] * inner, box[0][1] * inner) if box else (0, 1)
 

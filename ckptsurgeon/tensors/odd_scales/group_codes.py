@@ -1,6 +1,6 @@
 """Decides whether the codes of a quantised model were made with other zero points than those that are stored.
 
-See ``tensors/decoders/_group_codes.py`` for what is measured of each tensor.
+See ``tensors/decoders/_group_codes.py`` for the measured values of each tensor.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def lost_zero_points(names: Mapping[str, Collection[str]]) -> set[str]:
 def unfit_zero_points(names: Mapping[str, Collection[str]], explained: Iterable[Collection[str]]) -> set[str]:
     """Return the tensors whose zero points do not fit their codes, except those in ``explained``.
 
-    ``names`` has names of tensors by kind. For the tensors in ``explained``, another note says what is wrong with their
+    ``names`` has names of tensors by kind. For the tensors in ``explained``, another note describes the fault of their
     zero points, scales or codes.
     """
     return set(names.get(UNFIT, ())).difference(*explained)

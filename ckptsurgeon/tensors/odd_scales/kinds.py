@@ -1,4 +1,4 @@
-"""The kinds of odd scales, zero points and codes: those that no quantisation method writes, such as negative scales."""
+"""The kinds of implausible scales, zero points and codes, which no quantisation method writes: negative scales, say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes notes on quantised tensors with odd scales, zero points or codes."""
+"""Makes notes on quantised tensors with implausible scales, zero points or codes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 
 @notes_of(NoteKind.QUANTISATION)
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
-    """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
+    """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of implausible scales in it.
 
     There are also notes on the sizes of decoded matrices: if most of them are too large or too small, or if some are
     far larger or smaller than the same matrices of other layers. If all matrices of a layer are, a smaller difference
@@ -159,7 +159,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class OddScales:
-    """The names of quantised tensors, by kind of odd scales and by size class. Several threads may use one object.
+    """The names of quantised tensors, by kind of implausible scales and by size class; safe with several threads.
 
     A size class is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, each matrix has a kind with a power of
     two, the factor between the sizes of its inputs and outputs (see ``POWER``).
@@ -174,7 +174,7 @@ class OddScales:
         self._ends: dict[str, list[tuple[int, int, tuple[int, int] | None]]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size class."""
+        """Record the tensor ``name`` under ``kind``, a kind of implausible scales or a size class."""
         self.names[kind][name] = None
 
     def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
@@ -215,7 +215,7 @@ class OddScales:
         self._ends.setdefault(name, []).append((reached, number, powers))
 
     def add_all_but_sizes(self, other: OddScales) -> None:
-        """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
+        """Add the records of ``other``, except sizes: ``other`` is about embeddings, which have other sizes."""
         for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC):
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans
@@ -226,7 +226,7 @@ class OddScales:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return {kind of odd scales, or size class: names of tensors}; only names in ``names`` are returned."""
+        """Return {kind of implausible scales, or size class: names of tensors}, only for names in ``names``."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self._kinds().items()}
 

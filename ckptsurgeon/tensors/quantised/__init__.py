@@ -1,1 +1,1 @@
-"""Quantised weights, which are stored as several tensors, and what a ``quantization_config`` says of them."""
+"""Quantised weights, which are stored as several tensors, and their settings in a ``quantization_config``."""

@@ -114,7 +114,7 @@ def values_called(settings: Settings, name: str) -> Iterator[Any]:
 def modelopt_of(settings: Settings) -> Settings:
     """Return the fields of ModelOpt's settings, in config.json or in hf_quant_config.json; {} for other methods.
 
-    In hf_quant_config.json the fields are in a section ``quantization``, beside the name of the producer.
+    In hf_quant_config.json the fields are in a section ``quantization``, next to the name of the producer.
     """
     own, producer = _map(settings.get("quantization")), _map(settings.get("producer"))
     is_modelopt = str(settings.get("quant_method", "")).startswith("modelopt") or producer.get("name") == "modelopt"

@@ -77,7 +77,7 @@ class Features:
 class Augment:
     """How clips of ``train`` are changed at random; by default they are not changed.
 
-    ``speed`` are factors of the speed, of which one is chosen for each clip. ``snr_db`` are the lowest and the highest
+    ``speed`` are factors of the speed; one of them is chosen for each clip. ``snr_db`` are the lowest and the highest
     signal-to-noise ratio of added noise, in decibels. ``noise`` are sound files with noise, or folders of such files
     (none: white noise).
 

@@ -118,7 +118,7 @@ def sound_rate(path: str, where: str) -> int:
 
 
 def _sound_of(clip: Clip) -> str | BinaryIO:
-    """Return what soundfile has to open for a clip: a path, or a file object for the bytes in a table's cell."""
+    """Return the argument of soundfile for a clip: a path, or a file object for the bytes in a table's cell."""
     return clip.path if clip.cell is None else open_cell(clip.path, clip.cell, clip.where)
 
 

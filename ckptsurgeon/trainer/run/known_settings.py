@@ -23,9 +23,9 @@ OLD_BEAM = 4
 
 
 def known_settings(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in a lineage as this version of ckptsurgeon would have recorded them.
+    """Return the settings in the lineage (the record of a run's origin) in the form of this version of ckptsurgeon.
 
-    A setting that did not exist in the older version gets its default: defaults do not change what the run does.
+    A setting that did not exist in the older version gets its default, since defaults do not change the run.
     """
     usual: dict[str, Any] = plain_json(asdict(Settings()))
     old = lineage["settings"]

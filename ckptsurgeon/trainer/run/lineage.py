@@ -125,7 +125,7 @@ NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
-    """Return the lineage of a run, that is, what the run starts from, as a dict for JSON.
+    """Return the lineage of a run, that is, its starting point, as a dict for JSON.
 
     Paths are relative to the run folder.
     """
@@ -196,7 +196,7 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Check what has changed since the run was started; return a note on each change.
+    """Find the changes since the run was started; return a note on each change.
 
     Raises ConfigError if the model, the data or a setting has changed in such a way that the run cannot be resumed.
     """

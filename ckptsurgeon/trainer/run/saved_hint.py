@@ -1,4 +1,4 @@
-"""Extends the hint of an error that ends a run: what is saved, and how the run can continue."""
+"""Extends the hint of an error that ends a run: names the saved files, and the way to continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds what a run starts from: a configuration, weights, and a folder that is free or has the run to resume."""
+"""Finds the starting point of a run: a configuration, weights, and a folder that is free or has the run to resume."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _inputs(job: Job) -> Iterator[str]:
 def resume_start(
     lock: RunLock, folder: RunFolder, config: str | None, *, sets: Sequence[str], controls: bool
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Lock the folder of a run to resume; return what the run was started from, and its ``--set`` strings.
+    """Lock the folder of a run to resume; return the starting point of the run, and its ``--set`` strings.
 
     ``sets`` are the strings of this call, which are added. The initial weights are only read if ``controls`` is true.
     Raises ConfigError if there is no run, or if the initial weights have changed.
@@ -196,7 +196,7 @@ class RunStart:
 
 
 def find_start(config: str | None, init: str | None) -> RunStart:
-    """Return what a run starts from: the configuration ``config`` and the initial weights ``init``.
+    """Return the starting point of a run: the configuration ``config`` and the initial weights ``init``.
 
     Without ``config`` and ``init``, ``init`` is the only ``*.init.safetensors`` in the working directory. Without
     ``config``, the recipe of ``init`` refers to the configuration. Raises ConfigError if there is no such file, or if

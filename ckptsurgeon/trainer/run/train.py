@@ -195,7 +195,7 @@ def _text(name: str, path: Path | None) -> str | None:
 def _start(
     lock: RunLock, folder: RunFolder, mode: _Mode, config: str | None, init: str | None, sets: tuple[str, ...]
 ) -> tuple[RunStart, tuple[str, ...]]:
-    """Return what the run starts from, and the ``KEY=VALUE`` strings that replace its settings.
+    """Return the starting point of the run, and the ``KEY=VALUE`` strings that replace its settings.
 
     If the run is resumed, both are read from the folder, and ``sets`` are added to the strings.
     """

@@ -136,7 +136,8 @@ def read_arpa(path: str) -> NGrams:
             file.seek(0)
             if head == BINARY:
                 raise FormatError(
-                    f"{escape(path)} is a binary file of KenLM.", hint="Give the .arpa file from which it was built."
+                    f"{escape(path)} is a binary file of KenLM, which ckpt cannot read.",
+                    hint="Give the .arpa file from which it was built.",
                 )
             plain: Any = gzip.GzipFile(fileobj=file) if head[:2] == b"\x1f\x8b" else file
             return _Reader(path, plain).read()

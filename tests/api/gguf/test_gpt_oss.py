@@ -218,7 +218,7 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
     tensors = saved()
     del tensors[gone]
     save_file(tensors, "model/model.safetensors", {"format": "pt"})
-    with pytest.raises(cs.PlanError, match=f"{gone} is missing: other layers have such a tensor"):
+    with pytest.raises(cs.PlanError, match=f"{gone} is missing, although other layers have this tensor"):
         cs.convert("model", layout="gguf")
 
 

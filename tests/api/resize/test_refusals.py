@@ -118,8 +118,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too few listed": ({"set": {"num_hidden_layers": 5}, "layers": "0..2"}, cs.ConfigError, "lists 3 layers"),
     "no such layer": ({"set": {"num_hidden_layers": 4}, "layers": "0..3"}, cs.ConfigError, "not a layer from 0 to 2"),
     "not a list": ({"set": {"num_hidden_layers": 4}, "layers": "all"}, cs.ConfigError, "not a layer from 0 to 2"),
-    "repeat for fewer": ({"set": {"num_hidden_layers": 2}, "layers": "repeat"}, cs.ConfigError, "does not make 2"),
-    "first for more": ({"set": {"num_hidden_layers": 4}, "layers": "first"}, cs.ConfigError, "does not make 4"),
+    "repeat for fewer": ({"set": {"num_hidden_layers": 2}, "layers": "repeat"}, cs.ConfigError, "cannot make 2"),
+    "first for more": ({"set": {"num_hidden_layers": 4}, "layers": "first"}, cs.ConfigError, "cannot make 4"),
     "layers of nothing": ({"set": {"hidden_size": 32}, "layers": "first"}, cs.ConfigError, "the number of layers stays the same"),
     "keep of nothing": (
         {"set": {"hidden_size": 32}, "keep": {"num_attention_heads": "0"}}, cs.ConfigError, "this field is not changed"
@@ -133,9 +133,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "no number of channels becomes larger"),
     "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "no width becomes larger"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
-    "keep of what grows": ({"set": {"intermediate_size": 32}, "keep": {"intermediate_size": "0"}}, cs.ConfigError, "only of heads"),
+    "keep of what grows": ({"set": {"intermediate_size": 32}, "keep": {"intermediate_size": "0"}}, cs.ConfigError, "only for heads"),
     "keep of what is pooled": (
-        {"set": {"num_key_value_heads": 1}, "keep": {"num_key_value_heads": "1"}}, cs.ConfigError, "only of heads"
+        {"set": {"num_key_value_heads": 1}, "keep": {"num_key_value_heads": "1"}}, cs.ConfigError, "only for heads"
     ),
     "unequal groups": (
         {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of query heads"

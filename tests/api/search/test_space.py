@@ -62,7 +62,7 @@ def test_marks_with_one_name_are_one_parameter() -> None:
         ({"search": [0, 10**400]}, "not a range."),
         ({"search": [0, 1], "log": True}, "log is not possible with a range that begins at 0."),
         ({"search": [1, 8], "log": True, "whole": True}, "log is not possible with whole numbers."),
-        ({"search": [0.5, 8], "whole": True}, "the range [0.5, 8] is not one of whole numbers."),
+        ({"search": [0.5, 8], "whole": True}, "the bounds of the range [0.5, 8] are not whole numbers."),
         ({"search": [0, 1], "log": "yes"}, "log is 'yes', not true or false."),
         ({"search": [0, 1], "lg": True}, "a parameter to search has no field 'lg'."),
         ({"search": [0, 1], "name": 3}, "the name 3 is not a string."),

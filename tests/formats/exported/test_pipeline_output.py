@@ -159,7 +159,9 @@ def test_an_input_is_never_replaced(ckpt: Any) -> None:
 def test_weights_beside_the_components_are_an_error() -> None:
     path = pipeline()
     (path / "v1-5-pruned.safetensors").write_bytes(Path(original()).read_bytes())
-    with pytest.raises(cs.ConfigError, match=r"has weights beside its components \(v1-5-pruned.safetensors\)"):
+    with pytest.raises(
+        cs.ConfigError, match=r"has weights next to the folders of its components \(v1-5-pruned.safetensors\)"
+    ):
         cs.apply(cs.convert(original(), layout="diffusers"), path, to="diffusers")
 
 

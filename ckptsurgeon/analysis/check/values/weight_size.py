@@ -72,7 +72,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
-    """Yield findings on decoded weights whose means are far from 0, unless another kind of odd scales explains this."""
+    """Yield findings on decoded weights whose means are far from 0, unless implausible scales explain this."""
     kinds = (*(kind for kind in EXPLAIN if kind != NO_OFFSET), *SHIFTED.values(), UNCENTRED, LEANING, ONE_OFF, UNCLEAR)
     names = {kind: subject.odd.get(kind, ()) for kind in kinds}
     shifted = shifted_names(names, len(subject.decoded))

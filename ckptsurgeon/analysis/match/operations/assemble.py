@@ -58,7 +58,7 @@ def assembled(
 ) -> Proposal:
     """Return the proposal ``found`` with the rules and operations of ``answer`` instead of its own.
 
-    With ``agrees``, each tensor is compared with that of the destination, and what differs is left out.
+    With ``agrees``, each tensor is compared with that of the destination, and tensors that differ are left out.
     """
     notes = [note for note in found.notes if not is_note(note)]
     order = {key: number for number, key in enumerate(source)}

@@ -30,7 +30,7 @@ _BEYOND = (
 
 @dataclass(frozen=True)
 class HeaderChanges:
-    """What names and shapes show beyond renames: operations, those of which something is unknown, and notes."""
+    """Results from names and shapes other than renames: complete operations, incomplete operations, and notes."""
 
     changes: list[Change]
     undecided: list[Undecided]
@@ -38,7 +38,7 @@ class HeaderChanges:
 
 
 def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> HeaderChanges:
-    """Return the operations that names and shapes show, and what they leave open.
+    """Return the operations that follow from names and shapes, and the questions that these leave open.
 
     ``found`` has the tensors that are only renamed; these are not used again.
     """
@@ -66,7 +66,7 @@ def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> He
 
 
 class _Left:
-    """The tensors of both models that have no partner yet, and what was found.
+    """The tensors of both models that have no partner yet, and the operations that were found.
 
     ``changes`` are the operations that are known at first.
     """
@@ -79,7 +79,7 @@ class _Left:
         self.destination = {key: info for key, info in destination.items() if key not in made}
 
     def take(self, found: Change | Undecided) -> None:
-        """Add a change, or an operation of which something is unknown, if none of its tensors is used yet."""
+        """Add a change or an incomplete operation, if none of its tensors is used yet."""
         if isinstance(found, Change):
             old, new = found.sources, tuple(found.results.values())
         else:
@@ -116,7 +116,7 @@ def _place(key: str) -> tuple[str, ...] | None:
 
 
 def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
-    """Yield the transposes of matrices whose names correspond, and of square ones in the same layers."""
+    """Yield transposes: of matrices whose names correspond, and of square matrices in the same layers."""
     for key, new in found.turned.items():
         yield Change((_turn(key, new, source[key]),), {key: new}, (key,), TURNED)
     matrices = {key: source[key].shape for key in found.names}
@@ -183,7 +183,7 @@ def _unstack(found: Stacked, source: Tensors) -> Change | Undecided:
 
 
 def _by_layer(found: Iterable[Undecided]) -> list[Undecided]:
-    """Return what is open once for all layers, with ``{n}`` in place of the numbers."""
+    """Return each open question once for all layers, with ``{n}`` in place of the numbers."""
     groups: dict[Undecided, Undecided] = {}
     for one in found:
         old, new = (tuple(dict.fromkeys(map(shown, keys))) for keys in (one.first, one.second))

@@ -1,8 +1,8 @@
 """Finds fused projections by shapes: one tensor that is the concatenation of several, such as q, k and v.
 
 Shapes say that tensors are parts of another one, but not in which order. Only names can: ``qkv_proj`` of Phi-3 has all
-queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon has those of one head, then
-those of the next, and with other names nothing is known.
+queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon has the queries, keys and
+values of one head, then those of the next; for other names, the order is not known.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[lis
 
 
 def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
-    """Yield the stacks, of which square matrices are transposed if all others with the same last name are."""
+    """Yield the stacks. Square matrices in them are transposed if all others with the same last name are."""
     kinds: dict[str, set[bool]] = defaultdict(set)
     for one in found:
         if not one.unknown and not _is_square(singles[one.parts[0]]):

@@ -1,4 +1,4 @@
-"""Does to biases what is done to the weights of the same modules: a vector alone does not show where it belongs."""
+"""Applies the operations of weights to the biases of the same modules: a vector alone does not show its origin."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _common(both: Sequence[Checkpoint]) -> str:
 
 
 def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
-    """Find what corresponds, the most certain first; ``expected`` are the pairs that names show."""
+    """Find tensors that correspond, the most certain first; ``expected`` are the pairs that names show."""
     source, destination = pairs.here.checkpoint, pairs.there.checkpoint
     pair_equals(pairs, expected)
     lines = list(relations(*pairs.matrices(), source))
@@ -91,7 +91,7 @@ def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str]) -> dict[str, str]:
-    """Return the pairs that names show of tensors of which one cannot be compared."""
+    """Return the pairs of tensors that names show, if one tensor of the pair cannot be compared."""
     source, destination = both
     return {
         old: new

@@ -43,7 +43,7 @@ def _slices(tensors: Tensors) -> dict[str, TensorInfo]:
 
 
 def _same_elements(pairs: Pairs, here: Tensors, there: Tensors) -> Iterator[Change]:
-    """Yield the changes of tensors of which no other tensor of the same side has the same elements."""
+    """Yield the changes of tensors whose elements are in no other tensor of the same side."""
     sizes = {info.numel for info in here.values()} & {info.numel for info in there.values()} - {0, 1}
     found = [
         _by_elements(side, {key: info for key, info in tensors.items() if info.numel in sizes})

@@ -1,4 +1,4 @@
-"""Returns the operations for what fingerprints show: split, concat, transpose, halves, pairs, take, slice."""
+"""Returns the operations that fingerprints show: split, concat, transpose, halves, pairs, take, slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of one of two checkpoints that are compared by value, and what corresponds so far."""
+"""The tensors of one of two checkpoints that are compared by value, and their partners so far."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _place(name: str, tensors: Tensors) -> Place | None:
 
 
 def _put_together(group: Sequence[Change], source: Tensors, destination: Tensors) -> Iterator[Change]:
-    """Yield the changes of one matrix each as one change, which ends with stacks; nothing if a matrix is missing."""
+    """Join changes of single matrices: yield one change that ends with stacks, or nothing if a matrix is missing."""
     names: dict[str, dict[int, str]] = defaultdict(dict)
     for change in group:
         for name, key in change.results.items():
@@ -83,7 +83,7 @@ def _are_numbered(names: Sequence[str]) -> bool:
 def _taken_apart(change: Change, source: Tensors, used: Set[Place]) -> Iterator[Change]:
     """Yield the change with an unstack of each stack of the source that it uses.
 
-    Nothing is yielded if one of these stacks has a matrix that is not in ``used``, which no change uses.
+    Nothing is yielded if one of these stacks has a matrix that is not in ``used``, since no change uses it.
     """
     places = [_place(key, source) for key in change.sources]
     stacks = {place[0]: source[place[0]].shape[0] for place in places if place is not None}

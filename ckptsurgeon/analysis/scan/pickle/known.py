@@ -96,7 +96,7 @@ _ENCODINGS = ("latin1", "latin-1", "utf-8", "utf8", "ascii")
 
 
 def _encode(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call of ``_codecs.encode``; '' if they are (string, encoding).
+    """Return the fault of the arguments of a call of ``_codecs.encode``; '' if they are (string, encoding).
 
     Python would import an unknown encoding as a module. ``text`` is a function that returns an argument as a string.
     """
@@ -104,7 +104,7 @@ def _encode(text: Callable[[object], str | None], args: object) -> str:
 
 
 def _with_encoding(text: Callable[[object], str | None], args: object) -> str:
-    """Return what is wrong with the arguments of a call whose optional second argument is an encoding.
+    """Return the fault of the arguments of a call whose optional second argument is an encoding.
 
     Returns '' if the encoding is known to be harmless, or is missing. ``text`` is a function that returns an argument
     as a string.

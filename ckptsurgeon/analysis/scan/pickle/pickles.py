@@ -1,4 +1,4 @@
-"""Scans the consecutive pickles of a file, and collects what they would import and call."""
+"""Scans the consecutive pickles of a file, and collects the names that they would import and call."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(source: Checkpoint) -> Settings:
-    """Return what is known about a source's model: the fields of config.json, params.json and GGUF's metadata."""
+    """Return all fields that describe a source's model: from config.json, params.json and GGUF's metadata."""
     start = f"{source.metadata.get(ARCHITECTURE, '')}.attention."
     stored = {name.removeprefix(start): value for name, value in source.metadata.items()}
     return {**_parameters(source.path), **stored, **model_folder(source).config}
 
 
 def _parameters(path: str) -> dict[str, Any]:
-    """Return the fields of the params.json beside local weights; {} if there is none."""
+    """Return the fields of the params.json next to local weights; {} if there is none."""
     folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     with suppress(OSError, ValueError, CheckpointError):
         fields = read_json(read_file(os.path.join(folder, PARAMETERS))) if os.path.exists(path) else {}

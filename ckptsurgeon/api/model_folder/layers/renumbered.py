@@ -209,10 +209,10 @@ def _is_by_position(name: str, value: Any) -> bool:
 
 
 def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
-    """Return whether a field may describe the ``count`` layers of a list whose first ``kept`` layers are kept.
+    """Return whether a field may describe each layer of a list of ``count`` layers, of which the first ``kept`` stay.
 
-    This is so if its value is a list with ``count`` entries, or a list of lists of which one contains the number
-    ``count``. It is also so if its name is like ``layer_ids`` and its value is a list with the index of a removed
+    This is so if its value is a list with ``count`` entries, or if it is a list of lists and one of these has ``count``
+    entries in all. It is also so if its name is like ``layer_ids`` and its value is a list with the index of a removed
     layer.
     """
     if not isinstance(value, list):

@@ -109,7 +109,7 @@ def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
 
 
 def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -> Iterator[str]:
-    """Yield texts on what is wrong with the operation ``row``, which reorders the rows of the queries or keys ``one``.
+    """Yield texts on faults of the operation ``row``, which reorders the rows of the queries or keys ``one``.
 
     ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), if they are known.
     """

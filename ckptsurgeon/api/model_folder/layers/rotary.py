@@ -270,7 +270,7 @@ def _is_near(expected: float, value: float) -> bool:
 
 
 def _base_in(values: Sequence[float]) -> float:
-    """Return the base of which the frequencies are powers, to 3 digits if possible; 0 if there is no such base."""
+    """Return the number whose powers are the frequencies, to 3 digits if possible; 0 if there is no such number."""
     usable = [place for place, one in enumerate(values) if place and 1e-3 < one < 1]
     if not usable:
         return 0

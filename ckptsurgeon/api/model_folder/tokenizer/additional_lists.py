@@ -1,6 +1,6 @@
 """Notes on missing token lists, and on token lists in addition to the model's main list.
 
-Additional lists are those of a target language or of entities, and older files beside a tokenizer.json.
+Additional lists are those of a target language or of entities, and older files next to a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ COMPARED, FEW = 512, 0.02
 
 @notes_of(NoteKind.VOCABULARY)
 def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
-    """Yield a note if a vocab.json of ``number`` tokens lacks many tokens of the BPE tokenizer.json beside it."""
+    """Yield a note if a vocab.json of ``number`` tokens lacks many tokens of the BPE tokenizer.json next to it."""
     found = _rules_in_whole(folder)
     own = len(found.tokens) - len(added_tokens(folder).intersection(found.tokens)) if found is not None else 0
     if number < own * (1 - FEW):

@@ -150,7 +150,7 @@ def are_mixed(letters: list[str]) -> bool:
 
 @notes_of(NoteKind.TOKEN_ORDER)
 def score_notes(name: str, order: RuleOrder) -> Iterator[str]:
-    """Yield a note if the ids of a Unigram list's pieces do not follow their scores, by which training sorts them."""
+    """Yield a note if the pieces of a Unigram list are not in the order of their scores, as training sorts them."""
     if order.number >= _MANY and order.falls >= order.number * _FALLS and order.rising < _AT_RANDOM:
         yield (
             f"the ids in {name} of its {order.number} pieces have nothing to do with their scores: training numbers "

@@ -258,7 +258,7 @@ def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
 
 @notes_of(NoteKind.TOKEN_IDS)
 def _suppressed_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if Whisper's ``suppress_tokens`` has words: its ids may be those of another vocabulary.
+    """Yield a note if Whisper's ``suppress_tokens`` lists ids of words: they may be ids of another vocabulary.
 
     ``tokens`` has all tokens in the order of their ids.
     """

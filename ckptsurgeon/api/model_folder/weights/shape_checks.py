@@ -75,7 +75,7 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor, said: str) -> Note:
-    """Return a note with the text ``said`` and what follows from a tensor whose size contradicts config.json.
+    """Return a note with the text ``said`` and the consequence of a tensor whose size contradicts config.json.
 
     For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
     tensor, because not all libraries compare its size.

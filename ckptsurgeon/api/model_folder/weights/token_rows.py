@@ -156,7 +156,7 @@ SPREAD = 1.5
 
 
 class Verdict(NamedTuple):
-    """The result for a list: whether it ``fits``, or a note that it is some rows ``off`` or of an ``other`` model."""
+    """The result for a token list: it ``fits``, or a note that it is some rows ``off``, or of an ``other`` model."""
 
     fits: bool = False
     off: str = ""
@@ -199,7 +199,7 @@ def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
 
 
 def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str) -> Verdict:
-    """Return the result of comparing ``tokens``, from the file ``name``, with the rows of the embedding ``key``."""
+    """Compare ``tokens`` with the rows of the embedding ``key``; ``name`` is the name of their file."""
     info = checkpoint[key]
     every = _pairs(tokens, info.shape[0])
     pairs = _spaced(every, MOST)

@@ -77,7 +77,7 @@ class Moments:
         if not kept:
             why = f": {self._report.said_lost()}" if self._report.lost else ""
             raise PlanError(
-                f"no parameter of the output can keep its moments in {escape(self._source.checkpoint.path)}{why}.",
+                f"no moments in {escape(self._source.checkpoint.path)} fit a parameter of the output{why}.",
                 hint="Leave --optimizer out: training then starts with a new optimizer state.",
             )
         if len(self._made.derived.rows) > _MOST_ROWS:

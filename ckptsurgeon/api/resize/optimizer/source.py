@@ -98,8 +98,8 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
         named = named_groups(groups, by_id, network, names)
         if named is None:
             raise ConfigError(
-                f"{escape(checkpoint.path)} does not say which of its {count(len(every), 'parameter')} are which of "
-                f"the {len(names)} of the network, and their number, groups or shapes do not show it.",
+                f"{escape(checkpoint.path)} has {count(len(every), 'parameter')} and the network has "
+                f"{len(names)}; names, groups and shapes do not show which of them belong together.",
                 hint=_NAME_THEM,
             )
         pairs = [pair for one, own in zip(ids, named, strict=True) for pair in zip(one, own, strict=True)]
@@ -113,7 +113,7 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
 
 
 def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Return the groups of parameters; raises ConfigError if they are not what torch stores."""
+    """Return the groups of parameters; raises ConfigError if they do not have torch's form."""
     found = checkpoint.others.get(GROUPS)
     groups = listed(found)
     lists = [listed(one.get("params")) for one in groups if isinstance(one, dict)]
@@ -127,7 +127,10 @@ def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         )
     ids = [one for each in lists for one in each]
     if len({str(one) for one in ids}) != len(ids) or not all(type(one) in (int, str) for one in ids):
-        raise ConfigError(f"{escape(checkpoint.path)}: param_groups lists a parameter twice, or not by number or name.")
+        raise ConfigError(
+            f"{escape(checkpoint.path)}: param_groups lists a parameter twice, or lists something that is neither a "
+            "number nor a name."
+        )
     return groups
 
 
@@ -148,7 +151,7 @@ def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[Paramete
         elif type(value) in (int, float):
             if not abs(value) <= LARGEST:  # also true for a NaN
                 raise ConfigError(
-                    f"{escape(checkpoint.path)}: {escape(key)} is a number that float32 does not have.",
+                    f"{escape(checkpoint.path)}: the number {escape(key)} is NaN, or too large for float32.",
                     hint="Save the state of the optimizer again.",
                 )
             own.numbers[name] = value

@@ -41,7 +41,7 @@ class KeptElements:
 
 @dataclass(frozen=True)
 class StagedMerging:
-    """A function that merges a slice, and ``kept``, which counts what is left of each model's difference in a slice."""
+    """A function that merges a slice, and ``kept``, which counts the values of each model's difference that remain."""
 
     merge: Merging
     kept: Callable[[Slice], list[KeptElements]]
@@ -61,8 +61,8 @@ class DeltaMixing:
 
     ``elect`` drops elements with the minority's sign. ``normalize`` divides by the sum of the weights. With both, each
     element is divided by the sum of the weights of the models in the majority there. If this sum is zero (weights 1 and
-    -1), the element is not divided, as in mergekit. ``rescale`` multiplies each delta of which elements were dropped,
-    so that its sum of magnitudes is as before. ``scale`` multiplies the result.
+    -1), the element is not divided, as in mergekit. ``rescale`` multiplies each delta with dropped elements, so that
+    its sum of magnitudes is as before. ``scale`` multiplies the result.
 
     Raises PlanError, before any tensor is read, if it would divide by weights that sum to zero or are all zero.
     """
@@ -136,7 +136,7 @@ def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None 
 
 
 def _count(at: Slice, masks: Masks, weighted: Sequence[Array]) -> list[KeptElements]:
-    """Return what is left of each model's delta in a piece; ``weighted`` are the deltas of which a sign is elected."""
+    """Return the remaining delta of each model in a piece; ``weighted`` are the deltas that elect the sign."""
     number = at.xp.count_nonzero
     agree = agreement(at, weighted) if weighted else ()
     found = []

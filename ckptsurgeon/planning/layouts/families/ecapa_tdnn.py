@@ -26,7 +26,7 @@ _LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running
 
 
 def _within(convolutions: Iterable[str], norms: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of convolutions, and of what norms store."""
+    """Return the names of convolutions, and of the tensors of norms."""
     return (*convolutions, *(f"{norm}.{leaf}" for norm in norms for leaf in _LEAVES))
 
 

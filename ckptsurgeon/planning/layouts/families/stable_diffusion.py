@@ -105,7 +105,7 @@ def _flat(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _marks(pipeline: Pipeline, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one key of each network of the pipeline, by which the layout with the names ``names`` is recognised.
+    """Return one key of each network of the pipeline; these keys identify the layout with the names ``names``.
 
     If the names of a network have several forms, such as ``to_q`` and ``query``, its key is one that differs in them.
     """

@@ -61,7 +61,7 @@ def _all_fused(prefix: str) -> tuple[Fused, ...]:
 
 @dataclass(frozen=True)
 class Experts:
-    """A family's names of the matrices of an expert, with ``{n}`` and ``{i}``, and of the modules beside the experts.
+    """A family's names of the matrices of an expert, with ``{n}`` and ``{i}``, and of the modules next to the experts.
 
     ``beside`` maps those of a layer, such as the router, to Megatron's. ``shared`` are the names of gate and up of the
     expert that all tokens share, if there is one. ``has_latent`` is true for multi-latent attention.
@@ -141,7 +141,7 @@ def _expert_layouts(experts: Experts, *own: str, dense: Sequence[int], first: in
 
 
 def _norms_of(dense: Sequence[int], name: str) -> dict[str, str]:
-    """Return the names of the norm before the MLP in the layers ``dense``; ``name`` is Megatron's, in a layer."""
+    """Return the names of the norm before the MLP in the layers ``dense``; ``name`` is its name within a layer."""
     return {f"model.layers.{n}.post_attention_layernorm.weight": f"{_ALL}.{n}.{name}" for n in dense}
 
 
