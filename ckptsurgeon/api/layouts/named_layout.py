@@ -90,7 +90,7 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
     If ``heads``, the value of ``--heads``, is given, its numbers of heads are used; raises PlanError if the file states
     other ones.
     """
-    fields = {**(config or _parameters(checkpoint.path)), **_version(checkpoint)}
+    fields = {**(config or _parameters(checkpoint.path)), **_beside(checkpoint)}
     if not heads:
         return fields
     from ...planning.layouts.head_sizes import GIVEN
@@ -108,9 +108,9 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
     return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys, GIVEN: heads}
 
 
-def _version(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Return the version that Megatron stores next to the tensors; {} if there is none."""
-    return {one.key: one.value for one in checkpoint.extras if one.key == "checkpoint_version"}
+def _beside(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the version and the iteration that Megatron stores next to the tensors; {} if there is neither."""
+    return {one.key: one.value for one in checkpoint.extras if one.key in ("checkpoint_version", "iteration")}
 
 
 def check_heads(heads: str) -> tuple[int, int]:

@@ -161,14 +161,15 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
     """Raise FormatError if the whole QKV matrix is not the concatenation of the ranks' parts.
 
-    It is their concatenation if each rank has whole groups of heads, in the order that Megatron uses since version 2.0.
+    It is their concatenation if each rank has whole groups of heads, as since version 1.0. Version 0 has all queries of
+    a rank before its keys and values.
     """
     if settings.unknown:
         raise _not_known(key, settings, "")
-    if settings.version < 2:
+    if settings.version < 2 and settings.version != 1:
         raise FormatError(
-            f"{escape(key)} is in a checkpoint of version {settings.version}: before 2.0, queries, keys and values "
-            "were stored in another order.",
+            f"{escape(key)} is in a checkpoint of version {settings.version}: before 1.0, each rank had all of "
+            "its queries before its keys and values.",
             hint="Load and save it with a newer Megatron first.",
             rule="megatron version",
         )

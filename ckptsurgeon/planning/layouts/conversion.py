@@ -56,6 +56,7 @@ def conversion(
     ``config``.
     """
     tensors = network.tensors
+    source = _stated(family, source, config)
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source, network)
     known = _named(source, source.names, source.left, tensors)
@@ -73,6 +74,14 @@ def conversion(
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
     sized = head_size_note(tensors, config, numbers, best.rows)
     return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
+
+
+def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout:
+    """Return the form of a layout that fits ``config``, if only the configuration tells its forms apart."""
+    if source.unfit(config) is None:
+        return source
+    forms = [one for one in family.named(source.name) if one.names == source.names]
+    return next((one for one in forms if one.unfit(config) is None), source)
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:

@@ -9,7 +9,7 @@ from ..keys.row_order import HALVES, PAIRS
 from .changes import matched, number_of
 from .layout import Numbers, Row, Tensors
 
-__all__ = ["HeadsFromThirds", "Paired", "ThirdsFromHeads"]
+__all__ = ["HeadsFromThirds", "Paired", "RowsFromThirds", "ThirdsFromHeads"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,33 @@ class HeadsFromThirds(ThirdsFromHeads):
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operations that put all queries first, then all keys, then all values."""
         return super().there(tensors, numbers, at)
+
+
+@dataclass(frozen=True)
+class RowsFromThirds:
+    """A change of the order of rows in ``name``, a fused tensor of queries, keys and values.
+
+    In the family's own layout, all queries come first, then all keys, then all values. In the other layout, each row of
+    queries is followed by its row of keys and its row of values.
+    """
+
+    name: str
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that put the row of keys and that of values behind each row of queries."""
+        return self._turned(tensors, at, lambda rows: [3, rows])
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that put all queries first, then all keys, then all values."""
+        return self._turned(tensors, at, lambda rows: [rows, 3])
+
+    def _turned(self, tensors: Tensors, at: Callable[[str], str], sizes: Callable[[int], list[int]]) -> list[Row]:
+        """Return the operations that swap two dimensions, into which the rows are divided."""
+        found: list[Row] = []
+        for key in matched(at(self.name), tensors):
+            rows, *others = tensors[key].shape
+            found.append({"reshape": key, "shape": [*sizes(rows // 3), *others]})
+            found.append({"transpose": key, "dims": [0, 1]})
+            found.append({"reshape": key, "shape": [rows, *others]})
+        return found

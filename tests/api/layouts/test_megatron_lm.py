@@ -23,17 +23,18 @@ def recorded(layout: str) -> Tensors:
     return load_file(RECORDED / f"{layout}.safetensors")
 
 
-def run(stack: str = "encoder", **beside: Any) -> None:
-    """Write a folder of one rank as Megatron-LM does: the tensors of the stack have flat names in a dict of their own."""
-    tensors = {key.removeprefix("language_model."): value for key, value in recorded("megatron-lm").items()}
+def run(stack: str = "encoder", whole: Tensors | None = None, rank: int = 0, **beside: Any) -> None:
+    """Write the folder of a rank as Megatron-LM does: the tensors of the stack have flat names in a dict of their own."""
+    whole = whole or recorded("megatron-lm")
+    tensors = {key.removeprefix("language_model."): value.clone() for key, value in whole.items()}
     inside = {key.removeprefix("encoder."): one for key, one in tensors.items() if key.startswith("encoder.")}
     if stack == "transformer":
         inside = {key.replace("self_attention.", "attention."): one for key, one in inside.items()}
     names = ("word_embeddings", "position_embeddings")
     embedding = {name: {"weight": tensors[f"embedding.{name}.weight"]} for name in names}
-    Path("run/mp_rank_00").mkdir(parents=True, exist_ok=True)
+    Path(f"run/mp_rank_{rank:02d}").mkdir(parents=True, exist_ok=True)
     state = {"iteration": 10, "model": {"language_model": {"embedding": embedding, stack: inside}}, **beside}
-    torch.save(state, "run/mp_rank_00/model_optim_rng.pt")
+    torch.save(state, f"run/mp_rank_{rank:02d}/model_optim_rng.pt")
 
 
 @pytest.mark.parametrize("stack", ["encoder", "transformer"])
@@ -69,20 +70,63 @@ def test_the_file_of_one_of_several_ranks_is_an_error(parallel: str) -> None:
     assert "Give the folder that has all folders mp_rank_" in str(caught.value)
 
 
-@pytest.mark.parametrize(("stack", "version"), [("encoder", 0), ("encoder", 1.0), ("transformer", 0.0)])
-def test_versions_with_another_order_of_rows_are_an_error(stack: str, version: float) -> None:
-    run(stack, checkpoint_version=version)
+def in_order(tensors: Tensors, version: int) -> Tensors:
+    """The tensors of 2 heads with rows in the order of an older version, as transformers' converter describes it."""
+    made = {}
+    for key, value in tensors.items():
+        if "query_key_value" in key:
+            heads = value.view(2, 3, -1, *value.shape[1:])
+            value = (heads.transpose(0, 1) if version == 0 else heads.transpose(1, 2)).reshape(value.shape)
+        made[key] = value
+    return made
+
+
+@pytest.mark.parametrize("stack", ["encoder", "transformer"])
+@pytest.mark.parametrize("version", [0, 1, 0.0, 1.0])
+def test_older_versions_have_other_orders_of_rows(stack: str, version: float) -> None:
+    tensors = in_order(recorded("megatron-lm"), int(version))
+    run(stack, tensors, checkpoint_version=version)
+    plan = cs.convert("run", layout="transformers")
+    cs.apply(plan, "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
+    assert any(f"read in the order of checkpoint_version {version:g}" in note for note in plan.notes)
+    cs.apply(cs.convert("run", layout="megatron-local", heads="2"), "core.safetensors")
+    assert_same(load_file("core.safetensors"), recorded("megatron-local"))
+
+
+def test_ranks_of_version_1_are_joined() -> None:
+    whole = in_order(recorded("megatron-lm"), 1)
+    columns, rows = ("attention.dense.weight", "4h_to_h.weight"), ("query_key_value", "dense_h_to_4h", "word_embed")
+    for rank in range(2):
+        parts = {
+            key: value.chunk(2, 1)[rank] if key.endswith(columns)
+            else value.chunk(2)[rank] if any(one in key for one in rows) else value
+            for key, value in whole.items()
+        }  # fmt: skip
+        run("encoder", parts, rank, checkpoint_version=1.0, args=argparse.Namespace(tensor_model_parallel_size=2))
+    cs.apply(cs.convert("run", layout="transformers"), "out.safetensors")
+    assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
+
+
+@pytest.mark.parametrize("version", [0.5, 1.5, -1])
+def test_versions_that_never_were_are_an_error(version: float) -> None:
+    run(checkpoint_version=version)
     with pytest.raises(
         PlanError, match=f"its checkpoint_version is {version:g}, whose rows of queries, keys and values"
     ):
         cs.convert("run", layout="transformers", heads="2")
 
 
-def test_the_first_names_without_a_version_are_an_error() -> None:
-    """Megatron-LM takes such a file for version 0."""
-    run("transformer")
+def test_the_first_names_without_a_version_are_version_0_in_a_file_of_megatron() -> None:
+    """Megatron-LM takes such a file for version 0; another file may have lost the version."""
+    tensors = in_order(recorded("megatron-lm"), 0)
+    run("transformer", tensors)
+    cs.apply(cs.convert("run", layout="transformers"), "out.safetensors")
+    assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
+    first = {key.replace("encoder", "transformer").replace("self_att", "att"): one for key, one in tensors.items()}
     with pytest.raises(PlanError, match="it states no checkpoint_version"):
-        cs.convert("run", layout="transformers", heads="2")
+        converted(first, "transformers", heads="2")
 
 
 def test_it_has_megatron_core_s_values_under_other_names() -> None:
@@ -92,7 +136,7 @@ def test_it_has_megatron_core_s_values_under_other_names() -> None:
     assert_same(converted(recorded("megatron-lm"), "megatron-local", heads="2"), recorded("megatron-local"))
 
 
-@pytest.mark.parametrize("version", ["1.0", "3.0", [1], None, float("nan"), True])
+@pytest.mark.parametrize("version", ["1.0", "3.0", [1], None, float("nan"), True, False])
 def test_a_version_that_is_no_number_from_two_is_an_error(version: object) -> None:
     """A version that cannot be read may be one with another order of rows."""
     run(checkpoint_version=version)

@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[Callable[[], object], str, str]] = {
     "few groups": (argued(num_query_groups=1), "1 query group, fewer than the 2 ranks", "megatron layer"),
     "other activations": (argued(quick_geglu=True), "the argument quick_geglu is set", "megatron layer"),
     "no arguments": (on(0, lambda s: s.pop("args")), "no arguments say whether its layers are gated", "megatron layer"),
-    "an old version": (on(0, lambda s: s.update(checkpoint_version=1.0)), "before 2.0", "megatron version"),
+    "an old version": (on(0, lambda s: s.update(checkpoint_version=0.0)), "version 0.0: before 1.0", "megatron version"),
     "an unknown layer": (
         lambda: [model(rank, odd__weight=torch.full((2,), rank))() for rank in range(2)], "it is not known how this tensor",
         "megatron layer",

@@ -1,20 +1,23 @@
 """The layouts of Megatron-LM before Megatron-core, for GPT-2: `language_model.encoder`, and first `.transformer`.
 
-From checkpoint_version 2 on, the rows of `query_key_value` have the order of Megatron-core. Versions 0 and 1 have other
-orders, which no tensor shows. Megatron-LM takes a file without a version for version 0, so that the first names need a
-version. The names of `encoder` do not: all Megatron-LM with these names writes version 2 or 3, so that a file without
-one has lost it, as in safetensors, which has no place for it.
-https://github.com/huggingface/transformers/blob/v4.40.2/src/transformers/models/megatron_gpt2/convert_megatron_gpt2_checkpoint.py
+From checkpoint_version 2 on, the rows of `query_key_value` have the order of Megatron-core. Version 0 has all queries,
+then all keys, then all values; version 1 has each row of queries before its rows of keys and values. No tensor shows
+the version. Megatron-LM takes a file of its own without one for version 0, so that the first names need a version, or
+the iteration that such a file states. The names of `encoder` need none: all Megatron-LM with these names writes version
+2 or 3, so that a file without one has lost it, as in safetensors, which has no place for it.
+https://github.com/huggingface/transformers/blob/v4.40.2/src/transformers/models/megatron_gpt2/convert_megatron_gpt2_checkpoint.py,
+https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/checkpointing.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ....util.text import escape
-from ..layout import Layout, Unfit
+from ..layout import Change, Layout, Unfit
+from ..row_changes import HeadsFromThirds, RowsFromThirds
 
 __all__ = ["megatron_lm_layouts"]
 
@@ -22,10 +25,13 @@ _VERSION = "checkpoint_version"
 """The field of the settings with the version that the checkpoint states."""
 _SINCE = 2
 _SAVE_AGAIN = "Load and save it with Megatron-LM, which writes version 3."
+_ITERATION = "iteration"
+"""The field of the settings with the iteration, which files of Megatron-LM itself state."""
 _ORDER = (
     "Megatron-LM's rows of queries, keys and values have the order of checkpoint_version 2 or 3, which a file must "
     "state beside the tensors"
 )
+_FIRST_ORDER = "the rows of queries, keys and values are read in the order of checkpoint_version {}"
 _MODULES = {
     "self_attention.linear_qkv": "{}.query_key_value",
     "self_attention.linear_proj": "{}.dense",
@@ -47,12 +53,23 @@ def megatron_lm_layouts(core: Layout) -> tuple[Layout, ...]:
             marks=tuple(_named(mark, stack, attention) for mark in core.marks),
             tested="transformers 4.40.2, megatron-core 0.16.1",
             fits=lambda tensors: True,
-            unfit=_unfit(is_first),
-            settings=f"{_ORDER}; {core.settings}",
-            only_read=is_first,
+            unfit=_unfit(is_first) if version == _SINCE else _other_version(version, is_first),
+            changes=tuple(_changes(core, version)),
+            settings=f"{_ORDER if version == _SINCE else _FIRST_ORDER.format(version)}; {core.settings}",
+            only_read=is_first or version < _SINCE,
         )
         for stack, attention, is_first in forms
+        for version in (_SINCE, 1, 0)
     )
+
+
+def _changes(core: Layout, version: int) -> Iterator[Change]:
+    """Yield the changes of a file of the given version; the family has all queries, then all keys, then all values."""
+    for change in core.changes:
+        if not isinstance(change, HeadsFromThirds) or version == _SINCE:
+            yield change
+        elif version == 1:
+            yield RowsFromThirds(change.name)
 
 
 def _named(name: str, stack: str, attention: str) -> str:
@@ -76,5 +93,20 @@ def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
         else:
             why = f"its {_VERSION} is {escape(repr(stated), 40)}, which does not say the order of rows"
         return Unfit(why, _SAVE_AGAIN)
+
+    return unfit
+
+
+def _other_version(version: int, is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
+    """Return a function that returns None for files of the given version, which is 0 or 1, and else why not.
+
+    ``is_first`` is true for the first names, whose files may state no version.
+    """
+
+    def unfit(config: Mapping[str, Any]) -> Unfit | None:
+        stated = config.get(_VERSION, 0 if is_first and _ITERATION in config else None)
+        if type(stated) in (int, float) and stated == version:
+            return None
+        return Unfit(f"its {_VERSION} is not {version}", _SAVE_AGAIN)
 
     return unfit
