@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import PatternError
 from .renaming import rename
 from .rules import parse_rule
-from .spelling import is_printable, quoted, rule_text, spelled, spelled_exactly
+from .spelling import is_printable, pieces, quoted, rule_text, spelled, spelled_exactly
 
 __all__ = ["left_out", "rules_for", "unspelled"]
 
@@ -137,7 +137,7 @@ def _generalisations(old: str, new: str, index: _KeyIndex) -> Iterator[tuple[str
         if not left and not right:
             continue
         alike = index.alike.get(_dotted(map(_opened_part, left)), [])
-        yield from ((text, alike) for text in _opened(left, right))
+        yield from ((text, alike) for text in _opened(*(pieces(".".join(side)) for side in (left, right))))
         yield spelled(left, right), index.under[_dotted(left)]
 
 
@@ -146,13 +146,15 @@ def _dotted(parts: Iterable[str]) -> str:
 
 
 def _opened_part(part: str) -> str:
+    if "/" in part:
+        return "".join("#" if _NUMBER.fullmatch(piece) else piece for piece in pieces(part))
     return "#" if part.isascii() and part.isdigit() else part
 
 
 def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
     """Yield rules in which numbers are captures: ``h.{n}=layers.{n}`` for ``h.3`` and ``layers.3``.
 
-    ``left`` and ``right`` are the segments of the old and the new name. In the first rule only the numbers that are the
+    ``left`` and ``right`` are the pieces of the old and the new name. In the first rule only the numbers that are the
     same on both sides are captured. In the second all numbers are captured, and the right side may add a constant.
     """
     here = [i for i, part in enumerate(left) if _NUMBER.fullmatch(part)]
@@ -167,11 +169,11 @@ def _opened(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
 
 
 def _with_numbers(left: Sequence[str], right: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
-    pattern, target = [quoted(part) for part in left], [quoted(part) for part in right]
+    pattern, target = ([part if part == "." else quoted(part) for part in side] for side in (left, right))
     for name, (i, j) in zip(_NAMES, pairs, strict=False):
         shift = int(right[j]) - int(left[i])
         pattern[i], target[j] = f"{{{name}}}", f"{{{name}{shift:+d}}}" if shift else f"{{{name}}}"
-    return rule_text(".".join(pattern), ".".join(target))
+    return rule_text("".join(pattern), "".join(target))
 
 
 def _checked(text: str, positions: Sequence[int], index: _KeyIndex) -> _Candidate | None:

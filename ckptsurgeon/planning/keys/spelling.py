@@ -15,6 +15,7 @@ __all__ = [
     "in_our_spelling",
     "is_printable",
     "numberless",
+    "pieces",
     "quoted",
     "rule_text",
     "spelled",
@@ -23,6 +24,23 @@ __all__ = [
     "undotted",
     "without_dots",
 ]
+
+# Names in pieces: numbers, dots, and what is between them.
+
+_DIGITS = re.compile(r"([0-9]+|\{i\})")
+
+
+def pieces(name: str) -> list[str]:
+    """Return a name in pieces that make it up: its segments, and the dots between them.
+
+    Segments of a name with slashes, as JAX has them, are divided at their numbers, too: ``layer_`` ``3`` ``/kernel``.
+    """
+    found: list[str] = []
+    for number, segment in enumerate(name.split(".")):
+        found += ["."] if number else []
+        found += [one for one in _DIGITS.split(segment) if one] if "/" in segment else [segment]
+    return found
+
 
 # Superfluous dots: at the ends of a name, or two in a row.
 

@@ -124,3 +124,24 @@ def test_the_same_elements_in_an_order_that_no_operation_makes_are_not_proposed(
     found = cs.match("here.safetensors", "there.safetensors", values=True)
     assert [*found.missing] == ["b"]
     assert not found.operations
+
+
+def paths() -> tuple[Tensors, Tensors]:
+    """A network with names of torch, and the same as JAX's arrays with paths as keys."""
+    here: Tensors = {}
+    there: Tensors = {}
+    for n in range(12):
+        for name in ("query", "key"):
+            here |= {f"h.{n}.{name}.weight": random(8, 6), f"h.{n}.{name}.bias": random(8)}
+            there[f"params/layer_{n}/conv2/{name}/kernel"] = here[f"h.{n}.{name}.weight"].T
+            there[f"params/layer_{n}/conv2/{name}/bias"] = here[f"h.{n}.{name}.bias"]
+    return here, there
+
+
+def test_keys_with_slashes_become_few_operations() -> None:
+    here, there = paths()
+    found, _ = both(there, here)
+    assert rows(found) == [{"transpose": f"params/layer_{{n}}/conv2/{name}/kernel"} for name in ("key", "query")]
+    assert len(found.rules) == 4
+    found, _ = both(here, there)
+    assert rows(found) == [{"transpose": f"h.{{n}}.{name}.weight"} for name in ("key", "query")]

@@ -19,7 +19,7 @@ from ...helpers.depth import examples_of
 LEFT_OUT = re.compile("[\\n\\r\x1b\\u2028\\ud800]")
 """What no rule gives a name."""
 
-part = st.sampled_from(["a", "b", "w", "0", "1", "2", "11", "x{y}", "s*r", "e=q"])
+part = st.sampled_from(["a", "b", "w", "0", "1", "2", "11", "x{y}", "s*r", "e=q", "l_0/1", "l_2/1", "l_#/1"])
 key = st.lists(part, min_size=1, max_size=4).map(".".join)
 
 
@@ -36,11 +36,31 @@ def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
 
 
 odd_part = st.sampled_from(
-    ["", " ", "#", "a", "w", "re:(", "re:a", "=", "\\", "{n}", "**", "[x", "a #b", " a ", "\ufeff", "x\ty"]
+    [
+        "",
+        " ",
+        "#",
+        "a",
+        "w",
+        "re:(",
+        "re:a",
+        "=",
+        "\\",
+        "{n}",
+        "**",
+        "[x",
+        "a #b",
+        " a ",
+        "\ufeff",
+        "x\ty",
+        "0/#",
+        "#/1",
+        "/",
+    ]
 )
 odd_key = st.one_of(
     st.lists(odd_part, min_size=1, max_size=4).map(".".join),
-    st.text("ab01.=#\\*?[]{}: \n\r\t\x1b\u2028\ufeff\ud800\u0663", max_size=6),
+    st.text("ab01./=#\\*?[]{}: \n\r\t\x1b\u2028\ufeff\ud800\u0663", max_size=6),
 )
 
 
@@ -118,3 +138,15 @@ def test_rules_are_found_for_a_large_model() -> None:
     """A rule that holds for the first layer is not sought again for each of the others."""
     names = {f"m.layers.{i}.sub.{j}.w": f"n.layers.{i}.part.{j}.w" for i in range(100) for j in range(200)}
     assert rules_for(names) == ["m.layers.{n}.sub=n.layers.{n}.part"]
+
+
+def test_numbers_in_keys_with_slashes_are_captured() -> None:
+    """As in JAX's arrays, whose keys are paths; a number that is no layer's stays as it is."""
+    names = {f"enc/layer_{n}/conv_2/{old}": f"layers.{n}.conv.{new}" for n in range(12) for old, new in (
+        ("kernel", "weight"), ("bias", "bias"))}  # fmt: skip
+    assert rules_for(names) == [
+        "enc/layer_{n}/conv_2/kernel=layers.{n}.conv.weight",
+        "enc/layer_{n}/conv_2/bias=layers.{n}.conv.bias",
+    ]
+    assert rules_for({"a_1/x": "b.1", "a_#/x": "c", "a_01/x": "d"}) != []
+    assert applied({"a_1/x": "b.1", "a_#/x": "c", "a_01/x": "d"}) == {"a_1/x": "b.1", "a_#/x": "c", "a_01/x": "d"}

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....planning.keys.spelling import quoted
+from ....planning.keys.spelling import pieces, quoted
 from .steps import Step
 
 __all__ = ["Row", "collapsed"]
@@ -48,12 +48,12 @@ class _Keys:
         self.inside_forms = {_form(path) for path in self.inside}
 
     def alike(self, key: str, fixed: Sequence[tuple[int, str]]) -> set[str]:
-        """Return the keys with the form of ``key`` that have the segments ``fixed``; none after too many searches."""
+        """Return the keys with the form of ``key`` that have the pieces ``fixed``; none after too many searches."""
         near = self.forms[_form(key)]
         self.left -= len(near)
         if self.left < 0:
             return set()
-        return {one for one in near if all(one.split(".")[at] == part for at, part in fixed)}
+        return {one for one in near if all(pieces(one)[at] == part for at, part in fixed)}
 
 
 def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
@@ -76,7 +76,14 @@ def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _form(key: str) -> str:
-    return ".".join("#" if _NUMBER.fullmatch(part) else part for part in key.split("."))
+    """Return a key with ``#`` in place of each number; keys with one form have equally many pieces."""
+    found = pieces(key)
+    literal = (part.replace("\\", "\\\\").replace("#", "\\#") if "/" in key else part for part in found)
+    return "".join("#" if _NUMBER.fullmatch(part) else said for part, said in zip(found, literal, strict=True))
+
+
+def _quoted(piece: str) -> str:
+    return piece if piece == "." else quoted(piece)
 
 
 def _rows(steps: Sequence[Step], known: _Keys) -> Iterator[Row]:
@@ -122,7 +129,7 @@ class _Column:
     parts: list[str]
     rows: list[list[int]]
     names: dict[int, str] = field(default_factory=dict)
-    """{position of a segment: name of the capture}"""
+    """{position of a piece: name of the capture}"""
 
 
 def _together(steps: Sequence[Step], known: _Keys) -> Row | None:
@@ -158,12 +165,12 @@ def _indexed(step: Step) -> str:
     if len(step.outputs) == 1:
         name, _, _ = step.outputs[0].rpartition(".")
         return f"{name}.{INDEX}"
-    first, second = (name.split(".") for name in step.outputs[:2])
-    return ".".join(INDEX if a != b else a for a, b in zip(first, second, strict=True))
+    first, second = (pieces(name) for name in step.outputs[:2])
+    return "".join(INDEX if a != b else a for a, b in zip(first, second, strict=True))
 
 
 def _column(keys: Sequence[str]) -> _Column:
-    split = [key.split(".") for key in keys]
+    split = [pieces(key) for key in keys]
     numbers = [at for at, part in enumerate(split[0]) if _NUMBER.fullmatch(part)]
     rows = [[int(parts[at]) for at in numbers] for parts in split]
     varying = [at for at, values in zip(numbers, zip(*rows, strict=True), strict=True) if len(set(values)) > 1]
@@ -182,7 +189,7 @@ def _pattern(column: _Column, keys: Sequence[str], known: _Keys) -> str | None:
     begins_oddly = quoted(keys[0]).startswith("re:") or keys[0][:1].isspace()
     if alike == wanted and _form(keys[0]) not in known.inside_forms and not begins_oddly:
         names = column.names
-        return ".".join(f"{{{names[at]}}}" if at in names else quoted(part) for at, part in enumerate(column.parts))
+        return "".join(f"{{{names[at]}}}" if at in names else _quoted(part) for at, part in enumerate(column.parts))
     return _expression(column)
 
 
@@ -195,16 +202,16 @@ def _expression(column: _Column) -> str | None:
     if len(numbers) > EXPRESSION:
         return None
     said = (f"(?P<{name}>{numbers})" if i == at else re.escape(part) for i, part in enumerate(column.parts))
-    return "re:" + r"\.".join(said)
+    return "re:" + "".join(said)
 
 
 def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
     """Return the new name with captures of the inputs' patterns; None if a number is not in each of the patterns."""
-    split = [name.split(".") for name in names]
+    split = [pieces(name) for name in names]
     said: list[str] = []
     for at, parts in enumerate(zip(*split, strict=True)):
         if len(set(parts)) == 1:
-            said.append(parts[0] if parts[0] == INDEX else quoted(parts[0]))
+            said.append(parts[0] if parts[0] == INDEX else _quoted(parts[0]))
             continue
         if not all(_NUMBER.fullmatch(part) for part in parts):
             return None
@@ -212,7 +219,7 @@ def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
         if found is None:
             return None
         said.append(found)
-    return ".".join(said)
+    return "".join(said)
 
 
 def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str | None:
