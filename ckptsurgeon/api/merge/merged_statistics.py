@@ -18,6 +18,7 @@ from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape, listing
+from ..folder_differences import computing_apart
 from ..inputs.argument_types import Parameters, Path, Patterns, Progress, Rules
 from ..statistics.opening import check_stores_own, open_model
 from ..statistics.stored import MERGED, NOTE, OF_RANDOM, RANDOM
@@ -88,7 +89,17 @@ def merged_statistics(
     random = [f"{escape(shown(path))}: {OF_RANDOM}" for path, file in pairs if not file]
     said = {"weights": [], MERGED: {"models": models, "parameters": given}}
     plan = convert(values, dtype="float32", metadata={NOTE: json.dumps(said, sort_keys=True)})
-    return replace(plan, notes=tuple(dict.fromkeys((*random, *notes, *chosen.notes, *_lacking(grams), *plan.notes))))
+    apart = list(_apart([path for path, _ in pairs], model))
+    every_note = (*apart, *random, *notes, *chosen.notes, *_lacking(grams), *plan.notes)
+    return replace(plan, notes=tuple(dict.fromkeys(every_note)))
+
+
+def _apart(paths: Sequence[str], model: Path | None) -> Iterator[str]:
+    """Yield notes on settings with which the first model and another compute different results from equal weights."""
+    found = [note for note in (computing_apart(paths[0], other) for other in paths[1:]) if note]
+    yield from found
+    if found and model is not None:
+        yield f"all models ran with the settings of {escape(os.fspath(model))}"
 
 
 def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:

@@ -152,9 +152,9 @@ class StepStatistics:
             )
         if self.undetermined:
             yield (
-                f"{count(len(self.undetermined), 'tensor')} not determined by the inputs, with ridge 0 and alpha 1: in "
-                "directions without inputs, the result is rounding errors and may be far from all models; add "
-                f"--param ridge=1e-6, which gives the mean there: {listing(self.undetermined)}"
+                f"{count(len(self.undetermined), 'tensor')} perhaps not determined by so few inputs, with ridge 0 and "
+                "alpha 1: the merge is an error if the Gram matrices have no inverse; --param ridge=1e-6 gives the "
+                f"mean of the models in directions without inputs: {listing(self.undetermined)}"
             )
 
 

@@ -105,6 +105,24 @@ def by_the_paper(models: list[Any], texts: list[torch.Tensor], alpha: float) -> 
     return dict(made.named_parameters())
 
 
+def test_models_with_other_settings_get_a_note(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b")
+    file = tmp_path / "b/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rms_norm_eps": 0.5}))
+
+    def notes(**more: Any) -> list[str]:
+        plan = cs.stats(tmp_path / "a", gram=True, merged_with=str(tmp_path / "b"), **more)
+        return [note for note in plan.notes if "random" not in note]
+
+    (said,) = notes()
+    assert said.startswith(
+        "equal weights compute different results, because the config.json files differ: rms_norm_eps"
+    )
+    assert notes(model=tmp_path / "a/config.json") == [
+        said, f"all models ran with the settings of {tmp_path / 'a/config.json'}"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("alpha", [0.9, 0.6])
 def test_layers_are_merged_by_what_they_see_in_the_merged_model(alpha: float, tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b")

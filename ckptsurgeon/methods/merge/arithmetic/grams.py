@@ -17,6 +17,10 @@ __all__ = ["by_grams", "held_by_grams", "positive_shares"]
 
 _UNSURE = 1e14
 """The condition number from which on an inverse has no correct digits in double precision, or nearly none."""
+_ROUNDED = 2.0**24
+"""The condition number from which on an inverse consists of rounding errors, since Gram matrices are stored in float32.
+
+It is that of the matrix whose diagonal is scaled to 1: inputs of small values are not rounded more than others."""
 _KEPT = 2
 """Of so many experts, the matrices are kept: the slices of a tensor that stacks experts are merged in order."""
 
@@ -143,9 +147,18 @@ def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], r
         found: Array = tensors.xp.linalg.inv(total)
     except tensors.xp.linalg.LinAlgError as error:
         raise _singular() from error
-    if not _norm(total) * _norm(found) < _UNSURE:
+    if not _norm(total) * _norm(found) < _UNSURE or (
+        ridge == 0 and not _scaled_condition(tensors, total, found) < _ROUNDED
+    ):
         raise _singular()
     return found
+
+
+def _scaled_condition(tensors: Tensors, matrix: Array, inverse: Array) -> float:
+    """Return the condition number, in the 1-norm, of a Gram matrix that is scaled to a diagonal of ones."""
+    squares = matrix.reshape(-1)[:: matrix.shape[0] + 1]
+    roots = tensors.xp.where(squares > 0, squares, 1.0) ** 0.5
+    return _norm(matrix / roots / roots[:, None]) * _norm(inverse * roots * roots[:, None])
 
 
 def _norm(matrix: Array) -> float:
@@ -155,6 +168,7 @@ def _norm(matrix: Array) -> float:
 
 def _singular() -> PlanError:
     return PlanError(
-        "the sum of the Gram matrices has no inverse: there are directions in which no input has a value.",
+        "the sum of the Gram matrices has no inverse, but for rounding errors: there are directions in which no input "
+        "has a value.",
         hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
     )
