@@ -61,14 +61,14 @@ def windows_view(
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     """Return a table of the errors of extracted LoRA factors, the largest first.
 
-    The error of a module is the distance between the product of its factors and the difference of its weights, as a
-    share of that difference.
+    The error of a module is the distance between the product of its factors and the change that it stands for (the
+    difference of weights, or a merged change), as a share of that change.
     """
     if not fits:
         return []
     worst = sorted(fits, key=lambda fit: -fit.error)
     shown = worst if every else worst[:WORST]
-    rows: list[list[str | Text]] = [["", Text("rank", "dim"), Text("lost", "dim")]]
+    rows: list[list[str | Text]] = [["", Text("rank", "dim"), Text("lost by the rank", "dim")]]
     rows += [[f"{escape(fit.key)} {shape_text(fit.shape)}", str(fit.rank), percent(fit.error, 1)] for fit in shown]
     more = len(worst) - len(shown)
     rest = [Text(f"  and {more} more with losses that are no larger (-v shows all)", "dim")] if more else []

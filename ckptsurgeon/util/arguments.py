@@ -16,7 +16,7 @@ NAMES = frozenset((
     "energy", "evaluate", "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init",
     "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "magnitudes",
     "map", "map_file",
-    "max_shard_size", "maximize", "memory", "merge_experts", "merged_with", "metadata", "method", "metric",
+    "max_shard_size", "maximize", "memory", "merge", "merge_experts", "merged_with", "metadata", "method", "metric",
     "new_channels",
     "new_tokens", "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "optimizer", "output",
     "overfit_one_batch", "pad_to", "parallel", "plan", "plugin", "preprocess_only", "rank", "reinit", "require",

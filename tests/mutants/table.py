@@ -1231,8 +1231,8 @@ MUTANTS = (
     ),
     Mutant(
         "Gram matrices of repeated inputs have no inverse but for rounding errors",
-        "or (ridge == 0 and not",
-        "or (ridge == -1 and not",
+        "ridge == 0 and not _scaled_condition(",
+        "ridge == -1 and not _scaled_condition(",
         "api/merge/test_statistics.py",
     ),
     Mutant(

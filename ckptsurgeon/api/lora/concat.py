@@ -35,8 +35,10 @@ def lora_concat(
     exclude: Patterns = (),
     dtype: str | torch.dtype | None = None,
     method: str = "sum",
+    merge: str | None = None,
     density: float | None = None,
     rank: int | None = None,
+    seed: int | None = None,
     memory: str | int | None = None,
 ) -> Plan:
     """Plan one PEFT adapter whose weight change is exactly the sum of weight * scale * B A over all ``adapters``.
@@ -45,10 +47,13 @@ def lora_concat(
     the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks of these
     adapters.
 
-    With ``method="knots"``, the change is that of KnOTS with TIES, as in the merge method ``knots_ties``: each
-    adapter's change, times its weight, in a basis that all of them share; the share ``density`` (0.2) of its values is
-    kept, and the mean of those that have the sign of the majority. ``rank`` is the largest rank of the result, by
-    default the sum of the ranks, which loses nothing; ``memory`` ("512MB") limits the memory of the computation.
+    With ``method="knots"``, the change is that of KnOTS: the changes of the adapters, times their weights, are merged
+    by ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``; the default) keeps
+    the share ``density`` (0.2) of the values of each change, the largest, and the mean of those that have the sign of
+    the majority. "dare_ties" (``knots_dare_ties``) keeps the share ``density`` (0.5) of the values at random, by
+    ``seed``, and makes them larger to make up for the rest. "task_arithmetic" is the sum, which is the same in any
+    basis. ``rank`` is the largest rank of the result, by default the sum of the ranks, which holds the merged change
+    exactly; ``memory`` ("512MB") limits the memory of the computation.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules. For kohya's names, ``base``
@@ -66,7 +71,7 @@ def lora_concat(
             "the weights of all adapters are zero, so the result would change nothing.",
             hint="Give a weight that is not zero.",
         )
-    knots, most = knots_of(method, density, rank), memory_bytes(memory)
+    knots, most = knots_of(method, merge, density, rank, seed), memory_bytes(memory)
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):

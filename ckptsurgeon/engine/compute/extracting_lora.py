@@ -21,7 +21,7 @@ from ...methods.lora.decomposition import (
     elements_of_product,
     singular_values,
 )
-from ...methods.lora.shared_basis import elements_of_knots, knots_product
+from ...methods.lora.shared_basis import MergeInBasis, elements_of_knots, knots_product
 from ...planning.plan.compute import DIFFERENCE, KNOTS, PRODUCT, Factor
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
@@ -30,6 +30,7 @@ from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, blocks, box_shape
 from ...util.text import escape
 from .bands import banded
+from .random_numbers import random_numbers
 from .reading import Blockwise, OutputBlock, Part, Seen, read_part
 from .wide import matrix_of
 
@@ -82,13 +83,22 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
     if factor.of == KNOTS:
         every = [matrix_of(part) for part in parts]
         pairs = list(zip(every[1::2], every[::2], strict=True))
-        found = knots_product(pairs, factor.weights, factor.density, factor.rank)
+        found = knots_product(pairs, factor.weights, _merge_in_basis(factor, step.inputs[0].key), factor.rank)
         return found, (len(every[1]), *step.source_shape[1:])
     if factor.of in SIDES:
         found = decompose_composed(factor.of, _finite(parts, [one.key for one in step.inputs]), factor.rank)
         return found, (len(found.left), found.right.shape[1])
     matrix = step.source_shape[0], prod(step.source_shape[1:])
     return decompose(lambda: _differences(parts), matrix, factor.rank, factor.seed), step.source_shape
+
+
+def _merge_in_basis(factor: Factor, key: str) -> MergeInBasis:
+    """Return how KnOTS merges; ``key`` is that of the first input, which the steps of both factors have."""
+
+    def uniform(model: int, shape: tuple[int, ...]) -> Array:
+        return random_numbers(factor.seed, key, model, 0, shape)
+
+    return MergeInBasis(factor.merge, factor.density, uniform)
 
 
 def _finite(parts: Sequence[Part], keys: Sequence[str]) -> list[Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -21,6 +20,7 @@ from ...util.text import escape
 from ..context import MergeContext
 from .aligning import MissingRowFiller, common_shape, inner_blocks
 from .array_backends import library
+from .random_numbers import random_numbers
 from .reading import OutputBlock, Part, Seen, cast_for, numbered_blocks, read_as, read_part
 from .rows import gathered
 
@@ -32,7 +32,6 @@ __all__ = [
     "merging_bytes",
     "merging_places",
     "method_of",
-    "random_numbers",
 ]
 
 T = TypeVar("T")
@@ -54,9 +53,6 @@ TEMPORARIES = 3
 
 WHOLE = 4 * 8
 """The bytes of each element of a matrix that is merged as a whole: four matrices in double precision."""
-
-WORDS = 8
-"""How many 32-bit numbers Philox makes from one counter value."""
 
 
 def merging_places(step: Step, context: MergeContext) -> list[OutputBlock]:
@@ -245,14 +241,3 @@ class MergedTensors:
         return self.library.put(
             random_numbers(self._context.seed, self.key, model, at.offset, tuple(at.models[0].shape))
         )
-
-
-def random_numbers(seed: int, key: str, model: int, offset: int, shape: tuple[int, ...]) -> Array:
-    """Return the random numbers in [0, 1) for the elements from ``offset`` on of a model's tensor, in ``shape``."""
-    said = f"{seed}\0{model}\0{key}".encode("utf-8", "surrogatepass")
-    philox = int.from_bytes(hashlib.blake2b(said, digest_size=16).digest(), "little")
-    size, (first, skipped) = prod(shape), divmod(offset, WORDS)
-    raw = np.random.Philox(key=philox, counter=first).random_raw((skipped + size + WORDS - 1) // WORDS * (WORDS // 2))
-    words = raw.astype("<u8", copy=False).view("<u4")[skipped : skipped + size]
-    numbers: Array = ((words >> 8) * np.float32(2**-24)).reshape(shape)
-    return numbers

@@ -1,4 +1,4 @@
-"""KnOTS of low-rank adapters: TIES in a basis that all products share, without computing a product in full.
+"""KnOTS of low-rank adapters: a merge in a basis that all products share, without computing a product in full.
 
 The left singular vectors of all products side by side are a basis of them (https://arxiv.org/abs/2410.19735). With
 adapters, all columns are those of the factors B, so QR of these, side by side, leaves a small matrix to decompose.
@@ -6,29 +6,52 @@ adapters, all columns are those of the factors B, so QR of these, side by side, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
-from ..merge.arithmetic.shared_basis import ties_in_basis
+from ..merge.arithmetic.shared_basis import Uniform, dare_ties_in_basis, sum_in_basis, ties_in_basis
 from .decomposition import Decomposition, alone, decompose_product, elements_of_product
+from .knots_merges import SUM, TIES
 
-__all__ = ["elements_of_knots", "knots_product"]
+__all__ = ["MergeInBasis", "elements_of_knots", "knots_product"]
 
 NOTHING = 1e-12
 """Singular values up to this share of the largest are rounding errors: their vectors are not part of the basis."""
 
 
-def knots_product(
-    pairs: Sequence[tuple[Array, Array]], weights: Sequence[float], density: float, rank: int
-) -> Decomposition:
-    """Return two factors of rank ``rank`` whose product is nearest to KnOTS with TIES of several products.
+@dataclass(frozen=True)
+class MergeInBasis:
+    """How products are merged in the basis that they share: by ``merge``, one of ``MERGES``.
 
-    Each pair is a factor B (rows, r) and a factor A (r, columns), whose product is multiplied by its weight. TIES keeps
-    the share ``density`` of each product's values in the shared basis. If the result has a smaller rank, the factors
-    are filled with zeros. Raises PlanError for values that are not finite.
+    TIES and DARE keep the share ``density`` of each product's values. ``uniform`` makes the random numbers of DARE.
+    """
+
+    merge: str
+    density: float
+    uniform: Uniform
+
+    @property
+    def function(self) -> Callable[[Sequence[Array]], Array]:
+        """The function that merges the products, each of them a matrix in the shared basis."""
+        if self.merge == SUM:
+            return sum_in_basis
+        if self.merge == TIES:
+            return lambda parts: ties_in_basis(np, parts, self.density, NOTHING)
+        return lambda parts: dare_ties_in_basis(np, parts, self.density, NOTHING, self.uniform)
+
+
+def knots_product(
+    pairs: Sequence[tuple[Array, Array]], weights: Sequence[float], how: MergeInBasis, rank: int
+) -> Decomposition:
+    """Return two factors of rank ``rank`` whose product is nearest to what KnOTS makes of several products.
+
+    Each pair is a factor B (rows, r) and a factor A (r, columns), whose product is multiplied by its weight. ``how``
+    says how the products are merged in the shared basis. If the result has a smaller rank, the factors are filled with
+    zeros. Raises PlanError for values that are not finite.
     """
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):
         raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
@@ -36,7 +59,7 @@ def knots_product(
         basis, parts = _in_basis(pairs, weights)
         if not parts:
             return Decomposition(np.zeros((len(basis), rank)), np.zeros((rank, pairs[0][1].shape[1])), 0.0)
-        found = decompose_product(basis, ties_in_basis(np, parts, density, NOTHING), min(rank, basis.shape[1]))
+        found = decompose_product(basis, how.function(parts), min(rank, basis.shape[1]))
     more = rank - found.left.shape[1]
     left, right = np.pad(found.left, ((0, 0), (0, more))), np.pad(found.right, ((0, more), (0, 0)))
     return Decomposition(left, right, found.error, found.unsure)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ...methods.lora.composed import SIDES, composed_shape
 from ...methods.lora.kinds import factors_of, fits_kind
+from ...methods.lora.knots_merges import MERGES, TIES
 from ...methods.lora.rotated import neumann_terms
 
 __all__ = [
@@ -156,8 +157,9 @@ class Factor:
     The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
     input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. If ``of``
     is "knots", the inputs are the factors A and B of several adapters, and the matrix is what KnOTS makes of their
-    products: ``weights`` has a number for each product, ``density`` is the share of its values that TIES keeps.
-    ``part`` is "A" or "B". ``seed`` is for the random start of the computation of a difference. The inputs of a
+    products: ``weights`` has a number for each product, ``merge`` is the name of the method that merges them in their
+    shared basis, ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A" or "B". ``seed`` is for
+    the random start of the computation of a difference, and for the values that DARE keeps. The inputs of a
     difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in,
     *kernel), B is (out, rank, 1, ...).
     """
@@ -170,6 +172,7 @@ class Factor:
     of: str = DIFFERENCE
     weights: tuple[float, ...] = ()
     density: float = 1.0
+    merge: str = TIES
 
     @property
     def divisor(self) -> float:
@@ -206,7 +209,7 @@ class Factor:
         if self.of == PRODUCT:
             return sound and not self.weights and self._fits_products(shape, inputs)
         if self.of == KNOTS:
-            shared = all(map(isfinite, self.weights)) and 0 <= self.density <= 1
+            shared = all(map(isfinite, self.weights)) and 0 <= self.density <= 1 and self.merge in MERGES
             return sound and shared and self._fits_products(shape, inputs, len(self.weights))
         if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2 or self.of != DIFFERENCE:
             return False
@@ -231,7 +234,9 @@ class Factor:
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
         of = {"of": self.of} if self.of != DIFFERENCE else {}
-        several = {"weights": list(self.weights), "density": self.density} if self.of == KNOTS else {}
+        several: dict[str, Any] = {}
+        if self.of == KNOTS:
+            several = {"weights": list(self.weights), "density": self.density, "merge": self.merge}
         return {
             "part": self.part, "rank": self.rank, "scale": self.scale, "transposed": self.transposed, "seed": self.seed,
             **of, **several,
@@ -248,6 +253,7 @@ class Factor:
         return Factor(
             str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"]),
             text(data.get("of", DIFFERENCE)), tuple(map(float, data.get("weights", ()))), float(data.get("density", 1)),
+            text(data.get("merge", TIES)),
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.engine.compute.random_numbers import random_numbers
 from ckptsurgeon.planning.plan.compute import KNOTS, Factor
 from fixtures.fusionbench_cases import CASES, models, recorded
 
@@ -57,6 +58,17 @@ def knots(changes: list[torch.Tensor], density: float) -> torch.Tensor:
     return left[:, :number] @ ((stack * agree).sum(0) / agree.sum(0).clamp(min=1))
 
 
+def dare(changes: list[torch.Tensor], density: float, key: str, seed: int) -> torch.Tensor:
+    """KnOTS with DARE and TIES as the paper has it, with the random numbers of ckpt."""
+    left, values, right = torch.linalg.svd(torch.cat(changes, 1), full_matrices=False)
+    number = int((values > 1e-10 * values[0]).sum())
+    parts = (values[:number, None] * right[:number]).chunk(len(changes), 1)
+    draws = [torch.from_numpy(random_numbers(seed, key, at, 0, tuple(one.shape))) for at, one in enumerate(parts)]
+    stack = torch.stack([one * (draw < density) / density for one, draw in zip(parts, draws, strict=True)])
+    agree = (stack.sign() == stack.sum(0).sign()) & (stack != 0)
+    return left[:, :number] @ ((stack * agree).sum(0) / agree.sum(0).clamp(min=1))
+
+
 def far(made: Any, wanted: Any) -> float:
     return float(torch.linalg.norm(made - wanted) / torch.linalg.norm(wanted))
 
@@ -73,6 +85,35 @@ def test_the_change_is_that_of_the_paper(density: float, weights: list[float] | 
     assert cs.verify("out").compared == 4
     ranks = {step.factor.rank for step in plan.steps if step.factor}
     assert ranks == {7}
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_dare_keeps_values_at_random_and_makes_up_for_the_rest(density: float) -> None:
+    given = adapters()
+    plan = cs.lora_concat(given, method="knots", merge="dare_ties", density=density, weights=[1.0, -0.5, 2.0], seed=3)
+    cs.apply(plan, "out/")
+    for name in SHAPES:
+        own = [weight * change(one, name) for one, weight in zip(given, [1.0, -0.5, 2.0], strict=True)]
+        assert far(change("out", name), dare(own, density, KEY.format(name, "A"), 3)) < 1e-10
+    assert cs.verify("out").ok
+    cs.apply(
+        cs.lora_concat(given, method="knots", merge="dare_ties", density=density, weights=[1.0, -0.5, 2.0]), "other/"
+    )
+    same = torch.equal(change("out", "up"), change("other", "up"))
+    assert same == (density == 1.0)
+
+
+def test_task_arithmetic_is_the_sum_and_the_nearest_of_a_rank() -> None:
+    given = adapters()
+    cs.apply(cs.lora_concat(given, weights=[1.0, -0.5, 2.0]), "sum/")
+    for rank in (None, 3):
+        plan = cs.lora_concat(given, method="knots", merge="task_arithmetic", weights=[1.0, -0.5, 2.0], rank=rank)
+        cs.apply(plan, "out/", force=True)
+        assert not any("are kept" in note for note in plan.notes)
+        for name in SHAPES:
+            left, values, right = torch.linalg.svd(change("sum", name))
+            best = (left[:, : rank or 7] * values[: rank or 7]) @ right[: rank or 7]
+            assert far(change("out", name), best) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["knots_ties", "knots_ties_dense"])
@@ -179,6 +220,11 @@ def test_a_module_of_one_adapter_is_trimmed_alone_and_said() -> None:
         ({"method": "knots", "density": 1.5}, "density=1.5 is not a number above 0"),
         ({"method": "knots", "density": float("nan")}, "density=nan is not a number above 0"),
         ({"method": "knots", "rank": 0}, "rank=0 is not a valid rank"),
+        ({"merge": "ties"}, 'merge is for method="knots"'),
+        ({"method": "knots", "merge": "linear"}, 'merge="linear" is unknown. Use one of task_arithmetic, ties'),
+        ({"method": "knots", "merge": "task_arithmetic", "density": 0.5}, "density has no effect with"),
+        ({"method": "knots", "seed": 1}, "seed has no effect with"),
+        ({"method": "knots", "merge": "dare_ties", "seed": -1}, "seed=-1 is negative"),
     ],
 )
 def test_invalid_parameters_are_errors(given: dict[str, Any], message: str) -> None:
@@ -205,11 +251,13 @@ def test_too_little_memory_is_an_error_before_anything_is_read() -> None:
 
 def test_the_command_and_a_recipe_give_the_same_bytes(ckpt: Callable[..., Any]) -> None:
     given = adapters(dtype=torch.float32)
-    done = ckpt("lora", "concat", *given, "--method", "knots", "--density", "0.3", "--rank", "5", "-o", "out/")
+    options = {"method": "knots", "merge": "dare_ties", "density": 0.3, "rank": 5, "seed": 4}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    done = ckpt("lora", "concat", *given, *words, "-o", "out/")
     assert done.code == 0, done
-    Path("recipe.yaml").write_text(
-        json.dumps({"verb": "lora concat", "adapters": given, "method": "knots", "density": 0.3, "rank": 5})
-    )
+    assert "lost by the rank" in done.out
+    assert "30 % of the values of each adapter's change are kept, at random" in " ".join(done.err.split())
+    Path("recipe.yaml").write_text(json.dumps({"verb": "lora concat", "adapters": given, **options}))
     cs.apply(cs.load_plan("recipe.yaml"), "again/")
     name = "adapter_model.safetensors"
     assert Path("out", name).read_bytes() == Path("again", name).read_bytes()
@@ -220,6 +268,7 @@ def test_the_command_and_a_recipe_give_the_same_bytes(ckpt: Callable[..., Any]) 
     [
         {"weights": [1.0]}, {"weights": [1.0, float("inf")]}, {"weights": []}, {"density": -0.1}, {"density": 2},
         {"density": float("nan")}, {"rank": 6}, {"rank": 0}, {"part": "C"}, {"transposed": True}, {"of": "product"},
+        {"merge": "linear"},
     ],
 )  # fmt: skip
 def test_an_edited_plan_with_other_numbers_does_not_fit(changed: dict[str, Any]) -> None:

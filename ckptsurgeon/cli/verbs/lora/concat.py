@@ -17,8 +17,9 @@ The factors A are stacked along the rank; the factors B are put side by side, ea
 the new scale is 1 (lora_alpha is r). Nothing is approximated, unlike in a mean of factors. A module that only one
 adapter has keeps its rank. The output is a folder that PEFT opens.
 
---method knots merges adapters of different tasks: it keeps the largest values of each change in a basis that all share,
-and the mean of those that have the sign of the majority (KnOTS with TIES).
+--method knots merges adapters of different tasks in a basis that all their changes share (KnOTS). --merge says how:
+ties keeps the largest values of each change, and the mean of those that have the sign of the majority; dare_ties keeps
+values at random, and makes them larger to make up for the rest; task_arithmetic is the sum.
 
 Adapters are folders that PEFT wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save, biases in
 two adapters, and adapters of different bases are errors.
@@ -28,6 +29,7 @@ Examples:
   ckpt lora concat en/ ru/ -o both/
   ckpt lora concat en/ ru/ --weights 0.7,0.3 -o mixed/
   ckpt lora concat en/ ru/ --method knots --density 0.3 --rank 16 -o merged/
+  ckpt lora concat en/ ru/ --method knots --merge dare_ties --seed 1 -o merged/
   ckpt lora concat a.safetensors b.safetensors --base unet/ --exclude 'lora_te_*' -o joined/
 
 \b
@@ -51,13 +53,29 @@ def run(
     method: Annotated[
         str, typer.Option("--method", metavar="sum|knots", help="How the changes of the adapters are joined.")
     ] = "sum",
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            "--merge",
+            metavar="ties|dare_ties|task_arithmetic",
+            help="With knots: merge the changes by this method, in the basis that they share. [default: ties]",
+        ),
+    ] = None,
     density: Annotated[
         float | None,
-        typer.Option("--density", metavar="SHARE", help="With knots: keep this share of the values. [default: 0.2]"),
+        typer.Option(
+            "--density",
+            metavar="SHARE",
+            help="With knots: keep this share of the values. [default: 0.2, or 0.5 with dare_ties]",
+        ),
     ] = None,
     rank: Annotated[
         int | None,
         typer.Option("--rank", metavar="R", help="With knots: use at most this rank. [default: the sum of the ranks]"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="With --merge dare_ties: seed the values that are kept. [default: 0]"),
     ] = None,
     memory: Memory = None,
     *,
@@ -74,8 +92,10 @@ def run(
         exclude=exclude or (),
         dtype=dtype,
         method=method,
+        merge=merge,
         density=density,
         rank=rank,
+        seed=seed,
         memory=memory,
     )
     writing.carry_out(plan)
