@@ -209,6 +209,19 @@ def test_no_flipped_bit_goes_unseen(name: str) -> None:
     assert cs.verify("d").ok
 
 
+def test_a_damaged_piece_is_not_said_to_be_a_truncated_file() -> None:
+    save({"a": torch.randn(64, 64), "b": torch.randn(64, 64)})
+    (path,) = Path("d").glob("*.distcp")
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half - 2000 : half + 2000] = bytes(4000)
+    path.write_bytes(data)
+    with pytest.raises(cs.FormatError, match=r"should be a piece of a tensor, but they are damaged\.") as caught:
+        cs.open_checkpoint("d")
+    assert "truncated" not in str(caught.value)
+    assert "Fetch or save this file again." in str(caught.value)
+
+
 def test_ties_are_written_under_each_name() -> None:
     weight = torch.randn(3, 2)
     torch.save({"embed": weight, "out": weight}, "s.pth")

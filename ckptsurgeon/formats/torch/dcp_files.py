@@ -61,7 +61,7 @@ class PieceFiles:
                     f"the metadata lists the file {escape(name)}, which {why}", rule="missing file"
                 ) from error
             self.storages[name], self.digests[name] = [], hashlib.sha256()
-        archive = TorchArchive(FileSlice(self.handles[name], offset, length), name)
+        archive = self._opened(name, offset, length)
         if any(entry.method for entry in archive.zip.entries.values()):
             raise FormatError(
                 f"the file {escape(name)} has a compressed piece, which cannot be read.", rule="compressed piece"
@@ -79,6 +79,18 @@ class PieceFiles:
             storage.offset += offset
             self.storages[name].append(storage)
         return tree
+
+    def _opened(self, name: str, offset: int, length: int) -> TorchArchive:
+        try:
+            return TorchArchive(FileSlice(self.handles[name], offset, length), name)
+        except FormatError as error:
+            if error.rule != "zip end":
+                raise
+            where = f"the bytes {offset:,} to {offset + length:,} of {escape(name)}"
+            raise FormatError(
+                f"{where} should be a piece of a tensor, but they are damaged.",
+                hint="Fetch or save this file again.", rule="damaged piece",
+            ) from None  # fmt: skip
 
     def headers(self) -> list[FilePrint]:
         """Return the fingerprint of each file, with a digest of the headers of its pieces."""

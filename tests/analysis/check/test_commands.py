@@ -212,6 +212,8 @@ def test_a_record_that_its_checksum_contradicts_is_named(ckpt: Run) -> None:
     report = cs.check("x.pth")
     assert report.row("checksums").status.value == "FAIL"
     assert "data/0" in report.row("checksums").found[0].what
+    assert report.row("checksums").found[0].what.startswith("1 record of ")
+    assert " does not match the checksum" in report.row("checksums").found[0].what
 
 
 def test_a_file_of_torch_passes_with_its_checksums(ckpt: Run) -> None:

@@ -119,3 +119,13 @@ def test_bits_that_the_shapes_contradict_fail(tmp_path: Path) -> None:
     folder = folder_of("gptq", tmp_path)
     assert found(folder, "says bits") == []
     assert found(settings_of(folder, bits=8), "says bits 8, but the shapes of 3 quantised tensors say") == ["FAIL"]
+
+
+def test_a_router_that_chooses_more_experts_than_there_are_fails(tmp_path: Path) -> None:
+    gate = {f"model.layers.{layer}.mlp.gate.weight": torch.randn(4, 8) for layer in range(2)}
+    save_file(gate, tmp_path / "model.safetensors")
+    for chosen, status in ((8, "FAIL"), (4, "")):
+        config = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": chosen}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        found = cs.check(tmp_path, skip=["class-tensors"]).row("configuration").found
+        assert [one.status.value for one in found if "(num_experts_per_tok)" in one.what] == [status] * bool(status)

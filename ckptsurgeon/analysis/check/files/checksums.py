@@ -16,7 +16,8 @@ def _run(subject: Subject) -> Iterator[Found]:
     bad = subject.bad_checksums
     if bad:
         named = listing([escape(one) for one in bad], SHOWN)
-        said = f"{count(len(bad), 'record')} of {subject.checksums:,} do not match the checksum in the file: {named}"
+        number, do = count(len(bad), "record"), "does" if len(bad) == 1 else "do"
+        said = f"{number} of {subject.checksums:,} {do} not match the checksum in the file: {named}"
         todo = "The file is damaged: fetch or save it again."
         yield Found(Status.FAIL, said, todo, figures={"records": len(bad), "checked": subject.checksums})
     yield from _of_recipe(subject)

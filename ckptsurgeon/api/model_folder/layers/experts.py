@@ -70,7 +70,8 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         if names is None:
             names = experts[number] = set()
         names.add(rest.partition(".")[0])
-    yield from _choices(config)
+    yield from _too_many(config)
+    yield from _unequal_groups(config)
     yield from _uneven(found)
     yield from _numbered(others, _by_number(sets), config) if sets else _together(tensors, config)
 
@@ -104,13 +105,20 @@ def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int
     return found
 
 
-@notes_of(NoteKind.CONFIGURATION)
-def _choices(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes if a configuration chooses more experts per token than there are, or has groups of unequal sizes."""
+@notes_of(NoteKind.CONFIGURATION_REFUSED)
+def _too_many(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a configuration chooses more experts per token than there are: then no router can run."""
     field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
-    number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
+    number, chosen = config.get(field, 0), config.get("num_experts_per_tok")
     if field and number and type(chosen) is int and chosen > number:
         yield f"config.json says {chosen} (num_experts_per_tok), but there are {count(number, 'expert')} ({field})"
+
+
+@notes_of(NoteKind.CONFIGURATION)
+def _unequal_groups(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if a configuration has groups of experts of unequal sizes."""
+    field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
+    number, groups = config.get(field, 0), config.get("n_group")
     if field and number and type(groups) is int and groups > 0 and number % groups:
         yield f"config.json says {groups} (n_group), into which {count(number, 'expert')} ({field}) cannot be divided"
 
