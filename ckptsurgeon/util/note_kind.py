@@ -156,4 +156,5 @@ class NoteKind(Enum):
     """Tokens that should have similar embedding rows do not: perhaps they are the tokens of another model."""
 
     PREFIXED_KEYS = _fail("missing-tensors", "Remove the prefix: ckpt rename --unwrap.")
+    MISSING_COMPONENT = _fail("missing-tensors", "Fetch or save the folder of this component again.")
     MISSING_TENSORS = _fail("missing-tensors", "Copy what is missing from the source, or correct config.json.")

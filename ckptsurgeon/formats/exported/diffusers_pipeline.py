@@ -6,14 +6,15 @@ a tokeniser, are not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...errors import CheckpointError, FormatError
 from ...storage.read.base import File, Folder, Source
 from ...tensors.info import Storage, TensorInfo
-from ...util.notes import with_prefix
+from ...util.note_kind import NoteKind
+from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
 from .._choosing import Choice, choose, has_weights, is_weights, note_of
 from .._open import read_header
@@ -26,6 +27,9 @@ __all__ = ["FORMAT"]
 
 _MOST = 16
 """The most subfolders of a pipeline: each is searched, which may cost a request over the network."""
+CONFIG = "config.json"
+_WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Extractor")
+"""The ends of the names of classes that have no weights."""
 
 
 class _Pipeline:
@@ -78,6 +82,7 @@ class _Pipeline:
                 f"read as one model: the components {listing([*parts], _MOST, where='')} of a pipeline; pass the "
                 "folder of one to read it alone",
                 *notes,
+                *_lost(source, parts),
                 *_left(parts, metadata),
             ),
             recipe=folder_recipe(source),
@@ -114,6 +119,24 @@ def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
         else:
             others.append(name)
     return found, others
+
+
+def _lost(folder: Folder, found: Collection[str]) -> Iterator[Note]:
+    """Yield a note on each component of the index that has no weights in the folder, although it should have some.
+
+    ``found`` are the components with weights. An entry of null is a component that the pipeline does without.
+    """
+    inside = set(folder.folders())
+    for name, entry in pipeline_index(folder).items():
+        if name in found or not isinstance(entry, list) or not entry or not isinstance(entry[-1], str):
+            continue
+        if name not in inside:
+            why = "but there is no such folder"
+        elif CONFIG in folder.inside(name).names() and not entry[-1].endswith(_WITHOUT_WEIGHTS):
+            why = "but its folder has no weights"
+        else:
+            continue
+        yield Note(NoteKind.MISSING_COMPONENT, f"{PIPELINE} lists the component {escape(name)}, {why}")
 
 
 def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:

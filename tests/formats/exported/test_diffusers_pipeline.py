@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,23 @@ def test_which_file_of_a_component_was_read_and_which_folders_were_not() -> None
         assert [*found] == ["unet.a", "vae.a"]
         assert any(note.startswith(f"unet: read {OTHER}; also in the folder: ") for note in found.notes)
         assert "model_index.json does not list vae_1_0, so it was not read" in found.notes
+
+
+def lost(found: cs.CheckReport) -> list[str]:
+    return [one.what for one in found.row("missing-tensors").found if one.status.value == "FAIL"]
+
+
+def test_a_component_that_lost_its_weights_or_its_folder_fails_the_check() -> None:
+    pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3), "text_encoder.a": torch.ones(4)})
+    index = json.loads(Path("sd/model_index.json").read_text())
+    others = {"safety_checker": [None, None], "requires_safety_checker": False, "_diffusers_version": "0.35.0"}
+    Path("sd/model_index.json").write_text(json.dumps({**index, **others, "scheduler": ["diffusers", "DDIMScheduler"]}))
+    Path("sd/scheduler/config.json").write_text("{}")
+    assert lost(cs.check("sd")) == []
+    os.remove(f"sd/unet/{OTHER}")
+    assert lost(cs.check("sd")) == ["model_index.json lists the component unet, but its folder has no weights"]
+    shutil.rmtree("sd/unet")
+    assert lost(cs.check("sd")) == ["model_index.json lists the component unet, but there is no such folder"]
 
 
 def test_a_component_that_changed_after_the_plan_is_an_error() -> None:

@@ -100,7 +100,8 @@ def _other_shape(one: DescribedTensor, rule: Rule, config: Mapping[str, Any]) ->
         return ""
     back = len(wanted) == 2 and _fits(wanted, one.shape[::-1])
     size = f"({', '.join('any' if size is None else str(size) for size in wanted)})"
-    is_ = f"{escape(one.key)} is {shape_text(one.shape)}{', transposed' if back else ''}"
+    said = f", {'perhaps ' if None in wanted else ''}transposed" if back else ""
+    is_ = f"{escape(one.key)} is {shape_text(one.shape)}{said}"
     return f"config.json says {size} ({', '.join(fields.names)}), but {is_}: {UNLOADED}"
 
 
