@@ -111,7 +111,8 @@ def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
     taken = Counter(source.stored_key(step.source_key) for step in plan.steps)
     other = next((key for key in source.header.tree if taken[key] != 1), "")
     if other:
-        what = "copied to several names" if taken[other] else "left out"
+        is_split = other not in map(source.stored_key, source)  # joined scales
+        what = "copied to several names" if taken[other] else "split into several tensors" if is_split else "left out"
         raise PlanError(f"--in-place changes names only, but {escape(other)} is {what}.", hint=ORDINARY)
     return {source.stored_key(step.source_key): step.key for step in plan.steps}
 

@@ -287,7 +287,28 @@ def _packed(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
     groups = scale.shape[-1] if len(scale.shape) > 1 else 1
     sizes = [(scheme.bits, scheme.size) for scheme in stated.schemes]
     if sizes and all(map(all, sizes)) and not any(_could_be(words, groups, *each) for each in sizes):
-        yield Contradiction("group_size", str(sizes[0][1]), f"{groups} groups in {words} words")
+        yield _other_packing(words, groups, *sizes[0])
+
+
+LIKELY_BITS, LEAST_GROUP = (4, 8), 32
+"""The usual bit widths of packed integers, and the smallest usual size of their groups."""
+
+
+def _other_packing(words: int, groups: int, bits: int, size: int) -> Contradiction:
+    """Return which setting contradicts ``groups`` groups of a row in ``words`` words of 32 bits: bits, size or either.
+
+    Only the product of the two is known. So one of them is wrong if the value that would fit is usual.
+    """
+    of_bits, of_size = words * 32 / (groups * size), words * 32 / (groups * bits)
+    may_be_bits = of_bits in LIKELY_BITS
+    may_be_size = of_size >= LEAST_GROUP and of_size.is_integer() and int(of_size).bit_count() == 1
+    if may_be_bits and may_be_size:
+        either = f"num_bits {of_bits:.0f} or group_size {of_size:.0f}"
+        return Contradiction(f"num_bits {bits} with group_size", str(size), either)
+    if may_be_bits:
+        return Contradiction("num_bits", str(bits), f"{of_bits:.0f}")
+    found = f"{of_size:.0f}" if may_be_size else f"{groups} groups in {words} words"
+    return Contradiction("group_size", str(size), found)
 
 
 def _could_be(words: int, groups: int, bits: int, size: int) -> bool:

@@ -33,6 +33,16 @@ def without_codes(folder: Path) -> Path:
     return folder
 
 
+def test_a_check_that_passes_says_which_encodings_it_found(tmp_path: Path) -> None:
+    """Null is right for one scale for each tensor: whoever expected blocks reads here what is in the file."""
+    state = {f"{stem}.weight": torch.randn(OUT, IN).to(torch.float8_e4m3fn) for stem in THREE}
+    save_file({**state, **{f"{key}_scale_inv": torch.rand(()) for key in state}}, tmp_path / WEIGHTS, {"format": "pt"})
+    settings = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": None}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    (row,) = (row for row in cs.check(tmp_path).rows if row.id == "quantisation")
+    assert (row.status.value, row.looked_at) == ("PASS", "3 tensors fp8 with one scale")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_without_any_quantised_tensor_fail(name: str, tmp_path: Path) -> None:
     folder, words = folder_of(name, tmp_path), "no tensor is quantised"

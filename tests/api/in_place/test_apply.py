@@ -252,3 +252,12 @@ def test_a_run_that_was_interrupted_is_said_and_undone_by_check(
     assert "note: ckpt rename --in-place of a.safetensors was interrupted; it is undone now" in found.err
     assert same(load_file(file), TENSORS)
     assert os.listdir() == ["a.safetensors"]
+
+
+def test_joined_scales_are_not_split_in_place() -> None:
+    """Each expert gets scales of its own, so that the file would not have the same tensors."""
+    codes = torch.zeros(128, 128).to(torch.float8_e4m3fn)
+    state = {f"mlp.experts.{number}.down_proj.weight": codes.clone() for number in range(2)}
+    save_file({**state, "mlp.experts.down_proj_scale_inv": torch.ones(2, 1, 1)}, "a.safetensors")
+    with pytest.raises(PlanError, match=r"but mlp\.experts\.down_proj_scale_inv is split into several tensors"):
+        cs.apply_in_place(cs.rename("a.safetensors", map=["mlp=ffn"]))

@@ -70,7 +70,7 @@ CONTRADICTIONS = [
     ("fp8-block", {"weight_block_size": [128, 128]}, r"says weight_block_size \[128, 128\], but .* \(2, 2\) scales for"),
     ("bnb-nf4", {"load_in_4bit": False, "load_in_8bit": True}, "says load_in_8bit true, but .* say bitsandbytes nf4"),
     ("bnb-nf4", {"quant_method": "gptq"}, "says quant_method gptq, but"),
-    ("int4", weights(num_bits=8), "says group_size 32, but"),
+    ("int4", weights(num_bits=8), "says num_bits 8, but .* say 4: "),
     ("int4", weights(group_size=64), "says group_size 64, but"),
     ("int4-packed", weights(num_bits=8), "says num_bits 8, but .* say 4"),
     ("int4-packed", weights(actorder="group"), "says actorder group, but 2 quantised tensors have no weight_g_idx"),
@@ -96,6 +96,29 @@ def test_settings_that_contradict_their_codes_are_said(
     found = said(cs.inspect(model(name, **changed).folder(tmp_path / "m")))
     assert len(found) == 1
     assert re.search(note, found[0]), found
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "said_of_them"),
+    [
+        (8, 128, "num_bits 8 with group_size 128, but .* say num_bits 4 or group_size 64: "),
+        (8, 32, "group_size 32, but .* say 64: "),  # 16 bits are no bits of packed integers
+        (4, 256, "group_size 256, but .* say 128: "),
+        (3, 32, "group_size 32, but .* say 2 groups in 32 words: "),
+    ],
+)
+def test_either_the_bits_or_the_group_size_of_packed_codes_is_blamed(
+    bits: int, group: int, said_of_them: str, tmp_path: Path
+) -> None:
+    """256 columns of 4 bits in groups of 128, without zero points or an order that would tell the columns."""
+    state = {"up.weight_packed": torch.zeros(8, 32, dtype=torch.int32), "up.weight_scale": torch.ones(8, 2)}
+    save_file(state, tmp_path / "model.safetensors")
+    scheme = {"num_bits": bits, "group_size": group, "type": "int", "strategy": "group", "symmetric": True}
+    settings = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": scheme}}}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    found = [one for one in said(cs.inspect(tmp_path)) if "group_size" in one or "num_bits" in one]
+    assert len(found) == 1
+    assert re.search(f"says {said_of_them}", found[0]), found
 
 
 @pytest.mark.parametrize("verb", VERBS)
