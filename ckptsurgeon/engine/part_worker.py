@@ -23,12 +23,9 @@ from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
 from .prefetch import keeping, prefetch
-from .processes import ProcessGroup
+from .processes import SEEN_S, ProcessGroup
 
 __all__ = ["PartWorker", "run_worker"]
-
-SEEN_S = 120.0
-"""Seconds to wait until a folder that was made on another machine is visible here: NFS caches its absence."""
 
 
 def run_worker(

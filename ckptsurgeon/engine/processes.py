@@ -31,6 +31,8 @@ LOST_S = 60.0
 """A process that has sent no heartbeat for this many seconds is considered lost."""
 PAUSE_S = 0.05
 """Seconds between two reads of the store."""
+SEEN_S = 120.0
+"""Seconds to wait until a folder or file that was made on another machine is visible here: NFS caches its absence."""
 WAIT_S = 300.0
 """How many seconds processes wait for each other at the beginning, as they may start at different times."""
 BYE_S = 10.0

@@ -25,7 +25,7 @@ from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import write_frame
-from .processes import PAUSE_S, Helpers
+from .processes import PAUSE_S, SEEN_S, Helpers
 from .rank_files import SpreadFile
 from .resuming import PartsJournal, unfinished_parts
 
@@ -54,6 +54,8 @@ class StagedOutput:
         self.kept: Mapping[str, PartReceipt] = journal.kept if journal is not None else {}
         self.receipts = dict(self.kept)
         self._lock = Lock()
+        self._unseen: dict[str, tuple[PartReceipt, float]] = {}
+        """{name of a file of another process that is not visible here yet: (its receipt, when the receipt came)}."""
         self.advance: Callable[[int], None] = lambda nbytes: None
         """A function for progress; it gets the number of bytes that another process wrote or that were uploaded."""
         self.sends = 0
@@ -117,23 +119,28 @@ class StagedOutput:
             return
         try:
             for receipt in self._helpers.receipts():
-                self._take(receipt, self.folder)
+                self._unseen[receipt.name] = receipt, time.monotonic()
+            for receipt, since in [*self._unseen.values()]:
+                if self._take(receipt, self.folder):
+                    del self._unseen[receipt.name]
+                elif time.monotonic() - since > SEEN_S:
+                    raise _incomplete(receipt)
         finally:
             self._lock.release()
 
-    def _take(self, receipt: PartReceipt, folder: StagedFolder) -> None:
+    def _take(self, receipt: PartReceipt, folder: StagedFolder) -> bool:
+        """Record a file that another process has written; return False if it is not visible here as a whole."""
         layouts = {part.name: part.layout for part in self.shape.parts}
         layout = layouts.get(receipt.name)
-        known = layout is not None and layout.slots.keys() == receipt.checksums.keys()
-        file = folder.open_existing(receipt.name, layout.size) if layout is not None and known else None
+        if layout is None or layout.slots.keys() != receipt.checksums.keys():
+            raise _incomplete(receipt)
+        file = folder.open_existing(receipt.name, layout.size)
         if file is None:
-            raise OutputError(
-                f"{escape(receipt.name)}, which another process has written, is incomplete when this process reads it.",
-                hint="Write to a file system that all processes share.",
-            )
+            return False
         self.files[receipt.name] = file
         self._add(receipt)
-        self.advance(sum(nbytes for _, nbytes in layouts[receipt.name].slots.values()))
+        self.advance(sum(nbytes for _, nbytes in layout.slots.values()))
+        return True
 
     def _add(self, receipt: PartReceipt) -> None:
         self.receipts[receipt.name] = receipt
@@ -145,6 +152,13 @@ class StagedOutput:
         """Delete the shards of the sources that no unfinished file of the output needs, if there is a consumer."""
         if self._consumer is not None and self.folder is not None:
             self._consumer.finished(finished, self.folder.mark_only_copy)
+
+
+def _incomplete(receipt: PartReceipt) -> OutputError:
+    return OutputError(
+        f"{escape(receipt.name)}, which another process has written, is incomplete when this process reads it.",
+        hint="Write to a file system that all processes share.",
+    )
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:

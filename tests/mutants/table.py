@@ -36,6 +36,18 @@ MUTANTS = (
         "destinations/torch_module/test_simple_draws.py",
     ),
     Mutant(
+        "a shard of another process that is not visible yet is waited for",
+        "elif time.monotonic() - since > SEEN_S:",
+        "else:",
+        "faults/test_processes.py",
+    ),
+    Mutant(
+        "a better size of shards is proposed if processes would share them unevenly",
+        "if made.unevenness <= UNEVEN or not is_folder(options):",
+        "if True:",
+        "engine/test_process_shares.py",
+    ),
+    Mutant(
         "what an attention has for each head, such as sinks, is kept with the heads",
         "by_parent.setdefault(own if own in parents else _parent(axis), []).append(axis)",
         "by_parent.setdefault(_parent(axis), []).append(axis)",

@@ -47,6 +47,7 @@ UNREADABLE = "A source that cannot be read in the middle"
 MEMORY = "Little memory"
 REFLINKS = "File systems with reflinks and without, and copies between them: the same bytes"
 WRITERS = "Two writers of one output"
+PROCESSES = "Several processes: one killed at each phase, a clock that jumps, files that are seen late"
 
 SENT = "Answers of a server that are short, wrong, late, refused or of another file"
 KEPT = "What stood there before a fault is there after it"
@@ -59,7 +60,7 @@ OPENING = (
     NEVER_RUN, PICKLE, COSTS, LIMITS, CLAIMS, ZIP_NAMES, ZIP_PLACES, ZIP_PACKED, CHECKSUM, LEGACY, SCRIPT, SAFETENSORS,
     INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, WHISPER_CPP, CTRANSLATE2, ONNX, FLAX, ORBAX, HDF5, EXPORT, PICKLED, PADDLE, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
-WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
+WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS, PROCESSES)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)
 
 SECTIONS = {"hostile": OPENING, "faults": WRITING, "storage/fetch": FETCHING}
