@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..errors import OutputError
@@ -106,26 +106,9 @@ class PartWorker:
         _wait_until_seen(folder, self.options.path, check)
         staged = StagedFolder(folder, self.options.path)
         counter = ByteCounter(progress, sum(sizes.values()), watch=check)
-        steps, parts = (
-            steps_of_parts(self._written, self._shape),
-            [one for one in self._shape.parts if one.name in names],
-        )
-
-        flushes: list[Future[None]] = []
-
-        def flushed(run: PartRun) -> None:
-            run.file.flush(sizes[run.part.name])
-            done(run.receipt)
-
-        def finished(run: PartRun) -> None:
-            write_frame(run)
-            check()
-            for flush in flushes:
-                if flush.done():
-                    flush.result()
-            flushes.append(pool.submit(flushed, run))
-
-        pool = ThreadPoolExecutor(1, thread_name_prefix="flush")  # flushes to disk while the next part is computed
+        parts = [one for one in self._shape.parts if one.name in names]
+        steps = steps_of_parts(self._written, self._shape)
+        flusher = _Flusher(sizes, done, check)
         try:
             for name in sizes:
                 staged.remove(name)  # it may exist if a machine was lost and its task is repeated
@@ -136,13 +119,48 @@ class PartWorker:
                     PartRun(self._written, steps[part.name], self.inputs, part, files[part.name], counter.advance)
                     for part in parts
                 ]
-                write_parts(runs, finished)
-                for flush in flushes:
-                    flush.result()
+                write_parts(runs, flusher.finished)
+                flusher.wait()
         finally:
-            pool.shutdown(cancel_futures=True)
+            flusher.close()
             staged.close()
         return sum(sizes.values())
+
+
+class _Flusher:
+    """Flushes finished files to disk in a thread, while the next file is computed.
+
+    ``sizes`` are the sizes of the files by name. ``done`` and ``check`` are as in ``PartWorker.write``.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], done: Callable[[PartReceipt], None], check: Callable[[], None]
+    ) -> None:
+        self._sizes, self._done, self._check = sizes, done, check
+        self._flushes: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
+
+    def finished(self, run: PartRun) -> None:
+        """Write the bytes of a file that belong to no tensor, and begin to flush it; raises what a flush has raised."""
+        write_frame(run)
+        self._check()
+        for flush in self._flushes:
+            if flush.done():
+                flush.result()
+        self._flushes.append(self._pool.submit(self._flush, run))
+
+    def _flush(self, run: PartRun) -> None:
+        run.file.flush(self._sizes[run.part.name])
+        self._done(run.receipt)
+
+    def wait(self) -> None:
+        """Wait until all files are on disk; raises what a flush has raised."""
+        for flush in self._flushes:
+            flush.result()
+
+    def close(self) -> None:
+        """Stop the thread; flushes that have not begun are left out."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _wait_until_seen(folder: str, shown: str, check: Callable[[], None]) -> None:

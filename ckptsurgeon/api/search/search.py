@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError, OutputError, PlanError, SourceError
@@ -26,7 +27,7 @@ from ..verify import verify
 from .evaluator import Evaluator
 from .judge import Judging, opened_judge
 from .marked_recipe import MarkedRecipe, plan_of_recipe, read_marked_recipe
-from .samplers import AUTO, Sampler, chosen_sampler, make_sampler
+from .samplers import AUTO, chosen_sampler, make_sampler
 from .study import BEST, PICTURE, Study, opened_study
 from .trials import Observer, Proposals, TrialRun, Trials
 
@@ -101,19 +102,12 @@ def search(
             where, marked.name, name, seed, judge.metric, judge.maximize, marked.space.parameters,
             notes=tuple(filter(None, [note, *judge.notes, *possible.notes])),
         )  # fmt: skip
-
-        def make() -> Sampler:
-            return make_sampler(name, marked.space, seed=seed, trials=trials, maximize=bool(judge.maximize))
-
         if not trials:
             return result
+        make = partial(make_sampler, name, marked.space, seed=seed, trials=trials, maximize=bool(judge.maximize))
         make()  # raises if its package is missing
         models = digests(possible)
-        settings = {
-            "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "sampler": name,
-            "seed": seed, **judge.settings, "models": models, **({"trials": trials} if name == "grid" else {}),
-        }  # fmt: skip
-        with opened_study(where, settings, wait=wait) as opened:
+        with opened_study(where, _settings(result, marked, judge.settings, trials, models=models), wait=wait) as opened:
             if begin is not None:
                 begin(result)
             proposals = Proposals(make, opened)
@@ -129,12 +123,32 @@ def search(
             best = drawn_best(opened, marked.name)
             opened.write(BEST, marked.filled(best.values))
             plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
+            notes = tuple(filter(None, [*result.notes, proposals.note]))
             result = replace(
-                result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST),
-                notes=tuple(filter(None, [*result.notes, proposals.note])),
-            )  # fmt: skip
+                result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes
+            )
             plugin = marked.plugin(best.values)
             return written(result, plan, path, judge.test, force=force, wait=wait, key=key, plugin=plugin)
+
+
+def _settings(
+    result: SearchResult, marked: MarkedRecipe, judged: Mapping[str, Any], trials: int, *, models: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a study records about its search: a study continues only if all of this is the same.
+
+    ``judged`` are the settings of the evaluation.
+    """
+    return {
+        "kind": "ckpt.study",
+        "version": 1,
+        "recipe": marked.name,
+        "sha256": marked.sha256,
+        "sampler": result.sampler,
+        "seed": result.seed,
+        **judged,
+        "models": models,
+        **({"trials": trials} if result.sampler == "grid" else {}),
+    }
 
 
 def _check_counts(trials: int, parallel: int) -> None:

@@ -71,13 +71,28 @@ FNUZ = "If so, quantise the model again; halving the scales is enough if no code
 
 def _run(subject: Subject) -> Iterator[Found]:
     found = {key: one for key, one in scales_of(subject) if not _is_beside_plain(subject, key)}
+    mixed = _of_mixed_signs(subject, found)
+    below = [key for key, one in found.items() if one.low < 0 and key not in mixed and not _is_signed(subject, key)]
+    yield from _odd_figures(subject, found, below)
+    yield from _of_fused(subject, found)
+    fnuz, what = perhaps_fnuz(subject)
+    if fnuz:
+        yield of_keys(Status.WARN, fnuz, what, FNUZ)
+    yield from _odd_weights(subject)
+    named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
+    for kind in ODD:
+        names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
+        if names:
+            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Check how these scales were computed.")
+
+
+def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
+    """Yield what the figures ``found`` of scales show; ``below`` are the scales with odd negative values."""
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and _multiplies_rows(subject, key)]
     large = [key for key, one in found.items() if key not in huge and _makes_large_weights(subject, key, one)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
-    mixed = _of_mixed_signs(subject, found)
-    below = [key for key, one in found.items() if one.low < 0 and key not in mixed and not _is_signed(subject, key)]
     exchanged = [key for key, one in found.items() if _is_exchanged(subject, key, one)]
     for keys, status, what, todo in (
         (broken, Status.FAIL, "of scales with NaN or infinities", DECODE),
@@ -105,6 +120,10 @@ def _run(subject: Subject) -> Iterator[Found]:
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
+
+
+def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]:
+    """Yield what the scales of modules that vLLM fuses into one show."""
     fused = unlike_fused(subject, {key: one for key, one in found.items() if is_global_weight_scale(subject, key)})
     if fused:
         what = (
@@ -121,9 +140,10 @@ def _run(subject: Subject) -> Iterator[Found]:
             "with a scale of its own: perhaps the scales were made equal, but the weights were not quantised again"
         )
         yield of_keys(Status.WARN, shared, what, DECODE)
-    fnuz, what = perhaps_fnuz(subject)
-    if fnuz:
-        yield of_keys(Status.WARN, fnuz, what, FNUZ)
+
+
+def _odd_weights(subject: Subject) -> Iterator[Found]:
+    """Yield what only the decoded weights show: rounded, averaged or moved codes, and zero points that do not fit."""
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
@@ -135,11 +155,6 @@ def _run(subject: Subject) -> Iterator[Found]:
             yield of_keys(Status.WARN, sorted(some_names, key=natural_key), f"with {said}", DECODE)
     if unfit := unfit_zero_points(subject.odd, [averaged, *(subject.odd.get(kind, ()) for kind in EXPLAIN)]):
         yield of_keys(Status.WARN, sorted(unfit, key=natural_key), f"with {UNFIT_ZEROS}", DECODE)
-    named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
-    for kind in ODD:
-        names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
-        if names:
-            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Check how these scales were computed.")
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
