@@ -68,7 +68,8 @@ def loss_barrier(
     """
     import torch
 
-    from .prove import described, networks_of, report
+    from .comparison import described
+    from .prove import networks_of, report
 
     if not LEAST <= points <= MOST:
         raise ConfigError(f"--points is {points}.", hint=f"Use a number from {LEAST} to {MOST}.")
@@ -190,7 +191,7 @@ def _check_finite(networks: Sequence[Network], loss: EvaluatedLoss, outputs: Map
 
 def _run(networks: Sequence[Network], alpha: float, inputs: Inputs, limit: int) -> Any:
     """Run the network at ``alpha``, and return the output of its ``forward``."""
-    from .prove import run_network
+    from .running import run_network
 
     kept: list[Any] = []
     network, read = networks[0], _between(networks, alpha)
@@ -225,7 +226,7 @@ def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[st
 
 
 def _notes(networks: Sequence[Network], *, drawn: bool) -> list[str]:
-    from .prove import network_notes
+    from .comparison import network_notes
     from .vocabularies import tokens_of
 
     notes = [*network_notes(list(networks), None)]

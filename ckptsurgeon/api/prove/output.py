@@ -25,7 +25,7 @@ def check_provable(plan: Plan) -> None:
     The output must have weights. The plan must have exactly one source, in a file, and the architecture must be known
     from a configuration.
     """
-    from .network import configuration_of
+    from .opening import configuration_of
 
     if plan.verb == "resize" and plan.arguments.get("optimizer"):
         raise ConfigError(
@@ -56,7 +56,7 @@ def check_runs(plan: Plan) -> None:
     The network of the plan's source is built for this, but no weights are read.
     """
     from .inputs import drawn_inputs
-    from .network import configuration_of, open_network
+    from .opening import configuration_of, open_network
 
     check_provable(plan)
     source = _source(plan)

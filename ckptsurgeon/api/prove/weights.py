@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import BlockResult, ChangedTensor
 from .experts import differing_experts, expert_numbers
-from .network import Rounding, rounding_between
+from .network import rounding_between
 from .rearranged import order_of, other_weight
+from .rounding import Rounding
 
 if TYPE_CHECKING:
     from .blocks import Recording

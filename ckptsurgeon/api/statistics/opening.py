@@ -22,7 +22,7 @@ def open_model(path: str, model: Path | None, root: str | None) -> Network:
 
     Raises ConfigError if there is no configuration.
     """
-    from ..prove.network import configuration_of, open_network
+    from ..prove.opening import configuration_of, open_network
 
     configuration = os.fspath(model) if model is not None else configuration_of(path)
     if not configuration:

@@ -135,7 +135,7 @@ def test_little_memory_gives_the_same() -> None:
 
 
 def test_weights_are_in_memory_only_while_their_module_runs() -> None:
-    from ckptsurgeon.api.prove.network import open_network
+    from ckptsurgeon.api.prove.opening import open_network
     from ckptsurgeon.api.prove.streaming import streamed
 
     llama("a")
