@@ -200,7 +200,7 @@ def _explained(plan: Plan, step: Step, names: Sequence[str], chooser: Chooser | 
 
 
 def _because(step: Step) -> str:
-    """Return why the tensor of ``step`` does not come from a source; '' if it does."""
+    """Return the reason why the tensor of ``step`` does not come from a source; '' if it does."""
     return {
         "missing": "no source has it",
         "excluded": f"left out: {step.rule}",

@@ -17,7 +17,7 @@ __all__ = ["ExplainedMerge", "MergeExplanation", "MergeOutcome"]
 
 @dataclass(frozen=True, repr=False)
 class MergeOutcome(Brief):
-    """The tensor that a merge method makes: how far it is from the base, and how much of each model's change it has.
+    """The tensor that a merge method makes: its distance from the base, and its share of each model's change.
 
     ``is_planned`` is true for the method of the plan, which has the plan's parameters; other methods have their
     defaults. ``change`` is the change of the result from the base; ``agreements`` compare the change of each model

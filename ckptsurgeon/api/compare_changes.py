@@ -1,4 +1,4 @@
-"""``compare_changes``: how several models have changed from the same base, and how far their changes agree."""
+"""``compare_changes``: compares the changes of several models from the same base."""
 
 from __future__ import annotations
 

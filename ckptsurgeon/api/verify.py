@@ -167,7 +167,7 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
 
 
 def _of_tokens(said: Iterable[OutputNote], sources: Iterable[Checkpoint]) -> Iterator[OutputNote]:
-    """Yield the notes on local sources with another model's tokens, which a union of token lists can hide.
+    """Yield notes on local sources whose tokens are not those of their embedding; a merged token list can hide this.
 
     Yields nothing if ``said``, the notes on the output's model, has such a note.
     """

@@ -208,7 +208,7 @@ class _SearchLimit:
         self._characters = limits.CARRIED_TEXT
 
     def why_not_plain(self, value: Any) -> str:
-        """Return why a value cannot be written into another file; '' if it can.
+        """Return the reason why a value cannot be written into another file; '' if it can.
 
         Only numbers, strings, None, and lists and dicts of these can be written.
         """

@@ -134,7 +134,7 @@ def _quantised(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
 
 
 def _why_opaque(tensor: torch.Tensor) -> str:
-    """Return why the values of a tensor are not plain bytes in its storage, '' if they are."""
+    """Return the reason why the values of a tensor are not plain bytes in its storage, '' if they are."""
     import torch
 
     kind = type(tensor)

@@ -93,7 +93,7 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to remove so that as many keys as possible are in ``destination``; None if none is.
+    """Return the number of wrappers to remove, for as many keys in ``destination`` as possible; None if none is there.
 
     ``chain`` are the wrappers of all keys, outermost first. If the destination has a submodule with the name of a
     wrapper, this wrapper is kept.

@@ -107,7 +107,7 @@ def read_init(document: Document, key: str, info: TensorInfo, spec: Any) -> Init
 
 
 def _unfit(info: TensorInfo, name: str) -> str:
-    """Return why the initialiser ``name`` does not fit a tensor with this shape and dtype; '' if it fits."""
+    """Return the reason why the initialiser ``name`` does not fit a tensor with this shape and dtype; '' if it fits."""
     dims, dtype = len(info.shape), DTYPES[info.dtype]
     wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
     if not wanted or (name in _AT_LEAST_2 and dims < 2):

@@ -85,7 +85,7 @@ def _staged(
 
 
 def _special(values: torch.Tensor, dtype: str) -> int:
-    """Return how many values of a tensor are NaN or infinite; ``dtype`` is the name of its dtype."""
+    """Return the number of NaN or infinite values of a tensor; ``dtype`` is the name of its dtype."""
     import torch
 
     raw = values.reshape(-1).view(torch.uint8).numpy()

@@ -217,7 +217,7 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return how ``step``, which maps rows to another vocabulary, can move the rows of codes without decoding them.
+        """Return the moves of rows of codes, without decoding, for ``step``, which maps rows to another vocabulary.
 
         The result is None if the rows must be decoded. ``wanted`` is the quantised tensor that gets the rows.
         """

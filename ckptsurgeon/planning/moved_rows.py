@@ -78,7 +78,7 @@ class MovedRows:
 
 
 def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows | None:
-    """Return how the rows of ``have`` move into ``want``, a weight for another vocabulary, without being decoded.
+    """Return the moves of the rows of ``have`` into ``want``, a weight for another vocabulary, without decoding them.
 
     The result is None if this is impossible. Both weights must have the same parts, with the same dtypes and, except
     for the number of rows, the same shapes.

@@ -86,10 +86,10 @@ class KnownLayout(Brief):
     """The changes that fit a source to a destination, which recognises the source's layout or older names.
 
     The changes are made even if no option asks for them. The ``operations``, in the form in which users write them, are
-    applied first. ``names`` then maps the resulting keys to the destination's keys. ``by`` says in words whose names
-    the resulting keys are, such as the name of a library. ``unknown`` maps each key of the destination that the source
-    cannot provide to the reason. ``derived`` is the source after the operations, or None if they were not performed to
-    find the names.
+    applied first. ``names`` then maps the resulting keys to the destination's keys. ``by`` is the owner of the
+    resulting names, such as the name of a library. ``unknown`` maps each key of the destination that the source cannot
+    provide to the reason. ``derived`` is the source after the operations, or None if they were not performed to find
+    the names.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()

@@ -1,4 +1,4 @@
-"""Shows how several models have changed from a base, and how far their changes agree."""
+"""Shows the changes of several models from a base, and the agreement of these changes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def letter(index: int) -> str:
 
 
 def models_view(found: Changes) -> RenderableType:
-    """Return a table of the models: how far each has changed from the base, and in how many values and tensors."""
+    """Return a table of the models: the size of each change from the base, and the changed values and tensors."""
     total = found.total
     rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("change", "of values", "of tensors", ""))]]
     for index, name in enumerate(found.models):
@@ -73,7 +73,7 @@ def models_view(found: Changes) -> RenderableType:
 
 
 def pairs_view(found: Changes) -> RenderableType:
-    """Return a table of the pairs of models: how far their changes agree."""
+    """Return a table of the agreement of the changes of each pair of models."""
     rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("cosine", "same sign", "changed by both"))]]
     for pair, one in found.total.pairs.items():
         both = percent(one.both / one.values) if one.values else "-"

@@ -1,4 +1,4 @@
-"""Shows how tensors are merged: how far the models' changes agree, and how much of them each method keeps."""
+"""Explains the merge of tensors: shows the agreement of the models' changes, and the share that each method keeps."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
 
 
 def _kinds(rows: Sequence[BlockResult]) -> str:
-    """Return how many of the blocks that are not shown drift; '' if none does."""
+    """Return a text with the number of blocks that drift and are not shown; '' if there are none."""
     drifting = sum(one.drifts for one in rows)
     return f", of which {drifting} {'differs' if drifting == 1 else 'differ'}" if drifting else ""
 

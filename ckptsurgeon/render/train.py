@@ -112,7 +112,7 @@ def report_view(found: Trained, *, next_steps: Sequence[str] = (), every: bool =
 
 
 def _state(found: Trained) -> Iterator[RenderableType]:
-    """Yield how a run ended, if it did not end as planned, and how many of its steps are done."""
+    """Yield the reason why a run ended, if it did not end as planned, and the number of its steps that are done."""
     if found.ended in WAYS:
         yield Text(f"  {WAYS[found.ended]}", style="" if found.ended == "prepared" else "yellow")
     if found.run is not None:

@@ -56,7 +56,7 @@ def fitting(tree: Branch, depth: int | None) -> tuple[list[TreeRow], int]:
 
 
 def _folded(node: Branch, depth: int) -> int:
-    """Return how many modules, ``depth`` levels below ``node``, have contents that are not shown."""
+    """Return the number of modules, ``depth`` levels below ``node``, whose contents are not shown."""
     modules = [child for child in node.children.values() if child.info is None]
     if depth == 1:
         return sum(not child.is_leaf_module for child in modules)

@@ -148,7 +148,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Return how many elements of its storage a strided tensor spans, from its first to its last element.
+    """Return the number of elements that a strided tensor spans in its storage, from its first to its last element.
 
     Returns 0 for a tensor without elements.
     """

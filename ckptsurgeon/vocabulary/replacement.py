@@ -101,7 +101,7 @@ class NewVocabulary:
         return self.paths if self.source.name == self.new.name else (self.source.name, self.new.name)
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
-        """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.
+        """Return the new token ids for a configuration whose vocabulary size is ``rows``.
 
         ``own`` is the token list in the configuration's folder, or None. Returns None if the ids already belong to the
         new list. Raises LookupError if it is not known to which list the ids belong.

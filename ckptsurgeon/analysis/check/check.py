@@ -35,7 +35,7 @@ class Check:
     """A check. ``run`` yields its findings; ``against`` returns the reason why it cannot be run, '' if it can be run.
 
     ``id`` is in kebab-case and never changes, because ``--skip`` and SARIF use it. ``title`` is the statement that the
-    check tests. ``looks_at`` returns a phrase for what the check examined, such as "24 tensors".
+    check tests. ``looks_at`` returns a phrase for the examined things, such as "24 tensors".
     """
 
     id: str

@@ -60,8 +60,8 @@ class Found(Brief):
 class CheckRow(Brief):
     """The outcome of one check.
 
-    ``found`` are the findings. ``why`` is the reason if the check was not run. ``looked_at`` is a phrase for what the
-    check examined.
+    ``found`` are the findings. ``why`` is the reason if the check was not run. ``looked_at`` is a phrase for the
+    examined things, such as "24 tensors".
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""How several models have changed from the same base model, tensor by tensor, and how far their changes agree.
+"""The changes of several models from the same base model, tensor by tensor, and the agreement of these changes.
 
 The change of a model is its weights minus those of the base, which the literature on merging calls a task vector
 (Ilharco et al., 2023, arXiv:2212.04089). Merging loses changes that point in different directions, or have different

@@ -46,7 +46,7 @@ def compare_changes(
     base: Checkpoint, models: Sequence[Checkpoint], *, include: Iterable[str] | None = (),
     exclude: Iterable[str] | None = (), progress: Callable[[int, int], None] | None = None,
 ) -> Changes:  # fmt: skip
-    """Return how each model's tensors have changed from those of the base, and how far the changes agree.
+    """Return the changes of each model's tensors from those of the base, and the agreement of these changes.
 
     Only tensors that the base and a model have in the same shape are read. ``include`` and ``exclude`` are patterns
     that select keys; ``progress`` is called with (bytes done, bytes in all). Raises PatternError for a pattern that
@@ -92,7 +92,7 @@ def _integer_note(tensors: Sequence[TensorChanges]) -> list[str]:
     if not others or len(others) == len(tensors):
         return []
     return [
-        f"tensors of integers are compared, but left out of the figures of layers and models: "
+        "tensors of integers are compared, but left out of the figures of layers and models: "
         f"{listing(others, 3, where='')}"
     ]
 
@@ -122,7 +122,7 @@ def _to_read(
 
 
 def why_not_numbers(info: TensorInfo) -> str:
-    """Return why the values of a tensor cannot be read as numbers, "" if they can."""
+    """Return the reason why the values of a tensor cannot be read as numbers, "" if they can."""
     return info.opaque or ("" if has_figures(info) else f"{info.dtype} values are not plain numbers")
 
 

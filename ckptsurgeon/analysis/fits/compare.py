@@ -23,7 +23,7 @@ COUNTER = "num_batches_tracked"
 def compared(
     first: str, source: Mapping[str, TensorInfo], second: str, target: TargetSpec, *, has_versions: bool = True
 ) -> Fit:
-    """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two.
+    """Return the fit of a source's tensors to a destination; ``first`` and ``second`` are the names of the two.
 
     ``has_versions`` is true if the source may have the module versions (``_metadata``) that torch adds to a state dict.
     """
@@ -87,7 +87,7 @@ def _loads(pair: Pair) -> bool:
 
 
 def _why_not_copied(pair: Pair) -> str:
-    """Return why torch cannot copy the pair's first tensor into the second, which is plain; "" if it can.
+    """Return the reason why torch cannot copy the pair's first tensor into the second, which is plain; "" if it can.
 
     ``Tensor.copy_``, which ``load_state_dict`` calls, raises an error for quantised and sparse tensors, for objects of
     torchao, and for tensors without values. An array inside a pickle becomes a plain tensor when the file is loaded.

@@ -41,7 +41,7 @@ NAMED = 50
 
 
 def receipt_of(recipe: Recipe, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Return how the tensor of each row was made, from an output's recipe: its class, source and rule.
+    """Return the origin of the tensor of each row, from an output's recipe: its class, source and rule.
 
     The class is a word such as "copied". It is "" if the tensor is not in the recipe, because the file was changed
     later. The source is -1 for a tensor without a source. ``part`` lists the rows whose values come only partly from a

@@ -72,7 +72,7 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how to split the stacked experts of a transformers model, and the set of the layers' numbers of experts.
+    """Return the splits of the stacked experts of a transformers model, and the set of the layers' numbers of experts.
 
     Raises PlanError if the matrices of experts do not have the sizes in ``config``.
     """
@@ -101,7 +101,7 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
-    """Return how to stack the experts of a GGUF file as in transformers; raises PlanError if they are quantised."""
+    """Return the stacks that turn a GGUF file's experts into those of transformers; PlanError if they are quantised."""
     if checkpoint.codes:
         raise PlanError(
             "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."

@@ -62,7 +62,7 @@ NO_OUTPUT = Note(
 
 
 def llama_cpp_layout(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return how to convert a checkpoint to the layout ``name``: "gguf", "transformers" or "auto".
+    """Return the conversion of a checkpoint to the layout ``name``: "gguf", "transformers" or "auto".
 
     "auto" means "gguf" for a model of transformers that llama.cpp supports; any other model keeps its layout. Raises
     PlanError if the layout of the checkpoint is not known.

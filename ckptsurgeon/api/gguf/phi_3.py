@@ -71,7 +71,7 @@ def _is_long(fields: Mapping[str, Any]) -> bool:
     kind = str(fields.get("rope_type") or fields.get("type") or DEFAULT)
     if kind not in (DEFAULT, LONG, "su"):
         raise PlanError(
-            f"config.json scales the rotary embedding with the method "
+            "config.json scales the rotary embedding with the method "
             f"{escape(kind, 40)}, which llama.cpp does not read for phi3.",
             hint="Convert without changing the layout: --layout keep.",
         )
@@ -89,7 +89,7 @@ def _original(config: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
 
 
 def _rotary(config: Mapping[str, Any], fields: Mapping[str, Any], size: int) -> int:
-    """Return how many of the ``size`` values of a head the rotary embedding rotates.
+    """Return the number of values that the rotary embedding rotates, of the ``size`` values of a head.
 
     ``fields`` are the fields of the rotary embedding in ``config``.
     """

@@ -76,7 +76,7 @@ def is_sampled(info: TensorInfo) -> bool:
 
 
 def rows_of_group(info: TensorInfo) -> int:
-    """Return how many rows of a quantised matrix share a scale; 1 if they are more than ``LARGEST``, or not known."""
+    """Return the number of rows of a quantised matrix that share a scale; 1 if above ``LARGEST``, or not known."""
     facts = dict(info.made.facts) if isinstance(info.made, Decoded) else {}
     rows = int(facts.get(f"step{len(info.shape) - 2}", 1))
     return rows if rows <= LARGEST else 1

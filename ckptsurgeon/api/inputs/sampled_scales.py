@@ -120,7 +120,7 @@ class _Sample(SampledFiles):
 
 
 def _columns(weight: TensorInfo) -> int:
-    """Return how many columns of a quantised weight are decoded."""
+    """Return the number of columns of a quantised weight that are decoded."""
     made = weight.made
     if isinstance(made, Decoded) and made.encoding == "scaled":
         own = int(dict(made.facts)[f"step{len(weight.shape) - 1}"])

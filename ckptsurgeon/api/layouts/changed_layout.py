@@ -33,7 +33,7 @@ STACKED = "stacked"
 
 
 def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
-    """Return how to convert a checkpoint to the layout ``name``.
+    """Return the conversion of a checkpoint to the layout ``name``.
 
     ``heads`` is the value of ``--heads``, '' if it is not given. Raises PlanError if the layout of the checkpoint is
     not known, or cannot be converted to ``name``.

@@ -64,9 +64,9 @@ def lora_convert(
     products exactly, they become float32. The names of modules in the network are not translated, although another
     library may name them differently.
 
-    Raises PlanError for what the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if names are
-    missing, ConfigError for adapters of another kind and for a rank or energy that is invalid, missing or superfluous,
-    PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
+    Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if
+    names are missing, ConfigError for adapters of another kind and for a rank or energy that is invalid, missing or
+    superfluous, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
     check_spelling(to)
     share = float(energy) if energy is not None else None

@@ -70,7 +70,7 @@ def _explained(plan: Plan, step: Step) -> MergeExplanation:
 
 
 def why_not_compared(step: Step) -> str:
-    """Return why the changes of the models cannot be compared for a tensor; "" if they can be compared."""
+    """Return the reason why the changes of the models cannot be compared for a tensor; "" if they can be compared."""
     if step.merge is None:
         return "the tensor is not merged"
     if step.policy:

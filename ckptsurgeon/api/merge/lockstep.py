@@ -1,6 +1,6 @@
 """Runs that read the same files side by side at one pace, so that the system reads each block from the disk once.
 
-A run that is ahead waits until the others have reached it: what it has read is then still in the page cache.
+A run that is ahead waits until the others have reached it: its blocks are then still in the page cache.
 """
 
 from __future__ import annotations

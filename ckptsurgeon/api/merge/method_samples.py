@@ -206,7 +206,7 @@ def _varying(settings: Counter[tuple[tuple[str, Any], ...]]) -> dict[str, Any]:
 
 
 def _why_not(method: Method, shape: tuple[int, ...], number: int, given: Mapping[str, Any]) -> str:
-    """Return why a method is not tried on samples; "" if it can be tried."""
+    """Return the reason why a method is not tried on samples; "" if it can be tried."""
     least, most = method.models
     if number < least or (most is not None and number > most):
         return f"merges {count(most, 'model')}" if most is not None else f"needs at least {count(least, 'model')}"

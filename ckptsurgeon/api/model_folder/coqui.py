@@ -47,7 +47,7 @@ def _is_of_bytes(folder: ModelFolder) -> bool:
 
 
 def tensorflow_notes(plan: Plan) -> Iterator[str]:
-    """Yield notes on a plan whose output is in TensorFlow's format: whether Coqui STT can load it, or what it lacks."""
+    """Yield notes on a plan whose output is in TensorFlow's format, if Coqui STT needs more than its tensors."""
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     if is_network(tensors):
         yield "the output also gets the state of an Adam optimizer before its first step, which Coqui STT expects"

@@ -93,7 +93,7 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _list_fault(folder: ModelFolder) -> str:
-    """Return why a vocab.json is not a token list, or lacks the tokeniser's language; '' if it is valid.
+    """Return the reason why a vocab.json is not a token list, or lacks the tokeniser's language; '' if it is valid.
 
     The result is '' for all other files, too.
     """
@@ -109,7 +109,7 @@ def _list_fault(folder: ModelFolder) -> str:
 
 
 def _stand_ins(folder: ModelFolder) -> dict[str, str]:
-    """Return {name of a file: what it is} for local tokeniser files that are in fact Git LFS pointers or web pages.
+    """Return {name of a file: its real kind} for local tokeniser files that are in fact Git LFS pointers or web pages.
 
     The vocabulary is left out.
     """

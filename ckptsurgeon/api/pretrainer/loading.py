@@ -221,7 +221,7 @@ def _check_there(path: str) -> None:
 
 
 def _loading(name: str, model: object, path: str, options: Mapping[str, Any]) -> ModuleLoading:
-    """Return how to load a file into a module: the source, and the rules, with SpeechBrain's two renames if needed."""
+    """Return the inputs of loading a file: the source, and the rules, with SpeechBrain's two renames if needed."""
     module = cast("nn.Module", model)
     chosen = {key: value for key, value in options.items() if key not in ("map", "root")}
     rulesets = (RENAMES,) if _renames(name, module, path, options.get("root")) else ()

@@ -51,7 +51,7 @@ def quantising(
     exclude: Sequence[str] = (),
     dtype: str = "",
 ) -> Quantising:
-    """Return how to quantise a model by the scheme ``name``.
+    """Return the quantisation of a model by the scheme ``name``.
 
     ``folder`` has the other files of the model's folder. ``include`` and ``exclude`` select matrices. ``dtype`` is the
     dtype of the weights in the output, '' if it does not change. Raises PlanError for a model that is already

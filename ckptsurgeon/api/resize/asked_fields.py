@@ -171,7 +171,7 @@ class AskedFields:
         return [one for one in self.epsilons if _inside(one) == _inside(width)]
 
     def way_of(self, width: str) -> str:
-        """Return how a width is made larger, "copy" or "init"; "" if it becomes smaller.
+        """Return the way to make a width larger, "copy" or "init"; "" if it becomes smaller.
 
         If the user did not choose, it is "copy" if the new width is a multiple of the old one, else "init".
         """

@@ -287,7 +287,7 @@ class FieldChange:
         return selected(name, groups, kept, numbers, f"{why} are kept{self._which(role, groups, kept)}")
 
     def _which(self, role: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]]) -> str:
-        """Return which heads or experts are kept in the first layers; '' for channels, of which there are too many."""
+        """Return a text on the kept heads or experts of the first layers; '' for channels, since there are too many."""
         if role == "channels":
             return ""
         return f" ({by_layer(groups, [indices_text([(one, one + 1) for one in units]) for units in kept])})"

@@ -52,7 +52,7 @@ class ResizedWeights:
         return self._reported(self._with_repeats(plan))
 
     def moments(self) -> ResizedNetwork:
-        """Return how the weights change, as the moments of their gradients need it."""
+        """Return the changes of the weights in the form that the moments of their gradients need."""
         vocabulary = self.network.vocabulary
         return ResizedNetwork(
             self._first, self._last, module_kinds(self._first), self._changing_rows,

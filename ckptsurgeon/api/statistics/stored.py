@@ -59,12 +59,12 @@ class Statistics:
         return self.values.get(f"{key.rpartition('.')[0]}.{INPUTS}")
 
     def load(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how often each expert is used, from the router among the modules of ``keys``; None if unknown."""
+        """Return each expert's frequency of use, from the router among the modules of ``keys``; None if unknown."""
         names = (f"{key.rpartition('.')[0]}.{LOAD}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 
     def saliency(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how much each expert contributes, from the modules of ``keys``; None if the file does not have it."""
+        """Return the contribution of each expert, from the modules of ``keys``; None if the file does not have it."""
         names = (f"{key.rpartition('.')[0]}.{SALIENCY}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 

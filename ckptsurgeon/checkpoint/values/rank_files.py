@@ -64,7 +64,7 @@ def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[Place, Storage]]
 
 
 def _numbers(found: Mapping[str, Mapping[Place, Storage]]) -> dict[Place, int]:
-    """Return how many files have a part at each place; ``found`` is the result of ``_parts``."""
+    """Return the number of files with a part at each place; ``found`` is the result of ``_parts``."""
     numbers: dict[Place, int] = {}
     for parts in found.values():
         for place in parts:

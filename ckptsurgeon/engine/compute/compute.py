@@ -134,7 +134,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
 
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:
-    """Return how many blocks of a tensor are computed at once, each in a thread, as cores and memory allow."""
+    """Return the number of blocks of a tensor to compute at once, each in a thread, as cores and memory allow."""
     need = memory_need(step, places, context)
     if len(places) < 2 or need is None:
         return THREADS if len(places) > 1 else 1
@@ -330,7 +330,7 @@ def _merged(step: Step, parts: Sequence[Part], box: Box, seen: Seen | None) -> t
 
 
 def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
-    """Return how many values of a sum are infinite or NaN although all inputs are finite at the same index."""
+    """Return the number of values of a sum that are infinite or NaN although all inputs are finite at this index."""
     odd = ~np.isfinite(total)
     for values, dtype in parts:
         odd &= np.isfinite(np.asarray(widened(values, dtype)))
@@ -344,7 +344,7 @@ def _is_looked_up(step: Step, info: TensorInfo) -> bool:
 
 
 def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
-    """Return how many elements a block of the output has.
+    """Return the number of elements of a block of the output.
 
     The block, or its input if that is larger, then takes about ``BLOCK_BYTES``. ``itemsize`` is the size of an output
     element in bytes.

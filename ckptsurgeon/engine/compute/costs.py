@@ -27,7 +27,7 @@ BUFFERS = 16 << 20
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
-    """Return how many bytes a plan reads and writes, how often it reads its inputs, and how much memory it needs.
+    """Return the costs of a plan: the bytes that it reads and writes, the passes over its inputs, and its memory.
 
     Raises ConfigError for an unknown merge method, PlanError if the plan needs more memory than ``context`` allows.
     """
@@ -50,7 +50,7 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _passes(step: Step, context: MergeContext) -> int:
-    """Return how many times the inputs of a step are read.
+    """Return the number of times that the inputs of a step are read.
 
     If a vocabulary has padding rows, the inputs are read once more, to compute the mean rows that fill the padding.
     """

@@ -149,7 +149,7 @@ def factoring_bytes(step: Step) -> int:
 
 
 def factoring_reason(step: Step) -> str:
-    """Return why computing the factors of a tensor takes memory, for messages."""
+    """Return the reason why computing the factors of a tensor takes memory, for messages."""
     assert step.factor is not None  # ensured by check_step
     if step.factor.of in SIDES:
         return "the singular value decomposition of a LoHa or LoKr is in memory"

@@ -32,7 +32,7 @@ def are_variances(step: Step) -> bool:
 
 
 def count_negative(values: Array, dtype: str) -> int:
-    """Return how many values are below zero; ``dtype`` is real, ``values`` have the type that ``raw_dtype`` returns."""
+    """Return the number of values below 0; ``dtype`` is real, ``values`` have the type that ``raw_dtype`` returns."""
     return int(np.count_nonzero(np.asarray(widened(values, dtype)) < 0))
 
 
@@ -117,7 +117,7 @@ def _finished(
 
 
 def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int:
-    """Return how many values of a block are infinite or NaN although all inputs are finite at the same index.
+    """Return the number of values of a block that are infinite or NaN although all inputs are finite at this index.
 
     This reads the inputs again.
     """

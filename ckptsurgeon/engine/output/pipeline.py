@@ -109,7 +109,7 @@ def _libraries(path: str) -> dict[str, str]:
 
 
 def _check_folder(path: str, component: str) -> None:
-    """Raise OutputError if a component is a link or a file: a new folder would replace it, and lose what it has."""
+    """Raise OutputError if a component is a link or a file: a new folder would replace it and lose its content."""
     place = os.path.join(path, component)
     if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
         raise OutputError(

@@ -82,7 +82,7 @@ def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
 
 
 def rank_shares(writer: RankWriter, tensors: Sequence[OutTensor], options: RankOptions) -> RankShares:
-    """Return how tensors are divided between the ranks: the axis that splits each tensor.
+    """Return the division of tensors between the ranks: the axis that splits each tensor.
 
     Raises PatternError if a pattern matches no tensor, ConfigError if a tensor does not have the axis. Raises
     OutputError if a tensor with an axis is quantised in blocks, or if the ranks together have too many tensors.

@@ -1,4 +1,4 @@
-"""Measures how far weights are from those of the new checkpoint if only the signs of their changes are stored."""
+"""Measures the error of weights if a patch stores only the signs of their changes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def growth(stored: int) -> float:
 
 
 def most_segments(keys: int) -> int:
-    """Return how many segments (parts between dots) ``keys`` keys may have in all."""
+    """Return the limit on segments (parts between dots) of ``keys`` keys in all."""
     return max(limits.SEGMENTS, limits.SEGMENTS_EACH * keys)
 
 

@@ -54,7 +54,7 @@ def read_one(file: File, name: str) -> GgufHeader:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """Return how many tensors and metadata entries there are; raises FormatError if the version cannot be read."""
+    """Return the numbers of tensors and of metadata entries; raises FormatError if the version cannot be read."""
     cursor.take(4)
     version = cursor.small_number()
     if version not in (2, 3):

@@ -67,7 +67,7 @@ class _Level(NamedTuple):
 
 
 def records_of(blocks: BlockReader, address: int, wanted: int) -> tuple[Records, Iterator[bytes]]:
-    """Return how a tree of version 2 stores its records, and an iterator over the records, in no particular order.
+    """Return the layout of records in a tree of version 2, and an iterator over its records, in no particular order.
 
     Raises FormatError if its kind is neither ``wanted`` nor ``wanted + 1``: trees of chunks have two kinds.
     """

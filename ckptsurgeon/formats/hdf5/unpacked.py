@@ -70,7 +70,7 @@ class ChunkedValues(BandedValues):
 
 
 class _DamagedError(Exception):
-    """Raised for a damaged chunk; the message says what is wrong, and is shown after the name of the chunk."""
+    """Raised for a damaged chunk; the message is the fault, and is shown after the name of the chunk."""
 
 
 def _without_checksum(data: bytes) -> bytes:

@@ -57,7 +57,7 @@ def is_checkpoint(folder: Folder) -> bool:
 
 
 def find_items(folder: LocalFolder) -> Place:
-    """Return where the arrays of a checkpoint are.
+    """Return the place of the arrays of a checkpoint.
 
     Raises FormatError if there are none, if they are of several steps, if they were not saved to the end, or if the
     folder has too many subfolders to search them.

@@ -18,7 +18,7 @@ _CHUNK = re.compile(r"(?:c/)?[0-9]+(?:[./][0-9]+)*")
 
 
 def missing_chunks(array: ZarrArray, store: ChunkStore, prefix: str) -> int:
-    """Return how many chunks of an array are not in ``store``, where their keys begin with ``prefix``.
+    """Return the number of chunks of an array that ``store`` lacks; their keys begin with ``prefix``.
 
     At most ``limits.ORBAX_FILES`` chunks are looked for.
     """

@@ -122,7 +122,7 @@ def parse_config(data: Any, name: str, taken: str = "LORA") -> AdapterConfig:
 
 
 def damaged(name: str, why: str) -> ConfigError:
-    """Return the error for the configuration file ``name`` with a wrong value; ``why`` says what is wrong."""
+    """Return the error for the configuration file ``name`` with a wrong value; ``why`` is the fault."""
     return ConfigError(
         f"{escape(name)} is damaged: {escape(why)}.", hint="Save the adapter again, or fetch this file again."
     )
@@ -142,7 +142,7 @@ def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
 
 
 def damage_of(data: Any, name: str) -> str:
-    """Return why the configuration ``data`` of a LoRA adapter is invalid; '' if it is valid or not for LoRA.
+    """Return the reason why the configuration ``data`` of a LoRA adapter is invalid; '' if it is valid or not for LoRA.
 
     The result is also '' if the configuration has a setting with which only PEFT can merge the adapter. ``name`` is the
     name of the file in messages.

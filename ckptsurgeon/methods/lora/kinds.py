@@ -16,7 +16,7 @@ MERGED = (*COMPOSED, ROTATED)
 
 
 def factors_of(kind: str) -> int | None:
-    """Return how many tensors the change of a LoHa, LoKr, OFT or Tucker decomposition has; None for any other kind."""
+    """Return the number of tensors of a change by LoHa, LoKr, OFT or Tucker decomposition; None for any other kind."""
     if kind in SIDES or kind in TUCKER:
         return sum(SIDES[kind] if kind in SIDES else TUCKER[kind][1])
     return 1 if neumann_terms(kind) is not None else None

@@ -62,7 +62,7 @@ class MatchedModules:
 def match_modules(
     modules: Sequence[tuple[str, str, bool]], keys: Collection[str], saved: Collection[str] = ()
 ) -> MatchedModules:
-    """Return which weights of a base model the modules of an adapter change; ``keys`` are the keys of the base model.
+    """Return the weights of a base model that the modules of an adapter change; ``keys`` are the base's keys.
 
     Each of ``modules`` is (component, name, whether underscores replace the dots of the name); a component is a model
     of a pipeline. All names of a component get the same change of prefix: the change with which most modules match. If

@@ -175,7 +175,7 @@ def aim(
 
 
 def _kept(tensors: Tensors, omega: float) -> Array:
-    """Return which share of the change of each input's weights is kept; PlanError if magnitudes are not valid."""
+    """Return the share of the change of each input's weights that is kept; PlanError if magnitudes are not valid."""
     xp, magnitudes = tensors.xp, tensors.magnitudes()
     if not bool(xp.all((magnitudes >= 0) & xp.isfinite(magnitudes))):
         raise PlanError(

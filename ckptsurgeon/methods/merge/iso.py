@@ -58,7 +58,7 @@ def _isotropic(changes: Changes, found: Components) -> Array:
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers ``iso_cts`` has in memory.
+    """Return the count of numbers that ``iso_cts`` has in memory.
 
     It has two matrices; the singular vectors of all models, first separately and then in one array; and the orthogonal
     vectors that are made of them.
@@ -113,7 +113,7 @@ def _common_and_own(changes: Changes, share: float) -> Components:
 
 
 def _ranks(short: int, models: int, share: float) -> tuple[int, int]:
-    """Return how many directions are common, and how many each model has; ``short`` is the shorter side of the matrix.
+    """Return the number of common directions, and that of each model; ``short`` is the shorter side of the matrix.
 
     The models have equally many, so that the number of common ones may differ a little from ``share``.
     """

@@ -76,7 +76,7 @@ def _by_rows(tensors: Tensors) -> Merging:
 
 
 def _ratio(cosine: Array, count: int) -> Array:
-    """Return how far to go from the base (0) to the mean (1); 0 if the models point in opposite directions."""
+    """Return the position of the result between base (0) and mean (1); 0 if the models point in opposite directions."""
     below = 1 + (count - 1) * cosine
     singular = np.abs(below) < _SINGULAR
     ratio: Array = np.where(singular, 0.0, count * cosine / np.where(singular, 1.0, below))

@@ -74,7 +74,7 @@ class _Span:
         return held
 
     def share(self, at: Slice, values: Array) -> Array:
-        """Return where values lie in the range, from 0 (at ``low``) to 1 (at ``high``).
+        """Return the positions of values in the range, from 0 (at ``low``) to 1 (at ``high``).
 
         If ``low`` equals ``high``, the result is 1 for values that reach ``high``, provided that ``high`` is above 0;
         else 0.

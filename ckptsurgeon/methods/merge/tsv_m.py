@@ -46,7 +46,7 @@ def tsv_m(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> M
 
 
 def _rank(short: int, models: int) -> int:
-    """Return how many singular vectors of each model are merged; ``short`` is the shorter side of the matrix."""
+    """Return the number of singular vectors of each model to merge; ``short`` is the shorter side of the matrix."""
     return max(1, short // models)
 
 

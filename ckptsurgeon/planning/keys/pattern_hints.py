@@ -99,7 +99,7 @@ def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:
 
 
 def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
-    """Return how many keys each pattern matches, counted in one pass over the keys."""
+    """Return the number of keys that each pattern matches, counted in one pass over the keys."""
     return [len(hits) for hits in KeyMatcher(patterns).hits(keys)] if patterns else []
 
 

@@ -241,7 +241,7 @@ class Swapped:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that swap the halves; they are their own reverse."""
+        """Return the operations that swap the halves; a second swap restores the first order."""
         name = at(self.name)
         if not matched(name, tensors):
             return []

@@ -96,7 +96,7 @@ def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
 
 
 def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the names that changes make, each with the number of the group of its parts; -1 if they are in none.
+    """Return {name that a change makes: number of the group that its parts are in}; -1 if they are in no group.
 
     The parts of a stack may be made themselves.
     """

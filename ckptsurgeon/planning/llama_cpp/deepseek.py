@@ -139,8 +139,8 @@ def check_tensors(
     """Raise PlanError if a tensor in ``wanted`` is missing from the model or has another shape.
 
     ``wanted`` and ``found`` map keys to shapes; ``found`` has the tensors of the model. ``optional`` are endings of
-    keys that a model may lack. ``of`` is the model's name in messages. ``described_by`` says in messages what contains
-    the sizes, such as ``config.json``.
+    keys that a model may lack. ``of`` is the model's name in messages. ``described_by`` is the name of the sizes'
+    origin in messages, such as ``config.json``.
     """
     missing = [key for key in wanted if key not in found and not key.endswith(tuple(optional))]
     if missing:

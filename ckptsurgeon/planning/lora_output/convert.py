@@ -60,8 +60,8 @@ def plan_lora_convert(
 
     ``base`` is the model whose keys show where kohya's names with underscores have dots, ``component`` the model of a
     pipeline that the adapter is for. ``ranks`` has the new rank of each module that is a LoHa or LoKr, by the key of
-    its first tensor. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises PlanError for what the
-    toolkit cannot store, PatternError for a pattern that matches nothing.
+    its first tensor. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises PlanError for tensors
+    that the toolkit cannot store, PatternError for a pattern that matches nothing.
     """
     overlooked = check_excluded([one], exclude)
     chosen, left = chosen_modules(one, exclude)

@@ -62,7 +62,7 @@ def written(
 
     What a toolkit cannot store, such as several scales, is multiplied into the factors B. ``settings`` are fields of
     PEFT's configuration that do not follow from the modules. ``component`` is the model of a pipeline that the modules
-    are for, if their names do not show it. Raises PlanError for what the toolkit cannot store at all.
+    are for, if their names do not show it. Raises PlanError for tensors that the toolkit cannot store at all.
     """
     modules = _placed(modules, component)
     if to == "peft":

@@ -205,7 +205,8 @@ class MergeSteps:
                 )  # fmt: skip
             if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
                 raise PlanError(
-                    f"the tensor {escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte.",
+                    f"the tensor {escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte, "
+                    "so it cannot be merged.",
                     hint=f"Leave it out first: ckpt filter --exclude {escape(one.key)}.",
                 )
 

@@ -61,7 +61,7 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return where a model stores the tensor ``place``: at this key, or at another key that is tied to it.
+        """Return the key under which a model stores the tensor ``place``: this key, or another key that is tied to it.
 
         A file may store a tied tensor under only one of its names: transformers leaves out the name of the output
         layer. ``models`` has the tensor's place in each model. Another key is only used if it is tied to the tensor in

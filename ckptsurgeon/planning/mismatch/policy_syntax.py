@@ -34,7 +34,7 @@ __all__ = [
 
 
 def cast_fault(source: str, destination: str) -> str:
-    """Return why a cast between two dtypes is refused, '' if it is allowed.
+    """Return the reason why a cast between two dtypes is refused, '' if it is allowed.
 
     A cast is refused if values would silently lose their fraction, sign or phase.
     """
@@ -108,7 +108,7 @@ def _parts(policy: Policy) -> tuple[int, int]:
 
 
 def interpolate_fault(source: Shape, destination: Shape) -> str:
-    """Return why two shapes with the same number of dimensions cannot be interpolated, '' if they can."""
+    """Return the reason why two shapes with the same number of dimensions cannot be interpolated, '' if they can."""
     differing = sum(s != d for s, d in zip(source, destination, strict=True))
     if 0 in source or 0 in destination:
         return "there is nothing to interpolate in a dimension of 0"
@@ -223,7 +223,7 @@ REPEATED = (1, 3)
 
 
 def patch_fault(have: Shape, want: Shape) -> str:
-    """Return why a patch embedding cannot be resized, '' if it can."""
+    """Return the reason why a patch embedding cannot be resized, '' if it can."""
     if len(have) != 4:
         return f"a patch embedding must be (out, in, height, width), not {shape_text(have)}"
     if tuple(have[:2]) != tuple(want[:2]):
@@ -241,7 +241,7 @@ def spelled_patch(policy: Policy) -> Policy:
 
 
 def channels_fault(have: Shape, want: Shape) -> str:
-    """Return why the input channels of a convolution cannot be adapted, '' if they can."""
+    """Return the reason why the input channels of a convolution cannot be adapted, '' if they can."""
     fault = _kernel_fault(have)
     if fault:
         return fault
@@ -253,7 +253,7 @@ def channels_fault(have: Shape, want: Shape) -> str:
 
 
 def center_fault(have: Shape, want: Shape) -> str:
-    """Return why a kernel cannot be placed in the centre of a larger one; '' if it can."""
+    """Return the reason why a kernel cannot be placed in the centre of a larger one; '' if it can."""
     fault = _kernel_fault(have)
     if fault:
         return fault

@@ -225,7 +225,7 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
 
 
 def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...], *, is_copy: bool) -> Derivation:
-    """Return how a tensor is made; for a copy (``is_copy``), how its input was made if operations made it."""
+    """Return the origin of a tensor; for a copy (``is_copy``), the origin of its input, if operations made it."""
     if result.by.keys().isdisjoint(inputs):
         return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]

@@ -152,7 +152,7 @@ def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
 
 
 def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> int:
-    """Return how many experts together are as large as the dense layer; raises PlanError if the sizes do not fit."""
+    """Return the number of experts that together are as large as the dense layer; PlanError if the sizes do not fit."""
     width, size = plain.tensors[dense["down"]].shape
     both, down = (with_experts.tensors[experts[part]].shape for part in ("gate_up", "down"))
     parts = size // max(1, down[2])

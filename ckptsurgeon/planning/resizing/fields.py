@@ -42,7 +42,7 @@ USED_EXPERTS = (
 
 
 def role_of(field: str) -> str:
-    """Return what a field counts; '' for a field of another kind.
+    """Return the role of a field: the kind of object that it counts; '' for a field of another kind.
 
     A field may count "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys and values),
     "depth" and "vocabulary".

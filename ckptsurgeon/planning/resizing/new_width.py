@@ -43,7 +43,7 @@ _HEADS = (re.compile(r"(^|\.)q_proj\.(weight|bias)$"), re.compile(r"(^|\.)o_proj
 
 
 class NormForm(NamedTuple):
-    """How a norm computes: over how many numbers, with which epsilon, and what it does with its weight.
+    """The computation of a norm: its number of inputs, its epsilon, and the use of its weight.
 
     An unknown ``size`` is 0, an unknown ``epsilon`` None. ``offset`` is the number that the norm adds to its weight (1
     for Gemma's norms). ``kind`` is "rms" (RMSNorm), "mean" if the mean is subtracted, "bare" if it has no weight, or ""

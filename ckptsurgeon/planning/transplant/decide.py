@@ -337,7 +337,7 @@ def decide(
     names: Sequence[str],
     initial: Sequence[InitialView] = (),
 ) -> Decisions:
-    """Return how every destination tensor is made; ``names`` are the names of the sources in messages.
+    """Return the step of every destination tensor; ``names`` are the names of the sources in messages.
 
     ``selection`` has the source tensors by their names in the destination. ``initial`` are files that contain initial
     values; in the plan they come after the sources.

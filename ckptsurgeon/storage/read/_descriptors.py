@@ -62,7 +62,7 @@ _idle: OrderedDict[Descriptor, None] = OrderedDict()
 
 
 def _budget() -> int:
-    """Return how many files ckptsurgeon may keep open at once: half of the process's limit.
+    """Return the number of files that ckptsurgeon may keep open at once: half of the process's limit.
 
     The rest is for other code. The result is at least ``FEWEST`` and at most ``MOST``.
     """

@@ -99,7 +99,7 @@ def _ranks(dtype: str) -> Array:
 
 
 def _unpacked(made: Decoded, words: Array) -> Array | None:
-    """Return some of the unsigned codes in words, in any order; None if codes have neither 4 nor 8 bits."""
+    """Return some of the unsigned codes in packed words, in any order; None if codes have neither 4 nor 8 bits."""
     bits = _bits(made)
     if bits not in (4, 8):
         return None

@@ -60,7 +60,7 @@ class _Awq:
 
 
 def _fault(codes: TensorInfo, scale: TensorInfo, rows: int, columns: int) -> str:
-    """Return why codes and scales do not make a weight of ``rows`` and ``columns``; "" if they do."""
+    """Return the reason why codes and scales do not make a weight of ``rows`` and ``columns``; "" if they do."""
     if scale.shape[0] == codes.shape[0] and scale.shape[1] != rows:
         return "its codes have the layout of matrix-vector products (gemv), which no decoder knows"
     if rows % 8:

@@ -153,7 +153,7 @@ def _fitted(
 
 
 def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) -> int:
-    """Return how many of the ``size`` elements along a dimension share a scale.
+    """Return the number of elements that share a scale, of the ``size`` elements along a dimension.
 
     ``number`` is the number of scales along this dimension, ``sizes`` are the block sizes (rows, columns) in the
     settings. ``dim`` is counted from the last dimension, which is -1.

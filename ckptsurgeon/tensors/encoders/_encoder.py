@@ -80,7 +80,7 @@ def is_encoder(name: str, facts: Iterable[str]) -> bool:
 
 
 def packing_of(made: Encoded) -> Packing:
-    """Return how the codes of a tensor are packed."""
+    """Return the packing of the codes of a tensor."""
     return encoder_of(made).packing(made)
 
 

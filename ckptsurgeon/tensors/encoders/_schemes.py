@@ -123,7 +123,7 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 def misfit(info: TensorInfo, scheme: Scheme) -> str:
-    """Return why a tensor cannot be quantised under ``scheme``; '' if it can."""
+    """Return the reason why a tensor cannot be quantised under ``scheme``; '' if it can."""
     dtype = DTYPES[info.dtype]
     if info.opaque or dtype.kind != "float" or dtype.is_packed or dtype.bits < 16:
         return f"it is {info.opaque or info.dtype}"

@@ -50,7 +50,7 @@ class _Packed:
 
 
 def bit_packing(made: Encoded) -> Packing:
-    """Return how codes of ``bits`` bits are packed into words, without gaps."""
+    """Return the packing of codes of ``bits`` bits into words, without gaps."""
     bits = int(dict(made.facts)["bits"])
     shared = gcd(bits, WORD)
     return Packing(WORD // shared, bits // shared)

@@ -174,7 +174,7 @@ def goes_to_zero(source: str, destination: str) -> bool:
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values are not zero; ``dtype`` must be a key of ``_NARROW``, a float of 8 or 16 bits.
+    """Return the number of values other than zero; ``dtype`` must be a key of ``_NARROW``, a float of 8 or 16 bits.
 
     ``values`` has the numpy type that ``raw_dtype`` returns.
     """
@@ -207,7 +207,7 @@ def _reaches(values: Array, first: int) -> bool:
 
 
 def count_special(values: Array, dtype: str) -> tuple[int, int]:
-    """Return how many values are NaN and how many are infinite; the array has the type that ``raw_dtype`` returns."""
+    """Return the numbers of NaN and of infinite values; the array has the type that ``raw_dtype`` returns."""
     if dtype == "complex32":
         values = values.view("<f2").astype("<f4").view("<c8")
     if dtype in _FIRST and not _reaches(values, _FIRST[dtype]):

@@ -207,7 +207,7 @@ class QuantisedTensors:
         return coded is None or (DTYPES[info.dtype].kind == "float" and key not in (coded.codes, *coded.more_codes))
 
     def methods(self) -> dict[str, int]:
-        """Return how many tensors are encoded by each method, the most frequent first."""
+        """Return the number of tensors that each method encodes, the most frequent method first."""
         found: dict[str, int] = {}
         for one in self.tensors:
             found[one.method] = found.get(one.method, 0) + 1

@@ -33,7 +33,7 @@ The values of a draw are then not independent of each other, as the z-scores ass
 
 
 def _infinite(value: Tensor) -> str:
-    """Return why the z-score of a tensor is infinite."""
+    """Return the reason why the z-score of a tensor is infinite."""
     return "another constant" if torch.isfinite(value.double()).all() else "NaN or Inf values"
 
 

@@ -54,7 +54,7 @@ class LossDrop:
 
 
 def loss_drop(losses: Sequence[float]) -> LossDrop | None:
-    """Return how far the losses fell from their first tenth to their last tenth; None if there are too few losses.
+    """Return the fall of the losses from their first tenth to their last tenth; None if there are too few losses.
 
     The noise is two standard errors of the difference between the two means, but at least ``ROUNDED`` of the loss. The
     standard deviation of a step's loss is estimated from the median difference of neighbouring steps, because a steady

@@ -72,7 +72,7 @@ class FeatureExtractor:
         return 1 if self.features.kind == "waves" else self.features.size * self.features.stack
 
     def frames(self, seconds: float) -> int:
-        """Return how many frames a sound of ``seconds`` seconds has; for waves, how many samples."""
+        """Return the number of frames of a sound of ``seconds`` seconds; for waves, the number of samples."""
         samples = round(seconds * self.features.rate)
         if self.features.kind == "waves":
             return samples
@@ -163,7 +163,7 @@ class ClipInputs:
         return self._augmenter.masked(found) if clip.augmented else found
 
     def frames(self, clip: Clip) -> float:
-        """Return how many frames a clip's input has, without opening its file; infinity if the number is unknown.
+        """Return the number of frames of a clip's input, without opening its file; infinity if the number is unknown.
 
         For waves it is unknown: the model decides how many frames it makes from the samples.
         """

@@ -174,7 +174,7 @@ class Labels:
 
     @staticmethod
     def frames_needed(ids: Sequence[int]) -> int:
-        """Return how many frames CTC needs: one for each token id, and one for a blank between two equal neighbours."""
+        """Return the number of frames for CTC: one for each token id, and one for a blank between equal neighbours."""
         return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 

@@ -56,7 +56,7 @@ class Batches:
         )
 
     def size(self, epoch: int, seed: int = 0) -> int:
-        """Return how many batches an epoch has; if the batch size is in seconds, this depends on epoch and seed."""
+        """Return the number of batches in an epoch; if the batch size is in seconds, this depends on epoch and seed."""
         return len(self.order(seed, epoch))
 
     def order(self, seed: int, epoch: int) -> list[list[int]]:

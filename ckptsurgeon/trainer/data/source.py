@@ -82,7 +82,7 @@ def first_batch(source: BatchSource, seed: int) -> Batch:
 
 
 def _epoch_size(source: BatchSource, seed: int, epoch: int) -> int:
-    """Return how many batches an epoch of a source has; if the batch size is in seconds, this depends on the seed."""
+    """Return the number of batches in an epoch of a source; with a batch size in seconds, this depends on the seed."""
     whole = source.source if isinstance(source, RankBatches) else source
     return whole.size(epoch, seed) if isinstance(whole, Batches) else whole.size(epoch)
 

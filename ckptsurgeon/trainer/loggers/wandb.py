@@ -56,7 +56,7 @@ class WeightsAndBiases(Logger):
         self._run.finish(exit_code=summary.exit_code)
 
     def _place(self, mode: str) -> str:
-        """Return where the user finds the log: the web address of the run, or a folder and the command that sends it.
+        """Return the place of the log: the web address of the run, or a folder and the command that sends it.
 
         ``mode`` is the mode of the client, such as ``offline``.
         """

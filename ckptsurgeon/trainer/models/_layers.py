@@ -56,7 +56,7 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Return how many frames ``forward`` makes of waveforms with these ``lengths`` in samples."""
+        """Return the numbers of frames that ``forward`` makes of waveforms with these ``lengths`` in samples."""
         return torch.div(lengths, self.hop, rounding_mode="floor") + 1
 
     def forward(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ class LogMel(nn.Module):
 
 
 def subsampled(lengths: Tensor) -> Tensor:
-    """Return how many of ``lengths`` frames are left after two convolutions with kernel size 3 and stride 2."""
+    """Return the numbers of frames that two convolutions with kernel size 3 and stride 2 make of ``lengths`` frames."""
     for _ in range(2):
         lengths = torch.div(lengths - 3, 2, rounding_mode="floor") + 1
     return lengths.clamp(min=0)

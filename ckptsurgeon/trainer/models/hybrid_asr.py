@@ -114,7 +114,7 @@ class HybridASR(nn.Module):
         return HybridOutput(self.ctc(memory).log_softmax(-1), frames, logits)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Return how many frames the encoder makes of waveforms with ``lengths`` samples."""
+        """Return the numbers of frames that the encoder makes of waveforms with ``lengths`` samples."""
         return subsampled(self.frontend.frames(lengths))
 
     def encode(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ class ConvFrontend:
         """Whether the model gets a padding mask: models with a group norm were trained without one."""
 
     def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
-        """Return how many frames the model makes of ``samples`` samples (a number or a tensor).
+        """Return the number of frames that the model makes of ``samples`` samples (a number or a tensor).
 
         The result is 0 or negative if the samples are too few for a frame. If ``with_adapter`` is true and the model
         has an adapter, the frames are counted after the adapter, which reduces their number.

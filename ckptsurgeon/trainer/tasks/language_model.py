@@ -177,7 +177,7 @@ class PackedRows:
         return f"{self.name}: {count(self.texts, 'text')}, {tokens}{unknown}"
 
     def size(self, epoch: int) -> int:
-        """Return how many batches an epoch has."""
+        """Return the number of batches in an epoch."""
         return -(-len(self._begins) // self.batch_size)
 
     def read(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:

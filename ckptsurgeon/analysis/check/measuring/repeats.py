@@ -223,7 +223,7 @@ class _Repeats:
         return self._begins_in_row(begin, distance) or self._ends_in_row(end, distance)
 
     def _begin(self, place: int, distance: int) -> int:
-        """Return where the bytes before ``place`` begin to equal those ``distance`` bytes before them."""
+        """Return the first offset from which the bytes up to ``place`` equal those ``distance`` bytes before them."""
         number = min(self.reach, self._before(place), self._before(place + distance))
         differ = self._differing(place - number, number, distance)
         return place - number + (int(differ[-1]) + 1 if differ.size else 0)

@@ -35,5 +35,5 @@ def damaged(subject: Subject) -> str:
 
 
 def unconfigured(subject: Subject) -> str:
-    """Return why configuration and weights cannot be compared; '' if they can."""
+    """Return the reason why configuration and weights cannot be compared; '' if they can."""
     return subject.fault or ("" if subject.has_configuration else "there is no config.json next to the weights")

@@ -29,7 +29,7 @@ TRIES = 10
 
 
 class _RowError(Exception):
-    """An operation that cannot be done to the source: the note on it, and its steps."""
+    """Raised for an operation that the source does not allow; the message is a note, and ``steps`` are its steps."""
 
     def __init__(self, message: str, steps: Iterable[Step]) -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ def _performed(rows: Sequence[tuple[Row, str]], source: Tensors) -> Mapping[str,
 
 
 def _agreement(made: TensorInfo | None, key: str, shape: tuple[int, ...], agrees: Agrees | None) -> str:
-    """Return how a tensor of the result agrees with the destination's: without values, whether the shapes are equal."""
+    """Return the agreement of a tensor of the result with the destination's; without values, shapes are compared."""
     if made is None or made.shape != shape:
         return ""
     return agrees(made, key) if agrees is not None else "shape"

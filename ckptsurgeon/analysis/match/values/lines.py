@@ -141,7 +141,7 @@ def ends_of(shape: tuple[int, ...]) -> list[Box]:
 
 
 def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: TensorInfo) -> str:
-    """Return how two tensors agree: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
+    """Return the agreement: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
 
     Float16 and bfloat16 may also be "rounded": both may be roundings of the same numbers. The tensors are read block by
     block.

@@ -80,7 +80,7 @@ def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, objec
 
 
 def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str]) -> dict[str, str]:
-    """Return which of several equal tensors are paired: those that names pair, then those with similar ends."""
+    """Return pairs of equal tensors: first those with corresponding names, then those with similar ends of names."""
     there = {*new}
     found = {key: expected[key] for key in old if expected.get(key) in there}
     taken = {*found.values()}

@@ -71,7 +71,7 @@ def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str
 
 
 def _joined(steps: list[Step]) -> Iterator[tuple[str, str]]:
-    """Yield (key, what is wrong) for each fused projection whose parts an operation joins in the wrong order."""
+    """Yield (key, fault) for each fused projection whose parts an operation joins in the wrong order."""
     for step in steps:
         order = list(dict.fromkeys(map(part_of, step.made_of)))
         fused = step.key if order_of_parts(step.key) else step.source_key

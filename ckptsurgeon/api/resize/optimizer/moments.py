@@ -160,7 +160,7 @@ class Moments:
         return [one for one in moments if one in beside]
 
     def _why_absent(self, name: str, lacking: Sequence[str]) -> str:
-        """Return why a parameter has no moments, or none with the names ``lacking``."""
+        """Return the reason why a parameter has no moments, or none with the names ``lacking``."""
         if numberless(name) in self._unusable:
             return self._unusable[numberless(name)]
         if numberless(name) not in self._own:

@@ -48,7 +48,7 @@ class MomentsReport:
             yield f"parameters that begin with a new state: {self.said_lost()}"
 
     def said_lost(self) -> str:
-        """Return which parameters begin anew, and why; a pattern stands for parameters that all do for one reason."""
+        """Return the parameters with a new state, and the reasons; a pattern stands for parameters with one reason."""
         whys: dict[str, set[str]] = {}
         for name in self.parameters:
             whys.setdefault(numberless(name), set()).add(self.lost.get(name, ""))

@@ -72,9 +72,9 @@ def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge:
 class _Steps:
     """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; those of few experts are kept.
 
-    The merged tensor is the first model plus each other model's difference to the first times its matrix. With the
-    matrix of the first model, these matrices sum to the identity. So a direction in which all models are equal is
-    unchanged.
+    The merged tensor is the sum of the first model and of one product for each other model: its difference from the
+    first model, times its matrix. With the matrix of the first model, these matrices sum to the identity. So a
+    direction in which all models are equal is unchanged.
     """
 
     def __init__(self, tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> None:

@@ -166,7 +166,7 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
 
 
 def _counted(changes: Changes, squares: Array, least: float = 0.0) -> int | None:
-    """Return how many singular values of a matrix do not count as zero, computed from a Gram matrix.
+    """Return the number of singular values of a matrix that do not count as zero, computed from a Gram matrix.
 
     ``squares`` are their squares, ascending: the eigenvalues of the Gram matrix. Values up to ``least`` count as
     zero, too. Returns None if rounding may have changed the squares too much.
@@ -200,7 +200,7 @@ def left_vectors(changes: Changes) -> Array:
 
 
 def _above(values: Array, share: float, least: float = 0.0) -> int:
-    """Return how many of some descending values are above ``share`` of the first one, and above ``least``."""
+    """Return the number of descending values that are above ``share`` of the first one, and above ``least``."""
     return sum(one > max(share * float(values[0]), least) for one in values.tolist()) if len(values) else 0
 
 

@@ -102,7 +102,7 @@ def _depth(keys: Collection[str], attention: str) -> int:
 
 
 def _number(keys: Collection[str], modules: str, parts: tuple[str, ...]) -> int:
-    """Return how many of the numbered ``modules`` exist, counting from 0; ``{}`` in the name is the number.
+    """Return the number of ``modules`` that exist, counting from 0; ``{}`` in the name is the index.
 
     A module exists if it has the weight of one of ``parts``, so that a missing tensor does not hide it.
     """

@@ -92,7 +92,7 @@ class TimeLimit:
             self._until = time.monotonic() + self._limit
 
     def left(self) -> float:
-        """Return how many seconds are left for the next bytes; raises the exception of ``error`` if none are left."""
+        """Return the seconds that are left for the next bytes; raises the exception of ``error`` if none are left."""
         in_head = self._head_until is not None
         until = self._head_until if in_head else self._until
         left = self._limit if until is None else until - time.monotonic()
