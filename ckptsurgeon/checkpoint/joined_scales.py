@@ -131,7 +131,7 @@ def _names(key: str, stem: str, experts: int, tensors: Mapping[str, TensorInfo])
 
 
 def scales_elsewhere(keys: Collection[str], elsewhere: Sequence[str]) -> Sequence[str]:
-    """Return the keys of other shards, and the keys of the scales that are parts of joined scales there.
+    """Return the keys of other shards, and the keys for the parts of joined scales in these shards.
 
     ``keys`` are those of this shard: the scales of its experts' codes may be joined in another shard.
     """

@@ -74,7 +74,7 @@ def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
 
 def _recipe(file: File, entry: StoredEntry) -> str:
     if entry.kind != TEXT:
-        raise FormatError(f"its entry {RECIPE_KEY} is not a string, but a recipe is one.", rule="recipe size")
+        raise FormatError(f"its entry {RECIPE_KEY} is not a string, as a recipe must be.", rule="recipe size")
     if entry.nbytes > limits.RECIPE_BYTES:
         raise FormatError(
             f"its entry {RECIPE_KEY} has {entry.nbytes:,} bytes; a recipe has at most {limits.RECIPE_BYTES:,}.",

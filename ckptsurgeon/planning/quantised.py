@@ -113,7 +113,7 @@ def computation(verb: str, step: Step, one: Input) -> str:
 def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) -> PlanError:
     """Return the error for quantised tensors whose codes would be used as numbers.
 
-    ``found`` has (name of the source, quantised tensor, the operation on it in words) for each of them. ``remedy`` is
+    ``found`` has (name of the source, quantised tensor, text of the operation on it) for each of them. ``remedy`` is
     the hint, without a full stop.
     """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}

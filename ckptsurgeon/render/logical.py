@@ -17,7 +17,7 @@ __all__ = ["LogicalTensors", "logical_tensors"]
 class LogicalTensors:
     """The tensors of a checkpoint, with each quantised tensor as one tensor under the name of its weight.
 
-    The dtype of such a tensor is its encoding in words. ``coded`` maps its name to the quantised tensor, and to the
+    The dtype of such a tensor is the name of its encoding. ``coded`` maps its name to the quantised tensor, and to the
     total size of its parts (codes, scales, zero points) in bytes.
     """
 

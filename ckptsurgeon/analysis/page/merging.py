@@ -38,7 +38,7 @@ def merge_of(found: MergeSurvey) -> dict[str, Any]:
 
 
 def _method(one: MethodSurvey) -> list[Any]:
-    """Return [name, parameters in words, whether it is the plan's, norm, shares of each model]."""
+    """Return [name, text of its parameters, true for the plan's method, norm, shares of each model]."""
     said = [f"{name}={_value(value)}" for name, value in one.parameters.items()]
     models = [[figure(model.trimmed), figure(model.elected), figure(model.kept)] for model in one.models]
     return [brief(one.method), [brief(each) for each in said], one.is_planned, figure(one.norm), models]

@@ -73,7 +73,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
-    """Return how a checkpoint differs from the transformers class in its config.json. No code in the folder is run."""
+    """Return differences of a checkpoint from the transformers class in its config.json. No code in the folder runs."""
     from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
 
     reason = not_compared(checkpoint, folder)

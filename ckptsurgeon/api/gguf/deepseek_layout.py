@@ -79,7 +79,7 @@ def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
     """
     if checkpoint.codes:
         raise PlanError(
-            f"the weights of {escape(checkpoint.path)} are in blocks of codes, which cannot be split or joined.",
+            f"the weights of {escape(checkpoint.path)} are quantised in blocks, which cannot be split or joined.",
             hint="--dequantize decodes them.",
         )
     rows = checkpoint["token_embd.weight"].shape[:1] if "token_embd.weight" in checkpoint else ()

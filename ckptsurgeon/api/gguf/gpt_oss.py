@@ -104,7 +104,7 @@ def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
     """Return the stacks that turn a GGUF file's experts into those of transformers; PlanError if they are quantised."""
     if checkpoint.codes:
         raise PlanError(
-            "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."
+            "the weights are quantised in blocks, which cannot be split or joined.", hint="--dequantize decodes them."
         )
     stored = checkpoint.metadata
     sizes = [_number(stored.get(f"{GPT_OSS}.{name}"), f"the metadata give {GPT_OSS}.{name}") for name in _ENTRIES]

@@ -145,7 +145,7 @@ def mislabelled_float_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
         keys = [one.key for one in sample if one.dtype == dtype and _is_mislabelled(one.raw, dtype, other)]
         if len(keys) >= FEWEST_MISLABELLED:
             yield (
-                f"the values of {len(keys)} of {len(sample)} matrices that were looked at are those of weights only if "
+                f"the values of {len(keys)} of {len(sample)} matrices that were looked at look like weights only if "
                 f"their {dtype} numbers are read as {other}: {MISLABELLED}: {listing(keys)}"
             )
 

@@ -119,7 +119,7 @@ def _check_folder(path: str, component: str) -> None:
 
 
 def _inside(component: str, index: IndexFile) -> IndexFile:
-    """Return a function that makes the same index; the names of files that it reads have the component in front."""
+    """Return a function that makes the same index from file names that begin with the component's folder."""
     return lambda read: index(lambda name, offset, nbytes: read(f"{component}/{name}", offset, nbytes))
 
 

@@ -29,7 +29,7 @@ _BOOL = {b"FALSE": 0, b"TRUE": 1}
 
 
 class ElementType(NamedTuple):
-    """The type of a dataset's elements; if it is not read, ``unread`` is its name in words, and ``dtype`` is ''.
+    """The type of a dataset's elements; if it is not read, ``unread`` is the name of the type, and ``dtype`` is ''.
 
     ``size`` is the bytes of an element. ``is_text`` is true for strings, ``is_opaque`` for bytes without a meaning.
     """

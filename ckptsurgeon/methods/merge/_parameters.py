@@ -39,7 +39,7 @@ _KINDS: dict[Any, str] = {float: "number", int: "whole number", bool: "true or f
 class Parameter:
     """A parameter of a merge method, as users write it: ``lambda`` for the argument ``lambda_``.
 
-    ``kind`` is the type of its value, in words; ``default`` is None if a value is required. ``each`` is true if every
+    ``kind`` describes the type of its value; ``default`` is None if a value is required. ``each`` is true if every
     model has its own value; the default in the signature is then a sequence with one value, which is for all models.
     """
 

@@ -182,7 +182,7 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on rows that are not mapped, but may belong to tokens.
+        """Yield notes on the union of the vocabularies, and on rows that are not mapped, but may belong to tokens.
 
         The tensors with such rows have an axis as long as the token lists.
         """

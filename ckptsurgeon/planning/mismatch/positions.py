@@ -39,7 +39,7 @@ class Positions:
 
 
 def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
-    """Return how position embeddings of the shape ``have`` are resampled to ``want``, or why that is not possible."""
+    """Return the resampling of position embeddings from shape ``have`` to ``want``, or the reason if there is none."""
     if len(have) not in (2, 3) or (len(have) == 3 and (have[0], want[0]) != (1, 1)):
         return f"position embeddings must be (number, width) or (1, number, width), not {shape_text(have)}"
     axis = len(have) - 2

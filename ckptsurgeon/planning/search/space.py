@@ -66,7 +66,7 @@ class Parameter:
 
     @property
     def said(self) -> str:
-        """The possible values, in words: ``0 to 1``, ``ties or linear``."""
+        """A text with the possible values: ``0 to 1``, ``ties or linear``."""
         if self.choices:
             return " or ".join(escape(str(one), 40) for one in self.choices)
         kind = ", whole" if self.whole else ", logarithmic" if self.log else ""

@@ -154,5 +154,5 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
 
 
 def _compared(share: float) -> str:
-    """Return a relative difference (0.32) in words: ``32 % more than``, ``<1 % less than`` or ``the same as``."""
+    """Return a text for a relative difference (0.32): ``32 % more than``, ``<1 % less than`` or ``the same as``."""
     return f"{percent(abs(share))} {'more' if share > 0 else 'less'} than" if share else "the same as"

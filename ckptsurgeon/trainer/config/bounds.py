@@ -142,7 +142,7 @@ def _in_bounds(key: str, value: float) -> bool:
 
 
 def _allowed(key: str) -> str:
-    """Return, in words, the allowed values of the setting ``key``, such as ``above 0, finite``."""
+    """Return a text with the allowed values of the setting ``key``, such as ``above 0, finite``."""
     least = f"above {ABOVE[key]:g}" if key in ABOVE else f"{FROM[key]:g} or more"
     most = f", at most {TO[key]}" if key in TO else ""
     finite = ", finite" if key in ABOVE and key not in (*TO, *BELOW, *MAY_BE_INFINITE) else ""

@@ -145,7 +145,7 @@ class TrainingState:
         self._random_states = state["random"]
 
     def _gather_random_states(self) -> list[dict[str, Any] | None]:
-        """Return the random state of every rank; None for each other rank if this rank saves alone (``is_alone``)."""
+        """Return the random state of every rank; if this rank saves alone (``is_alone``), None for all other ranks."""
         ranks = self.job.ranks
         if self.is_alone:
             return [random_state() if rank == ranks.rank else None for rank in range(ranks.size)]

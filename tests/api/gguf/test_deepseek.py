@@ -352,6 +352,6 @@ def test_the_way_back_checks_all_tensors(gone: str, entry: str, why: str) -> Non
 def test_codes_are_not_joined() -> None:
     saved("v3")
     cs.apply(cs.convert("model", layout="gguf", gguf_type="q8_0"), "x.gguf")
-    with pytest.raises(cs.PlanError, match="are in blocks of codes") as caught:
+    with pytest.raises(cs.PlanError, match="are quantised in blocks") as caught:
         cs.convert("x.gguf", layout="transformers")
     assert "--dequantize" in str(caught.value.hint)

@@ -182,7 +182,7 @@ def test_experts_that_are_decoded_on_purpose_are_rounded_as_others(ckpt: Any) ->
 def test_codes_are_not_joined() -> None:
     coded()
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
-    with pytest.raises(cs.PlanError, match="are in blocks of codes") as caught:
+    with pytest.raises(cs.PlanError, match="are quantised in blocks") as caught:
         cs.convert("x.gguf", layout="transformers")
     assert "--dequantize" in str(caught.value.hint)
 

@@ -41,7 +41,7 @@ def notes_of(path: str) -> list[str]:
 def test_a_wrong_dtype_is_noted_and_fails_the_check(dtype: torch.dtype, size: float) -> None:
     save_file(mislabelled(dtype, size), "x.safetensors")
     (said,) = notes_of("x.safetensors")
-    assert said.startswith("the values of 6 of 6 matrices that were looked at are those of weights only if their")
+    assert said.startswith("the values of 6 of 6 matrices that were looked at look like weights only if their")
     row = cs.check("x.safetensors").row("weight-size")
     assert [(row.status.value, SAID in one.what) for one in row.found] == [("FAIL", True)]
 

@@ -223,7 +223,7 @@ def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
 
 
 def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str | None:
-    """Return the capture, with a constant added, that is a number of the new name in all steps."""
+    """Return an expression, a capture plus a constant, that gives the number of the new name in all steps."""
     options: list[tuple[int, int, str]] = []
     for place, (position, name) in enumerate(columns[0].names.items()):
         shifts = {number - row[place] for number, row in zip(numbers, columns[0].rows, strict=True)}
