@@ -43,7 +43,7 @@ LONGEST = 8192
 
 The stored rows are read in any case, up to 512 kB of a layer."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
-"""The kinds of odd scales that cannot be found in a part of a tensor."""
+"""The kinds of implausible scales that cannot be found in a part of a tensor."""
 VOCABULARY = 4
 """How many embeddings and output layers are sampled.
 
@@ -52,7 +52,7 @@ The magnitudes of their values are not compared with those of layers.
 
 
 def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[Note, ...]:
-    """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
+    """Return notes on quantised tensors with implausible scales, or scales that make weights far too large or small.
 
     A verb that decodes all tensors gives the same notes. Here, parts of at most ``ROLES`` * ``LAYERS`` tensors of
     layers and ``VOCABULARY`` others are decoded. ``among`` has the keys of the codes to consider, by default all. There

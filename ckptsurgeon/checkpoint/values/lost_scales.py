@@ -118,7 +118,7 @@ def _median(one: MatrixSample) -> float:
 
 @cache
 def _magnitudes(dtype: str) -> tuple[float, ...]:
-    """Return the magnitude of the number that each byte stands for."""
+    """Return the magnitude of the number that each byte represents."""
     mantissa, bias = EIGHT_BITS[dtype]
     one, found = 1 << mantissa, []
     for code in range(128):

@@ -162,7 +162,7 @@ def _is_mislabelled(raw: bytes, dtype: str, other: str) -> bool:
 
 
 def _value(code: int, dtype: str) -> float:
-    """Return the number that a code of 16 bits stands for."""
+    """Return the number that a code of 16 bits represents."""
     wide = dtype == "bfloat16"
     (value,) = struct.unpack("<f" if wide else "<e", struct.pack("<I", code << 16) if wide else struct.pack("<H", code))
     return float(value)

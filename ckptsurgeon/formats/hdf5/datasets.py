@@ -177,7 +177,7 @@ class DatasetReader:
         chunks: Mapping[tuple[int, ...], StoredChunk],
         filters: Sequence[Filter] = (),
     ) -> Storage:
-        """Return the storage of values that are put together when they are read.
+        """Return a storage whose values are joined from the chunks each time they are read.
 
         ``chunk`` is the shape of a chunk, ``chunks`` has the stored chunks by their places in the grid.
         """

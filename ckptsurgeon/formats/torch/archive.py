@@ -182,7 +182,7 @@ _CLASSES = "__torch__"
 def script_tensors(tree: Any) -> dict[str, TensorInfo | OpaqueResult]:
     """Return the tensors of a scripted module by their dotted names, and the objects whose state is not a dict.
 
-    Such an object stands for a quantised layer or its weights, and contains the tensors in an order of its own.
+    Such an object represents a quantised layer or its weights, and contains the tensors in an order of its own.
 
     Raises FormatError if ``tree`` is not a scripted module, has no tensors, or has a name that is too long. Raises
     UnsafeError if there are too many submodules, or they are nested too deeply.

@@ -1,7 +1,7 @@
 """Finds implausible scales and zero points, which no quantisation method writes, while weights are decoded.
 
-A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
-are not all 0.
+A scale is implausible ("odd" in names) if it is negative, if it makes weights larger than those of any model, or if it
+is 0 although its codes are not all 0.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
 
 
 def are_usual(scale: Array, codes: str) -> bool:
-    """Return whether no scale is odd: each is above zero, and not too large for codes of the dtype ``codes``."""
+    """Return whether each scale is plausible: above zero, and not too large for codes of the dtype ``codes``."""
     return not scale.size or bool(scale.min() > TINY and float(scale.max()) * _largest(codes) <= LARGE)
 
 

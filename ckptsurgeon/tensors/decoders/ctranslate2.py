@@ -22,8 +22,8 @@ __all__ = ["DECODER"]
 class _CTranslate2:
     """The decoder of CTranslate2. The stored tensors are ``codes`` and ``over``, the scales, with as many dimensions.
 
-    The scales do not have the role ``scale``, since a small one makes large weights: what is odd in scales by which
-    codes are multiplied is not odd here.
+    The scales do not have the role ``scale``, since a small one makes large weights: tests for scales that multiply
+    codes would report plausible scales here.
     """
 
     families = ("CTranslate2",)

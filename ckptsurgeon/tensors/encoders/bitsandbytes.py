@@ -30,7 +30,7 @@ SMALLEST = np.float32(1e-38)
 
 @cache
 def dynamic_map() -> Array:
-    """Return the 256 values, in ascending order, that the 8-bit codes of scales stand for (dynamic tree quantisation).
+    """Return the 256 values, in ascending order, that the 8-bit codes of scales represent (dynamic tree quantisation).
 
     There are seven powers of ten, each divided into twice as many steps as the next smaller one
     (https://arxiv.org/abs/1511.04561). The steps are rounded to float32 as ``torch.linspace`` rounds them.

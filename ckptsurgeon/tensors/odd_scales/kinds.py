@@ -11,10 +11,10 @@ __all__ = [
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
-"""Kinds of odd scales: 0, negative, too large. The last kind is for zero points or biases that are all 0."""
+"""Kinds of implausible scales: 0, negative, too large. The last kind is for zero points or biases that are all 0."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
 SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
-"""Further kinds of odd scales and codes.
+"""Further kinds of implausible scales and codes.
 
 Scales: all negative; in place of MLX's biases, and vice versa; with the sign of MLX's biases; too small for MLX's
 biases; second-level scales (double quantisation) that are all 0; scales of bitsandbytes that are all 1. Codes: most of
@@ -49,4 +49,4 @@ ZERO_BLOCKS = "zero blocks"
 Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size class.
 """
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
-"""These kinds of odd scales and codes also shift the mean: their matrices get no further note on the mean."""
+"""These kinds of implausible scales and codes also shift the mean: their matrices get no further note on the mean."""

@@ -66,7 +66,7 @@ SHOWN = 3
 """The largest number of names in a note."""
 
 Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
-"""{path of a checkpoint: {kind of odd scales, or size class: names of quantised tensors}}."""
+"""{path of a checkpoint: {kind of implausible scales, or size class: names of quantised tensors}}."""
 
 
 @notes_of(NoteKind.QUANTISATION)

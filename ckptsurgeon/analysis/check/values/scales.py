@@ -60,7 +60,7 @@ SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
 ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES, CLIPPED)
-"""Kinds of odd scales that only the decoded weights show, not the scales themselves."""
+"""Kinds of implausible scales that only the decoded weights show, not the scales themselves."""
 DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
     "unusable values."

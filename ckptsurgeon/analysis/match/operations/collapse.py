@@ -24,7 +24,7 @@ TRIES = 2_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """An operation with patterns: ``row`` is what users write, ``steps`` are the operations that it stands for."""
+    """An operation with patterns: ``row`` is what users write, ``steps`` are the operations that it represents."""
 
     row: Mapping[str, Any]
     steps: tuple[Step, ...]

@@ -1,4 +1,4 @@
-"""Finds which parameter of a network each number or name in the state of an optimizer stands for."""
+"""Finds the parameter of a network for each number or name in the state of an optimizer."""
 
 from __future__ import annotations
 
