@@ -139,8 +139,8 @@ class OnnxFiles:
         offset, length = (number_in(one.external.get(key, said)) for key, said in (("offset", "0"), ("length", "")))
         if "length" in one.external and length != nbytes:
             raise FormatError(
-                f"the tensor {escape(one.name)} is {nbytes} bytes, but has {escape(one.external['length'], 20)} in "
-                f"{escape(location)}.",
+                f"the tensor {escape(one.name)} is {nbytes} bytes, but the file says that it has "
+                f"{escape(one.external['length'], 20)} in {escape(location)}.",
                 rule="tensor size",
             )
         file = self._file(location, one.name)
@@ -156,7 +156,8 @@ class OnnxFiles:
         if location not in self.others:
             if location.startswith("/") or "\\" in location or ".." in location.split("/") or location == self.own:
                 raise UnsafeError(
-                    f"the tensor {escape(name)} is in {escape(location)}, which is no other file in its folder.",
+                    f"the tensor {escape(name)} is in {escape(location)}, which is not another file in the same "
+                    "folder.",
                     rule="outside",
                 )
             if len(self.others) >= limits.SHARDS:
