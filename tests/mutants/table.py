@@ -30,7 +30,7 @@ MUTANTS = (
         "destinations/torch_module/test_simple_draws.py",
     ),
     Mutant(
-        "tensors that share random numbers, and views, are not drawn alone",
+        "a tensor that was filled in another order of elements is drawn by the model",
         "if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):",
         "if False:",
         "destinations/torch_module/test_simple_draws.py",

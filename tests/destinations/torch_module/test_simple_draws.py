@@ -23,6 +23,8 @@ class Filled(nn.Module):
         self.normal = nn.Parameter(torch.empty(40, 6, 4, dtype=dtype).normal_(0.5, 0.02))
         self.norm = nn.BatchNorm1d(24, dtype=dtype)
         self.flat = nn.Parameter(torch.empty(640, dtype=dtype).normal_())
+        self.ragged = nn.Parameter(torch.empty(45, dtype=dtype).normal_())
+        self.strided = nn.Parameter(torch.empty(16, 32, dtype=dtype).t().normal_())
         self.scalar = nn.Parameter(torch.empty((), dtype=dtype).normal_())
         self.padded = nn.Embedding(32, 16, padding_idx=0, dtype=dtype)
         self.halved = nn.Parameter(torch.empty(32, 16, dtype=dtype).normal_() / 2)
@@ -34,7 +36,7 @@ class Filled(nn.Module):
         self.truncated = truncated
 
 
-NOT_SIMPLE = {"padded.weight", "halved", "turned", "again", "first", "second", "truncated"}
+NOT_SIMPLE = {"padded.weight", "halved", "turned", "strided", "again", "first", "second", "truncated"}
 
 
 def target(build: Callable[[], nn.Module]) -> TargetSpec:
