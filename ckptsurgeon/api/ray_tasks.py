@@ -115,8 +115,12 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
             ray.shutdown()
 
 
-_WORKERS: dict[str, PartWorker] = {}
-"""{identity of the output that this Ray process writes: its worker}; all parts share the worker's open inputs."""
+_WORKERS: dict[tuple[str, str, str], PartWorker] = {}
+"""{(identity of the output that this Ray process writes, working directory, temporary folder): its worker}.
+
+All parts share the worker's open inputs. The identity has only the relative paths, sizes and times of the sources, so
+that runs in two folders may have the same one.
+"""
 
 
 def _write_part(
@@ -131,7 +135,7 @@ def _write_part(
     receipts: list[PartReceipt] = []
     try:
         os.chdir(place)
-        if identity not in _WORKERS:
+        if (of := (identity, place, folder)) not in _WORKERS:
             plan = Plan.from_json(json.loads(text))
             worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
             if worker.identity != identity:
@@ -143,8 +147,8 @@ def _write_part(
             for earlier in _WORKERS.values():
                 close_inputs(earlier.inputs)
             _WORKERS.clear()
-            _WORKERS[identity] = worker
-        _WORKERS[identity].write(folder, {name}, receipts.append)
+            _WORKERS[of] = worker
+        _WORKERS[of].write(folder, {name}, receipts.append)
     except Exception as error:
         return None, row_of(error)
     return receipts[0].to_json(), None

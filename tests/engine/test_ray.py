@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
@@ -97,6 +101,104 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, monkeypatch: pytest.Monkey
     cs.apply(plan(), "out", max_shard_size=SHARD, engine="ray")
     killed[0].join()
     assert files("out") == files("whole")
+
+
+def dying_once(name: str, *, after: bool) -> Callable[..., Any]:
+    """Return a task whose process is killed once: where it calls a function of ``part_worker``, or when that is done.
+
+    Ray sends it to its processes by value, as it is no function of a module.
+    """
+    mark = os.path.abspath("died")
+
+    def task(*args: Any) -> Any:
+        from ckptsurgeon.api import ray_tasks
+        from ckptsurgeon.engine import part_worker
+
+        does = getattr(part_worker, name)
+
+        def dying(*given: Any, **options: Any) -> Any:
+            done = does(*given, **options) if after else None
+            if not os.path.exists(mark):
+                open(mark, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done if after else does(*given, **options)
+
+        setattr(part_worker, name, dying)
+        try:
+            return ray_tasks._write_part(*args)
+        finally:
+            setattr(part_worker, name, does)
+
+    return task
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("over", [False, True], ids=["first", "over another"])
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [("lay_out", False), ("_wait_until_seen", True), ("write_parts", False), ("write_parts", True)],
+    ids=["before it plans", "when it sees the folder", "before it writes", "when it has written"],
+)
+def test_a_task_whose_process_is_killed_is_done_again(
+    name: str, after: bool, over: bool, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if over:
+        cs.apply(VERBS["rename"](), "out", max_shard_size=SHARD)
+    with monkeypatch.context() as patch:
+        task = dying_once(name, after=after)
+        write, remote = ray_tasks._write_part, ray_tasks.RayTasks.share_out
+
+        def share_out(tasks: ray_tasks.RayTasks, *args: Any) -> Any:
+            patch.setattr(ray_tasks, "_write_part", task)
+            try:
+                return remote(tasks, *args)
+            finally:
+                patch.setattr(ray_tasks, "_write_part", write)
+
+        patch.setattr(ray_tasks.RayTasks, "share_out", share_out)
+        cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD, engine="ray", force=over)
+    assert os.path.exists("died")
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
+    assert not [name for name in os.listdir() if ".ckpt-" in name]
+
+
+@pytest.mark.timeout(600)
+def test_the_process_that_starts_the_tasks_is_killed_and_the_next_run_goes_on(cluster: Any) -> None:
+    words = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD]
+    code = """
+import os, signal, sys
+from ckptsurgeon.cli import main
+from ckptsurgeon.engine import staged_output
+add = staged_output.StagedOutput._add
+def added(output, receipt):
+    add(output, receipt)
+    os.kill(os.getpid(), signal.SIGKILL)
+staged_output.StagedOutput._add = added
+main(sys.argv[1:])
+"""
+    command = [sys.executable, "-c", code, *words, "--engine", "ray"]
+    done = subprocess.run(command, env={**os.environ, "RAY_ADDRESS": cluster.address}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not os.path.exists("out")
+    receipt = cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD, engine="ray")
+    assert "continued an interrupted run: 1 of 5 parts" in receipt.notes[0]
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
+    assert not [name for name in os.listdir() if ".ckpt-" in name]
+
+
+@pytest.mark.timeout(600)
+def test_sources_of_another_folder_are_read_anew(cluster: Any) -> None:
+    """The same command in two folders, whose files have the same names, sizes and times."""
+    for number in range(2):
+        os.mkdir(str(number))
+        with chdir(str(number)):
+            save_file({f"layers.{n}.weight": torch.full((300, 1000), number + 1.0) for n in range(5)}, "a.safetensors")
+            os.utime("a.safetensors", ns=(10**18, 10**18))
+            cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD, engine="ray")
+            found = cs.open_checkpoint("out").tensor("layers.4.weight")
+            assert (found == number + 1).all()
 
 
 @pytest.mark.timeout(600)
