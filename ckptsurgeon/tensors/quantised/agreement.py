@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from ...util.text import escape
 from ..dtypes import DTYPES
 from ..info import TensorInfo
+from .autoround import AUTOROUND_NAMES
 from .contradictions import (
     COLUMNS_FIRST,
     FORMATS,
@@ -262,7 +263,7 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
         return
     if kind == "GPTQ":
         former, later = theirs.format or FORMATS[0], ours.format or FORMATS[0]
-        if former != later and {former, later} <= {*FORMATS} and {*methods} <= {"", "gptq"}:
+        if former != later and {former, later} <= {*FORMATS} and {*methods} <= {"", "gptq", *AUTOROUND_NAMES}:
             yield "checkpoint_format", former, later
         yield from _lost(theirs, ours, "sym", value=False)
         yield from _lost(theirs, ours, "desc_act", value=True)

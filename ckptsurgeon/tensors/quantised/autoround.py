@@ -14,18 +14,18 @@ from itertools import islice
 from .expressions import MOST, expression_of, is_valid
 from .settings import QuantisationSettings, Settings, strings_in
 
-__all__ = ["AUTOROUND", "PLAIN_BITS", "blocks_of", "is_autoround", "plain_expressions"]
+__all__ = ["AUTOROUND", "AUTOROUND_NAMES", "PLAIN_BITS", "blocks_of", "is_autoround", "plain_expressions"]
 
 AUTOROUND = "auto-round"
 PLAIN_BITS = 16
 """If a section states at least this number of bits, the weights of its modules are not quantised."""
 _BLOCKS = ("block_name_to_quantize", "to_quant_block_names")
-_NAMES = (AUTOROUND, f"intel/{AUTOROUND}")
+AUTOROUND_NAMES = (AUTOROUND, f"intel/{AUTOROUND}")
 
 
 def is_autoround(settings: Settings) -> bool:
     """Return whether AutoRound's own loader reads the settings."""
-    return QuantisationSettings(settings).method in _NAMES
+    return QuantisationSettings(settings).method in AUTOROUND_NAMES
 
 
 def blocks_of(settings: Settings) -> tuple[str, ...] | None:

@@ -181,6 +181,13 @@ class StatedValues:
     nulls: frozenset[str]
 
 
+_PACKINGS = {"auto_round": "gptq_v2", "auto_round:gptqmodel": "gptq_v2"}
+"""{``packing_format`` of AutoRound: format of GPTQ}, if zero points are stored as they are, not less 1.
+
+https://github.com/intel/auto-round/blob/main/auto_round/inference/backend.py (``GPTQ_FORMAT_NO_ZP``)
+"""
+
+
 def stated_by(settings: Settings) -> StatedValues:
     """Return the method, bits, group sizes, blocks and formats in a ``quantization_config``, from any depth."""
     schemes = [one for one in values_called(settings, "weights") if isinstance(one, dict)]
@@ -192,7 +199,7 @@ def stated_by(settings: Settings) -> StatedValues:
         tuple(_few(_schemes(settings))),
         tuple(_few(one["symmetric"] for one in schemes if isinstance(one.get("symmetric"), bool))),
         tuple(_few(one[:_LONGEST] for one in values_called(settings, "mode") if isinstance(one, str))),
-        _text(settings, "checkpoint_format", "format"),
+        _text(settings, "checkpoint_format", "format") or _PACKINGS.get(_text(settings, "packing_format"), ""),
         _text(settings, "version", "format"),
         {name: value for name, value in settings.items() if isinstance(value, bool)},
         {name: value[:_LONGEST].lower() for name, value in settings.items() if isinstance(value, str)},
