@@ -2426,4 +2426,22 @@ MUTANTS = (
         "    there = many * (set(missing_shards(shards, most=2)[0]) <= set(folder.names()))",
         "formats/test_sharded.py",
     ),
+    Mutant(
+        "AutoRound's packings without zero points less 1 are read so",
+        '"auto_round:gptqmodel": "gptq_v2"}',
+        '"auto_round:gptqmodel": "gptq"}',
+        "tensors/decoders/test_autoround.py",
+    ),
+    Mutant(
+        "products of 8-bit floats and scales that are ties are rounded to even",
+        "    arrays = 2 if is_even else 1",
+        "    arrays = 1",
+        "tensors/decoders/test_multiplied.py",
+    ),
+    Mutant(
+        "codes of torchao's Int4Tensor are signed",
+        "^ np.uint8(8)",
+        "^ np.uint8(0)",
+        "tensors/decoders/test_torchao.py",
+    ),
 )  # fmt: skip
