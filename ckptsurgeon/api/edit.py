@@ -34,7 +34,7 @@ from .model_folder.folder import model_folder
 from .model_folder.layers.row_order import with_row_order_said
 from .model_folder.licences import with_licences
 from .model_folder.output import edited_folder
-from .model_folder.quantised import dtype_of_weights, parts_elsewhere
+from .model_folder.quantised import dtype_beside_codes, dtype_of_weights, parts_elsewhere
 from .quantising.check_scheme import check_scheme
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ def _edit(
 
             notes += recorded_setting_notes(checkpoint.metadata, own.config)
         layers = source_layer_notes(checkpoint, own)
+        default = dtype_beside_codes(checkpoint)
         changed = changed_source(checkpoint, own, options, changes)
         if changed.checkpoint.codes:  # scales are only copied here; verbs that decode them examine all of them
             from .inputs.sampled_scales import sampled_scale_notes
@@ -251,7 +252,7 @@ def _edit(
             arguments=arguments,
             metadata=merged_metadata(changed.metadata, metadata or {}),
             notes=[*changed.notes, *notes],
-            decoded_dtype=dtype_of_weights(folder.config),
+            decoded_dtype=dtype_of_weights(folder.config, default),
         )
         plan = with_row_order_said(plan, [checkpoint], {}) if verb == "rename" else plan
         plan = in_float32(plan) if changed.is_gguf else plan

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import PlanError
+from ..tensors.composition import is_decoded
 from ..tensors.dtypes import DTYPES
-from ..tensors.info import Decoded, Encoded, TensorInfo
+from ..tensors.info import Encoded, TensorInfo
 from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
@@ -106,7 +107,7 @@ def _still_coded(steps: Sequence[Step], view: SourceView, dtype: str) -> list[st
 def _step(name: str, origin: TensorOrigin, options: Options, tied_to: str, decoded_dtype: str) -> Step:
     info = origin.info
     given = options.dtype not in ("", "keep")
-    wanted = decoded_dtype if isinstance(info.made, Decoded) and not given else options.dtype
+    wanted = decoded_dtype if is_decoded(info) and not given else options.dtype
     if isinstance(info.made, Encoded):  # codes, and scales in the dtype that goes with them
         wanted = "keep"
     return Step(

@@ -18,6 +18,7 @@ from .folder import ModelFolder, model_folder
 
 __all__ = [
     "decoded_dtype",
+    "dtype_beside_codes",
     "dtype_of_weights",
     "folder_of",
     "parts_elsewhere",
@@ -55,19 +56,32 @@ def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name not in SECTIONS}
 
 
-def dtype_of_weights(config: Mapping[str, Any]) -> str:
-    """Return the dtype that config.json states for a model's weights; bfloat16 if it states none."""
+def dtype_of_weights(config: Mapping[str, Any], default: str = "bfloat16") -> str:
+    """Return the dtype that config.json states for a model's weights; ``default`` if it states none."""
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     stated = (part.get(name) for part in parts for name in ("dtype", "torch_dtype"))
-    return next((one for one in stated if one in ("float16", "bfloat16", "float32")), "bfloat16")
+    return next((one for one in stated if one in ("float16", "bfloat16", "float32")), default)
+
+
+def dtype_beside_codes(checkpoint: Checkpoint) -> str:
+    """Return the dtype in which decoded weights are written if config.json states none.
+
+    It is bfloat16, but for CTranslate2 that of the norms: its converter gives all weights that it does not quantise one
+    dtype, and the file has no other place for it.
+    """
+    if checkpoint.header.format != "ctranslate2":
+        return "bfloat16"
+    norms = (info.dtype for key, info in checkpoint.items() if key.endswith("/gamma"))
+    return next((one for one in norms if one in ("float16", "float32")), "bfloat16")
 
 
 def decoded_dtype(checkpoint: Checkpoint) -> str:
     """Return the dtype in which the decoded weights of a checkpoint are written; '' if weights are not decoded."""
     if checkpoint.stored is None:
         return ""
-    return dtype_of_weights(configuration(checkpoint.folder) if checkpoint.folder is not None else {})
+    config = configuration(checkpoint.folder) if checkpoint.folder is not None else {}
+    return dtype_of_weights(config, dtype_beside_codes(checkpoint))
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:

@@ -81,6 +81,16 @@ def test_its_config_json_is_not_copied_into_a_folder_of_transformers() -> None:
     assert "config.json is not copied into an output folder" in "\n".join(plan.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("int8", torch.float32), ("int16", torch.float32), ("int8_float16", torch.float16)]
+)
+def test_codes_are_decoded_to_the_dtype_of_the_other_weights(name: str, dtype: torch.dtype) -> None:
+    found, _ = made(name, "transformers", dequantize=True)
+    assert {value.dtype for value in found.values()} == {dtype}
+    wanted, _ = made(name, "transformers", dequantize=True, dtype=str(dtype).removeprefix("torch."))
+    assert_same(found, wanted)
+
+
 def test_codes_have_to_be_decoded_first() -> None:
     with pytest.raises(PlanError, match="26 tensors of .* have no name in the layout transformers") as caught:
         cs.convert(GOLDEN / "int8", layout="transformers")
