@@ -34,6 +34,7 @@ from .patching import patching
 from .proving import proving
 from .resizing import resizing
 from .scanning import scanning
+from .searching import searching
 from .sharing import sharing
 from .small import small
 from .training import loading, saving, training
@@ -219,6 +220,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
         lambda folder, number, quick: factorising(folder, number, 2 if quick else 32),
         "merges of whole matrices",
     ),
+    "searching": (lambda folder, number, quick: searching(folder, number), "the trials of ckpt search"),
     "dequantising": (
         lambda folder, number, quick: dequantising(folder, number, layers=2 if quick else 16),
         "convert --dequantize",
