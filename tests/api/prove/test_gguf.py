@@ -117,17 +117,17 @@ def test_an_architecture_whose_layout_is_not_known_is_an_error() -> None:
 
 
 def test_a_file_is_closed_if_its_network_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptsurgeon.api.prove import network
+    from ckptsurgeon.api.prove import opening
 
     folder = made("llama")
     as_gguf(folder)
     closed: list[Any] = []
-    monkeypatch.setattr(network, "close_plan", closed.append)
+    monkeypatch.setattr(opening, "close_plan", closed.append)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise cs.ConfigError("so")
 
-    monkeypatch.setattr(network, "plan_into", refuse)
+    monkeypatch.setattr(opening, "plan_into", refuse)
     with pytest.raises(cs.ConfigError):
         cs.prove("model.gguf", "model.gguf", model=f"{folder}/config.json")
     assert len(closed) == 1
