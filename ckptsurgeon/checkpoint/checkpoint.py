@@ -335,8 +335,6 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         from .mlx_columns import of_other_columns
         from .quantisation_notes import (
             contradictory,
-            disagreeing_files,
-            missing_settings,
             of_other_width,
             plain_integers,
             unfit,
@@ -345,6 +343,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         from .quantised_parts import incomplete, notes_on_parts
         from .quantised_values import notes_on_values
         from .refused_settings import refused_settings
+        from .settings_notes import disagreeing_files, missing_settings
         from .unknown_layouts import unknown_layouts
 
         settings, shown = self.quantisation if self.codes else {}, self._shown

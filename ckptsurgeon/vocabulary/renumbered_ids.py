@@ -8,27 +8,16 @@ https://huggingface.co/docs/transformers/main_classes/text_generation#transforme
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from .id_fields import (
-    BIASED,
-    FORCED,
-    MAPS,
-    PAIRS,
-    SEQUENCES,
-    SETS,
-    is_of_ids,
-    is_of_inputs,
-    is_of_others,
-    may_be_of_ids,
-)
+from .configuration_ids import Path, fields_with_ids, numbers_in, sizes_for, unsure_numbers
+from .id_fields import BIASED, FORCED, MAPS, PAIRS, SEQUENCES, SETS
+from .renumbering import LostId, Renumbering
 
 __all__ = [
-    "LostId",
     "MovedIds",
-    "Renumbering",
     "ids_beyond",
     "ids_by_field",
     "moved_ids",
@@ -36,69 +25,10 @@ __all__ = [
     "stale_ids",
 ]
 
-Path: TypeAlias = tuple[str, ...]
-
 _NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
 """{field: token} of the fields of Whisper that always have the id of the same token."""
-_PARTS = ("encoder", "decoder", "question_encoder", "generator", "visual")
-"""Fields that are nested configurations, in addition to those whose names end in ``config``."""
-_TASKS = "task_specific_params"
-"""A field with generation settings for each task, such as translation with T5."""
-_DEEPEST = 6
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
 """Matches special tokens; a number that may be an id is only reported as unsure if it is the id of such a token."""
-
-
-@dataclass(frozen=True)
-class Renumbering:
-    """Maps token ids of an old vocabulary to ids of a new one.
-
-    ``old`` has the old tokens in the order of their ids, and ``new`` maps new tokens to their ids. ``spelled`` maps old
-    tokens to new tokens with another name. If ``has_texts`` is False, only the number of tokens in ``old`` and ``new``
-    is known, not their texts.
-    """
-
-    old: Sequence[str]
-    new: Mapping[str, int]
-    spelled: Mapping[str, str]
-    has_texts: bool = True
-
-    @staticmethod
-    def of(old: Sequence[str], new: Sequence[str], spelled: Mapping[str, str] | None = None) -> Renumbering:
-        """Return the renumbering from one list of tokens to another."""
-        return Renumbering(old, {token: place for place, token in enumerate(new)}, spelled or {})
-
-    @staticmethod
-    def first(rows: int, of: int) -> Renumbering:
-        """Return the renumbering for a vocabulary of ``of`` rows that is cut to its first ``rows`` rows.
-
-        Ids below ``rows`` do not change, and neither do ids that are beyond the old vocabulary.
-        """
-        return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, has_texts=False)
-
-    def token(self, number: int) -> str:
-        """Return the token that has the id ``number`` in the old vocabulary; "" if it is not known."""
-        return self.old[number] if self.has_texts and 0 <= number < len(self.old) else ""
-
-    def moved(self, number: int) -> int | None:
-        """Return the new id of the token with the old id ``number``; None if the new vocabulary lacks the token."""
-        if not self.has_texts:
-            return number if number < len(self.new) or number >= len(self.old) else None
-        token = self.token(number)
-        return self.place_of(token) if token else None
-
-    def place_of(self, token: str) -> int | None:
-        """Return the new id of a token; None if the new vocabulary lacks the token."""
-        return self.new.get(self.spelled.get(token, token))
-
-
-@dataclass(frozen=True)
-class LostId:
-    """An id whose token is not in the new vocabulary, and the field of the configuration that has it."""
-
-    field: str
-    number: int
-    token: str
 
 
 @dataclass(frozen=True)
@@ -135,14 +65,14 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
 
     The fields named in ``fixed`` already have new ids, and are not changed.
     """
-    mover, sizes = _Mover(numbers), _sizes(fields, numbers)
+    mover, sizes = _Mover(numbers), sizes_for(fields, numbers)
     changed = {}
-    for path, value in _ids(fields, sizes):
+    for path, value in fields_with_ids(fields, sizes):
         if path[-1] not in fixed:
             moved = mover.moved(".".join(path), path[-1], value)
             if moved != value:
                 changed[path] = moved
-    unsure = (LostId(".".join(path), one, numbers.token(one)) for path, one in _unsure(fields, sizes))
+    unsure = (LostId(".".join(path), one, numbers.token(one)) for path, one in unsure_numbers(fields, sizes))
     kept = [one for one in unsure if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) != one.number]
     kept = [one for one in kept if one.field.rpartition(".")[2] not in fixed]
     return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped), tuple(mover.stale), tuple(kept))
@@ -151,11 +81,11 @@ def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozens
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
     """Return (field, id) for each token id of a configuration that is ``rows`` (the vocabulary size) or more."""
     found = []
-    for path, value in _ids(fields, frozenset({rows})):
+    for path, value in fields_with_ids(fields, frozenset({rows})):
         if path[-1] in (*PAIRS, *BIASED) and isinstance(value, list):  # [position, id]; [ids, bias]
             ids = slice(1, None) if path[-1] in PAIRS else slice(1)
             value = [row[ids] for row in value if isinstance(row, list)]
-        numbers = _numbers(value)
+        numbers = numbers_in(value)
         found += [(".".join(path), one) for one in numbers if one >= rows]
     return found
 
@@ -186,9 +116,11 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
     configurations with another vocabulary, whose ids ``numbers`` does not change.
     """
     found = (
-        (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*PAIRS, *BIASED)
+        (path, value)
+        for path, value in fields_with_ids(fields, sizes_for(fields, numbers))
+        if path[-1] not in (*PAIRS, *BIASED)
     )
-    return {".".join(path): tuple(_numbers(value)) for path, value in found}
+    return {".".join(path): tuple(numbers_in(value)) for path, value in found}
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
@@ -198,105 +130,6 @@ def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
     order of their ids.
     """
     return list(moved_ids(fields, Renumbering.of(tokens, tokens)).stale)
-
-
-def _numbers(value: Any) -> Iterator[int]:
-    """Yield the whole numbers in the value of a field, also in nested lists and maps."""
-    if type(value) is int:
-        yield value
-    elif isinstance(value, (list, dict)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(one)
-
-
-def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes of the configurations whose token ids are to be renumbered.
-
-    These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
-    nested configurations decide: the smallest of their sizes that has room for all old tokens is returned, together
-    with the size of the new vocabulary. If there is none, the result is empty, and all ids are to be renumbered.
-    """
-    found = dict(_parts(fields))
-    own = {found.get(path) for path in ((), ("text_config",))} - {None}
-    if not own:
-        large = sorted(size for size in found.values() if size is not None and size >= len(numbers.old))
-        own = {*large[:1], len(numbers.new)} if large else set()
-    return frozenset(size for size in own if size is not None)
-
-
-def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """Yield (path, vocabulary size) of a configuration and of its nested ones; the size is None if it is not set.
-
-    ``above`` is the path of the configuration ``fields``.
-    """
-    size = fields.get("vocab_size")
-    yield above, size if type(size) is int else None
-    for name, value in fields.items():
-        if isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):
-            yield from _parts(value, (*above, name))
-
-
-def _ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, Any]]:
-    """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
-
-    There is one exception: the ids of tokens that mark images and other inputs are yielded if they are too large for
-    the other vocabulary. For example, ``talker_config`` of Qwen2.5-Omni is for a smaller vocabulary of audio codes, but
-    its ``image_token_index`` is the id of a text token.
-    """
-    for path, value, other in _fields(fields, sizes):
-        if is_of_ids(path[-1]) and value is not None and (not other or _is_beyond(path[-1], value, other)):
-            yield path, value
-
-
-def _unsure(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
-    """Yield (path, number) of each number for which it is unclear whether it is an id of this vocabulary.
-
-    This is the case if the name of its field may be the name of a field with token ids. In a configuration with another
-    vocabulary, it is the case if the number is the id of a token that marks images or other inputs, and is small enough
-    for both vocabularies.
-    """
-    for path, value, other in _fields(fields, sizes):
-        name = path[-1]
-        if other:
-            is_open = is_of_ids(name) and is_of_inputs(name) and not _is_beyond(name, value, other)
-        else:
-            is_open = may_be_of_ids(name)
-        yield from ((path, one) for one in _numbers(value)) if is_open else ()
-
-
-def _is_beyond(name: str, value: Any, size: int) -> bool:
-    return is_of_inputs(name) and type(value) is int and value >= size
-
-
-def _fields(
-    fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), other: int = 0
-) -> Iterator[tuple[Path, Any, int]]:
-    """Yield (path, value, other) of each field of a configuration and of its nested configurations.
-
-    ``fields`` is a configuration, and ``above`` its path. A configuration is for this vocabulary if its vocabulary size
-    is in ``sizes``. If it has no vocabulary size, or if ``sizes`` is empty, it is for the same vocabulary as the
-    configuration that contains it. ``other`` is 0 in a configuration for this vocabulary; in any other, it is the size
-    of the other vocabulary.
-    """
-    size = fields.get("vocab_size")
-    if sizes and type(size) is int:
-        other = 0 if size in sizes else size
-    for name, value in fields.items():
-        if is_of_others(name):
-            continue
-        if not isinstance(value, dict) or is_of_ids(name):
-            yield (*above, name), value, other
-        elif len(above) < _DEEPEST and _is_configuration(name):
-            yield from _fields(value, sizes, (*above, name), other)
-        elif name == _TASKS:
-            for task, inner in value.items():
-                yield from _fields(inner, sizes, (*above, name, task), other) if isinstance(inner, dict) else ()
-        else:
-            yield (*above, name), value, other
-
-
-def _is_configuration(name: str) -> bool:
-    return name in _PARTS or (name.endswith("_config") and name != "quantization_config")
 
 
 class _Mover:

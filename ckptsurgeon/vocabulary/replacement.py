@@ -14,7 +14,7 @@ from ..planning.target import Companion
 from ..util.text import escape
 from . import huggingface, plain
 from .read import read_lists, read_vocabulary, tokens_beside, vocabulary_beside
-from .renumbered_ids import Renumbering
+from .renumbering import Renumbering
 from .vocabulary import Vocabulary
 
 __all__ = ["NewVocabulary", "token_file", "tokens_at", "with_added_tokens"]

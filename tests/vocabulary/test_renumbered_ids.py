@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ckptsurgeon.vocabulary.renumbered_ids import Renumbering, moved_ids
+from ckptsurgeon.vocabulary.renumbered_ids import moved_ids
+from ckptsurgeon.vocabulary.renumbering import Renumbering
 
 OLD = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c"]
 NEW = ["c", "a", "</s>", "<pad>", "<end>"]

@@ -12,7 +12,8 @@ from ...errors import ConfigError, SourceError
 from ...util.note_kind import NoteKind
 from ...util.notes import notes_of
 from ...util.text import escape, listing
-from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
+from ...vocabulary.renumbered_ids import ids_by_field
+from ...vocabulary.renumbering import Renumbering
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
 from .processors.agreement import agreement_notes

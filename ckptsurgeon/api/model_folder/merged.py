@@ -15,7 +15,8 @@ from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
-from ...vocabulary.renumbered_ids import Renumbering, new_names
+from ...vocabulary.renumbered_ids import new_names
+from ...vocabulary.renumbering import Renumbering
 from ..lora.settings import other_settings
 from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype

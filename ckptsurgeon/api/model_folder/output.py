@@ -18,7 +18,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.quantised.settings import quantisation_of
 from ...util.text import count, escape, listing, reasons
-from ...vocabulary.renumbered_ids import Renumbering
+from ...vocabulary.renumbering import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .checks import folder_notes

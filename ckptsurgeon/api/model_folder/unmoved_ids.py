@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ...destinations.hf.files import CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape, listing
-from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
+from ...vocabulary.renumbered_ids import ids_by_field
+from ...vocabulary.renumbering import Renumbering
 from .documents import GENERATION
 from .folder import ModelFolder
 from .generation.alignment import generation_settings

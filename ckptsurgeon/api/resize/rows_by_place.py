@@ -12,7 +12,8 @@ from ...planning.plan.rows import VocabularyRows
 from ...planning.resizing.change import Change
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...util.text import brief_repr, count, escape
-from ...vocabulary.renumbered_ids import Renumbering, moved_ids
+from ...vocabulary.renumbered_ids import moved_ids
+from ...vocabulary.renumbering import Renumbering
 from ...vocabulary.replacement import tokens_at
 from .vocabulary_choices import FIELD, FILLED, KEPT, VocabularyStep, field_of
 

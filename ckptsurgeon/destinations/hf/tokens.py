@@ -15,7 +15,8 @@ from ...storage.json_text import read_json
 from ...storage.read.uri import read_small
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.read import read_vocabulary, vocabulary_beside
-from ...vocabulary.renumbered_ids import LostId, MovedIds, Renumbering, moved_ids  # fmt: skip
+from ...vocabulary.renumbered_ids import MovedIds, moved_ids
+from ...vocabulary.renumbering import LostId, Renumbering
 from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.vocabulary import Vocabulary
 from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside

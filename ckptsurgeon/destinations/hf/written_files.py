@@ -9,7 +9,8 @@ from typing import Any
 
 from ...planning.target import Companion
 from ...util.text import count, escape
-from ...vocabulary.renumbered_ids import MovedIds, Renumbering
+from ...vocabulary.renumbered_ids import MovedIds
+from ...vocabulary.renumbering import Renumbering
 from ...vocabulary.replacement import tokens_at
 from ...vocabulary.vocabulary import Vocabulary
 from .._document import Document

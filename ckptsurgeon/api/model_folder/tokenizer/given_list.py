@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import escape, listing
-from ....vocabulary.renumbered_ids import Renumbering, ids_by_field
+from ....vocabulary.renumbered_ids import ids_by_field
+from ....vocabulary.renumbering import Renumbering
 from ....vocabulary.spoken import BLANKS
 from ..documents import GENERATION
 from ..folder import ModelFolder

@@ -10,7 +10,8 @@ from ....destinations.hf.files import CONFIG
 from ....util.note_kind import NoteKind
 from ....util.notes import notes_of
 from ....util.text import escape, listing
-from ....vocabulary.renumbered_ids import LostId, stale_ids
+from ....vocabulary.renumbered_ids import stale_ids
+from ....vocabulary.renumbering import LostId
 from ....vocabulary.spoken import BLANKS, first_of
 from ..config import AFTER_PADDING, PADDING
 from ..documents import GENERATION, TOKENIZER

@@ -17,7 +17,8 @@ from ....storage.json_text import read_json
 from ....storage.small_files import read_file
 from ....util.text import escape, listing
 from ....vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
-from ....vocabulary.renumbered_ids import Renumbering, moved_ids
+from ....vocabulary.renumbered_ids import moved_ids
+from ....vocabulary.renumbering import Renumbering
 from ....vocabulary.replacement import NewVocabulary
 from ....vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
 from .chat_texts import chat_texts
