@@ -283,7 +283,7 @@ MUTANTS = (
     ),
     Mutant(
         "a fine-tuning of layers in the middle makes another model",
-        "tail_of(opened), _sample_of(opened)]",
+        "tail_of(opened), _sample_of_files(opened)]",
         "tail_of(opened)]",
         "api/merge/test_statistics.py",
     ),
