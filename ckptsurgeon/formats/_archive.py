@@ -1,7 +1,8 @@
 """Presents a zip or tar archive that contains a checkpoint as a folder, without extracting its members.
 
-ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``), which may be compressed as a whole:
-then it is unpacked to a temporary file. Else only members that are stored without compression can be read.
+ESPnet packs models into a zip (``espnet2.bin.pack``), NeMo into a tar (``.nemo``). NeMo's tar may be compressed as a
+whole; if so, it is unpacked to a temporary file. In all other archives, only members that are stored without
+compression can be read.
 """
 
 from __future__ import annotations

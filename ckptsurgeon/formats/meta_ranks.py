@@ -24,7 +24,7 @@ __all__ = ["FORMAT"]
 
 _FILE = re.compile(r"consolidated\.(\d{2})\.pth")
 _SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
-"""Matches split weights: those in ``columns`` by columns, those in ``words`` by columns or rows, others by rows."""
+"""Matches weights that are split by rows, by columns (group ``columns``), or by one of both (group ``words``)."""
 _WHOLE = re.compile(r"norm\b|norm_|_norm|(?:wo|w2)\.bias$|^rope\.freqs$")
 """Matches tensors that every rank has whole. Other tensors that are not in ``_SPLIT`` must be equal on all ranks."""
 
@@ -116,7 +116,9 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
                     rule="rank shapes",
                 )
         weights[key] = join(infos, dim)
-    said = f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first are used"
+    said = (
+        f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first rank are used"
+    )
     return weights, [f"{said}: {listing(differing, where='')}"] if differing else []
 
 

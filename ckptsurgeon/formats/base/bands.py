@@ -18,14 +18,15 @@ __all__ = ["BandCache", "BandedValues", "band_bytes"]
 _BAND = 1 << 20
 """A band has at least about this many bytes: to put a band together takes as long as to copy thousands of bytes."""
 _KEPT = 64 << 20
-"""The most bytes of bands that are kept in memory until their last byte is read; two bands may have more bytes."""
+"""The most bytes of all bands that are kept in memory; the two newest bands are kept even if they have more bytes."""
 _Place = tuple[int, ...]
 
 
 class _Division(NamedTuple):
     """How an array is divided into bands: a band has at most ``length`` indices of the dimension ``dim``.
 
-    It has a single index of each earlier dimension (chunks have the size 1 there), and all indices of each later one.
+    It has a single index of each earlier dimension (chunks have the size 1 there), and all indices of each later
+    dimension.
     """
 
     dim: int
@@ -53,14 +54,14 @@ def band_bytes(shape: Sequence[int], chunk: Sequence[int], element: int) -> int:
 
 
 class BandCache:
-    """The bands that were unpacked last, of all arrays of a checkpoint."""
+    """A cache of the bands that were unpacked last. All arrays of a checkpoint share it."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.kept: dict[tuple[int, int, int], memoryview] = {}
 
     def add(self, key: tuple[int, int, int], band: memoryview) -> None:
-        """Keep a band; if there are too many bytes, drop the bands that were added first."""
+        """Add a band to the cache; if the bands then have too many bytes, drop those that were added first."""
         self.kept[key] = band
         while len(self.kept) > 2 and sum(map(len, self.kept.values())) > _KEPT:
             del self.kept[next(iter(self.kept))]
@@ -86,7 +87,7 @@ class BandedValues(ABC):
 
     @abstractmethod
     def stored(self, places: Collection[_Place]) -> Collection[_Place]:
-        """Return those of the places in the grid of chunks at which a chunk may be stored; they are read next."""
+        """Return the ``places`` in the grid of chunks at which a chunk may be stored; ``values`` then reads them."""
 
     @abstractmethod
     def values(self, place: _Place) -> Any:

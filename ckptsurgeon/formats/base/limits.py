@@ -99,19 +99,19 @@ GGUF_TEXT = 1 << 20
 GGUF_SHOWN = 16 << 20
 """The most characters of all shown metadata entries of a GGUF file together."""
 GGUF_TEXTS = 10_000_000
-"""The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
+"""The most strings in one array of a GGUF header. Skipping a string takes 0.2 microseconds."""
 
 WHISPER_TOKENS = 1_000_000
-"""The most tokens in a model file of whisper.cpp; Whisper has 51,866. Moving past so many takes a second."""
+"""The most tokens in a model file of whisper.cpp; Whisper has 51,866. Skipping the most tokens takes a second."""
 WHISPER_TOKEN_BYTES = 1 << 12
 """The most bytes of one token in a model file of whisper.cpp, whose own tools take at most 128."""
 
 MESSAGE_FIELDS = 4_000_000
-"""The most fields of an ONNX model that are read; a tensor has about five. Reading so many takes ten seconds."""
+"""The most fields of an ONNX model that are read; a tensor has about five. Reading them takes ten seconds."""
 ONNX_TEXT = 1 << 20
 """The most bytes of a text in the metadata of an ONNX model."""
 MESSAGE_NUMBERS = 2_000_000
-"""The most values that all tensors of an ONNX model may store as varints. Reading so many takes two seconds."""
+"""The most values that all tensors of an ONNX model may store as varints. Reading them takes two seconds."""
 ONNX_DEPTH = 16
 """How deeply nested subgraphs of an ONNX model are searched for constants."""
 
@@ -145,15 +145,15 @@ ORBAX_JSON = 1 << 20
 OCDBT_NODE = 128 << 20
 """The most bytes of a manifest or node of an OCDBT database, unpacked: Orbax makes nodes of up to 100 MB."""
 OCDBT_HEIGHT = 32
-"""The most levels of the B-tree of an OCDBT database: with only two children for each node, four billion keys."""
+"""The most levels of the B-tree of an OCDBT database: enough for four billion keys with two children per node."""
 OCDBT_NUMBERS = 16_000_000
-"""The most numbers in all nodes of an OCDBT database, which take three seconds: a key has six, a node counts as 400."""
+"""The most numbers in all nodes of an OCDBT database: six for each key, 400 for each node. Reading takes 3 seconds."""
 OCDBT_UNPACKED = 1 << 30
-"""The most bytes of all nodes of an OCDBT database, unpacked, of which one is in memory: a key has some 100."""
+"""The most bytes of all unpacked nodes of an OCDBT database: some 100 for each key. One node at a time is in memory."""
 OCDBT_KEPT, OCDBT_ENTRY = 384 << 20, 200
-"""The most bytes of all keys and values in the nodes of an OCDBT database; ``OCDBT_ENTRY`` more count for each key.
+"""The most bytes of all keys and values in the nodes of an OCDBT database, plus ``OCDBT_ENTRY`` bytes for each key.
 
-That is more than a million keys: as many as ``ORBAX_FILES``.
+This limit allows more than a million keys, like ``ORBAX_FILES``.
 """
 
 INDEX_BYTES = 256_000_000
@@ -191,7 +191,7 @@ Otherwise, with strides of 0, a storage of a few bytes could describe a tensor o
 """
 
 PACKED_EXPANSION = 100
-"""The content of a gzip file may have so many times the bytes of the file, or ``EXPANSION_FREE`` bytes."""
+"""The most bytes that a gzip file unpacks to, as a multiple of its size; ``EXPANSION_FREE`` are always allowed."""
 
 TREE_NODES = 1_000_000
 TREE_DEPTH = 64
@@ -242,7 +242,7 @@ EXTRAS = 10_000
 
 KEY_CHARACTERS = 8192
 KEY_SEGMENTS = 256
-"""The most characters, and segments (parts between dots), of a key. Real keys have fewer than 200 and 20."""
+"""The most characters, and segments (parts between dots), of a key. Real keys have under 200 and under 20."""
 
 PATH_CHARACTERS = 64 << 20
 """The most characters of all keys that are built for one scripted module: about 60 for each of a million keys."""

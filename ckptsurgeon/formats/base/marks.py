@@ -1,7 +1,8 @@
 """Chooses, by a table, the modules of formats that may read a source, so that the others need not be imported.
 
-The table only rules modules out: a mark fits each source that ``sniff`` of the module recognises, and others. A module
-that is not in the table may read everything. So a new format needs no row; with a row, other files open faster.
+The table only rules out modules. A module's mark fits every source that the module's ``sniff`` recognises, but may fit
+other sources, too. A module without a row in the table is tried for every source. So a new format works without a row;
+with a row, files of other formats open faster.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ __all__ = ["FOLDERS", "MARKS", "Writers", "formats", "formats_for", "module_of",
 
 
 class Mark(NamedTuple):
-    """What is known of a format without its module.
+    """A row of the table: facts about a format that are known without importing the format's module.
 
-    ``magic`` is its own ``magic``. ``head`` is a pattern that the beginning of files matches; if it is None, the format
-    has magic bytes, or reads no files. ``names`` is a pattern of a file's name in folders, or of a subfolder's name and
-    "/"; "" if the format reads no folders. ``to`` and ``suffixes`` are those of its writer, "" if it has none.
+    ``magic`` is the attribute ``magic`` of the format. ``head`` is a pattern that the beginning of files matches; if it
+    is None, the format has magic bytes, or reads no files. ``names`` is a pattern of a file's name in folders, or of a
+    subfolder's name and "/"; "" if the format reads no folders. ``to`` and ``suffixes`` are the name and the suffixes
+    of the format's writer; "" and () if the format cannot be written.
     """
 
     magic: tuple[bytes, ...] = ()

@@ -19,7 +19,7 @@ Nested: TypeAlias = "dict[str, Nested | OutTensor]"
 def nested(tensors: Sequence[OutTensor], separator: str, writer: str) -> Nested:
     """Return the outermost group, with each tensor in the groups that its key names.
 
-    ``separator`` stands between the names in a key. ``writer`` is the name of the format, for messages. Raises
+    ``separator`` separates the names in a key. ``writer`` is the name of the format, for messages. Raises
     OutputError if the key of a tensor is also the path of a group, or has too many names.
     """
     tree: Nested = {}

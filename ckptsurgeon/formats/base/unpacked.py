@@ -16,15 +16,15 @@ __all__ = ["GZIP", "UnpackedFile", "first_bytes"]
 
 GZIP = b"\x1f\x8b"
 _WITH_HEADER = 31
-"""The window size that says that a gzip header and trailer are there, as in zlib."""
+"""zlib's value of ``wbits`` for data with a gzip header and trailer, and the largest window."""
 _PIECE = 1 << 20
-"""So many bytes are unpacked at a time."""
+"""The number of bytes that are unpacked at a time."""
 
 
 def first_bytes(head: bytes, nbytes: int) -> bytes:
     """Return the first ``nbytes`` bytes of the content of a gzip file that begins with ``head``; b"" if it is damaged.
 
-    The result is shorter if ``head`` does not have so many.
+    The result is shorter if ``head`` is too short.
     """
     try:
         return zlib.decompressobj(_WITH_HEADER).decompress(head, nbytes)
@@ -72,7 +72,7 @@ class UnpackedFile(File):
         self._spool.readinto(offset, view)
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
-        """Do nothing: all bytes are here."""
+        """Do nothing: all bytes are on this machine."""
 
     def keep(self, wanted: bool) -> None:
         """Set whether the fetched bytes of the gzip file are kept for the next run."""

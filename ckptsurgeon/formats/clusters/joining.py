@@ -156,7 +156,9 @@ class RankJoiner:
                 self._check_ranks(key, infos, part.ranks)
                 if rank not in part.ranks:
                     raise self._error(
-                        rank, f"{escape(key)} is split over other ranks ({_some(part.ranks)}).", "rank part"
+                        rank,
+                        f"{escape(key)} is split over ranks that do not include this one ({_some(part.ranks)}).",
+                        "rank part",
                     )
             with naming(self.files[rank].file):
                 for piece in part.pieces(first.shape, rank):

@@ -22,13 +22,13 @@ _VERSIONS = (4, 5, 6)
 _TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 """The dtypes, by their numbers in the file (``DataType`` in include/ctranslate2/types.h)."""
 _PARTS = ("_scale", "_zero")
-"""The endings of the tensors that decode a quantised variable: an alias of the variable is an alias of them, too."""
+"""Suffixes of the scale and zero point of a quantised variable: an alias of the variable implies aliases of both."""
 _VARIABLE_BYTES, _ALIAS_BYTES = 10, 8
 """The smallest size in bytes of a variable without elements, and of an alias."""
 
 
 class Variable(NamedTuple):
-    """A variable: its dtype and shape, the offset of its values, and for one without dimensions also their bytes."""
+    """A variable: dtype, shape, offset of the values; ``raw`` has the bytes of the value if there are no dimensions."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -44,7 +44,8 @@ def is_tensor(key: str, one: Variable, variables: Mapping[str, Variable]) -> boo
 class Reader:
     """Reads a file from its first byte on; ``digest`` is the SHA-256 of all bytes that were read, without the tensors.
 
-    Raises FormatError if a part is not valid or is beyond the end of the file, UnsafeError if there are too many.
+    Raises FormatError if a part is not valid or is beyond the end of the file, UnsafeError if a number or a name is too
+    large.
     """
 
     def __init__(self, file: File) -> None:
@@ -75,12 +76,14 @@ class Reader:
             yield key, self._variable(key)
 
     def aliases(self, variables: Mapping[str, Variable]) -> Iterator[tuple[str, str]]:
-        """Yield the pairs (alias, name of a variable), also those of the scales of aliased variables."""
+        """Yield (alias, name of the variable) of each alias; if the variable has a scale or zero point, also theirs."""
         seen = set[str]()
         for place in range(self._count("alias", _ALIAS_BYTES)):
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")
             if key not in variables or not is_tensor(key, variables[key], variables):
-                raise FormatError(f"its alias {escape(alias)} is of {escape(key)}, which the file lacks.", rule="alias")
+                raise FormatError(
+                    f"its alias {escape(alias)} refers to {escape(key)}, which the file lacks.", rule="alias"
+                )
             for end in ("", *(end for end in _PARTS if key + end in variables and alias + end not in variables)):
                 if alias + end in variables or alias + end in seen:
                     raise FormatError(f"its alias {escape(alias + end)} is the name of another tensor.", rule="alias")
@@ -122,7 +125,7 @@ class Reader:
         return Variable(dtype, shape, begin)
 
     def _text(self, what: str) -> str:
-        """Return the next string, whose length counts the zero at its end."""
+        """Return the next string; its stored length includes the zero byte at its end."""
         length = self._number(2, what)
         if length > limits.KEY_CHARACTERS:
             raise UnsafeError(f"{what} has {length:,} bytes, more than {limits.KEY_CHARACTERS:,}.", rule="key length")

@@ -30,9 +30,9 @@ FLAX_DTYPES = frozenset(
 )
 """The dtypes that an array can have: the dtypes of numpy and ml_dtypes, under the same names."""
 _LARGEST = 0xFFFFFFFF - 1024
-"""The most bytes of an array: msgpack stores the length of an extension, which also has a shape, in 32 bits."""
+"""The most bytes of an array: msgpack stores the length of an extension (shape, dtype, values) in 32 bits."""
 _ITEMS = 6
-"""How many msgpack values an array and its key take; each size in the shape takes one more."""
+"""The number of msgpack values for an array and its key, without the sizes in the array's shape."""
 
 
 class FlaxWriter:

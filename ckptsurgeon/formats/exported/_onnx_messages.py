@@ -1,4 +1,4 @@
-"""Reads the messages of an ONNX model: its tensors, its metadata, and what is counted in notes."""
+"""Reads the messages of an ONNX model: its tensors, its metadata, and the numbers of other parts, for notes."""
 
 from __future__ import annotations
 

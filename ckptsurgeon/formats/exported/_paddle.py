@@ -1,4 +1,4 @@
-"""Tells the pickles of PaddlePaddle (``.pdparams``, ``.pdopt``) from others, and joins the tensors that it splits.
+"""Recognises pickles of PaddlePaddle (``.pdparams``, ``.pdopt``), and joins the tensors that PaddlePaddle splits.
 
 Follows ``paddle/framework/io.py`` and ``io_utils.py``. A tensor is an array, or a call of ``tuple`` with its name and
 its array. With protocols 2 and 3, an array of over 1 GB is split into flat slices, which an entry of the file lists.

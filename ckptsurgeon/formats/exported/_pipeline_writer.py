@@ -1,4 +1,4 @@
-"""Writes the components of a diffusers pipeline: a folder of safetensors for each, next to its other files."""
+"""Writes the components of a diffusers pipeline: each is a folder with safetensors and other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class _ComponentLayout:
-    """The layout of a file of a component, whose keys lack the component's name; ``slots`` has the whole keys."""
+    """The layout of one file of a component. Keys in the file lack the component's name; keys in ``slots`` have it."""
 
     def __init__(self, layout: OutputLayout, component: str) -> None:
         self._layout = layout
@@ -47,7 +47,7 @@ class PipelineWriter:
     def components(self, tensors: Sequence[OutTensor], known: Sequence[str]) -> dict[str, list[OutTensor]]:
         """Return the tensors of each component; raises OutputError for a tensor of a component that is not ``known``.
 
-        A tensor that is tied to one of another component gets its own bytes.
+        If a tensor is tied to a tensor of another component, both components store the values.
         """
         found: dict[str, list[OutTensor]] = defaultdict(list)
         for tensor in tensors:
@@ -62,7 +62,7 @@ class PipelineWriter:
         return dict(found)
 
     def sharding_of(self, library: str) -> IndexedShards:
-        """Return the names of the files of a component that this library saves: transformers or diffusers."""
+        """Return the sharding of a component: the file names that its library (transformers or diffusers) uses."""
         stem = "model" if library == "transformers" else "diffusion_pytorch_model"
         return IndexedShards(stem, ".safetensors")
 
@@ -78,5 +78,5 @@ class PipelineWriter:
         return _ComponentLayout(SafetensorsWriter().layout(self.stripped(tensors), metadata, recipe), component)
 
     def stripped(self, tensors: Sequence[OutTensor]) -> list[OutTensor]:
-        """Return tensors of one component with their keys in its files, without the component's name."""
+        """Return a component's tensors with their keys in its files: ``conv_in.weight`` for ``unet.conv_in.weight``."""
         return [one._replace(key=one.key.partition(".")[2], alias_of=one.alias_of.partition(".")[2]) for one in tensors]

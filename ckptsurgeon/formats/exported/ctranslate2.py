@@ -7,8 +7,9 @@ each other without alignment. Keys are the names of the variables: ``encoder/lay
 
 A variable without dimensions is a setting of the network (``encoder/num_heads``) and becomes an entry of the metadata,
 unless it is the scale of an int16 weight. An alias is a second name of a variable, and of its scale: both keys are one
-tensor. Binary versions 4 to 6 have the same fields: 5 quantises with other rounding, and 6 has settings in config.json.
-Version 3 has the size of an element in place of a type, version 2 no aliases, version 1 no name of a specification.
+tensor. Binary versions 4 to 6 have the same fields: version 5 rounds differently when it quantises, and version 6
+stores settings in config.json. Version 3 stores the size of an element instead of a type. Version 2 has no aliases, and
+version 1 has no name of a specification.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ._ctranslate2_variables import Reader, Variable, is_tensor
 __all__ = ["FORMAT"]
 
 _HEAD = re.compile(rb"([\x02-\xff])\0\0\0([\x02-\xff])\0([A-Za-z]\w*)\0")
-"""Matches a version from 2 to 255, and the name of a specification behind its length, which counts the zero too."""
+"""Matches a version from 2 to 255, the length of the specification's name with its zero byte, and the name itself."""
 _FORMATS = {"float32": "<f", "int8": "<b", "int16": "<h", "int32": "<i", "float16": "<e"}
 
 

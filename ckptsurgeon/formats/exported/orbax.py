@@ -67,7 +67,7 @@ class _Orbax:
 
 
 def _within(files: Mapping[str, StoredFile], prefix: str) -> dict[str, StoredFile]:
-    """Return the files whose paths begin with ``prefix``, without it."""
+    """Return the files whose paths begin with ``prefix``, by their paths without ``prefix``."""
     return {name.removeprefix(prefix): one for name, one in files.items() if name.startswith(prefix)}
 
 

@@ -1,10 +1,11 @@
 """Reads the model files of whisper.cpp (``ggml-base.bin``): hyper-parameters, and tensors by OpenAI's names.
 
-https://github.com/ggml-org/whisper.cpp/blob/master/models/convert-pt-to-ggml.py writes these files,
-``models/convert-h5-to-ggml.py`` and ``examples/common-ggml.cpp`` (quantised ones), too; ``src/whisper.cpp`` reads them
-(``whisper_model_load``). All numbers are of 32 bits and little-endian: the magic number, 11 hyper-parameters, the shape
-of the mel filters and the filters, the number of tokens and each token behind its length. The tensors follow up to the
-end of the file: number of dimensions, length of the name, type, dimensions from the last to the first, name, values.
+Three programs write these files: https://github.com/ggml-org/whisper.cpp/blob/master/models/convert-pt-to-ggml.py,
+``models/convert-h5-to-ggml.py`` and, for quantised models, ``examples/common-ggml.cpp``. ``src/whisper.cpp`` reads them
+(``whisper_model_load``). All numbers have 32 bits and are little-endian. A file begins with the magic number, 11
+hyper-parameters, the shape of the mel filters, the filters, the number of tokens, and the length and the text of each
+token. The tensors follow up to the end of the file: number of dimensions, length of the name, type, dimensions from the
+last to the first, name, values.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ _VERSION_FACTOR = 1000
 """``ftype`` is the number of a type plus this factor times the version of ggml's quantised types."""
 _VERSION = 2
 _UNCHANGED = ("q5_0", "q5_1")
-"""The types whose blocks are the same in version 1, https://github.com/ggml-org/llama.cpp/pull/1508.
+"""The types whose blocks did not change after version 1, https://github.com/ggml-org/llama.cpp/pull/1508.
 
 Quantised models of May 2023 have version 1. Blocks of version 0 have their codes in another order
 (https://github.com/ggml-org/llama.cpp/pull/1405).
 """
 _COLUMNS = ("encoder.conv1.bias", "encoder.conv2.bias")
-"""Biases that a file stores as (n, 1), since ggml adds them to a matrix; OpenAI's package has (n)."""
+"""Biases that a file stores with the shape (n, 1), since ggml adds them to a matrix; in OpenAI's package it is (n)."""
 _DIMENSIONS = 4
 _NAME_BYTES = 1 << 16
 _HEADER = 1 << 10
@@ -67,10 +68,10 @@ class _WhisperCpp:
     magic = (_MAGIC, _BIG_ENDIAN)
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether the file begins as one of whisper.cpp; other programs write the same magic number.
+        """Return whether the file begins like a model of whisper.cpp; other programs write the same magic number.
 
-        In a model of Whisper, encoder and decoder have the same width, and the mel filters fit the encoder. A file that
-        is too short for this check is truncated.
+        In a model of Whisper, encoder and decoder have the same width, and the number of mel filters fits the encoder.
+        A file that is too short for this check counts as a model: reading it raises the error for a truncated file.
         """
         if not isinstance(source, File) or not head.startswith(self.magic):
             return False
@@ -95,7 +96,7 @@ class _WhisperCpp:
                 tree[key] = info
             if not tree:
                 raise FormatError(
-                    "it has no tensors, as the files for-tests-ggml-*.bin of whisper.cpp's own tests.",
+                    "it has no tensors, like the files for-tests-ggml-*.bin of whisper.cpp's own tests.",
                     hint="Pass a model, such as ggml-base.bin.",
                     rule="no state dict",
                 )
@@ -116,12 +117,12 @@ class _WhisperCpp:
 
 
 _TENSORS, _IN_ENCODER_LAYER, _IN_DECODER_LAYER = 11, 15, 24
-"""The numbers of tensors outside the layers, in a layer of the encoder, and in a layer of the decoder."""
+"""The number of tensors outside the layers, in each layer of the encoder, and in each layer of the decoder."""
 _ROWS = {
     "n_vocab": "decoder.token_embedding.weight", "n_audio_ctx": "encoder.positional_embedding",
     "n_text_ctx": "decoder.positional_embedding",
 }  # fmt: skip
-"""{hyper-parameter: the tensor that has so many rows}"""
+"""{hyper-parameter: the tensor whose number of rows it gives}"""
 
 
 def _size_notes(metadata: Mapping[str, str], tree: Mapping[str, TensorInfo]) -> Iterator[str]:
@@ -167,7 +168,7 @@ def _start(file: File) -> _Start:
 
 
 def _past_tokens(file: File, begin: int) -> tuple[int, int]:
-    """Return the number of tokens, and the offset after the last one; ``begin`` is the offset of their number."""
+    """Return the number of tokens, and the offset after the last token; ``begin`` is the offset of that number."""
     if begin + 4 > file.size:
         raise cut_short("its mel filters")
     if begin > limits.GGUF_HEADER_BYTES:
@@ -233,7 +234,7 @@ def _text(raw: bytes, place: int) -> str:
 
 
 def _info(key: str, dtype: str, shape: tuple[int, ...], version: int) -> TensorInfo:
-    """Return a tensor without its storage; raises FormatError for sizes and types that no file has."""
+    """Return the header of a tensor without its storage; raises FormatError for invalid sizes and unknown types."""
     if min(shape, default=0) < 0:
         raise FormatError(
             f"the tensor {escape(key)} has the shape {list(shape)}: a size is negative.", rule="tensor size"

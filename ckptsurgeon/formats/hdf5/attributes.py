@@ -32,7 +32,7 @@ def texts_of(
 
 
 def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -> bool:
-    """Return whether an object has attributes in a heap, since they are many or long; such attributes are not read."""
+    """Return whether an object has attributes in a heap (if they are many or long); these attributes are not read."""
     info = one_of(messages, ATTRIBUTES)
     if info is None:
         return False
@@ -43,7 +43,7 @@ def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -
 
 
 def _text(blocks: BlockReader, heap: GlobalHeap, fields: Fields) -> Iterator[tuple[str, str | None]]:
-    """Yield (name, text) of an attribute that is a single text, (name, None) if it is too long; else nothing."""
+    """Yield (name, text) for an attribute that is a single text, (name, None) if it is too long; nothing for others."""
     version, flags = fields.number(1), fields.number(1)
     if not 1 <= version <= 3:
         raise malformed("an attribute", "has an unknown version")

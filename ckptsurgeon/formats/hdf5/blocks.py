@@ -15,7 +15,7 @@ __all__ = ["BlockReader", "Fields", "cut_short", "malformed"]
 
 _PAGE = 1 << 14
 _PAGES = 64
-"""How many pages of a file are kept in memory, and the size of each in bytes: related metadata lie near each other."""
+"""The number of pages of a file that stay in memory, and the bytes of a page: related metadata are close together."""
 
 
 def cut_short(what: str) -> FormatError:
@@ -73,7 +73,7 @@ class BlockReader:
 
     @property
     def undefined(self) -> int:
-        """The value that stands for "no address"."""
+        """The value that means "no address"."""
         return (1 << 8 * self.offset_size) - 1
 
     def peek(self, address: int, nbytes: int, what: str) -> bytes:
@@ -127,7 +127,7 @@ class BlockReader:
         return fields
 
     def check(self, data: bytes, what: str) -> None:
-        """Raise FormatError unless the last four bytes of ``data`` are the checksum of the others."""
+        """Raise FormatError unless the last four bytes of ``data`` are the checksum of all bytes before them."""
         self._checked -= len(data)
         if self._checked < 0:
             raise UnsafeError(
@@ -144,12 +144,12 @@ class BlockReader:
             raise UnsafeError(f"its datasets have more than {limits.HDF5_CHUNKS:,} chunks.", rule="hdf5 chunks")
 
     def address(self, fields: Fields) -> int | None:
-        """Return the next address of a block; None if it is undefined."""
+        """Return the address that comes next in ``fields``; None if it is undefined."""
         found = fields.number(self.offset_size)
         return None if found == self.undefined else found
 
     def needed(self, fields: Fields, what: str) -> int:
-        """Return the next address of a block; raises FormatError if it is undefined.
+        """Return the address that comes next in ``fields``; raises FormatError if it is undefined.
 
         ``what`` is the name of the part of the file that contains the address, for the message.
         """
@@ -159,5 +159,5 @@ class BlockReader:
         return found
 
     def length(self, fields: Fields) -> int:
-        """Return the next length of a block."""
+        """Return the length that comes next in ``fields``."""
         return fields.number(self.length_size)

@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
 def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> Iterator[Leaf]:
     """Yield the entries of level 0 of a tree of version 1.
 
-    ``kind`` is the kind that the tree has to be of, ``GROUP`` or ``CHUNKS``; ``key_size`` is the size of a key in
+    ``kind`` is the expected kind of the tree, ``GROUP`` or ``CHUNKS``; ``key_size`` is the size of a key in
     bytes. Raises FormatError if the tree is of another kind.
     """
     what = "a node of a B-tree"
@@ -34,7 +34,7 @@ def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> It
         head = Fields(blocks.peek(address, 8, what), what, 4)
         said_kind, said_level, number = head.number(1), head.number(1), head.number(2)
         if said_kind != kind or (level is not None and said_level != level):
-            raise malformed(what, "has another kind or level than its parent says")
+            raise malformed(what, "has another kind or level than expected")
         nbytes = 8 + 2 * blocks.offset_size + number * (key_size + blocks.offset_size) + key_size
         fields = blocks.block(address, nbytes, what, b"TREE")
         fields.at = 8 + 2 * blocks.offset_size
@@ -58,7 +58,8 @@ class _Level(NamedTuple):
     """The limits of one level of a tree of version 2.
 
     ``most`` is the largest number of records in a node. ``below`` is the largest number of records in a node and all
-    nodes below it. A parent node stores the actual number, of a child and all nodes below it, in ``width`` bytes.
+    nodes below it. For each child, a parent node stores the number of records in the child and all nodes below it; this
+    number has ``width`` bytes.
     """
 
     most: int

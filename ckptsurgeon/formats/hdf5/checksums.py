@@ -12,7 +12,7 @@ __all__ = ["fletcher32", "lookup3"]
 _ALL = 0xFFFFFFFF
 _TWELVE = struct.Struct("<3I")
 _STEP = 1 << 20
-"""How many words of a chunk are summed at once."""
+"""The number of words of a chunk that are summed at once."""
 
 
 def lookup3(data: bytes) -> int:

@@ -92,7 +92,7 @@ class _Wanted:
 def _picked(
     blocks: BlockReader, elements: _Elements, data: bytes, first: int, wanted: Iterable[tuple[int, Place]]
 ) -> Found:
-    """Yield the chunks of ``wanted`` that are stored; ``data`` has the elements of all these chunks and between them.
+    """Yield the chunks of ``wanted`` that are stored; ``data`` has a run of elements with all these chunks.
 
     ``first`` is the index in the array of the first element in ``data``.
     """
@@ -158,9 +158,9 @@ class _Extensible(NamedTuple):
     """The header of an extensible array.
 
     ``direct``, ``smallest`` and ``page`` are the numbers of elements in the index block, in the smallest block and in a
-    page. ``supers`` is the number of super blocks. Those with at least ``pointers`` blocks are stored on their own. For
-    the others, the index block has the addresses of their blocks. ``wide`` is the number of bytes in which a block's
-    offset in the array is stored.
+    page. ``supers`` is the number of super blocks. If a super block has fewer than ``pointers`` blocks, the index block
+    has the addresses of these blocks, otherwise the address of the super block. ``wide`` is the number of bytes in
+    which a block's offset in the array is stored.
     """
 
     elements: _Elements

@@ -195,7 +195,7 @@ class DatasetReader:
 
 
 def _fill(one: _Dataset) -> bytes:
-    """Return the bytes of the elements that were never written; b'' stands for zeros."""
+    """Return the bytes of an element that was never written; b'' if they are zeros."""
     message = one_of(one.messages, FILL) or one_of(one.messages, FILL_OLD)
     fill = fill_in(message) if message is not None and not message.shared else b""
     if len(fill) not in (0, one.kind.size):

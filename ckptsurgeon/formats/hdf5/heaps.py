@@ -13,7 +13,7 @@ __all__ = ["FractalHeap", "GlobalHeap", "local_heap", "text_in"]
 
 
 _NO_FREE = 1
-"""The offset that stands for "no free space" in a local heap."""
+"""The offset that means "no free space" in a local heap."""
 
 
 def local_heap(blocks: BlockReader, address: int) -> bytes:

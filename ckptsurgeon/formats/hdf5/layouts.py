@@ -140,7 +140,7 @@ def _filter(fields: Fields, version: int) -> Filter:
 
 
 def fill_in(message: HeaderMessage) -> bytes:
-    """Return the bytes of an element that was never written, from a fill value message; b'' stands for zeros."""
+    """Return the bytes of an element that was never written, from a fill value message; b'' if they are zeros."""
     fields = message.fields
     if message.kind == FILL_OLD:
         return fields.take(fields.number(4))

@@ -23,7 +23,7 @@ _FLOATS: dict[tuple[int, ...], str] = {
 }  # fmt: skip
 """{(bytes, sign position, exponent position and size, mantissa position and size, exponent bias): dtype}."""
 _IMPLIED = 2
-"""The number that says that the first bit of the mantissa is not stored, because it is always 1."""
+"""The code for a mantissa whose first bit is always 1 and therefore not stored."""
 _BOOL = {b"FALSE": 0, b"TRUE": 1}
 """The members of the enumeration that h5py writes for bool."""
 
@@ -103,7 +103,7 @@ def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> El
 def shape_in(blocks: BlockReader, fields: Fields) -> tuple[tuple[int, ...], tuple[int | None, ...]] | None:
     """Return (shape, largest shape) from a dataspace message; None if its dataset has no elements and no shape.
 
-    In the largest shape, None stands for an unlimited dimension.
+    In the largest shape, an unlimited dimension is None.
     """
     what = "a dataspace"
     version, rank, flags, kind = (fields.number(1) for _ in range(4))

@@ -26,7 +26,7 @@ HDF5_RECIPE = "ckptsurgeon.json"
 """The name of the dataset in the root group that contains the recipe as a text."""
 _ALIGN = 64
 _NONE = (1 << 64) - 1
-"""The value that stands for "no address"."""
+"""The value that means "no address"."""
 _SYMBOLS, _CHILDREN = 8, 32
 """The most entries of a node of symbols and of a node of a B-tree: twice the numbers in the superblock."""
 _NO_FREE = 1
@@ -178,8 +178,8 @@ class _Blocks:
         """Append nodes of symbols and the B-tree above them; return the address of its top.
 
         ``symbols`` has the symbol of each link, ``places`` the offset of its name in the heap. The keys of the B-tree
-        are such offsets: before each child stands the offset of the previous child's last name, and after it the offset
-        of its own last name.
+        are such offsets: the key before a child is the offset of the last name in the previous child, and the key after
+        it is the offset of the last name in the child.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):

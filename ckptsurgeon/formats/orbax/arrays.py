@@ -27,11 +27,11 @@ __all__ = ["ArrayReader"]
 _VALUES = "arrays"
 """The name of the file in memory that has the values of all arrays."""
 _LARGE = 64 << 20
-"""A note is made if a band has more bytes than this."""
+"""If a band has more bytes than this, a note reports it."""
 
 
 class ArrayReader:
-    """Reads the headers of the arrays of all items. ``number`` is how many there are; ``metadata`` are for the user.
+    """Reads the headers of the arrays of all items; ``number`` counts them, ``metadata`` has entries to show.
 
     ``path`` is the path of the checkpoint, for messages; ``stored`` is the size of all its files in bytes.
     """
@@ -137,7 +137,7 @@ class ArrayReader:
             ) from None
 
     def _check(self, leaf: Leaf, array: ZarrArray) -> None:
-        """Raise FormatError if ``_METADATA`` gives another shape; UnsafeError if far fewer bytes are stored."""
+        """Raise FormatError if ``_METADATA`` contradicts the array's shape, UnsafeError if too few bytes are stored."""
         part = array.shape if leaf.part is None else leaf.part
         if len(part) != len(array.shape) or any(one > size for one, size in zip(part, array.shape, strict=True)):
             raise FormatError(
@@ -154,7 +154,7 @@ class ArrayReader:
             )
 
     def _too_large(self, leaf: Leaf, array: ZarrArray) -> str:
-        """Return why the chunks of an array are too large to be read, '' if they are not; remember large ones."""
+        """Return the reason if an array's chunks are too large to be read, else ''; note large chunks in ``_large``."""
         if 0 in array.shape:
             return ""
         most = max(array.chunk_bytes, band_bytes(array.shape, array.chunk, array.element))

@@ -1,4 +1,4 @@
-"""Undoes the codecs of a chunk. How many bytes a chunk unpacks to is known beforehand, and more are refused."""
+"""Undoes the codecs of a chunk. The size of an unpacked chunk is known beforehand; any other size is an error."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class StoredFile:
 
 
 def local(folder: Folder) -> LocalFolder:
-    """Return the folder if it is on this machine; raises SourceError for one at an address."""
+    """Return the folder if it is on this machine; raises SourceError for a folder at an address."""
     if not isinstance(folder, LocalFolder):
         raise SourceError(
             f"{escape(folder.uri)} is a checkpoint of Orbax, which is read only on this machine.",
@@ -49,7 +49,8 @@ def files_of(folder: LocalFolder) -> dict[str, StoredFile]:
     """Return all files in a folder and its subfolders by their paths, sorted.
 
     Raises UnsafeError for a link that leads out of the folder, for anything that is neither a file nor a folder, and if
-    there are too many files. Only files that are listed here are read, whatever a database refers to.
+    there are too many files. A database may refer to other files, but only the files that this function returns are
+    read.
     """
     found: dict[str, StoredFile] = {}
     seen, waiting = 0, [""]
@@ -94,7 +95,7 @@ def _checked(folder: LocalFolder, name: str) -> StoredFile:
 
 
 def prints_of(folder: LocalFolder, files: Mapping[str, StoredFile]) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of the files; those of files with values have only sizes and times."""
+    """Return the fingerprints of the files; for files with values, a fingerprint has only the size and the time."""
     return tuple(FilePrint(name, one.size, _digest(folder, name, one), one.mtime_ns, "") for name, one in files.items())
 
 

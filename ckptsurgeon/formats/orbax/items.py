@@ -28,7 +28,7 @@ description for tensorstore (https://github.com/google-research/t5x/blob/main/t5
 _STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)[_-]?)?\d+")
 """Matches the name of the folder of a step."""
 _PROCESS = "ocdbt.process_"
-"""The name of the database of one process begins with this."""
+"""The names of the databases of single processes begin with this."""
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _LOOKED_INTO = 64
 """The most subfolders that are searched."""
@@ -98,7 +98,7 @@ def _place(folder: LocalFolder) -> Place:
 
 
 def _skipped(folder: LocalFolder, items: Sequence[str]) -> list[str]:
-    """Return the names of the subfolders that are neither items, nor steps if there are no items."""
+    """Return the names of the subfolders that a note reports as not read."""
     inside = _searched(folder)
     if items == [""]:  # other subfolders are its arrays and its databases
         return [name for name, content in inside.items() if _is_item(content) and not name.startswith(_PROCESS)]

@@ -1,4 +1,4 @@
-"""Finds lost chunks and arrays of an item of an Orbax checkpoint, although nothing lists its files."""
+"""Finds lost chunks and arrays of an item of an Orbax checkpoint; no file of the checkpoint lists all its files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def missing_chunks(array: ZarrArray, store: ChunkStore, prefix: str) -> int:
 
 
 def arrays_without_metadata(files: Iterable[str], arrays: Collection[str]) -> list[str]:
-    """Return the names of the folders that have chunks, but are not among ``arrays``; ``files`` are all paths."""
+    """Return the names of folders that have chunks, but are not in ``arrays``; ``files`` are the paths of all files."""
     found = {}
     for path in files:
         name, _, rest = path.partition("/")

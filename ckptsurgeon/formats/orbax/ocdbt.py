@@ -1,10 +1,10 @@
 """Reads databases in the format OCDBT: a B-tree of keys, whose values are in its nodes, or ranges of other files.
 
-https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format has the format. The manifest refers to the
-newest version itself, so that the nodes of the version tree, which has the older ones, are not read.
+https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format describes the format. The manifest refers
+directly to the newest version. So the nodes of the version tree, which lists older versions, are not read.
 
-All keys are listed once, when a database is opened. If each key was looked up, a node would be read and unpacked again
-whenever it is no longer in memory, in an order that the checkpoint chooses. The list needs some 300 bytes for each key.
+All keys are listed once, when a database is opened. If each key was looked up on its own, a checkpoint could make ckpt
+read and unpack the same nodes again and again. The list needs some 300 bytes for each key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EMPTY = (1 << 64) - 1
 
 
 class _Range(NamedTuple):
-    """A range of bytes of a file; ``base`` is the prefix of paths in it, if it is a node."""
+    """A range of bytes of a file. If it is a node, all paths in the node begin with ``base``."""
 
     file: str
     offset: int
@@ -37,7 +37,7 @@ class _Range(NamedTuple):
 
 
 class Database:
-    """The values of a database by key; ``files`` has all files of its folder, so that it refers to no others."""
+    """The values of a database by key. ``files`` has the files of its folder: references to other files are errors."""
 
     def __init__(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> None:
         self._folder, self._files, self._budget = folder, files, Budget(folder.uri)
@@ -84,7 +84,7 @@ class Database:
         return places[-1], heights[-1]
 
     def _manifest(self, name: str) -> tuple[Fields, bool]:
-        """Return the fields of a manifest after its configuration, and whether others list the versions."""
+        """Return the fields of a manifest after its configuration, and whether a numbered manifest has the versions."""
         if name not in self._files:
             raise ValueError("it has no manifest that lists versions")
         if (size := self._files[name].size) > limits.OCDBT_NODE:
@@ -100,7 +100,7 @@ class Database:
         return fields, kind == 1
 
     def _list(self, place: _Range, height: int, prefix: bytes) -> None:
-        """Add the keys of a node and of all nodes below; they begin with ``prefix``."""
+        """Add the keys of a node and of all nodes below it; all these keys begin with ``prefix``."""
         if height > limits.OCDBT_HEIGHT:
             raise ValueError(f"its B-tree is over {limits.OCDBT_HEIGHT} nodes high")
         self._check(place)
@@ -150,7 +150,7 @@ class Database:
 
 
 def _children(fields: Fields, files: Sequence[DataFile], count: int, prefix: bytes) -> Iterator[tuple[_Range, bytes]]:
-    """Yield the children of a node, each with the bytes that all keys below it begin with."""
+    """Yield (range, prefix) of each child of a node; all keys below the child begin with the prefix."""
     shared, lengths, common = fields.numbers(count - 1), fields.numbers(count), fields.numbers(count)
     keys = fields.texts(shared, lengths, prefix)
     places = _ranges(files, fields.numbers(count), fields.numbers(count), fields.numbers(count))

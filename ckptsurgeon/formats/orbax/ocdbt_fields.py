@@ -1,7 +1,7 @@
 """Reads the fields of manifests and nodes of OCDBT, and counts the bytes read, unpacked and kept.
 
-https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format has the format; its source is
-https://github.com/google/tensorstore/blob/master/tensorstore/kvstore/ocdbt/index.rst.
+https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storage-format describes the format; the source of this
+page is https://github.com/google/tensorstore/blob/master/tensorstore/kvstore/ocdbt/index.rst.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["Budget", "DataFile", "Fields", "unframed"]
 
 _HEAD, _SUM = 12, 4
 _FRAME = 400
-"""A manifest or node costs as much time as so many numbers, even if it is small."""
+"""Reading a manifest or node takes as much time as reading this many numbers, even if it is small."""
 _LONGEST = 0xFFFF
 """The most bytes of a key or path."""
 
 
 class Budget:
-    """What the nodes of a database may cost in all; raises UnsafeError as soon as they cost more.
+    """Limits the time and memory that all nodes of a database take together; raises UnsafeError above a limit.
 
-    A node of a few bytes may unpack to a long one, and a B-tree may have it many times. Keys share beginnings, so that
-    a short node may have long ones.
+    A node of a few bytes may unpack to a long one, and a B-tree may contain the same node many times. Keys share
+    prefixes, so a short node may have many long keys.
     """
 
     def __init__(self, uri: str) -> None:
@@ -60,7 +60,7 @@ class Budget:
 
 
 class DataFile(NamedTuple):
-    """The path of a file, relative to the database, and the part of it that paths in its nodes begin with."""
+    """The path of a file, relative to the database, and the prefix of this path with which paths in its nodes begin."""
 
     path: str
     base: bytes
@@ -88,7 +88,7 @@ def unframed(data: bytes, magic: int, budget: Budget) -> Fields:
 
 
 class Fields:
-    """Reads fields one after the other; raises ValueError at their end, and for those that are not valid."""
+    """Reads fields one after the other; raises ValueError if no field is left, or if a field is not valid."""
 
     def __init__(self, data: bytes | memoryview, budget: Budget) -> None:
         self._data, self._at, self.budget = data, 0, budget
@@ -115,7 +115,7 @@ class Fields:
         return self.numbers(1)[0]
 
     def numbers(self, count: int) -> Sequence[int]:
-        """Return the next numbers, each in groups of seven bits, lowest first: a set top bit says that more follow."""
+        """Return the next ``count`` numbers; each is a varint, as in protocol buffers."""
         self.budget.read(count)
         found, data, at = array("Q"), self._data, self._at
         try:
@@ -135,17 +135,17 @@ class Fields:
         return found
 
     def texts(self, shared: Sequence[int], lengths: Sequence[int], prefix: bytes = b"") -> list[bytes]:
-        """Return texts that are stored without the bytes that each has in common with the one before.
+        """Return texts, each of which is stored without the prefix that it shares with the text before it.
 
-        ``shared`` has the number of these bytes, of all texts but the first, and ``lengths`` that of the bytes that are
-        stored. Each text is returned with ``prefix`` before it.
+        ``shared`` has the length of the shared prefix of each text but the first. ``lengths`` has the number of stored
+        bytes of each text. ``prefix`` is put in front of each text.
         """
         found, last = list[bytes](), b""
         for common, length in zip((0, *shared), lengths, strict=True):
             if common > len(last) or len(prefix) + common + length > _LONGEST:
                 raise ValueError(
-                    "a node has a key or path that is too long, or that shares more bytes with the one before than "
-                    "this one has"
+                    "a node has a key or path that is too long, or whose shared prefix is longer than the "
+                    "key or path before it"
                 )
             last = last[:common] + self.take(length)
             found.append(prefix + last)
@@ -153,7 +153,7 @@ class Fields:
         return found
 
     def files(self, base: bytes) -> list[DataFile]:
-        """Return the table of files; ``base`` is the base of the file that this node is in."""
+        """Return the table of files in a node; ``base`` is the base of the file that contains this node."""
         count = self.number()
         shared = self.numbers(max(count, 1) - 1)
         lengths, bases = self.numbers(count), self.numbers(count)

@@ -15,10 +15,10 @@ _BLOSC_HEADER = 16
 
 
 def unzstd(data: bytes | memoryview, most: int) -> bytes:
-    """Return the at most ``most`` bytes that a frame of zstd unpacks to; raises ValueError if there are more.
+    """Return the bytes that a frame of zstd unpacks to; raises ValueError if there are more than ``most``.
 
-    Also raises ValueError for bytes that are not one whole frame. A frame may say how large its content is: zstandard
-    allocates that, and otherwise ``most`` bytes.
+    Also raises ValueError for bytes that are not one whole frame. If a frame states the size of its content, zstandard
+    allocates this size, otherwise ``most`` bytes.
     """
     library = _package("zstandard", "zstd")
     try:
@@ -33,8 +33,8 @@ def unzstd(data: bytes | memoryview, most: int) -> bytes:
 def unblosc(data: bytes, nbytes: int) -> bytes:
     """Return the ``nbytes`` bytes that a chunk of Blosc unpacks to; raises ValueError if its header gives another size.
 
-    https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: the header has the size of the unpacked bytes,
-    which blosc allocates, that of a block, and that of the chunk.
+    https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: the header has the size of the unpacked data
+    (blosc allocates this size), of a block, and of the chunk.
     """
     if len(data) < _BLOSC_HEADER or int.from_bytes(data[4:8], "little") != nbytes:
         raise ValueError(f"its Blosc header does not give {nbytes:,} bytes as the size of the data")

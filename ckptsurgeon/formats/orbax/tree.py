@@ -1,6 +1,6 @@
-"""Reads which values an item of an Orbax checkpoint has, from its ``_METADATA``, or from its folders if it has none.
+"""Lists the values of an item of an Orbax checkpoint, from its ``_METADATA``, or from its folders if it has none.
 
-https://github.com/google/orbax/blob/main/checkpoint/orbax/checkpoint/_src/metadata/tree.py has the fields of
+https://github.com/google/orbax/blob/main/checkpoint/orbax/checkpoint/_src/metadata/tree.py describes the fields of
 ``tree_metadata``.
 """
 
@@ -28,9 +28,10 @@ _ENDS = tuple(f"/{name}" for name in _FILES.values())
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value of a tree: the keys that lead to it, its type as Orbax calls it, and the shape of a part of it.
+    """A value of a tree: ``path`` has the keys that lead to it, ``kind`` is Orbax's name of its type.
 
-    A value that is not ``stored`` is empty. ``part`` is None if the shape that each device wrote is not known.
+    A value that is not ``stored`` is empty. ``part`` is the shape of the part that each device wrote, None if not
+    known.
     """
 
     path: tuple[str, ...]
@@ -50,13 +51,13 @@ class Leaf:
 
     @property
     def empty(self) -> Any:
-        """The value that is meant if nothing is stored: an empty dict, or None."""
+        """The value if nothing is stored: an empty dict, or None."""
         return {} if self.kind in _EMPTY else None
 
 
 @dataclass(frozen=True)
 class Item:
-    """The values of an item; ``version`` is that of zarr. If ``is_complete`` is true, all chunks are stored."""
+    """The values of an item; ``version`` is the version of zarr. If ``is_complete`` is true, all chunks are stored."""
 
     leaves: Sequence[Leaf]
     version: int
@@ -65,7 +66,7 @@ class Item:
 
     @property
     def suffix(self) -> str:
-        """The end of the key that has the metadata of an array."""
+        """The suffix of the key under which the metadata of an array are stored."""
         return f"/{_FILES[self.version]}"
 
 
@@ -128,7 +129,8 @@ def _leaf(said: Any) -> Leaf:
 def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
     """Return the values of an item without ``_METADATA``: each folder with zarr's metadata is an array.
 
-    Orbax before 0.5 and T5X wrote such items. Their folders have the keys of a value in their names, joined by dots.
+    Orbax before 0.5 and T5X wrote such items. The name of such a folder consists of the keys that lead to the value,
+    joined by dots.
     """
     found = [name for name in files if name.endswith(_ENDS)]
     if not found:
@@ -149,7 +151,7 @@ def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Put a value into nested dicts at ``path``; raises FormatError if there is another one on the way."""
+    """Put a value into nested dicts at ``path``; raises FormatError if ``path`` or a part of it already has a value."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):

@@ -26,8 +26,8 @@ _Place = tuple[int, ...]
 class ZarrValues(BandedValues):
     """The values of one array, whose chunks are in ``store``; their keys begin with ``prefix``.
 
-    ``path`` is the path of the checkpoint, for messages. If ``is_complete`` is true, every chunk has to be stored, also
-    one of zeros.
+    ``path`` is the path of the checkpoint, for messages. If ``is_complete`` is true, every chunk has to be stored, even
+    a chunk of zeros.
     """
 
     array: ZarrArray
@@ -77,7 +77,7 @@ class ZarrValues(BandedValues):
                     raise FormatError("a part of it is missing.", rule="zarr chunk")
                 continue
             if begin + size > len(data):
-                raise FormatError("a part of it lies beyond its end.", rule="zarr chunk")
+                raise FormatError("a part of it is beyond its end.", rule="zarr chunk")
             plain = without_codecs(
                 memoryview(data)[begin : begin + size], shards.codecs, prod(shards.chunk) * self.element
             )

@@ -1,7 +1,8 @@
 """Reads the metadata of one zarr array: its shape, its type, its chunks, and how each chunk is encoded.
 
-https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html and https://zarr-specs.readthedocs.io/en/latest/v3/core/; for
-``bfloat16``, the types of 8 bits and zstd, what tensorstore writes (https://google.github.io/tensorstore/driver/).
+https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html and https://zarr-specs.readthedocs.io/en/latest/v3/core/;
+``bfloat16``, the types of 8 bits and zstd are read as tensorstore writes them
+(https://google.github.io/tensorstore/driver/).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ORDERS = ("C", "F")
 class Shards:
     """How a chunk is divided into inner chunks, each with its own codecs (zarr 3, ``sharding_indexed``).
 
-    The index has the place of each inner chunk in the stored bytes: at their end, or else at their beginning.
+    The index has the offset and size of each inner chunk. It is at the end of the stored bytes, or at their beginning.
     """
 
     chunk: tuple[int, ...]
@@ -138,7 +139,7 @@ def _version_3(said: Mapping[str, Any]) -> ZarrArray:
 
 
 def _checked(array: ZarrArray) -> ZarrArray:
-    """Return the array; raises FormatError if its chunks do not divide it."""
+    """Return the array; raises FormatError if the shapes of array, chunks and inner chunks do not fit together."""
     if len(array.chunk) != len(array.shape) or 0 in array.chunk:
         raise malformed(f"give the shape {list(array.shape)}, but chunks of the shape {list(array.chunk)}")
     inner = array.shards.chunk if array.shards else array.chunk
@@ -163,7 +164,7 @@ def _separator(said: Any) -> str:
 
 
 def _type_2(said: Any) -> tuple[str, bool, str]:
-    """Return (dtype, whether it is big-endian, '' or why it is not read)."""
+    """Return (dtype, whether it is big-endian, the reason if it is not read or '')."""
     found = _V2_TYPE.fullmatch(said) if isinstance(said, str) else None
     if found is None:
         dtype, unread = _type_3(said)
@@ -194,7 +195,7 @@ def _named(said: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _codecs(said: Any, *, inner: bool = False) -> tuple[tuple[str, ...], str, bool, Shards | None]:
-    """Return (codecs that turn bytes into bytes, '' or why they are not read, whether big-endian, shards)."""
+    """Return (codecs from bytes to bytes, reason if not supported or '', whether big-endian, shards or None)."""
     if not isinstance(said, list) or not said:
         raise malformed("have no codecs")
     parts = [_named(one) for one in said]

@@ -56,7 +56,7 @@ def test_the_model_gets_the_layout_of_transformers() -> None:
 
 def test_norms_that_differ_between_ranks_are_said() -> None:
     write(change=lambda rank, state: state["norm.weight"].add_(rank))
-    said = "1 tensor that should be equal on all ranks differ; those of the first are used: norm.weight"
+    said = "1 tensor that should be equal on all ranks differ; those of the first rank are used: norm.weight"
     assert any(said in note for note in cs.inspect("model").notes)
 
 
