@@ -41,7 +41,7 @@ _KINDS = (
     (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the only average"),
     (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the only best epoch"),
 )
-"""Pairs, the best first: a regular expression for file names, and the reason why such a file is read (for a note)."""
+"""Pairs of a pattern of file names and the reason (for a note) why a matching file is read; the best pair is first."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
@@ -193,7 +193,7 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:
-    """Raise SourceError if the checkpoint to read is a broken link.
+    """Raise SourceError if the checkpoint that would be read is a broken link.
 
     No other file is read in place of the link, because it would be a different checkpoint. ``candidates`` has the names
     of the checkpoints that exist.

@@ -81,7 +81,7 @@ def _link_note(file: File) -> tuple[str, ...]:
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
-    """Raise FormatError if a folder that is itself a checkpoint also contains a file that is a checkpoint.
+    """Raise FormatError if a checkpoint folder also contains a file that is a checkpoint of its own.
 
     ``fmt`` is the format of the folder.
     """
@@ -115,7 +115,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return an error that says what kind of archive ``source`` is, if its member names show it; else ``error``."""
+    """Return an error with the kind of the archive ``source`` if its member names show the kind; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found

@@ -185,7 +185,7 @@ def _parts_unread(states: Sequence[str]) -> list[str]:
 
 
 def _left_out(folder: Folder, zero: str, parameters: Sequence[str]) -> str:
-    """Return the end of a note, which lists the optimizer states that were left out; '' if there are none.
+    """Return the end of a note: a list of the optimizer states that were left out; '' if none were.
 
     ``zero`` is the path of the folder that has a subfolder for each parameter, ``parameters`` has their names.
     """

@@ -137,7 +137,7 @@ def _why(error: SourceError, folder: Folder, shard: str) -> str:
 
 
 def _advice(error: SourceError, folder: Folder, names: Iterable[str]) -> str:
-    """Return what to do about a shard that cannot be opened; ``names`` are all shards of the index."""
+    """Return advice for a shard that cannot be opened; ``names`` are all shards of the index."""
     there: set[str] = set()
     with suppress(CheckpointError):  # not every server lists a folder
         there.update(folder.names())
@@ -182,8 +182,8 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
-        hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. If the others were left out on "
-        f'purpose, write the size of the listed ones into the index: "total_size": {size}.',
+        hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. If the other shards were left "
+        f'out on purpose, write the size of the listed shards into the index: "total_size": {size}.',
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )

@@ -164,7 +164,7 @@ def _locate(
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield the byte range (begin, end) of the number of elements (an int64) that stands in front of each storage.
+    """Yield the byte range (begin, end) of the number of elements (an int64) in front of each storage.
 
     The ranges are computed from the numbers in ``declared``; the arguments are the same as for ``_locate``.
     """

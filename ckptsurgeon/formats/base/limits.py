@@ -126,7 +126,8 @@ HDF5_CHUNKS = 1_000_000
 HDF5_BAND = 256 << 20
 """The most bytes of one chunk of an HDF5 dataset, and of one band: the chunks that are unpacked together.
 
-The values of a band are contiguous in the dataset. While it is unpacked, up to four times as many bytes are in memory.
+The values of a band are contiguous in the dataset. While a band is unpacked, up to four times as many bytes are in
+memory.
 """
 HDF5_NAME = 200
 HDF5_TEXT = 1 << 16

@@ -69,12 +69,12 @@ MARKS: Mapping[str, Mark] = {
 FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
 """The packages that contain the modules of the formats."""
 _LAST = "pickled_arrays"
-"""The reader of pickles is asked last, since other formats are pickles, too."""
+"""The reader of pickles is tried last, since files of some other formats are pickles, too."""
 
 
 @cache
 def _modules() -> dict[str, str]:
-    """Return {name of a module that may have a format: its package}, in the order in which they are asked."""
+    """Return {name of a module that may have a format: its package}, in the order in which the formats are tried."""
     found = {name: folder for folder in FOLDERS for name in module_names(folder, with_packages=False)}
     return {name: found[name] for name in sorted(found, key=lambda name: (name == _LAST, name))}
 
@@ -85,12 +85,12 @@ def module_of(name: str) -> Format | None:
 
 
 def formats() -> list[Format]:
-    """Return all formats, in the order in which they are asked: the first one that fits a file reads it."""
+    """Return all formats, in the order in which they are tried: the first format that recognises a file reads it."""
     return [one for one in map(module_of, _modules()) if one is not None]
 
 
 def formats_for(source: Source, head: bytes = b"") -> Iterator[Format]:
-    """Yield the formats to ask about a file that begins with ``head``, or about a folder.
+    """Yield the formats to try for a file that begins with ``head``, or for a folder.
 
     These are the formats whose magic bytes match, or else formats without magic bytes. So a zip archive, for example,
     is not tried as a tar archive or as an index.

@@ -151,7 +151,7 @@ class RankJoiner:
         pieces: dict[tuple[int, ...], TensorPiece] = {}
         for rank, part in parts.items():
             if part is None or part.layout != layout:
-                raise self._error(rank, f"{escape(key)} is split in another way than on the other ranks.", "rank part")
+                raise self._error(rank, f"{escape(key)} is split differently than on other ranks.", "rank part")
             if isinstance(part, MeshPart):
                 self._check_ranks(key, infos, part.ranks)
                 if rank not in part.ranks:

@@ -161,8 +161,8 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
     """Raise FormatError if the whole QKV matrix is not the concatenation of the ranks' parts.
 
-    It is their concatenation if each rank has whole groups of heads, as since version 1.0. Version 0 has all queries of
-    a rank before its keys and values.
+    It is their concatenation if each rank has whole groups of heads, which is so since version 1.0. Version 0 has all
+    queries of a rank before its keys and values.
     """
     if settings.unknown:
         raise _not_known(key, settings, "")

@@ -76,7 +76,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
         raise FormatError(
-            f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how.",
+            f"{where} belongs to a model that is split across ranks, but lacks {_INFO}, which says how it is split.",
             hint="Merge the ranks of the model with the trainer's own tool first.",
             rule="model parallel",
         )

@@ -14,7 +14,7 @@ _PARAMETERS = ("params", "target")
 
 
 def dotted_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a training state, each as one dict with dotted keys; for parameters alone, one such dict."""
+    """Return {part of a training state: its values by dotted keys}; for parameters alone, {dotted key: value}."""
     if not any(isinstance(tree.get(name), dict) for name in _PARAMETERS):
         return dotted(tree)
     return {key: dotted(one) if isinstance(one, dict) else one for key, one in tree.items()}

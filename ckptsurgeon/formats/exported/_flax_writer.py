@@ -69,7 +69,7 @@ class _FlaxLayout:
     def __init__(self, tree: Nested, recipe: Sequence[str]) -> None:
         self._entries = len(tree)
         self._pieces = [bytearray()]
-        """The bytes before the first array, those between two arrays, and those after the last array."""
+        """Pieces of bytes: before the first array, between each two arrays, and after the last array."""
         _append(tree, self._pieces)
         at = sum(map(len, self._start(recipe)))
         self.slots: dict[str, tuple[int, int]] = {}

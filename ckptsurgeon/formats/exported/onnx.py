@@ -91,9 +91,9 @@ def _notes(found: OnnxModel, tree: Mapping[str, TensorInfo]) -> Iterator[str]:
     if made:
         have = "1 weight has a name" if len(made) == 1 else f"{len(made)} weights have names"
         yield (
-            f"{have} that the exporter made, such as {escape(made[0])}: weights of linear layers are transposed "
-            "there, and the gates of LSTM and GRU are in another order; use the checkpoint that was exported, if you "
-            "have it"
+            f"{have} that the exporter made, such as {escape(made[0])}: in the file, weights of linear layers are "
+            "transposed, and the gates of LSTM and GRU are in another order; use the checkpoint that was exported, if "
+            "you have it"
         )
 
 

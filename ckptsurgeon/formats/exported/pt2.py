@@ -34,7 +34,7 @@ __all__ = ["FORMAT"]
 
 _VERSION = "archive_version"
 _OTHERS_FIRST = (b"data.pkl", b".npy")
-"""In archives of ``torch.save`` and of numpy, the name of the first record ends with one of these."""
+"""Endings of the name of the first record in archives of ``torch.save`` and of numpy."""
 _WEIGHTS, _CONSTANTS, _COMPILED = "data/weights/", "data/constants/", "data/aotinductor/"
 _CONFIG = {_WEIGHTS: "_weights_config.json", _CONSTANTS: "_constants_config.json"}
 _ENTRY = {_WEIGHTS: "state_dict", _CONSTANTS: "constants"}

@@ -20,10 +20,10 @@ __all__ = ["Place", "find_items", "is_checkpoint"]
 _STEP_METADATA = "_CHECKPOINT_METADATA"
 _MARKS = {METADATA, _STEP_METADATA, MANIFEST}
 _OLD = "checkpoint"
-"""A file that Orbax before 0.5 and T5X wrote next to the folders of arrays; other toolkits have such a file, too.
+"""A file that Orbax before 0.5 and T5X wrote next to the folders of arrays; other toolkits use the same name.
 
-It is a msgpack file of Flax with the tree: values that are not stored as zarr, and for each other array its name or a
-description for tensorstore (https://github.com/google-research/t5x/blob/main/t5x/checkpoints.py).
+It is a msgpack file of Flax with the tree of values. For an array that is stored as zarr, it has the name of the array
+or a description for tensorstore (https://github.com/google-research/t5x/blob/main/t5x/checkpoints.py).
 """
 _STEP = re.compile(r"(?:(?:checkpoint|ckpt|step)[_-]?)?\d+")
 """Matches the name of the folder of a step."""
@@ -160,6 +160,6 @@ def _is_array(names: Sequence[str]) -> bool:
 
 
 def _steps(folder: LocalFolder, inside: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the names of those subfolders that are checkpoints of steps; ``inside`` has the content of each."""
+    """Return the names of the subfolders that are checkpoints of steps; ``inside`` has each subfolder's content."""
     named = {name: content for name, content in inside.items() if _STEP.fullmatch(name)}
     return [name for name, content in named.items() if _MARKS & set(content) or _items(folder.inside(name))]

@@ -78,7 +78,7 @@ class OpaqueResult:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Store items that the pickle adds to the object; for a dict, these are key, value, key, value and so on."""
+        """Store items that the pickle adds to the object; for a dict, they are keys and values in turn."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:

@@ -40,8 +40,8 @@ Slice = tuple[tuple[int, int], ...]
 class BundleEntry:
     """One tensor: ``dtype`` is TensorFlow's number for its dtype; its bytes are in data file ``shard``.
 
-    There, it begins at ``offset`` and has ``size`` bytes. ``slices`` are the parts of a partitioned variable; each part
-    is stored under its own key.
+    In this file, the bytes begin at ``offset``, and ``size`` is their number. ``slices`` are the parts of a partitioned
+    variable; each part is stored under its own key.
     """
 
     dtype: int
@@ -161,7 +161,7 @@ def _slice(data: bytes) -> Slice:
 # Partitioned variables of TensorFlow: the key of each slice, and the tensor made of all slices.
 #
 # A key consists of a zero, the name, the number of dimensions, then start and length of each dimension
-# (``EncodeTensorNameSlice``). Keys, compared as bytes, have the order of these values
+# (``EncodeTensorNameSlice``). Keys, compared as bytes, have the same order as the values
 # (tensorflow/core/lib/strings/ordered_code.h).
 
 _ESCAPED = re.compile(rb"[\x00\xff]")

@@ -98,7 +98,7 @@ def place_of(name: str, shape: tuple[int, ...], names: Collection[str]) -> tuple
 
 LAST = "checkpoint"
 STATES = ("best_dev_checkpoint", LAST)
-"""Files that say which checkpoint to read, in the order in which Coqui STT looks for them: best, then last."""
+"""Files that name the checkpoint to read, in the order in which Coqui STT looks for them: best, then last."""
 _NAMED = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.S)
 _DATA = re.compile(r"\.data-\d{5,}-of-\d{5,}$")

@@ -1,9 +1,9 @@
 """Reads LevelDB's sorted tables, which may be compressed with Snappy; TensorFlow's index is such a table.
 
-A table has blocks of sorted keys, which share prefixes; after each block, a byte for its compression and a masked
-CRC-32C; an index block with the positions of the blocks; and a footer of 48 bytes with the position of the index block
-(leveldb's ``doc/table_format.md``). LevelDB checks only the blocks that it needs. This module reads and checks all
-blocks in order, and refuses a file that two readers could interpret differently.
+A table has blocks of sorted keys, which share prefixes. After each block come a byte for its compression and a masked
+CRC-32C. At the end of the table are an index block with the positions of the blocks, and a footer of 48 bytes with the
+position of the index block (leveldb's ``doc/table_format.md``). LevelDB checks only the blocks that it needs. This
+module reads and checks all blocks in order, and refuses a file that two readers could interpret differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FOOTER", "MAGIC", "decompress_snappy", "entries", "is_table"]
 # Snappy's block format, in which LevelDB's tables may be compressed (google/snappy, format_description.txt).
 
 _RATIO = 24
-"""Snappy can at best turn three bytes into 64 (a copy), so a block that claims a higher ratio than this is invalid."""
+"""In Snappy, three bytes (a copy) unpack to at most 64, so a block that claims a higher ratio than this is invalid."""
 
 
 def decompress_snappy(data: bytes, most: int) -> bytes:

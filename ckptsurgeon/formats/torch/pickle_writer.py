@@ -49,9 +49,9 @@ class PickleWriter:
             self.kept(code)
 
     def fetched(self, what: object) -> bool:
-        """Append the instruction that loads the value called ``what`` from the memo, and return True.
+        """Append the instruction that loads a value from the memo; ``what`` is its name in the call of ``kept``.
 
-        Return False, and append nothing, if ``kept`` was not called with ``what`` before.
+        Return whether the memo has the value: if ``kept`` was not called with ``what`` before, nothing is appended.
         """
         index = self._memo.get(what)
         if index is None:

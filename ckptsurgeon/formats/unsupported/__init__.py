@@ -1,1 +1,1 @@
-"""Recognises files and folders that this package cannot read, so that error messages can say what they are."""
+"""Recognises files and folders that this package cannot read, so that error messages can name their kind."""

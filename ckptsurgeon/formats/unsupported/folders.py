@@ -81,7 +81,7 @@ def pipeline_index(folder: Folder) -> dict[str, Any]:
 
 
 def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
-    """Yield those of the subfolders ``inside`` that have weights; only the first ``_LOOKED_INTO`` are searched."""
+    """Yield the names in ``inside`` of subfolders that have weights; only the first ``_LOOKED_INTO`` are searched."""
     for name in inside[:_LOOKED_INTO]:
         with suppress(CheckpointError):
             names = folder.inside(name).names()
