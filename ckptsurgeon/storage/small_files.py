@@ -54,7 +54,7 @@ class IrregularError(OSError):
 def open_regular(path: str | os.PathLike[str]) -> int:
     """Return a descriptor of a regular file; raises OSError for anything else.
 
-    Opening something else could block (a FIFO) or have an effect (a device).
+    Opening any other kind of file could block (a FIFO) or have an effect (a device).
     """
     name = os.fspath(path)
     try:

@@ -129,7 +129,7 @@ def blob_of(path: str) -> str:
 def remove_kept(path: str) -> None:
     """Remove a file of a snapshot in the cache, and the blob that the file links to.
 
-    Without the blob, no other commit in the cache can use these bytes either. Nothing is removed if a folder in
+    The blob is removed so that no other commit in the cache uses the same bytes. Nothing is removed if a folder in
     ``path`` is a link.
     """
     folder = os.path.dirname(path)

@@ -55,7 +55,7 @@ def copy_bytes(source: File, output: StagedFile) -> None:
         done += len(chunk)
 
 
-# Puts a fetched file in place. An existing file that comes from elsewhere is neither used instead nor replaced.
+# Puts a fetched file in place. An existing file of another origin is neither used nor replaced.
 
 
 @dataclass

@@ -18,7 +18,7 @@ __all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_
 # Checks whether two paths are one file: replacing one of them would destroy the other.
 
 _MOST_LINKS = 40
-"""How many links Linux follows in one path (``path_resolution(7)``)."""
+"""The most links that Linux follows in one path (``path_resolution(7)``)."""
 
 
 def is_same_file(source: str, path: str) -> bool:

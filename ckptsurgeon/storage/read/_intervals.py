@@ -60,7 +60,7 @@ def cut(ranges: Iterable[Range], most: int) -> list[Range]:
     return [(at, min(at + most, end)) for begin, end in ranges for at in range(begin, end, most)]
 
 
-# Runs work in several threads; if a thread fails or the user interrupts, the other threads are not waited for.
+# Runs work in several threads; does not wait for the other threads if one thread fails or the user interrupts.
 
 T = TypeVar("T")
 

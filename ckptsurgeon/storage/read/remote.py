@@ -20,7 +20,7 @@ BLOCK = 64 << 10
 GAP = 64 << 10
 """Ranges with at most this many bytes between them are one request, because a second request would take longer."""
 REQUEST = 4 << 20
-"""The most bytes of one request; a lost connection loses at most as many."""
+"""The most bytes of one request, and so the most bytes that a lost connection loses."""
 CONNECTIONS = 4
 """How many requests for one file are sent at the same time."""
 

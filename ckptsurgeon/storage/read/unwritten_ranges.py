@@ -1,7 +1,7 @@
 """Finds the ranges of a file that were never written, and are read as zeros.
 
-These are the holes of a sparse file (lseek(2), SEEK_HOLE), and space that was only reserved (fallocate(2)). Once such
-space has been read, lseek calls it data, so the file system's map of the file is read as well
+These are the holes of a sparse file (lseek(2), SEEK_HOLE), and space that was only reserved (fallocate(2)). Once
+reserved space has been read, lseek reports it as data, so the file system's map of the file is read as well
 (https://docs.kernel.org/filesystems/fiemap.html).
 """
 
@@ -21,7 +21,7 @@ _SYNC, _RESERVED, _LAST = 1, 0x800, 1
 """A flag of the ioctl (write cached data first), and two flags of an extent (it is only reserved; it is the last)."""
 _REQUEST, _EXTENT = struct.Struct("=QQIIII"), struct.Struct("=QQQ16xI12x")
 _EXTENTS = 256
-"""How many extents are asked for at once."""
+"""The most extents that are requested at once."""
 
 
 def unwritten_ranges(fd: int, size: int) -> tuple[tuple[int, int], ...]:

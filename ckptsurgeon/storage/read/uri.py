@@ -31,7 +31,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?
 
 _PACKAGE = "ckptsurgeon.storage.read"
 MODULES = {"": "local", "file": "local", "hf": "hub", "http": "web", "https": "web"}
-"""{scheme: module that reads it}; for other schemes, each module says which it reads."""
+"""{scheme: module that reads it}; for all other schemes, the lists ``schemes`` of all modules are searched."""
 
 
 class _Opener(Protocol):

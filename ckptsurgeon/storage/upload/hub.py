@@ -97,7 +97,7 @@ class HubDestination:
         advance(made.upload_info.size)
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Make one commit that adds the uploaded files and removes others."""
+        """Make one commit that adds the uploaded files and removes the files ``removed``."""
         from huggingface_hub import CommitOperationDelete
 
         gone = [CommitOperationDelete(f"{self._folder}{name}") for name in removed if name not in self._made]

@@ -21,7 +21,7 @@ SMALL = 64 << 10
 BEGINNING = 4096
 """The number of bytes at the beginning of a shard that are kept in any case, since they show its format."""
 MOST_KEPT, FEWEST = 16 << 20, 8
-"""Of a shard, at most ``MOST_KEPT`` bytes of small tensors are kept, and at most 1/``FEWEST`` of its size."""
+"""The small tensors that are kept of a shard have at most ``MOST_KEPT`` bytes, and at most 1/``FEWEST`` of its size."""
 
 
 def check_deletable(path: str, shown: str) -> None:

@@ -170,10 +170,10 @@ def staged_folder(
 ) -> Iterator[StagedFolder]:
     """Yield a temp folder to write into; if the block succeeds, it atomically replaces ``path``.
 
-    But other files of ``path`` are kept, except those in ``stale``. ``size`` is the number of bytes that will be
-    written. ``unfinished`` is the unfinished output of an earlier run that this run continues. With ``restart``,
-    unfinished outputs are removed. Raises OutputError if the folder cannot be written, or if there is an unfinished
-    output and neither ``unfinished`` nor ``restart`` is given.
+    Files of ``path`` that the temp folder lacks are kept, except the files ``stale``. ``size`` is the number of bytes
+    that will be written. ``unfinished`` is the unfinished output of an earlier run that this run continues. With
+    ``restart``, unfinished outputs are removed. Raises OutputError if the folder cannot be written, or if there is an
+    unfinished output and neither ``unfinished`` nor ``restart`` is given.
     """
     if unfinished is None:
         check_no_unfinished(path, path, restart=restart)

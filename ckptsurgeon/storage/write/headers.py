@@ -53,7 +53,7 @@ RECORD = ".rename"
 
 
 class NewHeader(NamedTuple):
-    """A header to replace: the first bytes (length and header) that the file ``path`` has now, and its new ones."""
+    """A header to replace in the file ``path``: ``old`` are its present length and header, ``new`` the new ones."""
 
     path: str
     old: bytes

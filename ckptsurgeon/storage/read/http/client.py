@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 CONNECT_S = 15.0
-"""How many seconds connecting to a server may take."""
+"""The most seconds that connecting to a server may take."""
 TRIES = 5
 """After this many failed attempts, a request is not sent again."""
 ENOUGH = 64 << 10
