@@ -23,11 +23,11 @@ def _warn(check: str, todo: str) -> tuple[str, bool, str]:
 
 
 class NoteKind(Enum):
-    """What a note is about: the check of ``ckpt check`` that reports it, whether as a failure, and the advice.
+    """The kind of a note: the check of ``ckpt check`` that reports it, whether the note is a failure, and the advice.
 
     A note is serious, and so a failure, if the model cannot be loaded, or if the loaded model would compute with other
-    weights than the stored ones. Any other contradiction is a warning. Some checks find the same themselves, and report
-    no notes. ``check`` is empty if no check reports such a note.
+    weights than the stored ones. Any other contradiction is a warning. Some checks find such faults themselves, and
+    report no notes. ``check`` is empty if no check reports such a note.
     """
 
     check: str
@@ -35,20 +35,20 @@ class NoteKind(Enum):
     todo: str
 
     def __new__(cls, check: str, is_serious: bool, todo: str) -> NoteKind:
-        """Return a member; its value is a number, since kinds of the same check and advice must differ."""
+        """Return a member; its value is a number, because kinds with the same check and advice must differ."""
         made = object.__new__(cls)
         made._value_ = len(cls.__members__)
         made.check, made.is_serious, made.todo = check, is_serious, todo
         return made
 
     REMARK = _warn("", "")
-    """Says how a checkpoint was opened, or what checks of values find for all tensors: no check reports the note."""
+    """Says how a checkpoint was opened, or what the checks of values find again in all tensors: no check reports it."""
 
     TRANSPOSED = _warn("", "")  # noqa: PIE796 - members differ by their numbers
-    """Says that a matrix may be transposed, as its name or its neighbours let one expect; values may show otherwise."""
+    """Says that a matrix may be transposed, judging by its name or its neighbours; its values may disprove this."""
 
     SERIOUS = _fail("", "")
-    """A serious note that no check reports, or whose kind is not known, since its plan was read from JSON."""
+    """A serious note that no check reports, or whose kind is unknown because its plan was read from JSON."""
 
     ADAPTER_BESIDE = _warn(
         "other-notes", "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."

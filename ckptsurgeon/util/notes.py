@@ -85,12 +85,12 @@ def is_serious(note: str) -> bool:
 
 
 def serious_places(notes: Iterable[str]) -> list[int]:
-    """Return the places of the serious notes, counted from 0."""
+    """Return the positions of the serious notes in ``notes``, counted from 0."""
     return [place for place, note in enumerate(notes) if is_serious(note)]
 
 
 def with_serious(texts: Iterable[str], places: Iterable[int]) -> Iterator[str]:
-    """Yield the texts of notes; those at ``places``, which ``serious_places`` returned, are serious notes again."""
+    """Yield the texts; a text at one of ``places``, the result of ``serious_places``, becomes a serious note again."""
     serious = frozenset(places)
     return (Note(NoteKind.SERIOUS, one) if place in serious else one for place, one in enumerate(texts))
 
@@ -101,12 +101,12 @@ def reworded(note: Text, text: str) -> Text:
 
 
 def with_prefix(prefix: str, note: Text) -> Text:
-    """Return a note with a text in front, such as ``name: ``; its kind stays the same."""
+    """Return a note with ``prefix``, such as ``name: ``, in front of its text; its kind stays the same."""
     return reworded(note, f"{prefix}{note}")
 
 
 def without_prefix(prefix: str, note: Text) -> Text:
-    """Return a note without a text in front of it, if it is there; its kind stays the same."""
+    """Return a note without ``prefix`` in front of its text; its kind stays the same."""
     return reworded(note, note.removeprefix(prefix))
 
 

@@ -1,4 +1,4 @@
-"""Tells which process of ``torchrun`` this is.
+"""Reads facts about the ``torchrun`` job of this process from the environment: rank, processes, restarts.
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
