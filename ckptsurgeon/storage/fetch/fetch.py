@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class _FetchRequest:
-    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay where they are, other files go to a cache."""
+    """A request of ``ckpt fetch``; if ``folder`` is None, local files stay in place, and other files go to a cache."""
 
     origin: FetchOrigin
     sha256: str
