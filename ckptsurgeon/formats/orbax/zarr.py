@@ -46,7 +46,7 @@ class ZarrArray:
 
     ``chunk`` is the shape of a chunk. ``codecs`` are the codecs of a chunk in the order in which they were applied. The
     key of a chunk begins with ``key``; its place in the grid follows, with ``separator`` between the numbers. ``fill``
-    is the value of missing elements in the array's byte order, b'' if it is zero, None if it is not known.
+    is the value of missing elements in the array's byte order, b'' if it is zero, None if it is not supported.
     """
 
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ class ZarrArray:
         return prod(self.chunk) * self.element
 
     def key_of(self, place: Sequence[int]) -> str:
-        """Return the key of the chunk at a place in the grid; in version 2, a chunk without a place has the key 0."""
+        """Return the key of the chunk at a place in the grid; in version 2, the only chunk of a scalar has the key 0."""
         numbers = self.separator.join(map(str, place))
         return f"{self.key}{self.separator}{numbers}" if self.key and numbers else self.key or numbers or "0"
 

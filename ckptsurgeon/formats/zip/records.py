@@ -58,7 +58,7 @@ class RecordOffsets(NamedTuple):
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """The two byte ranges, each (begin, end), around the record's data: its header, and what follows the data."""
+        """Two byte ranges (begin, end): the record's header, and the bytes from the end of its data to the next header."""
         return [(self.header, self.data), (self.end, self.next)]
 
 
