@@ -72,7 +72,7 @@ class ZarrArray:
         return prod(self.chunk) * self.element
 
     def key_of(self, place: Sequence[int]) -> str:
-        """Return the key of the chunk at a place in the grid; in version 2, the only chunk of a scalar has the key 0."""
+        """Return the key of the chunk at a place in the grid; in version 2, the chunk of a scalar has the key 0."""
         numbers = self.separator.join(map(str, place))
         return f"{self.key}{self.separator}{numbers}" if self.key and numbers else self.key or numbers or "0"
 

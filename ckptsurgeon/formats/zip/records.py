@@ -58,7 +58,7 @@ class RecordOffsets(NamedTuple):
 
     @property
     def frames(self) -> list[tuple[int, int]]:
-        """Two byte ranges (begin, end): the record's header, and the bytes from the end of its data to the next header."""
+        """Two byte ranges (begin, end): the record's header, and the bytes between its data and the next header."""
         return [(self.header, self.data), (self.end, self.next)]
 
 
