@@ -70,7 +70,7 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step has the operation that follows from its policy and the shapes of source and output.
+    """Return whether a step has the operation that its policy needs for the shapes of source and output.
 
     A policy says what to do if the two shapes differ.
     """

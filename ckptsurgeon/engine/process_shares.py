@@ -31,7 +31,10 @@ BASE, TORCH = 60 << 20, 200 << 20
 """The bytes of memory that Python and ckpt use, and that torch uses: several processes communicate through torch."""
 
 UNEVEN, CLEARLY = 1.25, 1.1
-"""Other shards are proposed if a process writes so many times the mean, and if they make that so many times less."""
+"""Other shards are proposed if the unevenness of the shares exceeds ``UNEVEN``: the largest share, divided by the mean.
+
+They are proposed only if they divide the unevenness by more than ``CLEARLY``.
+"""
 SHARDS_EACH = (2, 4, 8, 16)
 MEGABYTE = 10**6
 
@@ -63,9 +66,9 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
 
 
 def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: int) -> tuple[str, float]:
-    """Return (the size of shards that ``number`` processes share most evenly, how unevenly), of a few sizes.
+    """Return the size of shards that ``number`` processes share most evenly, and the unevenness of their shares.
 
-    The largest size that is even enough is returned at once.
+    A few sizes are tried, the largest first. A size with an unevenness of at most ``UNEVEN`` is returned at once.
     """
     found: list[tuple[float, str]] = []
     for shards in SHARDS_EACH:

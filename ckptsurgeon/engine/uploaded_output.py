@@ -1,4 +1,4 @@
-"""Manages the temporary files of an output at an address: all appear there at the end, when all are uploaded."""
+"""Manages the temporary files of an output at an address: the files appear there only after all are uploaded."""
 
 from __future__ import annotations
 

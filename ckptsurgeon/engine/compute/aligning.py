@@ -196,9 +196,9 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows``, the rows of one model, with None in place of each row that is not lent.
+    """Return ``rows`` of one model, with None in place of each row that no other model gets.
 
-    A row is lent if other models, which lack its token, get it.
+    Another model gets a row if it lacks the token of this row (``VocabularyRows.lent``).
     """
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

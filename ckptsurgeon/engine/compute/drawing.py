@@ -1,4 +1,4 @@
-"""Writes the tensors for which the destination's initialiser draws values, or values beside those of a source."""
+"""Writes the tensors for which the destination's initialiser draws all values, or those that a source lacks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class _Drawn(NamedTuple):
 def draw_steps(runs: Iterable[PartRun]) -> None:
     """Write the tensors of ``runs`` for which the destination's initialiser draws values.
 
-    Tensors that can be drawn in pieces are written piece by piece, each in a thread; the others one at a time.
+    Tensors that can be drawn in pieces are written piece by piece, several tensors at once. All other tensors are
+    written one at a time.
     """
     drawn: dict[str, _Drawn] = {}
     for run in runs:
@@ -103,7 +104,7 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
 
 
 def _origin(run: PartRun, step: Step) -> Part | None:
-    """Return the tensor of a source that has some of the values; None if all values are drawn."""
+    """Return the source tensor that has some of the values of a step, and its checkpoint; None if all are drawn."""
     if step.op == "init":
         return None
     assert step.source is not None

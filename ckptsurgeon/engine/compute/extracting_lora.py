@@ -93,7 +93,11 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
 
 
 def _merge_in_basis(factor: Factor, key: str) -> MergeInBasis:
-    """Return how KnOTS merges; ``key`` is that of the first input, which the steps of both factors have."""
+    """Return the settings with which KnOTS merges the products of a factor's inputs.
+
+    The random numbers of DARE depend on ``key``. It is the key of the step's first input, so the steps of both factors
+    (A and B) get the same numbers.
+    """
 
     def uniform(model: int, shape: tuple[int, ...]) -> Array:
         return random_numbers(factor.seed, key, model, 0, shape)

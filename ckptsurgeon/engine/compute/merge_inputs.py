@@ -49,7 +49,7 @@ MANY = 8
 """With more models than this, slices have fewer elements than ``ELEMENTS`` or ``DEVICE_ELEMENTS``."""
 
 TEMPORARIES = 3
-"""A merge method has at most this many temporary arrays for each input, each of a slice's size, beside the inputs."""
+"""For each input, a merge method has at most this many temporary arrays of a slice's size in memory."""
 
 WHOLE = 4 * 8
 """The bytes of each element of a matrix that is merged as a whole: four matrices in double precision."""
@@ -71,7 +71,7 @@ def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBl
 
 
 def _count(step: Step) -> int:
-    """Return how many tensors a slice has values of: the models, the base and, for some methods, the statistics.
+    """Return the number of arrays in a slice: the models, the base and, for some methods, the statistics.
 
     Statistics are in a slice only if they have one value for each element, as Fisher information has.
     """
@@ -184,7 +184,7 @@ class MergedTensors:
         return tuple(map(self.library.put, read))
 
     def gram(self, model: int, expert: int = 0) -> Array:
-        """Return the Gram matrix of a model's inputs, or of those of one of its experts, in double precision."""
+        """Return the Gram matrix of the inputs of a model's layer, or of one expert's inputs, in double precision."""
         info, _ = self._statistics[model]
         box = tuple((0, size) for size in info.shape)
         if len(info.shape) == 3:

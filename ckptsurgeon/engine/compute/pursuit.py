@@ -37,7 +37,7 @@ BAND_BYTES, BAND_ROWS = 16 << 20, 8192
 The size is that of the rows in single precision, in bytes.
 """
 ARRAYS = 6
-"""How many arrays in double precision, with a row for each token that is computed together, are in memory at once."""
+"""How many arrays in double precision are in memory at once, each with a row for each of the tokens in a group."""
 
 
 def is_pursuit(step: Step) -> bool:
@@ -57,10 +57,10 @@ def pursuit_bytes(step: Step) -> tuple[int, int]:
 
 
 def pursuit_passes(step: Step, memory: int) -> int:
-    """Return how often the donor's rows are read at most.
+    """Return the largest number of times that the donor's rows are read.
 
-    They are read twice if the rows of shared tokens stay in memory; otherwise, they are read again for each term of the
-    sums, for each group of new tokens that are computed together.
+    They are read twice if the rows of shared tokens stay in memory. Otherwise, the new tokens are divided into groups
+    that are computed together: for each group, the rows are read again for each term of the sums.
     """
     rows, donor = _rows(step)
     if pursuit_bytes(step)[1] <= memory // 2:

@@ -16,7 +16,7 @@ WORDS = 8
 
 
 def random_numbers(seed: int, key: str, model: int, offset: int, shape: tuple[int, ...]) -> Array:
-    """Return the random numbers in [0, 1) for the elements from ``offset`` on of a model's tensor, in ``shape``."""
+    """Return an array of ``shape``: random numbers in [0, 1) for a tensor's elements from the index ``offset`` on."""
     said = f"{seed}\0{model}\0{key}".encode("utf-8", "surrogatepass")
     philox = int.from_bytes(hashlib.blake2b(said, digest_size=16).digest(), "little")
     size, (first, skipped) = prod(shape), divmod(offset, WORDS)

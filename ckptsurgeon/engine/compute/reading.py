@@ -396,7 +396,7 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts ``lost``, but without the count of zeros if no input has a dtype whose cast can make zeros.
+    """Return the counts ``lost``; the count of zeros becomes 0 if no cast from an input's dtype can make zeros.
 
     In that case, the zeros are results of the computation, not values that a narrower dtype has lost.
     """

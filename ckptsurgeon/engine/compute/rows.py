@@ -206,7 +206,7 @@ def _moved(box: Box, dim: int, by: int) -> Box:
 
 
 def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield (part, region) for each part of ``box`` with values of the source; the values are in this region there."""
+    """Yield (part, region) for each part of ``box`` whose values come from the source, from this region of it."""
     parts, dim = parts_of(step.policy)
     sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
     for part in range(parts):

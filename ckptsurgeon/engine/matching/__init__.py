@@ -1,1 +1,1 @@
-"""Weight matching: the permutations of one model's channels, heads and experts that make it most like another."""
+"""Weight matching: finds the order of a model's channels, heads and experts that makes it most similar to another."""

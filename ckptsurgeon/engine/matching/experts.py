@@ -26,7 +26,7 @@ __all__ = ["MatchedExpert", "match_expert"]
 
 @dataclass(frozen=True)
 class MatchedExpert:
-    """The order of an expert's channels in which it is most like another, and the cosine before and after.
+    """The order of an expert's channels in which it is most similar to another; the cosine before and after.
 
     ``order`` has, for each new position, the old index of the channel that moves there.
     """
@@ -44,7 +44,7 @@ class MatchedExpert:
 def match_expert(
     source: Checkpoint, parts: Sequence[Part], channels: int, first: int, second: int, memory: int
 ) -> MatchedExpert:
-    """Return the order of the channels of the expert ``second`` in which it is most like the expert ``first``.
+    """Return the order of the channels of the expert ``second`` in which it is most similar to the expert ``first``.
 
     ``parts`` are the parts of axes with the ``channels``, in tensors whose dimension 0 counts the experts. Raises
     PlanError for NaN and infinite values, and if ``memory``, in bytes, is too small for the similarities.

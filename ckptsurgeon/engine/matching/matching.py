@@ -59,7 +59,7 @@ class MatchedGroup:
 
 
 def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> list[MatchedGroup]:
-    """Return the order of the units of each group in which ``model`` is most like ``reference``.
+    """Return, for each group, the order of its units in which ``model`` is most similar to ``reference``.
 
     Units are channels, heads or experts. Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is
     too small for a matrix of similarities.

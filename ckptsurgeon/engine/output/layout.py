@@ -81,7 +81,7 @@ DEFAULT_SHARD = "5GB"
 USUAL = ("safetensors", "pth")
 """The formats that hints name first."""
 ALL_RANKS = "all ranks"
-"""The name of the ``OutputFile`` that stands for the files of all ranks."""
+"""The name of the ``OutputFile`` that represents the files of all ranks."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class OutputOptions:
 class OutputFile:
     """One file of an output: its name in the folder ('' for a single file) and its layout.
 
-    If the format has a file for each rank, one ``OutputFile`` with the name ``ALL_RANKS`` stands for all these files.
+    If the format has a file for each rank, one ``OutputFile`` with the name ``ALL_RANKS`` represents all of them.
     """
 
     name: str

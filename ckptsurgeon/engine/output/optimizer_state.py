@@ -17,9 +17,10 @@ __all__ = ["optimizer_state"]
 
 
 def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
-    """Return the groups of parameters of an output, and the places of its tensors; the settings are the source's.
+    """Return the entries of an output with an optimizer's state: groups of parameters, and the dicts with its tensors.
 
-    Raises PlanError if the source has other groups than when the plan was made.
+    The settings of each group, such as the learning rate, are those of the source. Raises PlanError if the source has
+    other groups than when the plan was made.
     """
     given = source.others.get(GROUPS)
     groups = given if isinstance(given, list) else []
@@ -39,6 +40,6 @@ def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
 
 
 def _place(key: str, parameters: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Return the keys of the dicts that lead to a tensor: ``state``, the parameter's number or name, its own name."""
+    """Return the keys that lead to a tensor in nested dicts: ``state``, a parameter (0 or its name), ``exp_avg``."""
     parameter, _, name = key.removeprefix(f"{STATE}.").rpartition(".")
     return STATE, parameters.get(parameter, parameter), name

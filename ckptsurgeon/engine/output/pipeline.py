@@ -46,7 +46,7 @@ def writes_components(writer: Writer) -> TypeGuard[ComponentWriter]:
 def check_pipeline(path: str) -> dict[str, str]:
     """Return {component: its library} for the pipeline in the folder ``path``; raises ConfigError if there is none.
 
-    Components that the pipeline does without have no library, and are left out.
+    Components that the pipeline does not use have no library, and are left out.
     """
     if scheme_of(path):
         raise ConfigError(
@@ -132,7 +132,8 @@ def component_weights(path: str, components: Sequence[str]) -> Iterator[str]:
 def component_notes(path: str, written: Sequence[str]) -> Iterator[str]:
     """Yield notes on components that got no weights although they are models, or that still have other weights.
 
-    ``path`` is the output folder, and ``written`` are the components with new weights. There are no notes without any.
+    ``path`` is the output folder, and ``written`` are the components with new weights. If ``written`` is empty, nothing
+    is yielded.
     """
     others = [name for name in _libraries(path) if name not in written] if written else []
     for component in written:
@@ -142,7 +143,7 @@ def component_notes(path: str, written: Sequence[str]) -> Iterator[str]:
         if weights := _weights_in(path, component):
             yield f"{escape(component)} still has weights from before this run: {listing(weights, 2, where='')}"
         elif os.path.isfile(os.path.join(path, component, CONFIG)):
-            yield f"{escape(component)} has no weights: no tensor is for this component of the pipeline"
+            yield f"{escape(component)} has no weights: no tensor belongs to this component of the pipeline"
 
 
 def _weights_in(path: str, component: str) -> list[str]:

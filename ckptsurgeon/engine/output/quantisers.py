@@ -14,7 +14,7 @@ __all__ = ["quantisers_of", "stored_quantiser"]
 
 
 def quantisers_of(plan: Plan, sources: Sequence[Checkpoint]) -> dict[str, StoredQuantiser]:
-    """Return the parameters of each tensor of an output that is the copy of a quantised tensor of torch, by key.
+    """Return {key: scales and zero points} of the output's tensors that are copies of tensors that torch quantised.
 
     ``sources`` are the open sources of the plan. A tensor that a source lacks is left out.
     """

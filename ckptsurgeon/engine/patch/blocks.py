@@ -54,7 +54,7 @@ def zstandard() -> Any:
 
 
 class Encoder:
-    """Encodes blocks; each thread needs its own encoder. ``level`` is that of Zstandard, 1 (fast) to 19 (small)."""
+    """Encodes blocks; each thread needs its own encoder. ``level`` is Zstandard's, 1 (fast) to 19 (small)."""
 
     def __init__(self, level: int = 1) -> None:
         self._compress = zstandard().ZstdCompressor(level=level).compress
@@ -79,10 +79,10 @@ class Encoder:
         return self._streams(SOME, size, [np.packbits(which), *_planes(changed[which], size)])
 
     def encode_signs(self, new: Bytes, old: Bytes, dtype: str) -> bytes:
-        """Return the signs of the changes from ``old`` to ``new``, elements of ``dtype``, and the scale of the changes.
+        """Return an encoded block with the sign of each change from ``old`` to ``new``, and one scale for all changes.
 
-        The scale is the mean size of the changes, which gives the least squared error. The result is empty if all
-        elements are equal, or if a change is not finite.
+        The blocks have elements of ``dtype``. The scale is the mean magnitude of the changes, which gives the least
+        squared error. The result is empty if all elements are equal, or if a change is not finite.
         """
         before, after = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new))
         with np.errstate(all="ignore"):
@@ -136,7 +136,7 @@ class Decoder:
             raise _damaged()
 
     def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
-        """Add or subtract the scale, as the signs say, to each of ``values`` in float32; round the sum to ``dtype``."""
+        """Add the scale to values with a positive sign, subtract it from the others; round the sums to ``dtype``."""
         scale = self._stream(streams, 4).view("<f4")[0]
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):

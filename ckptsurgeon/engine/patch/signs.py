@@ -42,7 +42,7 @@ def _squares(values: np.typing.NDArray[np.float32]) -> float:
 
 
 def errors_of(tensors: Sequence[Errors]) -> tuple[float, ...]:
-    """Return (error of all changes, largest error of the weights of a tensor), both relative; () without tensors."""
+    """Return two relative errors: that of all changes, and the largest one of a tensor's weights; () if no tensors."""
     if not tensors:
         return ()
     missing, change = sum(one.missing for one in tensors), sum(one.change for one in tensors)

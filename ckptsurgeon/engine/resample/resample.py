@@ -69,7 +69,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return the weights ``taps`` for an axis that begins with ``prefix`` more rows, which are copied unchanged."""
+    """Return ``taps`` with weights for ``prefix`` additional rows at the beginning, which are copied unchanged."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]

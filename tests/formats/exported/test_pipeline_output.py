@@ -192,7 +192,7 @@ def test_components_without_tensors_are_said() -> None:
     save_file({"unet.w": torch.ones(2), "vocoder.w": torch.ones(2)}, "a.safetensors")
     receipt = cs.apply(cs.convert("a.safetensors"), path, to="diffusers")
     assert f"vae still has weights from before this run: {FILES['vae']}" in receipt.notes
-    assert "text_encoder has no weights: no tensor is for this component of the pipeline" in receipt.notes
+    assert "text_encoder has no weights: no tensor belongs to this component of the pipeline" in receipt.notes
     assert not any("tokenizer" in note or "checker" in note for note in receipt.notes)
     assert (path / "vocoder" / "model.safetensors").exists()  # transformers saves it
 
