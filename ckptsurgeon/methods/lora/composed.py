@@ -1,6 +1,6 @@
-"""LoHa and LoKr: adapters whose changes are products of two matrices W1 and W2, element by element or of Kronecker.
+"""LoHa and LoKr: adapters whose change is the element-wise (LoHa) or Kronecker (LoKr) product of matrices W1 and W2.
 
-W1 and W2 are themselves tensors, or products of two factors. Only names and shapes are handled here.
+Each of W1 and W2 is a stored tensor, or the product of two stored factors. This module handles only names and shapes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .tucker import PRODUCT, plain_kind, plain_shapes
 __all__ = ["COMPOSED", "CORES", "HADAMARD", "SIDES", "ComposedShape", "composed_parts", "composed_shape"]
 
 COMPOSED = ("hada_", "lokr_")
-"""The beginnings of the roles of the tensors of LoHa and LoKr."""
+"""The roles of the tensors of LoHa and LoKr begin with one of these; a role is for example ``hada_w1_a``."""
 
 HADAMARD = "hadamard"
 
 SIDES: Mapping[str, tuple[int, int]] = {
     HADAMARD: (2, 2), "kronecker 1 1": (1, 1), "kronecker 1 2": (1, 2), "kronecker 2 1": (2, 1), "kronecker 2 2": (2, 2)
 }  # fmt: skip
-"""{kind of change: the numbers of tensors that W1 and W2 are made from}"""
+"""{kind of change: (number of tensors from which W1 is made, number for W2)}"""
 
 CORES = ("hada_t1", "hada_t2", "lokr_t2")
 """The roles of the cores of Tucker decompositions."""
@@ -59,7 +59,7 @@ def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape 
 
 
 def _side(shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
-    """Return the shape of a product of one or two matrices; None if they are no matrices or do not fit."""
+    """Return the shape of a product of one or two matrices; None if they are not matrices, or do not fit."""
     if not shapes or any(len(shape) != 2 or not all(shape) for shape in shapes):
         return None
     if any(one[1] != other[0] for one, other in pairwise(shapes)):
@@ -131,7 +131,7 @@ def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]
 
 
 def _side_roles(matrix: str, core: str, keys: Mapping[str, str], *, has_core: bool) -> list[str]:
-    """Return the roles of the tensors of W1 or W2: ``matrix`` itself, or its factors, behind the ``core`` if any."""
+    """Return the roles of the tensors of W1 or W2: ``matrix`` itself, or its ``core`` (if any) and two factors."""
     if has_core and core in CORES:
         return [core, f"{matrix}_a", f"{matrix}_b"]
     return [matrix] if matrix in keys else [f"{matrix}_a", f"{matrix}_b"]

@@ -56,7 +56,8 @@ def elements_of_composed(kind: str, shapes: Sequence[Sequence[int]], rank: int) 
 def _elements_of_svd(rows: int, columns: int, rank: int | None) -> int:
     """Return the largest number of float64 values in memory for the decomposition of a matrix.
 
-    The matrix is a product of factors of rank ``rank``, unless this is None or no less than a side.
+    The matrix is a product of two factors of rank ``rank``, which is decomposed without computing the matrix. If
+    ``rank`` is None, or at least a side of the matrix, the matrix itself is decomposed.
     """
     small = min(rows, columns)
     if rank is not None and rank < small:
@@ -67,9 +68,9 @@ def _elements_of_svd(rows: int, columns: int, rank: int | None) -> int:
 def _hadamard_svd(matrices: Sequence[Array]) -> Svd:
     """Return the singular value decomposition of (W1a W1b) * (W2a W2b), multiplied element by element.
 
-    This is a product of two factors. Row by row, the first has all products of an element of W1a and one of W2a, so
-    that its rank is the product of the two ranks. If this is no less than a side of the change, the change itself is
-    computed, since it is smaller.
+    The change is the product of two factors. In each row, the first factor has the products of all elements of W1a with
+    all elements of W2a, so its rank is the product of the two ranks. If this rank is at least a side of the change, the
+    change itself is computed instead, since it is smaller.
     """
     a, b, c, d = matrices
     columns = a.shape[1] * c.shape[1]
@@ -97,10 +98,11 @@ def _svd(matrices: Sequence[Array]) -> Svd:
 
 
 def _products(pair: tuple[Svd, Svd]) -> tuple[Array, Array]:
-    """Return the products of the singular values of two matrices, the largest first, and their order.
+    """Return the singular values of the Kronecker product of two matrices, the largest first, and their indices.
 
-    These are the singular values of the Kronecker product, and its singular vectors are the Kronecker products of the
-    singular vectors.
+    They are the products of all pairs of singular values of the two matrices. An index i * n + j means the value i of
+    the first matrix, and the value j of the second, which has n. The singular vectors are the Kronecker products of the
+    singular vectors of the two matrices.
     """
     values = np.outer(pair[0][1], pair[1][1]).reshape(-1)
     order = np.argsort(-values, kind="stable")

@@ -1,4 +1,4 @@
-"""Configurations of PEFT for other adapters than LoRA (LoHa, LoKr, OFT), as that of a LoRA with the same scales."""
+"""Converts PEFT's configuration of a LoHa, LoKr or OFT to the configuration of a LoRA with the same scales."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ OFT_FIELDS = (
     "base_model_name_or_path", "revision", "task_type", "inference_mode", "auto_mapping", "use_cayley_neumann",
     "num_cayley_neumann_terms",
 )  # fmt: skip
-"""The fields of PEFT's configuration of an OFT that are kept; those that LoRA has, too, mean the same."""
+"""The fields of PEFT's configuration of an OFT that are kept; fields that a LoRA also has mean the same there."""
 
 
 def lora_fields(data: object, name: str) -> object:
-    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales; any other as it is.
+    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales; any other unchanged.
 
     PEFT has the field ``alpha`` where LoRA has ``lora_alpha``; an OFT has no scale. ``name`` is the name of the file in
     messages. Raises ConfigError if a field is missing or invalid, or for a constrained OFT.

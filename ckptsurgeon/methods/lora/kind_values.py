@@ -129,8 +129,8 @@ def _skew(elements: Array) -> Array:
 def _blocks(skew: Array, terms: int, *, in_order: bool) -> Array:
     """Return the blocks of a rotation: the exact ones for ``terms`` = 0, else the series as PEFT truncates it.
 
-    PEFT has I for one term and I + 2 Q for two. For more, it adds 2 Q^2, ..., of which the last power counts once; for
-    three terms, it adds as many as for four.
+    PEFT has I for one term and I + 2 Q for two. For more terms it adds 2 Q^2, 2 Q^3 and so on, but the last power
+    without the factor 2: four terms are I + 2 Q + 2 Q^2 + Q^3. Three terms give the same sum as four.
     """
     unit = np.broadcast_to(np.eye(skew.shape[1]), skew.shape)
     if not terms:
@@ -148,7 +148,7 @@ def _blocks(skew: Array, terms: int, *, in_order: bool) -> Array:
 
 
 def _solved(left: Array, right: Array) -> Array:
-    """Return X with X left = right, for matrices I + Q and I - Q, by elimination without pivoting.
+    """Return X with X ``left`` = ``right``, by elimination without pivoting; ``left`` is I + Q, ``right`` is I - Q.
 
     (I + Q) and (I - Q) commute, so that X is also the solution of left X = right. The symmetric part of I + Q is I, so
     that no pivot is less than 1, and elimination needs no pivoting.

@@ -12,7 +12,7 @@ from .tucker import TUCKER, plain_kind, plain_shapes
 __all__ = ["MERGED", "factors_of", "fits_kind"]
 
 MERGED = (*COMPOSED, ROTATED)
-"""The beginnings of the roles of the tensors of all adapters that ``lora merge`` takes besides LoRA."""
+"""The roles of tensors begin with one of these in all adapters that ``lora merge`` accepts besides LoRA."""
 
 
 def factors_of(kind: str) -> int | None:

@@ -24,9 +24,9 @@ Scales = Callable[[str], float]
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """The headers of an adapter's file, and where its scales are; the fields are as the arguments of ``read_adapter``.
+    """The headers of an adapter's file, and the sources of its scales; the fields are arguments of ``read_adapter``.
 
-    If ``kernels``, a LoHa or LoKr may be of a convolution.
+    If ``kernels`` is true, a LoHa or LoKr may change the kernels of a convolution.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -167,7 +167,7 @@ def _check_grouped(b: TensorInfo, rank: int, module: str, name: str) -> None:
 
 
 def _scale(keys: Mapping[str, str], part: KeyParts, rank: int, file: AdapterFile) -> float:
-    """Return the scale of a module; ``rank`` is 0 if no matrix is factorised: then LyCORIS' scale is 1."""
+    """Return the scale of a module. ``rank`` is 0 if no matrix is factorised; in LyCORIS, the scale is then 1."""
     config = file.config
     configured = config if config is not None else file.metadata.get(part.component)
     module = part.module if config is not None else part.module.removeprefix(f"{part.component}.")

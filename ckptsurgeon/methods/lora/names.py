@@ -43,7 +43,7 @@ KINDS = {
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
     r"vera_\w+(\.\w+)*": "a VeRA",
 }
-"""Kinds of adapters other than LoRA: a pattern for the end of a key, and the kind in words.
+"""{pattern for the end of a key: kind of adapter, in words}, for adapters other than LoRA.
 
 The keys are those of LyCORIS (``lycoris/modules``) and peft 0.21.
 """
@@ -59,14 +59,14 @@ HINTS = {
     "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with the toolkit that made it, "
     "and use ckpt lora extract with the merged model and the base.",
 }
-"""Hints for kinds of adapters that can be merged, or become a LoRA, by words of the kind."""
+"""{part of a kind in words: hint}, for kinds of adapters that can be merged, or converted to a LoRA."""
 
 TAKEN: Mapping[tuple[str, ...], str] = {
     (): "only LoRA can be used here",
     COMPOSED: "only LoRA, LoHa and LoKr can be used here",
     MERGED: "only LoRA, LoHa, LoKr and PEFT's OFT can be used here",
 }
-"""{beginnings of the roles of tensors, besides those of LoRA, that a verb takes: which adapters it takes}"""
+"""{beginnings of the roles that a verb accepts besides those of LoRA: the adapters that it accepts, in words}"""
 
 LEAVE_OUT = ", or leave these modules out with --exclude"
 """The end of a hint of ``ckpt lora convert``, without the full stop."""
@@ -77,7 +77,7 @@ _KINDS = {re.compile(rf"(.+)\.{ending}"): kind for ending, kind in KINDS.items()
 def unknown_keys_error(
     unknown: Sequence[str], name: str, *, configured: bool, methods: tuple[str, ...] = ()
 ) -> CheckpointError:
-    """Return the error for ``unknown`` keys, which no LoRA has; without such keys, the error for an empty adapter.
+    """Return the error for ``unknown`` keys, which no LoRA has; if there are none, the error for an empty adapter.
 
     ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
     ``methods`` are the other adapters that the verb takes, as a key of ``TAKEN``.

@@ -101,7 +101,7 @@ def _left_keys(
     config: AdapterConfig | None,
     excluded: Excluded,
 ) -> Mapping[str, tuple[str, ...]]:
-    """Return the names of the modules that are excluded, and the keys of their tensors.
+    """Return {name of an excluded module: keys of its tensors}.
 
     Tensors that the adapter saves in full are not parts of modules.
     """

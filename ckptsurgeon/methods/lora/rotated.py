@@ -1,8 +1,9 @@
 """OFT: adapters that rotate the inputs of a layer, so that its weight W becomes W R' (arXiv 2306.07280).
 
 R has square blocks on its diagonal. Each is the rotation (I + Q)^-1 (I - Q) of a skew-symmetric matrix Q (Cayley), or
-the first terms of its series, I + 2 Q + 2 Q^2 + ... (with -Q for Q). The adapter stores the elements of each Q above
-its diagonal. Only names and shapes are handled here; PEFT's names are known (``peft/tuners/oft/layer.py``, 0.21).
+the first terms of the series I + 2 Q + 2 Q^2 + ..., which is the rotation for -Q. The adapter stores the elements of
+each Q above its diagonal. This module handles only names and shapes. It knows PEFT's names
+(``peft/tuners/oft/layer.py``, 0.21).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_TERMS = 64
 
 
 def rotation_kind(terms: int) -> str:
-    """Return the kind of an OFT whose rotation is a series with so many terms; 0 is for the exact rotation."""
+    """Return the kind of an OFT whose rotation is a series with ``terms`` terms; 0 means the exact rotation."""
     return f"{ROTATION} {terms}" if terms else ROTATION
 
 
@@ -36,9 +37,9 @@ def neumann_terms(kind: str) -> int | None:
 
 
 def block_size(elements: int) -> int:
-    """Return the side n of a square matrix that has so many elements above its diagonal, n (n - 1) / 2; 0 if none.
+    """Return the n for which an n by n matrix has ``elements`` = n (n - 1) / 2 elements above its diagonal; 0 if none.
 
-    A matrix of one element has none above its diagonal, and rotates nothing.
+    A matrix with n = 1 has no elements above its diagonal, and rotates nothing.
     """
     if elements < 1:
         return 0
@@ -49,7 +50,7 @@ def block_size(elements: int) -> int:
 def fits_rotation(columns: int, shape: Sequence[int]) -> bool:
     """Return whether the tensor of an OFT with this shape, (blocks, elements), rotates ``columns`` inputs.
 
-    One block may be shared by all.
+    A single block may be used for all inputs.
     """
     if len(shape) != 2:
         return False

@@ -1,7 +1,8 @@
-"""KnOTS of low-rank adapters: a merge in a basis that all products share, without computing a product in full.
+"""KnOTS for low-rank adapters: merges products of factors in a basis that all share, without computing whole products.
 
-The left singular vectors of all products side by side are a basis of them (https://arxiv.org/abs/2410.19735). With
-adapters, all columns are those of the factors B, so QR of these, side by side, leaves a small matrix to decompose.
+The basis consists of the left singular vectors of all products, side by side (https://arxiv.org/abs/2410.19735). Each
+column of a product is a combination of the columns of its factor B. So a QR decomposition of all factors B, side by
+side, leaves only a small matrix to decompose.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def knots_product(
 def _in_basis(pairs: Sequence[tuple[Array, Array]], weights: Sequence[float]) -> tuple[Array, list[Array]]:
     """Return the left singular vectors of all products side by side, as columns, and each product in this basis.
 
-    No product is in the basis if all are zero.
+    If all products are zero, the list of products is empty.
     """
     outer, upper = np.linalg.qr(np.hstack([left for left, _ in pairs]))
     ends = np.cumsum([left.shape[1] for left, _ in pairs])[:-1]

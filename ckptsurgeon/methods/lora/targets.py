@@ -33,7 +33,7 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 class PatternTable:
-    """A table of values by patterns of module names, as in PEFT's ``rank_pattern``.
+    """A table {pattern of module names: value}, such as PEFT's ``rank_pattern``.
 
     Raises ValueError for a regular expression that could take very long to match, ConfigError for too many of them.
     """
@@ -92,10 +92,11 @@ class PatternTable:
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return where to look up a module whose name ends with ``tail``, as pairs (table, name to look up in it).
+        """Return pairs (table, name to look up in this table) for a module whose name ends with ``tail``.
 
-        The two tables have the values of the patterns that are plain names: of whole names, and of ends of names. A
-        name that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
+        There are two tables with the values of patterns that are plain names: one for patterns that match whole names,
+        and one for patterns that match ends of names. A name that ends with a newline is also looked up without it,
+        because ``$`` matches before a newline at the end.
         """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:

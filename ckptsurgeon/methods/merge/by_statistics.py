@@ -1,7 +1,7 @@
 """Merges by statistics that ``ckpt stats`` makes: Fisher information, Gram matrices or magnitudes of inputs.
 
-Tensors without statistics (for RegMean and AIM: all but the weights of linear layers) are not merged here: their step
-is ``linear``, or ``task_arithmetic`` if there is a base, with the same weights.
+Tensors without statistics (for RegMean and AIM: all except the weights of linear layers) are merged by other methods,
+with the same weights: ``linear`` or, if there is a base, ``task_arithmetic``.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def fisher(
 
     The mean is sum_i c_i F_i W_i / sum_i c_i F_i, with ``weight`` for c_i. Fisher information below ``floor`` is raised
     to it; in elements where it is zero in all models, the mean has the weights c_i. Tensors that are not trained have
-    no Fisher information and get this mean, too; with ``missing`` "average" so do tensors whose statistics were not
-    collected.
+    no Fisher information, and get the mean with the weights c_i, too. If ``missing`` is "average", so do tensors whose
+    statistics were not collected.
     """
     parts = positive_shares(weight)
 
@@ -95,8 +95,8 @@ def regmean(
     With the Gram matrix G_i of the inputs of model i and its weights W_i (inputs by outputs), the minimum is (sum_i
     G_i)^-1 sum_i G_i W_i. Each G_i is divided by the number of its inputs and multiplied by ``weight``. ``alpha``
     multiplies its elements outside the diagonal. ``ridge`` times the mean of the diagonal of the sum is added to the
-    diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too; with
-    ``missing`` "average" so do linear layers whose inputs were not collected. Each expert of a tensor that stacks
+    diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too. If
+    ``missing`` is "average", so do linear layers whose inputs were not collected. Each expert of a tensor that stacks
     experts is merged by the inputs that were routed to it.
     """
     return by_grams(tensors, weight, alpha=alpha, ridge=ridge)
@@ -123,7 +123,7 @@ def regmean_plusplus(
     """Return the weights that ``regmean`` finds for the inputs of layers in the merged model, not in the models.
 
     ``ckpt stats --merged-with`` collects the Gram matrices: it merges one block after the other, and runs each model's
-    own block on the outputs of the merged blocks before it. The parameters must be those that it merged with.
+    own block on the outputs of the merged blocks before it. The parameters must be those of this merge.
     """
     return by_grams(tensors, weight, alpha=alpha, ridge=ridge)
 
@@ -149,8 +149,8 @@ def aim(
     The change of the weights of an input is multiplied by 1 - (1 - ``omega``) s. Here s is the mean magnitude of this
     input in the base, divided by that of the layer's largest input. So with ``omega`` 0 the weights of the largest
     input stay those of the base, and with 1 nothing is scaled. ``lambda`` multiplies the whole change. To scale the
-    result of another method, merge this result alone. Tensors that are not weights of linear layers are not scaled;
-    with ``missing`` "unscaled" nor are linear layers whose inputs were not collected.
+    result of another method, merge this result alone. Tensors that are not weights of linear layers are not scaled. If
+    ``missing`` is "unscaled", linear layers whose inputs were not collected are not scaled either.
     """
     plain = mixed(tensors, everything, DeltaMixing(weight, False, False, lambda_))
     if len(tensors.shape) != 2:

@@ -83,11 +83,11 @@ def iso_cts(
 ) -> Merging | Array:
     """Return the base plus the common and the models' own directions of change, with one singular value for all.
 
-    The share ``common_space`` of the directions are those of the sum of the changes with the largest singular values;
-    the others are shared equally by the models: the largest directions of each change that are outside the common
-    ones. All are made orthogonal, and get the mean of their singular values. Directions that are zero (up to
-    rounding) are left out. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is off, get the
-    mean of the changes. ``lambda`` multiplies the change.
+    The share ``common_space`` of the directions is common: these are the directions of the sum of the changes with the
+    largest singular values. Each model contributes an equal part of the rest: the largest directions of its change that
+    are outside the common ones. All directions are made orthogonal, and get the mean of their singular values.
+    Directions that are zero (up to rounding) are left out. Only tensors of two dimensions are matrices; others, and all
+    if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
     """
     if not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)
@@ -113,9 +113,9 @@ def _common_and_own(changes: Changes, share: float) -> Components:
 
 
 def _ranks(short: int, models: int, share: float) -> tuple[int, int]:
-    """Return the number of common directions, and that of each model; ``short`` is the shorter side of the matrix.
+    """Return the numbers of common directions and of each model's directions; ``short`` is a matrix's shorter side.
 
-    The models have equally many, so that the number of common ones may differ a little from ``share``.
+    All models have the same number of directions, so the share of common directions may differ a little from ``share``.
     """
     own = min(round((short - int(short * share)) / models), short // models)
     return short - own * models, own

@@ -1,9 +1,9 @@
 """KnOTS: TIES, or DARE with TIES, in a basis that all models share, for changes of low rank, as those of adapters.
 
-A change of low rank spreads each thing that it has learned over many elements, so that signs of elements say little.
-The left singular vectors U of all changes side by side are a basis of all of them, and U^T C_i is the change of model i
-in this basis (in the paper: the singular values times the part V_i of the right singular vectors). A weighted sum of
-the changes is the same in any basis; so there is no KnOTS for methods that add.
+In a change of low rank, everything that was learned is spread over many elements, so the sign of an element says
+little. The left singular vectors U of all changes side by side are a basis of all of them, and U^T C_i is the change of
+model i in this basis (in the paper: the singular values times the part V_i of the right singular vectors). A weighted
+sum of the changes is the same in any basis; so KnOTS would not change methods that only add.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Means of several models as directions, on a sphere."""
+"""Merges several models by the mean of their directions on a sphere."""
 
 from __future__ import annotations
 

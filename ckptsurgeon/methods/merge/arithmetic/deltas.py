@@ -26,8 +26,8 @@ Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
 class KeptElements:
     """How many elements of a model's difference to the base are left after each stage of a merge.
 
-    ``changed`` are those that are not zero, ``trimmed`` those of them that the mask keeps, and ``elected`` those of the
-    kept that have the sign of the majority (None if the method elects no sign).
+    ``changed`` counts the elements that are not zero, and ``trimmed`` the changed elements that the mask keeps.
+    ``elected`` counts the kept elements that have the sign of the majority (None if the method elects no sign).
     """
 
     changed: int

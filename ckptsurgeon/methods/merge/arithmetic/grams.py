@@ -16,13 +16,15 @@ from .products import combination, shares
 __all__ = ["by_grams", "held_by_grams", "positive_shares"]
 
 _UNSURE = 1e14
-"""The condition number from which on an inverse has no correct digits in double precision, or nearly none."""
+"""If the condition number is this large or larger, an inverse in double precision has hardly any correct digits."""
 _ROUNDED = 2.0**24
-"""The condition number from which on an inverse consists of rounding errors, since Gram matrices are stored in float32.
+"""If the condition number is this large or larger, an inverse has only rounding errors: Gram matrices are in float32.
 
-It is that of the matrix whose diagonal is scaled to 1: inputs of small values are not rounded more than others."""
+It is the condition number of the matrix whose diagonal is scaled to 1: inputs of small values are not rounded more than
+others.
+"""
 _KEPT = 2
-"""Of so many experts, the matrices are kept: the slices of a tensor that stacks experts are merged in order."""
+"""How many experts' matrices are cached: few, since the slices of a tensor that stacks experts are merged in order."""
 
 
 def positive_shares(weights: Sequence[float]) -> list[float]:
@@ -70,7 +72,7 @@ def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge:
 
 
 class _Steps:
-    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; those of few experts are kept.
+    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; some experts' matrices are cached.
 
     The merged tensor is the sum of the first model and of one product for each other model: its difference from the
     first model, times its matrix. With the matrix of the first model, these matrices sum to the identity. So a
@@ -83,7 +85,7 @@ class _Steps:
         self._lock = Lock()
 
     def of(self, expert: int) -> list[Array]:
-        """Return the matrices for an expert; for a tensor of two dimensions, those for the tensor (0)."""
+        """Return the matrices for the expert with this index; a tensor of two dimensions has only the expert 0."""
         with self._lock:
             if expert not in self._known:
                 while len(self._known) >= _KEPT:
@@ -168,7 +170,7 @@ def _norm(matrix: Array) -> float:
 
 def _singular() -> PlanError:
     return PlanError(
-        "the sum of the Gram matrices has no inverse, but for rounding errors: there are directions in which no input "
-        "has a value.",
+        "the sum of the Gram matrices has no inverse that is more than rounding errors: there are directions in which "
+        "no input has a value.",
         hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
     )

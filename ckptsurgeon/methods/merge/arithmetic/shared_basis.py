@@ -1,7 +1,7 @@
-"""Merges of matrices that are given in a basis that all of them share: the last step of KnOTS, of weights or adapters.
+"""Merges matrices that are given in a basis that all of them share: the last step of KnOTS, for weights and adapters.
 
-The steps are those of https://arxiv.org/abs/2410.19735, with which it merges the singular values times V_i of each
-model: their sum (task arithmetic), TIES, and DARE before the signs of TIES.
+The methods are the sum (task arithmetic), TIES, and DARE followed by the signs of TIES. The paper,
+https://arxiv.org/abs/2410.19735, applies them to the singular values times the part V_i of each model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .pieces import on_host
 __all__ = ["Uniform", "dare_ties_in_basis", "sum_in_basis", "ties_in_basis"]
 
 Uniform: TypeAlias = Callable[[int, tuple[int, ...]], Array]
-"""A function of the index of a model and a shape that returns random numbers in [0, 1)."""
+"""A function that returns random numbers in [0, 1); its arguments are the index of a model and a shape."""
 
 
 def sum_in_basis(parts: Sequence[Array]) -> Array:

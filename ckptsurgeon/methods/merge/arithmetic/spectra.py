@@ -64,7 +64,7 @@ def mean_of_changes(tensors: Tensors, factor: float) -> Merging:
 
 @dataclass(frozen=True)
 class Components:
-    """Singular vectors and values, in no order: ``left`` (rows, n), ``values`` (n,) and ``right`` (n, columns)."""
+    """Singular vectors and values, in any order: ``left`` (rows, n), ``values`` (n,) and ``right`` (n, columns)."""
 
     left: Array
     values: Array
