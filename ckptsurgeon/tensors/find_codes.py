@@ -1,4 +1,4 @@
-"""Finds the quantised tensors of a state dict; one that is plain at first sight is not searched."""
+"""Finds the quantised tensors of a state dict; does not search if names, dtypes and shapes show that there are none."""
 
 from __future__ import annotations
 

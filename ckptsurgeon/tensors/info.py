@@ -110,7 +110,7 @@ class TensorInfo:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file holds the values contiguously, as plain bytes."""
+        """Whether the file stores the values contiguously, as plain bytes."""
         return (
             not self.opaque
             and self.stride is None

@@ -1,8 +1,9 @@
 """Measures whether the highest code in packed words has the same standard deviation as the other codes in the words.
 
-Which code is in which place of a word has nothing to do with its value, so in a quantised model all places are alike.
-They are not if the packed words of two models were averaged as plain numbers: then the highest codes are averaged, but
-in all other places half of a code is added if the sum of the next higher codes is odd.
+The value of a code does not depend on its position in a word, so in a quantised model all positions have nearly the
+same standard deviation. They do not if the packed words of two models were averaged as plain numbers. The highest codes
+of averaged words are means of two codes. In all other positions, half of the range of codes is added to the mean if the
+sum of the next higher codes is odd.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["spread_of_highest"]
 WORDS, BYTES = ("packed", "gptq", "awq"), "bitsandbytes"
 """The encodings whose codes are stored in words of 32 bits, and the one that has two codes of 4 bits in each byte."""
 SIZES = (2, 4, 8)
-"""The numbers of bits of codes that have the same places in every word: no code is split between two words."""
+"""The numbers of bits of codes that have the same positions in every word: no code is split between two words."""
 ROWS, COLUMNS, FEWEST = 128, 128, (16, 8)
 """About how many rows and columns of words are examined of each decoded part, and the fewest of each."""
 ERRORS = 2.5

@@ -77,11 +77,12 @@ Decode = Callable[[Mapping[str, Array], Box], Array]
 
 
 def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
-    """Yield the kinds of groups in a part of a weight: ``UNFIT`` zero points or, if there is only one, a kind of code.
+    """Yield the kinds of groups in a part of a weight: ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``.
 
-    This kind is ``ASYMMETRIC`` or ``SYMMETRIC``. Only the first and the last rows are judged. Nothing is yielded for
-    them if they are too few, if their zero points fit, and for other encodings than those in ``OUTPUTS``. ``arrays``
-    are the stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such arrays.
+    ``UNFIT`` means that the zero points do not fit the codes. The other kinds are for codes with a single zero point.
+    Only the first rows and the last rows are judged. Nothing is yielded if there are too few rows, if several zero
+    points fit the codes, or if the encoding is not in ``OUTPUTS``. ``arrays`` are the stored parts, by role, for the
+    part ``box`` of the weight; ``decode`` decodes such arrays.
     """
     *lead, (first, last), inputs = box
     if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):
@@ -111,7 +112,7 @@ def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode
 
 
 def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
-    """Return the kind of the codes (outputs, inputs): ``UNFIT``, ``ASYMMETRIC``, ``SYMMETRIC`` or, if nothing, None.
+    """Return the kind of the codes (outputs, inputs): ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``; None if none applies.
 
     ``zeros`` has the zero point of each code, ``group`` the group of each input.
     """

@@ -25,13 +25,13 @@ FEW = 4
 
 
 def ends_of_groups(made: Decoded, codes: Array, box: Box, *, are_powers: bool) -> tuple[int, int]:
-    """Return (how many groups have the largest possible code, how many groups were looked at).
+    """Return (number of groups with the largest possible code, number of groups that were examined).
 
-    A group is the codes that share a scale. Only groups that are wholly in the part ``box`` of a weight and not all 0
-    are looked at. ``codes`` are the codes of this part, as floats or as bytes. Both numbers are 0 if the whole weight
-    has one scale, and for codes that are packed or have zero points. If scales are powers of two (``are_powers``), they
-    may be rounded down, so that weights are clipped: groups that have the largest code more than ``FEW`` times are left
-    out.
+    A group is the codes that share a scale. A group is examined if all of it is in the part ``box`` of a weight, and
+    some of its codes are not 0. ``codes`` are the codes of this part, as floats or as bytes. Both numbers are 0 if the
+    whole weight has one scale, and for codes that are packed or have zero points. If scales are powers of two
+    (``are_powers``), they may be rounded down, so that weights are clipped: groups that have the largest code more than
+    ``FEW`` times are left out.
     """
     facts, parts = dict(made.facts), dict(made.parts)
     if made.encoding != "scaled" or "zero" in parts or parts["codes"].dtype not in LARGEST or len(box) < 2:

@@ -142,7 +142,8 @@ HALF = 0.5
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
     """Record in ``seen`` the implausible codes and scales in the part ``box`` of a weight.
 
-    This is either that weights were clipped, or in how many groups the largest code is the largest possible one.
+    If weights were clipped, only this is recorded. Otherwise, it is recorded how many groups contain the largest
+    possible code.
     """
     mantissas, exponents = np.frexp(scale.reshape(-1)) if scale.dtype.kind == "f" else (scale, scale)
     are_powers = scale.size > 0 and bool((mantissas == HALF).all())

@@ -32,9 +32,9 @@ MIXED = 1 / 3
 Then a quantiser makes either none or about half of them negative.
 """
 DIFFERENT = 3
-"""If codes have at least this many different values other than 0, they do not all stand for the number 0.
+"""If codes have at least this many different values other than 0, they do not all represent the number 0.
 
-Only one code stands for the number 0, or two by rounding.
+Only one code represents the number 0, or two codes because of rounding.
 """
 RISES = 0.1
 """Scales are inverse if codes are larger where scales are larger.
@@ -44,7 +44,7 @@ magnitude of its block, divided by a constant. So in a block with an outlier, th
 are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM). That of inverse scales is positive.
 """
 CLIPPED, AT_TOP = 0.05, 0.99
-"""Nothing is said of scales if more than the share ``CLIPPED`` of codes is above ``AT_TOP`` times the largest code.
+"""Scales are not judged if more than the share ``CLIPPED`` of codes is above ``AT_TOP`` times the largest code.
 
 Then weights were perhaps clipped: in a block of clipped weights with a larger scale, the other codes are larger too,
 although the scale is right.
@@ -160,7 +160,7 @@ def lean_of(values: Array) -> float:
 
 
 def steps_off(values: Array) -> float:
-    """Return by how many steps between codes most runs of weights are shifted; 0 if there are too few runs.
+    """Return the shift of most runs of weights, in steps between codes; 0 if there are too few runs.
 
     The shift is measured in four halves: the first and the last rows, and the first and the last columns. The largest
     shift counts, since zero points may be wrong in a half of a matrix. About ``MANY_RUNS`` runs are read. A run with

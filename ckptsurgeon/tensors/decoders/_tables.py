@@ -21,7 +21,7 @@ __all__ = ["CODES", "is_looked_up", "looked_up", "may_be_looked_up", "products",
 CODES = 256
 """The number of different 8-bit codes."""
 SMALL = 1 << 16
-"""The number of positions in a table for which indices of two bytes suffice."""
+"""Indices into a table with at most this many elements fit in two bytes."""
 FEWER = 8
 """A part of a weight is looked up only if it has at least this many elements for each product in the table."""
 ELEMENTS = 1 << 17

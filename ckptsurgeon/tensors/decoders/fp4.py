@@ -22,7 +22,7 @@ __all__ = ["DECODER"]
 
 _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], "<f4")
 _PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], -1)
-"""The two values that each byte stands for."""
+"""The two values that each byte represents."""
 
 
 class _FourBits:

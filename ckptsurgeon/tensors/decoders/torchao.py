@@ -39,7 +39,7 @@ KERNELS = {
     "Sparse2x4CUTLASSFloat8Tensor": "of CUDA",
     "Float8SparseTensor2x4": "of CUDA",
 }
-"""{class of torchao: whose kernel determines the order in which it stores codes}."""
+"""{class of torchao: hardware whose kernel determines the order of its stored codes, as text for messages}."""
 
 
 class _TorchAO:

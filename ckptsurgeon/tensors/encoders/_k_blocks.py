@@ -211,7 +211,7 @@ def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
 
 
 def _extremes(values: Array) -> tuple[Array, Array]:
-    """Return the number of each group that is farthest from 0 (1 for a group of zeros), and which groups are zeros."""
+    """Return the number of each group that is farthest from 0 (1 if all are 0), and a mask of the groups of zeros."""
     at = np.abs(values).argmax(0)[None]
     extreme = np.take_along_axis(values, at, 0)[0]
     is_empty = np.abs(extreme) < _NOTHING

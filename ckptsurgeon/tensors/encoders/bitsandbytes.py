@@ -21,7 +21,7 @@ from ._encoder import Packing, Scales
 __all__ = ["ENCODER", "FP4", "NF4", "dynamic_map"]
 
 NF4, FP4 = (np.array(VALUES[kind], "<f4") for kind in ("nf4", "fp4"))
-"""The values that the 16 codes stand for."""
+"""The values that the 16 codes represent."""
 ZERO = 7
 """The code of 0 in nf4. If the number of codes is odd, it fills the other half of the last byte."""
 SMALLEST = np.float32(1e-38)

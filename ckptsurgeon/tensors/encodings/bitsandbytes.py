@@ -20,7 +20,7 @@ VALUES = {
     ),
     "fp4": tuple(one / 12 for one in (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3)),
 }  # fmt: skip
-"""The values that the 16 codes of each type stand for.
+"""The values that the 16 codes of each type represent.
 
 The values of nf4 are quantiles of a normal distribution (https://arxiv.org/abs/2305.14314, appendix E). The values of
 fp4, which has a sign and three bits for exponent and fraction, are divided by the largest value, 12.

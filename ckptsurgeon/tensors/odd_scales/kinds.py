@@ -1,4 +1,5 @@
-"""The kinds of implausible scales, zero points and codes, which no quantisation method writes: negative scales, say."""
+"""The kinds of implausible scales, zero points and codes, which no quantisation method writes: negative ones, and so
+on."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ __all__ = [
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
-"""Kinds of implausible scales: 0, negative, too large. The last kind is for zero points or biases that are all 0."""
+"""Kinds of implausible scales (0, negative, too large), and a kind of implausible zero points or biases (all 0)."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
 SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
 """Further kinds of implausible scales and codes.
 
-Scales: all negative; in place of MLX's biases, and vice versa; with the sign of MLX's biases; too small for MLX's
-biases; second-level scales (double quantisation) that are all 0; scales of bitsandbytes that are all 1. Codes: most of
-them at the ends of their range; too many equal to the lowest or the highest one; packed words without their lowest
-bits.
+``NEGATED``: all scales are negative. ``EXCHANGED``: MLX's scales and biases are swapped. ``OPPOSED``: MLX's scales have
+the sign of their biases. ``NARROW``: MLX's scales are too small for their biases. ``NESTED``: second-level scales
+(double quantisation) are all 0. ``UNSET``: scales of bitsandbytes are all 1. ``SIGNED_CODES``: most codes are at the
+ends of their range. ``CLIPPED``: too many codes equal the lowest or the highest one. ``ROUNDED``: the lowest bits of
+packed words are lost.
 """
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",

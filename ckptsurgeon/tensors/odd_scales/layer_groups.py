@@ -1,4 +1,4 @@
-"""Finds layers whose tensors are all larger, or all smaller, than those of the others, as if from another model."""
+"""Finds layers whose tensors are all larger, or all smaller, than those of other layers: perhaps of another model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["larger_layers", "outlying_layers"]
 
 LAYERS, ROLES = 4, 3
-"""Fewer layers of a role, or fewer roles in a list of layers, are not judged."""
+"""A role is judged only if it is in at least ``LAYERS`` layers, a list of layers only if it has ``ROLES`` roles."""
 
 
 def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:

@@ -74,8 +74,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of implausible scales in it.
 
     There are also notes on the sizes of decoded matrices: if most of them are too large or too small, or if some are
-    far larger or smaller than the same matrices of other layers. If all matrices of a layer are, a smaller difference
-    is enough. The names of one checkpoint may be in several items of ``found``.
+    far larger or smaller than the same matrices of other layers. If all matrices of a layer are larger, or all are
+    smaller, a smaller difference is enough. The names of one checkpoint may be in several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -134,8 +134,8 @@ def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
     ):
         if names:
             yield (
-                f"{escape(path)}: {count(len(names), 'decoded matrix', 'decoded matrices')}, all that were looked at "
-                f"of their layers, are {as_large} as large as those of other layers: the scales of these layers may be "
+                f"{escape(path)}: {count(len(names), 'decoded matrix', 'decoded matrices')}, all that were checked "
+                f"in their layers, are {as_large} as large as those of other layers: the scales of these layers may be "
                 f"squared, or those of another model: {_listed(names)}"
             )
 
@@ -197,7 +197,7 @@ class OddScales:
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
     def add_shift(self, name: str, steps: float) -> None:
-        """Record by how many steps between codes a part of a matrix is shifted; of all parts, the largest counts."""
+        """Record the shift of a part of a matrix, in steps between codes; the largest shift of all parts counts."""
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_spread(self, name: str, spread: float) -> None:

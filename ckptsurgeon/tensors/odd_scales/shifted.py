@@ -72,12 +72,13 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 
 
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
-    """Return the matrices whose groups have means far from 0, if most of ``every`` are such, or if others are centred.
+    """Return the matrices whose groups have means far from 0, if most of ``every`` have them, or similar ones do not.
 
-    The others are the matrices with the same role (name without numbers), but without such means. They are centred if
-    there are at least ``SIBLINGS`` of them, and none is ``LEANING`` or shifted. If there is only one, all matrices in
-    ``every`` without such means are looked at instead: there must be ``FEWEST`` of them, all centred. For a matrix that
-    is alone in its role, such as an output layer, there must be ``AROUND`` of them. ``names`` has names by kind.
+    Similar matrices have the same role (name without numbers), but no such means. There must be at least ``SIBLINGS``
+    of them, and none may be ``LEANING`` or shifted. If there is only one, all matrices in ``every`` without such means
+    are compared instead: there must be at least ``FEWEST`` of them, and none may be ``LEANING`` or shifted. For a
+    matrix that is alone in its role, such as an output layer, there must be ``AROUND`` of them. ``names`` has the names
+    of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()

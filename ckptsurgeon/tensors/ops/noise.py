@@ -40,9 +40,9 @@ def with_noise(
 def noisy_factors(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int) -> Array:
     """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
 
-    Each factor is 1 plus a random number from -by to by, minus the mean of these numbers over all copies, as the
-    ``runs`` give them along ``dim``; it is 1 if there is no other copy. A factor depends only on the place of the
-    element in the tensor, not on ``box``.
+    Each factor is 1 plus a random number from -by to by, minus the mean of the random numbers of all copies of the
+    element. The ``runs`` determine the copies along ``dim``. If an element has no other copy, its factor is 1. A factor
+    depends only on the position of the element in the tensor, not on ``box``.
     """
     return np.concatenate([_part(shape, part, dim, runs, by, seed) for part in _parts(box)])
 
@@ -72,7 +72,7 @@ def _part(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed:
 
 
 def _numbers(shape: Sequence[int], box: Box, dim: int, runs: Runs, copies: _Copies, seed: int) -> list[Array]:
-    """Return an array for each copy: the random numbers of the first copies of all elements in ``box``, and so on."""
+    """Return arrays with random numbers: for the first copy of each element in ``box``, for the second, and so on."""
     sizes = [max(end for _, end in runs) if at == dim else size for at, size in enumerate(shape)]
     along = [copies.originals if at == dim else np.arange(*span) for at, span in enumerate(box)]
     places = np.zeros((1,) * len(box), np.uint64)
@@ -85,9 +85,9 @@ def _numbers(shape: Sequence[int], box: Box, dim: int, runs: Runs, copies: _Copi
 
 
 def _factors(numbers: Sequence[Array], rank: Array | int, number: Array, by: float) -> Array:
-    """Return the factors of copies with a ``rank`` each, of elements that have ``number`` copies each."""
+    """Return the factors of copies; each is the copy with the index ``rank`` of an element with ``number`` copies."""
     found: Array | None = None
-    for copy, own in enumerate(numbers):  # its random number counts for it, and in the mean of all
+    for copy, own in enumerate(numbers):  # the random number of a copy, minus the mean of all its element's copies
         counted = own * ((rank == copy) - (copy < number) / number)
         found = counted if found is None else np.add(found, counted, out=found)
     assert found is not None
@@ -117,12 +117,11 @@ def _copies(runs: Runs) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class _Copies:
-    """Which element each index of a range is a copy of; ``originals`` lists these elements, each of them once.
+    """The elements of which the indices in a range are copies; ``originals`` lists each of these elements once.
 
-    ``number`` has for each of them how many copies there are in all. If no element occurs twice in the range,
-    ``originals`` are in its order, ``rank`` has how many copies come before each index, and ``ranks`` is None.
-    Otherwise ``ranks`` has, for each rank, the indices of the range with this rank, and the positions of their elements
-    in ``originals``.
+    ``number`` has the number of all copies of each element. If no element occurs twice in the range, ``originals`` are
+    in its order, ``rank`` has how many copies come before each index, and ``ranks`` is None. Otherwise ``ranks`` has,
+    for each rank, the indices of the range with this rank, and the positions of their elements in ``originals``.
     """
 
     originals: Array

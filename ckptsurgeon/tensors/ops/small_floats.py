@@ -45,7 +45,7 @@ _LAYOUTS = {
     "float8_e5m2fnuz": _FloatBits(2, 16, 0x7F, 0x80, 0x80, unsigned_zero=True),
 }
 FEW = 1 << 15
-"""So few codes are looked up one by one: the table of pairs, of 512 KiB, would first have to be read into the cache."""
+"""Up to this many codes are looked up one by one, since the table of pairs (512 KiB) is slow to read into the cache."""
 SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 

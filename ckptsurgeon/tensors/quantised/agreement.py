@@ -77,8 +77,8 @@ def contradictions(
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
     ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
     only if no weight has such a tensor, here or in these shards. For ``weight_g_idx`` and ``weight_zero_point`` of
-    compressed-tensors, only those in these shards count: here, the weights of one config group alone may need the
-    tensor.
+    compressed-tensors, only tensors in these shards count: in the file that is read, perhaps only the weights of one
+    config group need the tensor.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -106,7 +106,7 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """Returns the values that settings state for a module: those in its section, or all if it has no section."""
+    """Returns the values that settings state for a module: those in its section, or the general ones if it has none."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1

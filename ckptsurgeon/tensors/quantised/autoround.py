@@ -61,5 +61,5 @@ def _is_plain(bits: object) -> bool:
 
 
 def _searched(entry: str) -> str:
-    """Return an expression that matches from the beginning of a name what ``entry`` matches anywhere in it."""
+    """Return ``entry``, with ``.*`` in front unless it has ``^``, so that ``match`` finds it anywhere in a name."""
     return entry if entry.startswith(("^", ".*")) else f".*{entry}"

@@ -37,7 +37,7 @@ _MOST = 200
 def static_activations(
     codes: QuantisedTensors, tensors: Iterable[str], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield the quantised tensors that lack activation scales, although the settings say that these scales are static.
+    """Yield the quantised tensors that lack activation scales, for each setting that says that these are static.
 
     If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
     another layer has them: some kinds of modules may need none. In a model of ModelOpt, all may lack them: loaders can

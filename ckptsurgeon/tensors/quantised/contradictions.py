@@ -295,9 +295,10 @@ LIKELY_BITS, LEAST_GROUP = (4, 8), 32
 
 
 def _other_packing(words: int, groups: int, bits: int, size: int) -> Contradiction:
-    """Return which setting contradicts ``groups`` groups of a row in ``words`` words of 32 bits: bits, size or either.
+    """Return the wrong setting (num_bits, group_size or either) for rows with ``groups`` groups in ``words`` words.
 
-    Only the product of the two is known. So one of them is wrong if the value that would fit is usual.
+    A word has 32 bits. Only the product of num_bits and group_size is known. So a setting is taken for wrong if the
+    value that would fit is usual.
     """
     of_bits, of_size = words * 32 / (groups * size), words * 32 / (groups * bits)
     may_be_bits = of_bits in LIKELY_BITS

@@ -22,7 +22,7 @@ _TOGETHER = (
     (re.compile(r"\bqkv_proj$"), ("q_proj", "k_proj", "v_proj")),
     (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
 )
-"""(pattern of modules that vLLM joins, or of joined ones; names that settings may contain instead of the module's)."""
+"""(pattern of modules that vLLM joins, or of joined modules; the names that settings may contain instead of theirs)."""
 _JOINED = tuple(dict.fromkeys(one for _, others in _TOGETHER for one in others))
 HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
 """The prefixes that ``layers`` may have in a language model, alone or with an image encoder, in any version."""
@@ -32,7 +32,7 @@ _OF_LANGUAGE = frozenset((
     "model", "language_model", "text_model", "llm", "thinker", "transformer", "backbone", "base_model", "layers",
     "blocks", "h",
 ))  # fmt: skip
-"""In a language model, only these words are before the number of a layer; other parts have other words (``visual``)."""
+"""In a language model, only these words are before the number of a layer; other parts of a model have other words."""
 _OTHER_PARTS = (
     "mtp", "visual", "vision_model", "vision_tower", "audio_model", "audio_tower", "encoder", "decoder", "talker",
 )  # fmt: skip
@@ -45,8 +45,8 @@ class PossibleExclusions:
     """The modules that settings leave unquantised, or may leave unquantised: loaders apply entries in different ways.
 
     ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. The settings do not exclude
-    these: a way to apply an entry that would exclude one of them is not the way of the loader for which the file was
-    written. An entry that names a module of the model stands for this module alone. Any other entry for a layer of a
+    quantised modules: if a way to apply an entry would exclude one, the loader for which the file was written does not
+    use this way. An entry that names a module of the model means only this module. Any other entry for a layer of a
     language model may be a name from another version of the model, with another prefix. ``unread`` is true if a regular
     expression in the settings is not evaluated, ``is_spent`` if later ones were not evaluated because the previous ones
     could have taken too many steps.
@@ -133,7 +133,7 @@ class PossibleExclusions:
         return self._refuted[expression]
 
     def _may_name(self, name: str) -> bool:
-        """Return whether an entry without wildcards may stand for a module with this name, or for a part of the name.
+        """Return whether an entry without wildcards may mean a module with this name, or may match a part of the name.
 
         transformers compares an entry with the end of the name (before version 5: with its beginning). AutoAWQ, and AWQ
         in vLLM, compare it with any part of the name.

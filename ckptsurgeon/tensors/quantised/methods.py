@@ -67,7 +67,7 @@ SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
     *EXPERT_SCALES,
 })  # fmt: skip
-"""If scales have one of these endings, programs recognise the codes only by settings; other endings suffice."""
+"""If scales have one of these endings, programs need settings to recognise the codes; other endings are enough."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
 """Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
 

@@ -25,8 +25,8 @@ GENERAL = -1
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers that list names of modules that are not quantised.
 
-A name in such a list stands for the module, its submodules, and all modules whose names end with it. If it ends with a
-dot, it stands only for the module and its submodules.
+A name in such a list means the module with this name, its submodules, and all modules whose names end with it. If it
+ends with a dot, it means only the module and its submodules.
 """
 IGNORED, DYNAMIC, EXTRA, GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""

@@ -152,11 +152,12 @@ class OddTensors:
 
 
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
-    """Yield the few 8-bit float weights whose codes or scales have an unusual dtype, or whose scales an unusual name.
+    """Yield the few 8-bit float weights whose codes or scales have an unusual dtype, or scales with an unusual name.
 
-    Unusual means: most others have another one. A tensor is yielded only if the same module of another layer has the
-    usual name and dtypes: different kinds of modules may differ on purpose. Bytes with a scale in an unknown encoding
-    are treated as 8-bit floats if the codes with the same name in other modules are 8-bit floats.
+    A dtype or name is unusual if most other weights have a different one. A tensor is yielded only if the same module
+    of another layer has the usual name and dtypes: different kinds of modules may differ on purpose. Bytes with a scale
+    in an unknown encoding are treated as 8-bit floats if the codes with the same name in other modules are 8-bit
+    floats.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -181,7 +182,7 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    """Yield the tensors of a group with another trait (a name or a dtype) than more than half of the group has.
+    """Yield the tensors of a group whose trait (a name or a dtype) is not that of more than half of the group.
 
     ``trait`` returns the trait of a tensor, which is the same for all tensors with the same ``form``.
     """

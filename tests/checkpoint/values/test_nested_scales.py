@@ -111,5 +111,5 @@ def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:
     if layers == 6:
         assert silent(path, said) == []
     (note,) = cs.inspect(path).notes
-    assert "7 decoded matrices, all that were looked at of their layers, are less than 1/8 as large" in note
+    assert "7 decoded matrices, all that were checked in their layers, are less than 1/8 as large" in note
     assert f"model.layers.{number}.mlp.down_proj.weight" in note
