@@ -83,7 +83,7 @@ def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: i
 
 
 def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:
-    """Return the bytes of the output that a process makes in a second, measured with a sample of the steps.
+    """Return the number of bytes of the output that a process writes per second, measured with a sample of the steps.
 
     Returns None if a source is remote, or if no step can be computed without the destination's initialiser.
     """

@@ -126,7 +126,7 @@ class ProcessGroup:
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the other processes which of ``parts`` they write into ``folder``; return the files for this process."""
+        """Divide the files ``parts``, which go into ``folder``, between all processes; return those of this process."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})

@@ -130,9 +130,9 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 
 
 def is_single(step: Step) -> bool:
-    """Return whether BLAS adds up the changes; then the last bits of the results may depend on the processor.
+    """Return whether BLAS sums the changes, so that the last bits of the results may depend on the processor.
 
-    This is so for results of 16 bits, unless DoRA or tensors saved in full need sums in order.
+    BLAS is used for results of 16 bits, unless DoRA or tensors saved in full need sums in a fixed order.
     """
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
     if step.lora is None or step.dtype not in SINGLE:

@@ -26,7 +26,7 @@ __all__ = ["draw_steps"]
 
 
 class _Drawn(NamedTuple):
-    """A step whose values are drawn, and the steps that are written with it: this one, and those tied to it."""
+    """A step whose values are drawn; ``written`` are this step and the steps tied to it, which get the same values."""
 
     run: PartRun
     step: Step

@@ -23,7 +23,8 @@ LARGE = 4096
 ARRAYS = 12
 """How many arrays of the size of a band are in memory at once: those of both models, as stored, cast and reordered.
 
-If columns are reordered, up to four times as many are read as are needed."""
+If columns are reordered, up to four times as many columns are read as are needed.
+"""
 ROWS = 256
 """How many rows of a matrix of products are computed at once."""
 LEAST = 1 << 16

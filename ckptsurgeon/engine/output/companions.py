@@ -266,7 +266,7 @@ def existing_checkpoint(path: str) -> list[str]:
 
 
 def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
-    """Return the files of a folder, of those in ``names``, that belong to a checkpoint of any format.
+    """Return those of the files ``names`` of a folder that belong to a checkpoint of any format.
 
     ``read`` returns the content of a file; it may raise OSError.
     """

@@ -172,7 +172,7 @@ def _planes(values: npt.NDArray[np.generic], size: int) -> Iterator[Bytes]:
 
 
 def _split(data: memoryview) -> Iterator[tuple[memoryview, bool]]:
-    """Yield (bytes, whether they are not compressed) for each stream in the encoded block ``data``.
+    """Yield (bytes, whether they are stored uncompressed) for each stream in the encoded block ``data``.
 
     Raises FormatError if ``data`` is truncated.
     """

@@ -154,8 +154,8 @@ def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Adap
 def _check_grouped(b: TensorInfo, rank: int, module: str, name: str) -> None:
     """Raise ConfigError for the LoRA of a convolution with groups.
 
-    Its factor B has groups, too, and so only a part of the rank (``_ConvNd.update_layer`` of
-    https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py).
+    Its factor B has groups, too: its second dimension is the rank divided by the number of groups
+    (``_ConvNd.update_layer`` of https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py).
     """
     is_part = len(b.shape) > 2 and 0 < b.shape[1] < rank and rank % b.shape[1] == 0
     if is_part and all(size == 1 for size in b.shape[2:]):

@@ -194,7 +194,7 @@ def _module(name: str) -> str:
 
 
 def composed_key_parts(key: str, methods: tuple[str, ...], *, configured: bool) -> KeyParts | None:
-    """Return the parts of a key as ``peft_key_parts`` (``configured``) or ``loose_key_parts``, also for LoHa and LoKr.
+    """Return the parts of a key like ``peft_key_parts`` (``configured``) or ``loose_key_parts``, also of LoHa and LoKr.
 
     The roles of the tensors of LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``,
     the parts of PEFT's keys of an OFT are returned, too; the role of its tensor is ``oft_R``. So are those of Tucker

@@ -113,7 +113,7 @@ def _q6_k(blocks: Array) -> Array:
 
 
 class _Found(NamedTuple):
-    """The result of a search for each group: its scale, how far its minimum is below 0, and a code for each number."""
+    """The result of a search, for each group: its scale, its minimum times -1, and a code for each number."""
 
     scales: Array
     least: Array

@@ -1,4 +1,4 @@
-"""Decides whether the codes of a quantised model were made with other zero points than those that are stored.
+"""Decides whether the codes of a quantised model were made with zero points that differ from the stored ones.
 
 See ``tensors/decoders/_group_codes.py`` for the measured values of each tensor.
 """

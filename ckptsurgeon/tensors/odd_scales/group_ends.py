@@ -1,4 +1,4 @@
-"""Decides from the largest code of each group whether scales belong to other codes, or were rounded too late.
+"""Decides from the largest codes of groups whether scales belong to other codes, or were rounded after encoding.
 
 A scale is the largest weight of its group, divided by the largest possible code. So the largest code of nearly every
 group is the largest possible one.

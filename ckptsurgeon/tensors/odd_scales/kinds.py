@@ -1,5 +1,4 @@
-"""The kinds of implausible scales, zero points and codes, which no quantisation method writes: negative ones, and so
-on."""
+"""The kinds of scales, zero points and codes that no quantisation method writes, such as negative scales."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def blocks_of(settings: Settings) -> tuple[str, ...] | None:
 
 
 def plain_expressions(settings: Settings) -> tuple[list[re.Pattern[str]], bool]:
-    """Return the expressions that leave modules plain, and whether there are others that are not evaluated.
+    """Return (expressions that leave modules plain, whether there are further expressions that are not evaluated).
 
     An expression matches a module if it is found anywhere in the module's name.
     """

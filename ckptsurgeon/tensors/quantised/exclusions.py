@@ -123,9 +123,9 @@ class PossibleExclusions:
         return any(self._modules.meets(pattern, one, whole=True) for part in around for one in (part, f"{part}."))
 
     def _is_refuted(self, expression: Expression) -> bool:
-        """Return whether a regular expression matches another name of a quantised module, or the end of a name of it.
+        """Return whether a regular expression matches a possible name of a quantised module, or the end of such a name.
 
-        Then it does not mean such names: otherwise the module would not be quantised.
+        Then it is not meant for such names: otherwise the module would not be quantised.
         """
         if expression not in self._refuted:
             ends = (end for module in self._quantised for name in _names(module) for end in _ends_of(name))

@@ -98,7 +98,7 @@ def _fp4(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[s
 
 
 def _scales(shape: Shape, size: int) -> tuple[int, int]:
-    """Return two numbers of scales if ``size`` columns of a weight share one: without padding, and padded to tiles."""
+    """Return how many scales a weight has, without and with padding to tiles, if ``size`` columns share a scale."""
     rows, groups = shape[-2], -(-shape[-1] // size)
     padded = [-(-number // multiple) * multiple for number, multiple in zip((rows, groups), _TILE, strict=True)]
     return prod(shape[:-2]) * rows * groups, prod(shape[:-2]) * prod(padded)

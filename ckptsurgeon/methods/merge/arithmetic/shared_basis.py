@@ -72,9 +72,9 @@ def _of_majority(xp: ModuleType, kept: Sequence[Array]) -> Array:
 
 
 def _largest(xp: ModuleType, values: Array, density: float, nothing: float) -> Array:
-    """Return a matrix in which all but the share ``density`` of the largest magnitudes are zero; at least one stays.
+    """Return the matrix with only the share ``density`` of the largest magnitudes, at least one; the others are zero.
 
-    Magnitudes that only rounding left are zero, too: TIES would count their signs.
+    Magnitudes that are only rounding errors become zero, too, because TIES would count their signs.
     """
     size = values.shape[0] * values.shape[1]
     number = max(1, int(density * size)) if density else 0

@@ -145,7 +145,7 @@ def _itemsize(array: Array) -> int:
 
 
 def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0) -> Components:
-    """Return the ``rank`` components of a matrix with the largest singular values, without those that are zero.
+    """Return at most ``rank`` components of a matrix: those with the largest singular values that are not zero.
 
     Singular values up to ``least`` count as zero, too: if ``matrix`` is a residual, they may be rounding errors.
     """
@@ -181,7 +181,7 @@ def _counted(changes: Changes, squares: Array, least: float = 0.0) -> int | None
 
 
 def left_vectors(changes: Changes) -> Array:
-    """Return the left singular vectors of all changes side by side, as columns, without those that are zero."""
+    """Return the left singular vectors of all changes side by side, as columns, without those of singular values 0."""
     xp = changes.xp
     first = changes[0]
     gram = first @ first.T
