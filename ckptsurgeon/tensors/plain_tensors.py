@@ -1,4 +1,4 @@
-"""Tells at first sight, by names, dtypes and shapes, that the tensors of a state dict are not quantised."""
+"""Decides quickly, by names, dtypes and shapes, whether all tensors of a state dict are surely not quantised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CENTROIDS = "centroids"
 def is_plain(tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether names, dtypes and shapes alone show that no tensor is quantised; most models are plain.
 
-    Then no encoding is imported or asked. A state dict that is not plain may have no quantised tensors either.
+    Then no module of an encoding is imported. A state dict that is not plain may have no quantised tensors either.
     """
     for key, info in tensors.items():
         module, _, name = key.rpartition(".")

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``, or the shape of the output if one of the two is (1,) and the other ()."""
+    """Return the shape of the input ``one``; but if it is (1,) and the output's is (), or the reverse, the output's."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 

@@ -90,7 +90,7 @@ def composed_parts(
 def _misfit(name: str, shapes: Mapping[str, Sequence[int]], *, kernels: bool) -> FormatError:
     """Return the error for a module whose tensors, with these shapes by key, do not fit each other.
 
-    Unless ``kernels``, a convolution has an error of its own.
+    If ``kernels`` is false, a convolution gets a different error.
     """
     given = ", ".join(f"{escape(key)} {shape_text(shape)}" for key, shape in shapes.items())
     if not kernels and any(len(shape) > 2 for shape in shapes.values()):

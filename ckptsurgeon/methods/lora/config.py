@@ -142,7 +142,7 @@ def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
 
 
 def damage_of(data: Any, name: str) -> str:
-    """Return the reason why the configuration ``data`` of a LoRA adapter is invalid; '' if it is valid or not for LoRA.
+    """Return the reason why the configuration ``data`` is invalid; '' if it is valid, or is not for a LoRA adapter.
 
     The result is also '' if the configuration has a setting with which only PEFT can merge the adapter. ``name`` is the
     name of the file in messages.

@@ -71,7 +71,7 @@ def _matrices(kind: str, tensors: Sequence[Array]) -> list[Array]:
 
 
 def _without_core(core: Array, first: Array, second: Array, *, turned: bool) -> tuple[Array, Array]:
-    """Return two matrices with the product of a core (i, j, *kernel) and two matrices.
+    """Return two matrices whose product is the same as that of a core (i, j, *kernel) and two matrices.
 
     ``first`` is (out, i) or, if ``turned``, (i, out); ``second`` is (j, in).
     """

@@ -96,7 +96,7 @@ def knots_dare_ties(
 
 
 def _merged(changes: Changes, merge: Callable[[Sequence[Array]], Array]) -> Array:
-    """Return what ``merge`` makes of the changes in the basis that they share."""
+    """Return the result of ``merge``, which gets all changes in the basis that they share."""
     basis = left_vectors(changes)
     if not basis.shape[1]:
         return changes[0]

@@ -1,4 +1,4 @@
-"""The point on the arc between two models."""
+"""Interpolates between two models along an arc (slerp, nuslerp)."""
 
 from __future__ import annotations
 

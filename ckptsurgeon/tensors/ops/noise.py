@@ -132,7 +132,7 @@ class _Copies:
 
 @lru_cache(maxsize=64)
 def _copies_within(runs: Runs, begin: int, end: int) -> _Copies:
-    """Return the copies from the index ``begin`` to before ``end``."""
+    """Return the copies at the indices from ``begin`` up to, but not including, ``end``."""
     original, rank, number = (one[begin:end] for one in _copies(runs))
     found, first, places = np.unique(original, return_index=True, return_inverse=True)
     if len(found) == len(original):
