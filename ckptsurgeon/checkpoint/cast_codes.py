@@ -41,9 +41,9 @@ NEAR = 1 / 256
 def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = ()) -> Iterator[str]:
     """Yield a note if the values of matrices look like codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 
-    A program that casts all tensors of a quantised model, scales included, writes such files. There is no note on a
-    single matrix, unless the same module is quantised in other layers, or the same matrix of other layers does not look
-    like codes. ``coded`` has the keys of the parts of quantised tensors; they are not in ``sample``.
+    A program that casts all tensors of a quantised model, scales included, writes such files. A single matrix gets a
+    note only if the same module is quantised in other layers, or if the same matrix of other layers does not look like
+    codes. ``coded`` has the keys of the parts of quantised tensors; they are not in ``sample``.
     """
     found: dict[str, list[str]] = {}
     for one in sample:
@@ -59,7 +59,9 @@ def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = (
 
 
 def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
-    """Return whether ``FEWEST`` or more other matrices have the same role (key without numbers), and none has codes.
+    """Return whether no other sampled matrix of the same role (key without numbers) looks like codes.
+
+    The result is true only if there are at least ``FEWEST`` other matrices.
 
     ``found`` has, for each kind of codes, the keys of the matrices that look like such codes.
     """

@@ -252,7 +252,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def codes_before_operations(self) -> QuantisedTensors:
-        """``codes``; for each key in ``operated_parts``, the quantised tensor of the file to which its part belonged.
+        """``codes``, and the quantised tensors of the file whose parts an operation has changed (``operated_parts``).
 
         An operation may change a part so much that ``codes`` alone no longer recognises the quantised tensor.
         """

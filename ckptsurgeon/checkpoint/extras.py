@@ -196,7 +196,8 @@ def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Ite
 
 
 def why_not_plain(value: Any) -> str:
-    """Return why a value cannot be written into another file, as it is not only numbers and strings; '' if it can."""
+    """Return the reason why a value cannot be written into another file; '' if it has only numbers, strings and
+    None."""
     return _SearchLimit().why_not_plain(value)
 
 

@@ -40,8 +40,8 @@ SHOWN = 2
 class JoinedScales:
     """The ``keys`` of tensors in a file that have the scales of several experts; only parts of them are read.
 
-    ``unread`` are the keys that scales would have whose tensors cannot be taken apart, since a block has rows of two
-    matrices.
+    A joined tensor cannot be split if one of its blocks has rows of two matrices. ``unread`` has the keys that the
+    scales in such a tensor would have after a split.
     """
 
     keys: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ NOTHING_JOINED = JoinedScales()
 
 
 def apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, TensorInfo], JoinedScales]:
-    """Return the tensors with a part of joined scales for each matrix of an expert, and the joined tensors.
+    """Return the tensors, with separate scales for each matrix of an expert, and the joined scales that were split.
 
     Scales stay joined if no matrix of their experts is among the tensors, if a matrix has scales of its own, or if a
     block has rows of two matrices.
@@ -88,9 +88,9 @@ def apart(tensors: Mapping[str, TensorInfo]) -> tuple[Mapping[str, TensorInfo], 
 
 
 def _parts(key: str, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo | None]:
-    """Return the scales of each matrix, by key, that the joined scales ``key`` contain; {} if there is no matrix.
+    """Return {key: scales of one matrix} for the matrices whose scales are in the tensor ``key``; {} if there is none.
 
-    The scales are None if a block has rows of two matrices.
+    The value is None if a block has rows of two matrices.
     """
     info, stem = tensors[key], key[: key.rindex("experts.") + len("experts.")]
     experts, rows, columns = info.shape
@@ -108,10 +108,11 @@ def _parts(key: str, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo 
 
 
 def _is_separable(rows: int, names: Sequence[str], weights: Iterable[TensorInfo | None]) -> bool:
-    """Return whether no block has rows of two of the matrices ``names``, whose blocks have ``rows`` rows together.
+    """Return whether each block of scales belongs to only one of the matrices ``names``.
 
-    ``weights`` are the matrices of one expert, None if they are in another shard. The height of a block is a power of
-    two; then the rows of each matrix and of the blocks give it, if it is one.
+    ``rows`` is the number of rows of blocks of all these matrices together. ``weights`` are the matrices of one expert,
+    None if they are in another shard. If there are several matrices, the height of a block must be a power of two: it
+    is the number of rows of a matrix divided by its number of rows of blocks.
     """
     if not names or rows % len(names):
         return False
@@ -131,9 +132,10 @@ def _names(key: str, stem: str, experts: int, tensors: Mapping[str, TensorInfo])
 
 
 def scales_elsewhere(keys: Collection[str], elsewhere: Sequence[str]) -> Sequence[str]:
-    """Return the keys of other shards, and the keys for the parts of joined scales in these shards.
+    """Return ``elsewhere``, the keys of the other shards, with further keys for scales that are joined in these shards.
 
-    ``keys`` are those of this shard: the scales of its experts' codes may be joined in another shard.
+    ``keys`` are the keys of this shard. If it has the codes of an expert whose scales are joined in another shard, the
+    key that the separate scales would have is added.
     """
     joined = {key for key in elsewhere if key.endswith(ENDS)}
     found = []

@@ -94,9 +94,10 @@ NOTHING_PACKED = Packing()
 def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing]:
     """Return a state dict with tensors in place of packed weights, and a ``Packing`` that describes the packed weights.
 
-    If an entry cannot be read, each tensor inside it becomes a tensor without values. So it is counted, and commands
-    that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if there are
-    too many. If ``is_module`` is true, the entries are those of a pickled module, in which each object is a layer.
+    If an entry cannot be read, each tensor inside it becomes a tensor without values. Then the tensor is counted, and
+    commands that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if
+    there are too many. If ``is_module`` is true, the entries are those of a pickled module, in which each object is a
+    layer.
     """
     packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}
     if not packed:

@@ -43,7 +43,7 @@ OF_TEXT = ("text_config", "llm_config", "language_config")
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
 """Matches weights with ``hidden_size`` columns. This holds only in models that have names with ``GATE``."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Matches the quantisation methods with which a weight's number of columns depends on the settings (bits), too."""
+"""Matches quantisation methods for which the number of columns of a weight depends on the settings (bits)."""
 
 
 def unfit(

@@ -33,9 +33,9 @@ __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 MOST = 8 << 20
 """At most this many bytes are read of all ``g_idx`` tensors together; the rest is not checked."""
 NEAR = 0.02
-"""How far a value of a ``quant_map`` may be from the exact value.
+"""The largest allowed difference between a value of a ``quant_map`` and the exact value.
 
-This is more than the error of rounding to bfloat16, and less than the distance between two values.
+It is larger than the error of rounding to bfloat16, and smaller than the difference between two exact values.
 """
 SHOWN = 3
 ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight_scale", 1)}

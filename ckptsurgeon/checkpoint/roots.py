@@ -43,7 +43,7 @@ _NAMES_LISTED = 100
 
 @dataclass(frozen=True)
 class Root:
-    """A state dict in a file: its dotted path ('' is the top level), its entries, and how many of them are tensors.
+    """A state dict in a file: its dotted path ('' is the top level), its entries, and the number of its tensors.
 
     ``keys`` is the same path as a tuple of keys, indices and attributes, since a name may contain dots. ``packing``
     describes packed weights, whose tensors are among the entries.
@@ -98,7 +98,7 @@ def _preferred(candidates: Sequence[Root]) -> Root | None:
 
 
 def _counts(root: Root) -> bool:
-    """Return whether a state dict has only scalars that are in no module, as a training's ``step`` and ``epoch``."""
+    """Return whether a state dict has only scalars outside modules, such as a training's ``step`` and ``epoch``."""
     return _only_scalars(root) and not any("." in key for key in root.entries)
 
 

@@ -45,10 +45,11 @@ AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
 def disagreeing_files(
     path: str, codes: QuantisedTensors, metadata: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield notes on quantisation settings that differ from those in the first place that has any (metadata, files).
+    """Yield notes on quantisation settings that differ between the metadata of the weights and the files of the folder.
 
     ``metadata`` are the settings in the metadata of the weights; ``files`` has the settings of the files in the same
-    folder, by file name.
+    folder, by file name. All are compared with the first settings that exist: those in the metadata or, if there are
+    none, those of the first file.
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))

@@ -93,7 +93,7 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return the number of wrappers to remove, for as many keys in ``destination`` as possible; None if none is there.
+    """Return the number of removed wrappers with which the most keys are in ``destination``; None if no key ever is.
 
     ``chain`` are the wrappers of all keys, outermost first. If the destination has a submodule with the name of a
     wrapper, this wrapper is kept.
@@ -130,7 +130,8 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix that all keys ``shown`` lack to match ``destination``; '' if one matches or no prefix helps."""
+    """Return the prefix of ``destination`` that the keys ``shown`` need to match it; '' if one matches, or none
+    would."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

@@ -32,7 +32,7 @@ NEAR = 16
 ROLES = 2
 """Lost matrices have at least this many roles: new blocks may have one matrix of zeros on purpose."""
 LOOKED_AT = 4
-"""How many other matrices of a role are looked at, at most."""
+"""The largest number of other matrices of the same role that are looked at."""
 SAID = "the zeros begin or end in the middle of a row of "
 WHOLE = "one after the other in the file, although those of other layers are not"
 ROWS = "of zeros, perhaps because a part of the file is missing"
@@ -208,8 +208,8 @@ def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
 def _are_lost_pages(one: Place, begin: int, end: int) -> bool:
     """Return whether the zeros from ``begin`` to ``end`` in a matrix fill whole pages of the file.
 
-    Zeros on purpose begin and end with rows or columns, which do not begin at pages. If the matrix itself begins at a
-    page, they may do so: then the result is False.
+    Zeros that are there on purpose begin and end with rows or columns, and normally not at a page. But if the matrix
+    itself begins at a page, its rows may begin at pages, too: then the result is False.
     """
     ends = [(at - one.begin) % one.row for at in (begin, end)]
     is_inside = all(NEAR <= column <= one.row - NEAR for column in ends) and end < one.end

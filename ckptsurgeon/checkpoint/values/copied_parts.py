@@ -23,7 +23,7 @@ SCALES = frozenset({
 })  # fmt: skip
 """The last words of the keys of scales and biases, which normally differ from weight to weight."""
 TENSORS, PIECE = 4096, 64
-"""The most quantised tensors that are compared, spread over the model, and the bytes that are read at each place."""
+"""The largest number of tensors that are compared, spread over the model, and of bytes that are read at each place."""
 INFORMATION = 48.0
 """Two parts may be equal by chance if the entropy of the bytes that were read is less than this number of bits.
 

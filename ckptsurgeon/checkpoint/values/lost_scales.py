@@ -32,7 +32,7 @@ EIGHT_BITS = {
     "float8_e5m2": _Format(2, 15), "float8_e5m2fnuz": _Format(2, 16),
 }  # fmt: skip
 FEWEST = 2
-"""There is a note only if at least this many matrices look like codes, or if other layers store one differently."""
+"""A note needs this many matrices that look like codes, or other layers that store the same matrix differently."""
 MEDIAN = 4.0
 """The smallest median magnitude of codes.
 

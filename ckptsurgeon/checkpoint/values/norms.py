@@ -102,9 +102,10 @@ They are around 0, as those of a matrix, if it is below ``AROUND_ZERO``.
 FEWEST, MOSTLY = 3, 3 / 4
 """A norm or bias is wrong if at least ``FEWEST`` other layers, and the share ``MOSTLY`` of all, are unlike it."""
 FEW, SHARE, ALIKE = 2, 1 / 3, 3
-"""If fewer layers have equal values, at least ``FEW`` of them and the share ``SHARE`` of all must agree.
+"""If fewer layers have about equal values, at least ``FEW`` and the share ``SHARE`` of all must have them.
 
-Their means may differ by at most the factor ``ALIKE``, and there is a note only on at least ``FEW`` norms around 0.
+The means of these layers may differ by at most the factor ``ALIKE``. There is a note only if at least ``FEW`` norms are
+around 0.
 """
 NEGATIVE, ABOVE = 0.2, 0.97
 """A norm may lack the 1 that is added to it if at least the share ``NEGATIVE`` of its values is negative.
@@ -125,9 +126,9 @@ TIMES_WEIGHT = frozenset((
     "deepseek_v2", "deepseek_v3", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
     "qwen3", "qwen3_moe", "smollm3",
 ))  # fmt: skip
-"""Each ``model_type`` of transformers whose RMSNorm multiplies by the stored weight w, if w is near 1 in all layers.
+"""Model types of transformers whose RMSNorm multiplies by the stored weight w, and whose w is near 1 in all layers.
 
-Norms of Gemma, Qwen3-Next and Nemotron multiply by 1 + w.
+The norms of Gemma, Qwen3-Next and Nemotron multiply by 1 + w instead.
 """
 TIMES_WEIGHT_IN_GGUF = frozenset((
     "deepseek2", "gemma", "gemma2", "gemma3", "granite", "llama", "olmo2", "phi3", "qwen2", "qwen2moe", "qwen3",

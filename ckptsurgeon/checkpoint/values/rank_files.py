@@ -17,7 +17,7 @@ from ...util.text import count, escape
 __all__ = ["MISSING_RANKS", "doubled_file_notes", "missing_rank_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
-"""Limits: tensors that are split between files, files, places that are compared in a file, and bytes at each place."""
+"""Limits: number of split tensors, of files, of places that are compared in a file, and of bytes at each place."""
 
 Place = tuple[int, int]
 """The place of the bytes of a part in its file: offset and size. In a copy of the file, the places are the same."""

@@ -23,9 +23,9 @@ SIBLINGS = (
 )  # fmt: skip
 """Names of modules that have the same inputs."""
 TENSORS, BYTES = 2000, 8 << 20
-"""About the most tensors that are read for each kind of part, spread over the model, and about the most bytes."""
+"""Approximate limits on the tensors that are read for each kind of part, spread over the model, and on their bytes."""
 APART = 1 / 16
-"""Parts differ if more than this share of their 32-bit words differ: two columns with similar inputs may be swapped."""
+"""Parts count as different if more than this share of their 32-bit words differ: a few columns may be swapped."""
 FEWEST, MOSTLY = 3, 3 / 4
 """The parts must be equal in at least ``FEWEST`` layers, and in at least the share ``MOSTLY`` of all layers."""
 UNLIKE = (

@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 SAMPLED = 64
-"""How many small tensors are read, at most."""
+"""The largest number of small tensors that are read."""
 MOST = 64 * SAMPLED
-"""About how many small tensors are sorted by role, at most, spread over the model."""
+"""The largest number (approximate) of small tensors, spread over the model, that are sorted by role."""
 SAID = "NaN or infinite values"
 SMALL = 32 << 10
 """The largest small tensor: 8192 values in float32."""
@@ -78,7 +78,7 @@ def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> 
     """Yield a note if small tensors of floats have NaN or infinite values."""
     found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
     if found:
-        of = f" of {len(sample.raw)} that were looked at, of {sample.of:,}" if len(sample.raw) < sample.of else ""
+        of = f" of {len(sample.raw)} that were looked at ({sample.of:,} in all)" if len(sample.raw) < sample.of else ""
         have = "has" if len(found) == 1 else "have"
         yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
 
@@ -115,7 +115,7 @@ An A_log is log(1), log(2), ... before training, or the logarithm of a random nu
 have some negative values, but not in all rows of all layers.
 """
 TENSORS, BYTES = 512, 1 << 14
-"""How many tensors a command reads for these notes, and how many bytes of each, at most."""
+"""The largest number of tensors that a command reads for these notes, and of bytes of each tensor."""
 MANY = 64
 """If a tensor has more values than this, and none is negative, its extremes are not computed, to save time."""
 INTEGERS = ("int64", "int32")
@@ -200,9 +200,8 @@ def _initial_statistics(
                 steps = max(steps, ends[1])
     if found:
         said = (
-            f"of running variances {'is' if len(found) == 1 else 'are'} all 1, and the running means beside "
-            f"{'it' if len(found) == 1 else 'them'} all 0, as before training, although num_batches_tracked is "
-            f"up to {steps:,.0f}"
+            f"of running variances {'is' if len(found) == 1 else 'are'} all 1, and the running means of the same "
+            f"modules are all 0, as before training, although num_batches_tracked is up to {steps:,.0f}"
         )
         yield ImpossibleValues(found, said, "Take running_mean and running_var from the source: they were lost.")
 

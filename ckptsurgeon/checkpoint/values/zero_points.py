@@ -24,9 +24,9 @@ __all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "odd_zero_points", "rounded_ze
 
 PARTS = (".qzeros", ".weight_zero_point")
 MOST_OF_TENSOR = 4096
-"""About the most bytes of zero points of a tensor that are read."""
+"""The largest number (approximate) of bytes of a tensor's zero points that are read."""
 FEWEST_WORDS, SAMPLED = 16, 256
-"""The fewest words by which a tensor is judged, and about how many words are looked at."""
+"""A tensor with fewer words than ``FEWEST_WORDS`` is not judged; about ``SAMPLED`` words of a tensor are looked at."""
 PRECISION = 1 << 27
 """From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
 ALL, SOME = 0.99, 0.5
@@ -70,7 +70,7 @@ def _are_rounded(words: list[int]) -> bool:
 
 
 MOST, TENSORS = 8 << 20, 2000
-"""About the most bytes of zero points that are read, and the most tensors; the others are not looked at."""
+"""Limits on the bytes of zero points that are read (approximate), and on the tensors; other tensors are skipped."""
 FEWEST, VALUES = 4, 64
 """At least ``FEWEST`` tensors must each repeat one value; those with fewer than ``VALUES`` zero points do not count."""
 ASYMMETRIC = (

@@ -24,7 +24,7 @@ PROBE, PROBES = 512, 64
 EXACT = 64 << 20
 """All bytes of a range are read if it has at most this many; else a block at each of ``PROBES`` places."""
 LOOKED_AT = 4
-"""How many matrices of the same role are compared, at most."""
+"""The largest number of matrices of the same role that are compared."""
 WEIGHT = re.compile(r"(?:[._]weight\w*|[._]blocks|qweight|[._/]kernel|_proj|[._][wW]\d?)$")
 """Matches the ends of the keys of weights, quantised or not."""
 OTHER = re.compile(r"mask|lora_|pos(?:ition)?(?:al|s)?_?(?:emb|enc)|relative|rotary|filter|mel_|window", re.IGNORECASE)
