@@ -196,8 +196,7 @@ def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Ite
 
 
 def why_not_plain(value: Any) -> str:
-    """Return the reason why a value cannot be written into another file; '' if it has only numbers, strings and
-    None."""
+    """Return the reason why a value cannot be written into another file; '' if it can be written."""
     return _SearchLimit().why_not_plain(value)
 
 

@@ -130,8 +130,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix of ``destination`` that the keys ``shown`` need to match it; '' if one matches, or none
-    would."""
+    """Return the prefix of ``destination`` that the keys ``shown`` lack; '' if they match, or do not match with it."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

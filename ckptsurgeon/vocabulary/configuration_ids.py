@@ -32,8 +32,9 @@ def sizes_for(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]
     """Return the vocabulary sizes of the configurations whose token ids are to be renumbered.
 
     These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
-    nested configurations decide: the smallest of their sizes that has room for all old tokens is returned, together
-    with the size of the new vocabulary. If there is none, the result is empty, and all ids are to be renumbered.
+    result depends on the other nested configurations. It has the smallest of their sizes that is large enough for all
+    old tokens, and the size of the new vocabulary. If no size is large enough, the result is empty, and all ids are to
+    be renumbered.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -70,9 +71,9 @@ def fields_with_ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterato
 def unsure_numbers(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
     """Yield (path, number) of each number for which it is unclear whether it is an id of this vocabulary.
 
-    This is the case if the name of its field may be the name of a field with token ids. In a configuration with another
-    vocabulary, it is the case if the number is the id of a token that marks images or other inputs, and is small enough
-    for both vocabularies.
+    In a configuration for this vocabulary, it is unclear if the name of the field does not tell whether the field has
+    token ids. In a configuration for another vocabulary, it is unclear if the field has the id of a token that marks
+    images or other inputs, and the number is small enough for both vocabularies.
     """
     for path, value, other in _fields(fields, sizes):
         name = path[-1]

@@ -81,7 +81,7 @@ def _single(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_byte(token: str) -> bool:
-    """Return whether a token is in angle brackets: a byte (``<0x0A>``), or a special token."""
+    """Return whether a token is in angle brackets, as byte tokens (``<0x0A>``) and special tokens are."""
     return token[0] == "<" and token[-1] == ">"
 
 

@@ -91,7 +91,7 @@ class Pieces:
 
 
 NEW_TOKENS = ("init", "mean", "zero", "subword")
-"""The ways to fill the row of a token that the source does not have; with a donor, there is ``omp``, too."""
+"""The ways to fill the row of a token that the source does not have. Another way, ``omp``, needs a donor."""
 
 
 def map_tokens(

@@ -119,7 +119,7 @@ SHIFTED = (
     "sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "source.spm", "dict.txt",
     "vocab-src.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""Token lists (XLM-R, fairseq, Marian) whose order is not, or not for all tokens, the order of the embedding's rows."""
+"""Token lists (XLM-R, fairseq, Marian) in which some or all tokens are in another order than the embedding's rows."""
 
 
 def tokens_beside(model: str) -> str:
@@ -139,7 +139,8 @@ def vocabulary_beside(path: str) -> Vocabulary:
     """Return the vocabulary in a file, with the added tokens that transformers saved in files of the same folder.
 
     Raises ConfigError if a file cannot be read, or if the ids of the added tokens do not continue the ids of the list.
-    Raises PlanError if the list is not in the order of the embedding's rows, and no file of the folder says this order.
+    Raises PlanError if the list is not in the order of the embedding's rows, and no file of the folder contains this
+    order.
     """
     folder, name = os.path.split(path)
     if name not in LACKING and not is_of_pieces(name):

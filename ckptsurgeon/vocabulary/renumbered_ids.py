@@ -38,8 +38,8 @@ class MovedIds:
     ``changed`` has the new values of fields, by path. ``lost`` has the ids whose token is not in the new vocabulary.
     ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
     languages and tasks. These ids are not needed, because a token that does not exist cannot be generated. ``stale``
-    has old ids whose token is not the token that the field is for; the field gets the new id of the right token.
-    ``unsure`` has numbers that are not changed, but may be ids of old special tokens which have other ids now.
+    has old ids of wrong tokens; the field with such an id gets the new id of the token that it is for. ``unsure`` has
+    numbers that are not changed, but may be ids of old special tokens which have other ids now.
     """
 
     changed: Mapping[Path, Any]

@@ -67,7 +67,7 @@ def with_added_tokens(
 
 @dataclass(frozen=True)
 class NewVocabulary:
-    """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
+    """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` has the files of both.
 
     ``spelled`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was
     made from the tokeniser of the source, ``files`` are the files of the new tokeniser, and both ``paths`` are the file
@@ -115,7 +115,7 @@ class NewVocabulary:
             return Renumbering.of(self.source.tokens, self.new.tokens, self.spelled)
         raise LookupError(
             "the folder of the configuration has no token list, and the vocabulary size of the configuration, "
-            f"{rows}, is that of neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor "
+            f"{rows}, is the length of neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor "
             f"{escape(self.paths[1])} ({len(self.new.tokens)})"
         )
 

@@ -10,12 +10,12 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How well the ids of tokens follow the order of the merge rules that make them, or for Unigram of falling scores.
+    """How well token ids follow the order of the merge rules that make the tokens or, for Unigram, of falling scores.
 
     ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than the token of
-    the rule before. For ``rising``, each rule is paired with the rule half the list later. ``rising`` is the share of
-    the pairs in which the later rule's token has the larger id: 1 if tokens are numbered in the order of the rules, and
-    about 0.5 if they are numbered at random.
+    the rule before. ``rising`` compares each rule in the first half of the list with the rule half a list later. It is
+    the share of these pairs in which the later rule's token has the larger id: 1 if tokens are numbered in the order of
+    the rules, and about 0.5 if they are numbered at random.
     """
 
     number: int = 0

@@ -22,7 +22,7 @@ _ENDS = ("BertProcessing", "RobertaProcessing")
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """The tokens that are kept, in the order of their old ids, and how many of them belong to each group.
+    """The tokens that are kept, in the order of their old ids, and {name of a group: number of its tokens}.
 
     A token is counted in the first of these groups that contains it: special and added tokens, bytes, tokens of the
     texts, and pieces and letters of the tokens of the texts.
@@ -156,7 +156,7 @@ def _parts(model: Mapping[str, Any], used: Collection[str], listed: Mapping[str,
 
 
 class _Merges:
-    """The merges of a BPE tokeniser: pairs of tokens; the earlier a merge is in the list, the sooner it is applied."""
+    """The merges of a BPE tokeniser: pairs of tokens. A merge that is earlier in the list is applied first."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         self._prefix = model.get("continuing_subword_prefix") or ""
