@@ -71,9 +71,10 @@ def _shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None
 
 
 def converted_layer_notes(plan: Plan, config: Mapping[str, Any]) -> list[Note]:
-    """Return notes on tensors that a plan's output lacks, although its names are those of transformers now.
+    """Return notes on tensors that a plan's output lacks, after the plan gave all tensors the names of transformers.
 
-    The names of another layout do not show what is missing. ``config`` is the configuration of the source.
+    The names of another layout, as in the source, do not show which tensors are missing. ``config`` is the
+    configuration of the source.
     """
     from .weights.part_checks import part_notes
 

@@ -40,7 +40,7 @@ def unreadable_file_notes(folder: ModelFolder, read: ModelFolder) -> list[Note]:
 
 
 def _kind_of(name: str, why: str) -> NoteKind:
-    """Return the kind of a note on a file that is not copied: programs need files with these names."""
+    """Return the kind of a note on an unreadable file: UNREADABLE_FILE if programs need a file of this name."""
     is_needed = isinstance(why, Note) or name.endswith((".json", ".model", ".txt"))
     return NoteKind.UNREADABLE_FILE if is_needed else NoteKind.OTHER
 

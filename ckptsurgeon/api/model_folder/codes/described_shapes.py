@@ -36,7 +36,7 @@ VALUE_BYTES = 4096
 
 
 SHAPE_SAID = "gives the shape "
-"""How texts on a wrong shape in a ``quant_state`` begin."""
+"""The beginning of texts on a wrong shape in a ``quant_state``."""
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
@@ -76,7 +76,7 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
 
 
 def _kind_of(field: str, why: str) -> NoteKind:
-    """Return the kind of a note: no program can decode a weight of a wrong shape."""
+    """Return the kind of a note: BROKEN_CODES for a wrong shape, with which no program can decode a weight."""
     is_shape = field == "weight_shape" or why.startswith(SHAPE_SAID)
     return NoteKind.BROKEN_CODES if is_shape else NoteKind.QUANTISATION
 

@@ -77,7 +77,7 @@ VIT = rules({
 
 
 def _feature_layers(c: Fields) -> int:
-    """Return of how many layers of the image encoder the outputs are concatenated as the input of LLaVA's projector."""
+    """Return the number of layers of the image encoder whose outputs LLaVA concatenates as input of its projector."""
     found = c.says("vision_feature_layer")
     return len(found) if isinstance(found, list) else 1
 

@@ -51,14 +51,14 @@ _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
     (("bloom",), "hidden_size", "n_head"),
 )
-"""Model types, the field of a width, and the field of a number of heads.
+"""(model types, field with a width, field with a number of heads)
 
 If ``head_dim`` is not set, the number of heads must divide the width.
 """
 
 
 def value_notes(config: Mapping[str, Any]) -> Iterator[Note]:
-    """Yield notes on invalid values in a configuration and its ``text_config``; none if it refers to custom code."""
+    """Yield notes on invalid values in a configuration and its ``text_config``, unless it refers to custom code."""
     if config.get("auto_map"):
         return
     text = config.get("text_config")

@@ -21,7 +21,7 @@ TRANSLATING = ("m2m_100", "mbart", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"
 LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}(?:_[A-Z][a-z]{3})?__")
 """Matches the tokens of languages: ``ro_RO`` of mBART, ``ron_Latn`` of NLLB, ``__ro__`` of M2M100 and SeamlessM4T."""
 FEWEST = 3
-"""A missing language token gets a note only if a list has this many: a single one may be a piece of a word."""
+"""A missing language token gets a note only if the list has this many others: one match may be a piece of a word."""
 BEGINS = ("forced_bos_token_id", "decoder_start_token_id")
 """Fields with the id of the token with which a translation begins."""
 WHISPER = (

@@ -27,8 +27,8 @@ def moved_id_notes(
     """Yield notes if ``eos_token_id`` and one of ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
 
     ``sections`` has {name: fields} of each configuration. ``names`` has {role (``eos_token``): special token}, and
-    ``places`` the id of each token. If the model ``generates`` no text, there is no note on ``bos_token_id``: encoders
-    do not use it, and may have the default of their class.
+    ``places`` the id of each token. If ``generates`` is false (the model generates no text), there is no note on
+    ``bos_token_id``: encoders do not use it, and may have the default of their class.
     """
     own = {name: places[token] for name, token in names.items() if token in places}
     found: dict[tuple[str, ...], list[str]] = {}

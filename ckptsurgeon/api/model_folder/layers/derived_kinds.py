@@ -39,7 +39,7 @@ class LayerKinds:
     ways: Callable[[Sequence[Any]], Iterable[dict[str, Any]]]
 
     def said(self, config: Fields, wanted: Sequence[Any]) -> dict[str, Any] | None:
-        """Return {field: value} by which the layers get the properties ``wanted``; None if there is no such field.
+        """Return {field: value} to set, so that the layers get the properties ``wanted``; None if no values do this.
 
         The result is empty if the layers have these properties already.
         """

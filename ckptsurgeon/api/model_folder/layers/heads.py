@@ -92,7 +92,7 @@ def heads_of(
 
 
 def stated_heads(settings: Sequence[Settings]) -> dict[str, int]:
-    """Return the numbers of query heads ("q") and of key heads ("k") that settings have, the first settings first."""
+    """Return the numbers of query heads ("q") and key heads ("k"), from the first of ``settings`` that states them."""
     stated = {kind: number for kind, names in _HEADS.items() if (number := _number(names, settings))}
     if "q" in stated:
         stated.setdefault("k", stated["q"])

@@ -133,7 +133,7 @@ def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, or
 
 
 def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of ``found``; if it has no such entry, that of ``known``, or else its last entry."""
+    """Return ``found[number]`` if it exists, else ``known[number]``, else the last entry of ``known``."""
     found = found if number < len(found) else known
     return found[min(number, len(found) - 1)]
 
@@ -228,7 +228,7 @@ def _counts_all(value: list[Any], count: int) -> bool:
 
 
 def _of_layer(config: Mapping[str, Any], path: Path, number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of the list at ``path``; if there is no such list or entry, that entry of ``known``.
+    """Return entry ``number`` of the list at ``path``; ``known[number]`` if there is no such list or entry.
 
     If ``known`` is too short as well, its last entry is returned.
     """

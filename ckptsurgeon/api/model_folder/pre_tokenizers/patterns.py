@@ -14,7 +14,7 @@ from functools import cache
 __all__ = ["CONTRACTIONS", "PUNCTUATION", "SPACE_MARKS", "translated"]
 
 SPACE_MARKS = "Ġ▁"
-"""The characters that stand for a space, in byte-level BPE and in sentencepiece."""
+"""The characters that replace a space in the tokens of byte-level BPE and of sentencepiece."""
 CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The regular expression of GPT-2. ByteLevel splits texts with it, unless ``use_regex`` is false."""
 PUNCTUATION = r"!-/:-@\[-`{-~"
@@ -27,7 +27,7 @@ The expressions of published tokenisers have up to 4 repeats and 12 alternatives
 _KEPT = frozenset("sSdDwWbrntfv")
 """The letters whose escapes mean the same in Python's regular expressions."""
 _OTHER = "\x80"
-"""A character that no text has: it stands for all other characters of a Unicode property, so that no set is empty."""
+"""A character that no text has. It represents all other characters of a Unicode property, so no set is empty."""
 _PROPERTY = re.compile(r"\\([pP])(?:\{(\^?)([A-Za-z]{1,2})\}|([LMNPSZC]))")
 _GROUP = re.compile(r"\((?:\?(?:i?:|[!=>]|<[!=]))?")
 _REPEAT = re.compile(r"(?:[*+?]|\{\d{0,3},?\d{0,3}\})[+?]?")

@@ -33,7 +33,7 @@ tiktoken have parts of contractions as tokens, and some lists were trained with 
 now reads them.
 """
 FIRST = 20_000
-"""Tokens of letters, of which there are many, are only searched among this many tokens at the beginning of a list."""
+"""Tokens of letters are frequent, so they are searched only among this many tokens at the beginning of a list."""
 
 
 @notes_of(NoteKind.VOCABULARY)

@@ -25,7 +25,7 @@ STRATEGIES = {
 }  # fmt: skip
 """{model type: strategy that a network uses if its config.json has none}"""
 ADDED = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""{model type of an image encoder: number of its features that are of no patch}; CLIP has one for the whole image."""
+"""{model type of an image encoder: number of features that belong to no patch}; CLIP has one for the whole image."""
 OF_VIDEO_LLAVA = {STRATEGY: DEFAULT, ADDITIONAL: 1}
 """The defaults of Video-LLaVA's processor. By default, the other processors have no strategy and add no tokens."""
 COUNTED = {

@@ -19,7 +19,7 @@ OF_TOKENIZERS = (
     "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     "video_llava", "vipllava",
 )  # fmt: skip
-"""Model types whose processors use the placeholder that the tokeniser's files name (``image_token``), if they do."""
+"""Model types whose processors use the placeholder in the tokeniser's files (``image_token``), if there is one."""
 OF_PROCESSORS = ("llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "video_llava", "vipllava")
 """Model types whose processors use the placeholder in processor_config.json, if the tokeniser names none."""
 OWN = ("PixtralProcessor",)

@@ -92,7 +92,7 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:
-    """Yield a note if a vocabulary lacks a special token, and a configuration has another id for it than transformers.
+    """Yield a note if transformers gives a token that the vocabulary lacks another id than a configuration has for it.
 
     transformers gives such a token a new id, whose row was not trained for this token. If there is no such row, other
     notes report this. ``tokens`` has the tokens of the vocabulary, ``names`` the special tokens by role, and ``new``

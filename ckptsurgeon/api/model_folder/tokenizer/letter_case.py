@@ -41,7 +41,7 @@ lower-case.
 END = "</w>"
 CAPITAL = re.compile(r"[A-Z]")
 LEAST = 100
-"""If more than one word in this number has capital letters, the list is for texts with capital letters.
+"""If more than 1 in this many words has capital letters, the list is for texts with capital letters.
 
 In BERT's list for such texts (cased), every third word has capital letters.
 """

@@ -109,9 +109,9 @@ def _blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
-    On ordinary words, ``special_id_notes`` yields the note, unless they are added tokens, as the word delimiter '|' is.
-    ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places``
-    the id of each token.
+    If the blank is an ordinary word, ``special_id_notes`` yields the note instead, unless the word is an added token,
+    as the word delimiter '|' is. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the
+    order of their ids, and ``places`` the id of each token.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:

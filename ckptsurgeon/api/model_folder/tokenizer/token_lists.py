@@ -44,7 +44,7 @@ BY_PIECES = {
     ),
     **dict.fromkeys(("mt5", "t5", "umt5"), "spiece.model"),
 }
-"""{model type: name of its sentencepiece model}, if its tokens have the ids of the model's pieces."""
+"""{model type: name of its sentencepiece file}, for types whose tokens have the ids of the pieces in this file."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE, END = "Ġ", "▁", "</w>"
 """The first character of tokens after a space (byte-level BPE, sentencepiece), and CLIP's mark of a word's end."""

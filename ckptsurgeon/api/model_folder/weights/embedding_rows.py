@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["WIDE", "Rows", "can_read"]
 
 WIDTH, WIDE = 128, 384
-"""The largest number of values of a row that are compared: of a few rows, and of many rows (``Rows.related``)."""
+"""The largest number of values of each row that are compared: ``WIDE`` in ``Rows.related``, else ``WIDTH``."""
 CODES = {"float32": "f", "float16": "e", "bfloat16": "H"}
 MOST, SOME = 16_384, 96
-"""The largest number of rows among which close rows are searched, and of rows for which they are searched."""
+"""Close rows are searched among at most ``MOST`` rows, and for about ``SOME`` of these rows."""
 EQUAL, CLOSE = 0.95, 1.15
 """Two rows with a cosine above ``EQUAL`` are copies. Rows are close if their cosine is above ``CLOSE`` times chance.
 
@@ -52,7 +52,7 @@ class Rows:
         self._known = dict[int, list[float]]()
 
     def measure(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Measure the mean and the standard deviation of each column, over all rows in the pairs."""
+        """Measure the mean and the standard deviation of each column over all rows in ``pairs``."""
         columns = list(zip(*(self._read(row) for pair in pairs for row in pair), strict=True))
         self._means = [math.fsum(column) / len(column) for column in columns]
         squares = [
@@ -82,8 +82,9 @@ class Rows:
     def related(self, rows: int, pairs: Sequence[Pair]) -> tuple[float, list[Pair]] | None:
         """Return the median cosine between a row and the closest row, and the pairs whose rows both have a close row.
 
-        Returns None if the median is not above chance (see ``CLOSE``), or if all rows of the pairs are zeros or have
-        values that are not finite. Up to 16,384 of the first ``rows`` rows are read, and the rows of ``pairs``.
+        Up to 16,384 of the first ``rows`` rows are read, and the rows of ``pairs``. Rows that are zeros, or have values
+        that are not finite, are left out. Returns None if the median is not above chance (see ``CLOSE``), if fewer than
+        ``SOME`` rows remain, or if no row of the pairs remains.
         """
         import numpy as np  # imported here, so that commands that only read headers do not load it
 
@@ -148,7 +149,7 @@ class Rows:
 
 
 def _nearest(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Return each row's largest cosine with a row that is no copy, for ``places``; and the deviation of all cosines."""
+    """Return (largest cosine of each row in ``places`` with a row that is not a copy, deviation of all cosines)."""
     import numpy as np
 
     cosines = values[list(places)] @ values.T

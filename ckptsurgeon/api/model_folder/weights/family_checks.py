@@ -42,7 +42,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""(pattern of module names in layers, model types that have such modules, of those in this table)"""
+"""(pattern of module names in layers, model types that have such modules; other types in this table have none)"""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))

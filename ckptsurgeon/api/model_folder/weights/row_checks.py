@@ -54,7 +54,7 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _is_padded(number: int, known: Collection[int]) -> bool:
-    """Return whether ``number`` may be the rows of a vocabulary that was padded for a quantisation kernel.
+    """Return whether ``number`` may be the number of rows of a vocabulary that was padded for a quantisation kernel.
 
     ``known`` has the vocabulary sizes that the configuration states.
     """
@@ -62,7 +62,7 @@ def _is_padded(number: int, known: Collection[int]) -> bool:
 
 
 def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int:
-    """Return for how many tokens a tensor has values if it is an output layer or its bias; 0 for other tensors.
+    """Return the number of tokens for which an output layer or its bias has values; 0 for other tensors.
 
     ``widths`` has the widths of the embeddings, and ``classes`` the names in ``architectures``.
     """
@@ -77,7 +77,7 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that determines a size of some tensors: their axis ``axis`` has its value plus ``more``.
+    """A field of config.json that determines a size of some tensors: axis ``axis`` has the field's value + ``more``.
 
     ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
     """
@@ -246,7 +246,7 @@ Such rows are added for speed, or for tokens that are added later. Of published 
 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""If the number of rows is no multiple of ``EIGHT``, they were not padded: ``FEW``, or 1 in 100, may have no token."""
+"""Without padding to a multiple of ``EIGHT``, up to ``FEW`` rows, or 1 in ``HUNDREDTH``, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:

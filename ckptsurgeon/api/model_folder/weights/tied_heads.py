@@ -145,7 +145,7 @@ def _embedding(tensors: Sequence[DescribedTensor]) -> DescribedTensor | None:
 
 
 def _coded_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[str]:
-    """Return the keys of quantised output layers if they were plain: ``lm_head.weight`` for ``lm_head.qweight``."""
+    """Return the keys of quantised output layers as if stored plainly: ``lm_head.weight`` for ``lm_head.qweight``."""
     modules = {one.key: re.split(r"\.weight\.|\.\w+$", one.key)[0] for one in tensors}
     own = [one for one in tensors if not one.tied_to and HEAD.search(f"{modules[one.key]}.weight")]
     infos = {one.key: TensorInfo(one.dtype, one.shape) for one in own}

@@ -133,7 +133,7 @@ MARKS = ("▁", "Ġ", "##")
 FEWEST, MOST = 32, 96
 """The smallest and the largest number of pairs that are compared."""
 FIRST, TRIED = 20_000, 4_000
-"""How many tokens of a list are searched for a mark, and the largest number of tokens with this mark that are tried."""
+"""The largest number of tokens of a list that are searched for a mark, and of tokens with this mark that are tried."""
 FURTHEST = 4
 """The largest shift that is tried, in rows."""
 CLEAR, LEAST, TIMES, OWN_TIMES = 6.0, 0.1, 2.0, 3.0
@@ -156,7 +156,10 @@ SPREAD = 1.5
 
 
 class Verdict(NamedTuple):
-    """The result for a token list: it ``fits``, or a note that it is some rows ``off``, or of an ``other`` model."""
+    """The result for a token list: ``fits`` is true if it fits the embedding. ``off`` and ``other`` are notes, or ''.
+
+    ``off`` says that the list is shifted by some rows, ``other`` that it belongs to another model.
+    """
 
     fits: bool = False
     off: str = ""
