@@ -14,7 +14,7 @@ from .values.sampled_matrices import VALUES, MatrixSample
 __all__ = ["cast_code_notes"]
 
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
-"""How many bits longer the mantissa of each dtype is than that of 8-bit floats (e4m3, which has three bits)."""
+"""{dtype: number of bits by which its mantissa is longer than the three bits of 8-bit floats (e4m3)}"""
 FEWEST = 2
 """Several matrices get a note if at least this many look like codes.
 
@@ -28,7 +28,7 @@ Codes of int8 have no magnitude above ``INTEGER``. If scales are powers of two, 
 codes, but they are smaller.
 """
 SMALL, MOST = 5, 15
-"""Whole numbers look like 4-bit codes if the largest magnitude is from 5 to 15, and most smaller ones occur, too."""
+"""Whole numbers look like 4-bit codes if the largest magnitude is from 5 to 15, and most smaller magnitudes occur."""
 FOUR_BITS = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0}
 """The magnitudes of 4-bit floats (e2m1)."""
 LEVELS = {kind: sorted({abs(one) for one in table}) for kind, table in TABLES.items()}

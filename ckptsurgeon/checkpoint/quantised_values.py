@@ -175,9 +175,9 @@ def _is_uneven(data: bytes, groups: int, settings: Mapping[str, Any]) -> bool:
 
 
 def _group_size(columns: int, groups: int, stated: object) -> int:
-    """Return the group size: ``stated``, from the settings, if it gives ``groups`` groups; else a computed one.
+    """Return ``stated``, the group size in the settings, if it gives ``groups`` groups; else ``columns`` / ``groups``.
 
-    In both cases, the last group may be smaller.
+    The quotient is rounded up: the last group may be smaller than the others.
     """
     if type(stated) is int and stated > 0 and -(-columns // stated) == groups:
         return stated

@@ -38,7 +38,7 @@ https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tens
 """
 SHOWN = 3
 AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
-"""What loaders do with 8-bit floats without settings, since such codes have the shape of the weights."""
+"""The consequence of missing settings if codes are 8-bit floats, which have the shape of the weights."""
 
 
 @notes_of(NoteKind.QUANTISATION)

@@ -124,7 +124,7 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
 
 
 def stale_ids(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[LostId]:
-    """Return the ids in a configuration that belong to another token than the one that their field is for.
+    """Return the ids in a configuration whose token is not the token that their field is for.
 
     For example, ``no_timestamps_token_id`` is for the token ``<|notimestamps|>``. ``tokens`` has the tokens in the
     order of their ids.

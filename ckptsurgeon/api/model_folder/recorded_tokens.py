@@ -250,7 +250,7 @@ LINEAGE, CONFIG = "lineage.json", "config.yaml"
 OF_RUN = re.compile(r"\.|best\.safetensors|(adapter|last|steps/\d+)(/.*)?")
 """Matches the paths of checkpoints that a run writes, relative to the run's folder."""
 DEEPEST = 3
-"""How many folders are searched for the records of a run: the checkpoint's own folder, and those that contain it."""
+"""The number of folders that are searched for the records of a run: the checkpoint's folder, and folders above it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Refuses to copy embedding rows by position from a model with another tokeniser, unless the user asks for it.
 
-"By position" (``--vocab place``) means that row n of a source becomes row n of the output, whatever its token.
+"By position" (``--vocab place``) means that row n of a source becomes row n of the output, even if its token differs.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ TENSORS, PIECE = 4096, 64
 INFORMATION = 48.0
 """Two parts may be equal by chance if the entropy of the bytes that were read is less than this number of bits.
 
-This is so for few scales, and for scales that are nearly constant.
+The entropy is that low if there are few scales, or if they are nearly constant.
 """
 COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}: was one written in place of the other"
 

@@ -26,7 +26,7 @@ OF_TWO_NETWORKS = "perhaps they are layers of different networks of the same siz
 CLEAR = 0.3
 """Successive layers belong to one network if the correlation of their norms is above this number."""
 NEAR, DEVIATIONS = 0.1, 2.5
-"""Layers are unrelated if the correlation is at most ``NEAR``, or ``DEVIATIONS`` standard deviations of chance."""
+"""Layers are unrelated if the correlation is at most ``NEAR`` or ``DEVIATIONS`` / sqrt(width), whichever is larger."""
 WIDTH = 128
 """Norms with fewer hidden units are not compared: with this many, unrelated layers correlate by up to 0.22."""
 VARIES = 0.01

@@ -128,9 +128,9 @@ def _magnitudes(dtype: str) -> tuple[float, ...]:
 
 
 TENSORS, SAMPLE = 1000, 4096
-"""The most tensors that are looked at, spread over the model, and about the most bytes of each."""
+"""The largest number of tensors that are looked at, spread over the model, and (roughly) of bytes of each tensor."""
 FEWEST_CODES, DIFFERENT = 1024, 16
-"""Fewer codes other than 0, or fewer different magnitudes, are not judged: ternary weights have only one magnitude."""
+"""A tensor needs this many codes other than 0, and different magnitudes; ternary weights have only one magnitude."""
 LARGE, LARGEST = 32.0, 128.0
 """If int8 bytes were cast to 8-bit floats, the largest magnitude is from ``LARGE`` to ``LARGEST``.
 

@@ -124,7 +124,7 @@ MISLABELLED = "the dtype in the header is perhaps wrong"
 FEWEST_MISLABELLED = 2
 """There is a note only if at least this many matrices are mislabelled."""
 DIFFERENT = 24
-"""Matrices with fewer different magnitudes are not judged."""
+"""A matrix with fewer different magnitudes than this gets no note."""
 USUAL = (1.5, 16.0)
 """In weights, the third quartile of the magnitudes, divided by the first, is between these bounds.
 
@@ -170,7 +170,7 @@ def _value(code: int, dtype: str) -> float:
 
 SHIFTED_VALUES = "perhaps they were decoded with wrong zero points"
 FEWEST_SHIFTED = 8
-"""Fewer matrices are not judged: by chance, the mean of 512 values may be 13 % of their root mean square."""
+"""A note needs at least this many matrices: by chance, the mean of 512 values may be 13 % of their root mean square."""
 
 
 @notes_of(NoteKind.WRONG_ZERO_POINTS)

@@ -100,7 +100,7 @@ def _inverse(scales: Mapping[str, float]) -> list[str]:
 
 
 TENSORS, SAMPLE = 2000, 2048
-"""The most tensors that are looked at, and about the most bytes of the scales and of the codes of each."""
+"""The largest number of tensors that are looked at, and (roughly) of bytes of their scales and of their codes."""
 FEWEST, DIFFERENT = 16, 6
 """If ``FEWEST`` or more scales are all equal, and their codes have ``DIFFERENT`` or more values, this is not by chance.
 
@@ -131,7 +131,7 @@ def odd_nested_scales(
 def _have_one_scale(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read) -> bool:
     """Return whether the first or the last scales of a tensor are all equal, but their codes differ.
 
-    Scales that are all 0, or all 1 (as before they are set), are not meant: other notes are about them.
+    The result is False for scales that are all 0, or all 1 (as before they are set): other notes are about them.
     """
     scales, codes = tensors[one.parts[".absmax"]], tensors[one.codes]
     if not (scales.is_plain and codes.is_plain and scales.numel >= FEWEST):

@@ -120,7 +120,7 @@ MANY = 64
 """If a tensor has more values than this, and none is negative, its extremes are not computed, to save time."""
 INTEGERS = ("int64", "int32")
 DTYPES = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i"}
-"""The dtypes that are read, besides bfloat16, each with its format in the module struct."""
+"""{dtype that is read: its format in the module struct}; bfloat16 is read, too."""
 
 Extent = Callable[[str], tuple[float, float] | None]
 """A function from the key of a tensor to its (lowest value, highest value); it returns None if they are not known.

@@ -32,8 +32,8 @@ PRECISION = 1 << 27
 ALL, SOME = 0.99, 0.5
 """Words were rounded if at least the share ``ALL`` of them has 0 in the lowest 4 bits, which rounding sets to 0.
 
-Rounding keeps the two highest groups of 4 bits. So if the share ``SOME`` of the words has 0 in one of these groups, the
-zeros have another reason.
+Rounding keeps the two highest groups of 4 bits. So if at least the share ``SOME`` of the words has 0 in one of these
+groups, rounding is not the reason.
 """
 SAID = (
     "packed {} whose lowest code is nearly always 0, unlike their other codes: were the packed words cast to a "

@@ -18,7 +18,7 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""Fewer rows, or fewer bytes, are not judged: a few rows of zeros may be neurons that have died."""
+"""Lost rows are at least this many rows, and bytes: a few rows of zeros may be neurons that have died."""
 PROBE, PROBES = 512, 64
 """The number of bytes that are read at each place of a range, and the number of places."""
 EXACT = 64 << 20
@@ -134,8 +134,9 @@ def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bo
 def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run: tuple[int, int]) -> bool | None:
     """Return whether only these rows are zeros: no other rows of the matrix, and not the same rows of similar matrices.
 
-    Similar matrices are those of the same layer, and a few of the same role in other layers; most of the latter must
-    have no zeros at all. Returns None if no other layer has the role. ``run`` is the range of zeros around the rows.
+    Similar matrices are the matrices of the same layer, and a few matrices of the same role in other layers. Most
+    matrices of other layers must have no zeros at all. Returns None if no other layer has the role. ``run`` is the
+    range of zeros around the rows.
     """
     place, (first, last) = rows.place, _span(rows)
     if _has_zeros(file, place, 0, first) or _has_zeros(file, place, last, 1):

@@ -217,7 +217,7 @@ _LAYER_TYPES: Mapping[str, Derive] = {
 """{model type: rule by which its class derives ``layer_types``}"""
 
 ENDS_IN_FULL = ("diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text")
-"""Model types whose last layer has full attention, whatever ``layer_types`` says."""
+"""Model types whose last layer always has full attention, even if ``layer_types`` says otherwise."""
 
 
 def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense", rest: str = "sparse") -> Derive:

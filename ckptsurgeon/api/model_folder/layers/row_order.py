@@ -93,7 +93,7 @@ def _row_order_notes(
 def _norm_notes(names: Collection[tuple[str, str]], source: Checkpoint) -> Iterator[str]:
     """Yield a note on norms that are renamed between transformers and llama.cpp, if llama.cpp stores them with 1 added.
 
-    This is so for Gemma: transformers adds the 1 when it computes.
+    An example is Gemma: transformers adds the 1 when it computes.
     """
     stated = source.metadata.get(ARCHITECTURE) or MODEL_TYPES.get(str(settings_of(source).get("model_type")), "")
     if stated not in ARCHITECTURES or not ARCHITECTURES[stated].one_more:

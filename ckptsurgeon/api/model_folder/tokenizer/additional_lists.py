@@ -58,7 +58,7 @@ def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern:
         yield f"{what} has ids up to {number - 1}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
 
 
-# Older files beside a tokenizer.json. transformers 5 does not read them, but other programs may.
+# Older files next to a tokenizer.json. transformers 5 does not read them, but other programs may.
 
 MERGES, OLDER = "merges.txt", "vocab.json"
 COMPARED, FEW = 512, 0.02

@@ -41,7 +41,7 @@ TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 LETTER = re.compile(r"[A-Za-z]")
 FEWEST_WORDS = 3
-"""At least this many words in Whisper's ``suppress_tokens`` get a note: one or two may be there on purpose.
+"""There is a note only if Whisper's ``suppress_tokens`` has this many words: one or two may be there on purpose.
 
 Whisper's own lists have punctuation, musical notes and special tokens. No token in them has a letter: neither the 82 of
 the list for the multilingual vocabulary, nor the 84 of the list for the English one. In the other vocabulary, however,

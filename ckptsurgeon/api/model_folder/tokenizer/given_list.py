@@ -34,7 +34,7 @@ WEAK = {"bos_token_id", "unk_token_id"}
 FIRST = "[<|｜_"
 """The characters with which special tokens begin."""
 SPACES = frozenset(" \t\r\nĠĉčĊ▁")
-"""Characters that stand for spaces and line ends. Valid models may end a text with tokens of such characters."""
+"""Characters that represent spaces and line ends. Valid models may end a text with tokens of these characters."""
 LINES = ("<0x0A>", "<0x0D>")
 """Byte tokens of line ends."""
 TEXT = "text_config."

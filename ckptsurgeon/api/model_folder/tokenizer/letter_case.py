@@ -52,7 +52,7 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
     A vocabulary for lower-cased texts has capital letters in special tokens only, or, in byte-level BPE, as single
-    letters, which stand for bytes. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser
+    letters, which represent bytes. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser
     that has loaded it already. There is no note on missing capital letters if the vocabulary lacks a letter from a to
     z, because it may be for another script, or if it is for BPE or Unigram.
     """

@@ -50,7 +50,7 @@ OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
 """Roles that an encoder does not use.
 
-In valid encoders (Nystromformer), their ids may be the defaults of the class, whatever the tokeniser is.
+In valid encoders (Nystromformer), their ids may be the defaults of the class instead of the tokeniser's ids.
 """
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)

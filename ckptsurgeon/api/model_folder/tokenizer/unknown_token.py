@@ -21,7 +21,7 @@ FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
 """Equal scores of fewer pieces get no note, because test models have only a few pieces."""
 ALL = 240
-"""At least this many byte tokens count as all 256.
+"""A list with at least this many byte tokens is treated as if it had all 256.
 
 Some lists lack the bytes that never occur in UTF-8, or the bytes of characters that are tokens themselves.
 """

@@ -109,7 +109,7 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each output layer that is stored although the configuration ties it to the embedding.
 
-    The configuration may do so by the default of the model type.
+    If the configuration does not set ``tie_word_embeddings``, the default of the model type decides.
     """
     for embedding, head in stored_heads(tensors, folder):
         said = f"config.json says that {escape(embedding)} is the output layer ({TIES})"
