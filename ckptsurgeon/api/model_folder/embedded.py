@@ -138,7 +138,8 @@ def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedMode
         if theirs.digest(key) != ours.digest(key)
     ]
     if others:
-        yield f"texts are split into other tokens, because the metadata of the GGUF files differ: {'; '.join(others)}"
+        told = "; ".join(others)
+        yield f"texts are split into different tokens, because the metadata of the GGUF files differ: {told}"
 
 
 def other_template(one: str, first: str, other: str, second: str) -> Iterator[str]:

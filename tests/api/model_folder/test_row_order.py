@@ -302,7 +302,7 @@ def test_norms_that_llama_cpp_stores_with_1_added_are_noted_under_other_names(
 ) -> None:
     tensors = {f"blk.{layer}.attn_norm.weight": torch.ones(8) for layer in range(2)}
     save_file(tensors, "m.safetensors", {"general.architecture": architecture})
-    said = "norms get other names, but not other values: llama.cpp stores the norms of"
+    said = "norms get new names, but no new values: llama.cpp stores the norms of"
     for rule, is_other in (("blk.{n}.attn_norm=model.layers.{n}.input_layernorm", True), ("blk.{n}=blk.1{n}", False)):
         notes = [note for note in cs.rename("m.safetensors", map=rule).notes if said in note]
         assert len(notes) == (is_noted and is_other)
@@ -314,4 +314,4 @@ def test_gemmas_norms_under_names_of_llama_cpp_are_noted() -> None:
     save_file({"model.layers.0.input_layernorm.weight": torch.zeros(8)}, "g/model.safetensors", {"format": "pt"})
     Path("g/config.json").write_text('{"model_type": "gemma2"}')
     notes = cs.rename("g", map="model.layers.{n}.input_layernorm=blk.{n}.attn_norm").notes
-    assert any(note.startswith("1 norm gets other names") and "--layout gguf" in note for note in notes)
+    assert any(note.startswith("1 norm gets a new name, but") and "--layout gguf" in note for note in notes)

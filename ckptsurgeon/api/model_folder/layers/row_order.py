@@ -102,8 +102,8 @@ def _norm_notes(names: Collection[tuple[str, str]], source: Checkpoint) -> Itera
     if norms:
         layout, output = ("transformers", "NAME/") if in_llama_cpp(norms) else ("gguf", "NAME.gguf")
         yield (
-            f"{count(len(norms), 'norm gets', 'norms get')} other names, but not other values: llama.cpp stores the "
-            f"norms of {stated} with 1 added, transformers without it: {listing(norms, 3)}. First run "
+            f"{count(len(norms), 'norm gets a new name', 'norms get new names')}, but no new values: llama.cpp "
+            f"stores the norms of {stated} with 1 added, transformers without it: {listing(norms, 3)}. First run "
             f"ckpt convert {escape(source.path)} --layout {layout} -o {output}"
         )
 

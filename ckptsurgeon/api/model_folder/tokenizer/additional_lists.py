@@ -92,10 +92,10 @@ def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
     if len(other) > FEW * len(made):
         makes = f"{len(other)} of {count(len(made), 'token')} that merge rules of {MERGES} make (a sample)"
         examples = listing([brief_token(one) for one in sorted(other)], 3, where="")
-        yield f"{makes} are not in {WHOLE}: programs that read {MERGES} split texts into other tokens: {examples}"
+        yield f"{makes} are not in {WHOLE}: programs that read {MERGES} split texts into different tokens: {examples}"
     elif abs(number - found.rules) > FEW * found.rules:
         has = f"{MERGES} has {count(number, 'merge rule')}, but {WHOLE} has {found.rules:,}"
-        yield f"{has}: programs that read {MERGES} split texts into other tokens"
+        yield f"{has}: programs that read {MERGES} split texts into different tokens"
 
 
 def _rules_in_whole(folder: ModelFolder) -> Vocabulary | None:

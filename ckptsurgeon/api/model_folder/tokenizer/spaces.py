@@ -59,9 +59,9 @@ def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
             f"is ByteLevel ({others}): spaces and non-ASCII characters are lost or become wrong tokens"
         )
     elif spelling.mark == SPACES and "ByteLevel" in types:
-        yield f"{_begin(spelling)}, but its ByteLevel step writes a space as {BYTES}: words become other tokens"
+        yield f"{_begin(spelling)}, but its ByteLevel step writes a space as {BYTES}: words become wrong tokens"
     elif spelling.mark == SPACES and not _writes_spaces(head):
-        yield f"{_begin(spelling)}, but no step of it writes a space as {SPACES} ({others}): words become other tokens"
+        yield f"{_begin(spelling)}, but no step of it writes a space as {SPACES} ({others}): words become wrong tokens"
     elif spelling.mark == INSIDE:
         yield from _unsplit(head, spelling)
     elif spelling.mark and len(spelling.marked) * OF_MARKS > len(spelling.tokens) and (kind := _removes(head)):

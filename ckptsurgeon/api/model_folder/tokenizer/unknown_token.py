@@ -65,7 +65,8 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         )
     chance = found.model.get("dropout")
     if isinstance(chance, (int, float)) and 0 < chance <= 1:
-        yield f"dropout of {WHOLE} is {chance:g}: merges are left out at random, so a text gets other tokens each time"
+        varies = "merges are left out at random, so a text gets different tokens each time"
+        yield f"dropout of {WHOLE} is {chance:g}: {varies}"
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:

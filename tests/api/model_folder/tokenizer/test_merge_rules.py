@@ -167,7 +167,7 @@ OWN = ["Ġ a", "b c", "Ġa bc"]
         (OWN[:2], "merges.txt has 2 merge rules, but tokenizer.json has 3: programs that read merges.txt split texts"),
         ([*OWN, *OWN], "merges.txt has 6 merge rules, but tokenizer.json has 3: "),
         (["Ġ a", "b c", "d d"], "1 of 3 tokens that merge rules of merges.txt make (a sample) are not in tokenizer.json: "
-         "programs that read merges.txt split texts into other tokens: 'dd'"),
+         "programs that read merges.txt split texts into different tokens: 'dd'"),
         (["not a rule at all"], "1 of 1 token that merge rules of merges.txt make"),
     ],
 )  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_step_that_writes_the_suffix_is_enough() -> None:
         (BYTES, "BPE", {"pre_tokenizer": LEVEL}, ""),
         (BYTES[:256], "BPE", {"pre_tokenizer": BERT}, "has byte-level tokens (a letter for each of the 256 bytes), but no "),
         (SPACES, "Unigram", {"pre_tokenizer": SPLIT}, "has 3 tokens that begin with ▁, but no step of it writes a space as ▁ "
-         "(WhitespaceSplit): words become other tokens"),
+         "(WhitespaceSplit): words become wrong tokens"),
         (SPACES, "Unigram", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, META]}}, ""),
         (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": None}, ""),
         (SPACES, "BPE", {"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": "y"}, "pre_tokenizer": None},
