@@ -62,8 +62,8 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
     ``tree`` is the content of the file ``uri``. ``wanted`` is the dotted path of the state dict to return, or "." for
     the top level. If ``wanted`` is None, the first of these that exists is returned: the top level, if it has tensors
     and no entry of ``NAMED_ROOTS`` has more; the first entry of ``NAMED_ROOTS`` that is a state dict; the only state
-    dict. The top level is not chosen if all its tensors are scalars without a module (such as a step), and those of
-    another state dict are not.
+    dict. The top level is not chosen if it has only scalars outside modules (such as a step), but another state dict
+    has larger tensors.
 
     Raises ConfigError if ``wanted`` has no tensors or the choice is unclear, FormatError if there is no state dict.
     """

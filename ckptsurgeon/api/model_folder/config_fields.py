@@ -125,7 +125,7 @@ These fields are about training, generation or tokenisers, contain sizes that th
 """
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
-"""Matches names of sizes that are not visible in shapes, for instance because one matrix holds all heads."""
+"""Matches names of sizes that are not visible in shapes, for instance because one matrix contains all heads."""
 _DERIVED = re.compile(
     r"(^|_)(head_dim|head_size|heads?_kv|kv_channels|d_head|key_value_heads|kv_heads|layer_types|hidden_activation)$"
     r"|^no_rope_layers?(_interval)?$|^problem_type$|^_?sliding_window_pattern$|^layers_block_type$|^num_kv_heads$"

@@ -47,7 +47,7 @@ VOCABULARIES = (
     "prophetnet.tokenizer",
     "alphabet.txt",
 )
-"""Files that may hold a tokeniser's vocabulary; the first that exists is used."""
+"""Files that may contain a tokeniser's vocabulary; the first that exists is used."""
 SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
 """Files with further token lists that a tokeniser may have: for the target language, or for entities."""
 
@@ -58,7 +58,7 @@ def json_text(document: Mapping[str, Any]) -> str:
 
 
 def read_object(path: str) -> dict[str, Any]:
-    """Return the JSON object in a small file; raises SourceError, or ConfigError if it holds no JSON object."""
+    """Return the JSON object in a small file; raises SourceError, or ConfigError if the file has no JSON object."""
     return parsed_object(read_small(path), path)
 
 

@@ -70,10 +70,11 @@ def with_recorded_tokens_said(
 ) -> Plan:
     """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
 
-    Without ``change``, a note is on rows that are copied by position to a destination with another token list. With
-    ``change``, the source's list in ``--vocab`` is compared with the recorded list. It is not compared if the source's
-    folder has a tokeniser, which has already been compared with the lists in ``--vocab``. ``destination`` is the folder
-    of a destination that is a checkpoint. Raises PlanError if the source's list was given as the destination's list.
+    Without ``change`` (``--vocab``), there is a note on rows that are copied by position to a destination with another
+    token list. With ``change``, the source's list in ``--vocab`` is compared with the recorded list. It is not compared
+    if the source's folder has a tokeniser, which has already been compared with the lists in ``--vocab``.
+    ``destination`` is the folder of a destination that is a checkpoint. Raises PlanError if the source's list was given
+    as the destination's list.
     """
     notes = []
     for number, one in enumerate(sources):

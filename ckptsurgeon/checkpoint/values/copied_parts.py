@@ -29,7 +29,9 @@ INFORMATION = 48.0
 
 The entropy is that low if there are few scales, or if they are nearly constant.
 """
-COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}: was one written in place of the other"
+COPIED = (
+    "{part} equal to those of another tensor, bit for bit, but different {rest}: was one written in place of the other"
+)
 
 
 def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:

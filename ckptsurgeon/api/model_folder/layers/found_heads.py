@@ -20,8 +20,8 @@ _KINDS = {"q": "queries", "k": "keys"}
 def found_heads_notes(rows: Iterable[Mapping[str, Any]], checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield notes on operations with another number of heads than the configuration of one of the checkpoints has.
 
-    ``rows`` are operations that values show: ``halves`` and ``pairs``, and splits and concatenations of queries, keys
-    and values in groups, of which there is one for each head of keys.
+    ``rows`` are the operations that the values show: ``halves``, ``pairs``, and splits and concatenations of queries,
+    keys and values in groups, with one group for each head of keys.
     """
     groups: dict[tuple[str, int], list[str]] = defaultdict(list)
     for row in rows:

@@ -18,7 +18,7 @@ from .experts import expert_gap_notes
 __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "pairs_in_layers", "uneven_notes"]
 
 STACKS = ("block", "blocks", "h", "layer", "layers")
-"""Names of the modules that hold the layers of a model."""
+"""Names of the modules that contain the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
 """Fields of config.json that show that any layer of the model may lack any module."""
 ALIKE = frozenset((

@@ -98,9 +98,9 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role of the token that should have the id in the field of ``role``; "" if it is not known.
+    """Return the role of the token whose id the field of ``role`` should have; "" if it is not known.
 
-    This is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad, eos and
+    It is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad, eos and
     cls for which the list has a token. ``known`` has {role: {id: token}} of the list.
     """
     if role != START:

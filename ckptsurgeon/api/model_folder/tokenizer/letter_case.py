@@ -35,8 +35,8 @@ OF_PIECES = {
 ON_PURPOSE = ("rembert", "siglip", "tipsv2", "videoprism")
 """Beginnings of names of tokenisers or model types that may lower-case texts although tokens have capital letters.
 
-SigLIP 2 was trained in this way, with Gemma's tokeniser. Of the others, it is not known that their token lists are
-lower-case.
+SigLIP 2 was trained in this way, with Gemma's tokeniser. For the other types, it is not known whether their token lists
+are lower-case.
 """
 END = "</w>"
 CAPITAL = re.compile(r"[A-Z]")

@@ -46,7 +46,7 @@ def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 @notes_of(NoteKind.VOCABULARY)
 def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield notes if the model of a tokenizer.json has byte tokens but ignores them, only equal scores, or dropout."""
+    """Yield notes if the model of a tokenizer.json ignores its byte tokens, has only equal scores, or has dropout."""
     found = folder.token_list
     if found is None or not spelling.tokens:
         return

@@ -146,7 +146,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 @notes_of(NoteKind.MISSING_TENSORS)
 def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on biases that the configuration turns off but that exist, or turns on but that are missing."""
+    """Yield notes on biases that exist although the configuration turns them off, or the reverse."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():
         flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)

@@ -16,7 +16,7 @@ from ..config import has_parts
 __all__ = ["UNLOADED", "DescribedTensor", "follows", "is_number", "is_plain", "shape_notes"]
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
-"""Matches weights whose number of columns is the inner width of an MLP; for ``intermediate``, the number of rows."""
+"""Matches MLP weights whose number of columns (for ``intermediate``: of rows) is the inner width of the MLP."""
 EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$")
 """Matches weights of experts whose number of columns is the inner width.
 

@@ -168,11 +168,11 @@ class Verdict(NamedTuple):
 
 @notes_of(NoteKind.TOKEN_PAIRS)
 def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if similar tokens have unrelated rows in the embedding, but similar rows a few rows further.
+    """Yield a note if similar tokens have unrelated rows in the embedding, but the rows a few rows further are similar.
 
-    There is also a note if their rows are similar nowhere, although the embedding is trained: then its rows have other
-    rows that are close to them. For most models, 192 rows are read, and only in part. A model may have several
-    embeddings, each with its own list (``EncoderDecoderModel``): there is no note if the list fits one of them.
+    There is also a note if no shift makes the rows similar, although the embedding is trained. (In a trained embedding,
+    most rows have another row close to them.) For most models, 192 rows are read, and only in part. A model may have
+    several embeddings, each with its own list (``EncoderDecoderModel``): there is no note if the list fits one of them.
     Embeddings whose rows cannot be read, because they are quantised, float64 or very wide, are not compared with the
     list.
     """
