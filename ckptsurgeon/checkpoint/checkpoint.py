@@ -129,7 +129,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def in_files(self) -> Mapping[str, TensorInfo]:
-        """The tensors by their keys in the files, before any of them is taken apart or renamed."""
+        """The tensors by their keys in the files, before tensors are split or renamed."""
         return self._in_files
 
     @property
@@ -327,7 +327,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def _is_said_quantised(self) -> bool:
-        """Whether the folder of a model has quantisation settings; those at addresses are not read."""
+        """Whether the folder of a model has quantisation settings; folders at web addresses are not read."""
         return self.folder is not None and not scheme_of(self.folder.uri) and bool(quantisation_settings(self.folder))
 
     def _notes_on_codes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reads the configuration and the token list inside a GGUF file, and notes how those of two files differ."""
+"""Reads the configuration and the token list inside a GGUF file, and makes notes on differences between two files."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""Lost rows are at least this many rows, and bytes: a few rows of zeros may be neurons that have died."""
+"""Fewer rows or bytes of zeros do not seem to be lost: a few rows of zeros may be neurons that have died."""
 PROBE, PROBES = 512, 64
 """The number of bytes that are read at each place of a range, and the number of places."""
 EXACT = 64 << 20

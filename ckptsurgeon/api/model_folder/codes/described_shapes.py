@@ -65,7 +65,7 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
             *_of_zeros(checkpoint, one),
         ):
             found.setdefault(why, []).append(one.codes)
-    # a note on unlike tensors already names those of another version
+    # there is already a note on weights that have another version than most weights
     if any(UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes):
         found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
     for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):

@@ -25,9 +25,9 @@ POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
 ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
 SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
-"""{field that is read only for sampling (``do_sample``): why ``generate`` refuses some values}"""
+"""{field that is read only for sampling (``do_sample``): reason why ``generate`` refuses some values}"""
 ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
-"""{field that generation always reads: why ``generate`` refuses some values}"""
+"""{field that generation always reads: reason why ``generate`` refuses some values}"""
 
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)

@@ -93,7 +93,7 @@ def _place_of(key: str) -> _Place | None:
 
 
 def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int, set[str]]]:
-    """Return ``sets``, in which the indices of experts are text, with integers as indices.
+    """Return ``sets`` with the indices of experts as integers instead of text.
 
     ``sets`` is {prefix of the module with the experts: {index of an expert: names of its parts}}.
     """

@@ -79,7 +79,7 @@ _WHOLE = re.compile(
 )
 """Matches norms in layers. If a state dict has such keys, it is a real model, not a test model or a fragment."""
 _MEGATRON = re.compile(r".*\.\d+\.self_attention\.linear_(?:qkv|proj)\.")
-"""Matches names of Megatron-core, which other modules have in common with models of transformers."""
+"""Matches names of Megatron-core, in whose models other modules have the same names as in transformers."""
 _FOUR = re.compile(r"(.*\.\d+\.self_attn\.)([qkvo]|out)_proj\.(?!bias$)")
 _QKV = {"q", "k", "v", "o"}
 

@@ -221,7 +221,7 @@ def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str)
     one, two = (brief_token(tokens[row]) for row in pairs[len(pairs) // 2])
     if shift and means[shift] - base > OWN_TIMES * abs(own - base):
         apart = f"{count(abs(shift), 'row')} {'after' if shift > 0 else 'before'}"
-        said = f"the tokens of {escape(name)} are perhaps {count(abs(shift), 'row')} off {escape(key)}"
+        said = f"the tokens of {escape(name)} are perhaps shifted by {count(abs(shift), 'row')} against {escape(key)}"
         return Verdict(
             off=f"{said}: pairs such as {one} and {two} have rows that are alike (median cosine {means[shift]:.2f}) "
             f"only {apart} the rows that the list gives them ({own:.2f}), so each token has the row of another token"

@@ -241,7 +241,9 @@ def test_a_list_off_one_of_two_embeddings_is_said() -> None:
     values = varied(weights(tokens, "Ġ", 0.7))
     write("m", shifted(tokens, 1), values)
     (note,) = two_sided(values, varied(weights(another(tokens), "Ġ", 0.7, seed=5)))
-    assert note.startswith("the tokens of tokenizer.json are perhaps 1 row off encoder.embed_tokens.weight")
+    assert note.startswith(
+        "the tokens of tokenizer.json are perhaps shifted by 1 row against encoder.embed_tokens.weight"
+    )
 
 
 def test_large_numbers_are_not_judged() -> None:
