@@ -190,8 +190,7 @@ def _around(file: File, page: int) -> tuple[int, int]:
 
 
 def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
-    """Return the steps (at most ``most``) that a run of zeros extends; ``is_zero(n)`` reads the block after ``n``
-    steps.
+    """Return the steps (at most ``most``) to the end of a run of zeros; ``is_zero(n)`` reads the block at step ``n``.
 
     This is an exponential search (1, 3, 7, 15 steps and so on, until a block is not zero), and then a binary search.
     Blocks between those that are read are taken for zeros.

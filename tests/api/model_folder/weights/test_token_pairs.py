@@ -80,7 +80,7 @@ def test_a_list_some_rows_off_is_said(mark: str, kind: str, file: str, by: int) 
     tokens = tokens_of(mark)
     (note,) = notes(shifted(tokens, by), weights(tokens, mark, 0.6), kind=kind, file=file)
     rows = "1 row" if abs(by) == 1 else f"{abs(by)} rows"
-    assert note.startswith(f"the tokens of {file} are perhaps {rows} off {KEY}: pairs such as ")
+    assert note.startswith(f"the tokens of {file} are perhaps shifted by {rows} against {KEY}: pairs such as ")
     assert f") only {rows} {'before' if by > 0 else 'after'} the rows that the list gives them (" in note
     assert note.kind.check == "vocabulary"
 
@@ -114,7 +114,7 @@ def test_other_dtypes_are_read(dtype: torch.dtype) -> None:
     save_file({KEY: values}, "m/model.safetensors")
     Path("m/config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(values)}))
     Path("m/vocab.json").write_text(json.dumps({token: row for row, token in enumerate(shifted(tokens, 1))}))
-    assert any(" off " in one for one in cs.inspect("m").notes) == (dtype != torch.float64)
+    assert any(" shifted by " in one for one in cs.inspect("m").notes) == (dtype != torch.float64)
 
 
 @pytest.mark.parametrize("more", [float("nan"), float("-inf"), 3e38])
