@@ -99,7 +99,7 @@ def contradictory(
 
 
 def _is_of_bits(fact: Contradiction) -> bool:
-    """Return whether settings and shapes contradict each other in the number of bits: then no loader decodes codes."""
+    """Return whether the settings have another number of bits than the shapes: then no loader can decode the codes."""
     return fact.field in ("bits", "num_bits") and fact.verb == "say"
 
 

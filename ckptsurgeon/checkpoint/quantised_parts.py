@@ -58,7 +58,7 @@ def notes_on_parts(
     *,
     is_whole: bool,
 ) -> Iterator[str]:
-    """Yield notes on parts (such as scales) that are missing in all quantised tensors, superfluous or unusual.
+    """Yield notes on parts (such as scales) that all or most tensors lack, or that are superfluous or unusual.
 
     A part is superfluous if its weight is not quantised. It is unusual if most other tensors have another name or dtype
     for it. ``elsewhere`` has the keys of the other shards. ``is_whole`` is False if there are other shards, but no
@@ -76,7 +76,7 @@ def notes_on_parts(
 def _lacking_in_all(
     path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], elsewhere: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a note for each part, such as a scale, that is needed, but that all tensors or at least half lack."""
+    """Yield a note for each needed part, such as a scale, that all tensors lack (for some parts: at least half)."""
     others = frozenset(elsewhere)
     asked = needed_parts(codes, tensors, settings, others), static_activations(codes, tensors, settings, others)
     for one in chain(*asked):

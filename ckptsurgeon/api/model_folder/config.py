@@ -172,7 +172,7 @@ def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
 
 
 def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
-    """Return a configuration with the dtype of a plan's weights, and a note if it cannot be set, else ''."""
+    """Return (configuration with the dtype of a plan's weights, note if this dtype cannot be set, else '')."""
     planned = float_dtypes(plan, config)
     if not planned:
         return dict(config), ""

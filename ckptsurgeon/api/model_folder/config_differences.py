@@ -75,7 +75,7 @@ def with_config_said(
     donor: int = 0,
     given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
-    """Return a plan with notes on sources whose configuration gives equal weights other results than the output's.
+    """Return a plan with notes on sources whose weights give different results with the output's configuration.
 
     ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor`` or,
     if this source has none, of the first source that has one. If the output gets the configuration of a destination

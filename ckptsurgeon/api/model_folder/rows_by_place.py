@@ -241,7 +241,7 @@ def _rows(
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
     """Return (row, token in ``output``, token in ``folder``) for the first row whose token differs, else None.
 
-    If one list is shorter, the token that it lacks is ''. This counts as a difference only if the shorter list is from
+    If one list is shorter, its token is ''. The end of a list counts as a difference only if the list is from
     ``tokenizer.json``: other files do not list added tokens.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()

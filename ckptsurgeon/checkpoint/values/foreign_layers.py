@@ -105,7 +105,7 @@ def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, Tensor
 
 
 def _of_usual_width(roles: Sequence[tuple[int, _Layers]]) -> list[_Layers]:
-    """Return the roles that have the most frequent width: norms of another width are not over hidden units."""
+    """Return the roles that have the most frequent width: others do not normalise hidden units."""
     ((usual, _),) = Counter(width for width, _ in roles).most_common(1)
     return [role for width, role in roles if width == usual]
 

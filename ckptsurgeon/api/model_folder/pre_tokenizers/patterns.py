@@ -1,4 +1,4 @@
-"""Translates regular expressions in a tokenizer.json to Python's, as far as short ASCII texts need it.
+"""Translates regular expressions in a tokenizer.json to Python's, for use with short ASCII texts.
 
 The library tokenizers reads the expressions with Oniguruma (https://github.com/kkos/oniguruma/blob/master/doc/RE). They
 come from an untrusted file, so an expression that could take long is refused: one that repeats a group, or that has

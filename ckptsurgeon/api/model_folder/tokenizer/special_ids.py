@@ -267,7 +267,7 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield (role, place, ids) for the ``eos_token_id`` of a nested configuration, if the outer configuration has none.
+    """Yield (role, "SECTION in FILE", ids) for a nested configuration's ``eos_token_id``, if the outer one has none.
 
     Generation uses this id if no other configuration has one (``GenerationConfig.from_model_config`` of transformers).
     The id in ``text_config`` is yielded even if there is a generation_config.json: other programs (vLLM, converters to

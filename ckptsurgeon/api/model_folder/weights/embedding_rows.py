@@ -80,7 +80,7 @@ class Rows:
         return deviation / mean * math.sqrt(2 * self._width) if mean else 0.0
 
     def related(self, rows: int, pairs: Sequence[Pair]) -> tuple[float, list[Pair]] | None:
-        """Return the median cosine between a row and the closest row, and the pairs whose rows both have a close row.
+        """Return (median cosine between a row and its closest row, pairs of which both rows have a close row).
 
         Up to 16,384 of the first ``rows`` rows are read, and the rows of ``pairs``. Rows that are zeros, or have values
         that are not finite, are left out. Returns None if the median is not above chance (see ``CLOSE``), if fewer than

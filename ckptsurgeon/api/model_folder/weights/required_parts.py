@@ -226,7 +226,7 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield each tensor in a layer with an unknown name, and the missing name that it seems to replace.
+    """Yield (key of a tensor in a layer with an unknown name, missing key that it seems to replace).
 
     A name is missing if another layer has a tensor of this name; both tensors must have the same shape. ``unknown`` are
     the tensors whose name no model of the type has. ``known`` are the patterns of all known names, of which only the
@@ -255,7 +255,7 @@ def _in_all(
     forms: Sequence[frozenset[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield each tensor with an unknown name, and a missing name with the same last segment that it may replace.
+    """Yield (pattern of a tensor with an unknown name, missing pattern with the same last segment); numbers are ``*``.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` has, for each variant of the class, the
     patterns that it always has. Nothing is yielded if the weights have all patterns of one variant.

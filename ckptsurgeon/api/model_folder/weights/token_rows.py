@@ -102,7 +102,7 @@ def _is_zero(checkpoint: Checkpoint, key: str, info: TensorInfo, row: int) -> bo
 
 
 def _of_zeros(checkpoint: Checkpoint, key: str, info: TensorInfo, ordinary: Iterator[int]) -> tuple[list[int], bool]:
-    """Return the ids at the beginning of ``ordinary`` whose rows are zeros, and whether these are all ids."""
+    """Return (ids at the beginning of ``ordinary`` whose rows are zeros, whether these are all ids in ``ordinary``)."""
     zero = list[int]()
     for one in ordinary:
         if not _is_zero(checkpoint, key, info, one):
