@@ -31,7 +31,7 @@ TESTED = (
 CONFIG = "config.json"
 PAPER = "Git Re-Basin, arXiv 2209.04836"
 FEW = 24
-"""If at most this many groups change, each has its own note; otherwise there is one note for each kind of group."""
+"""The largest number of changed groups that get one note each. If more groups change, each kind gets one note."""
 
 
 def align(

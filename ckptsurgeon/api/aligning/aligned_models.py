@@ -1,4 +1,4 @@
-"""The result of an alignment. It has a file of its own, so that merges without alignment need not import the rest."""
+"""The result of an alignment. A merge without alignment imports this module only, not the code that aligns models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ __all__ = ["AlignedModels"]
 
 @dataclass
 class AlignedModels:
-    """Models after an alignment: the checkpoints, and the operations that changed them, by the index of the model."""
+    """The models after an alignment.
+
+    ``checkpoints`` has all models in their order. ``operations`` maps the index of a changed model to the operations
+    that permuted its axes.
+    """
 
     checkpoints: list[Checkpoint]
     operations: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)

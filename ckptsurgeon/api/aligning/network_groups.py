@@ -82,7 +82,7 @@ class NetworkGroups:
         return found
 
     def channels_of_experts(self) -> list[NetworkGroup]:
-        """Return the channels of each expert, for experts whose weights are in the same tensors."""
+        """Return a group of channels for each expert, for experts whose weights are stacked in the same tensors."""
         found = [one for path in self._paths("channels") for one in self._of_channels(path)]
         return [one for one in found if one.parts[0].expert >= 0]
 

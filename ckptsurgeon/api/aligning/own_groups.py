@@ -73,7 +73,7 @@ def _are_dims(value: Any) -> bool:
 def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str) -> list[Group]:
     """Return the groups of axes that the user lists; raises ConfigError for axes that a model does not have.
 
-    ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are those of the model at ``path``. An
+    ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are the tensors of the model at ``path``. An
     alignment moves whole units, such as channels or heads. If the user gave no number of units, each element of the
     group's shortest axis is a unit; along longer axes, a unit has several elements.
     """

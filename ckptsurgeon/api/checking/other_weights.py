@@ -76,7 +76,11 @@ def _are(keys: list[str], one: str, several: str) -> str:
 
 
 def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str]:
-    """Return the ``keys`` (which the other copy lacks) of separate weights; [] if few keys are in both copies."""
+    """Return the keys of weights that only this copy has; [] if the two copies share few keys.
+
+    ``keys`` are the keys that the other copy lacks, and ``shared`` the keys that both copies have. Buffers are left
+    out, and tensors that equal a shared tensor, because they may be tied to it.
+    """
     if len(shared) < len(keys):
         return []
     weights = [

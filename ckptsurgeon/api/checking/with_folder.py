@@ -191,7 +191,7 @@ def _card_text(folder: Folder) -> str | None:
 
 
 def _ties(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[tuple[str, str], ...]:
-    """Return (embedding, output layer), the keys, for each pair that is stored although config.json ties the two."""
+    """Return the keys (embedding, output layer) of each pair of stored tensors that config.json declares as tied."""
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     return tuple((one, head) for one, head in stored_heads(tensors, folder) if head in checkpoint)

@@ -30,7 +30,7 @@ _OF_FILES = frozenset((
     NoteKind.WRONG_ZERO_POINTS, NoteKind.SINGLE_RANK, NoteKind.MIXED_LAYERS, NoteKind.LACKING_ONE,
     NoteKind.MISSING_COMPONENT,
 ))  # fmt: skip
-"""The kinds of notes on a checkpoint's files and their bytes. Its other notes say how the checkpoint was opened."""
+"""The kinds of notes on a checkpoint's files and their bytes. All other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:

@@ -38,7 +38,7 @@ class NewNames:
 
 
 def for_place(plan: Plan) -> Plan:
-    """Return a plan without the notes on files of an output folder, because a plan in place has no such folder."""
+    """Return a plan without the notes on files of an output folder, because a rename in place has no output folder."""
     notes = tuple(note for note in plan.notes if note not in plan.target.notes)
     return replace(plan, target=replace(plan.target, notes=()), notes=notes)
 
@@ -94,7 +94,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
 
 
 def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
-    """Return the new name of each tensor of a file; raises PlanError if the plan changes more than names."""
+    """Return {old name: new name} for the tensors of a file; raises PlanError if the plan changes more than names."""
     if source.format not in ("safetensors", "sharded safetensors"):
         raise PlanError(
             f"{escape(source.path)} is {source.format}, but only safetensors can be renamed in place.", hint=ORDINARY
