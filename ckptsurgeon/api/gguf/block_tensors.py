@@ -1,6 +1,6 @@
 """Notes on tensors that a GGUF file lacks: those that its architecture needs, and those that most other blocks have.
 
-Which tensors llama.cpp needs is in the ``load_tensors`` of its ``src/llama-model.cpp``.
+The function ``load_tensors`` in llama.cpp's ``src/llama-model.cpp`` shows the tensors that each architecture needs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _NEEDED = frozenset((
     "attn_norm", "attn_output", "attn_qkv", "ffn_norm", "post_attention_norm", "post_ffw_norm", *_SEPARATE, *_DENSE,
 ))  # fmt: skip
-"""Modules that llama.cpp needs in each block, if the architecture has them: without them, it does not load the file."""
+"""If an architecture has these modules, each block must have them: otherwise, llama.cpp does not load the file."""
 _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 """Tensors outside blocks that every model has; ``output.weight`` is missing if the embedding is the output layer."""
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
-"""Metadata entries that are lists with a value for each block if the blocks of a model differ on purpose."""
+"""Metadata entries that have a list (a value for each block) if the blocks of a model differ on purpose."""
 FEWEST = 4
-"""In an unknown architecture, a block that lacks tensors is noted only if there are this many blocks or more."""
+"""If the architecture is unknown and there are fewer blocks than this, there is no note on missing tensors."""
 
 
 def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:

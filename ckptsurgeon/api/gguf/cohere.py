@@ -19,8 +19,8 @@ def cohere_entries(config: Mapping[str, Any]) -> dict[str, str]:
 
     Raises PlanError for a field with a value that llama.cpp cannot compute with.
 
-    The context length is ``model_max_length``: Aya and Command R were trained on so many positions, more than
-    ``max_position_embeddings``.
+    The context length is ``model_max_length``: Aya and Command R were trained on this number of positions, which is
+    larger than ``max_position_embeddings``.
     """
     check_only(config, "attention_bias", False)
     check_only(rope_fields(config), "rope_type", "default")

@@ -39,7 +39,7 @@ _POSITIVE = {
     "rope.freq_base": "the rotary embedding becomes NaN",
     "rope.freq_base_swa": "the rotary embedding becomes NaN",
 }
-"""Entries whose number must be above 0, each with what happens otherwise."""
+"""{entry whose number must be above 0: the effect of any other number}"""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
@@ -96,7 +96,8 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
     """Yield a note if the embedding of a known architecture has another number of rows than ``number``.
 
-    ``number`` is the number of tokens in the file (``is_of_tokens``), or else the entry ``vocab_size``; 0 if unknown.
+    If ``is_of_tokens`` is true, ``number`` is the number of tokens in the file, otherwise the value of the entry
+    ``vocab_size``. It is 0 if neither is known.
     """
     if architecture in ARCHITECTURES and len(shape) == 2 and number and shape[0] != number:
         has = f"the file has {count(number, 'token')}" if is_of_tokens else f"{architecture}.vocab_size is {number}"
@@ -179,7 +180,8 @@ def _value(text: str) -> float:
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
     """Yield (key, axis, entries, size): an axis of a tensor, and the size that metadata ``entries`` give for it.
 
-    ``sizes`` maps the names of entries to their values; ``entries`` are the names of those that determine the size.
+    ``sizes`` maps the names of metadata entries to their values, and ``entries`` are the names of the entries that
+    determine ``size``.
     """
     width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
     if width:
@@ -194,10 +196,10 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
 
 
 def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return (entries, rows): how many rows an attention projection must have, and which entries determine this.
+    """Return (entries, rows): the number of rows that an attention projection must have, and the entries that give it.
 
-    ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. ``each`` is
-    the number of rows of a head if ``sizes`` has no entry for it.
+    ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. If
+    ``sizes`` has no entry for the number of rows of a head, this number is ``each``.
     """
     entry, number = heads
     length = f"attention.{kind}_length"

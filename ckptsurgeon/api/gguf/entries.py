@@ -107,8 +107,8 @@ def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> C
     """Return the GGUF file whose metadata the output's metadata are based on: the destination, or one of the sources.
 
     If there is no GGUF destination, it is the first GGUF source with the same metadata as the plan; entries that the
-    user sets (``given``) are not compared. If no source has the same metadata, it is the first GGUF source, or None if
-    there is none.
+    user sets (``given``) are not compared. If no source has the same metadata, it is the first GGUF source; None if
+    there is no GGUF source.
     """
     kept = _destination(plan, inputs)
     if kept is not None and kept.header.stored:
@@ -161,9 +161,10 @@ def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield ``general.file_type`` and ``general.quantization_version``, if the output of the plan needs them.
+    """Yield the entries ``general.file_type`` and ``general.quantization_version`` that the output of a plan needs.
 
-    The file type is llama.cpp's number for the dtype of most matrices. The version is for tensors in blocks of codes.
+    The file type is llama.cpp's number for the most frequent dtype of matrices, if it has a number. The version is
+    needed only if there are tensors in blocks of codes.
     """
     if any(DTYPES[step.dtype].block for step in plan.steps):
         yield VERSION, Typed(UINT32, packed(UINT32, 2))

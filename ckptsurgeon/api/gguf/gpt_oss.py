@@ -42,7 +42,7 @@ def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
 
 
 def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if config.json turns off the rounding of YaRN's frequency range, which llama.cpp does; else ()."""
+    """Return a note if config.json turns off YaRN's rounding of frequencies, which llama.cpp always does; else ()."""
     stated = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(stated, dict) or stated.get("truncate") is not False:
         return ()
@@ -72,7 +72,7 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return the splits of the stacked experts of a transformers model, and the set of the layers' numbers of experts.
+    """Return the operations that split the stacked experts of a transformers model, and the layers' numbers of experts.
 
     Raises PlanError if the matrices of experts do not have the sizes in ``config``.
     """
@@ -101,7 +101,7 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
-    """Return the stacks that turn a GGUF file's experts into those of transformers; PlanError if they are quantised."""
+    """Return the operations that stack a GGUF file's experts as in transformers; PlanError if they are quantised."""
     if checkpoint.codes:
         raise PlanError(
             "the weights are quantised in blocks, which cannot be split or joined.", hint="--dequantize decodes them."

@@ -38,10 +38,10 @@ def with_new_tokens(
 ) -> tuple[dict[str, Typed], tuple[str, ...]]:
     """Return the metadata entries of an output whose rows are moved to the ids of a new token list, and notes.
 
-    ``found`` are the entries of the GGUF file ``embedded``. They are returned unchanged if this file already has the
-    tokens in the plan's files or, if these files have no token list, if it is the destination (``is_kept``). Otherwise
-    the entries of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises
-    PlanError if the entries cannot be made.
+    ``found`` are the entries of the GGUF file ``embedded``. If the plan's files have a token list, the entries are
+    returned unchanged if ``embedded`` already has these tokens. If they have no token list, the entries are returned
+    unchanged if ``embedded`` is the destination (``is_kept``). Otherwise the entries of the tokeniser are made from the
+    plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError if the entries cannot be made.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     tokens = _tokens_of(made)

@@ -14,7 +14,7 @@ WINDOWED = ("gemma2", "gemma3", GPT_OSS, PHI_3)
 OF_CLASS = {"mistral": 4096}
 """The sliding window that transformers uses if config.json does not set one, by model type."""
 SWITCHED = ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
-"""Model types with a sliding window only if ``use_sliding_window`` is true, from layer ``max_window_layers`` on."""
+"""Model types with a window only if ``use_sliding_window`` is true, and only from layer ``max_window_layers`` on."""
 FIRST_WINDOWED = 28
 """transformers' default for ``max_window_layers``."""
 
