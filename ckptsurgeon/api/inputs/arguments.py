@@ -113,7 +113,7 @@ def _rules_of_recipe(path: str) -> list[str]:
 
 
 def specs_of(source: Sources) -> list[SourceSpec]:
-    """Return, for each source, its file, the module to read and the module to replace.
+    """Return a SourceSpec for each source: its file, the module to read and the module to replace.
 
     Raises ConfigError if there is no source.
     """

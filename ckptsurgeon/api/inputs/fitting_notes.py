@@ -35,9 +35,9 @@ def destination_notes(given: CheckpointLike, target: TargetSpec) -> Iterator[str
     """Yield the notes of ``inspect`` on a destination, each with its path.
 
     The destination is ``given``, a checkpoint or a configuration, and was loaded as ``target``. If it is a config.json,
-    the notes are on the whole model in its folder; without weights there, the files are compared with the tensors of
-    ``target``. Of the weights, only the headers and other parts that opening a checkpoint needs are read. A remote
-    checkpoint has no notes, because it is not opened a second time.
+    the notes are on the whole model in its folder; if the folder has no weights, its files are compared with the
+    tensors of ``target``. Only the headers of the weights are read, and other parts that are needed to open a
+    checkpoint. A remote checkpoint has no notes, because it is not opened a second time.
     """
     if target.keeps and not scheme_of(target.keeps):
         with open_checkpoint(_kept(target), target.keeps_root or ".", unwrap=False) as kept:

@@ -28,7 +28,8 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 class OperatedCheckpoint:
     """A checkpoint after operations such as split and concat.
 
-    ``stored`` is the checkpoint before the operations, and ``derived`` has the tensors that they made.
+    ``checkpoint`` is the result, ``stored`` is the checkpoint before the operations, and ``derived`` has the tensors
+    that the operations made.
     """
 
     checkpoint: Checkpoint

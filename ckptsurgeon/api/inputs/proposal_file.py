@@ -16,7 +16,7 @@ from .recipe_files import VALUES_AGREE, is_recipe
 __all__ = ["check_proposal_file", "write_proposal"]
 
 LISTED, SHOWN = 4, 120
-"""The most keys in a note of the recipe, and the most characters of one."""
+"""The largest number of keys in a note of the recipe, and the largest number of characters of a key or path in it."""
 
 
 def check_proposal_file(path: str, *, force: bool) -> None:
@@ -65,7 +65,7 @@ def _relative(place: str, path: str) -> str:
 
 
 def _notes(found: Proposal) -> list[str]:
-    """Return notes on tensors of the destination that the recipe does not make, and on those that it makes besides."""
+    """Return notes on the destination's tensors that the recipe does not make, and on others that it makes."""
     notes: list[str] = []
     if not found.complete:
         names = [*found.missing, *found.ambiguous, *(key for one in found.open for key in one.second)]

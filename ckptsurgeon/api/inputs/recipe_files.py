@@ -17,10 +17,10 @@ from .argument_types import Path
 __all__ = ["VALUES_AGREE", "is_recipe", "read_recipe_file", "recipe_notes", "without_doubts"]
 
 VALUES_AGREE = "values_agree"
-"""The field of a recipe that is true if ``match --values`` wrote it: values have shown what is transposed."""
+"""A field of a recipe, true if ``match --values`` wrote the recipe: values show which matrices are transposed."""
 
 MOST_NOTES, LONGEST_NOTE = 16, 1000
-"""The most notes of a recipe, and the most characters of one."""
+"""The largest number of notes in a recipe, and the largest number of characters in a note."""
 
 
 def is_recipe(path: Path) -> bool:
@@ -58,7 +58,7 @@ def recipe_notes(name: str, value: Any) -> list[str]:
 
 
 def without_doubts(name: str, value: Any, notes: Sequence[str]) -> tuple[str, ...]:
-    """Return the notes of a plan; if ``value`` is true, without those that a matrix may be transposed.
+    """Return the notes of a plan; if ``value`` is true, without the notes that a matrix may be transposed.
 
     ``value`` is the field ``values_agree`` of the recipe ``name``; raises ConfigError if it is not a boolean.
     """

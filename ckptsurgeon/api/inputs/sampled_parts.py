@@ -119,9 +119,9 @@ DIFFERENCE, COSINE = 0.6, 0.5
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
 SAME, WITHOUT_BASE = "the same model as ", 0.2
-"""For models without a base, which are compared with the first model: ``called``, and the limit of the cosine.
+"""The argument ``called`` and the limit of the cosine if there is no base: models are compared with the first model.
 
-This limit is used instead of ``COSINE``. It is smaller, because checkpoints of one training may be far apart.
+The limit replaces ``COSINE``. It is smaller, because checkpoints of one training may differ much.
 """
 
 

@@ -36,8 +36,10 @@ WORDS = 32
 """The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 WITH_ZEROS = ("gptq", "awq", "packed")
 GROUPS, WIDEST = 2, 512
-"""The zero points or biases in these encodings are compared with the codes of ``GROUPS`` groups of a row, if these
-groups have at most ``WIDEST`` columns together."""
+"""In the encodings ``WITH_ZEROS``, zero points or biases are compared with the codes of a sample.
+
+The sample has ``GROUPS`` groups of a row, if these have at most ``WIDEST`` columns together.
+"""
 LONGEST = 8192
 """Rows with one scale each are decoded whole, up to this length, to see whether they have the largest code.
 
@@ -45,7 +47,7 @@ The stored rows are read in any case, up to 512 kB of a layer."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of implausible scales that cannot be found in a part of a tensor."""
 VOCABULARY = 4
-"""How many embeddings and output layers are sampled.
+"""The largest number of embeddings and output layers that are sampled.
 
 The magnitudes of their values are not compared with those of layers.
 """
@@ -55,8 +57,9 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
     """Return notes on quantised tensors with implausible scales, or scales that make weights far too large or small.
 
     A verb that decodes all tensors gives the same notes. Here, parts of at most ``ROLES`` * ``LAYERS`` tensors of
-    layers and ``VOCABULARY`` others are decoded. ``among`` has the keys of the codes to consider, by default all. There
-    are no notes if weights are already decoded by the verb, or if files are remote or are deleted after use.
+    layers, and of at most ``VOCABULARY`` embeddings and output layers, are decoded. ``among`` has the keys of the codes
+    to consider, by default all. There are no notes if weights are already decoded by the verb, or if files are remote
+    or are deleted after use.
     """
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()

@@ -117,7 +117,7 @@ TAIL = 1 << 16
 """The number of bytes at the end of an adapter's file that are compared to distinguish adapters with equal headers."""
 VERB = "lora merge"
 MOST_ADAPTERS = 1000
-"""The largest number of adapters that are read from a recipe. More would take long, as each is compared with all."""
+"""The largest number of adapters that are read from a recipe. Each adapter is compared with all others."""
 NOTHING = 1e-9
 """An adapter may be merged several times. If its weights add up to less than this, its merge was undone."""
 
@@ -125,8 +125,8 @@ NOTHING = 1e-9
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
     """Return notes on those of ``adapters`` that are already merged into ``base``, according to the recipe in ``base``.
 
-    ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted. If the
-    recipe does not describe the weights that ``base`` has now, the only note says so.
+    ``weights`` are the weights of ``adapters``. There is no note on an adapter that is subtracted, which undoes its
+    merge. If the recipe does not describe the present weights of ``base``, the result is one note that says this.
     """
     known = _recorded(base)
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Converts a checkpoint to another layout, as ``--layout`` or a destination asks: llama.cpp's, or one of its family."""
+"""Converts a checkpoint to the layout that ``--layout`` names or that a destination has."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
 
 
 def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:
-    """Return whether config.json describes a network in both layouts of a conversion, which transformers both reads.
+    """Return whether a config.json describes a network before and after a conversion: transformers reads both.
 
-    Settings of quantisation may contain the names of modules, so that they describe one layout only.
+    It does not if it has settings of quantisation, because these may name the modules of one of the layouts.
     """
     names = {found.source.name, found.target.name}
     return names == {TRANSFORMERS, STACKED} and not quantisation_of(folder.config)

@@ -88,7 +88,7 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
     """Return the fields of ``config``, a checkpoint's config.json; if it is empty, those of params.json in its folder.
 
     If ``heads``, the value of ``--heads``, is given, its numbers of heads are used; raises PlanError if the file states
-    other ones.
+    other numbers.
     """
     fields = {**(config or _parameters(checkpoint.path)), **_beside(checkpoint)}
     if not heads:

@@ -15,7 +15,7 @@ from ..inputs.operations import OperatedCheckpoint
 __all__ = ["Unwrapped", "without_wrappers"]
 
 _MOST_MODULES = 64
-"""The most modules at the top of a network; the networks of all layouts have fewer."""
+"""The largest number of modules at the top of a network; the networks of all known layouts have fewer."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Unwrapped:
 def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
     """Return a checkpoint without the prefix of wrappers, if all keys have it and the network inside is recognised.
 
-    If not, the checkpoint is returned as it is; also if it has a tensor outside the network, such as the counter of an
-    averaged model, since no operation leaves out a tensor.
+    Otherwise, the checkpoint is returned unchanged. It is also returned unchanged if it has a tensor outside the
+    network, such as the counter of an averaged model, because no operation leaves out a tensor.
     """
     checkpoint = operated.checkpoint
     plain = unwrap(checkpoint)

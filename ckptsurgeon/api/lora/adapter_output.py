@@ -44,7 +44,8 @@ def factor_dtype(dtype: str | torch.dtype | None) -> str:
 class OpenAdapters:
     """Open adapters, the paths of their configurations, and the base (``model``), if it was given.
 
-    The names in kohya's files are derived from the base's keys, so its keys are needed to read them.
+    In kohya's files, the names of modules are derived from the keys of the base, so these files can only be read with a
+    base.
     """
 
     adapters: Sequence[AdapterView]
@@ -52,7 +53,7 @@ class OpenAdapters:
     model: SourceView | None
 
     def finished(self, plan: Plan, opened: list[Checkpoint], memory: int = 0) -> Plan:
-        """Return the plan of an adapter with its open inputs added, which ``apply`` needs.
+        """Return the plan of an adapter with its open inputs, which ``apply`` needs.
 
         Some plans use constant tensors, which no file has: these are added to the first checkpoint in ``opened``.
         ``memory`` is the memory limit of the computation in bytes, 0 for the default.

@@ -76,9 +76,10 @@ def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:
 
 
 def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -> bool:
-    """Return whether both tensors of each pair have the same bytes, and some pair is a non-constant matrix.
+    """Return whether the tensors of each pair have the same bytes, and at least one pair is a non-constant matrix.
 
-    Smaller tensors are compared first. The result is False if a tensor is decoded or remote.
+    ``keys`` maps keys in the base to keys in the adapter. Smaller tensors are compared first. The result is False if a
+    tensor is decoded or remote.
     """
     from ...analysis.verify.differences import first_different_byte
 
@@ -95,6 +96,6 @@ def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -
 
 
 def _is_matrix_of_several(adapter: Checkpoint, info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix whose first values are not all equal (in a buffer of ones, they are)."""
+    """Return whether a tensor is a matrix with different values among its first ones; a buffer of ones is not."""
     data = _bytes(adapter, info, SAMPLE) if len(info.shape) > 1 else b""
     return data != data[: info.itemsize] * (len(data) // info.itemsize)

@@ -49,10 +49,10 @@ def lora_concat(
 
     With ``method="knots"``, the change is that of KnOTS: the changes of the adapters, times their weights, are merged
     by ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``; the default) keeps
-    the share ``density`` (0.2) of the values of each change, the largest, and the mean of those that have the sign of
-    the majority. "dare_ties" (``knots_dare_ties``) keeps the share ``density`` (0.5) of the values at random, by
-    ``seed``, and makes them larger to make up for the rest. "task_arithmetic" is the sum, which is the same in any
-    basis. ``rank`` is the largest rank of the result, by default the sum of the ranks, which holds the merged change
+    the largest values of each change, a share of ``density`` (0.2), and averages the values that have the sign of the
+    majority. "dare_ties" (``knots_dare_ties``) keeps random values, a share of ``density`` (0.5), drawn with ``seed``,
+    and scales them up to make up for the dropped values. "task_arithmetic" is the sum, which is the same in any basis.
+    ``rank`` is the largest rank of the result, by default the sum of the ranks, with which the merged change is stored
     exactly; ``memory`` ("512MB") limits the memory of the computation.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.

@@ -106,8 +106,9 @@ def _ranks(
 ) -> Mapping[str, int]:
     """Return the rank of each module that is a LoHa or LoKr, by the key of its first tensor.
 
-    Raises ConfigError if there are such modules but neither a rank nor an energy, and the reverse, PlanError if the
-    computation takes more than ``memory`` bytes (0 means the default limit).
+    Raises ConfigError if there are such modules but neither ``rank`` nor ``energy`` is given, or if one of these is
+    given but there are no such modules. Raises PlanError if the computation takes more than ``memory`` bytes (0 means
+    the default limit).
     """
     modules = [module for module in chosen_modules(one, exclude)[0] if module.kind]
     if modules:

@@ -127,7 +127,7 @@ def lora_extract(
 
 
 def _notes(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str], *, unwrap: bool) -> Iterator[str]:
-    """Yield the notes on the tuned model ``ours`` and the base ``theirs``; ``tied`` is the head of ``ours``."""
+    """Yield the notes on the tuned model ``ours`` and the base ``theirs``; ``tied`` is the first dict of ``_tied``."""
     opened = (ours, theirs)
     for one in opened:
         yield from notes_on(one, 2)

@@ -168,7 +168,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
-    """Return the configuration ``data`` as that of a LoRA if a verb with these ``methods`` takes its kind."""
+    """Return the configuration ``data``, converted to that of a LoRA if a verb with ``methods`` accepts its kind."""
     kind = str(data.get("peft_type")) if isinstance(data, Mapping) else ""
     taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
     return lora_fields(data, name) if taken else data
@@ -177,7 +177,8 @@ def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
 def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, AdapterConfig]:
     """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
 
-    If the file is for one model without a name, the key is ''. With ``methods``, they may be those of LoHa or LoKr.
+    If the file is for one model without a name, the key is ''. With ``methods``, the configurations may be for LoHa or
+    LoKr.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
