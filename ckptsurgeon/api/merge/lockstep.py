@@ -1,6 +1,6 @@
-"""Runs that read the same files side by side at one pace, so that the system reads each block from the disk once.
+"""Keeps runs that read the same files at one pace, so that the system reads each block from the disk once.
 
-A run that is ahead waits until the others have reached it: its blocks are then still in the page cache.
+A run that is ahead waits for the others, which then find the blocks that it has read in the page cache.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ T = TypeVar("T")
 def in_lockstep(runs: Sequence[Callable[[Progress], T]], progress: Progress | None = None) -> list[T]:
     """Return the results of ``runs``, each in a thread of its own; none is over ``AHEAD`` bytes ahead of another.
 
-    Each run calls the function that it is given with (bytes done, total bytes); ``progress`` is called with the sums.
-    If a run fails, the others are stopped in their next call of this function, and its error is raised.
+    Each run gets a function, and calls it with (bytes done, total bytes); ``progress`` is called with the sums over all
+    runs. If a run fails, the others are stopped in their next call of this function, and its error is raised.
     """
     pace = _Pace(len(runs), progress)
     with ThreadPoolExecutor(max(1, len(runs)), thread_name_prefix="ckpt-window") as pool:

@@ -1,9 +1,10 @@
 """Collects the Gram matrices of the inputs that layers get in a merged model: RegMean++.
 
-For one block after the other, each model's own block runs on the outputs of the merged blocks before it; then the block
-is merged by RegMean, and the merged block runs (https://arxiv.org/abs/2508.03121, algorithm 1; the authors' code:
-https://github.com/nthehai01/RegMean-plusplus). The authors do so for the layers of a list; here all blocks of
-``prove`` are treated alike, so that heads are merged by the outputs of the merged layers, too.
+The blocks are merged in the order in which they run. First, each model's own block runs on the outputs of the merged
+blocks before it. Then the block is merged by RegMean, and the merged block runs (https://arxiv.org/abs/2508.03121,
+algorithm 1; the authors' code: https://github.com/nthehai01/RegMean-plusplus). The authors merge only the layers of a
+list in this way. Here, all blocks of ``prove`` are merged in this way, so that heads are also merged by their inputs
+from merged layers.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def merged_grams(
 ) -> list[GramSums]:
     """Return the Gram matrices of each network; the layers before each measured layer are merged first.
 
-    ``chosen`` has the keys of the weights whose inputs are collected. ``positions`` are functions that turn inputs of
-    layers into rows, one for each network. ``parameters`` are those of the method ``METHOD``. ``limit`` is the memory
+    ``chosen`` has the keys of the weights whose inputs are collected. ``positions`` has a function for each network,
+    which turns inputs of layers into rows. ``parameters`` are those of the method ``METHOD``. ``limit`` is the memory
     for weights in bytes. Raises PlanError if the networks differ, ConfigError if one does not run or memory is too
     small.
     """
@@ -95,7 +96,10 @@ class _Merging:
             _check_not_in_part(one)
 
     def average_buffers(self) -> None:
-        """Give all networks the mean of their buffers of floats: own statistics of batch norms fit own inputs only."""
+        """Set the floating-point buffers of all networks to their mean, such as the statistics of batch norms.
+
+        The statistics of a network fit its own inputs only, not the inputs of a merged network.
+        """
         first = self._networks[0]
         names = [name for name, one in first.module.named_buffers() if name in first.steps and one.is_floating_point()]
         means = {name: self._averaged([one.read([name])[name] for one in self._networks]) for name in names}
@@ -106,7 +110,7 @@ class _Merging:
 
     @contextmanager
     def loaded_outside(self) -> Iterator[None]:
-        """Load the means of parameters that are in no block during the ``with`` block, such as a scale of logits."""
+        """During the ``with`` block, give all networks the means of the parameters that are in no block."""
         first = self._networks[0].module
         names = [
             name
@@ -120,7 +124,7 @@ class _Merging:
             yield
 
     def merge(self, block: str, runs: Sequence[Callable[[], Any]]) -> dict[str, Tensor]:
-        """Run each model's own block, by the functions ``runs``, and return the parameters of the merged block."""
+        """Run each model's own block by calling ``runs``; return {name: value} for parameters of the merged block."""
         names = self._names(block)
         for network, grams, positions, run in zip(self._networks, self.grams, self._positions, runs, strict=True):
             with _holding(network.module, network.read(names)), grams.collecting(positions, within=block):
@@ -164,7 +168,7 @@ class _Merging:
 def _check_not_in_part(grams: GramSums) -> None:
     """Raise ConfigError if only some of the tensors that the network stacks into one tensor of experts are chosen.
 
-    The merged block has one tensor for all of them, but a merge would average those that are left out.
+    The merged block has one tensor for all experts, but a merge would average the tensors that are not chosen.
     """
     made = weights_of(grams.network).made
     for experts in grams.experts:
@@ -179,7 +183,7 @@ def _check_not_in_part(grams: GramSums) -> None:
 
 
 class _InMemory(SampledTensors):
-    """Whole tensors of all models, and functions that read the Gram matrices of their inputs by the expert's index."""
+    """The whole tensor of each model, and a function for each model that reads the Gram matrix of an expert."""
 
     def __init__(self, key: str, values: Sequence[Tensor], grams: Sequence[ReadGram], *, turned: bool = False) -> None:
         arrays = tuple(one.contiguous().numpy() for one in values)
@@ -192,7 +196,7 @@ class _InMemory(SampledTensors):
 
 @contextmanager
 def _holding(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give a network parameters during the ``with`` block; afterwards it has the empty ones again."""
+    """Give a network the parameters ``values`` during the ``with`` block; afterwards, put the empty parameters back."""
     from torch import nn
 
     from ..prove.streaming import put_parameters

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["check_memory", "is_turned"]
 
 READ, MERGED = 8, 8
-"""Bytes for each value of a tensor: in each model, as it is read and as methods get it, and as it is merged."""
+"""Bytes of memory for a value of a tensor: in each model (as read, and as passed to the method), and in the result."""
 WIDE, WIDE_MERGED = 8, 24
-"""More bytes of a tensor merged by Gram matrices: in each model, and for sums and products, in double precision."""
+"""Further bytes for a value merged by Gram matrices, in double precision: in each model, and for sums and products."""
 
 
 def check_memory(network: Network, blocks: Sequence[str], grams: GramSums, *, models: int, limit: int) -> None:
     """Raise ConfigError if merging one of ``blocks`` takes more than ``limit`` bytes.
 
     ``network`` is one of the networks that are merged, ``grams`` are its Gram matrices, and ``models`` is the number of
-    networks. At once, memory has the merged block, the parameters outside of blocks, and of one tensor the values in
-    all models with the Gram matrices that merge them.
+    networks. Memory contains at the same time the merged block, the parameters outside of blocks, and the values of one
+    tensor in all models with its Gram matrices.
     """
     tensors = {name: tuple(one.shape) for name, one in network.module.named_parameters(remove_duplicate=False)}
     keys = weights_of(network).keys
@@ -59,7 +59,7 @@ def _is_in(name: str, block: str) -> bool:
 
 
 def _of_tensor(model: nn.Module, name: str, shape: tuple[int, ...], models: int, *, is_by_grams: bool) -> int:
-    """Return the bytes for merging the parameter ``name`` of so many ``models``."""
+    """Return the number of bytes that are needed to merge the parameter ``name`` of ``models`` models."""
     values = READ * models + MERGED
     if not (is_by_grams and len(shape) in (2, 3)):
         return values * prod(shape)

@@ -50,8 +50,8 @@ def merged_statistics(
 ) -> Plan:
     """Return the plan of a file with the statistics of ``source`` and of the models ``merged_with``.
 
-    Keys begin with the index of the model. The other arguments are those of ``stats``; ``limit`` is the memory for
-    weights in bytes.
+    The keys in the file begin with the index of the model. The other arguments are those of ``stats``; ``limit`` is the
+    memory for weights in bytes.
     """
     import torch
 
@@ -103,9 +103,9 @@ def _apart(paths: Sequence[str], model: Path | None) -> Iterator[str]:
 
 
 def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:
-    """Yield the path and the inputs of each of the other models; strings have the form MODEL=FILE, or MODEL.
+    """Yield (MODEL, FILE) for each of the other models, from strings MODEL=FILE, or MODEL if it gets random inputs.
 
-    Raises ConfigError if there is no file after "=".
+    FILE has the inputs of the model; it is '' for random inputs. Raises ConfigError if there is no file after "=".
     """
     if isinstance(merged_with, Mapping):
         pairs = [(path, os.fspath(own)) for path, own in merged_with.items()]
@@ -123,7 +123,7 @@ def _pairs(merged_with: Rules) -> Iterator[tuple[str, str]]:
 
 
 def _plain(parameters: Parameters, models: int) -> dict[str, Any]:
-    """Return the method's parameters, each a number or a list of numbers; ConfigError for other values."""
+    """Return {name of a parameter: number, or list with a number for each model}; ConfigError for other values."""
     method, found = merge_methods()[METHOD], {}
     for name, settings in method_settings(method, parameters).items():
         if any(one.pattern is not None or one.layers for one in settings):
@@ -143,7 +143,7 @@ def _opened(stack: ExitStack, paths: Sequence[str], model: Path | None, root: st
 
 
 def _report(networks: Sequence[Network], progress: Progress) -> None:
-    """Report to ``progress`` how many parameters were read: each twice, before a block is merged and for it."""
+    """Report the number of parameters read to ``progress``: each is read twice, to run its block and to merge it."""
     total, done = 2 * sum(one.numel() for net in networks for one in net.module.parameters()), 0
 
     def read(number: int) -> None:

@@ -148,8 +148,8 @@ class RecipeModels:
     def _lender(self, method: Method) -> int | None:
         """Return the index of the base if a token that a model lacks gets the base's row; None otherwise.
 
-        As in mergekit, it does if the method itself uses no base, but the recipe has a base, and every slice of the
-        output contains this base as a model.
+        As in mergekit, such a token gets the base's row if the method itself uses no base, but the recipe has a base,
+        and every slice of the output contains this base as a model.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]

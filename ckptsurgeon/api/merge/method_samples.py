@@ -28,13 +28,13 @@ __all__ = ["MergedTensor", "sampled_methods"]
 LARGEST = 1 << 16
 """At most this many values of a tensor are sampled."""
 TOTAL = 1 << 23
-"""About this many values are sampled in all, of all models and the base: some twenty methods merge all of them."""
+"""About this many values are sampled in total, over all models and the base. Some twenty methods merge all of them."""
 TENSORS = 2048
-"""Of at most this many tensors, values are sampled."""
+"""At most this many tensors are sampled."""
 SHARED = ("weight", "density")
-"""The parameters that mean the same in all methods: other methods than the plan's get the plan's values."""
+"""The parameters that mean the same in all methods: every method gets the plan's values of them."""
 USUAL = {"density": 0.5}
-"""The values of parameters whose defaults change nothing, unless the plan has another value."""
+"""Values for parameters whose defaults have no effect; other values in the plan have priority."""
 
 COMMON = (
     "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs",
@@ -45,7 +45,11 @@ COMMON = (
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """A tensor that is merged, in the base and in each model, by the index of the model, and how it is merged."""
+    """A tensor of a merge.
+
+    ``base`` is the tensor in the base, ``models`` maps the index of each model to its tensor, and ``merge`` is the
+    method with its parameters.
+    """
 
     key: str
     base: StoredTensor
@@ -56,10 +60,10 @@ class MergedTensor:
 def sampled_methods(
     tensors: Sequence[MergedTensor], models: int, plugins: Sequence[Method], seed: int
 ) -> tuple[tuple[MethodSurvey, ...], int]:
-    """Return how much each method keeps of the changes of ``models`` models, in samples, and the number of values.
+    """Return (for each method, the share that it keeps of the models' changes; number of sampled values).
 
-    The methods of the plan come first. Memory and time are bounded by the constants of this module, whatever the size
-    of the models.
+    ``models`` is the number of models. The methods of the plan come first. Memory and time are bounded by the constants
+    of this module, whatever the size of the models.
     """
     planned = dict.fromkeys(one.merge.method for one in tensors)
     known = merge_methods(plugins)
@@ -107,7 +111,7 @@ class _Total:
     why: str = ""
 
     def add(self, one: MergedTensor, read: Sequence[Array], shape: tuple[int, ...], seed: int) -> None:
-        """Merge the sample of a tensor, and add its sums; note the reason if the method cannot merge it."""
+        """Merge the sample of a tensor, and add it to the sums; if the method cannot merge it, record the reason."""
         if self.why:
             return
         *models, base = read
@@ -129,7 +133,11 @@ class _Total:
         self._sum(list(one.models), [model - base for model in models], result.reshape(-1) - base, kept)
 
     def _given(self, merge: Merge) -> dict[str, Any]:
-        """Return the parameters: those of the plan for its method, else those that mean the same in all methods."""
+        """Return the parameters of the method: those of the plan if the plan uses the method.
+
+        Otherwise, they are the plan's values of ``SHARED``, and the values in ``NEEDED`` and ``USUAL`` for parameters
+        without a default or with a default that has no effect.
+        """
         if merge.method == self.method.name:
             return dict(merge.parameters)
         given: dict[str, Any] = {}
@@ -144,7 +152,7 @@ class _Total:
         return given
 
     def _notable(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters that are not the method's defaults; a value that all models share is one number."""
+        """Return the parameters that differ from the defaults; if all models have the same value, it is one number."""
         defaults = {one.name: one.default for one in self.method.parameters}
         plain = {name: _plain(value) for name, value in given.items()}
         return {name: value for name, value in plain.items() if value != defaults.get(name)}
@@ -163,7 +171,7 @@ class _Total:
                 self.counts[index] = kept[place] if before is None else before + kept[place]
 
     def survey(self, *, is_planned: bool) -> MethodSurvey:
-        """Return the figures over all samples."""
+        """Return the result over all samples: figures for each model, or the reason why the method merges none."""
         name = self.method.name
         if self.why or not self.squares:
             return MethodSurvey(name, is_planned=is_planned, why=self.why or "it merges none of the sampled tensors")

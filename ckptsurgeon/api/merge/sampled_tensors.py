@@ -1,4 +1,4 @@
-"""Samples of the tensors of a merge: whole rows at evenly spaced places, so that memory and time are bounded."""
+"""Samples of the tensors of a merge: whole rows at equal distances, so that memory and time are bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNS = 8
 
 
 def sample_boxes(shape: Sequence[int], most: int) -> tuple[list[Box], tuple[int, ...]]:
-    """Return the parts of a tensor that a sample of at most ``most`` values has, and the shape of the sample.
+    """Return the parts of a tensor that make up a sample of at most ``most`` values, and the shape of the sample.
 
     The sample has whole rows (all of the last dimensions) if a row has at most ``most`` values, else parts of rows.
     """
@@ -41,7 +41,7 @@ def sample_boxes(shape: Sequence[int], most: int) -> tuple[list[Box], tuple[int,
 
 
 def _runs(shape: Sequence[int], axis: int, wanted: int) -> Iterator[Box]:
-    """Yield runs of ``wanted`` rows in all, along ``axis``, spread over all indices of the dimensions before it."""
+    """Yield runs of rows along ``axis``, ``wanted`` rows in total, spread over the indices of earlier dimensions."""
     number = min(RUNS, wanted)
     length, every = wanted // number, prod(shape[: axis + 1])
     for at in range(number):
@@ -83,7 +83,7 @@ class SampledTensors:
         return Slice(models, None if self.base is None else self.base.reshape(self.shape).copy(), 0, 0, self.xp)
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
-        """Return the result of ``look`` for all values, which are one slice."""
+        """Return a list with the result of ``look`` for the only slice, which has all values."""
         return [look(self.whole())]
 
     def gram(self, model: int, expert: int = 0) -> Array:

@@ -101,7 +101,8 @@ def opened_statistics(
 def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> dict[str, float]:
     """Return the parameters with which the model at ``place`` was merged while its statistics were collected.
 
-    ``weight`` is its share. Raises ConfigError unless ``models`` models were merged.
+    The parameter ``weight`` is divided by the sum of all models' weights. Raises ConfigError unless ``models`` models
+    were merged.
     """
     if len(merged["models"]) != models:
         raise ConfigError(

@@ -89,7 +89,7 @@ def _check(plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class _Compared:
-    """The tensors of a merge that can be compared, by the key in the base, and the reasons for the other tensors.
+    """The tensors of a merge that can be compared, by the key in the base, and the reasons why others cannot.
 
     ``names`` are the paths of the models, in the order in which the plan merges them. ``bases`` are the open bases by
     their paths, decoded if they are quantised.
@@ -127,13 +127,13 @@ def _compared(plan: Plan, sources: Sequence[Checkpoint]) -> _Compared:
 
 
 def _notes(again: Sequence[str]) -> Sequence[str]:
-    """Return the note on tensors that are left out, as their tensor of the base was used before."""
+    """Return the note on tensors that are left out, because another tensor is merged with the same base tensor."""
     said = "these tensors are merged with a tensor of the base that is used more than once, and are left out: "
     return [f"{said}{listing(again, 3, where='')}"] if again else []
 
 
 def _models(plan: Plan) -> dict[tuple[str, int], int]:
-    """Return the index of each model, in the order in which the plan merges them."""
+    """Return {(path, number among the models with this path): index of the model}, in the order of the merge."""
     order = list(dict.fromkeys(_path(plan, source) for source in range(len(plan.sources))))
     every = {one for step in _steps(plan) if not why_not_compared(step) for one in _given(plan, step)}
     ranked = sorted(every, key=lambda one: (order.index(one[0]), one[1]))
@@ -157,12 +157,12 @@ def _merged(step: Step, models: Sequence[int], sources: Sequence[Checkpoint]) ->
 
 
 def _path(plan: Plan, source: int) -> str:
-    """Return the path of a source: that of a quantised model is the same with its codes and decoded."""
+    """Return the path of a source; sources that are one quantised model, with codes and decoded, have the same path."""
     return plan.sources[source].path or plan.sources[source].name
 
 
 def _given(plan: Plan, step: Step) -> list[tuple[str, int]]:
-    """Return the models of a step: the path of each and, if a model is given several times, which of them it is."""
+    """Return (path, number among the models with this path) for each model of a step; the numbers begin at 0."""
     turns = Counter[str]()
     found = []
     for one in step.combined[:-1]:

@@ -147,7 +147,7 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return (for each model, which of its rows are used for the output's ``tokens``; notes).
+    """Return (for each model, its rows for the output's ``tokens``; notes).
 
     ``asked`` has the choices of the recipe, ``every`` the row numbers of each model before these choices, and ``lists``
     the token list of each model. Raises ConfigError if the recipe chooses a row that does not exist.

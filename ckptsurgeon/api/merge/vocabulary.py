@@ -238,7 +238,8 @@ def _with_list(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return (files, notes) for an output whose token list is a file that the user gave.
 
-    ``rest`` are the donor's files that do not belong to its tokeniser, ``own`` the names of the files that do.
+    ``rest`` are the donor's files that do not belong to its tokeniser, and ``own`` are the names of its tokeniser's
+    files.
     """
     theirs = tokenizer_of(chosen.path, chosen.output)
     if not theirs:

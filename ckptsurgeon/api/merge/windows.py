@@ -47,14 +47,14 @@ def average_windows(
 ) -> list[Receipt]:
     """Write the mean of every ``window`` consecutive checkpoints, each to its own file in the folder ``output``.
 
-    With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to
-    the fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a
-    format that can be written, such as that of a folder, gets ".safetensors". With ``ema`` or ``decay``, each is
-    the weighted mean that ``average`` gives of its checkpoints (WSM, https://arxiv.org/abs/2507.17634). Each mean
-    has its own recipe, so ``verify`` can check it. It is computed from its checkpoints, not from the mean before
-    it, whose rounding it would inherit. Up to ``TOGETHER`` means are written at once and at one pace, so that they
-    share what is read from the disk. If one of them fails, the others that are not finished are stopped. The other
-    arguments are those of ``average`` and ``apply``. Returns the receipts in the order of the means.
+    With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to the
+    fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a format that
+    can be written, such as that of a folder, gets ".safetensors". With ``ema`` or ``decay``, each is the weighted mean
+    that ``average`` gives of its checkpoints (WSM, https://arxiv.org/abs/2507.17634). Each mean has its own recipe, so
+    ``verify`` can check it. Each mean is computed from its checkpoints, not from the previous mean, so rounding errors
+    do not add up. Up to ``TOGETHER`` means are written at once and at one pace, so that they share what is read from
+    the disk. If one of them fails, the others that are not finished are stopped. The other arguments are those of
+    ``average`` and ``apply``. Returns the receipts in the order of the means.
 
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
     (without ``force``), and what ``average`` and ``apply`` raise.
