@@ -197,7 +197,7 @@ class Pretrainer:
 
 
 class _Default:
-    """Stands for the path of an object for which the user gave no path: its file comes from the default source."""
+    """The path of an object for which the user gave no path: its file comes from the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source

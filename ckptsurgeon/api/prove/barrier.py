@@ -28,7 +28,7 @@ __all__ = ["loss_barrier"]
 MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
 COPIES = 3
-"""A block has its weights in both networks, and between them, in memory at once."""
+"""The weights of a block are in memory this many times: those of both networks, and the interpolated ones."""
 LEAST, MOST = 3, 1001
 """The smallest and the largest number of points."""
 
@@ -49,19 +49,20 @@ def loss_barrier(
     memory: str | int | None = None,
     progress: Progress | None = None,
 ) -> LossBarrier:
-    """Return the loss of networks on the line between two networks, and by how much it is higher than at its ends.
+    """Return the losses of networks on the line between two networks, compared with the interpolated losses.
 
-    A network between both has the weights (1 - alpha) A + alpha B; buffers of floats, such as the means of batch norms,
-    are interpolated, too. ``points`` is the number of values of alpha, at equal distances from 0 to 1. With ``align``,
-    the second network is first put into the order of the first one, as by ``merge`` (Git Re-Basin,
+    A network on the line has the weights (1 - alpha) A + alpha B; floating-point buffers, such as the means of batch
+    norms, are interpolated in the same way. ``points`` is the number of values of alpha, at equal distances from 0 to
+    1. With ``align``, the second network is first put into the order of the first one, as by ``merge`` (Git Re-Basin,
     https://arxiv.org/abs/2209.04836); ``align_groups`` lists the axes if there is no config.json.
 
     All networks run on the same inputs. The loss is the model's own if the inputs have ``labels``. For causal language
-    models with ``inputs`` without labels, it is the cross-entropy of the next token. For all others, and for random
-    inputs, it is the distance to the outputs of the two networks; ``loss`` of the result says which.
+    models with ``inputs`` without labels, it is the cross-entropy of the next token. For all other models, and for
+    random inputs, it is the distance to the outputs of the two networks. The field ``loss`` of the result names the
+    loss.
 
-    The other arguments are those of ``prove``. Weights are in memory only while their module runs: those of both
-    networks, and those between, up to ``memory`` (by default 1 GiB).
+    The other arguments are those of ``prove``. Weights are in memory only while their module runs: the weights of the
+    two networks, and the interpolated weights, together up to ``memory`` (by default 1 GiB).
 
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if the two
     networks have different tensors, or compute different results with equal weights.
@@ -164,7 +165,7 @@ def _inputs(network: Network, path: Path | None, seed: int) -> Inputs:
 def _losses(
     networks: Sequence[Network], inputs: Inputs, points: int, limit: int, *, drawn: bool
 ) -> tuple[list[float], str]:
-    """Return the losses at all points, in the order of alpha, and the name of the loss. The ends run first."""
+    """Return the losses at all points, in the order of alpha, and the name of the loss. The two networks run first."""
     from .losses import loss_for, main_output
 
     loss, last = loss_for(networks[0].module, inputs, drawn=drawn), points - 1
@@ -205,7 +206,7 @@ def _run(networks: Sequence[Network], alpha: float, inputs: Inputs, limit: int) 
 
 
 def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[str]], Mapping[str, Tensor]]:
-    """Return a function that reads tensors by key from both networks, and interpolates them; integers are the first's.
+    """Return a function of keys that reads tensors from both networks and interpolates them; integers are the first's.
 
     At the ends, the values are those of one network, and the other is not read.
     """

@@ -64,7 +64,8 @@ class Recording:
     def reaches(self, key: str) -> bool:
         """Return whether the module that contains the parameter ``key`` was called in the run.
 
-        If calls of this module are not recorded, the innermost module in ``watched`` around it counts instead.
+        If calls of this module are not recorded, the result is that of the innermost module in ``watched`` that
+        contains it.
         """
         path = key.rpartition(".")[0]
         parts = path.split(".")

@@ -54,8 +54,8 @@ def compared(
 ) -> Proof:
     """Return the proof from the runs of two networks.
 
-    ``inputs`` are those of the first network, and ``shared`` the tokens that both have, if their token lists differ.
-    ``limit`` is the memory for parameters in bytes.
+    ``inputs`` are the inputs of the first network. ``shared`` are the tokens that both networks have; None if their
+    token lists are equal. ``limit`` is the memory for parameters in bytes.
     """
     from .weights import beyond_rounding, changed_in, differing, not_reached, other_shapes
 

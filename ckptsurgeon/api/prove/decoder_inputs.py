@@ -41,7 +41,8 @@ def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -
 
     Nothing is added for any other model, if there is no start token, if ``forward`` needs none, or if the decoder
     predicts codes of audio in several channels. The hint says what to do if the network then does not run; it may be
-    "". Raises ConfigError if the start token is not an id, or if the decoder has too few tokens for it or for the text.
+    "". Raises ConfigError if the start token is not an id, or if the decoder lacks the start token or a token of the
+    text.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters

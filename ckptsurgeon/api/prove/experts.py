@@ -1,4 +1,4 @@
-"""Finds which experts of a mixture of experts differ between two networks, and which expert each of them is.
+"""Finds the experts that differ between two networks, and the experts of the first network that they equal.
 
 Networks store the weights of all experts of a layer in one tensor, ``(experts, out, in)``, and the weights of its
 router as ``(experts, in)``. Only the index says to which expert a slice belongs.
@@ -20,15 +20,15 @@ __all__ = ["differing_experts", "expert_numbers"]
 _OF_EXPERTS = re.compile("expert|moe", re.IGNORECASE)
 """Matches the names and classes of modules that contain the weights of all experts."""
 SAMPLE = 4096
-"""At most this many values of each expert are compared to choose the expert that it may be."""
+"""At most this many values of each expert are compared to find the nearest expert of the first network."""
 Explained = Callable[[Distance, Tensor], bool]
 
 
 def expert_numbers(module: nn.Module, keys: Iterable[str]) -> Mapping[str, int]:
     """Return {key: number of experts} for those of ``keys`` that have a slice for each expert of a layer.
 
-    These are the stacked weights and biases of the experts, and what the module around them has for each expert: the
-    weight of the router, and its bias.
+    These are the stacked weights and biases of the experts, and the weight and the bias of the router in the same
+    module.
     """
     shapes = {key: tuple(one.shape) for key, one in (*module.named_parameters(), *module.named_buffers())}
     around: dict[str, int] = {}
@@ -49,8 +49,8 @@ def expert_numbers(module: nn.Module, keys: Iterable[str]) -> Mapping[str, int]:
 def differing_experts(first: Tensor, second: Tensor, is_explained: Explained) -> tuple[MovedExpert, ...]:
     """Return the experts whose slices of two tensors differ by more than rounding explains, in their order.
 
-    Each is returned with the index of the expert of the first tensor that it is, None if it is none of them. Both
-    tensors have the same shape, with the experts as first dimension.
+    Each result has the index of the expert in ``second``, and the index of the expert in ``first`` that equals it; None
+    if no expert does. Both tensors have the same shape, with the experts as first dimension.
     """
     odd = [
         index

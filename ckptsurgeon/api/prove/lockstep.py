@@ -25,7 +25,7 @@ Merge = Callable[[str, Sequence[Callable[[], Any]]], "dict[str, Tensor]"]
 
 It returns the parameters with which all networks then run the block."""
 Holding = Callable[[int, "Mapping[str, Tensor]"], Any]
-"""A function that gets the index of a network and parameters, and returns a context in which it has them."""
+"""A function of the index of a network and parameters: it returns a context in which the network has the parameters."""
 
 
 class _StoppedError(BaseException):
@@ -85,7 +85,7 @@ class InLockstep:
             held.close()
 
     def _tell(self, number: int, name: str, run: Any) -> None:
-        """Say which block a network has reached, and wait for its turn."""
+        """Report the block that a network has reached, and wait for the turn of this network."""
         self._turns[number].clear()
         self._reached.put((number, name, run))
         self._turns[number].wait()

@@ -53,7 +53,7 @@ def takes_labels(module: nn.Module) -> bool:
 class EvaluatedLoss:
     """Computes the loss from the output of a network; ``said`` is the name of the loss.
 
-    ``references`` are the outputs of the networks with which the others are compared, if ``compares``.
+    If ``compares`` is true, ``references`` are the outputs of the two networks with which all outputs are compared.
     """
 
     said: str
@@ -113,7 +113,7 @@ def main_output(output: Any) -> Tensor:
 
 
 def check_labels(labels: Tensor, *, is_causal: bool) -> None:
-    """Raise ConfigError if all labels are ignored; a causal language model has no prediction for the first one."""
+    """Raise ConfigError if all labels are ignored; a causal language model has no prediction for the first label."""
     used = labels[:, 1:] if is_causal and labels.dim() > 1 else labels
     if used.is_floating_point() or bool((used != IGNORED).any()):
         return
@@ -125,7 +125,7 @@ def check_labels(labels: Tensor, *, is_causal: bool) -> None:
 
 
 def loss_for(module: nn.Module, inputs: Inputs, *, drawn: bool) -> EvaluatedLoss:
-    """Return the loss of networks like ``module`` on ``inputs``, which are random if ``drawn``.
+    """Return the loss for networks of the same class as ``module``; ``drawn`` is true if ``inputs`` are random.
 
     It is the model's own loss if the inputs have labels, and the cross-entropy of the next token for causal language
     models with tokens that are not random. For other networks it is the distance to outputs of two networks.

@@ -50,7 +50,7 @@ class Network:
     is_converted: bool = False
     """Whether the checkpoint is a GGUF file: then its tensors have other names than in the plan and in transformers."""
     computed: Mapping[str, Tensor] = field(default_factory=dict)
-    """The tensors that the checkpoint lacks and the class computes, by key, in the dtype in which it computes them."""
+    """{key: tensor that the checkpoint lacks and the class computes, in the dtype of the computation}"""
     digests: dict[str, int] = field(default_factory=dict)
     """{key of a tensor that was read: CRC-32 of its float32 values}"""
     samples: dict[str, Tensor] = field(default_factory=dict)

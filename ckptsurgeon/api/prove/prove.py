@@ -88,10 +88,11 @@ def prove_each(
 
 
 def _folder_notes(notes: Sequence[str], proof: Proof, *, has_new_shapes: bool) -> Iterator[str]:
-    """Yield the notes on how the folders differ, as they fit the verdict.
+    """Yield the notes on differences of the two folders, worded to fit the verdict of ``proof``.
 
-    If no network drifts, settings do not change the outputs for these inputs. If weights have new shapes
-    (``has_new_shapes``), the settings differ because of the shapes, and there is no note on them.
+    If the outputs do not differ, the note on settings says that they do not change the outputs for these inputs. If, in
+    addition, weights have new shapes (``has_new_shapes``), there is no note on settings, because they differ due to the
+    shapes.
     """
     for note in notes:
         if proof.verdict == DIFFERENT or not note.startswith(SETTINGS_DIFFER):
@@ -122,8 +123,9 @@ def networks_of(
 def report(networks: list[Network], progress: Progress, *, runs: int = 0) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    Both are read for each of ``runs`` networks between and at them, but for one at each end. Without ``runs``, the
-    total counts the parameters of the first network twice, because this network may run twice.
+    ``runs`` is the number of networks on a line from the first to the second: each reads the parameters of both
+    networks, but the two at the ends read those of one network. Without ``runs``, the total counts the parameters of
+    the first network twice, because this network may run twice.
     """
     total = 2 * parameters_of(networks[0]) + parameters_of(networks[1])
     if runs:

@@ -1,7 +1,7 @@
-"""Recognises how a changed weight came about: it is another weight of the first network, or its rows have moved.
+"""Recognises why a weight differs: it equals another weight of the first network, or its rows or columns have moved.
 
-These are the mistakes of conversions: queries and keys exchanged, the norm of the next layer, heads or halves of heads
-in another order, a square matrix that was not transposed.
+Wrong conversions cause such differences: queries and keys exchanged, the norm of the next layer, heads or halves of
+heads in another order, a square matrix that was not transposed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["order_of", "other_weight"]
 
 NEAR = 4
-"""How many rows before and after its place a row is looked for."""
+"""A row is compared with this many rows before and after its position."""
 Explained = Callable[[Distance, Tensor], bool]
-"""Returns whether rounding explains a distance from these values of the first network."""
+"""A function of a distance and values of the first network; it returns whether rounding explains the distance."""
 
 
 def other_weight(networks: Sequence[Network], key: str, is_explained: Explained) -> str:
-    """Return the key of the weight in the first network that equals ``key`` of the second one; '' if not just one does.
+    """Return the key of the first network's weight that equals the second's ``key``; '' unless exactly one weight does.
 
-    Samples of the values choose the weight, and then all its values are compared.
+    The weight is found by samples of the values; then all its values are compared.
     """
     first, second = networks
     shape, wanted = second.steps[key].shape, second.samples[key]
@@ -44,9 +44,10 @@ def other_weight(networks: Sequence[Network], key: str, is_explained: Explained)
 
 
 def order_of(first: Tensor, second: Tensor, is_explained: Explained) -> str:
-    """Return the difference in order between two equal weights: "transposed", "rows", "columns", or "" for any other.
+    """Return "transposed", "rows" or "columns" if two weights differ only in this way; "" for any other difference.
 
-    "rows" and "columns" mean that these are in another order. Both weights have the same shape.
+    "rows" means that the rows are in another order, and "columns" that the columns are. Both weights have the same
+    shape.
     """
     if first.dim() < 2:
         return "rows" if first.dim() and _moved(first[:, None], second[:, None], is_explained) else ""
@@ -60,8 +61,8 @@ def order_of(first: Tensor, second: Tensor, is_explained: Explained) -> str:
 def _moved(first: Tensor, second: Tensor, is_explained: Explained) -> bool:
     """Return whether two weights have the same rows in different orders.
 
-    Rows are sorted by a random projection. Rounding may exchange rows that are close there, so that a row is compared
-    with its ``NEAR`` neighbours.
+    Rows are sorted by a random projection. Rounding may exchange rows with similar projections, so each row is compared
+    with ``NEAR`` neighbours on each side.
     """
     rows, others = (one.reshape(len(one), -1) for one in (first, second))
     if not bool(rows.isfinite().all()):

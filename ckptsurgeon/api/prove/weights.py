@@ -175,9 +175,9 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
 
 
 def _recognised(networks: Sequence[Network], changed: ChangedTensor, *, has_experts: bool) -> ChangedTensor:
-    """Return a changed weight with the other weight that it is, or the order in which its rows are.
+    """Return a changed weight with the key of the weight that it equals, or with its difference in order.
 
-    If the weight has a slice for each expert (``has_experts``), the experts that differ are returned, too.
+    If the weight has a slice for each expert (``has_experts``), the result also has the experts that differ.
     """
     key, (first, second) = changed.key, networks
     if first.steps[key].shape != second.steps[key].shape or changed.error <= FACTOR * _rounding(networks, key).relative:
