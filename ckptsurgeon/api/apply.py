@@ -152,7 +152,7 @@ def apply(
 
 @dataclass(frozen=True)
 class _Form:
-    """Where an output is written, and in which format; None for what the user did not give."""
+    """The path and the format of an output, and further options; None for each that the user did not give."""
 
     output: Path | None = None
     to: str | None = None
@@ -162,7 +162,7 @@ class _Form:
     mesh: str | None = None
 
     def completed(self, order: CompiledRecipe) -> _Form:
-        """Return this form with the values of a recipe for everything that the user did not give."""
+        """Return this form with the values of a recipe for the options that the user did not give."""
         said = order.shared
         return _Form(
             self.output if self.output is not None else order.output,
@@ -185,10 +185,9 @@ class _Form:
 
 
 def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
-    """Raise an error if the output cannot be proved, if its adapter is not complete, or if it takes more ``memory``.
+    """Raise an error if the output cannot be proved, is an incomplete adapter, or takes more than ``memory`` bytes.
 
-    ``proved`` is the verdict that the recipe requires; "" if it requires none. ``memory`` is in bytes; 0 if no limit
-    was given.
+    ``proved`` is the verdict that the recipe requires; "" if it requires none. ``memory`` is 0 if no limit was given.
     """
     if proved:
         from .prove.output import check_runs

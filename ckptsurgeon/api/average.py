@@ -55,7 +55,7 @@ def average(
     the average replace a decay of the learning rate (https://arxiv.org/abs/2507.17634). With ``running``, the sources
     are two running averages of one run, such as icefall's ``model_avg``, and the output is the average over the steps
     between them; ``running`` is the entry of their files with the number of steps (``batch_idx_train``). Only one of
-    ``ema``, ``decay`` and ``running`` can be given; with each, ``sources`` are in order, the oldest first.
+    ``ema``, ``decay`` and ``running`` can be given; with any of them, ``sources`` must be in order, the oldest first.
 
     Floating and complex tensors are averaged in double precision and keep the dtype of the first checkpoint. Integers
     and booleans, which have no mean, come from the "last" or the "first" checkpoint, or are the "max" of all
@@ -115,8 +115,8 @@ def _notes(opened: Sequence[Checkpoint], encoding: str, *, unwrap: bool) -> list
 def _with_files(plan: Plan, stored: Sequence[Checkpoint], first: Checkpoint, *, by_place: bool) -> Plan:
     """Return the plan with the files of an output folder, and with notes on the files of the sources.
 
-    ``stored`` are the sources as they are stored, and ``first`` is the first of them as it is read. Raises PlanError if
-    rows belong to different tokens, unless ``by_place`` is set.
+    ``stored`` are the sources as they are stored, and ``first`` is the first source, decoded if it is quantised. Raises
+    PlanError if rows belong to different tokens, unless ``by_place`` is set.
     """
     folders = [folder_of(one) for one in stored]
     plan = with_sources_said(with_config_said(plan, folders), stored, folders)

@@ -156,9 +156,9 @@ def convert(
     decoded weights, in ``dtype``; by default in the dtype of config.json or, without one, in bfloat16. ``quantize``
     ("fp8-block") quantises the weights of linear layers, except output layers and routers of experts; ``include`` and
     ``exclude`` restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that
-    another program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
-    ``rename`` describes the other layouts, and ``heads``. ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices
-    to a type, or a mixture of types, that only GGUF stores. ``metadata`` sets entries of the metadata of safetensors or
+    another program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back. The
+    other layouts, and ``heads``, are as in ``rename``. ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices to a
+    type, or a mixture of types, that only GGUF stores. ``metadata`` sets entries of the metadata of safetensors or
     GGUF; an empty value removes the entry.
 
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot

@@ -80,7 +80,7 @@ def fits(
 
 
 def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
-    """Return the path from which to read keys and shapes, and a note if this is not ``given`` but its weights.
+    """Return the path from which to read keys and shapes, and a note if the weights are read instead of ``given``.
 
     For a model's folder, the result is its config.json. If the model is quantised, no module can be built from its
     config.json, so the result is the folder with the weights, even if ``given`` is this config.json.

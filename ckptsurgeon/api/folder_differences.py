@@ -52,7 +52,7 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
 
 
 def computing_apart(first: CheckpointLike, second: CheckpointLike) -> str:
-    """Return the note on fields of two models' config.json files that change what equal weights compute; "" if none.
+    """Return the note on fields of two config.json files that let equal weights give other results; "" if none.
 
     A model without a config.json, such as one in memory, has no such fields.
     """

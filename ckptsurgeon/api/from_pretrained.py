@@ -1,4 +1,4 @@
-"""Finds out whether ``from_pretrained`` loads a checkpoint that ``load_state_dict(strict=True)`` refuses, and how.
+"""Finds the class whose ``from_pretrained`` loads a checkpoint that ``load_state_dict(strict=True)`` refuses.
 
 ``from_pretrained`` converts older layouts, such as one tensor for each expert. It initialises some tensors of a class
 itself, and ignores others.

@@ -120,9 +120,10 @@ def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_fi
 
 
 def _layout_notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], *, by_values: bool = False) -> list[str]:
-    """Return the note that both are networks of a family that ckpt knows, if they are.
+    """Return a note if source and destination are networks of one family that ckpt knows.
 
-    If the proposal is ``by_values``, it may contradict the names, so the note does not prefer them.
+    If the proposal was made by values (``by_values``), it may contradict the names; then the note does not prefer the
+    names.
     """
     between = layouts_between(checkpoint, tensors)
     if not between:

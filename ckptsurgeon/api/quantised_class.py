@@ -67,7 +67,7 @@ def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, se
 
 
 def has_names_of(checkpoint: Checkpoint, target: TargetSpec) -> bool:
-    """Return whether a quantised checkpoint has at least half of a class's modules; else its names are not compared."""
+    """Return whether a quantised checkpoint has at least half of a class's modules; if not, no names are compared."""
     return _is_known(_by_class_name(checkpoint, target), target)
 
 

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with a verb and its arguments. A recipe makes the same plan as the command with these options."""
+"""Recipes: YAML files with a verb and its arguments. A recipe makes the same plan as the verb with these arguments."""
 
 from __future__ import annotations
 

@@ -62,9 +62,10 @@ def view(
     how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
     what the verb ``check`` finds.
 
-    For a plan of ``merge``, the page shows, before the merge, how far the changes of the models agree, in which layers
-    they oppose each other, and what each method would keep of them. The changes are computed from all values, what
-    methods keep from samples, within bounded memory. ``merge`` of the result has these figures.
+    For a plan of ``merge``, the page shows, before the merge, the agreement of the models' changes, the layers in which
+    the changes oppose each other, and the share of the changes that each method would keep. The changes are computed
+    from all values, and the shares from samples, within bounded memory. The field ``merge`` of the result has these
+    figures.
 
     ``root`` is the dotted path of the state dict in all checkpoints; ``wait`` is as in ``apply``.
 
@@ -275,7 +276,7 @@ def _compared(opened: Sequence[Checkpoint], *, values: bool, progress: Progress 
 def _title(paths: Sequence[str]) -> str:
     """Return the title of the page: the file or folder name of each path, or the whole URL (without credentials).
 
-    Of many models, the first are named.
+    If there are many models, only the first are named.
     """
     names = [path if "://" in path else os.path.basename(os.path.abspath(path)) for path in paths]
     if len(names) > 1 + NAMED:

@@ -28,9 +28,9 @@ __all__ = ["MODEL", "SAID", "Command", "Runner", "Tail", "last_line"]
 MODEL = "{model}"
 """The text in the command that stands for the path of the model."""
 KEPT_BYTES = 64 << 10
-"""At most this many bytes, the last ones, are kept of each output stream of the command."""
+"""Only the last bytes of each output stream of the command are kept, at most this many."""
 LINE = 1000
-"""At most this many characters, the last ones, are read of a line."""
+"""Only the last characters of a line are read, at most this many."""
 SAID = 300
 """At most this many characters of the command's error are recorded in a trial."""
 GRACE_S = 5.0
@@ -38,7 +38,7 @@ GRACE_S = 5.0
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
 # Text such as 0,5 or 1,500 is not read as a number, because it is ambiguous: a comma may mark decimals or thousands.
-# Nor are the numbers in paths (the model's own has that of the trial), fractions, dates and times.
+# Numbers in paths (the path of the model has the trial's number), fractions, dates and times are not read, either.
 _NUMBERS = re.compile(rf"(?<![\w./\\-])(?<!\d[,:])(?:{_NUMBER})(?![\w.]*\w)(?![/\\]|-\w|[,:]\d)", re.IGNORECASE)
 _LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
 _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Command:
     """An evaluation command: its words, and how its score is read.
 
     ``metric`` is the name of the score in the lines that the command prints, '' if its last number is the score.
-    ``timeout`` is the number of seconds after which it is killed, None for no limit.
+    ``timeout`` is the number of seconds after which the command is killed, None for no limit.
     """
 
     words: tuple[str, ...]
@@ -111,7 +111,7 @@ def _finite(text: str) -> Outcome:
 
 
 class Runner:
-    """Runs a command on models, several at a time if called from several threads; ``stop`` kills what is running."""
+    """Runs a command on models, several at a time if called from several threads; ``stop`` kills running commands."""
 
     def __init__(self, command: Command) -> None:
         self._command = command

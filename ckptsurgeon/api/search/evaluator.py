@@ -1,4 +1,4 @@
-"""What gives a model its score: the command of ``--evaluate``, or the task of ``--task``."""
+"""The interface for scoring a model: by the command of ``--evaluate``, or by the task of ``--task``."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Evaluator(Protocol):
 
 
 def finite_score(value: float, said: str) -> Outcome:
-    """Return the outcome with this score, or without one if it is not finite; ``said`` is its text in messages."""
+    """Return an outcome with the score ``value`` or, if it is not finite, none; ``said`` is its text in messages."""
     return Outcome(value) if math.isfinite(value) else Outcome(None, f"the score is {said}, not a finite number")
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Raise ConfigError for a number of seconds that is no time for an evaluation."""
+    """Raise ConfigError unless ``timeout`` is None, or a finite number of seconds above 0."""
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise ConfigError(f"--trial-timeout {timeout} is not a valid time.", hint="Give seconds, such as 600.")

@@ -22,7 +22,7 @@ __all__ = ["Judge", "Judging", "opened_judge"]
 
 @dataclass(frozen=True)
 class Judging:
-    """What the user says of how models are scored; ``maximize`` is None if the task knows which scores are better."""
+    """The arguments on how models are scored; ``maximize`` is None if the task decides which scores are better."""
 
     evaluate: str | None
     task: str | None
@@ -36,8 +36,8 @@ class Judging:
 class Judge:
     """Scores the models of trials (``evaluator``), and the output if there are data for it (``test``).
 
-    ``settings`` are the entries of the study that say so. In a search without trials nothing is started: there is then
-    no evaluator, and ``maximize`` is None if only the task knows it.
+    ``settings`` are the entries of the study that record how models are scored. In a search without trials, nothing is
+    started: then ``evaluator`` is None, and ``maximize`` is None if only the task knows it.
     """
 
     evaluator: Evaluator | None
@@ -50,7 +50,7 @@ class Judge:
 
 @contextmanager
 def opened_judge(said: Judging, *, runs: bool = True) -> Iterator[Judge]:
-    """Yield what scores the models; all that it has started is ended afterwards.
+    """Yield the Judge that scores the models; afterwards, end all processes that it has started.
 
     ``runs`` is false if nothing may be started. Raises ConfigError for a wrong command or configuration, and the errors
     of the configuration's data.

@@ -37,7 +37,8 @@ class MadeModel:
 def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
     """Return the keys of the tensors that both plans compute in the same way: from the same files, with equal values.
 
-    Tensors that are stored quantised, and keys tied to another key, are left out: only the other key is stored.
+    Tensors that are stored quantised are left out. Keys that are tied to another key are left out, too, because only
+    that other key is stored.
     """
     if plan.sources != before.sources or plan.seed != before.seed or plan.vocabularies != before.vocabularies:
         return frozenset()

@@ -24,7 +24,7 @@ LEAST_DIMENSIONS = 2
 
 
 class Sampler(Protocol):
-    """Proposes the values of trials, and is told their scores; trials are numbered from 1.
+    """Proposes the values of trials, and receives their scores; trials are numbered from 1.
 
     ``most`` is the number of trials after which proposals repeat; None if they never do.
     """
@@ -153,7 +153,7 @@ def _evenly(one: Parameter, number: int) -> list[Value]:
 
 
 class _Optuna:
-    """A sampler of optuna; its state is only in memory, so a resumed study tells it the earlier trials again."""
+    """A sampler of optuna; its state is only in memory, so a resumed study passes the earlier trials to it again."""
 
     most: int | None = None
 

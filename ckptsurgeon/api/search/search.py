@@ -134,7 +134,7 @@ def search(
 def _settings(
     result: SearchResult, marked: MarkedRecipe, judged: Mapping[str, Any], trials: int, *, models: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what a study records about its search: a study continues only if all of this is the same.
+    """Return the settings that a study records: a search continues the study only if its settings are the same.
 
     ``judged`` are the settings of the evaluation.
     """
@@ -187,7 +187,7 @@ def unfinished(study: Study, trials: int) -> list[int]:
 def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
     """Return the closed plan for the first values of the parameters with which a merge is possible.
 
-    If several attempts fail, raises the error of the first. So a wrong recipe causes an error before anything is
+    If all attempts fail, raises the error of the first one. So a wrong recipe causes an error before anything is
     written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
@@ -239,7 +239,7 @@ def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_
 
 
 def drawn_best(study: Study, title: str) -> Trial:
-    """Print a plot of the scores of a study, and return its best trial; raises CheckpointError if none has a score."""
+    """Write a plot of the scores of a study, and return its best trial; raises CheckpointError if none has a score."""
     trials: Sequence[Trial] = [one for one in study.trials.values() if one.state != BEGUN]
     best = study.best()
     maximize = bool(study.settings["maximize"])

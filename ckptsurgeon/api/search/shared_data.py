@@ -1,4 +1,4 @@
-"""Compares the data with which models are chosen with those of the test: a fair test uses only unseen data."""
+"""Compares the data with which models are chosen with the data of the test: a fair test uses only unseen data."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def notes_on_data(search: Command, test: Command | None) -> list[str]:
 def notes_on_splits(document: Document, test: Command | None, *, has_test: bool | None = None) -> list[str]:
     """Return notes on data that the splits dev and test of a configuration of ``ckpt train`` share.
 
-    ``test`` is a command that is used in place of the split test. ``has_test`` says whether there is this split; None
-    if only the configuration says so. Data that the code of a task reads are not known.
+    ``test`` is a command that is used in place of the split test. ``has_test`` says whether there is a split test; if
+    it is None, ``document`` (the configuration) shows this. Data that the code of a task reads are not known.
     """
     train = document.content.get("train") if isinstance(document.content, dict) else None
     data = train.get("data") if isinstance(train, dict) else None
@@ -84,7 +84,7 @@ def _files(document: Document, named: Sequence[Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Data:
-    """The files that an option or an entry (``name``) gives."""
+    """The files of data in an option, or in a field of a configuration; ``name`` is the option or the field."""
 
     name: str
     files: Sequence[str]
@@ -110,7 +110,7 @@ def _same(one: str, other: str) -> bool:
 def _overlaps(own: _Data, other: _Data) -> Iterator[str]:
     """Yield notes on files with the same bytes, and on lines that occur in files of both.
 
-    ``own`` are the data with which models are chosen, ``other`` those of the test.
+    ``own`` are the data with which models are chosen, and ``other`` are the data of the test.
     """
     seen: dict[bytes, str] = {}
     whole: dict[bytes, str] = {}

@@ -28,9 +28,9 @@ from .evaluator import Outcome, finite_score
 __all__ = ["DEV", "TEST", "SplitEvaluator", "TaskFacts", "TaskProcesses"]
 
 DEV, TEST = "dev", "test"
-"""The splits with which trials and the output are evaluated."""
+"""The split with which trials are evaluated, and the split with which the output is evaluated."""
 LOOK_S = 0.2
-"""While an answer is awaited, ckpt looks at this interval whether the process has ended, or has taken too long."""
+"""While ckpt waits for an answer, it checks at this interval whether the process has ended or takes too long."""
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ckptsurgeon.trainer.run.judge_models import main; "
     "main(sys.argv[2], int(sys.argv[3]))"
@@ -40,7 +40,7 @@ _CODE = (
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a task says of itself: its metric, the figures of which larger ones are better, its splits, its notes."""
+    """The facts that a task reports: its metric, the figures whose larger values are better, its splits, its notes."""
 
     metric: str
     higher: frozenset[str]
@@ -68,7 +68,7 @@ class TaskProcesses:
         self._stopped = False
 
     def begin(self) -> TaskFacts:
-        """Start the first process and return what it says; raises the errors of the configuration and its data."""
+        """Start the first process, and return the facts it reports; raises the errors of configuration and data."""
         process, facts = self._started()
         self._idle.append(process)
         return facts
@@ -76,7 +76,7 @@ class TaskProcesses:
     def figures(self, model: str, split: str) -> dict[str, Any]:
         """Return ``{"figures": {name: value}}`` of a model on a split, or ``{"why": reason}``.
 
-        A process that takes more time than it may is killed; a new one is started for the next model.
+        A process that takes longer than the time limit is killed; a new process is started for the next model.
         """
         try:
             process = self._free() or self._started()[0]
@@ -174,7 +174,7 @@ class _Process:
         return found
 
     def kill(self) -> str:
-        """Kill the process with all that it has started; return how it ended, with the last line of its stderr."""
+        """Kill the process and its children; return a text with its exit status and the last line of its stderr."""
         with suppress(OSError):
             os.killpg(self._child.pid, signal.SIGKILL)
         code = self._child.wait()

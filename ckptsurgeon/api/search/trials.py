@@ -29,9 +29,9 @@ Observer = Callable[[Trial], None]
 class Proposals:
     """The proposals of a sampler for a study, which may have been interrupted.
 
-    For a resumed study, the sampler proposes the earlier trials again, and is told their scores in the order of the
-    JSON lines. If it proposes other values than before (another version of its library may do so), it is instead told
-    all earlier values and scores, and ``note`` says so.
+    For a resumed study, the sampler proposes the earlier trials again, and receives their scores in the order of the
+    JSON lines. If it proposes other values than before (another version of its library may do this), it receives all
+    earlier values and scores instead, and ``note`` says this.
     """
 
     def __init__(self, make: Callable[[], Sampler], study: Study) -> None:
@@ -74,7 +74,7 @@ class Proposals:
         return there if there is not None else self._study.begin(number, self._ask(number))
 
     def ended(self, trial: Trial) -> None:
-        """Record a trial that has ended, and tell the sampler its score."""
+        """Record a trial that has ended, and pass its score to the sampler."""
         self._study.end(trial)
         self._told(trial)
 
@@ -85,7 +85,7 @@ class TrialRun:
 
     ``made`` takes the values and the folder of a trial, and returns the plan of its model, or the path of a model that
     exists already. ``model`` is the name of the model in that folder; it ends in a slash if the model is a folder.
-    ``keep`` is true if models are not removed.
+    ``keep`` is true if models are kept after their evaluation.
     """
 
     made: Callable[[Mapping[str, Any], str], Plan | str]
