@@ -130,7 +130,7 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
 def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
     """Return the configuration and tokeniser files of the destination ``place``, which was loaded as ``target``.
 
-    These are the files that an output would get or, if there are none, those in the folder ``place``.
+    These are the files that an output would get or, if there are none, the files in the folder ``place``.
     """
     if target.companions:
         return ModelFolder("", target.companions)

@@ -137,7 +137,7 @@ def _network(reference: Checkpoint) -> NetworkGroups:
 def _groups(
     network: NetworkGroups | None, groups: Mapping[str, Any] | None, model: Checkpoint
 ) -> tuple[list[Group], list[str]]:
-    """Return the groups of axes of a model's tensors that may be permuted, and reasons why other axes may not.
+    """Return the groups of axes of a model that may be permuted, and the reasons why other axes may not be permuted.
 
     ``groups`` are the groups that the user lists. If ``network`` is given, its groups are used instead.
     """

@@ -31,7 +31,7 @@ INDEX = ".index.json"
 Content: TypeAlias = tuple[str, tuple[int, ...], bytes]
 """The dtype and the shape of a tensor, and some bytes from its middle."""
 TENSORS, BYTES = 64, 4096
-"""The largest number of tensors that are compared, and of bytes in the middle of each tensor."""
+"""The largest number of tensors that are compared, and of bytes that are compared in the middle of each tensor."""
 
 
 @notes_of(NoteKind.OTHER_WEIGHTS)

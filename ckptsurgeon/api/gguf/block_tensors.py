@@ -1,4 +1,4 @@
-"""Notes on tensors that a GGUF file lacks: those that its architecture needs, and those that most other blocks have.
+"""Notes on tensors that a GGUF file lacks, although its architecture needs them or most other blocks have them.
 
 The function ``load_tensors`` in llama.cpp's ``src/llama-model.cpp`` shows the tensors that each architecture needs.
 """

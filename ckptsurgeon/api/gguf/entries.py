@@ -1,4 +1,4 @@
-"""Makes the metadata of a GGUF output: the entries of its source, with their types, and those that the plan sets."""
+"""Makes the metadata of a GGUF output: the typed entries of its source, and the entries that the plan sets."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
 
 
 def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the rotary embedding; if layers differ, those of the layers without a sliding window."""
+    """Return the fields of the rotary embedding; if layers differ, the fields for layers without a sliding window."""
     fields: dict[str, Any] = {"rope_theta": config.get("rope_theta")}
     for name in _FIELDS:
         stated = config.get(name)

@@ -20,8 +20,8 @@ def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
     """Write the new names of a ``rename`` plan into the headers of its source: a local safetensors file, or its shards.
 
     Only headers are written, all of them or none; after a run that was killed, ``ckpt check`` finishes or undoes the
-    change. The plan is written next to the source, as ``FILE.rename.json``. ``wait`` is how many seconds to wait for
-    another run that writes the same file. Raises PlanError if the plan changes more than names or a new header is
+    change. The plan is written next to the source, as ``FILE.rename.json``. ``wait`` is the number of seconds to wait
+    for another run that writes the same file. Raises PlanError if the plan changes more than names or a new header is
     longer than the old one, and OutputError if a file has further hard links or is open in another program.
     """
     began, plan = time.monotonic(), for_place(plan)

@@ -57,7 +57,8 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
     """Return the sources as the output will store them: with their codes if ``encoding`` is "keep", else decoded.
 
-    ``read`` are the sources as ``read_as`` returned them: if one was decoded, its ``stored`` is the source with codes.
+    ``read`` are the sources as ``read_as`` returned them: the attribute ``stored`` of a decoded source is the source
+    with codes.
     """
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 

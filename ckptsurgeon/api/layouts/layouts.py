@@ -1,4 +1,4 @@
-"""``layouts``: lists the layouts that are known, and says which of them a checkpoint has."""
+"""``layouts``: lists the known layouts, and recognises the layout of a checkpoint."""
 
 from __future__ import annotations
 

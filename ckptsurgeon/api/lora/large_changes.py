@@ -26,7 +26,8 @@ __all__ = ["LARGER", "large_change_notes"]
 MODULES, FEWEST = 16, 2
 """At most ``MODULES`` modules of each adapter are sampled; for a note, at least ``FEWEST`` must have too large changes.
 
-One is enough only if the adapter has no other module, because the weight of a module may be small on purpose.
+One module is enough only if the adapter has no other module, because the weight of a single module may be small on
+purpose.
 """
 LARGEST = 10.0
 """The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""

@@ -99,7 +99,7 @@ def _finite(read: list[Array]) -> list[Array]:
 
 @dataclass
 class _Total:
-    """Sums over the samples of all tensors that a method has merged."""
+    """The sums over the samples of all tensors that one method has merged."""
 
     method: Method
     number: int
@@ -195,7 +195,7 @@ def _finite_number(value: float | None) -> float | None:
 
 
 def _all_ones(value: Any) -> bool:
-    """Return whether a density is not given, or 1 for each model."""
+    """Return whether the value of a density is None, or 1 for each model."""
     return value is None or all(one == 1 for one in (value if isinstance(value, (tuple, list)) else (value,)))
 
 

@@ -85,7 +85,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return how much a tensor's values may have changed when they were rounded to their dtype or codes."""
+        """Return the largest change that rounding to their dtype or codes may have made to a tensor's values."""
         if key in self.computed:
             return Rounding(roundoff(str(self.computed[key].dtype).removeprefix("torch.")))
         info = self._source_of(self.steps[key]) if key in self.steps else None
@@ -121,7 +121,7 @@ class Network:
         return codes.dtype, codes.shape, crc
 
     def rounding_of_scales(self, key: str) -> Rounding:
-        """Return how much the scales of a quantised tensor may have changed when they were rounded to their dtype."""
+        """Return the largest change that rounding to their dtype may have made to a quantised tensor's scales."""
         info = self._source_of(self.steps[key])
         others = [one for one in leaves(info) if one is not codes_of(info)] if info is not None else []
         return Rounding(max((roundoff(one.dtype) for one in others), default=0.0))

@@ -67,7 +67,7 @@ def prove_each(
     sources: Pair[CheckpointLike], *, roots: Pair[str | None], model: Path | None = None, inputs: Path | None = None,
     seed: int = 0, task: str | None = None, memory: str | int | None = None, progress: Progress | None = None,
 ) -> Proof:  # fmt: skip
-    """Do the same as ``prove``, but with a ``root`` of its own for each checkpoint (``roots``)."""
+    """Do the same as ``prove``, but with a separate path of the state dict for each checkpoint (``roots``)."""
     import torch
 
     from .weights import other_shapes

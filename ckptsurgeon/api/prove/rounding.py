@@ -1,4 +1,4 @@
-"""How much the values of a tensor may have changed when they were rounded to their dtype or codes."""
+"""The largest change that rounding to its dtype or codes may make to a tensor's values."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def roundoff(dtype: str) -> float:
 
 
 def rounding_of(info: TensorInfo) -> Rounding:
-    """Return how much the values of a tensor may have changed when they were rounded to its dtype or codes."""
+    """Return the largest change that rounding to its dtype or codes may have made to a tensor's values."""
     if is_decoded(info) or DTYPES[info.dtype].block:
         return _rounding_of_codes(info)
     relative = max(roundoff(one.dtype) for one in leaves(info))

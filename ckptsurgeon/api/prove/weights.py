@@ -1,4 +1,4 @@
-"""Finds the weights of two networks that differ by more than rounding explains, and those that inputs do not use."""
+"""Finds weights of two networks that differ by more than rounding explains, and weights that the inputs do not use."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ class Study:
 def opened_study(folder: str, settings: Mapping[str, Any], *, wait: float | None = None) -> Iterator[Study]:
     """Open a study in a folder, or begin a new one there, and hold its lock during the run.
 
-    Raises ConfigError if the folder has a study with other settings, or files that are no study; OutputError if another
-    run uses it.
+    Raises ConfigError if the folder has a study with other settings, or files but no study; OutputError if another run
+    uses it.
     """
     folder = folder.rstrip("/") or folder
     with output_lock(folder, wait):

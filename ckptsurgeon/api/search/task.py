@@ -174,7 +174,7 @@ class _Process:
         return found
 
     def kill(self) -> str:
-        """Kill the process and its children; return a text with its exit status and the last line of its stderr."""
+        """Kill the process and its children; return a text on how it ended, with the last line of its stderr."""
         with suppress(OSError):
             os.killpg(self._child.pid, signal.SIGKILL)
         code = self._child.wait()

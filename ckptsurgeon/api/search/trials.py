@@ -107,7 +107,7 @@ class Trials:
         self._evaluated = set[int]()
 
     def run(self, numbers: Iterable[int], begun: Callable[[int], Trial], ended: Callable[[Trial], None]) -> None:
-        """Run the trials with these numbers; ``begun`` returns each of them, and ``ended`` records each that has ended.
+        """Run the trials ``numbers``; ``begun`` returns the trial of a number, and ``ended`` records a finished trial.
 
         If this is interrupted, the evaluations are ended, and the models of unfinished trials are removed.
         """
