@@ -115,7 +115,7 @@ def _of_configuration(
 
 
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return notes on how the configurations and tokenisers of two models differ.
+    """Return notes on the differences between the configurations and tokenisers of two models.
 
     The files in the folders of the models are compared, even if a model is given as a single file in its folder. For a
     GGUF file, its metadata are compared instead. There are no notes on checkpoints in memory.

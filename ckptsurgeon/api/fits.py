@@ -140,7 +140,7 @@ def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
 
 
 def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
-    """Yield notes on how two models differ besides keys and shapes; ``ours`` is the destination's folder."""
+    """Yield notes on differences of two models other than keys and shapes; ``ours`` is the destination's folder."""
     theirs = model_folder(checkpoint)
     if theirs.files and ours.files:
         from .folder_differences import folder_difference_notes

@@ -1,4 +1,4 @@
-"""Notes on how two model folders differ: in fields that change results, adapters, processors and tokenisers."""
+"""Notes on differences of two model folders: fields that change results, adapters, processors and tokenisers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GGUF, SUFFIX = b"GGUF", ".gguf"
 
 
 def folder_difference_notes(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
-    """Yield notes on how the configurations, settings of adapters, processors and tokenisers of two folders differ.
+    """Yield notes on differences of two folders in configurations, settings of adapters, processors and tokenisers.
 
     ``first`` is the name of the model in the folder ``one``, ``second`` the name of the model in ``other``. Only fields
     that change results are compared. Files that cannot be read are left out. If a model is a GGUF file, the metadata in

@@ -1,4 +1,4 @@
-"""Compares the weights of a model with a second copy in its folder: pytorch_model.bin and model.safetensors, say."""
+"""Compares the weights of a model with a second copy in its folder: model.safetensors with pytorch_model.bin."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SIGNATURES = (".sig", "model.sig")
 
 @dataclass(frozen=True)
 class NewNames:
-    """What is to be written: the headers of the files, the index (None for one file), and the record of the change."""
+    """The content to write: the headers of the files, the index (None for one file), and the record of the change."""
 
     path: str
     headers: tuple[NewHeader, ...]

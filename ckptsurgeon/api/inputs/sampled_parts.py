@@ -91,9 +91,9 @@ def spread(keys: Sequence[str], most: int) -> list[str]:
 def middle(
     shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS, *, multiple: int = 1, is_end: bool = False
 ) -> Box:
-    """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one.
+    """Return the box, (begin, end) on each axis, in the middle of a matrix; for stacked matrices, of the first matrix.
 
-    The first row is a multiple of ``multiple``. If ``is_end`` is true, the rows are some of the last ones.
+    The first row is a multiple of ``multiple``. If ``is_end`` is true, the rows are the last rows.
     """
     *lead, height, width = shape
     row = max(0, height - rows) // (1 if is_end else 2) // multiple * multiple

@@ -1,4 +1,4 @@
-"""Reads the recipes in inputs: whether they still describe the weights, and which adapters and models they contain."""
+"""Reads the recipes in inputs: checks that they describe the weights, and finds the adapters and models in them."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str,
 
 
 def _check_written(family: Family, name: str, source: Layout, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if ckpt only reads the layout ``name``, and ``source`` is another one."""
+    """Raise PlanError if ckpt only reads the layout ``name``, and ``source`` is another layout."""
     targets = family.named(name)
     if source.name != name and all(one.only_read for one in targets):
         raise PlanError(

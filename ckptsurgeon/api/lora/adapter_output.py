@@ -1,4 +1,4 @@
-"""The steps that verbs with an adapter as output share: check the dtype, open the adapters, add inputs to the plan."""
+"""The common steps of verbs that make adapters: check the dtype, open the adapters, add inputs to the plan."""
 
 from __future__ import annotations
 

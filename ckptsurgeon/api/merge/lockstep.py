@@ -40,7 +40,7 @@ def in_lockstep(runs: Sequence[Callable[[Progress], T]], progress: Progress | No
 
 
 class _StoppedError(CheckpointError):
-    """Ends a run because another one has failed."""
+    """Raised in a run to end it, because another run has failed."""
 
 
 class _Pace:

@@ -173,7 +173,7 @@ def merge(
 
 
 def _groups(align_groups: AxisGroups, *, align: bool) -> Mapping[str, Any] | None:
-    """Return the parsed groups of axes; None if none are given. Raises ConfigError without ``align``."""
+    """Return the parsed groups of axes; None if there are none. Raises ConfigError for groups without ``align``."""
     if align_groups is None:
         return None
     from ..aligning.own_groups import group_fields  # most merges align nothing

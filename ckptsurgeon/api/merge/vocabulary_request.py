@@ -1,4 +1,4 @@
-"""What the user asks about the vocabulary of a merge, and the models that are merged."""
+"""The user's options for the vocabulary of a merge, and the models to merge."""
 
 from __future__ import annotations
 

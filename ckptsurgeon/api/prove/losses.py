@@ -1,4 +1,4 @@
-"""The loss of a network on inputs: for labels, for the next token, or for the outputs of two other networks."""
+"""The loss of a network: for labels, for the next token, or the distance to the outputs of two other networks."""
 
 from __future__ import annotations
 

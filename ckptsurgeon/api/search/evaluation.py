@@ -196,7 +196,7 @@ class Tail:
                 self._kept = kept
 
     def text(self) -> str:
-        """Return the last lines of the stream, without a first line whose beginning was dropped."""
+        """Return the last lines of the stream; the first line is left out if its beginning was dropped."""
         self._thread.join(GRACE_S)
         text = self._kept.decode("utf-8", "replace")
         return text.partition("\n")[2] if self._dropped and "\n" in text else text

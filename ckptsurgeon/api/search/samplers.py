@@ -36,7 +36,7 @@ class Sampler(Protocol):
         ...
 
     def tell(self, trial: int, score: float | None) -> None:
-        """Record the score of a trial whose values this sampler proposed; None if the trial failed."""
+        """Record the score of a trial whose values this sampler proposed; ``score`` is None if the trial failed."""
         ...
 
     def remember(self, values: Mapping[str, Value], score: float | None) -> None:

@@ -1,7 +1,7 @@
 """Scores models by the task of a configuration of ``ckpt train``, on one of its splits, without training.
 
 The models are evaluated in child processes, each of which imports torch and reads the data once. So an evaluation that
-hangs can be killed, and one that crashes or is killed for its memory makes a failed trial.
+hangs can be killed. An evaluation that crashes, or is killed because it takes too much memory, makes a failed trial.
 """
 
 from __future__ import annotations
