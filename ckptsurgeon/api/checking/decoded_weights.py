@@ -71,7 +71,7 @@ def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str,
 def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo, *, is_end: bool = False) -> float:
     """Return the root mean square of some rows of a matrix; for stacked matrices (experts), of the first matrix.
 
-    The rows are in the middle of the matrix or, if ``is_end`` is true, at its end.
+    The rows are in the middle of the matrix or, if ``is_end`` is true, near its end.
     """
     *lead, rows, columns = info.shape
     group = rows_of_group(info)

@@ -93,7 +93,7 @@ def middle(
 ) -> Box:
     """Return the box, (begin, end) on each axis, in the middle of a matrix; for stacked matrices, of the first matrix.
 
-    The first row is a multiple of ``multiple``. If ``is_end`` is true, the rows are the last rows.
+    The first row is a multiple of ``multiple``. If ``is_end`` is true, the rows are near the end of the matrix.
     """
     *lead, height, width = shape
     row = max(0, height - rows) // (1 if is_end else 2) // multiple * multiple
