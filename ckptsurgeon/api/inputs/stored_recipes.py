@@ -164,7 +164,7 @@ def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]
 
 
 def _add(found: list[MergedAdapter], one: MergedAdapter) -> None:
-    """Add an adapter to a list; if the list has the same adapter already, add its weight to the weight there."""
+    """Add an adapter to a list; if the list already has this adapter, add its weight to the listed weight."""
     at = next((at for at, other in enumerate(found) if _is_same(one, other)), None)
     if at is None:
         found.append(one)

@@ -117,7 +117,7 @@ def _ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None, siz
 def _plain_tokens(config: Any, text: Any) -> list[int]:
     """Return the ids of all tokens except special tokens, whose ids are in the configuration (such as pad_token_id).
 
-    ``config`` is the configuration of the model, and ``text`` that of its text model.
+    ``config`` is the configuration of the model, and ``text`` the configuration of its text model.
     """
     fields = {**config.to_dict(), **text.to_dict()}
     named = [value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))]

@@ -33,7 +33,7 @@ class Evaluator(Protocol):
 
 
 def finite_score(value: float, said: str) -> Outcome:
-    """Return an outcome with the score ``value`` or, if it is not finite, none; ``said`` is its text in messages."""
+    """Return an outcome with the score ``value`` if it is finite; ``said`` is the text of the score in messages."""
     return Outcome(value) if math.isfinite(value) else Outcome(None, f"the score is {said}, not a finite number")
 
 
