@@ -80,6 +80,6 @@ def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
 
 
 def entries_of(architecture: str, found: Mapping[str, str]) -> dict[str, str]:
-    """Return the entries ``found`` with the architecture as prefix, ``general.architecture`` and ``general.type``."""
+    """Return the entries ``found`` with prefix (``llama.block_count``), and the entries for architecture and type."""
     named = {f"{architecture}.{key}": value for key, value in found.items()}
     return {"general.architecture": architecture, "general.type": "model", **named}
