@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.merge_explanation import MergeExplanation
+from ckptsurgeon.analysis.prove.figures import Distance
+from ckptsurgeon.analysis.prove.proof import BlockResult, ChangedTensor, MovedExpert, Proof, ProvedNetwork
 from ckptsurgeon.formats.base.header import FilePrint
 from ckptsurgeon.planning.plan.compute import Merge
 from ckptsurgeon.planning.plan.files import PlanTarget
@@ -128,6 +130,10 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield Verification("out.safetensors", 1, 0, 0, failed, gone, near=1, products=2).to_json()
     controls = Controls("cer", 1, 2, (Arm("warm", True, (0.5,)),), "KNOWLEDGE", "frozen", ("scratch",))
     yield Trained("x.yaml", "run", None, "ctc", "cpu", 2, 2, "done", (), test={"cer": 0.5}, controls=controls).to_json()
+    block = BlockResult("layers.0", 0, Distance(0.5, 0.9, 1.0, same=False), 0.1)
+    experts = ChangedTensor("experts.w", "layers.0", 0.5, experts=(MovedExpert(0, 1), MovedExpert(1)))
+    network = ProvedNetwork("moe", "MixtralForCausalLM", 4, ("float32",))
+    yield Proof(network, network, "tokens", (block,), replace(block, name=""), changed=(experts,)).to_json()
 
 
 def make_files() -> None:
