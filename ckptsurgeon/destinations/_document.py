@@ -29,18 +29,18 @@ class Document:
 
     ``content`` is None if the file has tags of a toolkit, which our YAML reader cannot read; ``fault`` is then the
     reader's error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them;
-    ``train`` includes the user's changes (``--set``). While the destination is loaded, two lists grow. If a file to
-    which the configuration refers is read, its path is added to ``read``. If a class or function to which the
-    configuration refers is imported or called, its name is added to ``ran``.
+    ``train`` includes the user's changes (``--set``). Loading the destination fills two lists: ``read`` gets the path
+    of each file that the configuration refers to and that is read, ``ran`` gets the name of each class or function that
+    is imported or called.
 
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
-    any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
-    If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
-    ``overrides`` has new values of fields, either of a config.json of transformers or of the section ``model:``. If it
-    sets ``model_type``, it is a whole config.json, and the fields of the file are not used. ``versions`` identify the
-    installed code, if they were determined before this process imported that code; None if they are determined later,
-    on demand. ``undeclared`` are the names of fields that the user may set, although the configuration's class does
-    not declare them.
+    any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load. If
+    ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights. ``overrides``
+    has new values of fields, either of a config.json of transformers or of the section ``model:``. If ``overrides``
+    sets ``model_type``, it has all fields of a config.json, and the fields of the file are not used. ``versions`` are
+    values that identify the installed code, determined before this process imported that code. If they are None, they
+    are determined when they are needed. ``undeclared`` are the names of fields that the user may set, although the
+    configuration's class does not declare them.
     """
 
     path: str
@@ -66,9 +66,10 @@ class Document:
 
     @property
     def folder(self) -> str:
-        """The folder to which paths in the file are relative: its own folder, or that in its field ``relative_to``.
+        """The folder to which paths in the file are relative: the folder of the file, unless the file names another.
 
-        ``ckpt train`` writes that field into the copy of the configuration in the folder of a run.
+        The field ``relative_to`` of the file names another folder. ``ckpt train`` writes this field into the copy of
+        the configuration in the folder of a run.
         """
         own = os.path.dirname(self.path)
         named = self.content.get(RELATIVE_TO) if isinstance(self.content, dict) else None
@@ -117,7 +118,7 @@ def _merged(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def read_document(path: str, what: str = "destination") -> Document:
-    """Read a configuration in our format or in that of a toolkit; raises ConfigError if it cannot be read as text.
+    """Read a configuration, in our format or a toolkit's format; raises ConfigError if it cannot be read as text.
 
     ``what`` is the word for the file in messages, such as "destination".
     """

@@ -59,8 +59,8 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the names of a model's layers in the order of computation; () if no such order is known.
 
-    No order is known for four kinds of models: models with both a CTC output and a decoder, because neither of them is
-    the last layer; models with neither a CTC output nor a decoder; models with a transducer's joint network; models
+    No order is known for four kinds of models: models with both a CTC output and a decoder, because neither of the two
+    is the last layer; models with neither a CTC output nor a decoder; models with a transducer's joint network; models
     whose layers do not have the names of a transformer's layers.
     """
     heads = {key.partition(".")[0] for key in tensors}
@@ -74,7 +74,7 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 
 
 def _layers_in(module: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the names of the layers in ``module`` if it is a stack of layers (``…coders``), else [``module``].
+    """Return the names of the layers in a stack of layers (``encoder.encoders``); [``module``] for any other module.
 
     Returns [] if the module has no tensors.
     """

@@ -24,7 +24,7 @@ __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
 """Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""An entry that only a configuration written by a training run has; such a file has every entry of its task."""
+"""Only the configuration that a training run writes has this entry. That file has every entry of its task."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def chosen_classes() -> frozenset[str]:
 
 
 def is_whole(values: Mapping[str, Any]) -> bool:
-    """Return whether a training run wrote this configuration: such a file has every entry of its task."""
+    """Return whether a training run wrote this configuration, so that it has every entry of its task."""
     return WHOLE in values
 
 
@@ -103,10 +103,10 @@ def task_of(document: Document, values: Mapping[str, Any]) -> Task:
 
 
 def _of_run(entries: frozenset[str]) -> list[Task]:
-    """Return the tasks that fit the configuration of a training run, which has every entry of its task.
+    """Return the tasks that fit ``entries``, the entries of a configuration that a training run wrote.
 
-    Of the tasks that declare all ``entries``, these are the tasks with the fewest additional entries. The classes that
-    the entries choose are not compared, because classes of another version of ESPnet would point to another task.
+    A run writes every entry of its task. So the result has the tasks that declare all ``entries`` and the fewest other
+    entries. The classes that the entries choose are not compared, because another version of ESPnet has other classes.
     """
     found = [task for task in tasks().values() if entries <= task.entries]
     least = min((len(task.entries - entries) for task in found), default=0)
@@ -135,7 +135,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 
 
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield, for the two tasks that lack the fewest entries, the task's name and these entries: ``asr has no …``."""
+    """Yield ``TASK has no ENTRIES`` for each of the two tasks that lack the fewest entries of the configuration."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
         yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 

@@ -171,7 +171,7 @@ def drawn(info: TensorInfo, init: Init) -> memoryview:
 
 
 _NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
-"""Dtypes that torch can store but has few operations for: their values are computed in a wider dtype."""
+"""torch has few operations for tensors of these dtypes, so their values are computed in a wider dtype."""
 
 
 def _fill(tensor: torch.Tensor, init: Init) -> None:

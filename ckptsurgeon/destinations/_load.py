@@ -170,7 +170,7 @@ def _kind_of(document: Document) -> _Kind | _Toolkit:
 
 
 def _checked_kind(document: Document) -> _Kind | _Toolkit:
-    """Return the object that loads ``document``: a ``_Kind`` if it is in our format, else the ``_Toolkit`` it is from.
+    """Return the object that loads ``document``: a ``_Kind`` if the document is in our format, else a ``_Toolkit``.
 
     Raises ConfigError if the user passed ``--task`` but the document is not an ESPnet configuration.
     """
@@ -184,7 +184,7 @@ def _checked_kind(document: Document) -> _Kind | _Toolkit:
 
 
 def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, Any], TargetSpec]:
-    """Return a document in our format that refers to a toolkit's configuration, and the destination it describes.
+    """Return a document in our format that refers to a toolkit's configuration, and the destination that it describes.
 
     ``path`` is the path of the toolkit's configuration; in the document it is relative to the folder ``beside``. Raises
     ConfigError if ``path`` is not the configuration of a toolkit, or the destination cannot be loaded.
@@ -225,7 +225,7 @@ FIELDS = {
     "_target_": "factory", "espnet": "espnet", "like": "checkpoint", "name": "bundled", "speechbrain": "speechbrain",
     "tensors": "declared", "transformers": "transformers",
 }  # fmt: skip
-"""{field of ``model:``: module that reads it}: if one of them is there, no other module is imported."""
+"""{field of ``model:``: module that reads it}. If ``model:`` has one of these fields, only that module is imported."""
 
 
 def _ours(document: Document) -> _Kind:
@@ -244,7 +244,7 @@ def _ours(document: Document) -> _Kind:
 
 
 def _toolkit_of(document: Document) -> _Toolkit:
-    """Return the toolkit that recognises a document as its own; raises ConfigError if none does."""
+    """Return the toolkit that recognises a document as its configuration; raises ConfigError if no toolkit does."""
     for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values():
         if toolkit.recognises(document):
             return toolkit
@@ -257,7 +257,7 @@ def _toolkit_of(document: Document) -> _Toolkit:
 
 
 def module_destination(model: nn.Module) -> TargetSpec:
-    """Return the destination that is a module in memory; tensors that are in no source keep their values.
+    """Return a module in memory as a destination; tensors that are in no source keep their values.
 
     Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """

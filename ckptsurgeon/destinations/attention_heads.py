@@ -12,7 +12,7 @@ _NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 def attention_heads(target: TargetSpec) -> dict[str, int]:
-    """Return a map from the path of a module to its number of heads; modules without such an attribute are left out.
+    """Return {path of a module: number of heads} for all modules with an attribute for their number of heads.
 
     The network is built without memory for its parameters. Returns {} if the destination is not built by code.
     """

@@ -1,4 +1,4 @@
-"""Destinations that are checkpoints: tensors that are in no source keep the values of the checkpoint."""
+"""Checkpoints as destinations: tensors that are in no source keep the values of the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CONFIG", "checkpoint_target"]
 
 
 def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetSpec:
-    """Return the destination that is a checkpoint; its keys stay as they are, including prefixes such as ``module.``.
+    """Return the checkpoint ``given`` as a destination; prefixes of its keys, such as ``module.``, are kept.
 
     ``root`` chooses the state dict if the file has several. Raises the errors of ``open_checkpoint``, and FormatError
     for a tensor that cannot be copied, or PlanError if torchao quantised it.
@@ -56,7 +56,7 @@ class _Like:
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the destination: the checkpoint whose path is in the field ``like``."""
+        """Return the checkpoint whose path is in the field ``like`` as a destination."""
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str):

@@ -83,7 +83,8 @@ def _info(document: Document, key: Any, row: Any) -> TensorInfo:
 def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str, Init]) -> dict[str, str]:
     """Return a map from each tied key to the first key of its group; raises ConfigError if a group is not valid.
 
-    If only a later key of a group has an initialiser, it becomes that of the first key, too (in ``inits``).
+    If the first key of a group has no initialiser but a later key has one, ``inits`` gets that initialiser for the
+    first key.
     """
     ties: dict[str, str] = {}
     order = {key: i for i, key in enumerate(tensors)}
@@ -125,10 +126,10 @@ def _type_text(info: TensorInfo) -> str:
 
 
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
-    """Return the checkpoint that the field ``values`` names, which has the initial values of the tensors ``kept``.
+    """Return a tuple with the checkpoint that has the initial values of the tensors ``kept``; () if ``kept`` is empty.
 
-    Returns () if ``kept`` is empty. Raises ConfigError in three cases: the field is missing; a tensor is not in the
-    checkpoint or has another shape there; tied tensors have different values in the checkpoint.
+    The field ``values`` has the path of the checkpoint. Raises ConfigError in three cases: the field is missing; a
+    tensor is not in the checkpoint or has another shape in it; tied tensors have different values in the checkpoint.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
@@ -197,7 +198,7 @@ def _initial(
     keys: Iterable[str],
     seed: int,
 ) -> Iterator[tuple[str, memoryview]]:
-    """Yield each key with the bytes of its initial values, which a file in ``given`` has or an initialiser draws."""
+    """Yield each key with the bytes of its initial values, from a checkpoint in ``given`` or from an initialiser."""
     for key in keys:
         file = next((one for one in given if key in one.keys), None)
         if file is None:

@@ -33,7 +33,7 @@ __all__ = ["CONFIG", "TOOLKIT"]
 _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "transcript_token_list")
 """Entries that are lists of tokens, or paths of files with such lists."""
 _RECIPE = "config"
-"""The entry with the path of the recipe's file in the configuration of a run; ESPnet's parser would read that file."""
+"""The entry of a run's configuration with the path of the recipe's file; ESPnet's parser would read that file."""
 _OF_RUNS = ("required", "version", "distributed")
 """Entries that a training run adds to the arguments of its configuration."""
 
@@ -189,8 +189,9 @@ def _parsed(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the arguments that ESPnet's parser makes of a configuration, and notes on entries that are ignored.
 
-    Raises ConfigError if a recipe's file has an argument that the installed ESPnet lacks; ESPnet refuses it, too. In a
-    file that a run wrote, such arguments are ignored, because they may come from another version of ESPnet.
+    Raises ConfigError if a recipe's file has an argument that the installed ESPnet lacks, because ESPnet would refuse
+    the file. In a file that a run wrote, unknown arguments are ignored, because they may come from another version of
+    ESPnet.
     """
     known = vars(parser.parse_args([])).keys()
     others = [name for name in values if name not in known]
@@ -240,7 +241,7 @@ def _are_texts(tokens: object) -> bool:
 
 
 def _found(document: Document, what: str, path: str) -> str:
-    """Return the path of the file that the field ``what`` of the configuration names as ``path``; it must exist.
+    """Return the path of an existing file that the field ``what`` of the configuration names as ``path``.
 
     ``path`` is looked up relative to the working directory, as in ESPnet, then to the folder of the configuration, then
     to each folder above that folder. Raises ConfigError if there is no such file.

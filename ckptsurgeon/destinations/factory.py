@@ -71,8 +71,8 @@ class _Located:
 def _locate(document: Document, target: Any) -> _Located:
     """Return the object with a dotted name such as ``package.module.Class``, and its module.
 
-    The longest beginning of the name that is a module is imported; the other parts are names of attributes. Raises
-    ConfigError if the name cannot be imported.
+    The longest part of the name from its beginning that is a module is imported: of ``torch.nn.Linear.forward``, it is
+    ``torch.nn``. The other parts are names of attributes. Raises ConfigError if the name cannot be imported.
     """
     if not isinstance(target, str) or "." not in target:
         raise document.fail(f"the field _target_ is {brief_repr(target, 80)}; it must be package.module.Class.")

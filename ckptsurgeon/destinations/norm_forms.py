@@ -20,10 +20,11 @@ _CLOSE = 1e-4
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
-    """Return, by path, how each norm of a network computes; the answer is read from the user's cache if it is there.
+    """Return {path of a norm: its computation} for all norms of a network, from the user's cache if it has them.
 
     A norm is a module whose class has "norm" in its name. The network is built without memory for its parameters. For
-    each class, size and epsilon, one norm is called with the same vector twice: with a weight of zeros, and of ones.
+    each class, size and epsilon, one norm is called with the same vector twice: with a weight of zeros, and with a
+    weight of ones.
     """
     if target.build is None:
         return {}
@@ -79,7 +80,7 @@ def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
         return NormForm(size, epsilon, 0.0, "bare")
     if not size or epsilon is None or not set(names) <= {"weight", "bias"}:
         return NormForm(size, epsilon, 0.0, "")
-    # The vector is small, so that epsilon counts; its mean is not 0, so that kinds of norms give different results.
+    # The vector is so small that epsilon matters. Its mean is not 0, so that each kind of norm gives another result.
     vector = ((torch.arange(size) * 0.7).sin() + 0.4) * max(epsilon, 1e-12) ** 0.5
     outputs = [_called(module, names, torch.full((size,), weight), vector) for weight in (0.0, 1.0)]
     if any(one is None for one in outputs):
@@ -96,7 +97,7 @@ def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
 
 
 def _called(module: Any, names: list[str], weight: Any, vector: Any) -> Any:
-    """Return the output of a norm for ``vector``, if its weight is ``weight`` and its other parameters are zeros.
+    """Return the output of a norm for ``vector``, with ``weight`` as its weight, and zeros as its other parameters.
 
     ``names`` are the names of all parameters. Returns None if the norm cannot be called with one vector.
     """

@@ -20,7 +20,7 @@ from .hf.resizable import Resizable
 __all__ = ["ResizableModel", "resizable"]
 
 _FACTORY, _BUNDLED = "_target_", "name"
-"""The entries of ``model:`` with the name of the function that builds the network, or of a bundled network."""
+"""The fields of ``model:`` that name the network: a function that builds it (``_target_``), or a bundled network."""
 
 
 def resizable(path: str) -> Resizable:
@@ -89,9 +89,10 @@ class ResizableModel(Resizable):
         return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
     def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
-        """Return a note on the changes to make in the user's configuration file, since the output does not contain it.
+        """Return a list with a note: the changes that the user has to make in the configuration file.
 
-        ``changed`` are the names of the changed fields, ``overrides`` has their values.
+        The note is needed because the output does not contain the file. ``changed`` are the names of the changed
+        fields, ``overrides`` has their values.
         """
         name = os.path.basename(self.path)
         rows = ", ".join(f"{field}: {overrides[field]}" for field in changed if field in overrides)

@@ -122,9 +122,10 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
 
 
 def cached_initial(spec: TargetSpec, otherwise: Initial) -> tuple[Initial, Pieces]:
-    """Return functions that draw as the model's own do; the model is built only for tensors that are not simple.
+    """Return the functions ``initial`` and ``pieces`` of a cached destination; they draw the same values as the model.
 
-    They are the ``initial`` and the ``pieces`` of a destination. ``otherwise`` builds the model to draw.
+    The tensors in ``spec.draws`` are drawn without the model. For all other tensors, the function ``otherwise`` builds
+    the model and draws the values.
     """
 
     def initial(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:

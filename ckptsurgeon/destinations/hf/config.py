@@ -133,8 +133,9 @@ _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
 def _is_of_validator(error: Exception, why: str) -> bool:
     """Return whether a configuration class raised ``error`` because it checks fields that other versions may accept.
 
-    transformers 5 checks the types and values of fields (``huggingface_hub.dataclasses.strict``); 4 did not. Returns
-    False if ``why``, the message, shows a value with which no version can compute, such as a string for a number.
+    transformers 5 checks the types and values of fields (``huggingface_hub.dataclasses.strict``); transformers 4 did
+    not. Returns False if ``why``, the message, shows a value with which no version can compute, such as a string for a
+    number.
     """
     from huggingface_hub.errors import StrictDataclassError
 

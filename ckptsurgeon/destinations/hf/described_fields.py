@@ -1,6 +1,6 @@
 """Reads all fields of a configuration of transformers, as its class understands them, with the help of a cache.
 
-An entry of the user's cache contains no string of the user's file: numbers stand for them.
+An entry of the cache has numbers in place of the strings of the user's file.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class TypeFields(NamedTuple):
 
 
 def asked_of(document: Document, **said: Any) -> dict[str, Any]:
-    """Return everything on which an answer about a configuration depends: ``said`` and the versions of packages.
+    """Return a dict of everything on which an answer about a configuration depends: ``said`` and package versions.
 
-    Returns {} if the answer depends on more, so that it must not be cached.
+    Returns {} if the answer also depends on other things: then it must not be cached.
     """
     if not document.versions or document.vocabulary is not None:
         return {}
@@ -98,9 +98,9 @@ def _is_stock(config: Any) -> bool:
 
 
 def _names(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield (path, names) for each nested configuration (at first the whole) that has fields with several names.
+    """Yield (path, names) for a configuration and each nested configuration, if it has fields with several names.
 
-    ``names`` maps the other names of these fields to their main names.
+    The path of the whole configuration is "". ``names`` maps the other names of these fields to their main names.
     """
     own = getattr(config, "attribute_map", {})
     if own:

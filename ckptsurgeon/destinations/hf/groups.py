@@ -154,7 +154,7 @@ Row: TypeAlias = dict[str, Any]
 class IntermediateTensor:
     """A tensor between two operations: its name, which may be a pattern, and its shape.
 
-    ``many`` is the number of source tensors that the pattern matches; 0 means that an operation made the tensor.
+    ``many`` is the number of source tensors that the pattern matches; it is 0 if an operation made the tensor.
     """
 
     name: str
@@ -198,18 +198,19 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern that stands for the result of an operation that makes one tensor from ``values``.
+        """Return the pattern for the result of an operation that makes one tensor from ``values``.
 
-        It is the target pattern of the conversion, if there is only one; else the first pattern in ``values``.
+        If the conversion has one target pattern, this pattern is returned, else the first pattern in ``values``.
         """
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Give the results of the conversion, the tensors in ``values``, their destination keys.
+        """Give their destination keys to the tensors in ``values``, which are the results of the conversion.
 
-        If an operation made a tensor under another name, an operation that renames the tensor is added to ``rows``. If
-        no operation has changed a source tensor, {source key: destination key} is returned, otherwise {}.
+        If an operation made a tensor under another name, an operation that renames the tensor is added to ``rows``.
+        Returns {source key: destination key} for a source tensor that no operation has changed, and {} if there is
+        none.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

@@ -35,7 +35,7 @@ class GrowingAxes(Mapping[str, int]):
 def grown_axes(tensors: Tensors, grown: Tensors) -> dict[str, int]:
     """Return {key: axis along which the tensor is longer in ``grown``}; ``grown`` is the same model with more tokens.
 
-    A tensor that grows along two axes (a table of tokens by tokens) is left out; the user has to choose an axis.
+    A tensor that grows along two axes, such as a table (tokens, tokens), is left out: the user has to choose an axis.
     """
     found: dict[str, int] = {}
     for key, info in tensors.items():

@@ -106,7 +106,7 @@ def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
     """Return the keys of tied tensors that ``save_pretrained`` leaves out.
 
     ``tied`` are the patterns of keys that the model declares as tied. In each group of tied keys, the keys that match a
-    pattern are left out, but one key if all match is kept. ``remove_tied_weights_from_state_dict`` in
+    pattern are left out. If all keys match, one of them is kept. ``remove_tied_weights_from_state_dict`` in
     transformers/modeling_utils.py does the same.
     """
     groups: dict[str, list[str]] = {}
@@ -125,7 +125,7 @@ def _implied(tied: list[str], ties: Mapping[str, str]) -> frozenset[str]:
 # MobileBERT's output layer is transposed. So the model is built a second time, with more tokens.
 
 MORE = 10007
-"""The number of added tokens; so large that an axis whose size is rounded up to a power of two grows, too."""
+"""The number of added tokens: large enough that even an axis with a size rounded up to a power of two grows."""
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
@@ -181,7 +181,7 @@ def _put_back(place: object, name: str, replacement: object, original: object) -
 
 
 def _idle_for(builders: Collection[int], original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls ``original``, but only returns its first argument in the threads ``builders``."""
+    """Return a function that calls ``original``; in the threads ``builders``, it just returns its first argument."""
 
     def called(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         return tensor if threading.get_ident() in builders else original(tensor, *args, **kwargs)

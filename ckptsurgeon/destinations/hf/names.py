@@ -158,7 +158,7 @@ class _Converted:
     keys: list[str] = field(default_factory=list)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add those of the operations ``rows`` that this result does not contain yet."""
+        """Add the operations ``rows`` to this result, except operations that it already contains."""
         for row in rows:
             self.rows.setdefault(json.dumps(row), row)
 
@@ -171,7 +171,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether ``groups`` contain each key of ``tensors`` that differs from one of their keys only in numbers."""
+    """Return whether ``groups`` have all keys of ``tensors`` with the forms (``layers.#.weight``) of their own keys."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

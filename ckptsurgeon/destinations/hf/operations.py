@@ -99,7 +99,7 @@ def _split(
 
 
 def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Transpose``, which swaps two dimensions; with ``check_dims`` only if the shape is not right yet."""
+    """Translate ``Transpose``: swap two dimensions; with ``check_dims``, only if the shape is not the destination's."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
     if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
@@ -112,7 +112,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Interleave``, which puts the rows with even indices before those with odd ones, or its inverse."""
+    """Translate ``Interleave``: rows with even indices come before rows with odd indices. Or translate its inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -122,7 +122,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``PermuteForRope``, which reorders the rows of each head as ``Interleave`` does those of a tensor."""
+    """Translate ``PermuteForRope``, which applies ``Interleave`` to the rows of each attention head."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("ckptsurgeon does not know PermuteForRope as it is in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)

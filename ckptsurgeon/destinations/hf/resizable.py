@@ -29,7 +29,7 @@ class Resizable:
     """
 
     is_known = True
-    """Whether the tests compare networks of this kind, so that a note may say that outputs should stay equal."""
+    """Whether tests compare the outputs of such networks: then a note may say that outputs should stay equal."""
 
     def __init__(self, path: str, *, dequantized: bool = False) -> None:
         # The values that identify the installed code must be determined before anything imports that code.

@@ -37,9 +37,9 @@ WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 """Files with the pieces of sentencepiece in the order of their ids; other files of the tokeniser may add tokens."""
 CODEC = "audio_tokenizer_config.json"
-"""The configuration of an audio tokeniser: a model whose token ids are of a separate vocabulary."""
+"""The configuration of an audio tokeniser: a model that has a separate vocabulary, so its token ids are not changed."""
 SPECIAL = 4
-"""How many of a tokeniser's first pieces may be in another order in the vocabulary: <unk>, <s>, </s>, <pad>."""
+"""A tokeniser's special pieces (<unk>, <s>, </s>, <pad>) are among its first; a vocabulary may have another order."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
 IN_FIELDS = "{part}set it: --set {field}=ID, or null"
@@ -83,8 +83,8 @@ def renumbered(
     """Return the new token ids of a file with these ``fields`` (``MovedIds``), and notes.
 
     ``numbers`` maps old ids to new ones. ``name`` is the name of the file, and ``new`` is the name of the new token
-    list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file: the ids of
-    all other fields are defaults. If ``told`` is None, no id counts as a default.
+    list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file: the ids in
+    all other fields are defaults. If ``told`` is None, no id is a default.
 
     If the token of an id is not in the new list, a default id becomes null; for any other id, ConfigError is raised
     with the hint ``remedy``.

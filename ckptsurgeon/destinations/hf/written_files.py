@@ -103,9 +103,9 @@ def files_of(
     """Return the files that go next to the weights, and notes on them.
 
     ``written`` is the config.json that is written, with the overrides of the user's destination file. If ``document``
-    has a new vocabulary, each token id is changed to the id of the same token in it. ``fields`` and ``folder`` are the
-    fields and the folder of the original config.json. Raises ConfigError for an id whose token is not in the new
-    vocabulary.
+    has a new vocabulary, each token id becomes the id that the same token has in the new vocabulary. ``fields`` and
+    ``folder`` are the fields and the folder of the original config.json. Raises ConfigError for an id whose token is
+    not in the new vocabulary.
     """
     files, before = companions(folder), size_of(type(written.config), fields)
     if document.vocabulary is None:
@@ -147,7 +147,7 @@ def _renumbered(
 
 
 def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of all fields, also of fields in nested configurations."""
+    """Yield (name, value) of all fields, including the fields of nested configurations."""
     for name, value in section.items():
         yield name, value
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Finds the files from which a constructor loads weights, or builds the model without these weights.
 
 A tensor is taken to come from a file if the file has a tensor of equal values, perhaps of another floating-point dtype.
-For a tensor with one repeated value, such as a zero bias, the names must agree, too.
+If all values of a tensor are equal, as in a bias of zeros, its key must also agree with the key in the file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OTHERS = (
 
 
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield those of ``paths`` that may be files of weights.
+    """Yield the paths in ``paths`` that may be files of weights.
 
     Paths inside the working directory are made relative to it.
     """
@@ -152,14 +152,14 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether one key is the end of the other, split at dots, as ``fc`` is the end of ``encoder.fc``."""
+    """Return whether the parts of one key are the last parts of the other key, as of ``fc`` and ``encoder.fc``."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 
 def _likeness(key: str, there: str) -> int:
-    """Return how alike two keys are: the number of equal parts at their ends, if split at dots.
+    """Return the similarity of two keys: the number of equal parts (separated by dots) at their ends.
 
-    If one key is the end of the other, a higher number is returned.
+    If one key is the end of the other key, a higher number is returned.
     """
     pairs = zip(reversed(key.split(".")), reversed(there.split(".")), strict=False)
     return next((number for number, (one, other) in enumerate(pairs) if one != other), len(key))

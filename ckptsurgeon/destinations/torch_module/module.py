@@ -105,7 +105,7 @@ class _ModuleSource:
             return _construct_for_real(self._build, seed, why)
 
     def draws(self) -> dict[str, Draw]:
-        """Return the operation that fills each tensor whose values are the result of a single known operation."""
+        """Return {key: operation} for the tensors whose values are the result of a single known operation."""
         built = self.built
         if built.record is None or built.uses_python_random:
             return {}
@@ -159,7 +159,7 @@ def module_target(
     listen: Callable[[Opened], None] = lambda opened: None,
     **fields: Any,
 ) -> TargetSpec:
-    """Return the destination whose tensors are those of the module that ``build()`` returns.
+    """Return the destination with the tensors of the module that ``build()`` returns.
 
     ``kind``, ``name`` and ``fields`` are fields of the result. ``listen`` is called with the record of the files that
     the constructor opened and of the hosts that it contacted. The result contains the files from which the constructor
@@ -333,7 +333,7 @@ def _unset(built: _Built) -> Iterator[str]:
 
 
 def live_target(model: nn.Module) -> TargetSpec:
-    """Return the destination that is a module in memory; tensors that are in no source keep their values.
+    """Return a module in memory as a destination; tensors that are in no source keep their values.
 
     Raises ConfigError if the module has no tensors, or has a tensor that cannot be written in place.
     """

@@ -167,7 +167,7 @@ def _writing(seen: Opened, original: Any) -> Any:
 
 
 def stand_in(original: Any, call: Callable[..., Any]) -> Any:
-    """Return a replacement for ``original`` that calls ``call``; if ``original`` is a class, so is the replacement."""
+    """Return a replacement for ``original`` that calls ``call``; for a class, the replacement is a class, too."""
     if not isinstance(original, type):
         return call
 
@@ -187,9 +187,9 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 
     ``functions`` are tuples of an original, its name and ``make``. Only modules that have an original under its name
     are changed. At the end the originals are put back, also in modules that were imported during the block and that
-    have a replacement under any name. There can be thousands of modules, so they are gone through once, for all
-    functions. If code in the block stores a replacement elsewhere, it remains there after the block, and calls the
-    original.
+    have a replacement under any name. There can be thousands of modules, so one pass replaces all functions. If code in
+    the block stores a replacement in another place than a module, the replacement remains there after the block, and
+    calls the original.
     """
     made = [(name, original, make(original)) for original, name, make in functions]
     before = set(sys.modules)

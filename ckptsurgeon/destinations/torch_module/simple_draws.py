@@ -1,9 +1,9 @@
-"""Draws the initial values of tensors that one operation of torch fills: without the module, and piece by piece.
+"""Draws the values of tensors that one operation of torch fills: without constructing the module, and in pieces.
 
-torch fills a tensor in row-major order from one stream of random numbers, and makes normal values of 16 numbers at a
-time (``normal_fill`` in aten/src/ATen/native/cpu/DistributionTemplates.h of https://github.com/pytorch/pytorch). So
-pieces of a multiple of 16 elements get the values that the whole tensor gets. Each tensor has a generator of its own,
-so several threads may draw.
+torch fills a tensor in row-major order from one stream of random numbers, and computes 16 normal values at a time from
+16 random numbers (``normal_fill`` in aten/src/ATen/native/cpu/DistributionTemplates.h of
+https://github.com/pytorch/pytorch). So if the size of the pieces is a multiple of 16 elements, the pieces get the same
+values as the whole tensor. Each tensor has a generator of its own, so several threads may draw.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _FILLS: dict[Any, str] = {
 }
 _RANDOM = ("normal_", "uniform_")
 TOGETHER = 16
-"""How many elements of a tensor torch computes together from as many random numbers."""
+"""The number of elements that torch computes together, from the same number of random numbers."""
 PIECE = 1 << 20
-"""About how many elements a piece has."""
+"""The approximate number of elements of a piece."""
 
 
 def simple_draws(
     record: Recording, nodes: Mapping[str, Sequence[Node]], refs: Mapping[str, StorageView], streams: Streams
 ) -> dict[str, Draw]:
-    """Return the operation that fills each tensor, for tensors that a single known operation fills completely.
+    """Return {key: operation} for the tensors that a single known operation fills completely.
 
     ``nodes`` are the recorded operations on which each tensor depends.
     """
@@ -96,9 +96,10 @@ def _filler(draw: Draw, key: str, seed: int) -> Any:
 
 
 def _spans(size: int, row: int) -> Iterable[tuple[int, int]]:
-    """Return ranges of elements that are whole rows of ``row`` elements, and together ``size`` elements.
+    """Return ranges (begin, end) that divide ``size`` elements into pieces of whole rows of ``row`` elements.
 
-    If the tensor has no multiple of ``TOGETHER`` elements, its last values are computed again: then it is one range.
+    If ``size`` is not a multiple of ``TOGETHER``, torch computes the last values of the tensor twice. Then the tensor
+    cannot be divided, and there is only one range.
     """
     if size % TOGETHER or not size:
         return [(0, size)]

@@ -33,8 +33,8 @@ PROCESS_STATE = threading.RLock()
 def user_code(document: Document) -> Iterator[None]:
     """Let the block import modules from the working directory and the configuration's folder.
 
-    Code in the block prints to stderr, because stdout is for the command's results. It can neither end the program nor
-    change the working directory. Until it ends, other threads wait to run user code.
+    Code in the block prints to stderr, because stdout is for the command's results. The code can neither end the
+    program nor change the working directory. Until the block ends, other threads wait to run user code.
     """
     with PROCESS_STATE, _importable(document):
         yield
@@ -110,7 +110,7 @@ def near_modules(wanted: str, advice: str) -> str:
 
 
 def _is_mistyped(wanted: str, name: str) -> bool:
-    """Return whether two names differ by only a letter or two; a lower similarity would match unrelated packages."""
+    """Return whether two names differ in only one or two letters; a lower threshold would match unrelated packages."""
     return difflib.SequenceMatcher(None, wanted, name).ratio() >= MISTYPED
 
 

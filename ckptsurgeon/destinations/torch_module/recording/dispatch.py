@@ -89,8 +89,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
         """Return whether an operation is run on real tensors and is not recorded.
 
-        This is so if the operation uses no recorded tensor and no random generator, makes at most a small constant, and
-        overwrites nothing. ``tensors`` are the tensors in its arguments, ``written`` the tensors that it changes.
+        This is true if the operation uses no recorded tensor and no random generator, makes no tensor or a small
+        constant, and overwrites nothing. ``tensors`` are the tensors in its arguments, ``written`` the tensors that it
+        changes.
         """
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False

@@ -115,7 +115,7 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a CPU tensor that stands in for ``ghost``, a recorded meta tensor: the recording treats both alike.
+        """Return a CPU tensor in place of ``ghost``, a recorded meta tensor; the recording treats both as one tensor.
 
         It is needed if torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
         """
@@ -245,7 +245,7 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm in training changes, which its schema does not declare."""
+    """Return the running statistics that a batch norm changes in training, although its schema does not declare it."""
     if func is not aten.native_batch_norm.default or not args[5]:
         return []
     return tensors_in(args[3:5])

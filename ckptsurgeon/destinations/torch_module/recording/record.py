@@ -66,9 +66,9 @@ _LOOKS = {
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: CPU,
 }
-"""What a ghost (a recorded tensor without values) says about its device: that it is on the CPU.
+"""The device of a ghost (a recorded tensor without values), as Python sees it: the CPU.
 
-Constructors do not initialise tensors on the meta device.
+This is necessary because constructors do not initialise tensors on the meta device.
 """
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
