@@ -53,8 +53,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the metrics that a task computes over batches, such as loss and error rate, by name.
 
-    If ``average`` is given, its weights are evaluated in place of the weights of the model. Raises ConfigError if the
-    task does not return a dict of numbers.
+    If the moving average ``average`` is given, its weights are evaluated in place of the weights of the model. Raises
+    ConfigError if the task does not return a dict of numbers.
     """
     device = next(model.parameters()).device
     with evaluation_mode(model, average), autocast(settings, device), explain_task_errors(settings.task):

@@ -35,10 +35,10 @@ PendingStep = tuple[int, dict[str, float], StepResult]
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
     """Return a row of the log for each of the finished steps ``pending``; waits for the device only once.
 
-    ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
-    time since then. ``flops`` is the number of floating-point operations for one time step of one clip in a padded
-    batch, and ``peak`` is the peak FLOP/s of the device (None: unknown). NaN and infinity become None in a row, because
-    JSON has neither.
+    ``since`` is the time.perf_counter() at which the first of these steps began. Each step gets the same share of the
+    time from ``since`` to now. ``flops`` is the number of floating-point operations for one time step of one clip in a
+    padded batch, and ``peak`` is the peak FLOP/s of the device (None: unknown). NaN and infinity become None in a row,
+    because JSON has neither.
     """
     if not pending:
         return []

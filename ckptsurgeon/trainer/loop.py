@@ -42,7 +42,7 @@ COLLAPSED_STEPS = 20
 """A run ends after this many steps in a row for which the task's method ``collapsed`` returns a reason."""
 
 ROWS_ON_GPU = 10
-"""How many log rows are fetched from a GPU together; each fetch waits until the GPU has done all queued work."""
+"""The number of log rows that are fetched from a GPU together; a fetch waits until all queued work is done."""
 
 
 class TrainingLoop:
@@ -179,7 +179,7 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run; '' if there is none, or if some rank does not know it yet.
+        """Return the name of the signal that ends the run; '' if there is none, or if not all ranks know about it yet.
 
         If a rank stopped as soon as it received a signal, the other ranks would wait for this rank for ever.
         """

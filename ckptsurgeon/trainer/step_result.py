@@ -39,8 +39,8 @@ class StepCounts:
     ) -> StepCounts:
         """Return the counts of all ranks together; every rank must call this.
 
-        ``unseen`` is how many of the ``batches``, counted from the first, have clips that the run has not seen before.
-        Raises ConfigError if the losses of the ranks have different ``parts``.
+        The first ``unseen`` of the ``batches`` have clips that the run has not seen before. Raises ConfigError if the
+        losses of the ranks have different ``parts``.
         """
         packed = StepCounts.pack(batches, unseen, signal, parts)
         ranks.all_reduce([packed])
@@ -50,8 +50,8 @@ class StepCounts:
     def pack(batches: Sequence[Batch], unseen: int, signal: str, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the counts of this rank as one float64 tensor, to be summed over the ranks.
 
-        The tensor also has a hash of the names in ``parts``, and the square of the hash. Their sums over the ranks show
-        whether all ranks have the same hash, and so whether all losses have the same parts.
+        The tensor also has a hash of the names in ``parts``, and the square of the hash. The sums of both over the
+        ranks show whether all ranks have the same hash, and so whether all losses have the same parts.
         """
         counted = [batch for batch in batches if not batch.idle]
         clips = sum(len(batch.names) for batch in counted)
@@ -87,7 +87,7 @@ class StepResult:
 
     ``is_skipped`` is true if the step was skipped because a value was not finite. ``too_short`` is the number of clips
     with too few frames for CTC. These tensors stay on the device until the log fetches them. ``own_places`` is the
-    number of time steps in the padded batches of this rank; if inputs have no time axis, the number of clips.
+    number of time steps in the padded batches of this rank, or the number of clips if inputs have no time axis.
     """
 
     loss: Tensor

@@ -1,4 +1,4 @@
-"""Tries the longest batch before the first step, so that a run that does not fit into memory fails at once."""
+"""Tries the longest batch before the first step: if the run does not fit into memory, it fails at once."""
 
 from __future__ import annotations
 

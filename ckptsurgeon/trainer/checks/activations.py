@@ -33,7 +33,7 @@ class LayerActivations:
     layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch. If a layer
     runs several times, as in a recurrent decoder, the value must be the same in all forward passes.
 
-    ``judged`` is false if a constant output of the layer is no defect, so that the checks ignore the layer: its input
+    ``judged`` is false if the checks ignore the layer, because a constant output is no defect of this layer: its input
     was constant (BERT's segment embedding, if all tokens have one segment), or all matrices of the layer are zero, as
     in a new LoRA adapter (https://arxiv.org/abs/2106.09685).
     """

@@ -1,4 +1,4 @@
-"""The result of a check: its name, its status, and the figure that decides the status, or why it did not run."""
+"""The result of a check: name, status, and the figure that decides the status (or the reason why it did not run)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NOT_RUN: Status = "NOT RUN"
 class Check:
     """A check in the report of a run: its name and its ``status``.
 
-    ``says`` has the figure that decides the status, or the reason why the check did not run. ``when`` says when the
-    check ran: before the first step, during training, or after the last step.
+    ``says`` has the figure that decides the status, or the reason why the check did not run. ``when`` is the time of
+    the check: before the first step, during training, or after the last step.
     """
 
     name: str

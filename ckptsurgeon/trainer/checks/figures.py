@@ -57,7 +57,7 @@ COLLAPSE = "did not collapse"
 
 
 def not_collapsed(state: TrainingState) -> Check:
-    """Fail if the run collapsed (it can learn no more); warn if the metrics of the last evaluation are suspicious.
+    """Fail if the run collapsed (it cannot learn any more); warn if metrics of the last evaluation are suspicious.
 
     The task decides this by its methods ``collapsed`` and ``doubts``, which return the reason.
     """

@@ -43,7 +43,7 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
 
 
 def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed: Collection[str] = ()) -> Check:
-    """Look for tensors of the model that are constant although their initialiser draws random values with ``seed``.
+    """Look for tensors of the model that are constant, although their initialiser draws random values (with ``seed``).
 
     Fails for a matrix. Only warns about a vector, because it may have been set to zero on purpose. ``zeroed`` are the
     keys of tensors that were set to zero on purpose when the initial weights were made; they are not reported.

@@ -38,10 +38,10 @@ def _infinite(value: Tensor) -> str:
 
 
 def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
-    """Return by how many standard errors a tensor differs from ``others``, which its initialiser drew with other seeds.
+    """Return the difference, in standard errors, of a tensor from ``others``, which were drawn with other seeds.
 
-    The result is infinite if the tensor has a value that is not finite. It is also infinite if ``others`` are all
-    equal, as from a constant initialiser, and the tensor differs from them.
+    The result is infinite if the tensor has a value that is not finite. It is also infinite if the initialiser is
+    constant, so that all ``others`` are equal, and the tensor differs from them.
     """
     if torch.equal(others[0], others[1]):  # a constant initialiser
         return 0.0 if torch.equal(value, others[0]) else math.inf
@@ -174,7 +174,7 @@ LOADED = "loaded tensors equal their source"
 
 
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
-    """Check bit for bit that the model equals the checkpoint ``init``, and that ``init`` equals its sources.
+    """Check bit for bit that the model's tensors equal the checkpoint ``init``, and that ``init`` equals its sources.
 
     The recipe in ``init`` lists the sources. ``plan`` says which tensor of ``init`` each tensor of the model was loaded
     from.

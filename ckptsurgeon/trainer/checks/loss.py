@@ -1,4 +1,4 @@
-"""Checks of the loss: whether the first loss is near the loss of uniform outputs, and whether training lowered it."""
+"""Checks of the loss: the first loss is near the loss of uniform outputs, and training lowers the loss."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""The fewest steps in which a fall of the loss can be told from noise: three at the beginning, three at the end."""
+"""With fewer steps, the check cannot distinguish a fall of the loss from noise: it compares three steps at each end."""
 SHARE = 10
 """A run is cut into this many equal parts; the mean losses of the first and the last part are compared."""
 ERRORS = 2.0
-"""A fall by more standard errors than this is significant; chance alone makes such a fall in 1 of 20 to 40 runs."""
+"""A fall of more standard errors than this is significant; chance alone causes such a fall in 1 of 20 to 40 runs."""
 ROUNDED = 1e-3
 """A fall by a smaller share of the loss than this may come from rounding in half precision."""
 OF_NORMAL = 0.6745 * math.sqrt(2)
@@ -37,7 +37,7 @@ OF_NORMAL = 0.6745 * math.sqrt(2)
 
 @dataclass(frozen=True)
 class LossDrop:
-    """How far the loss fell: the mean loss of the first ``steps`` steps and of the last ``steps`` steps.
+    """The fall of the loss: the mean loss of the first ``steps`` steps, and of the last ``steps`` steps.
 
     ``noise`` is the largest fall that may be due to chance.
     """

@@ -1,4 +1,4 @@
-"""Checks that the weights that a run saved have the same loss in a new process.
+"""Checks that the saved weights of a run have the same loss in a new process.
 
 This module is also the program that the new process runs. It reads JSON from stdin with a configuration, settings and
 files of weights, and prints a line with the loss of each file.
@@ -89,7 +89,7 @@ def reload_in_new_process(
     overfitting: bool = False,
     folder: str | None = None,
 ) -> Iterator[Check]:
-    """Load the ``saved`` files in a new process; for each, yield a check whether the loss is still the same.
+    """Load the ``saved`` files in a new process; for each file, yield a check that its loss is still the same.
 
     ``sets`` are the ``--set`` strings of the run. ``overfitting`` is true if the run trains on one batch only.
     ``folder`` is the working directory of the new process.

@@ -46,7 +46,7 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Run the checks by iterating over ``checks``; return the results, each with its field ``when`` set to ``when``.
+    """Run the checks by iterating over ``checks``; return their results, with ``when`` in the field ``when``.
 
     Some checks take long, so the observer ``tell`` is called after each check, with the number of checks done.
     """
@@ -195,7 +195,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
-    """Compute the loss of a batch, and the metrics if there is a dev split, to see whether model and task fit.
+    """Compute the loss of a batch, and the metrics if there is a dev split, to find out whether model and task fit.
 
     Model and task may be the user's code. Raises ConfigError if they do not fit, or if the task does not return the
     metric.

@@ -113,7 +113,7 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return those of ``keys`` whose tensors do not influence the loss of the first batch.
+    """Return the keys in ``keys`` whose tensors do not influence the loss of the first batch.
 
     They belong to layers that do not run. Models of Hugging Face have such tensors: a pooler that the task does not
     use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
@@ -151,7 +151,7 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
 
 
 def update_sizes(state: TrainingState) -> Check:
-    """Check how much the last measured step changed each tensor, relative to the tensor's norm.
+    """Check the size of each tensor's change in the last measured step, relative to the tensor's norm.
 
     Warns if the median of these ratios is not between 1e-6 and 0.1.
     """

@@ -21,7 +21,7 @@ FROM: Mapping[str, float] = {
     "features.rate": 1, "features.stack": 1, "pretrain.mask_prob": 0, "pretrain.mask_length": 1,
     "pretrain.negatives": 1, "pretrain.diversity": 0,
 }  # fmt: skip
-"""The lowest allowed value of a setting."""
+"""{setting: lowest allowed value}."""
 ABOVE: Mapping[str, float] = dict.fromkeys(
     (
         "lr",
@@ -39,7 +39,7 @@ ABOVE: Mapping[str, float] = dict.fromkeys(
     ),
     0,
 )
-"""The number that the value of a setting must be above."""
+"""{setting: lower limit}; the value must be above this limit."""
 TO: Mapping[str, float] = {
     "augment.speed": 10,
     "augment.snr_db": 200,
@@ -50,7 +50,7 @@ TO: Mapping[str, float] = {
     "data.workers": 1024,
     "pretrain.mask_prob": 1,
 }
-"""The highest allowed value of a setting; over 1024 threads or workers are certainly a mistake."""
+"""{setting: highest allowed value}; more than 1024 threads or workers are certainly a mistake."""
 BELOW: Mapping[str, float] = {
     "anneal": 1,
     "anneal_threshold": 1,
@@ -59,13 +59,13 @@ BELOW: Mapping[str, float] = {
     "betas": 1,
     "lora.dropout": 1,
 }
-"""The number that the value of a setting must be below."""
+"""{setting: upper limit}; the value must be below this limit."""
 MAY_BE_INFINITE = ("clip", "data.max_s")
 INSTEAD: Mapping[str, str] = {
     "lr": "; to leave tensors untrained, list them in train.freeze",
     "clip": ", or null so as not to clip",
 }
-"""Advice that is added to the message on a setting that is out of bounds."""
+"""{setting: advice}; the advice is added to the message about a value that is out of bounds."""
 
 
 def find_fault(made: Settings) -> str:

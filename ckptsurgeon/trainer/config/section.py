@@ -24,8 +24,8 @@ LENGTHS = ("steps", "epochs")
 def apply_overrides(section: Any, sets: Sequence[str]) -> Any:
     """Return a ``train:`` section in which the ``KEY=VALUE`` strings ``sets`` replace values.
 
-    A key may have dots, as in ``data.workers``; a value is YAML. Raises ConfigError for a string of another form, and
-    for an unknown field.
+    A key may have dots, as in ``data.workers``; a value is YAML. Raises ConfigError for a string that is not of this
+    form, and for an unknown field.
     """
     for text in sets:
         path, equals, value = text.partition("=")

@@ -137,10 +137,11 @@ class Pretrain:
 class Settings:
     """All settings of a run: together with the model and its initial weights, they decide what the run does.
 
-    A batch has ``batch_size`` clips. If ``batch_seconds`` is not None, it has as many clips as fit into this length
-    when each is padded to the longest. If ``epochs`` is not None, ``steps`` is computed from it. ``freeze`` maps key
-    patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps key patterns to a factor
-    of the learning rate. ``decay`` says whether ``weight_decay`` applies to all parameters or to matrices only.
+    A batch has ``batch_size`` clips. If ``batch_seconds`` is not None, a batch has as many clips as fit into this
+    length when each is padded to the longest clip. If ``epochs`` is not None, ``steps`` is computed from it. ``freeze``
+    maps key patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps key patterns to
+    a factor of the learning rate. ``decay`` is ``all`` if ``weight_decay`` applies to all parameters, ``matrices`` if
+    it applies to matrices only.
 
     ``precision`` is ``float32`` (full precision), ``tf32`` (a GPU rounds the factors of products to 10 bits of
     mantissa) or ``bf16`` (autocast to bfloat16). ``compile`` says whether torch.compile is used: with ``auto``, it is

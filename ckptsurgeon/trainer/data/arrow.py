@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 
 
 def open_table(path: str, columns: tuple[str, ...]) -> Any:
-    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; raises SourceError if it is no table."""
+    """Return a ``pyarrow.Table`` with the ``columns`` that the file has; raises SourceError if it is not a table."""
     if not os.path.isfile(path):
         why = "is not a regular file" if os.path.exists(path) else "does not exist"
         raise SourceError(f"the table {escape(path)} of a dataset {why}.")
@@ -41,9 +41,10 @@ def open_table(path: str, columns: tuple[str, ...]) -> Any:
 
 @lru_cache(FILES_OPEN)
 def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
-    """Return a ``pyarrow.Table`` with those of ``columns`` that the file has; recent tables stay open for later calls.
+    """Return a ``pyarrow.Table`` with the ``columns`` that the file has; recent tables stay open for later calls.
 
-    The last argument is the file's inode, size and modification time, so that a replaced file is read again.
+    The last argument identifies the version of the file (inode, size and modification time): a replaced file is read
+    again.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:

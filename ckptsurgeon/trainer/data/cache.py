@@ -1,4 +1,4 @@
-"""A cache of features in memory-mapped files, each of which is written completely or not at all.
+"""A cache of features in memory-mapped files; a file is written completely or not at all.
 
 A file holds some hundreds of clips that follow each other in a manifest. Its name is a digest of the feature settings
 and of each clip's path, size and modification time: if a clip changes, only the file with this clip is computed again.
@@ -35,7 +35,7 @@ MAGIC = b"ckptfeat"
 VERSION = 2
 """Version of the layout and of the computation of features; files of another version are not used."""
 MOST_CLIPS, MOST_S = 256, 600.0
-"""The most clips, and the most seconds of sound, in a file: so it is computed in seconds, and fits into memory."""
+"""The maximum number of clips, and of seconds of sound, in a file: so it is computed fast, and fits into memory."""
 
 Place = tuple[str, float, float, Cell | None]
 """Identifies the sound of a clip: path, begin and length in seconds, and the table cell (None: not in a table)."""
@@ -154,11 +154,11 @@ class _CachedClip(NamedTuple):
 
 
 def _mapped(path: str, clips: int, width: int) -> tuple[list[int], list[int], np.ndarray[Any, Any]] | None:
-    """Return the contents of a file of cached features: where each clip ends, each clip's CRC-32, and the frames.
+    """Return the contents of a file of cached features: (list of clips' ends, list of clips' CRC-32, frames).
 
-    The end of a clip is the index after its last row in the frames (frames, width). The frames are memory-mapped. They
-    do not change, because a file is never written in place. Returns None if the file does not exist, is damaged, or
-    does not have ``clips`` clips with frames of ``width`` numbers.
+    The frames have the shape (frames, width). The end of a clip is the index after its last frame. The frames are
+    memory-mapped. They do not change, because a file is never written in place. Returns None if the file does not
+    exist, is damaged, or does not have ``clips`` clips with frames of ``width`` numbers.
     """
     try:
         with open_file(path) as file:

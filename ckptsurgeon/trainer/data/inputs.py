@@ -27,7 +27,7 @@ CEPSTRAL_BANDS, CEPSTRAL_LOWEST_HZ, CEPSTRAL_FLOOR = 40, 20.0, 1e-12
 
 
 class FeatureExtractor:
-    """Computes features of waves as the settings say: (samples,) → (frames, width), or (samples,) for ``waves``.
+    """Computes features of waves by the settings: (samples,) → (frames, width), or (samples,) for ``waves``.
 
     ``log_mel``: logarithms of the power under triangular filters on the HTK mel scale, as in the front end of the
     bundled models. Windows are centred on the steps, so the first and last windows reach beyond the sound.
@@ -140,7 +140,7 @@ def _cosines(bands: int, size: int) -> Tensor:
 
 
 class ClipInputs:
-    """Makes the inputs of a model as the settings say: a call with a clip returns a tensor (time, …)."""
+    """Makes the inputs of a model by the settings: a call with a clip returns a tensor (time, …)."""
 
     def __init__(self, settings: Settings) -> None:
         self.extractor = FeatureExtractor(settings.features)
@@ -171,7 +171,7 @@ class ClipInputs:
         return math.inf if unknown else self.extractor.frames(clip.seconds)
 
     def prepare(self, clips: Sequence[Clip], progress: Callable[[int, int], None] | None = None) -> int:
-        """Fill the cache with the features of ``clips``, and return for how many clips features had to be computed.
+        """Fill the cache with the features of ``clips``, and return the number of clips whose features were computed.
 
         Later calls for these clips only read a memory-mapped file. Without a cache nothing is done. ``progress`` is
         called with the number of clips that are done and the number of all clips. If ``data.workers`` is above 0,

@@ -25,7 +25,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class UnknownLetterError(ValueError):
-    """Raised for a text with a letter that no token begins with. ``hint`` is advice for the user, or ''."""
+    """Raised for a text with a letter that is not the first letter of any token. ``hint`` is advice, or ''."""
 
     def __init__(self, letter: str, hint: str) -> None:
         super().__init__(letter)

@@ -71,7 +71,7 @@ class Batches:
         return self._orders[seed, epoch]
 
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
-        """Return a batch of the longest clips; no batch of any epoch is longer.
+        """Return a batch of the longest clips; no batch of an epoch is longer than this batch.
 
         If ``of`` processes share each batch, only the clips of process ``rank`` are returned. This process makes the
         batch, not a worker, and it draws other random numbers than for the batches of the run.
@@ -112,14 +112,14 @@ class Batches:
             yield batch if part else replace(batch, seconds=0.0, idle=True)
 
     def close(self) -> None:
-        """End the worker processes now; they may run on for seconds if the loader is in a reference cycle."""
+        """End the worker processes now; otherwise they may run on for seconds if the loader is in a reference cycle."""
         under_way = getattr(self._loader, "_iterator", None)
         if under_way is not None and self._loader.num_workers:
             under_way._shutdown_workers()
             self._loader._iterator = None
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Compute the features that are not in the cache, and return for how many clips they were computed.
+        """Compute the features that are not in the cache, and return the number of clips with new features.
 
         ``progress`` gets the number of clips that are done and the number of all clips.
         """

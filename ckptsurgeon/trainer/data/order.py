@@ -1,4 +1,4 @@
-"""The order of batches: which clips are in each, as a pure function of lengths, seed and epoch."""
+"""Divides clips into ordered batches, as a pure function of the clips' lengths, the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BatchSize:
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Divide the clip indices ``places`` into lists; each has the clips of some dozens of batches.
+        """Divide the clip indices ``places`` into lists; each list has the clips of some dozens of batches.
 
         The order of the indices stays the same. The caller sorts the clips of each list by length and cuts them into
         batches. The last list may be shorter. ``lengths`` are the lengths of all clips in seconds.
@@ -81,7 +81,7 @@ def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch
 def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]:
     """Return the clip indices in each batch of an evaluation, the longest clips first.
 
-    An evaluation with a batch that does not fit into memory then fails at once.
+    If a batch does not fit into memory, the evaluation then fails at once.
     """
     return size.cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), lengths)
 

@@ -54,7 +54,7 @@ class Clip:
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name extensions of sounds."""
 OPEN_ENDED = 0x7FFF_0000
-"""A size of at least this in a WAV header means that the writer did not know the length, for example in a pipe."""
+"""If the size in a WAV header is at least this, the writer did not know the length, for example in a pipe."""
 
 
 def missing_bytes(sound: str | BinaryIO) -> int:

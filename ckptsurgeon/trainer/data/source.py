@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchSource", "BatchStream", "OneBatch", "Position", "RankBatches", "first_batch", "share_batches"]
 
 Position = tuple[int, int]
-"""An epoch, and how many of its batches were used."""
+"""(epoch, number of used batches of this epoch)."""
 
 
 class BatchSource(Protocol):
@@ -38,7 +38,7 @@ class BatchSource(Protocol):
 class BatchStream:
     """An iterator over the batches of a source, epoch after epoch.
 
-    ``position``, which checkpoints store, is the current epoch and how many of its batches were used.
+    ``position``, which checkpoints store, is (current epoch, number of used batches of this epoch).
     """
 
     def __init__(self, source: BatchSource, seed: int, position: Position = (0, 0)) -> None:
@@ -47,7 +47,7 @@ class BatchStream:
         self._batches: Iterator[Any] | None = None
 
     def seek(self, position: Position) -> None:
-        """Continue from a position: an epoch, and how many of its batches were used."""
+        """Continue from a position: (epoch, number of used batches of this epoch)."""
         self.position, self._batches = position, None
 
     def __iter__(self) -> BatchStream:

@@ -1,4 +1,4 @@
-"""The clips of a split, read from its manifests, and why some clips were left out."""
+"""Reads the clips of a split from its manifests, and counts the clips that are left out, with the reasons."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Split:
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """The length of each clip in seconds, at most ``longest_s``; batches are made of clips of similar length."""
+        """The length of each clip in seconds, but at most ``longest_s``; a batch has clips of similar length."""
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
@@ -100,9 +100,9 @@ def read_split(
     fits: Callable[[Clip], bool],
     texts: bool = True,
 ) -> Split:
-    """Return the clips of the split ``name``, without those that are shorter or longer than the settings allow.
+    """Return the clips of the split ``name``, without clips that are shorter or longer than the settings allow.
 
-    Clips that are too short for their text are left out, too: ``fits`` returns whether a clip is long enough.
+    Clips that are too short for their text are also left out: ``fits`` returns whether a clip is long enough.
     ``check`` raises ConfigError for texts that the task cannot use. If ``texts`` is false, the manifests need no
     transcripts. Raises ConfigError if a manifest is invalid or no clip is left, and SourceError for a missing sound.
     """

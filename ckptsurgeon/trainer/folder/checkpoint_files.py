@@ -1,4 +1,4 @@
-"""Finds the complete checkpoints in a run folder, and the newest of them; writes and verifies their checksums."""
+"""Finds the complete checkpoints in a run folder, and the newest one; writes and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def damage_error(
 ) -> FormatError:
     """Return the error for the damaged file ``path`` of the checkpoint in ``folder``.
 
-    ``why`` is the end of its message. Its hint says how to resume from the last of ``others``, the folders of other
-    complete checkpoints.
+    ``why`` is the end of the message. ``others`` are the folders of the run's other complete checkpoints; the hint says
+    how to resume from the last of these.
     """
     if not others:
         return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is complete.")

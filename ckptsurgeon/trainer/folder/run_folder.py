@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run has saved a checkpoint or its result here; if so, no new run may begin here."""
+        """Whether a run has saved a checkpoint or its result in the folder; if so, no new run may begin in it."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property
@@ -104,7 +104,7 @@ class RunFolder:
         return self.saved_steps[-1]
 
     def relinked(self) -> str:
-        """If the link ``last`` is lost, create it again: it points to the checkpoint to resume from.
+        """Create the link ``last`` again if it is lost; it points to the checkpoint to resume from.
 
         Returns a note if the link was lost, else ''.
         """
@@ -117,7 +117,7 @@ class RunFolder:
         return f"{escape(self.of('last'))} did not point to a checkpoint; resuming from {escape(there)}"
 
     def create(self) -> None:
-        """Make the folder; raises OutputError."""
+        """Make the folder; raises OutputError if that fails."""
         try:
             made = [self.path, *_absent(self.path)]
             os.makedirs(self.of("steps"), exist_ok=True)
@@ -174,9 +174,9 @@ class RunFolder:
     def _prune(self, step: int, keep: int) -> None:
         """Remove old checkpoints and the leftovers of killed runs; keep the newest ``keep`` checkpoints up to ``step``.
 
-        Checkpoints of steps after ``step`` are removed, too: they are from before the run was resumed at an earlier
-        step. Each checkpoint is renamed, and the rename is synced, before its files are removed: so half a checkpoint
-        never has the name of a checkpoint.
+        Checkpoints of later steps than ``step`` are also removed: they were written before the run was resumed at an
+        earlier step. Each checkpoint is renamed, and the rename is synced, before its files are removed: so half a
+        checkpoint never has the name of a checkpoint.
         """
         found = sorted(one for name in os.listdir(self.of("steps")) if (one := number_in(name)) is not None)
         kept = [one for one in found if one <= step][-keep:]

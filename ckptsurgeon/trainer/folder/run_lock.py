@@ -1,4 +1,4 @@
-"""Lets only one process train in a run folder: the folder is locked until the process has ended, in whatever way."""
+"""Lets only one process train in a run folder: the folder is locked until the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RunLock:
     """The lock of the run in ``folder``: a file in the folder, with a POSIX record lock.
 
     Worker processes that this process forks do not hold the lock
-    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So workers of a killed run, which may live
-    for seconds, do not keep the run from being resumed.
+    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So the run can be resumed at once after it
+    was killed, even if its workers live for some more seconds.
     """
 
     folder: str

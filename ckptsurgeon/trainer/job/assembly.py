@@ -100,7 +100,7 @@ def build_job(
     section = apply_overrides(train_section(document), sets)
     target = target_with(config, None, train=section if isinstance(section, Mapping) else None)
     keys = list(target.tensors)
-    # Called early: these functions raise errors for names and patterns that match nothing, and the rest may be slow.
+    # Called before the slow part: these functions raise errors for names and patterns that match nothing.
     parameter_rules(settings, keys)
     if settings.lora.targets:
         check_lora(settings.lora, keys, init.new if init is not None else ())

@@ -21,8 +21,8 @@ __all__ = ["InitCheckpoint", "read_init"]
 class InitCheckpoint:
     """A checkpoint with the initial weights of a run, which messages call the init of the run.
 
-    ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each of its files. ``recipe`` says
-    from which sources the checkpoint was made; it is None if ckptsurgeon did not write the checkpoint.
+    ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each of its files. ``recipe`` lists
+    the sources of the checkpoint; it is None if ckptsurgeon did not write the checkpoint.
     """
 
     path: str

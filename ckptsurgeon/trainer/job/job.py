@@ -160,7 +160,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
 
 
 SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
-"""Dtypes in which an init may be saved; the values that its initialisers drew are then rounded to this dtype."""
+"""Dtypes in which an init may be saved; the values that initialisers drew are then rounded to this dtype."""
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class LoggerThread:
     """Passes rows of the log to a logger in a separate thread.
 
     Rows that arrive while the thread is busy are passed together in the next call. If the logger raises an error,
-    ``error`` is set to it, and further rows are dropped.
+    ``error`` is set to this error, and further rows are dropped.
     """
 
     def __init__(self, logger: Logger, wait_s: float = WAIT_S) -> None:

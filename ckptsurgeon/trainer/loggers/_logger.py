@@ -28,7 +28,7 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: numbers and strings by name (``best``, ``checks/first loss``), and the exit status."""
+    """The summary of a run: numbers and strings by name (``best``, ``checks/first loss``), and the exit status."""
 
     values: Mapping[str, float | str]
     exit_code: int = 0
@@ -65,7 +65,7 @@ class Logger(ABC):
 
     @abstractmethod
     def finish(self, summary: Summary) -> None:
-        """Log how the run ended, and wait until everything is written or sent."""
+        """Log the summary of the run, and wait until everything is written or sent."""
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:

@@ -104,7 +104,7 @@ def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 
 def _name(name: str) -> str:
-    """Return ``name`` as MLflow accepts it, with ``_`` for all but letters, digits and a few other characters."""
+    """Return ``name`` cut to 250 characters, with ``_`` in place of the characters that MLflow does not accept."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 

@@ -64,7 +64,7 @@ def file_beside(manifest: str, path: str) -> str:
 
 
 def file_beside_or_here(manifest: str, path: str) -> str:
-    """Return ``path`` joined to the manifest's folder, or unjoined if it exists only in the working directory."""
+    """Return ``path`` joined to the manifest's folder, or ``path`` if the file is only in the working directory."""
     beside = file_beside(manifest, path)
     return beside if os.path.exists(beside) or not os.path.exists(path) else os.path.normpath(path)
 
@@ -184,7 +184,7 @@ def _mapping(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the value of a field of ``entry``; of several possible ``names``, the first that ``entry`` has is used.
+    """Return the value of a field of ``entry``: of the first name in ``names`` that ``entry`` has.
 
     Raises ConfigError if ``entry`` has none of the names.
     """

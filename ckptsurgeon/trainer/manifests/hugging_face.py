@@ -178,7 +178,7 @@ def _text(folder: str, features: Mapping[str, Mapping[str, Any]], named: str) ->
 def _column(folder: str, features: Mapping[str, object], named: str, field: str, likely: Sequence[str]) -> str:
     """Return the name of the column that the user named, or of the only likely column.
 
-    ``named`` is the column that the user named, '' for none. ``likely`` are the columns that may be meant otherwise.
+    ``named`` is the column that the user named, or ''. ``likely`` are the columns that may be meant if ``named`` is ''.
     Raises ConfigError if there is no column ``named``, or if ``named`` is '' and there is not exactly one likely
     column. ``field`` is the field of the configuration in which the user names the column, for the message.
     """

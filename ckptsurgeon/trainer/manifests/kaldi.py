@@ -60,7 +60,7 @@ class _KaldiFolder:
 
 
 def _where(key: str, parts: Mapping[str, _Entry], sounds: Mapping[str, _Entry]) -> str:
-    """Return the file and line that lists the clip ``key``: in ``segments``, or in ``wav.scp`` without segments.
+    """Return the file and line of the clip ``key``: in ``segments`` or, if there are no segments, in ``wav.scp``.
 
     ``parts`` are the lines of ``segments``, ``sounds`` the lines of ``wav.scp``.
     """

@@ -27,7 +27,7 @@ class _LhotseCuts:
     kind = "lines of JSON with cuts and their supervisions (lhotse)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether the first line of a file is an entry of lhotse: a cut, or one that ``read`` refuses."""
+        """Return whether the first line of a file is a cut, or another entry of lhotse, which ``read`` refuses."""
         fields = fields_of_first_line(path)
         is_cut = "start" in fields and bool(fields & {"supervisions", "recording"})
         return is_cut or "tracks" in fields or _set_of(fields) is not None

@@ -71,7 +71,7 @@ def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None,
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Return a single error for ``wrong``, the errors of several sounds; ``of`` is the number of all sounds."""
+    """Return one error that combines ``wrong``, the errors of several sounds; ``of`` is the number of all sounds."""
     first = wrong[0]
     if len(wrong) == 1:
         return first

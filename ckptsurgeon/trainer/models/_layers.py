@@ -14,7 +14,7 @@ FRAME_S, HOP_S = 0.025, 0.010
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return a mask (batch, size) that is true at the padding, that is, from index ``lengths[i]`` on in row i."""
+    """Return a mask (batch, size) that is true for padding: in row i, from the index ``lengths[i]`` on."""
     return torch.arange(size, device=lengths.device)[None] >= lengths[:, None]
 
 

@@ -1,6 +1,6 @@
 """A compact speech recogniser: conformer or transformer encoder, CTC head, attention decoder.
 
-Hybrid CTC and attention (https://arxiv.org/abs/1609.06773), the architecture of ESPnet's and SpeechBrain's recipes. Its
+Hybrid CTC and attention (https://arxiv.org/abs/1609.06773), the architecture of ESPnet's and SpeechBrain's recipes. The
 modules are ``frontend``, ``encoder``, ``decoder`` and ``ctc``, so that ``--exclude decoder`` excludes the decoder.
 """
 

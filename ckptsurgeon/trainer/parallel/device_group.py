@@ -1,8 +1,8 @@
-"""The group of GPUs that sum gradients (NCCL), and how a rank leaves it if another process has ended.
+"""The group of GPUs that sum gradients (NCCL); a rank can leave the group if another process has ended.
 
-If a process has ended, the GPUs of the other processes wait in their next sum for ever. Whatever reads a value from
-such a GPU then waits, too: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the group ends
-the wait.
+If a process has ended, the GPUs of the other processes wait in their next sum for ever. Every operation that reads a
+value from a waiting GPU also waits: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the
+group ends the wait.
 """
 
 from __future__ import annotations

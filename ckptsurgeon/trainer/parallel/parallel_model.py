@@ -57,7 +57,7 @@ class ParallelModel:
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``; if it returns several values, the backward pass must start from the first."""
+        """Return ``function(module)``; if that is several values, the backward pass must start from the first value."""
         if self._wrapped is None:
             return function(self.module)
         return cast(T, self._wrapped(function))

@@ -40,7 +40,7 @@ __all__ = [
 T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=12)
-"""How long the other ranks wait while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends soon."""
+"""The longest wait of the other ranks while rank 0 prepares, evaluates or saves. If a rank dies, the wait ends soon."""
 
 NEVER = datetime.timedelta(days=3650)
 """The timeout of the group in which ranks watch each other: ten years, because torch needs a number."""
@@ -73,7 +73,7 @@ class Ranks:
     control: Any = None
     """The gloo group for metrics and decisions."""
     store: Any = None
-    """A key-value store in which a rank writes why it ends; the store works even if the group is broken."""
+    """A key-value store in which a rank writes the reason why it ends; the store works even if the group is broken."""
     device: DeviceGroup | None = None
     """The NCCL group for gradients, if there are GPUs."""
     watching: Any = None
@@ -163,7 +163,7 @@ class Ranks:
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
 
     def report_exit(self, reason: str) -> None:
-        """Tell the other ranks, by the key-value store, why this rank ends."""
+        """Write the reason why this rank ends into the key-value store, so that the other ranks can read it."""
         if self.store is not None:
             with suppress(RuntimeError):
                 self.store.set(f"ended/{self.rank}", reason)

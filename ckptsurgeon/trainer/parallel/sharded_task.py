@@ -45,7 +45,7 @@ class _ShardedTask:
         return getattr(self.unsharded, name)
 
     def _task_of(self, module: nn.Module) -> Task:
-        """Return the original task, after a check that ``module`` is the sharded model."""
+        """Return the original task; first check that ``module`` is the sharded model."""
         assert module is self._model.module
         return self.unsharded
 

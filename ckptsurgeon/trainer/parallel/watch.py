@@ -23,7 +23,7 @@ __all__ = ["RankWatch"]
 GONE, BYE = 0, 1
 """Messages: GONE: a rank died or had an error. BYE: the sender left the block of ``RankWatch`` without an error."""
 SEND_S = 30.0
-"""How long a message may take, in seconds. The next rank always waits for it, unless that process is gone."""
+"""The timeout of a message in seconds. The next rank always waits for the message, unless its process has ended."""
 
 
 class RankWatch:
@@ -46,7 +46,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Tell the next rank how the block ended here, and wait until the previous rank has told this rank the same."""
+        """Send GONE or BYE to the next rank, and wait for the message of the previous rank."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()
@@ -71,7 +71,7 @@ class RankWatch:
 
         if not self._has_sent.acquire(blocking=False):
             return
-        # That process may be gone, too. If it ends at this moment, gloo may wait for ever instead of raising an error.
+        # The next rank may have ended. If it ends at this moment, gloo may wait for ever instead of raising an error.
         with suppress(RuntimeError):
             work = distributed.isend(torch.full((1,), what), dst=self._behind, group=self._group)
             if work is not None:

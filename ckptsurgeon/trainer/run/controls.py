@@ -39,7 +39,7 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One kind of initial weights beats another if it is better with every seed, and on average by over this share."""
+"""One kind of initial weights beats another kind if it is better with every seed, and on average by over this share."""
 MIN_SEEDS = 3
 
 
@@ -58,7 +58,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
     Warm runs start from the given initial weights, permuted runs from these weights with the values of each tensor
-    permuted. Much of what looks like transfer is only the scale of the weights: from permuted English weights, a
+    permuted. Often a model learns better only because of the scale of the weights: from permuted English weights, a
     Russian model learned better than from torch's default initialisers. If warm beats permuted, but not scratch, the
     verdict is NONE, because the given weights are worth nothing.
     """
@@ -70,7 +70,7 @@ def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) 
 def knowledge_moved(
     found: Controls | None, why: str = "--controls also trains from scratch and from permuted weights"
 ) -> Check:
-    """Return a check of whether the model learns better from its checkpoint than the control runs without it.
+    """Return the check that the model learns better from its checkpoint than in the control runs without it.
 
     Its text has the verdict and the mean metric of each kind of run. If ``found`` is None, the check is NOT RUN with
     the reason ``why``.
@@ -83,7 +83,7 @@ def knowledge_moved(
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
     if {"scratch", "permuted"} <= set(found.plateau):
         says = f"{says}; the control runs from scratch and from permuted weights have learned nothing yet"
-        # A frozen body shows what a head alone can learn. If the head learns nothing, this is an answer, too.
+        # With a frozen body, only the head can learn. If it learns nothing, this is also an answer.
         if found.decided_on != "frozen":
             return Check(
                 KNOWLEDGE_MOVED, FAIL if found.verdict == NONE else WARN, f"{says}: train longer to compare them"

@@ -1,7 +1,7 @@
 """Evaluates one model after another with a task of ``ckpt train``: the child process of ``ckpt search --task``.
 
-The configuration and its data are read once. Requests come as lines of JSON from stdin, and answers go as lines of JSON
-to a pipe of their own, since the code of a task may print to stdout. The process ends when stdin does.
+The configuration and its data are read once. Requests come as lines of JSON from stdin. Answers go as lines of JSON to
+a separate pipe, because the code of a task may print to stdout. The process ends at the end of stdin.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPLITS = ("dev", "test")
 
 
 def main(config: str, answers: int) -> None:
-    """Evaluate each model that a line of stdin names, and answer to the file descriptor ``answers``."""
+    """Evaluate each model that a line of stdin names; write the answers to the file descriptor ``answers``."""
     with os.fdopen(answers, "w", encoding="utf-8") as out:
         try:
             with _opened(config) as job:
@@ -54,7 +54,7 @@ def _opened(config: str) -> Iterator[Job]:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """Return what the search needs to know of the task: its metric, and its splits."""
+    """Return the facts about the task that the search needs, such as its metric and its splits, as a dict for JSON."""
     return {
         "metric": job.metric,
         "higher": sorted(getattr(job.task, "higher", None) or ()),
@@ -65,7 +65,7 @@ def _facts(job: Job) -> dict[str, Any]:
 
 
 def _evaluated(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a model on a split, or the reason why there are none."""
+    """Return {"figures": the metrics of a model on a split}, or {"why": the error} if it cannot be evaluated."""
     try:
         with explain_out_of_memory(job.settings):
             model, _ = replace(job, init=read_init(request["model"])).model()

@@ -52,7 +52,7 @@ def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFol
 def _given(settings: Any) -> dict[str, Any]:
     """Return settings without the settings that are None, also in nested sections.
 
-    In recorded settings, None stands for a default or for infinity.
+    In recorded settings, None means a default or infinity.
     """
     return {
         name: {key: one for key, one in value.items() if one is not None}

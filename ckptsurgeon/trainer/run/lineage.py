@@ -121,7 +121,7 @@ FREE = ("save_every", "keep", "data.workers", "data.cache", "epochs", "loggers")
 ``epochs`` only sets ``steps``.
 """
 NEARLY_FREE = ("threads", "compile", "gradient_checkpointing")
-"""Settings that may change when a run is resumed, with a note: they change only rounding, or what dropout draws."""
+"""Settings that may change, with a note, when a run is resumed: they change only rounding, or the values of dropout."""
 
 
 def lineage_of(job: Job, plan: Plan | None, folder: RunFolder, sets: Sequence[str]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Find the changes since the run was started; return a note on each change.
+    """Find the changes since the run was started; return a list with a note on each change.
 
     Raises ConfigError if the model, the data or a setting has changed in such a way that the run cannot be resumed.
     """

@@ -31,7 +31,7 @@ __all__ = ["curves_png", "read_report", "read_start_checks", "write_end_records"
 
 INK, MUTED, LINE, SECOND = "#1f2933", "#7b8794", "#2f6fb0", "#c2571a"
 AROUND = 7
-"""Each point of the smooth line is the mean of a step and of this many steps before and after the step."""
+"""Each point of the smooth line is the mean over a step, this many steps before it, and this many steps after it."""
 
 
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
@@ -151,7 +151,7 @@ def write_start_records(
 
 
 def read_start_checks(folder: RunFolder) -> tuple[Check, ...]:
-    """Return the recorded checks from before a run's first step."""
+    """Return the checks that were recorded before a run's first step."""
     made = folder.read_json(CHECKS)["checks"] if os.path.exists(folder.of(CHECKS)) else []
     return tuple(check for check in (Check(**row) for row in made) if check.when == "before")
 

@@ -56,7 +56,7 @@ UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a call of ``train`` that say where and how a job is run, and are not part of the job."""
+    """The options of a call of ``train`` that are not part of the job, such as the folder of the run."""
 
     folder: RunFolder
     lock: RunLock

@@ -23,7 +23,7 @@ __all__ = ["LOGGER_IDS", "RunLoggers", "summary_of"]
 
 LOGGER_IDS = "loggers.json"
 GOES_ON = "failed, and the run goes on without it"
-"""The file in a run folder with the id that each logger gave the run."""
+"""The file in a run folder with the ids that loggers gave the run, by the names of the loggers."""
 
 
 class RunLoggers:

@@ -1,4 +1,4 @@
-"""Extends the hint of an error that ends a run: names the saved files, and the way to continue."""
+"""Extends the hint of an error that ends a run by the saved step and the command that continues the run."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ BY_LOGGERS = ("wandb", "mlruns")
 
 
 def check_free(folder: RunFolder) -> None:
-    """Raise OutputError if files of the user are in the way, and ConfigError if the folder contains a run."""
+    """Raise OutputError if a run would overwrite files of the user, and ConfigError if the folder contains a run."""
     if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
         raise OutputError(f"{escape(folder.path)} is not a folder.", hint="Give a folder for the run: --run DIR.")
     found = [name for name in WRITTEN if os.path.lexists(folder.of(name)) and not _is_empty_folder(folder.of(name))]
@@ -72,7 +72,7 @@ def _in_the_way(folder: RunFolder, name: str) -> OutputError:
 
 
 def _is_empty_folder(path: str) -> bool:
-    """Return whether a path is an empty folder; a run that could not write leaves empty folders behind."""
+    """Return whether a path is an empty folder; a run that could not write leaves such folders behind."""
     try:
         return not os.listdir(path)
     except OSError:

@@ -137,7 +137,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Mode:
-    """What a call of ``train`` does: one of the first three replaces training."""
+    """The modes of a call of ``train``. Each of the first three fields replaces training by something else."""
 
     check_only: bool
     preprocess_only: bool
@@ -214,7 +214,7 @@ def _start(
 
 
 def _checked_start(start: RunStart, job: Job, mode: _Mode, folder: RunFolder) -> RunStart:
-    """Return what the run starts from, with notes on it; raises an error if the job cannot start from it."""
+    """Return the starting point ``start`` with further notes; raises an error if the job cannot begin there."""
     check_loggers(job.settings.loggers)
     if start.known is None and job.settings.keep_optimizer:
         _check_whole(job, "train.keep_optimizer")
@@ -234,7 +234,7 @@ def _check_whole(job: Job, option: str) -> None:
 
 
 def _run(job: Job, start: RunStart, options: RunOptions, mode: _Mode) -> Trained:
-    """Train the job, or do what replaces training; return the result."""
+    """Train the job, or do what ``mode`` asks for in place of training; return the result."""
     with (
         torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
         closing(job),

@@ -31,7 +31,7 @@ class TrainRequest:
 
 @contextmanager
 def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
-    """Yield a function that sends a request to the other ranks; if the block never calls it, these ranks end."""
+    """Yield a function that sends a request to the other ranks; if the block never calls it, the other ranks end."""
     sent = ranks.size == 1
 
     def send(request: TrainRequest) -> None:

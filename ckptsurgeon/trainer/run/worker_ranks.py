@@ -30,7 +30,7 @@ __all__ = ["run_worker"]
 
 
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
-    """Wait for the request of rank 0, train as requested, and return the part of the result that this rank knows.
+    """Wait for the request of rank 0 and train; return the part of the result that this rank knows.
 
     Raises an error if the configuration or its data cannot be read. If another rank ends, LostRanksError is raised only
     by the rank that has to report this to the user.
@@ -93,7 +93,7 @@ def _build_loop(job: Job, request: TrainRequest) -> TrainingLoop | None:
 def _reports_loss(ranks: Ranks, lost: Mapping[int, str]) -> bool:
     """Return whether this rank must report the lost ranks to the user.
 
-    This is so if rank 0 ended without a reason, and this rank is the lowest of those that still run.
+    This is true if rank 0 ended without a reason, and this rank is the lowest of all ranks that still run.
     """
     living = set(range(ranks.size)) - set(lost)
     return lost.get(0) == "" and ranks.rank == min(living)

@@ -1,8 +1,8 @@
 """Synthesises speech with espeak-ng in a separate process; run as a script, it imports only the standard library.
 
-espeak-ng keeps state between utterances (the phase and the flutter of the voice), which no call resets. So only a new
-process makes the same bytes again. The noise of breath comes from two random generators: one in espeak-ng, by default
-seeded with the time, and one in the C library. This script seeds both before each utterance.
+espeak-ng keeps state between utterances (the phase and the flutter of the voice), and no call resets this state. So
+only a new process makes the same bytes again. The noise of breath comes from two random generators: one in espeak-ng,
+by default seeded with the time, and one in the C library. This script seeds both before each utterance.
 
 Arguments: the paths of espeak-ng's library and of its data. Reads a JSON list of [text, voice, speed, pitch] from
 stdin. Writes the sampling rate, then for each utterance the number of bytes and the bytes: 16-bit samples, one channel.

@@ -116,7 +116,7 @@ MOST_WORDS = 4
 DIALECT = {"en": "en-us"}
 """The voice of espeak-ng that is used for a language code without a regional variety."""
 TRIES = 50
-"""How often a text is drawn again if an earlier split has the same text; with few words, all texts may be in use."""
+"""The maximum number of new draws for a text that an earlier split has. With few words, all texts may be in use."""
 
 
 @dataclass(frozen=True)

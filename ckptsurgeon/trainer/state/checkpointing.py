@@ -72,7 +72,7 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Write a checkpoint without the other ranks, which have ended or are waiting; return whether it was written.
+        """Write a checkpoint without the other ranks, which have ended or wait; return whether this was possible.
 
         With DDP this works, because every rank has the whole model. With FSDP, or before the first step, nothing is
         written.
@@ -179,7 +179,7 @@ def _write_adapter(folder: RunFolder, layout: SafetensorsLayout, config: bytes) 
 
 
 def _write_best(folder: RunFolder | None, layout: SafetensorsLayout) -> None:
-    """Write the best model to its file in the run folder; a rank without a folder only sends its shards."""
+    """Write the best model to its file in the run folder; a rank without a run folder only sends its shards."""
     if folder is None:
         layout.write(None)
         return

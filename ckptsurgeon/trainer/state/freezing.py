@@ -21,7 +21,7 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """From which step a tensor is trained (NEVER: it stays frozen), and the factor of its learning rate."""
+    """The step from which a tensor is trained (NEVER: it stays frozen), and the factor of its learning rate."""
 
     unfreeze_step: int = 0
     lr_scale: float = 1.0
@@ -42,7 +42,7 @@ def parameter_rules(settings: Settings, keys: Sequence[str]) -> dict[str, Parame
 
 
 def pattern_notes(settings: Settings, keys: Sequence[str]) -> list[str]:
-    """Return notes on patterns that match few keys, but would match many more with ``**.`` before them."""
+    """Return notes on patterns that match few keys, but would match many more keys with ``**.`` at their beginning."""
     said = {"train.freeze": settings.freeze, "train.lr_scale": settings.lr_scale}
     return deeper_notes([(f"{flag} {one}", KeyPattern(one)) for flag, texts in said.items() for one in texts], keys)
 
@@ -109,7 +109,7 @@ class FreezeSchedule:
         self.digests_before = digests(self._tensors)
 
     def changed(self, keys: Collection[str]) -> list[str]:
-        """Return those of ``keys`` whose tensors differ from their values before the first step."""
+        """Return the keys in ``keys`` whose tensors differ from their values before the first step."""
         known = {key: self._tensors[key] for key in keys if key in self.digests_before}
         return [key for key, digest in digests(known).items() if digest != self.digests_before[key]]
 

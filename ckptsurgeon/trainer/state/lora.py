@@ -1,4 +1,4 @@
-"""Trains low-rank adapters instead of the weights: PEFT adds them to a model, and they are saved in PEFT's format.
+"""Trains low-rank adapters instead of the weights: PEFT adds the adapters to a model and defines the format of files.
 
 https://arxiv.org/abs/2106.09685; ``save_pretrained`` in https://github.com/huggingface/peft defines the format.
 """
@@ -66,7 +66,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function that returns whether PEFT matches a module's path with ``name``.
+    """Return a function that gets the path of a module, and returns whether PEFT matches this path with ``name``.
 
     PEFT does so if ``name`` is the path, or the last parts of the path.
     """

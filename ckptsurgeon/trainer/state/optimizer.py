@@ -159,12 +159,12 @@ def lr_factor(settings: Settings, step: int) -> float:
 
 
 def anneal(settings: Settings, progress: RunProgress, value: float, *, higher_is_better: bool) -> None:
-    """Multiply the learning rate by ``train.anneal`` if an evaluation's metric, ``value``, has not improved enough.
+    """Multiply the learning rate by ``train.anneal`` if ``value``, an evaluation's metric, has not improved enough.
 
     ``newbob`` compares with the previous evaluation (speechbrain/nnet/schedulers.py, NewBobScheduler), ``plateau`` with
-    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest improvement that
-    is enough, as a share of the earlier metric. The first ``anneal_patience`` evaluations without enough improvement do
-    not lower the learning rate. NaN is never an improvement.
+    the best so far (torch.optim.lr_scheduler.ReduceLROnPlateau). ``anneal_threshold`` is the smallest sufficient
+    improvement, as a share of the earlier metric. The first ``anneal_patience`` evaluations without sufficient
+    improvement do not lower the learning rate. NaN is never an improvement.
     """
     if settings.schedule not in ANNEALED:
         return

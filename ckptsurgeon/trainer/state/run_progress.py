@@ -18,17 +18,17 @@ If a signal ended the run, the reason is the name of the signal.
 
 @dataclass
 class RunProgress:
-    """Counters and metrics of a run. Checkpoints contain them under these names.
+    """Counters and metrics of a run; in checkpoints, they have the same names as here.
 
     - ``step``: the number of steps done; ``seconds``: the time spent on steps and evaluations.
     - ``best``: the best value of the metric; ``best_step``: the number of steps before the evaluation that gave this
       value; ``best_loss``: the loss of that evaluation; ``waited``: the number of evaluations since then.
     - ``skipped``: the number of steps that were skipped because loss or gradients were not finite; ``in_a_row``: the
       number of such steps since the last finite step.
-    - ``collapsed``: for how many steps in a row, up to the last one, the task's method ``collapsed`` returned a reason;
-      ``collapse``: the last reason.
+    - ``collapsed``: the number of steps in a row, up to the last step, for which the task's method ``collapsed``
+      returned a reason; ``collapse``: the last reason.
     - ``first_loss``, ``last_loss``: the loss of the first and of the last step.
-    - ``figures``: the results of the last evaluation, which was after ``evaluated`` steps.
+    - ``figures``: the metrics of the last evaluation; ``evaluated``: the number of steps before this evaluation.
     - ``ratios``: the norm of each tensor's change in the last step that was measured, relative to the tensor's norm.
     - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
     - ``fresh``: the number of clips seen in the first epoch; ``too_short``: how many of them have too few frames for
@@ -36,7 +36,7 @@ class RunProgress:
     - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
       the next evaluation is compared; ``stalled``: the number of evaluations that did not
       improve enough (see ``anneal``).
-    - ``ended``: how the run ended, or ''.
+    - ``ended``: the reason why the run ended, or ''.
     """
 
     step: int = 0

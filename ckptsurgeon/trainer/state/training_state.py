@@ -62,7 +62,7 @@ class TrainingState:
         """Floating-point operations for one time step of one clip in a padded batch, counted in the first step."""
         self.lost_ranks: Mapping[int, str] = {}
         self.is_alone = False
-        """Whether the other ranks have ended or wait. If so, nothing can be gathered from them for a checkpoint."""
+        """Whether the other ranks have ended or wait. If so, a checkpoint cannot contain anything from other ranks."""
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)

@@ -104,7 +104,7 @@ def _can_compile() -> bool:
 
 
 def has_one_shape(job: Job) -> bool:
-    """Return whether all batches have the same shape, except that the last of an epoch may have fewer clips."""
+    """Return whether all batches have the same shape; only the last batch of an epoch may have fewer clips."""
     return len(_lengths(job)) == 1
 
 
@@ -114,7 +114,7 @@ def lengths_vary(job: Job) -> bool:
 
 
 def compile_notes(job: Job) -> list[str]:
-    """Return a note if a run on a GPU with ``compile: auto`` is not compiled: clips are unequal, or torch is old."""
+    """Return a list with a note if a run on a GPU with ``compile: auto`` is not compiled; the note has the reason."""
     lengths = _lengths(job)
     if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
         return []
@@ -128,7 +128,7 @@ def compile_notes(job: Job) -> list[str]:
 
 
 def _lengths(job: Job) -> set[float]:
-    """Return the set of clip lengths in seconds; empty if the shapes of batches do not depend on them alone."""
+    """Return the set of clip lengths in seconds; empty if the shapes of batches do not depend only on these lengths."""
     train = job.train
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()

@@ -59,7 +59,7 @@ def usual_workers(device: torch.device) -> int:
 
 
 def device_notes(settings: Settings, device: torch.device) -> list[str]:
-    """Return notes on settings that have no effect on a device, or that let a GPU wait for data."""
+    """Return notes on settings that have no effect on a device, or that make a GPU wait for data."""
     notes = []
     if settings.precision == "tf32" and device.type == "cpu":
         notes.append("train.precision: tf32 has no effect on a CPU, which computes in float32")

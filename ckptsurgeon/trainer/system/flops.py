@@ -59,7 +59,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_product_as(flops: int, product: Tensor, factors: tuple[Tensor, Tensor]) -> None:
-    """Let active FlopCounters count ``product``, which ``torch.bmm(*factors)`` returned, as ``flops`` operations.
+    """Make active FlopCounters count ``product``, which ``torch.bmm(*factors)`` returned, as ``flops`` operations.
 
     The gradient of each factor is counted as ``flops`` operations, too. Use this for factors with padding, because
     multiplications by padding are not work of the model.

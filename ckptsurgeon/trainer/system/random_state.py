@@ -55,7 +55,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to the states that ``random_state`` returned; a GPU for which there is none is skipped."""
+    """Set the generators to the states that ``random_state`` returned; a GPU without a state is skipped."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0])

@@ -49,7 +49,7 @@ def _ignore_stop_signals(worker: int) -> None:
 
 
 def _exit_for(parent: int) -> None:
-    """Wait for stop signals, for ever; end the process at a SIGTERM from the process with the id ``parent``.
+    """Wait for stop signals without end; at a SIGTERM from the process with the id ``parent``, end this process.
 
     All other stop signals are ignored.
     """

@@ -1,7 +1,7 @@
 """The contrastive loss of wav2vec 2.0 (https://arxiv.org/abs/2006.11477), with its codebook, masks and negatives.
 
 The loss is computed over masked frames only. A matrix product gives the similarities of all pairs of frames of a clip.
-It takes 16 MB, while a tensor with the vectors of all negatives took 826 MB. Masks are spans as in SpecAugment
+The product takes 16 MB; a tensor with the vectors of all negatives took 826 MB. Masks are spans as in SpecAugment
 (https://arxiv.org/abs/1904.08779). Negatives are other masked frames of the same clip; so they are never padding.
 """
 
@@ -41,7 +41,8 @@ class QuantisedFrames(NamedTuple):
 class ContrastiveSums(NamedTuple):
     """Sums over the masked frames of a batch: the ``loss``, and the number of ``frames``.
 
-    ``correct`` is how many of these frames are more similar to their own target than to each of their negatives.
+    ``correct`` is the number of masked frames that are more similar to their own target than to each of their
+    negatives.
     """
 
     loss: Tensor

@@ -18,7 +18,7 @@ NEAR_ZERO = 1e-7
 
 
 class ConvFrontend:
-    """The convolutional front end of a model: how many frames it makes, and whether the model gets padding masks."""
+    """The convolutional front end of a model: computes the number of its frames, and the model's padding masks."""
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = getattr(model, "config", None)
@@ -33,7 +33,7 @@ class ConvFrontend:
         self.convolutions: Sequence[tuple[int, int]] = tuple(zip(kernels, strides, strict=True))
         self.layers = (*self.convolutions, *((1, config.adapter_stride) for _ in range(behind)))
         self.masks = getattr(config, "feat_extract_norm", "group") == "layer"
-        """Whether the model gets a padding mask: models with a group norm were trained without one."""
+        """Whether the model gets a padding mask; models with a group norm were trained without a padding mask."""
 
     def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
         """Return the number of frames that the model makes of ``samples`` samples (a number or a tensor).

@@ -46,8 +46,8 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
     forcing).
 
     A model may return a pair (log-probabilities, lengths), or an object with the attributes ``ctc`` (or ``log_probs``,
-    ``logits``) and ``lengths``. If it makes one output frame of each input frame, it may return only log-probabilities.
-    Logits are accepted in place of log-probabilities, because all outputs are normalised.
+    ``logits``) and ``lengths``. If a model makes one output frame of each input frame, it may return only
+    log-probabilities. Logits are accepted in place of log-probabilities, because all outputs are normalised.
 
     A model may have a method ``output_lengths``, which computes the output lengths from the input lengths. The method
     is called with lengths on the CPU, to avoid a GPU synchronisation.

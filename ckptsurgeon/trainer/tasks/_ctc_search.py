@@ -236,9 +236,9 @@ class CTCSearch:
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
         """Return the beam of the prefixes with the indices ``places``.
 
-        The first indices stand for the prefixes of ``beam``, whose new log-probabilities are in ``old``. The next
-        beam * letters indices stand for each prefix plus one of the tokens ``letters``; ``grown`` has their
-        log-probabilities.
+        The first indices refer to the prefixes of ``beam``, whose new log-probabilities are in ``old``. The next beam *
+        letters indices refer to each prefix plus one of the tokens ``letters``; ``grown`` has the log-probabilities of
+        these texts.
         """
         import numpy as np
 

@@ -29,7 +29,7 @@ __all__ = [
 
 # CTC's probability that a text begins with some tokens: https://arxiv.org/abs/1706.02737, algorithm 2.
 #
-# The paper goes through the frames one by one. Both recursions are linear, so here each is a cumulative sum::
+# The paper computes one frame after another. Both recursions are linear, so here each recursion is a cumulative sum::
 #
 #     label[t] = p[t](c) (label[t-1] + begun[t])          = sum over s <= t of begun[s] p[s](c) … p[t](c)
 #     blank[t] = p[t](blank) (blank[t-1] + label[t-1])
@@ -97,15 +97,15 @@ def _behind(sums: Tensor, begun: Tensor) -> Tensor:
     """Return the log-probability (…, frames + 1) of all alignments of the first 0, 1, 2, … frames that end in a label.
 
     The label may begin at any of these frames, and is then repeated up to the last of them. ``sums`` (…, frames + 1)
-    are the log-probabilities of the label, summed over the first 0, 1, 2, … frames. ``begun`` (…, frames) is, for each
-    frame, the log-probability of all that comes before the label if the label begins there.
+    are the log-probabilities of the label, summed over the first 0, 1, 2, … frames. ``begun`` (…, frames) has, for each
+    frame, the log-probability of everything before the label if the label begins at this frame.
     """
     found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
     return torch.nn.functional.pad(found, (1, 0), value=LOG_ZERO)
 
 
 CANDIDATES = 40
-"""CTC scores only this many next tokens of a prefix, those most likely by the decoder; ESPnet scores 1.5 * beam."""
+"""For each prefix, CTC scores only this many next tokens, the most likely by the decoder; ESPnet scores 1.5 * beam."""
 
 
 class SpecialTokens(NamedTuple):

@@ -63,7 +63,7 @@ def is_user_task(task: object) -> bool:
 
 @contextmanager
 def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
-    """If a user's own task raises an error in the block, raise a ConfigError with the line of the error instead.
+    """If a user's own task raises an error in the block, raise a ConfigError with the line of the error in its place.
 
     ``name`` is the name of the task, such as ``my_task.py:MyTask``. Errors of bundled tasks are not changed. If
     ``there`` is true, only errors that were raised in the user's file are changed: in a training step, other errors may

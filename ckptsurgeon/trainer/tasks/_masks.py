@@ -102,7 +102,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
-    """Call transformers' function ``original``, but do not let it check the values of a padding mask.
+    """Call transformers' function ``original``, but keep it from checking the values of a padding mask.
 
     A call without a padding mask is not changed, so that it returns None. Any mask as the result, even one that is true
     everywhere, would prevent fast attention kernels: with such a mask, a run on an H200 took twice the memory.

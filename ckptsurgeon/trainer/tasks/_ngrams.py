@@ -71,7 +71,8 @@ class NGrams:
     """A language model: the probability of a word after other words, https://doi.org/10.1109/TASSP.1987.1165125.
 
     If the file has no n-gram that consists of the previous words and the next word, the earliest previous word is left
-    out: the result is the probability after the other previous words, times the backoff weight of all previous words.
+    out: the result is the probability after the remaining previous words, times the backoff weight of all previous
+    words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:
@@ -237,8 +238,8 @@ class _Reader:
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
         """Return the index of each n-gram of ``size`` words whose key is in ``keys``.
 
-        Each of these n-grams is the beginning of an n-gram of ``longer`` words. Raises FormatError if one is not in the
-        file.
+        Each of these n-grams is the beginning of an n-gram of ``longer`` words. Raises FormatError if an n-gram of
+        ``size`` words is not in the file.
         """
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)

@@ -54,7 +54,7 @@ class SoundTask(ABC):
         """Return the label of a clip, such as the token indices of its text, as a tensor (length,) or 0-d."""
 
     def check(self, clips: Sequence[Clip]) -> None:  # noqa: B027
-        """Raise ConfigError, with file and line, for clips from which a model cannot learn; by default, for none."""
+        """Raise ConfigError, with file and line, for clips from which a model cannot learn; by default, do nothing."""
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""
@@ -102,7 +102,7 @@ class SoundTask(ABC):
         return lines
 
     def notes(self) -> list[str]:
-        """Return a line for each split: clips, minutes, how many clips were left out and why, train's padding."""
+        """Return a line for each split: clips, minutes, left-out clips with the reasons, the padding of ``train``."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
         return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]

@@ -113,7 +113,8 @@ class Task(Protocol):
     task does not have the member):
 
     - ``splits()`` returns the batch sources ``train``, ``dev`` and ``test`` by name; ``notes()`` returns lines about
-      them for the user; ``prepare(progress)`` fills caches for ``--preprocess-only``, and returns lines about that.
+      them for the user; ``prepare(progress)`` fills caches for ``--preprocess-only``, and returns lines
+      about the caches for the user.
     - ``meet(model)`` is called once, before data are read, with the model on the meta device: a task whose data depend
       on the model needs it. ``begin_step(model, step)`` is called before each training step.
     - ``uniform_loss(model, batch)`` returns the loss per item of a model for which all answers are equally likely: the
@@ -123,7 +124,7 @@ class Task(Protocol):
       shapes of a batch depend only on its longest clip, so that the loss can be compiled. ``by_blocks`` is true if
       torch.compile can compile the blocks of the model, but not the loss, because the loss also computes on the CPU.
     - ``measure(model, batch)`` returns a row (a dict of plain data) for each example, and ``figures(rows)`` returns the
-      metrics over many rows. With them, several processes share an evaluation, and rows with a ``clip``, a
+      metrics over many rows. With these two methods, several processes share an evaluation, and rows with a ``clip``, a
       ``reference`` and a ``hypothesis`` are saved for the user.
     - ``read(model, batch)`` returns the text of each example, for ``ckpt transcribe``; not needed with ``measure``.
     - ``collapsed(parts)`` gets the parts of a step's loss per item, and returns why the run cannot learn any more, or

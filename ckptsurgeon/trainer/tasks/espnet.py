@@ -97,7 +97,7 @@ class ESPnet(TranscribedTask):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the mean loss, and the mean of each of the model's metrics over the examples for which it is given."""
+        """Return the mean loss, and the mean of each metric of the model over the examples that have this metric."""
         sums: dict[str, list[float]] = {}
         for batch in batches:
             mean, stats, weight = self._run(model, batch)

@@ -138,9 +138,9 @@ class SpeechBrain(TranscribedTask):
         return self._brains[model]
 
     def _tokenizer_in(self, one: Any) -> Any:
-        """Return ``one``, an entry of hyperparams.yaml; replace an empty SentencePiece processor by a ``Tokenizer``.
+        """Return ``one``, an entry of hyperparams.yaml; or a ``Tokenizer`` if it is an empty SentencePiece processor.
 
-        Such a processor is empty because its model is loaded by the recipe's ``main``, which is not run here.
+        The processor is empty because the recipe's ``main`` would load its model, and ``main`` is not run here.
         """
         is_empty = type(one).__name__ == "SentencePieceProcessor" and not one.serialized_model_proto()
         return Tokenizer(self.labels) if is_empty else one
@@ -285,7 +285,8 @@ def _figures(brain: Any) -> dict[str, float]:
 def entries_used(brain: type) -> list[str]:
     """Return the names of the hyperparams.yaml entries that a Brain uses, as ``self.hparams.NAME``.
 
-    The names are found in the source code of the methods in ``CALLED``, and of the Brain's methods that these call.
+    The names are found in the source code of the methods in ``CALLED``, and of the Brain's other methods that they
+    call.
     """
     names: list[str] = []
     waiting, seen = list(CALLED), set[str]()
