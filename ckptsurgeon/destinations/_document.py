@@ -87,7 +87,7 @@ class Document:
         return replace(self, model=_merged(self.model, overrides), overrides={})
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
-        """Return a ConfigError whose message begins with the name of this file; ``why`` is its fault."""
+        """Return a ConfigError whose message has the name of this file, and then ``why``, the reason."""
         return ConfigError(f"{escape(self.name)}: {why}", hint=hint)
 
     def text_file(self, path: Any, what: str) -> str:

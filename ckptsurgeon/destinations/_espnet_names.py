@@ -40,7 +40,7 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 
 
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
-    """Return {key: axis} for the tensors that have, along this axis, one row for each of ``size`` tokens.
+    """Return {key: axis} for the tensors with a vocabulary axis, which has one row for each of ``size`` tokens.
 
     If ``decoder``, the name of ESPnet's decoder, is "mlm", the result includes tensors with one more row than there are
     tokens, for the mask token. A token list does not contain that token, so mapping these tensors by token raises an

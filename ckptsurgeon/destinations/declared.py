@@ -147,7 +147,7 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
     if not isinstance(values, str) or not isinstance(root, (str, type(None))):
         raise document.fail(
             f"the tensor {escape(first)} has 'init: like', but the field 'values' is missing.",
-            "Add values: FILE, the checkpoint that has its values.",
+            "Add values: FILE, a checkpoint with the values of this tensor.",
         )
     path = values if "://" in values else document.resolve(values)
     try:

@@ -21,8 +21,9 @@ class ModuleFacts(NamedTuple):
     """Facts about the modules of a network: the kind of each tensor's module, and the constants of each module.
 
     ``kinds`` maps each key to a kind; ``planning.resizing.axes.Network`` lists the kinds. ``constants`` maps the path
-    of each attribute that is a number, a boolean, None or a string to its value (for a string: a digest). It also maps
-    the path of each buffer that is not saved to a summary: its only value, or its shape and a sum over its values.
+    of each attribute that is a number, a boolean, None or a string to its value (for a string: a digest). ``constants``
+    also maps the path of each buffer that is not saved to a summary: its only value, or its shape and a sum over its
+    values.
     """
 
     kinds: Mapping[str, str]

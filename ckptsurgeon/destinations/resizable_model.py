@@ -27,7 +27,7 @@ def resizable(path: str) -> Resizable:
     """Return the network of a configuration, which can be built with other values of some fields.
 
     The configuration is a config.json of transformers, or one in our format with ``_target_`` or ``name``. Raises
-    ConfigError for others.
+    ConfigError for any other file.
     """
     document = read_document(path, "configuration")
     if any(name in document.model for name in (_FACTORY, _BUNDLED)):

@@ -195,7 +195,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
     [
         (
             {"values": None},
-            "the tensor front.melmat has 'init: like', but the field 'values' is missing. Add values: FILE, the checkpoint that has its values",
+            "the tensor front.melmat has 'init: like', but the field 'values' is missing. Add values: FILE, a checkpoint with the values of this tensor",
         ),
         (
             {"values": 3},

@@ -17,8 +17,8 @@ def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> lis
     """Return patterns of the missing and unexpected keys that the class ``name`` of transformers ignores when loading.
 
     If ``is_missing`` is true, only the patterns of missing keys are returned. The patterns are cached, since importing
-    the class takes seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, '' for none:
-    with it, the patterns can be cached even if this process has already imported transformers.
+    the class takes seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, or ''. If it is
+    not '', the patterns can be cached even if this process has already imported transformers.
     """
     known: Any = built or versions()
     asked = {"of": "ignored keys", "format": FORMAT, "class": name, "known": known} if known else {}
@@ -27,7 +27,7 @@ def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> lis
 
 
 def _patterns(name: str) -> list[list[str]]:
-    """Return two lists of patterns: of keys that a checkpoint may lack, and of keys that it may have in addition."""
+    """Return two lists of patterns: for keys that a checkpoint may lack, and for additional keys that it may have."""
     import transformers
 
     made = getattr(transformers, name, None)

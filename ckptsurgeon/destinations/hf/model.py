@@ -129,7 +129,7 @@ MORE = 10007
 
 
 def vocabulary_of(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> Mapping[str, int]:
-    """Return {key: axis} for the tensors that have one row for each token along this axis; computed on first use."""
+    """Return {key: axis with one row for each token} for the tensors that have such an axis; computed on first use."""
     return GrowingAxes(lambda: _grown(described, tensors))
 
 

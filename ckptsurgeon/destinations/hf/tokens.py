@@ -49,7 +49,7 @@ IN_FIELDS = "{part}set it: --set {field}=ID, or null"
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return the map from a configuration's token ids to the ids of a new vocabulary; None if it has no ids to map.
+    """Return the map from old token ids to ids of a new vocabulary; None if the configuration has no ids to map.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
     fields already hold ids of the new vocabulary. Raises ConfigError if the token of an id in any other field is not
@@ -108,10 +108,8 @@ def renumbered(
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")
     if moved.unsure:
         kept = [f"{escape(one.field)} = {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.unsure]
-        meant = "numbers that may be ids of old tokens are not changed"
-        notes.append(
-            f"{meant} in {name}; check each, and set the new id of those that are: {listing(kept, LISTED, where='')}"
-        )
+        meant = f"numbers that may be ids of old tokens are not changed in {name}"
+        notes.append(f"{meant}; if one of them is a token id, set its new value: {listing(kept, LISTED, where='')}")
     return moved, notes
 
 

@@ -29,7 +29,7 @@ def network_on_meta(target: TargetSpec) -> nn.Module:
         raise ConfigError(
             f"{escape(target.name)}: the network cannot be built without memory for its parameters: "
             f"{type(error).__name__}: {escape(str(error), 300).rstrip('.')}.",
-            hint="Let the constructor not compute with the values of parameters.",
+            hint="Change the constructor: it must not compute with the values of parameters.",
         ) from error
 
 

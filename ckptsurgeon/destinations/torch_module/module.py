@@ -254,8 +254,9 @@ def _record(build: Build, seed: int) -> _Built:
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
     """Return {number of a random operation in the recording: (its key, its index for this key)}.
 
-    ``nodes`` has, by key, the operations on which a tensor depends. The key of an operation is the first one whose
-    tensor depends on it. The index counts the operations with the same key, from 0. Both determine the seed.
+    ``nodes`` has, by key, the operations on which a tensor depends. The key of an operation is the first key whose
+    tensor depends on the operation. The index counts the operations with the same key, from 0. Key and index determine
+    the seed of the operation.
     """
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}

@@ -35,8 +35,8 @@ READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, 
 class OwnThreads:
     """The threads whose reads of files and connections are recorded.
 
-    At first this is only the thread that makes this object. In a block ``with threads.starting():``, each thread that
-    one of these threads starts is added.
+    At first, only the thread that makes this object is recorded. In a block ``with threads.starting():``, each thread
+    that a recorded thread starts is added.
     """
 
     def __init__(self) -> None:
@@ -44,12 +44,12 @@ class OwnThreads:
 
     @property
     def is_here(self) -> bool:
-        """Whether the current thread is one of these threads."""
+        """Whether the current thread is one of the recorded threads."""
         return threading.current_thread() in self._own
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Add, during the block, each thread that one of these threads starts."""
+        """During the block, add each thread that a recorded thread starts."""
         start = threading.Thread.start
 
         def started(thread: threading.Thread) -> None:

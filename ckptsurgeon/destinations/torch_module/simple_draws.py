@@ -66,7 +66,7 @@ def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
 
 
 def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[memoryview]:
-    """Yield the initial values of a tensor as bytes that the caller may change: whole rows, in order."""
+    """Yield the initial values of a tensor in pieces of whole rows, in order, as bytes that the caller may change."""
     fill = _filler(draw, key, seed)
     row = math.prod(info.shape[1:])
     for begin, end in _spans(info.numel, row):

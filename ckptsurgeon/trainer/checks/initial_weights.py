@@ -176,8 +176,8 @@ LOADED = "loaded tensors equal their source"
 def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | None) -> Check:
     """Check bit for bit that the model's tensors equal the checkpoint ``init``, and that ``init`` equals its sources.
 
-    The recipe in ``init`` lists the sources. ``plan`` says which tensor of ``init`` each tensor of the model was loaded
-    from.
+    The recipe in ``init`` lists the sources. ``plan`` has, for each tensor of the model, the tensor of ``init`` from
+    which it was loaded.
     """
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is newly initialised")

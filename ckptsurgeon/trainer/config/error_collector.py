@@ -1,4 +1,4 @@
-"""Collects errors, so that a user sees all that is wrong with the data at once."""
+"""Collects errors, so that a user sees all errors in the data at once."""
 
 from __future__ import annotations
 

@@ -130,11 +130,11 @@ def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batc
 
 
 class RankBatches:
-    """The part of each batch of ``source`` that one rank gets: every n-th example of n ranks, from index ``rank`` on.
+    """The part of each batch of ``source`` that one of n ranks gets: every n-th example, from the index ``rank`` on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
-    ranks, the last ranks run the first example of the batch, and ignore the result. They must run something, because
-    every rank must take part in the all-reduce.
+    ranks, the last ranks run the first example of the batch, and ignore the result. All ranks must run an example,
+    because every rank must take part in the all-reduce.
     """
 
     def __init__(self, source: BatchSource, ranks: Ranks) -> None:

@@ -38,7 +38,7 @@ class _SpeechBrain:
     kind = "a JSON of {id: {wav, words}}, or a CSV with ID and wav (SpeechBrain)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a path is a CSV with the columns ID and wav, or a JSON file, but not from NeMo or lhotse."""
+        """Return whether a file is a CSV with the columns ID and wav, or a JSON file (but not of NeMo or lhotse)."""
         columns = set(columns_of(path))
         if "ID" in columns and columns & set(WAVES):
             return True

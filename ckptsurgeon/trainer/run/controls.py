@@ -100,7 +100,7 @@ LEARNED = 0.95
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One control run, number ``number`` of ``of``; ``value`` is the metric at the end of the run, None before.
+    """One of ``of`` control runs; ``number`` counts the runs. ``value`` is the metric at the end, None before.
 
     ``way`` is the kind of initial weights: warm (the given weights), scratch, or permuted. If ``frozen`` is true, only
     new tensors are trained, that is, tensors that are in no source of the given weights.

@@ -184,7 +184,7 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
 
 
 def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
-    """Return a note that config.yaml in the run folder was edited, which has no effect; '' if it was not."""
+    """Return a note if config.yaml in the run folder was edited, because this has no effect; else ''."""
     path = folder.of("config.yaml")
     try:
         found = hashlib.sha256(read_file(path)).hexdigest()

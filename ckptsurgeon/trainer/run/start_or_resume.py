@@ -127,8 +127,9 @@ def resume_start(
 ) -> tuple[RunStart, tuple[str, ...]]:
     """Lock the folder of a run to resume; return the starting point of the run, and its ``--set`` strings.
 
-    ``sets`` are the strings of this call, which are added. The initial weights are only read if ``controls`` is true.
-    Raises ConfigError if there is no run, or if the initial weights have changed.
+    ``sets`` are the ``--set`` strings of this call; they are added to the recorded strings of the run. The initial
+    weights are only read if ``controls`` is true. Raises ConfigError if there is no run, or if the initial weights have
+    changed.
     """
     folder.last_step()
     known = read_lineage(folder)

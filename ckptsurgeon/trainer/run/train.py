@@ -270,7 +270,8 @@ def _evaluate_only(job: Job, start: RunStart, split: str) -> Trained:
     source = job.dev if split == "dev" else job.test
     if source is None:
         raise ConfigError(
-            f"{escape(start.config)} has no split {split}.", hint=f"Give it in train.data.{split}, or evaluate another."
+            f"{escape(start.config)} has no split {split}.",
+            hint=f"Give it in train.data.{split}, or evaluate another split.",
         )
     job = single_process_job(job)
     model, _ = job.model()

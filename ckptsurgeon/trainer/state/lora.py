@@ -1,4 +1,4 @@
-"""Trains low-rank adapters instead of the weights: PEFT adds the adapters to a model and defines the format of files.
+"""Trains low-rank adapters instead of the weights: PEFT adds them to a model, and their files have PEFT's format.
 
 https://arxiv.org/abs/2106.09685; ``save_pretrained`` in https://github.com/huggingface/peft defines the format.
 """

@@ -103,7 +103,7 @@ class TrainingState:
             set_random_state(saved)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything except the weights that decides how the run continues; every rank must call this.
+        """Return the state on which the rest of the run depends, without the weights; every rank must call this.
 
         For a sharded model, the moments and the averaged weights are left out: each rank writes its own shards of them.
         """

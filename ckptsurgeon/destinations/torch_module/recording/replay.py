@@ -91,7 +91,7 @@ def replay(record: Recording, nodes: Sequence[Node], wanted: StorageView, *, see
 
 
 def _steal(node: Node, real: dict[int, torch.UntypedStorage], last: Mapping[int, int]) -> bool:
-    """Give the storage of a clone's input to its output if no later node uses the input; return whether this was so."""
+    """Let a clone's output use the storage of its input if no later node uses the input; return whether it does."""
     source, target = node.args[0], node.outputs[0]
     if not isinstance(source, StorageView) or target is None or last.get(source.storage) != node.index:
         return False

@@ -335,7 +335,7 @@ def test_ids_of_unusual_names_follow_their_tokens_and_numbers_that_may_be_ids_ar
     cs.apply(plan, "out")
     made = json.loads(Path("out/config.json").read_text())
     assert [made[field] for field in ("image_start_id", "slice_id", "insert_layer_id")] == [len(tokens) - 5, 1, 1]
-    said = "numbers that may be ids of old tokens are not changed in config.json; check each, and set the new id of those that are: slice_id = 1 ('<s>')"
+    said = "numbers that may be ids of old tokens are not changed in config.json; if one of them is a token id, set its new value: slice_id = 1 ('<s>')"
     assert said in plan.notes
 
 
