@@ -67,7 +67,7 @@ class _Adoptable(_Toolkit, Protocol):
 
 
 def is_configuration(path: str) -> bool:
-    """Return whether the ending of a path, such as ``.yaml``, is that of a configuration and not of a checkpoint."""
+    """Return whether a path ends like the path of a configuration (``.yaml``), and not like a checkpoint's path."""
     low = path.lower()
     return low.endswith(_SUFFIXES) and ".index." not in os.path.basename(low) and not os.path.isdir(path)
 

@@ -66,7 +66,7 @@ class StepCounts:
 
     @staticmethod
     def unpack(sums: Tensor, ranks: int) -> StepCounts:
-        """Return the counts of all ``ranks`` ranks; ``sums`` is the sum of the tensors that ``pack`` returned on them.
+        """Return the counts of all ``ranks`` ranks together; ``sums`` is the sum of the tensors that ``pack`` returned.
 
         Raises ConfigError if the losses of the ranks have different parts. Parts are summed in their order, so
         different parts would be added to each other.

@@ -35,8 +35,8 @@ WITH_STORAGE = "built with its weights in memory, which took "
 def spec_key(document: Document, given: GivenFields) -> str:
     """Return the cache key of a destination; "" if it must not be cached.
 
-    It must not be cached if it depends on anything but the fields of its config.json, the overrides and the installed
-    packages.
+    A destination must not be cached if it depends on anything except the fields of its config.json, the overrides and
+    the installed packages.
     """
     features = document.train.get("features")
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"

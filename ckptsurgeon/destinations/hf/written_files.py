@@ -127,7 +127,7 @@ def _renumbered(
     fields: Mapping[str, Any],
     rows: int,
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Change the token ids in ``written``; return the files next to it, with their ids changed too, and notes.
+    """Change the token ids in ``written``; return the files next to it, which also have the new ids, and notes.
 
     ``fields`` are the fields of the original config.json, ``own`` is the token list next to that file, and ``rows`` is
     its vocabulary size.

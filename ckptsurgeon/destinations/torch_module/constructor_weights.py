@@ -65,9 +65,10 @@ def loaded_files(
 ) -> tuple[list[InitialFile], list[str]]:
     """Return the files that have the values of tensors of a model, and the paths of all other files with tensors.
 
-    ``tensors`` are those of the model. ``values`` is a function that returns the initial values of a key, or None if
-    they are drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is returned
-    instead of the files. A file with several state dicts is returned once for each state dict with values of the model.
+    ``tensors`` are the tensors of the model. ``values`` is a function that returns the initial values of a key, or None
+    if they are drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is
+    returned instead of the files. A file with several state dicts is returned once for each state dict with values of
+    the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []

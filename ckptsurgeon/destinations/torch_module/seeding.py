@@ -20,7 +20,7 @@ def derived_seed(seed: int, key: str, place: int) -> int:
     """Return the seed of a random operation, computed with SHA-256 from ``seed``, ``key`` and ``place``.
 
     ``key`` is the first state-dict key whose tensor depends on the operation. ``place`` is the index of the operation
-    among those with the same ``key``.
+    among the operations with the same ``key``.
     """
     digest = hashlib.sha256(f"{seed}\0{key}\0{place}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1

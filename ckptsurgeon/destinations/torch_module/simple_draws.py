@@ -3,7 +3,7 @@
 torch fills a tensor in row-major order from one stream of random numbers, and computes 16 normal values at a time from
 16 random numbers (``normal_fill`` in aten/src/ATen/native/cpu/DistributionTemplates.h of
 https://github.com/pytorch/pytorch). So if the size of the pieces is a multiple of 16 elements, the pieces get the same
-values as the whole tensor. Each tensor has a generator of its own, so several threads may draw.
+values as the whole tensor. Each tensor has a separate generator, so several threads may draw.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
 
 
 def _step_losses(folder: RunFolder | None) -> list[float]:
-    """Return the loss of each logged step in ``folder``, without those that were not finite."""
+    """Return the losses of the logged steps in ``folder``, without losses that were not finite."""
     rows = read_log(folder.of(LOG)) if folder is not None else []
     return [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
 

@@ -49,7 +49,7 @@ def gradient_norm(state: TrainingState) -> Check:
 
 
 def finite_steps(state: TrainingState) -> Check:
-    """Count the steps that were skipped because their loss or gradient was not finite; fail if these ended the run."""
+    """Count the steps that were skipped because loss or gradient was not finite; fail if such steps ended the run."""
     name = "finite steps"
     progress = state.progress
     if state.progress.ended == NONFINITE:

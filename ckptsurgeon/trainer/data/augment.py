@@ -34,10 +34,10 @@ class Augmenter:
         self._noises = [_measured(path) for path in _sounds(settings.noise)]
 
     def wave(self, wave: Tensor) -> Tensor:
-        """Return a wave (samples,) with another speed and with added noise, as far as the settings ask for them.
+        """Return a wave (samples,) with another speed and with added noise, if the settings ask for these changes.
 
         A change of speed also changes the pitch (https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html).
-        The noise is a random part of one of the files in ``noise``, or white noise without such files. The
+        The noise is a random part of one of the files in ``noise``, or white noise if there are no such files. The
         signal-to-noise ratio is drawn uniformly between the two numbers of ``snr_db``. Raises SourceError if a file of
         noise cannot be read.
         """

@@ -249,7 +249,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the JSON object in the file ``name`` of the folder.
 
-        Raises SourceError if the file cannot be read, and FormatError if it does not hold a JSON object.
+        Raises SourceError if the file cannot be read, and FormatError if it does not contain a JSON object.
         """
         try:
             data = json.loads(read_file(self.of(name), JSON_BYTES))

@@ -164,7 +164,7 @@ SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
-    """Return, by key, a mask for each tensor that has only a part of its values from sources.
+    """Return {key: mask} for all tensors that have only a part of their values from sources.
 
     The mask is true for new values, which came from an initialiser. ``plan`` is the plan by which the job's initial
     weights were loaded. The dict is empty if the job has no initial weights.

@@ -162,8 +162,9 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
     """Return whether the run trains on one batch only.
 
-    A new run does so if ``asked`` is true, that is, if the user asks for it now. A resumed run does so if its records
-    say so. Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
+    A new run trains on one batch if ``asked`` is true, that is, with ``--overfit-one-batch``. A resumed run trains on
+    one batch if it was started with that option. Raises ConfigError if ``asked`` is true, but the resumed run was
+    started on all of its data.
     """
     if start.known is None:
         return asked

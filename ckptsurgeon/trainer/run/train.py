@@ -173,7 +173,7 @@ class _Mode:
 
 
 def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple[str, ...]:
-    """Return the ``KEY=VALUE`` strings of the user, and those for the arguments ``steps`` and ``seed``."""
+    """Return the ``KEY=VALUE`` strings of the user, and strings for the arguments ``steps`` and ``seed``."""
     if isinstance(sets, str):
         raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
     return (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))

@@ -117,7 +117,7 @@ def adapter_config(lora: Lora, base: str) -> bytes:
 
 
 def load_adapter(model: nn.Module, path: str) -> None:
-    """Set the adapters in a model to those in the file ``path``, which has the keys of ``adapter_tensors``.
+    """Load the adapters in the file ``path`` into a model; the file has the keys that ``adapter_tensors`` returns.
 
     Raises ConfigError if the file has other keys than the model's adapters.
     """

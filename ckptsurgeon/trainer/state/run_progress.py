@@ -31,8 +31,8 @@ class RunProgress:
     - ``figures``: the metrics of the last evaluation; ``evaluated``: the number of steps before this evaluation.
     - ``ratios``: the norm of each tensor's change in the last step that was measured, relative to the tensor's norm.
     - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
-    - ``fresh``: the number of clips seen in the first epoch; ``too_short``: how many of them have too few frames for
-      CTC (None without CTC).
+    - ``fresh``: the number of clips seen in the first epoch; ``too_short``: the number of these clips that
+      have too few frames for CTC (None without CTC).
     - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
       the next evaluation is compared; ``stalled``: the number of evaluations that did not
       improve enough (see ``anneal``).

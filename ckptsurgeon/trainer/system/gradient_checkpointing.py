@@ -36,7 +36,7 @@ def enable_gradient_checkpointing(model: nn.Module) -> list[str]:
 
 
 def blocks_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Return the blocks of a model by name, each as a module and the name of its method that computes the block.
+    """Return {name of a block: (module, name of the module's method that computes the block)} for a model.
 
     Blocks are the items of the outermost nn.ModuleList and nn.Sequential; an nn.Sequential of modules without children
     is one block. If the model has an attribute ``stages``, a list of names of modules or methods, these are the blocks.

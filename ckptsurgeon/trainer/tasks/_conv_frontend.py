@@ -52,7 +52,7 @@ class ConvFrontend:
     def frame_mask(self, lengths: Tensor, frames: int) -> Tensor | None:
         """Return a mask (batch, frames) that is true for frames that are not padding; None if the model gets no mask.
 
-        The frames are those before the model's convolutional adapter, if it has one.
+        If the model has a convolutional adapter, the mask is for the frames before the adapter.
         """
         return _before(self.frames(lengths, with_adapter=False), frames) if self.masks else None
 

@@ -24,8 +24,8 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
     transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches this mask for true
     elements. It also copies a number from the CPU into the padding mask of the frames. Each of these operations makes
     the CPU wait for all work that is queued on the GPU. ``frame_mask`` (batch, frames), on the CPU, is true for frames
-    that are not padding; it is None if the model gets no padding mask. The random numbers are those that transformers
-    would draw.
+    that are not padding; it is None if the model gets no padding mask. The random numbers are the same as the numbers
+    that transformers would draw.
     """
     original = getattr(body, "_mask_hidden_states", None)
     draw = getattr(sys.modules[type(body).__module__], "_compute_mask_indices", None)

@@ -186,7 +186,7 @@ class _Reader:
         return counts, line
 
     def _section(self, size: int) -> bytes:
-        """Read and store the n-grams of ``size`` words; return the line after them."""
+        """Read and store the n-grams of ``size`` words; return the line after these n-grams."""
         import numpy as np
 
         log10, backoff, numbers = array("f"), array("f"), array("q")

@@ -37,7 +37,7 @@ class Wav2Vec2CTC(CTC):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: nn.Module) -> None:
-        """Read from the model how many frames it makes of a sound; raises ConfigError if it has no CTC head."""
+        """Read the sizes of the model's convolutions, to count frames; raises ConfigError if there is no CTC head."""
         if not hasattr(model, "lm_head"):
             raise ConfigError(
                 f"the task wav2vec2_ctc trains a model with a CTC head, but this is {type(model).__name__}.",

@@ -56,7 +56,7 @@ class Wav2Vec2Pretraining(SoundTask):
         self._hearing: ConvFrontend | None = None
 
     def meet(self, model: Any) -> None:
-        """Read from a model how many frames it makes of a sound, and how its frames are masked and contrasted.
+        """Read the sizes of a model's convolutions, and its settings for masking and contrasting frames.
 
         Raises ConfigError for a model that cannot be pre-trained.
         """

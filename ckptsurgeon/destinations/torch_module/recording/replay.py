@@ -1,8 +1,8 @@
 """Runs only the recorded operations that the requested tensors depend on.
 
 Each random operation has a separate seed. It is computed from the user's seed, the first state-dict key whose tensor
-depends on the operation, and the operation's index among those with the same key. So the values of a tensor do not
-depend on which other tensors are drawn, or in which order.
+depends on the operation, and the operation's index among the operations with the same key. So the values of a tensor do
+not depend on which other tensors are drawn, or in which order.
 """
 
 from __future__ import annotations
