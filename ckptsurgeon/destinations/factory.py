@@ -64,7 +64,7 @@ class _Located:
 
     @property
     def source(self) -> str:
-        """The user's file that has the code of the object, or else the name of its module."""
+        """The user's file with the code of the object; for an installed module, the name of the module."""
         return self.file or self.module
 
 

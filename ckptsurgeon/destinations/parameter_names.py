@@ -13,7 +13,7 @@ __all__ = ["parameter_names"]
 def parameter_names(target: TargetSpec) -> list[str]:
     """Return the keys of a network's parameters in the order of ``Module.parameters()``; [] if no code builds it.
 
-    Buffers are left out, and of tied parameters only the first is listed.
+    Buffers are left out. Of several tied parameters, only the first one is listed.
     """
     if target.build is None:
         return []

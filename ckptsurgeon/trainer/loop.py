@@ -117,7 +117,7 @@ class TrainingLoop:
             self._pending.append(self._step(stop))
             progress.seconds = seconds_before + time.perf_counter() - began
 
-            # Log. On a GPU several rows are fetched together. All are written before an evaluation, a save or the end.
+            # Log. On a GPU several rows are fetched together. All are written before an evaluation, a save and the end.
             evaluates, saves = self._is_due(settings.evaluate_every), self._is_due(settings.save_every)
             is_fetched = len(self._pending) >= self._rows_per_fetch or progress.step == until
             if evaluates or saves or is_fetched or self._signal(stop):

@@ -160,7 +160,7 @@ class BufferSnapshot:
 
     @torch.no_grad()
     def restore_if(self, condition: Tensor) -> None:
-        """Restore the buffers if ``condition`` (0-d) is true, without reading it from a GPU, which would wait."""
+        """Restore the buffers if ``condition`` (0-d) is true; it is not read from a GPU, because the CPU would wait."""
         on_cpu = condition.device.type == "cpu"
         if on_cpu and not bool(condition):
             return

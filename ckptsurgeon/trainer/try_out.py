@@ -64,7 +64,7 @@ def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
 def _moments(state: TrainingState) -> list[Tensor]:
     """Return uninitialised tensors that take as much GPU memory as the optimizer's state will take.
 
-    Returns [] if this state exists already, and on a CPU.
+    Returns [] on a CPU, or if this state exists already.
     """
     optimizer = state.optimizer
     if state.job.device.type == "cpu" or optimizer.inner.state:

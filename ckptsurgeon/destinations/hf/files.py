@@ -113,7 +113,7 @@ def _known() -> list[str]:
 
 
 def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:
-    """Return the files of a folder whose name is in ``names``, without links that lead out of the folder."""
+    """Return the files of a folder with the given ``names``, without links that lead out of the folder."""
     present = set(folder.names())
     paths = {name: os.path.join(folder.uri, name) for name in names if name in present}
     return tuple(Companion(name, path) for name, path in paths.items() if not leads_out(path))

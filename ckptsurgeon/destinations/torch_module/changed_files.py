@@ -50,7 +50,7 @@ class ChangedReaders:
             self.paths.add(os.path.abspath(os.fsdecode(path)))
 
     def changed(self, tensor: Tensor) -> Tensor:
-        """Return a tensor with every value changed; booleans stay, and so do integers unless ``integers`` is set."""
+        """Return a tensor with every value changed, except booleans; integers only change if ``integers`` is true."""
         kept = tensor.dtype == torch.bool or (not self.integers and not tensor.is_floating_point())
         if kept or tensor.is_quantized or tensor.is_meta:
             return tensor

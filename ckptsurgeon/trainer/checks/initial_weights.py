@@ -56,7 +56,7 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return the z-scores of a small tensor's mean, of its standard deviation, and of its most extreme value, as (3,).
+    """Return a tensor (3,) with the z-scores of a small tensor's mean, standard deviation and most extreme value.
 
     The most extreme value is the one furthest from the mean of ``theirs``. ``mine`` are the values of the tensor,
     ``theirs`` the values of all other draws. The scores are exact for values from a normal distribution: the variance

@@ -66,7 +66,7 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 
 
 def all_tensors(loop: TrainingLoop) -> dict[str, torch.Tensor]:
-    """Return every tensor that decides how a run continues: model, optimizer, average of weights, unsaved buffers."""
+    """Return all tensors on which the rest of a run depends: model, optimizer, average of weights, unsaved buffers."""
     found: dict[str, torch.Tensor] = dict(state_tensors(loop.model))
     state: dict[Any, Any] = loop.state.optimizer.inner.state_dict()["state"]
     for index, entries in state.items():

@@ -130,7 +130,7 @@ def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
         saved, draws = [tensors[key].detach().clone() for key in changed], torch.Generator().manual_seed(0)
         with torch.no_grad():
             for key in changed:
-                # Random numbers, because a norm after the layer would undo a constant.
+                # Random numbers are added, because a norm after the layer would undo the addition of a constant.
                 tensors[key].add_(torch.randn(tensors[key].shape, generator=draws).to(tensors[key]))
         try:
             return loss_per_item(model, job.task, [batch], settings=job.settings)

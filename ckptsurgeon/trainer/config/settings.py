@@ -31,9 +31,9 @@ DATASET = "hf_dataset"
 class Data:
     """The data of a run: the manifests (lists of clips) of each split, and how clips and texts become examples.
 
-    A manifest has any of the formats that ``manifests/`` reads; a split with several manifests has the clips of all.
-    ``tokens`` is the file of the token list, ``segmenter`` the file of the tokeniser that cuts texts into these tokens.
-    If ``segmenter`` is None, texts are cut into the longest tokens that fit.
+    A manifest has any of the formats that ``manifests/`` reads; a split with several manifests has the clips of all
+    manifests. ``tokens`` is the file of the token list, ``segmenter`` the file of the tokeniser that cuts texts into
+    these tokens. If ``segmenter`` is None, texts are cut into the longest tokens that fit.
 
     ``min_s`` and ``max_s`` are the shortest and the longest clip that is used, in seconds; other clips are counted and
     left out. ``cache`` is the folder for computed features. If it is None, features are computed each time. ``workers``

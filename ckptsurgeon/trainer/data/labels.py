@@ -73,7 +73,7 @@ class Labels:
 
     @property
     def word_starts(self) -> frozenset[int]:
-        """The ids of the tokens that begin a word: their first character is the mark of a space (sentencepiece, BPE)."""
+        """The ids of the tokens that begin a word: their first character is a mark of a space (sentencepiece, BPE)."""
         marks = (PIECE_SPACE, BYTE_SPACE) if self._segmenter is not None else (PIECE_SPACE,)
         return frozenset(i for i, token in enumerate(self.tokens) if token.startswith(marks) and token not in marks)
 

@@ -58,7 +58,7 @@ OPEN_ENDED = 0x7FFF_0000
 
 
 def missing_bytes(sound: str | BinaryIO) -> int:
-    """Return the number of bytes of sound that are missing from a WAV file; raises OSError.
+    """Return the number of bytes of sound that are missing from a WAV file; raises OSError if it cannot be read.
 
     Returns 0 for a complete file, and for a file of another format.
     http://www-mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html

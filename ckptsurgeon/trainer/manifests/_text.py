@@ -230,7 +230,7 @@ def _check_encoding(path: str, data: bytes) -> None:
 def read_rows(path: str, needed: Sequence[str]) -> Iterator[Row]:
     """Yield each row of a CSV: its position (file and line number), and its values by column.
 
-    Raises ConfigError if a column of ``needed`` is missing, or if a line has more or fewer values than the first.
+    Raises ConfigError if a column of ``needed`` is missing, or if a line has more or fewer values than the first line.
     """
     # Not splitlines(): it also splits at characters that a transcript may contain, such as U+2028.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)

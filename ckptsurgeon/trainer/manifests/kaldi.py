@@ -33,7 +33,7 @@ class _KaldiFolder:
     kind = "a folder with wav.scp and text (Kaldi, ESPnet)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises an error if it lacks a file."""
+        """Return whether a path is a folder with ``wav.scp`` or ``text``; ``read`` raises if one is missing."""
         return any(os.path.isfile(os.path.join(path, name)) for name in ("wav.scp", "text"))
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:

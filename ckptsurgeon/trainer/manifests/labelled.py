@@ -15,7 +15,7 @@ class _LabelledCSV:
     kind = "a CSV with path and label (classification)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether a file is a CSV with a column ``label``; without a column ``path``, ``read`` raises."""
+        """Return whether a file is a CSV with a column ``label``; ``read`` raises if the column ``path`` is missing."""
         return "label" in columns_of(path)
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:

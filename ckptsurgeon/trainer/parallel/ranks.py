@@ -148,7 +148,7 @@ class Ranks:
             self.device.begin()
 
     def confirm_device_work(self) -> None:
-        """Record that the GPU ended its work with other GPUs; raises torch's DistBackendError if this was aborted."""
+        """Record that the GPU ended its work with other GPUs; raises torch's DistBackendError if it was aborted."""
         if self.device is not None:
             self.device.confirm()
 
@@ -226,7 +226,7 @@ class LostRanksError(CheckpointError):
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return a phrase for messages: a rank ended, and why; ``reason`` is the reason that it reported, or ''."""
+    """Return a phrase for messages about a rank that ended; ``reason`` is the reason that the rank reported, or ''."""
     return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 

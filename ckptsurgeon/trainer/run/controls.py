@@ -203,7 +203,7 @@ def _train_control(job: Job, way: str, seed: int, *, frozen: bool) -> tuple[floa
 
 
 def _has_learned(loop: TrainingLoop, figures: Mapping[str, float], before: float) -> bool:
-    """Return whether a model has learned: with CTC, enough outputs are not blank; without, the loss fell by 5 %.
+    """Return whether a model has learned: with CTC, enough outputs are not blank; without CTC, the loss fell by 5 %.
 
     ``figures`` are the metrics of the last evaluation, ``before`` is the loss before the first step.
     """

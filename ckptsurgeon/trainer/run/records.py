@@ -66,7 +66,7 @@ def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "
 
 
 def _evaluations(panel: Any, metric: str, rows: Sequence[Mapping[str, Any]], best_step: int) -> None:
-    """Draw the evaluations on ``dev`` into ``panel``, matplotlib's Axes, as points; the best has a ring and a label."""
+    """Draw the evaluations on ``dev`` as points into ``panel`` (matplotlib's Axes); the best has a ring and a label."""
     values = [row["dev"][metric] for row in rows]
     _line(panel, f"dev {metric}", [row["step"] for row in rows], values, marks=True)
     if not rows:

@@ -40,9 +40,10 @@ class Controls(Brief):
     Training from the given initial weights (warm) is compared with training from scratch, and from the given weights
     with permuted values. The metric on ``dev`` after the last step decides.
 
-    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE. ``decided_on`` says which runs decide: "frozen" (only new tensors are
-    trained) or "unfrozen". ``plateau`` lists the kinds of initial weights with a deciding run that has learned nothing
-    yet: the model outputs only blanks, or the loss has hardly fallen. ``arms`` has the metric of all runs.
+    ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE. ``decided_on`` is the kind of runs that decide: "frozen" (only new
+    tensors are trained) or "unfrozen". ``plateau`` lists the kinds of initial weights with a deciding run that has
+    learned nothing yet: the model outputs only blanks, or the loss has hardly fallen. ``arms`` has the metric of all
+    runs.
     """
 
     metric: str

@@ -77,7 +77,7 @@ def run_job(job: Job, start: RunStart, options: RunOptions) -> Trained:
     """Train a job, or continue its saved run; run the checks, write the records, and return the result."""
     loggers = RunLoggers(options.folder, options.observer)
     options = replace(options, observer=loggers.observe)
-    # A model without shards is built first, to fail before anything slow. A sharded model needs the other ranks.
+    # A model without shards is built first, to fail before the slow part. A sharded model needs the other ranks.
     builds_first = not job.is_sharded
     if options.resume:
         loop = _saved_loop(job, options) if builds_first else None
@@ -224,7 +224,7 @@ def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
 def make_result(
     job: Job, start: RunStart, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()
 ) -> Trained:
-    """Return the result of a job that has done no step; ``ended`` says why. If a check failed, the exit status is 1."""
+    """Return the result, with the reason ``ended``, of a job without a step. The exit status is 1 if a check failed."""
     made = Trained(
         config=start.config,
         run=None,

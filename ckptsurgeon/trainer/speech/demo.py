@@ -1,4 +1,4 @@
-"""A folder of transcribed speech that is ready to train on: words, sounds, lists, an alphabet and a configuration."""
+"""Makes a folder of transcribed speech for training: words, sounds, lists, an alphabet and a configuration."""
 
 from __future__ import annotations
 

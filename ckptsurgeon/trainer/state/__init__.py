@@ -1,1 +1,1 @@
-"""The state of a run between two steps, and how it is saved and restored."""
+"""Saves and restores the state of a run between two steps."""

@@ -115,7 +115,7 @@ class CheckpointWriter:
             pending.result()
 
     def _write(self, snapshot: Snapshot, write: Callable[[], None]) -> None:
-        """Let the thread call ``write``, which writes a snapshot; outside of the ``with`` block, call it here."""
+        """Let the thread write a snapshot by calling ``write``; outside of the ``with`` block, call ``write`` now."""
 
         def run() -> None:
             snapshot.wait()

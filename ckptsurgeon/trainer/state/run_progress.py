@@ -79,7 +79,7 @@ class RunProgress:
             self.norms["clipped"] += clip is not None and norm > clip
 
     def improves(self, value: float, *, higher_is_better: bool) -> bool:
-        """Record ``value``, the metric of the last evaluation; return whether it is the best so far. NaN never is."""
+        """Record ``value``, the metric of the last evaluation; return whether it is the best so far (NaN: never)."""
         is_better = not math.isnan(value)
         if is_better and self.best is not None:
             is_better = value > self.best if higher_is_better else value < self.best

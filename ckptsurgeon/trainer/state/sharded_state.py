@@ -25,7 +25,7 @@ __all__ = ["load_moments", "save_moments", "shard_state", "state_without_moments
 
 
 def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state dict of an optimizer without the moments, that is, step counters and parameter groups."""
+    """Return the state dict of an optimizer without the moments: it has step counters and parameter groups."""
     state = optimizer.inner.state_dict()
     small = {
         index: {name: value for name, value in entries.items() if not _is_moment(value)}

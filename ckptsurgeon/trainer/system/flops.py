@@ -114,7 +114,7 @@ def _convolution_backward(args: tuple[Any, ...]) -> int:
 def _recurrent(args: tuple[Any, ...]) -> int:
     """Return the number of floating-point operations in a recurrent layer, from the operator's ``args``.
 
-    There are two for each element of a matrix, in each time step of each clip.
+    Each element of a matrix takes two operations in each time step of each clip.
     """
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
     matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]

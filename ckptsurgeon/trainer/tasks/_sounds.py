@@ -218,7 +218,7 @@ class TranscribedTask(SoundTask):
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether a clip has enough frames of features for CTC; models may make fewer frames of them."""
+        """Return whether a clip has enough frames of features for CTC; a model may make fewer output frames."""
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 

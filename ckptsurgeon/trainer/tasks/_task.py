@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of examples, padded to the length of the longest.
+    """A batch of examples, padded to the length of the longest example.
 
     ``inputs`` is (batch, time) or (batch, time, features), and ``lengths`` (batch,) are the lengths without padding.
     ``labels`` are the targets, (batch, length) or (batch,), and ``label_lengths`` (batch,) are their lengths.

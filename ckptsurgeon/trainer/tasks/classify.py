@@ -148,7 +148,7 @@ class Classify(SoundTask):
         return {"input": given, "label": self._numbered(label, clip), "seconds": 0.0, "name": clip.where}
 
     def _numbered(self, label: object, clip: Clip) -> Tensor:
-        """Return the index of a class as a 0-d tensor; ``label`` is its index or name, else ConfigError is raised."""
+        """Return the index of a class as a 0-d tensor; raises ConfigError if ``label`` is not its index or name."""
         number = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
         number = self._classes.get(number) if isinstance(number, str) else number
         if not isinstance(number, Integral) or int(number) not in range(len(self._classes)):

@@ -56,7 +56,7 @@ class LanguageModel:
         self._splits: dict[str, PackedRows] = {}
 
     def meet(self, model: nn.Module) -> None:
-        """Read the end token and the vocabulary size of a model; raises ConfigError for one without an output layer."""
+        """Read the end token and the vocabulary size of a model; raises ConfigError if it has no output layer."""
         config: Any = getattr(model, "config", None)
         output: Any = getattr(model, "get_output_embeddings", lambda: None)
         if config is None or output() is None:

@@ -147,7 +147,7 @@ class Wav2Vec2Pretraining(SoundTask):
     def begin_step(self, model: Any, step: int) -> None:
         """Set the temperature of the Gumbel softmax, which falls from ``gumbel[0]`` to ``gumbel[1]``."""
         highest, lowest, decay = self.asked.gumbel
-        # A tensor is an input of a compiled graph. A float is a constant: every step would be compiled again.
+        # A tensor is an input of a compiled graph. A float would be a constant, so every step would be compiled again.
         model.quantizer.temperature = torch.tensor(max(highest * decay**step, lowest))
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
