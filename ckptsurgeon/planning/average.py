@@ -66,7 +66,7 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
 
 
 def running_weights(steps: Sequence[int]) -> tuple[float, float]:
-    """Return the two weights with which a run's two running averages sum to the average of the steps between them.
+    """Return weights for two running averages of a run: the weighted sum is the average of the steps between the two.
 
     A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step. ``steps`` has the
     number of steps of each average. Raises ConfigError unless there are two numbers, of which the second is larger.

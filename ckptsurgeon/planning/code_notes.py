@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class _Weight(NamedTuple):
-    """A weight of the output: its key, its source's name, its key there (``name``), and its encoding ("": plain)."""
+    """A weight of the output: its key, its source (``origin``), its key in the source (``name``), its encoding."""
 
     key: str
     origin: str
@@ -49,9 +49,10 @@ def any_layer(key: str) -> str:
 def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
     """Raise PlanError if the output would mix encodings of two sources, or have some layers quantised and others plain.
 
-    A loader reads all weights with one ``quantization_config``. The output gets the one of the source with the index
-    ``owner``, whose keys are ``stored``. If this source itself has several encodings, or some plain layers, the output
-    may have them too. GGUF allows all mixtures. ``sources`` has the quantised tensors of each source.
+    A loader reads all weights with one ``quantization_config``. The output gets the ``quantization_config`` of the
+    source with the index ``owner``, whose keys are ``stored``. If this source itself has several encodings, or some
+    plain layers, the output may have them too. GGUF allows all mixtures. ``sources`` has the quantised tensors of each
+    source.
     """
     coded = list(_coded(plan, sources, owner))
     if not coded or any(family(one.method) == GGUF for one in coded):
@@ -127,7 +128,7 @@ OF_INDICES = re.compile(
 
 
 class _Use(NamedTuple):
-    """An integer matrix, a tensor that may be its scale, and a text on the computation of the plan with one of them."""
+    """An integer matrix, a tensor that may be its scale, and a text: how the plan computes with one of them."""
 
     codes: Input
     scale: Input

@@ -114,7 +114,7 @@ class _Keeping:
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on weights that are moved, encoded again or made plain, on idle dtypes, and on global scales.
+        """Yield notes on weights that are moved, encoded again or made plain, unused dtypes, and global scales.
 
         Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
         """
@@ -340,7 +340,7 @@ class _Keeping:
             yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part, more=more)
 
     def _decoding(self, step: Step) -> Step:
-        """Return ``step``; each input that is quantised is taken from the decoded copy of its source."""
+        """Return ``step`` with other inputs: quantised tensors are read from the decoded copies of their sources."""
         inputs = [self._decoded_input(one) for one in step.inputs]
         if inputs == list(step.inputs):
             return step

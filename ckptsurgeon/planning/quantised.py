@@ -273,7 +273,7 @@ def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
 
 
 def _meant(coded: QuantisedTensor, name: str) -> str:
-    """Return the key that the decoded weight of ``coded`` would have in an output in which its codes are ``name``."""
+    """Return the key of the decoded weight of ``coded``, for an output that stores the codes under the key ``name``."""
     end = _ending(coded, coded.codes)
     stem = len(f".{coded.codes}") - len(end)
     return (f".{name}".removesuffix(end) + f".{coded.name}"[stem:])[1:]

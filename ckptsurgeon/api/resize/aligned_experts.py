@@ -31,7 +31,7 @@ class ExpertAlignment:
     named: Callable[[], Checkpoint]
 
     def aligned(self, axes: Sequence[Axis], groups: Groups, weights: Sequence[float]) -> AlignedExperts:
-        """Return the order of the channels of each expert of a layer in which it is most like the first of its group.
+        """Return the order of channels in which each expert of a layer is most similar to the first of its group.
 
         ``axes`` are those of the layer's experts. The first of a group is the expert that is used most, according to
         ``weights``; if these are [], it is the one with the lowest index. Raises PlanError if it is not known which
@@ -67,6 +67,6 @@ class ExpertAlignment:
 
     @cached_property
     def _channels(self) -> Mapping[str, NetworkGroup]:
-        """{key of a tensor of experts: the channels of its first expert}; those of the others are along equal axes."""
+        """{key of a tensor of experts: the channels of its first expert}; those of other experts have equal axes."""
         groups = NetworkGroups(self.base).channels_of_experts()
         return {part.key: group for group in groups for part in group.parts if part.expert == 0}

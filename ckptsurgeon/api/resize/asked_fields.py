@@ -23,7 +23,7 @@ HEAD = "head_dim"
 """The field with the size of a head, which some networks read although their configuration does not declare it."""
 _HEAD_SIZE = (HEAD, "d_kv")
 _KEPT = ("heads", "channels", "experts")
-"""The roles of fields of which some are kept, if there are fewer."""
+"""The roles of fields whose units --keep can select, if their number becomes smaller."""
 _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
@@ -107,7 +107,10 @@ class AskedFields:
         return [name for name in self.new if role_of(name) == role]
 
     def stays(self, name: str) -> bool:
-        """Return whether a field gets the value that followed from the width, which may now change without it."""
+        """Return whether the user sets a field, which the configuration leaves out, to the value that it has already.
+
+        Until now this value followed from the width; then it stays the same if the width changes.
+        """
         return name in self._implied and self.new[name] == at_path(self.before, name)
 
     def grows(self, name: str) -> bool:

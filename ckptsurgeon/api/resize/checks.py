@@ -41,10 +41,10 @@ _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_pr
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
 _GROUPS, _USED_GROUPS = "n_group", "topk_group"
-"""The number of groups into which routers divide the experts, and how many of these groups each token uses."""
+"""The fields with the number of groups into which routers divide the experts, and the number that each token uses."""
 _FIT = "Change one of the two with --set."
 _OF_LARGEST = ("greedy", "group_limited_greedy")
-"""Values of ``topk_method`` (DeepSeek-V2) with which groups may have one expert: a group's score is its largest one.
+"""Values of ``topk_method`` (DeepSeek-V2) that allow groups of one expert: a group's score is its largest score.
 
 All other routers of transformers that have groups take the sum of the two largest scores in each group.
 """

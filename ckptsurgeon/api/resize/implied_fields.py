@@ -12,13 +12,14 @@ from .arguments import at_path, nested
 __all__ = ["implied_fields", "with_values"]
 
 _TIMES = (4, 2)
-"""How many channels networks have for each number of the width, if the configuration does not say."""
+"""The numbers of channels, as multiples of the width, that are tried if the configuration does not have the number."""
 
 
 def implied_fields(base: Resizable, names: Iterable[str]) -> dict[str, int]:
     """Return {field: value} for those ``names`` that count channels, and are null in the configuration.
 
-    A value is a multiple of the width with which the network has the same shapes. A field without one is left out.
+    A value is a multiple of the width with which the network has the same shapes. If there is none, the field is left
+    out.
     """
     before, found = base.fields(), {}
     for name in names:

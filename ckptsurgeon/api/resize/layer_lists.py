@@ -16,7 +16,7 @@ __all__ = ["chosen_layers", "influences_of", "lists_of_layers"]
 _WITHOUT_EXPERTS = "mlp_only_layers"
 """The field that lists the layers without experts."""
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
-"""Fields with the number of layers at the beginning that have no experts."""
+"""Fields with the number of layers without experts; these layers are the first ones."""
 
 
 def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
@@ -37,7 +37,10 @@ def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer
 
 
 def influences_of(asked: AskedFields, choices: Choices, name: str) -> list[float]:
-    """Return the influence of each layer of the source if layers are chosen by it, else []; ``name`` is the field."""
+    """Return the influence of each layer of the source if layers are chosen by it, else [].
+
+    ``name`` is the field with the number of layers.
+    """
     if choices.layers != INFLUENTIAL or choices.influences is None:
         return []
     return list(choices.influences(asked.numbers(name)[0], lambda: choices.lists(name)))

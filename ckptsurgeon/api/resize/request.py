@@ -1,4 +1,4 @@
-"""What the user asks of resize: the arguments, checked as far as no file has to be read."""
+"""The arguments of resize, and the checks of them that read no file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOMENTS = re.compile(r"(^|\.)(optim\w*|exp_avg(_sq)?|adam_[mv]|momentum_buffer)
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of ``resize`` as plain data; '' stands for a text that is not given.
+    """The arguments of ``resize`` as plain data; a text is '' if it was not given.
 
     ``path``, ``by``, ``config`` and ``optimizer`` are paths. ``tokens`` has all arguments about the vocabulary.
     """

@@ -147,13 +147,13 @@ class ResizedWeights:
             )
 
     def _with_repeats(self, plan: Plan) -> Plan:
-        """Return the plan with each initialised row of some tensors repeated, as changes ask for it."""
+        """Return the plan; in the tensors that changes list in ``repeated``, each initialised row is repeated."""
         policies = {key: f"{REPEAT}:{times}" for key, times in self._repeated.items()}
         steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
         return replace(plan, steps=tuple(steps)) if policies else plan
 
     def _reported(self, plan: Plan) -> Plan:
-        """Return the plan of the weights as one of resize, with its notes."""
+        """Return ``plan``, made by the transplant, as a plan of ``resize``: with its verb, fields and notes."""
         overrides = self.found.stages.overrides
         target = replace(plan.target, overrides=overrides)
         return replace(plan, verb="resize", target=target, notes=tuple(self._notes(plan.notes, overrides)))

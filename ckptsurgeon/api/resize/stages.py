@@ -175,7 +175,7 @@ class Stages:
         return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
-        """Return ``change`` with the output's names of tensors in its policies."""
+        """Return ``change``; in its policies, separate queries, keys and values get the keys of fused tensors."""
         fused = fused_keys(network)
         change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
         return change

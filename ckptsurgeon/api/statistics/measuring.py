@@ -23,14 +23,14 @@ __all__ = ["ForMerges", "Measured", "measured"]
 
 @dataclass(frozen=True)
 class ForMerges:
-    """Which statistics for merges are computed."""
+    """The kinds of statistics for merges: each field is true if its kind is computed."""
 
     gram: bool
     fisher: bool
     magnitudes: bool
 
     def __bool__(self) -> bool:
-        """Return whether any of them is computed."""
+        """Return whether any of the three kinds is computed."""
         return self.gram or self.fisher or self.magnitudes
 
 
@@ -45,7 +45,7 @@ class Measured:
 def measured(
     network: Network, given: Inputs, kinds: ForMerges, chosen: frozenset[str], *, seed: int, limit: int
 ) -> Measured:
-    """Run a network, and return its statistics; those for merges are of the tensors ``chosen``.
+    """Run a network, and return its statistics; those for merges are collected for the tensors ``chosen``.
 
     The other arguments are those of ``stats``; ``limit`` is the memory for weights in bytes. Raises ConfigError if the
     network does not run, or if none of the chosen layers runs.
@@ -67,7 +67,7 @@ def measured(
 
 
 def _sums(network: Network, kinds: ForMerges, chosen: frozenset[str]) -> dict[str, GramSums | MagnitudeSums]:
-    """Return what sums up magnitudes and Gram matrices while the network runs, by kind."""
+    """Return {kind: object that sums the statistics of this kind while the network runs}: magnitudes, Gram matrices."""
     sums: dict[str, GramSums | MagnitudeSums] = {}
     if kinds.magnitudes:
         sums[MAGNITUDES] = MagnitudeSums(network, chosen)
@@ -90,7 +90,7 @@ def _run(network: Network, given: Inputs, sums: dict[str, GramSums | MagnitudeSu
 
 
 def _check_rows(said: Mapping[str, Any], kind: str, *, fisher: bool) -> None:
-    """Raise ConfigError if there are no statistics of the kind ``kind``; with ``fisher``, the file has others."""
+    """Raise ConfigError if there are no statistics of this kind; if ``fisher``, it is no error: the file has others."""
     if not said["rows"] and not fisher:
         raise ConfigError(
             f"--{kind}: with these inputs, none of the chosen linear layers runs.",

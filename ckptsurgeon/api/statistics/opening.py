@@ -1,4 +1,4 @@
-"""Opens the networks that statistics are of."""
+"""Opens the networks from which statistics are collected."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def stats(
 
 
 def _check_given(inputs: Path | None, kinds: ForMerges, *, has_patterns: bool) -> None:
-    """Raise ConfigError for patterns without statistics for which they choose tensors, and for an empty path."""
+    """Raise ConfigError for patterns if no kind of statistics needs them, and for an empty path of the inputs."""
     if has_patterns and not kinds:
         raise ConfigError(
             "--include and --exclude choose tensors for --gram, --fisher and --magnitudes, but none of them is given.",
@@ -161,7 +161,7 @@ def _of_model(path: str, root: str | None) -> tuple[dict[str, Any], tuple[str, .
 
 
 def _planned(values: Mapping[str, Tensor], said: Mapping[str, Any], path: str) -> Plan:
-    """Return the plan of a file with statistics of ``path`` and what is said of them; ConfigError if there are none."""
+    """Return the plan of a file with statistics of ``path`` and the record ``said``; ConfigError without statistics."""
     from ..edit import convert
 
     if not values:

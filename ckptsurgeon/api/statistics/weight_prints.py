@@ -21,15 +21,15 @@ FILES, TENSORS = "weights", "tensors"
 
 
 def weight_prints(opened: Checkpoint) -> dict[str, list[str]]:
-    """Return digests that identify the weights: those of the files, and those of the tensors, [] if they are remote."""
+    """Return the digests of a checkpoint's files (``FILES``) and of its tensors (``TENSORS``; [] if remote)."""
     return {FILES: _of_files(opened), TENSORS: _of_tensors(opened)}
 
 
 def are_of(said: Mapping[str, Any], opened: Checkpoint) -> bool:
     """Return whether the digests ``said`` are those of a checkpoint.
 
-    If its files are others, its tensors may be the same: the copy of a model may have other shards, or another format.
-    Files of statistics of older versions have no digests of tensors.
+    If the digests of the files differ, those of the tensors may still be equal: a copy of a model may have other
+    shards, or another format. Files of statistics of older versions have no digests of tensors.
     """
     return said.get(FILES) == _of_files(opened) or (bool(said.get(TENSORS)) and said[TENSORS] == _of_tensors(opened))
 

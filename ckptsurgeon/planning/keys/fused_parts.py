@@ -33,12 +33,12 @@ _DEPTH = 4
 
 
 def part_of(key: str) -> str:
-    """Return the part of a fused projection that a tensor is, by its module's name: q, k, v, gate, up; '' for none."""
+    """Return the part of a fused projection that a key names: ``a.q_proj.weight`` -> q (k, v, gate, up); '' if none."""
     return next((_KINDS[name] for name in _last(key) if name in _KINDS), "")
 
 
 def order_of_parts(key: str) -> tuple[str, ...]:
-    """Return the parts of a fused projection in their order, which its name shows; () if the order is unknown."""
+    """Return the parts of a fused projection in order: ``a.qkv_proj.weight`` -> (q, k, v); () if it is unknown."""
     found = next((_ORDERS[name] for name in _last(key) if name in _ORDERS), ())
     return () if _OTHER.search(key) else found
 

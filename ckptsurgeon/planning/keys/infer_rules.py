@@ -92,13 +92,13 @@ def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
 
 
 def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]:
-    """Return a note with the number of ``names`` that the rules do not produce; empty if they produce all."""
+    """Return a note with the number of ``names`` that the rules do not produce; () if they produce all."""
     number = len(left_out(names, rules))
     return (f"no rule can produce {number} of the new names",) if number else ()
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield the rules without those whose keys are all renamed by earlier rules: a rule without effect is an error."""
+    """Yield each rule that renames a key that no earlier rule renames; a rule without effect would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):

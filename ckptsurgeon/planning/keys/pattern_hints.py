@@ -36,7 +36,8 @@ MANY_MORE = 4
 def unmatched(flag: str, pattern: KeyPattern, keys: Sequence[str], whose: str) -> PatternError:
     """Return the error for a pattern that matches none of ``keys``, with up to three similar names.
 
-    ``flag`` is what the user wrote (``--exclude decodr``). ``whose`` is what has the keys: "source" or "destination".
+    ``flag`` is what the user wrote (``--exclude decodr``). ``whose`` is the owner of the keys in the message: "source"
+    or "destination".
     """
     head = f"{flag} matches none of the {count(len(keys), f'{whose} key')}."
     if pattern.is_anchored:
@@ -89,8 +90,9 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
 def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:
     """Return whether the user may have meant keys in deeper modules.
 
-    That is possible if the pattern matches only from the start of a key, where it has ``hits``, and is not a number. A
-    pattern without wildcards must occur in far more keys; this is quick to find.
+    That is possible if the pattern can only match from the start of a key, and is not a number. ``hits`` is the number
+    of keys that it matches. A pattern without wildcards must also occur anywhere in far more keys than ``hits``; this
+    is quick to find.
     """
     if not pattern.is_anchored or pattern.text.isdigit():
         return False
@@ -108,8 +110,8 @@ def matched(
 ) -> tuple[list[list[str]], list[str]]:
     """Return the keys that each pattern matches, and notes on patterns that probably match fewer keys than meant.
 
-    ``flags`` are pairs of the option as the user wrote it and its pattern. ``whose`` says in messages what has the
-    keys: "source" or "destination". Raises PatternError for a pattern that matches no key.
+    ``flags`` are pairs of the option as the user wrote it and its pattern. ``whose`` is the owner of the keys in
+    messages: "source" or "destination". Raises PatternError for a pattern that matches no key.
     """
     given = list(flags)
     hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
@@ -186,8 +188,8 @@ def chosen_keys(
     """Return the keys that ``include`` matches and ``exclude`` does not match; without ``include``, all are included.
 
     Some keys are stored parts of a tensor: ``names`` maps each of them to the tensor's name. A pattern that matches
-    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` says
-    in messages what has the keys: "source" or "destination".
+    such a name matches all parts of the tensor. Raises PatternError for a pattern that matches no key. ``whose`` is the
+    owner of the keys in messages: "source" or "destination".
     """
     notes: list[str] = []
     known = _Names(keys, names or {})

@@ -171,7 +171,7 @@ def parse_segments(text: str) -> tuple[Segment, ...]:
 
 @lru_cache(1024)
 def _common(part: str) -> Segment | None:
-    """Return the segment ``part``, which is cached; None for long segments, lists, ranges and errors, which are not.
+    """Return the cached segment for a text; None for texts that are not cached: long ones, lists, ranges, errors.
 
     Lists and ranges would take much memory: they have up to ``MAX_ALTERNATIVES`` words.
     """

@@ -65,7 +65,7 @@ class Misordered:
     def note(self, heads: Mapping[str, int], *, is_llama: bool = True) -> str:
         """Return the note that says how to reorder the rows.
 
-        ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), as far as they are known.
+        ``heads`` has the number of query heads ("q") and of key heads ("k"); an unknown number is left out.
 
         ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, for which llama.cpp has the
         order ``pairs``; the note then begins with this condition.

@@ -31,9 +31,9 @@ _DIGITS = re.compile(r"([0-9]+|\{i\})")
 
 
 def pieces(name: str) -> list[str]:
-    """Return a name in pieces that make it up: its segments, and the dots between them.
+    """Return the pieces of a name: its segments, and the dots between them.
 
-    Segments of a name with slashes, as JAX has them, are divided at their numbers, too: ``layer_`` ``3`` ``/kernel``.
+    If a name has slashes, as in JAX, its segments are also divided at their numbers: ``layer_`` ``3`` ``/kernel``.
     """
     found: list[str] = []
     for number, segment in enumerate(name.split(".")):

@@ -18,10 +18,11 @@ __all__ = ["ClassPosition"]
 
 @dataclass(frozen=True)
 class ClassPosition:
-    """A change of timm's networks with ``registers``, which have no position embedding of the class token ``token``.
+    """A change of the position embedding of the class token, for timm's networks with register tokens.
 
-    In the family's own layout, it is the first row of ``positions``; for timm, it is added to ``token``. If
-    ``registers`` is '', the network has none, and nothing is changed.
+    In the family's own layout, this embedding is the first row of ``positions``. timm does not store it, but adds it to
+    the class token ``token``. ``registers`` is the key of the register tokens; if it is '', the network has no register
+    tokens, and nothing is changed.
     """
 
     token: str
@@ -61,8 +62,8 @@ class ClassPosition:
     def _check(self, positions: str, tensors: Tensors, registers: str) -> None:
         """Raise PlanError unless the number of position embeddings fits.
 
-        As only this number shows for which tokens they are, the patches are taken for a square, as in all published
-        networks.
+        Only this number shows which tokens have an embedding. The patches are assumed to form a square, as in all
+        published networks.
         """
         number = _number(tensors[positions])
         if not self.registers:

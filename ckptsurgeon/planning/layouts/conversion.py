@@ -77,7 +77,10 @@ def conversion(
 
 
 def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout:
-    """Return the form of a layout that fits ``config``, if only the configuration tells its forms apart."""
+    """Return ``source`` or, if ``config`` does not allow it, another form with the same names that ``config`` allows.
+
+    If there is no such form, ``source`` is returned.
+    """
     if source.unfit(config) is None:
         return source
     forms = [one for one in family.named(source.name) if one.names == source.names]
@@ -101,7 +104,7 @@ class _Conversion:
 
     ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
     is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
-    ``unknown`` are keys that the source's layout has no name for.
+    ``unknown`` are keys for which the source's layout has no name.
     """
 
     def __init__(
@@ -210,7 +213,8 @@ class _Conversion:
     def _aside(self, tensors: Tensors) -> Iterable[str]:
         """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out.
 
-        ``tensors`` are those before the operations. Tensors that the operations made are said if a reason has no other.
+        A note lists the keys of ``tensors``, those before the operations. If a reason has none of these, its note lists
+        tensors that the operations made.
         """
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}

@@ -1,6 +1,6 @@
-"""Makes the note on the size of heads, if their numbers are not those of a configuration.
+"""Makes a note on the size of a head, if no configuration has the numbers of heads.
 
-Numbers that are wrong by a factor fit the shapes of the tensors, too; the size shows it.
+Numbers of heads that are wrong by a factor also fit the shapes of the tensors. The size of a head shows such an error.
 """
 
 from __future__ import annotations

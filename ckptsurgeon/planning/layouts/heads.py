@@ -23,7 +23,10 @@ FUSED = (
     *((f"{one}.linear_qkv.weight", f"{one}.linear_proj.weight") for one in _FIRST),
     ("block.0.attn.qkv.weight", "block.0.attn.out.weight"),
 )
-"""Two matrices of the first layer, or of all, in Megatron-core and OpenAI's gpt-oss: queries, keys, values; output."""
+"""Keys of fused queries, keys and values, each with the key of the output projection: Megatron-core, OpenAI's gpt-oss.
+
+They are the keys of the first layer or, if one tensor has all layers, of all layers.
+"""
 NORMS = ("model.layers.0.self_attn.q_norm.weight", *(f"{one}.q_layernorm.weight" for one in _FIRST))
 """The norms of the first layer's queries in the layouts of transformers and Megatron-core."""
 SINKS = ("model.layers.0.self_attn.sinks", "block.0.attn.sinks")
@@ -41,9 +44,9 @@ def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 
 
 def equal_heads(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return the number of heads of a network with as many keys as queries, in the form of ``heads_in``.
+    """Return the numbers of heads, as ``heads_in`` does, of a network with as many key heads as query heads.
 
-    Raises PlanError if ``config`` has another number of heads of keys.
+    Raises PlanError if ``config`` has another number of key heads.
     """
     stated = heads_in(tensors, config)
     if stated and stated["keys"] != stated["heads"]:
@@ -84,9 +87,9 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 
 
 def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
-    """Return a description of the first layer's projections, and their rows of queries and of keys; None without any.
+    """Return (text on the projections of the first layer, [rows of queries, rows of keys]); None without projections.
 
-    Of a fused matrix, the number of queries is the number of columns of the output projection.
+    For a fused matrix, the output projection shows the number of rows of queries: it has one column for each.
     """
     queries, keys = (_first(kind, tensors) for kind in "qk")
     if queries and keys:

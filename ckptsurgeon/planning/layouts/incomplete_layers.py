@@ -16,7 +16,7 @@ __all__ = ["LAYER", "check_complete"]
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
 _FEW = 16
-"""Numbers whose largest is above twice their count and this number are not those of layers."""
+"""Numbers in keys are not those of layers if the largest is at least this number plus twice their count."""
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
@@ -41,7 +41,7 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
 
 
 def _begun(key: str, prefixes: Mapping[str, str]) -> str:
-    """Return a key with another prefix, if it begins with one of ``prefixes``, which maps them to the others."""
+    """Return a key with its prefix replaced, if ``prefixes`` has it: it maps old prefixes to new ones."""
     found = next((one for one in prefixes if key.startswith(one)), "")
     return f"{prefixes[found]}{key.removeprefix(found)}" if found else key
 
@@ -83,9 +83,10 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
-    """Yield the names of layers without a tensor, although there is a later layer.
+    """Yield the names of layers that have no tensors, although a later layer exists.
 
-    ``stacks`` has the numbers of the layers by (what begins their names, the number of a group of tensors).
+    ``stacks`` maps (prefix of the layers, index of a group of tensors) to the numbers of the layers that have the
+    group.
     """
     numbers: defaultdict[str, set[int]] = defaultdict(set)
     for (stack, _), found in stacks.items():
@@ -96,9 +97,9 @@ def _gaps(stacks: Mapping[tuple[str, int], Collection[str]]) -> Iterator[str]:
 
 
 def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
-    """Return {name that a change makes: number of the group that its parts are in}; -1 if they are in no group.
+    """Return {name of a tensor that a change makes: index of the group that its parts belong to}; -1 for no group.
 
-    The parts of a stack may be made themselves.
+    The parts of a stack may themselves be tensors that an earlier change makes.
     """
     made: dict[str, int] = {}
     for one in layout.changes:
@@ -109,9 +110,10 @@ def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _single(layout: Layout, groups: Mapping[str, int]) -> Mapping[tuple[str, int, str], Mapping[str, str]]:
-    """Return the keys that single layers have in place of the name that the layout has for all layers.
+    """Return the keys of tensors that have another name in a single layer than the layout's name for all layers.
 
-    The result maps (what begins that name, number of the group, its end) to the keys, by the number of the layer.
+    The result maps (prefix of the name for all layers, index of the group, ending of this name) to {number of the
+    layer: key}.
     """
     keys: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     for ours, theirs in layout.names.items():
@@ -124,7 +126,7 @@ def _single(layout: Layout, groups: Mapping[str, int]) -> Mapping[tuple[str, int
 
 
 def _group(name: str, groups: Mapping[str, int]) -> int:
-    """Return the number of the group of a module or of a tensor in it; -1 if it is in none."""
+    """Return the index of the group of a module, or of a tensor in the module; -1 if it is in no group."""
     while name and name not in groups:
         name = name.rpartition(".")[0]
     return groups.get(name, -1)
@@ -151,9 +153,9 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:
-    """Return, for each module, what the keys of its tensors have after the module's name, such as ``.weight``.
+    """Return {module: endings of the keys of its tensors after its name}: ``a.conv`` -> ``.weight``, ``.bias``.
 
-    Each whole key is in the map too, with ''.
+    The map also has each whole key, with the ending ''.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:

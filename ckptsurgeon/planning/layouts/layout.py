@@ -19,7 +19,7 @@ NO_NUMBERS: Numbers = {}
 
 
 class Unfit(NamedTuple):
-    """Why a network cannot be converted to or from a layout, and what the user can do."""
+    """The reason why a network cannot be converted to or from a layout, and a hint: what the user can do."""
 
     why: str
     hint: str
@@ -59,7 +59,8 @@ class Layout:
     ``needed`` must be stored; if another layout leaves it out, it is a copy of the other tensor.
 
     A name in ``zeros`` must be stored, although only training uses it; if another layout leaves it out, it is zeros.
-    The value is the name of a tensor with as many elements, and the shape that ``reshape`` gives these.
+    The value is the name of a tensor with as many elements as the zeros, and the shape of the zeros as ``reshape``
+    takes it (-1 for the remaining size).
 
     The modules ``biases`` must have a bias; if another layout leaves it out, it is zeros. The value is the dimension of
     the module's outputs in the weight of the family's own layout.
@@ -73,8 +74,9 @@ class Layout:
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
     shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
     is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the given
-    configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list`` maps
-    the prefixes of layers that are not in the list of layers to those that they would have there.
+    configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list`` is
+    for layers that are not in the list of layers: it maps their prefixes to the prefixes that they would have in the
+    list.
     """
 
     name: str
@@ -120,10 +122,10 @@ class Family:
     ``model_type`` in config.json with which changes may reorder the rows of queries and keys: other networks with the
     same names may rotate other rows.
 
-    Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
-    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
+    Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``. If
+    names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
     function that returns the family with the names for the network in the given tensors; None if it is not such a
-    network. Two families with one ``kin`` differ only in layers that a destination need not have.
+    network. Two families with the same ``kin`` differ only in layers that a destination need not have.
     """
 
     name: str

@@ -111,7 +111,10 @@ class RowsFromThirds:
         return self._turned(tensors, at, lambda rows: [rows, 3])
 
     def _turned(self, tensors: Tensors, at: Callable[[str], str], sizes: Callable[[int], list[int]]) -> list[Row]:
-        """Return the operations that swap two dimensions, into which the rows are divided."""
+        """Return the operations that divide the rows into two dimensions and swap these.
+
+        ``sizes`` returns the sizes of the two dimensions, from a third of the number of rows.
+        """
         found: list[Row] = []
         for key in matched(at(self.name), tensors):
             rows, *others = tensors[key].shape

@@ -22,9 +22,10 @@ _PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+
 
 @dataclass(frozen=True)
 class ScaledLayers:
-    """A change of all parameters of a network: those of the other layout are multiplied by e to the power of a scale.
+    """A change of all parameters of a network: the other layout stores parameter and scale, the family's their product.
 
-    The family's own layout has the products. The norms of such a network have only an ``eps``, which has no scale.
+    The product is the parameter times e to the power of its scale. The norms of such a network have only an ``eps``,
+    which has no scale.
     """
 
     made: str = ""

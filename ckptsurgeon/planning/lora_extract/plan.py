@@ -104,9 +104,9 @@ def plan_lora_extract(
 ) -> Plan:
     """Return the plan of an adapter that turns ``base``, the second source, into ``tuned``, the first.
 
-    ``differing`` are the keys whose values differ. ``tied`` has a map for ``tuned`` and a map for ``base``. Each is for
-    output layers that are not stored because they are tied to the input embedding: it maps the key of the output layer
-    to the key of the embedding. PEFT adapts the two layers separately.
+    ``differing`` are the keys whose values differ. ``tied`` has a map for ``tuned`` and a map for ``base``. Each map is
+    for output layers that are not stored because they are tied to the input embedding: it maps the key of the output
+    layer to the key of the embedding. PEFT adapts the two layers separately.
 
     Raises PlanError if nothing differs, if none of the differences can be put into an adapter, or if a tensor is
     quantised; PatternError for a pattern that matches nothing.

@@ -192,7 +192,8 @@ def _override_notes(
     """Yield a note on layers whose layout contradicts the adapter's fan_in_fan_out.
 
     ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` is the model that
-    config.json describes, None if it did not decide the layouts. There is no note on the layers in ``undecided``.
+    config.json describes, None if config.json did not decide the layouts. There is no note on the layers in
+    ``undecided``.
     """
     setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)

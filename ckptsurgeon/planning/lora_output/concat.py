@@ -48,7 +48,7 @@ class _Part:
 
 @dataclass
 class _Collected:
-    """What all adapters have: modules by name, tensors to leave out, biases to copy, models of a pipeline, notes."""
+    """The parts of all adapters: modules by name, tensors to leave out, biases to copy, models of a pipeline, notes."""
 
     parts: dict[str, list[_Part]] = field(default_factory=dict)
     left: list[tuple[int, str]] = field(default_factory=list)
@@ -71,9 +71,9 @@ def plan_lora_concat(
     """Return the plan of an adapter of PEFT with the change ``sum of weight * scale * B A`` of all ``adapters``.
 
     The factors A are stacked, and the factors B, times weight and scale, are put side by side, so that the new scale is
-    1. With ``knots``, the change is what KnOTS makes of theirs. ``base`` is the model whose keys show where kohya's
-    names with underscores have dots. ``alike`` returns the same value for two names of one base model. ``dtype`` is the
-    dtype of all factors; '' keeps that of the adapters.
+    1. With ``knots``, KnOTS merges the changes of the adapters instead. ``base`` is the model whose keys show where
+    kohya's names with underscores have dots. ``alike`` returns the same value for two names of one base model.
+    ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
 
     Raises PlanError if the adapters cannot be joined exactly, PatternError for a pattern that matches nothing.
     """

@@ -19,7 +19,7 @@ METHODS = ("sum", "knots")
 """How adapters are joined into one: by their weighted sum, or by KnOTS."""
 
 DENSITIES = {SUM: 1.0, TIES: 0.2, DARE_TIES: 0.5}
-"""{merge in the shared basis: the share of values that it keeps by default}; TIES has that of ``knots_ties``."""
+"""{merge in the shared basis: its default share of kept values}; TIES has the default of ``knots_ties``."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Knots:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of ``lora_concat`` that these parameters are."""
+        """These parameters as arguments of ``lora_concat``."""
         return {
             "method": "knots",
             **({"merge": self.merge} if self.merge != TIES else {}),
@@ -47,7 +47,7 @@ class Knots:
         }
 
     def made(self, module: NewModule) -> NewModule:
-        """Return a module whose factors are made by KnOTS, in place of those of ``module``, which are side by side."""
+        """Return ``module`` with other factors: KnOTS computes them from those that ``module`` would concatenate."""
         firsts, seconds = module.a.inputs, module.b.inputs
         inputs = tuple(one for pair in zip(firsts, seconds, strict=True) for one in pair)
         most = min(module.rank, seconds[0].shape[0], prod(firsts[0].shape[1:]))
@@ -68,7 +68,7 @@ class Knots:
     def notes(self, modules: Sequence[NewModule], adapters: int) -> Iterator[str]:
         """Yield a note on values that are not kept, and one on modules that only some of the adapters have.
 
-        Each adapter has a vote in its own modules alone.
+        A module is merged from the adapters that have it.
         """
         if self.density < 1:
             kept = "the largest" if self.merge == TIES else "at random"

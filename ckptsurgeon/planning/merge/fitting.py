@@ -63,7 +63,7 @@ class MissingTensors:
 
 
 def named_keys(views: Iterable[SourceView]) -> Iterator[tuple[str, Collection[str]]]:
-    """Return (name, keys) of each model, one after the other."""
+    """Return an iterator with a pair for each model: its name, and the keys of its tensors."""
     return ((view.source.name, view.tensors.keys()) for view in views)
 
 

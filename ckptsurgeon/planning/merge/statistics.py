@@ -24,11 +24,11 @@ NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix", MAGNITUDES: "magnitu
 class ModelStatistics:
     """The statistics of a model's tensors, all of the kind ``kind``, in a file that is a source of the plan.
 
-    ``source`` is the index of this source. ``keys`` maps keys of the model to keys of the file. ``turned`` are
-    weights stored as (in, out), whose rows belong to the inputs of their layers. ``lacking`` are tensors whose
-    statistics the file should have, but which were not collected; those of ``never`` cannot be. ``few`` are weights
-    whose Gram matrices were made from too few inputs to have an inverse. If they are of inputs in the merged model,
-    ``merged`` has the parameters with which it was merged, with the share of this model as its ``weight``.
+    ``source`` is the index of this source. ``keys`` maps keys of the model to keys of the file. ``turned`` are weights
+    stored as (in, out), whose rows belong to the inputs of their layers. ``lacking`` are tensors whose statistics the
+    file should have, but which were not collected; for the tensors in ``never``, this is impossible. ``few`` are
+    weights whose Gram matrices were made from too few inputs to have an inverse. If the inputs are those that layers
+    get in the merged model, ``merged`` has the parameters of this merge; its ``weight`` is the share of this model.
     """
 
     source: int

@@ -136,10 +136,10 @@ class MergeSteps:
     def _by_statistics(
         self, piece: MergePiece, fitted: FittedInputs, every: list[Input], parameters: Mapping[str, Any]
     ) -> Step:
-        """Return the step that merges the inputs ``every`` by statistics; the last one is the base, if it has these.
+        """Return the step that merges the inputs ``every`` by statistics of all models, or by those of the base.
 
-        Without statistics, the step averages the models, with the weights in ``parameters``, or adds their changes to
-        the base.
+        If the statistics are those of the base, the base is the last input. If statistics are missing, the step
+        averages the models, with the weights in ``parameters``, or adds their changes to the base.
         """
         weights, of_base = parameters["weight"], piece.method.measures_base
         measured = every[-1:] if of_base else every

@@ -279,7 +279,7 @@ STATISTICS = ("", FISHER, GRAM, TURNED_GRAM, MAGNITUDES, TURNED_MAGNITUDES)
 OF_ROWS = {GRAM: TURNED_GRAM, MAGNITUDES: TURNED_MAGNITUDES}
 """{kind of statistics of inputs: its name if the inputs belong to the rows of a weight}"""
 OF_BASE = (MAGNITUDES, TURNED_MAGNITUDES)
-"""The kinds of statistics that a merge uses of its base alone; it uses the others of each model."""
+"""The kinds of statistics that a merge needs for its base only; it needs the other kinds for each model."""
 
 Value: TypeAlias = "float | bool | str"
 """The value of a merge method's parameter."""

@@ -93,11 +93,11 @@ class VocabularyRows(Brief):
     rows: tuple[Row, ...]
     new: str = "init"
     lent: tuple[tuple[int, int], ...] = ()
-    """Pairs (output row, row of this source): models of a merge that lack the output row's token use this row."""
+    """In a merge: (output row, row of this source) for each row that models without the output row's token use."""
     padded: int = 0
     """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
     unlisted: int = 0
-    """The number of rows at the end of the source that have no token: the mean of all rows is without this padding."""
+    """The number of rows at the end of the source that have no token; the mean of all rows does not include them."""
     donor: DonorRows | None = None
     """With ``omp``: the rows of the model from which new rows are made. Rows of padding are the mean of all rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)

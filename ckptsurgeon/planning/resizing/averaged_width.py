@@ -1,13 +1,14 @@
 """Makes the width of a network with LayerNorm larger: the new dimensions are the mean of the old ones.
 
-A norm that subtracts the mean sees the same mean, and a variance that is old / new times as large. It computes the same
-for the old dimensions if its epsilon is multiplied by old / new, and its weight by the square root of that. It makes
-the new dimensions 0, so weights that read them may have any values: they are initialised. This is the average
-expansion of LEMON (https://arxiv.org/abs/2310.07999). All that is added to the residual stream has to have its own mean
-in the new dimensions, and norms have to be the only readers of the stream. So it is done for types of networks that are
-known to normalise only what each layer reads: after a norm in the stream itself (BERT), the new dimensions would be 0,
-not the mean. Whisper's encoder begins with a convolution and an activation, which is not linear: there, the new
-dimensions are the activation of the mean, which is close to the mean of the activations, but not the same.
+A norm that subtracts the mean sees the same mean, and a variance that is old / new times as large. The norm computes
+the same for the old dimensions if its epsilon is multiplied by old / new, and its weight by the square root of old /
+new. New dimensions are 0 in its output, so weights that read them may have any values: they are initialised. This is
+the average expansion of LEMON (https://arxiv.org/abs/2310.07999). Each result that is added to the residual stream must
+have its own mean in the new dimensions, and only norms may read the stream. So the width is averaged only in types of
+networks that are known to normalise nothing but the inputs of layers: after a norm in the stream itself (BERT), the new
+dimensions would be 0, not the mean. Whisper's encoder begins with a convolution and an activation, which is not linear:
+there, the new dimensions are the activation of the mean, which is close to the mean of the activations, but not the
+same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MEAN = "averaged"
 _STREAM = ("embedding", "conv", "other")
 """The kinds of modules whose outputs, in these networks, only go into the residual stream: embeddings and tables."""
 _ZEROS = re.compile(r"\.(q_proj|k_proj|v_proj|query|key|value|c_attn|query_key_value|pooler\.dense)\.(weight|bias)$")
-"""Matches layers whose outputs do not go into the residual stream; theirs are 0 in new dimensions."""
+"""Matches layers whose outputs do not go into the residual stream; these outputs are 0 in new dimensions."""
 _IN_TURN = ".query_key_value."
 _INNER, _ACTIVATED = ".encoder.conv1.", ".encoder.conv2."
 """Whisper's convolutions: the second reads the first, and an activation reads the second before the stream does."""

@@ -223,7 +223,7 @@ def changed_depth(
 
 
 def _left_out(size: int, kept: Collection[int], influences: Sequence[float]) -> str:
-    """Return the numbers of those of ``size`` layers that are not ``kept``, with their ``influences`` if known."""
+    """Return a text: the numbers below ``size`` that are not in ``kept``, with the layers' ``influences`` if known."""
     numbers = [number for number in range(size) if number not in kept]
     if not influences:
         return escape(indices_text([(number, number + 1) for number in numbers]), 60)

@@ -32,8 +32,9 @@ EQUAL = 1 - 1e-6
 class AlignedExperts:
     """New orders of the channels of a layer's experts: ``orders`` has those that change, by the index of the expert.
 
-    ``parts`` are the parts of axes with the ``channels``, in tensors with the ``shapes`` whose dimension 0 counts the
-    experts. ``before`` and ``after`` have, for each expert that is merged into another, the cosine between the two.
+    ``channels`` is the number of channels of an expert. ``parts`` are the parts of axes that consist of channels.
+    ``shapes`` has the shapes of the tensors with these axes; dimension 0 of the tensors counts the experts. ``before``
+    and ``after`` have, for each expert that is merged into another, the cosine between the two.
     """
 
     parts: Sequence[Part]

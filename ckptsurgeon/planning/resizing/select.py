@@ -17,7 +17,7 @@ from .change import Change
 __all__ = ["by_layer", "check_channels", "check_units", "groups_of", "largest", "scores_by_weights", "selected"]
 
 SHOWN, LONGEST = 3, 60
-"""The number of layers of which a note says what is kept, and the length of the text for each of them."""
+"""Limits of a note on kept units: the number of layers that it lists, and the length of the text for each layer."""
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -56,7 +56,9 @@ def _layer(key: str) -> str:
 
 
 def by_layer(groups: Sequence[Sequence[Axis]], texts: Sequence[str]) -> str:
-    """Return a text for each of the first groups of axes, with the layer of the group; the texts of equal layers once.
+    """Return the texts as one text: each with the layer of its group of axes; if all are equal, only once.
+
+    ``texts`` has a text for each group; only the first ``SHOWN`` of them are listed.
 
     The plan as JSON has the operations of all layers.
     """

@@ -151,7 +151,7 @@ class Moments:
         return next(state.id for state in self._source.states.values() if str(state.id) == parameter)
 
     def _moments_beside(self, name: str, moments: Sequence[str]) -> list[str]:
-        """Return those of ``moments`` that any parameter has in the source's group of the parameter ``name``.
+        """Return the names in ``moments`` that at least one parameter in the source's group of ``name`` has.
 
         Groups may have different settings, so that only some of them have a momentum.
         """
@@ -160,7 +160,7 @@ class Moments:
         return [one for one in moments if one in beside]
 
     def _why_absent(self, name: str, lacking: Sequence[str]) -> str:
-        """Return the reason why a parameter has no moments, or none with the names ``lacking``."""
+        """Return the reason why a parameter has no moments, or lacks the moments ``lacking``."""
         if numberless(name) in self._unusable:
             return self._unusable[numberless(name)]
         if numberless(name) not in self._own:

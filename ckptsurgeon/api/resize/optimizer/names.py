@@ -63,7 +63,7 @@ def _without_wrappers(said: Sequence[Sequence[Any]], network: Network) -> list[l
 
 
 def _are_names(said: Sequence[Sequence[Any]], ids: Sequence[Sequence[ParameterId]], network: Network) -> bool:
-    """Return whether ``said`` has the name of another parameter of the network for each of ``ids``."""
+    """Return whether ``said`` has a name for each of ``ids``, and the names are different parameters of the network."""
     every = [name for own in said for name in own]
     is_whole = all(len(own) == len(one) for own, one in zip(said, ids, strict=True))
     is_known = all(isinstance(name, str) and name in network.tensors for name in every)
@@ -76,7 +76,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _is_apart(groups: Sequence[Sequence[str]], is_first: Callable[[str, Network], bool], network: Network) -> bool:
-    """Return whether each group has only parameters that come first, or only others."""
+    """Return whether ``is_first`` has one result for all parameters of a group; this must be true of every group."""
     return all(len({is_first(name, network) for name in own}) < 2 for own in groups)
 
 
@@ -101,7 +101,7 @@ def _any(name: str, network: Network) -> bool:
 
 
 def _decays(name: str, network: Network) -> bool:
-    """Return whether transformers' Trainer puts a parameter into its first group, that with a decay of weights."""
+    """Return whether transformers' Trainer puts a parameter into its first group, the one with weight decay."""
     return not name.endswith("bias") and network.kinds.get(name) != "norm"
 
 
@@ -110,8 +110,9 @@ def _is_matrix(name: str, network: Network) -> bool:
 
 
 _ORDERS: Mapping[int, Sequence[Callable[[str, Network], bool]]] = {1: (_any,), 2: (_decays, _is_matrix)}
-"""How parameters are divided into so many groups: as in transformers' Trainer; matrices and others, as in nanoGPT.
+"""{number of groups: tests, each of which divides the parameters into these groups}: as in Trainer, as in nanoGPT.
 
-The group with the network's first parameter comes first. Other groups, such as one for the output layer, may have the
-parameters in any order, and equal shapes would hide it: a network has the same shape for embeddings and output layer.
+The group with the network's first parameter comes first. Groups that are made in another way, such as one for the
+output layer, are not recognised. Their parameters may have any order, and the shapes would not show a wrong order:
+embeddings and output layer have the same shape.
 """

@@ -22,7 +22,8 @@ class ResizedNetwork:
     ``kinds`` are the kinds of the tensors of ``first``. ``policies`` maps patterns without numbers to the policy that
     adds initialised elements. ``untied`` are the keys of tensors that are tied only in ``first``. If ``moves_rows`` is
     true, the rows of the tensors in ``last.vocabulary`` are moved with their tokens. ``unlike`` are the keys of tensors
-    whose copies have different gradients; queries, keys and values are separate there.
+    whose copies have different gradients; for a fused tensor, they are the keys of the separate queries, keys and
+    values.
     """
 
     first: TargetSpec
@@ -35,9 +36,10 @@ class ResizedNetwork:
     unlike: frozenset[str] = frozenset()
 
     def named_as_stored(self, keys: Iterable[str]) -> set[str]:
-        """Return the patterns of the tensors in the output that have ``keys``, which may be patterns, or parts of them.
+        """Return the patterns, without numbers, of the output's tensors to which ``keys`` belong.
 
-        Parts are queries, keys and values that the network has in one tensor.
+        ``keys`` may be patterns. If the network has queries, keys and values in one tensor, the key of such a part
+        gives the pattern of the whole tensor.
         """
         first = Network(self.first.tensors, self.kinds, self.first.ties)
         fused = {numberless(part): numberless(key) for part, key in fused_keys(first).items()}

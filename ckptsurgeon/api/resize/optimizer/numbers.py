@@ -17,9 +17,9 @@ OLD = "old"
 
 
 def copied_numbers(kept: Mapping[str, ParameterState], ids: Mapping[str, ParameterId]) -> Iterator[dict[str, Any]]:
-    """Yield the operations that copy one number for a parameter, such as ``step``, to all that are made from it.
+    """Yield the operations that copy the numbers of a parameter, such as ``step``, to all parameters made from it.
 
-    ``kept`` has the state of the source for each parameter of the output that keeps moments, ``ids`` its new id.
+    ``kept`` maps each parameter of the output that keeps moments to its state in the source, ``ids`` to its new id.
     """
     into: dict[str, list[str]] = {}
     for name, state in kept.items():

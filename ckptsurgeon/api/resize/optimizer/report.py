@@ -13,7 +13,7 @@ from ....util.text import count, escape, grouped, together
 __all__ = ["MomentsReport"]
 
 _LOST = "{names} {are} {why}"
-"""The template of what a note says of parameters that begin with a new state."""
+"""The part of a note on parameters that begin with a new state: the parameters, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MomentsReport:
             yield f"parameters that begin with a new state: {self.said_lost()}"
 
     def said_lost(self) -> str:
-        """Return the parameters with a new state, and the reasons; a pattern stands for parameters with one reason."""
+        """Return a text: parameters with a new state, and the reasons; one pattern for those with the same reason."""
         whys: dict[str, set[str]] = {}
         for name in self.parameters:
             whys.setdefault(numberless(name), set()).add(self.lost.get(name, ""))

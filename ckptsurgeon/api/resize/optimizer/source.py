@@ -28,7 +28,7 @@ _NAME_THEM = (
     "(torch 2.6 and newer)."
 )
 LARGEST = 3.4028234663852886e38
-"""The largest number of float32, as which numbers such as ``step`` are written."""
+"""The largest float32; numbers such as ``step`` are written as float32."""
 
 
 @dataclass(frozen=True)

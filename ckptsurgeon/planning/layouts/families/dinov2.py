@@ -147,7 +147,7 @@ def _zeros(prefix: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _has_head_of_one_layer(tensors: Tensors) -> bool:
-    """Return whether Meta's classifier has the inputs of that of transformers: class token, and mean of the patches."""
+    """Return whether Meta's classifier has the inputs of transformers' classifier: class token and mean of patches."""
     head, token = (tensors[key].shape for key in ("linear_head.weight", "backbone.cls_token"))
     return len(head) == 2 and len(token) == 3 and head[1] == 2 * token[2]
 

@@ -1,4 +1,4 @@
-"""SpeechBrain's ECAPA-TDNN for speakers and languages, which PaddleSpeech has with other names of running statistics.
+"""SpeechBrain's ECAPA-TDNN for speakers and languages. In PaddleSpeech, running statistics have other names.
 
 3D-Speaker and ModelScope have the same network with SpeechBrain's names. The networks of that name in NeMo, WeSpeaker
 and ESPnet compute something else: their pooling, aggregation or squeeze-and-excitation have other layers.

@@ -18,7 +18,7 @@ _INPUT = "encoder.embed"
 _NORMS = ("encoder.after_norm", "decoder.after_norm")
 _OLD_NORMS = dict(zip(_NORMS, ("encoder.norm", "decoder.output_norm"), strict=True))
 _LAST = (".out.1", ".4", ".1")
-"""Where the position encoding is: after convolutions, after a linear layer, after an embedding."""
+"""The paths of the position encoding in an input layer: after convolutions, a linear layer, or an embedding."""
 
 
 def _layout(name: str, library: str, embed: str, norms: dict[str, str], *, only_read: bool = False) -> Layout:

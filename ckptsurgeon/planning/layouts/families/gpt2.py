@@ -1,7 +1,7 @@
 """GPT-2: transformers' layouts, with matrices (in, out), and nanoGPT's and Megatron-core's, with (out, in).
 
-nanoGPT has the same names, and stores the one tensor of embedding and output under both. `../parts/megatron_gpt.py`
-describes Megatron-core's tensors.
+nanoGPT has the same names; it stores the tensor that the embedding and the output layer share under the names of both.
+`../parts/megatron_gpt.py` describes Megatron-core's tensors.
 https://github.com/openai/gpt-2, https://github.com/karpathy/nanoGPT
 """
 

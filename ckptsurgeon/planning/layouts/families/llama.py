@@ -1,8 +1,8 @@
 """Llama, Mistral and other decoders with the same names: transformers, Meta, torchtune, vLLM, litgpt, Megatron-core.
 
-Meta, Mistral and torchtune have the two rows that the rotary embedding rotates side by side. vLLM has queries, keys and
-values in one matrix, and gate and up in another; litgpt has only the first of these. `_megatron.py` describes
-Megatron-core's tensors.
+The rotary embedding rotates pairs of rows. In Meta's, Mistral's and torchtune's layouts, the two rows of a pair are
+side by side. vLLM joins queries, keys and values in one matrix, and gate and up in another; litgpt joins only queries,
+keys and values. `../parts/megatron.py` describes Megatron-core's tensors.
 https://github.com/meta-llama/llama-models, https://github.com/mistralai/mistral-inference,
 https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm, https://github.com/Lightning-AI/litgpt
 """

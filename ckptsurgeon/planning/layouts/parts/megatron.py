@@ -43,7 +43,7 @@ TESTED = "megatron-core 0.16.1, megatron-bridge 0.3.1"
 OURS, THEIRS = "model.layers.{n}", "decoder.layers.{n}"
 WORDS = "embedding.word_embeddings.weight"
 ALL = "decoder.layers"
-"""The prefix of tensors that have all layers in one."""
+"""The prefix of tensors that contain all layers."""
 LEAVES = ("weight", "bias")
 _FUSED, _OWN = ("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight")
 _NORMS: Mapping[str, tuple[str, str]] = {
@@ -51,7 +51,7 @@ _NORMS: Mapping[str, tuple[str, str]] = {
     "local": (_OWN, "pre_mlp_layernorm.weight"),
     "experts": (_FUSED, "pre_mlp_layernorm.weight"),
 }
-"""The names of a layer's two norms: of Transformer Engine, of Megatron's own modules, and of the first with experts."""
+"""The names of a layer's two norms: Transformer Engine, Megatron's own modules, Transformer Engine with experts."""
 ASIDE = {"**._extra_state": "the scales of 8-bit training, which Transformer Engine makes anew"}
 _OUTER = {
     "model.embed_tokens": "embedding.word_embeddings",
@@ -90,7 +90,7 @@ def mlp_fused(modules: Sequence[str], into: str) -> tuple[Fused, ...]:
 def stacked(names: Mapping[str, str], changes: tuple[Change, ...]) -> tuple[dict[str, str], tuple[Change, ...]]:
     """Return the names and the changes of a distributed checkpoint, in which one tensor has all layers.
 
-    ``names`` are those of single layers. What ``changes`` make must begin with ``OURS``.
+    ``names`` are those of single layers. The names of the tensors that ``changes`` make must begin with ``OURS``.
     """
     last = [one.made for one in changes if one.made.startswith(OURS)]
     made = {one: one.replace(OURS, ALL) for one in last}

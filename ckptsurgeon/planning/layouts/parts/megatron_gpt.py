@@ -27,9 +27,9 @@ _NONE: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Decoder:
-    """A family's names: ``outer`` maps those around the layers to Megatron's, ``layer`` begins those of a layer.
+    """A family's names: ``outer`` maps names outside layers to Megatron's names, ``layer`` is the prefix of a layer.
 
-    The others are modules of a layer: the two norms, the attention's two matrices, and the MLP's two.
+    The other fields are names of modules in a layer: two norms, two matrices of the attention, and two of the MLP.
     """
 
     outer: Mapping[str, str]
@@ -54,7 +54,10 @@ class Decoder:
 
 
 def with_leaves(names: Mapping[str, str]) -> dict[str, str]:
-    """Return names of modules with those of their weights and biases, which Megatron's names split, before them."""
+    """Return ``names`` of modules, preceded by names of the weights and biases of modules in layers.
+
+    They are needed because Megatron's layouts name the weight and the bias of a module separately.
+    """
     leaves = {
         f"{ours}.{leaf}": f"{theirs}.{leaf}" for ours, theirs in names.items() if "{n}" in ours for leaf in LEAVES
     }
@@ -73,7 +76,7 @@ def decoder_layouts(
 ) -> tuple[Layout, ...]:
     """Return Megatron's layouts of a decoder.
 
-    ``changes`` change values, ``has_positions`` says whether it has position embeddings; ``tied``,
+    ``changes`` are the changes of values. ``has_positions`` is true for a decoder with position embeddings. ``tied``,
     ``settings``, ``unfit`` and ``biases`` are as in ``Layout``.
     """
     joined, apart = (decoder.names(has_own_norms=one) for one in (False, True))
@@ -95,7 +98,7 @@ def decoder_layouts(
 
 
 def _fits(layer: str, has_positions: bool) -> Callable[[Tensors], bool]:
-    """Return a function that tests for an MLP without gates, and as many keys as queries; ``layer`` begins the keys."""
+    """Return a function that tests for an MLP without gates, and as many key heads as query heads, in ``layer``."""
     has_gates = gated(f"{layer}.{_FC1}.weight", f"{layer}.mlp.linear_fc2.weight")
 
     def fits(tensors: Tensors) -> bool:

@@ -2,9 +2,9 @@
 
 From checkpoint_version 2 on, the rows of `query_key_value` have the order of Megatron-core. Version 0 has all queries,
 then all keys, then all values; version 1 has each row of queries before its rows of keys and values. No tensor shows
-the version. Megatron-LM takes a file of its own without one for version 0, so that the first names need a version, or
-the iteration that such a file states. The names of `encoder` need none: all Megatron-LM with these names writes version
-2 or 3, so that a file without one has lost it, as in safetensors, which has no place for it.
+the version. Megatron-LM reads a file of its own without a version as version 0. So a file with the first names must
+state a version, or an iteration, which shows that Megatron-LM wrote it. A file with the names of `encoder` may lack
+both: each Megatron-LM with these names writes version 2 or 3, and formats such as safetensors lose the version.
 https://github.com/huggingface/transformers/blob/v4.40.2/src/transformers/models/megatron_gpt2/convert_megatron_gpt2_checkpoint.py,
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/checkpointing.py
 """
@@ -79,7 +79,7 @@ def _named(name: str, stack: str, attention: str) -> str:
 
 
 def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
-    """Return a function that returns why a version cannot be converted; ``is_first`` is true for the first names."""
+    """Return a function that returns why a file cannot be converted; ``is_first`` is true for the first names."""
 
     def unfit(config: Mapping[str, Any]) -> Unfit | None:
         if _VERSION not in config:
@@ -98,9 +98,10 @@ def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
 
 
 def _other_version(version: int, is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
-    """Return a function that returns None for files of the given version, which is 0 or 1, and else why not.
+    """Return a function that returns None for a file of the given version (0 or 1), and the reason for any other file.
 
-    ``is_first`` is true for the first names, whose files may state no version.
+    ``is_first`` is true for the first names: a file with these names that states an iteration, but no version, has
+    version 0.
     """
 
     def unfit(config: Mapping[str, Any]) -> Unfit | None:

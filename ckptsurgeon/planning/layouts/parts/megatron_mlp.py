@@ -1,8 +1,9 @@
 """The layouts of Megatron-core for decoders: with one MLP in each layer, and with experts.
 
-Transformer Engine's grouped experts have the number of the expert at the end of the key (`linear_fc1.weight7`), those
-of Megatron's own modules are modules (`local_experts.7`), and distributed checkpoints have one tensor for all. Layers
-without experts have the name of a norm that layers with experts do not have, unless the modules are Megatron's own.
+With Transformer Engine's grouped experts, keys end with the number of the expert (`linear_fc1.weight7`). With
+Megatron's own modules, each expert is a module (`local_experts.7`). In distributed checkpoints, one tensor has all
+experts. With Transformer Engine, the norm before the MLP has another name in layers without experts than in layers with
+experts.
 https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/core/transformer/moe/experts.py,
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/qwen/qwen3_moe_bridge.py
 """
@@ -63,8 +64,8 @@ def _all_fused(prefix: str) -> tuple[Fused, ...]:
 class Experts:
     """A family's names of the matrices of an expert, with ``{n}`` and ``{i}``, and of the modules next to the experts.
 
-    ``beside`` maps those of a layer, such as the router, to Megatron's. ``shared`` are the names of gate and up of the
-    expert that all tokens share, if there is one. ``has_latent`` is true for multi-latent attention.
+    ``beside`` maps the names of these modules, such as the router, to Megatron's names. ``shared`` are the names of
+    gate and up of the expert that all tokens share, if there is one. ``has_latent`` is true for multi-latent attention.
     """
 
     gate: str
@@ -86,7 +87,7 @@ class Experts:
 
 
 def expert_layouts(experts: Experts, *own: str, layers: Layers = _EVERY) -> tuple[Layout, ...]:
-    """Return the layouts of decoders with experts that have the tensors ``own`` in each layer, by Megatron's names."""
+    """Return the layouts of decoders with experts; ``own`` are Megatron's names of tensors that all layers have."""
     found = _expert_layouts(experts, *own, dense=layers.dense, first=layers.first)
     if experts.has_latent:
         found = tuple(replace(one, unfit=unfit_rotation) for one in found)
@@ -146,7 +147,7 @@ def _norms_of(dense: Sequence[int], name: str) -> dict[str, str]:
 
 
 def _in_one(experts: Experts, prefix: str) -> tuple[Change, ...]:
-    """Return all changes, with one tensor of all experts of a layer; ``prefix`` begins the new names."""
+    """Return all changes if one tensor has all experts of a layer; ``prefix`` is the prefix of the new names."""
     return (*_beside(experts, prefix), *_experts_in_one(experts, prefix))
 
 
@@ -157,7 +158,7 @@ def _experts_in_one(experts: Experts, prefix: str) -> tuple[Change, ...]:
 
 
 _JOINED = "experts.{n}.{i}.gate_up.weight"
-"""A name for what is between two changes."""
+"""The temporary name of a tensor that one change makes and the next change reads."""
 
 
 def _beside(experts: Experts, prefix: str = THEIRS) -> tuple[Change, ...]:
@@ -176,7 +177,7 @@ def _layout(
     end: str = "weight",
     layer: str = _FIRST,
 ) -> Layout:
-    """Return a layout; ``mlp`` is the name of the matrices of an MLP of ``layer``, without their numbers."""
+    """Return a layout; ``mlp`` is the name of both matrices of an MLP in ``layer``, without 1 or 2: ``linear_fc``."""
     up, down = (f"{layer}.mlp.{mlp}{number}.{end}" for number in (1, 2))
     marks = (WORDS, up, *own)
     return Layout(name, LIBRARIES[name], TESTED, names, marks, changes, aside=ASIDE, fits=gated(up, down))

@@ -64,7 +64,7 @@ def layers_of(tensors: Tensors) -> Layers | None:
 
 
 def _predictors(tensors: Tensors, number: int, *, is_megatron: bool) -> tuple[int, ...]:
-    """Return the numbers of the predicting layers in transformers' files; ``number`` is that of the layers."""
+    """Return the indices of the predicting layers in transformers' files; ``number`` is the number of layers found."""
     ours, theirs = _JOINS
     if is_megatron:
         found = tuple(n for n in range(number, number + _MOST + 1) if theirs.format(n - number) in tensors)
@@ -86,7 +86,7 @@ def alike(layers: Layers) -> tuple[tuple[str, ...], ...]:
 
 
 def copies(layers: Layers) -> dict[str, str]:
-    """Return the names of the copies in predicting layers, and of the tensors that they equal."""
+    """Return {name of a copy in a predicting layer: name of the tensor that it equals}."""
     return {f"model.layers.{n}.{ours}": of for n in layers.predictors for ours, of in _COPIES.items()}
 
 
@@ -112,12 +112,12 @@ def with_predictors(layout: Layout, layers: Layers) -> Layout:
 
 
 def _of_layer(name: str, number: int, inside: str) -> str:
-    """Return the name of a tensor in the predicting layer ``number``; ``inside`` begins Megatron's names in it."""
+    """Return the name of a tensor in the predicting layer ``number``; ``inside`` is Megatron's name of this layer."""
     return name.replace(THEIRS, inside).replace("{n}", str(number))
 
 
 def change_of_layer(change: Change, number: int, inside: str = "") -> Change:
-    """Return a change of all layers for the predicting layer ``number`` alone; ``inside`` begins Megatron's names."""
+    """Return a change of all layers for the predicting layer ``number`` alone; ``inside`` is Megatron's name of it."""
 
     def of_layer(value: Any) -> Any:
         if isinstance(value, tuple):

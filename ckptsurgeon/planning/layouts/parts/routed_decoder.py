@@ -1,4 +1,4 @@
-"""Decoders whose router has a bias that balances the experts, beside an expert that all tokens share.
+"""Decoders with an expert that all tokens share, and a router with a bias that balances the other experts.
 
 DeepSeek-V3 and GLM-4.5 have them, and networks that follow them: transformers' files, its networks in memory since
 version 5 (stacked), and Megatron-core. The first layers may have no experts, and layers that predict later tokens may

@@ -44,7 +44,7 @@ _OWN = {
     "self_attn.q_norm.weight": "self_attention.q_layernorm.weight",
     "mlp.shared_expert_gate.weight": "mlp.shared_experts.gate_weight",
 }
-"""A tensor of Qwen3-MoE and OLMoE, and one of Qwen2-MoE, that Mixtral does not have; by Megatron's name."""
+"""Keys that Mixtral does not have, mapped to Megatron's keys: one of Qwen3-MoE and OLMoE, and one of Qwen2-MoE."""
 _GATE_UP = f"{_EXPERT}.gate_up_proj.weight"
 _CHANGES = (
     Fused((_GATE, _UP), _GATE_UP),
