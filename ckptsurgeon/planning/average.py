@@ -48,7 +48,7 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
     "1-sqrt": lambda time: 1 - sqrt(time),
     "cosine": lambda time: (1 + cos(pi * time)) / 2,
 }
-"""How a learning rate falls from 1 at the time 0 to 0 at the time 1, by name."""
+"""{name of a curve: the learning rate at a time}: it falls from 1 at the time 0 to 0 at the time 1."""
 
 
 def decay_weights(shape: str, number: int) -> tuple[float, ...]:

@@ -62,7 +62,7 @@ class CodedSource:
 
     @cached_property
     def by_name(self) -> Mapping[str, QuantisedTensor]:
-        """The quantised tensors by the keys of their weights."""
+        """{key of a weight: its quantised tensor}."""
         return {one.name: one for one in self.codes.tensors}
 
 
@@ -71,10 +71,11 @@ def with_codes_kept(
 ) -> tuple[Plan, list[int]]:
     """Return a plan whose output stores quantised tensors as its sources do, and the indices of sources to decode.
 
-    ``sources`` are those sources of the plan that have quantised tensors, by their index. New weights get the encodings
-    of the source with the index ``owner``. If the plan computes with the weights of a source, a decoded copy of the
-    source is appended to the plan's sources. The second result has the indices of these sources, in the order of their
-    copies. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does not apply.
+    ``sources`` has the sources with quantised tensors: it maps the index of a source in the plan to the source. New
+    weights get the encodings of the source with the index ``owner``. If the plan computes with the weights of a source,
+    a decoded copy of the source is appended to the plan's sources. The second result has the indices of these sources,
+    in the order of their copies. ``dtype`` is the dtype that the user asked for; there is a note if this dtype does not
+    apply.
 
     Raises PlanError if a computed weight cannot be encoded as before, or if a weight of another source would be stored
     in another encoding than the settings of the source ``owner`` say.
@@ -251,7 +252,7 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The quantised tensors of the owner, by their names with ``*`` for layer numbers (see ``any_layer``).
+        """{name with ``*`` for layer numbers (see ``any_layer``): quantised tensor of the owner}.
 
         Of the tensors that get the same name in this way, only the first is in the map.
         """
@@ -302,8 +303,8 @@ class _Keeping:
     ) -> Iterator[Step]:
         """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``.
 
-        ``moved`` has stored parts of a source, by the endings of their keys. Rows that the weight takes from the source
-        are copied from these parts, and are not encoded again.
+        ``moved`` maps endings of keys to stored parts of a source. Rows that the weight takes from the source are
+        copied from these parts, and are not encoded again.
         """
         weight = TensorInfo(COMPUTED, step.shape)
         try:
@@ -357,7 +358,7 @@ class _Keeping:
 
 
 def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
-    """Return the dtypes of the parts of a quantised tensor, by the endings of their keys."""
+    """Return {ending of the key: dtype} for the stored parts of a quantised tensor."""
     return {end: source.tensors[key].dtype for end, key in coded.parts.items()}
 
 

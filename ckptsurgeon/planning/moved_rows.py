@@ -61,7 +61,7 @@ class MovedRows:
         return rows is not None and bool(rows.composed or (rows.new == "mean" and rows.fresh))
 
     def inputs(self) -> dict[str, Input]:
-        """Return the stored parts of ``have`` whose rows move, by the endings of their keys."""
+        """Return {ending of the key: stored part of ``have``} for the parts whose rows move."""
         return {end: self.have.input(end) for end, kind in self.kinds.items() if kind == "rows"}
 
     def steps(self) -> Iterator[Step]:

@@ -263,7 +263,7 @@ def check_replaced(
 
 
 def _codes_by_name(selection: Selection) -> dict[str, tuple[int, str]]:
-    """Return the source index and the encoding of each quantised tensor, by the key of its decoded weight."""
+    """Return {key of the decoded weight: (source index, encoding)} for each quantised tensor."""
     return {
         _meant(origin.coded, name): (origin.source, origin.coded.method)
         for name, origins in selection.origins.items()

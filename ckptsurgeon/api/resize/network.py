@@ -32,7 +32,7 @@ class AskedNetwork:
     """The network of the source (``base``), and the changes to make.
 
     ``given`` has the new values of fields as the user names them, ``fields`` the same under the fields' main names; for
-    another model type, they are the fields of that type. ``kept`` has the indices to keep, by field. ``vocabulary`` is
+    another model type, they are the fields of that type. ``kept`` maps fields to the indices to keep. ``vocabulary`` is
     the change of the vocabulary, if there is one.
     """
 

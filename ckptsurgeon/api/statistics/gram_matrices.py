@@ -198,7 +198,7 @@ class GramSums:
     def said(self) -> dict[str, Any]:
         """Return facts for the file: numbers of inputs, weights of shape (in, out), and layers without inputs.
 
-        ``unused`` has the number of experts that no input was routed to, by the name of their module.
+        ``unused`` maps the name of a module to the number of its experts to which no input was routed.
         """
         rows = {one.key: one.count for one in self.sums.values() if one.count}
         unused = {}

@@ -62,11 +62,11 @@ class _Attention:
 def heads_along(
     axes: Sequence[Axis], shared: Iterable[tuple[str, int]], counts: HeadCounts
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
-    """Return a group of heads for each attention layer, the other axes, and the layers whose order of heads is unknown.
+    """Return (one group of heads for each attention layer, other axes, paths of layers whose order is unknown).
 
     ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key, dimension) for
     each axis that depends on the number of query heads alone. The other axes are those outside attention layers, and
-    those of embeddings. The layers are given by their paths.
+    those of embeddings.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys

@@ -101,8 +101,7 @@ def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
             said = f"{escape(fused)} has {every} rows and {escape(output)} has {columns} columns"
             if every <= columns or (every - columns) % 2:
                 raise PlanError(
-                    f"{said}: {columns} rows of queries and equal numbers of rows of keys and values do not make up "
-                    "these rows.",
+                    f"{said}: the rows after {columns} rows of queries cannot be divided equally into keys and values.",
                     hint="Complete the model first.",
                 )
             return said, [columns, (every - columns) // 2]

@@ -169,7 +169,7 @@ def _below(tensors: Tensors) -> Mapping[str, list[str]]:
 def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
     """Return a map from the family's names inside ``module``, such as ``.conv1``, to a layout's names.
 
-    ``names`` are all names of the layout, by the family's. If the layout has no names inside ``module``, the result
+    ``names`` maps the family's names to the layout's names. If the layout has no names inside ``module``, the result
     maps '' to the layout's name of ``module`` itself. The family's names in ``left`` are left out.
     """
     inner = {ours.removeprefix(module): theirs for ours, theirs in names.items() if ours.startswith(f"{module}.")}

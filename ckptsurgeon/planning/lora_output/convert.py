@@ -59,9 +59,9 @@ def plan_lora_convert(
     """Return the plan of the adapter ``one`` with the names of the toolkit ``to``.
 
     ``base`` is the model whose keys show where kohya's names with underscores have dots, ``component`` the model of a
-    pipeline that the adapter is for. ``ranks`` has the new rank of each module that is a LoHa or LoKr, by the key of
-    its first tensor. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises PlanError for tensors
-    that the toolkit cannot store, PatternError for a pattern that matches nothing.
+    pipeline that the adapter is for. ``ranks`` is for modules of LoHa and LoKr: it maps the key of a module's first
+    tensor to its new rank. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises PlanError for
+    tensors that the toolkit cannot store, PatternError for a pattern that matches nothing.
     """
     overlooked = check_excluded([one], exclude)
     chosen, left = chosen_modules(one, exclude)

@@ -73,14 +73,14 @@ class Knots:
         if self.density < 1:
             kept = "the largest" if self.merge == TIES else "at random"
             yield (
-                f"{100 * self.density:g} % of the values of each adapter's change are kept, {kept}; what the rank "
-                "loses is a share of the merged change, without the values that are not kept"
+                f"{100 * self.density:g} % of the values of each adapter's change are kept, {kept}; the loss due "
+                "to the rank is relative to the merge of the kept values"
             )
         fewer = [one.name for one in modules if len(one.a.inputs) < 2 * adapters]
         if fewer and adapters > 1:
             yield (
-                f"{count(len(fewer), 'module')} merged from the adapters that have it, fewer than {adapters}: "
-                f"{listing(fewer, where='')}"
+                f"{count(len(fewer), 'module')} merged from fewer than {adapters} adapters, as not all adapters have "
+                f"{'it' if len(fewer) == 1 else 'them'}: {listing(fewer, where='')}"
             )
 
 

@@ -172,9 +172,9 @@ class MergeNotes:
     unbased: list[str] = field(default_factory=list)
     fewer: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
-    """The keys of tensors with several dtypes, by the dtype that the output has."""
+    """{dtype of the output: keys of tensors that have several dtypes}."""
     fitted: dict[str, list[str]] = field(default_factory=dict)
-    """The keys of tensors with several shapes, by the policy that makes the shapes equal."""
+    """{policy that makes shapes equal: keys of tensors that have several shapes}."""
 
     def texts(self, options: MergeOptions) -> Iterator[str]:
         """Yield one note for each kind of unusual tensor that occurred."""

@@ -152,8 +152,8 @@ class StepStatistics:
             )
         if self.undetermined:
             yield (
-                f"{count(len(self.undetermined), 'tensor')} perhaps not determined by so few inputs, with ridge 0 and "
-                "alpha 1: the merge is an error if the Gram matrices have no inverse; --param ridge=1e-6 gives the "
+                f"{count(len(self.undetermined), 'tensor')} may not be determined by so few inputs, with ridge 0 and "
+                "alpha 1: the merge fails if the Gram matrices have no inverse; --param ridge=1e-6 gives the "
                 f"mean of the models in directions without inputs: {listing(self.undetermined)}"
             )
 

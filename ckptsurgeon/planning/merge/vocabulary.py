@@ -18,7 +18,7 @@ __all__ = ["MergeAxes", "MergeVocabulary"]
 
 @dataclass(frozen=True)
 class MergeVocabulary:
-    """The vocabularies of a merge: which rows of each source make the rows of the output.
+    """The vocabularies of a merge, and for each source the rows that become rows of the output.
 
     ``rows`` and ``lists`` have an entry for each source: its rows, and its list of tokens. ``tokens`` are the output's
     tokens. The sources whose index is in ``open`` may have more tokens than their list. ``keys`` are the patterns of

@@ -67,7 +67,7 @@ TEMPLATES: Mapping[str, str] = {
     "alpaca": _ALPACA, "chatml": _CHATML, "exaone": _EXAONE, "llama3": _LLAMA3, "mistral": _MISTRAL,
 }  # fmt: skip
 
-"""The chat templates that a configuration may refer to, by name."""
+"""{name: chat template}: the templates to which a configuration may refer."""
 
 
 FIELDS = ("source", "tokens", "pad_to_multiple_of")

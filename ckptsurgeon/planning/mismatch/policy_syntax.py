@@ -98,7 +98,7 @@ def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
 
 
 def parts_of(policy: str) -> tuple[int, int]:
-    """Return into how many parts a policy such as ``pad:parts=2`` divides a tensor, and along which dimension."""
+    """Return (number of parts into which a policy such as ``pad:parts=2`` divides a tensor, the dimension)."""
     return _parts(parse_policy(policy)) if policy.startswith("pad:") else (1, 0)
 
 

@@ -140,7 +140,7 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return the decoded weights of the quantised tensors with parts in ``keys``, by the keys of all their parts."""
+    """Return {keys of all parts: {name: decoded weight}} for the quantised tensors that have a part in ``keys``."""
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
         if weight.keys in made:  # another part led to the same weight
@@ -195,7 +195,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
 
 
 def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation makes: a map from the keys of inputs to the tensors made from them, by name.
+    """Return {keys of inputs: {name: header of a tensor that is made from them}} for an operation.
 
     ``hits`` has the keys that each pattern matched. If several inputs are tied to each other, the tensors that are made
     from them in the same way are tied too.

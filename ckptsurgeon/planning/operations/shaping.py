@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return the tensors that a split, unstack or copy makes from one tensor, by name."""
+    """Return {name: header of a new tensor}: the tensors that a split, unstack or copy makes from one tensor."""
     made: dict[str, TensorInfo] = {}
     if operation.verb == "copy":
         for rule in operation.rules:
@@ -177,7 +177,7 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the tensors that a concat, stack, add, mean or exp_scale makes, by the keys of their inputs, in order.
+    """Return {keys of inputs, in order: {name: header of the new tensor}} for a concat, stack, add, mean or exp_scale.
 
     If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
     single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the

@@ -4,19 +4,19 @@ Moments are means of gradients, or of their squares, so they change as gradients
 weights w of the source. If the network computes the same, the gradient g of w is the sum over L of the gradients of the
 new weights: g = transpose(L) g'. This gives, for each operation:
 
-- A weight that is copied n times: if the network uses the copies alike, each has 1/n of the gradient. Its mean of
-  squares has 1/n squared of the old. Copies of key and value heads are read by different queries: their gradients sum
-  to g, but differ, and equal shares are an estimate (``Change.unlike``).
+- A weight that is copied n times: if the network uses the copies alike, each copy has 1/n of the gradient. The mean of
+  squares is divided by n squared. Copies of key and value heads are read by different queries: the gradients of the
+  copies sum to g, but they differ, so equal shares are an estimate (``Change.unlike``).
 - A weight that is multiplied by c: the gradient is divided by c. (So a weight that is repeated n times and divided by n
   keeps its gradient: it reads copies, each of which has the whole value.)
-- A weight that is moved, or left out: the gradient is, too. A number that is added to it does not matter.
+- A weight that is moved, or left out: its gradient is also moved, or left out.
+- A weight to which a number is added: the gradient does not change.
 - A mean of several weights: the mean of squares of the new gradient cannot be computed from those of the old.
 - New elements: their gradient is not known. Their first moment is 0. Second moments of 0 would make the first steps too
   large, since the number of steps says that the mean is complete (up to 6.5 times, with Adam's betas of 0.9 and 0.999).
   So new elements get the second moments of others.
 
-Staged training (https://arxiv.org/abs/2203.06211) names the whole state of a training, with its optimizer, as what to
-grow.
+Staged training (https://arxiv.org/abs/2203.06211) also grows the whole state of a training, with its optimizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST = ("exp_avg", "momentum_buffer", "exp_inf", "grad_avg")
 SECOND = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 """The names of moments that are as large as squares of gradients; ``sum`` is Adagrad's."""
 _TIMES = 1024
-"""How often a tensor is repeated, before it is cut to the new size, to find moments for new elements."""
+"""The number of copies of a tensor that are made and then cut to the new size, to get moments for new elements."""
 Row = Mapping[str, Any]
 
 

@@ -30,7 +30,7 @@ EQUAL = 1 - 1e-6
 
 @dataclass(frozen=True)
 class AlignedExperts:
-    """New orders of the channels of a layer's experts: ``orders`` has those that change, by the index of the expert.
+    """New orders of the channels of a layer's experts: ``orders`` maps an expert whose order changes to its new order.
 
     ``channels`` is the number of channels of an expert. ``parts`` are the parts of axes that consist of channels.
     ``shapes`` has the shapes of the tensors with these axes; dimension 0 of the tensors counts the experts. ``before``

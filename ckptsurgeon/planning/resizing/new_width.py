@@ -57,7 +57,7 @@ class NormForm(NamedTuple):
 
 
 Norms = Mapping[str, NormForm]
-"""The norms of a network, by the path of the module."""
+"""{path of a module: the form of the norm}, for all norms of a network."""
 
 
 def check_norms(field: str, before: Norms, after: Norms, numbers: tuple[int, int]) -> None:

@@ -81,7 +81,7 @@ class SearchSpace:
     document: Any
 
     def at(self, shares: Mapping[str, float]) -> dict[str, Value]:
-        """Return the value of each parameter, by name, at its position in ``shares`` (see ``Parameter.at``)."""
+        """Return {name of a parameter: its value at the position in ``shares``} (see ``Parameter.at``)."""
         return {one.name: one.at(shares[one.name]) for one in self.parameters}
 
     def filled(self, values: Mapping[str, Value]) -> Any:

@@ -132,7 +132,7 @@ def test_the_first_names_without_a_version_are_version_0_in_a_file_of_megatron()
 def test_it_has_megatron_core_s_values_under_other_names() -> None:
     made, notes = converted_and_noted(recorded("megatron-local"), "megatron-lm", heads="2")
     assert_same(made, recorded("megatron-lm"))
-    assert "which a file must state beside the tensors" in notes
+    assert "the file must state the version in addition to the tensors" in notes
     assert_same(converted(recorded("megatron-lm"), "megatron-local", heads="2"), recorded("megatron-local"))
 
 

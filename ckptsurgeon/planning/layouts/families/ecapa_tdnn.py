@@ -53,7 +53,7 @@ def _paddlespeech(before: str, *, only_read: bool = False) -> Layout:
         "paddlespeech", "PaddleSpeech", "paddlespeech 1.5.0", {ours: before + _in_paddle(ours) for ours in _NAMES},
         tuple(before + _in_paddle(mark) for mark in _MARKS),
         aside={"weight": _CLASSIFIER} if before else {}, only_read=only_read,
-        written="PaddleSpeech's own files also have the classifier of training (weight), without which they load",
+        written="PaddleSpeech's own files also have the classifier of training (weight), but load without it",
     )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def _changes() -> Iterator[Change]:
 
 
 _ZEROS = {
-    f"{part}.bias": "zeros if CTranslate2 added it: Whisper's keys have no bias, and its values are not looked at"
+    f"{part}.bias": "zeros if CTranslate2 added it, as Whisper's keys have no bias; ckpt does not check the values"
     for parts in _JOINED.values()
     for part in parts
     if part.endswith("k_proj")

@@ -90,7 +90,7 @@ def _inside(ours: str, theirs: str, names: dict[str, str]) -> dict[str, str]:
 
 
 def groups_alike(vae: Autoencoder, prefix: str) -> tuple[tuple[str, ...], ...]:
-    """Return groups of modules, by diffusers' names; all modules of a group have the same tensors."""
+    """Return groups of names of modules in diffusers; all modules of a group have the same tensors."""
     levels = [f"encoder.down_blocks.{level}" for level in range(len(vae.down))]
     levels += [f"decoder.up_blocks.{level}" for level in range(len(vae.up))]
     numbers = [*vae.down, *vae.up]

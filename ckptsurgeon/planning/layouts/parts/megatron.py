@@ -38,7 +38,7 @@ LIBRARIES = {
     "megatron-local": "Megatron-core with its own modules",
     "megatron-dist": "Megatron-core's distributed checkpoints",
 }
-"""The libraries of the layouts, by the names of the layouts."""
+"""{name of a layout: the library that has this layout}."""
 TESTED = "megatron-core 0.16.1, megatron-bridge 0.3.1"
 OURS, THEIRS = "model.layers.{n}", "decoder.layers.{n}"
 WORDS = "embedding.word_embeddings.weight"
@@ -64,9 +64,9 @@ _QKV = tuple(f"{OURS}.self_attn.{kind}_proj" for kind in "qkv")
 
 
 def decoder_names(norms: str, inner: Mapping[str, str]) -> dict[str, str]:
-    """Return Megatron's names of a decoder's tensors, by those of transformers.
+    """Return {name of a decoder's tensor or module in transformers: Megatron's name}.
 
-    ``norms`` is "te", "local" or "experts". ``inner`` has the names of an MLP in a layer, and other names.
+    ``norms`` is "te", "local" or "experts". ``inner`` has further names inside a layer, such as those of the MLP.
     """
     pairs = zip(("input_layernorm.weight", "post_attention_layernorm.weight"), _NORMS[norms], strict=True)
     layer = {"self_attn.o_proj": "self_attention.linear_proj", **inner, **dict(pairs)}

@@ -39,7 +39,7 @@ class Decoder:
     mlp: tuple[str, str]
 
     def names(self, *, has_own_norms: bool) -> dict[str, str]:
-        """Return Megatron's names of the tensors of a layer, by the family's.
+        """Return {the family's name of a tensor in a layer: Megatron's name}.
 
         If ``has_own_norms`` is false, the norms are parts of the matrices behind them.
         """

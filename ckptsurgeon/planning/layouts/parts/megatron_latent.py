@@ -26,14 +26,14 @@ LATENT_ATTENTION = {
         "kv_b_proj": "linear_kv_up_proj",
     }.items()
 }
-"""Megatron's names of the matrices in a layer, by those of transformers. Small networks have one matrix of queries."""
+"""{name of a matrix in a layer of transformers: Megatron's name}. Small networks have one matrix of queries."""
 LATENT_MARK = "self_attention.linear_kv_down_proj.weight"
 """The matrix that every layer with this attention has."""
 LATENT_NORMS: Mapping[str, Mapping[str, str]] = {
     kind: {f"self_attn.{one}_a_layernorm.weight": f"self_attention.{name.format(one)}" for one in ("q", "kv")}
     for kind, name in (("te", "linear_{}_up_proj.layer_norm_weight"), ("local", "{}_layernorm.weight"))
 }
-"""The names of the norms in a layer: with modules of Transformer Engine, and with Megatron's own."""
+"""{"te" (Transformer Engine) or "local" (Megatron's own modules): names of the norms in a layer}."""
 
 
 def unfit_rotation(config: Mapping[str, Any]) -> Unfit | None:

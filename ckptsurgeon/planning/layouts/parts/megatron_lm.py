@@ -26,10 +26,10 @@ _VERSION = "checkpoint_version"
 _SINCE = 2
 _SAVE_AGAIN = "Load and save it with Megatron-LM, which writes version 3."
 _ITERATION = "iteration"
-"""The field of the settings with the iteration, which files of Megatron-LM itself state."""
+"""The field of the settings with the iteration; files that Megatron-LM wrote state it."""
 _ORDER = (
-    "Megatron-LM's rows of queries, keys and values have the order of checkpoint_version 2 or 3, which a file must "
-    "state beside the tensors"
+    "Megatron-LM's rows of queries, keys and values have the order of checkpoint_version 2 or 3; the file must state "
+    "the version in addition to the tensors"
 )
 _FIRST_ORDER = "the rows of queries, keys and values are read in the order of checkpoint_version {}"
 _MODULES = {
@@ -91,7 +91,7 @@ def _unfit(is_first: bool) -> Callable[[Mapping[str, Any]], Unfit | None]:
         if isinstance(stated, (int, float)) and stated < _SINCE:
             why = f"its {_VERSION} is {stated:g}, whose rows of queries, keys and values have another order"
         else:
-            why = f"its {_VERSION} is {escape(repr(stated), 40)}, which does not say the order of rows"
+            why = f"its {_VERSION} is {escape(repr(stated), 40)}, which does not determine the order of rows"
         return Unfit(why, _SAVE_AGAIN)
 
     return unfit

@@ -48,7 +48,7 @@ class Pipeline:
         return names
 
     def alike(self) -> tuple[tuple[str, ...], ...]:
-        """Return groups of modules, by diffusers' names; the modules of a group have the same tensors."""
+        """Return groups of names of modules in diffusers; the modules of a group have the same tensors."""
         groups = alike_in_unet(self.unet, UNET) if self.unet else ()
         groups += alike_in_autoencoder(self.vae, VAE) if self.vae else ()
         norms = tuple(text.last_norm for text in self.texts)

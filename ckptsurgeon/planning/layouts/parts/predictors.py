@@ -25,7 +25,7 @@ _LAYERS = (
     ("model.layers.{}.input_layernorm.weight", "model.layers.{}.mlp.down_proj.weight"),
     ("decoder.layers.{}.self_attention.linear_proj.weight", "decoder.layers.{}.mlp.linear_fc2.weight"),
 )
-"""A tensor that every layer has, and one that layers without experts have; by transformers, and by Megatron."""
+"""(a key that every layer has, a key that only layers without experts have): in transformers, and in Megatron."""
 _JOINS = "model.layers.{}.eh_proj.weight", "mtp.layers.{}.eh_proj.weight"
 _MOST = 16
 """The largest number of predicting layers; known networks have one."""
@@ -35,9 +35,9 @@ _OUTER = {
     "eh_proj.weight": "eh_proj.weight",
     "shared_head.norm.weight": "final_layernorm.weight",
 }
-"""Megatron's names of the tensors around a predicting layer, by those of transformers' files."""
+"""{name of a tensor around a predicting layer in transformers' files: Megatron's name}."""
 _COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
-"""The copies in a predicting layer of transformers' files."""
+"""{name of a copy in a predicting layer of transformers' files: name of the copied tensor}."""
 
 
 class Layers(NamedTuple):
@@ -80,7 +80,7 @@ def own_names(layers: Layers) -> dict[str, str]:
 
 
 def alike(layers: Layers) -> tuple[tuple[str, ...], ...]:
-    """Return the modules around each predicting layer in transformers' files, which all have a weight."""
+    """Return, for each predicting layer in transformers' files, the modules around it; each module has a weight."""
     names = tuple(one.removesuffix(".weight") for one in _OUTER)
     return tuple(tuple(f"model.layers.{n}.{name}" for name in names) for n in layers.predictors)
 

@@ -19,10 +19,11 @@ Levels = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class UNet:
-    """The structure of a U-Net: how many transformer blocks follow each residual block of each level, down and up.
+    """The structure of a U-Net: the numbers of transformer blocks behind the residual blocks of each level.
 
-    ``middle`` is the number in the middle. ``embedding`` is the module in diffusers that embeds sizes or classes, which
-    the original code calls ``label_emb``; '' if there is none.
+    ``down`` is for the way down, ``up`` for the way up. ``middle`` is the number of transformer blocks in the middle.
+    ``embedding`` is the module in diffusers that embeds sizes or classes, which the original code calls ``label_emb``;
+    '' if there is none.
     """
 
     down: Levels
@@ -173,7 +174,7 @@ def _resnet(ours: str, theirs: str) -> dict[str, str]:
 
 
 def groups_alike(unet: UNet, prefix: str) -> tuple[tuple[str, ...], ...]:
-    """Return groups of modules, by diffusers' names; all modules of a group have the same tensors."""
+    """Return groups of names of modules in diffusers; all modules of a group have the same tensors."""
     places = [("down", *one) for one in _places(unet.down)] + [("up", *one) for one in _places(unet.up)]
     blocks = [f"{way}_blocks.{level}.resnets.{number}" for way, level, number, _ in places]
     depths = {f"{way}_blocks.{level}.attentions.{number}": depth for way, level, number, depth in places if depth}
