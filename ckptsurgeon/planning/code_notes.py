@@ -214,11 +214,11 @@ def _leaf(key: str) -> str:
 
 
 def _scales(tensors: Iterable[Input], doing: Mapping[str, str]) -> dict[tuple[int, ...], tuple[Input, str]]:
-    """Return the float tensors of a module that may be scales, by shape.
+    """Return the float tensors of a module that may be scales: {shape: (tensor, key)}.
 
     For each shape, the value is (the first tensor of this shape, the key of the first one that the plan computes with).
-    The key is '' if the plan computes with none. ``tensors`` are all tensors of the module. ``doing`` maps the key of
-    each to a text on the computation of the plan with it; '' if the plan only copies it.
+    The key is '' if the plan computes with none. ``tensors`` are all tensors of the module. ``doing`` maps their keys
+    to texts that describe how the plan computes with them; a text is '' if the plan only copies the tensor.
     """
     found: dict[tuple[int, ...], tuple[Input, str]] = {}
     for one in tensors:

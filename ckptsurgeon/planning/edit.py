@@ -71,7 +71,7 @@ def plan_edit(
 
 
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
-    """Return the chosen tensors by their new names, with one new name for each source key.
+    """Return {new name: chosen tensor}, with one new name for each source key.
 
     If a rule copies a source key to several names, only the first of them is in the result. The caller uses the result
     to find the tied tensors of the output: copies that a rule makes are not tied to each other.

@@ -306,7 +306,7 @@ class FieldChange:
 
 
 def is_averaged(fields: Mapping[str, object], width: str) -> bool:
-    """Return whether new dimensions of the field ``width`` are the mean of the others, by the model's type."""
+    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the others."""
     return AVERAGED.get(str(fields.get("model_type"))) == width.rpartition(".")[0]
 
 

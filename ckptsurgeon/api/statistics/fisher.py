@@ -122,7 +122,7 @@ def _loaded(network: Network, owners: Mapping[str, str], wanted: set[str]) -> di
 
 @contextmanager
 def _running(network: Network) -> Iterator[None]:
-    """Turn any exception of the network into a ConfigError; nothing is downloaded in the ``with`` block."""
+    """Turn any exception of the network in the ``with`` block into a ConfigError; downloads are off."""
     from ...destinations.hf.model import offline
 
     try:

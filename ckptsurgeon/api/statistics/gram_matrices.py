@@ -112,8 +112,8 @@ def linear_layers(network: Network, chosen: frozenset[str], lacking: list[str]) 
 class GramSums:
     """The Gram matrices of the inputs of linear layers: the mean of x x^T over all positions, for each layer.
 
-    Experts whose weights one module stacks have one each, over the positions that are routed to them. ``chosen`` has
-    the keys of the weights whose inputs are collected; other weights are listed as lacking.
+    If one module stacks the weights of all experts, each expert has a Gram matrix, over the positions that are routed
+    to it. ``chosen`` has the keys of the weights whose inputs are collected; other weights are listed as lacking.
     """
 
     network: Network

@@ -42,7 +42,7 @@ __all__ = ["TransplantRequest", "plan_into"]
 
 @dataclass(frozen=True)
 class TransplantRequest:
-    """What is asked of a transplant, besides its sources, its destination and the options of the planner.
+    """The request for a transplant, apart from its sources, its destination and the options of the planner.
 
     ``arguments`` are recorded in the recipe, and ``root`` is the dotted path of the state dict in the sources.
     ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is

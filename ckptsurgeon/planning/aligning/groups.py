@@ -159,7 +159,7 @@ def taking(
 
 
 def _any_of(keys: Sequence[str]) -> str:
-    """Return the pattern that matches these keys alone."""
+    """Return a pattern that matches ``keys`` and no other key."""
     return f"re:{'|'.join(map(re.escape, keys))}"
 
 
@@ -172,7 +172,7 @@ def _block(placed: Sequence[_Placed], size: int) -> int:
 
 
 def _experts(keys: Sequence[str], order: Order) -> Iterator[dict[str, Any]]:
-    """Yield operations that reorder experts, each of which has a tensor of its own.
+    """Yield operations that reorder experts that are stored in one tensor each.
 
     The ``keys`` of these tensors differ in one number, which counts from 0.
     """

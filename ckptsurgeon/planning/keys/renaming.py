@@ -163,10 +163,10 @@ class _MatcherState:
     waiting: frozenset[tuple[int, int]]
     after: dict[str, _MatcherState] = field(default_factory=dict)
     _words: dict[str, list[tuple[int, int]]] | None = field(default=None, init=False)
-    """The waiting patterns by the only word that their next segment matches; "" has all others."""
+    """{word: waiting patterns whose next segment matches this word only}; the word "" has all other patterns."""
 
     def candidates(self, segment: str, patterns: Sequence[KeyPattern]) -> list[tuple[int, int]]:
-        """Return the waiting patterns whose next segment may match ``segment``: few of thousands of rules."""
+        """Return the waiting patterns whose next segment may match ``segment``; few of thousands may."""
         if self._words is None:
             self._words = defaultdict(list)
             for index, at in self.waiting:

@@ -31,8 +31,8 @@ _MARK = re.compile(r"\\.|[{}=]", re.DOTALL)
 class Rule(Brief):
     """A rule: the keys that it matches, and their new names. Without a ``pattern`` it adds a prefix to all keys.
 
-    A ``lenient`` rule need not rename anything: in a ruleset, earlier rules may have renamed all keys that it matches.
-    An ``again`` rule is applied to its own result until it no longer matches.
+    If a rule is ``lenient``, it is no error that it renames nothing: in a ruleset, earlier rules may have renamed all
+    keys that it matches. If ``again`` is true, the rule is applied to its own result until it no longer matches.
     """
 
     text: str

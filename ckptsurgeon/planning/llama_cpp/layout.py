@@ -57,7 +57,7 @@ def to_llama_cpp(
     without: Sequence[int] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from transformers' layout to llama.cpp's; raises PlanError if a tensor has no name there.
+    """Return the change from transformers' layout to llama.cpp's; PlanError if llama.cpp has no name for a tensor.
 
     ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is tied
     to the embedding; llama.cpp then stores only the embedding. ``factors`` maps names of tensors to divisors of the
@@ -95,7 +95,7 @@ def to_transformers(
     left: Sequence[str] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from llama.cpp's layout to transformers'; raises PlanError if a tensor has no name there.
+    """Return the change from llama.cpp's layout to transformers'; PlanError if transformers has no name for a tensor.
 
     ``left`` are patterns of tensors that are left out, in addition to those that transformers computes.
     """

@@ -142,7 +142,7 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
 
 
 def _reduced(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> NewModule:
-    """Return the LoRA module of rank ``wanted``, or of the full rank if this is smaller, for a LoHa or LoKr."""
+    """Return a LoRA module for a LoHa or LoKr; its rank is ``wanted`` or, if this is smaller, the full rank."""
     module = each.module
     inputs = tuple(inputs_by_key(one, 0, module.factors).values())
     found = composed_shape(module.kind, [given.shape for given in inputs])

@@ -291,6 +291,6 @@ def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transp
 
 
 def inputs_by_key(one: AdapterView, source: int, keys: Iterable[str]) -> Mapping[str, Input]:
-    """Return the inputs for the tensors ``keys`` of an adapter; ``source`` is its index in the plan's sources."""
+    """Return {key: input of a step} for ``keys``, tensors of an adapter that is the source ``source`` of the plan."""
     tensors = one.view.tensors
     return {key: Input(source, key, tensors[key].dtype, tensors[key].shape) for key in keys}

@@ -37,7 +37,7 @@ class MissingTensors:
         self._keys: dict[int, list[str]] = {}
 
     def add(self, place: SourceKey, key: str) -> None:
-        """Record that the model ``place.source`` lacks the tensor that the output has under ``key``."""
+        """Record that the model ``place.source`` lacks a tensor, whose key in the output is ``key``."""
         self._keys.setdefault(place.source, []).append(key)
 
     def check(self) -> None:

@@ -152,7 +152,7 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
-    """Return a map from the number of each layer to its keys without the layer's prefix, such as ``mlp.weight``."""
+    """Return {number of a layer: its keys without the layer's prefix, such as ``mlp.weight``}."""
     return _layers_of(one, tuple(keys))
 
 

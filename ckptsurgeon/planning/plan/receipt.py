@@ -124,9 +124,10 @@ class Verification(InNotebooks):
     - ``products``: factors whose product equals that of newly extracted factors, up to rounding.
 
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
-    floating tensors. ``recipe`` is whether the output has a recipe; without one, only a plan shows how it was made.
-    ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every file matches the signature;
-    None if no key was given. ``patch`` is the patch with whose checksums the files were compared; '' if there is none.
+    floating tensors. ``recipe`` is true if the output has a recipe; without a recipe, only a plan shows how the output
+    was made. ``notes`` are not faults, such as other files in the folder. ``signed`` is true if every file matches the
+    signature, and None if no key was given. ``patch`` is the patch with whose checksums the files were compared; '' if
+    there is none.
     """
 
     output: str

@@ -35,7 +35,7 @@ class Change:
     def note(self, *, is_tested: bool) -> str:
         """Return the text of a note: the change, and whether the network then computes the same.
 
-        ``is_tested`` is whether the tests compare the outputs of networks of this type.
+        ``is_tested`` is true if the tests compare the outputs of networks of this type.
         """
         if self.is_exact is None:
             return f"{self.said}; the outputs may change (--prove compares them)"

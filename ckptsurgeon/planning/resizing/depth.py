@@ -140,7 +140,7 @@ def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[
 
 
 def _lengths(network: Network) -> dict[str, int]:
-    """Return the length of each list of numbered modules by its path: one more than the largest number in it."""
+    """Return {path: length} for the outermost lists of numbered modules; a length is the largest number plus 1."""
     found: dict[str, int] = {}
     for key in network.tensors:
         parts = key.split(".")

@@ -24,7 +24,7 @@ _PROJECTIONS = {
     "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
-"""{name of a norm over each head: (the projection whose outputs it normalises, what counts the projection's heads)}."""
+"""{name of a norm over each head: (projection whose outputs it normalises, role of its number of heads)}."""
 AVERAGED: Mapping[str, str] = {
     "gpt2": "", "gpt_bigcode": "", "gpt_neox": "", "vit": "", "whisper": "", "clip": "text_config",
 }  # fmt: skip

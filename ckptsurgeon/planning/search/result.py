@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass(frozen=True, repr=False)
 class SearchResult(InNotebooks):
-    """What a search found: its trials, the best trial, and the output that was made with its values.
+    """The result of a search: its trials, the best trial, and the output that was made with the values of this trial.
 
     ``recipe`` is the file of an ordinary recipe with the best values, and ``test`` the score of the output by the test
     command or split, None if there was none. ``maximize`` is None if only a task knows which scores are better, and it

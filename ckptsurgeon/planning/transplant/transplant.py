@@ -124,7 +124,7 @@ def _overrides(selection: Selection, used: set[str]) -> list[str]:
 
 
 def _growth(steps: Sequence[Step]) -> list[str]:
-    """Return a note if casts make the copied tensors about twice as large, else an empty list."""
+    """Return a list with a note if casts make the tensors ``DOUBLING`` times as large or more; else an empty list."""
     before = after = 0
     kinds: set[str] = set()
     for step in steps:

@@ -23,7 +23,7 @@ ParameterId = str | int
 
 @dataclass(frozen=True)
 class ParameterState:
-    """What an optimizer stores for one parameter: ``id``, its number or name there, its tensors, and its numbers."""
+    """The state of one parameter in an optimizer: the parameter's number or name (``id``), tensors, and numbers."""
 
     id: ParameterId
     tensors: dict[str, TensorInfo] = field(default_factory=dict)

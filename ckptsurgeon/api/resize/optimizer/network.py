@@ -1,4 +1,4 @@
-"""How the weights of a network change, as the moments of their gradients need it."""
+"""The change of a network's weights, in the form in which the change of moments needs it."""
 
 from __future__ import annotations
 

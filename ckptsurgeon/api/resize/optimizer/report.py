@@ -1,4 +1,4 @@
-"""What becomes of the moments of each parameter, and the notes on it."""
+"""The results for the moments of each parameter (kept, filled, estimated or lost), and the notes on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOST = "{names} {are} {why}"
 
 @dataclass(frozen=True)
 class MomentsReport:
-    """What becomes of the moments in the file ``path``, for the ``parameters`` of the output.
+    """The result for the moments in the file ``path``, for the ``parameters`` of the output.
 
     ``lost`` maps parameters that begin with a new state to the reason. ``filled`` are patterns of parameters with new
     elements, and ``estimated`` are patterns of those whose moments are estimates.

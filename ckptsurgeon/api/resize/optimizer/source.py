@@ -35,7 +35,7 @@ LARGEST = 3.4028234663852886e38
 class OptimizerSource:
     """The open state of an optimizer: the state of each parameter by its name, and the names in each group.
 
-    ``has_names`` is whether parameters are identified by names, ``lists_names`` whether groups list names, too.
+    ``has_names`` is true if parameters are identified by names, ``lists_names`` if groups also list names.
     """
 
     checkpoint: Checkpoint
@@ -135,7 +135,7 @@ def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _states(checkpoint: Checkpoint, ids: Sequence[ParameterId]) -> dict[ParameterId, ParameterState]:
-    """Return the state of each parameter that has one, by its number or name.
+    """Return {number or name of a parameter: its state} for the parameters that have a state.
 
     Raises ConfigError for a number that is too large or not a number.
     """

@@ -35,7 +35,7 @@ WITHOUT_TOKENS = ("special_tokens_map.json", *CHAT, "normalizer.json")
 def trimmed(
     base: Resizable, path: str, corpora: Sequence[str], *, keeps_special: bool, largest: bool
 ) -> tuple[NewVocabulary, KeptTokens]:
-    """Return the vocabulary that the corpora need, and the kept tokens, grouped by the reason.
+    """Return the vocabulary that the corpora need, and the kept tokens with their number for each reason.
 
     ``path`` is the tokenizer.json in the folder of the weights. If ``keeps_special`` is true, all special and added
     tokens are kept; else only those that the corpora, the configuration or the tokeniser's settings use. The tokens of

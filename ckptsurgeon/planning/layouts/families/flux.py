@@ -68,9 +68,9 @@ _MARKS = ("double_blocks.0.img_mod.lin.weight", "single_blocks.0.linear1.weight"
 
 
 def _widths(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return how many rows queries have ("width") and the MLP has ("mlp"), found from the last layer of a single block.
+    """Return the numbers of rows of queries ("width") and of the MLP ("mlp"), from the last layer of a single block.
 
-    This layer has as many rows as queries have, and as many columns as queries and MLP together have rows.
+    This layer has as many rows as the queries, and as many columns as the queries and the MLP together have rows.
     """
     keys = (f"{prefix}{name.format(n=0)}" for name in _LAST for prefix in ("", _COMFY))
     shape = next((tensors[key].shape for key in keys if key in tensors), ())

@@ -75,7 +75,7 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) for which the pipeline's names differ.
+    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) that give a pipeline different names.
 
     The result is (False, True) if the pipeline has ``part``, a network whose names have two forms. Otherwise it is
     (False,).
