@@ -237,10 +237,11 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Set in ``change``, which repeats experts, whether the outputs stay the same; return ``change``.
+        """Return ``change``, which repeats experts; its ``is_exact`` is set: whether the outputs stay the same.
 
         They stay the same if the number of experts that each token uses grows by the same factor as the number of all
-        experts. ``name`` is the field with the number of all experts, and ``numbers`` are its old and its new value.
+        experts, and the router does not divide the experts into groups. ``name`` is the field with the number of all
+        experts, and ``numbers`` are its old and its new value.
         """
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):

@@ -48,7 +48,7 @@ INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
 
 @dataclass(frozen=True)
 class Statistics:
-    """The statistics in a file: mean squares, loads and influences by key, as lists of numbers; and notes on them."""
+    """The statistics in a file: {key: list of numbers} (mean squares, loads, influences), and notes on them."""
 
     path: str
     values: Mapping[str, Sequence[float]]

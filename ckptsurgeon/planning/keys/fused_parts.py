@@ -14,15 +14,16 @@ _PARTS = {
     "gate": "gate gate_proj w1 ffn_gate",
     "up": "up up_proj w3 ffn_up",
 }
-"""The names of modules that compute only one part (q, k, v, gate or up), by this part."""
+"""{part: names of the modules that compute only this part (q, k, v, gate or up)}."""
 _FUSED = {
     "q k v": "c_attn Wqkv wqkv qkv qkv_proj in_proj in_proj_weight in_proj_bias attn_qkv query_key_value linear_qkv",
     "k v": "kv_proj to_kv Wkv wkv",
     "gate up": "gate_up_proj gate_up w13 dense_h_to_4h linear_fc1",
 }
-"""The names of fused projections, by the order of their parts.
+"""{order of the parts: names of the fused projections with this order}.
 
-If a projection has the parts of one head, then those of the next, as query_key_value, this is the order in a head.
+If a projection has the parts of one head, then those of the next head, as query_key_value has, this is the order inside
+a head.
 """
 _KINDS = {name: kind for kind, names in _PARTS.items() for name in names.split()}
 _ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for name in names.split()}

@@ -166,7 +166,7 @@ class _MatcherState:
     """{word: waiting patterns whose next segment matches this word only}; the word "" has all other patterns."""
 
     def candidates(self, segment: str, patterns: Sequence[KeyPattern]) -> list[tuple[int, int]]:
-        """Return the waiting patterns whose next segment may match ``segment``; few of thousands may."""
+        """Return the waiting patterns whose next segment may match ``segment``."""
         if self._words is None:
             self._words = defaultdict(list)
             for index, at in self.waiting:

@@ -35,7 +35,7 @@ __all__ = ["BaseChanges", "named", "output_steps", "plan_lora_merge"]
 
 @dataclass
 class TensorChanges:
-    """The changes of one tensor of the base: the terms to add, the adapters' tensors in them, the adapters' names."""
+    """The changes of one tensor of the base: the terms to add, their inputs, the adapters' names."""
 
     terms: list[LoraTerm] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)

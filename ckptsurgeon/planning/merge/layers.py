@@ -56,7 +56,7 @@ def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
 
 
 def lists_with_gaps(keys: Iterable[str]) -> Mapping[str, Set[int]]:
-    """Return the lists of modules whose numbers have gaps, as a map from the prefix to the numbers that occur."""
+    """Return {prefix: numbers that occur} for the lists of modules whose numbers have gaps."""
     return all_lists(keys)[1]
 
 

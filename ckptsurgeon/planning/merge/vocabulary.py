@@ -150,7 +150,7 @@ class MergeAxes:
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
         """Raise PlanError if a token's row should come from a model that is not among this tensor's ``inputs``.
 
-        ``lent`` are the indices of the rows that one of the inputs provides.
+        ``lent`` has the output rows that one of the ``inputs`` provides for models without the row's token.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):

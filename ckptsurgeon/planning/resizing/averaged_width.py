@@ -34,7 +34,7 @@ _ZEROS = re.compile(r"\.(q_proj|k_proj|v_proj|query|key|value|c_attn|query_key_v
 """Matches layers whose outputs do not go into the residual stream; these outputs are 0 in new dimensions."""
 _IN_TURN = ".query_key_value."
 _INNER, _ACTIVATED = ".encoder.conv1.", ".encoder.conv2."
-"""Whisper's convolutions: the second reads the first, and an activation reads the second before the stream does."""
+"""Whisper's convolutions: the second reads the first; an activation is between the second and the residual stream."""
 
 
 def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], norms: Mapping[str, NormForm]) -> Change:

@@ -71,7 +71,7 @@ _PROJECTIONS = frozenset((
 """Words in the names of projections, whose sizes are widths and not numbers of tokens."""
 
 FEWEST = 10
-"""If a classifier has fewer rows, they belong to labels (no vocabulary is so small), else perhaps to tokens."""
+"""If a classifier has fewer rows, they belong to labels, as no vocabulary is so small; others may belong to tokens."""
 
 Sizes = tuple[int, int]
 """The size of an axis in the source, and in the destination."""

@@ -26,7 +26,7 @@ _BARE = with_leaves({name: name.removeprefix("transformer.") for name in (*_OTHE
 _FIRST = "transformer.h.0.attn.c_attn.weight"
 _MASKS = (f"{_LAYER}.attn.bias", f"{_LAYER}.attn.masked_bias")
 _BIASES = {**dict.fromkeys(_MATRICES, 1), **dict.fromkeys((f"{_LAYER}.ln_1", f"{_LAYER}.ln_2", "transformer.ln_f"), 0)}
-"""The modules with a bias, which nanoGPT may leave out, and the dimension of their outputs."""
+"""{module whose bias nanoGPT may leave out: the dimension of its outputs in its weight}."""
 _TIED = {"lm_head": "transformer.wte"}
 
 _MEGATRON = Decoder(
