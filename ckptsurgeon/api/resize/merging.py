@@ -54,7 +54,7 @@ def merged_groups(
         return merged(name, layers, groups, weights, numbers, f"{by}{counted}", aligned)
 
     weights = [measures.loads(axes, old) for axes in layers]
-    counted = f", each weighted by how often {escape(choices.by)} says it is used" if any(weights) else ""
+    counted = f", each weighted by its frequency of use in {escape(choices.by)}" if any(weights) else ""
     if choices.merge != SIMILAR:
         groups = _listed(name, choices, numbers)
         return change([groups] * len(layers), "those in the list")

@@ -1,4 +1,4 @@
-"""What a user chose about the vocabulary, and the change that follows."""
+"""The user's choices for the vocabulary, and the change of the vocabulary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEPT = "the outputs for kept tokens"
 
 @dataclass(frozen=True)
 class VocabularyChoices:
-    """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``.
+    """The user's choices: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``.
 
     ``corpora`` are the files of ``--trim``; ``keeps_special`` is false with ``--no-keep-special``. ``donor`` and
     ``picks`` are the values of ``--donor`` and ``--omp-k``.

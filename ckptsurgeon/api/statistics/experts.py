@@ -1,4 +1,4 @@
-"""Collects how much each expert of a layer contributes, if one module has the weights of all experts.
+"""Collects the contribution of each expert of a layer, if one module has the weights of all experts.
 
 The module's computation is repeated for each expert; the results are only used if their sum equals the module's output.
 """

@@ -30,7 +30,7 @@ _ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for nam
 _OTHER = re.compile(r"(?:^|\.)h\.\d+\.attn\.qkv_proj\.")
 """The fused projection of CodeGen: it has four blocks, each with queries, values and keys in this order."""
 _DEPTH = 4
-"""How many segments at the end of a key are searched for a module's name; in adapters, several follow this name."""
+"""The number of segments at the end of a key that are searched for a module's name; in adapters, several follow it."""
 
 
 def part_of(key: str) -> str:

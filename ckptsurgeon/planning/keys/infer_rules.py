@@ -21,7 +21,7 @@ _NAMES = "nmk"
 """The names of the numbers that a rule captures, as in ``h.{n}=layers.{n}``; rules with more numbers are not tried."""
 
 TRIES = 2_000_000
-"""How often rules may be tried on keys; after that, each key gets its own rule. Real models need few trials per key."""
+"""The most trials, each of one rule on one key; then each key gets its own rule. Real models need few per key."""
 PARSING = 20
 """The cost of parsing one rule, counted in trials."""
 

@@ -25,7 +25,7 @@ __all__ = [
     "without_dots",
 ]
 
-# Names in pieces: numbers, dots, and what is between them.
+# Names in pieces: numbers, dots, and the text between them.
 
 _DIGITS = re.compile(r"([0-9]+|\{i\})")
 

@@ -20,7 +20,7 @@ MODEL_TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """What transformers and llama.cpp assume about a model type.
+    """The assumptions of transformers and of llama.cpp about a model type.
 
     ``theta`` (the base of the rotary embedding) and ``epsilon`` (of norms) are transformers' defaults for fields that
     config.json lacks. llama.cpp has only one activation for the model type; ``activations`` are its names. ``norm``

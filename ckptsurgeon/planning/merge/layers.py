@@ -1,4 +1,4 @@
-"""Finds the numbered modules that are a model's layers, and how deep in them each key is. Opens no file."""
+"""Finds the numbered modules that are a model's layers, and the depth of each key in them. Opens no file."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ __all__ = ["Costs", "check_plan"]
 class Costs:
     """The costs of applying a plan: upper limits of the bytes read, the bytes written, and the memory.
 
-    ``passes`` is how often the largest tensor may be read, since some computations read their inputs several times.
-    ``memory_nbytes`` is the memory in bytes that the computation needs on this machine, in addition to the memory of
-    the Python interpreter.
+    ``passes`` is the number of times that the largest tensor may be read: some computations read their inputs several
+    times. ``memory_nbytes`` is the memory in bytes that the computation needs on this machine, in addition to the
+    memory of the Python interpreter.
     """
 
     passes: int

@@ -72,7 +72,7 @@ class Axis:
 
 
 def changed_axes(role: str, field: str, before: Network, after: Network) -> list[Axis]:
-    """Return the axes that another value of ``field`` changes; ``role`` is what the field counts (see ``role_of``).
+    """Return the axes that another value of ``field`` changes; ``role`` is the kind of unit that it counts.
 
     Raises PlanError if the field adds or removes tensors, or if it is not known what a layer does along an axis.
     """
@@ -131,8 +131,8 @@ def _check_same_keys(field: str, before: Network, after: Network) -> None:
 def _side(role: str, kind: str, key: str, dim: int, dims: int) -> str:
     """Return whether dimension ``dim`` of a tensor belongs to the outputs ("out") or the inputs ("in") of its layer.
 
-    ``role`` is what the changed field counts, ``kind`` is the kind of the module, ``dims`` the number of dimensions.
-    Raises PlanError if the side is not known.
+    ``role`` is the kind of unit that the changed field counts (see ``role_of``), ``kind`` is the kind of the module,
+    ``dims`` the number of dimensions. Raises PlanError if the side is not known.
     """
     name = key.rpartition(".")[2]
     if kind in ("experts", "interleaved experts"):

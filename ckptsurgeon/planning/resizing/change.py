@@ -1,4 +1,4 @@
-"""What a new value of one field of the configuration requires: operations on the source's tensors, and a note."""
+"""The change that a new value of a field of the configuration requires: operations on the source's tensors, a note."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def expert_alone(before: Network, after: Network, number: int) -> Change:
     return change
 
 
-# Which layers differ, and what their parts are.
+# Finds the layers that differ, and the parts of their feed-forward layers.
 
 
 def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[str], list[str]]]:

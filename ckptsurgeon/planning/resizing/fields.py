@@ -38,7 +38,7 @@ USED_EXPERTS = (
     "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k", "moe_topk", "moe_k", "moe_top_k",
     "router_top_k",
 )  # fmt: skip
-"""The fields that say how many experts each position uses."""
+"""The fields with the number of experts that each position uses."""
 
 
 def role_of(field: str) -> str:

@@ -74,7 +74,7 @@ def test_experts_count_as_often_as_they_are_used(tmp_path: Path) -> None:
     plan = cs.resize(
         tmp_path / "llama", set={"num_experts": 3}, merge_experts="0+3,1,2", by=tmp_path / "stats.safetensors"
     )
-    assert "those in the list, each weighted by how often stats.safetensors says it is used" in plan.notes[0]
+    assert "those in the list, each weighted by its frequency of use in stats.safetensors" in plan.notes[0]
     cs.apply(plan, tmp_path / "out")
     assert not cs.verify(tmp_path / "out").failed
     before, after = load_file(tmp_path / "llama/model.safetensors"), load_file(tmp_path / "out/model.safetensors")

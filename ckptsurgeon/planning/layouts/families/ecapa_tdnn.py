@@ -22,7 +22,7 @@ _SQUEEZE = ("se_block.conv1.conv", "se_block.conv2.conv")
 _SHORTCUT = "shortcut.conv"
 _AFTER = {"mfa.conv.conv": "mfa.norm.norm", "asp.tdnn.conv.conv": "asp.tdnn.norm.norm"}
 _LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
-"""What a batch norm stores: torch's names, mapped to those of PaddlePaddle."""
+"""{torch's name of a tensor in a batch norm: PaddlePaddle's name}."""
 
 
 def _within(convolutions: Iterable[str], norms: Iterable[str]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def _tails(module: str, keys: Sequence[str]) -> list[str]:
 def _written(layout: Layout, tails: Mapping[str, Sequence[str]]) -> Layout:
     """Return the layout ``diffusers-ema``: ``layout`` with a name for each key of the U-Net instead of each module.
 
-    ``tails`` has, for each module of the U-Net, what its keys have after the module's name, such as ``.weight``.
+    ``tails`` maps each module of the U-Net to the endings of its keys after the module's name, such as ``.weight``.
     """
     names = {f"{ours}{tail}": f"{layout.names[ours]}{tail}" for ours, found in tails.items() for tail in found}
     others = {ours: name for ours, name in layout.names.items() if ours not in tails}

@@ -1,1 +1,1 @@
-"""What several families of networks share: blocks, names and orders that more than one of their files describes."""
+"""Blocks, names and orders of rows that several families of networks share."""

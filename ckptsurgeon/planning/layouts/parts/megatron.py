@@ -74,7 +74,7 @@ def decoder_names(norms: str, inner: Mapping[str, str]) -> dict[str, str]:
 
 
 def attention_fused(prefix: str = THEIRS) -> tuple[Fused, ...]:
-    """Return the changes that join queries, keys and values; ``prefix`` begins the new names."""
+    """Return the changes that join queries, keys and values; ``prefix`` is the prefix of the new names."""
     heads = ("heads", "keys", "keys")
     return tuple(
         Fused(tuple(f"{one}.{leaf}" for one in _QKV), f"{prefix}.self_attention.linear_qkv.{leaf}", heads, "keys")
