@@ -138,7 +138,7 @@ FEW_CODES = 3
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
-    """Return the number of scales that are rightly 0: all weights of their block are 0, as in a padding token's row.
+    """Return the number of scales that are 0 because all weights of their block are 0, as in a padding token's row.
 
     ``raw`` are the bytes of GGUF blocks. In a block of zeros, all codes are equal. A scale of 0 in a block whose codes
     differ is not counted, because the right scale was lost.

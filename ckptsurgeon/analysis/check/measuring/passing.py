@@ -182,8 +182,8 @@ def _with_aliases(
 ) -> dict[str, Measured]:
     """Return the figures in the order of ``tensors``; an alias gets the figures of the tensor with the same bytes.
 
-    ``first`` maps a position in a file to the first key whose tensor is there. ``measured`` has the figures of these
-    keys.
+    ``first`` maps a position in a file to the first key with a tensor at this position. ``measured`` has the figures
+    of these keys.
     """
     return {
         key: measured[owner]

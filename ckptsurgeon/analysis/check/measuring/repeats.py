@@ -23,7 +23,7 @@ STEP = 8192
 MOST_WORDS = 1 << 22
 """The largest number of compared words (32 MiB); the step is doubled if there would be more (over 16 GiB of values)."""
 WORD = 8
-"""The number of bytes of a compared word: so many that few words of trained weights are equal by chance."""
+"""The number of bytes of a compared word. It is large, so that few words of trained weights are equal by chance."""
 GAP = 8
 """Two equal words belong to one repeat if they are at most this many steps apart."""
 LONGEST = 64
@@ -37,9 +37,9 @@ SAMPLES = 64
 NEAR = 32
 """A repeat begins or ends in the middle of a row if at least this many bytes of the row are on each side."""
 ROW = 128
-"""The smallest number of bytes of a row; the last dimensions of a tensor are joined until a row has as many."""
+"""The smallest number of bytes of a row; the last dimensions are joined until a row has at least this many."""
 VALUES = 12
-"""The smallest number of different bytes in this part of a row, because rows may begin or end with zeros or ones."""
+"""The bytes of a row on each side must have this many different values: rows may begin or end with zeros or ones."""
 
 
 @dataclass(frozen=True)

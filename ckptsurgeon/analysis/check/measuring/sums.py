@@ -15,11 +15,11 @@ from ....tensors.ops.regions import Array
 __all__ = ["ROW", "runs_of", "scaled_up", "whole_sums"]
 
 ROW = 4096
-"""The squares of so many values are added in single precision; the sums are then added in double precision."""
+"""This many squares are added in single precision; the sums are then added in double precision."""
 RUN = 2048
-"""The number of neighbouring bytes of a block that a sample takes together."""
+"""The size in bytes of a run: neighbouring bytes of a block. A sample consists of whole runs."""
 SHARE = 16
-"""Of this many neighbouring runs, a sample takes one."""
+"""A sample takes one run from each group of this many neighbouring runs."""
 FAR = 64.0
 """If the largest magnitude is over this many times the root mean square of a sample, all values are added.
 
@@ -29,10 +29,10 @@ A few large values may be outside the sample, but they may make up most of the s
 
 
 def runs_of(raw: Array, number: int, out: Array) -> Array:
-    """Return one of each sixteen neighbouring runs of a block's bytes, in ``out``.
+    """Return one run from each group of 16 neighbouring runs of a block's bytes, in ``out``.
 
-    ``number`` is the number of the block: the runs are at other places in each block and in each sixteen runs, because
-    the same places might always be the same columns of a matrix.
+    ``number`` is the number of the block. The position of the run in its group differs from group to group and from
+    block to block, because equal positions might always be the same columns of a matrix.
     """
     runs = raw.reshape(-1, RUN)
     group = np.arange(len(runs) // SHARE)
@@ -45,7 +45,8 @@ def runs_of(raw: Array, number: int, out: Array) -> Array:
 def scaled_up(sums: tuple[float, float], taken: int, number: int, largest: float) -> tuple[float, float] | None:
     """Return estimates of the two sums of ``number`` values, from ``sums``, those of a sample of ``taken`` values.
 
-    ``largest`` is the largest magnitude of all values. Returns None if the sample does not show how large they are.
+    ``largest`` is the largest magnitude of all values. Returns None if it is so large that the estimates may be wrong
+    (see ``FAR``), or if the sums overflow.
     """
     total, squares = sums
     if not math.isfinite(squares) or largest * largest * taken > FAR * FAR * squares:

@@ -41,7 +41,7 @@ def _orders_outside(subject: Subject) -> Iterator[str]:
 
 
 def _looks_at(subject: Subject) -> str:
-    """Return how many quantised tensors have which encoding, such as "14 tensors fp8 with one scale"."""
+    """Return the number of quantised tensors of each encoding, such as "14 tensors fp8 with one scale"."""
     found = Counter(subject.methods[key] for key in subject.codes if key in subject.methods)
     return listing([f"{count(number, 'tensor')} {method}" for method, number in found.most_common()], SHOWN)
 

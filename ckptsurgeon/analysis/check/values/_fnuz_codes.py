@@ -1,6 +1,6 @@
-"""Finds 8-bit floats whose dtype may really be a ``fnuz`` dtype (of AMD's MI300), not the usual dtype that is given.
+"""Finds 8-bit floats without a negative zero: their stated dtype may be wrong, and the right one a ``fnuz`` dtype.
 
-The same byte means half as large a number in e4m3fnuz and e5m2fnuz, which have no negative zero
+These dtypes, e4m3fnuz and e5m2fnuz of AMD's MI300, have no negative zero, and a byte encodes half the number
 (https://arxiv.org/abs/2206.02915).
 """
 
@@ -18,9 +18,9 @@ DENORMALS: Mapping[str, tuple[str, int]] = {
 }
 """{dtype: (its ``fnuz`` dtype, the number of its positive denormal numbers, which are equally spaced from 0 on)}."""
 CENTRED = 0.3
-"""A tensor is judged only if its mean is below this share of its root mean square: about half is negative then."""
+"""A tensor is judged only if its mean is below this share of its root mean square: then about half is negative."""
 EXPECTED = 16
-"""Tensors are judged only if at least this many negative zeros are expected: half of the numbers rounded to 0."""
+"""Tensors are judged only if at least this many negative zeros are expected, by the number of denormals."""
 SAID = (
     "of 8-bit floats without a single negative zero, although there should be about {expected:,}: perhaps their dtype "
     "is {dtype}, so that the right weights are half as large"
@@ -30,8 +30,9 @@ SAID = (
 def perhaps_fnuz(subject: Subject) -> tuple[list[str], str]:
     """Return the keys of codes whose dtype may be a ``fnuz`` dtype, and the text of the finding.
 
-    The list is empty unless all codes of a dtype together have no negative zero although many are expected: the range
-    of numbers that are rounded to a negative zero is half as wide as that of each positive or negative denormal.
+    The list is empty unless the codes of a dtype have no negative zero although many are expected. The expected number
+    follows from the number of denormals: the range of numbers that are rounded to a negative zero is half as wide as
+    the range that is rounded to a denormal.
     """
     for dtype, (other, number) in DENORMALS.items():
         keys = [key for key in sorted(subject.codes) if key in subject.measured and subject.tensors[key].dtype == dtype]

@@ -21,10 +21,10 @@ Exporters make the scales of fused modules equal; scales of other modules usuall
 FEWEST, MOSTLY = 2, 0.75
 """At least this many fused modules with one scale are needed; scales are reported if this share of them is wrong."""
 TAIL = 0.65
-"""Codes are judged only if the largest has at least this share of the largest of normally distributed codes.
+"""Codes are judged only if the largest is over this share of the expected largest of normally distributed codes.
 
-Other weights were clipped, are uniformly distributed or have few values, so that all weights of a module may have the
-largest code.
+Otherwise, the weights were clipped, are uniformly distributed or have few values. Then all weights of a module may have
+the largest code.
 """
 
 
@@ -40,13 +40,13 @@ def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
 
 
 def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
-    """Return the keys of scales that are equal within a fused module although each of its weights needs another scale.
+    """Return the keys of scales that are equal within a fused module although its weights need different scales.
 
-    The scale of a whole weight is chosen so that its largest value gets the largest code, 448 or 127. If several
-    weights get the largest of their scales, and are quantised again, only one of them still has the largest code. If
-    all of them have it, the codes were left as they were. The result is empty unless this is so in most of the fused
-    modules with equal scales. Scales that are powers of two are not judged: such rounded scales are often equal.
-    ``scales`` are scales of weights, not of activations, which fused modules may share.
+    The scale of a whole weight is chosen so that the largest value of the weight gets the largest code, 448 or 127. If
+    all weights of a module get the largest of their scales and are quantised again, only one of them still has the
+    largest code. If all weights have the largest code, they were not quantised again. The result is empty unless most
+    fused modules with equal scales have this fault. Scales that are powers of two are not judged, because rounded
+    scales are often equal. ``scales`` are scales of weights, not of activations, which fused modules may share.
     """
     equal = [
         keys
@@ -58,7 +58,7 @@ def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str
 
 
 def _has_largest_code(subject: Subject, key: str) -> bool:
-    """Return whether the codes of the scale ``key`` reach the largest code of their dtype, as only few codes do.
+    """Return whether the codes of the scale ``key`` reach the largest code of their dtype, and only few codes do.
 
     The largest of ``n`` normally distributed numbers is about ``sqrt(2 * log(2 * n))`` times as large as their root
     mean square; that of trained weights is usually larger.

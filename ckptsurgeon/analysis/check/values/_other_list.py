@@ -19,7 +19,9 @@ __all__ = ["other_list"]
 FEWEST = 50
 """A list is judged only if it has at least this many placeholders, and this many successive untrained rows."""
 SMALL, SHARE = 0.6, 0.1
-"""Rows below ``SMALL`` of the median norm may be untrained; ``SHARE`` is the largest share of exceptions.
+"""Rows below ``SMALL`` of the median norm may be untrained.
+
+At most the share ``SHARE`` of the placeholders may be so small, and of the untrained rows may be placeholders.
 
 In BERT, the rows of [unused...] have 0.33 to 0.41 of the median.
 """

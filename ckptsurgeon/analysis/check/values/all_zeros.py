@@ -25,7 +25,7 @@ ADVICE = (
 )
 
 FEWEST, PART = 3, 20
-"""At least this many norms with the same role are compared; this share of a norm (a 20th) may be zero by chance."""
+"""If fewer norms have one role, norms around them are compared; one in ``PART`` elements may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")
 """Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Copy these codes from the quantised model again, or quantise it again."
@@ -70,10 +70,10 @@ def _alone(subject: Subject) -> Iterator[str]:
 
 
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
-    """Yield the norms with few others of their role that have zeros although no norm of the layers around them has any.
+    """Yield norms that contain zeros although no norm of the surrounding layers does; their role occurs in few layers.
 
-    An example is the norm after the last layer. It is not compared with norms of other parts of the network: in a new
-    model, the norms of a language model that computes 1 + weight are zeros, those of its vision tower are ones.
+    An example is the norm after the last layer. It is compared only with norms of the same part of the network: in a
+    new model, the norms of a language model that computes 1 + weight are zeros, those of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
@@ -88,9 +88,9 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
     """Return the norms with which the norm ``key`` is compared; only ``key`` itself if there are none.
 
-    They are the other norms of the smallest part of the network that has at least ``FEWEST`` of them, or one with
-    zeros. If at least ``FEWEST`` of them are not in ``lone``, those in ``lone`` are left out. ``zeros`` has the number
-    of zeros of each norm, ``lone`` the norms whose role occurs in few layers.
+    They are the other norms of the smallest part of the network that has at least ``FEWEST`` other norms, or another
+    norm with zeros. If at least ``FEWEST`` of them are not in ``lone``, those in ``lone`` are left out. ``zeros`` has
+    the number of zeros of each norm, ``lone`` the norms whose role occurs in few layers.
     """
     part = key
     while part:

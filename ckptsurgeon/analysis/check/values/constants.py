@@ -1,6 +1,6 @@
 """Checks that no weight matrix has the same value everywhere.
 
-Biases and buffers may have one value everywhere. A norm may have it if the same norm of most other layers has.
+Biases and buffers may have one value everywhere, and so may a norm if the norms with the same role mostly have one.
 """
 
 from __future__ import annotations

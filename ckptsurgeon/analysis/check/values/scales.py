@@ -87,7 +87,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
-    """Yield what the figures ``found`` of scales show; ``below`` are the scales with odd negative values."""
+    """Yield findings on scales, from their figures ``found``; ``below`` are scales whose negative values are a fault."""
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and _multiplies_rows(subject, key)]
@@ -123,7 +123,7 @@ def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) 
 
 
 def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]:
-    """Yield what the scales of modules that vLLM fuses into one show."""
+    """Yield findings on the scales of modules that vLLM fuses into one."""
     fused = unlike_fused(subject, {key: one for key, one in found.items() if is_global_weight_scale(subject, key)})
     if fused:
         what = (
@@ -143,7 +143,7 @@ def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]
 
 
 def _odd_weights(subject: Subject) -> Iterator[Found]:
-    """Yield what only the decoded weights show: rounded, averaged or moved codes, and zero points that do not fit."""
+    """Yield findings of the decoded weights: rounded, averaged or moved codes, and zero points that do not fit."""
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
@@ -158,7 +158,7 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether the codes of the scales ``key`` are not all zero, or not known.
+    """Return whether any code of the scales ``key`` is not zero; also True if the codes are not known.
 
     If a weight is zero, both its codes and its scales are zero, which is not a fault. The codes in GGUF's blocks
     are not measured: for them, the result is False.
