@@ -1,4 +1,4 @@
-"""The result of ``layouts``: the layouts of each family of networks, and which of them a checkpoint has."""
+"""The result of ``layouts``: the layouts of each family of networks, and the layout of a checkpoint, if given."""
 
 from __future__ import annotations
 

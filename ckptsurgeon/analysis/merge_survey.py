@@ -23,7 +23,7 @@ NAMED = 5
 OPPOSED = 0.05
 """Changes oppose each other if their cosine is below minus this, or if 5 % more signs differ than agree."""
 DEVIATIONS = 3.0
-"""Smaller opposition than by three standard deviations of random changes of as many values is taken for chance."""
+"""An opposition below three standard deviations of random changes, of as many values, counts as chance."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,7 +178,7 @@ class MergeSurvey(Brief):
         return math.fsum(one.weight for one in self.conflicts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the survey as plain data: of the conflicts the first ``MOST``, and how many more there are.
+        """Return the survey as plain data, with the first ``MOST`` conflicts and the number of further conflicts.
 
         ``changes`` is the output of ``ckpt diff BASE A B --json``.
         """

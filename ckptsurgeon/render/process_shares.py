@@ -1,4 +1,4 @@
-"""Shows the share of each of several processes in the work."""
+"""Shows how much of the work each process does, if there are several."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def windows_view(
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     """Return a table of the errors of extracted LoRA factors, the largest first.
 
-    The error of a module is the distance between the product of its factors and the change that it stands for (the
+    The error of a module is the distance between the product of its factors and the change that it represents (the
     difference of weights, or a merged change), as a share of that change.
     """
     if not fits:

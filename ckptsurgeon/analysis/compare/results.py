@@ -41,7 +41,7 @@ class Numbers:
 
 
 UNREAD = TensorInfo("uint8", (0,))
-"""Stands for a weight whose codes cannot be decoded."""
+"""The header in place of the decoded weight if codes cannot be decoded."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Gives tensors of the source that are not used another name if a result gets theirs: two tensors cannot have one."""
+"""Renames unused tensors of the source whose names a result needs, because two tensors cannot have the same name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...util.text import count, escape
 __all__ = ["PREFIX", "is_note", "set_aside"]
 
 PREFIX = "unused"
-"""The module into which such tensors are moved."""
+"""The module into which unused tensors are moved."""
 SHOWN = 3
 _WHY = " not used, and other tensors get "
 
@@ -17,10 +17,10 @@ _WHY = " not used, and other tensors get "
 def set_aside(
     keys: Iterable[str], names: Mapping[str, str], destination: Iterable[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the new name of each of ``keys``, and a note if some have to make room.
+    """Return {key: new name} of the source's ``keys``, and a list with a note if unused tensors are renamed.
 
-    ``names`` maps the keys that are used to keys of the destination. All others keep their names, unless one of the
-    results gets it.
+    ``names`` maps the keys that are used to keys of the destination. An unused key keeps its name, unless a result gets
+    the same name.
     """
     wanted = {key: names.get(key, key) for key in keys}
     results = set(names.values())

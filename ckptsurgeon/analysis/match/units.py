@@ -231,7 +231,7 @@ class FreeUnits:
         yield from (both for both in parts.values() if both[0] and both[1])
 
     def mask(self, here: Sequence[Unit], there: Sequence[Unit]) -> npt.NDArray[np.bool_]:
-        """Return a boolean matrix: which groups in ``here`` (rows) can correspond to which in ``there`` (columns)."""
+        """Return a boolean matrix: true if a group of ``here`` (row) can correspond to one of ``there`` (column)."""
         rows, columns = (
             [side.of[unit] for unit in units] for side, units in ((self._first, here), (self._second, there))
         )

@@ -1,4 +1,4 @@
-"""The result of ``loss_barrier``: the loss of networks between two networks, and by how much it is higher there."""
+"""The result of ``loss_barrier``: the losses of networks between two networks, and the height of the barrier."""
 
 from __future__ import annotations
 

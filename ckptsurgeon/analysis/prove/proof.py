@@ -55,7 +55,7 @@ class BlockResult:
 class MovedExpert:
     """An expert of the second network whose weights are not those of the expert with the same ``index`` in the first.
 
-    ``equals`` is the index of the expert of the first network that it is; None if it is none of them.
+    ``equals`` is the index of the first network's expert with the same weights; None if there is none.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""Makes a proposal with rules and operations from changes of single tensors, and checks it on headers."""
+"""Turns changes of single tensors into a proposal with rules and operations, and checks it by headers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .steps import STACK, Change, Step, after
 __all__ = ["LEFT_OUT", "Answer", "assembled"]
 
 MOST_COMPARED = 3_000_000
-"""The most times that an operation may be compared with a key, for all operations and all keys together."""
+"""The largest number of comparisons of an operation with a key, for all operations and keys together."""
 LEFT_OUT = ("an operation is left out:", "no operations are proposed:")
-"""The beginnings of the notes on operations that cannot be done."""
+"""The beginnings of the notes on operations that are left out."""
 TRIES = 10
-"""After this many operations that cannot be done, all others are left out, too."""
+"""After this many operations that cannot be carried out, all operations are left out."""
 
 
 class _RowError(Exception):
@@ -38,9 +38,9 @@ class _RowError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """Which tensors correspond: ``names`` are renamed, ``changes`` are operated on, ``open`` is undecided.
+    """The correspondence of two models: the tensors that are only renamed, the changed tensors, and the undecided ones.
 
-    ``evidence`` has the kind of evidence for each key in ``names``.
+    ``names`` maps source keys of renamed tensors to destination keys; ``evidence`` maps them to the kind of evidence.
     """
 
     names: Mapping[str, str]
@@ -50,7 +50,7 @@ class Answer:
 
 
 Agrees = Callable[[TensorInfo, str], str]
-"""A function that says how a tensor agrees with the destination's tensor of a key: "bits", "cast" or ''."""
+"""A function of a new tensor and a destination key that returns how both agree, such as "bits"; '' if they differ."""
 
 
 def assembled(
@@ -58,7 +58,8 @@ def assembled(
 ) -> Proposal:
     """Return the proposal ``found`` with the rules and operations of ``answer`` instead of its own.
 
-    With ``agrees``, each tensor is compared with that of the destination, and tensors that differ are left out.
+    With ``agrees``, the values of each new tensor are compared with the destination's tensor, and tensors that differ
+    are left out.
     """
     notes = [note for note in found.notes if not is_note(note)]
     order = {key: number for number, key in enumerate(source)}
@@ -93,7 +94,7 @@ def assembled(
 
 
 def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, str]], list[str]]:
-    """Return the operations, each with its evidence, and the names of all tensors after them."""
+    """Return (operation, evidence) for each operation, and the names of all tensors after the operations."""
     why = {step: change.why for change in changes for step in change.steps}
     found: list[tuple[Row, str]] = []
     for phase in range(STACK + 1):
@@ -105,7 +106,7 @@ def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, s
 
 
 def _in_turns(steps: Sequence[Step]) -> list[list[Step]]:
-    """Return the steps of a phase in lists, so that no list has two steps on one tensor."""
+    """Return the steps of a phase in lists; a list has at most one step on each tensor."""
     turns: list[list[Step]] = []
     seen: Counter[str] = Counter()
     for step in steps:
@@ -134,14 +135,17 @@ def _performed(rows: Sequence[tuple[Row, str]], source: Tensors) -> Mapping[str,
 
 
 def _agreement(made: TensorInfo | None, key: str, shape: tuple[int, ...], agrees: Agrees | None) -> str:
-    """Return the agreement of a tensor of the result with the destination's; without values, shapes are compared."""
+    """Return how a new tensor agrees with the destination's tensor ``key``; '' if they differ.
+
+    Without ``agrees``, only the shapes are compared.
+    """
     if made is None or made.shape != shape:
         return ""
     return agrees(made, key) if agrees is not None else "shape"
 
 
 def _without(answer: Answer, wrong: set[str]) -> Answer:
-    """Return an answer without the changes and names that lead to the destination keys ``wrong``."""
+    """Return the answer without the names and changes that make the destination keys ``wrong``."""
     return replace(
         answer,
         names={old: new for old, new in answer.names.items() if new not in wrong},
@@ -157,7 +161,7 @@ def _proposal(
     *,
     said: tuple[Sequence[str], Sequence[str], Mapping[str, str]],
 ) -> Proposal:
-    """Return the result; ``said`` has its rules, its notes, and how the tensors of the destination agree."""
+    """Return the proposal; ``said`` has its rules, its notes, and {destination key: agreement of the values}."""
     source, destination = sides
     made = {key: change.sources for change in answer.changes for key in change.results.values()}
     names = {key: answer.names[key] for key in source if key in answer.names}

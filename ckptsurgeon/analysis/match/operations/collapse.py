@@ -1,4 +1,4 @@
-"""Writes the operations on single tensors as few operations with patterns: 32 layers become one ``layers.{n}``."""
+"""Joins operations on single tensors into few operations with patterns, such as ``layers.{n}`` for 32 layers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Row", "collapsed"]
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _NAMES = "nmkabcdefgh"
 EXPRESSION = 20_000
-"""The longest list of numbers, in characters, of a pattern for some layers only."""
+"""The largest length, in characters, of a list of layer numbers in a pattern."""
 INDEX = "{i}"
 TRIES = 2_000_000
-"""How many keys may be compared with patterns; after that, each layer gets its own operation."""
+"""The largest number of comparisons of a key with a pattern; afterwards, patterns list layers one by one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Keys:
         self.inside_forms = {_form(path) for path in self.inside}
 
     def alike(self, key: str, fixed: Sequence[tuple[int, str]]) -> set[str]:
-        """Return the keys with the form of ``key`` that have the pieces ``fixed``; none after too many searches."""
+        """Return the keys with the form of ``key`` and the pieces ``fixed``; no keys after ``TRIES`` comparisons."""
         near = self.forms[_form(key)]
         self.left -= len(near)
         if self.left < 0:
@@ -59,7 +59,7 @@ class _Keys:
 def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
     """Return the steps of one phase as operations with patterns; ``keys`` are the names of all tensors before them.
 
-    A pattern matches exactly the inputs of its steps. The order is that of the first step of each operation.
+    A pattern matches exactly the inputs of its steps. The operations are in the order of their first steps.
     """
     known = _Keys(keys)
     groups: dict[tuple[object, ...], list[Step]] = defaultdict(list)
@@ -71,12 +71,12 @@ def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
 
 
 def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the forms of a stack's inputs or an unstack's outputs once, as their number may differ."""
+    """Return ``forms`` without repeats, because one operation can make stacks of different numbers of tensors."""
     return tuple(dict.fromkeys(forms))
 
 
 def _form(key: str) -> str:
-    """Return a key with ``#`` in place of each number; keys with one form have equally many pieces."""
+    """Return a key with ``#`` in place of each number; keys with the same form have the same number of pieces."""
     found = pieces(key)
     literal = (part.replace("\\", "\\\\").replace("#", "\\#") if "/" in key else part for part in found)
     return "".join("#" if _NUMBER.fullmatch(part) else said for part, said in zip(found, literal, strict=True))
@@ -101,7 +101,7 @@ def _rows(steps: Sequence[Step], known: _Keys) -> Iterator[Row]:
 
 
 def _single(step: Step, known: _Keys) -> Row:
-    """Return the operation for one step, whose patterns have no captures unless the operation needs one."""
+    """Return the operation for one step; its patterns have captures only if the operation needs them."""
     found = _together([step], known) if step.verb in ("stack", "unstack") else None
     if found is not None:
         return found
@@ -124,7 +124,7 @@ def _written(step: Step, patterns: Sequence[str], into: Sequence[str]) -> dict[s
 
 @dataclass
 class _Column:
-    """One input of all steps: for each step the numbers in its key, and the names of those that differ."""
+    """The keys of one input in all steps: the pieces of the first key, and for each step the numbers that vary."""
 
     parts: list[str]
     rows: list[list[int]]
@@ -133,7 +133,7 @@ class _Column:
 
 
 def _together(steps: Sequence[Step], known: _Keys) -> Row | None:
-    """Return one operation for all steps of a group; None if no pattern matches exactly their inputs."""
+    """Return one operation for all steps of a group; None if no patterns express exactly these steps."""
     first = steps[0]
     one = first.verb == "stack"
     inputs = [[key for step in steps for key in step.inputs]] if one else _transposed(step.inputs for step in steps)
@@ -180,7 +180,7 @@ def _column(keys: Sequence[str]) -> _Column:
 
 
 def _pattern(column: _Column, keys: Sequence[str], known: _Keys) -> str | None:
-    """Return a pattern that matches exactly ``keys``, with captures of the numbers that differ."""
+    """Return a pattern that matches exactly ``keys``, with captures of the numbers that vary; None if there is none."""
     wanted = set(keys)
     if len(wanted) > 1 and not column.names:
         return None
@@ -194,7 +194,7 @@ def _pattern(column: _Column, keys: Sequence[str], known: _Keys) -> str | None:
 
 
 def _expression(column: _Column) -> str | None:
-    """Return a regular expression that lists the numbers of some layers; None if two numbers differ."""
+    """Return a regular expression that lists the layer numbers; None if two numbers vary, or it is too long."""
     if len(column.names) > 1:
         return None
     at, name = next(iter(column.names.items()), (-1, ""))
@@ -206,7 +206,7 @@ def _expression(column: _Column) -> str | None:
 
 
 def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
-    """Return the new name with captures of the inputs' patterns; None if a number is not in each of the patterns."""
+    """Return the pattern of a new name, with captures of the inputs' patterns; None if no capture gives a number."""
     split = [pieces(name) for name in names]
     said: list[str] = []
     for at, parts in enumerate(zip(*split, strict=True)):
@@ -223,7 +223,7 @@ def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
 
 
 def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str | None:
-    """Return an expression, a capture plus a constant, that gives the number of the new name in all steps."""
+    """Return an expression such as ``{n+1}`` that gives ``numbers``, one of each new name; None if none does."""
     options: list[tuple[int, int, str]] = []
     for place, (position, name) in enumerate(columns[0].names.items()):
         shifts = {number - row[place] for number, row in zip(numbers, columns[0].rows, strict=True)}
@@ -242,7 +242,7 @@ def _has(column: _Column, name: str, place: int, rows: Sequence[Sequence[int]]) 
 
 
 def _by_module(rows: Sequence[Row], keys: Collection[str]) -> list[Row]:
-    """Return the operations, with those on the weight and the bias of the same modules as one on the modules."""
+    """Return the operations; equal operations on weights and biases become one operation on the modules."""
     groups: dict[object, list[tuple[str, Row]]] = defaultdict(list)
     for row in rows:
         stripped = _stripped(row.row)
@@ -268,7 +268,7 @@ def _joined(ends: Sequence[str], rows: Sequence[Row], leaves: Mapping[str, set[s
 
 
 def _stripped(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return the last segment of all names of an operation, and the operation without it; None if they differ."""
+    """Return ("weight" or "bias", the operation without this end of all its names); None if a name ends otherwise."""
     verb = next(iter(row))
     texts = [text for name in (verb, "into") if name in row for text in _texts(row[name])]
     ends = {text.rpartition(".")[2] for text in texts}

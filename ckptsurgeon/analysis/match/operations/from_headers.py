@@ -23,14 +23,14 @@ _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
 """Matches a key in a list of layers; its groups are the text before the first number, and the last segment."""
 TURNED = "transposed"
 _BEYOND = (
-    "{} may be joined or taken apart, but not compared with those of the other model, because too many have the "
-    "same layer numbers"
+    "not compared with the other model, because too many tensors have the same layer numbers: {} that may be fused "
+    "or stacked"
 )
 
 
 @dataclass(frozen=True)
 class HeaderChanges:
-    """Results from names and shapes other than renames: complete operations, incomplete operations, and notes."""
+    """The operations that follow from names and shapes: complete ones, incomplete ones, and notes."""
 
     changes: list[Change]
     undecided: list[Undecided]
@@ -38,7 +38,7 @@ class HeaderChanges:
 
 
 def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> HeaderChanges:
-    """Return the operations that follow from names and shapes, and the questions that these leave open.
+    """Return the operations that follow from names and shapes, complete and incomplete ones, and notes.
 
     ``found`` has the tensors that are only renamed; these are not used again.
     """
@@ -68,7 +68,7 @@ def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> He
 class _Left:
     """The tensors of both models that have no partner yet, and the operations that were found.
 
-    ``changes`` are the operations that are known at first.
+    ``changes`` are the operations that are already known.
     """
 
     def __init__(self, found: Proposal, source: Tensors, destination: Tensors, changes: list[Change]) -> None:
@@ -97,7 +97,11 @@ class _Left:
 
 
 def _stored(turned: Iterable[str], names: Iterable[str], tensors: Tensors) -> Callable[[str], bool | None]:
-    """Return a function that says whether matrices like that of a key are transposed in the other model."""
+    """Return a function of a key that returns whether similar matrices are transposed in the other model.
+
+    Similar matrices are in the same list of layers, and their keys have the same last segment. The function returns
+    None if the answer is not known.
+    """
     places = {place for key in turned if (place := _place(key)) and len(tensors[key].shape) == 2}
     plain = {_place(key) for key in names if len(shape := tensors[key].shape) == 2 and shape[0] != shape[1]}
 
@@ -116,7 +120,7 @@ def _place(key: str) -> tuple[str, ...] | None:
 
 
 def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
-    """Yield transposes: of matrices whose names correspond, and of square matrices in the same layers."""
+    """Yield the transposes of matrices whose names correspond, and of square matrices in the same layers."""
     for key, new in found.turned.items():
         yield Change((_turn(key, new, source[key]),), {key: new}, (key,), TURNED)
     matrices = {key: source[key].shape for key in found.names}
@@ -126,14 +130,14 @@ def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
 
 
 def reordered(names: Mapping[str, str], orders: Mapping[str, tuple[str, int]]) -> Iterator[Change]:
-    """Yield the operations ``halves`` and ``pairs`` on queries and keys; ``orders`` has the operation and the heads."""
+    """Yield the operations ``halves`` and ``pairs`` on queries and keys; ``orders``: {key: (verb, heads)}."""
     for key, (verb, heads) in orders.items():
         if key in names:
             yield Change((in_place(verb, key, ORDER, (("heads", heads),)),), {key: names[key]}, (key,), "name")
 
 
 def _turn(key: str, new: str, info: TensorInfo) -> Step:
-    """Return the transpose of a matrix, or the order of dimensions of a kernel of a convolution."""
+    """Return the step that transposes a matrix, or that permutes the dimensions of a convolution's kernel."""
     number = len(info.shape)
     if number == 2:
         return in_place("transpose", key, TURN)
@@ -183,7 +187,7 @@ def _unstack(found: Stacked, source: Tensors) -> Change | Undecided:
 
 
 def _by_layer(found: Iterable[Undecided]) -> list[Undecided]:
-    """Return each open question once for all layers, with ``{n}`` in place of the numbers."""
+    """Return one incomplete operation for all layers in place of one per layer, with ``{n}`` for the number."""
     groups: dict[Undecided, Undecided] = {}
     for one in found:
         old, new = (tuple(dict.fromkeys(map(shown, keys))) for keys in (one.first, one.second))

@@ -1,8 +1,8 @@
 """Finds fused projections by shapes: one tensor that is the concatenation of several, such as q, k and v.
 
-Shapes say that tensors are parts of another one, but not in which order. Only names can: ``qkv_proj`` of Phi-3 has all
-queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon has the queries, keys and
-values of one head, then those of the next; for other names, the order is not known.
+Shapes show that tensors are parts of another tensor, but not the order of the parts. Only names show the order:
+``qkv_proj`` of Phi-3 has all queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon
+has the queries, keys and values of one head, then those of the next head. For other names, the order is not known.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["BY_HEAD", "Fused", "find_fused", "not_compared"]
 
 KINDS = ({"q", "k", "v"}, {"k", "v"}, {"gate", "up"})
 BY_HEAD = frozenset({"query_key_value", "linear_qkv", "wqkv", "dense_h_to_4h", "linear_fc1"})
-"""Names of fused projections whose rows may be grouped by heads or interleaved: wqkv is that of InternLM 2."""
+"""Names of fused projections whose rows may be grouped by heads or interleaved; ``wqkv`` is from InternLM 2."""
 MOST = 1 << 16
-"""The most pairs of fused tensors and sets of parts that are compared within one layer, which takes a second."""
+"""At most this many pairs (fused tensor, set of parts) are compared in one layer, which takes a second."""
 
 Turned = Callable[[str], bool | None]
-"""A function that says of a key whether the matrices of its layers are stored transposed; None if it is not known."""
+"""A function of a key that returns whether matrices of its layers are stored transposed; None if it is not known."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A tensor ``whole``, and the tensors ``parts`` of the other model of which it is the concatenation.
+    """A tensor ``whole`` that is the concatenation of the tensors ``parts`` of the other model.
 
-    If ``unknown`` is empty, the parts are in their order, ``whole`` is joined along ``dim``, and ``turned`` says
-    whether ``whole`` is stored transposed. Else ``unknown`` says what is not known.
+    If ``unknown`` is empty, ``parts`` are in the right order and are joined along ``dim``, and ``turned`` is true if
+    ``whole`` is stored transposed. Otherwise ``unknown`` is the missing information.
     """
 
     whole: str
@@ -53,7 +53,7 @@ class _Layer:
 
     @property
     def is_large(self) -> bool:
-        """Whether the layer has more pairs than are compared."""
+        """True if the layer has too many pairs to be compared."""
         return len(self.wholes) * len(self.parts) > MOST
 
 
@@ -65,12 +65,12 @@ def find_fused(wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fuse
 
 
 def not_compared(wholes: Tensors, parts: Tensors) -> int:
-    """Return how many of ``wholes`` are not compared with ``parts``, because their layers have too many tensors."""
+    """Return the number of tensors of ``wholes`` that are not compared, because their layers have too many tensors."""
     return sum(len(layer.wholes) for layer in _layers(wholes, parts) if layer.is_large)
 
 
 def _layers(wholes: Tensors, parts: Tensors) -> list[_Layer]:
-    """Return the layers of both models, with the modules that have at least two tensors that may be parts."""
+    """Return the possible fused tensors of each layer, and the modules with at least two tensors that may be parts."""
     layers: dict[tuple[tuple[int, ...], str], _Layer] = defaultdict(_Layer)
     for key in wholes:
         place = place_of(key)
@@ -107,7 +107,7 @@ def _likeness(place: Place, parent: str) -> float:
 
 @dataclass(frozen=True)
 class _Group:
-    """The tensors of one parent module, by the kind of part (q, k, v, gate, up); ``others`` by their dimensions."""
+    """The tensors of one parent module, by kind of part (q, k, v, gate, up); ``others`` by number of dimensions."""
 
     of_kind: Mapping[str, list[str]]
     others: Mapping[int, list[str]]
@@ -124,7 +124,7 @@ class _Group:
 
 
 def _chosen(whole: str, group: _Group, wholes: Tensors, parts: Tensors) -> Iterator[tuple[str, ...]]:
-    """Yield the tensors of one parent module that may be the parts of ``whole``, in the order of its name if known."""
+    """Yield sets of a module's tensors that may be the parts of ``whole``, in the order that its name shows, if any."""
     order = order_of_parts(whole)
     for kinds in KINDS:
         if (order and set(order) != kinds) or any(len(group.of_kind[kind]) != 1 for kind in kinds):
@@ -139,7 +139,7 @@ def _chosen(whole: str, group: _Group, wholes: Tensors, parts: Tensors) -> Itera
 
 
 def _dims(whole: tuple[int, ...], parts: Sequence[tuple[int, ...]]) -> list[tuple[int, bool]]:
-    """Return each (dimension, whether ``whole`` is transposed) along which ``parts`` can make ``whole``."""
+    """Return all (dimension, is transposed) for which the concatenation of ``parts`` has the shape ``whole``."""
     found = [(dim, False) for dim in range(min(len(whole), 2)) if _fits(whole, parts, dim)]
     return found + ([(0, True)] if len(whole) == 2 and _fits(whole[::-1], parts, 0) else [])
 

@@ -1,4 +1,4 @@
-"""Finds tensors whose names correspond, but not their shapes: 1x1 convolutions, matrices that some layers transpose."""
+"""Finds tensors with corresponding names but other shapes: 1x1 convolutions, matrices that some layers transpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 def flat_shape(shape: Shape) -> Shape:
-    """Return a shape without sizes of 1 at its end, as that of a 1x1 convolution; two dimensions stay."""
+    """Return a shape without its last dimensions of size 1, as in a 1x1 convolution; at least two dimensions remain."""
     end = len(shape)
     while end > 2 and shape[end - 1] == 1:
         end -= 1
@@ -37,7 +37,7 @@ def squeezed(source: Tensors, destination: Tensors) -> Iterator[Change]:
 def turned_in_some_layers(source: Tensors, destination: Tensors) -> Iterator[Change]:
     """Yield the transposes and new names of matrices that only some layers store transposed.
 
-    If all layers do, ``transposed`` finds them, with more care: it compares both orientations of each matrix.
+    If all layers store them transposed, ``transposed`` finds them more reliably, because it compares both orientations.
     """
     sides = [
         {key: info for key, info in side.items() if _may_be_turned(key, info.shape)} for side in (source, destination)
@@ -64,7 +64,7 @@ def _sorted(shape: Shape) -> Shape:
 
 
 def _names(source: Tensors, destination: Tensors, changed: Callable[[Shape], Shape]) -> dict[str, str]:
-    """Return which tensors correspond by names and by shapes that ``changed`` makes equal."""
+    """Return {source key: destination key} of tensors with similar names whose shapes ``changed`` makes equal."""
     sides = [
         {key: replace(info, shape=changed(info.shape)) for key, info in side.items()} for side in (source, destination)
     ]

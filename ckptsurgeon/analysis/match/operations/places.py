@@ -1,4 +1,4 @@
-"""Where a tensor is in a model: its layer, its module and the module's parent, by the segments of its key."""
+"""The position of a tensor in a model: its layer, its module and the module's parent, from its key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JOINED = re.compile(r"(in_proj)_(weight|bias)")
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a tensor: ``numbers`` of its layer, path of the ``parent``, name of the ``module``, ``leaf``."""
+    """The position of a tensor; for ``layers.3.mlp.up.weight``: (3,), ``layers.3.mlp``, ``up`` and ``weight``."""
 
     numbers: tuple[int, ...]
     parent: str
@@ -23,7 +23,7 @@ class Place:
 
 
 def place_of(key: str) -> Place:
-    """Return the place of the tensor ``key``."""
+    """Return the position of the tensor ``key``."""
     parts = key.split(".")
     joined = _JOINED.fullmatch(parts[-1])
     parts = [*parts[:-1], joined[1], joined[2]] if joined else parts

@@ -18,7 +18,8 @@ def with_operations(
 ) -> Proposal:
     """Return the proposal ``found``, which has rules only, with operations for tensors that rules cannot convert.
 
-    ``orders`` maps source keys of queries and keys to the operation that reorders their rows, and the number of heads.
+    ``orders`` maps the source keys of query and key projections to (verb of the operation that reorders their rows,
+    number of heads).
     """
     more = header_changes(found, source, destination)
     changes = [*more.changes, *reordered(found.names, orders or {})]

@@ -1,4 +1,4 @@
-"""Finds stacks by shapes: one tensor for all experts (or all layers) in one model, a tensor for each in the other."""
+"""Finds stacks by shapes: one model has one tensor for all experts (or layers), the other a tensor for each expert."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Stacked", "find_stacked", "numbered_lists", "stacks_not_compared"]
 
 _OPEN = "several stacks have fitting shapes, or the matrices in them may be transposed"
 MOST = 256
-"""The most stacks, and the most lists of tensors, that are compared in one layer."""
+"""At most this many stacks, and this many lists of tensors, are compared in one layer."""
 
 
 @dataclass(frozen=True)
 class Stacked:
     """A tensor ``stacks``, and the tensors ``parts`` of the other model that are its elements along dimension 0.
 
-    ``turned`` says whether the matrices in the stack are transposed. If ``unknown`` is not empty, several ``stacks``
-    and ``parts`` fit, and it says why. ``why`` is the evidence, name or shape.
+    ``turned`` says whether the matrices in the stack are transposed. If several ``stacks`` and
+    ``parts`` fit, ``unknown`` is the reason. ``why`` is the evidence: name, shape or transposed.
     """
 
     stacks: tuple[str, ...]
@@ -37,7 +37,7 @@ class Stacked:
 def find_stacked(stacks: Tensors, singles: Tensors, models: tuple[Tensors, Tensors]) -> Iterator[Stacked]:
     """Yield the tensors in ``stacks`` that are stacks of ``singles``; both have no partner yet.
 
-    ``models`` are all tensors of the two models: their names say which part of a transformer block a tensor may be.
+    ``models`` are all tensors of the two models: their names show which part of a transformer block a tensor may be.
     """
     parts = _named_parts(models[0]), _named_parts(models[1])
     found = [
@@ -50,12 +50,12 @@ def find_stacked(stacks: Tensors, singles: Tensors, models: tuple[Tensors, Tenso
 
 
 def stacks_not_compared(stacks: Tensors, singles: Tensors) -> int:
-    """Return how many of ``stacks`` are not compared with ``singles``, because their layers have too many of one."""
+    """Return the number of ``stacks`` that are not compared, because their layers have too many stacks or tensors."""
     return sum(len(whole) for whole, some in _layers(stacks, singles) if max(len(some), len(whole)) > MOST)
 
 
 def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[list[str]]]]:
-    """Return for each layer its possible stacks, and its lists of tensors that may be the elements of one."""
+    """Return, for each layer, its possible stacks, and its lists of tensors that may be the elements of a stack."""
     by_layer: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for key, info in stacks.items():
         if len(info.shape) > 1:
@@ -68,7 +68,7 @@ def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[lis
 
 
 def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
-    """Yield the stacks. Square matrices in them are transposed if all others with the same last name are."""
+    """Yield the stacks; stacks of square matrices count as transposed if all others with the same last segment are."""
     kinds: dict[str, set[bool]] = defaultdict(set)
     for one in found:
         if not one.unknown and not _is_square(singles[one.parts[0]]):
@@ -84,7 +84,7 @@ def _is_square(info: TensorInfo) -> bool:
 
 
 def _named_parts(tensors: Tensors) -> dict[str, Parts]:
-    """Return which part of a transformer block each tensor may be; ``experts.gate_proj`` counts as a module."""
+    """Return {key: the parts of a block that the tensor may be}; ``experts.gate_proj`` counts as a module."""
     leaves = ("weight", "bias", KERNEL)
     modules = {key: key if key.rpartition(".")[2] in leaves else f"{key}.weight" for key in tensors}
     parts = parts_of(modules.values())
@@ -92,9 +92,10 @@ def _named_parts(tensors: Tensors) -> dict[str, Parts]:
 
 
 def numbered_lists(singles: Tensors) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """Yield the other numbers and the keys of tensors of one shape whose names differ in one number, from 0 on.
+    """Yield (other numbers, keys) for tensors of one shape whose names differ in one number, from 0 on.
 
-    This is the last number, as that of an expert; the first one, as that of a layer, if the last does not differ.
+    The keys ``layers.3.experts.{0,1}.w`` give the other numbers (3,). The number that differs is the last one (of an
+    expert); if the last one does not differ, it is the first one (of a layer).
     """
     alone = list(singles)
     for end in (-1, 0):

@@ -1,4 +1,4 @@
-"""Operations on single tensors, before those of all layers become one."""
+"""Operations on single tensors; ``collapse`` later joins the operations of all layers into one."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
 ]
 
 UNSTACK, TURN, ORDER, JOIN, REORDER, RETURN, STACK = range(7)
-"""The order of operations: on parts of the source, then split and concat, then on parts of the destination."""
+"""The phases in their order: operations on source tensors, then split and concat, then operations on the results."""
 
 Fields = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on the tensors ``inputs``, which become ``outputs``; ``phase`` says when it is done.
+    """One operation that turns the tensors ``inputs`` into ``outputs``; phases are carried out in order.
 
-    ``fields`` are the operation's other fields, without those that have their default.
+    ``fields`` are the operation's other fields that do not have their default values.
     """
 
     verb: str
@@ -43,16 +43,16 @@ class Step:
 
     @property
     def keeps_names(self) -> bool:
-        """Whether the result has the name of the input, as that of a transpose."""
+        """True if the result has the name of the input, as after a transpose."""
         return self.inputs == self.outputs
 
 
 @dataclass(frozen=True)
 class Change:
-    """Tensors of the source that become tensors of the destination by ``steps``.
+    """The ``steps`` that make tensors of the destination from tensors of the source.
 
-    ``results`` maps the names after the steps to keys of the destination, and ``sources`` has the keys that the steps
-    use. ``why`` is the evidence.
+    ``results`` maps the names after the steps to keys of the destination; ``sources`` are the source keys that the
+    steps use. ``why`` is the evidence.
     """
 
     steps: tuple[Step, ...]
@@ -67,7 +67,7 @@ def in_place(verb: str, name: str, phase: int, fields: Fields = ()) -> Step:
 
 
 def free_name(key: str, taken: Mapping[str, object]) -> str:
-    """Return the name of a result that becomes ``key``: another one if a tensor of the source has that name."""
+    """Return a name for a result that later gets the name ``key``: ``new.KEY`` if a source tensor has this name."""
     name = key
     while name in taken:
         name = f"new.{name}"
@@ -75,7 +75,7 @@ def free_name(key: str, taken: Mapping[str, object]) -> str:
 
 
 def after(keys: Sequence[str], steps: Iterable[Step]) -> list[str]:
-    """Return the names of all tensors after steps of one phase; results get the place of their first input."""
+    """Return the names of all tensors after the steps of one phase; results replace their first input."""
     gone: dict[str, tuple[str, ...]] = {}
     for step in steps:
         if not step.keeps_names:

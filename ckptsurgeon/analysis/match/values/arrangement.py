@@ -1,7 +1,7 @@
-"""Finds how the elements of one tensor are ordered in another: with other dimensions, or permuted along two of them.
+"""Finds operations that put the elements of one tensor into the order of another: transpose, reshape, permutation.
 
-Dimensions may be in another order, and joined or taken apart: the kernels of convolutions in TensorFlow and JAX are
-(height, width, inputs, outputs), those of attention in Flax (inputs, heads, size of a head).
+Dimensions may be in another order, and may be joined or divided. Kernels of convolutions in TensorFlow and JAX have the
+shape (height, width, inputs, outputs), kernels of attention in Flax have (inputs, heads, size of a head).
 https://flax.readthedocs.io/en/stable/api_reference/flax.linen/layers.html
 """
 
@@ -25,14 +25,14 @@ __all__ = ["Operations", "arrangement", "permutation", "with_steps"]
 
 Shape = tuple[int, ...]
 Operations = tuple[tuple[str, Fields], ...]
-"""Operations on one tensor: (verb, fields) of each."""
+"""Operations on one tensor, each as (verb, fields)."""
 Tensor = tuple[Checkpoint, TensorInfo]
 DIMS = 5
-"""The most dimensions that are tried in all orders."""
+"""Orders of dimensions are tried only for tensors of at most this many dimensions."""
 
 
 def arrangement(one: Tensor, other: Tensor, dtype: str) -> Operations | None:
-    """Return the operations that give ``one`` the dimensions of ``other``; None if none give it the same sample."""
+    """Return the operations that give ``one`` the shape and the sample of ``other``; None if there are none."""
     (source, info), (destination, wanted) = one, other
     if max(len(info.shape), len(wanted.shape)) > DIMS:
         return None
@@ -44,7 +44,7 @@ def arrangement(one: Tensor, other: Tensor, dtype: str) -> Operations | None:
 
 
 def _options(shape: Shape, wanted: Shape) -> Iterator[Operations]:
-    """Yield the operations that may be right, the simplest first: orders of dimensions before or after a reshape."""
+    """Yield possible operations, the simplest first: dimensions are permuted before or after a reshape."""
     seen: set[Operations] = set()
     for dims in permutations(range(len(shape))):
         turned = tuple(shape[dim] for dim in dims)
@@ -58,7 +58,7 @@ def _options(shape: Shape, wanted: Shape) -> Iterator[Operations]:
 
 
 def _is_joined(one: Shape, other: Shape) -> bool:
-    """Return whether one of two shapes results from the other if dimensions that follow each other are joined."""
+    """Return whether joining consecutive dimensions of one of the two shapes gives the other."""
     ends = [set(accumulate(shape, mul)) for shape in (one, other)]
     return ends[0] <= ends[1] | {1} or ends[1] <= ends[0] | {1}
 
@@ -83,7 +83,8 @@ def _done(info: TensorInfo, operations: Operations) -> TensorInfo:
 def permutation(one: Tensor, other: Tensor, dtype: str) -> Operations | None:
     """Return the operations that permute ``one`` along its first two dimensions so that it may equal ``other``.
 
-    Elements are compared without their order, so that what is found still has to be compared as a whole.
+    Only fingerprints of slices are compared, which do not depend on the order of elements. So the whole tensors still
+    have to be compared afterwards. Returns None if no permutation fits.
     """
     if not one[1].shape or one[1].shape != other[1].shape:
         return None

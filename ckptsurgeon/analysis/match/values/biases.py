@@ -1,4 +1,4 @@
-"""Applies the operations of weights to the biases of the same modules: a vector alone does not show its origin."""
+"""Applies the operations of weights to the biases of the same modules: the values of biases show too little."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WEIGHT = re.compile(r"(?:weight|kernel)$")
 def with_biases(
     changes: Sequence[Change], source: Tensors, destination: Tensors, names: Mapping[str, str]
 ) -> list[Change]:
-    """Return the changes, and one for the biases of each change of weights; ``names`` are tensors that are renamed."""
+    """Return ``changes`` and, for each change of weights, a change of the biases, unless these are only renamed."""
     found = list(changes)
     taken = {*names.values()}
     for change in changes:
@@ -28,7 +28,7 @@ def with_biases(
 
 
 def _of_biases(change: Change, source: Tensors, destination: Tensors) -> Change | None:
-    """Return the change of the biases; None if a bias is missing, or nothing but a transpose is done."""
+    """Return the change of the biases; None if a bias is missing, or if the steps do not apply to biases."""
     steps = [step for step in change.steps if step.phase not in (TURN, RETURN)]
     sources = tuple(map(_bias, change.sources))
     ends = {name: _bias(key) for name, key in change.results.items()}
@@ -50,7 +50,7 @@ def _of_biases(change: Change, source: Tensors, destination: Tensors) -> Change 
 
 
 def _needs_a_matrix(step: Step) -> bool:
-    """Return whether an operation cannot be done to a vector, as it is on columns or makes other dimensions."""
+    """Return whether a step cannot be applied to a vector: it is on columns or changes the number of dimensions."""
     return step.verb in ("stack", "unstack", "copy", "reshape") or dict(step.fields).get("dim", 0) != 0
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints of the elements of tensors in any order: of all, and of those at each index along a dimension."""
+"""Fingerprints of whole tensors and of slices along a dimension; they do not depend on the order of elements."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def elements_of(source: Checkpoint, info: TensorInfo, dtype: str) -> int:
-    """Return a fingerprint of a tensor's elements, which is the same in any order, after a cast to ``dtype``."""
+    """Return a fingerprint of a tensor after a cast to ``dtype``; it does not depend on the order of elements."""
     return int(slices_of(source, info, dtype, ())[0][0]) if info.numel else 0
 
 
 def slices_of(source: Checkpoint, info: TensorInfo, dtype: str, dims: tuple[int, ...] = (0, 1)) -> list[Hashes]:
-    """Return for each of ``dims`` the fingerprints of the elements at each index along it; of all elements for no dims.
+    """Return, for each of ``dims``, the fingerprints of all slices along it; without ``dims``, that of the tensor.
 
     The tensor is read once, block by block.
     """

@@ -1,8 +1,8 @@
 """Finds by content which tensors of two checkpoints of one network correspond, and proposes rules and operations.
 
-Samples of all tensors are compared first. Only tensors without an equal sample are read for the fingerprints of their
-rows and columns, and what is left then for fingerprints of its elements in any order. What is proposed is compared as a
-whole, block by block.
+First, samples of all tensors are compared. Tensors without an equal sample are read, and the fingerprints of their rows
+and columns are compared. For the remaining tensors, fingerprints that do not depend on the order of elements are
+compared. At the end, all proposed pairs of tensors are compared completely, block by block.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 def with_values(
     found: Proposal, source: Checkpoint, destination: Checkpoint, progress: Progress | None = None
 ) -> Proposal:
-    """Return the proposal ``found`` with the rules and operations that values show, instead of those by names.
+    """Return the proposal ``found`` with the rules and operations that values show, instead of its own.
 
     Tensors whose values cannot be compared, such as blocks of GGUF, keep the partner that their names show.
     """
@@ -64,7 +64,7 @@ def with_values(
 
 
 def _common(both: Sequence[Checkpoint]) -> str:
-    """Return the least precise floating-point type of both checkpoints, in which fingerprints are made."""
+    """Return the least precise floating-point type of both checkpoints; fingerprints are computed in it."""
     dtype = "float64"
     for checkpoint in both:
         for key, info in checkpoint.items():
@@ -74,7 +74,7 @@ def _common(both: Sequence[Checkpoint]) -> str:
 
 
 def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
-    """Find tensors that correspond, the most certain first; ``expected`` are the pairs that names show."""
+    """Add the corresponding tensors to ``pairs``, the most certain first; ``expected`` are the pairs by names."""
     source, destination = pairs.here.checkpoint, pairs.there.checkpoint
     pair_equals(pairs, expected)
     lines = list(relations(*pairs.matrices(), source))
@@ -91,7 +91,7 @@ def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str]) -> dict[str, str]:
-    """Return the pairs of tensors that names show, if one tensor of the pair cannot be compared."""
+    """Return the pairs by names whose values cannot be compared, without those whose destination is in ``made``."""
     source, destination = both
     return {
         old: new
@@ -101,13 +101,16 @@ def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str])
 
 
 def _is_rounded(both: Sequence[Checkpoint]) -> bool:
-    """Return whether one of two checkpoints has float16, but not bfloat16, which the other has."""
+    """Return whether one checkpoint has float16 and no bfloat16, and the other has bfloat16."""
     halves = [{info.dtype for info in checkpoint.values()} & HALVES for checkpoint in both]
     return any(halves[side] == {"float16"} and "bfloat16" in halves[1 - side] for side in (0, 1))
 
 
 def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Proposal:
-    """Return a proposal with a note on what agrees; without rules and operations if nothing of importance agrees."""
+    """Return a proposal with a note on agreeing values; without rules and operations if no matrix agrees.
+
+    If the destination has no matrices, a tensor of any shape has to agree.
+    """
     destination = both[1]
     agreed = {key: said for key, said in found.agreed.items() if key not in named}
     matrices = {key for key, info in destination.items() if len(info.shape) > 1 and info.numel > 1}

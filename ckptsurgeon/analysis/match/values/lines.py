@@ -37,7 +37,7 @@ ELEMENTS = 1 << 18
 """At most this many elements of a tensor are in memory at once."""
 HALVES = {"float16", "bfloat16"}
 SAMPLE = 1 << 12
-"""The number of elements of a sample."""
+"""A sample has at most this many elements at the beginning of a tensor, and as many at its end."""
 _PRECISION = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Floating-point types, the most precise first."""
 
@@ -56,7 +56,7 @@ def is_comparable(info: TensorInfo) -> bool:
 
 
 def common_dtype(one: str, other: str) -> str:
-    """Return the less precise of two floating-point types, in which values are compared; '' if they never agree."""
+    """Return the dtype in which values are compared: of two floating-point types, the less precise; '' if none."""
     if one == other:
         return one
     if one not in _PRECISION or other not in _PRECISION:
@@ -65,7 +65,7 @@ def common_dtype(one: str, other: str) -> str:
 
 
 def bits_of(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
-    """Return the bits of values after a cast to ``wanted``, as numbers: two for each of complex128, else one."""
+    """Return the bits of values after a cast to ``wanted``, as integers: two for a complex128 value, otherwise one."""
     if common_dtype(dtype, wanted) == wanted:
         values = cast(values, dtype, wanted)[0]
     plain = np.ascontiguousarray(values)
@@ -75,18 +75,18 @@ def bits_of(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
 
 
 def numbers_of(bits: npt.NDArray[np.uint64], box: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint64]:
-    """Return one number, which is not 0 for values of 0, for each element of a part of a matrix."""
+    """Return an integer for each element of the part ``box`` of a matrix; it is not 0 if the element is 0."""
     parts = bits.reshape(*(end - begin for begin, end in box), -1)
     return parts @ _weights(1, 1 + parts.shape[-1]) + np.uint64(1) if parts.shape[-1] > 1 else bits + np.uint64(1)
 
 
 def _weights(begin: int, end: int) -> Hashes:
-    """Return the odd factor of each position in a line."""
+    """Return a pseudo-random odd factor for each position in a line."""
     return mixed(np.arange(begin + 1, end + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
 
 
 def mixed(state: Hashes) -> Hashes:
-    """Return numbers that look random, one for each number (SplitMix64, https://prng.di.unimi.it/splitmix64.c)."""
+    """Return a pseudo-random number for each number (SplitMix64, https://prng.di.unimi.it/splitmix64.c)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
@@ -105,16 +105,16 @@ def lines_of(source: Checkpoint, info: TensorInfo, dtype: str) -> Lines:
 
 
 def sample_of(source: Checkpoint, info: TensorInfo, dtype: str) -> tuple[bytes, bool]:
-    """Return a digest of the first and the last elements of a tensor, and whether all of its elements are equal.
+    """Return (digest of the first and last elements of a tensor, whether all elements of the tensor are equal).
 
-    If its first and last elements are equal, as with padding, the digest is that of the whole tensor.
+    If the first and last elements are all equal, for example zeros of padding, the digest is of all elements.
     """
     digest, is_constant = _digest(source, info, dtype, ends_of(info.shape))
     return _digest(source, info, dtype, blocks(info.shape, ELEMENTS)) if is_constant else (digest, False)
 
 
 def _digest(source: Checkpoint, info: TensorInfo, dtype: str, boxes: Iterable[Box]) -> tuple[bytes, bool]:
-    """Return a digest of parts of a tensor, and whether all elements of them are equal."""
+    """Return (digest of the parts ``boxes`` of a tensor, whether all elements of these parts are equal)."""
     found, firsts, is_constant = hashlib.sha256(), [], True
     for box in boxes:
         bits = bits_of(read_part(source, info, box), info.dtype, dtype).reshape(-1)
@@ -141,7 +141,7 @@ def ends_of(shape: tuple[int, ...]) -> list[Box]:
 
 
 def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: TensorInfo) -> str:
-    """Return the agreement: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
+    """Return how two tensors agree: "bits", "cast" (equal after a cast to the less precise dtype) or '' (they differ).
 
     Float16 and bfloat16 may also be "rounded": both may be roundings of the same numbers. The tensors are read block by
     block.
@@ -165,8 +165,8 @@ def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: Ten
 def _is_rounding(one: Hashes, other: Hashes) -> bool:
     """Return whether elements, as bits of bfloat16, may be roundings of the same numbers to float16 and bfloat16.
 
-    Numbers are rounded to float16, then to bfloat16, or at once: the results are neighbours. The smallest numbers of
-    float16 are multiples of 2 to the power of -24.
+    A number that is rounded to float16 and then to bfloat16 is equal, or next, to the number that is rounded directly.
+    The smallest float16 numbers are multiples of 2 to the power of -24, so this difference is also allowed.
     """
     ordered = [np.where(bits >> 15, -(bits & 0x7FFF).astype(np.int64), bits.astype(np.int64)) for bits in (one, other)]
     near = np.abs(ordered[0] - ordered[1]) <= 1

@@ -19,9 +19,10 @@ ROWS, COLUMNS = 0, 1
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A matrix of a model, or one in a stack of matrices: ``stack`` is then the key of the stack, and ``index`` which.
+    """A matrix of a model; if it is in a stack of matrices, ``stack`` is the key of the stack.
 
-    ``name`` is the key of the matrix; for one in a stack, the key of the stack and the index.
+    ``index`` is its index in the stack. ``name`` is its key; in a stack, the key of the stack and the index, as in
+    ``experts.w1.0``.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The lines of a matrix along ``axis`` are lines of ``inside`` along ``inner``; ``positions`` says which."""
+    """The rows or columns (``axis``) of ``matrix`` are rows or columns (``inner``) of ``inside``, at ``positions``."""
 
     matrix: Matrix
     axis: int
@@ -79,7 +80,7 @@ class Pool:
             self._by_length[length] = _Lines(hashes[order], owners[order])
 
     def find(self, matrix: Matrix) -> Found | None:
-        """Return the one matrix that has all lines of ``matrix``; None if there is none, or lines are of several."""
+        """Return the positions of all lines of ``matrix`` in one other matrix; None if no matrix has all of them."""
         return self._find(matrix, ROWS) or self._find(matrix, COLUMNS)
 
     def _find(self, matrix: Matrix, axis: int) -> Found | None:
@@ -99,7 +100,7 @@ class Pool:
 
 
 def _positions(lines: Hashes, inside: Hashes) -> npt.NDArray[np.int64] | None:
-    """Return the position of each line in another matrix; of equal lines, each gets the next one that is free."""
+    """Return different positions, in another matrix, for all lines; None if a line is missing there."""
     if len(lines) > len(inside):
         return None
     order = np.argsort(inside, kind="stable")
@@ -120,7 +121,7 @@ def _separate(
     number: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
 ) -> None:
-    """Give lines with equal fingerprints different positions: the one after the line before, or else the first free."""
+    """Give lines with equal fingerprints different positions: after that of the previous line, else the first free."""
     taken = set(positions[number == 1].tolist())
     following: dict[int, int] = {}
     for at in np.flatnonzero(number > 1).tolist():

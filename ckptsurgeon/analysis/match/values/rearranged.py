@@ -21,12 +21,12 @@ __all__ = ["rearranged", "slices_rearranged", "turned_copies", "vector_stacks"]
 
 
 def rearranged(pairs: Pairs) -> Iterator[Change]:
-    """Yield the changes of tensors with the same elements: other dimensions, or a permutation of two dimensions."""
+    """Yield a change for each two tensors with the same elements: another order of dimensions, or a permutation."""
     yield from _same_elements(pairs, *pairs.plain())
 
 
 def slices_rearranged(pairs: Pairs) -> Iterator[Change]:
-    """Yield the changes of matrices and kernels in stacks, named by the key of the stack and an index."""
+    """Yield such changes also for matrices and kernels in stacks, which get names such as ``experts.w1.0``."""
     here, there = pairs.plain()
     stacks = _slices(here), _slices(there)
     if stacks[0] or stacks[1]:
@@ -43,7 +43,7 @@ def _slices(tensors: Tensors) -> dict[str, TensorInfo]:
 
 
 def _same_elements(pairs: Pairs, here: Tensors, there: Tensors) -> Iterator[Change]:
-    """Yield the changes of tensors whose elements are in no other tensor of the same side."""
+    """Yield a change for each two tensors with the same elements, if no third tensor has the same elements."""
     sizes = {info.numel for info in here.values()} & {info.numel for info in there.values()} - {0, 1}
     found = [
         _by_elements(side, {key: info for key, info in tensors.items() if info.numel in sizes})
@@ -68,9 +68,9 @@ def _by_elements(side: Side, tensors: Tensors) -> dict[tuple[int, int], list[str
 
 
 def turned_copies(pairs: Pairs) -> Iterator[Change]:
-    """Yield the changes that copy a renamed tensor in another form, as a head that is the transposed embedding.
+    """Yield the changes that copy a renamed tensor and rearrange the copy, such as a head from a transposed embedding.
 
-    The tensor is taken out of the names.
+    The renamed tensor is removed from ``pairs.names``, because the change makes it, too.
     """
     left = {key: info for key, info in pairs.plain()[1].items() if len(info.shape) > 1}
     sizes = {info.numel for info in left.values()}
@@ -90,7 +90,7 @@ def turned_copies(pairs: Pairs) -> Iterator[Change]:
 
 
 def vector_stacks(pairs: Pairs) -> Iterator[Change]:
-    """Yield the changes of vectors, as the norms of all layers, that are rows of a matrix in the other checkpoint."""
+    """Yield stacks and unstacks of vectors that are the rows of a matrix in the other checkpoint (norms of layers)."""
     here, there = pairs.sources(), pairs.destinations()
     for stack, vectors in _vector_stacks(pairs.there, there, pairs.here, here):
         name = free_name(stack, pairs.here.checkpoint)
@@ -103,7 +103,7 @@ def vector_stacks(pairs: Pairs) -> Iterator[Change]:
 def _vector_stacks(
     whole: Side, stacks: Tensors, single: Side, vectors: Tensors
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each matrix with the list of vectors that are its rows; of several lists, that with the nearest name."""
+    """Yield (matrix, vectors that are its rows); of several lists of vectors, the one with the most similar name."""
     lists: dict[tuple[int, int], list[list[str]]] = defaultdict(list)
     for _, keys in numbered_lists({key: info for key, info in vectors.items() if len(info.shape) == 1}):
         lists[len(keys), vectors[keys[0]].numel].append(keys)
@@ -131,7 +131,7 @@ def _row(side: Side, info: TensorInfo) -> bytes:
 
 
 def _nearest(key: str, options: list[list[str]]) -> list[str]:
-    """Return the list of vectors whose names have most words of ``key``; [] if several have as many."""
+    """Return the list of vectors whose names share the most words with ``key``; [] if two lists share as many."""
     if len(options) < 2:
         return options[0] if options else []
     words = set(words_of(key))

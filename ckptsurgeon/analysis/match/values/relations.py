@@ -1,4 +1,4 @@
-"""Returns the operations that fingerprints show: split, concat, transpose, halves, pairs, take, slice."""
+"""Finds operations by the fingerprints of rows and columns: split, concat, transpose, halves, pairs, take, slice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Positions = npt.NDArray[np.int64]
 def relations(source: Sequence[Matrix], destination: Sequence[Matrix], taken: Mapping[str, object]) -> Iterator[Change]:
     """Yield the changes that make matrices of the destination from matrices of the source.
 
-    ``taken`` are the keys of the source, which no result may have.
+    No result gets a name in ``taken``, the keys of the source.
     """
     done: set[str] = set()
     inside = [found for found in map(Pool(source).find, destination) if found is not None]
@@ -48,9 +48,9 @@ def _by_whole(found: Iterable[Found]) -> Iterator[tuple[Matrix, list[Found]]]:
 
 
 class _Forms:
-    """Which of the tensors of a change are transposed, and the dimension along which it is done then.
+    """The transposes of a change, and the dimension ``dim`` of its other operations.
 
-    If the whole and all of its parts have their lines in columns, nothing is transposed, and ``dim`` is 1.
+    If the lines are columns in the whole tensor and in all parts, nothing is transposed, and ``dim`` is 1.
     """
 
     def __init__(self, parts: Sequence[Found]) -> None:
@@ -71,12 +71,12 @@ def _ordering(name: str, order: Positions, phase: int, dim: int) -> list[Step] |
 
 
 def _rank(positions: Positions) -> Positions:
-    """Return for each position how many are smaller."""
+    """Return the rank of each position: the number of smaller positions."""
     return np.argsort(np.argsort(positions))
 
 
 def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -> Change | None:
-    """Return the change that makes ``parts`` from the tensor ``whole`` of the source."""
+    """Return the change that makes ``parts`` from the source tensor ``whole``; None if no operations do."""
     forms, number = _Forms(parts), len(whole.along(parts[0].inner))
     steps = [in_place("transpose", whole.name, TURN)] if forms.whole_turned else []
     if len(parts) == 1:
@@ -107,7 +107,7 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
 
 
 def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change | None:
-    """Return the change that makes one tensor from ``whole``, with all or with consecutive lines of it."""
+    """Return the change that makes one tensor from all, or from consecutive, lines of ``whole``; None if none does."""
     number = len(whole.along(part.inner))
     region = region_of(part.positions, number)
     if region is None or region.groups > 1:
@@ -124,14 +124,14 @@ def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change
 
 
 def _cancelled(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Return the steps without two transposes that follow each other."""
+    """Return the steps; none if they are only two transposes, which cancel each other."""
     if len(steps) == 2 and all(step.verb == "transpose" for step in steps):
         return ()
     return tuple(steps)
 
 
 def _regions(parts: Sequence[Found], number: int) -> list[Region] | None:
-    """Return the regions of the parts, which are in the order of their beginnings; None if they form no groups."""
+    """Return the region of each part; None if the regions, in this order, do not follow each other."""
     found = [region_of(part.positions, number) for part in parts]
     regions = [region for region in found if region is not None]
     if len(regions) < len(parts) or len({region.groups for region in regions}) > 1:
@@ -141,7 +141,7 @@ def _regions(parts: Sequence[Found], number: int) -> list[Region] | None:
 
 
 def _concat(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -> Change | None:
-    """Return the change that makes the tensor ``whole`` of the destination from ``parts``."""
+    """Return the change that makes the destination tensor ``whole`` from ``parts``; None if no operations do."""
     forms, number = _Forms(parts), len(whole.along(parts[0].inner))
     if len(parts) < 2 or sum(len(part.positions) for part in parts) != number:
         return None

@@ -1,8 +1,8 @@
 """Compares float16 with bfloat16: both may be roundings of one network, and then few elements are equal after a cast.
 
-Each line of a matrix is described by a few random projections, which rounding hardly changes, and which differ between
-all other lines (random projections keep distances: Johnson and Lindenstrauss, 1984). Lines with near projections get
-the same number, which is used as their fingerprint.
+Each line of a matrix is described by a few random projections. Rounding hardly changes them, but other lines have
+different ones (random projections keep distances: Johnson and Lindenstrauss, 1984). Lines with nearly equal projections
+get the same number, which is used as their fingerprint.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Projections = Numbers
 """For each line, its projections relative to its norm, and the logarithm of the norm."""
 DIRECTIONS = 8
 NEAR = 0.012
-"""The largest difference of two projections of a line in float16 and in bfloat16: rounding changes them by 0.001."""
+"""Projections of a line in float16 and bfloat16 may differ by this much; rounding changes them by about 0.001."""
 CELL = 4 * NEAR
-"""Projections are searched in a grid of cells of this size."""
+"""Lines with nearly equal projections are searched in a grid with cells of this size."""
 SEARCHED = 4
-"""The number of projections by which lines are searched; the others are compared then."""
+"""The number of dimensions of the grid: so many projections select a cell; then all projections are compared."""
 CANDIDATES = 16
-"""The most lines of one cell that are compared; equal lines need only one."""
+"""At most this many lines of a cell are compared; for equal lines, one would suffice."""
 
 
 def _directions(begin: int, end: int) -> Numbers:
@@ -64,13 +64,13 @@ def projected_lines(source: Checkpoint, info: TensorInfo) -> tuple[Projections, 
 
 
 def projected_sample(source: Checkpoint, info: TensorInfo) -> Projections:
-    """Return the projections of the first and last elements of a tensor, as of one line; of all if those are equal."""
+    """Return the projections of a tensor's first and last elements, as one line; of all elements if these are equal."""
     found, is_constant = _projected(source, info, ends_of(info.shape))
     return _projected(source, info, blocks(info.shape, ELEMENTS))[0] if is_constant else found
 
 
 def _projected(source: Checkpoint, info: TensorInfo, boxes: Iterable[Box]) -> tuple[Projections, bool]:
-    """Return the projections of parts of a tensor, and whether all of their elements are equal."""
+    """Return the projections of the parts ``boxes`` of a tensor, and whether all elements of the parts are equal."""
     found, at, range_ = np.zeros((1, DIRECTIONS + 1)), 0, [np.inf, -np.inf]
     for box in boxes:
         values = _values(source, info, box).reshape(-1)
@@ -88,14 +88,14 @@ def _scaled(found: Numbers) -> Projections:
 
 
 def numbered(here: Projections, there: Projections) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return a number for each line of two models; near lines, also those of one model, have the same number."""
+    """Return a number for each line of two models; lines with nearly equal projections have the same number."""
     lines = np.vstack([here, there])
     first = _first_near(lines).astype(np.uint64)
     return first[: len(here)], first[len(here) :]
 
 
 def _first_near(lines: Projections) -> npt.NDArray[np.int64]:
-    """Return for each line the index of the first line that is near; its own index if there is none before it."""
+    """Return, for each line, the index of the first line with nearly equal projections: at most its own index."""
     cells = np.floor(lines[:, :SEARCHED] / CELL).astype(np.int64)
     upper = lines[:, :SEARCHED] / CELL - cells >= 0.5
     keys = _keys(cells)
@@ -126,7 +126,7 @@ Sided = tuple[Checkpoint, TensorInfo]
 
 
 def rounded_lines(here: Sequence[Sided], there: Sequence[Sided]) -> tuple[list[Lines], list[Lines]]:
-    """Return the fingerprints of the lines of the matrices of two models, equal for lines that rounding may explain."""
+    """Return the fingerprints of matrices of two models; lines that differ only by rounding have equal fingerprints."""
     found = [[projected_lines(*one) for one in side] for side in (here, there)]
     numbers: dict[tuple[int, int, int], npt.NDArray[np.uint64]] = {}
     for places in _by_length((here, there)).values():
@@ -146,7 +146,7 @@ def _lines(side: int, number: int, numbers: dict[tuple[int, int, int], npt.NDArr
 
 
 def _by_length(sides: Iterable[Sequence[Sided]]) -> dict[int, list[tuple[int, int, int]]]:
-    """Return (side, index of the matrix, axis) of all lines by their length."""
+    """Return {length: (side, index of the matrix, axis) of all rows or columns with this length}."""
     found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for side, matrices in enumerate(sides):
         for at, (_, info) in enumerate(matrices):

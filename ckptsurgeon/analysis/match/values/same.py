@@ -1,4 +1,4 @@
-"""Pairs the tensors of two checkpoints that have the same values, also if several tensors have them."""
+"""Pairs the tensors of two checkpoints that have the same values, even if several tensors have equal values."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Sample = tuple[object, ...]
 
 
 def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
-    """Add the tensors with equal samples to the names, and those of equal elements to ``doubtful``.
+    """Add pairs of tensors with equal samples to ``pairs.names``; add constant tensors to ``pairs.doubtful``.
 
-    If several have the same sample, names decide; ``expected`` are the pairs that names show. A tensor that the
-    destination has several times is copied.
+    If several tensors have the same sample, their names decide; ``expected`` are the pairs that names show. If the
+    destination has a tensor more often than the source, a change copies the tensor.
     """
     here, there = _rounded_samples(pairs) if pairs.is_rounded else (_samples(pairs.here), _samples(pairs.there))
     for sample, old in here.items():
@@ -39,7 +39,7 @@ def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _samples(side: Side) -> dict[Sample, list[str]]:
-    """Return the keys of the tensors by their samples; a sample begins with whether all elements are equal."""
+    """Return {sample: keys}; the first item of a sample is true if all elements of the tensor are equal."""
     found: dict[Sample, list[str]] = defaultdict(list)
     for key, info in side.tensors.items():
         digest, is_constant = sample_of(side.checkpoint, info, side.dtype)
@@ -49,7 +49,7 @@ def _samples(side: Side) -> dict[Sample, list[str]]:
 
 
 def _rounded_samples(pairs: Pairs) -> tuple[dict[Sample, list[str]], dict[Sample, list[str]]]:
-    """Return the keys by their samples, with equal samples for tensors whose values rounding may explain."""
+    """Return {sample: keys} of both checkpoints; tensors that differ only by rounding have the same sample."""
     found: tuple[dict[Sample, list[str]], dict[Sample, list[str]]] = defaultdict(list), defaultdict(list)
     lines: dict[Sample, tuple[list[tuple[str, Projections]], ...]] = defaultdict(lambda: ([], []))
     for number, side in enumerate((pairs.here, pairs.there)):
@@ -70,7 +70,7 @@ def _rounded_samples(pairs: Pairs) -> tuple[dict[Sample, list[str]], dict[Sample
 
 
 def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
-    """Yield a copy of one of the tensors in ``pairs`` for those of ``new`` that have no partner; take it out."""
+    """Yield a change that copies one tensor of ``pairs`` to keys of ``new`` without a partner; remove its pair."""
     if not pairs:
         return
     one = next(iter(pairs))
@@ -80,7 +80,7 @@ def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, objec
 
 
 def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str]) -> dict[str, str]:
-    """Return pairs of equal tensors: first those with corresponding names, then those with similar ends of names."""
+    """Return pairs of equal tensors: first tensors with corresponding names, then tensors whose names end similarly."""
     there = {*new}
     found = {key: expected[key] for key in old if expected.get(key) in there}
     taken = {*found.values()}
@@ -89,7 +89,7 @@ def _by_names(old: Sequence[str], new: Sequence[str], expected: Mapping[str, str
 
 
 def pair_constants(pairs: Pairs, expected: Mapping[str, str]) -> None:
-    """Add the tensors of equal elements, such as norms of ones, to the names, by their modules or names."""
+    """Add pairs of constant tensors, such as norms of ones, to ``pairs.names``, by their names or paired modules."""
     left = pairs.sources().keys(), pairs.destinations().keys()
     modules = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in _singles(pairs)}
     for old, new in pairs.doubtful:
@@ -105,7 +105,7 @@ def pair_constants(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _singles(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of one tensor of each side, those that are renamed last."""
+    """Yield (source key, destination key) of each tensor with one partner: changed tensors, then renamed ones."""
     for change in pairs.changes:
         if len(change.sources) == len(change.results) == 1:
             yield change.sources[0], next(iter(change.results.values()))
@@ -113,7 +113,7 @@ def _singles(pairs: Pairs) -> Iterator[tuple[str, str]]:
 
 
 def reshapes(pairs: Pairs) -> Iterator[Change]:
-    """Yield the reshapes of tensors with equal values, but another shape."""
+    """Yield a reshape for each pair of tensors with equal values and different shapes."""
     for old, new in pairs.names.items():
         shape = pairs.there.tensors[new].shape
         if pairs.here.tensors[old].shape != shape:

@@ -1,4 +1,4 @@
-"""The tensors of one of two checkpoints that are compared by value, and their partners so far."""
+"""The tensors of two checkpoints that are compared by value, and the pairs that were found so far."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .rounded import rounded_lines
 __all__ = ["EXPERTS", "Pairs", "Side"]
 
 EXPERTS = 1024
-"""The most matrices of a stack that are compared one by one."""
+"""Stacks of at most this many matrices are compared matrix by matrix."""
 LEAST = 4
-"""The fewest rows and columns of a matrix in a stack; kernels of convolutions are smaller."""
+"""A matrix in a stack has at least this many rows and columns; kernels of convolutions have fewer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class View:
 
 @dataclass
 class Side:
-    """One of the two checkpoints: ``tensors`` are those that can be compared, in ``dtype``."""
+    """One of the two checkpoints: ``tensors`` are its tensors that can be compared, after a cast to ``dtype``."""
 
     checkpoint: Checkpoint
     dtype: str
@@ -44,7 +44,7 @@ class Side:
         self.tensors = {key: info for key, info in self.checkpoint.items() if is_comparable(info)}
 
     def matrices(self, left: dict[str, TensorInfo]) -> Iterator[View]:
-        """Yield the matrices in ``left``, also those in stacks; none is quantised."""
+        """Yield the matrices in ``left`` and in its stacks, without parts of quantised weights."""
         for key, info in left.items():
             shape = flat_shape(info.shape)
             if key in self.checkpoint.codes.by_key or 0 in shape:
@@ -58,10 +58,11 @@ class Side:
 
 @dataclass
 class Pairs:
-    """What corresponds so far: ``names`` are tensors of ``here`` that are only renamed, ``changes`` all others.
+    """The pairs so far: ``names`` maps keys of tensors that are only renamed, ``changes`` make all other tensors.
 
-    ``is_rounded`` says that one has float16 and the other bfloat16, so that equal numbers may have been rounded.
-    ``doubtful`` are lists of tensors of equal elements, such as norms of ones, which values alone do not pair.
+    ``is_rounded`` is true if one checkpoint has float16 and the other bfloat16, so that equal numbers may be rounded
+    differently. ``doubtful`` has (source keys, destination keys) of equal constant tensors, such as norms of ones,
+    which values alone do not pair.
     """
 
     here: Side
@@ -72,7 +73,7 @@ class Pairs:
     doubtful: list[tuple[list[str], list[str]]] = field(default_factory=list)
 
     def matrices(self) -> tuple[list[Matrix], list[Matrix]]:
-        """Return the matrices of both sides that are left, with the fingerprints of their lines."""
+        """Return the matrices of both sides that have no partner yet, with the fingerprints of their lines."""
         left = self.undoubted()
         views = list(self.here.matrices(left[0])), list(self.there.matrices(left[1]))
         lines = self._lines(views[0], views[1])
@@ -91,17 +92,17 @@ class Pairs:
         return first, [lines_of(sources[1], one.info, dtype) for one in there]
 
     def sources(self) -> dict[str, TensorInfo]:
-        """Return the tensors of the source that are not used."""
+        """Return the tensors of the source that are not used yet."""
         used = {*self.names, *(key for change in self.changes for key in change.sources)}
         return {key: info for key, info in self.here.tensors.items() if key not in used}
 
     def destinations(self) -> dict[str, TensorInfo]:
-        """Return the tensors of the destination that nothing is proposed for."""
+        """Return the tensors of the destination that have no partner yet."""
         made = {*self.names.values(), *(key for change in self.changes for key in change.results.values())}
         return {key: info for key, info in self.there.tensors.items() if key not in made}
 
     def undoubted(self) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
-        """Return the tensors of both sides that are left, without those of equal elements."""
+        """Return the tensors of both sides that have no partner yet, without those in ``doubtful``."""
         doubtful = [{key for pair in self.doubtful for key in pair[side]} for side in (0, 1)]
         return (
             {key: info for key, info in self.sources().items() if key not in doubtful[0] or info.numel == 1},

@@ -1,4 +1,4 @@
-"""Changes of the matrices in stacks of experts or layers: stacks are taken apart before, or changed as a whole."""
+"""Changes of matrices in stacks (of experts or layers): stacks are unstacked before, or changed as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = tuple[str, int]
 
 
 def of_stacks(changes: Sequence[Change], source: Tensors, destination: Tensors) -> list[Change]:
-    """Return the changes, those of matrices in stacks as changes of the stacks.
+    """Return ``changes``; changes of matrices in stacks are turned into changes of the stacks.
 
     ``changes`` name a matrix in a stack by the key of the stack and an index, as in ``experts.w1.0``.
     """
@@ -38,7 +38,7 @@ def of_stacks(changes: Sequence[Change], source: Tensors, destination: Tensors) 
 
 
 def _place(name: str, tensors: Tensors) -> Place | None:
-    """Return the stack and the index of a matrix in it; None for a tensor of its own."""
+    """Return (key of the stack, index) of a matrix in a stack; None for a tensor that is not in a stack."""
     stack, _, index = name.rpartition(".")
     return None if name in tensors else (stack, int(index))
 
@@ -69,7 +69,7 @@ def _put_together(group: Sequence[Change], source: Tensors, destination: Tensors
 
 
 def _are_numbered(names: Sequence[str]) -> bool:
-    """Return whether names differ in one number only, which counts up."""
+    """Return whether names differ in one number only, and this number always increases by one."""
     split = [name.split(".") for name in names]
     if len({len(parts) for parts in split}) > 1:
         return False
@@ -81,9 +81,9 @@ def _are_numbered(names: Sequence[str]) -> bool:
 
 
 def _taken_apart(change: Change, source: Tensors, used: Set[Place]) -> Iterator[Change]:
-    """Yield the change with an unstack of each stack of the source that it uses.
+    """Yield the change after an unstack of each source stack that it uses.
 
-    Nothing is yielded if one of these stacks has a matrix that is not in ``used``, since no change uses it.
+    Yields nothing if one of these stacks has a matrix that no change uses: it is not in ``used``.
     """
     places = [_place(key, source) for key in change.sources]
     stacks = {place[0]: source[place[0]].shape[0] for place in places if place is not None}
@@ -100,7 +100,7 @@ def _unstack(stack: str, number: int) -> Step:
 
 
 def _lifted(change: Change, source: Tensors) -> Change | None:
-    """Return a change of whole stacks, without unstack and stack; None if the matrices are not all changed alike.
+    """Return the change as operations on whole stacks; None if these would not change all matrices in the same way.
 
     A new stack gets another name if a tensor of the source has its name.
     """
@@ -140,7 +140,7 @@ def _base(name: str) -> str:
 
 
 def _outside(step: Step) -> Step:
-    """Return the operation on the stack that does the same to each of its matrices."""
+    """Return the operation on a stack that does to each of its matrices what ``step`` does to one."""
     inputs, outputs = (tuple(map(_base, names)) for names in (step.inputs, step.outputs))
     return Step(step.verb, inputs, outputs, step.phase, _moved(step))
 

@@ -14,12 +14,12 @@ __all__ = ["Region", "indices_text", "operations_for_order", "region_of"]
 
 Positions = npt.NDArray[np.int64]
 MOST = 4096
-"""The most blocks of rows that an operation lists."""
+"""The largest number of blocks of rows that an operation lists."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Rows in ``groups`` runs of ``size`` rows; the first begins at ``begin``, and all are equally far apart."""
+    """Rows in ``groups`` runs of ``size`` rows; the first run begins at ``begin``, and runs are equally far apart."""
 
     groups: int
     begin: int
@@ -27,7 +27,7 @@ class Region:
 
 
 def region_of(positions: Positions, number: int) -> Region | None:
-    """Return the region that ``positions`` (in any order) are of ``number`` rows; None if they do not form a region."""
+    """Return the region that ``positions`` (in any order) form among ``number`` rows; None if they form no region."""
     rows = np.sort(positions)
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
     groups = len(starts)
@@ -42,7 +42,7 @@ def region_of(positions: Positions, number: int) -> Region | None:
 def operations_for_order(order: Positions, dim: int = 0) -> list[tuple[str, tuple[tuple[str, Any], ...]]] | None:
     """Return the operations (verb, fields) that put rows into ``order``: row i of the result is row ``order[i]``.
 
-    Of several numbers of heads that ``halves`` or ``pairs`` fit, the smallest is chosen. Returns None if rows would
+    If ``halves`` or ``pairs`` fit for several numbers of heads, the smallest is chosen. Returns None if rows would
     have to be listed in more than ``MOST`` blocks.
     """
     number = len(order)
@@ -62,7 +62,7 @@ def operations_for_order(order: Positions, dim: int = 0) -> list[tuple[str, tupl
 
 
 def _divisors(number: int) -> Iterator[int]:
-    """Yield the numbers of heads for which heads have an even number of rows, at least four."""
+    """Yield the possible numbers of heads: each head has an even number of rows, at least four."""
     yield from (heads for heads in range(1, number // 4 + 1) if number % (2 * heads) == 0)
 
 
