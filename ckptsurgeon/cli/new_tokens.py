@@ -29,7 +29,7 @@ class NewTokenOptions:
         typer.Option(
             "--donor",
             metavar="DIR",
-            help="With --new-tokens omp, the model that has the new tokens. [default: that beside the new token list]",
+            help="With --new-tokens omp, the model with the new tokens. [default: the one next to the new token list]",
         ),
     ] = None
     omp_k: Annotated[

@@ -209,7 +209,9 @@ DryRun = Annotated[
 ]
 RunCode = Annotated[
     bool,
-    typer.Option("--run-code", help="With -n: run the code of the recipe (plugin, _target_), as the plan may need it."),
+    typer.Option(
+        "--run-code", help="With -n: run the code that the recipe refers to (plugin, _target_); the plan may need it."
+    ),
 ]
 Ruleset = Annotated[
     list[str] | None,

@@ -86,7 +86,7 @@ class SizeOptions:
             "--noise",
             metavar="SHARE",
             help="Add random noise to the weights that read copies (of a width, heads or channels), up to this share "
-            "of each weight, so that copies can learn different things; their sum stays the same.",
+            "of each weight, so that copies can learn different things; the sum of these weights stays the same.",
         ),
     ] = None
     merge_experts: Annotated[
@@ -184,9 +184,9 @@ class NetworkOptions:
         typer.Option(
             "--optimizer",
             metavar="FILE",
-            help="Write the state of the optimizer for the resized network to a .pth file, instead of the weights: "
-            "FILE has the state of the optimizer that trained them (torch.save of its state_dict(), a training's "
-            "checkpoint, or a folder of transformers' Trainer).",
+            help="Resize the state of an optimizer instead of the weights, and write it to a .pth file. FILE has the "
+            "state of the optimizer that trained the weights: torch.save of its state_dict(), a training's checkpoint, "
+            "or a folder of transformers' Trainer.",
         ),
     ] = None
     dtype: Annotated[

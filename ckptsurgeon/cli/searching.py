@@ -42,8 +42,8 @@ ByTask = Annotated[
     typer.Option(
         "--task",
         metavar="CONFIG",
-        help="Score each model by the task of this configuration of ckpt train, on its split dev, without training; "
-        "the output also on its split test.",
+        help="Score each model by the task of this configuration of ckpt train, on the split dev, without training; "
+        "score the output on the split test, too.",
     ),
 ]
 Maximize = Annotated[

@@ -28,8 +28,8 @@ HELP = """Average checkpoints of one model.
 
 Floats are averaged in double precision, block by block, so that memory does not grow with the number of files. Integers
 and booleans, such as BatchNorm's counter, are not averaged, but taken from the last checkpoint (see --int-buffers). It
-is an error if a checkpoint lacks a key. With --greedy, a command scores the checkpoints; from the best one on, each is
-added to the average only if it does not lower the score.
+is an error if a checkpoint lacks a key. With --greedy, a command scores the checkpoints; beginning with the best, each
+checkpoint is added to the average only if it does not lower the score.
 """
 EXAMPLES = """\b
 Examples:

@@ -15,8 +15,8 @@ HELP = """Write a checkpoint in another format, sharding or dtype.
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
 torch.distributed.checkpoint loads, --to tensorflow a folder that TensorFlow loads. --dtype casts all real floats and
 leaves integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors;
---quantize rounds the weights of linear layers to codes, and shows the error of each. For -o x.gguf --layout is
-gguf, if the architecture is known. Metadata is copied; --set-metadata sets or removes entries.
+--quantize rounds the weights of linear layers to codes, and shows the error of each. If the output is a GGUF file and
+the architecture is known, --layout is gguf by default. Metadata is copied; --set-metadata sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:

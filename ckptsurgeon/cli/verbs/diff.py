@@ -15,8 +15,8 @@ HELP = """Compare two checkpoints, tensor by tensor.
 Compares keys, shapes, dtypes and, with --values, values: the largest absolute difference, the L2 norm of the
 difference divided by that of A, and the cosine between A and B. Formats, shards and wrappers such as module. do not
 matter. With --values, quantised tensors are decoded before they are compared.
---renames compares values too, finds tensors under other names by their content, also those of layers that were swapped,
-and prints the --map rules that turn A's names into B's.
+--renames compares values too, finds tensors under other names by their content, also in layers that were swapped, and
+prints the --map rules that turn A's names into B's.
 B may be a configuration, such as config.json: then A is compared with the keys, shapes and dtypes of its model; ckpt
 fits also proposes rules that make A fit. Exit status 1 if they differ, or if --values could not compare a tensor.
 

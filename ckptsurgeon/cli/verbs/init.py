@@ -12,11 +12,11 @@ from ..printing import Printer
 NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.
 
-From a checkpoint, it declares every tensor with its shape, its dtype and an initialiser guessed from its name and
-shape. Tensors for which no initialiser can be guessed, such as buffers, keep the values of the checkpoint (init: like).
-Review and edit the configuration: change a shape, remove a module, then transplant into it. From ESPnet's config.yaml,
-it writes a configuration that refers to that file, and copies the frozen parameters (freeze_param) into the section
-train.
+From a checkpoint, the configuration declares every tensor with its shape, its dtype and an initialiser guessed from its
+name and shape. Tensors for which no initialiser can be guessed, such as buffers, keep the values of the checkpoint
+(init: like). Review and edit the configuration: change a shape, remove a module, then transplant into it. From ESPnet's
+config.yaml, it writes a configuration that refers to that file, and copies the frozen parameters (freeze_param) into
+the section train.
 """
 EXAMPLES = """\b
 Examples:

@@ -19,8 +19,8 @@ HELP = """Show what is in a checkpoint.
 Reads headers only, runs no code and needs no torch. Layers that repeat are shown once: layers.{0..11} x 12 means twelve
 layers with the same tensors. Wrappers such as module. are stripped from keys, and a note says so. -v shows a line for
 each tensor instead of the tree, with its shard and ties, and shortens nothing. A quantised tensor is one weight in the
-tree, with its encoding and bits per weight. Its parameters are counted as after decoding, and --stats decodes it. Exit
-status 1 if --stats finds a NaN or an infinity, or a weight that cannot be decoded because of one.
+tree, with its encoding and bits per weight. Its parameters are those of the decoded weight, and --stats decodes it.
+Exit status 1 if --stats finds a NaN or an infinity, or a weight that cannot be decoded because of one.
 """
 EXAMPLES = """\b
 Examples:

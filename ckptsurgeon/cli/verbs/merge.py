@@ -20,8 +20,8 @@ each model (0.3,0.7), or a gradient from the first layer to the last ([0, 0.5, 1
 keys, and the last match wins. Integers and booleans, such as BatchNorm's counter, are not merged (see --int-buffers).
 ckpt merge --list shows all methods with their parameters and papers.
 
---page FILE.html writes a page to look at before the merge, and no model: how far the models' changes from the base
-agree, by layer and role; the layers whose changes oppose each other most; and what the method and the other methods
+--page FILE.html writes a page to read before the merge, and no model. It shows how far the models' changes from the
+base agree, by layer and role; the layers whose changes oppose each other most; and how much of the changes each method
 would keep.
 
 A recipe of mergekit (recipe.yaml, with merge_method) contains models, method and parameters; its paths are relative to

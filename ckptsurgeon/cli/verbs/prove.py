@@ -18,8 +18,8 @@ EQUIVALENT: rounding of the weights can explain the difference (a third run meas
 Weights are read block by block, within --memory, and computed in float32; codes of quantised models are decoded, and a
 GGUF gets the names and layout of transformers.
 
---barrier runs the networks on the line between A and B, too, and says by how much the loss is higher there than between
-the losses of A and B: the mean of two networks with a high barrier is of no use.
+--barrier also runs the networks on the line between A and B, and shows by how much their loss exceeds the line between
+the losses of A and B. If this barrier is high, the mean of the two networks is of no use.
 """
 EXAMPLES = """\b
 Examples:

@@ -27,9 +27,9 @@ In the recipe, write {search: [0, 1]} in place of a number, or {choice: [a, b]} 
 to search. Each trial merges a model with some values and runs the command of --evaluate on it, without a shell. The
 score is the last number that the command prints, or, with --metric NAME, the number in the last line NAME: NUMBER. If
 the command fails, prints no number or takes too long, the trial has failed. With --task, the task of a configuration of
-ckpt train scores each model on its split dev, without training, and the output on its split test. A folder (--study)
-keeps all trials: if the search is interrupted, the same command continues it. -o is the best model, as ckpt merge
-writes it; it is verified.
+ckpt train scores each model on the split dev, without training, and the output on the split test. A folder (--study)
+keeps all trials: if the search is interrupted, the same command continues it. The best model is written to -o, as by
+ckpt merge, and verified.
 """
 EXAMPLES = """\b
 Examples:

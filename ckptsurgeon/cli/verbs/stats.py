@@ -10,20 +10,20 @@ from ..options import Memory, Root
 from ..writing import Writing
 
 NAME = "stats"
-HELP = """Run a network on inputs, and store what its channels, heads, experts and layers do.
+HELP = """Run a network on inputs, and store statistics of its channels, heads, experts and layers.
 
-Stores, for each linear layer, the mean square of each of its inputs; for experts, how often each is used and how much
-each and its channels contribute; for each of the repeated layers, how much it changes its input. ckpt resize --by uses
-these statistics to choose what to keep. Without --inputs, the inputs are random: then the statistics say little about
-the real use of the model. Weights are in memory only while they are used.
+Stores, for each linear layer, the mean square of each of its inputs; for each expert, how often it is used, and how
+much it and its channels contribute; for each repeated layer, how much it changes its input. ckpt resize --by uses these
+statistics to choose what to keep. Without --inputs, the inputs are random: then the statistics say little about the
+real use of the model. Weights are in memory only while they are used.
 
 --gram adds the Gram matrix of the inputs of each linear layer, for ckpt merge --method regmean: 4 bytes for each pair
 of inputs of a layer in the output, and 8 in temporary files (TMPDIR). --fisher adds the Fisher information of each
 parameter, for --method fisher: it takes 12 bytes of memory for each parameter. --magnitudes adds the mean magnitude of
-each input of each linear layer, of the base of a merge, for --method aim.
+each input of each linear layer; --method aim needs it for the base of a merge.
 
-With --merged-with, --gram is for --method regmean_plusplus: the Gram matrices are of the inputs that layers get if all
-layers before them are already merged. The output has those of all models.
+With --merged-with, --gram is for --method regmean_plusplus: the inputs of each layer are then computed with all earlier
+layers already merged. The output has the Gram matrices of all models.
 """
 EXAMPLES = """\b
 Examples:
@@ -58,7 +58,7 @@ def run(
         typer.Option(
             "--merged-with",
             metavar="MODEL=FILE",
-            help="With --gram: run this model, too, on the inputs FILE, and merge all block by block. Repeatable.",
+            help="With --gram: also run this model on the inputs FILE; merge the models block by block. Repeatable.",
         ),
     ] = None,
     param: Annotated[

@@ -11,15 +11,15 @@ from ...writing import AdapterWriting
 from ._options import Adapters, KeysOf, Weights
 
 NAME = "lora concat"
-HELP = """Join adapters of one base into one adapter, whose change is the weighted sum of theirs, or that of KnOTS.
+HELP = """Join adapters of one base into one adapter: their changes are added with weights, or merged by KnOTS.
 
-The factors A are stacked along the rank; the factors B are put side by side, each times its weight and scale, so that
-the new scale is 1 (lora_alpha is r). Nothing is approximated, unlike in a mean of factors. A module that only one
+The factors A are stacked along the rank. The factors B are joined side by side, each multiplied by its weight and
+scale, so that the new scale is 1 (lora_alpha is r). The sum is exact, unlike a mean of factors. A module that only one
 adapter has keeps its rank. The output is a folder that PEFT opens.
 
---method knots merges adapters of different tasks in a basis that all their changes share (KnOTS). --merge says how:
-ties keeps the largest values of each change, and the mean of those that have the sign of the majority; dare_ties keeps
-values at random, and makes them larger to make up for the rest; task_arithmetic is the sum.
+--method knots merges adapters of different tasks in a basis that all their changes share (KnOTS). --merge selects the
+merge method: ties keeps the largest values of each change, and takes the mean of the values with the majority's sign;
+dare_ties keeps values at random, and enlarges them to compensate for the others; task_arithmetic is the sum.
 
 Adapters are folders that PEFT wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save, biases in
 two adapters, and adapters of different bases are errors.
@@ -75,7 +75,7 @@ def run(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", help="With --merge dare_ties: seed the values that are kept. [default: 0]"),
+        typer.Option("--seed", metavar="N", help="With --merge dare_ties: seed the choice of values. [default: 0]"),
     ] = None,
     memory: Memory = None,
     *,

@@ -11,15 +11,15 @@ from ...writing import AdapterWriting
 from ._options import Adapter, Energy, KeysOf, Rank
 
 NAME = "lora convert"
-HELP = """Write an adapter with the names and the layout of another toolkit: its change of each weight is the same.
+HELP = """Write an adapter with the names and the layout of another toolkit: its change of each weight stays equal.
 
-Folders of PEFT and mlx-lm, and files with kohya's, diffusers' or ComfyUI's names, are read, and the same are written.
-A scale that a toolkit cannot store is multiplied into the factors B, with a note. What it cannot store at all (DoRA,
-embeddings, tensors besides the factors) is an error. Names of modules are kept: if another library names the layers of
-the network differently, the adapter does not fit its network.
+ckpt reads and writes folders of PEFT and mlx-lm, and files with kohya's, diffusers' or ComfyUI's names. If the toolkit
+cannot store a scale, the scale is multiplied into the factors B, with a note. If it cannot store other parts (DoRA,
+embeddings, tensors that are not factors), this is an error. Names of modules are kept: the adapter does not fit a
+library that names the layers of the network differently.
 
 A LoHa or LoKr (a PEFT folder, or a file with LyCORIS' names) becomes a LoRA with --rank or --energy: each module gets
-the product of factors that is nearest to its change. A table shows how much of each change is lost. Only linear layers
+the factors whose product is nearest to its change. A table shows how much of each change is lost. Only linear layers
 are converted. An OFT multiplies the weights of its base: merge it, and use ckpt lora extract.
 """
 EXAMPLES = """\b

@@ -29,7 +29,7 @@ convolution differs; 5 the output cannot be written.
 
 def run(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned network.")],
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The network from which it was tuned.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The network from which TUNED was tuned.")],
     rank: Annotated[int, typer.Option("--rank", metavar="R", help="Use this rank for the factors.")] = 16,
     alpha: Annotated[
         float | None,

@@ -11,7 +11,7 @@ from ...writing import AdapterWriting
 from ._options import Adapter, Energy, Rank
 
 NAME = "lora resize"
-HELP = """Give an adapter smaller ranks: for each module, the product of factors that is nearest to its own.
+HELP = """Give an adapter smaller ranks: each module gets the factors whose product is nearest to the old product.
 
 Each product B A is decomposed without computing it: by QR of both factors, and a singular value decomposition of the
 small matrix between them. With --energy, each module gets the smallest rank that keeps this share of its squared
