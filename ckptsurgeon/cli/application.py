@@ -223,7 +223,7 @@ def version_option(*, as_json: bool) -> Any:
 
 
 def install_option(*, as_json: bool) -> Any:
-    """Return the option ``--install-completion``; its value '' stands for the shell from which ckpt was started."""
+    """Return the option ``--install-completion``; its value '' means the shell from which ckpt was started."""
 
     def install(shell: str | None) -> None:
         if shell is None:
@@ -243,7 +243,7 @@ def install_option(*, as_json: bool) -> Any:
 
 
 def show_option(*, as_json: bool) -> Any:
-    """Return the option ``--show-completion``; its value '' stands for the shell from which ckpt was started."""
+    """Return the option ``--show-completion``; its value '' means the shell from which ckpt was started."""
 
     def show(shell: str | None) -> None:
         if shell is None:

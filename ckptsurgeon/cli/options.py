@@ -218,7 +218,7 @@ Ruleset = Annotated[
     typer.Option(
         "--ruleset",
         metavar="NAME",
-        help="Apply a set of rules by name, after those of --map: weight-norm, weight-norm-old, ddp, lightning, "
+        help="Apply this set of rules, after the rules of --map: weight-norm, weight-norm-old, ddp, lightning, "
         "compile, espnet-deepspeed, speechbrain; coqui-stt and coqui-stt-tensorflow convert between layouts. "
         "Repeatable.",
     ),

@@ -57,7 +57,7 @@ def _approximated(patch: Patch) -> list[RenderableType]:
     if not patch.approximated:
         return []
     said = (
-        f"{count(patch.approximated, 'tensor')}: only the signs of their changes are stored; the changes are "
-        f"{percent(patch.change_error, 1)} off, the weights of a tensor up to {percent(patch.weight_error, 2)}"
+        f"{count(patch.approximated, 'tensor')}: only the signs of their changes are stored; the error is "
+        f"{percent(patch.change_error, 1)} of the changes, and at most {percent(patch.weight_error, 2)} of a tensor"
     )
     return [Hanging(Text("  approximate ", "yellow"), Text(said))]

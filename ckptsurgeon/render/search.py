@@ -1,4 +1,4 @@
-"""Shows a search: each trial as it ends, and then the best trials and the values of the best."""
+"""Shows a search: each trial as it ends, and then the best trials, and the values of the best trial."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def space_view(found: SearchResult) -> RenderableType:
 
 
 def search_view(found: SearchResult, *, every: bool = False) -> RenderableType:
-    """Return the best trials, or all with ``every``, the values of the best, and the score of the test."""
+    """Return the best trials (with ``every``, all), the parameter values of the best trial, and its test score."""
     if found.best is None:
         return Text()
     sign = -1 if found.maximize else 1

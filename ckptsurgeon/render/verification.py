@@ -131,7 +131,7 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
     if found.signed:
         yield [_mark(True), "signature", "made with the given key; it covers every file"]
-    # Every tensor with right values was compared, or was drawn, or had nothing to compare with. Failures may be of
+    # Every tensor with right values was compared, or was drawn, or could not be compared. Failures may be of
     # keys that were never checked, so the number of right tensors cannot be derived from them.
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
     yield [_mark(right == found.checked), "values as expected", f"{right} of {count(found.checked, 'tensor')}"]

@@ -37,7 +37,7 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class ModelChange:
-    """Sums over the values of a model. ``values`` is their number; ``changed`` is how many differ from the base.
+    """Sums over the values of a model. ``values`` is their number, ``changed`` the number of changed values.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
     """

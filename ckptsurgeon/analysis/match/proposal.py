@@ -32,7 +32,7 @@ class Match:
 
 @dataclass(frozen=True)
 class ProposedOperation:
-    """An operation on the tensors of the source: ``row`` is what ``--operations`` accepts.
+    """An operation on the tensors of the source: ``row`` has the form of an entry for ``--operations``.
 
     ``tensors`` is the number of tensors that it makes. ``why`` is the evidence: name, shape, transposed or value.
     """
@@ -68,7 +68,7 @@ class Proposal(InNotebooks):
     ``operations`` are done before ``rules``; ``made`` maps each destination key that they make to the source keys that
     it is made from, and these tensors are in neither ``names`` nor ``missing``. ``open`` has the incomplete operations.
     ``agreed`` maps destination keys to "bits", "cast" or "rounded" (float16 and bfloat16), if values were compared and
-    agree. ``turned`` maps the source keys of matrices that one of the two stores transposed to destination keys.
+    agree. ``turned`` maps source keys to destination keys, for matrices that only one of the two stores transposed.
     """
 
     first: str

@@ -68,7 +68,7 @@ def run(
         typer.Option(
             "--running",
             metavar="ENTRY",
-            help="Average the steps between two checkpoints, each of which stores a running average, as icefall's do. "
+            help="Average the steps between two checkpoints that store running averages, as icefall's do. "
             "ENTRY is the entry with the number of steps, such as batch_idx_train.",
         ),
     ] = None,

@@ -18,10 +18,10 @@ same part of a transformer block, or a shape that no other tensor has. Operation
 stacks together or take them apart, transpose and reshape. Ambiguous and unmatched keys are listed, and so are
 operations that names and shapes alone do not decide.
 
-With --values, both checkpoints must hold the same network, perhaps in different dtypes. Values decide then: they also
-show the order of fused parts, groups and permutations of heads, and the order of rows for rotary embeddings. All that
-is proposed was compared, bit for bit or within the rounding of a cast; between float16 and bfloat16, within the
-rounding of both.
+With --values, both checkpoints must hold the same network, perhaps in different dtypes. Then values decide: they also
+show the order of fused parts, groups and permutations of heads, and the order of rows for rotary embeddings. All
+proposed pairs are compared: they are equal bit for bit or, in different dtypes, within the rounding of a cast (of
+float16 and bfloat16: of both dtypes).
 
 Nothing is applied: review the answer, and use the file that -o writes with ckpt apply, or with --operations and
 --map-file of ckpt rename and ckpt transplant.
@@ -40,7 +40,7 @@ def run(
         str, typer.Argument(metavar="DST", help="A configuration or checkpoint that has the wanted names.")
     ],
     values: Annotated[
-        bool, typer.Option("--values", help="Compare values, too: both checkpoints hold the same network.")
+        bool, typer.Option("--values", help="Compare values, too; both checkpoints must hold the same network.")
     ] = False,
     output: Annotated[
         str | None,
