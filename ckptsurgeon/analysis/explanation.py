@@ -38,7 +38,7 @@ class OtherMatch:
 
 @dataclass(frozen=True, repr=False)
 class Alternatives(Brief):
-    """What the plan could have used instead for a tensor.
+    """The sources, rules and policies that a plan could have used instead for a tensor.
 
     ``sources`` are source tensors that could be used instead. ``excluded`` are source tensors that an option excludes.
     ``rules`` are other rename rules and shape policies that match the tensor. ``policies`` are other shape policies

@@ -115,10 +115,10 @@ def _opposed(one: Agreement, sums: ChangeSums, pair: tuple[int, int]) -> float:
 
 @dataclass(frozen=True, repr=False)
 class SampledModel(Brief):
-    """What a method leaves of a model's change in the sampled values; shares from 0 to 1, None if not known.
+    """The shares of a model's change that remain in a method's result, from 0 to 1; None if not known.
 
-    ``trimmed`` is the share of the changed values that trimming leaves, ``elected`` the share that is left after the
-    election of signs, too. ``kept`` is the share of the change that the result has: the length of the result's
+    ``trimmed`` is the share of the changed values that trimming leaves, ``elected`` the share that also remains after
+    the election of signs. ``kept`` is the share of the change that the result has: the length of the result's
     projection on the change, divided by the length of the change.
     """
 

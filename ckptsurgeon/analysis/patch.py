@@ -1,4 +1,4 @@
-"""The description of a patch: the old and the new checkpoint, and how many tensors it changes."""
+"""The description of a patch: the old and the new checkpoint, and the number of changed tensors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PROGRESS_AFTER_S = 1.0
 
 
 class ProgressBar:
-    """Draws how much of some work is done, and how long the rest will take; the line is removed when the work ends.
+    """Draws the finished share of some work and the remaining time; the line is removed when the work ends.
 
     ``what`` is the text before the bar.
     """

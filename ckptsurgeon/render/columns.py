@@ -117,7 +117,7 @@ def _words(text: Text, room: int) -> Iterator[Text]:
 
 
 def _break(word: str, room: int) -> int:
-    """Return how many characters of a word that is too long fit on a line of ``room`` cells."""
+    """Return the number of characters of a long word that are put on a line of ``room`` cells."""
     end = room
     while cell_len(word[:end]) > room:  # wide characters take two cells
         end -= 1

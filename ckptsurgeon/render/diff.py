@@ -219,7 +219,7 @@ def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
 def _where(
     found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
 ) -> RenderableType:
-    """Return a table of how many tensors of each branch differ, with figures if ``measured``.
+    """Return a table with the number of different tensors in each branch, and with figures if ``measured``.
 
     ``names`` maps each key to its branch.
     """
@@ -252,7 +252,7 @@ def _summary(found: Difference) -> RenderableType:
 
 
 def _not_finite(found: Difference) -> str:
-    """Return a text on how many values are NaN or infinite in only one of the two tensors; '' if none are."""
+    """Return a text with the numbers of values that are NaN or infinite in only one of two tensors; '' if none are."""
     numbers = [
         pair.numbers
         for pair in (*found.retyped, *found.changed, *found.close, *found.decoded)

@@ -137,7 +137,7 @@ class _Table:
             yield from self._rows(letters, roles[first : first + room])
 
     def _around(self) -> int:
-        """Return the width of the texts before and after the columns: the layer, and how many of its tensors differ."""
+        """Return the width of the texts before and after the columns: the layer, and its number of changed tensors."""
         most = len(str(max(self._stack.tensors.values())))
         return 8 + len(" of  ") + 2 * most
 

@@ -98,7 +98,7 @@ def inspection_view(
 
 
 def _ordered(inspection: Inspection) -> dict[str, TensorInfo]:
-    """Return the tensors in the order of the file; those of safetensors with ``layers.2`` before ``layers.10``.
+    """Return the tensors in the order of the file; for safetensors, ``layers.2`` comes before ``layers.10``.
 
     The order in a safetensors file has no meaning: the file is sorted by size and name.
     """

@@ -29,7 +29,7 @@ MADE_OF = 3
 
 @dataclass
 class _Branch:
-    """The tensors of one module in a plan: how many are in each class, and how many values come from a source."""
+    """The tensors of one module in a plan: their number in each class, and the number of values from sources."""
 
     name: str
     classes: Counter[str] = field(default_factory=Counter)

@@ -29,7 +29,7 @@ def stats_view(inspection: Inspection) -> Group:
 
 
 def _name(inspection: Inspection, key: str) -> str:
-    """Return the name of a row: the name of the weight if ``key`` is that of codes that are decoded, else ``key``."""
+    """Return the name of a row: the name of the weight if ``key`` is that of decoded codes, else ``key``."""
     coded = inspection.codes.by_key.get(key)
     return coded.name if coded is not None and key == coded.codes and coded.name in inspection.decoded else key
 

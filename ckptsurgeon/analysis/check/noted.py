@@ -11,7 +11,7 @@ __all__ = ["noted"]
 
 
 def noted(subject: Subject, id: str) -> Iterator[Found]:
-    """Yield the findings for those notes of the checkpoint that the check ``id`` reports."""
+    """Yield findings for the notes on the checkpoint that the check ``id`` reports."""
     for note in subject.notes:
         kind = note.kind
         if kind.check == id:

@@ -74,7 +74,7 @@ class WeightSize:
 
     @property
     def factor(self) -> float:
-        """Root mean square of outputs divided by that of inputs, if weights and inputs are independent."""
+        """The ratio of the root mean squares of outputs and inputs, if weights and inputs are independent."""
         return self.rms * sqrt(self.inputs)
 
 

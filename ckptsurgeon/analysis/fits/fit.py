@@ -65,7 +65,7 @@ class Fit(InNotebooks):
 
     @property
     def verdict(self) -> str:
-        """The answer in one line: ``fits: all 201 tensors``, or how many keys and shapes are wrong."""
+        """The answer in one line: ``fits: all 201 tensors``, or the numbers of wrong keys and shapes."""
         if self.strict:
             return f"fits: {'all ' if self.tensors > 1 else ''}{count(self.tensors, 'tensor')}"
         if self.loader:

@@ -87,7 +87,7 @@ class _Neighbours:
                 self._inside[path[:end]].add(path[end])
 
     def part(self, path: tuple[str, ...]) -> Parts:
-        """Return which parts of a transformer block a module may be, judged by its name and those of its neighbours."""
+        """Return the parts of a transformer block that a module may be, by its name and the names of its neighbours."""
         if path not in self._known:
             self._known[path] = self._of(path) if path else NOTHING
         return self._known[path]
@@ -109,7 +109,7 @@ class _Neighbours:
         )
 
     def _norm(self, above: tuple[str, ...], name: str) -> Parts:
-        """Return which norm a module is; an empty set if it is not directly in a numbered block with attention.
+        """Return the norms that a module may be; an empty set if it is not directly in a numbered block with attention.
 
         ``above`` are the names of the modules that contain it.
         """
@@ -127,7 +127,7 @@ class _Neighbours:
         return _NORMS.get(name, NOTHING)
 
     def _in_attention(self, above: tuple[str, ...], name: str) -> Parts:
-        """Return which part of attention a module may be; cross attention has parts of its own.
+        """Return the parts of attention that a module may be; cross attention has other parts than self-attention.
 
         ``above`` are the names of the modules that contain it. Also handles the two layers of BERT's MLP.
         """
@@ -158,7 +158,7 @@ class _Neighbours:
 
 
 def _gated(name: str, beside: Set[str]) -> Parts:
-    """Return which layer of an MLP a module is, for names whose meaning depends on whether the MLP has a gate.
+    """Return the layer of an MLP that a module is, for names whose meaning depends on whether the MLP has a gate.
 
     Returns an empty set for any other name. ``beside`` are the names of all modules in the same parent.
     """

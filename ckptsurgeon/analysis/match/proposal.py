@@ -44,7 +44,7 @@ class ProposedOperation:
 
 @dataclass(frozen=True)
 class Undecided:
-    """Tensors of the source (``first``) that an operation turns into those of the destination (``second``).
+    """Tensors of the source (``first``) that an operation turns into tensors of the destination (``second``).
 
     ``why`` is the missing information about the operation. ``keys`` are the destination's tensors in all layers.
     """

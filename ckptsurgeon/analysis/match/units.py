@@ -243,7 +243,7 @@ class FreeUnits:
         return table[np.ix_([row_of[a] for a in rows], [column_of[b] for b in columns])]
 
     def _joined(self) -> list[int]:
-        """Return, for each kind of the first state dict, one kind that stands for all kinds of its subset.
+        """Return, for each kind of the first state dict, one kind that represents all kinds of its subset.
 
         The subsets are those that ``islands`` yields. A kind is given by its index.
         """

@@ -161,7 +161,7 @@ class Page(Brief):
 
 @dataclass(frozen=True)
 class PageContents:
-    """What a page shows. If it compares two checkpoints, ``second`` and ``difference`` are set, too.
+    """The content of a page. If the page compares two checkpoints, ``second`` and ``difference`` are set, too.
 
     ``report`` is the result of ``check``. ``changes`` are the changes of several models from their base, the first
     checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms

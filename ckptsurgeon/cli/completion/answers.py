@@ -76,7 +76,7 @@ def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
 def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
     """Return the kind of the candidates, and the candidates: the names in ``found`` and the words ``others``.
 
-    ``found`` maps the name of each key and module to whether it is a module, after which more segments follow. If the
+    ``found`` maps names to true for a module, after which more segments follow, and to false for a key. If the
     only candidate is a module, the kind is "partial": the shell then adds no blank. With ``more``, ``=`` is appended if
     the only candidate is a complete key.
     """

@@ -93,7 +93,7 @@ def _is_configuration(path: str) -> bool:
 
 
 def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
-    """Return {completion of ``text`` by one segment: whether it is a module, so that more segments follow}.
+    """Return {completion of ``text`` by one segment: true for a module, false for a complete key}.
 
     If ``text`` is a complete module name, the content of that module is included.
     """
@@ -106,7 +106,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return {segment that follows ``prefix`` in ``keys``: whether more segments follow it in a key}."""
+    """Return {segment that follows ``prefix`` in ``keys``: true if more segments follow the segment in a key}."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found

@@ -44,7 +44,7 @@ VALUES = 12
 
 @dataclass(frozen=True)
 class Repeat:
-    """The bytes ``begin`` to ``end`` (exclusive) of ``file`` equal those that are ``distance`` bytes before them.
+    """The bytes ``begin`` to ``end`` (exclusive) of ``file`` equal the bytes at offsets smaller by ``distance``.
 
     ``keys`` are the tensors that contain the bytes.
     """
@@ -223,7 +223,7 @@ class _Repeats:
         return self._begins_in_row(begin, distance) or self._ends_in_row(end, distance)
 
     def _begin(self, place: int, distance: int) -> int:
-        """Return the first offset from which the bytes up to ``place`` equal those ``distance`` bytes before them."""
+        """Return the first offset from which all bytes up to ``place`` equal the bytes ``distance`` before them."""
         number = min(self.reach, self._before(place), self._before(place + distance))
         differ = self._differing(place - number, number, distance)
         return place - number + (int(differ[-1]) + 1 if differ.size else 0)

@@ -43,7 +43,7 @@ def runs_of(raw: Array, number: int, out: Array) -> Array:
 
 
 def scaled_up(sums: tuple[float, float], taken: int, number: int, largest: float) -> tuple[float, float] | None:
-    """Return estimates of the two sums of ``number`` values, from ``sums``, those of a sample of ``taken`` values.
+    """Return estimates of the two sums over ``number`` values; ``sums`` are the sums over a sample of ``taken`` values.
 
     ``largest`` is the largest magnitude of all values. Returns None if it is so large that the estimates may be wrong
     (see ``FAR``), or if the sums overflow.

@@ -61,7 +61,7 @@ def _has_largest_code(subject: Subject, key: str) -> bool:
     """Return whether the codes of the scale ``key`` reach the largest code of their dtype, and only few codes do.
 
     The largest of ``n`` normally distributed numbers is about ``sqrt(2 * log(2 * n))`` times as large as their root
-    mean square; that of trained weights is usually larger.
+    mean square; for trained weights, this factor is usually larger.
     """
     parts = subject.by_weight.get(key.removesuffix(subject.parts.get(key, "")), {})
     for one in parts.values():

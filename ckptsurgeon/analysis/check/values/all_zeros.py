@@ -1,7 +1,7 @@
 """Checks that no weight matrix, tensor of codes, router, norm or bias is all zeros, with exceptions.
 
-A router or a norm may be all zeros if at least half of the tensors with the same role in other layers are, too. A bias
-may be all zeros if more than a quarter of the biases with the same role are.
+A router or a norm may be all zeros if at least half of the tensors with the same role are all zeros. A bias may be all
+zeros if more than a quarter of the biases with the same role are all zeros.
 """
 
 from __future__ import annotations

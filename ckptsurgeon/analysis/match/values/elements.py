@@ -23,7 +23,7 @@ def elements_of(source: Checkpoint, info: TensorInfo, dtype: str) -> int:
 
 
 def slices_of(source: Checkpoint, info: TensorInfo, dtype: str, dims: tuple[int, ...] = (0, 1)) -> list[Hashes]:
-    """Return, for each of ``dims``, the fingerprints of all slices along it; without ``dims``, that of the tensor.
+    """Return, for each of ``dims``, the fingerprints of all slices along it; without ``dims``, of the whole tensor.
 
     The tensor is read once, block by block.
     """

@@ -1,4 +1,4 @@
-"""Finds the lines (rows and columns) of a matrix among those of many matrices, by their fingerprints."""
+"""Finds the lines (rows or columns) of a matrix among the lines of many matrices, by their fingerprints."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class _More:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether ``head`` is the 512-byte header of a tar member: whether its checksum is right.
+    """Return whether ``head`` is the 512-byte header of a tar member, by its checksum.
 
     The checksum may be the sum of the bytes as unsigned or as signed numbers.
     """
