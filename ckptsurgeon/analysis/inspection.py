@@ -43,7 +43,7 @@ CHARACTERS = 500
 ENTRIES = 1000
 """At most ``CHARACTERS`` characters of a string, and ``ENTRIES`` entries of a list or mapping, are kept."""
 NUMBER = 2**53
-"""JSON readers with float64 numbers, such as JavaScript, may round integers from this one on."""
+"""JSON readers with float64 numbers, such as JavaScript, may round integers of at least this size."""
 
 
 @dataclass(frozen=True)

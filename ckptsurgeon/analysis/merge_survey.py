@@ -87,7 +87,7 @@ def _sorted(some: Iterable[Conflict]) -> tuple[Conflict, ...]:
 
 
 def _share(of: Agreement, total: Agreement) -> float:
-    """Return the product of the norms of both changes of a tensor, divided by that over all tensors."""
+    """Return the product of the norms of both changes of a tensor, divided by the same product for all tensors."""
     first, second = norm(of.first), norm(of.second)
     product = Sum(first.value * second.value, first.exponent + second.exponent)
     return quotient(product, norm(total.first), norm(total.second)) or 0.0
@@ -110,7 +110,7 @@ def _opposed(one: Agreement, sums: ChangeSums, pair: tuple[int, int]) -> float:
     return max(by_cosine, excess * one.both / max(1, fewest))
 
 
-# What methods would keep.
+# The share of each change that methods would keep.
 
 
 @dataclass(frozen=True, repr=False)

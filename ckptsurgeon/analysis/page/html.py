@@ -94,7 +94,7 @@ PROGRAM = (
     "tree.js", "charts.js", "overview.js", "panel.js", "finder.js", "network.js", "layers.js", "merge.js", "receipt.js",
     "clips.js", "run.js", "checked.js", "about.js", "app.js",
 )  # fmt: skip
-"""All JavaScript files of the page, in such an order that each needs only earlier ones."""
+"""All JavaScript files of the page, in an order in which each file needs only earlier files."""
 
 
 def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False, plain: str = "") -> str:

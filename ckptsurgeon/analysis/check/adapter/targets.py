@@ -17,9 +17,7 @@ from ._against import no_adapter
 __all__ = ["CHECK"]
 
 
-RENAME = (
-    "Correct the names (ckpt inspect ADAPTER lists those of the factors): PEFT ignores factors that no entry matches."
-)
+RENAME = "Correct the names (ckpt inspect ADAPTER lists the factors): PEFT ignores factors that no entry matches."
 REMOVE = "If factors of these modules are not missing, remove these entries: they change nothing."
 
 

@@ -237,7 +237,7 @@ class _Repeats:
         return np.flatnonzero(self._read(place, number) != self._read(place + distance, number))
 
     def _before(self, place: int) -> int:
-        """Return the number of bytes before ``place`` that belong to tensors without a gap: at most about ``reach``."""
+        """Return the number of bytes before ``place`` that tensors cover without a gap: at most about ``reach``."""
         index = max(bisect_right(self.begins, place) - 1, 0)
         while index and place - self.begins[index] < self.reach and self.tensors[index - 1].end == self.begins[index]:
             index -= 1

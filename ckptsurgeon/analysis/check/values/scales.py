@@ -137,7 +137,7 @@ def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]
     if shared := shared_by_fused(subject, own):
         what = (
             "of equal scales in modules that vLLM fuses, although the codes of each weight reach the largest code, as "
-            "with a scale of its own: perhaps the scales were made equal, but the weights were not quantised again"
+            "with separate scales: perhaps the scales were made equal, but the weights were not quantised again"
         )
         yield of_keys(Status.WARN, shared, what, DECODE)
 

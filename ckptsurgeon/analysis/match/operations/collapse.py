@@ -19,7 +19,7 @@ EXPRESSION = 20_000
 """The largest length, in characters, of a list of layer numbers in a pattern."""
 INDEX = "{i}"
 TRIES = 2_000_000
-"""The largest number of comparisons of a key with a pattern; afterwards, patterns list layers one by one."""
+"""The largest number of comparisons of a key with a pattern; afterwards, layers are listed one by one."""
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class PickleState:
         return UnmadeCall(function, args, base)
 
     def change(self, target: Value) -> None:
-        """Count a change of an object (new items or a new state); it calls a method of the object's class."""
+        """Count a change of an object (new items or a new state), which would call a method of its class."""
         base = _base(target)
         if base is None:
             return

@@ -34,7 +34,7 @@ KEPT = 9
 SHOWN_CALLS = 3
 """At most this many calls of one name are shown with their arguments."""
 UNKNOWN = -1
-"""The offset that stands for an unknown value, which was missing or is not in the file."""
+"""The offset that represents an unknown value, which was missing or is not in the file."""
 
 Value = object
 """An int, a tuple, a list, an ImportedName or an UnmadeCall."""
