@@ -114,10 +114,10 @@ def test_a_made_tensor_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sparse_parts_of_another_shape_are_not_read_with_all_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ckptsurgeon.engine.compute.reading as composed
+    import ckptsurgeon.engine.compute.derived as derived
     import ckptsurgeon.engine.compute.reading as reading
 
-    monkeypatch.setattr(composed, "SMALL_ELEMENTS", 16)
+    monkeypatch.setattr(derived, "SMALL_ELEMENTS", 16)
     checkpoint, pair = stored((64, 64), strided=False)
     info, tensor = reshape(permute(pair, (1, 0)), (64, 8, 8))
     sizes = []

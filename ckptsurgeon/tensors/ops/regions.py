@@ -9,11 +9,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Box", "blocks", "box_shape", "overlap_shape", "spanned"]
+__all__ = ["SPARSE", "Array", "Box", "blocks", "box_shape", "overlap_shape", "spanned"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[tuple[int, int], ...]
 """A box in a tensor: (begin, end) along each dimension."""
+
+SPARSE = 4
+"""A part of a tensor is read at once if what it spans is at most this many times its size."""
 
 
 def box_shape(box: Box) -> tuple[int, ...]:
