@@ -18,7 +18,7 @@ from ...storage.yaml_text import dump_yaml
 from ...util.text import escape
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..merge.merge import merge
-from ..merge.mergekit import found
+from ..merge.recipe_models import found
 from ..recipes import plan_recipe, with_absolute_paths
 
 __all__ = ["MarkedRecipe", "plan_of_recipe", "read_marked_recipe"]
