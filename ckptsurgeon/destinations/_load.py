@@ -261,7 +261,7 @@ def module_destination(model: nn.Module) -> TargetSpec:
 
     Raises ConfigError if ``model`` is not a module, or its tensors cannot be written in place.
     """
-    from .torch_module.module import live_target
+    from .torch_module.live_module import live_target
 
     target = live_target(model)
     package = sys.modules.get("transformers")

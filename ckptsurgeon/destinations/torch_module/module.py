@@ -1,24 +1,21 @@
-"""Makes destinations from an ``nn.Module``, which is constructed without storage, or is already in memory."""
+"""Makes a destination from an ``nn.Module`` that a function constructs, if possible without storage."""
 
 from __future__ import annotations
 
 import os
-import resource
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ConfigError, SourceError
 from ...planning.target import Draw, InitialFile, TargetSpec
-from ...tensors.info import TensorInfo
-from ...util.text import count, escape, human_bytes, listing
+from ...util.text import count, escape, listing
 from .._inits import ZERO_DEVIATION, is_deviation
+from .construction import Build, BuiltModule, construct_with_storage, construct_without_storage, real_tensors
 from .constructor_weights import (
     confirmed,
     holds_tensors,
@@ -28,41 +25,14 @@ from .constructor_weights import (
     weights_opened,
 )
 from .opened import Opened, watched
-from .parts import own_part, whole
-from .recording.graph import Node, Recording, StorageView, Unrecordable
-from .recording.record import recording, release
-from .recording.replay import Streams, behind, evaluate, replay
+from .recording.graph import Unrecordable
+from .recording.replay import replay
 from .seeding import drawing, python_random
 from .simple_draws import pieces_of, simple_draws
-from .state import infos_of, state_of, ties_of
 
-__all__ = ["live_target", "module_target"]
+__all__ = ["module_target"]
 
-Build = Callable[[], nn.Module]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-
-@dataclass
-class _Built:
-    """A constructed module: dtype and shape of each tensor, its ties, and where its values come from.
-
-    ``real`` has the tensors of a module that was constructed with storage. For a module without storage, ``record`` is
-    the recording of its construction, ``refs`` has the view of each tensor in the recording, and ``nodes`` has the
-    recorded operations that make the values of each tensor.
-    """
-
-    infos: dict[str, TensorInfo]
-    ties: dict[str, str]
-    skipped: tuple[str, ...] = ()
-    real: dict[str, Tensor] = field(default_factory=dict)
-    record: Recording | None = None
-    refs: dict[str, StorageView] = field(default_factory=dict)
-    nodes: dict[str, list[Node]] = field(default_factory=dict)
-    streams: Streams = field(default_factory=dict)
-    seed: int = 0
-    uses_python_random: bool = False
-    notes: tuple[str, ...] = ()
-    opened: Opened = field(default_factory=Opened)
 
 
 class _ModuleSource:
@@ -74,7 +44,7 @@ class _ModuleSource:
         self.weights = weights
         self.built = self._construct(0)
 
-    def _construct(self, seed: int) -> _Built:
+    def _construct(self, seed: int) -> BuiltModule:
         with self._watched() as opened:
             try:
                 built = self._constructed(seed, opened)
@@ -92,9 +62,9 @@ class _ModuleSource:
         with watched() as opened, nullcontext() if self.weights else weights_left_out(opened):
             yield opened
 
-    def _constructed(self, seed: int, opened: Opened) -> _Built:
+    def _constructed(self, seed: int, opened: Opened) -> BuiltModule:
         try:
-            return _record(self._build, seed)
+            return construct_without_storage(self._build, seed)
         except (ConfigError, TypeError, ImportError, SyntaxError):
             raise
         except Exception as error:  # construct with storage instead
@@ -102,7 +72,7 @@ class _ModuleSource:
                 raise
             loads = any(map(holds_tensors, weights_opened(opened.files)))
             why = Unrecordable("reads tensors from a file") if loads else error
-            return _construct_for_real(self._build, seed, why)
+            return construct_with_storage(self._build, seed, why)
 
     def draws(self) -> dict[str, Draw]:
         """Return {key: operation} for the tensors whose values are the result of a single known operation."""
@@ -114,7 +84,7 @@ class _ModuleSource:
     def tensors_again(self) -> Mapping[str, Tensor]:
         """Construct the module once more, with storage, and return its tensors."""
         with self._watched(), python_random(self.built.seed):
-            return _real_tensors(self._build, self.built.seed)[0]
+            return real_tensors(self._build, self.built.seed)[0]
 
     def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
         """Return the error to raise in place of ``error`` if a host did not answer; None if all hosts answered."""
@@ -232,75 +202,7 @@ def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
             yield key
 
 
-def _record(build: Build, seed: int) -> _Built:
-    """Construct a module without storage; raises Unrecordable if this is not possible."""
-    with python_random(seed) as used, drawing(), torch.enable_grad():
-        with recording(evaluate) as record:
-            module = build()
-            tensors, skipped = state_of(module)
-        if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
-            raise Unrecordable("keeps a tensor without values (on the meta device) that it did not make itself")
-        refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
-        built = _Built(infos_of(tensors), ties_of(tensors), skipped, record=record, refs=refs, seed=seed)
-        built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
-        del module, tensors
-        release(record, seed)
-    built.nodes = {key: behind(record, [ref.storage]) for key, ref in refs.items()}
-    built.streams = _streams(built.nodes)
-    built.uses_python_random = used[0]
-    return built
-
-
-def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return {number of a random operation in the recording: (its key, its index for this key)}.
-
-    ``nodes`` has, by key, the operations on which a tensor depends. The key of an operation is the first key whose
-    tensor depends on the operation. The index counts the operations with the same key, from 0. Key and index determine
-    the seed of the operation.
-    """
-    streams: dict[int, tuple[str, int]] = {}
-    places: dict[str, int] = {}
-    for key, behind_key in nodes.items():
-        for node in behind_key:
-            if node.random and node.index not in streams:
-                streams[node.index] = (key, places.get(key, 0))
-                places[key] = places.get(key, 0) + 1
-    return streams
-
-
-def _real_tensors(build: Build, seed: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Construct a module with storage; return its tensors, and the names of the other entries of its state dict."""
-    with drawing(), torch.enable_grad():
-        torch.default_generator.manual_seed(seed)
-        return state_of(build())
-
-
-def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
-    """Construct a module with storage, and add a note on the time and memory that this took.
-
-    ``why`` is the exception that made it impossible to construct the module without storage.
-    """
-    began = time.perf_counter()
-    with python_random(seed) as used:
-        tensors, skipped = _real_tensors(build, seed)
-    cached = [key for key, tensor in tensors.items() if tensor.is_meta]
-    if cached:
-        raise ConfigError(
-            f"tensors of the model have no values (meta device, or made by an earlier construction): {listing(cached)}."
-        )
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    reason = str(why) if isinstance(why, Unrecordable) else f"fails on the meta device: {type(why).__name__}: {why}"
-    note = (
-        f"built with its weights in memory, which took {time.perf_counter() - began:.1f} s ({human_bytes(size)} of "
-        f"tensors, peak memory of the process {human_bytes(peak)}), because its constructor {escape(reason, 160)}"
-    )
-    return _Built(
-        infos_of(tensors), ties_of(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)
-    )
-
-
-def _copies(built: _Built) -> Iterator[str]:
+def _copies(built: BuiltModule) -> Iterator[str]:
     """Yield a note on tensors that start as copies of other tensors because the constructor copies a layer."""
     first: dict[int, str] = {}
     copies: list[str] = []
@@ -314,72 +216,17 @@ def _copies(built: _Built) -> Iterator[str]:
         yield f"{count(len(copies), 'tensor')} {starts} of another layer: {listing(copies, 3, where='')}"
 
 
-def _copied(built: _Built, key: str, owner: str) -> bool:
+def _copied(built: BuiltModule, key: str, owner: str) -> bool:
     """Return whether the tensor ``key`` is a copy of the tensor ``owner``, and both keys have the same last part."""
     made = {node.index for node in built.nodes[owner]}
     same_leaf = key.rpartition(".")[2] == owner.rpartition(".")[2]
     return same_leaf and all(node.index in made or node.copies for node in built.nodes[key])
 
 
-def _unset(built: _Built) -> Iterator[str]:
+def _unset(built: BuiltModule) -> Iterator[str]:
     """Yield a note on tensors that the constructor allocates but never fills."""
     unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
     if unset:
         starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
         never = count(len(unset), "tensor that the constructor never sets", "tensors that the constructor never sets")
         yield f"{never} {starts}: {listing(unset, where='')}"
-
-
-# Live modules, whose tensors are written in place.
-
-
-def live_target(model: nn.Module) -> TargetSpec:
-    """Return a module in memory as a destination; tensors that are in no source keep their values.
-
-    Raises ConfigError if the module has no tensors, or has a tensor that cannot be written in place.
-    """
-    tensors, _ = state_of(model)
-    name = type(model).__name__
-    if not tensors:
-        raise ConfigError(
-            f"the module {escape(name)} has no tensors.", hint="Pass a module with parameters or buffers."
-        )
-    infos = infos_of(tensors)
-    _check_writable(model, {key: own_part(tensor) for key, tensor in tensors.items()})
-
-    def current(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memoryview]]:
-        for key in keys:
-            values = whole(tensors[key]).detach().to("cpu", copy=True)
-            yield key, values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-    return TargetSpec(
-        kind="module",
-        name=name,
-        tensors=infos,
-        initial=current,
-        ties=ties_of(tensors),
-        keeps=name,
-    )
-
-
-def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise ConfigError if values written into the tensors of ``state_dict()`` would not change the module."""
-    empty = [key for key, tensor in tensors.items() if tensor.is_meta]
-    if empty:
-        raise ConfigError(
-            f"tensors of the module have no storage (meta device): {listing(empty)}.",
-            hint="Give them storage first: model.to_empty(…).",
-        )
-    shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
-    if shared:
-        raise ConfigError(
-            f"elements of a tensor share memory (as after .expand()), so they cannot be written: {listing(shared)}.",
-            hint="Copy the tensor to memory without shared elements: .contiguous().",
-        )
-    own = {own_part(tensor).untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]
-    if foreign:
-        raise ConfigError(
-            f"state_dict() returns copies of {listing(foreign)}: values written to them would not change the module.",
-            hint="Write the transplant to a file instead (transplant, apply), and load it with load_state_dict.",
-        )
