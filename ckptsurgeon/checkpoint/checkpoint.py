@@ -25,7 +25,7 @@ from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .joined_scales import apart, scales_elsewhere
-from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
+from .quantisation import configuration, quantisation_settings, settings_in, without_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_notes import ShardIndex, damaged_recipe_notes, other_shard_notes, shard_index, shard_notes
 from .values.value_notes import value_notes
@@ -331,43 +331,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self.folder is not None and not scheme_of(self.folder.uri) and bool(quantisation_settings(self.folder))
 
     def _notes_on_codes(self) -> list[str]:
-        from ..tensors.quantised.parts import broken_partners
-        from .mlx_columns import of_other_columns
-        from .quantisation_notes import (
-            contradictory,
-            of_other_width,
-            plain_integers,
-            unfit,
-            unlike_others,
-        )
-        from .quantised_parts import incomplete, notes_on_parts
-        from .quantised_values import notes_on_values
-        from .refused_settings import refused_settings
-        from .settings_notes import disagreeing_files, missing_settings
-        from .unknown_layouts import unknown_layouts
+        from .all_quantisation_notes import all_quantisation_notes
 
-        settings, shown = self.quantisation if self.codes else {}, self._shown
-        said = list[str]()
-        if self.codes:
-            lacking = list(broken_partners(self.codes, shown, {*self.elsewhere, *self._joined.unread}))
-            parts = unfit(self.codes, shown, settings, lacking)
-            said += contradictory(self.path, self.codes, shown, settings, parts, self.elsewhere)
-            said += incomplete(self.path, lacking)
-            is_whole = bool(self.elsewhere) or not self._shard[1]
-            said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
-            said += notes_on_values(self.path, self.codes, shown, settings, self._small, self.quant_states)
-            said += unlike_others(self.path, self.codes, shown, settings, parts, self.folder)
-            said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # other notes are more exact
-        if settings:
-            said += of_other_width(self.path, self.codes, self.folder)
-            said += of_other_columns(self.path, self.codes, shown)
-            said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))
-            said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
-        said += plain_integers(self.path, self.codes, shown)
-        of_folder = missing_settings(
-            self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
+        return all_quantisation_notes(
+            self, self._shown, unread=self._joined.unread, is_shard=bool(self._shard[1]), read=self._small
         )
-        return [*said, *of_folder]
 
     def _small(self, info: TensorInfo) -> bytes:
         """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read."""
