@@ -17,8 +17,9 @@ from ...util.text import brief_repr, count, escape, listing
 from ..inputs.encoding import DEQUANTIZE
 from ..inputs.operations import operate
 from .aligned_models import AlignedModels
-from .network_groups import NetworkGroups, sizes_of
+from .network_groups import NetworkGroups
 from .own_groups import own_groups
+from .rebuilt_network import sizes_of
 
 __all__ = ["align"]
 
