@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from ..errors import PlanError
-from ..tensors.encoders._schemes import together
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..tensors.quantised.agreement import QuantisedModule, disagreements
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
-from ..util.text import count, escape, listing
+from ..util.text import escape
 from .code_notes import any_layer
+from .kept_code_notes import KeptCodes
 from .moved_rows import MovedRows, StoredWeight, moved_rows
 from .opaque_tensors import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
@@ -39,8 +39,6 @@ COMPUTED = "float32"
 """The dtype in which weights are computed before they are rounded to codes."""
 COLUMN_ORDERS = (".g_idx", ".weight_g_idx")
 """The endings of the keys of ``g_idx`` tensors, which have the number of the group of each column."""
-SHARING = "nvfp4"
-"""The encoding in which weights that loaders join (q, k and v) share a global scale if they are encoded together."""
 
 
 @dataclass(frozen=True)
@@ -107,69 +105,15 @@ class _Keeping:
 
     def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
-        self._encoded_anew: dict[str, list[str]] = {}
-        self._made_plain: dict[tuple[int, str, str], dict[str, None]] = {}
-        self._moved: dict[str, list[str]] = {}
-        self._mixed: dict[str, tuple[int, int]] = {}
-        self._copied_codes = 0
+        self._found = KeptCodes()
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on weights that are moved, encoded again or made plain, unused dtypes, and global scales.
-
-        Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
-        """
-        for method, names in self._moved.items():
-            yield (
-                f"the rows of {count(len(names), 'weight')} are moved as they are stored ({method}), with their "
-                f"scales, and are not rounded again: {listing(names, 3)}"
-            )
-        for name, (kept, new) in self._mixed.items():
-            yield (
-                f"of {escape(name)}, {count(kept, 'row')} {'is' if kept == 1 else 'are'} copied with scales as they "
-                f"are stored, and {count(new, 'new row')} {'is' if new == 1 else 'are'} computed and encoded"
-            )
-        for method, names in self._encoded_anew.items():
-            each = "is" if len(names) == 1 else "are"
-            yield (
-                f"{count(len(names), 'weight')} {each} decoded, computed and encoded again ({method}), as in "
-                f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
-            )
-        yield from self._notes_on_plain()
-        kept = (
-            self._copied_codes + len(self._mixed) + sum(map(len, (*self._moved.values(), *self._encoded_anew.values())))
-        )
-        if self._dtype and self._dtype != "keep" and kept:
-            stay = "stays" if kept == 1 else "stay"
-            yield (
-                f"the dtype {self._dtype} does not apply to {count(kept, 'quantised weight')}, which {stay} encoded; "
-                "--encoding dequantize writes plain weights"
-            )
-        sharing = self._encoded_anew.get(SHARING, [])
-        joined = [name for name in sharing if len(self._every_name.intersection(together(name))) > 1]
-        if joined:
-            each = "is" if len(joined) == 1 else "are"
-            yield (
-                f"{count(len(joined), 'global scale')} of {SHARING} {each} computed for each weight alone; loaders "
-                "that join weights (q, k and v; gate and up) use the largest of their scales for all of them: "
-                f"{listing(joined, 3)}"
-            )
-
-    def _notes_on_plain(self) -> Iterator[str]:
-        """Yield a note on the weights of each quantised source that the output stores as plain numbers."""
-        owner = escape(self._plan.sources[self._owner].name)
-        for (source, method, dtype), names in self._made_plain.items():
-            each = "is" if len(names) == 1 else "are"
-            yield (
-                f"{count(len(names), 'weight')} of {escape(self._plan.sources[source].name)} {each} decoded ({method}) "
-                f"and written as plain {dtype}, because {owner}, from which the output has its encoding, stores plain "
-                f"numbers: {listing(list(names), 3)}"
-            )
-
-    @cached_property
-    def _every_name(self) -> set[str]:
-        """The keys of all quantised weights of the owner, the source whose encodings the output gets."""
-        return set(self._sources[self._owner].by_name)
+        """Yield notes on the weights that are not copied as they are, and on a dtype that does not apply."""
+        owner = self._sources.get(self._owner)
+        names = [one.name for one in self._plan.sources]
+        stored, weights = (owner.stored.name, owner.by_name.keys()) if owner is not None else ("", ())
+        yield from self._found.notes(names, self._owner, stored=stored, weights=weights, dtype=self._dtype)
 
     def steps(self, step: Step) -> Iterator[Step]:
         """Yield the steps that replace ``step``: one for each stored part if its weight is stored as codes."""
@@ -180,7 +124,7 @@ class _Keeping:
             self._check_plain(step, owner)
         moved = self._stored(step, wanted)
         if moved is not None and not moved.computes:
-            self._moved.setdefault(moved.want.coded.method, []).append(moved.want.coded.name)
+            self._found.moved.setdefault(moved.want.coded.method, []).append(moved.want.coded.name)
             yield from moved.steps()
         elif copied is not None and step.source is not None:
             yield from self._copies(step, copied, self._sources[step.source], step.source)
@@ -189,7 +133,7 @@ class _Keeping:
         else:
             for one in step.inputs:
                 if one.source is not None and (coded := self._coded(one.source, one.key)) is not None:
-                    self._made_plain.setdefault((one.source, coded.method, step.dtype), {})[step.key] = None
+                    self._found.made_plain.setdefault((one.source, coded.method, step.dtype), {})[step.key] = None
             yield self._decoding(step)
 
     def _copied(self, step: Step, owner: CodedSource | None, wanted: QuantisedTensor | None) -> QuantisedTensor | None:
@@ -287,7 +231,7 @@ class _Keeping:
 
         ``at`` is the index of ``source`` in the plan.
         """
-        self._copied_codes += 1
+        self._found.copied += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]
             if is_uncopied(info):
@@ -319,10 +263,10 @@ class _Keeping:
                 details=list(coded.keys),
             ) from None
         if moved and step.rows is not None:
-            self._mixed[coded.name] = (step.rows.kept, len(step.rows.rows) - step.rows.kept)
+            self._found.mixed[coded.name] = (step.rows.kept, len(step.rows.rows) - step.rows.kept)
             step = replace(step, policy=STORED_ROWS)
         else:
-            self._encoded_anew.setdefault(coded.method, []).append(coded.name)
+            self._found.encoded_anew.setdefault(coded.method, []).append(coded.name)
         for end, info in parts.items():
             key, tied = coded.parts[end], _renamed(step.tied_to, coded, end) if step.tied_to else ""
             made = info.made.of.made if isinstance(info.made, Reshaped) else info.made
