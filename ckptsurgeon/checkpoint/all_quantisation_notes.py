@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from ..storage.read.base import Folder
+from ..storage.read.base import File, Folder
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensors
 from ..tensors.quantised.parts import broken_partners
@@ -14,11 +15,10 @@ from .mlx_columns import of_other_columns
 from .quantisation import settings_by_file, settings_in
 from .quantisation_notes import contradictory, of_other_width, plain_integers, unfit, unlike_others
 from .quantised_parts import incomplete, notes_on_parts
-from .quantised_values import notes_on_values
+from .quantised_values import notes_on_values, read_small_tensor
 from .refused_settings import refused_settings
 from .settings_notes import disagreeing_files, missing_settings
 from .unknown_layouts import unknown_layouts
-from .values.sampling import Read
 
 __all__ = ["QuantisedCheckpoint", "all_quantisation_notes"]
 
@@ -50,6 +50,9 @@ class QuantisedCheckpoint(Protocol):
     def elsewhere(self) -> Sequence[str]:
         """The keys of the other shards of the model."""
 
+    def open_files(self) -> Mapping[str, File]:
+        """Return every open file by its name within the checkpoint."""
+
 
 def all_quantisation_notes(
     checkpoint: QuantisedCheckpoint,
@@ -57,12 +60,11 @@ def all_quantisation_notes(
     *,
     unread: Collection[str],
     is_shard: bool,
-    read: Read,
 ) -> list[str]:
     """Return notes on quantised tensors that are incomplete or odd, and on settings that contradict the tensors.
 
     ``tensors`` are the tensors of the checkpoint. ``unread`` has the keys of scales in other files that are not read.
-    ``is_shard`` is true if the checkpoint is one of several shards. ``read`` returns the bytes of a small tensor.
+    ``is_shard`` is true if the checkpoint is one of several shards.
     """
     path, codes = checkpoint.path, checkpoint.codes
     settings = checkpoint.quantisation if codes else {}
@@ -74,6 +76,7 @@ def all_quantisation_notes(
         said += incomplete(path, lacking)
         is_whole = bool(checkpoint.elsewhere) or not is_shard
         said += notes_on_parts(path, codes, tensors, settings, checkpoint.elsewhere, is_whole=is_whole)
+        read = partial(read_small_tensor, checkpoint.open_files())
         said += notes_on_values(path, codes, tensors, settings, read, checkpoint.quant_states)
         said += unlike_others(path, codes, tensors, settings, parts, checkpoint.folder)
         said = said or list(unknown_layouts(path, codes, tensors, settings))  # other notes are more exact

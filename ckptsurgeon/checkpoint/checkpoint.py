@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
 from ..formats.base.header import FilePrint, Header
-from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..storage.read.uri import scheme_of
@@ -22,14 +21,22 @@ from ..tensors.tied_keys import tied_keys
 from ..util.note_kind import NoteKind
 from ..util.notebook import InNotebooks
 from ..util.notes import Note, as_notes, notes_of
-from ..util.text import count, escape, listing
+from ..util.text import count, escape
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .joined_scales import apart, scales_elsewhere
 from .quantisation import configuration, quantisation_settings, settings_in, without_settings
-from .roots import Root, check_keys, find_root, tensors_of
-from .shard_notes import ShardIndex, damaged_recipe_notes, other_shard_notes, shard_index, shard_notes
+from .roots import Root, check_keys, find_root, other_roots_note, tensors_of
+from .shard_notes import (
+    ShardIndex,
+    damaged_recipe_notes,
+    lone_shard_note,
+    other_shard_notes,
+    shard_index,
+    shard_notes,
+    shard_of,
+)
 from .values.value_notes import value_notes
-from .wrappers import Unwrapping, unwrap, unwrap_as
+from .wrappers import Unwrapping, lacking_prefix_note, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint"]
 
-_SMALL = 1 << 20
-"""The largest size, in bytes, of a tensor whose values are read to make notes."""
 _WORKED_OUT = ("value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: they are computed again for a checkpoint with other keys."""
 
@@ -159,35 +164,16 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self._view.stripped
 
     @property
-    def _shard(self) -> tuple[str, int]:
-        """The name of the file, and the number of shards in this name.
-
-        The number is 2 for ``model-00001-of-00002.safetensors``, and 0 for a file that is not a shard. The name is ''
-        if the checkpoint is not a single file.
-        """
-        name = next((file.name for name, file in self.header.handles.items() if not name), "")
-        return name, shards_of(name)
-
-    @property
     def notes(self) -> tuple[Note, ...]:
         """Notes for the user on how the file was opened, such as which state dict was chosen."""
         notes = [*as_notes(NoteKind.REMARK, self.header.notes), *self._packing.notes(), *self._joined.notes()]
-        shard, number = self._shard
+        shard, number = shard_of(self.header.handles)
         if number:
-            said = f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read"
-            notes.append(Note(NoteKind.PART_OF_MODEL, said))
-            notes += self._shard_notes
-        lacking = self._view.lacking
-        if lacking:
-            begin = f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not"
-            notes.append(Note(NoteKind.REMARK, f"{begin}: --map ={lacking} adds this prefix"))
+            notes += [lone_shard_note(shard, number), *self._shard_notes]
+        if self._view.lacking:
+            notes.append(lacking_prefix_note(self._view.lacking, self.path))
         notes += [*self._other_shard_notes, *self.value_notes, *self.quantisation_notes]
-        if not self.passed:
-            return tuple(notes)
-        where = f"the state dict {self.root}" if self.root else "the top level"
-        others = [path or "the top level" for path in self.passed]
-        used = f"{where} is used; the file also has {listing(others)} (choose with --root)"
-        return (*notes, Note(NoteKind.REMARK, used))
+        return (*notes, other_roots_note(self.root, self.passed)) if self.passed else tuple(notes)
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
@@ -269,9 +255,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         A ``quant_state`` is stored as the value of a small tensor, and so is not in the header.
         """
-        from .quantised_values import quant_states
+        from .quantised_values import quant_states, read_small_tensor
 
-        return quant_states(self.codes, self._shown, self._small)
+        return quant_states(self.codes, self._shown, partial(read_small_tensor, self.header.handles))
 
     @cached_property
     def elsewhere(self) -> Sequence[str]:
@@ -287,7 +273,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @cached_property
     def _shard_notes(self) -> tuple[Note, ...]:
         """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
-        return tuple(shard_notes(self._shard[0], self._in_files, self._index, self.around)) if not self.root else ()
+        if self.root:
+            return ()
+        shard, _ = shard_of(self.header.handles)
+        return tuple(shard_notes(shard, self._in_files, self._index, self.around))
 
     @cached_property
     def _other_shard_notes(self) -> tuple[Note, ...]:
@@ -333,23 +322,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _notes_on_codes(self) -> list[str]:
         from .all_quantisation_notes import all_quantisation_notes
 
-        return all_quantisation_notes(
-            self, self._shown, unread=self._joined.unread, is_shard=bool(self._shard[1]), read=self._small
-        )
-
-    def _small(self, info: TensorInfo) -> bytes:
-        """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read."""
-        file = self.header.handles.get(info.storage.file) if info.storage is not None else None
-        if (
-            file is None
-            or info.storage is None
-            or file.remote
-            or file.closed
-            or not info.is_plain
-            or info.nbytes > _SMALL
-        ):
-            return b""
-        return bytes(file.read(info.storage.offset + info.offset, info.nbytes))
+        _, shards = shard_of(self.header.handles)
+        return all_quantisation_notes(self, self._shown, unread=self._joined.unread, is_shard=bool(shards))
 
     def file(self, info: TensorInfo) -> File:
         """Return the open file that stores a tensor; raises FormatError if the tensor is not stored."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from ..storage.read.base import File
 from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
@@ -28,7 +29,7 @@ from .values.scales import odd_nested_scales, odd_power_scales
 from .values.sibling_parts import odd_sibling_parts
 from .values.zero_points import ROUNDED, odd_zero_points, rounded_zero_points
 
-__all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
+__all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states", "read_small_tensor"]
 
 MOST = 8 << 20
 """At most this many bytes are read of all ``g_idx`` tensors together; the rest is not checked."""
@@ -58,10 +59,22 @@ UNEVEN = (
     "a g_idx in which some groups have more columns than group_size, and others fewer, so that some columns get the "
     "scales of other groups"
 )
-
+SMALL = 1 << 20
+"""The largest size, in bytes, of a tensor whose values are read to make notes."""
 
 States = Mapping[str, Mapping[str, Any]]
 """The ``quant_state`` of each 4-bit weight of bitsandbytes, by the name of the weight."""
+
+
+def read_small_tensor(handles: Mapping[str, File], info: TensorInfo) -> bytes:
+    """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read.
+
+    ``handles`` are the open files of the checkpoint, by name.
+    """
+    file = handles.get(info.storage.file) if info.storage is not None else None
+    if file is None or info.storage is None or file.remote or file.closed or not info.is_plain or info.nbytes > SMALL:
+        return b""
+    return bytes(file.read(info.storage.offset + info.offset, info.nbytes))
 
 
 def quant_states(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> States:

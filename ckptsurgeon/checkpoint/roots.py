@@ -14,6 +14,8 @@ from ..formats.base import limits
 from ..formats.base.untrusted import most_segments
 from ..formats.pickle.values import OpaqueResult, key_text
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing, shape_text
 from .optimizer_states import is_optimizer, optimizer_entries
 from .packed_parameters import NOTHING_PACKED, Packing, unpacked
@@ -25,6 +27,7 @@ __all__ = [
     "check_keys",
     "find_root",
     "optimizers_in",
+    "other_roots_note",
     "parts_of",
     "tensors_of",
 ]
@@ -82,6 +85,13 @@ def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]
             details=[root.path for root in candidates],
         )
     return chosen, [root for root in candidates if root is not chosen]
+
+
+def other_roots_note(root: str, passed: Sequence[str]) -> Note:
+    """Return the note on the state dicts ``passed`` of a file from which ``root`` is used; all are dotted paths."""
+    where = f"the state dict {root}" if root else "the top level"
+    others = [path or "the top level" for path in passed]
+    return Note(NoteKind.REMARK, f"{where} is used; the file also has {listing(others)} (choose with --root)")
 
 
 def _preferred(candidates: Sequence[Root]) -> Root | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError
-from ..formats.base.sharded_writer import RECIPE_FILE, indexed_name, shard_name
+from ..formats.base.sharded_writer import RECIPE_FILE, indexed_name, shard_name, shards_of
 from ..storage.read.base import File, Folder
 from ..storage.read.local import ConsumedFile, LocalFolder, is_local
 from ..tensors.info import TensorInfo
@@ -20,7 +20,16 @@ from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, together
 from .quantisation import document_of
 
-__all__ = ["ShardIndex", "consumed_notes", "damaged_recipe_notes", "other_shard_notes", "shard_index", "shard_notes"]
+__all__ = [
+    "ShardIndex",
+    "consumed_notes",
+    "damaged_recipe_notes",
+    "lone_shard_note",
+    "other_shard_notes",
+    "shard_index",
+    "shard_notes",
+    "shard_of",
+]
 
 SHOWN = 2
 LENGTH = 8
@@ -40,6 +49,22 @@ class ShardIndex:
     elsewhere: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
     total: int | None = None
+
+
+def shard_of(handles: Mapping[str, File]) -> tuple[str, int]:
+    """Return the name of the file, and the number of shards in this name; ``handles`` are the files of a checkpoint.
+
+    The number is 2 for ``model-00001-of-00002.safetensors``, and 0 for a file that is not a shard. The name is ''
+    if the checkpoint is not a single file.
+    """
+    name = next((file.name for name, file in handles.items() if not name), "")
+    return name, shards_of(name)
+
+
+def lone_shard_note(shard: str, number: int) -> Note:
+    """Return the note on a shard that was opened without the others; ``number`` is the number of all shards."""
+    said = f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read"
+    return Note(NoteKind.PART_OF_MODEL, said)
 
 
 def shard_index(shard: str, folder: Folder | None) -> ShardIndex:

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["DDP", "INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
+from ..util.text import escape
+
+__all__ = ["DDP", "INSIDE", "Unwrapping", "lacking_prefix_note", "unwrap", "unwrap_as"]
 
 DDP = "module"
 WRAPPERS = (DDP, "_orig_mod")
@@ -37,6 +41,12 @@ class Unwrapping:
     stripped: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
     lacking: str = ""
+
+
+def lacking_prefix_note(lacking: str, path: str) -> Note:
+    """Return the note on a prefix ``lacking`` that the keys of the destination have, but not the keys of ``path``."""
+    begin = f"the keys of the destination begin with {lacking}., but the keys of {escape(path)} do not"
+    return Note(NoteKind.REMARK, f"{begin}: --map ={lacking} adds this prefix")
 
 
 def unwrap(keys: Iterable[str], destination: Collection[str] = ()) -> Unwrapping:
