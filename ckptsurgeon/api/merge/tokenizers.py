@@ -15,6 +15,7 @@ from ...planning.target import Companion
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.union import TokenRowOverride, with_overrides, with_padding
 from ...vocabulary.vocabulary import Vocabulary
+from ..model_folder.documents import CHAT, TOKENIZER, json_text, read_object
 from ..model_folder.embedded import TEMPLATE
 from ..model_folder.folder import ModelFolder
 
@@ -43,7 +44,7 @@ def tokenizer_files(
     if configuration.chat_template:
         template = _template(configuration.chat_template, folders)
         if template:
-            files = folders[donor].with_template(files, template)
+            files = _with_template(files, template)
         else:
             notes.append("chat_template changes nothing: no model has a chat template")
     return files, notes
@@ -98,6 +99,15 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
         )
     own = {one.name for one in donor.tokenizer}
     return (*(one for one in donor.files if one.name not in own), *other.tokenizer)
+
+
+def _with_template(files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
+    """Return ``files`` with a new chat template: in chat_template.jinja and tokenizer_config.json (if present)."""
+    found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
+    config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
+    if config is not None:
+        found.append(Companion(TOKENIZER, text=json_text({**config, "chat_template": template})))
+    return (*found, Companion(CHAT, text=template))
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:

@@ -43,9 +43,7 @@ from .documents import (
     SECOND,
     TOKENIZER,
     VOCABULARIES,
-    json_text,
     parsed_object,
-    read_object,
 )
 from .embedded import EmbeddedModel, embedded_model
 
@@ -266,14 +264,6 @@ class ModelFolder:
             template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
         template = template.get("default") if isinstance(template, dict) else template
         return template if isinstance(template, str) else ""
-
-    def with_template(self, files: tuple[Companion, ...], template: str) -> tuple[Companion, ...]:
-        """Return ``files`` with a new chat template: in chat_template.jinja and tokenizer_config.json (if present)."""
-        found = [one for one in files if one.name not in (CHAT, "chat_template.json", TOKENIZER)]
-        config = next((read_object(one.path) for one in files if one.name == TOKENIZER), None)
-        if config is not None:
-            found.append(Companion(TOKENIZER, text=json_text({**config, "chat_template": template})))
-        return (*found, Companion(CHAT, text=template))
 
     def document(self, name: str) -> Mapping[str, Any]:
         """Return the JSON object in one of its files; raises SourceError or ConfigError if there is none.
