@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .options import quoted
+from .printing import quoted
 from .showing import show_plan
 from .stopping import say
 from .writing import Writing

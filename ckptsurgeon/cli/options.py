@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -47,13 +46,11 @@ __all__ = [
     "Verbose",
     "Wait",
     "check_output",
-    "check_writes_no_model",
     "default_output",
     "given_output",
     "metadata_of",
     "mismatch_policies",
     "numbers",
-    "quoted",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
@@ -325,28 +322,6 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         ) from None
 
 
-def check_writes_no_model(option: str = "--explain", **writing: object) -> None:
-    """Raise ConfigError if --explain or --page, which write no model, is given with an option for writing.
-
-    ``writing`` has the options for writing by name, with their values.
-    """
-    given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
-    if given:
-        what = "nothing" if option == "--explain" else "only the page"
-        raise ConfigError(
-            f"{option} and {given[0]} contradict each other: {option} writes {what}.", hint="Leave one out."
-        )
-
-
-def check_page(path: str) -> None:
-    """Raise ConfigError if the path of a page is ``-``, or does not end in ``.html``: no browser would show it."""
-    check_output(path)
-    if not path.lower().endswith((".html", ".htm")):
-        from ..util.text import escape
-
-        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
-
-
 def given_output(output: str | None) -> str:
     """Return ``output`` if it is given, else raise ConfigError; for commands without a default output."""
     if output is None:
@@ -380,18 +355,3 @@ def default_output(destination: str, to: str | None, max_shard_size: str | None)
     from ..api.apply import output_suffixes
 
     return stem + "".join(output_suffixes().get(to or "safetensors", (".safetensors",))[:1])
-
-
-def quoted(path: str) -> str:
-    r"""Return a path quoted for a shell; control characters are written as escapes, as in $'a\x1b'."""
-    if escape(path, len(path)) == path:
-        return shlex.quote(path)
-    return f"$'{''.join(map(_spelled, path))}'"
-
-
-def _spelled(char: str) -> str:
-    """Return a character as a shell reads it between ``$'`` and ``'`` (POSIX.1-2024, 2.2.4)."""
-    if char in "'\\":
-        return f"\\{char}"
-    plain = char.isascii() and char.isprintable()
-    return char if plain else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..util.notes import is_serious
+from ..util.text import escape
 from .options import Json, Quiet, Verbose
 from .progress_bar import ProgressBar
 from .stopping import unwinding
@@ -19,7 +21,7 @@ from .stopping import unwinding
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Jsonable", "Printer", "console_of", "print_to"]
+__all__ = ["Jsonable", "Printer", "console_of", "print_to", "quoted"]
 
 WIDTH = 100
 """The width of a line in columns if neither COLUMNS nor a terminal determines the width."""
@@ -146,3 +148,18 @@ class Printer:
             yield
         finally:
             line.stop()
+
+
+def quoted(path: str) -> str:
+    r"""Return a path quoted for a shell; control characters are written as escapes, as in $'a\x1b'."""
+    if escape(path, len(path)) == path:
+        return shlex.quote(path)
+    return f"$'{''.join(map(_spelled, path))}'"
+
+
+def _spelled(char: str) -> str:
+    """Return a character as a shell reads it between ``$'`` and ``'`` (POSIX.1-2024, 2.2.4)."""
+    if char in "'\\":
+        return f"\\{char}"
+    plain = char.isascii() and char.isprintable()
+    return char if plain else "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))

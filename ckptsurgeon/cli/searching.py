@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError
-from .options import quoted
+from .printing import quoted
 from .stopping import set_study_folder
 from .writing import AdapterWriting, Writing
 

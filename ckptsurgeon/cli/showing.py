@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import quoted
-from .printing import Printer, print_to
+from ..errors import ConfigError
+from ..util.text import escape
+from .options import check_output
+from .printing import Printer, print_to, quoted
 
 if TYPE_CHECKING:
     from ..analysis.page.contents import Page
@@ -17,7 +19,36 @@ if TYPE_CHECKING:
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["show_explained", "show_page", "show_plan", "show_proof", "show_receipt", "write_page"]
+__all__ = [
+    "check_page",
+    "check_writes_no_model",
+    "show_explained",
+    "show_page",
+    "show_plan",
+    "show_proof",
+    "show_receipt",
+    "write_page",
+]
+
+
+def check_writes_no_model(option: str = "--explain", **writing: object) -> None:
+    """Raise ConfigError if --explain or --page, which write no model, is given with an option for writing.
+
+    ``writing`` has the options for writing by name, with their values.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in writing.items() if value]
+    if given:
+        what = "nothing" if option == "--explain" else "only the page"
+        raise ConfigError(
+            f"{option} and {given[0]} contradict each other: {option} writes {what}.", hint="Leave one out."
+        )
+
+
+def check_page(path: str) -> None:
+    """Raise ConfigError if the path of a page is ``-``, or does not end in ``.html``: no browser would show it."""
+    check_output(path)
+    if not path.lower().endswith((".html", ".htm")):
+        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
 
 
 def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:

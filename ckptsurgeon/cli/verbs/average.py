@@ -176,7 +176,7 @@ def _write_windows(
     if writing.printer.answer({"kind": "ckpt.windows", "version": 1, "outputs": rows}):
         return
     from ...render.verification import windows_view
-    from ..options import quoted
+    from ..printing import quoted
 
     writing.printer.notes(dict.fromkeys(note for receipt in receipts for note in receipt.notes))
     step = f"ckpt verify {quoted(receipts[-1].output)}"

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Wait, quoted
-from ..printing import Printer
+from ..options import Force, Wait
+from ..printing import Printer, quoted
 
 NAME = "demo-data"
 HELP = """Make transcribed speech to try training on, with a synthesiser.

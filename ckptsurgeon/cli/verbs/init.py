@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Root, Task, Wait, check_output, quoted
-from ..printing import Printer
+from ..options import Force, Root, Task, Wait, check_output
+from ..printing import Printer, quoted
 
 NAME = "init"
 HELP = """Write a destination configuration from a checkpoint, or from a toolkit's own configuration.

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, StateDict, check_page, check_writes_no_model, numbers
-from ..showing import show_explained, write_page
+from ..options import Encoding, Memory, StateDict, numbers
+from ..showing import check_page, check_writes_no_model, show_explained, write_page
 from ..writing import Writing
 
 NAME = "merge"

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import quoted
-from ..printing import Printer
+from ..printing import Printer, quoted
 from ..stopping import unwinding
 from ..training import training_progress
 

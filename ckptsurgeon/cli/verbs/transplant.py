@@ -17,12 +17,11 @@ from ..options import (
     Ruleset,
     SetMetadata,
     Task,
-    check_writes_no_model,
     default_output,
     metadata_of,
     mismatch_policies,
 )
-from ..showing import show_explained
+from ..showing import check_writes_no_model, show_explained
 from ..writing import Writing
 
 NAME = "transplant"

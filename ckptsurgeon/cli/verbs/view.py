@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..options import Force, Root, Wait, check_page
+from ..options import Force, Root, Wait
 from ..printing import Printer
-from ..showing import show_page
+from ..showing import check_page, show_page
 
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.

@@ -42,7 +42,7 @@ def run(
     from ....api.patch import apply_patch
     from ....render.patch import applied_view
     from ....storage.read.uri import shown
-    from ...options import quoted
+    from ...printing import quoted
 
     output = given_output(output)
     with printer.working("writing", output) as progress:

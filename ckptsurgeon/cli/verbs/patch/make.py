@@ -62,7 +62,7 @@ def run(
     from ....api.patch import make_patch
     from ....render.patch import patch_view
     from ....storage.read.uri import shown
-    from ...options import quoted
+    from ...printing import quoted
 
     output = given_output(output)
     with printer.working("comparing", output) as progress:
