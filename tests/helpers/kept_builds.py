@@ -54,17 +54,17 @@ def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from ckptsurgeon.destinations.torch_module import opened
 
-    installed = sysconfig.get_path("purelib")
+    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
     without = set[str]()
 
     def has_none(module: object) -> bool:
         if not isinstance(module, ModuleType):
             return False
         names = vars(module)
-        return str(names.get("__file__")).startswith(installed) and REPLACED.isdisjoint(names)
+        return REPLACED.isdisjoint(names) and str(names.get("__file__")).startswith(installed)
 
     def imported() -> list[object]:
-        found = {name: module for name, module in list(sys.modules.items()) if name not in without}
+        found = {name: sys.modules[name] for name in sys.modules.keys() - without}
         without.update(name for name, module in found.items() if has_none(module))
         return list(found.values())
 
