@@ -14,6 +14,7 @@ __all__ = [
     "Settings",
     "StatedValues",
     "basis_of",
+    "gptq_format",
     "modelopt_of",
     "quantisation_of",
     "stated_by",
@@ -186,6 +187,12 @@ _PACKINGS = {"auto_round": "gptq_v2", "auto_round:gptqmodel": "gptq_v2"}
 
 https://github.com/intel/auto-round/blob/main/auto_round/inference/backend.py (``GPTQ_FORMAT_NO_ZP``)
 """
+_BACKENDS = ("auto_round", "autoround", "auto-round")
+"""The beginnings of ``backend``, which AutoRound wrote before 0.5 in place of ``packing_format``.
+
+Unless it names GPTQ or AWQ, AutoRound's own module stored the zero points as they are; it had none for 3 bits.
+https://github.com/intel/auto-round/blob/v0.3/auto_round/export/export_to_autoround/export.py
+"""
 
 
 def stated_by(settings: Settings) -> StatedValues:
@@ -199,12 +206,22 @@ def stated_by(settings: Settings) -> StatedValues:
         tuple(_few(_schemes(settings))),
         tuple(_few(one["symmetric"] for one in schemes if isinstance(one.get("symmetric"), bool))),
         tuple(_few(one[:_LONGEST] for one in values_called(settings, "mode") if isinstance(one, str))),
-        _text(settings, "checkpoint_format", "format") or _PACKINGS.get(_text(settings, "packing_format"), ""),
+        gptq_format(settings),
         _text(settings, "version", "format"),
         {name: value for name, value in settings.items() if isinstance(value, bool)},
         {name: value[:_LONGEST].lower() for name, value in settings.items() if isinstance(value, str)},
         frozenset(name for name, value in settings.items() if value is None),
     )
+
+
+def gptq_format(settings: Settings) -> str:
+    """Return the format of GPTQ, which says how zero points are stored; "" if the settings do not state it."""
+    stated = _text(settings, "checkpoint_format", "format")
+    packing, backend = _text(settings, "packing_format"), _text(settings, "backend")
+    if stated or packing or not backend.startswith(_BACKENDS):
+        return stated or _PACKINGS.get(packing, "")
+    is_other = "gptq" in backend or "awq" in backend or settings.get("bits") == 3
+    return "" if is_other else "gptq_v2"
 
 
 def _schemes(settings: Settings) -> Iterator[Scheme]:

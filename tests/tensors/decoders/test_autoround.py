@@ -15,7 +15,7 @@ from ckptsurgeon.errors import CheckpointError
 COLUMNS, ROWS, STORED = 64, 16, 7
 
 
-def saved(path: Path, packing: str | None) -> Path:
+def saved(path: Path, packing: str | None, **more: object) -> Path:
     """A layer of 4 bits whose codes are all 9, and whose stored zero points are all 7, in one group of 64."""
     state = {
         "layer.qweight": torch.full((COLUMNS // 8, ROWS), 0x99999999 - (1 << 32), dtype=torch.int32),
@@ -26,6 +26,7 @@ def saved(path: Path, packing: str | None) -> Path:
     save_file(state, path / "model.safetensors", {"format": "pt"})
     settings = {"quant_method": "auto-round", "bits": 4, "group_size": 64, "sym": False, "data_type": "int"}
     settings |= {"packing_format": packing} if packing else {}
+    settings |= more
     (path / "config.json").write_text(json.dumps({"quantization_config": settings}))
     return path
 
@@ -44,6 +45,31 @@ def test_zero_points_are_read_as_the_packing_stores_them(packing: str | None, ze
     cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
     assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - zero) * 0.5))
+
+
+@pytest.mark.parametrize(
+    ("backend", "zero"),
+    [
+        ("auto_round:exllamav2", STORED),
+        ("autoround:exllamav2", STORED),
+        ("auto_round:tritonv2", STORED),
+        ("auto_round:gptq:exllamav2", STORED + 1),
+        ("auto_gptq:exllamav2", STORED + 1),
+        ("auto", STORED + 1),
+    ],
+)
+def test_settings_of_older_versions_name_a_backend_instead(backend: str, zero: int, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", None, quant_method="intel/auto-round", backend=backend)
+    cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
+    assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - zero) * 0.5))
+
+
+def test_a_packing_format_is_said_rather_than_the_backend(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", "auto_round:auto_gptq", backend="auto_round:tritonv2")
+    cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
+    assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - STORED - 1) * 0.5))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ....storage.read.uri import scheme_of
 from ....tensors.encodings.bitsandbytes import STATE
 from ....tensors.quantised.encoding import QuantisedTensor
 from ....tensors.quantised.methods import family
+from ....tensors.quantised.settings import gptq_format
 from ....util.note_kind import NoteKind
 from ....util.notes import Note
 from ....util.text import NUMBER_IN_KEY, brief_repr, count, escape, listing
@@ -31,6 +32,8 @@ MOST = 2000
 """The largest number of weights whose stored shape is read. A model of 70 billion parameters has 560 such weights."""
 DIGITS = 60
 """A note shows at most this many characters of a stored number."""
+FORMAT_FIELDS = ("checkpoint_format", "format", "packing_format")
+"""The fields of the settings that may name the format of zero points."""
 VALUE_BYTES = 4096
 """A tensor with more bytes than this is not read as a stored shape."""
 
@@ -168,11 +171,11 @@ def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     data = b"".join(
         bytes(file.read(info.storage.offset + one.offset, one.nbytes)) for one in first_and_last_rows(info, VALUE_BYTES)
     )
-    said = str(settings.get("checkpoint_format") or "")
-    version, middle = 2 if "v2" in said else 1, 1 << (bits - 1)
+    version, middle = 2 if "v2" in gptq_format(settings) else 1, 1 << (bits - 1)
     other = middle - 1 if version == 2 else middle
     if data == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little") * (len(data) // 4):
-        says = f"says {escape(said)} (checkpoint_format)" if said else "has no checkpoint_format"
+        said = next((f"{escape(str(settings[name]))} ({name})" for name in FORMAT_FIELDS if settings.get(name)), "")
+        says = f"says {said}" if said else "has no checkpoint_format"
         stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
         yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"
 

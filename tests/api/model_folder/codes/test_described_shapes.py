@@ -210,6 +210,7 @@ def test_zero_points_of_the_other_version_are_said(zero: int, bits: int, format_
     [
         (7, {"sym": True}),
         (8, {"sym": True, "checkpoint_format": "gptq_v2"}),
+        (8, {"sym": True, "quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}),
         (8, {"sym": False}),  # a zero point like any other
         (8, {}),
         (5, {"sym": False}),
@@ -217,6 +218,11 @@ def test_zero_points_of_the_other_version_are_said(zero: int, bits: int, format_
 )
 def test_zero_points_that_fit_or_tell_nothing_get_no_note(zero: int, settings: dict[str, Any]) -> None:
     assert gptq(zero, **settings) == []
+
+
+def test_zero_points_of_the_other_packing_are_said() -> None:
+    (note,) = gptq(7, sym=True, quant_method="auto-round", packing_format="auto_round:gptqmodel")
+    assert note.endswith("says auto_round:gptqmodel (packing_format), so that they are read as version 2")
 
 
 def test_zero_points_of_the_other_version_are_said_of_every_source_that_is_computed_with() -> None:
