@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...storage.read.local import ConsumedFile
-from ...tensors.composition import leaves
+from ...tensors.composition import is_decoded, leaves
 from ...tensors.info import TensorInfo
 from ..inputs.stored_recipes import tail_of
 
@@ -55,11 +55,16 @@ def _sample_of_files(opened: Checkpoint) -> str:
 
 
 def _of_tensors(opened: Checkpoint) -> list[str]:
-    """Return the digest of all keys, dtypes and shapes, and that of bytes of the values; [] if the files are remote."""
+    """Return the digest of all keys, dtypes and shapes, and that of bytes of the values.
+
+    Returns [] if the files are remote, or if the values of a tensor depend on more than its bytes.
+    """
     if any(file.remote or isinstance(file, ConsumedFile) for file in opened.open_files().values()):
         return []
     stored = [(key, one) for key in sorted(opened) for one in leaves(opened[key]) if one.storage is not None]
-    names = hashlib.sha256(repr([(key, one.dtype, tuple(one.shape)) for key, one in stored]).encode())
+    if any(one.opaque for _, one in stored) or any(map(is_decoded, opened.values())):
+        return []
+    names = hashlib.sha256(repr([(key, *_of_bytes(one)) for key, one in stored]).encode())
     values = hashlib.sha256()
     step = max(sum(one.nbytes for _, one in stored) // PLACES, BYTES)
     begin = 0
@@ -68,6 +73,12 @@ def _of_tensors(opened: Checkpoint) -> list[str]:
             values.update(_bytes_at(opened, one, at))
         begin += one.nbytes
     return [names.hexdigest(), values.hexdigest()]
+
+
+def _of_bytes(info: TensorInfo) -> tuple[object, ...]:
+    """Return what the values of a stored tensor depend on beside its bytes: a transposed view has the same bytes."""
+    big_endian = info.storage is not None and info.storage.big_endian
+    return info.dtype, tuple(info.shape), info.stride, info.conj, info.neg, big_endian
 
 
 def _bytes_at(opened: Checkpoint, info: TensorInfo, at: int) -> bytes:

@@ -288,6 +288,19 @@ def test_they_do_not_belong_to_other_weights_in_other_files(llama: Any, tmp_path
         read_statistics(tmp_path / "stats.safetensors", opened)
 
 
+def test_they_do_not_belong_to_a_transposed_view_of_the_same_bytes(llama: Any, tmp_path: Path) -> None:
+    made(tmp_path)
+    weights = load_file(tmp_path / "llama/model.safetensors")
+    key = "model.layers.1.self_attn.q_proj.weight"
+    assert weights[key].shape[0] == weights[key].shape[1]
+    torch.save(weights, tmp_path / "same.pt")
+    torch.save({**weights, key: weights[key].T}, tmp_path / "turned.pt")
+    with open_checkpoint(tmp_path / "same.pt") as opened:
+        read_statistics(tmp_path / "stats.safetensors", opened)
+    with open_checkpoint(tmp_path / "turned.pt") as opened, pytest.raises(cs.ConfigError, match="another"):
+        read_statistics(tmp_path / "stats.safetensors", opened)
+
+
 def test_a_file_of_an_older_version_belongs_to_its_files(llama: Any, tmp_path: Path) -> None:
     made(tmp_path)
     file = tmp_path / "stats.safetensors"
