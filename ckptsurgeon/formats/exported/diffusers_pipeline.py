@@ -16,7 +16,7 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, with_prefix
 from ...util.text import escape, listing
-from .._choosing import Choice, choose, has_weights, is_weights, note_of
+from .._choosing import Choice, choose, has_weights, is_exported, is_weights, note_of
 from .._open import read_header
 from ..base.header import FilePrint, Header
 from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
@@ -128,15 +128,27 @@ def _lost(folder: Folder, found: Collection[str]) -> Iterator[Note]:
     """
     inside = set(folder.folders())
     for name, entry in pipeline_index(folder).items():
-        if name in found or not isinstance(entry, list) or not entry or not isinstance(entry[-1], str):
+        if name in found or not _is_component(entry):
             continue
         if name not in inside:
             why = "but there is no such folder"
-        elif CONFIG in folder.inside(name).names() and not entry[-1].endswith(_WITHOUT_WEIGHTS):
+        elif _lacks_weights(folder.inside(name).names()) and not entry[1].endswith(_WITHOUT_WEIGHTS):
             why = "but its folder has no weights"
         else:
             continue
         yield Note(NoteKind.MISSING_COMPONENT, f"{PIPELINE} lists the component {escape(name)}, {why}")
+
+
+def _is_component(entry: object) -> bool:
+    """Return whether an entry of the index is a library and a class; other lists are settings of the pipeline."""
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(one, str) for one in entry):
+        return False
+    return bool(entry[1].isidentifier() and entry[1][0].isupper())
+
+
+def _lacks_weights(names: Collection[str]) -> bool:
+    """Return whether the folder of a network has no weights; those for other libraries (Flax, ONNX) count, too."""
+    return CONFIG in names and not any(map(is_exported, names))
 
 
 def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:

@@ -131,6 +131,21 @@ def test_a_component_that_lost_its_weights_or_its_folder_fails_the_check() -> No
     assert lost(cs.check("sd")) == ["model_index.json lists the component unet, but there is no such folder"]
 
 
+@pytest.mark.parametrize("settings", [["prompt", "prompt_2"], ["A", "B", "C"], [0.5, 0.5], []])
+def test_a_list_of_settings_is_no_component(settings: list[Any]) -> None:
+    pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3)})
+    index = json.loads(Path("sd/model_index.json").read_text())
+    Path("sd/model_index.json").write_text(json.dumps({**index, "names": settings}))
+    assert lost(cs.check("sd")) == []
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "diffusion_flax_model.msgpack"])
+def test_weights_for_another_library_are_not_missing(name: str) -> None:
+    pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3), "text_encoder.a": torch.ones(4)})
+    os.rename(f"sd/unet/{OTHER}", f"sd/unet/{name}")
+    assert lost(cs.check("sd")) == []
+
+
 def test_a_component_that_changed_after_the_plan_is_an_error() -> None:
     pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3)})
     plan = cs.convert("sd")
