@@ -158,8 +158,10 @@ class _Process:
     def answer(self, timeout: float | None) -> dict[str, Any]:
         """Return the next answer of the process, which may take ``timeout`` seconds."""
         until = None if timeout is None else time.monotonic() + timeout
+        answers = select.poll()  # unlike select.select, it waits for descriptors from 1024 on
+        answers.register(self._answers, select.POLLIN)
         while b"\n" not in self._read:
-            if not select.select([self._answers], [], [], LOOK_S)[0]:
+            if not answers.poll(LOOK_S * 1000):
                 if self._child.poll() is not None:  # what it has started may keep the pipe open
                     raise EOFError
                 if until is not None and time.monotonic() > until:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +219,20 @@ def test_evaluations_run_in_processes_of_their_own_and_stop() -> None:
     assert found[0].why == "the process of the evaluation was killed by signal 9"
     wait_until(lambda: not is_alive(int(Path("pid").read_text())))
     assert judge.evaluate("base.safetensors").why == "the search has been stopped"
+
+
+def test_answers_are_read_from_descriptors_of_any_number() -> None:
+    written("judge.yaml", "Near")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most != resource.RLIM_INFINITY and most < 1200:
+        pytest.skip(f"only {most} files may be open")
+    with ExitStack() as stack:
+        for _ in range(1100):  # as many shards may be open
+            stack.enter_context(open(os.devnull))
+        processes = TaskProcesses(os.path.abspath("judge.yaml"), None)
+        stack.callback(processes.stop)
+        assert processes.begin().metric == "far"
+        assert SplitEvaluator(processes, "dev", "far").evaluate("base.safetensors").score is not None
 
 
 def test_a_child_does_not_import_from_the_working_directory() -> None:
