@@ -22,7 +22,16 @@ from .files import CONFIG, companions
 from .given_fields import GivenFields
 from .stock_code import versions
 
-__all__ = ["cached_axes", "cached_initial", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
+__all__ = [
+    "cached_axes",
+    "cached_initial",
+    "cached_layouts",
+    "cached_spec",
+    "draws_of",
+    "keep_spec",
+    "kept_draws",
+    "spec_key",
+]
 
 FORMAT = 2
 """The version of the format of the entries: increase it if the format changes."""
@@ -72,7 +81,7 @@ def _spec(kept: Any, name: str, given: GivenFields) -> TargetSpec:
         kind="transformers",
         name=name,
         tensors=tensors,
-        draws=_draws(kept, tensors),
+        draws=draws_of(kept, tensors),
         ties=ties,
         undrawable=dict.fromkeys(kept["undrawable"], ZERO_DEVIATION),
         ran=tuple(map(str, kept["ran"])),
@@ -88,11 +97,23 @@ def _info(dtype: str, shape: list[int]) -> TensorInfo:
     return TensorInfo(dtype, tuple(shape))
 
 
-def _draws(kept: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Draw]:
-    known = [Draw(str(how), tuple(map(float, numbers))) for how, numbers in kept["draws"]]
-    if not {one.how for one in known} <= FILLS or len(kept["drawn"]) != len(tensors):
+def draws_of(kept: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Draw]:
+    """Return the operations that fill tensors, from an entry; raises ValueError or IndexError for other entries."""
+    known = [Draw(str(how), tuple(numbers)) for how, numbers in kept["draws"]]
+    are_numbers = all(type(one) in (int, float) for draw in known for one in draw.numbers)
+    if not are_numbers or not {one.how for one in known} <= FILLS or len(kept["drawn"]) != len(tensors):
         raise ValueError(known)
     return {key: known[at] for key, at in zip(tensors, kept["drawn"], strict=True) if at >= 0}
+
+
+def kept_draws(spec: TargetSpec) -> dict[str, Any]:
+    """Return the fields of an entry that say which operations fill tensors: each of them, and which each tensor has."""
+    draws = {repr(one): one for one in spec.draws.values()}  # 0.0 equals -0.0, but has other bits
+    places = {said: place for place, said in enumerate(draws)}
+    return {
+        "draws": [[one.how, list(one.numbers)] for one in draws.values()],
+        "drawn": [places[repr(spec.draws[key])] if key in spec.draws else -1 for key in spec.tensors],
+    }
 
 
 def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
@@ -106,10 +127,8 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
     changes = _changes(config.text, given, known)
     if changes is None:
         return False
-    draws = list(dict.fromkeys(spec.draws.values()))
     kept = {
-        "draws": [[one.how, list(one.numbers)] for one in draws],
-        "drawn": [draws.index(spec.draws[key]) if key in spec.draws else -1 for key in spec.tensors],
+        **kept_draws(spec),
         "config": changes,
         "tensors": [[name, info.dtype, list(info.shape)] for name, info in spec.tensors.items()],
         "ties": dict(spec.ties),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.destinations import transformers as kind
 from ckptsurgeon.destinations.hf import cached_build, stock_code
 from ckptsurgeon.destinations.torch_module.meta import build_on_meta
+from ckptsurgeon.planning.target import Draw
 
 from ...helpers.nursery import run_apart
 from ...helpers.transformers_models import (
@@ -159,6 +161,15 @@ def test_values_that_one_operation_fills_are_drawn_without_the_model(
         assert bytes(values) == bytes(own) == b"".join(kept.pieces(key, 3)), key
 
 
+def test_numbers_that_are_filled_in_are_kept_exactly() -> None:
+    config = str(write_config("dst/config.json", LLAMA, "LlamaForCausalLM"))
+    spec = cs.load_target(config)
+    numbers = [("fill_", ((1 << 53) + 1,)), ("fill_", (0.0,)), ("fill_", (-0.0,))]
+    draws = {key: Draw(*one) for key, one in zip(spec.tensors, numbers, strict=False)}
+    found = cached_build.draws_of(cached_build.kept_draws(replace(spec, draws=draws)), spec.tensors)
+    assert repr(found) == repr(draws)
+
+
 def test_other_values_are_drawn_by_the_model() -> None:
     config = str(write_config("dst/config.json", BERT, "BertForMaskedLM"))
     cs.load_target(config)
@@ -247,6 +258,7 @@ def test_another_version_is_another_entry(name: str, monkeypatch: pytest.MonkeyP
         lambda kept: kept["drawn"].pop(),
         lambda kept: kept["draws"][0].__setitem__(0, "share_memory_"),
         lambda kept: kept["drawn"].__setitem__(0, 99),
+        lambda kept: kept["draws"][0].__setitem__(1, ["0.5"]),
     ],
 )
 def test_an_entry_of_another_form_is_built_and_written_again(change: Callable[[Any], None]) -> None:
