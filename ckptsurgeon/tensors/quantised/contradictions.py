@@ -300,6 +300,8 @@ def _other_packing(words: int, groups: int, bits: int, size: int) -> Contradicti
     A word has 32 bits. Only the product of num_bits and group_size is known. So a setting is taken for wrong if the
     value that would fit is usual.
     """
+    if not groups:  # a file may have scales without elements
+        return Contradiction("group_size", str(size), f"no groups in {words} words")
     of_bits, of_size = words * 32 / (groups * size), words * 32 / (groups * bits)
     may_be_bits = of_bits in LIKELY_BITS
     may_be_size = of_size >= LEAST_GROUP and of_size.is_integer() and int(of_size).bit_count() == 1

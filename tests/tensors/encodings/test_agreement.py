@@ -121,6 +121,16 @@ def test_either_the_bits_or_the_group_size_of_packed_codes_is_blamed(
     assert re.search(f"says {said_of_them}", found[0]), found
 
 
+def test_scales_without_elements_contradict_the_group_size(tmp_path: Path) -> None:
+    state = {"up.weight_packed": torch.zeros(8, 32, dtype=torch.int32), "up.weight_scale": torch.ones(8, 0)}
+    save_file(state, tmp_path / "model.safetensors")
+    settings = {"quant_method": "compressed-tensors", **weights(num_bits=4, group_size=128)}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    assert any(
+        "says group_size 128, but" in one and "no groups in 32 words" in one for one in said(cs.inspect(tmp_path))
+    )
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert any("says bits 8" in note for note in VERBS[verb](model("gptq", bits=8).folder(tmp_path / "m")).notes)
