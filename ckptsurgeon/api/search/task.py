@@ -70,7 +70,7 @@ class TaskProcesses:
     def begin(self) -> TaskFacts:
         """Start the first process, and return the facts it reports; raises the errors of configuration and data."""
         process, facts = self._started()
-        self._idle.append(process)
+        self._keep(process)
         return facts
 
     def figures(self, model: str, split: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class TaskProcesses:
             return {"why": f"the evaluation ran for more than {self._timeout:g} s, and was killed"}
         except (OSError, EOFError):
             return {"why": self._end(process)}
-        self._idle.append(process)
+        self._keep(process)
         return answer
 
     def stop(self) -> None:
@@ -106,6 +106,14 @@ class TaskProcesses:
     def _free(self) -> _Process | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
+
+    def _keep(self, process: _Process) -> None:
+        """Keep a process for the next model; end it if ``stop`` was called in the meantime."""
+        with self._lock:
+            if not self._stopped:
+                self._idle.append(process)
+                return
+        self._end(process)
 
     def _started(self) -> tuple[_Process, TaskFacts]:
         with self._lock:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.search import task
 from ckptsurgeon.api.search.evaluation import Command
 from ckptsurgeon.api.search.evaluator import Outcome
 from ckptsurgeon.api.search.shared_data import notes_on_splits
@@ -219,6 +220,23 @@ def test_evaluations_run_in_processes_of_their_own_and_stop() -> None:
     assert found[0].why == "the process of the evaluation was killed by signal 9"
     wait_until(lambda: not is_alive(int(Path("pid").read_text())))
     assert judge.evaluate("base.safetensors").why == "the search has been stopped"
+
+
+def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written("judge.yaml", "Near")
+    before = set(os.listdir("/proc/self/fd"))
+    processes = TaskProcesses(os.path.abspath("judge.yaml"), None)
+    processes.begin()
+    asked = task._Process.asked
+
+    def stopped(self: task._Process, *args: Any) -> dict[str, Any]:
+        found = asked(self, *args)
+        processes.stop()
+        return found
+
+    monkeypatch.setattr(task._Process, "asked", stopped)
+    assert SplitEvaluator(processes, "dev", "far").evaluate("base.safetensors").score is not None
+    wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
 def test_answers_are_read_from_descriptors_of_any_number() -> None:
