@@ -187,6 +187,11 @@ _PACKINGS = {"auto_round": "gptq_v2", "auto_round:gptqmodel": "gptq_v2"}
 
 https://github.com/intel/auto-round/blob/main/auto_round/inference/backend.py (``GPTQ_FORMAT_NO_ZP``)
 """
+_OF_ACTIVATIONS = 8
+"""Up to so many ``act_bits``, AutoRound packs with another module, which stores zero points less 1.
+
+https://github.com/intel/auto-round/blob/main/auto_round/export/export_to_autoround/qlinear_triton_act.py
+"""
 _BACKENDS = ("auto_round", "autoround", "auto-round")
 """The beginnings of ``backend``, which AutoRound wrote before 0.5 in place of ``packing_format``.
 
@@ -218,8 +223,11 @@ def gptq_format(settings: Settings) -> str:
     """Return the format of GPTQ, which says how zero points are stored; "" if the settings do not state it."""
     stated = _text(settings, "checkpoint_format", "format")
     packing, backend = _text(settings, "packing_format"), _text(settings, "backend")
-    if stated or packing or not backend.startswith(_BACKENDS):
-        return stated or _PACKINGS.get(packing, "")
+    act_bits = settings.get("act_bits")
+    if stated or (type(act_bits) is int and 0 < act_bits <= _OF_ACTIVATIONS):
+        return stated
+    if packing or not backend.startswith(_BACKENDS):
+        return _PACKINGS.get(packing, "")
     is_other = "gptq" in backend or "awq" in backend or settings.get("bits") == 3
     return "" if is_other else "gptq_v2"
 

@@ -65,6 +65,16 @@ def test_settings_of_older_versions_name_a_backend_instead(backend: str, zero: i
     assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - zero) * 0.5))
 
 
+@pytest.mark.parametrize(("act_bits", "zero"), [(16, STORED), (8, STORED + 1), (4, STORED + 1)])
+def test_models_with_quantised_activations_are_packed_by_another_module(
+    act_bits: int, zero: int, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "m", "auto_round", act_bits=act_bits)
+    cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
+    assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - zero) * 0.5))
+
+
 def test_a_packing_format_is_said_rather_than_the_backend(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", "auto_round:auto_gptq", backend="auto_round:tritonv2")
     cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
