@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.class_check import not_compared
+from ckptsurgeon.api.model_folder.folder import model_folder
 from ckptsurgeon.api.model_folder.layers.experts import INITIALISED
+from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -364,3 +367,12 @@ def test_names_that_transformers_knows_of_a_quantised_model_are_those_of_the_cla
     fields = json.loads(Path("net/config.json").read_text())
     Path("net/config.json").write_text(json.dumps({**fields, "quantization_config": BLOCK}))
     assert notes("net") == ["modules are those of ExaoneMoeForCausalLM in transformers"]
+
+
+def test_a_class_of_too_many_layers_is_not_built(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1 << 40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with open_checkpoint(tmp_path) as opened:
+        assert "too many layers to build" in not_compared(opened, model_folder(opened))
+    cs.check(tmp_path)
