@@ -47,7 +47,7 @@ class LogicalTensors:
 def logical_tensors(
     inspection: Inspection, tensors: Mapping[str, TensorInfo], bits: Callable[[QuantisedTensor], float | None]
 ) -> LogicalTensors:
-    """Return ``tensors`` with one tensor in place of the parts of each quantised tensor whose shape is known.
+    """Return ``tensors``, but for each quantised tensor of known shape, one tensor replaces its stored parts.
 
     ``bits`` returns the bits per weight of a quantised tensor.
     """

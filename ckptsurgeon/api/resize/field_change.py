@@ -296,9 +296,9 @@ class FieldChange:
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
         """Return the number of groups of query heads; the same number of heads must be kept in each group.
 
-        The heads of a group share a key head. There is only one group if each query head has its own key head and the
-        number of key heads changes too, or if no field has that number. ``name`` is the field for query heads, which
-        changes from ``old`` to ``new``.
+        The query heads of a group share a key head, so there are as many groups as key heads. There is only one group
+        if no field has the number of key heads. There is also only one if each query head has its own key head and both
+        numbers change. ``name`` is the field for query heads, which changes from ``old`` to ``new``.
         """
         part = self.asked.beside(name)
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)

@@ -159,7 +159,10 @@ def _check_counts(trials: int, parallel: int) -> None:
 
 
 def check_free(path: str, *, force: bool) -> None:
-    """Raise OutputError if the output exists, or could not be written, before the trials run."""
+    """Raise OutputError if ``path`` cannot be written as an output, so that no trial runs in vain.
+
+    It cannot if its folder is missing, or if it exists and ``force`` is false.
+    """
     check_is_path(path)
     check_output_format(path)
     parent = os.path.dirname(os.path.abspath(path.rstrip("/")))

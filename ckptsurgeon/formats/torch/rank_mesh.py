@@ -28,7 +28,7 @@ class UnknownDistributedError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class RankMesh:
-    """A mesh of ranks; ``sizes`` are its dimensions, ``places`` has each rank's position in row-major order."""
+    """A mesh of ranks. ``sizes`` are its dimensions, and ``places`` is {rank: its index in the flattened mesh}."""
 
     sizes: tuple[int, ...]
     places: Mapping[int, int]

@@ -244,5 +244,7 @@ def _check_each(file: File, names: list[str]) -> None:
         other = folded.get(same)
         if other is not None:
             how = "occurs twice" if other == name else f"differs from {escape(other)} only in case"
-            raise UnsafeError(f"{record_at(file, name)} {how}, so readers could disagree.", rule="zip duplicate")
+            raise UnsafeError(
+                f"{record_at(file, name)} {how}, so two programs could read different records.", rule="zip duplicate"
+            )
         folded[same] = name

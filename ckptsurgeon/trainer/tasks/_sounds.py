@@ -132,7 +132,7 @@ def _padded(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Te
     for tensor, name in zip(tensors, names, strict=True):
         if tensor.shape[1:] != first.shape[1:] or tensor.dim() != first.dim() or tensor.dtype != first.dtype:
             raise ConfigError(
-                f"{name} is {_described(tensor)}, and {names[0]} {_described(first)}: only their first dimension, the "
+                f"{name} is {_described(tensor)}, but {names[0]} is {_described(first)}: only the first dimension, the "
                 "length, may differ.",
                 hint="Give all examples of a batch the same dtype and the same other dimensions.",
             )
