@@ -17,6 +17,7 @@ import yaml
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.checks.check import Check
+from ckptsurgeon.trainer.config.error_collector import ErrorCollector
 
 from . import toy
 from .sounds import RATE, corpus
@@ -121,6 +122,18 @@ def test_a_compressed_sound_that_was_cut_short(ckpt: Run) -> None:
     done = ckpt("train", "x.yaml", "--device", "cpu")
     assert done.code == 3, done
     assert "train.csv, line 3: train-1.flac" in " ".join(done.err.split())
+
+
+def test_one_error_of_several_fields_is_said_once() -> None:
+    collected = ErrorCollector()
+    collected.add(*(cs.ConfigError(f"data.{split}: no such file.") for split in ("train", "dev")))
+    collected.add(cs.ConfigError("train.csv, line 4: no text."), cs.ConfigError("dev.csv, line 4: no text."))
+    with pytest.raises(cs.ConfigError) as raised:
+        collected.check()
+    assert raised.value.message == (
+        "data.train, data.dev: no such file. And: train.csv, line 4: no text. dev.csv, line 4: no text."
+    )
+    assert len(raised.value.details) == 4
 
 
 @pytest.mark.usefixtures("sounds")

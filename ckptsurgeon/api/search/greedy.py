@@ -73,6 +73,7 @@ def greedy_soup(
     said = repr((names, sorted(options.items(), key=str)))
     judging = Judging(evaluate, os.fspath(task) if task is not None else None, metric, maximize, test, trial_timeout)
     with opened_judge(judging) as judge:
+        judge.check(plan)
         settings = {
             "kind": "ckpt.study", "version": 1, "recipe": "a greedy soup",
             "sha256": hashlib.sha256(said.encode()).hexdigest(), "sampler": GREEDY, "seed": 0, **judge.settings,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...destinations._document import Document, read_document
 from ...errors import ConfigError
+from ...planning.plan.plan import Plan
 from ...util.text import escape
 from .evaluation import Command, Runner
 from .evaluator import Evaluator, check_timeout
@@ -37,7 +38,8 @@ class Judge:
     """Scores the models of trials (``evaluator``), and the output if there are data for it (``test``).
 
     ``settings`` are the entries of the study that record how models are scored. In a search without trials, nothing is
-    started: then ``evaluator`` is None, and ``maximize`` is None if only the task knows it.
+    started: then ``evaluator`` is None, and ``maximize`` is None if only the task knows it. ``check`` raises
+    ConfigError if the model that a plan makes does not fit the network of the task.
     """
 
     evaluator: Evaluator | None
@@ -46,6 +48,7 @@ class Judge:
     maximize: bool | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    check: Callable[[Plan], None] = lambda plan: None
 
 
 @contextmanager
@@ -104,6 +107,8 @@ def _task(said: Judging, config: str, tested: Command | None, runner: Runner | N
                 hint="Give data that the models were not trained on in train.data.dev.",
             )
         metric = said.metric or facts.metric
+        if metric not in facts.known:
+            processes.check_metric(metric, DEV)
         maximize = said.maximize if said.maximize is not None else metric in facts.higher
         settings = {
             "evaluate": f"the task of {document.name}", "metric": metric, "maximize": maximize,
@@ -113,9 +118,17 @@ def _task(said: Judging, config: str, tested: Command | None, runner: Runner | N
         own_test = SplitEvaluator(processes, TEST, metric) if has_test else None
         notes = (_said(document, metric, maximize=maximize), *notes_on_splits(document, tested, has_test=has_test))
         evaluator = SplitEvaluator(processes, DEV, metric)
-        yield Judge(evaluator, runner or own_test, metric, maximize, settings, (*notes, *_of_task(facts)))
+        yield Judge(
+            evaluator, runner or own_test, metric, maximize, settings, (*notes, *_of_task(facts)),
+            lambda plan: processes.check_fit(_tensors_of(plan)),
+        )  # fmt: skip
     finally:
         processes.stop()
+
+
+def _tensors_of(plan: Plan) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return the (key, dtype, shape) of each tensor that a plan stores."""
+    return [(one.key, one.dtype, one.shape) for one in plan.steps if one.key not in plan.target.implied]
 
 
 def _said(document: Document, metric: str, *, maximize: bool) -> str:

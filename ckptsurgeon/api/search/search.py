@@ -98,6 +98,7 @@ def search(
     possible = _possible_plan(marked, seed, run_code=trials > 0)
     said = Judging(evaluate, os.fspath(task) if task is not None else None, metric, maximize, test, trial_timeout)
     with opened_judge(said, runs=trials > 0) as judge:
+        possible = _fitting_plan(possible, marked, seed, judge.check)
         result = SearchResult(
             where, marked.name, name, seed, judge.metric, judge.maximize, marked.space.parameters,
             notes=tuple(filter(None, [note, *judge.notes, *possible.notes])),
@@ -187,11 +188,22 @@ def unfinished(study: Study, trials: int) -> list[int]:
     return [number for number in range(1, trials + 1) if number not in there or there[number].state == BEGUN]
 
 
-def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
+def _fitting_plan(possible: Plan, marked: MarkedRecipe, seed: int, check: Callable[[Plan], None]) -> Plan:
+    """Return ``possible`` if ``check`` raises no error, or else another closed plan: marks may change shapes."""
+    try:
+        check(possible)
+    except ConfigError:
+        return _possible_plan(marked, seed, run_code=True, check=check)
+    return possible
+
+
+def _possible_plan(
+    marked: MarkedRecipe, seed: int, *, run_code: bool, check: Callable[[Plan], None] = lambda plan: None
+) -> Plan:
     """Return the closed plan for the first values of the parameters with which a merge is possible.
 
-    If all attempts fail, raises the error of the first one. So a wrong recipe causes an error before anything is
-    written, instead of a study of failed trials.
+    If all attempts fail, or ``check`` raises an error for each plan, raises the error of the first one. So a wrong
+    recipe causes an error before anything is written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
     names = [one.name for one in marked.space.parameters]
@@ -200,10 +212,11 @@ def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
         shares = {name: draw.random() if attempt else 0.5 for name in names}
         try:
             plan = _planned_once(marked, marked.space.at(shares), run_code=run_code)
+            close_plan(plan)
+            check(plan)
         except (ConfigError, PlanError) as error:
             first = first or error
             continue
-        close_plan(plan)
         return plan
     assert first is not None
     raise first

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +40,16 @@ _CODE = (
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """The facts that a task reports: its metric, the figures whose larger values are better, its splits, its notes."""
+    """The facts that a task reports: its metric, the figures whose larger values are better, its splits, its notes.
+
+    ``known`` are the figures that it surely returns; it may return others.
+    """
 
     metric: str
     higher: frozenset[str]
     splits: frozenset[str]
     notes: tuple[str, ...]
+    known: frozenset[str]
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> TaskFacts:
@@ -54,7 +58,8 @@ class TaskFacts:
             kind = getattr(errors, str(answer["error"]), ConfigError)
             raise kind(f"--task: {answer['message']}", hint=answer["hint"], details=answer["details"])
         higher = {*answer["higher"], *([answer["metric"]] if answer["maximize"] else [])}
-        return cls(answer["metric"], frozenset(higher), frozenset(answer["splits"]), tuple(answer["notes"]))
+        known = frozenset(answer["known"])
+        return cls(answer["metric"], frozenset(higher), frozenset(answer["splits"]), tuple(answer["notes"]), known)
 
 
 class TaskProcesses:
@@ -74,16 +79,40 @@ class TaskProcesses:
         return facts
 
     def figures(self, model: str, split: str) -> dict[str, Any]:
-        """Return ``{"figures": {name: value}}`` of a model on a split, or ``{"why": reason}``.
+        """Return ``{"figures": {name: value}}`` of a model on a split, or ``{"why": reason}``."""
+        return self._answer({"model": model, "split": split})
 
-        A process that takes longer than the time limit is killed; a new process is started for the next model.
+    def check_metric(self, metric: str, split: str) -> None:
+        """Raise ConfigError if the task returns no figure ``metric`` on a split; a new model is evaluated for this."""
+        names = self._answer({"metric": metric, "split": split}).get("names")
+        if names is not None and metric not in names:
+            raise ConfigError(
+                f"the score cannot be {escape(metric)}: the task of {escape(os.path.basename(self._config))} does not "
+                "return this metric.",
+                hint=f"It returns {escape(', '.join(names))}: give one of them with --metric.",
+            )
+
+    def check_fit(self, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> None:
+        """Raise ConfigError if models with ``tensors`` (key, dtype, shape) do not fit the network."""
+        answer = self._answer({"tensors": tensors})
+        if "unfit" in answer:
+            raise ConfigError(
+                f"--task: {answer['unfit']}",
+                hint="Give the configuration of the network whose weights are merged.",
+                details=answer["details"],
+            )
+
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer of a process to a request, or ``{"why": reason}`` if there is none.
+
+        A process that takes longer than the time limit is killed; a new process is started for the next request.
         """
         try:
             process = self._free() or self._started()[0]
         except (CheckpointError, OSError) as error:
             return {"why": error.message if isinstance(error, CheckpointError) else f"{error.strerror or error}"}
         try:
-            answer = process.asked({"model": model, "split": split}, self._timeout)
+            answer = process.asked(request, self._timeout)
         except TimeoutError:
             self._end(process)
             return {"why": f"the evaluation ran for more than {self._timeout:g} s, and was killed"}

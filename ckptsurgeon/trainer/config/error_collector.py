@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ...errors import CheckpointError
@@ -36,8 +36,23 @@ class ErrorCollector:
         self._found = []
         if not others:
             raise first
-        more = " ".join(error.message for error in others)
+        begin, *more = _together([error.message for error in (first, *others)])
         details = [one for error in (first, *others) for one in (error.details or (error.message,))]
         raise type(first)(
-            f"{first.message} And: {more}", hint=first.hint, details=list(dict.fromkeys(details)), rule=first.rule
+            f"{begin} And: {' '.join(more)}" if more else begin,
+            hint=first.hint,
+            details=list(dict.fromkeys(details)),
+            rule=first.rule,
         )
+
+
+def _together(messages: Sequence[str]) -> list[str]:
+    """Return the messages, but only one for several that say the same about several places (``PLACE: …``)."""
+    places: dict[str, list[str]] = {}
+    for message in messages:
+        place, colon, what = message.partition(": ")
+        places.setdefault(colon + what if " " not in place else "", []).append(place if " " not in place else message)
+    made = list[str]()
+    for what, some in places.items():
+        made += [f"{', '.join(dict.fromkeys(some))}{what}"] if what else some
+    return made

@@ -76,7 +76,9 @@ def load_from_user_file(what: str, path: str, attribute: str, *, example: str, m
     except CheckpointError:
         raise
     except Exception as error:
-        raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {escape(str(error))}.") from error
+        raise ConfigError(
+            f"{what} cannot be imported: {type(error).__name__}: {escape(str(error).rstrip('.'))}."
+        ) from error
     if not hasattr(made, attribute):
         own = [one for one, value in vars(made).items() if getattr(value, "__module__", None) == module]
         near = difflib.get_close_matches(attribute, own, n=1)

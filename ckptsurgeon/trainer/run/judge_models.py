@@ -14,7 +14,12 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any, TextIO
 
-from ...errors import CheckpointError
+import torch
+
+from ...api.transplant.load_into import load_into
+from ...errors import CheckpointError, PlanError
+from ...util.text import escape
+from ..data.source import OneBatch, first_batch
 from ..evaluation import evaluate_shared
 from ..job.assembly import build_job
 from ..job.init_checkpoint import read_init
@@ -31,13 +36,13 @@ SPLITS = ("dev", "test")
 
 
 def main(config: str, answers: int) -> None:
-    """Evaluate each model that a line of stdin names; write the answers to the file descriptor ``answers``."""
+    """Answer each request, a line of stdin; write the answers to the file descriptor ``answers``."""
     with os.fdopen(answers, "w", encoding="utf-8") as out:
         try:
             with _opened(config) as job:
                 _answer(out, _facts(job))
                 for line in sys.stdin:
-                    _answer(out, _evaluated(job, json.loads(line)))
+                    _answer(out, _answered(job, json.loads(line)))
         except CheckpointError as error:
             said = {"message": error.message, "hint": error.hint, "details": list(error.details)}
             _answer(out, {"error": type(error).__name__, **said})
@@ -58,10 +63,49 @@ def _facts(job: Job) -> dict[str, Any]:
     return {
         "metric": job.metric,
         "higher": sorted(getattr(job.task, "higher", None) or ()),
+        "known": sorted({job.task.metric, *(getattr(job.task, "higher", None) or ())}),
         "maximize": is_higher_better(job.task, job.metric),
         "splits": [name for name in SPLITS if getattr(job, name) is not None],
         "notes": list(job.notes),
     }
+
+
+def _answered(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
+    if "tensors" in request:
+        return _fit(job, request)
+    return _names(job, request) if "metric" in request else _evaluated(job, request)
+
+
+def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"unfit": the reason} if a model with the tensors ``[key, dtype, shape]`` does not fit the network."""
+    try:
+        tensors = {
+            key: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape) for key, dtype, shape in request["tensors"]
+        }
+        load_into(job.empty_model(), tensors, strict=True, on_missing="error")
+    except PlanError as error:
+        why, *details = (one.replace("<dict>", "these models") for one in (error.message, *error.details))
+        return {"unfit": f"the merged models do not fit {escape(job.document.name)}: {why}", "details": details}
+    except Exception:  # not known here, such as a dtype that torch lacks: the trials tell
+        return {}
+    return {}
+
+
+def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"names": the figures of the task on a split} for a new model; {"why": the error} if it has none.
+
+    If the first batch has the figure ``metric``, the other batches are not evaluated.
+    """
+    try:
+        with explain_out_of_memory(job.settings):
+            model, source = ParallelModel(job.empty_model().to(job.device)), getattr(job, request["split"])
+            for batches in (OneBatch(first_batch(source, 0)), source):
+                found = evaluate_shared(model, job.task, batches, settings=job.settings).figures
+                if request["metric"] in found:
+                    break
+        return {"names": list(found)}
+    except Exception as error:  # the task may need a trained model: the trials tell
+        return {"why": f"{type(error).__name__}: {error}"}
 
 
 def _evaluated(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class DatasetItem(Clip):
         except CheckpointError:
             raise
         except Exception as error:  # the dataset is the user's own code
-            raise ConfigError(f"{self.where}: {type(error).__name__}: {escape(str(error))}.") from error
+            raise ConfigError(f"{self.where}: {type(error).__name__}: {escape(str(error).rstrip('.'))}.") from error
 
 
 def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
@@ -108,7 +108,7 @@ def _checked(what: str, make: Callable[[], Any]) -> Any:
     except CheckpointError:
         raise
     except Exception as error:
-        raise ConfigError(f"{what} fails: {type(error).__name__}: {escape(str(error))}.") from error
+        raise ConfigError(f"{what} fails: {type(error).__name__}: {escape(str(error).rstrip('.'))}.") from error
     if number is None:
         raise ConfigError(
             f"{what} returns {type(dataset).__name__}, not a map-style dataset.",

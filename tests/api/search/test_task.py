@@ -73,6 +73,17 @@ class NoDev(Near):
     def splits(self):
         return {"train": One(0.0)}
 
+class Two(One):
+    def read(self, seed, epoch, start=0):
+        yield from [*super().read(seed, epoch)] * 2
+
+class Rarely(Near):
+    def splits(self):
+        return {"train": One(0.0), "dev": Two(0.75)}
+    def evaluate(self, model, batches):
+        number = len(list(batches))
+        return {"far": 0.5, **({"rare": number} if number > 1 else {})}
+
 class Failing(Near):
     def evaluate(self, model, batches):
         kind = round(4 * float(model.w[0]))
@@ -138,8 +149,15 @@ def test_another_figure_has_its_own_direction() -> None:
     found = searched(metric="near")
     assert (found.maximize, found.best.number, found.best.score, found.test) == (True, 4, 1.0, None)
     assert found.notes[1].endswith("give other data in train.data.test of judge.yaml, or use --test")
-    with pytest.raises(cs.CheckpointError, match="the task returns no wer, but far, near"):
-        searched(metric="wer", trials=2, study="other")
+
+
+def test_a_figure_that_the_task_does_not_return_is_an_error_before_the_first_trial() -> None:
+    with pytest.raises(cs.ConfigError, match="the score cannot be wer: the task of .* does not return") as raised:
+        searched(metric="wer")
+    assert raised.value.hint == "It returns far, near: give one of them with --metric."
+    assert not STUDY.exists()
+    written("judge.yaml", "Rarely")
+    assert searched(metric="rare", maximize=False).best.score == 2.0  # found by an evaluation of all batches
 
 
 def test_each_way_to_fail_makes_a_failed_trial() -> None:
@@ -147,7 +165,7 @@ def test_each_way_to_fail_makes_a_failed_trial() -> None:
     found = searched(trial_timeout=2.0)
     assert [one.why for one in found.trials] == [
         "",
-        "the task judge.py:Failing fails in line 49: ValueError: no such clip",
+        "the task judge.py:Failing fails in line 60: ValueError: no such clip",
         "the evaluation ran for more than 2 s, and was killed",
         "the process of the evaluation ended with exit status 7: out of luck",
         "the score is nan, not a finite number",
@@ -157,10 +175,15 @@ def test_each_way_to_fail_makes_a_failed_trial() -> None:
     wait_until(lambda: not is_alive(int(Path("pid").read_text())))
 
 
-def test_a_model_that_does_not_fit_the_configuration_is_a_failed_trial() -> None:
+def test_models_that_do_not_fit_the_configuration_are_an_error_before_the_first_trial() -> None:
     Path("judge.py").write_text(CODE.replace("torch.zeros(4)", "torch.zeros(5)"))
-    with pytest.raises(cs.CheckpointError, match=r"none of 1 trial has a score.*does not fit judge\.yaml"):
-        searched(sampler="sobol", trials=1)
+    unfit = r"the merged models do not fit judge\.yaml: shape mismatch: w is \(4\) in these models, \(5\)"
+    with pytest.raises(cs.ConfigError, match=unfit):
+        searched()
+    with pytest.raises(cs.ConfigError, match=unfit):
+        cs.greedy_soup(["base.safetensors", "a.safetensors"], "soup.safetensors", task="judge.yaml")
+    assert not STUDY.exists()
+    assert not Path("soup.safetensors.study").exists()
 
 
 @pytest.mark.parametrize(
