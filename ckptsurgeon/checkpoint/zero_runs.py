@@ -33,6 +33,8 @@ ROLES = 2
 """Lost matrices have at least this many roles: new blocks may have one matrix of zeros on purpose."""
 LOOKED_AT = 4
 """The largest number of other matrices of the same role that are looked at."""
+STATISTICS = (".gram", ".fisher")
+"""Endings of the keys that ``ckpt stats`` writes: they are zeros on purpose for experts that got no inputs."""
 SAID = "the zeros begin or end in the middle of a row of "
 WHOLE = "one after the other in the file, although those of other layers are not"
 ROWS = "of zeros, perhaps because a part of the file is missing"
@@ -118,7 +120,7 @@ def _lost_matrices(files: Files, places: Sequence[Place]) -> Sequence[str]:
     Their roles are their names without numbers and without ``PART``. They seem to be lost if there are at least two
     roles, and each role has a matrix elsewhere that is not zero.
     """
-    matrices = dict.fromkeys(place.key for place in places if place.row)
+    matrices = dict.fromkeys(place.key for place in places if place.row and not place.key.endswith(STATISTICS))
     roles = dict.fromkeys(map(role_of, matrices))
     if len(roles) < ROLES:
         return ()

@@ -24,6 +24,7 @@ from ..storage.write.output_checks import check_output, identities
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .checksums import recipe_notes
+from .compute.growth import grown_notes
 from .consuming import source_consumer
 from .identity import identity_digest
 from .inputs import PlanInputs
@@ -174,6 +175,7 @@ def _value_notes(receipts: Sequence[PartReceipt], plan: Plan, written: Plan, inp
     yield from lost_notes(_merged(one.lost for one in receipts), written.steps)
     yield from unsound_notes(_merged(one.unsound for one in receipts))
     yield from unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes)
+    yield from grown_notes(_merged(one.grown for one in receipts), written.steps)
     yield from negative_notes(_merged(one.negative for one in receipts))
     yield from adapter_notes(one.adapters for one in receipts)
     yield from _odd_scale_notes([one.odd_scales for one in receipts if one.odd_scales])

@@ -15,6 +15,7 @@ from ..util.text import escape, human_bytes
 from .compute.adding_lora import AdapterChanges
 from .compute.encoding import Roundings
 from .compute.extracting_lora import FactorCache
+from .compute.growth import Growths
 
 __all__ = ["MEMORY", "MergeContext", "ParallelMap"]
 
@@ -38,8 +39,8 @@ class MergeContext:
 
     ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted low-rank factors.
     ``roundings`` records the rounding losses of tensors that are quantised. ``adapters`` counts how many changes each
-    adapter makes, and how many of them are zero. ``device`` is a device of torch, or "" for numpy; if it is None, the
-    device in the plan is used.
+    adapter makes, and how many of them are zero. ``growths`` records how large merged values became. ``device`` is a
+    device of torch, or "" for numpy; if it is None, the device in the plan is used.
     """
 
     seed: int = 0
@@ -49,6 +50,7 @@ class MergeContext:
     factors: FactorCache = field(default_factory=FactorCache)
     roundings: Roundings = field(default_factory=Roundings)
     adapters: AdapterChanges = field(default_factory=AdapterChanges)
+    growths: Growths = field(default_factory=Growths)
     device: str | None = None
 
     @cached_property

@@ -33,7 +33,8 @@ class PartReceipt:
     tensor is looked at. ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}.
     ``adapters`` is {path of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a
     source: {name of its file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of
-    the file that do not belong to a tensor.
+    the file that do not belong to a tensor. ``grown`` is {key: how many times as large as all inputs a merge made the
+    largest value}, if this is far larger.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PartReceipt:
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
     digest: str = ""
+    grown: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as plain data."""
@@ -66,6 +68,7 @@ class PartReceipt:
             "fits": [[one.key, one.shape, one.rank, one.error] for one in self.fits],
             "rounded": [[one.key, one.shape, one.error, one.largest] for one in self.rounded],
             "digest": self.digest,
+            "grown": self.grown,
         }
 
     @staticmethod
@@ -93,6 +96,7 @@ class PartReceipt:
                 for key, dims, error, largest in row["rounded"]
             ),
             str(row["digest"]),
+            {str(key): float(times) for key, times in row["grown"].items()},
         )
 
 

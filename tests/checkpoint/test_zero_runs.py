@@ -143,6 +143,11 @@ def test_matrices_that_are_lost_from_the_beginning_of_one_on_are_noted() -> None
     assert is_serious(note_of("x.safetensors")) is False
 
 
+def test_statistics_of_experts_that_got_no_inputs_are_not() -> None:
+    save_file({f"{key}.gram": value for key, value in layers(6, (4, 5)).items()}, "x.safetensors")
+    assert note_of("x.safetensors") == warning_of("x.safetensors") == ""
+
+
 @pytest.mark.parametrize("name", ["all", "one role", "none", "new blocks"])
 def test_zeros_that_all_layers_or_one_role_have_are_not(name: str) -> None:
     state = layers(6, tuple(range(6)) if name == "all" else ())

@@ -89,10 +89,10 @@ def opened_statistics(
             check_belongs(said, checkpoint.path, own, method.statistics)
             given_there = {}
         made = _statistics(method, said, checkpoint, views[model], len(views) + len(opened), place=place)
-        few = _few(said, checkpoint, made)
+        few, without = _few(said, checkpoint, made)
         found[model] = replace(made, merged=given_there, few=frozenset(few))
         notes += random_notes(said, name)
-        notes += _notes_of_few(few, name)
+        notes += _notes_of_few([key for key in few if key not in without], without, name)
         opened.append(checkpoint)
         more.append(view_of(plan_source(name, checkpoint, ROLE), checkpoint))
     return MergeStatistics(opened, more, found, notes)
@@ -227,18 +227,27 @@ def _statistics(
     return ModelStatistics(source, kind, keys, frozenset(_texts_of(about.get("turned"))), lacking, never)
 
 
-def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> list[str]:
+def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> tuple[list[str], set[str]]:
     """Return the weights with singular Gram matrices, made from fewer inputs than the layer has channels.
 
-    ``said`` is the record of ``file`` on its statistics ``found``.
+    The set has those of them that got no input at all. ``said`` is the record of ``file`` on its statistics ``found``.
     """
     rows = said[found.kind].get("rows") if found.kind == GRAM else None
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
-    return [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
+    few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
+    return few, {key for key in few if number[key] == 0}
 
 
-def _notes_of_few(few: Sequence[str], name: str) -> Iterator[str]:
-    """Yield a note on the singular Gram matrices of the model ``name``."""
+def _notes_of_few(few: Sequence[str], without: Collection[str], name: str) -> Iterator[str]:
+    """Yield notes on the singular Gram matrices of the model ``name``, and on those ``without`` any input."""
+    if without:
+        modules = dict.fromkeys(key.rpartition(".")[0].rpartition(".")[0] for key in sorted(without))
+        are_experts = all(one.rpartition(".")[2].isdecimal() for one in modules)
+        what = count(len(modules), "expert") if are_experts else count(len(without), "tensor")
+        yield (
+            f"{escape(name)}: {what} got no input: the inputs of the other models decide, or the mean is taken if none "
+            f"has any: {listing(list(modules) if are_experts else sorted(without))}"
+        )
     if few:
         yield (
             f"{escape(name)}: the Gram matrices of {count(len(few), 'tensor')} have no inverse, because they were "

@@ -167,6 +167,7 @@ def compute_steps(run: PartRun) -> None:
                 run.advance(values.nbytes)
         run.receipt.fits = tuple(shared.factors.fits.values())
         run.receipt.rounded = roundings.rounded()
+        run.receipt.grown = shared.growths.grown()
         run.receipt.adapters = {run.inputs.sources[one].path: found for one, found in shared.adapters.keys.items()}
         run.receipt.odd_scales = _odd_scales(run)
     finally:

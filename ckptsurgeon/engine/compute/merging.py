@@ -15,6 +15,7 @@ from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, box_shape
 from ...util.text import count, escape
 from ..context import MergeContext
+from .growth import RIDGE, Growths, largest_of
 from .merge_inputs import MergedTensors, merge_of, method_of
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, read_part
 
@@ -60,7 +61,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
         inner = tensors.inner[place.index]
         if inner is None:
             return tensors.kept(place.box)
-        values, lost = _finished(step, merge, merging, tensors, inner, seen)
+        values, lost = _finished(step, merge, merging, tensors, inner, seen, context.growths)
         if inner.box == place.box:
             return values, lost
         whole, more = tensors.kept(place.box)
@@ -100,10 +101,13 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
 
 
 def _finished(
-    step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: OutputBlock, seen: Seen | None
-) -> tuple[Array, CastLosses]:
+    step: Step, merge: Merge, merging: Merging, tensors: MergedTensors, inner: OutputBlock, seen: Seen | None,
+    growths: Growths,
+) -> tuple[Array, CastLosses]:  # fmt: skip
+    is_measured = RIDGE in merge.parameters
     with tensors.library.working():
         at = tensors.slice(inner, seen)
+        before = largest_of(at.models if at.base is None else (*at.models, at.base)) if is_measured else 0.0
         values = tensors.library.get(merging(at))
     wanted = box_shape(inner.box)
     if values.shape != wanted:
@@ -111,6 +115,8 @@ def _finished(
             f"the merge method {escape(merge.method)} returned an array of the shape {values.shape} for inputs of the "
             f"shape {wanted}; it must return an array of the same shape."
         )
+    if is_measured:
+        growths.add(step.key, inner.index, before, largest_of([values]))
     lost = CastLosses(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else CastLosses()
     made, more = _rounded(step, merge, values)
     return made, lost + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.merge.statistics import _notes_of_few
 
 from ...helpers.made_statistics import statistics_of
 from ...helpers.nursery import run_apart
@@ -362,11 +364,51 @@ def test_inputs_that_are_repeated_have_a_gram_matrix_without_inverse(tmp_path: P
         cs.apply(plan, tmp_path / f"{name}.stats.safetensors")
     models, statistics = [tmp_path / "a", tmp_path / "b"], {n: tmp_path / f"{n}.stats.safetensors" for n in "ab"}
     plan = cs.merge(models, method="regmean", statistics=statistics, alpha=1.0, ridge=0.0)
-    with pytest.raises(cs.PlanError, match="has no inverse that is more than rounding errors") as raised:
+    with pytest.raises(cs.PlanError, match="cannot be inverted: the inputs do not reach all directions") as raised:
         cs.apply(plan, tmp_path / "out")
     assert "--param ridge=1e-6" in raised.value.hint
     assert not (tmp_path / "out").exists()
     cs.apply(cs.merge(models, method="regmean", statistics=statistics, ridge=0.0), tmp_path / "out")
+
+
+def with_edited(tmp_path: Path, name: str, gram: torch.Tensor | None = None, rows: int | None = None) -> None:
+    """Change the Gram matrix of ``DOWN`` in a file of statistics, or the number of its inputs."""
+    file = tmp_path / f"{name}.stats.safetensors"
+    with cs.open_checkpoint(file) as opened:
+        said = json.loads(opened.metadata["ckptsurgeon.stats"])
+    if rows is not None:
+        said["gram"]["rows"][DOWN] = rows
+    values = load_file(file)
+    values[f"{DOWN}.gram"] = values[f"{DOWN}.gram"] if gram is None else gram
+    save_file(values, file, {"ckptsurgeon.stats": json.dumps(said)})
+
+
+def test_values_that_grow_are_said_with_a_larger_ridge(tmp_path: Path) -> None:
+    """The inputs of both models have nearly the same direction: its inverse multiplies the models' difference."""
+    saved(tmp_path, llama, "a", "b", gram=True)
+    for name, angle in (("a", 0.0), ("b", 0.01)):
+        gram, main = torch.eye(24), torch.tensor([math.cos(angle), math.sin(angle)])
+        gram[:2, :2] = torch.outer(main, main)
+        with_edited(tmp_path, name, gram)
+    models, statistics = [tmp_path / "a", tmp_path / "b"], {n: tmp_path / f"{n}.stats.safetensors" for n in "ab"}
+    for ridge, larger in ((1e-8, "0.01"), (1.0, "")):
+        plan = cs.merge(models, method="regmean", statistics=statistics, alpha=1.0, ridge=ridge)
+        notes = cs.apply(plan, tmp_path / "out", force=True).notes
+        found = [one for one in notes if "values over 4 times as large as the largest of all inputs" in one]
+        assert len(found) == bool(larger), (ridge, notes)
+        assert all(f"(--param ridge={larger})" in one and DOWN in one for one in found)
+
+
+def test_weights_without_inputs_are_counted_apart(tmp_path: Path) -> None:
+    saved(tmp_path, llama, "a", "b", gram=True)
+    with_edited(tmp_path, "a", torch.zeros(24, 24), rows=0)
+    models, statistics = [tmp_path / "a", tmp_path / "b"], {n: tmp_path / f"{n}.stats.safetensors" for n in "ab"}
+    notes = cs.merge(models, method="regmean", statistics=statistics).notes
+    assert any("1 tensor got no input: the inputs of the other models decide" in one and DOWN in one for one in notes)
+    assert not any("fewer inputs than" in one and DOWN in one for one in notes)
+    keys = [f"m.experts.{expert}.{part}.weight" for expert in range(3) for part in ("up", "down")]
+    (note,) = _notes_of_few([], set(keys), "x")
+    assert note.startswith("x: 3 experts got no input: ")
 
 
 def test_edited_statistics_are_an_error(tmp_path: Path) -> None:

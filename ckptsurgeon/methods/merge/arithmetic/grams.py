@@ -148,11 +148,11 @@ def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], r
     try:
         found: Array = tensors.xp.linalg.inv(total)
     except tensors.xp.linalg.LinAlgError as error:
-        raise _singular() from error
+        raise _singular(size) from error
     if not _norm(total) * _norm(found) < _UNSURE or (
         ridge == 0 and not _scaled_condition(tensors, total, found) < _ROUNDED
     ):
-        raise _singular()
+        raise _singular(size)
     return found
 
 
@@ -168,9 +168,9 @@ def _norm(matrix: Array) -> float:
     return float(abs(matrix).sum(0).max())
 
 
-def _singular() -> PlanError:
+def _singular(channels: int) -> PlanError:
     return PlanError(
-        "the sum of the Gram matrices has no inverse that is more than rounding errors: there are directions in which "
-        "no input has a value.",
-        hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
+        "the sum of its Gram matrices cannot be inverted: the inputs do not reach all directions of its "
+        f"{channels} channels.",
+        hint="Use a ridge, --param ridge=1e-6, or collect statistics on more inputs.",
     )
