@@ -74,7 +74,9 @@ def fits(
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
-        notes = [*notes, *found.notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
+        ours = _folder_of(place, target)
+        notes = [*_advice(found, checkpoint, ours, target, source, root), *notes, *found.notes]
+        notes += _model_notes(found, checkpoint, ours, target)
         notes += folder_differences(source, place) if checkpoint.header.stored else []
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
@@ -125,6 +127,16 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
         yield f"{first} is quantised and {second} is not: --encoding dequantize decodes {first}"
     if there and not here:
         yield f"{second} is quantised and {first} is not"
+
+
+def _advice(
+    fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec, source: CheckpointLike, root: str | None
+) -> Iterator[str]:
+    """Yield a note if another command than that of ``fit`` keeps trained weights where this one initialises them."""
+    if fit.command and fit.counts.get("initialised") and ours.config:
+        from .resize.one_expert import one_expert_notes
+
+        yield from one_expert_notes(source, model_folder(checkpoint).config, ours.config, target, root)
 
 
 def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:

@@ -186,7 +186,7 @@ def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer
     if name not in groups:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         groups[name] = typer.Typer(rich_markup_mode=None, no_args_is_help=False, context_settings=settings)
-        app.add_typer(groups[name], name=name, help=GROUPS[name], epilog=EXIT_CODES)
+        app.add_typer(groups[name], name=name, help=GROUPS[name], short_help=GROUPS[name], epilog=EXIT_CODES)
     return groups[name]
 
 

@@ -29,17 +29,22 @@ MADE_OF = 3
 
 @dataclass
 class _Branch:
-    """The tensors of one module in a plan: their number in each class, and the number of values from sources."""
+    """The tensors of one module in a plan: their number in each class, and the number of values from sources.
+
+    ``owners`` says to what its tied tensors are tied, whose values are not counted.
+    """
 
     name: str
     classes: Counter[str] = field(default_factory=Counter)
     elements: int = 0
     loaded: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    owners: Counter[str] = field(default_factory=Counter)
 
     def add(self, step: Step) -> None:
         self.classes[step.kind] += 1
         if step.tied_to:
+            self.owners[f"tied to {step.tied_to}"] += 1
             return
         elements = _values(step)
         self.elements += elements
@@ -156,8 +161,9 @@ def _branch_row(branch: _Branch, present: Sequence[str]) -> list[str | Text]:
 
 
 def _reasons(branch: _Branch) -> str:
-    common = [escape(reason, 80) for reason, _ in branch.reasons.most_common(2)]
-    more = len(branch.reasons) - len(common)
+    found = branch.reasons if branch.elements or branch.reasons else branch.owners
+    common = [escape(reason, 80) for reason, _ in found.most_common(2)]
+    more = len(found) - len(common)
     return "; ".join(common) + (f"; and {more} more" if more > 0 else "")
 
 

@@ -62,10 +62,13 @@ def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     """Return a table of the errors of extracted LoRA factors, the largest first.
 
     The error of a module is the distance between the product of its factors and the change that it represents (the
-    difference of weights, or a merged change), as a share of that change.
+    difference of weights, or a merged change), as a share of that change. If all errors are 0, one line says so, unless
+    ``every`` is set.
     """
     if not fits:
         return []
+    if not every and not any(fit.error for fit in fits):
+        return [Text("  the ranks are large enough: nothing is lost by the rank")]
     worst = sorted(fits, key=lambda fit: -fit.error)
     shown = worst if every else worst[:WORST]
     rows: list[list[str | Text]] = [["", Text("rank", "dim"), Text("lost by the rank", "dim")]]

@@ -309,6 +309,39 @@ def test_an_older_layout_is_converted_by_the_command(ckpt: Callable[..., Any]) -
     assert cs.fits("mixtral-fits", "mixtral").strict
 
 
+DENSE = {**{name: value for name, value in MIXTRAL.items() if name != "num_local_experts"}, "model_type": "llama"}
+
+
+def advice(source: str, destination: str) -> list[str]:
+    return [note for note in cs.fits(source, destination).notes if "ckpt resize" in note]
+
+
+def test_a_dense_model_gets_the_advice_that_keeps_trained_layers_of_experts(ckpt: Callable[..., Any]) -> None:
+    saved("moe dir", MIXTRAL, "MixtralForCausalLM")
+    saved("dense", DENSE, "LlamaForCausalLM")
+    (said,) = advice("moe dir", "dense")
+    assert said.startswith("to keep trained feed-forward layers, take those of one expert: ckpt resize 'moe dir'")
+    done = ckpt(*shlex.split(said.partition(": ckpt ")[2]))
+    assert done.code == 0, done
+    assert cs.fits("moe dir-llama", "dense").strict
+
+
+@pytest.mark.parametrize(
+    "other", [{"num_hidden_layers": 3}, {"intermediate_size": 16}, {"vocab_size": 60}, {"attention_bias": True}]
+)
+def test_no_command_is_advised_that_does_not_make_the_dense_model(other: dict[str, Any]) -> None:
+    saved("moe", MIXTRAL, "MixtralForCausalLM")
+    saved("dense", {**DENSE, **other}, "LlamaForCausalLM")
+    assert not advice("moe", "dense")
+    assert not advice("dense", "moe")
+
+
+def test_a_network_of_another_kind_gets_no_advice_on_experts() -> None:
+    saved("moe", MIXTRAL, "MixtralForCausalLM")
+    saved("gpt2", GPT2, "GPT2LMHeadModel")
+    assert not advice("moe", "gpt2")
+
+
 def test_token_lists_beside_both_are_proposed(ckpt: Callable[..., Any]) -> None:
     saved("src", BERT, "BertForMaskedLM")
     Path("src/vocab.txt").write_text("".join(f"token{n}\n" for n in range(50)))

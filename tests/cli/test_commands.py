@@ -525,6 +525,7 @@ def test_version_and_help(ckpt: Run) -> None:
     done = ckpt("-h")
     assert done.code == 0
     assert all(verb in done.out for verb in VERBS)
+    assert "..." not in done.out.partition("Commands:")[2]
     assert "Exit status: 0 done; 1 the answer is no" in " ".join(done.out.split())
 
 

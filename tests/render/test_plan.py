@@ -54,6 +54,14 @@ def test_nearly_all_is_not_all_and_nearly_nothing_not_nothing(loaded: int, fresh
     assert " ".join(says.split()) in " ".join(row.split())
 
 
+def test_a_module_that_is_only_tied_says_to_what() -> None:
+    lines = shown(copied("model.embed.w", 4), replace(copied("head.w", 4), tied_to="model.embed.w"))
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert rows["head"].endswith("  tied to model.embed.w")
+    assert "tied" not in rows["model"]
+    assert "100 %  of 4 values" in rows["total"]
+
+
 def test_a_resized_weight_that_is_stored_as_codes_has_its_own_shape() -> None:
     """Its codes and scales have other shapes, and are not what was resized."""
     weight = Step("w", "interpolate", "float32", (256, 512), 0, "w", "float32", (256, 384), policy="interpolate")

@@ -47,5 +47,12 @@ def test_classes_that_nothing_is_in_are_left_out() -> None:
 
 @pytest.mark.parametrize(("error", "says"), [(0.0, "0 %"), (0.0004, "<0.1 %"), (0.123, "12.3 %"), (0.9996, ">99.9 %")])
 def test_what_factors_lack_is_never_said_to_be_all_or_nothing(error: float, says: str) -> None:
-    fits = (FactorFit("body.weight", (8, 4), 2, error),)
-    assert printed(receipt_view(replace(receipt(1, 0.0), fits=fits)))[1].endswith(f"  {says}")
+    fits = (FactorFit("body.weight", (8, 4), 2, error), FactorFit("head.weight", (8, 4), 2, 1e-9))
+    table = printed(receipt_view(replace(receipt(1, 0.0), fits=fits)))
+    assert next(line for line in table if "body" in line).endswith(f"  {says}")
+
+
+def test_one_line_replaces_a_table_of_factors_that_lack_nothing() -> None:
+    made = replace(receipt(1, 0.0), fits=tuple(FactorFit(name, (8, 4), 4, 0.0) for name in "ab"))
+    assert printed(receipt_view(made))[0] == "  the ranks are large enough: nothing is lost by the rank"
+    assert [line.split()[-2:] for line in printed(receipt_view(made, every=True))[1:3]] == [["0", "%"]] * 2

@@ -43,9 +43,9 @@ def lora_concat(
 ) -> Plan:
     """Plan one PEFT adapter whose weight change is exactly the sum of weight * scale * B A over all ``adapters``.
 
-    The factors A are stacked along the rank, and the factors B are put side by side, each times its weight and scale;
-    the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks of these
-    adapters.
+    The factors A are stacked along the rank. The factors B are joined side by side, each multiplied by its weight and
+    scale, so that the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks
+    of these adapters.
 
     With ``method="knots"``, the change is that of KnOTS: the changes of the adapters, times their weights, are merged
     by ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``; the default) keeps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,6 +13,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...planning.target import TargetSpec
+from ...util.text import escape
 from ...vocabulary.replacement import NewVocabulary
 from .._document import read_document
 from ..transformers import TOOLKIT
@@ -43,7 +45,8 @@ class Resizable:
         if self._document.content.get("quantization_config") is not None and not dequantized:
             raise self._document.fail(
                 "the weights are quantised: there is a quantization_config.",
-                "Decode them first: ckpt convert DIR --dequantize -o plain/.",
+                f"Decode them first: ckpt convert {escape(shlex.quote(os.path.dirname(path) or '.'))} --dequantize "
+                "-o plain/.",
             )
         self._known: dict[str, DescribedFields] = {}
 

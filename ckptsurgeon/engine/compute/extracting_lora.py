@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -51,6 +52,9 @@ FACTORING_ELEMENTS = 1 << 20
 BLOCK_BYTES = 5 * 8
 """The bytes of memory for each element of a block: five doubles, for both tensors and for two blocks of differences."""
 
+_FACTOR_NAME = re.compile(r"[._]lora(_embedding)?[._]([ABab]|down|up)(\.\w+)*$")
+"""Matches what follows the name of a module in the key of a factor: ``.lora_A.weight``, ``_lora.down.weight``."""
+
 
 @dataclass
 class FactorCache:
@@ -70,9 +74,15 @@ class FactorCache:
             self._last = None  # frees its memory before the next decomposition
             found, shape = _decomposed(step, step.factor, parts)
             self._last = which, found
-            key = step.source_key.rpartition(".")[0] if step.factor.of in SIDES else step.source_key
-            self.fits[step.source_key] = FactorFit(key, shape, step.factor.rank, found.error)
+            self.fits[step.source_key] = FactorFit(_named(step, step.factor), shape, step.factor.rank, found.error)
         return self._last[1]
+
+
+def _named(step: Step, factor: Factor) -> str:
+    """Return the name of the weight whose change is decomposed or, if this is not stored, that of its module."""
+    if factor.of in SIDES:
+        return step.source_key.rpartition(".")[0]
+    return _FACTOR_NAME.sub("", step.source_key) if factor.of in (PRODUCT, KNOTS) else step.source_key
 
 
 def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:

@@ -72,15 +72,13 @@ class Knots:
         """
         if self.density < 1:
             kept = "the largest" if self.merge == TIES else "at random"
-            yield (
-                f"{100 * self.density:g} % of the values of each adapter's change are kept, {kept}; the loss due "
-                "to the rank is relative to the merge of the kept values"
-            )
+            loss = "; the loss due to the rank is relative to the merge of the kept values" if self.rank else ""
+            yield f"{100 * self.density:g} % of the values of each adapter's change are kept, {kept}{loss}"
         fewer = [one.name for one in modules if len(one.a.inputs) < 2 * adapters]
         if fewer and adapters > 1:
             yield (
-                f"{count(len(fewer), 'module')} merged from fewer than {adapters} adapters, as not all adapters have "
-                f"{'it' if len(fewer) == 1 else 'them'}: {listing(fewer, where='')}"
+                f"{count(len(fewer), 'module')} {'is' if len(fewer) == 1 else 'are'} in only some of the {adapters} "
+                f"adapters: {listing(fewer, where='')}"
             )
 
 

@@ -205,7 +205,7 @@ def test_a_module_of_one_adapter_is_trimmed_alone_and_said() -> None:
     peft_folder("one", one, target_modules=["q"])
     peft_folder("two", two, target_modules=["q", "up"])
     plan = cs.lora_concat(["one", "two"], method="knots", density=0.5)
-    assert "1 module merged from fewer than 2 adapters, as not all adapters have it: up" in plan.notes
+    assert "1 module is in only some of the 2 adapters: up" in plan.notes
     cs.apply(plan, "out/")
     assert far(change("out", "up"), knots([change("two", "up")], 0.5)) < 1e-6
 
@@ -249,6 +249,14 @@ def test_too_little_memory_is_an_error_before_anything_is_read() -> None:
         cs.lora_concat(["one", "one"], method="knots", memory="17MB")
 
 
+def test_without_a_rank_nothing_is_said_of_a_loss_but_that_there_is_none(ckpt: Callable[..., Any]) -> None:
+    done = ckpt("lora", "concat", *adapters(), "--method", "knots", "-o", "out/")
+    assert "nothing is lost by the rank" in done.out
+    assert "0 %" not in done.out.replace("100 %", "")
+    assert "20 % of the values" in done.err
+    assert "the loss due" not in " ".join(done.err.split())
+
+
 def test_the_command_and_a_recipe_give_the_same_bytes(ckpt: Callable[..., Any]) -> None:
     given = adapters(dtype=torch.float32)
     options = {"method": "knots", "merge": "dare_ties", "density": 0.3, "rank": 5, "seed": 4}
@@ -256,6 +264,7 @@ def test_the_command_and_a_recipe_give_the_same_bytes(ckpt: Callable[..., Any]) 
     done = ckpt("lora", "concat", *given, *words, "-o", "out/")
     assert done.code == 0, done
     assert "lost by the rank" in done.out
+    assert "lora_A" not in done.out
     assert "30 % of the values of each adapter's change are kept, at random" in " ".join(done.err.split())
     Path("recipe.yaml").write_text(json.dumps({"verb": "lora concat", "adapters": given, **options}))
     cs.apply(cs.load_plan("recipe.yaml"), "again/")

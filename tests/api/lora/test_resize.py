@@ -69,7 +69,8 @@ def adapter() -> dict[str, torch.Tensor]:
 def test_products_are_the_best_of_their_rank(adapter: dict[str, torch.Tensor]) -> None:
     receipt = cs.apply(cs.lora_resize("one", rank=4), "out/")
     found = load_file("out/adapter_model.safetensors")
-    fits = {fit.key.split(".")[2]: fit for fit in receipt.fits}
+    fits = {fit.key.removeprefix(PREFIX): fit for fit in receipt.fits}
+    assert fits.keys() == SHAPES.keys()  # the names of the modules: a shape is that of the change
     for name, (out, into, _) in SHAPES.items():
         whole = product(adapter, name)
         wanted, made = best(whole, 4), product(found, name)

@@ -50,7 +50,7 @@ def test_a_quantised_model_has_to_be_decoded_first(source: Saved, tmp_path: Path
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "mxfp4"}}))
     with pytest.raises(cs.ConfigError, match="quantised") as raised:
         cs.resize(tmp_path / "model", set={"num_hidden_layers": 1}, layers="first")
-    assert "--dequantize" in raised.value.hint
+    assert f"ckpt convert {tmp_path / 'model'} --dequantize -o plain/" in raised.value.hint
 
 
 def test_t5_scales_its_last_layer_only_if_it_is_tied() -> None:

@@ -124,7 +124,7 @@ class Donor:
             raise PlanError(
                 f"the embedding {escape(key)} of the donor {escape(self._path)} {what}; it must be floats of shape "
                 f"{shape_text(wanted)}.",
-                hint="If it is quantised, decode it first: ckpt convert DIR --dequantize -o plain/.",
+                hint=f"If it is quantised, decode it first: ckpt convert {escape(self._path)} --dequantize -o plain/.",
             )
         return there, info
 
