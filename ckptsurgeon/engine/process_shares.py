@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 
+from ..errors import ConfigError
 from ..planning.plan.plan import Plan
-from ..planning.plan.process_shares import ProcessShare, Sharing, unevenness
+from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing, unevenness
 from ..planning.plan.step import Step
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import DTYPES
@@ -30,13 +32,10 @@ SAMPLE = 128 << 20
 BASE, TORCH = 60 << 20, 200 << 20
 """The bytes of memory that Python and ckpt use, and that torch uses: several processes communicate through torch."""
 
-UNEVEN, CLEARLY = 1.25, 1.1
-"""Other shards are proposed if the unevenness of the shares exceeds ``UNEVEN``: the largest share, divided by the mean.
-
-They are proposed only if they divide the unevenness by more than ``CLEARLY``.
-"""
+CLEARLY = 1.1
+"""If the shares are uneven, other shards are proposed only if they divide the unevenness by more than this number."""
 SHARDS_EACH = (2, 4, 8, 16)
-MEGABYTE = 10**6
+KILOBYTE, MEGABYTE = 10**3, 10**6
 
 
 def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: int) -> Sharing:
@@ -58,7 +57,7 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
         size = sum(part.layout.size for part in share)
         memory = BASE + costs.memory_nbytes + (TORCH if number > 1 else 0)
         found.append(ProcessShare(len(share), costs.nbytes_read, size, memory, size / rate if rate else None))
-    made = Sharing(tuple(found), shape.size, rate)
+    made = Sharing(tuple(found), shape.size, rate, is_folder=is_folder(options))
     if made.unevenness <= UNEVEN or not is_folder(options):
         return made
     text, then = _more_even(written, options, shape, number)
@@ -68,18 +67,30 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
 def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: int) -> tuple[str, float]:
     """Return the size of shards that ``number`` processes share most evenly, and the unevenness of their shares.
 
-    A few sizes are tried, the largest first. A size with an unevenness of at most ``UNEVEN`` is returned at once.
+    A few sizes are tried, also that of the largest tensor; the largest first. A size with an unevenness of at most
+    ``UNEVEN`` is returned at once. Sizes that would make a shard for each tensor are refused, so they are left out; if
+    no size is left, the result is ("", infinity).
     """
     found: list[tuple[float, str]] = []
-    for shards in SHARDS_EACH:
-        text = f"{max(1, shape.size // (number * shards * MEGABYTE))}MB"
-        parts = lay_out(plan, replace(options, max_shard_size=text), ()).parts
-        sizes = [sum(part.layout.size for part in share) for share in shared_out(parts, number)]
-        found.append((unevenness(sizes), text))
+    sizes = {shape.size // (number * shards) for shards in SHARDS_EACH} | {max(map(_nbytes, plan.steps), default=0)}
+    for text in dict.fromkeys(map(_size_text, sorted(sizes, reverse=True))):
+        try:
+            parts = lay_out(plan, replace(options, max_shard_size=text), ()).parts
+        except ConfigError:
+            continue
+        shares = [sum(part.layout.size for part in share) for share in shared_out(parts, number)]
+        found.append((unevenness(shares), text))
         if found[-1][0] <= UNEVEN:
             break
-    then, text = min(found)
+    then, text = min(found, key=lambda one: one[0], default=(math.inf, ""))  # of equal ones the largest shards
     return text, then
+
+
+def _size_text(nbytes: int) -> str:
+    """Return a value of ``--max-shard-size`` of at most ``nbytes``, but at least 1 KB."""
+    if nbytes >= MEGABYTE:
+        return f"{nbytes // MEGABYTE}MB"
+    return f"{max(1, nbytes // KILOBYTE)}KB"
 
 
 def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | None:
@@ -102,7 +113,7 @@ def _sample(plan: Plan) -> Iterator[Step]:
     """Yield steps, spread over the plan, that need no initial values and together make about ``SAMPLE`` bytes."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
     usable = [step for step in usable if DTYPES[step.dtype].kind != "quantized"]  # safetensors has no such dtypes
-    sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
+    sizes = {id(step): _nbytes(step) for step in usable}
     stride = max(1, sum(sizes.values()) // SAMPLE)
     left = SAMPLE
     for step in usable[::stride]:
@@ -110,6 +121,10 @@ def _sample(plan: Plan) -> Iterator[Step]:
         yield step
         if left <= 0:
             return
+
+
+def _nbytes(step: Step) -> int:
+    return DTYPES[step.dtype].bits * prod(step.shape) // 8
 
 
 class _Nowhere(StagedFile):

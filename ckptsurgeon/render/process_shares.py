@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..planning.plan.process_shares import ProcessShare, Sharing
+from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing
 from ..util.text import human_bytes
 from .columns import Columns
 
@@ -18,10 +18,10 @@ SHOWN = 8
 def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
     """Return a table of the processes, then the disk space, and how the times were computed.
 
-    The table begins with the process that writes the most bytes.
+    The processes are in the order of their numbers.
     """
     order = sorted(enumerate(sharing.processes), key=lambda one: -one[1].nbytes_written)
-    shown = order if every else order[:SHOWN]
+    shown = sorted((order if every else order[:SHOWN]), key=lambda one: one[0])
     heads = ("process", "shards", "read", "written", "memory", "time")
     rows: list[list[str | Text]] = [[Text(head, "dim") for head in heads]]
     rows += [_row(number, share) for number, share in shown]
@@ -39,13 +39,15 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
 
 
 def _advice(sharing: Sharing) -> list[str]:
-    """Return a line on shards that the processes would share more evenly, or nothing."""
-    if not sharing.shard_size:
+    """Return a line on what the processes would share more evenly; nothing if they share the work evenly."""
+    if sharing.unevenness <= UNEVEN:
         return []
-    size, first, then = sharing.shard_size, f"{sharing.unevenness:.1f}", f"{sharing.shard_unevenness:.1f}"
-    return [
-        f"  shared unevenly: a process writes {first} times the mean; with --max-shard-size {size} at most {then} times"
-    ]
+    said = f"  shared unevenly: a process writes {sharing.unevenness:.1f} times the mean"
+    if not sharing.is_folder:
+        return [f"{said}; a single file is written by one process: give a folder, as in -o FOLDER/"]
+    if not sharing.shard_size:
+        return [f"{said}; no --max-shard-size helps, because a tensor is never divided: use fewer processes"]
+    return [f"{said}; with --max-shard-size {sharing.shard_size} at most {sharing.shard_unevenness:.1f} times"]
 
 
 def _row(number: int, share: ProcessShare) -> list[str | Text]:

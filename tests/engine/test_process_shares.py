@@ -110,7 +110,7 @@ def test_deepseek_v3_is_shared_evenly() -> None:
         assert found.shard_size == ""
 
 
-@pytest.mark.parametrize(("number", "before", "after"), [(4, "1.2", ""), (8, "2.5", "1.2"), (32, "9.9", "2.1")])
+@pytest.mark.parametrize(("number", "before", "after"), [(4, "1.2", ""), (8, "2.5", "1.0"), (32, "9.9", "2.1")])
 def test_other_shards_are_proposed_if_few_are_shared_unevenly(number: int, before: str, after: str, ckpt: Any) -> None:
     """Llama 8B has four shards of at most 5 GB, and an embedding of 1 GB, which is never divided."""
     write_sparse(Path("model"), llama(4096, 14336, 32), 4)
@@ -127,6 +127,50 @@ def test_other_shards_are_proposed_if_few_are_shared_unevenly(number: int, befor
     again = sharing(cs.rename("model", map=["model=network"]), number, output="out/", max_shard_size=size)
     assert again.unevenness == found["shard_unevenness"]
     assert f"{again.unevenness:.1f}" == after
+
+
+def small(folder: str = "small") -> str:
+    """A model of 2 MB, whose largest tensors have 65 kB."""
+    stored: Stored = {f"layers.{number}.weight": ("BF16", (64, 512)) for number in range(32)}
+    write_sparse(Path(folder), {**stored, "norm": ("BF16", (64,)), "bias": ("BF16", (64,))}, 1)
+    return folder
+
+
+@pytest.mark.parametrize("number", [2, 8, 16])
+def test_small_shards_are_proposed_for_a_small_model(number: int) -> None:
+    plan = cs.rename(small(), map=["layers=blocks"])
+    found = sharing(plan, number, output="out/")
+    assert found.unevenness == number
+    assert found.shard_size.endswith("KB")
+    again = sharing(plan, number, output="out/", max_shard_size=found.shard_size)
+    assert again.unevenness == found.shard_unevenness <= 1.25
+
+
+def test_a_size_that_is_refused_is_not_proposed() -> None:
+    """With 64 processes most sizes are smaller than each tensor: ``--max-shard-size`` refuses them."""
+    write_sparse(Path("like"), {f"layers.{number}": ("BF16", (64, 512)) for number in range(32)}, 1)
+    plan = cs.rename("like", map=["layers=blocks"])
+    found = sharing(plan, 16, output="out/", max_shard_size="1MB")
+    assert found.shard_unevenness < found.unevenness
+    sharing(plan, 16, output="out/", max_shard_size=found.shard_size)
+    assert sharing(plan, 64, output="out/").shard_size == ""
+
+
+def test_it_is_said_that_no_shard_size_helps(ckpt: Any) -> None:
+    write_sparse(Path("model"), {"large": ("BF16", (4000, 1000)), "small": ("BF16", (10, 1000))}, 1)
+    said = ckpt("rename", "model", "--map", "large=big", "-n", "--processes", "4").out
+    assert "4.0 times the mean; no --max-shard-size helps, because a tensor is never divided" in " ".join(said.split())
+    said = ckpt("rename", small(), "--map", "layers=blocks", "-o", "one.safetensors", "-n", "--processes", "4").out
+    assert "a single file is written by one process: give a folder, as in -o FOLDER/" in " ".join(said.split())
+
+
+def test_processes_are_shown_in_their_order(ckpt: Any) -> None:
+    words = ["rename", small(), "--map", "layers=blocks", "-n", "--max-shard-size", "200KB", "--processes"]
+    rows = [row.split()[0] for row in ckpt(*words, "8").out.splitlines() if row[:9].strip().isdigit()]
+    assert rows == [str(number) for number in range(8)]
+    rows = [row.split()[0] for row in ckpt(*words, "32").out.splitlines() if row[:9].strip().isdigit()]
+    assert len(rows) == 8
+    assert rows == sorted(rows, key=int)
 
 
 def test_a_tensor_that_is_most_of_a_model_is_not_divided() -> None:

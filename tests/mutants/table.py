@@ -42,6 +42,12 @@ MUTANTS = (
         "faults/test_processes.py",
     ),
     Mutant(
+        "shards of less than 1 MB are proposed for a small model",
+        "if nbytes >= MEGABYTE:",
+        "if True:",
+        "engine/test_process_shares.py",
+    ),
+    Mutant(
         "a better size of shards is proposed if processes would share them unevenly",
         "if made.unevenness <= UNEVEN or not is_folder(options):",
         "if True:",

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ProcessShare", "Sharing", "unevenness"]
+__all__ = ["UNEVEN", "ProcessShare", "Sharing", "unevenness"]
 
 
 def unevenness(sizes: Sequence[int]) -> float:
     """Return the largest of some sizes, divided by their mean; 1 if all are 0."""
     return max(sizes) * len(sizes) / sum(sizes) if sum(sizes) else 1.0
+
+
+UNEVEN = 1.25
+"""Processes share work unevenly if the largest share is more than this multiple of the mean."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Sharing:
     ``rate`` is the number of bytes of the output that one process computes per second on this machine, without writing
     them; None if it was not measured. If the processes write very different numbers of bytes, and other
     shards would help, ``shard_size`` is a better value of ``--max-shard-size``, and ``shard_unevenness`` the unevenness
-    with it.
+    with it. ``is_folder`` is False if the output is a single file, which one process writes.
     """
 
     processes: tuple[ProcessShare, ...]
@@ -41,6 +45,7 @@ class Sharing:
     rate: float | None
     shard_size: str = ""
     shard_unevenness: float = 1.0
+    is_folder: bool = True
 
     @property
     def unevenness(self) -> float:
