@@ -13,17 +13,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..analysis.prove.barrier import BarrierPoint, LossBarrier
+from ..analysis.prove.change_text import change_text, share_text
 from ..analysis.prove.proof import (
     DIFFERENT,
     EQUIVALENT,
     SAME,
     BlockResult,
-    ChangedTensor,
-    MovedExpert,
     Proof,
     ProvedNetwork,
 )
-from ..util.text import count, escape, human_count, listing, percent_number, shape_text
+from ..util.text import count, escape, human_count, listing
 from .columns import Columns, Hanging
 
 __all__ = ["barrier_view", "proof_view"]
@@ -47,7 +46,7 @@ def proof_view(proof: Proof, *, every: bool = False) -> RenderableType:
             ["inputs", escape(proof.inputs, 300)],
         ]
     )
-    return Group(head, Text(), networks, *_blocks(proof, every), *_changed(proof), *_unused(proof))
+    return Group(head, Text(), networks, *_blocks(proof, every), *_changed(proof), *_unseen(proof), *_unused(proof))
 
 
 def _why(proof: Proof) -> str:
@@ -59,15 +58,16 @@ def _why(proof: Proof) -> str:
     drift, output = proof.drift, proof.output
     if proof.verdict == EQUIVALENT:
         return (
-            f"the outputs are {_share(output.distance.error)} apart; rounding explains up to "
-            f"{_share(output.allowed)}{_predicted(proof)}{_between(proof)}"
+            f"the outputs are {share_text(output.distance.error)} apart; rounding explains up to "
+            f"{share_text(output.allowed)}{_predicted(proof)}{_between(proof)}"
         )
     if drift is None:
         return "some weights differ, but these inputs do not use these weights, so the effect is not known"
     where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
     return (
-        f"the networks drift {where}: they are {_share(drift.distance.error)} apart there, but rounding explains only "
-        f"{_share(drift.allowed)}; the outputs are {_share(output.distance.error)} apart{_predicted(proof)}"
+        f"the networks drift {where}: they are {share_text(drift.distance.error)} apart there, but rounding explains "
+        f"only {share_text(drift.allowed)}; the outputs are {share_text(output.distance.error)} apart"
+        f"{_predicted(proof)}"
     )
 
 
@@ -88,14 +88,6 @@ def _predicted(proof: Proof) -> str:
         return ""
     same = round(seen.agreement * seen.places)
     return f"; the most likely answer is the same at {same} of {seen.places} positions, KL {seen.divergence:.2g} nats"
-
-
-def _share(value: float) -> str:
-    """Return a share as a percentage with two significant digits; ``∞ %`` if it is infinite.
-
-    The share of a change is infinite if all values were zero before the change.
-    """
-    return f"{percent_number(value)} %" if math.isfinite(value) else "∞ %"
 
 
 def _network(letter: str, one: ProvedNetwork, width: int) -> list[str | Text]:
@@ -144,8 +136,8 @@ def _row(one: BlockResult) -> list[str | Text]:
     name = escape(one.name) or "output"
     called = f" (call {one.call + 1})" if one.call else ""
     called += f" (tensor {one.part + 1})" if one.part else ""
-    error = Text("same" if one.distance.same else _share(one.distance.error), "red" if one.drifts else "")
-    allowed = "" if math.isnan(one.allowed) else _share(one.allowed)
+    error = Text("same" if one.distance.same else share_text(one.distance.error), "red" if one.drifts else "")
+    allowed = "" if math.isnan(one.allowed) else share_text(one.allowed)
     return [f"{name}{called}", error, allowed, f"{one.distance.cosine:.6f}"]
 
 
@@ -153,7 +145,7 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     if proof.drift is None:
         return
     yield Text()
-    yield Columns([[escape(one.key), _difference(one)] for one in proof.changed[:SHOWN]])
+    yield Columns([[escape(one.key), change_text(one)] for one in proof.changed[:SHOWN]])
     left = len(proof.changed) - SHOWN
     if left > 0:
         yield Text(f"  and {left} more in this block (--json lists all)", "dim")
@@ -163,45 +155,30 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     yield Hanging(Text("  "), Text(said if others else "the weights of the other blocks do not differ", "dim"))
 
 
-def _difference(one: ChangedTensor) -> str:
-    if one.shapes:
-        return f"has another shape: {' and '.join(map(shape_text, one.shapes))}"
-    return f"differs by {_share(one.error)}{_origin(one)}"
-
-
-def _origin(one: ChangedTensor) -> str:
-    """Return a text on how a changed weight came about; '' if it is not known."""
-    if one.equals:
-        return f": it is {escape(one.equals)} of A"
-    if one.experts:
-        return f": {_experts(one.experts)}"
-    if one.order == "transposed":
-        return ": it is transposed"
-    return f": its {one.order} are those of A in another order" if one.order else ""
-
-
-def _experts(moved: Sequence[MovedExpert]) -> str:
-    """Return a text on the experts that differ, such as "experts 0 and 2 are exchanged"."""
-    if len(moved) == 2 and [one.equals for one in moved] == [one.index for one in reversed(moved)]:
-        return f"experts {moved[0].index} and {moved[1].index} are exchanged"
-    told = [
-        f"expert {one.index} is {'no expert' if one.equals is None else f'expert {one.equals}'} of A"
-        for one in moved[:SHOWN]
-    ]
-    more = f" and {count(len(moved) - SHOWN, 'more expert')}" if len(moved) > SHOWN else ""
-    return ", ".join(told) + more
+def _unseen(proof: Proof) -> Iterator[RenderableType]:
+    """Yield a line for each weight that differs and that these inputs do not use."""
+    if proof.drift is not None or not proof.unused_differing:
+        return
+    known = {one.key: change_text(one) for one in proof.changed}
+    yield Text()
+    yield Columns([[escape(key), known.get(key, "differs")] for key in proof.unused_differing[:SHOWN]])
+    left = len(proof.unused_differing) - SHOWN
+    if left > 0:
+        yield Text(f"  and {left} more that these inputs do not use (--json lists all)", "dim")
 
 
 def _unused(proof: Proof) -> Iterator[RenderableType]:
     if not proof.unused:
         return
-    differ = len(proof.unused_differing)
-    said = f", {differ} of which differ" if differ else ", all of them equal in both"
-    named = (proof.unused_differing or proof.unused)[:3]
+    differ = [key for key in proof.unused if key in proof.unused_differing]
+    said = (
+        f", {len(differ)} of which differ{'' if len(differ) > 1 else 's'}" if differ else ", all of them equal in both"
+    )
     yield Text()
     yield Hanging(
         Text("  not reached  ", "yellow"),
-        f"{count(len(proof.unused), 'tensor')} that these inputs do not use{said}: {', '.join(map(escape, named))}",
+        f"{count(len(proof.unused), 'tensor')} that these inputs do not use{said}: "
+        f"{', '.join(map(escape, (differ or proof.unused)[:3]))}",
     )
 
 

@@ -42,6 +42,18 @@ MUTANTS = (
         "faults/test_processes.py",
     ),
     Mutant(
+        "weights that differ and that no input uses are named with what happened to them",
+        "changed = changed_tensors(networks, alone[:RECOGNISED])",
+        "changed = ()",
+        "api/prove/test_planted_faults.py",
+    ),
+    Mutant(
+        "router and experts that are in the same other order are named",
+        "if len(orders) == 1 and len(_modules(inside)) > 1 and _is_order(moved):",
+        "if False:",
+        "api/prove/test_planted_faults.py",
+    ),
+    Mutant(
         "shards of less than 1 MB are proposed for a small model",
         "if nbytes >= MEGABYTE:",
         "if True:",

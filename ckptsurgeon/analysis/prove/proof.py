@@ -91,7 +91,8 @@ class Proof(InNotebooks):
     ``changed`` lists the differing weights of the first block that drifts, and ``changed_elsewhere`` those of the rest
     of the network, if they differ in their shapes, or by more than rounding explains. ``differing`` is the number of
     differing weights in the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are
-    weights that differ by more than rounding explains and that had no effect on the outputs with these inputs.
+    weights that differ by more than rounding explains and that had no effect on the outputs with these inputs; if no
+    output drifts, ``changed`` lists the first 16 of them, with ``block`` ''.
     """
 
     first: ProvedNetwork

@@ -57,6 +57,7 @@ def compared(
     ``inputs`` are the inputs of the first network. ``shared`` are the tokens that both networks have; None if their
     token lists are equal. ``limit`` is the memory for parameters in bytes.
     """
+    from .unseen import with_unseen
     from .weights import beyond_rounding, changed_in, differing, not_reached, other_shapes
 
     notes = [*network_notes(networks, shared)]
@@ -77,29 +78,12 @@ def compared(
         unused=tuple(not_reached(networks, runs[0])), notes=tuple(notes),
     )  # fmt: skip
     if proof.drift is None:
-        return _with_unseen(proof, networks, shared, inputs)
+        return with_unseen(proof, networks, shared, inputs)
     changed = changed_in(networks, proof.drift)
     inside = {one.key for one in changed}
     apart = (*other_shapes(networks, shared), *beyond_rounding(networks, shared))
     others = tuple(key for key in apart if key not in inside)
     return replace(proof, changed=changed, changed_elsewhere=others)
-
-
-def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return ``proof`` with the tensors that differ by more than rounding explains, if the outputs do not show it.
-
-    If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
-    the tensor is in ``unused_differing`` of the result. A note lists the other tensors.
-    """
-    from .weights import beyond_rounding, hidden_embeddings, without_effect
-
-    apart = list(beyond_rounding(networks, shared))
-    alone = [key for key in proof.unused if key in apart]
-    alone += [key for key in without_effect(apart, (*proof.blocks, proof.output)) if key not in alone]
-    alone += hidden_embeddings(networks, shared, inputs.token_ids())
-    hidden = [key for key in apart if key not in alone]
-    notes = (*proof.notes, _hidden_note(hidden)) if hidden else proof.notes
-    return replace(proof, unused_differing=tuple(alone), notes=notes)
 
 
 def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
@@ -213,9 +197,3 @@ def _prediction(networks: list[Network], pair: tuple[Tensor, Tensor]) -> Predict
     names = [type(network.module).__name__ for network in networks]
     predicts = all(_PREDICTS.search(name) for name in names)
     return prediction(*pair) if predicts and pair[0].dim() > 1 and bool(pair[0].isfinite().all()) else None
-
-
-def _hidden_note(keys: list[str]) -> str:
-    what = count(len(keys), "tensor differs", "tensors differ")
-    said = f"{what} by more than rounding explains, but the outputs for these inputs do not show it"
-    return f"{said}: {listing(keys, SHOWN, where='')}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import MovedExpert
 
-__all__ = ["differing_experts", "expert_numbers"]
+__all__ = ["differing_experts", "experts_around"]
 
 _OF_EXPERTS = re.compile("expert|moe", re.IGNORECASE)
 """Matches the names and classes of modules that contain the weights of all experts."""
@@ -24,8 +24,8 @@ SAMPLE = 4096
 Explained = Callable[[Distance, Tensor], bool]
 
 
-def expert_numbers(module: nn.Module, keys: Iterable[str]) -> Mapping[str, int]:
-    """Return {key: number of experts} for those of ``keys`` that have a slice for each expert of a layer.
+def experts_around(module: nn.Module, keys: Iterable[str]) -> Mapping[str, str]:
+    """Return {key: path of its mixture of experts} for those of ``keys`` that have a slice for each expert of a layer.
 
     These are the stacked weights and biases of the experts, and the weight and the bias of the router in the same
     module.
@@ -37,12 +37,11 @@ def expert_numbers(module: nn.Module, keys: Iterable[str]) -> Mapping[str, int]:
         is_stack = len(shape) == 3 and shape[0] > 1 and not isinstance(module.get_submodule(path), nn.Conv1d)
         if is_stack and any(map(_OF_EXPERTS.search, (path, type(module.get_submodule(path)).__name__))):
             around[path.rpartition(".")[0]] = shape[0]
-    found: dict[str, int] = {}
+    found: dict[str, str] = {}
     for key in keys:
-        inner = [path for path in around if key.startswith(f"{path}." if path else "")]
-        number = around[max(inner, key=len)] if inner else 0
-        if number and shapes.get(key, ())[:1] == (number,):
-            found[key] = number
+        inner = max((path for path in around if key.startswith(f"{path}." if path else "")), key=len, default=None)
+        if inner is not None and shapes.get(key, ())[:1] == (around[inner],):
+            found[key] = inner
     return found
 
 

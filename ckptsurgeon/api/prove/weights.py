@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import BlockResult, ChangedTensor
-from .experts import differing_experts, expert_numbers
+from .experts import differing_experts, experts_around
 from .network import rounding_between
 from .rearranged import order_of, other_weight
 from .rounding import Rounding
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .vocabularies import SharedTokens
 
 __all__ = [
-    "FACTOR", "beyond_rounding", "changed_in", "differing", "hidden_embeddings", "not_reached", "other_shapes",
-    "without_effect",
+    "FACTOR", "RECOGNISED", "beyond_rounding", "changed_in", "changed_tensors", "differing", "hidden_embeddings",
+    "not_reached", "other_shapes", "without_effect",
 ]  # fmt: skip
 
 FACTOR = 2.0
@@ -163,13 +163,21 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
     if drift is None:
         return ()
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]
-    rows = [(key, _distance_of(networks, key)) for key in inside]
-    shapes = {key: _shapes(networks, key) for key in inside}
-    found = [ChangedTensor(key, drift.name, far.error, shapes=shapes[key]) for key, far in rows if not far.same]
+    return changed_tensors(networks, inside, drift.name)
+
+
+def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str = "") -> tuple[ChangedTensor, ...]:
+    """Return those of ``keys`` whose values differ, the largest difference first; ``block`` is the block they are in.
+
+    What happened to a weight is found for the first ``RECOGNISED``.
+    """
+    rows = [(key, _distance_of(networks, key)) for key in keys]
+    shapes = {key: _shapes(networks, key) for key in keys}
+    found = [ChangedTensor(key, block, far.error, shapes=shapes[key]) for key, far in rows if not far.same]
     ordered = sorted(found, key=lambda one: -one.error)
-    numbers = expert_numbers(networks[0].module, inside)
+    around = experts_around(networks[0].module, keys)
     return tuple(
-        _recognised(networks, one, has_experts=one.key in numbers) if at < RECOGNISED else one
+        _recognised(networks, one, has_experts=one.key in around) if at < RECOGNISED else one
         for at, one in enumerate(ordered)
     )
 

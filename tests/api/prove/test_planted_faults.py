@@ -250,5 +250,29 @@ def test_experts_and_router_in_different_orders_are_named(ckpt: Any) -> None:
 
 
 def test_experts_and_router_in_the_same_order_compute_the_same() -> None:
-    found = with_experts(lambda state: moved(state, [1, 2, 0, 3], [1, 2, 0, 3]))
-    assert found.drift is None
+    found = with_experts(lambda state: moved(state, [2, 1, 0, 3], [2, 1, 0, 3]))
+    assert found.verdict == "EQUIVALENT"
+    (said,) = (note for note in found.notes if "more than rounding explains" in note)
+    name = f"{LAYER}.mlp"
+    assert said.startswith("3 tensors differ")
+    assert said.endswith(f": the router and the experts of {name} are in another order (experts 0 and 2 are exchanged)")
+
+
+def test_exchanged_experts_that_inputs_do_not_use_are_named(ckpt: Any) -> None:
+    """For one token, two of four experts are used: the two others are exchanged."""
+    save_file({"input_ids": torch.tensor([[3]])}, "ids.safetensors")
+
+    def exchanged(one: int, other: int) -> cs.Proof:
+        order = [{one: other, other: one}.get(index, index) for index in range(4)]
+        with_experts(lambda state: moved(state, order, [0, 1, 2, 3]))
+        return cs.prove("a", "b", inputs="ids.safetensors")
+
+    pairs = ((one, other) for one in range(4) for other in range(one + 1, 4))
+    pair, found = next((pair, found) for pair in pairs if (found := exchanged(*pair)).output.distance.same)
+    both = [pair, pair[::-1]]
+    assert found.verdict == "DIFFERENT"
+    assert sorted(found.unused_differing) == [f"{LAYER}.mlp.experts.{name}" for name in ("down_proj", "gate_up_proj")]
+    assert experts(found) == {"experts.gate_up_proj": both, "experts.down_proj": both}
+    said = " ".join(ckpt("prove", "a", "b", "--inputs", "ids.safetensors").out.split())
+    assert said.count(f"experts {pair[0]} and {pair[1]} are exchanged") == 2
+    assert f"{LAYER}.mlp.experts.down_proj differs by" in said

@@ -1,0 +1,51 @@
+"""Texts on what happened to a weight of a network: another weight of the first network, moved rows, moved experts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ...util.text import count, escape, percent_number, shape_text
+from .proof import ChangedTensor, MovedExpert
+
+__all__ = ["change_text", "experts_text", "share_text"]
+
+SHOWN = 8
+
+
+def change_text(one: ChangedTensor) -> str:
+    """Return by how much a weight differs, and what happened to it if that is known."""
+    if one.shapes:
+        return f"has another shape: {' and '.join(map(shape_text, one.shapes))}"
+    return f"differs by {share_text(one.error)}{_origin(one)}"
+
+
+def share_text(value: float) -> str:
+    """Return a share as a percentage with two significant digits; ``∞ %`` if it is infinite.
+
+    The share of a change is infinite if all values were zero before the change.
+    """
+    return f"{percent_number(value)} %" if math.isfinite(value) else "∞ %"
+
+
+def _origin(one: ChangedTensor) -> str:
+    """Return a text on how a changed weight came about; '' if it is not known."""
+    if one.equals:
+        return f": it is {escape(one.equals)} of A"
+    if one.experts:
+        return f": {experts_text(one.experts)}"
+    if one.order == "transposed":
+        return ": it is transposed"
+    return f": its {one.order} are those of A in another order" if one.order else ""
+
+
+def experts_text(moved: Sequence[MovedExpert]) -> str:
+    """Return a text on the experts that differ, such as "experts 0 and 2 are exchanged"."""
+    if len(moved) == 2 and [one.equals for one in moved] == [one.index for one in reversed(moved)]:
+        return f"experts {moved[0].index} and {moved[1].index} are exchanged"
+    told = [
+        f"expert {one.index} is {'no expert' if one.equals is None else f'expert {one.equals}'} of A"
+        for one in moved[:SHOWN]
+    ]
+    more = f" and {count(len(moved) - SHOWN, 'more expert')}" if len(moved) > SHOWN else ""
+    return ", ".join(told) + more
