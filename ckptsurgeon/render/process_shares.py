@@ -7,7 +7,7 @@ from rich.text import Text
 
 from ..planning.plan.process_shares import UNEVEN, ProcessShare, Sharing
 from ..util.text import human_bytes
-from .columns import Columns
+from .columns import Columns, Hanging
 
 __all__ = ["sharing_view"]
 
@@ -35,7 +35,9 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
             f"  time: computed from {human_bytes(int(sharing.rate))}/s, measured here with one process, without writing"
         )
     last = [disk, time, *_advice(sharing)]
-    return Group(Columns(rows, right=tuple(range(len(heads)))), *more, *map(Text, last))
+    return Group(
+        Columns(rows, right=tuple(range(len(heads)))), *more, *(Hanging(Text("  "), line.strip()) for line in last)
+    )
 
 
 def _advice(sharing: Sharing) -> list[str]:
