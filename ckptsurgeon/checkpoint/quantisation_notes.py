@@ -14,6 +14,8 @@ from ..tensors.quantised.config_groups import untargeted
 from ..tensors.quantised.contradictions import Contradiction
 from ..tensors.quantised.encoding import QuantisedTensors
 from ..tensors.quantised.exclusions import HEADS
+from ..tensors.quantised.methods import family
+from ..tensors.quantised.packings import AUTOROUND_NAMES, PACKING, assumed_packing, packing_of
 from ..tensors.quantised.parts import IncompleteTensors
 from ..tensors.quantised.plain_weights import plain_among_codes, plain_kinds
 from ..tensors.quantised.sizes import unfit_sizes
@@ -34,7 +36,7 @@ __all__ = [
 
 Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
-ONE = {"have": "has", "are": "is"}
+ONE = {"have": "has", "are": "is", "need": "needs"}
 """{verb in the plural: verb in the singular}."""
 IN_LAYER, LAYERS = re.compile(r"(?:(.*?)\.)??layers\.(\d{1,9})\..*"), "num_hidden_layers"
 FURTHER = "num_nextn_predict_layers"
@@ -79,8 +81,9 @@ def contradictory(
     for fact, names in contradictions(codes, tensors, settings, others, elsewhere).items():
         shows = f"{_subject(fact.verb, count(len(names), 'quantised tensor'), names)} {escape(fact.found)}"
         says = f"its quantization_config says {fact.field} {escape(fact.said)}, but {shows}"
-        kind = NoteKind.QUANTISATION_REFUSED if _is_of_bits(fact) else NoteKind.QUANTISATION
+        kind = NoteKind.QUANTISATION_REFUSED if _is_refused(fact) else NoteKind.QUANTISATION
         yield Note(kind, f"{escape(path)}: {says}: {listing(names, SHOWN)}")
+    yield from _without_packing(path, codes, settings)
     for by, names in left_out(codes, settings).items():
         yield (
             f"{escape(path)}: its quantization_config excludes {count(len(names), 'quantised tensor')} by "
@@ -98,9 +101,26 @@ def contradictory(
         yield f"{escape(path)}: its quantization_config says {said} {are}"
 
 
-def _is_of_bits(fact: Contradiction) -> bool:
-    """Return whether the settings have another number of bits than the shapes: then no loader can decode the codes."""
-    return fact.field in ("bits", "num_bits") and fact.verb == "say"
+def _is_refused(fact: Contradiction) -> bool:
+    """Return whether the settings have other bits than the shapes, or another packing: no loader can decode them."""
+    return fact.field == PACKING or (fact.field in ("bits", "num_bits") and fact.verb == "say")
+
+
+def _without_packing(path: str, codes: QuantisedTensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note on the ``packing_format`` that is assumed, if AutoRound's settings do not have it.
+
+    AutoRound itself loads no codes of AWQ without this field, and no codes at all if it is null.
+    """
+    if settings.get("quant_method") not in AUTOROUND_NAMES or packing_of(settings) is not None:
+        return
+    kinds = {family(one.method) for one in codes.tensors}
+    for kind, assumed in ((one, assumed_packing(one)) for one in sorted(kinds)):
+        if assumed:
+            is_loaded = PACKING not in settings and kind == "GPTQ"
+            says = f"its quantization_config {f'says {PACKING} null' if PACKING in settings else f'has no {PACKING}'}"
+            refused = "" if is_loaded else f"; with this, AutoRound loads no codes of {kind}"
+            note = f"{escape(path)}: {says}: {assumed} is assumed for its codes of {kind}{refused}"
+            yield Note(NoteKind.REMARK if is_loaded else NoteKind.QUANTISATION_REFUSED, note)
 
 
 def _subject(verb: str, number: str, names: Sequence[str]) -> str:

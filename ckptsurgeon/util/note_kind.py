@@ -47,7 +47,10 @@ class NoteKind(Enum):
     TRANSPOSED = _warn("", "")  # noqa: PIE796 - members differ by their numbers
     """Says that a matrix may be transposed, judging by its name or its neighbours; its values may disprove this."""
 
-    SERIOUS = _fail("", "")
+    WRONG_WEIGHTS = _fail("", "")
+    """Says that codes decode to weights that are probably wrong: the checks of values find this again."""
+
+    SERIOUS = _fail("", "")  # noqa: PIE796 - members differ by their numbers
     """A serious note that no check reports, or whose kind is unknown because its plan was read from JSON."""
 
     ADAPTER_BESIDE = _warn(

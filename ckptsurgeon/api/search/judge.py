@@ -12,6 +12,7 @@ from typing import Any
 from ...destinations._document import Document, read_document
 from ...errors import ConfigError
 from ...planning.plan.plan import Plan
+from ...util.notes import with_prefix
 from ...util.text import escape
 from .evaluation import Command, Runner
 from .evaluator import Evaluator, check_timeout
@@ -137,4 +138,4 @@ def _said(document: Document, metric: str, *, maximize: bool) -> str:
 
 
 def _of_task(facts: TaskFacts) -> tuple[str, ...]:
-    return tuple(f"--task: {note}" for note in facts.notes)
+    return tuple(with_prefix("--task: ", note) for note in facts.notes)

@@ -170,7 +170,8 @@ def _unlike(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, 
         usual, number = numbers.most_common(1)[0]
         for name, own in values.items():
             if own != usual and (own != DIFFERENT or number >= FEWEST):
-                yield name, (SEVERAL if own == DIFFERENT else UNLIKE).format(own=own, number=number, usual=usual)
+                said = (SEVERAL if own == DIFFERENT else UNLIKE).format(own=own, number=number, usual=usual)
+                yield name, Note(NoteKind.BROKEN_CODES, said)
 
 
 def _only_value(data: bytes, bits: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...methods.lora.knots_merges import DARE_TIES, MERGES, SUM, TIES
-from ...util.text import count, listing
+from ...util.text import count, listing, percent_number
 from ..plan.compute import KNOTS, Factor
 from .modules import FactorSource, NewModule
 
@@ -73,7 +73,7 @@ class Knots:
         if self.density < 1:
             kept = "the largest" if self.merge == TIES else "at random"
             loss = "; the loss due to the rank is relative to the merge of the kept values" if self.rank else ""
-            yield f"{100 * self.density:g} % of the values of each adapter's change are kept, {kept}{loss}"
+            yield f"{percent_number(self.density)} % of the values of each adapter's change are kept, {kept}{loss}"
         fewer = [one.name for one in modules if len(one.a.inputs) < 2 * adapters]
         if fewer and adapters > 1:
             yield (

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, cast
 import numpy as np
 
 from ...util.registry import discover
-from ...util.text import listing
+from ...util.text import escape, listing
 from ..dtypes import DTYPES
 from ..info import Decoded, TensorInfo
 from ..odd_scales.notes import OddScales
@@ -18,6 +18,7 @@ from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..quantised.encoding import QuantisedTensor
 from ..quantised.methods import IN_OTHER_SHARD, UNKNOWN, family
+from ..quantised.packings import PACKING, other_packings
 from ..quantised.parts import UNSCALED, WITHOUT_SCALES
 from ..quantised.settings import QuantisationSettings, Settings, stated_by
 from ._multiplied import multiplied
@@ -197,6 +198,12 @@ def _obstacles(asked: Request) -> Iterator[str]:
         yield "it is stored in another basis than the one in which its layer computes (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
         yield "no decoder knows ComfyUI's own format of its codes (comfy_quant)"
+    packing, kind = asked.settings.stated.packing, family(asked.coded.method)
+    if fitting := other_packings(kind, packing):
+        yield (
+            f"{PACKING} {escape(packing or '')} does not describe its codes, which are {kind}'s: the field must be "
+            f"{' or '.join(fitting)} (quantization_config)"
+        )
     if _lacks_zero_points(asked):
         yield "its zero points are missing, and no setting says that its codes are symmetric"
     if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):

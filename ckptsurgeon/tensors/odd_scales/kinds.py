@@ -23,7 +23,7 @@ ends of their range. ``CLIPPED``: too many codes equal the lowest or the highest
 packed words are lost.
 """
 SAID = {
-    ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
+    ZERO: Note(NoteKind.QUANTISATION, "scales of 0 for codes that are not zero, so that these weights become 0"),
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
@@ -35,8 +35,11 @@ SAID = {
     UNSET: "scales that are all exactly 1: perhaps they were never set",
     SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
     "complement, without the offset that is subtracted from codes",
-    CLIPPED: "codes of which the lowest and the highest are far more frequent than those next to them: perhaps larger "
-    "weights were clipped, because the scales were too small when the codes were made",
+    CLIPPED: Note(
+        NoteKind.QUANTISATION,
+        "codes of which the lowest and the highest are far more frequent than those next to them: perhaps larger "
+        "weights were clipped, because the scales were too small when the codes were made",
+    ),
     ROUNDED: Note(
         NoteKind.BROKEN_CODES,
         "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "

@@ -69,7 +69,7 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 """{path of a checkpoint: {kind of implausible scales, or size class: names of quantised tensors}}."""
 
 
-@notes_of(NoteKind.QUANTISATION)
+@notes_of(NoteKind.WRONG_WEIGHTS)
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of implausible scales in it.
 
@@ -91,7 +91,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         ):  # fmt: skip
             if some:
                 have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
-                kind = said.kind if isinstance(said, Note) else NoteKind.QUANTISATION
+                kind = said.kind if isinstance(said, Note) else NoteKind.WRONG_WEIGHTS
                 yield Note(kind, f"{escape(path)}: {have} {said}: {_listed(some)}")
         yield from _on_sizes(path, names)
         powers = powers_of(own)

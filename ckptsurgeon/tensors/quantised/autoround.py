@@ -12,6 +12,7 @@ import re
 from itertools import islice
 
 from .expressions import MOST, expression_of, is_valid
+from .packings import AUTOROUND_NAMES
 from .settings import QuantisationSettings, Settings, strings_in
 
 __all__ = ["AUTOROUND", "AUTOROUND_NAMES", "PLAIN_BITS", "blocks_of", "is_autoround", "plain_expressions"]
@@ -20,7 +21,6 @@ AUTOROUND = "auto-round"
 PLAIN_BITS = 16
 """If a section states at least this number of bits, the weights of its modules are not quantised."""
 _BLOCKS = ("block_name_to_quantize", "to_quant_block_names")
-AUTOROUND_NAMES = (AUTOROUND, f"intel/{AUTOROUND}")
 
 
 def is_autoround(settings: Settings) -> bool:

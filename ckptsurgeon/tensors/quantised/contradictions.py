@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..dtypes import DTYPES
 from ..info import TensorInfo
 from .encoding import Parts, QuantisedTensor
+from .packings import PACKING, other_packings
 from .settings import BLOCK_SETTINGS, Scheme, StatedValues
 
 __all__ = [
@@ -70,8 +71,8 @@ OF_EXPONENTS = frozenset({"mxfp4", "mxfp8", "nvfp4"})
 class Contradiction(NamedTuple):
     """A field of the settings, its value (``said``), and the value that the tensors imply instead (``found``).
 
-    ``verb`` is the verb before ``found`` in a message on the tensors: they "say" a number, or "have" or "are"
-    something.
+    ``verb`` is the verb before ``found`` in a message on the tensors: they "say" a number, or "have", "are"
+    or "need" something.
     """
 
     field: str
@@ -87,6 +88,8 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
     All tensors with the same ``form`` contradict the same settings, except contradictions for which ``is_of_fused`` is
     true: the caller has to drop them.
     """
+    if fitting := other_packings(kind, stated.packing):
+        yield Contradiction(PACKING, stated.packing or "", f"{' or '.join(fitting)} ({kind})", "need")
     if kind == "GPTQ" and stated.format in ("", *FORMATS):
         yield from _bits(one, parts[".qweight"], stated)
         yield from _groups(one, parts[".scales"].shape[0], stated)

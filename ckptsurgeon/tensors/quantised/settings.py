@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .packings import format_of_packing, packing_of
+
 __all__ = [
     "BLOCK_SETTINGS",
     "Block",
@@ -165,7 +167,7 @@ class StatedValues:
 
     ``sizes`` are group sizes, ``blocks`` block sizes, ``schemes`` the settings of the weights in compressed-tensors'
     config groups. ``format`` is the format of GPTQ, ``version`` the version of AWQ. ``flags``, ``texts`` and ``nulls``
-    are the top-level fields that are booleans, strings and null.
+    are the top-level fields that are booleans, strings and null. ``packing`` is AutoRound's ``packing_format``.
     """
 
     method: str
@@ -180,24 +182,7 @@ class StatedValues:
     flags: dict[str, bool]
     texts: dict[str, str]
     nulls: frozenset[str]
-
-
-_PACKINGS = {"auto_round": "gptq_v2", "auto_round:gptqmodel": "gptq_v2"}
-"""{``packing_format`` of AutoRound: format of GPTQ}, if zero points are stored as they are, not less 1.
-
-https://github.com/intel/auto-round/blob/main/auto_round/inference/backend.py (``GPTQ_FORMAT_NO_ZP``)
-"""
-_OF_ACTIVATIONS = 8
-"""Up to so many ``act_bits``, AutoRound packs with another module, which stores zero points less 1.
-
-https://github.com/intel/auto-round/blob/main/auto_round/export/export_to_autoround/qlinear_triton_act.py
-"""
-_BACKENDS = ("auto_round", "autoround", "auto-round")
-"""The beginnings of ``backend``, which AutoRound wrote before 0.5 in place of ``packing_format``.
-
-Unless it names GPTQ or AWQ, AutoRound's own module stored the zero points as they are; it had none for 3 bits.
-https://github.com/intel/auto-round/blob/v0.3/auto_round/export/export_to_autoround/export.py
-"""
+    packing: str | None
 
 
 def stated_by(settings: Settings) -> StatedValues:
@@ -216,20 +201,13 @@ def stated_by(settings: Settings) -> StatedValues:
         {name: value for name, value in settings.items() if isinstance(value, bool)},
         {name: value[:_LONGEST].lower() for name, value in settings.items() if isinstance(value, str)},
         frozenset(name for name, value in settings.items() if value is None),
+        packing_of(settings),
     )
 
 
 def gptq_format(settings: Settings) -> str:
     """Return the format of GPTQ, which says how zero points are stored; "" if the settings do not state it."""
-    stated = _text(settings, "checkpoint_format", "format")
-    packing, backend = _text(settings, "packing_format"), _text(settings, "backend")
-    act_bits = settings.get("act_bits")
-    if stated or (type(act_bits) is int and 0 < act_bits <= _OF_ACTIVATIONS):
-        return stated
-    if packing or not backend.startswith(_BACKENDS):
-        return _PACKINGS.get(packing, "")
-    is_other = "gptq" in backend or "awq" in backend or settings.get("bits") == 3
-    return "" if is_other else "gptq_v2"
+    return _text(settings, "checkpoint_format", "format") or format_of_packing(settings)
 
 
 def _schemes(settings: Settings) -> Iterator[Scheme]:

@@ -318,11 +318,11 @@ def _faults() -> Iterator[Fault]:
     yield Fault(tied_but_different, "ties", fail, "their values differ")
     yield Fault(quantised(put(0.0)), "scales", warn, "scales with zeros")
     yield Fault(quantised(lambda one: one * 0), "scales", fail, "scales that are all zero")
-    yield Fault(quantised(put(-0.01)), "scales", warn, "negative")
+    yield Fault(quantised(put(-0.01)), "scales", fail, "negative")
     yield Fault(quantised(put(np.nan)), "scales", fail, "scales with NaN")
     yield Fault(quantised(put(1e12)), "scales", fail, "scales above")
     inverse = float_codes(lambda one: 1 / one, quantization_config=FP8)  # of all layers, so that none stands out
-    yield Fault(inverse, "scales", warn, "6 tensors of scales that make weights above 10,000")
+    yield Fault(inverse, "scales", fail, "6 tensors of scales that make weights above 10,000")
     yield Fault(quantised(lambda one: one * np.float32(100)), "value-family", warn, f"{UP}_scale has")
     yield Fault(quantised(lambda one: one / np.float32(100)), "value-family", warn, "the mean scale of 1 tensor")
     yield Fault(zero_codes, "all-zeros", warn, f"1 tensor of codes that are all zero: {UP}")

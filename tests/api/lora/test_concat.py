@@ -156,7 +156,7 @@ def test_biases_of_one_adapter_go_along() -> None:
         (["plain", "saved"], None, "modules_to_save"),
         (["lora-bias", "lora-bias"], None, "both have a bias"),
         (["bias-all", "bias-lora"], None, "two adapters have the bias"),
-        (["plain", "bias-lora"], [1, 0.5], "with the weight 0.5"),
+        (["plain", "bias-lora"], [1, 0.5], "With the weight 0.5"),
         (["plain", "conv1d-hf"], None, "fan_in_fan_out"),
     ],
     ids=str,

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
+from ckptsurgeon.util.notes import is_serious
 
 COLUMNS, ROWS, STORED = 64, 16, 7
 
 
-def saved(path: Path, packing: str | None, **more: object) -> Path:
+def saved(path: Path, packing: str | None, state: dict[str, torch.Tensor] | None = None, **more: object) -> Path:
     """A layer of 4 bits whose codes are all 9, and whose stored zero points are all 7, in one group of 64."""
-    state = {
+    state = state or {
         "layer.qweight": torch.full((COLUMNS // 8, ROWS), 0x99999999 - (1 << 32), dtype=torch.int32),
         "layer.qzeros": torch.full((1, ROWS // 8), 0x77777777, dtype=torch.int32),
         "layer.scales": torch.full((1, ROWS), 0.5).half(),
@@ -29,6 +30,22 @@ def saved(path: Path, packing: str | None, **more: object) -> Path:
     settings |= more
     (path / "config.json").write_text(json.dumps({"quantization_config": settings}))
     return path
+
+
+def with_awq() -> dict[str, torch.Tensor]:
+    """Codes of AWQ, which are packed along the outputs."""
+    return {
+        "layer.qweight": torch.zeros(COLUMNS, ROWS // 8, dtype=torch.int32),
+        "layer.qzeros": torch.zeros(1, ROWS // 8, dtype=torch.int32),
+        "layer.scales": torch.full((1, ROWS), 0.5).half(),
+    }
+
+
+def refused(folder: Path) -> list[str]:
+    """Return the fields that ``ckpt check`` names as a failure of the settings."""
+    rows = [row for row in cs.check(folder).rows if row.id == "quantisation"]
+    found = [one.what for row in rows for one in row.found if one.status.name == "FAIL"]
+    return ["packing_format" for what in found if "packing_format" in what]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +62,55 @@ def test_zero_points_are_read_as_the_packing_stores_them(packing: str | None, ze
     cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
     assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - zero) * 0.5))
+
+
+@pytest.mark.parametrize("packing", ["auto", "auto_round:gptq", "Auto_Round:Auto_GPTQ"])
+def test_other_names_of_the_first_packing_are_known(packing: str, tmp_path: Path) -> None:
+    found = cs.inspect(saved(tmp_path / "m", packing)).notes
+    assert not [note for note in found if "packing_format" in note]
+
+
+@pytest.mark.parametrize("packing", ["auto_round:foo", "auto_gptq", "auto_round:auto_awq", "auto_round:awq"])
+def test_codes_under_an_unknown_packing_or_that_of_other_codes_are_not_decoded(packing: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", packing)
+    with pytest.raises(CheckpointError, match=r"packing_format .*auto_round:auto_gptq or auto_round or ") as caught:
+        cs.convert(folder, dequantize=True)
+    assert caught.value.exit_code == 4
+    assert refused(folder) == ["packing_format"]
+
+
+def test_codes_of_awq_need_their_own_packing(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", "auto_round:auto_gptq", with_awq())
+    with pytest.raises(CheckpointError, match=r"packing_format .*must be auto_round:auto_awq"):
+        cs.convert(folder, dequantize=True)
+    assert refused(folder) == ["packing_format"]
+    right = saved(tmp_path / "right", "auto_round:auto_awq", with_awq())
+    assert refused(right) == []
+    cs.convert(right, dequantize=True)
+
+
+@pytest.mark.parametrize(("packing", "is_refused"), [(..., False), (None, True)])
+def test_the_packing_that_is_assumed_is_said(packing: object, is_refused: bool, tmp_path: Path) -> None:
+    """AutoRound assumes its own default if the field is missing, and loads no codes if it is null."""
+    folder = saved(tmp_path / "m", None)
+    if packing is None:
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"]["packing_format"] = None
+        (folder / "config.json").write_text(json.dumps(config))
+    (note,) = (note for note in cs.inspect(folder).notes if "packing_format" in note)
+    assert "auto_round:auto_gptq is assumed" in note
+    assert is_serious(note) is is_refused
+
+
+def test_gptq_itself_does_not_read_the_packing(tmp_path: Path) -> None:
+    """``checkpoint_format`` says how its zero points are stored, less 1 if it is missing."""
+    folder = saved(tmp_path / "m", "auto_round")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quant_method"] = "gptq"
+    (folder / "config.json").write_text(json.dumps(config))
+    cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["layer.weight"]
+    assert torch.equal(found, torch.full((ROWS, COLUMNS), (9 - STORED - 1) * 0.5))
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_exchanged_scales_and_biases_are_named(encode: Encode, settings: dict[st
     path = model(exchanged, encode, layers, **settings)
     names = LAYERS[:layers]
     assert [SAID[EXCHANGED] in one for one in notes(path)] == ([True] if layers else [])
-    wanted = [("scales", "WARN", tuple(f"{name}.scales" for name in names))] if layers else []
+    wanted = [("scales", "FAIL", tuple(f"{name}.scales" for name in names))] if layers else []
     assert [one for one in checked(path) if one[0] == "scales" or not layers] == wanted
 
 
@@ -108,7 +108,7 @@ def test_exchanged_scales_and_biases_are_named(encode: Encode, settings: dict[st
 def test_scales_with_the_sign_of_their_biases_are_named(encode: Encode) -> None:
     path = model(opposed, encode)
     assert [one for one in notes(path) if SAID[OPPOSED] in one]
-    assert ("scales", "WARN", tuple(f"{name}.weight" for name in LAYERS)) in checked(path)
+    assert ("scales", "FAIL", tuple(f"{name}.weight" for name in LAYERS)) in checked(path)
 
 
 def all_negative(parts: Parts) -> Parts:
@@ -137,7 +137,7 @@ def test_scales_of_codes_of_more_bits_are_named() -> None:
     path = model(narrow, mlx, 2)
     (said,) = notes(path)
     assert said == f"m: 2 quantised tensors have {SAID[NARROW]}: {', '.join(f'{name}.weight' for name in LAYERS[:2])}"
-    assert ("scales", "WARN", tuple(f"{name}.weight" for name in LAYERS[:2])) in checked(path)
+    assert ("scales", "FAIL", tuple(f"{name}.weight" for name in LAYERS[:2])) in checked(path)
 
 
 def test_statistics_and_merges_note_it() -> None:

@@ -137,7 +137,7 @@ def test_those_that_do_not_are(name: str) -> None:
     path = write_model(Path("m"), change(coded_tensors(encode, layers=4)), settings)
     assert said_by(path, text) == [*QUICK]
     found = [one for row in cs.check(path).rows for one in row.found if text in one.what]
-    assert [one.status.name for one in found] == ["WARN"]
+    assert [one.status.name for one in found] == ["FAIL"]
 
 
 TABLE = "model.embed_tokens"

@@ -71,7 +71,7 @@ def test_scales_that_are_all_negative_are_noted(method: str) -> None:
     names = ", ".join(f"{name}.weight" for name in LAYERS)
     assert notes(path) == [f"{path}: 2 quantised tensors have {SAID[NEGATED]}: {names}"]
     ((status, what),) = checked(path)
-    assert (status, what.startswith("2 tensors of scales with negative values")) == ("WARN", True)
+    assert (status, what.startswith("2 tensors of scales with negative values")) == ("FAIL", True)
 
 
 @pytest.mark.parametrize("name", ["int8", "int4-packed"])
@@ -174,7 +174,7 @@ def test_scales_of_gguf_blocks_that_are_all_negative_or_zero_are_noted(kind: str
     assert notes(blocks(kind, lambda one: one)) == []
     assert checked("m.gguf") == []
     assert [one for one in notes(blocks(kind, lambda one: -abs(one))) if SAID[NEGATED] in one]
-    assert checked("m.gguf") == [("WARN", f"2 tensors with {SAID[NEGATED]}: blk.0.ffn_up.weight, blk.1.ffn_up.weight")]
+    assert checked("m.gguf") == [("FAIL", f"2 tensors with {SAID[NEGATED]}: blk.0.ffn_up.weight, blk.1.ffn_up.weight")]
     assert [one for one in notes(blocks(kind, lambda one: one * 0)) if SAID[ZERO] in one]
 
 
@@ -191,4 +191,4 @@ def test_statistics_end_with_the_line_that_names_them(ckpt: Callable[..., Result
     """The exit status is that of other scales of 0 or of the wrong sign: only NaN and infinities make it 1."""
     result = ckpt("inspect", model("gptq", negated), "--stats")
     assert result.code == 0
-    assert result.err.startswith(f"note: gptq: 2 quantised tensors have {SAID[NEGATED]}"[:60])
+    assert result.err.startswith(f"warning: gptq: 2 quantised tensors have {SAID[NEGATED]}"[:60])

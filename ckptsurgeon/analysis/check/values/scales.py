@@ -83,7 +83,8 @@ def _run(subject: Subject) -> Iterator[Found]:
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
         if names:
-            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Check how these scales were computed.")
+            status = Status.WARN if kind == CLIPPED else Status.FAIL
+            yield of_keys(status, names, f"with {SAID[kind]}", "Check how these scales were computed.")
 
 
 def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
@@ -100,14 +101,14 @@ def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) 
         (huge, Status.FAIL, f"of scales above {HUGE:g}", DECODE),
         (
             large,
-            Status.WARN,
+            Status.FAIL,
             f"of scales that make weights above {LARGE:,.0f}: perhaps they are inverse scales",
             DECODE,
         ),
-        (below, Status.WARN, "of scales with negative values", "Check how these scales were computed."),
+        (below, Status.FAIL, "of scales with negative values", "Check how these scales were computed."),
         (
             exchanged,
-            Status.WARN,
+            Status.FAIL,
             "of scales that are larger than the biases of the same weight: perhaps scales and biases are swapped",
             "Swap scales and biases, or copy these tensors from the original again.",
         ),
@@ -149,12 +150,12 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
     if averaged := averaged_names([subject.odd]):
         yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", NoteKind.AVERAGED_CODES.todo)
     if lost := lost_zero_points(subject.odd):
-        yield of_keys(Status.WARN, sorted(lost, key=natural_key), f"with {LOST_ZEROS}", DECODE)
+        yield of_keys(Status.FAIL, sorted(lost, key=natural_key), f"with {LOST_ZEROS}", DECODE)
     for some_names, said in ((moved_codes([subject.odd]), MOVED), (rounded_scales([subject.odd]), ROUNDED_UP)):
         if some_names:
-            yield of_keys(Status.WARN, sorted(some_names, key=natural_key), f"with {said}", DECODE)
+            yield of_keys(Status.FAIL, sorted(some_names, key=natural_key), f"with {said}", DECODE)
     if unfit := unfit_zero_points(subject.odd, [averaged, *(subject.odd.get(kind, ()) for kind in EXPLAIN)]):
-        yield of_keys(Status.WARN, sorted(unfit, key=natural_key), f"with {UNFIT_ZEROS}", DECODE)
+        yield of_keys(Status.FAIL, sorted(unfit, key=natural_key), f"with {UNFIT_ZEROS}", DECODE)
 
 
 def _has_codes(subject: Subject, key: str) -> bool:

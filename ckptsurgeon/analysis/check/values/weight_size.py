@@ -65,10 +65,11 @@ def _run(subject: Subject) -> Iterator[Found]:
         if factor and not low <= factor <= high:
             what = f"{decode} weights that make outputs {factor:.2g} times as large as inputs (median)"
             odd = [name for name, one in sizes.items() if not low <= one.factor <= high]
-            yield of_keys(Status.WARN, odd, what, todo, factor=float(f"{factor:.3g}"))
+            status = Status.FAIL if sizes is decoded else Status.WARN
+            yield of_keys(status, odd, what, todo, factor=float(f"{factor:.3g}"))
         elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
             what = f"{_decode(names)} to weights that {OF_SIZES[INVERSE]}"
-            yield of_keys(Status.WARN, names, what, todo, factor=float(f"{factor:.3g}"))
+            yield of_keys(Status.FAIL, names, what, todo, factor=float(f"{factor:.3g}"))
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
@@ -78,15 +79,15 @@ def _shifted(subject: Subject) -> Iterator[Found]:
     shifted = shifted_names(names, len(subject.decoded))
     if shifted:
         todo = "Compare with the original, or (GPTQ) with the same model under the other checkpoint_format."
-        yield of_keys(Status.WARN, sorted(shifted), f"{_decode(shifted)} to weights that have {OFF_BY_ONE}", todo)
+        yield of_keys(Status.FAIL, sorted(shifted), f"{_decode(shifted)} to weights that have {OFF_BY_ONE}", todo)
     if uncentred := uncentred_names(names, {*subject.decoded, *names[UNCENTRED]}) - shifted:
         todo = "Compare with the original (ckpt diff --values)."
         yield of_keys(
-            Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that have {WRONG_OFFSETS}", todo
+            Status.FAIL, sorted(uncentred), f"{_decode(uncentred)} to weights that have {WRONG_OFFSETS}", todo
         )
     if one_off := one_off_names(names, subject.decoded) - shifted - uncentred:
         todo = "Compare with the original (ckpt diff --values)."
-        yield of_keys(Status.WARN, sorted(one_off), f"{_decode(one_off)} to matrices that have {ONE_STEP}", todo)
+        yield of_keys(Status.FAIL, sorted(one_off), f"{_decode(one_off)} to matrices that have {ONE_STEP}", todo)
 
 
 def _decode(names: Collection[str]) -> str:
