@@ -14,6 +14,7 @@ from ..destinations._document import read_document
 from ..destinations.hf.config import VALIDATOR
 from ..destinations.hf.files import ADAPTER, CONFIG
 from ..destinations.hf.ignored_keys import ignored_keys
+from ..destinations.hf.module_counts import too_many_modules
 from ..destinations.transformers import TOOLKIT as TRANSFORMERS
 from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
@@ -129,11 +130,6 @@ def comparison_notes(checkpoint: Checkpoint) -> list[str]:
     return [f"{'modules' if checkpoint.codes.tensors else 'keys and shapes'} are those of {name} in transformers"]
 
 
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
-MOST_LAYERS = 2000
-"""The class of a model with more layers is not built: it takes milliseconds a layer, and memory for each module."""
-
-
 def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
     """Return the reason why a model cannot be compared with its transformers class; '' if it can."""
     names, config = {one.name for one in folder.files}, folder.config
@@ -150,9 +146,9 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
         return "config.json refers to custom code (auto_map), which is not run"
     if not isinstance(config.get("model_type"), str) or not _architecture(folder):
         return "config.json does not contain exactly one class (model_type, architectures)"
-    many = next((name for name in _LAYERS if type(config.get(name)) is int and config[name] > MOST_LAYERS), "")
+    many = too_many_modules(config)
     if many:
-        return f"config.json says {config[many]:,} ({many}), which are too many layers to build"
+        return f"config.json describes too many modules to build: {many}"
     return f"{lacking[0]} is not installed" if lacking else ""
 
 

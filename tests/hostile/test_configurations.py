@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
 
-from ..helpers.pace import in_time, little_memory
+from ..helpers.pace import bounded, in_time, little_memory
 from ..promises.clauses import INPUTS, clause
 
 PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -115,3 +115,39 @@ def test_a_number_in_a_key_may_be_of_any_length(verb: str, number: str) -> None:
                 (made / "config.json").unlink()
             with little_memory(), in_time():
                 assert VERBS[verb](made) is not None
+
+
+PLAIN = {name: value for name, value in CONFIG.items() if value != {}}
+"""Without quantization_config: a model that is quantised is compared by its tensors, and no network is built."""
+ENDLESS: dict[str, dict[str, Any]] = {
+    "layers": {**PLAIN, "num_hidden_layers": 1 << 40},
+    "layers of T5": {**T5, "num_decoder_layers": 1 << 40},
+    "layers of BART": {**BART, "encoder_layers": 1 << 40},
+    "experts": {**PLAIN, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 1 << 40},
+    "labels": {**PLAIN, "num_labels": 1 << 40},
+    "text_config": {
+        "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": {**PLAIN, "num_hidden_layers": 1 << 40},
+    },
+    "vision_config": {
+        "model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": PLAIN,
+        "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 1 << 40},
+    },
+    "depths": {"model_type": "swin", "architectures": ["SwinModel"], "depths": [1, 1 << 40]},
+}  # fmt: skip
+
+
+@clause(INPUTS)
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_network_of_modules_without_end_is_not_built(name: str) -> None:
+    pytest.importorskip("transformers")
+    made = model("llama")
+    (made / "config.json").write_text(json.dumps(ENDLESS[name]))
+    config = made / "config.json"
+    for verb in (("transplant", made, config, "-n"), ("fits", made, config)):
+        done = bounded(*verb, "--json", memory=1 << 30)
+        assert done.returncode == 3, (verb, done.returncode, done.out[-500:], done.err[-500:])
+        said = json.loads(done.err or done.out)
+        assert (said["error"], said["rule"]) == ("UnsafeError", "modules"), said
+    done = bounded("check", made, "-v", memory=1 << 30)
+    assert "too many modules to build" in " ".join(done.out.split()), (done.returncode, done.err[-500:])

@@ -12,12 +12,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import ConfigError, UnsafeError
 from ...planning.target import Companion
 from ...util.text import brief_repr, escape
 from .._document import Document
 from .files import companions, is_of_tokenizer
 from .given_fields import GivenFields
+from .module_counts import too_many_modules
 from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
 from .written_files import WrittenConfig, files_of, has_fewer_rows, size_of
@@ -69,9 +70,11 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
 
     ``given`` are the fields that ``given_fields`` read.
 
-    Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised.
+    Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised, and
+    UnsafeError if a field asks for so many modules that building them would take all memory.
     """
     fields, folder, where, overrides = given
+    _check_counts(document, given)
     config_class = class_of_config(document, package, fields)
     check_overrides(document, config_class, fields, overrides)
     name, notes = _architecture(document, package, config_class, fields)
@@ -100,6 +103,18 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)
+
+
+def _check_counts(document: Document, given: GivenFields) -> None:
+    """Raise UnsafeError if the fields, or the overrides of the destination, ask for too many modules."""
+    for fields, where in ((given.fields, given.where), (given.overrides, document.name)):
+        many = too_many_modules(fields)
+        if many:
+            raise UnsafeError(
+                f"{escape(where)}: {escape(many, 300)}: a network of so many modules is not built.",
+                hint="Correct the field; if the file is from elsewhere, do not trust it.",
+                rule="modules",
+            )
 
 
 _ID_BEYOND = "an integer within the vocabulary"

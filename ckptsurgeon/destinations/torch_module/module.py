@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, SourceError
+from ...errors import ConfigError, SourceError, UnsafeError
 from ...planning.target import Draw, InitialFile, TargetSpec
 from ...util.text import count, escape, listing
 from .._inits import ZERO_DEVIATION, is_deviation
@@ -65,7 +65,7 @@ class _ModuleSource:
     def _constructed(self, seed: int, opened: Opened) -> BuiltModule:
         try:
             return construct_without_storage(self._build, seed)
-        except (ConfigError, TypeError, ImportError, SyntaxError):
+        except (ConfigError, UnsafeError, TypeError, ImportError, SyntaxError):
             raise
         except Exception as error:  # construct with storage instead
             if opened.unreachable:
@@ -139,7 +139,7 @@ def module_target(
     """
     try:
         source = _ModuleSource(build, name, weights=weights)
-    except (ConfigError, SourceError):
+    except (ConfigError, SourceError, UnsafeError):
         raise
     except Exception as error:
         raise ConfigError(f"{escape(name)} cannot be built: {type(error).__name__}: {escape(str(error))}") from error

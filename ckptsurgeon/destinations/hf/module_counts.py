@@ -1,0 +1,58 @@
+"""Finds numbers of modules in a configuration of transformers that are too large to build a network from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["MOST_EXPERTS", "MOST_LABELS", "MOST_LAYERS", "too_many_modules"]
+
+MOST_LAYERS = 2000
+"""The most layers, blocks or stages: models of today have some 200."""
+MOST_EXPERTS = 1 << 16
+"""The most experts: most models have up to 512, and Doge, whose experts are rows of an embedding, has 16,384."""
+MOST_LABELS = 1_000_000
+"""The most labels: a configuration makes two names for each."""
+_LAYERS = re.compile(
+    r"(?:.*_)?(?:layers?|blocks?|depths?|stages?|levels|stacks|flows|networks|codebooks|quantizers|groups?|group_num|"
+    r"repeats|(?:layers|blocks|attends)_per_[a-z]+)"
+)
+_EXPERTS = re.compile(r"(?:.*_)?(?:experts|expert_num)")
+_OTHER = re.compile(r"size|dim|width|channels|tokens")
+"""Matches names of sizes for each module, such as ``embed_dim_per_stage``, which count no modules."""
+
+
+def too_many_modules(config: Mapping[str, Any]) -> str:
+    """Return a phrase on a field that asks for too many modules, such as "num_layers is 9,000, over 2,000"; else ''.
+
+    Nested configurations and lists are searched, too. transformers makes lists of this length already for the
+    configuration, so that its fields are checked before its class is called.
+    """
+    for path, name, number in _numbers(config):
+        most = _most(name)
+        if most and number > most:
+            return f"{path} is {number:,.0f}, over {most:,}" if number < 1 << 60 else f"{path} is over {most:,}"
+    return ""
+
+
+def _most(name: str) -> int:
+    """Return the largest number that a field may have, 0 if it counts no modules."""
+    if name == "num_labels":
+        return MOST_LABELS
+    if _EXPERTS.fullmatch(name):
+        return MOST_EXPERTS
+    return MOST_LAYERS if _LAYERS.fullmatch(name) and not _OTHER.search(name) else 0
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, str, int | float]]:
+    """Yield (path, name, number) for each number; a number in a list has the path and the name of the list."""
+    left: list[tuple[str, str, Any]] = [("", "", config)]
+    while left:
+        path, name, value = left.pop()
+        if isinstance(value, Mapping):
+            left.extend((f"{path}.{key}".removeprefix("."), str(key), one) for key, one in value.items())
+        elif isinstance(value, list | tuple):
+            left.extend((path, name, one) for one in value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path, name, value
