@@ -374,5 +374,7 @@ def test_a_class_of_too_many_layers_is_not_built(tmp_path: Path) -> None:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1 << 40}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with open_checkpoint(tmp_path) as opened:
-        assert "too many modules to build: num_hidden_layers is 1,099,511,627,776, over 2,000" in not_compared(opened, model_folder(opened))
+        assert "too many modules to build: num_hidden_layers is 1,099,511,627,776, over 2,000" in not_compared(
+            opened, model_folder(opened)
+        )
     cs.check(tmp_path)
