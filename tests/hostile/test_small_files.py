@@ -251,6 +251,7 @@ MAY_OPEN = {
     "api/pretrainer/loading.py": "torch's own function, which is wrapped",
     "cli/failing.py": "standard streams",
     "cli/completion/answers.py": "/dev/null",
+    "trainer/run/judge_models.py": "the pipe for the answers, which is open already",
     "cli/completion/installing.py": "the shell's own start-up file, which is written, and the kernel's name of the shell",
     "destinations/hf/stock_code.py": "files of installed packages",
     "storage/cached_documents.py": "our own cache, which is written and checked against its checksum",

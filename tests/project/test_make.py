@@ -76,4 +76,6 @@ def test_no_test_sleeps() -> None:
     """Waiting for a time is slow here and too short there: tests/helpers/waiting.py waits for facts."""
     sleeps = re.compile(r"\btime\.sleep\(|^from time import .*\bsleep\b|\bsleep \d", re.M)
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
-    assert not [name for name, text in texts.items() if sleeps.search(text) and "/trainer/" not in name]
+    slow_device = "tests/bench/throttled.py"  # what it measures is a device of so many bytes a second
+    found = [name for name, text in texts.items() if sleeps.search(text) and "/trainer/" not in name]
+    assert [name for name in found if name != slow_device] == []

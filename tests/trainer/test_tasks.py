@@ -415,7 +415,7 @@ def test_arrays_of_another_shape_are_named(workers: int) -> None:
     task = Classify(settings(task="classify", data=data), ["cat", "dog"])
     with pytest.raises(
         cs.ConfigError,
-        match=r"^train.csv, line [23] is \w+ \(.*\), and train.csv, line [23] \w+ \(.*\): only their first dimension, the length",
+        match=r"^train.csv, line [23] is \w+ \(.*\), but train.csv, line [23] is \w+ \(.*\): only the first dimension, the length",
     ):
         list(task.splits()["train"].read())
 

@@ -41,7 +41,7 @@ def test_a_file_of_the_converter_becomes_the_original() -> None:
     assert_same(found, ours())
     assert "from the layout of CTranslate2, faster-whisper to that of transformers" in notes
     assert "model.encoder.layers.{n}.self_attn.k_proj.bias" in notes
-    assert "(6 tensors), zeros if CTranslate2 added it: Whisper's keys have no bias" in notes
+    assert "(6 tensors), zeros if CTranslate2 added it, as Whisper's keys have no bias" in notes
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])

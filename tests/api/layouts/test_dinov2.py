@@ -232,5 +232,7 @@ def test_notes_say_what_names_cannot() -> None:
 def test_a_layer_without_a_tensor_is_an_error(lost: str) -> None:
     meta = recorded("dinov2.giant", "meta")
     del meta[lost]
-    with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from before.safetensors: other layers have")):
+    with pytest.raises(
+        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers have")
+    ):
         converted(meta, "transformers")

@@ -129,5 +129,7 @@ def test_what_clip_has_no_name_for_is_an_error() -> None:
 def test_a_layer_of_clip_without_a_joined_tensor_is_an_error(lost: str) -> None:
     openai = recorded("clip", "openai")
     del openai[lost]
-    with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from before.safetensors: other layers have")):
+    with pytest.raises(
+        PlanError, match=re.escape(f"{lost} is missing from before.safetensors, although other layers have")
+    ):
         converted(openai, "transformers")

@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[int, Callable[[Any], object], str]] = {
     "too many placements": (0, spec("even", placements=placements("s0", "s1")), "placements do not fit its mesh"),
     "a split factor of another mesh": (0, spec("even", placements=placements("t")), "even cannot be read"),
     "an order of other cuts": (0, spec("even", shard_order=((0, (1,)),)), "contradict its shard_order"),
-    "another placement": (1, spec("even", placements=placements("s1"), shard_order=()), "split in another way"),
+    "another placement": (1, spec("even", placements=placements("s1"), shard_order=()), "split differently"),
     "a part of another shape": (2, local(torch.ones(5, 4)), "has a part of shape (5, 4)"),
     "a part of another dtype": (2, local(torch.ones(2, 4).half()), "whose local part is"),
     "no part": (2, local(torch.ones(0, 4)), "has a part of shape (0, 4)"),
@@ -188,7 +188,7 @@ WRONG: dict[str, tuple[int, Callable[[Any], object], str]] = {
     "a tensor less": (3, lambda s: s.pop("even"), "it lacks even, which rank 0 has"),
     "a buffer less": (3, lambda s: s.pop("buffer"), "it lacks buffer, which rank 0 has"),
     "another buffer": (3, lambda s: s.update(buffer=torch.ones(4)), "the files are not from the same run"),
-    "a plain tensor": (1, lambda s: s.update(even=torch.ones(8, 4)), "split in another way"),
+    "a plain tensor": (1, lambda s: s.update(even=torch.ones(8, 4)), "split differently"),
 }  # fmt: skip
 
 
