@@ -1,7 +1,7 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries the first and the last.
+moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries three, evenly spaced.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
@@ -24,10 +24,10 @@ FULL = os.environ.get("CKPT_TESTS") == "full"
 SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
-CASES = 2
+CASES = 3
 """How many cases of one test ``make test`` tries at most."""
 
-COSTLY_CASES = 1
+COSTLY_CASES = 2
 """How many cases of a test that is marked ``costly``: one whose cases take a quarter of a second or more."""
 
 One = TypeVar("One")
@@ -104,7 +104,7 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
 def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
     """Return the indices of the cases to try: of those with one name at most ``CASES``, from the first to the last.
 
-    Of those with a costly name one is tried: of the first such name the first, of the next the second, and so on.
+    Of those with a costly name two are tried: of the next such name the two behind them, and so on.
     """
     found = defaultdict[str, list[int]](list)
     for index, name in enumerate(names):
