@@ -11,7 +11,7 @@ from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from ..errors import ConfigError
 from ..util.registry import module_names, modules
@@ -21,7 +21,7 @@ from ..util.version import __version__
 __all__ = [
     "COMPLETION",
     "GROUPS",
-    "ORDER",
+    "SECTIONS",
     "TIMEOUT",
     "application",
     "install_option",
@@ -83,18 +83,43 @@ EXIT_CODES = """Exit status: 0 done; 1 the answer is no (differs, does not fit, 
 impossible; 5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupted; 141 the reader of stdout is gone;
 143 terminated."""
 
-ORDER = (
-    "inspect", "diff", "fits", "match", "transplant", "resize", "stats", "rename", "filter", "convert", "layouts",
-    "average", "merge", "search", "lora_merge", "lora_extract", "lora_concat", "lora_convert", "lora_resize",
-    "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "check", "scan", "view", "init", "fetch",
-    "train", "transcribe", "demo_data",
-)  # fmt: skip
+SECTIONS = {
+    "Look": ("inspect", "diff", "match", "layouts", "view", "scan"),
+    "Change": (
+        "transplant", "init", "resize", "rename", "filter", "convert", "apply",
+        "patch make", "patch apply", "patch show",
+    ),
+    "Merge": (
+        "merge", "search", "average", "stats",
+        "lora merge", "lora extract", "lora concat", "lora convert", "lora resize",
+    ),
+    "Prove": ("fits", "check", "verify", "prove"),
+    "Fetch and train": ("fetch", "train", "transcribe", "demo-data"),
+}  # fmt: skip
+"""The verbs of each section of the help. A verb that is in none comes last, under ``MORE``."""
+MORE = "More"
 GROUPS = {
     "lora": "Merge low-rank adapters into their base, extract, join or convert them, or reduce their ranks.",
     "patch": "Store what changed between two checkpoints, bit for bit, and apply it.",
 }
 TIMEOUT = "--timeout"
 PACKAGE = "ckptsurgeon.cli.verbs"
+
+
+class Verbs(TyperGroup):
+    """The command ``ckpt``, whose help shows its verbs in sections."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs with their summaries into the help text; all summaries begin in one column."""
+        left = dict(self.commands)
+        width = max(map(len, left))
+        for title, names in (*SECTIONS.items(), (MORE, tuple(left))):
+            shown = [
+                (word, left.pop(word)) for word in dict.fromkeys(name.split()[0] for name in names) if word in left
+            ]
+            if shown:
+                with formatter.section(title):
+                    formatter.write_dl([(word.ljust(width), one.get_short_help_str(200)) for word, one in shown])
 
 
 class Verb(TyperCommand):
@@ -140,6 +165,7 @@ def application(*, as_json: bool, word: str = "") -> typer.Typer:
     """
     app = typer.Typer(
         name="ckpt",
+        cls=Verbs,
         help="Put the weights of one network into another, and know exactly what happened.",
         epilog=EXIT_CODES,
         add_completion=False,
@@ -197,9 +223,12 @@ def verbs(word: str = "") -> list[Any]:
     imported and returned.
     """
     chosen = word.replace("-", "_") if word in (name.replace("_", "-") for name in module_names(PACKAGE)) else ""
-    found = {module.NAME.replace(" ", "_").replace("-", "_"): module for module in _modules(PACKAGE, chosen)}
-    names = sorted(found, key=lambda verb: (ORDER.index(verb) if verb in ORDER else len(ORDER), verb))
-    return [found[name] for name in names]
+    found = {module.NAME: module for module in _modules(PACKAGE, chosen)}
+    order = [name for names in SECTIONS.values() for name in names]
+    return [
+        found[name]
+        for name in sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+    ]
 
 
 def _modules(package: str, chosen: str = "") -> Iterator[Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.cli.application import MORE, SECTIONS, verbs
 
 VERBS = ("inspect", "transplant", "apply", "verify", "init")
 
@@ -525,7 +528,12 @@ def test_version_and_help(ckpt: Run) -> None:
     done = ckpt("-h")
     assert done.code == 0
     assert all(verb in done.out for verb in VERBS)
-    assert "..." not in done.out.partition("Commands:")[2]
+    for title, names in SECTIONS.items():  # each verb in its section, once
+        section = done.out.partition(f"\n{title}:\n")[2].partition("\n\n")[0]
+        assert set(re.findall(r"^  (\S+)", section, re.MULTILINE)) == {name.split()[0] for name in names}
+        assert "..." not in section
+    assert sorted(chain(*SECTIONS.values())) == sorted(verb.NAME for verb in verbs())
+    assert f"\n{MORE}:" not in done.out
     assert "Exit status: 0 done; 1 the answer is no" in " ".join(done.out.split())
 
 
