@@ -52,16 +52,17 @@ def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     It searches all modules for each network: 10,000, when hundreds of networks of transformers were built. Modules of
     tests are always searched.
     """
+    import ckptsurgeon
     from ckptsurgeon.destinations.torch_module import opened
 
-    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
+    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), *ckptsurgeon.__path__)
     without = set[str]()
 
     def has_none(module: object) -> bool:
         if not isinstance(module, ModuleType):
             return False
         names = vars(module)
-        return REPLACED.isdisjoint(names) and str(names.get("__file__")).startswith(installed)
+        return names.keys().isdisjoint(REPLACED) and str(names.get("__file__")).startswith(installed)
 
     def imported() -> list[object]:
         found = {name: sys.modules[name] for name in sys.modules.keys() - without}
