@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 
 from ...errors import PatternError
 from ...util.text import escape
@@ -119,6 +120,12 @@ class KeyPattern:
             return ""
         return ".".join("".join(token.words[0] for token in segment.tokens) for segment in self.segments)
 
+    @cached_property
+    def plain_texts(self) -> tuple[str, ...]:
+        """The texts between the wildcards of the pattern; each key that it matches contains all of them."""
+        runs = groupby(self.segments, lambda segment: bool(segment.only_word))
+        return tuple(".".join(segment.only_word for segment in run) for is_plain, run in runs if is_plain)
+
     def alternatives(self) -> Iterator[tuple[str, KeyPattern]]:
         """Yield each word in the pattern's lists, and the pattern with only that word in place of the list.
 
@@ -145,6 +152,8 @@ class KeyPattern:
         if self.expression is not None:
             found = self.expression.fullmatch(key)
             return self._caught(found, "") if found else None
+        if text := self.literal:
+            return Captures(rest=key[len(text) :]) if key == text or key.startswith(f"{text}.") else None
         dotted, end = "." + key, len(key) + 1
         while end > 0:
             found = self._dotted.fullmatch(dotted, 0, end)

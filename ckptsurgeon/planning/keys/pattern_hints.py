@@ -15,7 +15,7 @@ from ...util.text import count, escape
 from .pattern import KeyPattern
 from .renaming import KeyMatcher
 
-__all__ = ["ChosenKeys", "chosen_keys", "deeper_notes", "matched", "nearest", "unmatched"]
+__all__ = ["ChosenKeys", "chosen_keys", "deeper_notes", "matched", "nearest", "notes_on_hits", "unmatched"]
 
 _NUMBER = re.compile(r"\d+")
 
@@ -91,13 +91,14 @@ def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:
     """Return whether the user may have meant keys in deeper modules.
 
     That is possible if the pattern can only match from the start of a key, and is not a number. ``hits`` is the number
-    of keys that it matches. A pattern without wildcards must also occur anywhere in far more keys than ``hits``; this
+    of keys that it matches. The plain texts between its wildcards must also occur in far more keys than ``hits``; this
     is quick to find.
     """
     if not pattern.is_anchored or pattern.text.isdigit():
         return False
-    text = pattern.literal
-    return not text or sum(text in key for key in keys) >= MANY_MORE * hits
+    for text in pattern.plain_texts:
+        keys = [key for key in keys if text in key]
+    return len(keys) >= MANY_MORE * hits
 
 
 def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
@@ -115,10 +116,20 @@ def matched(
     """
     given = list(flags)
     hits = KeyMatcher([pattern for _, pattern in given]).hits(keys) if given else []
-    for (flag, pattern), hit in zip(given, hits, strict=True):
-        if not hit:
+    return hits, notes_on_hits(given, [len(hit) for hit in hits], keys, whose)
+
+
+def notes_on_hits(
+    flags: Sequence[tuple[str, KeyPattern]], hits: Sequence[int], keys: Sequence[str], whose: str
+) -> list[str]:
+    """Return the notes of ``matched`` on patterns; ``hits`` are the numbers of keys that they match.
+
+    Raises PatternError for a pattern that matches no key.
+    """
+    for (flag, pattern), number in zip(flags, hits, strict=True):
+        if not number:
             raise unmatched(flag, pattern, keys, whose)
-    return hits, _notes(given, [len(hit) for hit in hits], keys)
+    return _notes(flags, hits, keys)
 
 
 def _beginnings(keys: Iterable[str]) -> str:

@@ -70,7 +70,9 @@ class Token:
         token's name is added. If ``seen`` contains it already, the token only matches the number that the earlier
         token matched.
         """
-        if self.kind in ("text", "choice"):
+        if self.kind == "text":
+            return re.escape(self.words[0])  # groups would make the expression slow to compile: each letter is a token
+        if self.kind == "choice":
             words = sorted(self.words, key=len, reverse=True)
             return f"(?:{'|'.join(map(re.escape, words))})"
         if self.kind == "class":

@@ -150,6 +150,9 @@ def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None
             )
 
 
+_NONE: frozenset[tuple[int, int]] = frozenset()
+
+
 @dataclass(slots=True)
 class _MatcherState:
     """A state while a key is read segment by segment: the patterns that match, or that may still match.
@@ -182,7 +185,7 @@ class KeyMatcher:
         self._dotted = [i for i, p in enumerate(self.patterns) if p.by_segment]
         self._single = [i for i, p in enumerate(self.patterns) if not p.by_segment]
         self._states: dict[tuple[frozenset[int], frozenset[tuple[int, int]]], _MatcherState] = {}
-        self._start = self._state(set(), {(i, 0) for i in self._dotted})
+        self._start = self._state(frozenset(), {(i, 0) for i in self._dotted})
 
     def match(self, key: str) -> frozenset[int]:
         """Return the indices of the patterns that match ``key`` or a module that contains it."""
@@ -214,18 +217,20 @@ class KeyMatcher:
                 waiting.add((index, at))
             elif wanted.matches(segment):
                 waiting.add((index, at + 1))
-        following = self._state(set(state.matched), waiting)
+        following = self._state(state.matched, waiting)
         state.after[segment] = following
         return following
 
-    def _state(self, matched: set[int], waiting: set[tuple[int, int]]) -> _MatcherState:
+    def _state(self, before: frozenset[int], waiting: set[tuple[int, int]]) -> _MatcherState:
         """Return the cached state with the patterns that already match and those that may still match.
 
-        ``matched`` has the indices of the patterns that match. ``waiting`` has pairs of a pattern's index and the index
+        ``before`` has the indices of the patterns that match. ``waiting`` has pairs of a pattern's index and the index
         of its next segment. If the next segment is ``**``, the segment after it is added too, since ``**`` may match no
         segment at all.
         """
-        closed: set[tuple[int, int]] = set()
+        if not waiting and (ended := self._states.get((before, _NONE))):  # this is where most keys lead soon
+            return ended
+        matched, closed = set(before), set[tuple[int, int]]()
         for index, at in waiting:
             segments = self.patterns[index].segments
             closed.add((index, at))
@@ -234,8 +239,11 @@ class KeyMatcher:
                 closed.add((index, at))
             if at == len(segments):
                 matched.add(index)
-        left = frozenset((i, at) for i, at in closed if i not in matched)
-        known = (frozenset(matched), left)
-        if known not in self._states:
-            self._states[known] = _MatcherState(*known)
-        return self._states[known]
+        if len(matched) > len(before):
+            closed = {(i, at) for i, at in closed if i not in matched}
+            before = frozenset(matched)
+        known = (before, frozenset(closed))
+        state = self._states.get(known)
+        if state is None:
+            state = self._states[known] = _MatcherState(*known)
+        return state

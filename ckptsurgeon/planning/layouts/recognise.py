@@ -7,8 +7,8 @@ from functools import cache
 from typing import cast
 
 from ...util.registry import discover
-from ..keys.pattern import KeyPattern
 from ..keys.renaming import KeyMatcher
+from .changes import parsed
 from .layout import Family, Layout, Tensors
 
 __all__ = ["families", "layout_names", "recognised"]
@@ -52,6 +52,5 @@ def _known(layout: Layout, keys: Collection[str]) -> int:
     """Return the number of keys for which a layout has a name."""
     made = [change.made for change in layout.changes if change.made]
     texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
-    patterns = [KeyPattern(text) for text in texts]
-    matcher = KeyMatcher(patterns)
+    matcher = KeyMatcher([*map(parsed, texts)])
     return sum(bool(matcher.match(key)) for key in keys)
