@@ -65,18 +65,20 @@ def little_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def bounded(*args: object, memory: int) -> Forked:
+def bounded(*args: object, memory: int, share: int = 1) -> Forked:
     """Run ``ckpt`` in a forked process that may take so many bytes more, and compute for as long as the limit.
 
+    Of a smaller file ask for a ``share``: then it may take and compute one part of so many.
     It ends if it reads a file that costs more; nor does it wait. Started anew it would only import the same again.
     """
 
+    seconds = max(allowed_s() // share, 1)  # measured here once, and not in each forked process
+
     def work() -> int:
-        for limit, most in ((resource.RLIMIT_AS, _taken() + memory), (resource.RLIMIT_CPU, allowed_s())):
+        for limit, most in ((resource.RLIMIT_AS, _taken() + memory // share), (resource.RLIMIT_CPU, seconds)):
             resource.setrlimit(limit, (most, most))
         return as_ckpt(*args)
 
-    allowed_s()  # here once, and not in each forked process
     _import_what_it_needs(str(args[0]))
     done = Forked(work)
     if done.wait(10 * allowed_s()) is None:

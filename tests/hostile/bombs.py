@@ -16,6 +16,11 @@ from ckptsurgeon.formats.base import limits
 from ..helpers import tensorflow_files as tf
 
 
+def rare(instruction: bytes, each: int = 1) -> bytes:
+    """So many instructions that are rare in a state dict, ``each`` in one, that the last is over the bound."""
+    return instruction * (limits.PICKLE_RARE // each + 1)
+
+
 def zipped(pickled: bytes, method: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
@@ -175,8 +180,8 @@ def many_over_shared_modules(number: int) -> bytes:
 
 
 def extras_over_a_list(number: int) -> bytes:
-    """Entries that each hold a list of their own around one list of a million."""
-    return b"](" + b"N" * 1_000_000 + b"eq\x000}(" + text("w") + tensor() + b"".join(
+    """Entries that each hold a list of their own around one long list."""
+    return b"](" + b"N" * 200_000 + b"eq\x000}(" + text("w") + tensor() + b"".join(
         text(f"k{i}") + b"]h\x00a" for i in range(number)
     ) + b"u."  # fmt: skip
 
@@ -184,9 +189,6 @@ def extras_over_a_list(number: int) -> bytes:
 def header(text: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
-
-RARE = limits.PICKLE_RARE + 1
-"""Instructions that are rare in a state dict: the last of so many is over the bound."""
 
 OPENS = {
     "extras that share a list": lambda: zipped(extras_over_a_list(3000), zipfile.ZIP_STORED, **SIX_FLOATS),
@@ -249,12 +251,12 @@ TABLES = {
     "TensorFlow's index of blocks that unpack without end": lambda: snapped(200),
     "TensorFlow's index of too many tensors": lambda: table_of([(i.to_bytes(4, "big"), b"") for i in range(1, limits.TENSORS + 3)]),
     "TensorFlow's index of millions of fields": lambda: table_of([(b"w", b"\x52\0" * 6_000_000)]),
-    "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, 45_000)]),
-    "TensorFlow's index of blocks of nothing": lambda: blocks_of_nothing(23_000),
-    "TensorFlow's index of blocks of one long key": lambda: blocks_of_one_key(4_000),
+    "TensorFlow's index of slices that are nowhere": lambda: table_of([(i.to_bytes(4, "big"), tf.entry([1], 0) + b"\x3a\4\x0a\0\x0a\0" * 30) for i in range(1, limits.PIECES // 22)]),
+    "TensorFlow's index of blocks of nothing": lambda: blocks_of_nothing(limits.TABLE_BYTES // 4_400),
+    "TensorFlow's index of blocks of one long key": lambda: blocks_of_one_key(limits.TABLE_BYTES // 25_000),
     "TensorFlow's index of dimensions": lambda: table_of([(b"w", tf.field(2, b"\x12\0" * 5_000_000))]),
     "TensorFlow's index of restart points": lambda: tf.table([(b"", bytes(30_000_000) + struct.pack("<I", 7_000_000))]),
-    "TensorFlow's index of nothing, and long": lambda: bytes(101_000_000) + tf.MAGIC,
+    "TensorFlow's index of nothing, and long": lambda: bytes(limits.TABLE_BYTES + 1) + tf.MAGIC,
     "TensorFlow's index of tensors of exabytes": lambda: table_of([(b"w", tf.entry([2**60], 2**62))]),
 }  # fmt: skip
 """TensorFlow's index is a table of prefixes, lengths and offsets, any of which may lie."""
@@ -272,17 +274,17 @@ LARGE = {
     "parameters shared by modules": lambda: zipped(shared_parameters(16, 2000), **SIX_FLOATS),
     "millions of names": lambda: zipped(b"".join(b"\x84" + struct.pack("<i", i) + b"0" for i in range(limits.PICKLE_NAMES + 1)) + b"N.", zipfile.ZIP_DEFLATED),
     "millions of tensors": lambda: zipped(named("torch._utils", "_rebuild_tensor_v2") + b"q\x00(" + STORED + b"K\x00K\x06\x85K\x01\x85\x89}tq\x01](" + b"h\x00h\x01R" * (limits.PICKLE_CALLS + 1) + b"e.", **SIX_FLOATS),
-    "wide text": lambda: zipped(text("x" * 250_000_000 + "\N{PILE OF POO}") + b".", zipfile.ZIP_DEFLATED),
-    "texts that are wide together": lambda: zipped((text("x" * 10_000_000 + "\N{PILE OF POO}")) * 25 + b"."),
-    "containers in a list": lambda: zipped(b"](" + b"]" * RARE + b"e."),
-    "lists in a list": lambda: zipped(b"](" + b"]Na" * (RARE // 3 + 1) + b"e."),
-    "metadata of lists": lambda: header(b'{"__metadata__":{"a":[' + b"[]," * 33_000_000 + b"[]]}}"),
-    "metadata of objects": lambda: header(b'{"__metadata__":{"a":[' + b'{"":0},' * 14_000_000 + b"0]}}"),
-    "an index of lists": lambda: b'{"weight_map":{"a":[' + b"[]," * 33_000_000 + b"[]]}}",
+    "wide text": lambda: zipped(text("x" * (limits.PICKLE_TEXT // 4 * 5) + "\N{PILE OF POO}") + b".", zipfile.ZIP_DEFLATED),
+    "texts that are wide together": lambda: zipped(text("x" * (limits.PICKLE_TEXT // 20) + "\N{PILE OF POO}") * 25 + b"."),
+    "containers in a list": lambda: zipped(b"](" + rare(b"]") + b"e."),
+    "lists in a list": lambda: zipped(b"](" + rare(b"]Na", 3) + b"e."),
+    "metadata of lists": lambda: header(b'{"__metadata__":{"a":[' + b"[]," * limits.JSON_OPENED + b"[]]}}"),
+    "metadata of objects": lambda: header(b'{"__metadata__":{"a":[' + b'{"":0},' * limits.JSON_OPENED + b"0]}}"),
+    "an index of lists": lambda: b'{"weight_map":{"a":[' + b"[]," * limits.JSON_OPENED + b"[]]}}",
     "rebuilding that is rebuilt": lambda: zipped(model_with(named("torch._tensor", "_rebuild_from_type_v2") + b"q\x000" + b"h\x00(h\x00N(" * 3000 + b"h\x00NNNttNt" + b"t" * 0 + b"R")),
     "a nested tensor of an array": lambda: zipped(model_with(called(named("torch._utils", "_rebuild_nested_tensor"), called(named("numpy._core.multiarray", "_reconstruct"))))),
-    "millions of short texts": lambda: zipped(b"](" + (b"\x8c\x02" + "\N{GREEK SMALL LETTER PI}".encode()) * RARE + b"e."),
-    "millions of keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(RARE // 2 + 1)) + b"u."),
+    "millions of short texts": lambda: zipped(b"](" + rare(b"\x8c\x02" + "\N{GREEK SMALL LETTER PI}".encode()) + b"e."),
+    "millions of keys": lambda: zipped(b"}(" + b"".join(b"J" + struct.pack("<i", i + 1000) + b"N" for i in range(limits.PICKLE_RARE // 2 + 1)) + b"u."),
     "keys of three million segments": lambda: header(b"{" + b",".join(entry_of(f"{i}" + ".a" * 255) for i in range(12_000)) + b"}"),
     "a key of three thousand segments": lambda: safetensors_of(".".join("a" * 3000)),
     "a key of a million characters": lambda: safetensors_of("a" * 1_000_000),
@@ -327,17 +329,17 @@ FILES = {
     "an extra that is a tuple of itself": lambda: zipped(b"}X\x01\x00\x00\x00a" + BOMB + b"s."),
     "a tensor of a type that is a tuple of itself": lambda: zipped(b"}X\x01\x00\x00\x00actorch._utils\n_rebuild_meta_tensor_no_storage\n(" + BOMB + b")tRs."),
     "modules shared by modules": lambda: zipped(shared_modules(40)),
-    "millions of empty mappings": lambda: zipped(b"}" * RARE + b"."),
-    "millions of memos": lambda: zipped(b"N" + b"\x94" * RARE + b"."),
+    "millions of empty mappings": lambda: zipped(rare(b"}") + b"."),
+    "millions of memos": lambda: zipped(b"N" + rare(b"\x94") + b"."),
     "a million marks": lambda: zipped(b"(" * 1_000_000),
-    "a million tuples deep": lambda: zipped(b")" + b"\x85" * 8_000_000 + b"."),
+    "a million tuples deep": lambda: zipped(b")" + b"\x85" * (limits.PICKLE_OPS // 2) + b"."),
     "a tuple of itself as a key": lambda: zipped(b"})" + b"q\x00h\x00\x86" * 240 + b"Ns."),
     "billion laughs": lambda: zipped(b"}(X\x05\x00\x00\x00model" + laughs(200)[:-1] + b"u."),
     "a list that holds itself": lambda: zipped(b"}(X\x05\x00\x00\x00model]q\x00h\x00au."),
     "a mapping that holds itself": lambda: zipped(b"}q\x00X\x05\x00\x00\x00modelh\x00s."),
     "a false length": lambda: zipped(b"\x8e" + struct.pack("<Q", 2**62) + b"."),
     "a memo index of four billion": lambda: zipped(b"Nr\xff\xff\xff\xff."),
-    "a deflate bomb": lambda: zipped(b"N0" * 100_000_000 + b"N.", zipfile.ZIP_DEFLATED),
+    "a deflate bomb": lambda: zipped(b"N0" * limits.INFLATED_FREE + b"N.", zipfile.ZIP_DEFLATED),
     "a million records claimed": lambda: many_entries(2_000_000),
     "a safetensors header of a terabyte": lambda: struct.pack("<Q", 1 << 40) + b"{",
     "a deep safetensors header": lambda: struct.pack("<Q", 20_000_000) + b'{"a":' + b"[" * 19_999_995,
@@ -345,5 +347,5 @@ FILES = {
     "text": lambda: b"hello\n" * 1000,
     "nothing": lambda: b"",
     "zeros": lambda: bytes(1_000_000),
-    "only the legacy magic": lambda: b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"}" * 5_000_000,
+    "only the legacy magic": lambda: b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"}" * limits.PICKLE_RARE,
 }  # fmt: skip

@@ -6,10 +6,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from ckptsurgeon.formats.base import limits
 
 from ..helpers.pace import in_time
 from .case import Case
@@ -54,6 +58,12 @@ def _files() -> dict[str, str]:
             regular = path.is_file() and not path.is_symlink()
             found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if regular else "special"
     return found
+
+
+def divide(names: Iterable[str], by: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower limits: of what would cost as much as they allow, a part shows the rule as the whole does."""
+    for name in names:
+        monkeypatch.setattr(limits, name, getattr(limits, name) // by)
 
 
 def held(case: Case, ckpt: Any) -> None:

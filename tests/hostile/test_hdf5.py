@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.formats.exported.test_hdf5 import AT_COPYING, HOSTILE
 
 from ..promises.clauses import HDF5
 from .case import COPY, Case, all_named, broken, by_refusal, each, unsafe, written
-from .holding import held
+from .holding import divide, held
 
 RULES = {
     broken("cut short"): ("the signature alone", "cut in the superblock", "cut at the end", "an end beyond the file", "a root outside", "an object of 2^32 bytes", "a tree of 65,535 entries", "a heap of 2^60 bytes", "65,535 symbols", "values outside", "a chunk outside the file", "an array of another file"),
@@ -35,7 +37,8 @@ COPIED = [Case(name, HDF5, broken("hdf5 chunk"), written("x.h5", data), (COPY,))
 
 
 @each([*CASES, *COPIED], costly=["2^60 paths"])
-def test_a_broken_file_is_refused(case: Any, ckpt: Any) -> None:
+def test_a_broken_file_is_refused(case: Any, ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    divide(["PATH_CHARACTERS"], 4, monkeypatch)
     held(case, ckpt)
 
 

@@ -19,7 +19,7 @@ from ..helpers.orbax_files import VALUES, item, metadata, zarr, zarr3
 from ..helpers.pace import bounded
 from ..promises.clauses import ORBAX
 from .case import COPY, LOOK, Case, Refusal, broken, each, unsafe
-from .holding import held, nothing_changed
+from .holding import divide, held, nothing_changed
 
 Change = Callable[[Path], object]
 
@@ -392,7 +392,7 @@ def test_a_broken_folder_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 
 
-@each(cases(OCDBT))
+@each(cases(OCDBT), costly=["keys that are long together"])
 def test_a_broken_database_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 
@@ -410,10 +410,11 @@ def test_blosc_that_is_broken_is_refused(case: Any, ckpt: Any) -> None:
 
 
 @each(cases({unsafe("ocdbt"): COSTS}), COSTS)
-def test_a_database_that_would_cost_too_much_is_refused(case: Any) -> None:
+def test_a_database_that_would_cost_too_much_is_refused(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("zstandard", reason="the extra orbax is not installed")
+    divide(("OCDBT_NUMBERS", "OCDBT_UNPACKED", "OCDBT_KEPT"), 4, monkeypatch)
     path = case.make()
     with nothing_changed():
-        done = bounded("inspect", path, "--json", memory=1 << 30)
+        done = bounded("inspect", path, "--json", memory=1 << 30, share=4)
     assert done.returncode == 3, (done.returncode, done.err[-500:])
     assert json.loads(done.err)["rule"] == "ocdbt"

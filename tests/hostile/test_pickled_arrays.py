@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.formats.exported.test_pickled_arrays import HOSTILE
 
 from ..promises.clauses import PICKLED
 from .case import all_named, broken, by_refusal, each, unsafe, written
-from .holding import held
+from .holding import divide, held
 
 RULES = {
     broken("no state dict"): ("no array", "an array of strings alone", "a joblib file"),
@@ -25,7 +27,8 @@ CASES = by_refusal(PICKLED, RULES, lambda name: written("x.pkl", HOSTILE[name]))
 
 
 @each(CASES, costly=["dicts that are shared at 40 levels"])
-def test_a_broken_pickle_is_refused(case: Any, ckpt: Any) -> None:
+def test_a_broken_pickle_is_refused(case: Any, ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    divide(["TREE_NODES"], 4, monkeypatch)
     held(case, ckpt)
 
 
