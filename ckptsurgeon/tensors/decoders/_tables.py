@@ -7,6 +7,7 @@ elements; decoding, multiplying and rounding would take nine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -91,13 +92,21 @@ def scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple
     For this, all dimensions except the last are flattened to one dimension, the rows.
     """
     numbers = [
-        (np.arange(begin, end) // step - begin // step) * (size > 1) * prod(shape[dim + 1 :])
+        _numbers_along(begin, end, step, prod(shape[dim + 1 :]) if size > 1 else 0)
         for dim, ((begin, end), step, size) in enumerate(zip(box, steps, shape, strict=True))
     ]
     rows = np.zeros(1, np.intp)
     for one in numbers[:-1]:
         rows = (rows[:, None] + one).reshape(-1)
     return rows, numbers[-1]
+
+
+@lru_cache(8)  # the blocks of a model have few widths
+def _numbers_along(begin: int, end: int, step: int, stride: int) -> Array:
+    """Return the number of the scale of each element from ``begin`` to ``end`` along a dimension, times ``stride``."""
+    found: Array = (np.arange(begin, end) // step - begin // step) * stride
+    found.setflags(write=False)
+    return found
 
 
 def runs(rows: Array, most: int, *, alike: bool) -> Iterator[tuple[int, int]]:
