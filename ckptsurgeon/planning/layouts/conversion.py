@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ...util.text import count, escape, listing
@@ -238,13 +239,23 @@ def _zero_bias(weight: str, bias: str, dim: int, dims: int) -> list[Row]:
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
     """Yield the rules FROM=TO that rename the keys; ``spelled`` maps each pattern FROM to its TO.
 
-    ``hits`` has the keys that each pattern matches. A rule is left out if earlier patterns match all of its keys.
+    ``hits`` has the keys that each pattern matches. A rule is left out if earlier patterns match all of its keys, or if
+    it keeps the keys and no later rule changes them.
     """
     renamed: set[str] = set()
-    for now, theirs in spelled.items():
-        if now != theirs and not renamed.issuperset(hits[now]):
+    for place, (now, theirs) in enumerate(spelled.items()):
+        if not renamed.issuperset(hits[now]) and (now != theirs or _is_changed_later(now, place, spelled, hits)):
             yield f"{now}={theirs}"
         renamed.update(hits[now])
+
+
+def _is_changed_later(name: str, place: int, spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> bool:
+    """Return whether a rule after ``place`` would give a new name to a key that the pattern ``name`` matches."""
+    if "{" in name:  # only rules for single layers come before rules for all layers
+        return False
+    keys = frozenset(hits[name])
+    later = islice(spelled.items(), place + 1, None)
+    return any("{" in now != theirs and not keys.isdisjoint(hits[now]) for now, theirs in later)
 
 
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:

@@ -40,14 +40,15 @@ def test_experts_are_in_the_order_of_their_numbers() -> None:
         assert torch.equal(plain[f"model.layers.0.block_sparse_moe.experts.{number}.w2.weight"], grouped[key])
 
 
+@pytest.mark.parametrize("layout", ["megatron-dist", "megatron-local-dist"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_layers_of_a_distributed_checkpoint_may_be_single(network: str) -> None:
+def test_layers_of_a_distributed_checkpoint_may_be_single(network: str, layout: str) -> None:
     """As Megatron stores them if the settings say for each layer whether it has experts."""
     single = {}
-    for key, value in recorded(network, "megatron-dist").items():
+    for key, value in recorded(network, layout).items():
         layers = enumerate(value) if key.startswith("decoder.layers.") else ()
         single |= {key.replace("decoder.layers.", f"decoder.layers.{n}."): part for n, part in layers} or {key: value}
-    assert found(single) == [(network.partition(".")[0], "megatron-dist")]
+    assert found(single) == [(network.partition(".")[0], layout)]
     made = converted(single, "transformers", heads=NETWORKS[network])
     assert_same(made, recorded(network, "transformers"))
     assert_same(converted(single, "megatron", heads=NETWORKS[network]), recorded(network, "megatron"))
@@ -108,7 +109,7 @@ def swapped(tensors: Tensors) -> Tensors:
     return {re.sub(r"\.layers\.[01]\.", lambda found: other[found[0]], key): one for key, one in tensors.items()}
 
 
-@pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist", "stacked"])
+@pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist", "megatron-local-dist", "stacked"])
 def test_the_first_layer_may_have_no_experts(layout: str) -> None:
     plain, theirs = swapped(recorded("qwen-moe", "transformers")), swapped(recorded("qwen-moe", layout))
     assert found(theirs) == [("qwen-moe", layout)]

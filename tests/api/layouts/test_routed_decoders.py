@@ -19,6 +19,7 @@ from ...helpers.converting import Tensors, assert_same, converted, converted_and
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
 HEADS = {"deepseek": None, "glm-moe": "8/2"}
 """The families, and the numbers of heads that they need."""
+MEGATRON = ("megatron", "megatron-local", "megatron-dist", "megatron-local-dist")
 INSIDE = "mtp.layers.0.transformer_layer"
 
 
@@ -46,7 +47,7 @@ def test_a_predicting_layer_has_its_own_list_in_megatron(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", HEADS)
-@pytest.mark.parametrize("layout", ["megatron", "megatron-local", "megatron-dist"])
+@pytest.mark.parametrize("layout", MEGATRON)
 def test_transformers_loads_a_network_with_a_predicting_layer(family: str, layout: str) -> None:
     """It does not build this layer, which stays unused."""
     import transformers
@@ -73,6 +74,8 @@ def test_transformers_loads_a_network_with_a_predicting_layer(family: str, layou
         ("megatron", "decoder.layers.2.mlp.router.expert_bias"),
         ("megatron-local", f"{INSIDE}.self_attention.kv_layernorm.weight"),
         ("megatron-dist", f"{INSIDE}.mlp.experts.experts.linear_fc2.weight"),
+        ("megatron-local-dist", "decoder.layers.0.pre_mlp_layernorm.weight"),
+        ("megatron-local-dist", f"{INSIDE}.self_attention.q_layernorm.weight"),
         ("transformers", "model.layers.3.shared_head.norm.weight"),
         ("transformers", "model.layers.3.mlp.experts.1.up_proj.weight"),
         ("stacked", "model.layers.3.mlp.experts.down_proj"),
@@ -85,7 +88,7 @@ def test_an_incomplete_layer_is_an_error(layout: str, lost: str) -> None:
         converted(tensors, "megatron" if layout == "transformers" else "transformers")
 
 
-@pytest.mark.parametrize("layout", ["transformers", "stacked", "megatron", "megatron-local", "megatron-dist"])
+@pytest.mark.parametrize("layout", ["transformers", "stacked", *MEGATRON])
 @pytest.mark.parametrize("network", ["deepseek", "deepseek.v2", "deepseek.every", "glm-moe", "glm-moe.normed"])
 def test_families_with_some_of_these_names_are_not_taken_for_them(network: str, layout: str) -> None:
     assert found(recorded(network, layout)) == [(network.partition(".")[0], layout)]

@@ -4,7 +4,7 @@
 those of its value; `linear_fc1` has all rows of the gate, then those of up. With modules of Transformer Engine, as
 Megatron-Bridge and NeMo use them, the norms before the attention and the MLP are part of these two; with Megatron's own
 modules (the local spec) they are separate. Distributed checkpoints (`torch_dist`) have the names of Transformer Engine
-in both cases, and one tensor for all layers, if these are alike.
+in both cases, except some norms of networks with experts, and one tensor for all layers, if these are alike.
 https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/core/models/gpt/gpt_layer_specs.py,
 https://github.com/NVIDIA/Megatron-LM/blob/main/megatron/core/transformer/attention.py,
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/conversion/param_mapping.py
@@ -37,6 +37,7 @@ LIBRARIES = {
     "megatron": "Megatron-core with Transformer Engine, Megatron-Bridge, NeMo",
     "megatron-local": "Megatron-core with its own modules",
     "megatron-dist": "Megatron-core's distributed checkpoints",
+    "megatron-local-dist": "Megatron-core's distributed checkpoints of experts, with its own modules",
 }
 """{name of a layout: the library that has this layout}."""
 TESTED = "megatron-core 0.16.1, megatron-bridge 0.3.1"

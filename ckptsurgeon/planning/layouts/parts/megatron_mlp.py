@@ -39,6 +39,7 @@ _DENSE = tuple(f"{OURS}.mlp.{kind}_proj" for kind in ("gate", "up"))
 _DOWN = {"mlp.down_proj": "mlp.linear_fc2"}
 _EVERY = Layers()
 _QKV_MARK = "self_attention.linear_qkv.weight"
+_DISTRIBUTED = ("megatron-dist", "megatron-local-dist")
 
 
 def dense_layouts() -> tuple[Layout, ...]:
@@ -76,10 +77,15 @@ class Experts:
     has_latent: bool = False
 
     def names(self, kind: str, dense: Sequence[int]) -> dict[str, str]:
-        """Return Megatron's names, with the norms of the kind "te" or "local"; ``dense`` are layers without experts."""
-        own = "mlp.linear_fc1.layer_norm_weight" if kind == "te" else "pre_mlp_layernorm.weight"
+        """Return Megatron's names, with the norms of the given kind; ``dense`` are layers without experts.
+
+        The kind is "te" (Transformer Engine), "local" (Megatron's own modules), or "saved": the names that Megatron's
+        own modules have in distributed checkpoints.
+        """
+        kind = "local" if kind == "saved" and self.has_latent else kind
+        own = "pre_mlp_layernorm.weight" if kind == "local" else "mlp.linear_fc1.layer_norm_weight"
         latent = {**LATENT_ATTENTION, **LATENT_NORMS[kind]} if self.has_latent else {}
-        norms = "local" if kind == "local" or self.has_latent else "experts"
+        norms = {"te": "local" if self.has_latent else "experts", "local": "local", "saved": "te"}[kind]
         return {
             **_norms_of(dense, own),
             **decoder_names(norms, {**latent, **self.beside, **(_DOWN if dense else {})}),
@@ -95,24 +101,23 @@ def expert_layouts(experts: Experts, *own: str, layers: Layers = _EVERY) -> tupl
         return found
     single = [one for one in found if not any(isinstance(x, Stacked) and x.of_layers for x in one.changes)]
     return tuple(
-        replace(with_predictors(one, layers), only_read=one.only_read and one.name != "megatron-dist") for one in single
+        replace(with_predictors(one, layers), only_read=one.only_read and one.name not in _DISTRIBUTED)
+        for one in single
     )
 
 
 def _expert_layouts(experts: Experts, *own: str, dense: Sequence[int], first: int) -> tuple[Layout, ...]:
     both = (experts.gate, experts.up)
-    names, apart = (experts.names(kind, dense) for kind in ("te", "local"))
+    names, apart, saved = (experts.names(kind, dense) for kind in ("te", "local", "saved"))
     around = (*_beside(experts), *(mlp_fused(_DENSE, f"{THEIRS}.mlp.linear_fc1") if dense else ()))
     grouped, single = (f"{THEIRS}.mlp.experts.{kind}linear_fc" for kind in ("", "local_experts.{i}."))
     layer = f"{_ALL}.{first}"
     own = (LATENT_MARK if experts.has_latent else _QKV_MARK, *own)
     marks = tuple(f"{layer}.{one}" for one in own)
-    stacks = _layout(
-        "megatron-dist",
-        *stacked(names, _in_one(experts, OURS)),
-        "experts.experts.linear_fc",
-        tuple(f"{_ALL}.{one}" for one in own),
-        layer=_ALL,
+    of_all = tuple(f"{_ALL}.{one}" for one in own)
+    stacks = tuple(
+        _layout(name, *stacked(inside, _in_one(experts, OURS)), "experts.experts.linear_fc", of_all, layer=_ALL)
+        for name, inside in zip(_DISTRIBUTED, (names, saved), strict=True)
     )
     return (
         _layout(
@@ -130,13 +135,16 @@ def _expert_layouts(experts: Experts, *own: str, dense: Sequence[int], first: in
             "megatron-local", {**apart, experts.down: f"{single}2.weight"},
             (*around, Fused(both, f"{single}1.weight")), "experts.local_experts.0.linear_fc", marks, layer=layer,
         ),
-        *(() if dense else (stacks,)),
-        replace(
-            _layout(
-                "megatron-dist", names, (*around, *_experts_in_one(experts, THEIRS)),
-                "experts.experts.linear_fc", marks, layer=layer,
-            ),
-            only_read=not dense,  # Megatron writes single layers if they may differ
+        *(() if dense else stacks),
+        *(
+            replace(
+                _layout(
+                    name, inside, (*around, *_experts_in_one(experts, THEIRS)),
+                    "experts.experts.linear_fc", marks, layer=layer,
+                ),
+                only_read=not dense,  # Megatron writes single layers if they may differ
+            )
+            for name, inside in zip(_DISTRIBUTED, (names, saved), strict=True)
         ),
     )  # fmt: skip
 
