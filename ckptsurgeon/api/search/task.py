@@ -108,11 +108,11 @@ class TaskProcesses:
         A process that takes longer than the time limit is killed; a new process is started for the next request.
         """
         try:
-            process = self._free() or self._started()[0]
+            process = self._asked(request)
         except (CheckpointError, OSError) as error:
             return {"why": error.message if isinstance(error, CheckpointError) else f"{error.strerror or error}"}
         try:
-            answer = process.asked(request, self._timeout)
+            answer = process.answer(self._timeout)
         except TimeoutError:
             self._end(process)
             return {"why": f"the evaluation ran for more than {self._timeout:g} s, and was killed"}
@@ -131,6 +131,23 @@ class TaskProcesses:
             one.kill()
         for one in idle:  # the thread that waits for an answer of another process closes it
             one.close()
+
+    def _asked(self, request: Mapping[str, Any]) -> _Process:
+        """Return a process that has been sent a request: one that is idle, or else a new one.
+
+        A process that has ended while it was idle is replaced: the model of this request did not end it.
+        """
+        while (process := self._free()) is not None:
+            try:
+                process.ask(request)
+            except OSError:
+                self._end(process)
+            else:
+                return process
+        process, _ = self._started()
+        with suppress(OSError):  # it has ended again: there is no answer, which says how it ended
+            process.ask(request)
+        return process
 
     def _free(self) -> _Process | None:
         with self._lock:
@@ -185,15 +202,19 @@ class _Process:
         assert self._child.stderr is not None
         self._complained, self._read = Tail(self._child.stderr), b""
 
-    def asked(self, request: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
-        """Return the answer to a request; raises TimeoutError, and EOFError or OSError if the process has ended."""
+    def ask(self, request: Mapping[str, Any]) -> None:
+        """Send a request to the process; raises OSError if it has ended."""
         assert self._child.stdin is not None
+        if self._child.poll() is not None:  # what it has started may keep the other end of the pipe open
+            raise BrokenPipeError
         self._child.stdin.write(json.dumps(request).encode() + b"\n")
         self._child.stdin.flush()
-        return self.answer(timeout)
 
     def answer(self, timeout: float | None) -> dict[str, Any]:
-        """Return the next answer of the process, which may take ``timeout`` seconds."""
+        """Return the next answer of the process, which may take ``timeout`` seconds.
+
+        Raises TimeoutError, and EOFError or OSError if the process has ended.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         answers = select.poll()  # unlike select.select, it waits for descriptors from 1024 on
         answers.register(self._answers, select.POLLIN)

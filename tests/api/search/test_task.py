@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -250,15 +251,34 @@ def test_a_process_that_answers_while_the_search_stops_is_closed(monkeypatch: py
     before = set(os.listdir("/proc/self/fd"))
     processes = TaskProcesses(os.path.abspath("judge.yaml"), None)
     processes.begin()
-    asked = task._Process.asked
+    answer = task._Process.answer
 
-    def stopped(self: task._Process, *args: Any) -> dict[str, Any]:
-        found = asked(self, *args)
+    def stopped(self: task._Process, timeout: float | None) -> dict[str, Any]:
+        found = answer(self, timeout)
         processes.stop()
         return found
 
-    monkeypatch.setattr(task._Process, "asked", stopped)
+    monkeypatch.setattr(task._Process, "answer", stopped)
     assert SplitEvaluator(processes, "dev", "far").evaluate("base.safetensors").score is not None
+    wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
+
+
+def test_a_process_that_ended_while_it_was_idle_is_replaced() -> None:
+    written("judge.yaml", "Near")
+    before = set(os.listdir("/proc/self/fd"))
+    processes = TaskProcesses(os.path.abspath("judge.yaml"), None)
+    processes.begin()
+    (first,) = processes._idle
+    os.kill(first._child.pid, signal.SIGKILL)
+    wait_until(lambda: first._child.poll() is not None)
+    judge = SplitEvaluator(processes, "dev", "far")
+    assert judge.evaluate("base.safetensors").score is not None
+    assert first not in processes._all
+    (second,) = processes._idle
+    os.kill(second._child.pid, signal.SIGKILL)  # and at once: the request may still be written to its pipe
+    os.waitid(os.P_PID, second._child.pid, os.WEXITED | os.WNOWAIT)
+    assert judge.evaluate("base.safetensors").score is not None
+    judge.stop()
     wait_until(lambda: not set(os.listdir("/proc/self/fd")) - before)
 
 
