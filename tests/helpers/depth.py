@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 __all__ = [
-    "CASES", "COSTLY_CASES", "FULL", "SHARE", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
+    "CASES", "COSTLY_CASES", "FULL", "SHARE", "covering", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
 ]  # fmt: skip
 
 FULL = os.environ.get("CKPT_TESTS") == "full"
@@ -68,6 +68,18 @@ def shared_out(cases: Sequence[Pair], alike: Callable[[Pair], Hashable], share: 
             used[case[0]] += 1
             kept.append(case)
     return [case for case in cases if case in kept]
+
+
+def covering(cases: Sequence[One], facts: Callable[[One], Iterable[Hashable]]) -> list[One]:
+    """Return the cases that are the first with one of their facts: together they have each fact that any case has."""
+    seen = set[Hashable]()
+    kept = []
+    for case in cases:
+        own = {*facts(case)}
+        if not own <= seen:
+            kept.append(case)
+            seen |= own
+    return kept
 
 
 def each_in_turn(name: str, cases: Sequence[Any], share: int = 3) -> Callable[[Test], Test]:
