@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["Forked", "as_ckpt", "ckpt_forked", "forked_torchrun", "in_a_small_process"]
+__all__ = ["Forked", "as_ckpt", "ckpt_forked", "disconnect", "forked_torchrun", "in_a_small_process"]
 
 LONGEST_S, SOON_S, LOOK_S = 120, 60, 0.005
 """After so long a process that has not ended, and one that has not come to a point, are at fault."""
@@ -160,7 +160,7 @@ def _live(work: Callable[[], int | None], environment: Mapping[str, str], files:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for number, file in enumerate((nothing, *(one.fileno() for one in files))):
             os.dup2(file, number)
-        _disconnect(nothing)
+        disconnect(nothing)
         sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))  # noqa: SIM115
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
         code = work()
@@ -174,13 +174,13 @@ def _live(work: Callable[[], int | None], environment: Mapping[str, str], files:
         os._exit(code or 0)
 
 
-def _disconnect(nothing: int) -> None:
-    """Disconnect the sockets and pipes of the process that tests: its servers wait until a connection is closed by all.
+def disconnect(nothing: int, but: int = -1) -> None:
+    """Disconnect the sockets and pipes of the process that tests, but one: its servers wait until all have closed one.
 
     Their numbers stay taken: what a library that owns one of them does with it after a fork (Arrow closes the pipe of
     its signals, and opens another) would hit a file that was opened under this number since.
     """
     for number in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
-            if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith(("socket:", "pipe:")):
+            if number > 2 and number != but and os.readlink(f"/proc/self/fd/{number}").startswith(("socket:", "pipe:")):
                 os.dup2(nothing, number)

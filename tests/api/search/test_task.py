@@ -6,10 +6,12 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from ckptsurgeon.api.search.shared_data import notes_on_splits
 from ckptsurgeon.api.search.task import SplitEvaluator, TaskProcesses
 from ckptsurgeon.destinations._document import read_document
 
+from ...helpers.forked_judges import ForkedJudge
 from ...helpers.waiting import wait_until
 from .conftest import Evaluation, recipe
 from .test_evaluation import is_alive
@@ -98,6 +101,16 @@ class Failing(Near):
             os._exit(7)
         return {"far": math.nan if kind == 4 else 0.5}
 """
+
+
+STARTED = ("a_task_scores", "does_not_import_from_the_working_directory")
+"""Words of the tests that start processes as ckpt does: the processes of the others are forked, and import nothing."""
+
+
+@pytest.fixture(autouse=True)
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(words in request.node.name for words in STARTED):
+        monkeypatch.setattr(task, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedJudge}))
 
 
 @pytest.fixture(autouse=True)
