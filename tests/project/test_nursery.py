@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from ..helpers import nursery
@@ -18,7 +20,9 @@ def test_a_program_exits_as_in_python(streams: bool, code: str, ended: int, said
 
 
 @pytest.mark.parametrize("is_noticed", [False, True])
-def test_a_nursery_that_ends_says_how_and_is_replaced(is_noticed: bool) -> None:
+def test_a_nursery_that_ends_says_how_and_is_replaced(is_noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has imported little, so that the other tests keep theirs."""
+    monkeypatch.setattr(nursery, "_small", cache(lambda: nursery.Nursery("")))
     process = nursery._small()._process
     process.kill()
     if is_noticed:
