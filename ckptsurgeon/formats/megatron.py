@@ -21,7 +21,8 @@ from ._open import read_header
 from .base import limits
 from .base.header import Header
 from .clusters.joining import equal_bytes
-from .clusters.megatron_layers import MegatronSettings, join_ranks, settings_of
+from .clusters.megatron_layers import join_ranks
+from .clusters.megatron_settings import MegatronSettings, settings_of
 from .pickle.values import OpaqueResult
 from .torch.zero import StateFile
 

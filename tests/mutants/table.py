@@ -18,6 +18,42 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "norms of Megatron's own modules have the names that these save in distributed checkpoints",
+        '"local": "local", "saved": "te"}[kind]',
+        '"local": "local", "saved": "experts"}[kind]',
+        "api/layouts/test_megatron_experts.py",
+    ),
+    Mutant(
+        "a rule that keeps the names of a single layer is written if a later rule would change them",
+        "and (now != theirs or _is_changed_later(now, place, spelled, hits)):",
+        "and now != theirs:",
+        "api/layouts/test_families.py",
+    ),
+    Mutant(
+        "the first matrices of multi-latent attention are joined if the arguments say that they are split",
+        "if rows and there * ranks == rows:",
+        "if not rows:",
+        "formats/clusters/test_megatron_latent.py",
+    ),
+    Mutant(
+        "ranks of version 0 have all queries of all ranks before the keys",
+        "return _thirds if settings.version == 0 else lambda parts: join(parts, 0)",
+        "return lambda parts: join(parts, 0)",
+        "api/layouts/test_megatron_lm.py",
+    ),
+    Mutant(
+        "later names of Megatron-LM without a version are not taken for version 0",
+        '(settings.has_version or ".transformer." in f".{key}")',
+        "True",
+        "api/layouts/test_megatron_lm.py",
+    ),
+    Mutant(
+        "experts of Transformer Engine have their gates before their values after ranks are joined",
+        'linear_fc1|dense_h_to_4h)\\.(?:weight|bias)\\d*")',
+        'linear_fc1|dense_h_to_4h)\\.(?:weight|bias)")',
+        "formats/clusters/test_megatron_latent.py",
+    ),
+    Mutant(
         "statistics of a norm that was trained on are of another model",
         "for at in (one.nbytes // 2, *range(-begin % step, one.nbytes, step)):",
         "for at in ():",

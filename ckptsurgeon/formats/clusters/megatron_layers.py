@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from ...errors import FormatError
 from ...storage.read.base import File
@@ -18,66 +16,25 @@ from ...tensors.composition import cut, join
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape
 from .joining import equal_bytes
+from .megatron_settings import MegatronSettings
 
-__all__ = ["MegatronSettings", "join_ranks", "settings_of"]
+__all__ = ["join_ranks"]
 
 _QKV = re.compile(r"(?:.*\.)?(?:linear_qkv|query_key_value)\.(?:weight|bias)")
-_FC1 = re.compile(r"(?:.*\.)?(?:linear_fc1|dense_h_to_4h)\.(?:weight|bias)")
+_FC1 = re.compile(r"(?:.*\.)?(?:linear_fc1|dense_h_to_4h)\.(?:weight|bias)\d*")
+"""With Transformer Engine's grouped experts, a key ends with the number of the expert: ``linear_fc1.weight7``."""
+_COLUMNS = re.compile(r"(?:.*\.)?(?:linear_q_proj|linear_q_up_proj|linear_kv_up_proj|eh_proj)\.weight")
+"""Matches the keys of layers of which each rank has some outputs: matrices of whole heads, and of predicting layers."""
+_DOWN = re.compile(r"(?:.*\.)?linear_(q|kv)_down_proj\.weight")
+"""Matches the keys of matrices that each rank has whole (Transformer Engine) or in part (Megatron's own modules)."""
 _VOCABULARY = re.compile(r"(?:.*\.)?(?:word_embeddings|word_embeddings_for_head|output_layer)\.weight")
-_ROWS = re.compile(r"(?:.*\.)?(?:linear_proj|linear_fc2|dense_4h_to_h|(?:self_)?attention\.dense)\.weight")
+_ROWS = re.compile(r"(?:.*\.)?(?:linear_proj|linear_fc2|dense_4h_to_h|(?:self_)?attention\.dense)\.weight\d*")
 """Matches the keys of layers whose inputs are split across the ranks: each rank has some columns of the matrix."""
 _WHOLE = re.compile(
     r"(?:.*\.)?(?:\w*norm\w*\.(?:weight|bias)|layer_norm_(?:weight|bias)|(?:position|tokentype)_embeddings\.weight"
     r"|router\.(?:weight|bias|expert_bias)|(?:linear_proj|linear_fc2|dense_4h_to_h|attention\.dense)\.bias|inv_freq)"
 )
 """Matches the keys of tensors that are not split: each rank has the whole tensor."""
-_UNKNOWN = ("quick_geglu", "glu_activation", "use_kan", "heterogeneous_layers_config_path", "multi_latent_attention")
-"""Arguments of runs that split layers in ways that this module cannot join."""
-
-
-@dataclass(frozen=True)
-class MegatronSettings:
-    """The settings of a run, from its arguments: kinds of layers, and how the model is split across ranks.
-
-    ``gated`` is true if layers have gates (swiglu), None if there are no arguments. ``groups`` is the number of query
-    groups (0: no grouped queries), ``version`` the version of the checkpoint. ``unknown`` is the name of an argument
-    that makes joining impossible, or ''. ``tied`` is true if the output layer is the word embedding. ``tensor``,
-    ``pipeline`` and ``experts`` are the sizes of the three kinds of parallelism (0, 0 and 1 if unknown).
-    """
-
-    gated: bool | None = None
-    groups: int = 0
-    version: float = 0.0
-    unknown: str = ""
-    tied: bool = False
-    tensor: int = 0
-    pipeline: int = 0
-    experts: int = 1
-
-
-def settings_of(args: Mapping[Any, Any], version: Any) -> MegatronSettings:
-    """Return the settings in the arguments of a run; ``version`` is the version of its checkpoint."""
-    number = float(version) if isinstance(version, (int, float)) else 0.0
-    if not args:
-        return MegatronSettings(version=number)
-    unknown = next((name for name in _UNKNOWN if args.get(name)), "")
-    of_experts = args.get("expert_tensor_parallel_size")
-    if of_experts is not None and of_experts != args.get("tensor_model_parallel_size"):
-        unknown = unknown or "expert_tensor_parallel_size"
-    return MegatronSettings(
-        gated=bool(args.get("swiglu") or args.get("gated_linear_unit")),
-        groups=_whole(args.get("num_query_groups")) if args.get("group_query_attention") else 0,
-        version=number,
-        unknown=unknown,
-        tied=args.get("untie_embeddings_and_output_weights") is False,
-        tensor=_whole(args.get("tensor_model_parallel_size")),
-        pipeline=_whole(args.get("pipeline_model_parallel_size")),
-        experts=_whole(args.get("expert_model_parallel_size")) or 1,
-    )
-
-
-def _whole(value: Any) -> int:
-    return value if type(value) is int else 0
 
 
 def join_ranks(
@@ -144,12 +101,14 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
     """
     if _QKV.fullmatch(key) and first.shape:
         _check_attention(key, settings, ranks)
-        return lambda parts: join(parts, 0)
+        return _thirds if settings.version == 0 else lambda parts: join(parts, 0)
     if _FC1.fullmatch(key) and first.shape:
         if settings.gated is None or settings.unknown:
             raise _not_known(key, settings, "whether its layers are gated (swiglu)")
         return _gated if settings.gated else lambda parts: join(parts, 0)
-    if _VOCABULARY.fullmatch(key) and first.shape:
+    if found := _DOWN.fullmatch(key):
+        return _down(key, first, settings.latent.get(found[1], 0), ranks)
+    if (_VOCABULARY.fullmatch(key) or _COLUMNS.fullmatch(key)) and first.shape:
         return lambda parts: join(parts, 0)
     if _ROWS.fullmatch(key) and len(first.shape) == 2:
         if settings.unknown:
@@ -158,18 +117,38 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
     return None
 
 
-def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
-    """Raise FormatError if the whole QKV matrix is not the concatenation of the ranks' parts.
+def _down(key: str, first: TensorInfo, rows: int, ranks: int) -> Rule | None:
+    """Return the function that joins the parts of a first matrix of multi-latent attention; None if they are whole.
 
-    It is their concatenation if each rank has whole groups of heads, which is so since version 1.0. Version 0 has all
-    queries of a rank before its keys and values.
+    ``rows`` is the number of rows of the whole matrix, 0 if it is not known. ``first`` is the first rank's part.
+    """
+    there = first.shape[0] if first.shape else 0
+    if rows and there == rows:
+        return None
+    if rows and there * ranks == rows:
+        return lambda parts: join(parts, 0)
+    said = f"the arguments give it {count(rows, 'row')}" if rows else "no arguments say how many rows it has"
+    raise FormatError(
+        f"it is not known how {escape(key)} is split across the {ranks} ranks, each of which has "
+        f"{count(there, 'row')}: {said}.",
+        hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
+        rule="megatron layer",
+    )
+
+
+def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
+    """Raise FormatError if it is not known how the ranks' parts of the QKV matrix are joined.
+
+    Since version 1.0, each rank has whole groups of heads, so that the matrix is the concatenation of the parts. In
+    version 0, each rank has all of its queries, then all of its keys, then all of its values.
     """
     if settings.unknown:
         raise _not_known(key, settings, "")
-    if settings.version < 2 and settings.version != 1:
+    if not (settings.version >= 2 or settings.version == 1 or _is_thirds(key, settings)):  # NaN is none of them
+        said = f"version {settings.version}" if settings.has_version else "no version"
         raise FormatError(
-            f"{escape(key)} is in a checkpoint of version {settings.version}: before 1.0, each rank had all of "
-            "its queries before its keys and values.",
+            f"{escape(key)} is in a checkpoint of {said}: before 1.0, each rank of Megatron-LM had all of its queries "
+            "before its keys and values, and this checkpoint does not say whether it does.",
             hint="Load and save it with a newer Megatron first.",
             rule="megatron version",
         )
@@ -182,6 +161,14 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
         )
 
 
+def _is_thirds(key: str, settings: MegatronSettings) -> bool:
+    """Return whether the parts have the order of rows of version 0, which Megatron-core never wrote.
+
+    Megatron-LM takes a checkpoint without a version for one of version 0; later names show that this one is not.
+    """
+    return "query_key_value" in key and settings.version == 0 and (settings.has_version or ".transformer." in f".{key}")
+
+
 def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
     said = f"the argument {settings.unknown} is set" if settings.unknown else f"no arguments say {what}"
     return FormatError(
@@ -189,6 +176,18 @@ def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
         hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
         rule="megatron layer",
     )
+
+
+def _thirds(parts: Sequence[TensorInfo]) -> TensorInfo:
+    """Return all queries, then all keys, then all values; ``parts`` has the part of each rank, in the same order."""
+    size, rest = divmod(parts[0].shape[0], 3)
+    if rest:
+        raise FormatError(
+            f"a matrix of queries, keys and values has {parts[0].shape[0]} rows on a rank, which 3 does not divide.",
+            rule="megatron layer",
+        )
+    thirds = [[cut(part, 0, third * size, size) for part in parts] for third in range(3)]
+    return join([join(third, 0) for third in thirds], 0)
 
 
 def _gated(parts: Sequence[TensorInfo]) -> TensorInfo:

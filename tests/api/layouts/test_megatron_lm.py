@@ -95,18 +95,39 @@ def test_older_versions_have_other_orders_of_rows(stack: str, version: float) ->
     assert_same(load_file("core.safetensors"), recorded("megatron-local"))
 
 
-def test_ranks_of_version_1_are_joined() -> None:
-    whole = in_order(recorded("megatron-lm"), 1)
+def run_two_ranks(stack: str, version: int, **beside: Any) -> None:
+    """Write the folders of two ranks, each of which has one head, with its rows in the order of a version."""
     columns, rows = ("attention.dense.weight", "4h_to_h.weight"), ("query_key_value", "dense_h_to_4h", "word_embed")
     for rank in range(2):
         parts = {
             key: value.chunk(2, 1)[rank] if key.endswith(columns)
             else value.chunk(2)[rank] if any(one in key for one in rows) else value
-            for key, value in whole.items()
+            for key, value in recorded("megatron-lm").items()
         }  # fmt: skip
-        run("encoder", parts, rank, checkpoint_version=1.0, args=argparse.Namespace(tensor_model_parallel_size=2))
+        for key, value in parts.items():
+            if "query_key_value" in key and version == 1:
+                parts[key] = value.view(3, -1, *value.shape[1:]).transpose(0, 1).reshape(value.shape)
+        run(stack, parts, rank, args=argparse.Namespace(tensor_model_parallel_size=2), **beside)
+
+
+@pytest.mark.parametrize(
+    ("stack", "version", "stated"),
+    [("encoder", 1, 1.0), ("encoder", 0, 0), ("transformer", 0, 0.0), ("transformer", 0, None)],
+)
+def test_ranks_of_older_versions_are_joined(stack: str, version: int, stated: float | None) -> None:
+    """One head has the same order of rows in versions 0 and 2: all queries, then all keys, then all values."""
+    run_two_ranks(stack, version, **({} if stated is None else {"checkpoint_version": stated}))
     cs.apply(cs.convert("run", layout="transformers"), "out.safetensors")
     assert_same(load_file("out.safetensors"), converted(recorded("nanogpt"), "transformers"))
+
+
+@pytest.mark.parametrize("stack", ["encoder", "transformer"])
+@pytest.mark.parametrize("stated", [None, 0.5, 1.5, -1, "3.0", True, float("nan")])
+def test_ranks_whose_version_is_not_known_are_an_error(stack: str, stated: object) -> None:
+    if (stack, stated) != ("transformer", None):
+        run_two_ranks(stack, 0, checkpoint_version=stated) if stated is not None else run_two_ranks(stack, 0)
+        with pytest.raises(FormatError, match="is in a checkpoint of"):
+            cs.inspect("run")
 
 
 @pytest.mark.parametrize("version", [0.5, 1.5, -1])
