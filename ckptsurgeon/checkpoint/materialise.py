@@ -186,11 +186,11 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 def _with_noise(of: torch.Tensor, info: TensorInfo, made: Noisy) -> torch.Tensor:
     """Return the tensor ``of`` with noise, computed and rounded as it would be for an output file."""
     from ..tensors.decoders._decoder import whole
-    from ..tensors.ops.casts import cast
-    from ..tensors.ops.noise import noisy_factors
+    from ..tensors.ops.casts import raw_dtype
+    from ..tensors.ops.noise import with_noise
 
-    factors = noisy_factors(info.shape, whole(info), made.dim, made.runs, made.by, made.seed)
-    rounded = cast(of.double().numpy() * factors, "float64", info.dtype)[0]
+    values = of.contiguous().view(-1).view(torch.uint8).numpy().view(raw_dtype(info.dtype)).reshape(info.shape)
+    rounded = with_noise(values, info.dtype, info.shape, whole(info), made.dim, made.runs, made.by, made.seed)
     return torch.from_numpy(rounded.reshape(-1).view("u1")).view(of.dtype).view(info.shape)
 
 

@@ -219,7 +219,7 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Noisy:
-    """The tensor ``of`` multiplied by random factors in double precision, then rounded to its dtype.
+    """The tensor ``of`` multiplied by random factors, then rounded to its dtype.
 
     The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
     each index along ``dim`` the index of its original element. ``tensors.ops.noise`` computes the factors from ``by``

@@ -1,50 +1,62 @@
-"""Computes random factors for copies of elements; their mean over all copies is 1, so that sums stay the same."""
+"""Computes random factors for copies of elements; their mean over all copies is 1, so that sums stay the same.
+
+Two copies get opposite noise, so one random number serves both. If the number of copies is odd, the noise of the last
+three is their random number minus the mean of all three. A random number depends on the seed and on the position of the
+element, so threads may compute any part of a tensor in any order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
+from ..dtypes import DTYPES
 from .casts import cast
 from .regions import Array, Box, box_shape
 
 __all__ = ["noisy_factors", "with_noise"]
 
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""The constants of SplitMix64 (https://doi.org/10.1145/2660193.2660195)."""
+"""The constants of SplitMix64 (https://doi.org/10.1145/2660193.2660195), which mixes seeds and indices of rows."""
+_COLUMN, _MIX, _MIX_AGAIN = 0x9E3779B9, 0x21F0AAAD, 0xD35A2D97
+"""The constants of a mixer of 32 bits, for the elements of a row (https://github.com/skeeto/hash-prospector)."""
 
 
-Runs = tuple[tuple[int, int], ...]
+Runs: TypeAlias = tuple[tuple[int, int], ...]
 """Ranges of indices: together, they give for each index along a dimension the index of the element it is a copy of."""
 
 
 def with_noise(
     values: Array, dtype: str, shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int
 ) -> Array:
-    """Return the part ``box`` of a tensor multiplied by its factors in double precision, then rounded to ``dtype``.
+    """Return the part ``box`` of a tensor multiplied by its factors, then rounded to ``dtype``.
 
-    ``values`` are the stored values of this part. The other arguments are those of ``noisy_factors``.
+    ``values`` are the stored values of this part. The other arguments are those of ``noisy_factors``. The products are
+    computed in double precision, or in single precision if ``dtype`` has 16 bits or fewer.
     """
+    wide = "float32" if DTYPES[dtype].bits <= 16 else "float64"
     found = np.empty_like(values)
     for part in _parts(box):
         rows = slice(part[0][0] - box[0][0], part[0][1] - box[0][0])
-        wide = cast(values[rows], dtype, "float64")[0]
-        found[rows] = cast(wide * _part(shape, part, dim, runs, by, seed), "float64", dtype)[0]
+        factors = _part(shape, part, dim, runs, by, seed, wide)
+        factors *= cast(values[rows], dtype, wide)[0]
+        found[rows] = cast(factors, wide, dtype)[0]
     return found
 
 
 def noisy_factors(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int) -> Array:
     """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
 
-    Each factor is 1 plus a random number from -by to by, minus the mean of the random numbers of all copies of the
-    element. The ``runs`` determine the copies along ``dim``. If an element has no other copy, its factor is 1. A factor
-    depends only on the position of the element in the tensor, not on ``box``.
+    Each factor is 1 plus noise from -by to by that sums to 0 over all copies of the element. The ``runs`` determine the
+    copies along ``dim``. If an element has no other copy, its factor is 1. A factor depends only on the position of the
+    element in the tensor, not on ``box``.
     """
-    return np.concatenate([_part(shape, part, dim, runs, by, seed) for part in _parts(box)])
+    return np.concatenate([_part(shape, part, dim, runs, by, seed, "float64") for part in _parts(box)])
 
 
 def _parts(box: Box) -> list[Box]:
@@ -54,46 +66,67 @@ def _parts(box: Box) -> list[Box]:
     return [((first, min(first + most, end)), *box[1:]) for first in range(begin, max(end, begin + 1), most)]
 
 
-_AT_ONCE = 1 << 15
-"""How many elements are computed at once. Larger parts do not fit in a core's cache, and take three times as long."""
+_AT_ONCE = 1 << 17
+"""How many elements are computed at once: as many as fit in a core's cache. Each call of NumPy takes time, too."""
 
 
-def _part(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int) -> Array:
-    copies = _copies_within(runs, *box[dim])
-    numbers = _numbers(shape, box, dim, runs, copies, seed)
-    number = copies.number.reshape(_only(dim, len(box)))
-    if copies.ranks is None:
-        return _factors(numbers, copies.rank.reshape(number.shape), number, by)
-    found = np.empty(box_shape(box))
-    for rank, (into, places) in enumerate(copies.ranks):
-        own = _factors(numbers, rank, number, by)
-        found[(slice(None),) * dim + (into,)] = own[(slice(None),) * dim + (places,)]
-    return found
-
-
-def _numbers(shape: Sequence[int], box: Box, dim: int, runs: Runs, copies: _Copies, seed: int) -> list[Array]:
-    """Return arrays with random numbers: for the first copy of each element in ``box``, for the second, and so on."""
+def _part(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int, wide: str) -> Array:
+    """Return the factors of the elements in ``box``, which is small enough for a core's cache."""
     sizes = [max(end for _, end in runs) if at == dim else size for at, size in enumerate(shape)]
-    along = [copies.originals if at == dim else np.arange(*span) for at, span in enumerate(box)]
-    places = np.zeros((1,) * len(box), np.uint64)
-    for at, indices in enumerate(along):
-        step = np.uint64(prod(sizes[at + 1 :]))
-        places = places + (indices.astype(np.uint64) * step).reshape(_only(at, len(box)))
-    places *= np.uint64(_STEP)
-    most = int(copies.number.max(initial=1))
-    return [_uniform(places + np.uint64((copy * prod(sizes) * _STEP + seed) % 2**64)) for copy in range(most)]
-
-
-def _factors(numbers: Sequence[Array], rank: Array | int, number: Array, by: float) -> Array:
-    """Return the factors of copies; each is the copy with the index ``rank`` of an element with ``number`` copies."""
-    found: Array | None = None
-    for copy, own in enumerate(numbers):  # the random number of a copy, minus the mean of all its element's copies
-        counted = own * ((rank == copy) - (copy < number) / number)
-        found = counted if found is None else np.add(found, counted, out=found)
-    assert found is not None
-    found *= by
+    found = np.empty(box_shape(box), wide)
+    before = (slice(None),) * dim
+    for group in _groups(runs, *box[dim]):
+        indices = [group.originals if at == dim else np.arange(*span) for at, span in enumerate(box)]
+        draws = [_random(indices, sizes, seed, draw).astype(wide) for draw in group.draws]
+        for one in draws:
+            one *= by * 2.0**-31
+        for (into, places), noise in zip(group.copies, _noises(draws), strict=True):
+            found[(*before, into)] = noise[(*before, places)]
+    found[(*before, _alone(runs, *box[dim]))] = 0.0
     found += 1.0
     return found
+
+
+def _noises(draws: Sequence[Array]) -> Iterator[Array]:
+    """Yield the noise of the copies that share random numbers: of two copies with one, or of three with three."""
+    if len(draws) == 1:
+        yield draws[0]
+        yield np.negative(draws[0], out=draws[0])
+        return
+    quarter = np.add(np.add(draws[0], draws[1]), draws[2]) * 0.25
+    for one in draws:  # three quarters of its difference from the mean: at most as large as the largest random number
+        yield one * 0.75 - quarter
+
+
+def _random(indices: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
+    """Return random integers of 32 bits for the elements at ``indices`` along each dimension of a tensor of ``sizes``.
+
+    ``draw`` numbers independent random integers of the same element.
+    """
+    *outer, columns = indices
+    dims = len(indices)
+    rows = np.zeros((1,) * dims, np.uint64)
+    for at, one in enumerate(outer):
+        rows = rows + (one.astype(np.uint64) * np.uint64(prod(sizes[at + 1 : -1]))).reshape(_only(at, dims))
+    keys = _mixed(rows * np.uint64(_STEP) + np.uint64((seed + draw * _SECOND) % 2**64))
+    made = (columns.astype("<u4") * np.uint32(_COLUMN)).reshape(_only(dims - 1, dims)) + keys.astype("<u4")
+    shifted = made >> np.uint32(16)
+    made ^= shifted
+    made *= np.uint32(_MIX)
+    made ^= np.right_shift(made, np.uint32(15), out=shifted)
+    made += (keys >> np.uint64(32)).astype("<u4")  # otherwise all rows would be parts of one sequence
+    made *= np.uint32(_MIX_AGAIN)
+    found: Array = made.view("<i4")
+    return found
+
+
+def _mixed(numbers: Array) -> Array:
+    """Return the numbers mixed by SplitMix64."""
+    for shift, times in ((30, _FIRST), (27, _SECOND)):
+        numbers ^= numbers >> np.uint64(shift)
+        numbers *= np.uint64(times)
+    numbers ^= numbers >> np.uint64(31)
+    return numbers
 
 
 def _only(at: int, dims: int) -> tuple[int, ...]:
@@ -115,49 +148,49 @@ def _copies(runs: Runs) -> tuple[Array, Array, Array]:
     return original, rank, number[original]
 
 
-@dataclass(frozen=True)
-class _Copies:
-    """The elements of which the indices in a range are copies; ``originals`` lists each of these elements once.
+Indices: TypeAlias = "Array | slice"
 
-    ``number`` has the number of all copies of each element. If no element occurs twice in the range, ``originals`` are
-    in its order, ``rank`` has how many copies come before each index, and ``ranks`` is None. Otherwise ``ranks`` has,
-    for each rank, the indices of the range with this rank, and the positions of their elements in ``originals``.
+
+@dataclass(frozen=True)
+class _Group:
+    """Elements of which a range of indices has copies that share random numbers; ``originals`` are their indices.
+
+    ``draws`` are the numbers of their random numbers: one for two copies, or three for three copies. ``copies`` has,
+    for each of these copies, the indices of the range, and the positions of their elements in ``originals``.
     """
 
+    draws: tuple[int, ...]
     originals: Array
-    number: Array
-    rank: Array
-    ranks: Sequence[tuple[Array | slice, Array | slice]] | None
+    copies: tuple[tuple[Indices, Indices], ...]
 
 
 @lru_cache(maxsize=64)
-def _copies_within(runs: Runs, begin: int, end: int) -> _Copies:
-    """Return the copies at the indices from ``begin`` up to, but not including, ``end``."""
+def _groups(runs: Runs, begin: int, end: int) -> tuple[_Group, ...]:
+    """Return the groups of copies at the indices from ``begin`` up to ``end``, without elements that have no copy."""
     original, rank, number = (one[begin:end] for one in _copies(runs))
-    found, first, places = np.unique(original, return_index=True, return_inverse=True)
-    if len(found) == len(original):
-        return _Copies(original, number, rank, None)
-    each = (np.flatnonzero(rank == one) for one in range(int(rank.max()) + 1))
-    return _Copies(found, number[first], rank, [(_span(own), _span(places[own])) for own in each])
+    threes = (number % 2 == 1) & (rank >= number - 3)
+    first = np.where(threes, (number - 3) // 2, rank // 2)
+    which = np.where(threes, rank - (number - 3), rank % 2)
+    groups = []
+    for three in (False, True):
+        mine = (threes == three) & (number > 1)
+        for draw in np.unique(first[mine]).tolist():
+            at = np.flatnonzero(mine & (first == draw))
+            found, places = np.unique(original[at], return_inverse=True)
+            copies = (which[at] == one for one in range(3 if three else 2))
+            pairs = tuple((_span(at[one]), _span(places[one])) for one in copies)
+            groups.append(_Group(tuple(range(draw, draw + (3 if three else 1))), found, pairs))
+    return tuple(groups)
 
 
-def _span(indices: Array) -> Array | slice:
+@lru_cache(maxsize=64)
+def _alone(runs: Runs, begin: int, end: int) -> Indices:
+    """Return the indices from ``begin`` up to ``end``, counted from ``begin``, of elements that have no copy."""
+    _, _, number = _copies(runs)
+    return _span(np.flatnonzero(number[begin:end] == 1))
+
+
+def _span(indices: Array) -> Indices:
     """Return a slice if the indices follow each other, because it is copied faster; else the indices."""
     begin, size = (int(indices[0]) if len(indices) else 0), len(indices)
     return slice(begin, begin + size) if np.array_equal(indices, np.arange(begin, begin + size)) else indices
-
-
-def _uniform(mixed: Array) -> Array:
-    """Return a random number from -1 to 1 for each index: SplitMix64 of index and seed.
-
-    ``mixed`` has, for each index, its product with ``_STEP`` plus the seed; it is changed in place.
-    """
-    for shift, times in ((30, _FIRST), (27, _SECOND)):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed *= np.uint64(times)
-    mixed ^= mixed >> np.uint64(31)
-    mixed >>= np.uint64(11)
-    found: Array = mixed.astype(np.float64)
-    found *= 2.0**-52
-    found -= 1.0
-    return found

@@ -45,8 +45,38 @@ def test_noise_depends_on_the_seed_and_is_proportional_to_the_share() -> None:
     )
 
 
-def test_random_numbers_are_even() -> None:
-    pairs = noisy_factors((20_000, 2), ((0, 20_000), (0, 2)), 1, ((0, 1), (0, 1)), 1.0, 7)[:, 0] - 1
-    assert abs(pairs.mean()) < 0.01
-    assert abs(pairs.var() - 1 / 6) < 0.005  # half the difference of two even numbers from -1 to 1
-    assert abs(np.corrcoef(pairs[:-1], pairs[1:])[0, 1]) < 0.03
+@pytest.mark.parametrize("copies", [2, 3, 4, 5, 7])
+def test_random_numbers_are_even(copies: int) -> None:
+    runs = ((0, 300),) * copies
+    noise = noisy_factors((200, 300 * copies), ((0, 200), (0, 300 * copies)), 1, runs, 1.0, 7) - 1
+    each = noise.reshape(200, copies, 300)
+    np.testing.assert_allclose(each.sum(1), 0, atol=1e-14)
+    assert np.abs(each).max() <= 1
+    assert np.abs(each.mean((0, 2))).max() < 0.01
+    threes = np.arange(copies) >= (copies - 3 if copies % 2 else copies)
+    np.testing.assert_allclose(each.var((0, 2)), np.where(threes, 1 / 8, 1 / 3), atol=0.005)
+    if not threes.all():
+        counts, _ = np.histogram(each[:, ~threes], 20, (-1, 1))
+        np.testing.assert_allclose(counts, counts.mean(), rtol=0.05)
+
+
+def test_random_numbers_of_neighbours_are_independent() -> None:
+    """Of columns, rows, pairs of copies, seeds, and rows that are shifted against each other."""
+    runs = ((0, 300),) * 4
+    one, other = (noisy_factors((200, 1200), ((0, 200), (0, 1200)), 1, runs, 1.0, seed) - 1 for seed in (7, 8))
+    first, second = one[:, :300], one[:, 600:900]
+    pairs = [(first[:, :-1], first[:, 1:]), (first[:-1], first[1:]), (first, second), (first, other[:, :300])]
+    pairs += [(first[:-1, :-shift], first[1:, shift:]) for shift in (1, 2, 7)]
+    for left, right in pairs:
+        assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 0.02
+        assert abs(np.corrcoef(np.abs(left).ravel(), np.abs(right).ravel())[0, 1]) < 0.02
+
+
+def test_random_numbers_are_the_same_in_every_version() -> None:
+    """They are part of what a recipe promises: the same seed gives the same file."""
+    factors = noisy_factors((2, 7), ((0, 2), (0, 7)), 1, ((0, 3), (0, 3), (0, 1)), 0.5, 3)
+    recorded = [
+        [0.868726473, 0.6984082831, 1.018969438, 0.8933275981, 1.3015917169, 0.981030562, 1.2379459289],
+        [1.1002394056, 0.5866767704, 0.5224211884, 0.977922626, 1.4133232296, 1.4775788116, 0.9218379685],
+    ]
+    np.testing.assert_allclose(factors, recorded, rtol=0, atol=1e-9)
