@@ -61,7 +61,7 @@ def repeated(
             f"{field} {new} is not a multiple of {old}, so {old} cannot be repeated evenly.",
             hint=f"Use {old * max(times, 2)} or another multiple.",
         )
-    rows: list[dict[str, Any]] = []
+    rows = [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]  # first, of fewer weights
     for axis in axes:
         size = unit * (3 if _has_heads_in_turn(axis, old) else 1) if unit else axis.before // old
         if axis.after != times * axis.before or axis.before % (size * axis.parts):
@@ -72,7 +72,6 @@ def repeated(
         units = axis.before // axis.parts // size
         rows.append(taken(axis, [(index, index + 1) for index in range(units) for _ in range(times)], size))
         rows += noise.rows(axis, rows[-1])
-    rows += [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]
     return Change(f"{field} {old} to {new}: each of the {old} repeated {count(times, 'time')}{noise.said}", True, rows)
 
 

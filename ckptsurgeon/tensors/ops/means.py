@@ -11,6 +11,7 @@ from ...errors import PlanError
 from ...util.text import count
 from ..dtypes import DTYPES
 from .casts import CastLosses, cast, raw_dtype, widened
+from .powers import odd_ones, power_of, with_exponents
 from .regions import Array
 
 __all__ = ["added", "average", "exp_of", "largest", "rounded", "scaled"]
@@ -115,10 +116,20 @@ PIECE = 1 << 17
 
 def scaled(values: Array, dtype: str, factor: float) -> Array:
     """Return values multiplied by ``factor``, rounded to their dtype; raises PlanError if a value becomes infinite."""
-    single = _is_exact_in_single(dtype, factor)
+    single, power = _is_exact_in_single(dtype, factor), power_of(dtype, factor)
 
     def product(at: slice) -> tuple[Array, CastLosses]:
         piece = flat[at]
+        if power is not None:
+            bits = piece.view("<u2")
+            odd = odd_ones(bits, dtype, power)
+            if odd.size * SHARE <= bits.size:
+                made = with_exponents(bits, dtype, power).view(piece.dtype)
+                made[odd], lost = exact(piece[odd])
+                return made, lost
+        return exact(piece)
+
+    def exact(piece: Array) -> tuple[Array, CastLosses]:
         if not single:
             return rounded(*average([(piece, dtype)], [factor]), dtype)
         wide = widened(piece, dtype)
