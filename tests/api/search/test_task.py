@@ -103,7 +103,7 @@ class Failing(Near):
 """
 
 
-STARTED = ("a_task_scores", "does_not_import_from_the_working_directory")
+STARTED = ("a_task_scores", "does_not_import_from_the_working_directory", "while_it_was_idle")
 """Words of the tests that start processes as ckpt does: the processes of the others are forked, and import nothing."""
 
 
