@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class ForkedJudge:
         os.close(complaints)
         self.stdin, self.stderr = open(ours, "wb"), open(ours_too, "rb")  # noqa: SIM115
         self._code: int | None = None
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Return the exit code as subprocess has it, None if the process is alive."""
@@ -47,10 +49,11 @@ class ForkedJudge:
         return code
 
     def _ended(self, options: int) -> int | None:
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, options)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
-        return self._code
+        with self._lock:
+            if self._code is None:
+                pid, status = os.waitpid(self.pid, options)
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+            return self._code
 
 
 def _judge(config: str, answers: int, requests: int, complaints: int) -> NoReturn:
