@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 
 from .coded_matrices import Encode
 
-__all__ = ["LAYERS", "QUICK", "coded_tensors", "said_by", "silent", "write_model"]
+__all__ = ["LAYERS", "QUICK", "coded_tensors", "said_by", "silent", "statuses", "write_model"]
 
 State = dict[str, torch.Tensor]
 LAYERS, WIDTH, INNER, TOKENS = 6, 128, 256, 256
@@ -88,7 +88,7 @@ def _patched(folder: Path) -> dict[str, Sequence[str]]:
 
 def _checked(folder: Path) -> list[str]:
     rows = cs.check(folder, skip=["model-card", "class-tensors"]).rows
-    return [f"{one.what}: {', '.join(one.keys)}" for row in rows for one in row.found]
+    return [f"{one.status.name} {one.what}: {', '.join(one.keys)}" for row in rows for one in row.found]
 
 
 QUICK: Mapping[str, Callable[[Path], Sequence[str]]] = {
@@ -124,13 +124,23 @@ _SAID: dict[tuple[str, str], Mapping[str, Sequence[str]]] = {}
 
 def said_by(folder: Path, *texts: str) -> list[str]:
     """Those of the ``QUICK`` verbs that say all ``texts`` in one note."""
+    notes = _said(folder)
+    return [verb for verb in QUICK if verb not in _without(notes, texts)]
+
+
+def statuses(folder: Path, text: str) -> list[str]:
+    """The status of each finding of ``ckpt check`` that says ``text``."""
+    return [one.partition(" ")[0] for one in _said(folder)["check"] if text in one]
+
+
+def _said(folder: Path) -> Mapping[str, Sequence[str]]:
     content = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         content.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     key = str(folder), content.hexdigest()
     if key not in _SAID:
         _SAID[key] = {verb: notes_of(folder) for verb, notes_of in QUICK.items()}
-    return [verb for verb in QUICK if verb not in _without(_SAID[key], texts)]
+    return _SAID[key]
 
 
 def silent(folder: Path, *texts: str) -> list[str]:

@@ -52,7 +52,7 @@ def reader(name: str) -> tuple[Target, list[bytes]]:
 
 @clause(MUTATED)
 @pytest.mark.parametrize("kind", [*names(), *LARGE])
-@examples_of(60)
+@examples_of(40)
 @given(which=st.floats(0, 1, exclude_max=True), changes=edits)
 def test_a_file_that_was_changed_is_read_or_refused(
     kind: str, which: float, changes: list[tuple[str, float, float, bytes]]

@@ -53,7 +53,7 @@ def factors(number: int) -> list[tuple[int, ...]]:
     return [(number,), *pairs, *((a, b, number // a // b) for a, _ in pairs for b, _ in pairs if number % (a * b) == 0)]
 
 
-@examples_of(300)
+@examples_of(150)
 @given(st.data())
 def test_any_chain_of_operations_reads_as_torch_has_it(data: Any) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))

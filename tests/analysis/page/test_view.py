@@ -223,8 +223,8 @@ def test_the_same_input_gives_the_same_page() -> None:
 
 
 @pytest.mark.long
-def test_ninety_two_thousand_tensors_are_a_page_of_a_few_megabytes() -> None:
-    keys = [f"model.layers.{i}.mlp.experts.{j}.{name}.weight" for i in range(60) for j in range(512) for name in "gud"]
+def test_thirty_thousand_tensors_are_a_page_of_a_few_megabytes() -> None:
+    keys = [f"model.layers.{i}.mlp.experts.{j}.{name}.weight" for i in range(20) for j in range(512) for name in "gud"]
     rows = (
         f'"{key}":{{"dtype":"F32","shape":[8],"data_offsets":[{32 * i},{32 * i + 32}]}}' for i, key in enumerate(keys)
     )
@@ -232,8 +232,8 @@ def test_ninety_two_thousand_tensors_are_a_page_of_a_few_megabytes() -> None:
     values = torch.randn(len(keys), 8).numpy().tobytes()
     Path("big.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + values)
     page = cs.view("big.safetensors", stats=True)
-    assert page.tensors == len(keys) == 92_160
-    assert page.nbytes < 15_000_000
+    assert page.tensors == len(keys) == 30_720
+    assert page.nbytes < 5_000_000
     assert len(column(page, "figures", "histogram")[keys[0]]) == 32
 
 
@@ -276,9 +276,9 @@ def test_what_cannot_be_read_leaves_no_page(ckpt: Run) -> None:
 
 
 @pytest.mark.long
-def test_an_index_of_a_million_entries_is_refused_in_one_line(ckpt: Run) -> None:
+def test_an_index_of_a_hundred_thousand_entries_is_refused_in_one_line(ckpt: Run) -> None:
     Path("shards").mkdir()
-    rows = ",".join(f'"layers.{i}.weight":"x.safetensors"' for i in range(1_000_000))
+    rows = ",".join(f'"layers.{i}.weight":"x.safetensors"' for i in range(100_000))
     Path("shards/model.safetensors.index.json").write_text(f'{{"weight_map":{{{rows}}}}}')
     save_file({"w": torch.ones(1)}, "shards/x.safetensors")
     done = ckpt("view", "shards", "-o", "p.html")

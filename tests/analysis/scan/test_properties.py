@@ -25,7 +25,7 @@ from ckptsurgeon.formats.base import limits
 from ...helpers.depth import examples_of
 from .hostile import by_hand, payload
 
-QUIET = examples_of(100)
+QUIET = examples_of(48)
 
 
 def is_nothing_packed(value: str | bytes) -> bool:

@@ -16,7 +16,7 @@ from ...helpers.pace import little_memory
 from .hostile import as_legacy, as_torch_zip
 from .readers import judged, parting, read, streams
 
-STREAMS = 20_000
+STREAMS = 8_000
 
 
 def frame(length: int) -> bytes:

@@ -108,7 +108,7 @@ def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:
     assert said_by(write_model(path, state, settings), said) == []
     write_model(path, with_layer(state, number, squared), settings)
     assert said_by(path, said) == [*QUICK]
-    if layers == 6:
+    if (layers, number) == (6, 3):
         assert silent(path, said) == []
     (note,) = cs.inspect(path).notes
     assert "7 decoded matrices, all that were checked in their layers, are less than 1/8 as large" in note

@@ -81,13 +81,13 @@ def test_a_database_without_keys_is_read() -> None:
     assert opened(Path("x")).read("w/.zarray") is None
 
 
-def test_a_hundred_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_thousand_keys_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("x").mkdir()
-    node = leaf({f"{number:06}": Reference("nodes", number, 1) for number in range(100_000)})
+    node = leaf({f"{number:06}": Reference("nodes", number, 1) for number in range(20_000)})
     Path("x/nodes").write_bytes(node)
     Path("x/manifest.ocdbt").write_bytes(manifest(Reference("nodes", 0, len(node))))
-    assert opened(Path("x")).read("099999") == node[99_999:100_000]
-    monkeypatch.setattr(limits, "OCDBT_KEPT", 100_000 * (limits.OCDBT_ENTRY + 6))
+    assert opened(Path("x")).read("019999") == node[19_999:20_000]
+    monkeypatch.setattr(limits, "OCDBT_KEPT", 20_000 * (limits.OCDBT_ENTRY + 6))
     with pytest.raises(cs.UnsafeError, match="has keys that need over"):
         opened(Path("x"))  # the path of its file counts, too
 

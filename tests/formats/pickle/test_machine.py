@@ -40,7 +40,7 @@ plain = st.recursive(
 
 
 @pytest.mark.long
-@examples_of(300)
+@examples_of(120)
 @given(plain, st.integers(0, 5))
 def test_plain_data_is_read_as_cpython_reads_it(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
@@ -194,7 +194,7 @@ def test_every_opcode_of_cpython_is_known() -> None:
         assert code in hot or code in TABLE, opcode.name
 
 
-@examples_of(500)
+@examples_of(200)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
     try:
@@ -203,7 +203,7 @@ def test_any_bytes_give_a_value_or_a_format_error(data: bytes) -> None:
         pass
 
 
-@examples_of(300)
+@examples_of(120)
 @given(
     st.lists(
         st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes] + [b"\0", b"\1", b"a\n"]), max_size=60

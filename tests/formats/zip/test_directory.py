@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.formats.base.marks import writers
 from ckptsurgeon.formats.zip import layout as written
+from ckptsurgeon.formats.zip.archive import read_archive
+from ckptsurgeon.storage.read.local import LocalFile
 
 from ...helpers.torch_files import rezipped, saved, write
 
@@ -150,7 +153,8 @@ def test_as_many_records_as_fit_in_16_bits_and_one_more(records: int) -> None:
             file.write(data)
     assert len(zipfile.ZipFile("x.pth").namelist()) == records
     assert (b"PK\6\6" in Path("x.pth").read_bytes()) is (records >= 65_535)
-    assert len(cs.open_checkpoint("x.pth")) == records - 5
+    with closing(LocalFile("x.pth")) as file:
+        assert len(read_archive(file).entries) == records
 
 
 @pytest.mark.parametrize("records", [0xFFFF - 1, 0xFFFF, 0xFFFF + 1])

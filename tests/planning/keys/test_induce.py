@@ -29,7 +29,7 @@ def applied(names: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.long
-@examples_of(300)
+@examples_of(150)
 @given(st.dictionaries(key, key, max_size=8))
 def test_the_rules_rename_every_key_as_wanted(names: dict[str, str]) -> None:
     assert applied(names) == names
@@ -65,7 +65,7 @@ odd_key = st.one_of(
 
 
 @pytest.mark.long
-@examples_of(1000)
+@examples_of(400)
 @given(st.dictionaries(odd_key, odd_key, max_size=8))
 def test_odd_names_are_renamed_as_wanted_or_left_out(names: dict[str, str]) -> None:
     rules = rules_for(names)

@@ -127,7 +127,7 @@ def test_a_second_writer_waits_and_then_sees_what_the_first_wrote(wait: float, m
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(("first", "second"), [("shards", "dcp"), ("pth shards", "dcp"), ("shards", "pth shards")])
 def test_of_many_races_none_leaves_a_mixture(first: str, second: str, force: bool) -> None:
-    for number in range(25):
+    for number in range(12):
         output = f"out{number}"
         start = threading.Barrier(2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -301,9 +302,9 @@ def test_those_of_torchao_are_noted(off: int, is_noted: bool) -> None:
 def test_the_real_network_has_groups_around_0(case: str, minilm: Path) -> None:
     settings, encode, _, _ = CASES[case]
     state = load_file(minilm / "model.safetensors")
-    keys = [key for key, one in state.items() if one.dim() == 2 and ".layer." in key]
+    keys = [key for key, one in state.items() if one.dim() == 2 and re.search(r"\.layer\.[135]\.", key)]
     save_model(Path("m"), settings, {key.removesuffix(".weight"): encode(state[key].float()) for key in keys})
-    assert len(keys) == 36
+    assert len(keys) == 18
     notes = cs.apply(cs.convert("m", dequantize=True), "out.safetensors").notes
     assert not [one for one in notes if is_meant(one) or ONE_STEP in one]
 

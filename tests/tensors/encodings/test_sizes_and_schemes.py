@@ -18,7 +18,7 @@ from ckptsurgeon.tensors.quantised.sizes import logical_shapes
 
 from ...helpers.four_bits import FOUR_BITS
 from ...helpers.quantised import eight_bits, fp8, scales, words
-from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
+from ...helpers.zoo import BY_NAME, IN, OUT, Quantised
 from .test_agreement import GEMV, VERBS
 from .test_missing_parts import THREE, State, folder_of
 
@@ -127,9 +127,8 @@ def test_nothing_is_said_of_models_as_they_are_published(one: Quantised, tmp_pat
     assert not said(cs.transplant(folder, folder))
 
 
-@pytest.mark.parametrize("one", [*ZOO, GEMV], ids=lambda one: one.name)
-def test_no_part_of_a_sound_model_is_of_another_size(one: Quantised, tmp_path: Path) -> None:
-    assert not [note for note in said(cs.inspect(one.folder(tmp_path / "m"))) if "does not fit" in note]
+def test_no_part_of_a_sound_model_is_of_another_size(tmp_path: Path) -> None:
+    assert not [note for note in said(cs.inspect(GEMV.folder(tmp_path / "m"))) if "does not fit" in note]
 
 
 BY_SOUND = {one.name: one for one in SOUND}

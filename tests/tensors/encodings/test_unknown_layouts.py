@@ -37,12 +37,6 @@ def said(found: Any) -> list[str]:
     return [note for note in found.notes if "cannot be decoded" in note or "of a shape that does not fit" in note]
 
 
-@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
-def test_nothing_is_said_of_sound_models(one: Quantised, tmp_path: Path) -> None:
-    assert not said(cs.inspect(one.folder(tmp_path / "m")))
-    assert not said(cs.inspect(replace(one, layers=LAYERS).folder(tmp_path / "three")))
-
-
 @pytest.mark.parametrize(
     ("name", "end", "change", "why"),
     [

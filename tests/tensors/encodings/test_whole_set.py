@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
-from ...helpers.zoo import BY_NAME, OUT, ZOO, Quantised
+from ...helpers.zoo import BY_NAME, OUT
 from .test_agreement import VERBS
 from .test_missing_parts import THREE, WEIGHTS, State
 
@@ -49,12 +49,6 @@ def without(end: str, layers: int = 3) -> Callable[[State], object]:
 
 
 def nothing(state: State) -> None: ...
-
-
-@pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
-def test_nothing_is_said_of_sound_models(one: Quantised, tmp_path: Path) -> None:
-    assert not said(cs.inspect(one.folder(tmp_path / "m")))
-    assert not said(cs.inspect(replace(one, layers=THREE).folder(tmp_path / "three")))
 
 
 PACK, NV = {"format": "pack-quantized"}, {"format": "nvfp4-pack-quantized"}
