@@ -15,7 +15,7 @@ from ckptsurgeon.checkpoint.values.scales import ONE_SCALE, OTHER_MAP, _dynamic_
 from ckptsurgeon.tensors.encoders.bitsandbytes import dynamic_map
 
 from ...helpers.coded_matrices import SETTINGS, nested_nf4, nf4, save_model
-from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
+from ...helpers.coded_models import QUICK, coded_tensors, false_alarms, said_by, silent, write_model
 
 ONE = "model.layers.3.mlp.up_proj.weight"
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -34,7 +34,7 @@ def shifted(one: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("change", [lambda one: one**3, lambda one: one.flip(0), shifted, fill(0)])
 def test_another_table_is_said(change: Change) -> None:
     state = coded_tensors(nested_nf4)
-    assert said_by(write_model(Path("m"), state, SETTINGS["nf4"]), "nested") == []
+    assert false_alarms(write_model(Path("m"), state, SETTINGS["nf4"]), "nested") == []
     key = f"{ONE}.nested_quant_map"
     path = write_model(Path("m"), {**state, key: change(state[key])}, SETTINGS["nf4"])
     assert said_by(path, f"1 quantised tensor has {OTHER_MAP}: {ONE}") == [*QUICK]
@@ -45,7 +45,7 @@ def test_a_table_that_is_rounded_is_not(dtype: torch.dtype) -> None:
     state = coded_tensors(nested_nf4)
     key = f"{ONE}.nested_quant_map"
     state[key] = state[key].to(dtype)
-    assert said_by(write_model(Path("m"), state, SETTINGS["nf4"]), OTHER_MAP) == []
+    assert false_alarms(write_model(Path("m"), state, SETTINGS["nf4"]), OTHER_MAP) == []
 
 
 def test_it_is_the_table_of_bitsandbytes() -> None:
@@ -79,7 +79,7 @@ def test_healthy_weights_may_have_one_scale(draw: str) -> None:
         return {**parts, ".weight.absmax": parts[".weight.absmax"].clamp(min=1e-3)}
 
     state = coded_tensors(encode)
-    assert said_by(write_model(Path("m"), state, SETTINGS["nf4"]), ONE_SCALE) == []
+    assert false_alarms(write_model(Path("m"), state, SETTINGS["nf4"]), ONE_SCALE) == []
 
 
 def with_layer(state: dict[str, torch.Tensor], number: int, change: Change) -> dict[str, torch.Tensor]:
@@ -105,7 +105,7 @@ def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:
     state = coded_tensors(encode, layers=layers)
     path, said = Path("m"), "of other layers"
     settings: dict[str, Any] = SETTINGS["nf4"]
-    assert said_by(write_model(path, state, settings), said) == []
+    assert false_alarms(write_model(path, state, settings), said) == []
     write_model(path, with_layer(state, number, squared), settings)
     assert said_by(path, said) == [*QUICK]
     if (layers, number) == (6, 3):

@@ -11,7 +11,7 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.values.scales import NOT_POWERS
 
-from ...helpers.coded_models import coded_tensors, said_by, silent, write_model
+from ...helpers.coded_models import coded_tensors, false_alarms, silent, write_model
 
 Parts = dict[str, torch.Tensor]
 ONE = "model.layers.3.mlp.up_proj.weight"
@@ -47,7 +47,7 @@ def test_scales_that_are_not_powers_of_two_are_said() -> None:
 def test_one_of_them_is_said(dtype: torch.dtype) -> None:
     state = coded_tensors(powers)
     state = {key: one.to(dtype) if key.endswith("scale_inv") else one for key, one in state.items()}
-    assert said_by(write_model(Path("m"), state, UE8M0), NOT_POWERS) == []
+    assert false_alarms(write_model(Path("m"), state, UE8M0), NOT_POWERS) == []
     state[f"{ONE}_scale_inv"][-1, -1] *= 1.5
     (note,) = cs.inspect(write_model(Path("m"), state, UE8M0)).notes
     assert note == f"m: 1 quantised tensor has {NOT_POWERS}: {ONE}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ...helpers.coded_matrices import GROUP, SETTINGS, gptq
-from ...helpers.coded_models import LAYERS, QUICK, coded_tensors, said_by, write_model
+from ...helpers.coded_models import LAYERS, QUICK, coded_tensors, false_alarms, said_by, write_model
 from ...helpers.zoo import BY_NAME, IN
 
 ONE = "model.layers.3.self_attn.v_proj"
@@ -32,11 +32,11 @@ def ordered(*, of_layers: bool = True) -> State:
 
 def test_an_order_of_columns_of_another_layer_is_said() -> None:
     state = ordered()
-    assert said_by(write_model(Path("m"), state, ORDERED), "same inputs") == []
+    assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []
     state[f"{ONE}.g_idx"] = state["model.layers.2.self_attn.v_proj.g_idx"].clone()
     said = "1 quantised tensor has a g_idx that differs from that of q_proj and k_proj, which have the same inputs"
     assert said_by(write_model(Path("m"), state, ORDERED), said, f": {ONE}.weight") == [*QUICK]
-    assert said_by(Path("m"), "differs from that of k_proj and v_proj") == []
+    assert false_alarms(Path("m"), "differs from that of k_proj and v_proj") == []
 
 
 def test_of_two_siblings_both_are_named() -> None:
@@ -51,12 +51,12 @@ def test_of_two_siblings_both_are_named() -> None:
 
 
 def test_orders_that_differ_everywhere_or_in_two_columns_are_not() -> None:
-    assert said_by(write_model(Path("m"), ordered(of_layers=False), ORDERED), "same inputs") == []
+    assert false_alarms(write_model(Path("m"), ordered(of_layers=False), ORDERED), "same inputs") == []
     state = ordered()
     order = state[f"{ONE}.g_idx"]
     first, second = int((order == 0).nonzero()[0]), int((order == 1).nonzero()[0])
     order[first], order[second] = 1, 0
-    assert said_by(write_model(Path("m"), state, ORDERED), "same inputs") == []
+    assert false_alarms(write_model(Path("m"), state, ORDERED), "same inputs") == []
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -71,7 +71,7 @@ def test_a_global_scale_unlike_those_of_q_and_k_is_said(shared: bool) -> None:
             if shared:
                 made[".weight_global_scale"] = scale.clone()
             state |= {f"model.layers.{number}.self_attn.{role}{end}": one for end, one in made.items()}
-    assert said_by(write_model(Path("m"), state, settings), "same inputs") == []
+    assert false_alarms(write_model(Path("m"), state, settings), "same inputs") == []
     state[f"{ONE}.weight_global_scale"] *= 2
     said = "a weight_global_scale that differs from that of q_proj and k_proj", f": {ONE}"
     assert said_by(write_model(Path("m"), state, settings), *said) == ([*QUICK] if shared else [])

@@ -12,7 +12,7 @@ import torch
 from ckptsurgeon.tensors.odd_scales.averaged_words import AVERAGED, SPREAD, averaged_names
 
 from ...helpers.coded_matrices import SETTINGS, Encode, awq, gptq, mlx, nf4
-from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, statuses, write_model
+from ...helpers.coded_models import QUICK, coded_tensors, false_alarms, said_by, silent, statuses, write_model
 
 State = dict[str, torch.Tensor]
 
@@ -64,7 +64,7 @@ def test_averages_of_words_are_said(name: str) -> None:
     encode, settings = ENCODERS[name]
     state = coded_tensors(encode, layers=4)
     other = coded_tensors(tuned(encode, 0.2, torch.Generator().manual_seed(1)), layers=4)
-    assert said_by(write_model(Path("m"), other, settings), AVERAGED) == []
+    assert false_alarms(write_model(Path("m"), other, settings), AVERAGED) == []
     path = write_model(Path("m"), averaged(state, other), settings)
     assert said_by(path, AVERAGED) == [*QUICK]
     assert statuses(path, AVERAGED) == ["WARN"]
@@ -80,7 +80,7 @@ def test_inputs_of_different_sizes_are_not(name: str, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     sizes = {width: torch.exp(torch.randn(width, generator=draw) * 0.3) for width in (128, 256)}
     state = coded_tensors(lambda weight: encode(weight * sizes[weight.shape[1]]), layers=4)
-    assert said_by(write_model(Path("m"), state, settings), AVERAGED) == []
+    assert false_alarms(write_model(Path("m"), state, settings), AVERAGED) == []
 
 
 def kinds(*spreads: float) -> dict[str, list[str]]:
