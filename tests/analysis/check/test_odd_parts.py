@@ -285,6 +285,7 @@ def test_a_scale_for_each_column_does_not_fit(number: int, status: str) -> None:
     assert all("does not fit the codes" in one.what for one in row.found)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])
 def test_codes_of_another_layer_are_a_copy(name: str, is_tied: bool) -> None:

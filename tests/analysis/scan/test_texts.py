@@ -142,6 +142,7 @@ def hidden(text: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("how", hidden(""))
 @pytest.mark.parametrize("kind", TEXTS)
 def test_a_pickle_that_is_spelled_as_a_text_is_found(kind: str, how: str, ckpt: Run) -> None:

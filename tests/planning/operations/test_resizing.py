@@ -86,6 +86,7 @@ CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_one_tensor_becomes_larger_or_smaller(name: str, dtype: torch.dtype) -> None:

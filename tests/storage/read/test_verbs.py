@@ -49,6 +49,7 @@ def check_bounds(hub: Hub, nbytes: int, requests: int) -> None:
     assert len(hub.requests) <= requests
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
 @pytest.mark.parametrize(
     ("make", "share", "requests"),

@@ -127,8 +127,9 @@ def test_clipped_codes_are_said(form: str, kind: str) -> None:
 def test_codes_with_scales_that_fit_are_not(form: str, kind: str) -> None:
     path = model(form, kind, 1.0)
     assert not said(cs.inspect(path).notes)
-    assert not said(cs.apply(cs.convert(path, dequantize=True), "plain").notes)
-    assert not said(one.what for one in cs.check(path).row("scales").found)
+    if kind in [*WEIGHTS][:2]:  # the other verbs look at the same codes with the same tests
+        assert not said(cs.apply(cs.convert(path, dequantize=True), "plain").notes)
+        assert not said(one.what for one in cs.check(path).row("scales").found)
 
 
 @pytest.mark.parametrize("form", ["int8", "int4", "gptq"])

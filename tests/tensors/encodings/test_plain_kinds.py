@@ -34,6 +34,7 @@ def beside(name: str, path: Path, *modules: str, **settings: Any) -> Path:
     return folder
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", METHODS)
 def test_attention_that_is_plain_in_every_layer_is_said(name: str, verb: str, tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_attention_that_is_plain_in_every_layer_is_said(name: str, verb: str, tm
     assert SAID.format("3 weights are", "them") + names in said(VERBS[verb](folder))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("entries", [
     ["self_attn"],
     ["self_attn.q_proj"],
@@ -60,6 +62,7 @@ def test_expressions_that_leave_modules_out_are_heeded(entry: str, tmp_path: Pat
     assert not said(cs.inspect(beside("int4-packed", tmp_path, "self_attn.q_proj", ignore=["lm_head", entry])))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("number", [3, 1])
 def test_kinds_that_an_expression_may_leave_out_are_said(number: int, verb: str, tmp_path: Path) -> None:
@@ -72,6 +75,7 @@ def test_kinds_that_an_expression_may_leave_out_are_said(number: int, verb: str,
     assert f"{are} not quantised in any layer; {may}" in note
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("module", ["mlp.gate", "mlp.router", "input_layernorm", "self_attn.indexer.weights_proj"])
 @pytest.mark.parametrize("name", METHODS)
 def test_other_modules_than_linear_layers_are_not_judged(name: str, module: str, tmp_path: Path) -> None:

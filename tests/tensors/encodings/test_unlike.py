@@ -33,6 +33,7 @@ def changed(folder: Path, layer: int, *, keep: bool = False) -> None:
     save_file({**left, f"{stem}.weight": PLAIN}, folder / "model.safetensors")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", ["gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed"])
 def test_a_plain_weight_among_codes_is_said_unless_settings_leave_it_out(name: str, verb: str, tmp_path: Path) -> None:
