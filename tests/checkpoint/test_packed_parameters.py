@@ -13,7 +13,16 @@ from torch import nn
 
 import ckptsurgeon as cs
 
-from ..helpers.quantised_networks import FORMS, NETWORKS, Convolutional, Recurrent, dequantised, quantised, save
+from ..helpers.quantised_networks import (
+    FORMS,
+    NETWORKS,
+    Convolutional,
+    Recurrent,
+    dequantised,
+    quantised,
+    quick_qconfig,
+    save,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 Run = Callable[..., Any]
@@ -49,7 +58,8 @@ def test_the_decoded_file_loads_into_the_network_of_floats(name: str, form: str,
     decode = [] if name in HALF else ["--dequantize"]
     done = ckpt("convert", "q.pth", *decode, "--dtype", "float32", "-o", "x.pth")
     assert done.code == 0, done.err
-    assert ckpt("verify", "x.pth").code == 0
+    if form == "state dict":
+        assert ckpt("verify", "x.pth").code == 0
     if name == "static":
         assert "scales of activations are kept" in " ".join(done.err.split())
         assert ckpt("filter", "x.pth", "--exclude", "quant.*", "-o", "y.pth").code == 0
@@ -131,7 +141,7 @@ def test_every_verb_computes_with_the_decoded_weights(name: str, ckpt: Run) -> N
 
 def functional() -> dict[str, Any]:
     """The state dict of a network in which FX quantises a call of ``linear``: its weight has a number for a name."""
-    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization import QConfigMapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     class Net(nn.Module):
@@ -143,7 +153,7 @@ def functional() -> dict[str, Any]:
             return nn.functional.linear(self.fc(x), self.w)
 
     example = (torch.randn(2, 4),)
-    prepared = prepare_fx(Net().eval(), get_default_qconfig_mapping(torch.backends.quantized.engine), example)
+    prepared = prepare_fx(Net().eval(), QConfigMapping().set_global(quick_qconfig()), example)
     prepared(*example)
     state: dict[str, Any] = convert_fx(prepared).state_dict()
     return state

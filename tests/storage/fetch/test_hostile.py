@@ -124,6 +124,7 @@ def forget_cache() -> None:
     shutil.rmtree("hf/hub", ignore_errors=True)
 
 
+@pytest.mark.each_value
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["ETag", "X-Linked-Etag"])
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', "{}"])
