@@ -85,6 +85,8 @@ def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool, strict:
     data = {"kind": "ckpt.check", "version": 1, "ok": all(report.ok for report in reports)}
     if printer.json and printer.answer({**data, "reports": [report.to_json() for report in reports]}):
         return
+    if printer.quiet:  # rich takes long to import
+        return
     from ...render.check import check_view
 
     for report in reports:

@@ -22,7 +22,7 @@ __all__ = ["Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"
 PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 """The dtypes of the real and imaginary parts of complex numbers, which are measured as separate values."""
 LARGE = 8 * BLOCK
-"""The sums of a tensor of at least this many bytes (4 MiB) are estimated from a sixteenth of its values."""
+"""The sums of a tensor of at least this many bytes (4 MiB) are estimated from one of 64 values."""
 
 
 @dataclass(frozen=True, slots=True)

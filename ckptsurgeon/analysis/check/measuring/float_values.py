@@ -43,6 +43,11 @@ class FloatLayout:
         return np.dtype(f"i{self.codes.itemsize}")
 
     @property
+    def has_narrow_exponent(self) -> bool:
+        """Whether many weights of a usual size are denormal: in floats of 8 bits and in float16."""
+        return bool(self.small) or self.factor != 1
+
+    @property
     def mask(self) -> np.int32:
         """The bits of a float32 that a shifted code can set."""
         return np.int32(((self.sign - 1) << self.shift) - (1 << 31))

@@ -1,7 +1,9 @@
 """The sum of values and the sum of their squares: of all values of a block, or estimated from a part of them.
 
-Standard deviations and means are compared within factors of eight and more. So a sixteenth of the values of a large
-tensor suffices, and saves most of the conversion to float32. Counts and extremes are never estimated.
+Standard deviations and means are compared within factors of eight and more. So one of 64 values of a large tensor
+suffices, and saves most of the conversion to float32. The sample has at least 128 runs. It also shows how many values
+are denormal, in dtypes in which that is usual. Extremes and counts of NaN, infinities and positive zeros are never
+estimated: a single NaN, or a page of zeros among weights, is a fault.
 """
 
 from __future__ import annotations
@@ -12,24 +14,25 @@ import numpy as np
 
 from ....tensors.ops.regions import Array
 
-__all__ = ["ROW", "runs_of", "scaled_up", "whole_sums"]
+__all__ = ["ROW", "SHARE", "runs_of", "scaled_up", "whole_sums"]
 
 ROW = 4096
 """This many squares are added in single precision; the sums are then added in double precision."""
-RUN = 2048
+RUN = 512
 """The size in bytes of a run: neighbouring bytes of a block. A sample consists of whole runs."""
-SHARE = 16
+SHARE = 64
 """A sample takes one run from each group of this many neighbouring runs."""
-FAR = 64.0
+FAR = 32.0
 """If the largest magnitude is over this many times the root mean square of a sample, all values are added.
 
 A few large values may be outside the sample, but they may make up most of the sum of squares. A single value that is
-64 times as large as the others of a block changes the standard deviation by at most 2 %.
+32 times as large as the others of a block changes the standard deviation by at most 0.4 %, and by a fifth if the sample
+has it; the other blocks of the tensor make that a fortieth at most.
 """
 
 
 def runs_of(raw: Array, number: int, out: Array) -> Array:
-    """Return one run from each group of 16 neighbouring runs of a block's bytes, in ``out``.
+    """Return one run from each group of 64 neighbouring runs of a block's bytes, in ``out``.
 
     ``number`` is the number of the block. The position of the run in its group differs from group to group and from
     block to block, because equal positions might always be the same columns of a matrix.
