@@ -102,6 +102,7 @@ class NoteKind(Enum):
         "configuration", "Set this field to the dtype of the weights, or cast the weights (ckpt convert --dtype)."
     )
     CONFIGURATION_REFUSED = _fail("configuration", "Correct config.json, or use the weights that belong to it.")
+    OTHER_COMPONENT = _fail("configuration", "Use the components of one pipeline.")
     CONFIGURATION = _warn("configuration", "Check whether both files are of this model.")
 
     STORED_TIE = _warn("ties", "")

@@ -94,6 +94,10 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
     yield from contradictions(checkpoint, folder)
     if checkpoint.folder is not None:
         yield from other_weight_notes(checkpoint, checkpoint.folder)
+    if checkpoint.format.startswith("diffusers") or "_class_name" in folder.config:
+        from .pipelines import pipeline_notes  # imports the layouts of networks
+
+        yield from pipeline_notes(checkpoint)
     if base is not None:
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)

@@ -14,7 +14,7 @@ from ..base.limits import BESIDE_BYTES
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 
-__all__ = ["PIPELINE", "folder_kind", "pipeline_index"]
+__all__ = ["PIPELINE", "folder_kind", "object_in", "pipeline_index"]
 
 PIPELINE = "model_index.json"
 """The index of a diffusers pipeline: a list of its components; each has a folder with the same name."""
@@ -70,8 +70,13 @@ def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
 
 def pipeline_index(folder: Folder) -> dict[str, Any]:
     """Return the entries of the index of a pipeline; empty if it cannot be read or is not a JSON object."""
+    return object_in(folder, PIPELINE)
+
+
+def object_in(folder: Folder, name: str) -> dict[str, Any]:
+    """Return the JSON object in a file of a folder; empty if the file cannot be read or has no JSON object."""
     with suppress(CheckpointError, ValueError):
-        file = folder.file(PIPELINE)
+        file = folder.file(name)
         try:
             found = parse_json(file.read(0, file.size)) if file.size <= BESIDE_BYTES else None
             return found if isinstance(found, dict) else {}
