@@ -119,6 +119,16 @@ def missing_settings(
             f"{escape(path)}: its quantization_config says quant_method {escape(method)}, but no tensor is quantised: "
             f"{escape(plain)} is {tensors[plain].dtype}",
         )
+    if plain and _lacks_method(configuration(folder).get(SETTINGS)) and not elsewhere():
+        lacks = "its quantization_config has no quant_method, without which transformers does not load the model"
+        is_plain = f"no tensor is quantised: {escape(plain)} is {tensors[plain].dtype}"
+        yield Note(NoteKind.QUANTISATION_REFUSED, f"{escape(path)}: {lacks}, and {is_plain}")
+
+
+def _lacks_method(settings: object) -> bool:
+    """Return whether settings of quantisation name no method; ``load_in_4bit`` and the like mean bitsandbytes."""
+    named = ("quant_method", "load_in_4bit", "load_in_8bit", "quant_algo")  # the last is that of ModelOpt
+    return isinstance(settings, dict) and not any(settings.get(name) for name in named)
 
 
 @notes_of(NoteKind.QUANTISATION)

@@ -67,6 +67,25 @@ def test_methods_that_quantise_while_loading_may_have_plain_weights(
 
 
 @pytest.mark.parametrize(
+    ("settings", "statuses"),
+    [
+        ({"bits": 4, "group_size": 128}, ["FAIL"]),
+        ({"quant_method": None, "bits": 4}, ["FAIL"]),
+        ({"load_in_4bit": True}, []),
+        ({"quant_algo": "FP8"}, []),
+        (None, []),
+    ],
+)
+def test_settings_of_plain_weights_that_name_no_method_fail(
+    settings: object, statuses: list[str], tmp_path: Path
+) -> None:
+    folder = without_codes(folder_of("gptq", tmp_path))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    assert found(folder, "has no quant_method") == statuses
+
+
+@pytest.mark.parametrize(
     ("name", "old", "new"),
     [("fp8-block", ".weight_scale_inv", ".weight_scale"), ("fp8-channel", ".weight_scale", ".weight_scale_inv")],
 )
