@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "permuted vectors of float16 and bfloat16 are not guessed",
+        "or (is_rounded and len(one[1].shape) < 2):",
+        "or (is_rounded and not one[1].shape):",
+        "analysis/match/test_dtypes.py",
+    ),
+    Mutant(
+        "kernels of JAX in float16 and in bfloat16 are found by sums that rounding hardly changes",
+        "    if pairs.is_rounded:\n        return rounded_groups(",
+        "    if False:\n        return rounded_groups(",
+        "analysis/match/test_dtypes.py",
+    ),
+    Mutant(
         "norms of Megatron's own modules have the names that these save in distributed checkpoints",
         '"local": "local", "saved": "te"}[kind]',
         '"local": "local", "saved": "experts"}[kind]',

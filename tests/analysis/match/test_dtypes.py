@@ -13,6 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.match.proposal import Proposal
 from ckptsurgeon.analysis.match.values.rounded import DIRECTIONS, NEAR, numbered
 
+from .test_rearranged import LAYERS, attention
 from .test_values import WIDTH, Tensors, check, each_layer, experts, gpt2, meta, neox, network, padded
 
 
@@ -71,6 +72,72 @@ def test_padded_and_equal_rows_in_float16_and_in_bfloat16() -> None:
     halves(here, {"x": here["head.weight"].T, "y": here["emb.weight"], "z": here["a.bias"], "v": here["w"]})
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+@pytest.mark.parametrize("dims", [(2, 1, 0), (2, 3, 1, 0)])
+def test_kernels_of_jax_in_float16_and_in_bfloat16(dims: tuple[int, ...], scale: float) -> None:
+    shape = (7, 5, 3, 2)[: len(dims)]
+    here = {f"conv.{n}.weight": torch.randn(shape) * scale for n in range(6)}
+    there = {f"Conv_{n}.kernel": here[f"conv.{n}.weight"].permute(dims) for n in range(6)}
+    assert [dict(row.row) for row in halves(here, there).operations] == [
+        {"permute": "conv.{n}.weight", "dims": list(dims)}
+    ]
+    halves(there, here)
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_attention_of_jax_in_float16_and_in_bfloat16(is_scanned: bool) -> None:
+    here, there = attention(biases="random")
+    if is_scanned:
+        names = [key.removeprefix("block_0.") for key in there if key.startswith("block_0.")]
+        there = {f"blocks.{name}": torch.stack([there[f"block_{n}.{name}"] for n in range(LAYERS)]) for name in names}
+    halves(here, there)
+    halves(there, here)
+
+
+def test_norms_of_layers_in_one_tensor_in_float16_and_in_bfloat16() -> None:
+    here = {f"h.{n}.{name}.weight": torch.randn(24) for n in range(LAYERS) for name in ("norm1", "norm2")}
+    here["w"] = torch.randn(7, 24)
+    names = ("norm1", "norm2")
+    there = {f"blocks.{name}": torch.stack([here[f"h.{n}.{name}.weight"] for n in range(LAYERS)]) for name in names}
+    there["w"] = here["w"]
+    assert {next(iter(row.row)) for row in halves(here, there).operations} == {"stack"}
+    assert {next(iter(row.row)) for row in halves(there, here).operations} == {"unstack"}
+
+
+def test_channels_permuted_along_both_dimensions_in_float16_and_in_bfloat16() -> None:
+    rows, columns = torch.randperm(64), torch.randperm(48)
+    here = {"a.weight": torch.randn(64, 48), "c.weight": torch.randn(64, 48, 3)}
+    there = {key: value[rows][:, columns] for key, value in here.items()}
+    found = halves(here, there)
+    assert [next(iter(row.row)) for row in found.operations] == ["take"] * 4
+
+
+def test_a_head_that_is_the_transposed_embedding_in_float16_and_in_bfloat16() -> None:
+    here = {"emb.weight": torch.randn(20, 12), "b.weight": torch.randn(5, 12)}
+    found = halves(here, {**here, "head.kernel": here["emb.weight"].T})
+    assert {next(iter(row.row)) for row in found.operations} == {"copy", "transpose"}
+
+
+def test_permuted_vectors_in_float16_and_bfloat16_are_not_guessed() -> None:
+    """Several elements of a vector are the same number in bfloat16, so that no order is certain."""
+    vector, other = torch.randn(400), torch.randn(6, 5)
+    save_file({"a": vector.half(), "w": other.half()}, "here.safetensors")
+    save_file({"b": vector[torch.randperm(400)].bfloat16(), "w": other.bfloat16()}, "there.safetensors")
+    found = cs.match("here.safetensors", "there.safetensors", values=True)
+    assert [*found.missing] == ["b"]
+    assert any("permuted vectors are not searched" in note for note in found.notes)
+
+
+def test_kernels_of_different_networks_in_float16_and_bfloat16_do_not_agree() -> None:
+    here = {f"conv.{n}": torch.randn(7, 5, 3).half() for n in range(20)}
+    there = {f"kernel.{n}": torch.randn(3, 5, 7).bfloat16() for n in range(20)}
+    save_file(here, "here.safetensors")
+    save_file(there, "there.safetensors")
+    found = cs.match("here.safetensors", "there.safetensors", values=True)
+    assert found.notes[0].startswith("nothing agrees by value")
+    assert not found.operations
+
+
 def test_what_differs_by_more_than_rounding_does_not_agree() -> None:
     weight, other = torch.randn(64, 64), torch.randn(5, 4)
     changed = weight.clone()
@@ -80,7 +147,7 @@ def test_what_differs_by_more_than_rounding_does_not_agree() -> None:
     found = cs.match("here.safetensors", "there.safetensors", values=True)
     assert [*found.missing] == ["b.weight"]
     assert found.agreed["w"] in ("cast", "rounded")
-    assert any("are not searched: compare each checkpoint with a more precise one" in note for note in found.notes)
+    assert any("compare each checkpoint with a more precise one" in note for note in found.notes)
 
 
 def test_different_networks_in_float16_and_bfloat16_do_not_agree() -> None:

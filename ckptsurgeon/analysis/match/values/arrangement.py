@@ -19,6 +19,8 @@ from ....tensors.info import TensorInfo
 from ..operations.steps import Fields, Step, in_place
 from .elements import slices_of
 from .lines import sample_of
+from .rounded import are_near, projected_sample
+from .rounded_elements import rounded_order
 from .structure import operations_for_order
 
 __all__ = ["Operations", "arrangement", "permutation", "with_steps"]
@@ -31,16 +33,21 @@ DIMS = 5
 """Orders of dimensions are tried only for tensors of at most this many dimensions."""
 
 
-def arrangement(one: Tensor, other: Tensor, dtype: str) -> Operations | None:
-    """Return the operations that give ``one`` the shape and the sample of ``other``; None if there are none."""
+def arrangement(one: Tensor, other: Tensor, dtype: str, *, is_rounded: bool = False) -> Operations | None:
+    """Return the operations that give ``one`` the shape and the sample of ``other``; None if there are none.
+
+    If ``is_rounded`` is true, the samples may differ by the rounding of float16 and bfloat16.
+    """
     (source, info), (destination, wanted) = one, other
     if max(len(info.shape), len(wanted.shape)) > DIMS:
         return None
+    options = _options(info.shape, wanted.shape)
+    if is_rounded:
+        line = projected_sample(destination, wanted)
+        near = (one for one in options if are_near(projected_sample(source, _done(info, one)), line))
+        return next(near, None)
     sample = sample_of(destination, wanted, dtype)
-    for operations in _options(info.shape, wanted.shape):
-        if sample_of(source, _done(info, operations), dtype) == sample:
-            return operations
-    return None
+    return next((one for one in options if sample_of(source, _done(info, one), dtype) == sample), None)
 
 
 def _options(shape: Shape, wanted: Shape) -> Iterator[Operations]:
@@ -80,17 +87,22 @@ def _done(info: TensorInfo, operations: Operations) -> TensorInfo:
     return info
 
 
-def permutation(one: Tensor, other: Tensor, dtype: str) -> Operations | None:
+def permutation(one: Tensor, other: Tensor, dtype: str, *, is_rounded: bool = False) -> Operations | None:
     """Return the operations that permute ``one`` along its first two dimensions so that it may equal ``other``.
 
     Only fingerprints of slices are compared, which do not depend on the order of elements. So the whole tensors still
-    have to be compared afterwards. Returns None if no permutation fits.
+    have to be compared afterwards. Returns None if no permutation fits. If ``is_rounded`` is true, the elements may be
+    roundings to float16 and bfloat16; those of a vector then show no order, as several are one number in bfloat16.
     """
-    if not one[1].shape or one[1].shape != other[1].shape:
+    if not one[1].shape or one[1].shape != other[1].shape or (is_rounded and len(one[1].shape) < 2):
         return None
     dims = tuple(range(min(2, len(one[1].shape))))
     found: list[tuple[str, Fields]] = []
-    for dim, here, there in zip(dims, *(slices_of(*side, dtype, dims) for side in (one, other)), strict=True):
+    if is_rounded:
+        slices = rounded_order(one, other)
+    else:
+        slices = [*zip(*(slices_of(*side, dtype, dims) for side in (one, other)), strict=True)]
+    for dim, (here, there) in zip(dims, slices, strict=True):
         if not np.array_equal(np.sort(here), np.sort(there)):
             return None
         order = np.argsort(here, kind="stable")[np.argsort(np.argsort(there, kind="stable"), kind="stable")]

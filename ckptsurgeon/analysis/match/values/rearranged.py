@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
 
 from ....tensors.composition import cut, reshape
 from ....tensors.info import TensorInfo
@@ -15,7 +19,11 @@ from .arrangement import arrangement, permutation, with_steps
 from .elements import elements_of
 from .lines import lines_of
 from .relations import WHY
+from .rounded import rounded_lines
+from .rounded_elements import Groups, rounded_groups
 from .side import EXPERTS, Pairs, Side
+
+Numbers = npt.NDArray[np.uint64]
 
 __all__ = ["rearranged", "slices_rearranged", "turned_copies", "vector_stacks"]
 
@@ -45,25 +53,28 @@ def _slices(tensors: Tensors) -> dict[str, TensorInfo]:
 def _same_elements(pairs: Pairs, here: Tensors, there: Tensors) -> Iterator[Change]:
     """Yield a change for each two tensors with the same elements, if no third tensor has the same elements."""
     sizes = {info.numel for info in here.values()} & {info.numel for info in there.values()} - {0, 1}
-    found = [
-        _by_elements(side, {key: info for key, info in tensors.items() if info.numel in sizes})
-        for side, tensors in ((pairs.here, here), (pairs.there, there))
-    ]
+    some = [{key: info for key, info in tensors.items() if info.numel in sizes} for tensors in (here, there)]
+    found = _by_elements(pairs, *some)
     for elements, old in found[0].items():
         new = found[1].get(elements, [])
         if len(old) == len(new) == 1:
             one = pairs.here.checkpoint, here[old[0]]
             other = pairs.there.checkpoint, there[new[0]]
-            operations = arrangement(one, other, pairs.here.dtype)
-            operations = operations if operations is not None else permutation(one, other, pairs.here.dtype)
+            operations = arrangement(one, other, pairs.here.dtype, is_rounded=pairs.is_rounded)
+            if operations is None:
+                operations = permutation(one, other, pairs.here.dtype, is_rounded=pairs.is_rounded)
             if operations:
                 yield Change(with_steps(old[0], operations, ORDER), {old[0]: new[0]}, (old[0],), WHY)
 
 
-def _by_elements(side: Side, tensors: Tensors) -> dict[tuple[int, int], list[str]]:
-    found: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for key, info in tensors.items():
-        found[info.numel, elements_of(side.checkpoint, info, side.dtype)].append(key)
+def _by_elements(pairs: Pairs, here: Tensors, there: Tensors) -> tuple[Groups, Groups]:
+    """Return {fingerprint: keys} for ``here`` and ``there``; tensors with the same elements have one fingerprint."""
+    if pairs.is_rounded:
+        return rounded_groups(pairs.here.checkpoint, here, pairs.there.checkpoint, there)
+    found: tuple[Groups, Groups] = defaultdict(list), defaultdict(list)
+    for groups, side, tensors in ((found[0], pairs.here, here), (found[1], pairs.there, there)):
+        for key, info in tensors.items():
+            groups[info.numel, elements_of(side.checkpoint, info, side.dtype)].append(key)
     return found
 
 
@@ -76,12 +87,12 @@ def turned_copies(pairs: Pairs) -> Iterator[Change]:
     sizes = {info.numel for info in left.values()}
     used = {key: pairs.here.tensors[key] for key in pairs.names if pairs.here.tensors[key].numel in sizes}
     used = {key: info for key, info in used.items() if info.numel > 1}
-    found = _by_elements(pairs.here, used), _by_elements(pairs.there, left) if used else {}
+    found = _by_elements(pairs, used, left) if used else ({}, {})
     for elements, new in found[1].items():
         old = next(iter(found[0].get(elements, [])), "")
         if old and len(new) == 1:
             one, other = (pairs.here.checkpoint, used[old]), (pairs.there.checkpoint, left[new[0]])
-            operations = arrangement(one, other, pairs.here.dtype)
+            operations = arrangement(one, other, pairs.here.dtype, is_rounded=pairs.is_rounded)
             names = [free_name(key, pairs.here.checkpoint) for key in (pairs.names[old], new[0])]
             if operations:
                 copied = Step("copy", (old,), tuple(names), JOIN)
@@ -92,42 +103,59 @@ def turned_copies(pairs: Pairs) -> Iterator[Change]:
 def vector_stacks(pairs: Pairs) -> Iterator[Change]:
     """Yield stacks and unstacks of vectors that are the rows of a matrix in the other checkpoint (norms of layers)."""
     here, there = pairs.sources(), pairs.destinations()
-    for stack, vectors in _vector_stacks(pairs.there, there, pairs.here, here):
+    for stack, vectors in _vector_stacks(pairs, pairs.there, there, pairs.here, here):
         name = free_name(stack, pairs.here.checkpoint)
         yield Change((Step("stack", vectors, (name,), STACK),), {name: stack}, vectors, WHY)
-    for stack, vectors in _vector_stacks(pairs.here, here, pairs.there, there):
+    for stack, vectors in _vector_stacks(pairs, pairs.here, here, pairs.there, there):
         names = {free_name(key, pairs.here.checkpoint): key for key in vectors}
         yield Change((Step("unstack", (stack,), tuple(names), UNSTACK),), names, (stack,), WHY)
 
 
 def _vector_stacks(
-    whole: Side, stacks: Tensors, single: Side, vectors: Tensors
+    pairs: Pairs, whole: Side, stacks: Tensors, single: Side, vectors: Tensors
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield (matrix, vectors that are its rows); of several lists of vectors, the one with the most similar name."""
-    lists: dict[tuple[int, int], list[list[str]]] = defaultdict(list)
+    lists: dict[tuple[int, ...], list[list[str]]] = defaultdict(list)
     for _, keys in numbered_lists({key: info for key, info in vectors.items() if len(info.shape) == 1}):
         lists[len(keys), vectors[keys[0]].numel].append(keys)
-    by_rows: dict[tuple[int, bytes], list[list[str]]] = defaultdict(list)
     matrices = {
         key: info
         for key, info in stacks.items()
         if info.shape in lists and info.numel and key not in whole.checkpoint.codes.by_key
     }
-    for keys in (keys for shape in {info.shape for info in matrices.values()} for keys in lists[shape]):  # type: ignore[index]
-        rows = b"".join(_row(single, vectors[key]) for key in keys)
-        by_rows[vectors[keys[0]].numel, rows].append(keys)
+    options = [keys for shape in {info.shape for info in matrices.values()} for keys in lists[shape]]
+    lines = [reshape(vectors[key], (1, vectors[key].numel)) for keys in options for key in keys]
+    rows, of_vectors = _rows(pairs, whole, [*matrices.values()], single, lines)
+    lengths = [*accumulate(len(keys) for keys in options)]
+    ids = [np.concatenate(some) if some else np.zeros(0) for some in _cut(of_vectors, lengths)]
     taken: set[str] = set()
-    for key, info in matrices.items():
-        rows = lines_of(whole.checkpoint, info, whole.dtype).rows.tobytes()
-        options = [keys for keys in by_rows[info.shape[1], rows] if keys[0] not in taken]
-        chosen = _nearest(key, options)
+    for (key, info), wanted in zip(matrices.items(), rows, strict=True):
+        fitting = [
+            keys for keys, found in zip(options, ids, strict=True)
+            if keys[0] not in taken and vectors[keys[0]].numel == info.shape[1] and np.array_equal(found, wanted)
+        ]  # fmt: skip
+        chosen = _nearest(key, fitting)
         if chosen:
             taken.add(chosen[0])
             yield key, tuple(chosen)
 
 
-def _row(side: Side, info: TensorInfo) -> bytes:
-    return lines_of(side.checkpoint, reshape(info, (1, *info.shape)), side.dtype).rows.tobytes()
+def _cut(values: list[Numbers], ends: Sequence[int]) -> Iterator[list[Numbers]]:
+    yield from (values[begin:end] for begin, end in zip([0, *ends], ends, strict=False))
+
+
+def _rows(
+    pairs: Pairs, whole: Side, matrices: list[TensorInfo], single: Side, lines: list[TensorInfo]
+) -> tuple[list[Numbers], list[Numbers]]:
+    """Return the fingerprints of the rows of ``matrices``, and of ``lines``, which have one row each."""
+    if pairs.is_rounded:
+        both = [(whole.checkpoint, info) for info in matrices], [(single.checkpoint, info) for info in lines]
+        found = rounded_lines(*both)
+        return [one.rows for one in found[0]], [one.rows for one in found[1]]
+    return (
+        [lines_of(whole.checkpoint, info, whole.dtype).rows for info in matrices],
+        [lines_of(single.checkpoint, info, single.dtype).rows for info in lines],
+    )
 
 
 def _nearest(key: str, options: list[list[str]]) -> list[str]:

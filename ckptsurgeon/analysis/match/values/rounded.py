@@ -22,7 +22,7 @@ from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Box, blocks
 from .lines import ELEMENTS, Lines, ends_of, mixed
 
-__all__ = ["Projections", "numbered", "projected_lines", "projected_sample", "rounded_lines"]
+__all__ = ["Numbers", "Projections", "are_near", "numbered", "projected_lines", "projected_sample", "rounded_lines"]
 
 Numbers = npt.NDArray[np.float64]
 Projections = Numbers
@@ -85,6 +85,11 @@ def _scaled(found: Numbers) -> Projections:
     norms = np.sqrt(found[:, -1:] / 3)
     projections = np.divide(found[:, :-1], norms, out=np.zeros_like(found[:, :-1]), where=norms > 0)
     return np.hstack([projections, np.log(np.maximum(norms, 2.0**-149))])
+
+
+def are_near(one: Projections, other: Projections) -> bool:
+    """Return whether two lines may be roundings of the same numbers."""
+    return bool((np.abs(one - other) <= NEAR).all())
 
 
 def numbered(here: Projections, there: Projections) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
