@@ -29,8 +29,8 @@ __all__ = ["with_values"]
 
 _NOT_SEARCHED = (
     "between float16 and bfloat16, permuted vectors are not searched, since several elements have the same value in "
-    "bfloat16, and permuted tensors of values under 0.0001 may not be found: compare each checkpoint with a more precise "
-    "one"
+    "bfloat16, and permuted tensors of values under 0.0001 may not be found: compare each checkpoint with a more "
+    "precise one"
 )
 Progress = Callable[[int, int], None]
 
