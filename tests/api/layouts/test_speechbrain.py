@@ -118,7 +118,9 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
 
 def encoder_only() -> Tensors:
     """What SpeechBrain 1.1.2 stores with encoder_only=True: it deletes the decoder, and nothing else changes."""
-    return {key: value for key, value in recorded("whisper.speechbrain").items() if "decoder" not in key}
+    found = {key: value for key, value in recorded("whisper.speechbrain").items() if "decoder" not in key}
+    assert found.keys() == recorded("whisper.speechbrain-encoder").keys()
+    return found
 
 
 def test_an_encoder_of_whisper_alone_gets_the_names_of_transformers_and_of_openai() -> None:
@@ -150,6 +152,24 @@ def test_transformers_loads_the_encoder_of_whisper_and_computes_what_speechbrain
     with torch.no_grad():
         outputs = [one.encoder(inputs).last_hidden_state for one in (loaded.eval(), whole)]
     assert torch.equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("layout", ["transformers", "openai"])
+def test_an_encoder_of_whisper_alone_is_known_in_all_layouts(layout: str) -> None:
+    made = converted(recorded("whisper.speechbrain-encoder"), layout)
+    save_file(made, "encoder.safetensors")
+    assert [(one.family, one.layout) for one in cs.layouts("encoder.safetensors").found] == [("whisper", layout)]
+    other = {"transformers": "openai", "openai": "transformers"}[layout]
+    assert_same(converted(converted(made, other), layout), made)
+
+
+def test_the_sum_of_layers_that_speechbrain_stores_is_left_out() -> None:
+    """Recorded from WeightedSSLModel; the weights of the sum are zeros before training."""
+    tensors = recorded("wav2vec2.speechbrain-weighted")
+    assert tensors["weights"].tolist() == [0.0, 0.0, 0.0]
+    made, notes = converted_and_noted(tensors, "transformers")
+    assert_same(made, recorded("wav2vec2.speechbrain-weighted", "transformers"))
+    assert "left out: weights, with which SpeechBrain's WeightedSSLModel sums the layers" in notes
 
 
 def test_an_encoder_with_a_part_of_the_decoder_is_not_known() -> None:

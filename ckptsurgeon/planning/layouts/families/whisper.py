@@ -111,7 +111,7 @@ _ENCODER_ONLY = [ours for ours in _OPENAI if ours.startswith("model.encoder.")]
 
 
 def _has_no_decoder(tensors: Tensors) -> bool:
-    return not any(key.startswith("model.decoder.") for key in tensors)
+    return not any(key.startswith(("model.decoder.", "decoder.")) for key in tensors)
 
 
 FAMILY = Family(
@@ -148,6 +148,22 @@ FAMILY = Family(
             "speechbrain", "SpeechBrain (encoder_only)", "speechbrain 1.1.2", {ours: ours for ours in _ENCODER_ONLY},
             ("_mel_filters", "model.encoder.conv1.weight", "model.encoder.layers.0.self_attn.q_proj.weight"),
             computed=("_mel_filters",), fits=_has_no_decoder, only_read=True,
+        ),
+        *(
+            Layout(
+                name, library, tested, {ours: _OPENAI[ours] if name == "openai" else ours for ours in _ENCODER_ONLY},
+                marks, fits=_has_no_decoder, only_read=True,
+            )
+            for name, library, tested, marks in (
+                (
+                    "transformers", "transformers", "transformers 5.23.0",
+                    ("model.encoder.conv1.weight", "model.encoder.layers.0.self_attn.q_proj.weight"),
+                ),
+                (
+                    "openai", "openai-whisper", "openai-whisper 20250625",
+                    ("encoder.conv1.weight", "encoder.blocks.0.attn.query.weight"),
+                ),
+            )
         ),
     ),
 )  # fmt: skip
