@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a layout that fits only in part is named with the keys that it lacks",
+        "lacking = tuple(mark for mark in layout.marks if mark not in tensors)",
+        "lacking = ()",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
+        "tensors without a name beside a network that has the wanted layout get a note",
+        "network, (*_nameless(source, tensors),))",
+        "network, ())",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
         "permuted vectors of float16 and bfloat16 are not guessed",
         "or (is_rounded and len(one[1].shape) < 2):",
         "or (is_rounded and not one[1].shape):",

@@ -12,6 +12,7 @@ from ...errors import PlanError
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
 from ...planning.layouts.layout import Family, Layout, Numbers
+from ...planning.layouts.nearest import nearest, prefix_of_all
 from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
 from ...planning.target import KnownLayout
@@ -60,7 +61,9 @@ def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:
 
 
 def _is_llama_cpp(checkpoint: Checkpoint) -> bool:
-    return bool(checkpoint.header.stored) or (in_llama_cpp(checkpoint) and not recognised(checkpoint))
+    if checkpoint.header.stored:
+        return True
+    return in_llama_cpp(checkpoint) and not recognised(checkpoint) and nearest(checkpoint) is None
 
 
 def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str, Any]) -> LayoutConversion:
@@ -113,9 +116,17 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
             f"the layout {name}: the family {family.name} has no such layout.",
             hint=f"Use one of the layouts {others}.",
         )
+    near = nearest(checkpoint)
+    if near is not None:
+        raise PlanError(
+            f"the layout of {escape(checkpoint.path)} is not known: {near.text}.",
+            hint=_wrapped(checkpoint) or "Complete the model, or rename these tensors first, with ckpt rename --map.",
+            details=[*near.lacking, *near.odd],
+        )
     raise PlanError(
         f"the layout of {escape(checkpoint.path)} is not known.",
         hint=_wrapped(checkpoint)
+        or _prefixed(checkpoint)
         or _of_llama_cpp(name, checkpoint)
         or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
         "convert other networks with rules and --operations.",
@@ -128,6 +139,18 @@ def _of_llama_cpp(name: str, checkpoint: Checkpoint) -> str:
         return ""
     path = escape(checkpoint.path)
     return f"It has llama.cpp's names: first run ckpt convert {path} --layout {TRANSFORMERS} -o NAME/, and use NAME/."
+
+
+def _prefixed(checkpoint: Checkpoint) -> str:
+    """Return the hint for a network in a known layout whose keys all begin with some prefix; else ''."""
+    found = prefix_of_all(checkpoint)
+    if found is None:
+        return ""
+    prefix, family, layout = found
+    return (
+        f"Without the prefix {escape(prefix)} of all keys, it has the layout {layout.name} of {family.name}: first "
+        f"remove the prefix with ckpt rename --map '{escape(prefix)}**=**'."
+    )
 
 
 def _wrapped(checkpoint: Checkpoint) -> str:

@@ -59,7 +59,7 @@ def conversion(
     tensors = network.tensors
     source = _stated(family, source, config)
     if source in targets:
-        return LayoutConversion(LayoutChange((), (), ()), source, source, network)
+        return LayoutConversion(LayoutChange((), (), ()), source, source, network, (*_nameless(source, tensors),))
     known = _named(source, source.names, source.left, tensors)
     unknown = [key for key in tensors if key not in known]
     if not is_part:
@@ -75,6 +75,15 @@ def conversion(
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
     sized = head_size_note(tensors, config, numbers, best.rows)
     return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
+
+
+def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterable[str]:
+    """Yield a note on the tensors that have no name in the layout that a network already has."""
+    known = _named(layout, layout.names, layout.left, tensors)
+    odd = [key for key in tensors if key not in known]
+    if odd:
+        has = "has" if len(odd) == 1 else "have"
+        yield f"warning: {count(len(odd), 'tensor')} {has} no name in the layout {layout.name}: {listing(odd)}"
 
 
 def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout:

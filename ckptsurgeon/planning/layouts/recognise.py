@@ -11,7 +11,7 @@ from ..keys.renaming import KeyMatcher
 from .changes import parsed
 from .layout import Family, Layout, Tensors
 
-__all__ = ["families", "layout_names", "recognised"]
+__all__ = ["families", "known_keys", "layout_names", "recognised"]
 
 
 @cache
@@ -43,14 +43,14 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     ]
     if len(fitting) < 2:
         return fitting
-    known = [_known(layout, tensors) for _, layout in fitting]
+    known = [len(known_keys(layout, tensors)) for _, layout in fitting]
     best = [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
     return list({(family.name, layout.name): (family, layout) for family, layout in reversed(best)}.values())[::-1]
 
 
-def _known(layout: Layout, keys: Collection[str]) -> int:
-    """Return the number of keys for which a layout has a name."""
+def known_keys(layout: Layout, keys: Collection[str]) -> set[str]:
+    """Return the keys for which a layout has a name."""
     made = [change.made for change in layout.changes if change.made]
     texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
     matcher = KeyMatcher([*map(parsed, texts)])
-    return sum(bool(matcher.match(key)) for key in keys)
+    return {key for key in keys if matcher.match(key)}

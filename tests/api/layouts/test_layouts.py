@@ -323,3 +323,48 @@ def test_a_model_without_a_whole_layer_is_an_error() -> None:
     save_file(later, "gap.safetensors")
     with pytest.raises(PlanError, match=r"model\.layers\.1 is missing from gap\.safetensors"):
         cs.convert("gap.safetensors", layout="meta", heads="6/2")
+
+
+def meta() -> dict[str, torch.Tensor]:
+    """A recorded Llama with Meta's names."""
+    return load_file(RECORDED / "llama" / "meta.safetensors")
+
+
+def refused(tensors: dict[str, torch.Tensor], layout: str = "transformers") -> str:
+    """The error of a conversion."""
+    save_file(tensors, "partly.safetensors")
+    with pytest.raises(PlanError) as caught:
+        cs.convert("partly.safetensors", layout=layout)
+    return str(caught.value)
+
+
+def test_a_layout_that_fits_only_in_part_is_named_with_the_keys() -> None:
+    odd = {key.replace("0.attention.wq", "0.attention.query"): value for key, value in meta().items()}
+    said = refused(odd)
+    assert "is not known: it looks like the layout meta of llama, which has names for 20 of 21 keys, but" in said
+    assert "lacks layers.0.attention.wq.weight, and layers.0.attention.query.weight has no name in it" in said
+    less = {key: value for key, value in meta().items() if key != "tok_embeddings.weight"}
+    assert "it looks like the layout meta of llama, which has names for 20 of 20 keys" in refused(less)
+    assert "lacks tok_embeddings.weight. Complete" in refused(less)
+
+
+def test_a_prefix_of_all_keys_is_named_with_the_rule_that_removes_it() -> None:
+    said = refused({f"net.lm.{key}": value for key, value in meta().items()})
+    assert "Without the prefix net.lm. of all keys, it has the layout meta of llama" in said
+    rule = said.partition("--map '")[2].partition("'")[0]
+    cs.apply(cs.rename("partly.safetensors", map=[rule]), "plain.safetensors")
+    assert load_file("plain.safetensors").keys() == meta().keys()
+
+
+def test_a_file_of_other_tensors_looks_like_no_layout() -> None:
+    said = refused({"norm.weight": torch.ones(3), "a": torch.ones(2), "b": torch.ones(2)})
+    assert "looks like" not in said
+
+
+def test_tensors_without_a_name_in_the_layout_that_the_others_have_get_a_note() -> None:
+    both = {**meta(), **load_file(RECORDED / "llama" / "transformers.safetensors")}
+    save_file(both, "both.safetensors")
+    notes = "\n".join(cs.convert("both.safetensors", layout="transformers").notes)
+    assert "warning: 21 tensors have no name in the layout transformers: layers.0.attention.wk.weight" in notes
+    with pytest.raises(PlanError, match="21 tensors of .* have no name in the layout litgpt"):
+        cs.convert("both.safetensors", layout="litgpt", heads="6/2")
