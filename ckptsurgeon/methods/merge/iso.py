@@ -7,6 +7,7 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
+from .arithmetic.orthogonal import nearest_orthogonal
 from .arithmetic.spectra import (
     Changes,
     Components,
@@ -16,7 +17,6 @@ from .arithmetic.spectra import (
     is_matrix,
     joined,
     mean_of_changes,
-    nearest_orthogonal,
 )
 
 __all__ = ["METHODS"]

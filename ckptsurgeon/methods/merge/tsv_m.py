@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
+from .arithmetic.orthogonal import nearest_orthogonal, orthogonal_pair
 from .arithmetic.spectra import (
     Changes,
     components,
@@ -12,7 +13,6 @@ from .arithmetic.spectra import (
     is_matrix,
     joined,
     mean_of_changes,
-    nearest_orthogonal,
 )
 
 __all__ = ["METHODS"]
@@ -52,9 +52,15 @@ def _rank(short: int, models: int) -> int:
 
 def _orthogonalised(changes: Changes) -> Array:
     rank = _rank(min(changes.at.models[0].shape), len(changes))
-    every = joined(changes.xp, [components(changes, changes[model], rank) for model in range(len(changes))])
-    left, right = nearest_orthogonal(changes, every.left), nearest_orthogonal(changes, every.right)
-    made: Array = (left * every.values) @ right
+    several = [components(changes, changes[model], rank) for model in range(len(changes))]
+    pair = orthogonal_pair(changes, *several) if len(several) == 2 else None
+    values = changes.xp.concatenate([one.values for one in several])
+    if pair is None:
+        every = joined(changes.xp, several)
+        del several  # not both in memory
+        pair = nearest_orthogonal(changes, every.left), nearest_orthogonal(changes, every.right)
+    left, right = pair
+    made: Array = (left * values) @ right
     return made
 
 

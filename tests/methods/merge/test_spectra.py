@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.methods.merge.arithmetic import spectra
+from ckptsurgeon.methods.merge.arithmetic import orthogonal, spectra
 from ckptsurgeon.tensors.ops.regions import Array
 
 from ...helpers.merge_arrays import METHODS, Arrays, merge
@@ -112,7 +112,7 @@ def test_products_of_rows_give_what_decompositions_give(
         changes = [change(*shape, seed=seed, rank=rank) for seed in range(count)]
         with monkeypatch.context() as patched:
             made = merged(method, changes)
-            patched.setattr(spectra, "_SAFE", np.inf)
+            patched.setitem(spectra._SAFE, 8, np.inf)
             assert far(made, merged(method, changes)) < 1e-7
         assert np.isfinite(made).all()
 
@@ -134,6 +134,48 @@ def test_tsv_m_adds_what_does_not_interfere() -> None:
     changes = [np.zeros((8, 10)), np.zeros((8, 10)), np.zeros((8, 10))]
     changes[0][:2, :2], changes[1][4:6, 5:7] = [[3, 1], [0, 2]], [[1, 0], [5, 4]]  # the third model did not change
     np.testing.assert_allclose(merged("tsv_m", changes), sum(changes), atol=1e-12)
+
+
+def spaces(shared: int, slant: float) -> list[spectra.Components]:
+    """Vectors of two matrices of 20 by 16: the left ones of the second have ``shared`` directions of the first."""
+    found = []
+    for seed, rank in ((0, 6), (1, 4)):
+        left, right = (np.linalg.qr(change(side, rank, seed=seed + side))[0] for side in (20, 16))
+        if found:
+            left[:, :shared] = found[0].left[:, :shared]
+            left[:, shared:] = slant * left[:, shared:] + found[0].left[:, shared:rank]
+            left = np.linalg.qr(left)[0]
+        found.append(spectra.Components(left, np.arange(rank, 0, -1.0), right.T))
+    return found
+
+
+@pytest.mark.parametrize("slant", [1.0, 0.01])
+@pytest.mark.parametrize("shared", [0, 1, 4])
+@pytest.mark.parametrize("turned", [False, True])
+def test_vectors_of_two_matrices_become_orthogonal_as_those_of_any_number(
+    shared: int, slant: float, *, turned: bool
+) -> None:
+    pair = spaces(shared, slant)[:: -1 if turned else 1]
+    changes = spectra.Changes(Arrays([np.zeros((20, 16))] * 3).whole(), 1.0, 1e-6)
+    left, right = orthogonal.orthogonal_pair(changes, *pair) or (None, None)
+    assert left is not None
+    assert right is not None
+    every = spectra.joined(np, pair)
+    np.testing.assert_allclose(left, orthogonal.nearest_orthogonal(changes, every.left), atol=1e-10)
+    np.testing.assert_allclose(right, orthogonal.nearest_orthogonal(changes, every.right), atol=1e-10)
+    assert np.linalg.matrix_rank(left) == 10 - shared
+    exact = np.where(np.arange(10) < shared, 0.0, 1.0)
+    np.testing.assert_allclose(np.sort(np.linalg.svd(left, compute_uv=False)), exact[np.argsort(exact)], atol=1e-9)
+
+
+def test_vectors_that_rounding_may_have_slanted_are_made_orthogonal_all_together() -> None:
+    first, second = spaces(0, 1.0)
+    double = spectra.Changes(Arrays([np.zeros((20, 16))] * 3).whole(), 1.0, 1e-12)
+    for one, is_known in (
+        (second, True),
+        (spectra.Components(second.left, 10.0 ** -np.arange(4), second.right), False),
+    ):
+        assert (orthogonal.orthogonal_pair(double, first, one) is not None) == is_known
 
 
 def test_tsv_m_of_more_models_than_rows_takes_one_vector_of_each() -> None:

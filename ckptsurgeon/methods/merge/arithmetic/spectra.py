@@ -23,21 +23,23 @@ __all__ = [
     "Changes",
     "Components",
     "components",
+    "count_above",
+    "counted",
     "factorised",
+    "gram",
     "held_by",
     "is_matrix",
     "joined",
     "left_vectors",
     "mean_of_changes",
-    "nearest_orthogonal",
 ]
 
-_SAFE = 1e-8
-"""Singular values are computed from a Gram matrix if the smallest square of one is above this share of the largest.
+_SAFE = {4: 1e-10, 8: 1e-8}
+"""{bytes of the dtype of computation: share of the largest square, above which the smallest square has to be}.
 
-A Gram matrix has the squares of the singular values, so its rounding error of 1e-16 of the largest square is 1e-8 of
-the smallest square, or less. This is two to four times faster: LAPACK factorises a symmetric matrix of the shorter
-side.
+Only then are singular values and vectors computed from a Gram matrix, which has the squares of the singular values. Its
+rounding error of 1e-16 of the largest square is 1e-6 of the smallest square for float32, 1e-8 for float64, or less.
+This is up to four times faster: LAPACK factorises a symmetric matrix of the shorter side.
 """
 
 _ROUNDED = 1e-13
@@ -76,12 +78,14 @@ class Changes:
     """The models' differences to the base, each a matrix; ``xp`` is numpy or torch.
 
     All are divided by ``scale``, a power of two, so that squares neither overflow nor vanish. Singular values up to
-    ``nothing`` times the largest count as zero.
+    ``nothing`` times the largest count as zero. Squares of singular values are exact enough above ``safe`` times the
+    largest square.
     """
 
     at: Slice
     scale: float
     nothing: float
+    safe: float = _SAFE[8]
 
     @property
     def xp(self) -> ModuleType:
@@ -111,7 +115,8 @@ def factorised(tensors: Tensors, factor: float, merge: Callable[[Changes], Array
     Raises PlanError if a change has values that are not finite, or if LAPACK does not converge.
     """
     at = tensors.whole()
-    changes = Changes(at, _scale(at), _NOTHING[_itemsize(at.models[0])])
+    itemsize = _itemsize(at.models[0])
+    changes = Changes(at, _scale(at), _NOTHING[itemsize], _SAFE[itemsize])
     try:
         with alone():
             made = merge(changes)
@@ -150,10 +155,10 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
     Singular values up to ``least`` count as zero, too: if ``matrix`` is a residual, they may be rounding errors.
     """
     xp, small = changes.xp, min(matrix.shape)
-    if 2 * rank <= small or 2 * small <= max(matrix.shape):  # else the smallest singular value is often too small
+    if _is_promising(changes, rank, matrix.shape):
         tall = matrix.shape[0] > matrix.shape[1]
-        squares, vectors = xp.linalg.eigh(_gram(matrix, tall))
-        number = _counted(changes, squares[small - rank :], least)
+        squares, vectors = xp.linalg.eigh(gram(matrix, tall=tall))
+        number = counted(changes, squares[small - rank :].tolist(), least)
         if number is not None:
             squares, vectors = squares[small - number :], vectors[:, small - number :]
             values = xp.sqrt(squares)
@@ -161,53 +166,60 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
                 return Components(matrix @ (vectors / values), values, vectors.T)
             return Components(vectors, values, (vectors / values).T @ matrix)
     left, values, right = xp.linalg.svd(matrix, full_matrices=False)
-    above = _above(values[:rank], changes.nothing, least)
+    above = count_above(values[:rank], changes.nothing, least)
     return Components(left[:, :above], values[:above], right[:above])
 
 
-def _counted(changes: Changes, squares: Array, least: float = 0.0) -> int | None:
+def _is_promising(changes: Changes, rank: int, shape: tuple[int, ...]) -> bool:
+    """Return whether the Gram matrix of a matrix of this shape probably gives ``rank`` singular values.
+
+    In double precision, the smallest singular value of a nearly square matrix is often too small.
+    """
+    return changes.safe < _SAFE[8] or 2 * rank <= min(shape) or 2 * min(shape) <= max(shape)
+
+
+def counted(changes: Changes, squares: Sequence[float], least: float = 0.0) -> int | None:
     """Return the number of singular values of a matrix that do not count as zero, computed from a Gram matrix.
 
     ``squares`` are their squares, ascending: the eigenvalues of the Gram matrix. Values up to ``least`` count as
     zero, too. Returns None if rounding may have changed the squares too much.
     """
-    every = squares.tolist()
-    largest = every[-1] if every else 0.0
+    largest = squares[-1] if squares else 0.0
     zero = max(changes.nothing**2 * largest, least**2)
-    counted = [one for one in every if one > zero]
-    if (counted and counted[0] <= _SAFE * largest) or (len(counted) < len(every) and zero <= _ROUNDED * largest):
+    above = [one for one in squares if one > zero]
+    if (above and above[0] <= changes.safe * largest) or (len(above) < len(squares) and zero <= _ROUNDED * largest):
         return None
-    return len(counted)
+    return len(above)
 
 
 def left_vectors(changes: Changes) -> Array:
     """Return the left singular vectors of all changes side by side, as columns, without those of singular values 0."""
     xp = changes.xp
     first = changes[0]
-    gram = first @ first.T
+    products = first @ first.T
     for model in range(1, len(changes)):
         change = changes[model]
-        gram += change @ change.T
-    squares, vectors = xp.linalg.eigh(gram)
-    number = _counted(changes, squares)
+        products += change @ change.T
+    squares, vectors = xp.linalg.eigh(products)
+    number = counted(changes, squares.tolist())
     if number is not None:
         found: Array = vectors[:, len(squares) - number :]
         return found
     every = xp.concatenate([changes[model] for model in range(len(changes))], axis=1)
     left, values, _ = xp.linalg.svd(every, full_matrices=False)
-    rest: Array = left[:, : _above(values, changes.nothing)]
+    rest: Array = left[:, : count_above(values, changes.nothing)]
     return rest
 
 
-def _above(values: Array, share: float, least: float = 0.0) -> int:
+def count_above(values: Array, share: float, least: float = 0.0) -> int:
     """Return the number of descending values that are above ``share`` of the first one, and above ``least``."""
     return sum(one > max(share * float(values[0]), least) for one in values.tolist()) if len(values) else 0
 
 
-def _gram(matrix: Array, tall: bool) -> Array:
+def gram(matrix: Array, *, tall: bool) -> Array:
     """Return the inner products of all pairs of columns of a matrix if it is ``tall``, else of all pairs of rows."""
-    gram: Array = matrix.T @ matrix if tall else matrix @ matrix.T
-    return gram
+    products: Array = matrix.T @ matrix if tall else matrix @ matrix.T
+    return products
 
 
 def joined(xp: ModuleType, several: Sequence[Components]) -> Components:
@@ -217,29 +229,6 @@ def joined(xp: ModuleType, several: Sequence[Components]) -> Components:
         xp.concatenate([one.values for one in several]),
         xp.concatenate([one.right for one in several]),
     )
-
-
-def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
-    """Return the matrix nearest to ``vectors`` whose columns (or rows, if it has more columns) are orthonormal.
-
-    This is U V^T of the singular value decomposition U S V^T. Directions that none of ``vectors`` has stay zero: for
-    them, any orthonormal vectors would be equally near. So vectors that are given twice share one direction.
-    """
-    xp = changes.xp
-    if not min(vectors.shape):
-        return vectors
-    tall = vectors.shape[0] > vectors.shape[1]
-    squares, turns = xp.linalg.eigh(_gram(vectors, tall))
-    number = _counted(changes, squares)
-    if number is not None:
-        turns, squares = turns[:, len(squares) - number :], squares[len(squares) - number :]
-        root = _gram(turns / xp.sqrt(xp.sqrt(squares)), tall=False)
-        near: Array = vectors @ root if tall else root @ vectors
-        return near
-    left, values, right = xp.linalg.svd(vectors, full_matrices=False)
-    above = _above(values, changes.nothing)
-    rest: Array = left[:, :above] @ right[:above]
-    return rest
 
 
 Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
