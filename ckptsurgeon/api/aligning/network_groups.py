@@ -169,7 +169,8 @@ class NetworkGroups:
         counts = HeadCounts(number, few, next(iter(pinned.values())))
         self._has_sized_heads = True
         groups, tables, unknown = heads_along(axes, shared, counts)
-        apart = [norm for one in groups for norm in self._norms_apart(one, counts, self._keys_of_width(path))]
+        wide = self._keys_of_width(path) if groups else ()
+        apart = [norm for one in groups for norm in self._norms_apart(one, counts, wide)]
         self._unclear.update(apart)
         if apart:
             self._leave("heads", f"it is not known whether {escape(apart[0])} is divided into heads")

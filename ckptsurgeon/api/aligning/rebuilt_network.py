@@ -31,6 +31,8 @@ class RebuiltNetwork:
         self.kinds = module_facts(self.first).kinds
         self.before = Network(self.first.tensors, self.kinds, self.first.ties)
         self._sizes: dict[str, str] = {}
+        self._found: dict[tuple[str, str, str], tuple[list[Axis], TargetSpec]] = {}
+        """{(role, path, changes): the result of ``axes``}; several groups of axes ask for the same."""
 
     @property
     def model_type(self) -> str:
@@ -66,8 +68,13 @@ class RebuiltNetwork:
 
         ``role`` and ``path`` are the role and the dotted path of the field, for error messages.
         """
-        after = self._base.target(nested(changes, self._fields))
-        return changed_axes(role, path, self.before, Network(after.tensors, self.kinds, after.ties)), after
+        asked = (role, path, str(changes))
+        if asked not in self._found:
+            after = self._base.target(nested(changes, self._fields))
+            found = changed_axes(role, path, self.before, Network(after.tensors, self.kinds, after.ties))
+            self._found[asked] = found, after
+        axes, after = self._found[asked]
+        return [*axes], after
 
     def width(self, path: str) -> int:
         """Return the width in the same section as the field ``path``; 64 if it is not known."""
@@ -104,6 +111,7 @@ class RebuiltNetwork:
         except CheckpointError:
             return False
         self._base = declaring
+        self._found.clear()
         return True
 
     def pinned(self, path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from ...storage.small_files import is_of_system
@@ -89,12 +90,17 @@ def _own_code() -> str:
 
 def only_installed(files: Iterable[str]) -> bool:
     """Return whether all ``files`` that were opened are code, files of installed packages, or system files."""
+    others = (os.path.realpath(path) for path in files if not path.endswith(_CODE) and os.path.exists(path))
+    return all(path.startswith(_library_folders()) or is_of_system(path) for path in others)
+
+
+@cache
+def _library_folders() -> tuple[str, ...]:
+    """Return the folders of Python's library and of installed packages, with symbolic links resolved."""
     import sysconfig  # imported late: plans from the cache do not need it
 
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names})
-    others = (os.path.realpath(path) for path in files if not path.endswith(_CODE) and os.path.exists(path))
-    return all(path.startswith(folders) or is_of_system(path) for path in others)
+    return tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names})
 
 
 def is_stock(modules: Collection[Any]) -> bool:

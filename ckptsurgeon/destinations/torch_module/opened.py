@@ -202,12 +202,12 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
         for names, name, found, new in changed:
             if names.get(name) is new:
                 names[name] = found
+        originals = {id(new): original for _, original, new in made}
         for module in sys.modules.keys() - before:
             names = getattr(sys.modules.get(module), "__dict__", {})
             for key, value in list(names.items()) if isinstance(names, dict) else ():
-                for _, original, new in made:
-                    if value is new:
-                        names[key] = original
+                if id(value) in originals:  # of many thousand names in modules of transformers, few or none
+                    names[key] = originals[id(value)]
 
 
 def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,20 @@ MERGED = {"method": "linear", "weights": [0.5, 0.5]}
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> dict[str, Path]:
+def models(made: Path, tmp_path: Path) -> dict[str, Path]:
     """Two block-fp8 models and a GPTQ model with the same tensors, and the weights that each stands for, in float32."""
-    found = {}
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return {folder.name: tmp_path / folder.name for folder in made.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of ``models``, which are made once: each test gets copies."""
+    root = tmp_path_factory.mktemp("models")
     for name, kind, seed in (("a", "fp8-block", 0), ("b", "fp8-block", 1), ("g", "gptq", 2)):
-        found[name] = BY_NAME[kind].folder(tmp_path / name, seed)
-        found[f"{name}-plain"] = tmp_path / f"{name}-plain"
-        cs.apply(cs.convert(found[name], dequantize=True, dtype="float32"), found[f"{name}-plain"])
-    return found
+        folder = BY_NAME[kind].folder(root / name, seed)
+        cs.apply(cs.convert(folder, dequantize=True, dtype="float32"), root / f"{name}-plain")
+    return root
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
