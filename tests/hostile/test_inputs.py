@@ -154,7 +154,7 @@ MAPS: Texts = {
     "a billion names": (pattern, "x{0..1000000000}=y\n"),
     "ranges that multiply": (pattern, "{0..99}{0..99}{0..99}=y\n"),
     "no regular expression": (pattern, "re:(=x\n"),
-    "a hundred thousand rules": (pattern, "a=b\n" * 100_000),
+    "ten thousand rules": (pattern, "a=b\n" * 10_000),
     "a pattern of ten megabytes": (pattern, "a" * 10_000_000 + "=b\n"),
     "two hundred times **": (pattern, "**." * 200 + "x=y\n"),
     "five thousand stars": (pattern, "*" * 5000 + "=y\n"),
@@ -199,6 +199,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@each(CASES, ("map: a hundred thousand rules", "map: a pattern of ten megabytes"))
+@each(CASES, ("map: a pattern of ten megabytes",))
 def test_what_others_have_written_is_refused(case: Case, ckpt: Any) -> None:
     held(case, ckpt)

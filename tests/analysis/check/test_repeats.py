@@ -28,7 +28,8 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
 
 
 def warnings(path: Path | str) -> list[str]:
-    return [one.what for one in cs.check(path).row("duplicates").found if SAID in one.what]
+    report = cs.check(path, skip=["class-tensors", "model-card"])
+    return [one.what for one in report.row("duplicates").found if SAID in one.what]
 
 
 def with_chunk_twice(path: Path, content: bytes, at: int, size: int = CHUNK) -> Path:
@@ -184,10 +185,14 @@ RESIZED = {
 
 
 @pytest.mark.parametrize("name", RESIZED)
-def test_wider_networks_are_not_reported(name: str, step: int, tmp_path: Path) -> None:
-    cs.apply(cs.resize(llama(tmp_path / "m"), **RESIZED[name]), tmp_path / "out")  # type: ignore[arg-type]
-    assert load_file(tmp_path / "out/model.safetensors")
-    assert warnings(tmp_path / "out") == []
+def test_wider_networks_are_not_reported(
+    name: str, step: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path_factory.getbasetemp() / f"resized {name}"
+    if not out.exists():  # made for one step, and checked with both
+        cs.apply(cs.resize(llama(tmp_path / "m"), **RESIZED[name]), out)  # type: ignore[arg-type]
+    assert load_file(out / "model.safetensors")
+    assert warnings(out) == []
 
 
 @pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])
