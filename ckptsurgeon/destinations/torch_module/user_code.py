@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -62,13 +63,19 @@ def own_file(module: Any) -> str:
     path = getattr(module, "__file__", None)
     if not path:
         return ""
-    import sysconfig
-
-    installed = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    if any(os.path.realpath(path).startswith(f"{folder}{os.sep}") for folder in installed):
+    if os.path.realpath(path).startswith(_installed()):
         return ""
     near = os.path.relpath(path)
     return str(path) if near.startswith("..") else near
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Return the beginnings of the paths of all modules that are installed or part of Python."""
+    import sysconfig
+
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(f"{os.path.realpath(sysconfig.get_path(name))}{os.sep}" for name in names)
 
 
 # Importing ``package.module.thing`` as ``pydoc.locate`` does.

@@ -50,29 +50,29 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
         return math.inf
     if mine.numel() >= FEW_VALUES:
         return _of_many(mine, theirs.flatten())
-    usual = torch.stack([_of_few(one, theirs.flatten()) for one in theirs]).amax(0)
-    found = torch.where(usual < UNUSUAL_Z, _of_few(mine, theirs.flatten()), 0.0)
+    scores = _of_few(torch.cat([mine[None], theirs]), theirs.flatten())
+    found = torch.where(scores[1:].amax(0) < UNUSUAL_Z, scores[0], 0.0)
     return float(found.max())
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return a tensor (3,) with the z-scores of a small tensor's mean, standard deviation and most extreme value.
+    """Return a tensor (draws, 3): the z-scores of each draw's mean, standard deviation and most extreme value.
 
-    The most extreme value is the one furthest from the mean of ``theirs``. ``mine`` are the values of the tensor,
-    ``theirs`` the values of all other draws. The scores are exact for values from a normal distribution: the variance
-    of n such values follows a chi-squared distribution with ``n - 1`` degrees of freedom. For uniform values, the
-    scores are smaller.
+    ``mine`` (draws, n) has the values of a small tensor in each draw, ``theirs`` the values of all other draws. The
+    most extreme value is the one furthest from the mean of ``theirs``. The scores are exact for values from a normal
+    distribution: the variance of n such values follows a chi-squared distribution with ``n - 1`` degrees of freedom.
+    For uniform values, the scores are smaller.
     """
-    n, centre, spread = mine.numel(), theirs.mean(), theirs.std().clamp(min=1e-300)
-    mean_z = (mine.mean() - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
-    alone = torch.special.ndtr(-((mine - centre).abs().max() / spread))
+    n, centre, spread = mine.shape[1], theirs.mean(), theirs.std().clamp(min=1e-300)
+    mean_z = (mine.mean(1) - centre).abs() / (spread * math.sqrt(1 / n + 1 / theirs.numel()))
+    alone = torch.special.ndtr(-((mine - centre).abs().amax(1) / spread))
     furthest_z = _z(2 * n * alone)
     if n == 1:
-        return torch.stack([mean_z, torch.zeros_like(mean_z), furthest_z])
+        return torch.stack([mean_z, torch.zeros_like(mean_z), furthest_z], 1)
     half = torch.tensor((n - 1) / 2, dtype=torch.float64)
-    squares = half * mine.var() / spread**2
+    squares = half * mine.var(1) / spread**2
     less, more = torch.special.gammainc(half, squares), torch.special.gammaincc(half, squares)
-    return torch.stack([mean_z, _z(2 * torch.minimum(less, more)), furthest_z])
+    return torch.stack([mean_z, _z(2 * torch.minimum(less, more)), furthest_z], 1)
 
 
 def _z(chance: Tensor) -> Tensor:
