@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 from ...trainer import toy
+from ...trainer.conftest import reopen_here
 from .made import changed, merge_page, network, output, run_with_clips, show
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def receipt() -> cs.Page:
 
 
 def run() -> cs.Page:
-    cs.train(toy.write(steps=60, evaluate_every=10), run="run")
+    with pytest.MonkeyPatch.context() as patched:
+        reopen_here(patched)
+        cs.train(toy.write(steps=60, evaluate_every=10), run="run")
     return cs.view("run")
 
 
