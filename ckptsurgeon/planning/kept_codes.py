@@ -16,6 +16,7 @@ from ..errors import PlanError
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..tensors.quantised.agreement import QuantisedModule, disagreements
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.methods import family
 from ..util.text import escape
 from .code_notes import any_layer
 from .kept_code_notes import KeptCodes
@@ -159,7 +160,8 @@ class _Keeping:
             for source, one in ((theirs, coded), (owner, wanted))
         ]
         module = QuantisedModule.of(coded.method, coded.name, wanted.name)
-        return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
+        is_alike = parts[0] == parts[1] and family(coded.method) == family(wanted.method)
+        return coded if is_alike and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
         """Return the moves of rows of codes, without decoding, for ``step``, which maps rows to another vocabulary.

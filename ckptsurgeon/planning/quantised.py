@@ -12,7 +12,7 @@ from ..errors import PlanError
 from ..tensors.find_codes import find_codes
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
-from ..tensors.quantised.methods import UNKNOWN
+from ..tensors.quantised.methods import UNKNOWN, family
 from ..tensors.quantised.parts import UNCODED
 from ..util.text import count, escape, listing
 from .operations.operation import COPIED, QUANTISED_NOW
@@ -196,13 +196,32 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
                 "dequantize, or use a destination that is not quantised.",
                 details=[step.key for step in made],
             )
+        _check_family(plan, wanted, _copied_tensor(made[0], sources))
+
+
+def _check_family(plan: Plan, wanted: QuantisedTensor, copied: QuantisedTensor | None) -> None:
+    """Raise PlanError if codes replace codes of another encoding that is stored in the same keys and shapes."""
+    if copied is not None and family(copied.method) != family(wanted.method):
+        name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
+        raise QuantisedError(
+            f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), and "
+            f"would get the codes of {escape(copied.name)}, which are {copied.method}'s: they would be decoded to "
+            "wrong weights.",
+            hint="Use --encoding dequantize, or a destination in the encoding of the source.",
+            details=list(wanted.keys),
+        )
+
+
+def _copied_tensor(step: Step, sources: Sequence[QuantisedTensors]) -> QuantisedTensor | None:
+    """Return the quantised tensor of a source whose codes or scales a step copies; None for other steps."""
+    if step.op not in ("copy", "keep") or step.source is None or step.coded is not None:
+        return None
+    return sources[step.source].by_key.get(step.source_key)
 
 
 def _origin(step: Step, sources: Sequence[QuantisedTensors]) -> int | None:
     """Return the Python ``id`` of the quantised tensor whose codes or scales a step copies; None for other steps."""
-    if step.op not in ("copy", "keep") or step.source is None:
-        return None
-    found = sources[step.source].by_key.get(step.source_key)
+    found = _copied_tensor(step, sources)
     return id(found) if found is not None else None
 
 

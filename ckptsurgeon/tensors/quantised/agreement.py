@@ -24,6 +24,7 @@ from .contradictions import (
 from .encoding import QuantisedTensors
 from .methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
 from .modules import GENERAL, Modules, module_of
+from .packings import PACKING, other_packings
 from .parts import ALWAYS
 from .settings import QuantisationSettings, Settings, StatedValues, basis_of, stated_by
 
@@ -260,6 +261,10 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
     is_another = kind in KNOWN and ours.method in METHODS and kind not in METHODS[ours.method]
     if all(methods) and methods[0] != methods[1] and (is_another or kind == UNKNOWN):
         yield "quant_method", *methods
+        return
+    packings = theirs.packing, ours.packing
+    if packings[0] != packings[1] and any(other_packings(kind, one) for one in packings):
+        yield PACKING, packings[0] or "missing", packings[1] or "missing"  # nobody knows what the unknown one means
         return
     if kind == "GPTQ":
         former, later = theirs.format or FORMATS[0], ours.format or FORMATS[0]

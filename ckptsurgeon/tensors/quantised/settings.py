@@ -56,6 +56,7 @@ class QuantisationSettings:
         self._settings, self._general = settings, general
         self._numbers: dict[tuple[str, int], tuple[int, ...]] = {}
         self._sections: dict[str, tuple[QuantisationSettings, ...]] = {}
+        self._texts: dict[str, tuple[str, ...]] = {}
         self._pairs: dict[str, tuple[tuple[int, int], ...]] = {}
 
     def __bool__(self) -> bool:
@@ -83,6 +84,17 @@ class QuantisationSettings:
     def number(self, name: str, *, most: int) -> int:
         """Return the first number that ``numbers`` returns; 0 if there is none."""
         return next(iter(self.numbers(name, most=most)), 0)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return the different strings in fields called ``name`` at any depth, the outermost first.
+
+        If the settings of a module contain no such field, the strings in the general settings are returned.
+        """
+        if name not in self._texts:
+            values = (value for value in values_called(self._settings, name) if isinstance(value, str))
+            own = tuple(dict.fromkeys(values))
+            self._texts[name] = own or (self._general.texts(name) if self._general else ())
+        return self._texts[name]
 
     def pairs(self, name: str) -> tuple[tuple[int, int], ...]:
         """Return the pairs of positive integers (block sizes) in fields called ``name`` at any depth."""

@@ -166,3 +166,45 @@ def test_codes_are_not_carried_under_another_packing(
         return
     with pytest.raises(CheckpointError, match="checkpoint_format"):
         cs.transplant(here, there)
+
+
+@pytest.mark.parametrize("packings", [("auto_round:mine", "auto_round:auto_gptq"), ("auto_round", "auto_round:mine")])
+def test_codes_of_an_unknown_packing_are_not_carried_into_another(packings: tuple[str, str], tmp_path: Path) -> None:
+    source, destination = (saved(tmp_path / name, one) for name, one in zip("ab", packings, strict=True))
+    with pytest.raises(CheckpointError, match="packing_format is"):
+        cs.transplant(source, destination)
+    assert cs.transplant(source, saved(tmp_path / "c", packings[0])).steps
+
+
+def four_bits(path: Path, data_type: str, group: int) -> Path:
+    """A layer of ones with exponents (or 8-bit floats) in bytes as scales, as AutoRound 0.16 stores three encodings."""
+    state = {
+        "layer.weight_packed": torch.full((ROWS, COLUMNS // 2), 0x22, dtype=torch.uint8),
+        "layer.weight_scale": torch.full((ROWS, COLUMNS // group), 127, dtype=torch.uint8),
+    }
+    return saved(path, "auto_round:llm_compressor", state, data_type=data_type, group_size=group, act_bits=4)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "group", "method"),
+    [("mx_int", 32, "mxint4"), ("nvfp4_v2", 16, "nvfp4_e5m3"), ("MX_INT", 32, "mxint4")],
+)
+def test_codes_with_the_shapes_of_mxfp4_are_not_decoded_as_mxfp4(
+    data_type: str, group: int, method: str, tmp_path: Path
+) -> None:
+    """AutoRound 0.16.1: decoded as mxfp4, weights of mx_int had errors of 132 %."""
+    folder = four_bits(tmp_path / "m", data_type, group)
+    assert [one.method for one in cs.inspect(folder).codes.tensors] == [method]
+    with pytest.raises(CheckpointError, match=f"no decoder knows {method}"):
+        cs.convert(folder, dequantize=True)
+    cs.apply(cs.convert(folder), tmp_path / "copy")
+    assert load_file(tmp_path / "copy" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+
+
+def test_codes_are_not_carried_into_another_encoding_with_equal_shapes(tmp_path: Path) -> None:
+    integers, floats = four_bits(tmp_path / "a", "mx_int", 32), four_bits(tmp_path / "b", "mx_fp", 32)
+    for pair in ((integers, floats), (floats, integers)):
+        with pytest.raises(CheckpointError, match="mxint4") as caught:
+            cs.transplant(*pair)
+        assert caught.value.exit_code == 4
+    assert cs.transplant(floats, four_bits(tmp_path / "c", "mx_fp_rceil", 32)).steps
