@@ -295,7 +295,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         kind = self.metadata.get("general.architecture", "") if is_gguf else config.get("model_type")
         return tuple(
             value_notes(
-                self._shown, self.header.handles, self.codes.by_key, are_described=bool(config),
+                self._shown, self.header.handles, self.codes, are_described=bool(config),
                 kind=str(kind), is_gguf=is_gguf,
             )
         )  # fmt: skip

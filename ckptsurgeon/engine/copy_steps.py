@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..storage.read.base import File
 from ..tensors.dtypes import is_masked, size_of_float
 from ..tensors.info import Storage, TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensors
+from ..tensors.quantised.methods import is_packed_in_floats
 from .checksums import check_storage, checkable
 from .copy_bytes import THREADS, copying
 from .copy_ranges import CopyPiece, CopyRange
@@ -30,6 +33,10 @@ def copied_steps(run: PartRun) -> Iterator[None]:
     run.copies.clear()
 
 
+def _codes(source: Checkpoint) -> QuantisedTensors:
+    return source.codes
+
+
 def _copies(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
     """Yield the ranges to copy, in the order of the output; put the ``CopyPiece`` of each tensor into ``pieces``."""
     for key, (offset, nbytes) in run.part.layout.slots.items():
@@ -40,7 +47,9 @@ def _copies(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
         assert info.storage is not None
         source = run.inputs.sources[step.source]
         whole = info.nbytes == info.storage.nbytes
-        dtype = info.dtype if size_of_float(info.dtype) and not (info.storage.big_endian or is_masked(key)) else ""
+        is_looked_at = size_of_float(info.dtype) and not (info.storage.big_endian or is_masked(key))
+        is_packed = is_packed_in_floats(step.source_key, info.shape, partial(_codes, source))
+        dtype = info.dtype if is_looked_at and not is_packed else ""
         piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None, dtype)
         yield CopyRange(source.file(info), info.storage.offset + info.offset, run.file, offset, [piece])
 

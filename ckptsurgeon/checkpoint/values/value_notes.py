@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from ...storage.read.base import File
 from ...storage.read.local import LocalFile
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
+from ...tensors.quantised.methods import is_packed_in_floats
 from ...util.note_kind import NoteKind
 from ...util.notes import Note, notes_of
 from ...util.text import count, listing
@@ -35,7 +37,7 @@ __all__ = ["value_notes"]
 def value_notes(
     tensors: Mapping[str, TensorInfo],
     handles: Mapping[str, File],
-    coded: Collection[str],
+    codes: QuantisedTensors,
     *,
     are_described: bool = False,
     kind: str = "",
@@ -47,11 +49,12 @@ def value_notes(
     without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms that are unlike those of other
     layers, or unlike those of other models of the same class.
 
-    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
-    parts (codes, scales and others) of quantised tensors. If ``are_described`` is true, a config.json describes the
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``codes`` are the
+    quantised tensors. If ``are_described`` is true, a config.json describes the
     tensors, and other notes compare them with it. ``kind`` is its ``model_type`` or, if ``is_gguf`` is true, the
     architecture in llama.cpp.
     """
+    coded = codes.by_key
     yield from _unwritten_notes(tensors, handles)
     runs = list(zero_run_notes(tensors, handles))
     yield from runs
@@ -70,7 +73,8 @@ def value_notes(
     scales = activation_scales(tensors, coded)
     some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
     yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
-    small = sampled_small_tensors(tensors, handles)
+    numbers = {key: info for key, info in tensors.items() if not is_packed_in_floats(key, info.shape, lambda: codes)}
+    small = sampled_small_tensors(numbers, handles)
     yield from non_finite_notes(tensors, small)
     yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))
     norms = norm_weights(others, handles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from .encoding import EXPERT_SCALES, QuantisedTensor, QuantisedTensors
@@ -16,6 +16,7 @@ __all__ = [
     "UNKNOWN",
     "family",
     "is_known_by_settings",
+    "is_packed_in_floats",
     "is_stored_by",
     "known_by_settings",
 ]
@@ -95,6 +96,18 @@ def family(method: str) -> str:
         return UNKNOWN if method.startswith(UNKNOWN) else IN_OTHER_SHARD
     first = re.split(r"[, ]", method)[0]
     return "packed" if "packed" in method and first != "torchao" else first
+
+
+def is_packed_in_floats(key: str, shape: Sequence[int], codes: Callable[[], QuantisedTensors]) -> bool:
+    """Return whether a tensor is codes of 4 bits that bitsandbytes may store in floats (``bnb_4bit_quant_storage``).
+
+    Then its values are no numbers, and may look like NaN. Such codes have one column (``shape``); only for this shape
+    is ``codes``, which returns the quantised tensors of the checkpoint, called.
+    """
+    if len(shape) != 2 or shape[1] != 1:
+        return False
+    one = codes().by_key.get(key)
+    return one is not None and one.codes == key and family(one.method) == "bitsandbytes"
 
 
 def known_by_settings(codes: QuantisedTensors) -> list[QuantisedTensor]:

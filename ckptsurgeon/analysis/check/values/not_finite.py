@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....tensors.dtypes import DTYPES, is_masked
+from ....tensors.quantised.methods import family
 from ....util.text import count
 from ..check import Check, of_keys, without_values
 from ..families import is_scale
@@ -29,7 +30,8 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _counts(subject: Subject, name: str) -> Iterator[tuple[str, int]]:
     for key, one in subject.measured.items():
         if one.figures is not None and not is_scale(subject.parts.get(key, "")) and not is_masked(key):
-            is_float = one.is_of_scales or DTYPES[subject.tensors[key].dtype].is_floating
+            is_packed = key in subject.codes and family(subject.methods.get(key, "")) == "bitsandbytes"  # in any dtype
+            is_float = one.is_of_scales or (DTYPES[subject.tensors[key].dtype].is_floating and not is_packed)
             yield key, getattr(one.figures, name) if is_float else 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
 from ....tensors.quantised.encoding import QuantisedTensors
+from ....tensors.quantised.methods import is_packed_in_floats
 from ....tensors.quantised.settings import quantisation_of
 from ....tensors.quantised.sizes import logical_shapes
 from ..weights.family_checks import LLAMA
@@ -62,10 +63,15 @@ def logical_tensors(
     Codes that already have that key and shape (fp8) are not changed. If nothing changes, ``tensors`` itself is
     returned. ``coded`` are the quantised tensors in ``tensors``; None to search for them.
     """
-    shapes = logical_shapes(codes_of(tensors, config) if coded is None else coded)
+    found_codes = codes_of(tensors, config) if coded is None else coded
+    shapes = logical_shapes(found_codes)
     if not shapes:
         return tensors
-    plain = {one.key for one in tensors if is_number(one) and len(one.shape) > 1}
+    plain = {
+        one.key
+        for one in tensors
+        if is_number(one) and len(one.shape) > 1 and not is_packed_in_floats(one.key, one.shape, lambda: found_codes)
+    }
     found = [
         DescribedTensor(key, _DTYPE, whole_shape(key, shape, config), is_quantised=True)
         for key, shape in shapes.items()
