@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
+from ..errors import UnsafeError
 from ..planning.target import Companion, TargetSpec
 from ..util.registry import discover, module_names
-from ..util.text import brief_repr
+from ..util.text import brief_repr, escape
 from ._document import Document, check_fields
+from .hf.module_counts import too_many_modules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +60,10 @@ class _Bundled:
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the named model without storage; raises ConfigError for an unknown name or field."""
+        """Build the named model without storage.
+
+        Raises ConfigError for an unknown name or field, and UnsafeError for a number that asks for too many modules.
+        """
         name = document.model["name"]
         known = module_names(MODELS)
         if name not in known:
@@ -69,6 +74,12 @@ class _Bundled:
         given = {key: value for key, value in document.model.items() if key != "name"}
         check_fields(document, f"model {name}", given, model.fields)
         fields = {**model.fields, **given}
+        if found := too_many_modules(fields):
+            raise UnsafeError(
+                f"{escape(document.name)} asks for too many modules: {found}.",
+                hint="Correct this number; if the file is from elsewhere, do not trust it.",
+                rule="modules",
+            )
         for file in model.files:
             if fields[file] is not None:
                 fields[file] = document.text_file(fields[file], file)

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.destinations.torch_module import bounds
 
 from ..helpers.pace import bounded, in_time, little_memory
 from ..promises.clauses import INPUTS, clause
@@ -151,3 +152,55 @@ def test_a_network_of_modules_without_end_is_not_built(name: str) -> None:
         assert (said["error"], said["rule"]) == ("UnsafeError", "modules"), said
     done = bounded("check", made, "-v", memory=1 << 30)
     assert "too many modules to build" in " ".join(done.out.split()), (done.returncode, done.err[-500:])
+
+
+SWITCH: dict[str, Any] = {
+    "model_type": "switch_transformers", "architectures": ["SwitchTransformersForConditionalGeneration"], "d_model": 4,
+    "d_ff": 4, "d_kv": 2, "num_heads": 2, "vocab_size": 6, "num_layers": 6, "num_sparse_encoder_layers": 6,
+    "num_decoder_layers": 6, "num_sparse_decoder_layers": 6, "num_experts": 12, "decoder_start_token_id": 0,
+}  # fmt: skip
+"""A model whose experts are modules: no number is large, but layers times experts are."""
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    "factory": {"_target_": "torch.nn.LSTM", "input_size": 4, "hidden_size": 4, "num_layers": 100},
+    "bundled": {"name": "hybrid_asr", "tokens": "tokens.txt", "d_model": 8, "heads": 2, "encoder_layers": 30},
+}  # fmt: skip
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(cs.UnsafeError) as error, in_time():
+        cs.transplant(model("llama"), path)
+    assert error.value.rule == "modules"
+    return error.value.message
+
+
+@clause(INPUTS)
+def test_a_product_of_layers_and_experts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(bounds, "MOST_PARAMETERS", 300)
+    Path("config.json").write_text(json.dumps(SWITCH))
+    assert refused(Path("config.json")) == "config.json would have over 300 parameters: it is not built."
+
+
+@clause(INPUTS)
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_networks_of_other_configurations_are_bounded_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "MOST_PARAMETERS", 300)
+    Path("tokens.txt").write_text("<blank>\na\n")
+    Path("dst.yaml").write_text(json.dumps({"model": DOCUMENTS[kind]}))
+    assert refused(Path("dst.yaml")).startswith("dst.yaml would have over 300 parameters: it is not built.")
+
+
+@clause(INPUTS)
+@pytest.mark.parametrize("field", ["encoder_layers", "decoder_layers", "heads"])
+def test_numbers_of_bundled_models_are_bounded_before_they_are_built(field: str) -> None:
+    Path("tokens.txt").write_text("<blank>\na\n")
+    Path("dst.yaml").write_text(json.dumps({"model": {**DOCUMENTS["bundled"], field: 1 << 40}}))
+    assert f"{field} is 1,099,511,627,776, over" in refused(Path("dst.yaml"))
+
+
+@clause(INPUTS)
+@pytest.mark.parametrize("field", ["num_attention_heads", "num_key_value_heads"])
+def test_a_number_of_heads_is_bounded(field: str) -> None:
+    pytest.importorskip("transformers")
+    Path("config.json").write_text(json.dumps({**PLAIN, field: 1 << 40}))
+    assert f"{field} is 1,099,511,627,776, over 65,536" in refused(Path("config.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 import sys
 import threading
@@ -13,8 +12,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from ...errors import ConfigError, UnsafeError
+from ...errors import ConfigError
 from ...tensors.info import TensorInfo
+from ..torch_module.bounds import bounded
 from ..torch_module.meta import build_on_meta
 from ..torch_module.module import module_target
 from ..torch_module.seeding import drawing, python_random
@@ -64,45 +64,13 @@ def construct(described: ModelDescription, facts: ModelFacts) -> Any:
     return model
 
 
-MOST_PARAMETERS = 200_000
-"""The most parameters of a network; each takes kilobytes with its module, even without storage.
-
-A model of 61 layers of 384 experts, each of them a module, has some 70,000.
-"""
-
-
 def built(described: ModelDescription) -> Any:
     """Build and return the model as transformers' ``from_config`` does, without downloads.
 
-    Raises UnsafeError if the model has more than MOST_PARAMETERS parameters.
+    Raises UnsafeError if the model has too many parameters to be built.
     """
-    with offline(), _bounded(described.name):
+    with offline(), bounded(described.name):
         return described.model_class._from_config(copy.deepcopy(described.config))
-
-
-@contextmanager
-def _bounded(name: str) -> Iterator[None]:
-    """Raise UnsafeError in the block as soon as modules have registered too many parameters.
-
-    No field of the configuration needs to be large for this: the numbers of layers and of experts are multiplied.
-    """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    numbers = itertools.count(1)
-
-    def count_parameter(*_: object) -> None:
-        if next(numbers) > MOST_PARAMETERS:
-            raise UnsafeError(
-                f"config.json: {name} would have over {MOST_PARAMETERS:,} parameters: it is not built.",
-                hint="Correct the numbers of layers and experts; if the file is from elsewhere, do not trust it.",
-                rule="modules",
-            )
-
-    hook = register_module_parameter_registration_hook(count_parameter)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @contextmanager

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["MOST_EXPERTS", "MOST_LABELS", "MOST_LAYERS", "too_many_modules"]
+__all__ = ["MOST_EXPERTS", "MOST_HEADS", "MOST_LABELS", "MOST_LAYERS", "too_many_modules"]
 
 MOST_LAYERS = 2000
 """The most layers, blocks or stages: models of today have some 200."""
 MOST_EXPERTS = 1 << 16
 """The most experts: most models have up to 512, and Doge, whose experts are rows of an embedding, has 16,384."""
+MOST_HEADS = 1 << 16
+"""The most heads of attention: models have up to some 200."""
 MOST_LABELS = 1_000_000
 """The most labels: a configuration makes two names for each."""
 _LAYERS = re.compile(
@@ -19,6 +21,7 @@ _LAYERS = re.compile(
     r"repeats|(?:layers|blocks|attends)_per_[a-z]+)"
 )
 _EXPERTS = re.compile(r"(?:.*_)?(?:experts|expert_num)")
+_HEADS = re.compile(r"(?:.*_)?(?:heads|n_head|num_head|num_kv|head_count)(?:_per_[a-z]+)?")
 _OTHER = re.compile(r"size|dim|width|channels|tokens")
 """Matches names of sizes for each module, such as ``embed_dim_per_stage``, which count no modules."""
 
@@ -42,6 +45,8 @@ def _most(name: str) -> int:
         return MOST_LABELS
     if _EXPERTS.fullmatch(name):
         return MOST_EXPERTS
+    if _HEADS.fullmatch(name):
+        return MOST_HEADS
     return MOST_LAYERS if _LAYERS.fullmatch(name) and not _OTHER.search(name) else 0
 
 

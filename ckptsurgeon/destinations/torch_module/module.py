@@ -15,6 +15,7 @@ from ...errors import ConfigError, SourceError, UnsafeError
 from ...planning.target import Draw, InitialFile, TargetSpec
 from ...util.text import count, escape, listing
 from .._inits import ZERO_DEVIATION, is_deviation
+from .bounds import bounded
 from .construction import Build, BuiltModule, construct_with_storage, construct_without_storage, real_tensors
 from .constructor_weights import (
     confirmed,
@@ -45,7 +46,7 @@ class _ModuleSource:
         self.built = self._construct(0)
 
     def _construct(self, seed: int) -> BuiltModule:
-        with self._watched() as opened:
+        with self._watched() as opened, bounded(self._name):
             try:
                 built = self._constructed(seed, opened)
             except Exception as error:
@@ -134,8 +135,8 @@ def module_target(
     ``kind``, ``name`` and ``fields`` are fields of the result. ``listen`` is called with the record of the files that
     the constructor opened and of the hosts that it contacted. The result contains the files from which the constructor
     loads weights. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
-    ConfigError if the module cannot be built or its shapes are not known without data, and SourceError if the
-    constructor needs a host that cannot be reached.
+    ConfigError if the module cannot be built or its shapes are not known without data, SourceError if the constructor
+    needs a host that cannot be reached, and UnsafeError if the module has too many parameters.
     """
     try:
         source = _ModuleSource(build, name, weights=weights)

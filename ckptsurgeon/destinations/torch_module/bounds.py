@@ -1,0 +1,44 @@
+"""Limits the number of parameters of a network that is built."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...errors import UnsafeError
+from ...util.text import escape
+
+__all__ = ["MOST_PARAMETERS", "bounded"]
+
+MOST_PARAMETERS = 200_000
+"""The most parameters (tensors) of a network; each takes kilobytes with its module, even without storage.
+
+A model of 61 layers of 384 experts, each of them a module, has some 70,000.
+"""
+
+
+@contextmanager
+def bounded(name: str) -> Iterator[None]:
+    """Raise UnsafeError in the block as soon as modules have registered more than MOST_PARAMETERS parameters.
+
+    No field of the configuration needs to be large for this: the numbers of layers and of experts are multiplied.
+    ``name`` is the network's.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    numbers = itertools.count(1)
+
+    def count_parameter(*_: object) -> None:
+        if next(numbers) > MOST_PARAMETERS:
+            raise UnsafeError(
+                f"{escape(name)} would have over {MOST_PARAMETERS:,} parameters: it is not built.",
+                hint="Correct the numbers of layers and experts; if the file is from elsewhere, do not trust it.",
+                rule="modules",
+            )
+
+    hook = register_module_parameter_registration_hook(count_parameter)
+    try:
+        yield
+    finally:
+        hook.remove()
