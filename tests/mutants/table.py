@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "experts that all layers lack are an error, as the router has a row for each",
+        "if there and (lost or len(there) != rows):",
+        "if there and len(there) > rows:",
+        "api/layouts/test_megatron_experts.py",
+    ),
+    Mutant(
         "a layout that fits only in part is named with the keys that it lacks",
         "lacking = tuple(mark for mark in layout.marks if mark not in tensors)",
         "lacking = ()",

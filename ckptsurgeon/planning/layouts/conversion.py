@@ -13,7 +13,7 @@ from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
 from .changes import hits, matched, parsed
 from .head_sizes import head_size_note
-from .incomplete_layers import check_complete
+from .incomplete_layers import check_complete, check_experts
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 from .refusals import check_fit, check_named, check_rotated
 
@@ -66,10 +66,12 @@ def conversion(
         check_named(unknown, family, source, targets[0], label)
         check_complete(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
-    found = (_Conversion(source, target, numbers, network, unknown) for target in _distinct(targets))
+    found = (_Conversion(source, target, numbers, network, unknown, family.routed) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
     if not is_part:
         check_named(best.odd, family, source, best.target, label)
+        if family.routed:
+            check_experts(best.routed, best.single, label)
     check_rotated(best.rows, family, config, label)
     check_fit((source, best.target), config, label)
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
@@ -114,11 +116,18 @@ class _Conversion:
 
     ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
     is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
-    ``unknown`` are keys for which the source's layout has no name.
+    ``unknown`` are keys for which the source's layout has no name. ``single`` has the tensors before the operations of
+    the target, ``routed`` the names that the family's ``routed`` have there.
     """
 
     def __init__(
-        self, source: Layout, target: Layout, numbers: Numbers, network: DerivedSource, unknown: Sequence[str]
+        self,
+        source: Layout,
+        target: Layout,
+        numbers: Numbers,
+        network: DerivedSource,
+        unknown: Sequence[str],
+        routed: Sequence[str] = (),
     ) -> None:
         self.source, self.target, self.derived = source, target, network
         self.rows: list[Row] = []
@@ -126,6 +135,7 @@ class _Conversion:
         self._now = self._known()
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
+        self.single, self.routed = self._now, [self._at(name) for name in routed]
         biases = [*self._add_biases(target)]
         for change in target.changes:
             self._do(change.there(self._now, numbers, self._at))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ...errors import PlanError
-from ...util.text import count, escape, natural_key
-from .changes import Fused, Keyed, Stacked, hits
+from ...util.text import count, escape, listing, natural_key
+from .changes import Fused, Keyed, Stacked, hits, parsed
 from .layout import Family, Layout, Tensors
 
-__all__ = ["LAYER", "check_complete"]
+__all__ = ["LAYER", "check_complete", "check_experts"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
@@ -38,6 +38,34 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
             f"{escape(_begun(lost, listed))} is missing from {escape(label)}, although other layers have this tensor.",
             hint="Complete the model first.",
         )
+
+
+def check_experts(routed: Sequence[str], tensors: Tensors, label: str) -> None:
+    """Raise PlanError if a layer has other experts than its router has rows.
+
+    ``routed`` has the patterns of a router's weight, and of a matrix of an expert.
+    """
+    router, expert = routed
+    keys, matrices = hits([router, expert], tensors)
+    experts: defaultdict[str, set[str]] = defaultdict(set)
+    for key in matrices:
+        found = parsed(expert).captures(key)
+        if found is not None:
+            experts[found.named["n"]].add(found.named["i"])
+    for key in keys:
+        found = parsed(router).captures(key)
+        there = experts.get(found.named["n"], set()) if found is not None else set()
+        rows = tensors[key].shape[0] if tensors[key].shape else 0
+        lost = [str(number) for number in range(rows) if str(number) not in there]
+        if there and (lost or len(there) != rows):
+            said = f"there are {len(there)}"
+            if lost:
+                said = f"{'experts' if len(lost) > 1 else 'expert'} {listing(lost)} "
+                said += f"{'have' if len(lost) > 1 else 'has'} no weights"
+            raise PlanError(
+                f"{escape(key)} of {escape(label)} is for {count(rows, 'expert')}, but {said}.",
+                hint="Complete the model first.",
+            )
 
 
 def _begun(key: str, prefixes: Mapping[str, str]) -> str:

@@ -125,7 +125,8 @@ class Family:
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``. If
     names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
     function that returns the family with the names for the network in the given tensors; None if it is not such a
-    network. Two families with the same ``kin`` differ only in layers that a destination need not have.
+    network. Two families with the same ``kin`` differ only in layers that a destination need not have. ``routed`` has
+    the family's names of a router's weight, which has a row for each expert, and of a matrix of an expert.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Family:
     alike: tuple[tuple[str, ...], ...] = ()
     shaped: Callable[[Tensors], Family | None] | None = None
     kin: Hashable = None
+    routed: tuple[str, str] | tuple[()] = ()
 
     def of(self, tensors: Tensors) -> Family | None:
         """Return this family with the names that the network ``tensors`` has; None if the network is of another family.

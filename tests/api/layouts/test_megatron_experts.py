@@ -142,3 +142,36 @@ def test_an_incomplete_layer_among_layers_without_experts_is_an_error(layout: st
     del tensors[lost]
     with pytest.raises(PlanError, match=f"{re.escape(lost)} is missing from before.safetensors"):
         converted(tensors, "megatron" if layout == "transformers" else "transformers", heads="6/2")
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"),
+    [
+        ("transformers", r"\.experts\.{}\."),
+        ("mistral", r"\.experts\.{}\."),
+        ("megatron", r"\.weight{}$"),
+        ("megatron-local", r"\.local_experts\.{}\."),
+    ],
+)
+@pytest.mark.parametrize("expert", [5, 11])
+def test_an_expert_that_all_layers_lack_is_an_error(layout: str, pattern: str, expert: int) -> None:
+    """The router has a row for each expert: the network would choose one without weights, or none at all."""
+    tensors = recorded("mixtral", layout)
+    less = {key: one for key, one in tensors.items() if not re.search(pattern.format(expert), key)}
+    assert len(less) < len(tensors)
+    with pytest.raises(PlanError, match=f"is for 12 experts, but expert {expert} has no weights"):
+        converted(less, "transformers" if layout != "transformers" else "mistral", heads="6/2")
+
+
+@pytest.mark.parametrize(("network", "layout"), [("mixtral", "stacked"), ("qwen-moe.qwen3", "megatron-dist")])
+def test_stacks_of_other_experts_than_the_router_has_rows_are_an_error(network: str, layout: str) -> None:
+    tensors = recorded(network, layout)
+    for size in (1, -1):
+        cut = {
+            key: (one.narrow(one.dim() - 3, 0, one.shape[-3] - 1) if size > 0 else torch.cat([one, one], -3))
+            if "experts" in key and one.dim() > 2
+            else one
+            for key, one in tensors.items()
+        }
+        with pytest.raises(PlanError, match=r"is for \d+ experts, but (expert \d+ has no weights|there are \d+)"):
+            converted(cut, "transformers", heads=NETWORKS[network])

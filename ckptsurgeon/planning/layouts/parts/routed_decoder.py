@@ -78,6 +78,7 @@ class RoutedDecoder:
             alike=alike(layers),
             shaped=self._shaped,
             kin=(self.name, layers.dense),
+            routed=(_AROUND[0], down),
         )
 
     def _shaped(self, tensors: Tensors) -> Family | None:

@@ -72,4 +72,5 @@ FAMILY = Family(
     ),
     heads_of_decoder,
     rotated=("mixtral",),
+    routed=(f"{_LAYER}.block_sparse_moe.gate.weight", f"{_EXPERT}.w2.weight"),
 )  # fmt: skip

@@ -86,6 +86,7 @@ def _family(dense: tuple[int, ...]) -> Family:
         heads_of_decoder,
         some=(_DENSE, (*_AROUND, *_EXPERTS)),
         shaped=_shaped,
+        routed=(_AROUND[0], _DOWN),
     )
 
 
