@@ -47,7 +47,9 @@ REFUSED = {
 }
 """{setting with which an adapter cannot be merged: the reason, for messages}."""
 
-MERGE_WITH_PEFT = "Merge it with PEFT: merge_and_unload()."
+MERGE_WITH_PEFT = (
+    "Merge it with PEFT: merge_and_unload(). ckpt lora extract then makes a LoRA from the merged model and its base."
+)
 CONVERTED = {
     "LOHA": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
     "LOKR": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
