@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a range of an operation that names more tensors than there are is an error",
+        "if not any(pattern.captures(key) for key in keys):",
+        "if not keys:",
+        "planning/operations/test_operations.py",
+    ),
+    Mutant(
         "experts that all layers lack are an error, as the router has a row for each",
         "if there and (lost or len(there) != rows):",
         "if there and len(there) > rows:",

@@ -10,12 +10,15 @@ from ...errors import PlanError
 from ...tensors.composition import cut, exp_scale, filled, join, permute, reshape, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
+from ..keys.pattern import KeyPattern
 from .combining import combined
 from .operation import INDEX, Operation
 from .resizing import MOST_PARTS, dimension, noised, of_heads, resized, scaled_part
 
 __all__ = ["joined", "reshaped_by", "split_by"]
 
+_CHOICE = re.compile(r"\{(\d+\.\.\d+|[^{},]+(?:,[^{},]+)+)\}")
+"""A range such as {0..7}, or a list such as {q,k,v}, in a pattern."""
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -235,6 +238,7 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
             f"would become {escape(name)}.",
             hint="Use all captures of the pattern except one in the new name.",
         )
+    _check_words(operation, name, keys)
     numbers = sorted(one for values in varying for text in values if (one := number_in(text)) is not None)
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
@@ -247,6 +251,28 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
         raise PlanError(
             f"{operation}: {escape(name)} lacks the tensor with number {missing} of {numbers[0]} to {numbers[-1]}."
         )
+
+
+def _check_words(operation: Operation, name: str, keys: Sequence[str]) -> None:
+    """Raise PlanError if a range or list in the pattern, such as {0..7}, has a word that none of the keys has."""
+    text = operation.patterns[0].text
+    choices = _CHOICE.findall(text)
+    if text.startswith("re:") or len(choices) != 1:
+        return
+    for word in _words(choices[0]):
+        pattern = KeyPattern(text.replace(f"{{{choices[0]}}}", word, 1))
+        if not any(pattern.captures(key) for key in keys):
+            raise PlanError(
+                f"{operation}: for {escape(name)}, no tensor has {escape(word)} in the place of "
+                f"{{{escape(choices[0])}}}.",
+                hint="Complete the model first, or change the pattern.",
+            )
+
+
+def _words(choice: str) -> list[str]:
+    """Return the words of a range such as 0..7, or of a list such as q,k,v."""
+    first, dots, last = choice.partition("..")
+    return [str(number) for number in range(int(first), int(last) + 1)] if dots else choice.split(",")
 
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:

@@ -474,3 +474,18 @@ def test_columns_of_transposed_tensors_are_read_in_large_parts(monkeypatch: pyte
     source = torch.load("t.pth")
     assert torch.equal(made["all"], torch.cat([source[f"l.{i}.w"].T for i in range(24)], 1))
     assert len(reads) < 24 * 10
+
+
+@pytest.mark.parametrize("verb", ["stack", "concat", "mean"])
+@pytest.mark.parametrize(("pattern", "word"), [("x.{0..3}", "3"), ("x.{0,1,2,5}", "5"), ("x.{1..2}", "")])
+def test_every_word_of_a_range_or_list_needs_a_tensor(verb: str, pattern: str, word: str) -> None:
+    """A truncated model would become a stack of fewer tensors."""
+    tensors = {f"x.{number}": torch.ones(2, 3) for number in range(3)}
+    save_file(tensors, "few.safetensors")
+    operations = [{verb: pattern, "into": "y"}]
+    if not word:
+        cs.apply(cs.rename("few.safetensors", operations=operations), "made.safetensors")
+        assert "y" in load_file("made.safetensors")
+        return
+    with pytest.raises(PlanError, match=f"for y, no tensor has {word} in the place of"):
+        cs.rename("few.safetensors", operations=operations)
