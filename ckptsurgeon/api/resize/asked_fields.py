@@ -52,6 +52,11 @@ class AskedFields:
         """Raise ConfigError for a new value, or another choice of the user, that the configuration does not allow."""
         for name, value in list(self.new.items()):
             old = at_path(self.before, name)
+            if name == "model_type":
+                raise ConfigError(
+                    f"--set model_type={brief_repr(value)}: the type of the network is not a field.",
+                    hint=f"Use --as {escape(str(value))}.",
+                )
             if value == old and name not in self._implied:
                 raise ConfigError(
                     f"--set {escape(name)}={brief_repr(value)}: this field has this value already.",

@@ -17,6 +17,7 @@ __all__ = [
     "check_head_sizes",
     "check_heads",
     "check_identity",
+    "check_switch",
     "check_ties",
     "check_used",
     "check_values",
@@ -162,6 +163,18 @@ def keys_by_switch(part: Mapping[str, Any]) -> bool:
     ``part`` has the fields of the configuration, or those of one of its sections.
     """
     return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
+
+
+def check_switch(names: Sequence[str], changed: Sequence[str]) -> None:
+    """Raise PlanError if one of the fields ``names`` decides whether heads share a key; ``changed`` are its tensors."""
+    switch = next((name for name in names if name.rpartition(".")[2] == "multi_query"), None)
+    if switch is not None:
+        raise PlanError(
+            f"{switch} cannot be changed: it decides how queries, keys and values share the rows of "
+            f"{listing(changed)}, and whether all heads have the same key.",
+            hint="Split the tensors with --operations of ckpt transplant, repeat or average the keys and values, and "
+            "join them for a config.json with the new value.",
+        )
 
 
 def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:

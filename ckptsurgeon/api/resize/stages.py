@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from ...util.text import listing
 from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
 from .asked_fields import HEAD, INIT, TIES, AskedFields
-from .checks import check_experts, check_values, keys_by_switch, layers_apart, numbers_apart
+from .checks import check_experts, check_switch, check_values, keys_by_switch, layers_apart, numbers_apart
 from .choices import Choices
 from .field_change import FieldChange, is_averaged
 from .implied_fields import implied_fields, with_values
@@ -43,6 +44,11 @@ _OF_HEADS = ("width", "kv_heads", "heads")
 _AT_LAST = ("depth", "vocabulary")
 """The roles of fields that are changed last, when tensors have the output's names."""
 GENERATION = "generation_config.json"
+_INERT = re.compile(
+    r"(_token_id|_dropout|_pdrop|dropout|max_position_embeddings|n_positions|initializer_(range|factor)|use_cache|"
+    r"architectures|dtype)$"
+)
+"""Matches the fields that no output depends on, without training and generation, as far as positions suffice."""
 _TABLES = (
     "ckpt transplant --on-mismatch KEY=positions-1d interpolates positions (positions-2d those of patches) for a "
     "config.json with the new number."
@@ -108,6 +114,9 @@ class Stages:
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]
         found = [f"no tensor depends on {listing(names, where='')}: changed only in config.json"] if names else []
+        unsure = [name for name in names if not _INERT.search(name)]
+        if unsure:
+            found.append(f"the outputs may change with {listing(unsure, where='')} (--prove compares them)")
         found += [f"also set in config.json: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
@@ -247,6 +256,7 @@ class Stages:
             key for key in {**before.tensors, **after.tensors} if (key in before.tensors) != (key in after.tensors)
         ]
         if changed:
+            check_switch(names, changed)
             raise PlanError(
                 f"it is not known how {listing(changed)} change with {listing(names, where='')}.",
                 hint=_TABLES

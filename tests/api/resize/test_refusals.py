@@ -231,6 +231,44 @@ def test_groups_of_one_expert_are_allowed_if_the_network_runs(tmp_path: Path) ->
         cs.resize(tmp_path / "in", set={"n_group": 4, "topk_group": 1})
 
 
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("kind", ["falcon", "gpt_bigcode"])
+def test_a_switch_of_shared_keys_is_one_error_that_says_why(kind: str, value: bool, tmp_path: Path) -> None:
+    name, fields = running.NETWORKS[kind]
+    config = transformers.CONFIG_MAPPING[kind](
+        **{**fields, "new_decoder_architecture": False, "multi_query": not value}
+    )
+    getattr(transformers, name)(config).save_pretrained(tmp_path / "in")
+    with pytest.raises(
+        cs.PlanError, match="multi_query cannot be changed: it decides how queries, keys and values share"
+    ):
+        cs.resize(tmp_path / "in", set={"multi_query": value})
+
+
+def test_another_type_is_not_a_field(made: Path) -> None:
+    with pytest.raises(cs.ConfigError, match="the type of the network is not a field") as raised:
+        cs.resize(made, set={"model_type": "qwen3_moe"})
+    assert "--as qwen3_moe" in str(raised.value.hint) or "model_type" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_said"),
+    [
+        ({"rms_norm_eps": 0.1}, True),
+        ({"hidden_act": "gelu", "initializer_range": 0.1}, True),
+        ({"use_cache": False}, False),
+    ],
+)
+def test_outputs_that_may_change_with_the_configuration_alone_are_said(
+    fields: dict[str, Any], is_said: bool, made: Path
+) -> None:
+    notes = cs.resize(made, set=fields).notes
+    assert any(note.startswith("no tensor depends on") for note in notes)
+    said = f"the outputs may change with {next(iter(fields))} (--prove compares them)"
+    assert (said in notes) is is_said
+    assert any("the outputs may change with" in note for note in notes) is is_said
+
+
 def test_a_field_that_cannot_be_tried_is_not_logged(tmp_path: Path) -> None:
     """Transformers logged it with the whole configuration."""
     running.save("falcon", tmp_path / "in")
