@@ -12,6 +12,7 @@ from ...util.text import brief_repr, escape
 from .arguments import at_path
 from .checks import check_heads, check_ties, keys_by_switch
 from .choices import Choices
+from .number_limits import check_size
 
 __all__ = ["COPY", "HEAD", "INIT", "TIES", "AskedFields"]
 
@@ -64,6 +65,7 @@ class AskedFields:
                 )
             if role_of(name) and not (type(value) is int and value > 0):
                 raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
+            check_size(name, value)
             if role_of(name) and type(old) is not int:
                 raise ConfigError(
                     f"the configuration has no field {escape(name)} with a number that could be changed.",

@@ -15,6 +15,7 @@ from ...util.text import brief_repr, count, escape
 from ...vocabulary.renumbered_ids import moved_ids
 from ...vocabulary.renumbering import Renumbering
 from ...vocabulary.replacement import tokens_at
+from .number_limits import check_size
 from .vocabulary_choices import FIELD, FILLED, KEPT, VocabularyStep, field_of
 
 __all__ = ["by_place"]
@@ -33,6 +34,7 @@ def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) ->
         )
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
+    check_size(path, size)
     if size == old:
         raise ConfigError(f"--set {path}={size}: this field has this value already.", hint="Leave this field out.")
     if new not in FILLED:

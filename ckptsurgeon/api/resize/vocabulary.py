@@ -18,6 +18,7 @@ from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
 from ..transplant.donor.choice import donor_choice
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
+from .number_limits import MOST
 from .rows_by_place import by_place
 from .trimming.trim import trimmed
 from .vocabulary_choices import FIELD, FILLED, KEPT, VocabularyChoices, VocabularyStep, field_of
@@ -33,6 +34,12 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
     """
     if choices.pad_to < 1:
         raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
+    if choices.pad_to > MOST["vocabulary"]:
+        raise ConfigError(
+            f"--pad-to {choices.pad_to if choices.pad_to < 1 << 60 else ''} is over {MOST['vocabulary']:,}, the most rows "
+            "that ckpt makes.",
+            hint="Use a smaller number, such as 64.",
+        )
     if choices.tokenizer and choices.corpora:
         raise ConfigError("--tokenizer and --trim cannot be used together.", hint="Leave one of the two out.")
     if not (choices.corpora or choices.keeps_special):

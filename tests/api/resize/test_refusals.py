@@ -245,6 +245,24 @@ def test_a_switch_of_shared_keys_is_one_error_that_says_why(kind: str, value: bo
         cs.resize(tmp_path / "in", set={"multi_query": value})
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+    ],
+)
+@pytest.mark.parametrize("number", [10**9, 10**30])
+def test_a_number_that_no_network_has_is_an_error_at_once(field: str, number: int, made: Path) -> None:
+    """The lists of a billion layers did not fit in memory."""
+    with pytest.raises(cs.ConfigError, match="is over .*, the most that ckpt makes"):
+        cs.resize(made, set={field: number})
+
+
 def test_another_type_is_not_a_field(made: Path) -> None:
     with pytest.raises(cs.ConfigError, match="the type of the network is not a field") as raised:
         cs.resize(made, set={"model_type": "qwen3_moe"})
