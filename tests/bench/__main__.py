@@ -217,7 +217,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
     "batching": (lambda folder, number, quick: batching(folder, number, 48 if quick else 256), "batches by seconds"),
     "merging": (lambda folder, number, quick: merging(folder, number), "merges"),
     "factorising": (
-        lambda folder, number, quick: factorising(folder, number, 2 if quick else 32),
+        lambda folder, number, quick: factorising(folder, number, 2 if quick else 128),
         "merges of whole matrices",
     ),
     "searching": (lambda folder, number, quick: searching(folder, number), "the trials of ckpt search"),

@@ -47,7 +47,7 @@ SQUARES = (
     torch.linalg.eigh(left @ left.T)
 """
 )
-"""What ckpt decomposes, in double precision."""
+"""The same decompositions, of products of rows, in double precision: ckpt needs less for the last two of two models."""
 THEIRS = """
 import contextlib, io, os, torch
 from safetensors.torch import load_file, save_file
@@ -63,7 +63,7 @@ FUSIONBENCH = ".oracle/fusionbench/bin/python"
 
 
 def factorising(folder: str, number: int, layers: int, tool: str = FUSIONBENCH) -> Iterator[Row]:
-    """TSV-M takes little more than its decompositions: two models and a base, of 128 MB each in square matrices.
+    """TSV-M takes little more than its decompositions: two models and a base, of 512 MB each in square matrices.
 
     FusionBench decomposes them in single precision. ckpt's decompositions are of symmetric matrices in double precision.
     All compute on one processor for a minute or more; other programs change the time that this takes by half, the time of
@@ -89,7 +89,7 @@ def factorising(folder: str, number: int, layers: int, tool: str = FUSIONBENCH) 
     size = f"{layers * SIDE * SIDE * 4 / 1e6:.0f} MB"
     for name, what, bound in (
         ("singular", "FusionBench's decompositions of them alone in torch, float32", 1.2),
-        ("squares", "ckpt's decompositions of them alone in torch, float64", 1.2),
+        ("squares", "the same of products of rows, alone in torch, float64", 1.2),
     ):
         ours, theirs = seen["merge"].processor, seen[name].processor
         yield Row(
