@@ -138,14 +138,11 @@ def look_at(data: bytes) -> str:
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", list(payloads()))
 def test_no_payload_runs(name: str, container: str, protocol: int) -> None:
+    """Each payload in each container, at two of four places with one protocol, and at the other two with the next."""
     payload = payloads()[name]
     modules = set(sys.modules)
-    for value in (
-        payload,
-        {"a": torch.ones(1) if container == "never" else 1, "b": payload},
-        [payload],
-        {"model": {"w": payload}},
-    ):
+    places = (payload, {"a": 1, "b": payload}, [payload], {"model": {"w": payload}})
+    for value in places[protocol % 2 :: 2]:
         look_at(CONTAINERS[container](pickle.dumps(value, protocol)))
         assert not Path(CANARY).exists()
     assert not {m for m in set(sys.modules) - modules if m.startswith(("runpy", "antigravity"))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ VERBS: dict[str, Callable[[Path], object]] = {
 def test_a_number_in_a_key_may_be_of_any_length(verb: str, number: str) -> None:
     for kind in MODELS:
         made = model(kind, (0, 1, number)).rename(kind)
-        for config in (MODELS[kind][0], None):
-            if config is None:
+        for has_config in (True, False) if kind == "llama" else (True,):
+            if not has_config:
                 (made / "config.json").unlink()
             with little_memory(), in_time():
                 assert VERBS[verb](made) is not None
@@ -138,11 +139,18 @@ ENDLESS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@cache
+def build_once(path: Path) -> None:
+    """Build a network here: what that imports takes seconds, and is there in the processes that are forked."""
+    cs.check(path)
+
+
 @clause(INPUTS)
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_network_of_modules_without_end_is_not_built(name: str) -> None:
     pytest.importorskip("transformers")
     made = model("llama")
+    build_once(made)
     (made / "config.json").write_text(json.dumps(ENDLESS[name]))
     config = made / "config.json"
     for verb in (("transplant", made, config, "-n"), ("fits", made, config)):

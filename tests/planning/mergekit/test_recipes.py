@@ -466,6 +466,7 @@ def test_rows_go_by_token_where_vocabularies_differ(source: str, order: str) -> 
     assert torch.equal(found["model.norm.weight"], rows)  # as long, and no vocabulary's
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", sorted(BY_ROWS))
 @pytest.mark.parametrize("elements", [7, 1 << 17])
 def test_rows_are_mergekits_token_by_token(
