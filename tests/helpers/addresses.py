@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,14 @@ def hub_place(hub: Hub) -> HubPlace:
     return HubPlace(hub, hub.repository("org/model-1.5", {".gitattributes": b"*.safetensors filter=lfs\n"}))
 
 
+@cache
+def _loader(search_path: str | None = None) -> Any:
+    """What reads the descriptions of S3's requests, megabytes of JSON: once, not for each client."""
+    from botocore.loaders import create_loader
+
+    return create_loader(search_path)
+
+
 @contextmanager
 def s3_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Place]:
     """An empty folder of a bucket, for this process and those that it starts; skipped without s3fs and moto."""
@@ -123,6 +132,7 @@ def s3_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Place]:
             "AWS_ENDPOINT_URL": server.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr("botocore.session.create_loader", _loader)
         client = boto3.client("s3", endpoint_url=server.url)
         client.create_bucket(Bucket=BUCKET)
         core.S3FileSystem.clear_instance_cache()

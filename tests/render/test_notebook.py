@@ -225,14 +225,14 @@ def test_no_value_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_ninety_thousand_tensors_are_few_lines() -> None:
+def test_thirty_thousand_tensors_are_few_lines() -> None:
     entry = {"dtype": "U8", "data_offsets": [0, 0]}
-    entries = {f"m{i % 97}.l{i // 97}.w{i % 7}": {**entry, "shape": [i % 5, 0]} for i in range(92_000)}
+    entries = {f"m{i % 97}.l{i // 97}.w{i % 7}": {**entry, "shape": [i % 5, 0]} for i in range(30_000)}
     header = json.dumps(entries).encode()
     Path("many.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     html = cs.open_checkpoint("many.safetensors")._repr_html_()
     assert len(html) < 100_000
-    assert "92000 tensors" in html
+    assert "30000 tensors" in html
 
 
 def test_a_notebook_that_asks_twice_is_answered_from_one_view(monkeypatch: pytest.MonkeyPatch) -> None:

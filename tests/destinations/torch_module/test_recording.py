@@ -218,7 +218,7 @@ def test_a_tensor_is_the_same_whatever_else_is_drawn_and_in_whatever_order(name:
     random.Random(0).shuffle(keys)
     for key, tensor in drawn(target(build), keys, seed=5).items():
         assert torch.equal(tensor, whole[key]), key
-    for key in keys[:12]:
+    for key in keys[:4]:
         assert torch.equal(drawn(target(build), [key], seed=5)[key], whole[key]), key
     other = drawn(target(build), seed=6)
     differing = [k for k in keys if whole[k].is_floating_point() and whole[k].numel() > 8 and whole[k].std() > 0]
