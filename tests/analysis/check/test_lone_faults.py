@@ -187,3 +187,17 @@ def test_norms_of_other_libraries_are_compared_too(name: str) -> None:
 def test_other_norms_with_one_value_are_usual(others: dict[str, torch.Tensor]) -> None:
     save_file({**state(), **others}, "x.safetensors")
     assert not found("x.safetensors", "constants")
+
+
+@pytest.mark.parametrize(("copies", "is_fault"), [(1, False), (2, True), (LAYERS, False)])
+@pytest.mark.parametrize("name", ["mlp.gate.weight", "block_sparse_moe.router.weight"])
+def test_a_router_copied_from_another_layer_is_named(name: str, copies: int, is_fault: bool) -> None:
+    """All routers are alike in a model whose experts were copied from a dense one and were not trained yet."""
+    tensors = state()
+    for layer in range(LAYERS):
+        tensors[f"model.layers.{layer}.{name}"] = torch.randn(8, WIDTH)
+    for layer in range(copies):
+        tensors[f"model.layers.{layer}.{name}"] = tensors[f"model.layers.0.{name}"].clone()
+    save_file(tensors, "x.safetensors")
+    said = f"2 weights are equal to another weight, bit for bit: model.layers.1.{name} = model.layers.0.{name}"
+    assert found("x.safetensors", "duplicates") == ([said] if is_fault else [])

@@ -5,7 +5,8 @@ A part of a file that repeats an earlier part is reported if it begins or ends i
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 
 from ....planning.transplant.by_place import vocabulary_keys
@@ -20,6 +21,8 @@ __all__ = ["CHECK"]
 
 FEWEST = 64
 """Only weights with at least this many elements are compared: smaller weights may be equal by chance."""
+_ROUTER = re.compile(r"(?:^|\.)gate\.weight$|router.*weight$")
+"""Matches the keys of the routers of experts."""
 ADVICE = (
     "Check whether these weights should be equal, as in repeated or tied layers; if not, one was written in "
     "place of the other."
@@ -31,7 +34,7 @@ AGAIN = "Fetch or save this file again, or compare it with its source (ckpt diff
 def _run(subject: Subject) -> Iterator[Found]:
     alike: dict[tuple[str, tuple[int, ...], str], list[str]] = defaultdict(list)
     vocabulary = {*subject.embeddings, *subject.heads}
-    for key, info, figures in (*subject.weights, *_codes(subject, vocabulary)):
+    for key, info, figures in (*subject.weights, *_codes(subject, vocabulary), *_routers(subject)):
         digest = subject.measured[key].digest
         if digest and info.numel >= FEWEST and figures.low != figures.high and key not in vocabulary:
             alike[info.dtype, info.shape, digest].append(key)
@@ -70,6 +73,19 @@ def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str,
             if figures is not None and place not in places and not is_of_tokens:
                 places.add(place)
                 yield key, info, figures
+
+
+def _routers(subject: Subject) -> Iterator[tuple[str, TensorInfo, Figures]]:
+    """Yield (key, header, figures) of each router, unless half of the routers or more are copies of others.
+
+    Models that were made of dense ones may have one router for all layers, until they are trained.
+    """
+    found = {key: one for key, one in subject.measured.items() if _ROUTER.search(key) and key not in subject.parts}
+    times = Counter(one.digest for one in found.values() if one.digest)
+    if 2 * sum(times.values()) < len(found):
+        for key, one in found.items():
+            if one.figures is not None and len(subject.tensors[key].shape) == 2:
+                yield key, subject.tensors[key], one.figures
 
 
 CHECK = Check("duplicates", "no weight is a copy of another", _run, without_values)
