@@ -25,8 +25,8 @@ MUTANTS = (
     ),
     Mutant(
         "experts that all layers lack are an error, as the router has a row for each",
-        "if there and (lost or len(there) != rows):",
-        "if there and len(there) > rows:",
+        "if lost or number != rows:",
+        "if number > rows:",
         "api/layouts/test_megatron_experts.py",
     ),
     Mutant(

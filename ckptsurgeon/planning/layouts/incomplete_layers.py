@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 
 from ...errors import PlanError
+from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key
 from .changes import Fused, Keyed, Stacked, hits, parsed
 from .layout import Family, Layout, Tensors
@@ -17,6 +19,8 @@ LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
 _FEW = 16
 """Numbers in keys are not those of layers if the largest is at least this number plus twice their count."""
+_SHOWN = 20
+"""At most this many missing experts are named."""
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
@@ -48,17 +52,20 @@ def check_experts(routed: Sequence[str], tensors: Tensors, label: str) -> None:
     router, expert = routed
     keys, matrices = hits([router, expert], tensors)
     experts: defaultdict[str, set[str]] = defaultdict(set)
+    stacks: dict[str, int] = {}
     for key in matrices:
-        found = parsed(expert).captures(key)
-        if found is not None:
-            experts[found.named["n"]].add(found.named["i"])
+        named = _named(expert, key)
+        if "i" in named:
+            experts[named["n"]].add(named["i"])
+        else:
+            stacks[named["n"]] = _rows(tensors[key])
     for key in keys:
-        found = parsed(router).captures(key)
-        there = experts.get(found.named["n"], set()) if found is not None else set()
-        rows = tensors[key].shape[0] if tensors[key].shape else 0
-        lost = [str(number) for number in range(rows) if str(number) not in there]
-        if there and (lost or len(there) != rows):
-            said = f"there are {len(there)}"
+        layer, rows = _named(router, key)["n"], _rows(tensors[key])
+        there = experts.get(layer, set())
+        number = len(there) or stacks.get(layer, rows)
+        lost = [*islice((str(one) for one in range(rows) if str(one) not in there), _SHOWN)] if there else []
+        if lost or number != rows:
+            said = f"there {'is' if number == 1 else 'are'} {number}"
             if lost:
                 said = f"{'experts' if len(lost) > 1 else 'expert'} {listing(lost)} "
                 said += f"{'have' if len(lost) > 1 else 'has'} no weights"
@@ -66,6 +73,16 @@ def check_experts(routed: Sequence[str], tensors: Tensors, label: str) -> None:
                 f"{escape(key)} of {escape(label)} is for {count(rows, 'expert')}, but {said}.",
                 hint="Complete the model first.",
             )
+
+
+def _named(pattern: str, key: str) -> Mapping[str, str]:
+    found = parsed(pattern).captures(key)
+    assert found is not None  # the pattern matched the key
+    return found.named
+
+
+def _rows(info: TensorInfo) -> int:
+    return info.shape[0] if info.shape else 0
 
 
 def _begun(key: str, prefixes: Mapping[str, str]) -> str:

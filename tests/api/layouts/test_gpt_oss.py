@@ -114,3 +114,11 @@ def test_heads_that_the_sinks_do_not_show_are_an_error() -> None:
 def test_further_tensors_are_an_error() -> None:
     with pytest.raises(PlanError, match=re.escape("of the family gpt-oss: block.0.mlp.extra")):
         converted({**stored(), "block.0.mlp.extra": torch.ones(2)}, "transformers")
+
+
+def test_experts_without_a_row_of_the_router_are_an_error() -> None:
+    tensors = load_file(Path(__file__).resolve().parents[3] / "fixtures/golden/layouts/gpt-oss/openai.safetensors")
+    cut = {key: value[:-1].clone() if ".mlp1_" in key or ".mlp2_" in key else value for key, value in tensors.items()}
+    save_file(cut, "cut.safetensors")
+    with pytest.raises(PlanError, match=r"block\.0\.mlp\.gate\.weight of cut.* is for 3 experts, but there are 2\."):
+        cs.convert("cut.safetensors", layout="transformers")

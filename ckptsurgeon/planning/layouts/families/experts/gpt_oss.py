@@ -63,4 +63,5 @@ FAMILY = Family(
         _theirs(_MATRICES, _TURNED),
     ),
     heads_of_decoder,
+    routed=(f"{_LAYER}.mlp.router.weight", f"{_EXPERTS}.down_proj_bias"),
 )  # fmt: skip
