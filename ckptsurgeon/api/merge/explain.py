@@ -104,6 +104,8 @@ def _alternative(method: Method, plan: Plan, paths: Sequence[str], path: str) ->
     needed = [one.name for one in method.parameters if one.default is None]
     if lacking := [name for name in needed if name not in NEEDED]:
         return MergeOutcome(method.name, why=f"needs {', '.join(lacking)}")
+    if method.statistics:  # those of the models are not of these copies of single tensors
+        return MergeOutcome(method.name, why=f"needs statistics ({method.statistics})")
     given = {name: NEEDED[name] for name in needed}
     base = paths[-1] if method.base in BASES else None
     try:

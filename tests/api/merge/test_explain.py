@@ -57,6 +57,10 @@ def test_the_share_of_each_change_that_methods_keep() -> None:
     assert outcomes["dare_linear"].kept == pytest.approx((1, 1), rel=1e-4)
     assert (outcomes["pcb"].changed or 1) < 0.5
     assert outcomes["tall_mask"].why == "needs task"
+    assert (outcomes["fisher"].why, outcomes["aim"].why) == (
+        "needs statistics (fisher)",
+        "needs statistics (magnitudes)",
+    )
     assert {*outcomes} >= {"ties", "iso_c", "tsv_m", "slerp", "median"}
 
 
