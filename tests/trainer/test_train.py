@@ -323,7 +323,7 @@ def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
     shutil.copy(init, "b.init.safetensors")
     assert (
-        "2 files in the working directory match *.init.safetensors: b.init.safetensors, toy.init.safetensors"
+        "the working directory has 2 initial checkpoints (*.init.safetensors): b.init.safetensors, toy.init.safetensors"
         in refused(ckpt)
     )
 

@@ -304,7 +304,10 @@ class Merge:
     statistics: str = ""
 
     def fits(self, shape: Sequence[int], statistics: Sequence[Sequence[int]]) -> bool:
-        """Return whether statistics of these shapes, one for each model or for the base, fit a weight of ``shape``."""
+        """Return whether statistics fit a weight of ``shape``.
+
+        ``statistics`` has the shape of each model's statistics, or only the shape of the base's.
+        """
         if self.statistics in ("", FISHER):
             return all(tuple(one) == tuple(shape) for one in statistics)
         stacks = len(shape) == 3 and not self.base

@@ -220,7 +220,7 @@ def _the_one_init() -> str:
         raise ConfigError(f"no configuration is given, and the working directory has no {PATTERN}.", hint=MAKES_ONE)
     if len(found) > 1:
         raise ConfigError(
-            f"{len(found)} files in the working directory match {PATTERN}: {listing(found, where='')}.",
+            f"the working directory has {len(found)} initial checkpoints ({PATTERN}): {listing(found, where='')}.",
             hint="Choose one of them with --init.", details=found,
         )  # fmt: skip
     return found[0]

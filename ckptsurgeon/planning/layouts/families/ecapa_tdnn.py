@@ -25,18 +25,18 @@ _LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running
 """{torch's name of a tensor in a batch norm: PaddlePaddle's name}."""
 
 
-def _within(convolutions: Iterable[str], norms: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of convolutions, and of the tensors of norms."""
+def _with_norm_tensors(convolutions: Iterable[str], norms: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the convolutions, followed by the names of the four tensors of each norm, in one tuple."""
     return (*convolutions, *(f"{norm}.{leaf}" for norm in norms for leaf in _LEAVES))
 
 
-_FIRST_BLOCK = tuple(f"{_BLOCK}.{name}" for name in _within(_FIRST, _FIRST.values()))
-_LATER_BLOCKS = tuple(f"{_BLOCK}.{name}" for name in _within((*_LATER, *_SQUEEZE), _LATER.values()))
+_FIRST_BLOCK = tuple(f"{_BLOCK}.{name}" for name in _with_norm_tensors(_FIRST, _FIRST.values()))
+_LATER_BLOCKS = tuple(f"{_BLOCK}.{name}" for name in _with_norm_tensors((*_LATER, *_SQUEEZE), _LATER.values()))
 _NAMES = (
     *_FIRST_BLOCK,
     *_LATER_BLOCKS,
     f"{_BLOCK}.{_SHORTCUT}",
-    *_within((*_AFTER, "asp.conv.conv", "fc.conv"), (*_AFTER.values(), "asp_bn.norm")),
+    *_with_norm_tensors((*_AFTER, "asp.conv.conv", "fc.conv"), (*_AFTER.values(), "asp_bn.norm")),
 )
 _MARKS = ("blocks.0.conv.conv.weight", "asp.tdnn.conv.conv.weight", "mfa.norm.norm.running_mean")
 _CLASSIFIER = "the classifier of training, which SpeechBrain stores in a file of its own"
