@@ -1302,6 +1302,18 @@ MUTANTS = (
         "methods/merge/test_mergekit.py methods/merge/test_properties.py",
     ),
     Mutant(
+        "a process that judges models and ended while it was idle is replaced",
+        "            except OSError:\n                self._end(process)\n            else:",
+        "            except BlockingIOError:\n                self._end(process)\n            else:",
+        "api/search/test_task.py",
+    ),
+    Mutant(
+        "the vectors of two models become the nearest orthonormal ones",
+        "other = second + first @ across",
+        "other = second - first @ across",
+        "methods/merge/test_spectra.py",
+    ),
+    Mutant(
         "singular vectors of nothing have no influence on a merge",
         "return sum(one > max(share * float(values[0]), least) for one in values.tolist()) if len(values) else 0",
         "return len(values)",
