@@ -58,8 +58,8 @@ def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -
         for text, old, new in zip(texts, *pair, strict=True):
             if [moved[number] for number in old.ids] != new.ids:
                 raise ConfigError(
-                    f"the smaller tokeniser would encode the text {escape(brief_repr(text, 60))} into other tokens than "
-                    "the larger one does.",
+                    f"the smaller tokeniser would encode the text {escape(brief_repr(text, 60))} into other tokens "
+                    "than the larger one does.",
                     hint="Make a smaller tokeniser in another way, and name it with --tokenizer.",
                 )
 
