@@ -243,7 +243,7 @@ class NetworkGroups:
         """
         name = class_of(self._network.first)
         if not (self._has_sized_heads or self._by_names):
-            raise PlanError("the network has no attention, so it is not known how it mixes these dimensions.")
+            raise PlanError("they are permuted only in networks with attention, and this network has none.")
         if not ("For" in name or "LMHead" in name or "WithLMHead" in name):
             raise PlanError(f"they are the outputs of {escape(name)}.")
         heads = {(part.key, part.dim) for group in (*self._by_names, *self._tables) for part in group.parts}

@@ -195,7 +195,10 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 
 
 def overlaid_part(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
-    """Return the values of the source for a part of the destination that ``overlaid_boxes`` yields."""
+    """Return the values that ``box``, a part of the destination's tensor, takes from the source, as they are stored there.
+
+    ``info`` is the source's tensor. ``box`` comes from ``overlaid_boxes``: all its values come from the source.
+    """
     if step.op == "map":
         return mapped_block(step, info, source, box)
     return read_part(source, info, next(theirs for _, theirs in _from_source(step, info, box)))

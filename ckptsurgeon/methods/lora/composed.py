@@ -124,7 +124,10 @@ def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]
     if lacking or more or (method == "hada" and len(roles) not in (4, 6)):
         have = next((key for role, key in keys.items() if "_w" in role), next(iter(keys.values())))
         what = f"lacks {' and '.join(lacking)}" if lacking else f"also has {listing(more)}"
-        raise FormatError(f"the module with {escape(have)} in {escape(name)} {what}.", rule="half an adapter")
+        raise FormatError(
+            f"{escape(name)} has an incomplete adapter module: it has {escape(have)}, but {what}.",
+            rule="half an adapter",
+        )
     if method == "hada":
         return f"{HADAMARD} tucker" if cores else HADAMARD, roles
     return f"kronecker {len(sides[0])} {'tucker' if cores else len(sides[1])}", roles
