@@ -72,8 +72,8 @@ class LoraTerm:
     - added: ``scale S``;
     - a kind in ``SIDES`` or ``TUCKER``: ``scale`` times the elementwise product of W1 and W2 (LoHa), their Kronecker
       product (LoKr), or the matrix that a core and its two factors give (LoCon);
-    - rotation (OFT): ``W R' - W`` with the rotation R, or ``W R - W`` if ``transposed``, as for embeddings. "rotation 5"
-      means that R is computed by 5 terms of a Neumann series.
+    - rotation (OFT): ``W R' - W`` with the rotation R, or ``W R - W`` if ``transposed``, as for embeddings;
+      "rotation 5" means that R is computed by 5 terms of a Neumann series.
 
     W is (out, in), or, for the first two kinds, (in, out) if ``transposed``.
     """
