@@ -197,7 +197,8 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 def overlaid_part(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the values that ``box``, a part of the destination's tensor, takes from the source.
 
-    They are as the source stores them. ``info`` is the source's tensor. ``box`` comes from ``overlaid_boxes``: all its values come from the source.
+    They are as the source stores them. ``info`` is the source's tensor. ``box`` comes from ``overlaid_boxes``: all its
+    values come from the source.
     """
     if step.op == "map":
         return mapped_block(step, info, source, box)
