@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 
@@ -51,7 +48,6 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
     draws are written into all files while the first file is written, so that the model is built only once.
     """
     check_storages(runs)
-    _import_ahead(runs)
     for number, run in enumerate(runs):
         with copied_steps(run):
             _compute(run)
@@ -89,18 +85,6 @@ def _draw(runs: Sequence[PartRun]) -> None:
         from .compute.drawing import draw_steps
 
         draw_steps(runs)
-
-
-def _import_ahead(runs: Sequence[PartRun]) -> None:
-    """Begin to import torch, which takes a second, if it draws values after other tensors are computed."""
-    others = [(run, step) for run in runs for step in run.others]
-    if "torch" not in sys.modules and len({run.draws(step) for run, step in others}) == 2:
-        threading.Thread(target=_import_torch, name="import").start()
-
-
-def _import_torch() -> None:
-    with suppress(Exception):  # drawing imports it, too, and raises the error
-        import torch  # noqa: F401
 
 
 def write_frame(run: PartRun) -> None:

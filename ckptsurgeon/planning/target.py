@@ -37,12 +37,8 @@ class Draw(NamedTuple):
     numbers: tuple[float, ...]
 
 
-Pieces: TypeAlias = Callable[[str, int, tuple[int, ...]], Iterator[memoryview]]
-"""``pieces(key, seed, shape)`` yields initial values of a tensor in pieces of whole rows, in order, as bytes.
-
-If ``shape`` is that of the tensor, they are the values of ``Initial``. Otherwise it is the shape of a part, and they
-are the first values that are drawn. Threads may call it.
-"""
+Pieces: TypeAlias = Callable[[str, int], Iterator[memoryview]]
+"""``pieces(key, seed)`` yields the bytes of ``Initial`` in pieces of whole rows, in order; threads may call it."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -156,10 +156,10 @@ def cached_initial(spec: TargetSpec, otherwise: Initial) -> tuple[Initial, Piece
             else:
                 yield from otherwise([key], seed)
 
-    def pieces(key: str, seed: int, shape: tuple[int, ...]) -> Iterator[memoryview]:
+    def pieces(key: str, seed: int) -> Iterator[memoryview]:
         from ..torch_module.simple_draws import pieces_of
 
-        return pieces_of(spec.draws[key], spec.tensors[key].dtype, shape, key, seed)
+        return pieces_of(spec.draws[key], spec.tensors[key], key, seed)
 
     return initial, pieces
 

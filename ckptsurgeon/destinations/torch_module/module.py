@@ -158,7 +158,7 @@ def module_target(
         ties=built.ties,
         initial=source.initial,
         draws=(draws := source.draws()),
-        pieces=lambda key, seed, shape: pieces_of(draws[key], built.infos[key].dtype, shape, key, seed),
+        pieces=lambda key, seed: pieces_of(draws[key], built.infos[key], key, seed),
         given=tuple(given) if weights else (),
         undrawable={**dict.fromkeys(_zero_deviations(source), ZERO_DEVIATION), **read},
         notes=notes,

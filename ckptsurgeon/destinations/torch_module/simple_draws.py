@@ -65,11 +65,12 @@ def _draw(node: Node, ref: StorageView, record: Recording) -> Draw | None:
     return Draw(how, tuple(numbers))
 
 
-def pieces_of(draw: Draw, dtype: str, shape: Sequence[int], key: str, seed: int) -> Iterator[memoryview]:
-    """Yield initial values of a tensor in pieces of whole rows, in order, as bytes that the caller may change."""
+def pieces_of(draw: Draw, info: TensorInfo, key: str, seed: int) -> Iterator[memoryview]:
+    """Yield the initial values of a tensor in pieces of whole rows, in order, as bytes that the caller may change."""
     fill = _filler(draw, key, seed)
-    for begin, end in _spans(math.prod(shape), math.prod(shape[1:])):
-        values = torch.empty(end - begin, dtype=getattr(torch, dtype), device="cpu")
+    row = math.prod(info.shape[1:])
+    for begin, end in _spans(info.numel, row):
+        values = torch.empty(end - begin, dtype=getattr(torch, info.dtype), device="cpu")
         fill(values)
         yield values.view(torch.uint8).numpy().data
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...planning.mismatch.policy_syntax import parts_of
 from ...planning.plan.step import Step
 from ...planning.target import TargetSpec
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -87,59 +86,21 @@ def _write_in_pieces(drawn: Iterable[_Drawn]) -> None:
 def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
     """Write a tensor, and return the CRC-32 and the size of each piece, and the counts of values that casts lost."""
     run, step, written = drawn
-    origin, dtype = _origin(run, step), _target(run).tensors[step.key].dtype
+    target, origin = _target(run), _origin(run, step)
+    assert target.pieces is not None
+    dtype, row = target.tensors[step.key].dtype, prod(step.shape[1:])
     sums, lost, begin, offset = [], CastLosses(), 0, 0
-    for initial in _initial_rows(run, step, origin):
+    for data in target.pieces(step.key, run.plan.seed):
         run.check()
-        end = begin + len(initial)
+        initial = np.frombuffer(data, raw_dtype(dtype))
+        end = begin + initial.size // max(1, row)
         box = ((begin, end), *((0, size) for size in step.shape[1:]))
-        values, more = laid_over(step, origin, initial, dtype, box)
+        values, more = laid_over(step, origin, initial.reshape(end - begin, *step.shape[1:]), dtype, box)
         (crc,) = {run.write(each.key, offset, raw(values)) for each in written}
         run.advance(len(written) * values.nbytes)
         sums.append((crc, values.nbytes))
         lost, begin, offset = lost + more, end, offset + values.nbytes
     return sums, lost
-
-
-def _initial_rows(run: PartRun, step: Step, origin: Part | None) -> Iterator[Array]:
-    """Yield the initial values of a tensor in pieces of whole rows, in order.
-
-    If only one dimension is larger than that of the source, values are drawn for what is new; the others are 0.
-    """
-    target = _target(run)
-    assert target.pieces is not None
-    dtype = raw_dtype(target.tensors[step.key].dtype)
-    dim, old = _grown(step, origin)
-    shape = tuple(size - old if at == dim else size for at, size in enumerate(step.shape))
-    most = max(1, ROWS // max(1, prod(step.shape[1:])))
-    if dim == 0:
-        for begin in range(0, old, most):
-            yield np.zeros((min(most, old - begin), *step.shape[1:]), dtype)
-    for data in target.pieces(step.key, run.plan.seed, shape):
-        new = np.frombuffer(data, dtype).reshape(-1, *shape[1:])
-        for begin in range(0, len(new), most) if dim > 0 else ():
-            part = new[begin : begin + most]
-            whole = np.zeros((len(part), *step.shape[1:]), dtype)
-            whole[(*(slice(None),) * dim, slice(old, None))] = part
-            yield whole
-        if dim <= 0:
-            yield new
-
-
-ROWS = 1 << 20
-"""The approximate number of elements of rows that are computed at once."""
-
-
-def _grown(step: Step, origin: Part | None) -> tuple[int, int]:
-    """Return the only dimension that is larger than the source's, and its size in the source; (-1, 0) if there is none.
-
-    Then all values are drawn: what is new is not a box.
-    """
-    if origin is None or step.op == "map" or parts_of(step.policy)[0] > 1:
-        return -1, 0
-    old = origin[0].shape
-    grown = [at for at, (before, size) in enumerate(zip(old, step.shape, strict=True)) if size > before]
-    return (grown[0], old[grown[0]]) if len(grown) == 1 else (-1, 0)
 
 
 def _origin(run: PartRun, step: Step) -> Part | None:
