@@ -583,8 +583,8 @@ MUTANTS = (
     ),
     Mutant(
         "inputs that a resize repeats count less",
-        'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
-        'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',
+        'rows = [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]',
+        'rows = [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "out"]',
         "api/resize/test_resize.py",
     ),
     Mutant(
@@ -901,8 +901,8 @@ MUTANTS = (
     ),
     Mutant(
         "libraries with the same names are told apart by shapes",
-        "if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)",
-        "if all(mark in tensors for mark in layout.marks)",
+        "if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)\n        if not",
+        "if all(mark in tensors for mark in layout.marks)\n        if not",
         "api/layouts/test_gpt2.py",
     ),
     Mutant(
