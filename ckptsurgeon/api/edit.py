@@ -35,6 +35,7 @@ from .model_folder.layers.row_order import with_row_order_said
 from .model_folder.licences import with_licences
 from .model_folder.output import edited_folder
 from .model_folder.quantised import dtype_beside_codes, dtype_of_weights, parts_elsewhere
+from .model_folder.weights.tied_heads import source_head_notes, with_lacking_head_said
 from .quantising.check_scheme import check_scheme
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _edit(
             from .model_folder.recorded_settings import recorded_setting_notes
 
             notes += recorded_setting_notes(checkpoint.metadata, own.config)
-        layers = source_layer_notes(checkpoint, own)
+        layers, headless = source_layer_notes(checkpoint, own), source_head_notes(checkpoint, own)
         default = dtype_beside_codes(checkpoint)
         changed = changed_source(checkpoint, own, options, changes)
         if changed.checkpoint.codes:  # scales are only copied here; verbs that decode them examine all of them
@@ -267,7 +268,8 @@ def _edit(
         plan = with_licences(plan, [own])
         if (changes.layout or "").startswith("transformers"):
             layers = list(dict.fromkeys((*layers, *converted_layer_notes(plan, folder.config))))
-        plan = with_settings_pinned(with_layers_said(plan, layers, checkpoint.path, folder.config), folder)
+        plan = with_lacking_head_said(with_layers_said(plan, layers, checkpoint.path, folder.config), headless)
+        plan = with_settings_pinned(plan, folder)
     except BaseException:
         checkpoint.close()
         raise

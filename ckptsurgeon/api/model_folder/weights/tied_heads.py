@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from ....checkpoint.checkpoint import Checkpoint
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
 from ....planning.transplant.by_place import EMBEDDING, HEAD
@@ -13,7 +14,7 @@ from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
 from ....tensors.quantised.settings import quantisation_of
 from ....util.note_kind import NoteKind
-from ....util.notes import Note, notes_of
+from ....util.notes import Note, notes_of, with_prefix
 from ....util.text import escape, listing
 from ..config import TIES, model_type_of, tied_by_default, untied_by_default
 from ..folder import ModelFolder
@@ -24,10 +25,12 @@ __all__ = [
     "head_notes",
     "missing_head_notes",
     "mixed_head_notes",
+    "source_head_notes",
     "stored_head_notes",
     "stored_heads",
     "tied_head",
     "with_heads_said",
+    "with_lacking_head_said",
 ]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
@@ -120,6 +123,26 @@ def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -
         yield f"{said}, but {stored}: if the two differ, transformers versions before 5 use only the embedding"
 
 
+def source_head_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note]:
+    """Return a note on an output layer that a source lacks although it is not tied; none for a single shard."""
+    if checkpoint.elsewhere or not folder.config:
+        return []
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    return [*missing_head_notes(tensors, folder)]
+
+
+def with_lacking_head_said(plan: Plan, notes: Sequence[Note]) -> Plan:
+    """Return a plan with ``notes``, those of ``source_head_notes`` on its only source, unless it makes an output layer.
+
+    They are shown even if the output gets no config.json. Then each begins with the path of the source.
+    """
+    if not notes or any(_is_head(step.key) for step in plan.steps):
+        return plan
+    target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in notes))
+    of_source = [with_prefix(f"{escape(plan.sources[0].name)}: ", note) for note in notes if note not in plan.notes]
+    return replace(plan, target=target, notes=(*plan.notes, *of_source))
+
+
 def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[Note]:
     """Yield a note on an output layer that is missing although it is not tied."""
     if not folder.said_tied and _embedding(tensors) is not None:
@@ -162,8 +185,12 @@ def _wanted(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator
         if not untied_by_default(folder.config):
             return
     wants = any(HEADED.search(name) for name in _architectures(folder))
-    if wants and not any(ANY_HEAD.search(one.key) and not EMBEDDING.search(one.key) for one in tensors):
+    if wants and not any(_is_head(one.key) for one in tensors):
         yield f"config.json {flag}, but there is no output layer"
+
+
+def _is_head(key: str) -> bool:
+    return ANY_HEAD.search(key) is not None and EMBEDDING.search(key) is None
 
 
 def _architectures(folder: ModelFolder) -> list[str]:

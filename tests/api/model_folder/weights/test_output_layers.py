@@ -129,16 +129,26 @@ def test_check_and_gguf_find_a_head_that_the_default_of_the_type_ties_away() -> 
         assert any(one.startswith("lm_head.weight is left out") for one in made.notes) == (name == "other")
 
 
+LOST = "says that the output layer is not the embedding (tie_word_embeddings: false), but there is no output layer"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=False, head=False)
     said = notes(VERBS[verb]("lost"))
-    assert (
-        said.count("the output layer is not the embedding (tie_word_embeddings: false), but there is no output layer")
-        == 1
-    )
+    assert said.count(LOST) == 1
     model("headless", tied=False, head=False, architectures=["LlamaModel"])
     assert TIES not in notes(VERBS[verb]("headless"))
+
+
+def test_a_head_that_nobody_has_is_said_too_if_the_output_gets_no_configuration() -> None:
+    model("lost", tied=False, head=False)
+    renamed = cs.rename("lost", map={"model": "net"})
+    assert sum(note == f"lost: config.json {LOST}" for note in renamed.notes) == 1
+    in_file = cs.apply(cs.convert("lost", dtype="bf16"), "lost.safetensors")
+    assert sum(note == f"config.json {LOST}" for note in in_file.notes) == 1
+    operations = [{"copy": "model.embed_tokens.weight", "into": "lm_head.weight"}]
+    assert TIES not in notes(cs.rename("lost", operations=operations))
 
 
 @pytest.mark.parametrize("order", [["lost", "tied"], ["tied", "lost"]])
