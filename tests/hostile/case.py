@@ -11,6 +11,7 @@ import pytest
 
 import ckptsurgeon as cs
 
+from ..helpers.depth import FULL
 from ..promises.clauses import clause
 
 LOOK = ("inspect", "{}")
@@ -71,11 +72,11 @@ def by_refusal(
 def each(cases: Iterable[Case], long: Collection[str] = (), costly: Collection[str] = ()) -> Any:
     """Run a test for each case, marked with the promise that it is of; make test leaves out those in ``long``.
 
-    Those in ``costly`` take a second for each command, all of it in the reader: the first command gets them only.
+    Those in ``costly`` take a second for each command, all of it in the reader: make test gives them to the first only.
     """
 
     def commands(case: Case) -> Sequence[Sequence[str]]:
-        return case.commands[:1] if case.name in costly else case.commands
+        return case.commands if FULL or case.name not in costly else case.commands[:1]
 
     def marks(case: Case) -> list[pytest.MarkDecorator]:
         return [clause(case.clause), *([pytest.mark.long] if case.name in long else [])]

@@ -66,12 +66,12 @@ def divide(names: Iterable[str], by: int, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(limits, name, getattr(limits, name) // by)
 
 
-def held(case: Case, ckpt: Any) -> None:
-    """Run the case's commands for programs, and the first of them for people, too."""
+def held(case: Case, ckpt: Any, share: int = 1) -> None:
+    """Run the case's commands for programs, and the first of them for people, too; ``share`` is that of ``in_time``."""
     path = case.make()
     for number, command in enumerate(case.commands):
         arguments = [path if argument == "{}" else argument for argument in command]
-        with nothing_changed(), nothing_executed(), in_time():
+        with nothing_changed(), nothing_executed(), in_time(share):
             told = ckpt(*arguments, "--json")
             shown = ckpt(*arguments) if number == 0 else None
         _check_json(case, told)

@@ -39,7 +39,7 @@ COPIED = [Case(name, HDF5, broken("hdf5 chunk"), written("x.h5", data), (COPY,))
 @each([*CASES, *COPIED], costly=["2^60 paths"])
 def test_a_broken_file_is_refused(case: Any, ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     divide(["PATH_CHARACTERS"], 4, monkeypatch)
-    held(case, ckpt)
+    held(case, ckpt, share=4)
 
 
 def test_every_file_has_a_case() -> None:

@@ -29,7 +29,7 @@ CASES = by_refusal(PICKLED, RULES, lambda name: written("x.pkl", HOSTILE[name]))
 @each(CASES, costly=["dicts that are shared at 40 levels"])
 def test_a_broken_pickle_is_refused(case: Any, ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     divide(["TREE_NODES"], 4, monkeypatch)
-    held(case, ckpt)
+    held(case, ckpt, share=4)
 
 
 def test_every_pickle_has_a_case() -> None:

@@ -86,7 +86,7 @@ def _missing_notes(checkpoint: Checkpoint) -> Iterator[str]:
             try:
                 check_complete(family, layout, tensors, "")
             except PlanError as error:
-                yield error.message.replace("  ", " ").replace(" from ,", ",").removesuffix(".")
+                yield error.message.removesuffix(".")
             return
 
 
@@ -142,7 +142,9 @@ def _width_notes(index: Mapping[str, Any], parts: Mapping[str, Tensors]) -> Iter
         wide = " and ".join(f"{name} ({size} wide)" for name, size in texts.items())
         yield f"the outputs of {wide} do not fit the cross attention of unet, which takes {taken} for each token"
     latents, made = _size(vae or {}, "decoder.conv_in.weight", 1), _size(unet, "conv_out.weight", 0)
-    if latents and made and made not in (latents, 2 * latents) and _class(index, "vae") == "AutoencoderKL":
+    # The networks of upscalers make a variance, too: one channel more (StableDiffusionLatentUpscalePipeline).
+    fits = made in (latents, latents + 1, 2 * latents)
+    if latents and made and not fits and _class(index, "vae") == "AutoencoderKL":
         yield f"unet makes {made} channels, but vae decodes {latents}"
 
 

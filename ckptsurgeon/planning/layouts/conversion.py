@@ -274,7 +274,7 @@ def _is_changed_later(name: str, place: int, spelled: Mapping[str, str], hits: M
         return False
     keys = frozenset(hits[name])
     later = islice(spelled.items(), place + 1, None)
-    return any("{" in now != theirs and not keys.isdisjoint(hits[now]) for now, theirs in later)
+    return any("{" in now and now != theirs and not keys.isdisjoint(hits[now]) for now, theirs in later)
 
 
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:

@@ -28,7 +28,8 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
     """Raise PlanError if a layer or module lacks a tensor that other layers or modules of the same kind have.
 
     Tensors of a group in ``family.some`` may be missing from a layer or module, but only all together, and those in
-    ``layout.aside`` may be missing anywhere. ``label`` is the name of the checkpoint in messages.
+    ``layout.aside`` may be missing anywhere. ``label`` is the name of the checkpoint in messages; '' if the message
+    needs no name.
     """
     _check_stacks(layout, tensors, label)
     if layout.aside:
@@ -38,10 +39,15 @@ def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str)
     if listed:
         tensors = {_begun(key, layout.beside_list): info for key, info in tensors.items()}
     for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
+        missing = f"{escape(_begun(lost, listed))} is missing{_where('from', label)}"
         raise PlanError(
-            f"{escape(_begun(lost, listed))} is missing from {escape(label)}, although other layers have this tensor.",
+            f"{missing}, although other layers have this tensor.",
             hint="Complete the model first.",
         )
+
+
+def _where(word: str, label: str) -> str:
+    return f" {word} {escape(label)}" if label else ""
 
 
 def check_experts(routed: Sequence[str], tensors: Tensors, label: str) -> None:
@@ -98,7 +104,7 @@ def _check_stacks(layout: Layout, tensors: Tensors, label: str) -> None:
     for key in stacks:
         if sizes[key] != sizes[stacks[0]]:
             raise PlanError(
-                f"{escape(key)} of {escape(label)} has {count(sizes[key], 'layer')}, but {escape(stacks[0])} has "
+                f"{escape(key)}{_where('of', label)} has {count(sizes[key], 'layer')}, but {escape(stacks[0])} has "
                 f"{sizes[stacks[0]]}.",
                 hint="Complete the model first.",
             )

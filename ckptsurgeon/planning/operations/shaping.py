@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from ...errors import PlanError
@@ -19,6 +19,8 @@ __all__ = ["joined", "reshaped_by", "split_by"]
 
 _CHOICE = re.compile(r"\{(\d+\.\.\d+|[^{},]+(?:,[^{},]+)+)\}")
 """A range such as {0..7}, or a list such as {q,k,v}, in a pattern."""
+_IN_RANGE = "number_in_the_range"
+"""The name of a capture that stands for a range in a pattern."""
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -259,20 +261,28 @@ def _check_words(operation: Operation, name: str, keys: Sequence[str]) -> None:
     choices = _CHOICE.findall(text)
     if text.startswith("re:") or len(choices) != 1:
         return
-    for word in _words(choices[0]):
-        pattern = KeyPattern(text.replace(f"{{{choices[0]}}}", word, 1))
-        if not any(pattern.captures(key) for key in keys):
-            raise PlanError(
-                f"{operation}: for {escape(name)}, no tensor has {escape(word)} in the place of "
-                f"{{{escape(choices[0])}}}.",
-                hint="Complete the model first, or change the pattern.",
-            )
+    for word in _lacking(text, choices[0], keys):
+        raise PlanError(
+            f"{operation}: for {escape(name)}, no tensor has {escape(word)} in the place of {{{escape(choices[0])}}}.",
+            hint="Complete the model first, or change the pattern.",
+        )
 
 
-def _words(choice: str) -> list[str]:
-    """Return the words of a range such as 0..7, or of a list such as q,k,v."""
+def _lacking(text: str, choice: str, keys: Sequence[str]) -> Iterator[str]:
+    """Yield the words of ``choice``, a range such as 0..7 or a list such as q,k,v, that no key has in its place.
+
+    ``text`` is the pattern, which matches all of ``keys``.
+    """
     first, dots, last = choice.partition("..")
-    return [str(number) for number in range(int(first), int(last) + 1)] if dots else choice.split(",")
+    if dots:  # a range may have a thousand numbers: each key is matched once
+        pattern = KeyPattern(text.replace(f"{{{choice}}}", f"{{{_IN_RANGE}}}", 1))
+        there = {int(found.named[_IN_RANGE]) for key in keys if (found := pattern.captures(key)) is not None}
+        yield from (str(number) for number in range(int(first), int(last) + 1) if number not in there)
+        return
+    for word in choice.split(","):
+        pattern = KeyPattern(text.replace(f"{{{choice}}}", word, 1))
+        if not any(pattern.captures(key) for key in keys):
+            yield word
 
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:

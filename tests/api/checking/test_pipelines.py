@@ -133,6 +133,16 @@ def test_other_fields_are_compared_with_the_weights(file: str, config: dict[str,
     assert f"{file}/config.json has {field} {value}, but " in said
 
 
+def test_an_upscaler_that_makes_a_variance_passes() -> None:
+    made()
+    index = json.loads(Path("sd/model_index.json").read_text())
+    set_json("sd/model_index.json", {**index, "_class_name": "StableDiffusionLatentUpscalePipeline"})
+    set_json("sd/unet/config.json", {**UNET, "out_channels": 5})
+    ends = ("conv_out.weight", "conv_out.bias")
+    rewrite(WEIGHTS, lambda unet: unet.update({end: torch.cat([unet[end], unet[end][:1]]) for end in ends}))
+    assert failures("sd") == []
+
+
 def test_an_autoencoder_with_other_latents_is_named() -> None:
     made()
     key = "decoder.conv_in.weight"

@@ -82,7 +82,7 @@ def _routers(subject: Subject) -> Iterator[tuple[str, TensorInfo, Figures]]:
     """
     found = {key: one for key, one in subject.measured.items() if _ROUTER.search(key) and key not in subject.parts}
     times = Counter(one.digest for one in found.values() if one.digest)
-    if 2 * sum(times.values()) < len(found):
+    if 2 * sum(number - 1 for number in times.values()) < len(found):
         for key, one in found.items():
             if one.figures is not None and len(subject.tensors[key].shape) == 2:
                 yield key, subject.tensors[key], one.figures

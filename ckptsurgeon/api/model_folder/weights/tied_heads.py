@@ -134,7 +134,8 @@ def source_head_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note]
 def with_lacking_head_said(plan: Plan, notes: Sequence[Note]) -> Plan:
     """Return a plan with ``notes``, those of ``source_head_notes`` on its only source, unless it makes an output layer.
 
-    They are shown even if the output gets no config.json. Then each begins with the path of the source.
+    They are shown even if the output is a single file. If no output can get the source's config.json, such as under
+    other names, each begins with the path of the source.
     """
     if not notes or any(_is_head(step.key) for step in plan.steps):
         return plan
