@@ -24,7 +24,7 @@ from ..util.notes import Note, as_notes, notes_of
 from ..util.text import count, escape
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .joined_scales import apart, scales_elsewhere
-from .quantisation import configuration, quantisation_settings, settings_in, without_settings
+from .quantisation import SETTINGS, configuration, quantisation_settings, settings_in, without_settings
 from .roots import Root, check_keys, find_root, other_roots_note, tensors_of
 from .shard_notes import (
     ShardIndex,
@@ -316,8 +316,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def _is_said_quantised(self) -> bool:
-        """Whether the folder of a model has quantisation settings; folders at web addresses are not read."""
-        return self.folder is not None and not scheme_of(self.folder.uri) and bool(quantisation_settings(self.folder))
+        """Whether the folder of a model has quantisation settings, even empty ones; web addresses are not read."""
+        if self.folder is None or scheme_of(self.folder.uri):
+            return False
+        return bool(quantisation_settings(self.folder)) or configuration(self.folder).get(SETTINGS) == {}
 
     def _notes_on_codes(self) -> list[str]:
         from .all_quantisation_notes import all_quantisation_notes

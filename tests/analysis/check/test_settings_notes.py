@@ -71,6 +71,7 @@ def test_methods_that_quantise_while_loading_may_have_plain_weights(
     [
         ({"bits": 4, "group_size": 128}, ["FAIL"]),
         ({"quant_method": None, "bits": 4}, ["FAIL"]),
+        ({}, ["FAIL"]),
         ({"load_in_4bit": True}, []),
         ({"quant_algo": "FP8"}, []),
         (None, []),
