@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,9 +13,7 @@ from ..analysis.patch import Patch, described
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
-from ..errors import CheckpointError, ConfigError, OutputError, PlanError
-from ..planning.keys.pattern import KeyPattern
-from ..planning.keys.pattern_hints import matched
+from ..errors import CheckpointError, ConfigError, OutputError
 from ..planning.plan.files import PlanTarget
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
@@ -24,6 +22,7 @@ from ..storage.write.output_checks import check_output, check_space, identities
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import count, escape, listing
 from .inputs.argument_types import Path, Patterns, Progress, checked
+from .inputs.patch_patterns import approximated
 
 if TYPE_CHECKING:
     from ..engine.patch.index import PatchIndex
@@ -39,12 +38,14 @@ def make_patch(
     *,
     level: int = 1,
     signs: Patterns = (),
+    low_rank: Patterns = (),
+    rank: int | None = None,
     exact: Patterns = (),
     force: bool = False,
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Patch:
-    """Write a patch to the file ``output``: it turns ``old`` into ``new``, bit for bit unless ``signs`` is given.
+    """Write a patch to the file ``output``: it turns ``old`` into ``new``, bit for bit unless changes are approximated.
 
     Both checkpoints are files or folders; the other files of a folder (configuration, tokeniser) are in the patch too.
     Unchanged tensors are not stored. For each other tensor, the XOR with the old tensor of the same name and dtype is
@@ -56,12 +57,19 @@ def make_patch(
     one size for each matrix instead, and trains it.) The patch then makes files that differ from ``new`` in these
     tensors. Only matrices of bfloat16, float16 or float32 with the dtype and shape of the old matrix are approximated.
     A block is stored exactly if its signs would take more than half of the space of the exact changes. ``exact``
-    selects tensors that are stored exactly although ``signs`` selects them. The codes and scales of quantised weights
-    are always stored exactly; a note says how many ``signs`` selects.
+    selects tensors that are stored exactly although ``signs`` or ``low_rank`` selects them. The codes and scales of
+    quantised weights are always stored exactly; a note says how many are selected.
 
-    Raises the errors of ``open_checkpoint``, PatternError for a pattern that matches nothing, PlanError if ``signs``
-    selects only parts of quantised weights, ConfigError without the package zstandard, OutputError if the patch cannot
-    be written.
+    The patterns ``low_rank`` select matrices whose changes are stored as the product of two factors of rank ``rank``
+    (16 if None), in float32: the best factors, which ``lora_extract`` finds, too. A convolution is a matrix of its
+    output channels. ``apply_patch`` adds the product to the old matrix, and rounds the sum once to its dtype. A note
+    says which matrices are stored exactly, and why: changes that are not finite, a rank that is not below both sides of
+    the matrix, no old matrix of the same dtype and shape, or factors that take more than half of the space of the exact
+    changes. ``Patch.low_rank`` has the error of each matrix.
+
+    Raises the errors of ``open_checkpoint``, PatternError for a pattern that matches nothing, PlanError if ``signs`` or
+    ``low_rank`` selects only parts of quantised weights, ConfigError if both select a tensor, for a rank below 1, and
+    without the package zstandard, OutputError if the patch cannot be written.
     """
     from ..engine.patch.make import make_patch as make
     from ..engine.patch.new_files import folders_in
@@ -80,17 +88,23 @@ def make_patch(
         check_output(path, inputs, force=force, folder=False)
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
-        chosen, notes = _approximated(after, _listed(signs), _listed(exact))
-        chosen, exactly = _without_quantised(chosen, before, after)
-        notes += exactly
-        index = make(
-            (before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, signs=chosen, progress=progress
+        chosen = approximated(before, after, signs, low_rank, rank, exact)
+        index, left = make(
+            (before, os.fspath(old)),
+            (after, os.fspath(new)),
+            writer,
+            level=level,
+            signs=chosen.signs,
+            low_rank=chosen.low_rank,
+            rank=chosen.rank,
+            progress=progress,
         )
+        notes = [*chosen.notes, *_stored_exactly(left)]
         size, left_out = writer.size, folders_in(os.fspath(new))
         on_models = _on_models(before, after)
     if left_out:
         notes.append(f"subfolders, which are not stored in the patch: {listing(left_out, where='')}")
-    if _listed(signs) and not index.errors:
+    if (signs or low_rank) and not index.errors and not left:
         notes.append("no tensor is approximated: the patterns select no matrix of floats whose changes need much space")
     return replace(described(path, index, size, time.perf_counter() - began), notes=(*notes, *on_models))
 
@@ -108,51 +122,13 @@ def _on_models(old: Checkpoint, new: Checkpoint) -> list[str]:
     return [*found, *seen_zero_notes((new, old), said=found)]
 
 
-def _listed(patterns: Patterns) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns or ())
-
-
-def _approximated(new: Checkpoint, signs: Sequence[str], exact: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Return the keys of the tensors to approximate, and notes on patterns that match fewer keys than expected.
-
-    Tied tensors are approximated if ``signs`` selects one of them and ``exact`` none.
-    """
-    if exact and not signs:
-        raise ConfigError(
-            "--exact needs --signs.",
-            hint="Add --signs, or leave --exact out: without --signs, all tensors are stored exactly.",
-        )
-    keys, notes = [*new], list[str]()
-    owners: list[set[str]] = []
-    for flag, patterns in (("--signs", signs), ("--exact", exact)):
-        hits, said = matched([(f"{flag} {one}", KeyPattern(one)) for one in patterns], keys, "new")
-        notes += said
-        owners.append({new.ties.get(key, key) for hit in hits for key in hit})
-    return {key for key in keys if new.ties.get(key, key) in owners[0] - owners[1]}, notes
-
-
-def _without_quantised(chosen: set[str], old: Checkpoint, new: Checkpoint) -> tuple[set[str], list[str]]:
-    """Return the keys of ``chosen`` that store no quantised weight in either checkpoint, and a note on the others.
-
-    Raises PlanError if no key is left. A scale multiplies many codes, and codes may be packed into floats: none of them
-    may be approximated as if it were a weight.
-    """
-    parts = {**old.codes.by_key, **new.codes.by_key}
-    coded = {key: parts[key] for key in new if key in chosen and key in parts}
-    if not coded:
-        return chosen, []
-    names = list(dict.fromkeys(one.name for one in coded.values()))
-    if len(coded) == len(chosen):
-        methods = listing(list(dict.fromkeys(one.method for one in coded.values())), where="")
-        raise PlanError(
-            f"the patterns select only parts of quantised weights ({methods}), which are codes and scales, and not "
-            f"weights: {listing(names, 3)}.",
-            hint="Leave --signs out, or select other tensors: quantised weights are stored exactly.",
-            details=list(coded),
-        )
-    are, them = ("is", "it") if len(names) == 1 else ("are", "them")
-    said = f"{count(len(names), 'quantised weight')} {are} stored exactly, although the patterns select {them}"
-    return chosen - coded.keys(), [f"{said}: {listing(names, 3)}"]
+def _stored_exactly(why: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note for each reason why matrices that ``low_rank`` selects are stored exactly; ``why`` is by key."""
+    for reason in dict.fromkeys(why.values()):
+        keys = [key for key, one in why.items() if one == reason]
+        are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
+        said = f"{count(len(keys), 'matrix', 'matrices')} {are} stored exactly, although the patterns select {them}"
+        yield f"{said} ({reason}): {listing(keys, 3, where='')}"
 
 
 def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:

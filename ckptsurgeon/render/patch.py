@@ -8,10 +8,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..analysis.patch import Patch
-from ..util.text import count, escape, human_bytes, percent
+from ..util.text import count, escape, human_bytes, listing, percent
 from .columns import Hanging, next_view
 
 __all__ = ["applied_view", "patch_view"]
+
+FITS = 8
+"""How many errors of single tensors are shown."""
 
 
 def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
@@ -56,8 +59,24 @@ def _contents(patch: Patch) -> list[RenderableType]:
 def _approximated(patch: Patch) -> list[RenderableType]:
     if not patch.approximated:
         return []
+    factored = len(patch.low_rank)
+    ranks = listing([str(one) for one in sorted({fit.rank for fit in patch.low_rank})])
+    how = "only the signs of their changes are stored"
+    if factored:
+        how = f"low-rank factors of their changes are stored (rank {ranks})"
+    if 0 < factored < patch.approximated:
+        how = f"low-rank factors of the changes of {factored} (rank {ranks}), and the signs of the others, are stored"
     said = (
-        f"{count(patch.approximated, 'tensor')}: only the signs of their changes are stored; the error is "
+        f"{count(patch.approximated, 'tensor')}: {how}; the error is "
         f"{percent(patch.change_error, 1)} of the changes, and at most {percent(patch.weight_error, 2)} of a tensor"
     )
-    return [Hanging(Text("  approximate ", "yellow"), Text(said))]
+    return [Hanging(Text("  approximate ", "yellow"), Text(said)), *_fits(patch)]
+
+
+def _fits(patch: Patch) -> list[RenderableType]:
+    """Return a line with the error of each tensor that has low-rank factors, the largest error first."""
+    if not patch.low_rank:
+        return []
+    fits = sorted(patch.low_rank, key=lambda fit: -fit.error)
+    said = listing([f"{fit.key} {percent(fit.error, 1)}" for fit in fits], FITS)
+    return [Hanging(Text("  errors "), Text(f"of the changes: {said}"))]

@@ -14,7 +14,7 @@ NAMES = frozenset((
     "adapters", "align", "align_experts", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only",
     "compute", "config", "controls", "decay", "density", "device", "donor", "drop_last", "dtype", "ema", "embeddings",
     "energy", "evaluate", "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init",
-    "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "magnitudes",
+    "int_buffers", "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "low_rank", "magnitudes",
     "map", "map_file",
     "max_shard_size", "maximize", "memory", "merge", "merge_experts", "merged_with", "metadata", "method", "metric",
     "new_channels",

@@ -496,7 +496,7 @@ def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -
     save_file({"w": torch.ones(20 * BLOCK // 4)}, "new.safetensors")
     alive, most = [0], [0]
 
-    class Counted(making._Block):
+    class Counted(making.EncodedBlock):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             alive[0] += 1
@@ -505,7 +505,7 @@ def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -
         def __del__(self) -> None:
             alive[0] -= 1
 
-    monkeypatch.setattr(making, "_Block", Counted)
+    monkeypatch.setattr(making, "EncodedBlock", Counted)
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
     assert 1 < most[0] <= 2 * THREADS + 3
 

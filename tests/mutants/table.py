@@ -1393,15 +1393,39 @@ MUTANTS = (
     ),
     Mutant(
         "the signs of a patch are only stored where they save much",
-        "    if signs and len(signs) * WORTH <= len(encoded):",
-        "    if signs:",
+        "    if near and (len(near) + share) * WORTH <= len(encoded):",
+        "    if near:",
         "api/test_patch.py",
     ),
     Mutant(
         "an index with signs is of another version than one without",
-        "        return 2 if any(part.kind",
-        "        return 1 if any(part.kind",
+        '3 if "low_rank" in kinds else 2 if',
+        '3 if "low_rank" in kinds else 1 if',
         "api/test_patch.py",
+    ),
+    Mutant(
+        "the factors of a patch have so few bits that the order of a sum has no effect",
+        "    return min(24, (53 - (rank - 1).bit_length()) // 2)",
+        "    return 24",
+        "engine/patch/test_low_rank.py",
+    ),
+    Mutant(
+        "a change of low rank is added to the old weights, and rounded once",
+        'part[...] = rounded(total, "float64", dtype)[0]',
+        'part[...] = rounded(total.astype("<f4").astype("<f8"), "float64", dtype)[0]',
+        "engine/patch/test_low_rank.py",
+    ),
+    Mutant(
+        "the error of a matrix in a patch is relative to its whole change",
+        "error = math.sqrt(self.errors.missing / square)",
+        "error = math.sqrt(self.errors.missing / self.errors.change)",
+        "api/test_patch_low_rank.py",
+    ),
+    Mutant(
+        "the rank of factors in a patch is below both sides of the matrix",
+        "not 0 < made.rank < min(shape)",
+        "not 0 < made.rank",
+        "engine/patch/test_low_rank.py",
     ),
     Mutant(
         "verify --patch finds a file that is not the one that the patch makes",

@@ -144,6 +144,8 @@ def make_files() -> None:
         {**state, "norm": torch.ones(4).half(), "layers.0.q": torch.ones(3, 2), "new": torch.ones(1)}, "b.safetensors"
     )
     save_file({**state, "norm": torch.full((4,), 1.001)}, "c.safetensors")
+    for name in ("old", "new"):
+        save_file({"w": torch.randn(64, 64)}, f"{name}.safetensors")
     for name, value in (("still", 0.0), ("up", 0.1), ("down", -0.1)):
         save_file({"layers.0.weight": torch.full((8, 8), 1 + value)}, f"{name}.safetensors")
     torch.save({"model": state, "model_ema": state, "epoch": 3, "who": torch.nn.Identity()}, "a.pth")
@@ -298,6 +300,18 @@ def commands() -> Iterator[list[str]]:
     yield ["fetch", "a.safetensors"]
     yield ["fetch", "hf://org/net/model.safetensors"]
     yield ["patch", "make", "a.safetensors", "c.safetensors", "-o", "c.ckptpatch"]
+    yield [
+        "patch",
+        "make",
+        "old.safetensors",
+        "new.safetensors",
+        "-o",
+        "low.ckptpatch",
+        "--low-rank",
+        "w",
+        "--rank",
+        "2",
+    ]
     yield ["verify", "c.safetensors", "--patch", "c.ckptpatch"]
     yield ["merge", "--list"]
     yield ["merge", "a.safetensors", "a.safetensors"]

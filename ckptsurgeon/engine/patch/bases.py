@@ -20,6 +20,7 @@ from ...util.text import count, escape, listing
 from .blocks import BLOCK, Bytes, Decoder
 from .in_order import THREADS
 from .index import Segment
+from .low_rank import RightFactor
 from .patch_file import PatchFile, damaged
 
 __all__ = ["Base", "OldCheckpoint", "PatchedCheckpoint", "not_the_base", "read_tensor", "tasks"]
@@ -172,10 +173,30 @@ def made_block(
             local.decoder = Decoder()
         decoder: Decoder = local.decoder
         try:
-            decoder.decode(patch.block(places[number], segment.blocks[number]), out)
+            right = _right_factor(patch, segment, places, local)
+            decoder.decode(patch.block(places[number], segment.blocks[number]), out, right, begin)
         except FormatError as error:
             raise damaged(patch.file, "one of its blocks cannot be decoded") from error
     return out
+
+
+def _right_factor(
+    patch: PatchFile, segment: Segment, places: Sequence[int], local: threading.local
+) -> RightFactor | None:
+    """Return the right factor of a segment's changes; None if it has none.
+
+    ``local`` caches a decoder, and the last right factor that it decoded, for each thread.
+    """
+    stored = segment.low_rank
+    if stored is None:
+        return None
+    place, right = getattr(local, "right", (None, None))
+    if place != places[-1]:
+        raw = np.zeros(4 * stored.rank * stored.columns, np.uint8)
+        local.decoder.decode(patch.block(places[-1], segment.blocks[-1]), raw)
+        right = RightFactor(raw.view("<f4").reshape(stored.rank, stored.columns), stored.dtype)
+        local.right = places[-1], right
+    return right
 
 
 def tasks(base: Base, patch: PatchFile, file: int) -> Iterator[Callable[[], Iterable[bytes | memoryview]]]:

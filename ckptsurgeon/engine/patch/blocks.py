@@ -1,7 +1,8 @@
 """Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
-Either the elements of both blocks are combined by XOR, bit for bit, or only the sign of each element's change and one
-scale for all changes are stored (BitDelta, https://arxiv.org/abs/2402.10193).
+Either the elements of both blocks are combined by XOR, bit for bit, or the changes are approximated: by the sign of
+each element's change and one scale for all changes (BitDelta, https://arxiv.org/abs/2402.10193), or by the product of
+two low-rank factors. Of these, the block has the rows of the left factor; the right factor is a block of its own.
 
 With XOR, if few elements differ, only these are stored, with a bitmap of their positions. The stored elements are split
 into planes: the first bytes of all elements, then all second bytes, and so on. Planes compress better, since signs and
@@ -20,6 +21,8 @@ import numpy.typing as npt
 
 from ...errors import ConfigError, FormatError
 from ...tensors.ops.casts import cast, raw_dtype, widened
+from ...tensors.ops.regions import Array
+from .low_rank import RightFactor, add_product, rows_of
 
 __all__ = ["BLOCK", "Bytes", "Decoder", "Encoder", "zstandard"]
 
@@ -36,10 +39,10 @@ _PLAIN = 1 << 31
 """The bit that is set in the stored length of a stream that is not compressed."""
 _SIZES = (1, 2, 4, 8)
 """The possible sizes of an element in bytes."""
-ALL, SOME, SIGNS = 0, 1, 2
-"""The first byte of an encoded block: XOR of all elements, of some elements, or signs of changes and a scale."""
+ALL, SOME, SIGNS, LOW_RANK = range(4)
+"""The first byte of an encoded block: XOR of all elements, of some elements, signs and a scale, or rows of a factor."""
 FLOATS = ("bfloat16", "float16", "float32")
-"""The dtypes of elements whose changes may be stored as signs; the second byte of such a block is an index here."""
+"""The dtypes of elements whose changes may be approximated; the second byte of such a block is an index here."""
 
 
 def zstandard() -> Any:
@@ -92,6 +95,13 @@ class Encoder:
             return b""
         return self._streams(SIGNS, FLOATS.index(dtype), [scale.view(np.uint8), np.packbits(changes > 0)])
 
+    def encode_factor(self, left: Array, dtype: str) -> bytes:
+        """Return an encoded block of elements of ``dtype``: the rows of the left factor of their changes, in float32.
+
+        All rows of which the block has an element are needed, so two blocks may have a row in common.
+        """
+        return self._streams(LOW_RANK, FLOATS.index(dtype), [*_planes(np.ascontiguousarray(left).reshape(-1), 4)])
+
     def _streams(self, form: int, size: int, streams: Sequence[Bytes]) -> bytes:
         found = [bytes((form, size))]
         for stream in streams:
@@ -110,17 +120,21 @@ class Decoder:
         self._decompress, self._error = library.ZstdDecompressor().decompress, library.ZstdError
         self._size_of = library.frame_content_size
 
-    def decode(self, data: bytes | memoryview, out: Bytes) -> None:
+    def decode(self, data: bytes | memoryview, out: Bytes, right: RightFactor | None = None, begin: int = 0) -> None:
         """Decode the difference ``data``, and apply it in place: this turns ``out`` from the old into the new block.
 
-        If there is no old block, ``out`` must contain zeros. Raises FormatError if ``data`` is damaged.
+        If there is no old block, ``out`` must contain zeros. ``right`` is the right factor of the change of the matrix,
+        None if there is none; ``begin`` is the number of bytes of the matrix before the block. Raises FormatError if
+        ``data`` is damaged.
         """
         if not len(data):
             return
-        form, size = data[:2] if len(data) > 1 else (SIGNS + 1, 0)
+        form, size = data[:2] if len(data) > 1 else (LOW_RANK + 1, 0)
         streams = _split(memoryview(data)[2:])
         if form == SIGNS and size < len(FLOATS) and not out.size % np.dtype(raw_dtype(FLOATS[size])).itemsize:
             self._add_signs(streams, out.view(raw_dtype(FLOATS[size])), FLOATS[size])
+        elif form == LOW_RANK and right is not None and (right.dtype,) == FLOATS[size : size + 1]:
+            self._add_product(streams, out, right, begin)
         elif form not in (ALL, SOME) or size not in _SIZES or out.size % size:
             raise _damaged()
         elif form == ALL:
@@ -141,6 +155,18 @@ class Decoder:
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):
             values[...] = cast(widened(values, dtype) + np.where(signs, scale, -scale), "float32", dtype)[0]
+
+    def _add_product(
+        self, streams: Iterator[tuple[memoryview, bool]], out: Bytes, right: RightFactor, begin: int
+    ) -> None:
+        """Add the product of the stored rows and ``right`` to values; round the sums to their dtype."""
+        dtype, (rank, columns) = raw_dtype(right.dtype), right.values.shape
+        if out.size % dtype.itemsize:
+            raise _damaged()
+        values, first = out.view(dtype), begin // dtype.itemsize
+        rows = rows_of(first, values.size, columns)
+        left = self._joined(streams, (rows.stop - rows.start) * rank, 4).view("<f4").reshape(-1, rank)
+        add_product(values, right.dtype, left, right.values, first % columns)
 
     def _joined(self, streams: Iterator[tuple[memoryview, bool]], number: int, size: int) -> npt.NDArray[np.generic]:
         if size == 1:

@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from .blocks import BLOCK
+from ...tensors.ops.casts import raw_dtype
+from .blocks import BLOCK, FLOATS
+from .low_rank import fits_in_memory
 
-__all__ = ["BASED", "VERSIONS", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"]
+__all__ = ["BASED", "VERSIONS", "LowRank", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"]
 
-VERSIONS = (1, 2)
-"""The versions of patches that are read: patches with segments of the kind "signs" have version 2, all others 1."""
-BASED = ("same", "xor", "signs")
+VERSIONS = (1, 2, 3)
+"""The versions of patches that are read.
+
+Patches with segments of the kind "low_rank" have version 3, other patches with segments "signs" 2, all others 1.
+"""
+BASED = ("same", "xor", "signs", "low_rank")
 """The kinds of segments that are made from the bytes of a tensor of the old checkpoint."""
 MOST_BLOCK = BLOCK + BLOCK // 4 + 64
 """The maximum size of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The factors of the change of a matrix: the dtype and the number of columns of the matrix, and the rank.
+
+    ``error`` is the Frobenius norm of the errors of the matrix, divided by that of the change.
+    """
+
+    dtype: str
+    columns: int
+    rank: int
+    error: float
+
+    @staticmethod
+    def from_json(row: Any, nbytes: int) -> LowRank:
+        """Return the factors that ``row`` describes, for a matrix of ``nbytes``; raises ValueError or TypeError."""
+        dtype, columns, rank, error = row
+        made = LowRank(_text(dtype), _natural(columns), _natural(rank), _number(error))
+        width = raw_dtype(dtype).itemsize * made.columns if dtype in FLOATS else 0
+        shape = (nbytes // width, made.columns) if width else (0, 0)
+        if not width or nbytes % width or not 0 < made.rank < min(shape) or not fits_in_memory(shape, made.rank):
+            raise ValueError(f"factors of rank {made.rank} do not fit a segment of {nbytes} bytes")
+        return made
 
 
 @dataclass(frozen=True)
@@ -25,10 +54,12 @@ class Segment:
 
     "same": from the bytes of a tensor of the old checkpoint. "xor": from such bytes and stored differences, by XOR.
     "signs": from such bytes and, in each block, either the signs of the changes and one scale for all, or differences
-    as for "xor". "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For
-    "same", "xor" and "signs", ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of the first ``nbytes``
-    bytes of this tensor; if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file.
-    ``blocks`` are the sizes in bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
+    as for "xor". "low_rank": from such bytes and, in each block, either rows of the left factor of the changes, or
+    differences as for "xor"; ``low_rank`` describes the factors, and one more block, the last, has the right factor.
+    "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For the kinds in
+    ``BASED``, ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of the first ``nbytes`` bytes of this tensor;
+    if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the sizes in
+    bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
     """
 
     kind: str
@@ -36,26 +67,38 @@ class Segment:
     key: str = ""
     crc: int = 0
     blocks: tuple[int, ...] = ()
+    low_rank: LowRank | None = None
 
     def to_json(self) -> list[Any]:
         """Return the segment as plain data."""
-        return [self.kind, self.nbytes, self.key, self.crc, list(self.blocks)]
+        row = [self.kind, self.nbytes, self.key, self.crc, list(self.blocks)]
+        return row if self.low_rank is None else [*row, list(astuple(self.low_rank))]
 
     @staticmethod
     def from_json(row: Any) -> Segment:
         """Return the segment that ``row`` describes; raises ValueError or TypeError."""
-        kind, nbytes, key, crc, blocks = row
+        kind, nbytes, key, crc, blocks, *more = row
         made = Segment(kind, _natural(nbytes), _text(key), _natural(crc), tuple(map(_natural, blocks)))
         known = kind in (*BASED, "raw", "file") and (kind == "raw") == (not key)
-        has_blocks = kind in ("xor", "signs", "raw")
-        if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
+        number = made.number if kind in ("xor", "signs", "low_rank", "raw") else 0
+        if kind == "low_rank":
+            (factors,) = more
+            made = replace(made, low_rank=LowRank.from_json(factors, made.nbytes))
+        known = known and len(more) == (kind == "low_rank") == len(made.blocks) - number
+        sizes, rights = made.blocks[:number], made.blocks[number:]
+        if not known or any(one > MOST_BLOCK for one in sizes) or any(not 0 < one <= made.most_right for one in rights):
             raise ValueError(f"the kind, key and blocks of a segment of {made.nbytes} bytes do not fit together")
         return made
 
     @property
     def number(self) -> int:
-        """The number of blocks of the segment."""
+        """The number of blocks of the segment, without that of a right factor."""
         return -(-self.nbytes // BLOCK)
+
+    @property
+    def most_right(self) -> int:
+        """The maximum size of the encoded right factor: planes that are not compressed, and their lengths."""
+        return 0 if self.low_rank is None else 4 * self.low_rank.rank * self.low_rank.columns + 64
 
 
 @dataclass(frozen=True)
@@ -111,7 +154,8 @@ class PatchIndex:
     @property
     def version(self) -> int:
         """The version of the patch, in ``VERSIONS``."""
-        return 2 if any(part.kind == "signs" for one in self.files for part in one.segments) else 1
+        kinds = {part.kind for one in self.files for part in one.segments}
+        return 3 if "low_rank" in kinds else 2 if "signs" in kinds else 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the index as plain data."""

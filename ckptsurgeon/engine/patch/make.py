@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from ..checksums import combine, crc32
 from ..part_run import check_unchanged
 from .bases import read_tensor
 from .blocks import BLOCK, FLOATS, Bytes, Decoder, Encoder
+from .factored import matrix_shape, why_exact
 from .in_order import in_order
 from .index import NewFile, NewTensor, OldFile, PatchIndex, Segment
+from .low_rank import RightFactor, rows_of
 from .new_files import NewFiles, equal_files
 from .patch_file import PatchWriter
+from .pieces import EncodedBlock, FilePiece, FileRange
 from .signs import Errors, errors_of
 
 __all__ = ["make_patch"]
@@ -32,40 +35,9 @@ __all__ = ["make_patch"]
 Given = tuple[Checkpoint, str]
 """An open checkpoint, and the path or address with which it was opened."""
 WORTH = 2
-"""Changes are stored as signs only if the signs take at most 1 / ``WORTH`` of the space of the exact changes."""
+"""Changes are approximated only if this takes at most 1 / ``WORTH`` of the space of the exact changes."""
 LOOK = 1 << 16
 """How many bytes at the beginning of two tensors are compared to find out whether a tensor was renamed."""
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A range of ``nbytes`` bytes of a new file from the byte ``offset`` on: the bytes of a tensor, or other bytes.
-
-    ``key`` is the key of the tensor, "" for other bytes. ``old`` is the key of the old tensor that it is compared with;
-    "" if there is none. ``itemsize`` is the size of one element in bytes. ``dtype`` is the dtype of elements whose
-    changes are stored as signs; "" if the bytes are stored exactly.
-    """
-
-    offset: int
-    nbytes: int
-    key: str = ""
-    itemsize: int = 1
-    old: str = ""
-    dtype: str = ""
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block of a new file: its bytes, their encoded form, and the CRC-32 of the new bytes and of the old bytes.
-
-    ``errors`` is None if the bytes are those of the new checkpoint.
-    """
-
-    new: Bytes
-    encoded: bytes
-    crc: int
-    old_crc: int
-    errors: Errors | None = None
 
 
 def make_patch(
@@ -75,14 +47,19 @@ def make_patch(
     *,
     level: int = 1,
     signs: Container[str] = (),
+    low_rank: Container[str] = (),
+    rank: int = 0,
     progress: Progress | None = None,
-) -> PatchIndex:
-    """Write the patch that turns the files of ``given_old`` into the files of ``given_new``; return the patch's index.
+) -> tuple[PatchIndex, dict[str, str]]:
+    """Write the patch that turns the files of ``given_old`` into the files of ``given_new``.
+
+    Return the patch's index, and {key: why} for matrices in ``low_rank`` that are stored exactly.
 
     ``given_old`` and ``given_new`` are pairs (open checkpoint, path or address with which it was opened). ``level`` is
     the compression level of Zstandard. ``signs`` are the keys of new tensors of which only the signs of the changes are
     stored, if they are matrices of floats with the shape and dtype of the old ones: the patch then makes files that
-    differ from the new ones. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile,
+    differ from the new ones. ``low_rank`` are the keys of such tensors whose changes are stored as products of rank
+    ``rank``. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile,
     OutputError if the patch cannot be written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
@@ -93,8 +70,12 @@ def make_patch(
         needed: dict[str, OldFile] = {}
         crcs: dict[tuple[int, int, int], int] = {}
         bases, local = _bases(old, new), threading.local()
-        signed = {key for key, base in bases.items() if key in signs and _has_signs(old[base], new[key])}
+        near = {key: new[key].dtype for key, base in bases.items() if key in signs and _has_signs(old[base], new[key])}
+        wanted = [key for key, info in new.items() if key in low_rank and len(info.shape) > 1]
+        unfit = {key: why_exact(old[bases[key]] if key in bases else None, new[key], rank) for key in wanted}
+        near |= {key: new[key].dtype for key, why in unfit.items() if not why}
         errors: list[Errors] = []
+        exact: dict[str, str] = {}
         for name, file in found.files:
             same = beside(name, file) if name not in new.open_files() else None
             if same is not None:
@@ -103,15 +84,17 @@ def make_patch(
                 done += file.size
                 continue
             digest = hashlib.sha256()
-            pieces = [_Piece(one) for one in _ranges(new, bases, signed, name, file.size)]
+            ranges = _ranges(new, bases, near, name, file.size)
+            pieces = [FilePiece(_ranked(one, new, low_rank, rank), why=unfit.get(one.key, "")) for one in ranges]
             for piece, block in in_order(_tasks(pieces, file, old, level, local)):
                 digest.update(block.new.data)
                 writer.add(block.encoded)
-                piece.add(block)
+                writer.add(piece.add(block))
                 done += block.new.size
                 if progress is not None:
                     progress(done, size)
             errors += [piece.errors for piece in pieces if piece.errors is not None]
+            exact |= {piece.range.key: piece.why for piece in pieces if piece.why and piece.segment.kind != "same"}
             for piece in pieces:
                 crcs[len(files), piece.range.offset, piece.range.nbytes] = combine(piece.crcs)
             files.append(NewFile(name, file.size, digest.hexdigest(), tuple(piece.segment for piece in pieces)))
@@ -123,40 +106,7 @@ def make_patch(
         errors_of(errors),
     )  # fmt: skip
     writer.finish(index)
-    return index
-
-
-@dataclass
-class _Piece:
-    """A range of a new file, and the record of each of its blocks.
-
-    ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) of each new block, and
-    ``old_crcs`` of each old block.
-    """
-
-    range: _Range
-    blocks: list[int] = field(default_factory=list)
-    crcs: list[tuple[int, int]] = field(default_factory=list)
-    old_crcs: list[tuple[int, int]] = field(default_factory=list)
-    errors: Errors | None = None
-
-    def add(self, block: _Block) -> None:
-        """Add the next encoded block."""
-        if block.errors is not None:
-            self.errors = block.errors.plus(self.errors)
-        self.blocks.append(len(block.encoded))
-        self.crcs.append((block.crc, block.new.size))
-        self.old_crcs.append((block.old_crc, block.new.size))
-
-    @property
-    def segment(self) -> Segment:
-        """The segment of the patch for this range."""
-        blocks = tuple(self.blocks)
-        if not self.range.old:
-            return Segment("raw", self.range.nbytes, blocks=blocks)
-        same = Segment("same", self.range.nbytes, self.range.old, combine(self.old_crcs))
-        kind = "xor" if self.errors is None else "signs"
-        return replace(same, kind=kind, blocks=blocks) if any(blocks) else same
+    return index, exact
 
 
 def _tensors(
@@ -214,38 +164,55 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
     return new.dtype in FLOATS and len(new.shape) > 1 and old.shape == new.shape
 
 
-def _ranges(new: Checkpoint, bases: dict[str, str], signed: Container[str], name: str, size: int) -> Iterator[_Range]:
-    """Yield the ranges of a file in order: the ranges of its tensors, and the ranges between them."""
-    held: list[_Range] = []
+def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
+    """Return a range; if factors are wanted for it, with their rank and number of columns."""
+    if not one.dtype or one.key not in low_rank:
+        return one
+    return replace(one, rank=rank, columns=matrix_shape(new[one.key])[1])
+
+
+def _ranges(
+    new: Checkpoint, bases: dict[str, str], near: Mapping[str, str], name: str, size: int
+) -> Iterator[FileRange]:
+    """Yield the ranges of a file in order: the ranges of its tensors, and the ranges between them.
+
+    ``near`` is {key: dtype} of the tensors that are approximated.
+    """
+    held: list[FileRange] = []
     for key, info in new.items():
         storage = info.storage
         if storage is None or storage.file != name or not info.is_plain or not info.nbytes:
             continue
         itemsize = max(1, DTYPES[info.dtype].bits // 8)
-        dtype = info.dtype if key in signed else ""
-        held.append(_Range(storage.offset + info.offset, info.nbytes, key, itemsize, bases.get(key, ""), dtype))
+        where = storage.offset + info.offset, info.nbytes
+        held.append(FileRange(*where, key, itemsize, bases.get(key, ""), near.get(key, "")))
     at = 0
     for one in sorted(held, key=lambda one: (one.offset, -one.nbytes)):
         if one.offset < at:
             continue  # it shares its bytes with an earlier tensor
         if one.offset > at:
-            yield _Range(at, one.offset - at)
+            yield FileRange(at, one.offset - at)
         yield one
         at = one.offset + one.nbytes
     if at < size:
-        yield _Range(at, size - at)
+        yield FileRange(at, size - at)
 
 
 def _tasks(
-    pieces: Iterable[_Piece], file: File, old: Checkpoint, level: int, local: threading.local
-) -> Iterator[Callable[[], tuple[_Piece, _Block]]]:
+    pieces: Iterable[FilePiece], file: File, old: Checkpoint, level: int, local: threading.local
+) -> Iterator[Callable[[], tuple[FilePiece, EncodedBlock]]]:
     """Yield, for each block of a file in order, a function that encodes the block, and returns (its range, block)."""
     for piece in pieces:
+        if piece.range.rank:
+            piece.find_factors(file, old, level)
         for begin in range(0, piece.range.nbytes, BLOCK):
-            yield lambda piece=piece, begin=begin: (piece, _encoded(piece.range, begin, file, old, level, local))  # type: ignore[misc]
+            yield lambda piece=piece, begin=begin: (piece, _encoded(piece, begin, file, old, level, local))  # type: ignore[misc]
 
 
-def _encoded(one: _Range, begin: int, file: File, old: Checkpoint, level: int, local: threading.local) -> _Block:
+def _encoded(
+    piece: FilePiece, begin: int, file: File, old: Checkpoint, level: int, local: threading.local
+) -> EncodedBlock:
+    one = piece.range
     if not hasattr(local, "encoder"):
         local.encoder = Encoder(level)
     encoder: Encoder = local.encoder
@@ -253,15 +220,27 @@ def _encoded(one: _Range, begin: int, file: File, old: Checkpoint, level: int, l
     values = np.empty(nbytes, np.uint8)
     file.readinto(one.offset + begin, values.data)
     if not one.old:
-        return _Block(values, encoder.encode(values, None, one.itemsize), crc32(values.data), 0)
+        return EncodedBlock(values, encoder.encode(values, None, one.itemsize), crc32(values.data), 0)
     before = np.zeros(nbytes, np.uint8)
     read_tensor(old, one.old, begin, before.data)
     encoded, old_crc = encoder.encode(values, before, one.itemsize), crc32(before.data)
-    signs = encoder.encode_signs(values, before, one.dtype) if one.dtype and encoded else b""
-    if signs and len(signs) * WORTH <= len(encoded):
+    near = _approximated(piece, begin, values, before, encoder) if one.dtype and encoded else b""
+    share = len(piece.right) * nbytes // one.nbytes
+    if near and (len(near) + share) * WORTH <= len(encoded):
         made = before.copy()
-        Decoder().decode(signs, made)
+        Decoder().decode(near, made, RightFactor(piece.factors.right, one.dtype) if piece.factors else None, begin)
         errors = Errors.between(before, values, made, one.dtype)
         if math.isfinite(errors.missing):
-            return _Block(made, signs, crc32(made.data), old_crc, errors)
-    return _Block(values, encoded, crc32(values.data), old_crc)
+            return EncodedBlock(made, near, crc32(made.data), old_crc, errors)
+    return EncodedBlock(values, encoded, crc32(values.data), old_crc)
+
+
+def _approximated(piece: FilePiece, begin: int, new: Bytes, old: Bytes, encoder: Encoder) -> bytes:
+    """Return a block with approximated changes, encoded; b"" if they cannot be approximated."""
+    one = piece.range
+    if not one.rank:
+        return encoder.encode_signs(new, old, one.dtype)
+    if piece.factors is None:
+        return b""
+    rows = rows_of(begin // one.itemsize, new.size // one.itemsize, one.columns)
+    return encoder.encode_factor(piece.factors.left[rows], one.dtype)

@@ -6,8 +6,8 @@
     offset and size of the index (8 bytes each), its CRC-32 (4 bytes), "CKPTPTCH"
 
 Numbers are little-endian. The index lists the new files. Each new file consists of segments, in order: the bytes of a
-tensor of the old checkpoint (``same``), these bytes with differences (``xor``, or ``signs`` in version 2), new bytes
-(``raw``), or a whole file of the old checkpoint's folder (``file``).
+tensor of the old checkpoint (``same``), these bytes with differences (``xor``, or ``signs`` from version 2 on, or
+``low_rank`` in version 3), new bytes (``raw``), or a whole file of the old checkpoint's folder (``file``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...storage.json_text import unique_keys
 from ...storage.read.base import File
 from ...storage.read.uri import open_source
 from ...storage.write.staging import StagedFile
-from ...util.text import escape
+from ...util.text import escape, together
 from .blocks import zstandard
 from .index import VERSIONS, PatchIndex
 
@@ -120,7 +120,7 @@ def _read_index(file: File) -> tuple[PatchIndex, int]:
         )
     version = _HEAD.unpack(file.read(0, _HEAD.size))[1]
     if version not in VERSIONS:
-        known = " and ".join(map(str, VERSIONS))
+        known = together([*map(str, VERSIONS)])
         raise damaged(file, f"its format version is {version}, but this program reads the versions {known}")
     offset, size, crc, magic = _TAIL.unpack(file.read(file.size - _TAIL.size, _TAIL.size))
     if magic != MAGIC or offset < _HEAD.size or offset + size != file.size - _TAIL.size:

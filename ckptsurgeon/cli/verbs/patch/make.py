@@ -14,18 +14,19 @@ HELP = """Store what changed between two checkpoints in a small file, bit for bi
 
 The patch contains only data that OLD does not have: for tensors that differ, the compressed XOR with the old tensor;
 new tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` makes the same files again. With --signs, a
-change of a weight takes one bit, and the files that are made differ from NEW; the errors are shown. Quantised weights
-are always stored exactly.
+change of a weight takes one bit; with --low-rank, the change of a matrix is the product of two small factors. The files
+that are made then differ from NEW; the errors are shown. Quantised weights are always stored exactly.
 """
 EXAMPLES = """\b
 Examples:
   ckpt patch make base/ tuned/ -o tuned.ckptpatch
   ckpt patch make base/ tuned/ -o tuned.ckptpatch --signs 'model.layers.**' --exact '**.{embed,lm_head}*'
+  ckpt patch make base/ tuned/ -o tuned.ckptpatch --low-rank 'model.layers.**' --rank 32
   ckpt patch make step1000.safetensors step2000.safetensors -o 2000.ckptpatch
 
 \b
-Exit status: 2 a bad option, or the package zstandard is missing; 3 an input is missing or damaged; 4 --signs selects
-only quantised weights; 5 the patch cannot be written.
+Exit status: 2 a bad option, or the package zstandard is missing; 3 an input is missing or damaged; 4 --signs or
+--low-rank selects only quantised weights; 5 the patch cannot be written.
 """
 
 
@@ -47,10 +48,25 @@ def run(
             "then makes files that differ from NEW. Repeatable.",
         ),
     ] = None,
+    low_rank: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--low-rank",
+            metavar="GLOB",
+            help="For these matrices, store only low-rank factors of the changes: the patch then makes files that "
+            "differ from NEW. Repeatable.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="R", help="Use this rank for the factors of --low-rank. [default: 16]"),
+    ] = None,
     exact: Annotated[
         list[str] | None,
         typer.Option(
-            "--exact", metavar="GLOB", help="Store these tensors exactly, even if --signs matches them. Repeatable."
+            "--exact",
+            metavar="GLOB",
+            help="Store these tensors exactly, even if --signs or --low-rank matches them. Repeatable.",
         ),
     ] = None,
     force: Force = False,
@@ -72,6 +88,8 @@ def run(
             output,
             level=level,
             signs=signs or (),
+            low_rank=low_rank or (),
+            rank=rank,
             exact=exact or (),
             force=force,
             wait=wait,
