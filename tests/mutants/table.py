@@ -18,6 +18,36 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "an image over Pillow's limit of pixels is an error, not a warning",
+        'warnings.simplefilter("error", Image.DecompressionBombWarning)',
+        "pass",
+        "api/prove/test_image_inputs.py",
+    ),
+    Mutant(
+        "grey images of over 8 bits, which Pillow would make white, are an error",
+        'CLIPPED = ("I", "F")',
+        'CLIPPED = ("F",)',
+        "api/prove/test_image_inputs.py",
+    ),
+    Mutant(
+        "only the formats of images are opened, not those for which Pillow runs programs",
+        "with Image.open(path, formats=FORMATS) as image:",
+        "with Image.open(path) as image:",
+        "api/prove/test_image_inputs.py",
+    ),
+    Mutant(
+        "photos are turned upright, as transformers does it",
+        "found: Image = ImageOps.exif_transpose(image).convert(\"RGB\")",
+        "found: Image = image.convert(\"RGB\")",
+        "api/prove/test_image_inputs.py",
+    ),
+    Mutant(
+        "images whose processed values would fill the memory are an error",
+        "        if values > MOST:\n            raise ConfigError(\n                f\"the processed",
+        "        if values < 0:\n            raise ConfigError(\n                f\"the processed",
+        "api/prove/test_image_inputs.py",
+    ),
+    Mutant(
         "a range of an operation that names more tensors than there are is an error",
         "if not any(pattern.captures(key) for key in keys):",
         "if not keys:",

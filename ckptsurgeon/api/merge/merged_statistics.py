@@ -77,6 +77,7 @@ def merged_statistics(
         )
         values = {f"{at}.{key}": one for at, found in enumerate(grams) for key, one in found.values().items()}
         notes = [note for one in networks for note in one.value_notes()]
+        notes += [note for one in every for note in one.notes]
     if not values:
         raise ConfigError(
             "--gram: with these inputs, none of the chosen linear layers runs.",

@@ -17,6 +17,8 @@ from ...errors import ConfigError
 from ...util.text import escape, listing, shape_text
 from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
+from .image_files import SUFFIXES as OF_IMAGES
+from .processors import open_processor
 
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
@@ -25,7 +27,8 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
-SUFFIXES = ".safetensors, .txt, .wav, .flac or .ogg"
+OF_SOUNDS = (".wav", ".flac", ".ogg")
+SUFFIXES = f".safetensors, .txt, {', '.join((*OF_SOUNDS, *OF_IMAGES))}, or a folder of images"
 MOST = 1 << 27
 """The largest number of values in one random input; in float32, they take half a gigabyte."""
 
@@ -34,12 +37,19 @@ MOST = 1 << 27
 class Inputs:
     """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``).
 
-    ``hint`` says what to do if the network does not run on them.
+    ``unused`` says what of the user's file or folder is not used ("" if all of it is), and ``hint`` what to do if the
+    network does not run on these inputs.
     """
 
     arguments: Mapping[str, Tensor]
     said: str
     hint: str = "Give inputs that fit the network: --inputs FILE.safetensors."
+    unused: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user: what of the file or folder is not used."""
+        return (f"the inputs are {self.said}",) if self.unused else ()
 
     def token_ids(self) -> set[int]:
         """Return all token ids in the inputs."""
@@ -155,24 +165,16 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
 
 
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
-    """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, or audio.
+    """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, audio or an image.
 
-    Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. The decoder of an
-    encoder-decoder gets its start token and the same text, or the start token alone for audio, unless ``forward`` makes
-    its tokens. Raises ConfigError if the file, the tokeniser or the feature extractor is missing, or if ``forward``
+    A folder has images, which make one batch. Texts, audio and images are prepared by the tokeniser, the feature
+    extractor or the image processor in the model's ``folder``. The decoder of an encoder-decoder gets its start token
+    and the same text, or the start token alone for audio and images, unless ``forward`` makes its tokens. Raises
+    ConfigError if the file, the tokeniser, the feature extractor or the image processor is missing, or if ``forward``
     lacks an argument in the file.
     """
     suffix = os.path.splitext(path)[1].lower()
-    if not os.path.isfile(path):
-        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint=f"Give a file: {SUFFIXES}.")
-    if suffix == ".safetensors":
-        arguments = _tensors(path)
-    elif suffix == ".txt":
-        arguments = _texts(path, folder)
-    elif suffix in (".wav", ".flac", ".ogg"):
-        arguments = _sound(path, folder)
-    else:
-        raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint=f"Use {SUFFIXES}.")
+    arguments, unused, of_images = _arguments(path, suffix, module, folder)
     empty = [name for name, value in arguments.items() if not value.numel()]
     if empty or not arguments:
         raise ConfigError(
@@ -180,6 +182,33 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
             hint="A text file needs a line with text, a .safetensors file the arguments of the model's forward.",
         )
     arguments, hint = (arguments, "") if suffix == ".safetensors" else with_decoder(arguments, module, folder)
+    _check_known(path, arguments, module)
+    shapes = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
+    name = os.path.basename(os.path.normpath(path))
+    said = f"{shapes} from {escape(name)}{f' ({unused})' if unused else ''}"
+    return Inputs(arguments, said, hint or of_images or Inputs.hint, unused)
+
+
+def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str, str]:
+    """Return the arguments in a file, a text about what of it is not used, and a hint if the network does not run."""
+    if os.path.isdir(path) or (suffix in OF_IMAGES and os.path.isfile(path)):
+        from .image_inputs import NEEDS_TEXT, image_inputs
+
+        takes_text = "input_ids" in inspect.signature(module.forward).parameters
+        return *image_inputs(path, module, folder), NEEDS_TEXT if takes_text else ""
+    if not os.path.isfile(path):
+        raise ConfigError(f"--inputs {escape(path)} is not a file.", hint=f"Give a file: {SUFFIXES}.")
+    if suffix == ".safetensors":
+        return _tensors(path), "", ""
+    if suffix == ".txt":
+        return _texts(path, folder), "", ""
+    if suffix in OF_SOUNDS:
+        return _sound(path, folder), "", ""
+    raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint=f"Use {SUFFIXES}.")
+
+
+def _check_known(path: str, arguments: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Raise ConfigError if ``forward`` has no argument of a name in ``arguments``."""
     known = inspect.signature(module.forward).parameters
     takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
     unknown = [name for name in arguments if name not in known and not takes_all]
@@ -189,8 +218,6 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
             "argument.",
             hint=f"Its arguments are {listing(list(known), 8, where='')}.",
         )
-    said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
-    return Inputs(arguments, f"{said} from {escape(os.path.basename(path))}", hint or Inputs.hint)
 
 
 def _tensors(path: str) -> dict[str, Tensor]:
@@ -206,7 +233,7 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         return {}
-    tokenizer = _prepared(folder, "AutoTokenizer")
+    tokenizer = open_processor(folder, "AutoTokenizer")
     if len(lines) > 1 and tokenizer.pad_token is None:  # any token serves, since the attention mask leaves padding out
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
@@ -218,27 +245,10 @@ def _sound(path: str, folder: str) -> dict[str, Tensor]:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"{escape(path)} cannot be read as audio: {escape(str(error), 200)}.") from error
-    extractor = _prepared(folder, "AutoFeatureExtractor")
+    extractor = open_processor(folder, "AutoFeatureExtractor")
     if rate != extractor.sampling_rate:
         raise ConfigError(
             f"the sample rate of {escape(path)} is {rate} Hz, but the model needs {extractor.sampling_rate} Hz.",
             hint="Resample the file first.",
         )
     return dict(extractor(wave.mean(1), sampling_rate=rate, return_tensors="pt"))
-
-
-def _prepared(folder: str, kind: str) -> Any:
-    """Return the tokeniser or feature extractor in a folder; no code from the folder runs, and nothing is downloaded.
-
-    ``kind`` is AutoTokenizer or AutoFeatureExtractor.
-    """
-    import transformers
-
-    try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            f"{kind} cannot prepare these inputs with the files in {escape(folder)}: {escape(first, 300)}",
-            hint="Give the arguments of the model's forward as tensors: --inputs FILE.safetensors.",
-        ) from error

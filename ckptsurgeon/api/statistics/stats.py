@@ -114,7 +114,7 @@ def stats(
     said, notes = _of_model(path, root)
     said |= {**found.said, "inputs": given.said, RANDOM: inputs is None}
     plan = _planned(found.values, said, path)
-    told = (*dict.fromkeys((*notes, *seen)), *chosen.notes, *_notes(said))
+    told = (*dict.fromkeys((*notes, *seen)), *given.notes, *chosen.notes, *_notes(said))
     return replace(plan, notes=(*told, *plan.notes))
 
 

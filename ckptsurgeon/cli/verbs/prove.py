@@ -41,7 +41,8 @@ def run(
         str | None,
         typer.Option(
             "--inputs", metavar="FILE",
-            help="Run on these inputs: named arguments (.safetensors), text lines (.txt) or audio (.wav, .flac, .ogg).",
+            help="Run on these inputs: named arguments (.safetensors), lines of text (.txt), audio (.wav, .flac, "
+            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images.",
         ),
     ] = None,
     barrier: Annotated[

@@ -28,6 +28,7 @@ layers already merged. The output has the Gram matrices of all models.
 EXAMPLES = """\b
 Examples:
   ckpt stats llama/ --inputs texts.txt -o stats.safetensors
+  ckpt stats vit/ --inputs photos/ -o stats.safetensors
   ckpt stats llama/ --inputs texts.txt --gram --exclude lm_head -o stats.safetensors
   ckpt stats math/ --inputs math.txt --gram --merged-with code/=code.txt -o merged.safetensors
   ckpt resize llama/ --set num_hidden_layers=24 --layers influential --by stats.safetensors -o smaller/
@@ -41,7 +42,8 @@ def run(
         typer.Option(
             "--inputs",
             metavar="FILE",
-            help="Run on these inputs: named arguments (.safetensors), lines of text (.txt) or audio (.wav).",
+            help="Run on these inputs: named arguments (.safetensors), lines of text (.txt), audio (.wav, .flac, "
+            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images.",
         ),
     ] = None,
     gram: Annotated[

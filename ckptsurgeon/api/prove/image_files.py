@@ -1,0 +1,155 @@
+"""Reads images, within limits: one file, or all images of a folder, as transformers' ``load_image`` reads them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ...util.text import count, escape, listing, natural_key
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["SUFFIXES", "Images", "read_images"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats that Pillow may read: for others, it runs programs, such as Ghostscript for EPS."""
+MOST_IMAGES = 1024
+"""The largest number of images of a batch, which runs at once."""
+MOST_PIXELS = 1 << 29
+"""The largest number of pixels of all images; decoded, they take 1.5 GiB."""
+CLIPPED = ("I", "F")
+"""The first letters of modes with over 8 bits a pixel: Pillow's conversion to RGB makes all values over 255 white."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in RGB; ``left_out`` counts other files of the folder, and ``animated`` names files with many frames."""
+
+    images: Sequence[Image]
+    left_out: int = 0
+    animated: Sequence[str] = ()
+
+    @property
+    def said(self) -> str:
+        """What of the file or folder is not used; '' if all of it is."""
+        several = f"only the first frame of {listing(self.animated, 3, where='')}" if self.animated else ""
+        others = f"without {count(self.left_out, 'other file')}" if self.left_out else ""
+        return ", ".join(filter(None, (several, others)))
+
+
+def read_images(path: str) -> Images:
+    """Return the image in a file, or the images in a folder in natural order; subfolders are not read.
+
+    Images are turned upright (EXIF) and converted to RGB, and transparency is dropped, as in transformers'
+    ``load_image``: https://github.com/huggingface/transformers/blob/main/src/transformers/image_utils.py. Raises
+    ConfigError if Pillow is missing, for a file that is not a whole image of 8 bits a channel, and over the limits.
+    """
+    _check_pillow()
+    names, left_out = _names(path)
+    images, animated, pixels = [], [], 0
+    for name in names:
+        with _opened(name) as image:
+            pixels += image.width * image.height
+            _check_pixels(path, pixels)
+            images.append(_upright(image))
+            animated += [os.path.basename(name)] if getattr(image, "is_animated", False) else []
+    return Images(images, left_out, animated)
+
+
+def _check_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"images need the package pillow, which cannot be imported: {error}.",
+            hint="Run pip install 'ckptsurgeon[images]'.",
+        ) from error
+
+
+def _names(path: str) -> tuple[list[str], int]:
+    """Return the paths of the images at ``path``, and the number of other files in a folder; hidden files are none."""
+    if not os.path.isdir(path):
+        return [path], 0
+    files = [name for name in os.listdir(path) if not name.startswith(".") and os.path.isfile(os.path.join(path, name))]
+    names = sorted((name for name in files if name.lower().endswith(SUFFIXES)), key=natural_key)
+    if not names:
+        raise ConfigError(
+            f"the folder {escape(path)} has no images.",
+            hint=f"Give a folder that has image files itself, not in subfolders: {', '.join(SUFFIXES)}.",
+        )
+    if len(names) > MOST_IMAGES:
+        raise ConfigError(
+            f"the folder {escape(path)} has {len(names):,} images, over the limit of {MOST_IMAGES:,}.",
+            hint="They run in one batch: give a folder with fewer.",
+        )
+    return [os.path.join(path, name) for name in names], len(files) - len(names)
+
+
+def _check_pixels(path: str, pixels: int) -> None:
+    if pixels > MOST_PIXELS:
+        raise ConfigError(
+            f"the images in {escape(path)} have over {MOST_PIXELS:,} pixels, the limit.",
+            hint="Give fewer or smaller images.",
+        )
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image]:
+    """Open an image; any error in the ``with`` block, such as one of the decoder, is a ConfigError."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as damaged EXIF fields
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check_kind(path, image)
+                yield image
+    except ConfigError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ConfigError(
+            f"{escape(path)} has too many pixels: Pillow's limit is {Image.MAX_IMAGE_PIXELS:,}.",
+            hint="Give a smaller image.",
+        ) from error
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
+        raise ConfigError(
+            f"{escape(path)} cannot be read as an image: {_reason(path, error)}.",
+            hint="Give a whole image file, or convert it to PNG.",
+        ) from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if not os.path.getsize(path):
+        return "it is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    return escape(" ".join(str(error).split()).rstrip(".") or type(error).__name__, 200)
+
+
+def _check_kind(path: str, image: Image) -> None:
+    """Raise ConfigError if an image has no pixels, or over 8 bits a pixel in one channel."""
+    if not image.width * image.height:
+        raise ConfigError(f"{escape(path)} has no pixels: its size is {image.width} x {image.height}.")
+    if image.mode.startswith(CLIPPED):
+        raise ConfigError(
+            f"{escape(path)} has over 8 bits a pixel in one channel (mode {image.mode}): how to convert them is not "
+            "known.",
+            hint="Convert it to 8 bits first, as for training, or give pixel_values: --inputs FILE.safetensors.",
+        )
+
+
+def _upright(image: Any) -> Image:
+    from PIL import ImageOps
+
+    found: Image = ImageOps.exif_transpose(image).convert("RGB")
+    return found
