@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ...storage.small_files import open_file
 from ...util.text import count, escape, listing, natural_key
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _opened(path: str) -> Iterator[Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as damaged EXIF fields
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with open_file(path) as file, Image.open(file, formats=FORMATS) as image:
                 _check_kind(path, image)
                 yield image
     except ConfigError:
@@ -129,6 +130,8 @@ def _opened(path: str) -> Iterator[Image]:
 def _reason(path: str, error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
+    if isinstance(error, OSError) and error.strerror:  # it cannot be opened
+        return escape(error.strerror)
     if not os.path.getsize(path):
         return "it is empty"
     if isinstance(error, UnidentifiedImageError):

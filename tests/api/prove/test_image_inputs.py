@@ -431,6 +431,12 @@ def test_missing_images_are_an_error(path: str, why: str) -> None:
         given_inputs(path, model, "a")
 
 
+def test_what_is_no_regular_file_is_not_opened() -> None:
+    os.mkfifo("a.png")
+    with pytest.raises(cs.ConfigError, match="a.png cannot be read as an image: it is a FIFO, not a regular file"):
+        read_images("a.png")
+
+
 def test_without_pillow_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     picture().save("a.png")
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
