@@ -17,6 +17,8 @@ from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
 from ..tensors.torch_quantisers import codes_of
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing
 from .checksums import crc32
 from .copy_bytes import SMALL
@@ -199,7 +201,7 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
     if not unsound:
         return ()
     texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
-    return (f"NaN and infinite values come from the inputs: {listing(texts, where='')}",)
+    return (Note(NoteKind.SERIOUS, f"NaN and infinite values come from the inputs: {listing(texts, where='')}"),)
 
 
 def unsound_copy_notes(keys: Sequence[str], said: Sequence[str]) -> tuple[str, ...]:
@@ -209,7 +211,9 @@ def unsound_copy_notes(keys: Sequence[str], said: Sequence[str]) -> tuple[str, .
     """
     before = [note for note in said if is_non_finite_note(note)]
     keys = [key for key in keys if not any(escape(key) in note for note in before)]
-    return (f"NaN or infinite values were copied (ckpt check counts them): {listing(keys)}",) if keys else ()
+    if not keys:
+        return ()
+    return (Note(NoteKind.SERIOUS, f"NaN or infinite values were copied (ckpt check counts them): {listing(keys)}"),)
 
 
 def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:
@@ -220,12 +224,7 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
     if not any(one.infinite or one.zero for one in lost.values()):
         return ()
     made = {step.key: step for step in steps if step.key in lost}
-    texts = [
-        f"{count(one.infinite, 'value')} of {escape(key)} became "
-        + (f"the largest value of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
-        for key, one in lost.items()
-        if one.infinite
-    ]
+    texts: list[str] = [Note(NoteKind.SERIOUS, _infinite(made[key], one)) for key, one in lost.items() if one.infinite]
     sizes = {key: prod(made[key].shape) for key, one in lost.items() if one.zero}
     zeros = [(key, lost[key].zero, size) for key, size in sizes.items() if lost[key].zero * FEW >= size]
     if len(zeros) == 1:
@@ -235,6 +234,11 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
         each = [f"{escape(key)} ({number} of {size})" for key, number, size in zeros]
         texts.append(f"values of {count(len(zeros), 'tensor')} became zero: {listing(each, where='')}")
     return tuple(texts)
+
+
+def _infinite(step: Step, lost: CastLosses) -> str:
+    kind = f"the largest value of {step.dtype}, or NaN" if step.dtype in SATURATED else "infinite or NaN"
+    return f"{count(lost.infinite, 'value')} of {escape(step.key)} became {kind}"
 
 
 def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]]) -> Iterator[str]:

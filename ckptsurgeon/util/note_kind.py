@@ -48,7 +48,7 @@ class NoteKind(Enum):
     """Says that a matrix may be transposed, judging by its name or its neighbours; its values may disprove this."""
 
     WRONG_WEIGHTS = _fail("", "")
-    """Says that codes decode to weights that are probably wrong: the checks of values find this again."""
+    """Says that weights are probably wrong, as decoded or as stored: the checks of values find this again."""
 
     SERIOUS = _fail("", "")  # noqa: PIE796 - members differ by their numbers
     """A serious note that no check reports, or whose kind is unknown because its plan was read from JSON."""

@@ -73,7 +73,7 @@ def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[st
     return SmallSample(found, len(small))
 
 
-@notes_of(NoteKind.REMARK)
+@notes_of(NoteKind.WRONG_WEIGHTS)
 def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
     """Yield a note if small tensors of floats have NaN or infinite values."""
     found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
