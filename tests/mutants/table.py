@@ -606,6 +606,12 @@ MUTANTS = (
         "api/resize/test_factories.py",
     ),
     Mutant(
+        "tied tensors that are stored with other values each are not resized",
+        "equal = (*plan.equal, *self.found.source.equal)",
+        "equal = plan.equal",
+        "api/resize/test_tied.py",
+    ),
+    Mutant(
         "what an optimizer stores is not resized as weights are",
         "if self.root is not None and _MOMENTS.search(self.root):",
         "if self.root is not None and self.root == 'optimizer':",

@@ -156,7 +156,8 @@ class ResizedWeights:
         """Return ``plan``, made by the transplant, as a plan of ``resize``: with its verb, fields and notes."""
         overrides = self.found.stages.overrides
         target = replace(plan.target, overrides=overrides)
-        return replace(plan, verb="resize", target=target, notes=tuple(self._notes(plan.notes, overrides)))
+        equal = (*plan.equal, *self.found.source.equal)
+        return replace(plan, verb="resize", target=target, equal=equal, notes=tuple(self._notes(plan.notes, overrides)))
 
     def _notes(self, others: Sequence[str], overrides: Mapping[str, Any]) -> Iterator[str]:
         """Yield the notes on changes, then ``others``, those of the transplant."""

@@ -11,17 +11,16 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.ignored_keys import ignored_keys
 from ...errors import PlanError
 from ...planning.keys.spelling import quoted
+from ...planning.plan.plan import TWICE, EqualKeys
 from ...planning.quantised import computing
 from ...planning.quantised_error import dequantise
 from ...planning.target import TargetSpec
+from ...planning.transplant.equal_tensors import are_known_equal, unequal_error
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
 
 __all__ = ["NamedSource", "computed_tensors", "named_source", "refuse_codes"]
-
-TWICE = "-stored-twice"
-"""Added to the key of a second copy of a tensor; the output does not get this copy."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class NamedSource:
     """How the tensors of a source get the names and shapes of ``network``, which its configuration describes.
 
     ``rows`` are operations that do this, and ``stored_twice`` are patterns of second copies, to be left out later.
+    ``equal`` are pairs of such copies whose values must be the same.
     ``computed`` are tensors that the source lacks because the class computes them. ``dtype`` is that of all floats; it
     is None if there are several.
     """
@@ -38,6 +38,7 @@ class NamedSource:
     stored_twice: Sequence[str]
     computed: Sequence[str]
     dtype: str | None
+    equal: Sequence[EqualKeys] = ()
 
 
 def refuse_codes(source: Checkpoint) -> None:
@@ -52,23 +53,25 @@ def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
 
     A tied tensor is changed under its first key; if it is also stored under another key, the second copy is left out.
 
-    Raises PlanError if the source lacks tensors of the network, other than those that the class computes.
+    Raises PlanError if the source lacks tensors of the network, other than those that the class computes, or if headers
+    show that tied tensors differ.
     """
     computed = computed_tensors(source, network)
     rows: list[Mapping[str, Any]] = []
-    names = {key for key in source if key in network.tensors}
+    names = {key: key for key in source if key in network.tensors}
     if network.recognise is not None:
         found = network.recognise(source)
         rows += found.operations
         for old, new in found.names.items():
             if old != new and new in network.tensors:
                 rows.append({"copy": quoted(old), "into": [quoted(new)]})
-                names.add(new)
+                names[new] = old
     if not rows:
         _check_fits(source, network, names, computed)
-    ties, left = _ties(network, names)
+    ties, equal = _ties(source, network, names)
+    left = dict.fromkeys(quoted(key) for pair in equal for key in (pair.first, pair.second))
     dtypes = {info.dtype for info in source.values() if DTYPES[info.dtype].is_floating}
-    return NamedSource(network, [*rows, *ties], left, computed, dtypes.pop() if len(dtypes) == 1 else None)
+    return NamedSource(network, [*rows, *ties], list(left), computed, dtypes.pop() if len(dtypes) == 1 else None, equal)
 
 
 def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
@@ -80,7 +83,7 @@ def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
 
 
-def _check_fits(source: Checkpoint, network: TargetSpec, names: set[str], computed: Sequence[str]) -> None:
+def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
     """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
 
     ``names`` are the tensors of the network that it has, and ``computed`` those that it need not have.
@@ -96,18 +99,31 @@ def _check_fits(source: Checkpoint, network: TargetSpec, names: set[str], comput
         )
 
 
-def _ties(network: TargetSpec, names: set[str]) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Return operations that give tied tensors their first key, and patterns of second copies.
+def _ties(
+    source: Checkpoint, network: TargetSpec, names: Mapping[str, str]
+) -> tuple[list[Mapping[str, Any]], list[EqualKeys]]:
+    """Return operations that give tied tensors their first key, and pairs of copies to compare.
 
-    ``names`` are the tensors of the network that the source has.
+    If a tensor is stored under several keys, the values that the source stores are kept as copies: what is done to the
+    first key hides whether they were equal. ``names`` maps the tensors of the network that the source has to its keys.
     """
     rows: list[Mapping[str, Any]] = []
-    left, there = [], set(names)
+    equal: list[EqualKeys] = []
+    there = dict(names)
     for alias, owner in network.ties.items():
         if alias in there and owner in there:
+            _check_equal(source, there[owner], there[alias])
+            equal.append(EqualKeys(0, f"{owner}{TWICE}", f"{alias}{TWICE}"))
             rows.append({"copy": quoted(alias), "into": [quoted(f"{alias}{TWICE}")]})
-            left.append(f"{quoted(alias)}{TWICE}")
         elif alias in there:
             rows.append({"copy": quoted(alias), "into": [quoted(owner)]})
-            there.add(owner)
-    return rows, left
+            there[owner] = there[alias]
+    owners = dict.fromkeys(pair.names[0] for pair in equal)
+    rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(f"{owner}{TWICE}")]} for owner in owners]
+    return rows, equal
+
+
+def _check_equal(source: Checkpoint, first: str, other: str) -> None:
+    """Raise PlanError if the headers show that two tensors of ``source``, which the network ties, differ."""
+    if first in source and other in source and are_known_equal(source[first], source[other]) is False:
+        raise unequal_error(first, other, source.path, "resize")

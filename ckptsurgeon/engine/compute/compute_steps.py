@@ -17,6 +17,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import FormatError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
+from ...planning.transplant.equal_tensors import unequal_error
 from ...tensors.composition import decoded_names, join
 from ...tensors.dtypes import SATURATED
 from ...tensors.info import Storage, TensorInfo
@@ -139,11 +140,7 @@ def check_equal(plan: Plan, sources: Sequence[Checkpoint]) -> None:
         second = computed_blocks(step, [(source[pair.second], source)])
         for (_, a, _), (_, b, _) in zip(first, second, strict=True):
             if not np.array_equal(a.view("u1"), b.view("u1")):
-                raise PlanError(
-                    f"the tensors {escape(pair.first)} and {escape(pair.second)} of {escape(source.path)} are not "
-                    "equal, but the destination ties them.",
-                    hint="Leave out the tensor that should not be used, with --exclude.",
-                )
+                raise unequal_error(*pair.names, source.path, plan.verb)
 
 
 def compute_steps(run: PartRun) -> None:

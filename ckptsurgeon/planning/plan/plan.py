@@ -24,11 +24,14 @@ from .files import PlanSource, PlanTarget, given_sources
 from .rows import VocabularyRows, rows_of_each
 from .step import CLASSES, Step, read_step, step_json, step_texts
 
-__all__ = ["CarriedEntries", "EqualKeys", "ParameterGroup", "Plan"]
+__all__ = ["TWICE", "CarriedEntries", "EqualKeys", "ParameterGroup", "Plan"]
 
 VERSION = 1
 ParameterGroup: TypeAlias = Mapping[str, tuple[str | int, ...]]
 """Entries of a group of an optimizer's parameters: their numbers or names (``params``), and ``param_names``."""
+
+TWICE = "-stored-twice"
+"""Added to the keys of copies of tied tensors that are only compared, with the values that the source stores."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class EqualKeys:
     source: int
     first: str
     second: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The keys as messages name them."""
+        return self.first.removesuffix(TWICE), self.second.removesuffix(TWICE)
 
 
 @dataclass(frozen=True, repr=False)

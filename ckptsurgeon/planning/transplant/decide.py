@@ -18,6 +18,7 @@ from ..plan.plan import EqualKeys
 from ..plan.step import Step
 from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
+from .equal_tensors import are_known_equal, unequal_error
 from .options import Options
 from .plan_errors import PlanFaults, raise_faults
 from .plan_notes import transposed_notes
@@ -79,23 +80,11 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
 
     If a checksum is not known, the pair is added to ``equal``: the values are compared later.
     """
-    a, b = first.info, other.info
-    if a.place is not None and a.place == b.place:
-        return
-    known = [_checksum(info) for info in (a, b)]
-    if a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1]):
-        raise PlanError(
-            f"the tensors {escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} are not "
-            "equal, but the destination ties them.",
-            hint="Leave out the one that should not be used, with --exclude.",
-        )
-    equal.append(EqualKeys(first.source, first.key, other.key))
-
-
-def _checksum(info: TensorInfo) -> int | None:
-    """Return the CRC-32 that the file contains for exactly the bytes of this tensor; None if there is none."""
-    whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
-    return info.storage.crc32 if whole and info.storage is not None else None
+    found = are_known_equal(first.info, other.info)
+    if found is False:
+        raise unequal_error(first.key, other.key, names[first.source])
+    if found is None:
+        equal.append(EqualKeys(first.source, first.key, other.key))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""Compares tensors of a source that a destination ties, by headers; the error if they are not equal."""
+
+from __future__ import annotations
+
+from ...errors import PlanError
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+
+__all__ = ["are_known_equal", "unequal_error"]
+
+_HINTS = {
+    "resize": "If both are used, write tie_word_embeddings: false in the config.json of the source. Otherwise, leave "
+    "out the one that should not be used: ckpt filter --exclude.",
+}
+
+
+def unequal_error(first: str, other: str, name: str, verb: str = "") -> PlanError:
+    """Return the error for two tensors of the source ``name`` that have different values, in a plan of ``verb``."""
+    return PlanError(
+        f"the tensors {escape(first)} and {escape(other)} of {escape(name)} are not equal, but the destination ties "
+        "them.",
+        hint=_HINTS.get(verb, "Leave out the one that should not be used, with --exclude."),
+    )
+
+
+def are_known_equal(a: TensorInfo, b: TensorInfo) -> bool | None:
+    """Return whether two tensors are equal in dtype, shape and values, as far as headers say.
+
+    The result is None if only their values can tell.
+    """
+    if a.place is not None and a.place == b.place:
+        return True
+    known = [_checksum(info) for info in (a, b)]
+    is_unequal = a.shape != b.shape or a.dtype != b.dtype or (None not in known and known[0] != known[1])
+    return False if is_unequal else None
+
+
+def _checksum(info: TensorInfo) -> int | None:
+    """Return the CRC-32 that the file contains for exactly the bytes of this tensor; None if there is none."""
+    whole = info.is_plain and info.storage is not None and info.nbytes == info.storage.nbytes
+    return info.storage.crc32 if whole and info.storage is not None else None
