@@ -26,6 +26,8 @@ ALIKE = {
 }  # fmt: skip
 """Pairs of model types that differ only in their feed-forward layers; the tests compare their outputs."""
 _SIZE, _SIZES = "intermediate_size", ("moe_intermediate_size", "shared_expert_intermediate_size")
+_OUTSIDE = ("width", "depth", "heads", "kv_heads", "vocabulary")
+"""The roles of fields that change more than feed-forward layers."""
 NORMALISED = "norm_topk_prob"
 """The field that says whether the weights of the chosen experts are divided by their sum."""
 _NORMALISING = ("mixtral",)
@@ -62,6 +64,7 @@ class AnotherType:
         self._set = {**self._sizes(), **self._given}
         self.overrides, self._left_out = base.as_type(model_type, self._set)
         self._check()
+        self._check_sizes()
 
     @cached_property
     def first(self) -> TargetSpec:
@@ -190,6 +193,18 @@ class AnotherType:
             raise ConfigError(
                 f"{escape(self._type)} has no experts, so one expert of each layer must be chosen.",
                 hint="Choose one of them with --expert N.",
+            )
+
+    def _check_sizes(self) -> None:
+        """Raise ConfigError if the user also changes sizes outside the feed-forward layers, such as the width."""
+        old = {name: self._before.get(name) for name in self._given if role_of(name) in _OUTSIDE}
+        changed = [name for name, value in old.items() if value is not None and value != self._given[name]]
+        if changed:
+            raise ConfigError(
+                f"--as changes only the feed-forward layers, but {listing(changed, where='')} "
+                f"{'changes' if len(changed) == 1 else 'change'} other layers, too.",
+                hint=f"Change {'it' if len(changed) == 1 else 'them'} in a command of its own, before or after this "
+                "one: ckpt resize without --as.",
             )
 
     def _check_numbers(self, known: list[str]) -> None:

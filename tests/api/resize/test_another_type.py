@@ -149,7 +149,7 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
         ("llama", {"model_type": "qwen2"}, "both have no experts"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "num_exprts": 8}}, "no field 'num_exprts'"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 40}}, r"is \(64, 40\), but"),
-        ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, r"\(100, 128\) instead of"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, "hidden_size changes other layers"),
         ("llama", {"model_type": "mixtral", "set": MOE, "layers": "first"}, "changes only the model type"),
         ("llama", {"model_type": "mixtral", "set": MOE, "expert": 1}, "without"),
         (
