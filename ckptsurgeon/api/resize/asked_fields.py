@@ -135,6 +135,7 @@ class AskedFields:
                 path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
                 if size in part and path not in self.new:
                     self.new[path] = part[size] or _head_size(part)
+                    self.undeclared += [] if part[size] else [path]
 
     def pin_keys(self) -> None:
         """Set the number of key heads to the new number of query heads if each query head has its own key head.

@@ -16,7 +16,7 @@ from ...errors import PlanError
 from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import lists_of
-from ...planning.resizing.fields import role_of
+from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...planning.resizing.fused import Heads, fused_keys, joins, separated, splits
 from ...planning.resizing.new_width import NormForm, check_norms
 from ...planning.target import TargetSpec
@@ -114,7 +114,7 @@ class Stages:
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]
         found = [f"no tensor depends on {listing(names, where='')}: changed only in config.json"] if names else []
-        unsure = [name for name in names if not _INERT.search(name)]
+        unsure = [name for name in names if not (_INERT.search(name) or self._is_told(name))]
         if unsure:
             found.append(f"the outputs may change with {listing(unsure, where='')} (--prove compares them)")
         found += [f"also set in config.json: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
@@ -123,6 +123,11 @@ class Stages:
             found.append(f"{GENERATION} also has {listing(ids, where='')}, which generate() uses; they are not changed")
         lists = listing(list(lists_of_layers(self._asked, self._choices)), where="")
         return [*found, f"lists in config.json that changed with the layers: {lists}"] if lists else found
+
+    def _is_told(self, name: str) -> bool:
+        """Return whether the note on the number of experts says how outputs change with the field ``name``."""
+        inside, _, last = name.rpartition(".")
+        return last in USED_EXPERTS and any(one.rpartition(".")[0] == inside for one in self._asked.of("experts"))
 
     def changes(self) -> Iterator[Change]:
         """Yield the change that each field needs, in the order in which they are made."""
