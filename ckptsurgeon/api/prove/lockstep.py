@@ -162,6 +162,6 @@ def _failed(number: int, error: Exception) -> CheckpointError:
         return error
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ConfigError(
-        f"network {number + 1} does not run: {escape(said, 300)}",
+        f"network {number + 1} does not run: {escape(said, 300).rstrip('.')}.",
         hint="Give inputs that fit the network: --inputs FILE.safetensors.",
     )

@@ -36,7 +36,7 @@ from ..transplant.opening import TransplantRequest, plan_into
 from .computed_tensors import computed_tensors
 from .network import Network
 
-__all__ = ["configuration_of", "open_network"]
+__all__ = ["built_module", "configuration_of", "open_network"]
 
 DECODE = (
     "Dequantise the model first, with the package that quantised it. If config.json has no quantization_config, copy "
@@ -78,7 +78,7 @@ def open_network(
             request = TransplantRequest(root=inner, by_place=True, encoding=ENCODINGS[1])
             plan = plan_into(specs_of(given), spec, options, request)
             opened.callback(close_plan, plan)
-            module = _built(spec.build)
+            module = built_module(spec.build)
             computed = computed_tensors(spec, module, [step.key for step in plan.steps if step.reason == "missing"])
         except PlanError as error:
             name = escape(shown(path_of(source)))
@@ -129,7 +129,7 @@ def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
         return (*checkpoint.notes, *contradictions(checkpoint, folder))
 
 
-def _built(build: Callable[[], object]) -> nn.Module:
+def built_module(build: Callable[[], object]) -> nn.Module:
     """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change.
 
     Meanwhile, no other thread draws random numbers; otherwise, restoring the state would undo its draws.

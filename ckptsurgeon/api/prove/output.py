@@ -18,6 +18,9 @@ __all__ = ["check_provable", "check_runs", "prove_output", "require_proof"]
 SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
 """{verdict that a recipe can require: verdicts of ``prove`` that satisfy it}"""
 
+_PROVE = "Run ckpt prove on source and output with inputs that fit the network: --inputs FILE."
+"""The hint if the networks do not run on random inputs; the command that wrote the output has no --inputs."""
+
 
 def check_provable(plan: Plan) -> None:
     """Raise ConfigError if the output of a plan cannot be compared with its source.
@@ -85,7 +88,7 @@ def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
     except CheckpointError as error:
         raise type(error)(
             f"{escape(shown(os.fspath(output)))} is written, but could not be proved: {error.message}",
-            hint=error.hint, details=error.details, rule=error.rule,
+            hint=_PROVE if "--inputs" in error.hint else error.hint, details=error.details, rule=error.rule,
         ) from error  # fmt: skip
 
 

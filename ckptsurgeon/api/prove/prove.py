@@ -33,6 +33,8 @@ Pair: TypeAlias = tuple[T, T]
 
 MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
+_ONE_RUNS = "The other network runs on these inputs. Compare the sizes in the two config.json files."
+"""The hint if only the second network does not run."""
 SETTINGS_UNSEEN = "the config.json files differ in settings that do not change the outputs for these inputs"
 
 
@@ -78,9 +80,10 @@ def prove_each(
         if progress is not None:
             report(networks, progress)
         arguments, shared = _inputs(networks, inputs, seed)
+        second = replace(arguments[1], hint=_ONE_RUNS)
         runs = [
             recorded_run(network, given, network.read, limit)
-            for network, given in zip(networks, arguments, strict=True)
+            for network, given in zip(networks, (arguments[0], second), strict=True)
         ]
         proof = compared(networks, arguments[0], runs, shared, limit)
     told = _folder_notes(folder_differences(*sources), proof, has_new_shapes=bool(other_shapes(networks)))

@@ -46,6 +46,6 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
             hint = "Allow all weights in memory at once: set --memory to the size of the model in float32."
             is_empty = "meta" in said
             raise ConfigError(
-                f"the network of {escape(network.path)} does not run: {escape(said, 300)}",
+                f"the network of {escape(network.path)} does not run: {escape(said, 300).rstrip('.')}.",
                 hint=hint if is_empty else inputs.hint,
             ) from error

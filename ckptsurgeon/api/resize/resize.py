@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from ...checkpoint.opening import open_checkpoint
 from ...planning.plan.plan import Plan
+from ...planning.resizing.fields import role_of
 from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
 from ..inputs.arguments import check_metadata, with_metadata
 from ..inputs.inputs import close_plan
 from .found_changes import found_changes
+from .layers_together import SHAPING, check_together
 from .network import asked_network
 from .optimizer.plan import optimizer_plan
 from .request import Request, paths_of
@@ -118,6 +120,9 @@ def resize(
     network = asked_network(asked, set, keep)
     with open_checkpoint(asked.path, root) as opened:
         found = found_changes(asked, network, opened)
+    shaping = [name for name in network.given if role_of(network.base.main_name(name)) in SHAPING]
+    if shaping and asked.model_type is None:
+        check_together(found.stages.first, found.stages.last, shaping)
     weights = ResizedWeights(asked, network, found)
     plan = weights.plan()
     if asked.optimizer:

@@ -133,7 +133,7 @@ def _running(network: Network) -> Iterator[None]:
     except Exception as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"the gradients of {escape(network.path)} cannot be computed: {escape(said, 300)}",
+            f"the gradients of {escape(network.path)} cannot be computed: {escape(said, 300).rstrip('.')}.",
             hint="Give inputs that fit the network: --inputs FILE.safetensors.",
         ) from error
 
