@@ -13,6 +13,8 @@ from ...util.text import brief_repr, count, escape, listing
 from .arguments import at_path
 
 __all__ = [
+    "GROUPS",
+    "USED_GROUPS",
     "check_experts",
     "check_head_sizes",
     "check_heads",
@@ -41,8 +43,11 @@ _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
-_GROUPS, _USED_GROUPS = "n_group", "topk_group"
-"""The fields with the number of groups into which routers divide the experts, and the number that each token uses."""
+GROUPS, USED_GROUPS = ("n_group", "num_expert_group"), "topk_group"
+"""The fields with the number of groups into which routers divide the experts, and the number that each token uses.
+
+Kimi-Linear and Ling have the second name for the number of groups.
+"""
 _FIT = "Change one of the two with --set."
 _OF_LARGEST = ("greedy", "group_limited_greedy")
 """Values of ``topk_method`` (DeepSeek-V2) that allow groups of one expert: a group's score is its largest score.
@@ -80,43 +85,47 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         numbers = {name: one for name, one in part.items() if type(one) is int and one > 0} if part else {}
         changed = {name.rpartition(".")[2] for name in asked if name.rpartition(".")[0] == inside}
         every = next((name for name in numbers if role_of(name) == "experts"), "")
-        for used in (*USED_EXPERTS, _GROUPS) if every else ():
+        groups = next((one for one in GROUPS if one in numbers), GROUPS[0])
+        for used in (*USED_EXPERTS, groups) if every else ():
             if used not in numbers or not changed & {used, every}:
                 continue
             if numbers[used] > numbers[every]:
                 raise ConfigError(
                     f"{used} {numbers[used]} is more than the {numbers[every]} experts ({every}).", hint=_FIT
                 )
-            if used == _GROUPS and numbers[every] % numbers[used]:
+            if used == groups and numbers[every] % numbers[used]:
                 raise ConfigError(f"{every} {numbers[every]} is not a multiple of {used} {numbers[used]}.", hint=_FIT)
-        if changed & {_GROUPS, _USED_GROUPS} and numbers.get(_USED_GROUPS, 0) > numbers.get(_GROUPS, 1):
+        if changed & {groups, USED_GROUPS} and numbers.get(USED_GROUPS, 0) > numbers.get(groups, 1):
             raise ConfigError(
-                f"{_USED_GROUPS} {numbers[_USED_GROUPS]} is more than {_GROUPS} {numbers.get(_GROUPS, 1)}.",
+                f"{USED_GROUPS} {numbers[USED_GROUPS]} is more than {groups} {numbers.get(groups, 1)}.",
                 hint=_FIT,
             )
-        if every and _GROUPS in numbers:
-            _check_group_size(numbers, changed, every, least=1 if part.get("topk_method") in _OF_LARGEST else 2)
+        if every and groups in numbers:
+            _check_group_size(
+                numbers, changed, (every, groups), least=1 if part.get("topk_method") in _OF_LARGEST else 2
+            )
 
 
-def _check_group_size(numbers: Mapping[str, int], changed: Set[str], every: str, *, least: int) -> None:
+def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tuple[str, str], *, least: int) -> None:
     """Raise ConfigError if the groups into which routers divide the experts are too small.
 
-    ``numbers`` has the fields, ``changed`` are those that change, and ``every`` is the one with the number of experts.
-    ``least`` is the smallest possible number of experts in a group.
+    ``numbers`` has the fields, ``changed`` are those that change, and ``names`` are those with the numbers of experts
+    and of groups. ``least`` is the smallest possible number of experts in a group.
     """
-    size = numbers[every] // numbers[_GROUPS]
-    if changed & {every, _GROUPS} and size < least:
+    every, groups = names
+    size = numbers[every] // numbers[groups]
+    if changed & {every, groups} and size < least:
         raise ConfigError(
-            f"{every} {numbers[every]} in {numbers[_GROUPS]} groups ({_GROUPS}): each group has one expert, but the "
+            f"{every} {numbers[every]} in {numbers[groups]} groups ({groups}): each group has one expert, but the "
             "router adds the two largest scores of each group.",
             hint=_FIT,
         )
-    most = numbers.get(_USED_GROUPS, numbers[_GROUPS]) * size
+    most = numbers.get(USED_GROUPS, numbers[groups]) * size
     for used in USED_EXPERTS:
-        if numbers.get(used, 0) > most and changed & {every, used, _GROUPS, _USED_GROUPS}:
+        if numbers.get(used, 0) > most and changed & {every, used, groups, USED_GROUPS}:
             raise ConfigError(
                 f"{used} {numbers[used]} is more than the {count(most, 'expert')} of the groups that each token uses "
-                f"({_USED_GROUPS} {numbers.get(_USED_GROUPS, numbers[_GROUPS])}, {count(size, 'expert')} in each).",
+                f"({USED_GROUPS} {numbers.get(USED_GROUPS, numbers[groups])}, {count(size, 'expert')} in each).",
                 hint="Change one of them with --set.",
             )
 

@@ -19,6 +19,7 @@ from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
 from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
 from .choices import Choices
+from .expert_groups import check_groups, groups_kept, has_groups
 from .layer_lists import chosen_layers, influences_of
 from .merging import merged_groups
 from .scores import Measures
@@ -73,7 +74,7 @@ class FieldChange:
         if role == "experts":
             self._check_used_experts(name)
             if self.choices.merge:
-                parts = self.asked.beside(name).get("n_group") or 1
+                parts = groups_kept(self.asked, name)
                 return merged_groups(name, groups_of(axes), numbers, self.choices, self.measures, parts)
         if role == "width":
             check_head_sizes(name, *self.constants())
@@ -254,7 +255,7 @@ class FieldChange:
                     f"; to keep the outputs equal, {used} would have to be {old * numbers[1] / numbers[0]:g}, not "
                     f"{self.asked.new.get(path, old)}"
                 )
-        if (part.get("n_group") or 1) > 1:
+        if has_groups(self.asked, name):
             change.is_exact = False  # the router chooses groups by their best experts, which now occur several times
         return change
 
@@ -270,6 +271,8 @@ class FieldChange:
                     f"{new} numbers below {old}."
                 )
             within = self._heads_of_keys(name, old, new) if role == "heads" else 1
+            if role == "experts":
+                check_groups(name, numbers, listed, groups_kept(self.asked, name))
             shares = {sum(index * within // old == part for index in listed) for part in range(within)}
             if len(shares) > 1:
                 raise ConfigError(
@@ -279,12 +282,17 @@ class FieldChange:
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those in the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1
+        if role == "experts":
+            within = groups_kept(self.asked, name)
+            check_groups(name, numbers, None, within)
         kept = [largest(self.measures.scores(role, axes, old), new, within) for axes in groups]
         why = (
             f"those that contribute most according to {escape(self.choices.by)}"
             if self.choices.by
             else "those with the largest weights"
         )
+        if role == "experts" and within > 1:
+            why += f", equally many of each of the {within} groups of the router,"
         return selected(name, groups, kept, numbers, f"{why} are kept{self._which(role, groups, kept)}")
 
     def _which(self, role: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]]) -> str:

@@ -12,6 +12,7 @@ from ...planning.resizing.merge_experts import Groups, groups_text, merged, simi
 from ...planning.resizing.select import by_layer, largest
 from ...util.text import brief_repr, count, escape
 from .choices import Choices
+from .expert_groups import check_groups
 from .scores import Measures
 
 __all__ = ["SIMILAR", "check_merge", "merged_groups"]
@@ -62,14 +63,7 @@ def merged_groups(
         raise ConfigError(
             f"--keep {name} lists {len(heads)} indices; it must list {new} different indices below {old}."
         )
-    if new % parts or (
-        heads and {sum(one * parts // old == part for one in heads) for part in range(parts)} != {new // parts}
-    ):
-        raise ConfigError(
-            f"{name} {new}: the router of this network divides the experts into {parts} groups, and the same number "
-            "of experts must remain in each.",
-            hint=f"Choose a multiple of {parts}.",
-        )
+    check_groups(name, numbers, heads, parts)
     found = [
         similar_groups(
             measures.similarity(axes), heads or largest(measures.scores("experts", axes, old), new, parts), parts

@@ -109,7 +109,7 @@ class Stages:
 
     @property
     def said(self) -> list[str]:
-        """Notes on changed fields that no tensor depends on, and on changed lists with an entry for each layer."""
+        """Notes on changed fields that no tensor depends on, and on lists and numbers that changed with the layers."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]
@@ -121,8 +121,13 @@ class Stages:
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
             found.append(f"{GENERATION} also has {listing(ids, where='')}, which generate() uses; they are not changed")
-        lists = listing(list(lists_of_layers(self._asked, self._choices)), where="")
-        return [*found, f"lists in config.json that changed with the layers: {lists}"] if lists else found
+        of_layers = lists_of_layers(self._asked, self._choices)
+        for kind, is_list in (("list", True), ("number", False)):
+            names = [name for name, value in of_layers.items() if isinstance(value, list) is is_list]
+            if names:
+                kinds = kind if len(names) == 1 else f"{kind}s"
+                found.append(f"{kinds} in config.json that changed with the layers: {listing(names, where='')}")
+        return found
 
     def _is_told(self, name: str) -> bool:
         """Return whether the note on the number of experts says how outputs change with the field ``name``."""

@@ -91,7 +91,7 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
         with _without_warning_of_ids() if is_new else nullcontext():
             config = config_of(config_class, merged)
     except Exception as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).removesuffix(".")
         fault = document.fail(f"the class {config_class.__name__} refuses the fields of {where}: {escape(why, 400)}.")
         fault.rule = VALIDATOR if _is_of_validator(error, why) else ""
         raise fault from error

@@ -202,11 +202,21 @@ def _override_notes(
         return
     lead = f"fan_in_fan_out is {str(setting).lower()}, but " if one.adapter.spelling == "PEFT" else ""
     way = "(out, in)" if setting else "(in, out)"
-    why = "as the shapes show"
     if known is not None:
         are = "are not" if setting else "are"
         why = f"as PEFT does: config.json has the model type {known.kind}, in which these modules {are} Conv1D"
-    yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
+        yield f"{lead}{_merged_as(keys, way)}, {why}: {_list(keys)}"
+        return
+    shown = {p.key for p in placed if len(p.ways) == 1}
+    own, square = [key for key in keys if key in shown], [key for key in keys if key not in shown]
+    if own:
+        yield f"{lead}{_merged_as(own, way)}, as the shapes show: {_list(own)}"
+    if square:
+        yield f"{lead}{_merged_as(square, way)}, as others whose shapes show it (these are square): {_list(square)}"
+
+
+def _merged_as(keys: Sequence[str], way: str) -> str:
+    return f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}"
 
 
 def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[str]:

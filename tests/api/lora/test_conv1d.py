@@ -126,7 +126,9 @@ def test_factors_that_fit_only_the_other_way_are_noted() -> None:
     products = adapter("a", ("up", 16, 24), ("q", 16, 16))
     assert torch.allclose(merged("base.safetensors", "a")["up.weight"], products["up"].T)
     assert cs.lora_merge("base.safetensors", "a").notes == (
-        "a: fan_in_fan_out is false, but 2 modules are merged as (in, out), as the shapes show: q, up",
+        "a: fan_in_fan_out is false, but 1 module is merged as (in, out), as the shapes show: up",
+        "a: fan_in_fan_out is false, but 1 module is merged as (in, out), as others whose shapes show it (these are "
+        "square): q",
     )
     adapter("b", ("up", 16, 25))
     with pytest.raises(cs.PlanError, match="b does not fit up.weight"):

@@ -198,7 +198,7 @@ def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
 EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "used": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 is more than the 8 experts"),
     "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
-    "experts": ({"n_routed_experts": 7}, "n_routed_experts 7 is not a multiple of n_group 2"),
+    "experts": ({"n_routed_experts": 7}, "n_routed_experts 7: the router .* divides the experts into 2 groups"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
     "groups of one": ({"n_group": 8}, r"n_routed_experts 8 in 8 groups \(n_group\): each group has one expert"),
     "one in each group": ({"n_routed_experts": 2}, r"n_routed_experts 2 in 2 groups"),
@@ -488,3 +488,17 @@ def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind:
         cs.resize(folder, **asked)
     assert "ckpt convert --dequantize" in raised.value.hint
     assert ".resized." not in raised.value.message
+
+
+def test_a_number_that_changed_with_the_layers_is_not_called_a_list(tmp_path: Path) -> None:
+    running.save("deepseek_v3", tmp_path / "in")
+    notes = cs.resize(tmp_path / "in", set={"num_hidden_layers": 4}, layers="identity").notes
+    assert "number in config.json that changed with the layers: first_k_dense_replace" in notes
+    assert not [note for note in notes if note.startswith("list")]
+
+
+def test_an_error_of_a_configuration_class_ends_with_one_full_stop(tmp_path: Path) -> None:
+    running.save("llama", tmp_path / "in")
+    with pytest.raises(cs.CheckpointError, match="refuses the fields") as raised:
+        cs.resize(tmp_path / "in", set={"num_attention_heads": 12})
+    assert raised.value.message.endswith(("12).", "heads."))
