@@ -31,8 +31,8 @@ MUTANTS = (
     ),
     Mutant(
         "only the formats of images are opened, not those for which Pillow runs programs",
-        "with Image.open(path, formats=FORMATS) as image:",
-        "with Image.open(path) as image:",
+        "Image.open(file, formats=FORMATS) as image:",
+        "Image.open(file) as image:",
         "api/prove/test_image_inputs.py",
     ),
     Mutant(
