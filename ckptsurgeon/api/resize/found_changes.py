@@ -11,7 +11,12 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError
 from ...planning.resizing.change import Change
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ..inputs.operations import operate
+from ..model_folder.folder import model_folder
+from ..model_folder.layers.experts import INITIALISED, expert_notes
+from ..model_folder.weights.shape_checks import DescribedTensor
 from ..statistics.stored import Statistics, read_statistics
 from .aligned_experts import ExpertAlignment
 from .another_type import AnotherType
@@ -36,6 +41,8 @@ class FoundChanges:
     stages: Stages | AnotherType
     changes: Sequence[Change]
     notes: Sequence[str] = ()
+    lacks: Sequence[str] = ()
+    """Texts on experts that only some layers of the source lack."""
 
 
 def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> FoundChanges:
@@ -58,7 +65,14 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     changes = [_without_tables(change, source.computed) for change in changes]
     if not network.base.is_known:  # its code may do anything else
         changes = [replace(change, is_exact=None if change.is_exact else change.is_exact) for change in changes]
-    return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else ())
+    return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else (), _lacks(opened))
+
+
+def _lacks(opened: Checkpoint) -> list[str]:
+    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in opened.items()]
+    notes = expert_notes(tensors, model_folder(opened).config)
+    found = [note for note in notes if isinstance(note, Note) and note.kind is NoteKind.MISSING_TENSORS]
+    return [note.removesuffix(f": {INITIALISED}") for note in found]
 
 
 def _choices(asked: Request, network: AskedNetwork, statistics: Statistics | None) -> Choices:

@@ -502,3 +502,14 @@ def test_an_error_of_a_configuration_class_ends_with_one_full_stop(tmp_path: Pat
     with pytest.raises(cs.CheckpointError, match="refuses the fields") as raised:
         cs.resize(tmp_path / "in", set={"num_attention_heads": 12})
     assert raised.value.message.endswith(("12).", "heads."))
+
+
+def test_a_source_that_lacks_an_expert_is_an_error_that_names_it(tmp_path: Path) -> None:
+    running.save("mixtral", tmp_path / "in")
+    path = tmp_path / "in/model.safetensors"
+    tensors = load_file(path)
+    rest = {key: one for key, one in tensors.items() if ".1." not in key[:16] or ".experts.3." not in key}
+    assert len(rest) == len(tensors) - 3
+    save_file(rest, path, {"format": "pt"})
+    with pytest.raises(cs.PlanError, match=r"incomplete: model\.layers\.1\..*experts lacks expert 3, which the other"):
+        cs.resize(tmp_path / "in", set={"num_local_experts": 8})
