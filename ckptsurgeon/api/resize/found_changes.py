@@ -9,10 +9,11 @@ from functools import cache
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError
+from ...errors import ConfigError, PlanError
 from ...planning.resizing.change import Change
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
+from ...util.text import escape
 from ..inputs.operations import operate
 from ..model_folder.folder import model_folder
 from ..model_folder.layers.experts import INITIALISED, expert_notes
@@ -41,8 +42,6 @@ class FoundChanges:
     stages: Stages | AnotherType
     changes: Sequence[Change]
     notes: Sequence[str] = ()
-    lacks: Sequence[str] = ()
-    """Texts on experts that only some layers of the source lack."""
 
 
 def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> FoundChanges:
@@ -51,6 +50,8 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     statistics = read_statistics(asked.by, opened) if asked.by else None
     source = named_source(opened, network.base.target({}))
     rows: list[Mapping[str, Any]] = list(source.rows)
+    if rows:
+        _check_experts(opened)
 
     @cache
     def named() -> Checkpoint:
@@ -65,14 +66,22 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
     changes = [_without_tables(change, source.computed) for change in changes]
     if not network.base.is_known:  # its code may do anything else
         changes = [replace(change, is_exact=None if change.is_exact else change.is_exact) for change in changes]
-    return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else (), _lacks(opened))
+    return FoundChanges(source, stages, changes, statistics.notes if statistics is not None else ())
 
 
-def _lacks(opened: Checkpoint) -> list[str]:
+def _check_experts(opened: Checkpoint) -> None:
+    """Raise PlanError if only some layers of ``opened`` lack experts, or only some experts lack tensors.
+
+    The experts of a layer are stacked, so those after a missing one would get the router's rows of others.
+    """
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in opened.items()]
     notes = expert_notes(tensors, model_folder(opened).config)
-    found = [note for note in notes if isinstance(note, Note) and note.kind is NoteKind.MISSING_TENSORS]
-    return [note.removesuffix(f": {INITIALISED}") for note in found]
+    lacks = next((one for one in notes if isinstance(one, Note) and one.kind is NoteKind.MISSING_TENSORS), None)
+    if lacks is not None:
+        raise PlanError(
+            f"{escape(opened.path)} is incomplete: {lacks.removesuffix(f': {INITIALISED}')}.",
+            hint="Copy what is missing from the original model.",
+        )
 
 
 def _choices(asked: Request, network: AskedNetwork, statistics: Statistics | None) -> Choices:

@@ -131,11 +131,6 @@ class ResizedWeights:
         try:
             return plan_into([SourceSpec(asked.path)], self._last, self._options(), request)
         except PlanError as error:  # its hints are options of transplant
-            if self.found.lacks:
-                raise PlanError(
-                    f"{escape(asked.path)} is incomplete: {self.found.lacks[0]}.",
-                    hint="Copy what is missing from the original model.",
-                ) from None
             hint = _OTHER_LAYERS if asked.layers else "Check the source with ckpt check."
             raise PlanError(error.message, hint=hint, details=error.details) from None
 
