@@ -32,7 +32,7 @@ def test_the_state_is_saved_when_no_other_thread_draws(monkeypatch: pytest.Monke
     held = list[bool]()
     before = get()
     monkeypatch.setattr(torch, "get_rng_state", lambda: (held.append(is_held()), get())[1])
-    made = opening._built(lambda: nn.Linear(2, 3))
+    made = opening.built_module(lambda: nn.Linear(2, 3))
     assert set(held) == {True}
     assert torch.equal(get(), before)
     assert not is_held()
