@@ -18,13 +18,13 @@ from ...planning.aligning.attention import HeadCounts, heads_along, heads_by_nam
 from ...planning.aligning.groups import CHANNELS, EXPERTS, RESIDUAL
 from ...planning.aligning.stored import NetworkGroup, NetworkPart
 from ...planning.resizing.axes import Axis, Network
-from ...planning.resizing.fields import role_of
+from ...planning.resizing.fields import EXPERT_GROUPS, role_of
 from ...planning.resizing.select import groups_of
 from ...planning.target import TargetSpec
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
 from ..resize.checks import has_heads_in_pairs
-from .rebuilt_network import GROUPS_OF_EXPERTS, RebuiltNetwork
+from .rebuilt_network import RebuiltNetwork
 
 __all__ = ["NetworkGroups"]
 
@@ -116,7 +116,8 @@ class NetworkGroups:
         value = self._network.value(path)
         if type(value) is not int or value < 2:
             return
-        if (self._network.beside(path).get(GROUPS_OF_EXPERTS) or 1) > 1:
+        fields = self._network.beside(path)
+        if any((fields.get(name) or 1) > 1 for name in EXPERT_GROUPS):
             self._leave("experts", "the router chooses among groups of experts")
             return
         try:

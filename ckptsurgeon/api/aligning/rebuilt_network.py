@@ -10,15 +10,13 @@ from ...destinations.hf.resizable import Resizable
 from ...destinations.module_kinds import module_facts
 from ...errors import CheckpointError
 from ...planning.resizing.axes import Axis, Network, changed_axes
-from ...planning.resizing.fields import role_of
+from ...planning.resizing.fields import EXPERT_GROUPS, role_of
 from ...planning.target import TargetSpec
 from ..resize.arguments import at_path, nested
 
-__all__ = ["GROUPS_OF_EXPERTS", "RebuiltNetwork", "sizes_of"]
+__all__ = ["RebuiltNetwork", "sizes_of"]
 
 _HEAD_SIZE = ("head_dim", "d_kv")
-GROUPS_OF_EXPERTS = "n_group"
-"""The field with the number of groups among which a router first chooses, before it chooses experts."""
 
 
 class RebuiltNetwork:
@@ -147,7 +145,7 @@ def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return {dotted path: value} for the model type and the fields that determine the sizes of axes to align."""
     paths = [path for path in _paths(fields) if role_of(path) not in ("vocabulary", "depth")]
     inside = dict.fromkeys(path.rpartition(".")[0] for path in paths)
-    more = [f"{one}.{name}" if one else name for one in inside for name in (*_HEAD_SIZE, GROUPS_OF_EXPERTS)]
+    more = [f"{one}.{name}" if one else name for one in inside for name in (*_HEAD_SIZE, *EXPERT_GROUPS)]
     return {path: at_path(fields, path) for path in ("model_type", *paths, *more)}
 
 

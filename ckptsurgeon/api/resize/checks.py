@@ -8,12 +8,11 @@ from typing import Any
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.depth import Layer
-from ...planning.resizing.fields import USED_EXPERTS, role_of
+from ...planning.resizing.fields import EXPERT_GROUPS, USED_EXPERTS, role_of
 from ...util.text import brief_repr, count, escape, listing
 from .arguments import at_path
 
 __all__ = [
-    "GROUPS",
     "USED_GROUPS",
     "check_experts",
     "check_head_sizes",
@@ -43,11 +42,8 @@ _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Endings of names of fields; in networks with such a field, layers do more than add their result to their input."""
-GROUPS, USED_GROUPS = ("n_group", "num_expert_group"), "topk_group"
-"""The fields with the number of groups into which routers divide the experts, and the number that each token uses.
-
-Kimi-Linear and Ling have the second name for the number of groups.
-"""
+USED_GROUPS = "topk_group"
+"""The field with the number of groups of experts that each token uses."""
 _FIT = "Change one of the two with --set."
 _OF_LARGEST = ("greedy", "group_limited_greedy")
 """Values of ``topk_method`` (DeepSeek-V2) that allow groups of one expert: a group's score is its largest score.
@@ -85,7 +81,7 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         numbers = {name: one for name, one in part.items() if type(one) is int and one > 0} if part else {}
         changed = {name.rpartition(".")[2] for name in asked if name.rpartition(".")[0] == inside}
         every = next((name for name in numbers if role_of(name) == "experts"), "")
-        groups = next((one for one in GROUPS if one in numbers), GROUPS[0])
+        groups = next((one for one in EXPERT_GROUPS if one in numbers), EXPERT_GROUPS[0])
         for used in (*USED_EXPERTS, groups) if every else ():
             if used not in numbers or not changed & {used, every}:
                 continue

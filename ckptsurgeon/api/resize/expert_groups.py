@@ -12,8 +12,9 @@ from math import gcd
 from typing import Any
 
 from ...errors import ConfigError
+from ...planning.resizing.fields import EXPERT_GROUPS
 from .asked_fields import AskedFields
-from .checks import GROUPS, USED_GROUPS
+from .checks import USED_GROUPS
 
 __all__ = ["check_groups", "groups_kept", "has_groups"]
 
@@ -64,14 +65,14 @@ def check_groups(name: str, numbers: tuple[int, int], listed: Sequence[int] | No
 def _numbers(asked: AskedFields, name: str) -> tuple[int, int]:
     """Return the numbers of groups of the source and of the output."""
     before, inside = asked.beside(name), name.rpartition(".")[0]
-    paths = {one: f"{inside}.{one}" if inside else one for one in (*GROUPS, USED_GROUPS, _METHOD)}
+    paths = {one: f"{inside}.{one}" if inside else one for one in (*EXPERT_GROUPS, USED_GROUPS, _METHOD)}
     after = {**before, **{one: asked.new[path] for one, path in paths.items() if path in asked.new}}
     return _number(before), _number(after)
 
 
 def _number(part: Mapping[str, Any]) -> int:
     """Return the number of groups; 1 if each token uses all groups, since then the groups have no effect."""
-    number = next((part[one] for one in GROUPS if type(part.get(one)) is int), 1)
+    number = next((part[one] for one in EXPERT_GROUPS if type(part.get(one)) is int), 1)
     used = part.get(USED_GROUPS)
     is_free = part.get(_METHOD) == _WITHOUT_GROUPS or (type(used) is int and used >= number)
     return 1 if is_free else max(number, 1)

@@ -58,6 +58,7 @@ def merged_groups(
     counted = f", each weighted by its frequency of use in {escape(choices.by)}" if any(weights) else ""
     if choices.merge != SIMILAR:
         groups = _listed(name, choices, numbers)
+        _check_within_parts(name, groups, numbers, parts)
         return change([groups] * len(layers), "those in the list")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
         raise ConfigError(
@@ -99,3 +100,19 @@ def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[
             hint="Every expert must be in one group; to leave experts out, first run another ckpt resize.",
         )
     return groups
+
+
+def _check_within_parts(name: str, groups: Sequence[Sequence[int]], numbers: tuple[int, int], parts: int) -> None:
+    """Raise ConfigError if merged experts would be in another group of the router than before they were merged.
+
+    ``groups`` has the experts that are merged into each new expert. ``parts`` is the number of groups of the router.
+    """
+    old, new = numbers
+    check_groups(name, numbers, None, parts)
+    for place, group in enumerate(groups):
+        if {expert * parts // old for expert in group} != {place * parts // new}:
+            raise ConfigError(
+                f"--merge-experts: {'+'.join(map(str, group))} becomes expert {place}, which is in another group: the "
+                f"router of this network divides the experts into {parts} groups.",
+                hint=f"Merge only experts of one group ({old // parts} in a row), and list them in order.",
+            )

@@ -145,7 +145,7 @@ class TaskProcesses:
             else:
                 return process
         process, _ = self._started()
-        with suppress(OSError):  # it has ended again: there is no answer, which says how it ended
+        with suppress(OSError):  # it has ended again: then the missing answer is the error, and tells how it ended
             process.ask(request)
         return process
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["ORDER", "USED_EXPERTS", "role_of"]
+__all__ = ["EXPERT_GROUPS", "ORDER", "USED_EXPERTS", "role_of"]
 
 _NAMES: Mapping[str, Iterable[str]] = {
     "channels": (
@@ -39,6 +39,9 @@ USED_EXPERTS = (
     "router_top_k",
 )  # fmt: skip
 """The fields with the number of experts that each position uses."""
+
+EXPERT_GROUPS = ("n_group", "num_expert_group")
+"""The fields with the number of groups into which routers divide the experts; Kimi-Linear and Ling have the second."""
 
 
 def role_of(field: str) -> str:

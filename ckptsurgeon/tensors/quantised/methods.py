@@ -101,7 +101,7 @@ def family(method: str) -> str:
 def is_packed_in_floats(key: str, shape: Sequence[int], codes: Callable[[], QuantisedTensors]) -> bool:
     """Return whether a tensor is codes of 4 bits that bitsandbytes may store in floats (``bnb_4bit_quant_storage``).
 
-    Then its values are no numbers, and may look like NaN. Such codes have one column (``shape``); only for this shape
+    Then its values are not numbers, and may look like NaN. Such codes have one column (``shape``); only for this shape
     is ``codes``, which returns the quantised tensors of the checkpoint, called.
     """
     if len(shape) != 2 or shape[1] != 1:

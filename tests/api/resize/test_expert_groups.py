@@ -92,3 +92,22 @@ def test_repeated_experts_stay_in_their_groups(source: Path, tmp_path: Path) -> 
     plan = cs.resize(source, set={FIELD: 16, "num_experts_per_tok": 4})
     assert plan.notes[0].endswith("the outputs change")
     assert kept(plan, tmp_path / "out") == [[at // 2 for at in range(16)]] * 2
+
+
+def test_listed_experts_are_merged_within_their_group(source: Path, tmp_path: Path) -> None:
+    for crossing in ("0+4,1,2,3,5,6,7", "0,1,2+4,3,5,6+7"):
+        number = crossing.count(",") + 1
+        with pytest.raises(cs.ConfigError, match="divides the experts into 2 groups"):
+            cs.resize(source, set={FIELD: number}, merge_experts=crossing)
+    with pytest.raises(cs.ConfigError, match=r"4 becomes expert 2, which is in another group"):
+        cs.resize(source, set={FIELD: 6}, merge_experts="0+1,2+3,4,5,6,7")
+    cs.apply(cs.resize(source, set={FIELD: 6}, merge_experts="0+1,2,3,4,5,6+7"), tmp_path / "out")
+    assert cs.verify(tmp_path / "out").ok
+
+
+def test_the_second_name_of_the_number_of_groups_counts() -> None:
+    from ckptsurgeon.api.model_folder.layers.experts import _unequal_groups
+
+    fields = {"num_experts": 7, "num_expert_group": 2}
+    assert ["2 (num_expert_group), into which 7 experts" in note for note in _unequal_groups(fields)] == [True]
+    assert not list(_unequal_groups({**fields, "num_experts": 8}))

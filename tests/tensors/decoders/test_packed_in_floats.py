@@ -1,4 +1,4 @@
-"""4-bit codes of bitsandbytes that are stored in floats (``bnb_4bit_quant_storage``): their values are no numbers."""
+"""4-bit codes of bitsandbytes that are stored in floats (``bnb_4bit_quant_storage``): their values are not numbers."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ....planning.resizing.fields import EXPERT_GROUPS
 from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import count, escape, listing, shape_text
@@ -118,9 +119,10 @@ def _too_many(config: Mapping[str, Any]) -> Iterator[str]:
 def _unequal_groups(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a configuration has groups of experts of unequal sizes."""
     field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
-    number, groups = config.get(field, 0), config.get("n_group")
-    if field and number and type(groups) is int and groups > 0 and number % groups:
-        yield f"config.json says {groups} (n_group), into which {count(number, 'expert')} ({field}) cannot be divided"
+    number, stated = config.get(field, 0), next((name for name in EXPERT_GROUPS if type(config.get(name)) is int), "")
+    groups = config.get(stated, 0)
+    if field and number and groups > 0 and number % groups:
+        yield f"config.json says {groups} ({stated}), into which {count(number, 'expert')} ({field}) cannot be divided"
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
