@@ -56,11 +56,11 @@ class Forked:
                 os.close(handle)
         return self.returncode
 
-    def ended(self) -> int:
+    def ended(self, timeout: float = LONGEST_S) -> int:
         """Wait for the end; one that hangs says where, and fails."""
-        code = self.wait()
+        code = self.wait(timeout)
         if code is None:
-            self._fail(f"it did not end within {LONGEST_S} s")
+            self._fail(f"it did not end within {timeout} s")
         return code
 
     def wait_until(self, reached: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ square of a file's size takes hours with the files that are tried, and where a b
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import resource
 import signal
@@ -25,6 +26,7 @@ __all__ = ["allowed_s", "bounded", "in_time", "little_memory"]
 
 TURNS = 1_000_000
 TIMES = 500
+LEAST_S = 10
 
 
 @cache
@@ -37,10 +39,18 @@ def allowed_s() -> int:
     return max(round(TIMES * (time.process_time() - began)), 1)
 
 
+def _part_of_the_limit(share: int) -> int:
+    """Return one part of so many of the limit in seconds, but not less than ten.
+
+    What takes half a second alone takes several in a process forked from a large one, on cores that others use too.
+    """
+    return max(allowed_s() // share, LEAST_S)
+
+
 @contextmanager
 def in_time(share: int = 1) -> Iterator[None]:
     """Fail what computes for longer than the limit; of a smaller file ask for a ``share``, one part of so many."""
-    limit = max(allowed_s() // share, 1)
+    limit = _part_of_the_limit(share)
 
     def late(*_: object) -> None:
         raise TimeoutError(f"over {limit} seconds")
@@ -69,20 +79,22 @@ def bounded(*args: object, memory: int, share: int = 1) -> Forked:
     """Run ``ckpt`` in a forked process that may take so many bytes more, and compute for as long as the limit.
 
     Of a smaller file ask for a ``share``: then it may take and compute one part of so many.
-    It ends if it reads a file that costs more; nor does it wait. Started anew it would only import the same again.
+    If it computes for longer, it says where, and SIGXCPU ends it; if it waits for much longer, it says where, and the
+    test fails. Started anew it would only import the same again.
     """
 
-    seconds = max(allowed_s() // share, 1)  # measured here once, and not in each forked process
+    seconds = _part_of_the_limit(share)  # measured here once, and not in each forked process
 
     def work() -> int:
-        for limit, most in ((resource.RLIMIT_AS, _taken() + memory // share), (resource.RLIMIT_CPU, seconds)):
-            resource.setrlimit(limit, (most, most))
+        most = _taken() + memory // share
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        faulthandler.register(signal.SIGXCPU, file=2, chain=True)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, 2 * seconds))
         return as_ckpt(*args)
 
     _import_what_it_needs(str(args[0]))
     done = Forked(work)
-    if done.wait(10 * allowed_s()) is None:
-        done.kill()
+    done.ended(10 * allowed_s())
     return done
 
 
