@@ -13,6 +13,8 @@ from ..errors import FormatError, UnsafeError
 from ..storage.read.base import Folder, Source
 from ..tensors.composition import join
 from ..tensors.info import TensorInfo
+from ..util.note_kind import NoteKind
+from ..util.notes import Note
 from ..util.text import count, escape, listing
 from ._open import read_header
 from .base import limits
@@ -77,7 +79,7 @@ def _names(folder: Folder) -> list[str]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str]]:
+def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Note]]:
     """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not."""
     first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
     weights: dict[str, TensorInfo] = {}
@@ -119,7 +121,8 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
     said = (
         f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first rank are used"
     )
-    return weights, [f"{said}: {listing(differing, where='')}"] if differing else []
+    note = Note(NoteKind.SPLIT_TENSORS, f"{said}: {listing(differing, where='')}")
+    return weights, [note] if differing else []
 
 
 def _check_number(first: StateFile, width: int, ranks: int) -> None:

@@ -12,7 +12,15 @@ from typing import Protocol
 from ...tensors.dtypes import DTYPES
 from .header import IndexFile, OutputLayout, OutTensor, Writer
 
-__all__ = ["RankShares", "RankWriter", "SpreadLayout", "chunks", "part_of"]
+__all__ = ["RankShares", "RankWriter", "SpreadLayout", "chunks", "is_buffer", "part_of"]
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
+"""Names of buffers, without the name of their module: FSDP splits only parameters, so every rank has whole buffers."""
+
+
+def is_buffer(key: str) -> bool:
+    """Return whether the name of a tensor is that of a common buffer."""
+    return key.rpartition(".")[2] in _BUFFERS
 
 
 @dataclass(frozen=True)

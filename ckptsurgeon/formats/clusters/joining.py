@@ -10,9 +10,12 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...tensors.composition import reshape
 from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import count, escape, listing
 from ..base import limits
 from ..base.header import naming
+from ..base.rank_layout import is_buffer
 from ..base.slice import TensorPiece, assembled
 from ..torch.distributed import UNREAD, DistributedPart, MeshPart, ShardedPart
 from ..torch.zero import StateFile
@@ -62,13 +65,15 @@ def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] 
 class RankJoiner:
     """Joins the state dicts of the ranks; ``files`` has one file per rank, in the order of the ranks.
 
-    The method ``tree`` sets three attributes. ``differing`` has the keys of tensors that should be equal on several
-    ranks but are not. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
+    The method ``tree`` sets four attributes. ``differing`` has the keys of whole tensors that should be equal on all
+    ranks but are not; ``unlike_replicas`` has the keys of distributed tensors of which several ranks have the same part
+    with other values. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
     distributed tensors.
     """
 
     files: Sequence[StateFile]
     differing: list[str] = field(default_factory=list)
+    unlike_replicas: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     joined: int = 0
     _nodes: int = 0
@@ -82,12 +87,22 @@ class RankJoiner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the tensors that differ between the ranks, or that could not be compared."""
+        """Notes on the tensors that differ between the ranks, or that could not be compared.
+
+        Buffers may differ in a sound checkpoint: each rank has its own statistics. If tensors are distributed, those
+        that are not are taken for buffers. Parameters that differ are of several steps, or of several runs.
+        """
         found = []
+        if self.unlike_replicas:
+            what = f"{count(len(self.unlike_replicas), 'tensor')} with copies of one part on several ranks that differ"
+            said = f"{what}; the copy of the first rank is used: {listing(self.unlike_replicas, where='')}"
+            found.append(Note(NoteKind.SPLIT_TENSORS, said))
         for keys, what in ((self.differing, "differ"), (self.unknown, "could not be compared")):
             if keys:
                 of = f"{count(len(keys), 'tensor')} that should be equal on all ranks {what}"
-                found.append(f"{of}; the tensor of the first rank is used: {listing(keys, where='')}")
+                said = f"{of}; the tensor of the first rank is used: {listing(keys, where='')}"
+                is_serious = keys is self.differing and not (self.joined or all(map(is_buffer, keys)))
+                found.append(Note(NoteKind.SPLIT_TENSORS if is_serious else NoteKind.REMARK, said))
         return tuple(found)
 
     def _level(self, trees: Mapping[int, Mapping[Any, Any]], path: str, depth: int) -> dict[Any, Any]:
@@ -164,7 +179,7 @@ class RankJoiner:
                 for piece in part.pieces(first.shape, rank):
                     known = pieces.setdefault(piece.offsets, piece)
                     if known is not piece and equal_bytes(known.info, piece.info, self._handles) is False:
-                        self.differing += [key] if key not in self.differing[-1:] else []
+                        self.unlike_replicas += [key] if key not in self.unlike_replicas[-1:] else []
         self.joined += 1
         if first.numel == 0:
             return reshape(next(part.any for part in parts.values() if part is not None), first.shape)

@@ -15,7 +15,7 @@ from ...tensors.dtypes import DTYPES, contiguous_stride
 from ...util.text import escape
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import RANK_PIECES
-from ..base.rank_layout import RankShares, SpreadLayout, part_of
+from ..base.rank_layout import RankShares, SpreadLayout, is_buffer, part_of
 from ..zip.layout import ZipLayout
 from .pickle_writer import PickleWriter
 from .zip_writer import ZipWriter, torch_archive
@@ -31,8 +31,6 @@ _RANKS = "\0ranks"
 
 Keys of the model must not begin with a zero byte.
 """
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids")
-"""Names of buffers, without the name of their module: FSDP splits only parameters, so every rank has whole buffers."""
 
 
 class _RankPickle(PickleWriter):
@@ -187,8 +185,8 @@ class FsdpWriter:
 
     def axis_of(self, tensor: OutTensor) -> int | None:
         """Return 0, as FSDP2 splits parameters along axis 0; None for scalars, integer tensors and known buffers."""
-        is_buffer = tensor.key.rpartition(".")[2] in _BUFFERS
-        return 0 if tensor.shape and DTYPES[tensor.dtype].is_floating and not is_buffer else None
+        is_split = tensor.shape and DTYPES[tensor.dtype].is_floating and not is_buffer(tensor.key)
+        return 0 if is_split else None
 
     def layout(
         self,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError, UnsafeError
+from ckptsurgeon.util.notes import is_serious
 from tests.helpers.ranks import LAYOUTS, RANKS, rank_name
 
 Layout = Callable[[str], Path]
@@ -89,7 +90,18 @@ def test_replicas_that_differ_are_named(layout: Layout) -> None:
         state["even"]._local_tensor = state["even"]._local_tensor + 1
 
     changed(3, change)
-    assert any("is used: even" in note for note in cs.open_checkpoint("d").notes)
+    said = "1 tensor with copies of one part on several ranks that differ; the copy of the first rank is used: even"
+    assert said in [note for note in cs.open_checkpoint("d").notes if is_serious(note)]
+    assert cs.check("d").row("shard").status.value == "FAIL"
+
+
+@pytest.mark.parametrize(("key", "serious"), [("linear.weight", True), ("norm.running_mean", False)])
+def test_whole_weights_that_differ_are_serious_and_statistics_are_not(key: str, serious: bool) -> None:
+    os.mkdir("d")
+    for rank in range(2):
+        torch.save({key: torch.full((3,), float(rank)), "bias": torch.ones(3)}, f"d/{rank_name(rank, 2)}")
+    (note,) = (note for note in cs.open_checkpoint("d").notes if f"is used: {key}" in note)
+    assert is_serious(note) == serious
 
 
 def test_nested_state_dicts_and_other_entries(layout: Layout) -> None:
