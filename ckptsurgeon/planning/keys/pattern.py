@@ -17,10 +17,10 @@ from itertools import groupby
 
 from ...errors import PatternError
 from ...util.text import escape
-from .pattern_parser import DOUBLE, Segment, parse_segments
+from .pattern_parser import DOUBLE, Segment, Token, parse_segments
 from .spelling import undotted, without_dots
 
-__all__ = ["Captures", "KeyPattern", "OptionPattern", "with_equals"]
+__all__ = ["IN_RANGE", "Captures", "KeyPattern", "OptionPattern", "with_equals"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Captures:
     rest: str = ""
 
 
+IN_RANGE = "number_in_the_range"
+"""The name of a capture that stands for a range in a pattern."""
 MAX_CHARACTERS = 100_000
 """The longest pattern, in characters: thousands of names fit into it. Without a limit, matching may never end."""
 
@@ -135,9 +137,25 @@ class KeyPattern:
             for place, token in enumerate(segment.tokens):
                 for word in token.words if token.kind == "choice" and token.is_list else ():
                     tokens = (*segment.tokens[:place], replace(token, words=(word,)), *segment.tokens[place + 1 :])
-                    other = KeyPattern(self.text)
-                    other.segments = (*self.segments[:at], Segment(segment.text, tokens), *self.segments[at + 1 :])
-                    yield word, other
+                    yield word, self._with(at, Segment(segment.text, tokens))
+
+    def ranges(self) -> Iterator[tuple[Sequence[str], KeyPattern]]:
+        """Yield the numbers of each range in the pattern, and the pattern that captures them as ``IN_RANGE``.
+
+        For ``a.{0..2}`` it yields 0, 1 and 2, and a pattern that matches ``a`` with any number.
+        """
+        for at, segment in enumerate(self.segments):
+            for place, token in enumerate(segment.tokens):
+                if token.kind == "choice" and not token.is_list:
+                    number = Token("number", name=IN_RANGE)
+                    tokens = (*segment.tokens[:place], number, *segment.tokens[place + 1 :])
+                    yield token.words, self._with(at, Segment(segment.text, tokens))
+
+    def _with(self, at: int, segment: Segment) -> KeyPattern:
+        """Return this pattern with another segment in the place ``at``."""
+        other = KeyPattern(self.text)
+        other.segments = (*self.segments[:at], segment, *self.segments[at + 1 :])
+        return other
 
     def matches(self, key: str) -> bool:
         """Return whether ``key``, or a module that contains it, matches."""

@@ -11,11 +11,20 @@ from itertools import islice
 
 from ...errors import PatternError
 from ...util.did_you_mean import close_names
-from ...util.text import count, escape
-from .pattern import KeyPattern
+from ...util.text import count, escape, listing
+from .pattern import IN_RANGE, KeyPattern
 from .renaming import KeyMatcher
 
-__all__ = ["ChosenKeys", "chosen_keys", "deeper_notes", "matched", "nearest", "notes_on_hits", "unmatched"]
+__all__ = [
+    "ChosenKeys",
+    "chosen_keys",
+    "deeper_notes",
+    "matched",
+    "nearest",
+    "notes_on_hits",
+    "notes_on_ranges",
+    "unmatched",
+]
 
 _NUMBER = re.compile(r"\d+")
 
@@ -85,6 +94,40 @@ def _idle(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
             found = [] if word.isdigit() else nearest(word, keys)
             near = [f"{escape(name)} ({count(number, 'key')})" for name, number in found]
             yield f"{escape(word)} of {flag} matches nothing" + (f"; {' or '.join(near)} is similar" if near else "")
+
+
+def notes_on_ranges(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note on the numbers of each range in a pattern, as in ``{0..7}``, that match no key.
+
+    ``flag`` is what the user wrote. The range of an option, such as ``--include``, may be larger than the model.
+    """
+    for numbers, other in pattern.ranges():
+        missing = _missing(numbers, other, keys)
+        if missing:
+            yield f"{_runs(missing)} of {flag} {'matches' if len(missing) == 1 else 'match'} nothing"
+
+
+def _missing(numbers: Sequence[str], pattern: KeyPattern, keys: Sequence[str]) -> list[int]:
+    """Return the ``numbers`` that no key has where ``pattern`` captures ``IN_RANGE``."""
+    left = dict.fromkeys(numbers)
+    for key in KeyMatcher([pattern]).hits(keys)[0]:
+        found = pattern.captures(key)
+        if found is not None:
+            left.pop(found.named[IN_RANGE], None)
+        if not left:
+            break
+    return list(map(int, left))
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Return increasing numbers as a text, as in ``3, 5..8``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return listing([str(first) if first == last else f"{first}..{last}" for first, last in runs], where="")
 
 
 def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:

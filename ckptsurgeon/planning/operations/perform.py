@@ -12,7 +12,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape
-from ..keys.pattern_hints import notes_on_hits
+from ..keys.pattern_hints import notes_on_hits, notes_on_ranges
 from ..keys.renaming import KeyMatcher
 from ..quantised_error import QuantisedError
 from .blocks import in_blocks
@@ -98,6 +98,7 @@ def perform(
         numbers = [sum(map(len, hits)) for hits in zip(*found, strict=True)]
         flags = [(str(operation), pattern) for pattern in operation.patterns]
         notes = notes_on_hits(flags, numbers, keys, "source")
+        notes += [note for one in flags for note in notes_on_ranges(*one, keys)]
         if operation.verb == "dequantize":
             found = [[_coded(hits[0], give)] for hits, give in zip(found, weights, strict=True)]
             if not any(keys for hits in found for keys in hits):

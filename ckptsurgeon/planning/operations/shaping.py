@@ -10,7 +10,7 @@ from ...errors import PlanError
 from ...tensors.composition import cut, exp_scale, filled, join, permute, reshape, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
-from ..keys.pattern import KeyPattern
+from ..keys.pattern import IN_RANGE, KeyPattern
 from .combining import combined
 from .operation import INDEX, Operation
 from .resizing import MOST_PARTS, dimension, noised, of_heads, resized, scaled_part
@@ -19,8 +19,6 @@ __all__ = ["joined", "reshaped_by", "split_by"]
 
 _CHOICE = re.compile(r"\{(\d+\.\.\d+|[^{},]+(?:,[^{},]+)+)\}")
 """A range such as {0..7}, or a list such as {q,k,v}, in a pattern."""
-_IN_RANGE = "number_in_the_range"
-"""The name of a capture that stands for a range in a pattern."""
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -275,8 +273,8 @@ def _lacking(text: str, choice: str, keys: Sequence[str]) -> Iterator[str]:
     """
     first, dots, last = choice.partition("..")
     if dots:  # a range may have a thousand numbers: each key is matched once
-        pattern = KeyPattern(text.replace(f"{{{choice}}}", f"{{{_IN_RANGE}}}", 1))
-        there = {int(found.named[_IN_RANGE]) for key in keys if (found := pattern.captures(key)) is not None}
+        pattern = KeyPattern(text.replace(f"{{{choice}}}", f"{{{IN_RANGE}}}", 1))
+        there = {int(found.named[IN_RANGE]) for key in keys if (found := pattern.captures(key)) is not None}
         yield from (str(number) for number in range(int(first), int(last) + 1) if number not in there)
         return
     for word in choice.split(","):

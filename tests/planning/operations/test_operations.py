@@ -489,3 +489,20 @@ def test_every_word_of_a_range_or_list_needs_a_tensor(verb: str, pattern: str, w
         return
     with pytest.raises(PlanError, match=f"for y, no tensor has {word} in the place of"):
         cs.rename("few.safetensors", operations=operations)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"transpose": "h.{0..9}.experts.{e}.w1"}, ["2..9 of transpose h.{0..9}.experts.{e}.w1 match nothing"]),
+        (
+            {"scale": "h.{0..1}.experts.{2..12}.w1", "by": 2},
+            ["12 of scale h.{0..1}.experts.{2..12}.w1 matches nothing"],
+        ),
+        ({"zero": "h.{2..4}.attn.c_attn.bias"}, ["3..4 of zero h.{2..4}.attn.c_attn.bias match nothing"]),
+        ({"zero": "h.{0..2}.attn.c_attn.bias"}, []),
+        ({"zero": "**.{0..2}.attn"}, []),
+    ],
+)
+def test_numbers_of_a_range_that_match_nothing_are_said(row: dict[str, Any], said: list[str]) -> None:
+    assert [note for note in cs.rename("gpt.pth", operations=[row]).notes if "nothing" in note] == said
