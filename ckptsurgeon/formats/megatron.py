@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import FormatError, SourceError, UnsafeError
-from ..storage.read.base import Folder, Source
+from ..storage.read.base import File, Folder, Source
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, natural_key
 from ._choosing import has_weights
@@ -34,6 +34,7 @@ _LATEST = "latest_checkpointed_iteration.txt"
 _LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})(\..*)", re.DOTALL)
 _CHUNK = re.compile(r"model\d*")
 _BESIDE = ("iteration", "checkpoint_version")
+_WORDS, _PREDICTS = "word_embeddings.weight", "mtp."
 _TIED = ("output_layer.weight", "language_model.output_layer.weight", "word_embeddings_for_head.weight")
 
 
@@ -182,7 +183,10 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
             found = [dict(_flat(one, one.tree.get(chunk))) for one in stage]
             objects += sum(info is None for info in found[0].values())
             trees = [{key: info for key, info in one.items() if info is not None} for one in found]
-            _add(weights, join_ranks(trees, settings, names, handles=handles), layers, settings=settings, name=names[0])
+            joined = join_ranks(trees, settings, names, handles=handles)
+            copies = _copies(joined, weights, settings)
+            _check_copies(copies, joined, weights, names[0], handles=handles)
+            _add(weights, {key: info for key, info in joined.items() if key not in copies}, layers, name=names[0])
     extra = f"left out {count(objects, 'entry', 'entries')} other than tensors, such as _extra_state"
     return weights, [extra] if objects else []
 
@@ -239,14 +243,43 @@ def _is_state(key: str) -> bool:
     return key.endswith("_extra_state")
 
 
-def _add(
-    weights: dict[str, TensorInfo],
+def _copies(
+    stage: Mapping[str, TensorInfo], weights: Mapping[str, TensorInfo], settings: MegatronSettings
+) -> list[str]:
+    """Return the keys of a pipeline stage that are copies of the word embedding.
+
+    ``weights`` has the tensors of earlier stages. A tied output layer is a copy. A stage that predicts later tokens
+    (``mtp``) has a copy of the word embedding under its own name
+    (https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_model.py).
+    """
+    if _embedding(weights) is None and _embedding(stage) is None:
+        return []
+    predicts = any(key.startswith(_PREDICTS) for key in stage)
+    return [
+        key
+        for key in stage
+        if (settings.tied and key.endswith(_TIED)) or (predicts and key.endswith(_WORDS) and key in weights)
+    ]
+
+
+def _check_copies(
+    copies: Sequence[str],
     stage: Mapping[str, TensorInfo],
-    layers: dict[str, int],
-    *,
-    settings: MegatronSettings,
+    weights: Mapping[str, TensorInfo],
     name: str,
+    *,
+    handles: Mapping[str, File],
 ) -> None:
+    """Raise FormatError if a copy of the word embedding has other values; ``name`` is the name of its file."""
+    words = _embedding(weights) or _embedding(stage)
+    for key in copies:
+        if words is not None and equal_bytes(_first(stage[key]), _first(words), handles) is False:
+            raise FormatError(
+                f"{name}: {escape(key)} is tied to the word embedding, but has different values.", rule="tied"
+            )
+
+
+def _add(weights: dict[str, TensorInfo], stage: Mapping[str, TensorInfo], layers: dict[str, int], *, name: str) -> None:
     """Add the tensors of a pipeline stage to ``weights``; its layers are numbered after the layers of earlier stages.
 
     In ``stage``, the layers are numbered from 0. ``layers`` has, for each list of layers, the number of its layers so
@@ -258,12 +291,6 @@ def _add(
         if layer is not None:
             most[layer[1]] = max(most.get(layer[1], 0), int(layer[2]) + 1)
             key = f"{layer[1]}{int(layer[2]) + layers.get(layer[1], 0)}{layer[3]}"
-        elif settings.tied and key.endswith(_TIED) and _embedding(weights) is not None:
-            if equal_bytes(_first(info), _first(_embedding(weights) or info)) is False:
-                raise FormatError(
-                    f"{name}: {escape(key)} is tied to the word embedding, but has different values.", rule="tied"
-                )
-            continue
         if key in weights:
             raise FormatError(
                 f"{name} has {escape(key)}, which an earlier pipeline stage has, too.", rule="megatron stage"
@@ -274,7 +301,7 @@ def _add(
 
 
 def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
-    return next((info for key, info in weights.items() if key.endswith("word_embeddings.weight")), None)
+    return next((info for key, info in weights.items() if key.endswith(_WORDS)), None)
 
 
 def _first(info: TensorInfo) -> TensorInfo:

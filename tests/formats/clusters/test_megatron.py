@@ -174,6 +174,33 @@ def test_a_tied_output_layer_of_the_last_stage_is_left_out() -> None:
         cs.open_checkpoint("d")
 
 
+def test_a_stage_that_predicts_later_tokens_has_a_copy_of_the_word_embedding() -> None:
+    wanted = save("d", 2, 2)
+    wanted["mtp.layers.0.enorm.weight"] = torch.arange(float(HIDDEN))
+    words = wanted["embedding.word_embeddings.weight"]
+
+    def give(rank: int, value: torch.Tensor) -> None:
+        own = {
+            "embedding.word_embeddings.weight": value.chunk(2)[rank].clone(),
+            "mtp.layers.0.enorm.weight": wanted["mtp.layers.0.enorm.weight"],
+        }
+        changed(f"d/mp_rank_{rank:02d}_001", lambda state: state["model"].update(own))
+
+    for rank in range(2):
+        give(rank, words)
+    assert same("d", wanted)
+    give(0, words + 1)
+    with pytest.raises(cs.FormatError, match=r"embedding\.word_embeddings\.weight is tied .* has different values"):
+        cs.open_checkpoint("d")
+
+
+def test_only_a_stage_that_predicts_may_have_the_word_embedding_again() -> None:
+    words = save("d", 1, 2)["embedding.word_embeddings.weight"]
+    changed("d/mp_rank_00_001", lambda state: state["model"].update({"embedding.word_embeddings.weight": words}))
+    with pytest.raises(cs.FormatError, match="which an earlier pipeline stage has, too"):
+        cs.open_checkpoint("d")
+
+
 def changed(folder: str, change: Callable[[Any], object]) -> None:
     state = torch.load(f"{folder}/model_optim_rng.pt", weights_only=False)
     change(state)
