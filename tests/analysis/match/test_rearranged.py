@@ -102,6 +102,30 @@ def test_norms_of_layers_in_one_tensor(constant: bool) -> None:
     assert {next(iter(row)) for row in rows(found)} == {"stack"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_of_layers_in_one_tensor_in_another_order(dtype: torch.dtype) -> None:
+    order = [3, 0, 2, 1]
+    here = {f"h.{n}.norm.weight": random(WIDTH).to(dtype) for n in range(4)} | {"w": random(7, WIDTH).to(dtype)}
+    there = {"blocks.norm.weight": torch.stack([here[f"h.{n}.norm.weight"] for n in order]), "w": here["w"]}
+    found, back = both(here, there)
+    assert {"stack": "blocks.norm.weight.{n}", "into": "blocks.norm.weight"} in rows(found)
+    assert [next(iter(row)) for row in rows(back)] == ["unstack"]
+
+
+def test_a_list_of_norms_in_order_is_preferred() -> None:
+    norms = [random(WIDTH) for _ in range(3)]
+    here = {f"{name}.{n}.weight": norm for name in "ab" for n, norm in enumerate(norms)} | {"w": random(7, WIDTH)}
+    here |= {f"b.{n}.weight": norm.clone() for n, norm in zip((2, 0, 1), norms, strict=True)}
+    found = cs.match(here, {"b.weight": torch.stack(norms), "w": here["w"]}, values=True)
+    assert rows(found) == [{"stack": "a.{n}.weight", "into": "b.weight"}]
+
+
+def test_a_permuted_vector_of_thousands_of_channels() -> None:
+    order = torch.randperm(5120)
+    here = {"norm.weight": random(5120), "w": random(7, WIDTH)}
+    both(here, {"norm.weight": here["norm.weight"][order], "w": here["w"]})
+
+
 def test_norms_of_ones_that_names_do_not_tell_apart_are_not_guessed() -> None:
     here = {f"h.{n}.{name}": torch.ones(WIDTH) for n in range(LAYERS) for name in "ab"}
     there = {name: torch.ones(LAYERS, WIDTH) for name in "xy"} | {"w.weight": random(5, 4)}

@@ -103,18 +103,25 @@ def turned_copies(pairs: Pairs) -> Iterator[Change]:
 def vector_stacks(pairs: Pairs) -> Iterator[Change]:
     """Yield stacks and unstacks of vectors that are the rows of a matrix in the other checkpoint (norms of layers)."""
     here, there = pairs.sources(), pairs.destinations()
-    for stack, vectors in _vector_stacks(pairs, pairs.there, there, pairs.here, here):
+    for stack, vectors, is_ordered in _vector_stacks(pairs, pairs.there, there, pairs.here, here):
         name = free_name(stack, pairs.here.checkpoint)
-        yield Change((Step("stack", vectors, (name,), STACK),), {name: stack}, vectors, WHY)
-    for stack, vectors in _vector_stacks(pairs, pairs.here, here, pairs.there, there):
+        rows = vectors if is_ordered else tuple(f"{name}.{index}" for index in range(len(vectors)))
+        copies = [Step("copy", (key,), (row,), RETURN) for key, row in zip(vectors, rows, strict=True) if key != row]
+        yield Change((*copies, Step("stack", rows, (name,), STACK)), {name: stack}, vectors, WHY)
+    for stack, vectors, is_ordered in _vector_stacks(pairs, pairs.here, here, pairs.there, there):
         names = {free_name(key, pairs.here.checkpoint): key for key in vectors}
+        if not is_ordered:
+            names = {f"{stack}.{index}": key for index, key in enumerate(vectors)}
         yield Change((Step("unstack", (stack,), tuple(names), UNSTACK),), names, (stack,), WHY)
 
 
 def _vector_stacks(
     pairs: Pairs, whole: Side, stacks: Tensors, single: Side, vectors: Tensors
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield (matrix, vectors that are its rows); of several lists of vectors, the one with the most similar name."""
+) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Yield (matrix, vectors that are its rows, whether the numbers of the vectors increase from row to row).
+
+    Of several lists of vectors, the one with the most similar name is chosen, and those in order come first.
+    """
     lists: dict[tuple[int, ...], list[list[str]]] = defaultdict(list)
     for _, keys in numbered_lists({key: info for key, info in vectors.items() if len(info.shape) == 1}):
         lists[len(keys), vectors[keys[0]].numel].append(keys)
@@ -127,17 +134,29 @@ def _vector_stacks(
     lines = [reshape(vectors[key], (1, vectors[key].numel)) for keys in options for key in keys]
     rows, of_vectors = _rows(pairs, whole, [*matrices.values()], single, lines)
     lengths = [*accumulate(len(keys) for keys in options)]
-    ids = [np.concatenate(some) if some else np.zeros(0) for some in _cut(of_vectors, lengths)]
+    ids = [np.concatenate(some) if some else np.zeros(0, np.uint64) for some in _cut(of_vectors, lengths)]
     taken: set[str] = set()
     for (key, info), wanted in zip(matrices.items(), rows, strict=True):
-        fitting = [
-            keys for keys, found in zip(options, ids, strict=True)
-            if keys[0] not in taken and vectors[keys[0]].numel == info.shape[1] and np.array_equal(found, wanted)
+        left = [
+            (keys, found) for keys, found in zip(options, ids, strict=True)
+            if keys[0] not in taken and vectors[keys[0]].numel == info.shape[1]
         ]  # fmt: skip
-        chosen = _nearest(key, fitting)
+        ordered = [keys for keys, found in left if np.array_equal(found, wanted)]
+        chosen = _nearest(key, ordered or [keys for keys, found in left if _is_permutation(found, wanted)])
         if chosen:
             taken.add(chosen[0])
-            yield key, tuple(chosen)
+            found = next(found for keys, found in left if keys is chosen)
+            yield key, tuple(chosen if ordered else _in_order(chosen, found, wanted)), bool(ordered)
+
+
+def _is_permutation(found: Numbers, wanted: Numbers) -> bool:
+    return np.array_equal(np.sort(found), np.sort(wanted))
+
+
+def _in_order(keys: Sequence[str], found: Numbers, wanted: Numbers) -> list[str]:
+    """Return keys in the order of the rows ``wanted``; ``found`` has the fingerprint of each key, in another order."""
+    order = np.argsort(found, kind="stable")[np.argsort(np.argsort(wanted, kind="stable"), kind="stable")]
+    return [keys[index] for index in order.tolist()]
 
 
 def _cut(values: list[Numbers], ends: Sequence[int]) -> Iterator[list[Numbers]]:

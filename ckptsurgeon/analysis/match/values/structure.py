@@ -13,8 +13,8 @@ import numpy.typing as npt
 __all__ = ["Region", "indices_text", "operations_for_order", "region_of"]
 
 Positions = npt.NDArray[np.int64]
-MOST = 4096
-"""The largest number of blocks of rows that an operation lists."""
+MOST = 32_768
+"""The largest number of blocks of rows that an operation lists; channels of large models have fewer."""
 
 
 @dataclass(frozen=True)
