@@ -318,7 +318,11 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
 @pytest.mark.parametrize(
     ("output", "options", "why"),
     [
-        ("out.xyz", {}, "does not belong to a known format"),
+        ("out.xyz", {}, "does not belong to a known format. Use .msgpack"),
+        ("out.megatron", {}, "megatron is a layout, so give --layout megatron. Use "),
+        ("out.nemo", {}, "A .nemo is a tar archive: write model_weights.ckpt"),
+        ("sub/out.tp", {}, "The format tp is a folder: to=.tp. .* sub/out/"),
+        ("out", {"to": "orbax"}, "to=.orbax. is unknown. ckpt reads folders of Orbax, but does not write them"),
         ("out.pth", {"to": "magic"}, "to=.magic. is unknown"),
         ("out", {"max_shard_size": "many"}, "is not a valid size"),
         ("out", {"max_shard_size": "0GB"}, "is not a valid size"),

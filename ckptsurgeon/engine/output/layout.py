@@ -23,6 +23,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape
 from .pipeline import check_pipeline, component_files, writes_components
 from .ranks import RankOptions, check_ranks, rank_shares, writes_ranks
+from .unknown_format import unknown_suffix, unknown_to
 
 __all__ = [
     "OutputFile",
@@ -176,7 +177,7 @@ def writer_of(options: OutputOptions) -> Writer:
     known = writers()
     if options.to:
         if options.to not in known:
-            raise ConfigError(f"--to {options.to} is unknown.", hint=f"Use one of {', '.join(known)}.")
+            raise unknown_to(options.to, known)
         _check_suffix(options, known)
         return known[options.to]
     if is_folder(options):
@@ -184,11 +185,7 @@ def writer_of(options: OutputOptions) -> Writer:
     suffix = os.path.splitext(options.path)[1].lower()
     if to := known.named_by(suffix):
         return known[to]
-    suffixes = [one for each in known.suffixes.values() for one in each]
-    raise ConfigError(
-        f"the suffix of {escape(options.path)} does not belong to a known format.",
-        hint=f"Use {', '.join(suffixes)}, or give the format with --to.",
-    )
+    raise unknown_suffix(options.path, known)
 
 
 def _check_suffix(options: OutputOptions, known: Writers) -> None:
