@@ -129,20 +129,28 @@ class StoredTensors:
         for leaf in leaves:
             if part.expert >= 0 and leaf.fixed.get(0) != part.expert:
                 if 0 not in leaf.fixed:
-                    raise PlanError(f"{escape(leaf.key)} has all experts in one tensor.")
+                    raise PlanError(
+                        f"{escape(leaf.key)} has the weights of all experts, so those of one cannot be reordered alone."
+                    )
                 continue
             if part.dim in leaf.fixed:
                 experts.setdefault(numberless(leaf.key), {})[leaf.fixed[part.dim]] = leaf.key
                 continue
             dim = next((at for at, one in enumerate(leaf.dims) if one is not None and one[0] == part.dim), None)
             if dim is None:
-                raise PlanError(f"{escape(leaf.key)} does not have dimension {part.dim} of {escape(part.key)}.")
+                raise PlanError(
+                    f"{escape(leaf.key)} of the checkpoint has no dimension for dimension {part.dim} of "
+                    f"{escape(part.key)}."
+                )
             begin = (leaf.dims[dim] or (0, 0))[1]
             size = self._source[leaf.key].shape[dim]
             if begin + size <= part.begin or begin >= end:
                 continue
             if begin > part.begin or begin + size < end:
-                raise PlanError(f"{escape(part.key)} is stored in several tensors, such as {escape(leaf.key)}.")
+                raise PlanError(
+                    f"the checkpoint divides {escape(part.key)} along this axis into several tensors, such as "
+                    f"{escape(leaf.key)}."
+                )
             parts.append(Part((leaf.key,), dim, part.begin - begin, part.block, part.is_shared))
             covered[leaf.key] = units
         for keys in experts.values():

@@ -91,8 +91,8 @@ def knots_of(method: str, merge: str | None, density: float | None, rank: int | 
         given = next((name for name, value in options.items() if value is not None), "")
         if given:
             raise ConfigError(
-                f"{given} is for --method knots; the sum of the adapters has no such parameter.",
-                hint="Add --method knots, or give the result a smaller rank with ckpt lora resize.",
+                f"{given} has no effect without --method knots: the sum of adapters has no parameters.",
+                hint="Add --method knots. To reduce the rank of a sum, use ckpt lora resize.",
             )
         return None
     merge = TIES if merge is None else merge

@@ -75,8 +75,8 @@ def given_sources(sources: Sequence[PlanSource]) -> list[PlanSource]:
 class PlanCompanion(Brief):
     """A small file that an output folder gets: its content, its size in bytes and its SHA-256.
 
-    The file is a copy of ``path`` or, if this is empty, contains ``text``. The size and SHA-256 of a copy are computed
-    when they are needed, or when the copy is made.
+    The file is a copy of ``path`` or, if ``path`` is empty, contains ``text``. The size and SHA-256 of a copy are
+    computed when they are needed, or when the copy is made.
     """
 
     name: str

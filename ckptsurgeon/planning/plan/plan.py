@@ -213,7 +213,9 @@ def _read_notes(data: Mapping[str, Any]) -> tuple[str, ...]:
     places = data.get("serious_notes", [*range(len(notes))])
     is_valid = isinstance(places, list) and all(type(one) is int and 0 <= one < len(notes) for one in places)
     if not is_valid:
-        raise ValueError(f"serious_notes is {places!r:.60}, not a list of places of its {count(len(notes), 'note')}")
+        raise ValueError(
+            f"the field serious_notes is {places!r:.60}, not a list of indices of its {count(len(notes), 'note')}"
+        )
     return tuple(with_serious(notes, places))
 
 

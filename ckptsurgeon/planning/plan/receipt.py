@@ -18,7 +18,7 @@ class FactorFit:
     """How close the product of two low-rank factors is to a tensor's difference from the base.
 
     ``error`` is |difference - product| / |difference|: 0 means that they are equal. ``key`` is the name of the tensor
-    or, if the difference is the change that adapters make, that of the module.
+    or, if the difference is the change that adapters make, the name of the module.
     """
 
     key: str

@@ -65,7 +65,7 @@ class DonorRows(Brief):
             return None
         size, picks, own = int(data["size"]), data["picks"], tuple(data["rows"])
         if type(picks) is not int or picks < 1:
-            raise ValueError(f"picks is {picks!r:.40}, not a number above 0")
+            raise ValueError(f"the field picks is {picks!r:.40}, not a number above 0")
         if len(own) != rows or not all(row is None or _within(row, size) for row in own):
             raise ValueError(
                 f"rows of the donor must list a row number below {size}, or null, for each of the {rows} rows of the "
@@ -198,15 +198,19 @@ class VocabularyRows(Brief):
             or not 0 <= padded < max(1, len(rows))
             or any(row is not None for row in rows[len(rows) - padded :])
         ):
-            raise ValueError(f"padded is {padded!r:.40}, but must be the number of rows at the end that have no token")
+            raise ValueError(
+                f"the field padded is {padded!r:.40}, but must be the number of rows at the end that have no token"
+            )
         unlisted = data.get("unlisted", 0)
         if type(unlisted) is not int or not 0 <= unlisted < max(1, size):
             raise ValueError(
-                f"unlisted is {unlisted!r:.40}, but must be the number of the source's rows without a token"
+                f"the field unlisted is {unlisted!r:.40}, but must be the number of the source's rows without a token"
             )
         donor = DonorRows.from_json(data.get("donor"), len(rows))
         if (new == OMP) != (donor is not None):
-            raise ValueError(f"new is {new!r:.40}, but there is {'a' if donor else 'no'} donor")
+            raise ValueError(
+                f"the field new of the vocabulary is {new!r:.40}, but there is {'a' if donor else 'no'} field donor"
+            )
         return VocabularyRows(
             str(data["source"]), str(data["destination"]), size, rows, new, lent, padded, unlisted, donor
         )

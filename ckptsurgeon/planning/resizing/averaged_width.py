@@ -139,6 +139,6 @@ def _with_mean(axis: Axis) -> Iterator[dict[str, Any]]:
 def _unknown(axis: Axis) -> PlanError:
     return PlanError(
         f"dimension {axis.dim} of {escape(axis.key)} goes from {axis.before} to {axis.after}, and it is not known how "
-        "it depends on the width.",
+        "this dimension depends on the width.",
         hint="Use a multiple of the old width: then the width is repeated instead.",
     )

@@ -105,8 +105,8 @@ def merged(
             if (axis.before, axis.after, axis.parts) != (old, new, 1):
                 raise PlanError(
                     f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
-                    f"{axis.after}, which is not one element for each expert.",
-                    hint="Leave experts out instead: leave --merge-experts out.",
+                    f"{axis.after}. It does not have one element for each expert, so experts cannot be merged.",
+                    hint="Use the command without --merge-experts: then it leaves experts out.",
                 )
             key = quoted(axis.key) if aligned else axis.key
             row: dict[str, Any] = {"combine": key, "dim": axis.dim, "groups": groups_text(own)}

@@ -142,7 +142,7 @@ def _shape(asked: Request) -> tuple[int, ...]:
     if stored is None or stored.dtype not in FLOATS:
         return _stored_shape(data) or asked.coded.shape
     if data and data != _as_floats(asked.coded.shape, stored.dtype):
-        raise UndecodableError(f"its weight_shape is {stored.dtype}, not int64 or int32, and may be rounded")
+        raise UndecodableError(f"its weight_shape is {stored.dtype}, not int64 or int32: these sizes may be rounded")
     return asked.coded.shape
 
 

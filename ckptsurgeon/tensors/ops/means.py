@@ -157,7 +157,8 @@ def exp_of(number: Array, dtype: str) -> float:
         factor = math.inf
     if not math.isfinite(factor):
         raise PlanError(
-            f"e to the power of the exponent {exponent:g} is not a finite number.", hint="Correct the exponent first."
+            f"the tensor with the exponent has the value {exponent:g}, and e to this power is infinite or NaN.",
+            hint="Correct this value first.",
         )
     return factor
 

@@ -213,14 +213,14 @@ def test_a_module_of_one_adapter_is_trimmed_alone_and_said() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"density": 0.5}, 'density is for method="knots"'),
-        ({"rank": 4}, 'rank is for method="knots"'),
+        ({"density": 0.5}, 'density has no effect without method="knots"'),
+        ({"rank": 4}, 'rank has no effect without method="knots"'),
         ({"method": "ties"}, 'method="ties" is unknown. Use sum or knots'),
         ({"method": "knots", "density": 0}, "density=0 is not a number above 0"),
         ({"method": "knots", "density": 1.5}, "density=1.5 is not a number above 0"),
         ({"method": "knots", "density": float("nan")}, "density=nan is not a number above 0"),
         ({"method": "knots", "rank": 0}, "rank=0 is not a valid rank"),
-        ({"merge": "ties"}, 'merge is for method="knots"'),
+        ({"merge": "ties"}, 'merge has no effect without method="knots"'),
         ({"method": "knots", "merge": "linear"}, 'merge="linear" is unknown. Use one of task_arithmetic, ties'),
         ({"method": "knots", "merge": "task_arithmetic", "density": 0.5}, "density has no effect with"),
         ({"method": "knots", "seed": 1}, "seed has no effect with"),

@@ -368,7 +368,7 @@ def test_a_plan_without_its_donor_is_an_error(tmp_path: Path) -> None:
     plan = cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6).to_json()
     text = json.dumps({**plan, "vocabulary": {key: one for key, one in plan["vocabulary"].items() if key != "donor"}})
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(cs.ConfigError, match="but there is no donor"):
+    with pytest.raises(cs.ConfigError, match="but there is no field donor"):
         cs.load_plan(tmp_path / "plan.json")
     for step in plan["steps"]:
         if step.get("more"):

@@ -429,7 +429,7 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         *(
             (
                 lambda p, places=places: {**p, "notes": ["a", "b"], "serious_notes": places},
-                r"cannot be read: serious_notes is .*, not a list of places of its 2 notes",
+                r"cannot be read: the field serious_notes is .*, not a list of indices of its 2 notes",
             )
             for places in (3, None, {"a": 1}, ["a"], [[]], [-1], [2], [True], [0.0])
         ),
