@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...util.text import count, escape, listing
 from .composed import COMPOSED
-from .config import CONVERTED
+from .config import CONVERTED, MERGE_WITH_PEFT
 from .kinds import MERGED
 from .rotated import ROTATED
 
@@ -37,7 +37,8 @@ KINDS = {
     r"hada_t\d(\.\w+)?": "a LoHa with a Tucker (CP) decomposition",
     r"lokr_t\d(\.\w+)?": "a LoKr with a Tucker (CP) decomposition",
     r"oft_(embedding_)?R(\.\w+)*": PEFT_OFT,
-    r"(oft_(blocks|diag|r)|boft_\w+)(\.\w+)*": "an OFT (orthogonal rotation)",
+    r"oft_(blocks|diag|r)(\.\w+)*": "an OFT or BOFT of LyCORIS (orthogonal rotations)",
+    r"boft_\w+(\.\w+)*": "a BOFT of PEFT (products of orthogonal rotations)",
     r"(diff|diff_b|set_weight|[wb]_norm)": "an adapter of whole differences (LyCORIS' full and norm)",
     r"([ab][12]|bm)\.weight": "a GLoRA",
     r"(ia3_l(\.\w+)*|on_input)": "an (IA)3",
@@ -55,11 +56,16 @@ HINTS = {
     "Tucker": "Merge it with ckpt lora merge.",
     "LoHa": CONVERTED["LOHA"],
     "LoKr": CONVERTED["LOKR"],
+    "BOFT of PEFT": MERGE_WITH_PEFT,
     "OFT of PEFT": CONVERTED["OFT"],
-    "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with the toolkit that made it, "
-    "and use ckpt lora extract with the merged model and the base.",
+    "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with LyCORIS, which made it, "
+    "and use ckpt lora extract with the merged model and the base. ComfyUI reads it, too.",
+    "GLoRA": "Merge it with LyCORIS, which made it.",
+    "LyCORIS": "Merge it with LyCORIS, which made it. ComfyUI reads it, too.",
+    "(IA)3": "Merge it with PEFT or LyCORIS, whichever made it.",
+    "VeRA": MERGE_WITH_PEFT,
 }
-"""{part of a kind in words: hint}, for kinds of adapters that can be merged, or converted to a LoRA."""
+"""{part of a kind in words: what to do with such an adapter}; ComfyUI's ``comfy/weight_adapter`` lists what it reads."""
 
 TAKEN: Mapping[tuple[str, ...], str] = {
     (): "only LoRA can be used here",

@@ -155,7 +155,7 @@ def _magnitude_error(one: AdapterView, module: AdapterModule) -> PlanError:
     return PlanError(
         f"the module {escape(module.name)} of {escape(one.adapter.name)} has DoRA's magnitudes, but its change is not "
         "the product of two factors (LoHa, LoKr, or a LoCon with a core), so it cannot be merged.",
-        hint="Merge it with the toolkit that made it, or leave it out with --exclude.",
+        hint="Merge it with LyCORIS, which trains such modules, or leave it out with --exclude.",
     )
 
 

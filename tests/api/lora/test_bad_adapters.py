@@ -126,7 +126,8 @@ def test_the_base_is_never_overwritten(ckpt: Any) -> None:
 @pytest.mark.parametrize(
     ("endings", "kind"),
     [
-        (["oft_blocks"], "an OFT (orthogonal rotation)"),
+        (["oft_blocks"], "an OFT or BOFT of LyCORIS (orthogonal rotations)"),
+        (["boft_R", "boft_s"], "a BOFT of PEFT (products of orthogonal rotations)"),
         (["oft_diag"], "an OFT"),
         (["diff", "diff_b"], "an adapter of whole differences (LyCORIS' full and norm)"),
         (["w_norm", "b_norm"], "an adapter of whole differences"),

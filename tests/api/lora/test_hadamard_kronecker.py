@@ -354,7 +354,7 @@ def test_a_dora_is_refused() -> None:
     saved({**matrices(2, **LOHA), "dora_scale": torch.ones(36, 1)})
     with pytest.raises(cs.PlanError, match="is a DoRA") as error:
         cs.lora_convert("a.safetensors", to="kohya", rank=2)
-    assert "the toolkit that made it" in error.value.hint
+    assert "with LyCORIS, which trained it" in error.value.hint
 
 
 def test_a_plan_and_a_recipe_make_the_same(ckpt: Any) -> None:
