@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -18,7 +20,8 @@ def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
     If ``every`` is true, each layout has a row, with the code that it was compared with.
     """
     if not found.checkpoint and every:
-        return Columns([row for family in found.families for row in _rows(family)])
+        width = max((len(row.name) for family in found.families for row in family.layouts), default=0)
+        return Group(*(part for family in found.families for part in _whole(family, width)))
     if not found.checkpoint:
         return Columns([[one.name, ", ".join(row.name for row in one.layouts)] for one in found.families])
     if not found.found:
@@ -32,8 +35,9 @@ def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
     return Group(*lines)
 
 
-def _rows(family: KnownFamily) -> list[list[str | Text]]:
-    return [
-        [Text(family.name if place == 0 else "", style="bold"), row.name, row.library, row.tested]
-        for place, row in enumerate(family.layouts)
-    ]
+def _whole(family: KnownFamily, width: int) -> Iterator[RenderableType]:
+    """Yield the name of a family, and a table of its layouts; the names of layouts get ``width`` columns."""
+    yield Text(f"  {family.name}", style="bold")
+    yield Columns(
+        [[row.name.ljust(width), f"{row.library}; compared with {row.tested}"] for row in family.layouts], indent=4
+    )

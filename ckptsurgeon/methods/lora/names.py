@@ -65,7 +65,10 @@ HINTS = {
     "(IA)3": "Merge it with PEFT or LyCORIS, whichever made it.",
     "VeRA": MERGE_WITH_PEFT,
 }
-"""{part of a kind in words: what to do with such an adapter}; ComfyUI's ``comfy/weight_adapter`` lists what it reads."""
+"""{part of a kind in words: what to do with such an adapter}
+
+ComfyUI lists the kinds that it reads in ``comfy/weight_adapter``.
+"""
 
 TAKEN: Mapping[tuple[str, ...], str] = {
     (): "only LoRA can be used here",

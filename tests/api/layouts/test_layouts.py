@@ -35,7 +35,9 @@ def test_layouts_are_listed_and_recognised(ckpt: Run) -> None:
     listed = ckpt("layouts")
     assert "whisper" in listed.out
     assert "transformers, openai" in listed.out
-    assert "openai-whisper 20250625" in ckpt("layouts", "-v").out
+    every = ckpt("layouts", "-v").out
+    assert "openai-whisper 20250625" in every
+    assert all(line.startswith("  ") for line in every.splitlines())
     save_file(recorded("llama", "meta"), "meta.safetensors")
     found = ckpt("layouts", "meta.safetensors")
     assert found.code == 0
