@@ -468,10 +468,22 @@ MUTANTS = (
         "engine/matching",
     ),
     Mutant(
-        "a longer path of exchanged pairs is found if it gains",
-        "        found += length - rows[row]\n",
-        "        found -= rows[row]\n",
+        "the largest sum is assigned, not the smallest",
+        "    np.negative(values, out=values)\n    try:\n",
+        "    values += 0.0\n    try:\n",
         "engine/matching/test_assignment.py",
+    ),
+    Mutant(
+        "inner products that overflow are an error",
+        "    if not np.isfinite(values).all():\n        raise PlanError(\n            \"inner",
+        "    if np.isnan(values).all():\n        raise PlanError(\n            \"inner",
+        "engine/matching",
+    ),
+    Mutant(
+        "without scipy nothing is read",
+        "    solver()  # before anything is read\n    descent",
+        "    descent",
+        "engine/matching",
     ),
     Mutant(
         "a tensor with several names is put into another order once",

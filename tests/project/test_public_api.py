@@ -71,6 +71,16 @@ def test_importing_loads_neither_torch_nor_numpy() -> None:
     assert not loaded_after("import ckptsurgeon", "torch", "numpy", "rich", "typer", "huggingface_hub", "yaml")
 
 
+def test_a_merge_without_an_alignment_loads_no_scipy(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
+    code = f"""
+import ckptsurgeon as cs, ckptsurgeon.engine.matching.experts, os
+os.chdir({str(tmp_path)!r})
+cs.apply(cs.merge(["a.pth", "a.pth"], method="linear"), "out.safetensors")
+"""
+    assert not loaded_after(code, "scipy")
+
+
 def test_opening_and_planning_between_checkpoints_loads_no_torch(minilm: object) -> None:
     code = f"""
 import ckptsurgeon as cs

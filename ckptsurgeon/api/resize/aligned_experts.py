@@ -8,7 +8,6 @@ from functools import cached_property
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.resizable import Resizable
-from ...engine.context import MEMORY
 from ...errors import PlanError
 from ...planning.aligning.groups import Part
 from ...planning.aligning.stored import NetworkGroup
@@ -18,6 +17,9 @@ from ...util.text import escape
 from ..aligning.network_groups import NetworkGroups
 
 __all__ = ["ExpertAlignment"]
+
+MEMORY = 3 << 30
+"""The most bytes of memory for two experts: the similarities of 16,384 channels (Mixtral 8x22B) take 2 GiB."""
 
 
 @dataclass(frozen=True)

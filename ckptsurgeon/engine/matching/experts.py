@@ -17,9 +17,9 @@ from ...planning.aligning.groups import Order, Part
 from ...tensors.composition import cut, reshape
 from ...tensors.info import TensorInfo
 from ...util.text import escape, human_bytes
-from .assignment import assignment, value_of
+from .assignment import assignment, solver, value_of
 from .matching import GAIN
-from .similarity import TensorPair, add_products, dot_products, matrix_dtype
+from .similarity import TensorPair, add_products, dot_products
 
 __all__ = ["MatchedExpert", "match_expert"]
 
@@ -47,10 +47,12 @@ def match_expert(
     """Return the order of the channels of the expert ``second`` in which it is most similar to the expert ``first``.
 
     ``parts`` are the parts of axes with the ``channels``, in tensors whose dimension 0 counts the experts. Raises
-    PlanError for NaN and infinite values, and if ``memory``, in bytes, is too small for the similarities.
+    PlanError for NaN and infinite values, and if ``memory``, in bytes, is too small for the similarities; ConfigError
+    if scipy is not installed.
     """
     _check_memory(parts[0].keys[0], channels, memory)
-    products = np.zeros((channels, channels), matrix_dtype(channels))
+    solver()  # before anything is read
+    products = np.zeros((channels, channels))
     left = max(0, memory - products.nbytes)
     for part in parts:
         pair = _pair(source, part.keys[0], first, second)
@@ -65,8 +67,8 @@ def match_expert(
 
 
 def _check_memory(key: str, channels: int, memory: int) -> None:
-    """Raise PlanError if the similarities take more than ``memory``; the assignment copies one row at a time."""
-    needed = channels**2 * np.dtype(matrix_dtype(channels)).itemsize
+    """Raise PlanError if the similarities take more than ``memory``; the assignment needs no copy of them."""
+    needed = 8 * channels**2
     if needed > memory:
         raise PlanError(
             f"the similarities of {channels} channels of each expert ({escape(key)}) take {human_bytes(needed)} of "

@@ -23,8 +23,8 @@ from ...tensors.composition import join, reshape, take
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array
 from ...util.text import human_bytes
-from .assignment import assignment, value_of
-from .similarity import TensorPair, add_products, dot_products, matrix_dtype
+from .assignment import assignment, solver, value_of
+from .similarity import TensorPair, add_products, dot_products
 
 __all__ = ["MatchedGroup", "match"]
 
@@ -62,10 +62,11 @@ def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], mem
     """Return, for each group, the order of its units in which ``model`` is most similar to ``reference``.
 
     Units are channels, heads or experts. Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is
-    too small for a matrix of similarities.
+    too small for a matrix of similarities; ConfigError if scipy is not installed.
     """
     for group in groups:
         _check_memory(group, memory)
+    solver()  # before anything is read
     descent = _Descent(reference, model, groups, memory)
     descent.run(anchored=True)
     found = descent.results()
@@ -92,8 +93,7 @@ def _matrix_bytes(group: Group) -> int:
     If several query heads share a unit, the similarities of all pairs of query heads are included.
     """
     queries = group.units * group.sharing
-    each = sum(number * number for number in {group.units, queries})
-    return each * np.dtype(matrix_dtype(queries)).itemsize
+    return 8 * sum(number * number for number in {group.units, queries})
 
 
 class _Descent:
@@ -197,8 +197,8 @@ class _Descent:
 
     def _similarities(self, group: Group, number: int, parts: Sequence[Part]) -> tuple[Array, Array | None]:
         size = group.units * group.sharing
-        units = np.zeros((group.units, group.units), matrix_dtype(size))
-        queries = np.zeros((size, size), matrix_dtype(size)) if group.sharing > 1 else None
+        units = np.zeros((group.units, group.units))
+        queries = np.zeros((size, size)) if group.sharing > 1 else None
         left = max(0, self._memory - _matrix_bytes(group))
         for part in parts:
             pair = self._pair(number, part)
@@ -283,7 +283,7 @@ def _best(units: Array, queries: Array | None, sharing: int) -> tuple[Array, Arr
     if queries is None:
         return assignment(units), np.arange(0)
     number = len(units)
-    total = np.array(units, "float64")
+    total = units.copy()
     inner = {}
     for row in range(number):
         for column in range(number):

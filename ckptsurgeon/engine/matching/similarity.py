@@ -16,10 +16,8 @@ from ...tensors.ops.regions import Array, Box
 from ...util.text import escape
 from ..compute.reading import read_part
 
-__all__ = ["LARGE", "TensorPair", "add_products", "dot_products", "matrix_dtype"]
+__all__ = ["TensorPair", "add_products", "dot_products"]
 
-LARGE = 4096
-"""If there are more units than this, their inner products are in single precision: the matrix takes half the memory."""
 ARRAYS = 12
 """How many arrays of the size of a band are in memory at once: those of both models, as stored, cast and reordered.
 
@@ -61,24 +59,21 @@ class TensorPair:
         return found[0], found[1]
 
 
-def matrix_dtype(units: int) -> str:
-    """Return the dtype of a matrix of inner products of all pairs of ``units`` units."""
-    return "float32" if units > LARGE else "float64"
-
-
 def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:
     """Add to ``to`` the inner product of each unit of the first tensor (rows) with each of the second (columns).
 
     The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. The tensors are divided
-    along other dimensions into bands, which are read one after the other, in about ``memory`` bytes each.
+    along other dimensions into bands, which are read one after the other, in about ``memory`` bytes each. Products that
+    overflow become infinite or NaN: ``assignment`` refuses them.
     """
     units = len(to)
     whole: list[tuple[int, int]] = [(0, size) for size in pair.shape]
     whole[dim] = (begin, begin + units * block)
     for box in _bands(tuple(whole), dim, _most(memory, pair.dtype)):
         first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, pair.dtype))
-        for row in range(0, units, ROWS):
-            to[row : row + ROWS] += first[row : row + ROWS] @ second.T
+        with np.errstate(over="ignore", invalid="ignore"):
+            for row in range(0, units, ROWS):
+                to[row : row + ROWS] += first[row : row + ROWS] @ second.T
 
 
 def dot_products(pair: TensorPair, memory: int) -> tuple[float, float, float]:

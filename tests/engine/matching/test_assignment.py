@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import permutations
 
 import numpy as np
 import pytest
 
-from ckptsurgeon.engine.matching.assignment import assignment, value_of
+from ckptsurgeon.engine.matching.assignment import assignment, solver, value_of
+from ckptsurgeon.errors import ConfigError, PlanError
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7])
@@ -35,10 +37,9 @@ def matrix(kind: str, size: int, seed: int) -> np.ndarray:
     return -abs(values) if kind == "negative" else values
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_permutation_is_found_back(dtype: str) -> None:
+def test_a_permutation_is_found_back() -> None:
     drawn = np.random.default_rng(0)
-    rows, order = drawn.normal(size=(300, 40)).astype(dtype), drawn.permutation(300)
+    rows, order = drawn.normal(size=(300, 40)), drawn.permutation(300)
     other = np.empty_like(rows)
     other[order] = rows  # row n of the first is row order[n] of the other
     assert assignment(rows @ other.T).tolist() == order.tolist()
@@ -52,3 +53,36 @@ def test_no_exchange_of_two_or_three_pairs_of_a_large_matrix_gains() -> None:
     forward = paired[:, :, None] + paired[None] - paired.diagonal()[:, None, None] - paired.diagonal()[None, :, None]
     ring = forward + (paired.T - paired.diagonal()[None])[:, None, :]  # a to b, b to c, c to a
     assert ring.max() <= 1e-12
+
+
+@pytest.mark.parametrize("kind", ["equal", "whole", "low rank", "normal"])
+def test_ties_are_resolved_alike_each_time_and_the_matrix_is_as_before(kind: str) -> None:
+    values = matrix(kind, 40, 3)
+    given, before = values.copy(), np.signbit(values)
+    orders = [assignment(given).tolist() for _ in range(3)]
+    assert orders[0] == orders[1] == orders[2]
+    assert (given == values).all()
+    assert (np.signbit(given) == before).all()
+
+
+def test_a_part_of_a_matrix_is_assigned_and_the_rest_is_as_before() -> None:
+    values = matrix("normal", 12, 5)
+    whole = values.copy()
+    assert assignment(whole[4:8, 2:6]).tolist() == assignment(values[4:8, 2:6].copy()).tolist()
+    assert (whole == values).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_an_error(value: float) -> None:
+    values = matrix("normal", 4, 0)
+    values[2, 1] = value
+    with pytest.raises(PlanError, match="inner products of the weights are too large") as error:
+        assignment(values)
+    assert "ckpt check" in error.value.hint
+
+
+def test_without_scipy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ConfigError, match="the package scipy is needed") as error:
+        solver()
+    assert error.value.hint == "Run pip install 'ckptsurgeon[align]'."

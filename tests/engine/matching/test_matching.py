@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise, permutations, product
 from pathlib import Path
 
@@ -118,6 +119,19 @@ def test_nan_and_infinity_are_errors_that_name_the_tensor(value: float) -> None:
     other["1.bias"][2] = value
     with pytest.raises(cs.PlanError, match=r"1\.bias of .* has NaN or infinite values"):
         run(one, other)
+
+
+def test_weights_whose_products_overflow_are_an_error() -> None:
+    one = {key: value * 1e25 for key, value in perceptron(0).items()}
+    with pytest.raises(cs.PlanError, match="inner products of the weights are too large"):
+        run(one, one)
+
+
+def test_without_scipy_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    monkeypatch.setattr("ckptsurgeon.engine.matching.similarity.read_part", None)
+    with pytest.raises(cs.ConfigError, match="the package scipy is needed"):
+        run(perceptron(0), perceptron(1))
 
 
 def test_too_little_memory_for_the_similarities_is_an_error_before_anything_is_read() -> None:
