@@ -76,7 +76,7 @@ def test_a_merge_without_an_alignment_loads_no_scipy(tmp_path: Path) -> None:
     code = f"""
 import ckptsurgeon as cs, ckptsurgeon.engine.matching.experts, os
 os.chdir({str(tmp_path)!r})
-cs.apply(cs.merge(["a.pth", "a.pth"], method="linear"), "out.safetensors")
+cs.apply(cs.merge(["a.pth", "a.pth"], method="linear", weights=[1, 1]), "out.safetensors")
 """
     assert not loaded_after(code, "scipy")
 
