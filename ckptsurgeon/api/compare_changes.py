@@ -102,8 +102,8 @@ def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[
 def _rounds(before: str, after: str) -> bool:
     """Return whether converting from dtype ``before`` to ``after`` rounds values.
 
-    It does if both are floating, they differ, and ``after`` does not have more bits than ``before``. So conversions
-    between bf16 and f16, which both have 16 bits, round in both directions.
+    Values are rounded if both are floating-point dtypes, the two differ, and ``after`` has no more bits than
+    ``before``. So conversions between bf16 and f16, which both have 16 bits, round in both directions.
     """
     if before == after or "float" not in before or "float" not in after:
         return False

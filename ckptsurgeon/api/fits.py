@@ -132,7 +132,7 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
 def _advice(
     fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec, source: CheckpointLike, root: str | None
 ) -> Iterator[str]:
-    """Yield a note if another command than that of ``fit`` keeps trained weights where this one initialises them."""
+    """Yield a note if some other command keeps trained weights that the command in ``fit`` would initialise."""
     if fit.command and fit.counts.get("initialised") and ours.config:
         from .resize.one_expert import one_expert_notes
 

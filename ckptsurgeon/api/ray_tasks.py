@@ -119,7 +119,7 @@ _WORKERS: dict[tuple[str, str, str], PartWorker] = {}
 """{(identity of the output that this Ray process writes, working directory, temporary folder): its worker}.
 
 All parts share the worker's open inputs. The identity has only the relative paths, sizes and times of the sources, so
-that runs in two folders may have the same one.
+runs in two folders may have the same identity.
 """
 
 

@@ -127,10 +127,10 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if token ids do not follow the order of merge rules, or ids of bytes follow no known order.
+    """Yield a note if token ids do not follow the order of the merge rules, and one if bytes are in no known order.
 
-    The whole lists are read only if the first tokens look wrong: they are in alphabetical order, the first merge rules
-    do not make them, or they are bytes in no known order.
+    The whole lists are read only if the first tokens look wrong: if they are in alphabetical order, if the first merge
+    rules do not make them, or if their tokens of single bytes are in no known order.
     """
     begin = list(_first_texts(read))
     first = [one for one in begin if _is_longer(one)]

@@ -142,7 +142,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
 
 
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
-    """Return the adapters in the output of a plan: the adapters that it merges, and those in the models that it uses.
+    """Return the adapters in the weights that a plan makes: those that it merges, and those merged into its sources.
 
     The paths are absolute, or URLs. The result is empty if the output is itself an adapter.
     """

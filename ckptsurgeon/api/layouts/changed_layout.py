@@ -52,9 +52,10 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
 
 
 def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:
-    """Return whether a config.json describes a network before and after a conversion: transformers reads both.
+    """Return whether the folder's config.json describes the network both before and after a conversion.
 
-    It does not if it has settings of quantisation, because these may name the modules of one of the layouts.
+    This is true if transformers reads both layouts, and config.json has no quantisation settings: these may name the
+    modules of one of the layouts.
     """
     names = {found.source.name, found.target.name}
     return names == {TRANSFORMERS, STACKED} and not quantisation_of(folder.config)

@@ -152,7 +152,7 @@ class _Total:
         return given
 
     def _notable(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters that differ from the defaults; if all models have the same value, it is one number."""
+        """Return the parameters that differ from the defaults; a value that all models share is a single number."""
         defaults = {one.name: one.default for one in self.method.parameters}
         plain = {name: _plain(value) for name, value in given.items()}
         return {name: value for name, value in plain.items() if value != defaults.get(name)}

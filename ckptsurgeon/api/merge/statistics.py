@@ -228,9 +228,10 @@ def _statistics(
 
 
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> tuple[list[str], set[str]]:
-    """Return the weights with singular Gram matrices, made from fewer inputs than the layer has channels.
+    """Return (weights whose Gram matrices were made from fewer inputs than the layer has channels, a subset).
 
-    The set has those of them that got no input at all. ``said`` is the record of ``file`` on its statistics ``found``.
+    Such Gram matrices have no inverse. The subset has the weights that got no input at all. ``said`` is the record of
+    ``file`` on its statistics ``found``.
     """
     rows = said[found.kind].get("rows") if found.kind == GRAM else None
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}

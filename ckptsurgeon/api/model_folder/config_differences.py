@@ -122,8 +122,8 @@ def config_notes(
 ) -> Iterator[str]:
     """Yield one note that lists the fields in which the configurations of two models differ; none if they are equal.
 
-    ``other`` is the name of the model with the configuration ``theirs``, and ``name`` that of the model with ``ours``.
-    ``by_place`` is false if rows are mapped by token; then a token may have different ids in the two models.
+    ``name`` and ``other`` are the names of the models with the configurations ``ours`` and ``theirs``. ``by_place`` is
+    false if rows are mapped by token; then a token may have different ids in the two models.
     """
     pair = _parts_of_one_kind(theirs, ours)
     differing = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
@@ -314,7 +314,7 @@ MOST_FIELDS = 6
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note on how two models generate text differently, if both have a generation_config.json.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
     """
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []

@@ -113,7 +113,7 @@ def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: in
 def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
     """Yield notes on different metadata in two GGUF files, if they change results for the same weights or texts.
 
-    ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
+    ``name`` and ``other`` are the names of the models with the metadata ``ours`` and ``theirs``.
     """
     names = escape(other), escape(name)
     pair = [{ARCHITECTURE: one.metadata.get(ARCHITECTURE, UNSAID), **one.fields} for one in (theirs, ours)]

@@ -110,7 +110,7 @@ def _points(losses: Sequence[float], first: float, last: float) -> list[BarrierP
 def _aligned(
     sources: tuple[CheckpointLike, CheckpointLike], root: str | None, groups: AxisGroups, limit: int, stack: ExitStack
 ) -> tuple[tuple[CheckpointLike, CheckpointLike], list[str]]:
-    """Return the two checkpoints, the second in the order of the first one, and notes; ``stack`` closes them."""
+    """Return the two checkpoints, the second permuted to match the first, and notes; ``stack`` closes the files."""
     from ..aligning.align import align
     from ..aligning.own_groups import group_fields
     from ..inputs.encoding import ENCODINGS, read_as

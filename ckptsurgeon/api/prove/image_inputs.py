@@ -54,7 +54,7 @@ def image_inputs(path: str, module: nn.Module, folder: str) -> tuple[dict[str, T
 
 
 def _processor(path: str, module: nn.Module, folder: str) -> Any:
-    """Return the image processor; a model that takes no images has none, or that of a sound."""
+    """Return the image processor of a model; raises ConfigError if there is none, or if the model takes no images."""
     try:
         return open_processor(folder, "AutoImageProcessor")
     except ConfigError as error:
@@ -91,7 +91,7 @@ def _check_result(path: str, processor: Any, images: Sequence[Image]) -> None:
 
 
 def _pixels(fields: Mapping[str, Any], image: Image) -> int:
-    """Return the number of pixels of an image with the size ``fields``, as far as it is known; at most, if unsure."""
+    """Return the number of pixels of an image that is resized as ``fields`` say; if unsure, an upper limit."""
     longest = fields.get("longest_edge") or fields.get("max_width") or fields.get("max_height")
     if "height" in fields and "width" in fields:
         return int(fields["height"]) * int(fields["width"])

@@ -169,7 +169,7 @@ def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[
 def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str = "") -> tuple[ChangedTensor, ...]:
     """Return those of ``keys`` whose values differ, the largest difference first; ``block`` is the block they are in.
 
-    What happened to a weight is found for the first ``RECOGNISED``.
+    Only for the first ``RECOGNISED``, the result says what happened to the weight.
     """
     rows = [(key, _distance_of(networks, key)) for key in keys]
     shapes = {key: _shapes(networks, key) for key in keys}

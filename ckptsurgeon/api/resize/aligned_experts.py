@@ -69,6 +69,6 @@ class ExpertAlignment:
 
     @cached_property
     def _channels(self) -> Mapping[str, NetworkGroup]:
-        """{key of a tensor of experts: the channels of its first expert}; those of other experts have equal axes."""
+        """{key of a tensor of experts: channels of the first expert}; all experts have channels along the same axes."""
         groups = NetworkGroups(self.base).channels_of_experts()
         return {part.key: group for group in groups for part in group.parts if part.expert == 0}

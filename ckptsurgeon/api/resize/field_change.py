@@ -199,7 +199,7 @@ class FieldChange:
         return self._with_epsilons(change, name, heads)
 
     def _with_epsilons(self, change: Change, name: str, heads: Mapping[str, int]) -> Change:
-        """Return the change of the width ``name`` with the consequences of the new epsilons of norms."""
+        """Return ``change``, of the width ``name``, with the operations and text that new epsilons of norms require."""
         for field in self.asked.epsilons_of(name):
             change.said += f", {field} becomes {self.asked.new[field]:.4g}"
         return with_epsilons(change, *self.norms(), self.asked.numbers(name), self.before, heads)
@@ -238,7 +238,7 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Return ``change``, which repeats experts; its ``is_exact`` is set: whether the outputs stay the same.
+        """Return ``change``, which repeats experts, with ``is_exact`` set: true if the outputs stay the same.
 
         They stay the same if the number of experts that each token uses grows by the same factor as the number of all
         experts, and the router does not divide the experts into groups. ``name`` is the field with the number of all

@@ -29,8 +29,9 @@ _FITS = {"fits": True}
 def check_together(first: TargetSpec, last: TargetSpec, fields: Sequence[str]) -> None:
     """Raise PlanError if the layers of ``last`` do not fit together, so that the network cannot run.
 
-    If ``first``, the network of the source, does not run without values either, this is not known. ``fields`` are the
-    fields that change. That a network fits is kept in the user's cache.
+    This is found out by running the network without values. If ``first``, the network of the source, does not run
+    without values either, nothing is raised. ``fields`` are the fields that change. If nothing is raised, this is
+    recorded in the user's cache.
     """
     if first.build is None or last.build is None:
         return

@@ -104,8 +104,9 @@ def _ties(
 ) -> tuple[list[Mapping[str, Any]], list[EqualKeys]]:
     """Return operations that give tied tensors their first key, and pairs of copies to compare.
 
-    If a tensor is stored under several keys, the values that the source stores are kept as copies: what is done to the
-    first key hides whether they were equal. ``names`` maps the tensors of the network that the source has to its keys.
+    If a tensor is stored under several keys, its values under each key are kept as copies, to be compared later: the
+    operations change only the tensor under the first key. ``names`` maps the tensors of the network that the source has
+    to its keys.
     """
     rows: list[Mapping[str, Any]] = []
     equal: list[EqualKeys] = []

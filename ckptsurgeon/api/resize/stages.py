@@ -194,7 +194,7 @@ class Stages:
         return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
-        """Return ``change``; in its policies, separate queries, keys and values get the keys of fused tensors."""
+        """Return ``change``; policies for queries, keys or values are for the fused tensor instead, if there is one."""
         fused = fused_keys(network)
         change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
         return change
@@ -222,7 +222,7 @@ class Stages:
         return norm_forms(first), norm_forms(last)
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
-        """Return ``change``; if constants in modules differ after it, note them in its text, and set it to not exact.
+        """Return ``change``; if constants in modules change, its text names them, and its ``is_exact`` becomes False.
 
         ``role`` and ``name`` are the role and the name of the changed field. ``before`` and ``after`` are the network
         before and after the change.

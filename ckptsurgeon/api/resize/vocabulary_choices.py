@@ -46,7 +46,7 @@ class VocabularyStep:
     """The change of a vocabulary: new values of fields, options of the planner, and texts of notes.
 
     ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
-    ``donor`` is the model from which new rows are made, if one is.
+    ``donor`` is the model from which new rows are made, if they are made from one.
     """
 
     fields: Mapping[str, Any]

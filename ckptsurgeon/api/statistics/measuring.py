@@ -90,7 +90,7 @@ def _run(network: Network, given: Inputs, sums: dict[str, GramSums | MagnitudeSu
 
 
 def _check_rows(said: Mapping[str, Any], kind: str, *, fisher: bool) -> None:
-    """Raise ConfigError if there are no statistics of this kind; if ``fisher``, it is no error: the file has others."""
+    """Raise ConfigError if there are no statistics of this kind, unless there is Fisher information (``fisher``)."""
     if not said["rows"] and not fisher:
         raise ConfigError(
             f"--{kind}: with these inputs, none of the chosen linear layers runs.",

@@ -92,6 +92,6 @@ def used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) 
 
 
 def _kept(target: TargetSpec) -> Checkpoint:
-    """Open the checkpoint whose values a destination keeps: itself if it is one or a dict of tensors, else its file."""
+    """Open the checkpoint whose values a destination keeps: the object ``kept``, if set, else the file ``keeps``."""
     given = cast("CheckpointLike", target.kept) if target.kept is not None else target.keeps
     return open_checkpoint(given, target.keeps_root or ".", unwrap=False)

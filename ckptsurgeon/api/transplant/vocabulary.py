@@ -52,7 +52,7 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
 
 
 def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary | None:
-    """Return the change from the vocabulary in the first of two files to the second's; None if ``files`` is empty.
+    """Return the change from the vocabulary in the first file to that in the second; None if ``files`` is empty.
 
     ``spelled`` maps tokens of the source to differently written tokens of the destination. Raises ConfigError if a file
     cannot be read, or ``spelled`` is malformed.

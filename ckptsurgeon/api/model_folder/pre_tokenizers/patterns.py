@@ -35,9 +35,10 @@ _CATEGORIES = frozenset("LMNPSZC")
 
 
 def translated(expression: str) -> re.Pattern[str] | None:
-    """Return a Python expression that matches the same parts of short ASCII texts; None if it cannot be translated.
+    """Return a regular expression of a tokenizer.json as one of Python; None if it cannot be translated or is refused.
 
-    It is also None if the expression is refused. The texts may also contain ``SPACE_MARKS``.
+    Both expressions match the same parts of short texts of ASCII characters and ``SPACE_MARKS``. An expression is
+    refused if matching it could take long.
     """
     if len(expression) > LONGEST:
         return None
@@ -53,7 +54,7 @@ class _Translation:
         self.repeats, self.branches = 0, 1
 
     def result(self) -> str:
-        """Return the translated expression; raises ValueError if the expression is refused."""
+        """Return the translated expression as text; raises ValueError if it cannot be translated or is refused."""
         while self.at < len(self.text):
             self._next()
             if self.repeats > MOST_REPEATS or self.branches > MOST_BRANCHES:

@@ -31,7 +31,7 @@ MOST_FIELDS = 6
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on how two models prepare inputs differently; only fields that both have are compared.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
     """
     for file in (*FILES, PROCESSOR):
         there, here = _fields(theirs, file), _fields(ours, file)

@@ -16,7 +16,7 @@ VIDEO = "video_preprocessor_config.json"
 
 
 class Section(NamedTuple):
-    """The fields of a processor, and the file (and section) that has them, as text for messages."""
+    """The fields of a processor, and the file, or section of a file, that has them (``where``, text for messages)."""
 
     where: str
     fields: Mapping[str, Any]

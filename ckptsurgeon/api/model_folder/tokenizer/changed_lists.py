@@ -33,8 +33,8 @@ _SORTED, _FALLS = 0.95, 0.25
 
 A fall is a merge rule whose token has a smaller id than the token of the rule before. If fewer than ``_FALLS`` of all
 rules are falls, the ids follow the order of the rules. In lists that the library tokenizers trained on texts, at most
-0.69 of the neighbours are in alphabetical order. In lists trained on random letters, 0.94 are, but their ids follow the
-order of the rules. The ids of RoBERTa and BART follow the frequency of the tokens.
+0.69 of the neighbours are in alphabetical order. In lists trained on random letters, 0.94 of the pairs are, but their
+ids follow the order of the rules. The ids of RoBERTa and BART follow the frequency of the tokens.
 """
 _MANY, _AT_RANDOM = 300, 0.6
 """Ids are random if ``RuleOrder.rising`` is below ``_AT_RANDOM``. Lists of fewer than ``_MANY`` rules are not judged.

@@ -46,7 +46,7 @@ LONGEST = 60
 def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on how the tokenisers of two models normalise, split, encode or decode texts differently.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
     """
     there, here = _settings(theirs), _settings(ours)
     fields = [field for field in FIELDS if all(isinstance(one.get(field), bool) for one in (there, here))]
@@ -71,8 +71,8 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
 def _section_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note on the first difference in each section of two tokenizer.json files that changes or splits texts.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``. There is no
-    note if a tokeniser writes spaces as a mark, because versions of transformers store this in different sections.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``. There is no note if a
+    tokeniser writes spaces as a mark, because versions of transformers store this in different sections.
     """
     there, here = theirs.tokenizer_head, ours.tokenizer_head
     if not (there and here) or any(
@@ -158,7 +158,7 @@ def _file_decides(folder: ModelFolder) -> bool:
 def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield notes on differences in how two tokenisers of the same kind look up tokens, and on different decoders.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
     """
     there, here = (one.token_list if one.tokenizer_head else None for one in (theirs, ours))
     if there is None or here is None:
@@ -186,7 +186,7 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
 def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
     """Yield a note if two Unigram models split texts differently, because equal pieces have different scores.
 
-    ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
+    ``name`` and ``other`` are the names of the models with the token lists ``ours`` and ``theirs``.
     """
     number = len(ours.piece_scores)
     if number != len(theirs.piece_scores) or theirs.tokens[:number] != ours.tokens[:number]:
@@ -204,7 +204,7 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
 def _rule_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
     """Yield a note if two BPE models have the same tokens, but other merge rules or another order of the rules.
 
-    ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
+    ``name`` and ``other`` are the names of the models with the token lists ``ours`` and ``theirs``.
     """
     if ours.rules and theirs.rules and theirs.tokens == ours.tokens and theirs.rule_hash != ours.rule_hash:
         same = theirs.rules == ours.rules
@@ -221,7 +221,7 @@ def _differ(first: float, second: float) -> bool:
 def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
     """Yield a note if two models have different chat templates; white space at the ends is ignored.
 
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    ``name`` and ``other`` are the names of the models in the folders ``ours`` and ``theirs``.
     """
     with suppress(ConfigError, SourceError):
         yield from other_template(theirs.chat_template, other, ours.chat_template, name)

@@ -72,8 +72,8 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
     """Return whether the tokeniser with the list ``found`` needs an unknown token (``unk_token``) for some texts.
 
-    WordPiece and BPE do, but BPE with byte_fallback only if byte tokens are missing. WordLevel does only if its list
-    has a token such as [UNK]: otherwise its words may be all words that occur.
+    WordPiece and BPE need one, but BPE with byte_fallback needs it only if byte tokens are missing. WordLevel needs one
+    only if its list has a token such as [UNK]: otherwise its words may be all words that occur.
     """
     if found.kind == "BPE" and found.model.get("byte_fallback") is True:
         return sum(BYTE.fullmatch(one) is not None for one in tokens) < ALL

@@ -91,7 +91,7 @@ def is_plain(one: DescribedTensor) -> bool:
 
 
 def is_number(one: DescribedTensor) -> bool:
-    """Return whether a tensor has floating-point numbers of at least 8 bits each; packed numbers have fewer bits."""
+    """Return whether each element of a tensor is one floating-point number of at least 8 bits (not several, packed)."""
     dtype = DTYPES[one.dtype]
     return dtype.kind == "float" and dtype.values == 1 and dtype.bits >= 8
 

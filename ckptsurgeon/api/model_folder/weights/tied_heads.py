@@ -132,10 +132,10 @@ def source_head_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note]
 
 
 def with_lacking_head_said(plan: Plan, notes: Sequence[Note]) -> Plan:
-    """Return a plan with ``notes``, those of ``source_head_notes`` on its only source, unless it makes an output layer.
+    """Return a plan with ``notes``, which ``source_head_notes`` made, unless the plan itself makes an output layer.
 
-    They are shown even if the output is a single file. If no output can get the source's config.json, such as under
-    other names, each begins with the path of the source.
+    The notes are shown even if the output is a single file. If no output can get the source's config.json, for example
+    because tensors are renamed, each note begins with the path of the source.
     """
     if not notes or any(_is_head(step.key) for step in plan.steps):
         return plan

@@ -57,7 +57,7 @@ def with_donor(plan: Plan, choice: DonorChoice, tokens: Sequence[str], network: 
 
 
 def network_of(target: TargetSpec) -> TargetSpec:
-    """Return the network of a destination: for the folder of a checkpoint, that of its config.json, if it has one."""
+    """Return a destination; if it is a folder with a checkpoint and a config.json, the network of this config.json."""
     config = os.path.join(target.keeps, CONFIG)
     if target.build is not None or not os.path.isfile(config):
         return target
