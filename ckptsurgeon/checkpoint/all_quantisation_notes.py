@@ -51,7 +51,7 @@ class QuantisedCheckpoint(Protocol):
         """The keys of the other shards of the model."""
 
     def open_files(self) -> Mapping[str, File]:
-        """Return every open file by its name within the checkpoint."""
+        """Return {name within the checkpoint: open file}."""
 
 
 def all_quantisation_notes(

@@ -336,7 +336,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return self.header.handles[info.storage.file]
 
     def open_files(self) -> Mapping[str, File]:
-        """Return every open file by its name within the checkpoint."""
+        """Return {name within the checkpoint: open file}."""
         return self.header.handles
 
     def tensor(self, key: str) -> torch.Tensor:

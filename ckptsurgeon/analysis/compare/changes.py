@@ -126,7 +126,7 @@ def summed(every: Iterable[ChangeSums]) -> ChangeSums:
 
 @dataclass(frozen=True)
 class TensorChanges:
-    """The changes of one tensor of the base; ``is_weight`` is true if its values are floating-point numbers."""
+    """How models changed one tensor of their base; ``is_weight`` is true if the tensor has floating-point numbers."""
 
     key: str
     sums: ChangeSums

@@ -144,7 +144,7 @@ class Nearness:
         return found
 
     def agree(self, parents: Parents) -> None:
-        """Raise the scores of pairs of modules inside two matched modules, whose paths are ``parents``."""
+        """Raise the scores of pairs of modules inside two matched modules; ``parents`` are the paths of these two."""
         above, other = (self._above[side].get(parents[side], set()) for side in (0, 1))
         for number in above & other:
             self._blocks[number].agree(parents)

@@ -188,7 +188,7 @@ class FreeUnits:
         return a in self._first.of and b in self._second.of
 
     def take(self, a: Unit, b: Unit) -> None:
-        """Remove two module groups that were matched."""
+        """Remove two module groups from the unmatched groups, since they were matched with each other."""
         self._first.take(a)
         self._second.take(b)
 
@@ -243,7 +243,7 @@ class FreeUnits:
         return table[np.ix_([row_of[a] for a in rows], [column_of[b] for b in columns])]
 
     def _joined(self) -> list[int]:
-        """Return, for each kind of the first state dict, one kind that represents all kinds of its subset.
+        """Return, for each kind of the first state dict, the kind that stands for all kinds in the same subset.
 
         The subsets are those that ``islands`` yields. A kind is given by its index.
         """

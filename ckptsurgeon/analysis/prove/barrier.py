@@ -15,7 +15,7 @@ __all__ = ["BarrierPoint", "LossBarrier"]
 
 @dataclass(frozen=True)
 class BarrierPoint:
-    """A network between two networks: each weight is (1 - ``alpha``) times the first plus ``alpha`` times the second.
+    """A network between two networks: (1 - ``alpha``) times the weights of the first plus ``alpha`` times the second's.
 
     ``loss`` is its loss; it is infinite or NaN if the outputs are. ``above`` is the loss minus the linear interpolation
     of the losses of the two networks.

@@ -82,7 +82,7 @@ def foreign_layer_notes(weights: Mapping[str, Sequence[float]], tensors: Mapping
 
 
 def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, TensorInfo]) -> dict[str, list[_Layers]]:
-    """Return the roles of norms in each stack of layers, such as ``encoder.layer``; only roles of the usual width."""
+    """Return the roles (keys without numbers) of norms in each stack of layers; only roles of the usual width."""
     keys = {key: values for key, values in weights.items() if len(values) >= WIDTH}
     templates = Counter(one for key in keys for one, _ in _templates(key))
     roles: dict[str, _Layers] = defaultdict(dict)
@@ -105,7 +105,7 @@ def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, Tensor
 
 
 def _of_usual_width(roles: Sequence[tuple[int, _Layers]]) -> list[_Layers]:
-    """Return the roles that have the most frequent width: others do not normalise hidden units."""
+    """Return the roles whose norms have the most frequent width: other norms do not normalise hidden units."""
     ((usual, _),) = Counter(width for width, _ in roles).most_common(1)
     return [role for width, role in roles if width == usual]
 

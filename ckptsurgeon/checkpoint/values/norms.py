@@ -57,7 +57,7 @@ def is_norm(key: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, tuple[float, ...]]:
-    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; if there are more, some of each role.
+    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; if there are more, some of each kind.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
     that have values that are not finite, are left out.

@@ -92,7 +92,7 @@ def _chosen(
 
 
 def _spread(keys: list[str], number: int) -> list[str]:
-    """Return at most ``number`` keys, from as many layers as possible, and of as many different roles as possible.
+    """Return at most ``number`` keys, from as many layers, and with as many roles (keys without numbers), as possible.
 
     With every n-th key instead, all keys could have one role that only a few layers have.
     """

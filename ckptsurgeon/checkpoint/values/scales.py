@@ -83,7 +83,7 @@ def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleVa
 
 
 def _inverse(scales: Mapping[str, float]) -> list[str]:
-    """Return the keys of the scales that are nearly 1 / median; the median is over all scales of the same role."""
+    """Return the keys of the scales that are nearly 1 / median; the median is over the same scales of all layers."""
     roles: dict[str, list[str]] = {}
     for key in scales:
         roles.setdefault(NUMBER_IN_KEY.sub("{n}", key), []).append(key)
@@ -107,7 +107,7 @@ FEWEST, DIFFERENT = 16, 6
 Ternary weights have only three different codes, and equal scales. In a block of zeros, all codes are equal.
 """
 NEAR, TINY = 0.005, 1e-6
-"""A value may differ from that of the table by the share ``NEAR`` of it, as in bfloat16, plus the number ``TINY``."""
+"""A value may differ from the table's value by the share ``NEAR`` (as in bfloat16), plus the number ``TINY``."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
 OTHER_MAP = "a nested_quant_map whose values are not those of bitsandbytes, so that its scales are wrong"
 ONE_SCALE = "an absmax whose values are all equal, although the codes of these blocks differ"

@@ -81,7 +81,7 @@ def _row(info: TensorInfo) -> int:
 
 
 def by_role(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
-    """Return {role: the keys of the tensors with this role}."""
+    """Return {role (key without numbers): the keys of the tensors with this role}."""
     found: dict[str, list[str]] = {}
     for key, info in tensors.items():
         if info.storage is not None and info.is_plain and info.nbytes:

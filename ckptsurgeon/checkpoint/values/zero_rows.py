@@ -45,7 +45,7 @@ class LostRows(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The tensors of a checkpoint, their open files, and a function that returns {role: keys of the tensors}."""
+    """The tensors of a checkpoint, their open files, and a function that returns {role (key without numbers): keys}."""
 
     tensors: Mapping[str, TensorInfo]
     handles: Mapping[str, File]
@@ -126,7 +126,7 @@ def _is_lost(
 
 
 def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bool:
-    """Return whether most other matrices with the role of a matrix of zeros are not zero; only a few are read."""
+    """Return whether most of the same matrices of other layers are not zero; only a few are read."""
     others = _others(files, rows.place, run)
     return bool(others) and sum(_has_zeros(*one, 0, 1) for one in others) * 2 < len(others)
 
@@ -163,7 +163,7 @@ def _layer_of(key: str) -> str:
 
 
 def _others(files: Files, place: Place, run: tuple[int, int]) -> list[tuple[File, Place]]:
-    """Return (file, place) of a few other matrices with the same role, shape and dtype that are not in ``run``."""
+    """Return (file, place) of a few matrices of the same role, shape and dtype in other layers, but not in ``run``."""
     info = files.tensors[place.key]
     same = [
         key for key in files.by_role()[role_of(place.key)]

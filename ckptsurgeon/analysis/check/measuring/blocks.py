@@ -89,7 +89,7 @@ def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Ite
 
 
 def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
-    """Read a block and return its figures; raises SourceError if the file ends before the end of the block."""
+    """Read a block and return its figures (counts, extremes, sums); raises SourceError if the file ends too early."""
     raw = _read(checkpoint, block, work)
     words = words_of(raw, block.offset, block.step) if block.step else None
     found = _measured(raw, block, work)

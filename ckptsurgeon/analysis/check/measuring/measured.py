@@ -21,7 +21,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of a tensor's values, and the CRC-32 of its bytes.
+    """The figures (counts, extremes, sums) of a tensor's values, and the CRC-32 of its bytes.
 
     ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
     has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are those

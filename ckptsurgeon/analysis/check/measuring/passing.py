@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 def measure(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], by_row: Sequence[str], progress: Progress | None = None
 ) -> dict[str, Measured]:
-    """Read all tensors and return their figures by key; tensors that share their bytes are read only once.
+    """Read all tensors and return their figures (counts, extremes, sums) by key; shared bytes are read only once.
 
     ``by_row`` are the keys of matrices whose rows are also measured. ``progress`` is called with (bytes read, bytes in
     all). The result does not depend on the number of threads. Raises SourceError if a file cannot be read.
@@ -89,7 +89,7 @@ def _counter(progress: Progress | None, whole: int) -> Callable[[int], None]:
 def _in_threads(
     checkpoint: Checkpoint, cut: Iterator[Block], count: Callable[[int], None]
 ) -> dict[str, list[BlockFigures]]:
-    """Return the figures of the blocks of each tensor, in the order of the blocks.
+    """Return the figures (counts, extremes, sums) of the blocks of each tensor, in the order of the blocks.
 
     ``cut`` yields the blocks; ``count`` is called with the number of bytes of each measured block.
     """
@@ -180,7 +180,7 @@ def _digest(checkpoint: Checkpoint, key: str, info: TensorInfo) -> str:
 def _with_aliases(
     tensors: Mapping[str, TensorInfo], first: Mapping[object, str], measured: Mapping[str, Measured]
 ) -> dict[str, Measured]:
-    """Return the figures in the order of ``tensors``; an alias gets the figures of the tensor with the same bytes.
+    """Return the measured figures in the order of ``tensors``; tied tensors get the figures of their first key.
 
     ``first`` maps a position in a file to the first key with a tensor at this position. ``measured`` has the figures
     of these keys.

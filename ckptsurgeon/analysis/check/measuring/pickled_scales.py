@@ -14,7 +14,7 @@ __all__ = ["pickled_scales"]
 
 
 def pickled_scales(checkpoint: Checkpoint) -> dict[str, Figures]:
-    """Return {key of a pickled quantised tensor: figures of the scales inside it}."""
+    """Return {key of a pickled quantised tensor: figures (counts, extremes, sums) of the scales inside it}."""
     found: dict[str, Figures] = {}
     tensors: dict[str, TensorInfo] = {}
     for key, info in checkpoint.items():

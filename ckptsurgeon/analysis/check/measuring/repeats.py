@@ -58,7 +58,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a block, one word per step in its file; the first is at ``begin``."""
+    """Some words of a block, at equal distances (steps) in the file; the first is at the offset ``begin``."""
 
     begin: int
     values: Array

@@ -188,7 +188,7 @@ def _against(subject: Subject) -> str:
 
 
 def _families(subject: Subject) -> int:
-    """Return the number of roles in which an outlier can be found."""
+    """Return the number of roles (``role_of``) with enough tensors to find an outlier."""
     keys = [*(key for key, *_ in subject.weights), *subject.decoded, *_sizes_of_scales(subject)]
     return sum(len(some) >= FEWEST for some in families(dict.fromkeys(keys)).values())
 

@@ -48,7 +48,7 @@ class _Keys:
         self.inside_forms = {_form(path) for path in self.inside}
 
     def alike(self, key: str, fixed: Sequence[tuple[int, str]]) -> set[str]:
-        """Return the keys with the form of ``key`` and the pieces ``fixed``; no keys after ``TRIES`` comparisons."""
+        """Return the keys that have the form of ``key`` and the pieces ``fixed``; none after ``TRIES`` comparisons."""
         near = self.forms[_form(key)]
         self.left -= len(near)
         if self.left < 0:
@@ -71,7 +71,7 @@ def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
 
 
 def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``forms`` without repeats, because one operation can make stacks of different numbers of tensors."""
+    """Return ``forms``, each only once: an operation can stack different numbers of tensors, all with the same form."""
     return tuple(dict.fromkeys(forms))
 
 

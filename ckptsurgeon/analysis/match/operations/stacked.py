@@ -92,10 +92,10 @@ def _named_parts(tensors: Tensors) -> dict[str, Parts]:
 
 
 def numbered_lists(singles: Tensors) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """Yield (other numbers, keys) for tensors of one shape whose names differ in one number, from 0 on.
+    """Yield (the equal numbers in the keys, keys) for tensors of one shape whose keys differ in one number, from 0 on.
 
-    The keys ``layers.3.experts.{0,1}.w`` give the other numbers (3,). The number that differs is the last one (of an
-    expert); if the last one does not differ, it is the first one (of a layer).
+    In the keys ``layers.3.experts.{0,1}.w``, the equal numbers are (3,). The number that differs is the last number in
+    the keys (of an expert); if no keys differ in the last number, it is the first number (of a layer).
     """
     alone = list(singles)
     for end in (-1, 0):

@@ -108,8 +108,8 @@ def _is_rounded(both: Sequence[Checkpoint]) -> bool:
 def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Proposal:
     """Return a proposal with a note on the tensors whose values agree (``found.agreed``).
 
-    If not one matrix agrees, or not one tensor of a destination without matrices, the rules and operations are left
-    out. ``named`` has the keys that are paired by their names alone: their values are not compared.
+    The rules and operations are left out if no matrix agrees or, for a destination without matrices, if no tensor
+    agrees. ``named`` has the keys that are paired by their names alone: their values are not compared.
     """
     destination = both[1]
     agreed = {key: said for key, said in found.agreed.items() if key not in named}

@@ -100,7 +100,7 @@ class Pool:
 
 
 def _positions(lines: Hashes, inside: Hashes) -> npt.NDArray[np.int64] | None:
-    """Return different positions, in another matrix, for all lines; None if a line is missing there."""
+    """Return the position of each line in another matrix (``inside``), all different; None if a line is not in it."""
     if len(lines) > len(inside):
         return None
     order = np.argsort(inside, kind="stable")

@@ -34,7 +34,7 @@ def rearranged(pairs: Pairs) -> Iterator[Change]:
 
 
 def slices_rearranged(pairs: Pairs) -> Iterator[Change]:
-    """Yield such changes also for matrices and kernels in stacks, which get names such as ``experts.w1.0``."""
+    """Yield changes as ``rearranged`` does, also for matrices and kernels in stacks (named ``experts.w1.0``)."""
     here, there = pairs.plain()
     stacks = _slices(here), _slices(there)
     if stacks[0] or stacks[1]:

@@ -57,7 +57,7 @@ def rounded_order(one: Sided, other: Sided) -> list[tuple[Array, Array]]:
 
 
 def _sums(source: Checkpoint, info: TensorInfo, dims: tuple[int, ...]) -> list[Projections]:
-    """Return the sums of all slices along each of ``dims``; without ``dims``, of the whole tensor. It is read twice."""
+    """Return the sums of all slices along each of ``dims``; without ``dims``, of the whole tensor. Reads it twice."""
     sizes = [info.shape[dim] for dim in dims] or [1]
     squares = [np.zeros(size) for size in sizes]
     for box, values in _read(source, info):
@@ -80,7 +80,10 @@ def _read(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[Box, Numbers]]
 
 
 def _places(box: Box, dims: Sequence[int]) -> list[tuple[slice, tuple[int, ...]]]:
-    """Return, for each of ``dims``, (the slices in ``box``, the other dimensions); the whole tensor is one slice."""
+    """Return (indices of the slices along it that ``box`` has, all other dimensions) for each of ``dims``.
+
+    Without ``dims``, the whole tensor is the only slice.
+    """
     every = range(len(box))
     if not dims:
         return [(slice(0, 1), tuple(every))]

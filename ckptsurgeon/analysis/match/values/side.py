@@ -24,7 +24,7 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class View:
-    """A matrix without fingerprints; the fields are those of ``Matrix``."""
+    """A matrix of a model: a ``Matrix`` without the field ``lines``, the fingerprints of its rows and columns."""
 
     name: str
     info: TensorInfo
