@@ -109,7 +109,7 @@ def _misfit(name: str, shapes: Mapping[str, Sequence[int]], *, kernels: bool) ->
 
 
 def _rank(shape: Sequence[int], *, is_tucker: bool) -> Sequence[int]:
-    """Return a sequence with the rank of a factor: (out, rank) or, in a Tucker decomposition, (rank, out)."""
+    """Return (rank,) for the shape of a factor: (out, rank) or, in a Tucker decomposition, (rank, out)."""
     return shape[:1] if is_tucker else shape[-1:]
 
 

@@ -50,7 +50,7 @@ def iso_c(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> M
 
 
 def _isotropic(changes: Changes, found: Components) -> Array:
-    """Return the matrix with the singular vectors in ``found``, and the mean of their singular values for each."""
+    """Return the matrix with the singular vectors in ``found``, each with the mean of all their singular values."""
     number = len(found.values)
     mean = float(changes.xp.sum(found.values)) / number if number else 0.0
     made: Array = (found.left * mean) @ found.right

@@ -32,7 +32,7 @@ _ALIGNED = 2.0**-24
     "slerp", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="model", models=(2, 2), passes=2
 )
 def slerp(tensors: Tensors, *, t: float) -> Merging:
-    """Return the point ``t`` on the arc between two models: the first model, or the base, at 0, the other one at 1.
+    """Return the point ``t`` on the arc between two models: the first model, or the base, is at 0, the other is at 1.
 
     Each tensor is one vector. If the two vectors point in the same or in opposite directions, the point is on
     the straight line between them. If ``t`` is below 0 or above 1, the point is beyond the two, as in mergekit.

@@ -103,8 +103,9 @@ def _centre(cosines: Array, steps: int, tol: float) -> Array:
 def _tangent(mean: Array, cosines: Array, tol: float) -> Array:
     """Return the mean of the arcs from ``mean`` to each vector, as a vector in the tangent space at ``mean``.
 
-    All vectors are given as factors of the unit vectors whose dot products are ``cosines``. A vector that equals the
-    mean, or is opposite to it, is left out: its arc has no direction.
+    All vectors are weighted sums of the same unit vectors, and are given by these weights; ``cosines`` are the dot
+    products of the unit vectors. A vector that equals the mean, or is opposite to it, is left out: its arc has no
+    direction.
     """
     step = np.zeros(len(mean))
     for vector, cosine in enumerate(cosines @ mean):

@@ -56,7 +56,7 @@ def wudi(
 
 
 def _side(rows: int, columns: int, models: int) -> int:
-    """Return the size of the square matrix to factorise: the number of columns or, if smaller, of all models' rows."""
+    """Return the size of the square matrix to factorise: the number of columns or of all models' rows, if fewer."""
     return min(columns, models * rows)
 
 

@@ -105,8 +105,8 @@ class KeyPattern:
     def by_segment(self) -> bool:
         """Return whether the pattern can be matched with the segments of a key one by one.
 
-        It cannot if the same ``{n}`` occurs twice, or if a word contains a literal dot (escaped, or ``{a.b,c}``) and so
-        spans several segments.
+        This is not possible if the same ``{n}`` occurs twice, or if a word contains a literal dot (escaped, or
+        ``{a.b,c}``) and so spans several segments.
         """
         tokens = [token for segment in self.segments for token in segment.tokens]
         names = [token.name for token in tokens if token.name]

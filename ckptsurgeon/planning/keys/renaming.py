@@ -90,7 +90,7 @@ class Renaming:
     """{index of a rule: number of keys that it matches}, for rules without effect: earlier rules rename these keys."""
 
     def collisions(self) -> dict[str, list[str]]:
-        """Return a map from each new name that several keys get to these keys."""
+        """Return {new name: the keys that get this name}, for each name that two or more keys get."""
         landed: dict[str, list[str]] = {}
         for key, names in self.names.items():
             for name in names:

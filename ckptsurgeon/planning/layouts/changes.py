@@ -179,7 +179,7 @@ class Transposed:
     dims: tuple[int, ...] = ()
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that transposes the matrices; it is its own reverse."""
+        """Return the operation that transposes the matrices; a second time, it restores them."""
         name = at(self.name)
         return [{"transpose": name, **({"dims": [*self.dims]} if self.dims else {})}] if matched(name, tensors) else []
 

@@ -31,7 +31,7 @@ class ClassPosition:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that add the first position embedding to the token."""
+        """Return the operations that add the first position embedding to the class token."""
         token, positions = at(self.token), at(self.positions)
         if not self.registers or positions not in tensors:
             return []

@@ -117,7 +117,7 @@ class _Conversion:
     ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
     is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
     ``unknown`` are keys for which the source's layout has no name. ``single`` has the tensors before the operations of
-    the target, ``routed`` the names that the family's ``routed`` have there.
+    the target, ``routed`` their names for the tensors in the family's ``routed``.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class _Conversion:
             )
 
     def _at(self, name: str) -> str:
-        """Return the source layout's name for the tensor or module that the family calls ``name``."""
+        """Return the source layout's name of the tensor or module that the family's first layout calls ``name``."""
         module, rest = name, ""
         while module:
             if module in self.source.names:
@@ -233,8 +233,8 @@ class _Conversion:
     def _aside(self, tensors: Tensors) -> Iterable[str]:
         """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out.
 
-        A note lists the keys of ``tensors``, those before the operations. If a reason has none of these, its note lists
-        tensors that the operations made.
+        ``tensors`` are the tensors before the operations. A note lists the keys of those that are left out for its
+        reason or, if there are none, of tensors that the operations made.
         """
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}

@@ -92,7 +92,7 @@ def _rows(info: TensorInfo) -> int:
 
 
 def _begun(key: str, prefixes: Mapping[str, str]) -> str:
-    """Return a key with its prefix replaced, if ``prefixes`` has it: it maps old prefixes to new ones."""
+    """Return a key with its prefix replaced; ``prefixes`` maps old prefixes to new ones. Other keys stay unchanged."""
     found = next((one for one in prefixes if key.startswith(one)), "")
     return f"{prefixes[found]}{key.removeprefix(found)}" if found else key
 

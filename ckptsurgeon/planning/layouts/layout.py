@@ -147,7 +147,7 @@ class Family:
         return self.shaped(tensors) if self.shaped is not None else self
 
     def is_for(self, other: Family) -> bool:
-        """Return whether tensors of the family ``other`` have names in the layouts of this one."""
+        """Return whether tensors of the family ``other`` have names in the layouts of this family."""
         return self is other or (self.kin is not None and self.kin == other.kin)
 
     def named(self, name: str) -> list[Layout]:

@@ -22,7 +22,7 @@ _PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+
 
 @dataclass(frozen=True)
 class ScaledLayers:
-    """A change of all parameters of a network: the other layout stores parameter and scale, the family's their product.
+    """A change of all parameters: the other layout stores a parameter and its scale, the family's layout their product.
 
     The product is the parameter times e to the power of its scale. The norms of such a network have only an ``eps``,
     which has no scale.
@@ -42,7 +42,7 @@ class ScaledLayers:
 
 
 def _scaled(key: str) -> str:
-    """Return the key of the parameter that a scale with this key is for; '' if the key is not that of a scale."""
+    """Return the key of the parameter that is multiplied by the scale ``key``; '' if ``key`` does not name a scale."""
     if key.endswith(_OF_EMBEDDING):
         return key.removesuffix(_OF_EMBEDDING) + _EMBEDDING
     return key.removesuffix(_SCALE) if key.endswith(_SCALE) else ""

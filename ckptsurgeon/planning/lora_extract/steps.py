@@ -89,7 +89,7 @@ KERNEL = 64
 def comparable(ours: TensorInfo, theirs: TensorInfo) -> bool:
     """Return whether the values of two tensors can be compared.
 
-    They can if the shapes are equal, and the dtypes are equal or both real floating-point.
+    This is possible if the shapes are equal, and if the dtypes are equal or both are real floating-point dtypes.
     """
     kinds = [DTYPES[one.dtype] for one in (ours, theirs)]
     alike = ours.dtype == theirs.dtype or all(kind.kind == "float" and not kind.is_packed for kind in kinds)

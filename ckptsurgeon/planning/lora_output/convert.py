@@ -142,7 +142,7 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
 
 
 def _reduced(one: AdapterView, each: NamedModule, wanted: int, dtype: str) -> NewModule:
-    """Return a LoRA module for a LoHa or LoKr; its rank is ``wanted`` or, if this is smaller, the full rank."""
+    """Return a LoRA module for a LoHa or LoKr; its rank is ``wanted``, but at most the full rank."""
     module = each.module
     inputs = tuple(inputs_by_key(one, 0, module.factors).values())
     found = composed_shape(module.kind, [given.shape for given in inputs])

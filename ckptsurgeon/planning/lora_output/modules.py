@@ -210,7 +210,7 @@ def common_dtype(dtypes: Iterable[str]) -> str:
 def is_exact(times: float, dtype: str) -> bool:
     """Return whether all numbers of ``dtype`` can be multiplied by ``times`` without rounding.
 
-    They can if ``times`` is a power of two, unless the products leave the range of the dtype, as often in float16.
+    This is possible if ``times`` is a power of two, unless products leave the range of the dtype, as often in float16.
     """
     return times == 1 or (dtype != "float16" and abs(frexp(times)[0]) == 0.5)
 

@@ -136,10 +136,11 @@ class MergeSteps:
     def _by_statistics(
         self, piece: MergePiece, fitted: FittedInputs, every: list[Input], parameters: Mapping[str, Any]
     ) -> Step:
-        """Return the step that merges the inputs ``every`` by statistics of all models, or by those of the base.
+        """Return the step that merges the tensors ``every`` by statistics, such as Fisher information.
 
-        If the statistics are those of the base, the base is the last input. If statistics are missing, the step
-        averages the models, with the weights in ``parameters``, or adds their changes to the base.
+        Some methods (``measures_base``) need statistics of the base only; the base is then the last of ``every``. All
+        other methods need statistics of each model. If statistics are missing, a method of the first kind adds the
+        models' changes to the base, and any other method averages the models with the weights in ``parameters``.
         """
         weights, of_base = parameters["weight"], piece.method.measures_base
         measured = every[-1:] if of_base else every

@@ -141,7 +141,7 @@ class _Decider:
         )
 
     def step(self, key: str, origin: TensorOrigin | None) -> Step:
-        """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if that is None.
+        """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if ``origin`` is None.
 
         The first of these that applies decides: --reinit, --drop-last, a missing source tensor, --vocab, --on-mismatch.
         """

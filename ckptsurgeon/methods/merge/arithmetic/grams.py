@@ -74,9 +74,9 @@ def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge:
 class _Steps:
     """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; some experts' matrices are cached.
 
-    The merged tensor is the sum of the first model and of one product for each other model: its difference from the
-    first model, times its matrix. With the matrix of the first model, these matrices sum to the identity. So a
-    direction in which all models are equal is unchanged.
+    The merged tensor is the first model's tensor plus, for each other model, the difference of this model from the
+    first, times the matrix of this model. The matrices of all models sum to the identity. So a direction in which all
+    models are equal is unchanged.
     """
 
     def __init__(self, tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> None:

@@ -48,9 +48,10 @@ def orthogonal_pair(changes: Changes, first: Components, second: Components) -> 
 
 
 def _is_orthonormal(changes: Changes, one: Components) -> bool:
-    """Return whether the vectors are orthonormal, although those of one side are products with the other side.
+    """Return whether the singular vectors are certainly orthonormal, in spite of rounding.
 
-    In such products, the rounding of the largest singular value is divided by the smallest one, twice.
+    The vectors of one side were computed from products with the vectors of the other side. In such products, a rounding
+    error as large as that of the largest singular value is divided by the smallest singular value, twice.
     """
     values = one.values.tolist()
     return bool(values) and changes.nothing * min(values) ** 2 > _ROUNDING * max(values) ** 2

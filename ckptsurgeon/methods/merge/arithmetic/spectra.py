@@ -54,7 +54,7 @@ The vectors of such values are only rounding errors: of models with the same wei
 def is_matrix(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
     """Return whether a tensor is merged as a matrix.
 
-    It is if it has two dimensions and at least one value, and if the parameter ``matrices`` is not off.
+    This is true if it has two dimensions and at least one value, and if the parameter ``matrices`` is not off.
     """
     return len(shape) == 2 and 0 not in shape and bool(parameters.get("matrices", True))
 
@@ -96,7 +96,10 @@ class Changes:
         return len(self.at.models)
 
     def __getitem__(self, model: int) -> Array:
-        """Return one change, in double precision; it is computed anew, so that only one of them is in memory."""
+        """Return the difference of one model to the base, in double precision.
+
+        The array is computed anew at each call, so that only one difference is in memory.
+        """
         wide: Array = self.xp.asarray(self.at.delta(model), dtype=self.xp.float64)
         wide /= self.scale  # in the memory of the new array: float64 changes are new arrays, too
         return wide

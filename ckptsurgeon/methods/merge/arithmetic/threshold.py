@@ -101,7 +101,7 @@ class _RankSearch:
     alike: int = 0
 
     def find(self, values: Array) -> None:
-        """Find all bits of the value at once; ``values`` has the bits of all values, as integers."""
+        """Find all bits of the searched value at once; ``values`` are the bits of all values, as integers."""
         self.bits = int(np.partition(values, self.index)[self.index])
         self.index -= int(np.count_nonzero(values < self.bits))
         self.alike = int(np.count_nonzero(values == self.bits))

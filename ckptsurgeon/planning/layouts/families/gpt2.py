@@ -48,7 +48,7 @@ _GELU = (
 
 
 def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
-    """Return a function that tests whether dimension ``dim`` of the matrix ``key`` is 3 times the other one.
+    """Return a function that tests whether dimension ``dim`` of the matrix ``key`` is 3 times as long as the other.
 
     Such a matrix contains queries, keys and values.
     """
