@@ -49,8 +49,8 @@ class Task:
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
         """Return the names in ``entries`` that the task does not declare.
 
-        If the task declares all of them, return the names of classes and the options of the model that are in the
-        configuration ``values`` but that the task does not have.
+        If the task declares all names, return the classes and the options of the model in the configuration ``values``
+        that the task does not have.
         """
         if others := sorted(entries - self.entries):
             return others

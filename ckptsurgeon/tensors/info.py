@@ -201,9 +201,9 @@ class Scaled:
 
 @dataclass(frozen=True)
 class ExpScaled:
-    """A tensor times e to the power of the one element of another, in double precision, then rounded to its dtype.
+    """A tensor times e to the power of an exponent, in double precision, then rounded to the tensor's dtype.
 
-    ``of`` has the tensor and the exponent.
+    ``of`` has the tensor, and the tensor whose only element is the exponent.
     """
 
     of: tuple[TensorInfo, TensorInfo]

@@ -49,10 +49,11 @@ def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def in_row_order(name: str, pieces: Vocabulary, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
-    """Return a vocabulary with the tokens in the order of rows, which depends on the tokeniser.
+    """Return ``pieces`` with the tokens in the order of the embedding's rows, which depends on the tokeniser's class.
 
-    ``settings`` (tokenizer_config.json) and ``config`` (config.json) have the tokeniser's class. In the result,
-    ``is_whole`` is False if the order is not known, or if the tokeniser has further tokens.
+    ``name`` is the name of the file that has the pieces. The class is read from ``settings`` (tokenizer_config.json) or
+    ``config`` (config.json). In the result, ``is_whole`` is False if the order is not known, or if the tokeniser may
+    have tokens that the result lacks.
     """
     kind = kind_of(settings, config)
     if kind in IN_CODE:

@@ -107,7 +107,7 @@ def draws_of(kept: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Draw]:
 
 
 def kept_draws(spec: TargetSpec) -> dict[str, Any]:
-    """Return the fields of an entry that say which operations fill tensors: each of them, and which each tensor has."""
+    """Return fields of a cache entry: the operations that fill tensors, and the index of each tensor's operation."""
     draws = {repr(one): one for one in spec.draws.values()}  # 0.0 equals -0.0, but has other bits
     places = {said: place for place, said in enumerate(draws)}
     return {

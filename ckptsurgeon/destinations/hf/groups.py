@@ -31,7 +31,7 @@ _SPECIAL = re.compile(r"[\\*?\[\]{}=]")
 
 
 class UnknownConversion(Exception):  # noqa: N818 - caught within this package, which reports it
-    """The error for a conversion that our operations cannot express."""
+    """The error for a conversion of transformers (a ``WeightConverter``) that our operations cannot express."""
 
 
 Naming: TypeAlias = tuple[Mapping[str, str], Callable[[str], str]]

@@ -211,7 +211,7 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 
 
 def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:
-    """Replace functions in all modules; ``functions`` are tuples of a name, the old function and the new one.
+    """Replace functions in all imported Python modules; ``functions`` are tuples (name, old function, new function).
 
     For each replacement, yields the ``__dict__`` of the module, the name in it, the function to put back at the end,
     and the new function.

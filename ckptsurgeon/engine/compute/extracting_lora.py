@@ -79,7 +79,7 @@ class FactorCache:
 
 
 def _named(step: Step, factor: Factor) -> str:
-    """Return the name of the weight whose change is decomposed or, if this is not stored, that of its module."""
+    """Return the key of the weight whose change is decomposed; if the step reads adapters, the name of the module."""
     if factor.of in SIDES:
         return step.source_key.rpartition(".")[0]
     return _FACTOR_NAME.sub("", step.source_key) if factor.of in (PRODUCT, KNOTS) else step.source_key

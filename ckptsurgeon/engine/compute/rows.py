@@ -30,7 +30,7 @@ ELEMENTS = 1 << 18
 NEAR = 8
 """Rows along an axis other than the first are read at once, as one range, if the range is not too long.
 
-It may have at most this many times as many rows as are needed.
+The range may have at most this many times as many rows as are needed.
 """
 
 
@@ -210,7 +210,7 @@ def _moved(box: Box, dim: int, by: int) -> Box:
 
 
 def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield (part, region) for each part of ``box`` whose values come from the source, from this region of it."""
+    """Yield (part of ``box``, region of the source) for each part whose values come from the source."""
     parts, dim = parts_of(step.policy)
     sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
     for part in range(parts):

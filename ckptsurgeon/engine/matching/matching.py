@@ -157,7 +157,7 @@ class _Descent:
         return key in self._reference and self._reference[key].shape == self._model[key].shape
 
     def _others(self, number: int, part: Part, *, with_itself: bool = False) -> set[int]:
-        """Return the indices of the groups whose units are along the other axes of the tensors of a part.
+        """Return the indices of the groups with units along the tensors of a part, but not along the axis of this part.
 
         The group ``number`` itself is left out, unless ``with_itself`` is true.
         """

@@ -165,7 +165,7 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
 
 
 def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
-    """Return a range; if factors are wanted for it, with their rank and number of columns."""
+    """Return a range; if its change shall be stored as low-rank factors, with their rank and number of columns."""
     if not one.dtype or one.key not in low_rank:
         return one
     return replace(one, rank=rank, columns=matrix_shape(new[one.key])[1])

@@ -59,8 +59,9 @@ class FilePiece:
     """A range of a new file, and the record of each of its blocks.
 
     ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) of each new block, and
-    ``old_crcs`` of each old block. ``factors`` are those of its change, from its first block to its last; ``right`` is
-    the right one, encoded. ``why`` says why a matrix for which factors were wanted is stored exactly.
+    ``old_crcs`` the same of each old block. ``factors`` are the low-rank factors of the range's change, if it is stored
+    by factors; ``right`` is the right factor, encoded. ``why`` says why a matrix for which the user asked for factors
+    is stored exactly.
     """
 
     range: FileRange

@@ -162,9 +162,9 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
 
 
 def _is_thirds(key: str, settings: MegatronSettings) -> bool:
-    """Return whether the parts have the order of rows of version 0, which Megatron-core never wrote.
+    """Return whether the rows in the parts are in the order of version 0, which Megatron-core never wrote.
 
-    Megatron-LM takes a checkpoint without a version for one of version 0; later names show that this one is not.
+    Megatron-LM takes a checkpoint that states no version for one of version 0. If its keys have later names, it is not.
     """
     return "query_key_value" in key and settings.version == 0 and (settings.has_version or ".transformer." in f".{key}")
 

@@ -76,7 +76,7 @@ class Reader:
             yield key, self._variable(key)
 
     def aliases(self, variables: Mapping[str, Variable]) -> Iterator[tuple[str, str]]:
-        """Yield (alias, name of the variable) of each alias; if the variable has a scale or zero point, also theirs."""
+        """Yield (alias, name of the variable) for each alias, and for the variable's scale and zero point, if any."""
         seen = set[str]()
         for place in range(self._count("alias", _ALIAS_BYTES)):
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")

@@ -91,7 +91,7 @@ class _Pipeline:
 
 
 def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:
-    """Return one digest for all components; if ckptsurgeon has written the folder, the digest that its recipe seals."""
+    """Return one digest for all components; if ckptsurgeon wrote the folder, the digest that its recipe contains."""
     if folder_recipe(folder) is None:
         return folder_digest({component: header.frame() for component, header in parts.items()})
     return folder_frame(

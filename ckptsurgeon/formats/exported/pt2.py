@@ -140,7 +140,7 @@ class _Reader:
     _compiled: list[str] = field(default_factory=list)
 
     def programs(self) -> dict[str, dict[str, Any]]:
-        """Return {name of a program: tree of its tensors}; raises FormatError if the archive has no such program."""
+        """Return {name of a program: its tensors, nested}; raises FormatError if no program in the archive has any."""
         self.digest.update(self.archive.directory)
         if self.old:
             return {"": self._old_program()}

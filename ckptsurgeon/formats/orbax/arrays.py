@@ -45,7 +45,7 @@ class ArrayReader:
         self._missing = dict[str, int]()
 
     def handles(self) -> dict[str, File]:
-        """Return the file in memory that has the values of the arrays, by its name."""
+        """Return {name: file} of one file in memory, which has the values of all arrays."""
         return {_VALUES: MemoryFile(f"{self._path} (arrays)", self._segments)}
 
     def tree(self, folder: LocalFolder, files: Mapping[str, StoredFile]) -> dict[str, Any]:

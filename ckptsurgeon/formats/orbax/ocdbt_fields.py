@@ -38,7 +38,7 @@ class Budget:
         self._numbers, self._unpacked, self._kept = limits.OCDBT_NUMBERS, limits.OCDBT_UNPACKED, limits.OCDBT_KEPT
 
     def read(self, numbers: int) -> None:
-        """Count numbers that are read one by one: they cost time."""
+        """Count numbers that are read one by one, to limit the time."""
         self._numbers -= numbers
         if self._numbers < 0:
             raise self._too_large(f"has nodes with over {limits.OCDBT_NUMBERS:,} numbers")

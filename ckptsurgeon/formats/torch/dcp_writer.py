@@ -107,12 +107,12 @@ def _metadata(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> 
 
 class _MetadataWriter(PickleWriter):
     def begin(self, module: str, name: str) -> None:
-        """Append the instructions that begin an object of a class; the attributes of the object must follow."""
+        """Append the pickle instructions that begin an object of a class; the attributes of the object must follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
     def end(self) -> None:
-        """Append the instructions that end the attributes of an object."""
+        """Append the pickle instructions that end the attributes of an object."""
         self.out += b"ub"
 
     def key(self, key: str) -> None:

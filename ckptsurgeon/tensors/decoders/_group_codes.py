@@ -57,7 +57,7 @@ VARIES = 0.3
 EVEN = 0.93
 """Codes are not judged if they look like random numbers.
 
-They do if their variance in groups is more than this share of the variance of equally distributed codes. Normally
+They look so if their variance in groups is more than this share of the variance of equally distributed codes. Normally
 distributed weights have the share 0.87 in groups of 16, and 0.4 in groups of 128.
 """
 EQUAL = 0.25
@@ -77,12 +77,13 @@ Decode = Callable[[Mapping[str, Array], Box], Array]
 
 
 def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
-    """Yield the kinds of groups in a part of a weight: ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``.
+    """Compare the codes of a part of a weight with its zero points; yield ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``.
 
-    ``UNFIT`` means that the zero points do not fit the codes. The other kinds are for codes with a single zero point.
-    Only the first rows and the last rows are judged. Nothing is yielded if there are too few rows, if several zero
-    points fit the codes, or if the encoding is not in ``OUTPUTS``. ``arrays`` are the stored parts, by role, for the
-    part ``box`` of the weight; ``decode`` decodes such arrays.
+    ``UNFIT`` means that the zero points vary, and do not fit the codes. The other two are for weights with a single
+    zero point: they name the kind of quantiser that probably made the codes. The first rows and the last rows are
+    examined separately. Nothing is yielded for rows that are too few, for zero points that vary and fit the codes, and
+    for encodings that are not in ``OUTPUTS``. ``arrays`` are the stored tensors, by role, for the part ``box`` of the
+    weight; ``decode`` decodes such arrays.
     """
     *lead, (first, last), inputs = box
     if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):

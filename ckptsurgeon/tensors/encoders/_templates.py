@@ -173,9 +173,11 @@ def _is_unset(asked: _Asked) -> bool:
 
 
 def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, float], ...]]:
-    """Return (number of columns in a group, entry ``ordered`` for ``Encoded.facts``); no entry if groups are adjacent.
+    """Return (number of columns in a group, entries for ``Encoded.facts``).
 
-    Raises UnencodableError if the groups in ``g_idx`` have different numbers of columns; only the last may be smaller.
+    There is the entry ``ordered`` if a group has columns that are not adjacent; otherwise there are no entries.
+    ``end`` is the ending of the key of ``g_idx``, a tensor with the index of the group of each column. Raises
+    UnencodableError if groups have different numbers of columns; only the last group may have fewer.
     """
     numbers = _order(asked, end)
     group = max(1, int(np.count_nonzero(numbers == 0)))

@@ -19,9 +19,9 @@ powers^-9:-7^63/64``.
 FEWEST, ALL, SOME, LACKING = 16, 0.99, 0.92, 6
 """Codes of a tensor were moved between groups if too few of its groups reach the largest possible code.
 
-Less than the share ``SOME`` of at least ``FEWEST`` groups must reach it, and at least ``LACKING`` must not, while in
-enough other tensors at least the share ``ALL`` reach it. Experts are left out: the weights of an expert that is never
-chosen may become so small that their scales have a lower bound.
+Of at least ``FEWEST`` groups, less than the share ``SOME`` must have this code, and at least ``LACKING`` must lack it.
+In enough other tensors, at least the share ``ALL`` of the groups must have it. Experts are left out: the weights of an
+expert that is never chosen may become so small that their scales have a lower bound.
 """
 OTHERS, THIRD = 4, 1 / 3
 """At least ``OTHERS`` tensors, and the share ``THIRD`` of all, must have the largest code in nearly every group."""

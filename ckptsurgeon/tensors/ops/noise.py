@@ -88,7 +88,7 @@ def _part(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed:
 
 
 def _noises(draws: Sequence[Array]) -> Iterator[Array]:
-    """Yield the noise of the copies that share random numbers: of two copies with one, or of three with three."""
+    """Yield the noise of each copy: of two copies if ``draws`` has one array of random numbers, of three if three."""
     if len(draws) == 1:
         yield draws[0]
         yield np.negative(draws[0], out=draws[0])
@@ -137,7 +137,7 @@ def _only(at: int, dims: int) -> tuple[int, ...]:
 def _copies(runs: Runs) -> tuple[Array, Array, Array]:
     """Return three arrays with an entry for each index along the dimension; each index is a copy of an original index.
 
-    The entries are the original index, how many copies of it come before this one, and how many copies it has in all.
+    The entries are the original index, how many of its copies come before this copy, and how many copies it has in all.
     """
     original = np.concatenate([np.arange(begin, end) for begin, end in runs])
     order = np.argsort(original, kind="stable")

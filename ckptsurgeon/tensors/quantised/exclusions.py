@@ -150,8 +150,8 @@ class PossibleExclusions:
 def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
     """Return the ends of entries, from their first number on, that may name modules with another prefix.
 
-    ``tails`` has this end of each entry. All entries with one prefix are left out if one of these ends is in ``coded``,
-    the parts of the quantised modules' names.
+    ``tails`` maps each entry to its end. If ``coded``, the parts of the names of quantised modules, contains the end of
+    an entry, all entries with the same prefix are left out.
     """
     found: dict[str, set[str]] = {}
     for entry, tail in tails.items():

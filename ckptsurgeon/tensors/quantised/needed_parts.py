@@ -175,8 +175,8 @@ def _without_weight_scales(
 ) -> Iterator[NeededPart]:
     """Yield the 8-bit weights if all of them lack scales; activation scales do not count.
 
-    With the method fp8, those of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
-    this kind has scales in its module: ``broken_partners`` finds the weights whose scales others of the kind have.
+    With the method fp8, weights of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
+    this kind has scales in its module. If some weights of the kind have scales, ``broken_partners`` finds the others.
     """
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"

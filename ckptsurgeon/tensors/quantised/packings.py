@@ -39,9 +39,10 @@ _LONGEST = 40
 
 
 def packing_of(settings: Mapping[str, Any]) -> str | None:
-    """Return the ``packing_format`` in lower case; None if it is missing or null, or if AutoRound does not read it.
+    """Return the ``packing_format`` of AutoRound's settings in lower case; None for settings of another method.
 
-    If it is missing, but the settings have the ``backend`` of an older version, the result is what that one means.
+    If ``packing_format`` is missing or null, the result is the ``packing_format`` that means the same as the field
+    ``backend`` of older versions of AutoRound; None if there is no such field, either.
     """
     if settings.get("quant_method") not in AUTOROUND_NAMES:
         return None

@@ -82,9 +82,9 @@ class _Forms:
 
 
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
-    """Return (``opaque``, size in bytes) of a tensor that is not plain bytes, such as torchao's; () for any other.
+    """Return (``info.opaque``, size in bytes) if the values of a tensor are not plain bytes, as torchao's; else ().
 
-    Opaque tensors of equal dtypes and shapes have different forms if these values differ.
+    The result is a part of the form of a quantised tensor (see ``_Forms``): its dtype and shape do not suffice.
     """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 

@@ -78,8 +78,8 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, but that of codes with the same
-    name in other modules is: then the shapes of the weight's stored tensors do not fit each other.
+    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, although it is recognised in other
+    modules whose codes have the same name: then the shapes of the weight's stored tensors do not fit each other.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return
@@ -182,7 +182,7 @@ def _scale(one: QuantisedTensor) -> str:
 
 
 def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) -> Iterator[OddTensors]:
-    """Yield the tensors of a group whose trait (a name or a dtype) is not that of more than half of the group.
+    """Yield the tensors of a group whose trait (a name or a dtype) differs from the trait of most others.
 
     ``trait`` returns the trait of a tensor, which is the same for all tensors with the same ``form``.
     """

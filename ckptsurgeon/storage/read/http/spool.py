@@ -79,7 +79,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def ranges(self, size: int) -> list[Range]:
-        """Return the ranges on disk, in a file of ``size`` bytes; [] if any line is damaged or truncated."""
+        """Return the byte ranges on disk of a remote file of ``size`` bytes; [] if a line of the list is damaged."""
         text = os.pread(self._fd, min(_MOST, os.fstat(self._fd).st_size), 0)
         found, at = [], 0
         while at < len(text):

@@ -163,7 +163,7 @@ def _checked(commit: str | None) -> str:
 
 @contextmanager
 def hub_errors(query: HubQuery) -> Iterator[None]:
-    """Turn every exception of huggingface_hub in the block into SourceError or ConfigError.
+    """Turn every exception of huggingface_hub in the ``with`` block into SourceError or ConfigError.
 
     huggingface_hub has about thirty kinds of exceptions, and the libraries that it uses have more.
     """
