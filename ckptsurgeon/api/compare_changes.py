@@ -49,7 +49,9 @@ def compare_changes(
     checksum.
     """
     if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
-        raise ConfigError("models is one model, not a list of models.", hint="Give a list of two or more models.")
+        raise ConfigError(
+            "the argument models is one model, not a list of models.", hint="Give a list of two or more models."
+        )
     given = list(models)
     if len(given) < 2:
         raise ConfigError(

@@ -205,8 +205,8 @@ def _check_family(plan: Plan, wanted: QuantisedTensor, copied: QuantisedTensor |
         name = next((one.name for one in plan.sources if one.role == "destination"), plan.target.name)
         raise QuantisedError(
             f"the tensor {escape(wanted.name)} of the destination {escape(name)} is quantised ({wanted.method}), and "
-            f"would get the codes of {escape(copied.name)}, which are {copied.method}'s: they would be decoded to "
-            "wrong weights.",
+            f"would get the codes of {escape(copied.name)}, which is quantised differently ({copied.method}): these "
+            "codes would be decoded to wrong weights.",
             hint="Use --encoding dequantize, or a destination in the encoding of the source.",
             details=list(wanted.keys),
         )

@@ -50,7 +50,7 @@ def check_number(method: Method, number: int, base: CheckpointLike | None) -> No
     least, most = method.models
     if method.base == "required" and base is None:
         raise ConfigError(
-            f"the method {method.name} needs the base model that the others were trained from.",
+            f"the method {method.name} needs the base, from which the other models were trained.",
             hint="Give it with --base.",
         )
     if method.base == "none" and base is not None:

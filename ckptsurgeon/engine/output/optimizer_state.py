@@ -17,18 +17,18 @@ __all__ = ["optimizer_state"]
 
 
 def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
-    """Return the entries of an output with an optimizer's state: groups of parameters, and the dicts with its tensors.
+    """Return what an output with an optimizer's state contains: ``param_groups``, and the place of each tensor.
 
-    The settings of each group, such as the learning rate, are those of the source. Raises PlanError if the source has
-    other groups than when the plan was made.
+    The settings of each parameter group, such as the learning rate, are those of the source. Raises PlanError if the
+    parameter groups of the source have changed since the plan was made.
     """
     given = source.others.get(GROUPS)
     groups = given if isinstance(given, list) else []
     wanted = plan.carried.groups
     if len(groups) != len(wanted) or not all(isinstance(one, dict) for one in groups) or why_not_plain(groups):
         raise PlanError(
-            f"the plan copies {len(wanted)} groups of parameters from {escape(source.path)}, which has other groups "
-            "now.",
+            f"the plan copies {len(wanted)} parameter groups of an optimizer from {escape(source.path)}, whose groups "
+            "have changed.",
             hint="Make a new plan.",
         )
     merged = [

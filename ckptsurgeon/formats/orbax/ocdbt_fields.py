@@ -159,7 +159,7 @@ class Fields:
         lengths, bases = self.numbers(count), self.numbers(count)
         paths = self.texts(shared, lengths, base) if count else []
         if any(len(base) + length > len(path) for length, path in zip(bases, paths, strict=True)):
-            raise ValueError("a node has the path of a file that is shorter than its base")
+            raise ValueError("the path of a file in a node is shorter than the base that it should begin with")
         return [
             DataFile(os.fsdecode(path), path[: len(base) + length]) for length, path in zip(bases, paths, strict=True)
         ]

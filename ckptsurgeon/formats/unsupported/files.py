@@ -173,7 +173,7 @@ def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
     if head.startswith(_HDF5[:4]):
         return UnreadableFile("an HDF5 file whose bytes were changed, as by a transfer in text mode", ANEW)
     advice = f"Remove the data before it: h5unjam -i {argument(name)} -o new.h5 --delete"
-    return UnreadableFile("an HDF5 file behind other data (a user block)", advice)
+    return UnreadableFile("an HDF5 file after other data (a user block)", advice)
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:

@@ -29,7 +29,10 @@ __all__ = ["averaged_width"]
 
 _MEAN = "averaged"
 _STREAM = ("embedding", "conv", "other")
-"""The kinds of modules whose outputs, in these networks, only go into the residual stream: embeddings and tables."""
+"""The kinds of modules, such as embeddings, whose outputs go only into the residual stream.
+
+This is true in the types of networks whose width can be averaged.
+"""
 _ZEROS = re.compile(r"\.(q_proj|k_proj|v_proj|query|key|value|c_attn|query_key_value|pooler\.dense)\.(weight|bias)$")
 """Matches layers whose outputs do not go into the residual stream; these outputs are 0 in new dimensions."""
 _IN_TURN = ".query_key_value."
@@ -44,7 +47,7 @@ def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], n
     the source. Raises PlanError for an axis of unknown origin.
     """
     old, new = numbers
-    said = f"{field} {old} to {new}: {new - old} dimensions are added, which are the mean of the others at first"
+    said = f"{field} {old} to {new}: {new - old} dimensions are added, which are the mean of the old ones at first"
     change = Change(f"{said} (arXiv 2310.07999)", True)
     sharing = _sharing(axes)
     for axis in axes:
@@ -64,9 +67,9 @@ def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], n
 
 
 def _sharing(axes: Sequence[Axis]) -> set[str]:
-    """Return the paths of attention modules whose new heads share old keys, so that their outputs are not 0.
+    """Return the paths of attention modules whose new query heads share old keys, so that the heads' outputs are not 0.
 
-    Then the layer that reads the heads has zeros for the new ones. Elsewhere, the values of new heads are 0.
+    In these modules, the output projection gets zeros for the new heads. In all others, the values of new heads are 0.
     """
     made = {name: {_attention(axis) for axis in axes if f".{name}." in axis.key} for name in ("q_proj", "k_proj")}
     grown = {_attention(axis) for axis in axes if ".k_proj." in axis.key and axis.side == "out"}

@@ -243,7 +243,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     if _lost_patience(folder):
         raise ConfigError(
             f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
-            f"row brought no better model (train.patience): with {steps} steps, too, it would end at once.",
+            f"row brought no better model (train.patience): it would end at once with {steps} steps, too.",
             hint="Start another run with --run DIR, from the best weights of this run or without train.patience.",
         )
     if steps < done:

@@ -65,7 +65,7 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
         )
     if init is None or init.recipe is None:
         raise ConfigError(
-            f"{OPTION} needs an init that ckpt wrote: the recipe in it says which source has the moments.",
+            f"{OPTION} needs an init that ckpt wrote, whose recipe says which source has the moments.",
             hint="Make an init with ckpt transplant SRC dst.yaml.",
         )
     with ExitStack() as stack:

@@ -84,7 +84,7 @@ def test_the_mean_may_be_added_if_layers_normalise_their_inputs(
 ) -> None:
     for size in (80, 128):
         plan = cs.resize(source(kind), set={width: size, heads: size // 16}, new_width="init")
-        assert "which are the mean of the others at first (arXiv 2310.07999)" in plan.notes[0]
+        assert "which are the mean of the old ones at first (arXiv 2310.07999)" in plan.notes[0]
         cs.apply(plan, tmp_path / str(size))
         assert difference(outputs(source(kind), kind), outputs(tmp_path / str(size), kind)) < 1e-5
     if kind == "gpt2":

@@ -72,8 +72,8 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "executorch": ("x.pte", b"\x1c\0\0\0ET12" + bytes(40), "an ExecuTorch program", "exported from"),
     "tensorrt": ("x.engine", b"ftrt\xe8\0\0\0" + bytes(40), "a TensorRT engine, compiled for one GPU", "built from"),
     "hdf5 sent as text": ("x.pth", b"\x89HDF\n\x1a\n" + bytes(200), "an HDF5 file whose bytes were changed, as by a transfer in text mode", ANEW),
-    "hdf5 behind a user block": ("x.h5", hdf5(512), "an HDF5 file behind other data (a user block)", "h5unjam -i x.h5 -o new.h5"),
-    "hdf5 behind a larger one": ("x.h5", hdf5(2048), "an HDF5 file behind other data", "h5unjam -i x.h5"),
+    "hdf5 behind a user block": ("x.h5", hdf5(512), "an HDF5 file after other data (a user block)", "h5unjam -i x.h5 -o new.h5"),
+    "hdf5 behind a larger one": ("x.h5", hdf5(2048), "an HDF5 file after other data", "h5unjam -i x.h5"),
     "keras": (
         "x.keras", zipped("metadata.json", "config.json", "model.weights.h5", deflated=True),
         "a compressed Keras model, a zip archive", "Unpack model.weights.h5, and use it",
