@@ -37,8 +37,8 @@ class KeptCodes:
 
         Loaders use one global scale for weights that they join, but here each weight gets its own global scale.
         ``names`` are the names of the plan's sources, and ``owner`` is the index of the source whose encodings the
-        output gets. ``stored`` is the name of the stored owner, and ``weights`` are the keys of its quantised weights.
-        ``dtype`` is the dtype that the user asked for.
+        output gets. ``stored`` is the name of this source in messages, and ``weights`` are the keys of its quantised
+        weights. ``dtype`` is the dtype that the user asked for.
         """
         for method, keys in self.moved.items():
             yield (

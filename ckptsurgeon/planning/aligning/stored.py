@@ -18,7 +18,10 @@ __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]
 
 
 class NetworkPart(NamedTuple):
-    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is an expert's index, or -1."""
+    """A part of an axis of a tensor of the network, with the fields of ``Part``.
+
+    ``expert`` is the index of the expert to which the part belongs; -1 if it belongs to no expert.
+    """
 
     key: str
     dim: int

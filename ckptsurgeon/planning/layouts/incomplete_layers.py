@@ -51,9 +51,9 @@ def _where(word: str, label: str) -> str:
 
 
 def check_experts(routed: Sequence[str], tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer has other experts than its router has rows.
+    """Raise PlanError if the experts of a layer do not correspond to the rows of its router, one row for each expert.
 
-    ``routed`` has the patterns of a router's weight, and of a matrix of an expert.
+    ``routed`` has two patterns of keys: of a router's weight, and of a matrix of an expert.
     """
     router, expert = routed
     keys, matrices = hits([router, expert], tensors)

@@ -29,7 +29,7 @@ def check_named(odd: Sequence[str], family: Family, source: Layout, target: Layo
 
 
 def check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if ``rows`` reorder queries and keys of a model that may rotate other rows than the family.
+    """Raise PlanError if ``rows`` reorder queries and keys, and the model may not rotate the rows as ``family`` does.
 
     ``rows`` are operations; ``config`` shows which rows the model's rotary embedding rotates.
     """

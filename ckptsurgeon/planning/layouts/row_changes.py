@@ -103,7 +103,7 @@ class RowsFromThirds:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put the row of keys and that of values behind each row of queries."""
+        """Return the operations that put, after each row of queries, its row of keys and its row of values."""
         return self._turned(tensors, at, lambda rows: [3, rows])
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:

@@ -1,4 +1,6 @@
-"""The change of icefall's scaled layers: a parameter, and the logarithm of a number by which it is multiplied.
+"""The change of icefall's scaled layers, which store the logarithm of a scale with each parameter.
+
+The parameter is multiplied by the scale when the layer is run.
 
 https://github.com/k2-fsa/icefall/blob/master/egs/librispeech/ASR/pruned_transducer_stateless2/scaling.py
 (``ScaledLinear``, ``ScaledConv1d``, ``ScaledConv2d``, ``ScaledLSTM``, ``ScaledEmbedding``)
@@ -24,8 +26,8 @@ _PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+
 class ScaledLayers:
     """A change of all parameters: the other layout stores a parameter and its scale, the family's layout their product.
 
-    The product is the parameter times e to the power of its scale. The norms of such a network have only an ``eps``,
-    which has no scale.
+    The family's own layout stores their product: the parameter times e to the power of the logarithm. The norms of such
+    a network have only an ``eps``, which has no scale.
     """
 
     made: str = ""

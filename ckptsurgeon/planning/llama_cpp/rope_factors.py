@@ -16,10 +16,11 @@ __all__ = ["FrequencyScaling", "rope_factors"]
 
 @dataclass(frozen=True)
 class FrequencyScaling:
-    """How low frequencies are scaled: those with fewer than ``low`` turns in the context are divided by ``factor``.
+    """How low frequencies of the rotary embedding are scaled.
 
-    Frequencies with more than ``high`` turns stay; between the two limits, the scaling is interpolated. ``context`` is
-    the number of positions that the model was first trained on.
+    ``context`` is the number of positions that the model was first trained on. A frequency that makes fewer than
+    ``low`` full turns in these positions is divided by ``factor``. A frequency that makes more than ``high`` turns
+    stays the same. Between the two limits, the scaling is interpolated.
     """
 
     factor: float

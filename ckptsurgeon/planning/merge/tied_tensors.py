@@ -61,11 +61,11 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return ``place`` with the key under which the model stores the tensor: its key, or a key that is tied to it.
+        """Return ``place`` with the key under which the model stores the tensor: ``place.key``, or a key tied to it.
 
         A file may store a tied tensor under only one of its names: transformers leaves out the name of the output
-        layer. ``models`` has the tensor's place in each model. Another key is only used if every model that stores the
-        tensor under the key of its place ties the two keys.
+        layer. ``models`` has the tensor's place in each model. The models that store the tensor under the key of their
+        place decide: another key is only used if all of them tie it to that key.
         """
         if place.key in self._views[place.source].tensors:
             return place

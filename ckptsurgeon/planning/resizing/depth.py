@@ -34,7 +34,7 @@ INFLUENTIAL = "influential"
 WAYS = ("repeat", "interleave", "identity", "evenly", "first")
 """The values of ``--layers`` that name a way to choose layers; all other values are lists of layers."""
 SHOWN = 12
-"""The number of layers whose influence a note shows."""
+"""The number of layers whose block influence (1 minus the mean cosine of input and output) a note shows."""
 NEW = "resized"
 """A segment of the temporary keys that layers have until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
@@ -54,9 +54,9 @@ def final_keys(text: str) -> str:
 
 
 class Layer(NamedTuple):
-    """A layer of the output: a copy of the layer ``source`` of the source.
+    """A layer of the output: a copy of the source's layer with the index ``source``.
 
-    If ``is_identity`` is true, its output projections are set to zero, so that it only passes its input on.
+    If ``is_identity`` is true, the output projections of the copy are set to zero, so that it only passes its input on.
     """
 
     source: int
@@ -186,10 +186,10 @@ def changed_depth(
     """Return the change of the network ``before`` to ``after``: its lists of layers ``paths`` become ``layers``.
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is true if each layer
-    normalises the sum of its input and its own results (post-norm). ``influences`` has the influence of each layer of
-    the source, if the layers were chosen by it; the note then has those of the layers that are left out. Raises
-    PlanError if an added layer cannot pass its input on, if a source layer lacks a tensor that the output's layer
-    needs, or if a tensor outside the layers changes.
+    normalises the sum of its input and its own results (post-norm). ``influences`` has the block influence of each
+    layer of the source, if the layers were chosen by it; the note then has those of the layers that are left out.
+    Raises PlanError if an added layer cannot pass its input on, if a source layer lacks a tensor that the output's
+    layer needs, or if a tensor outside the layers changes.
     """
     _check_outside(field, paths, before, after)
     for path in paths:

@@ -28,7 +28,7 @@ _PROJECTIONS = {
 AVERAGED: Mapping[str, str] = {
     "gpt2": "", "gpt_bigcode": "", "gpt_neox": "", "vit": "", "whisper": "", "clip": "text_config",
 }  # fmt: skip
-"""The types of networks whose new dimensions can be the mean of the others instead (``averaged_width``).
+"""The types of networks whose new dimensions can be the mean of the old ones instead (``averaged_width``).
 
 Each is mapped to the path of the part of its configuration with such a width, "" for the whole.
 """

@@ -114,7 +114,10 @@ class PositionalRows:
         return key in self._sizes and key not in self._labels
 
     def resized(self, keys: Iterable[str]) -> list[str]:
-        """Return notes on the resized tensors in ``keys`` that have a row for each token: rows keep their positions."""
+        """Return notes on the resized tensors in ``keys`` that have a row for each token.
+
+        They say that rows are copied by position, although the row of a token may be at another position now.
+        """
         return [
             f"{listing(found, where='')} {'goes' if len(found) == 1 else 'go'} from {before} to {after} rows by "
             + ("position" if are_labels else f"position, not by token; {BY_TOKEN} maps rows by token")
@@ -123,7 +126,7 @@ class PositionalRows:
         ]
 
     def merged(self) -> list[str]:
-        """Return notes on the tensors that have a row for each token: their rows are merged by position."""
+        """Return notes on the tensors that have a row for each token: they say that rows are merged by position."""
         return [
             f"{listing(found, where='')} ({before} and {after} rows) {'is' if len(found) == 1 else 'are'} merged by "
             + ("position" if are_labels else "position, not by token")

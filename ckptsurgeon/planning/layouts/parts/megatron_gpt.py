@@ -1,7 +1,7 @@
 """The layouts of Megatron-core for decoders with biases, layer norms and an MLP without gates: GPT-2, GPT-NeoX.
 
 `linear_qkv` has the queries, keys and values of the first head, then those of the second. With modules of Transformer
-Engine, the weight and bias of a norm are parts of the matrix behind it; with Megatron's own, norms are modules.
+Engine, the weight and bias of a norm are parts of the matrix after it; with Megatron's own, norms are modules.
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_model.py,
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_layer_specs.py
 """
@@ -41,7 +41,7 @@ class Decoder:
     def names(self, *, has_own_norms: bool) -> dict[str, str]:
         """Return {the family's name of a tensor in a layer: Megatron's name}.
 
-        If ``has_own_norms`` is false, the norms are parts of the matrices behind them.
+        If ``has_own_norms`` is false, the norms are parts of the matrices after them.
         """
         modules = (*self.attention, *self.mlp)
         inside = dict(zip(modules, (_QKV, "self_attention.linear_proj", _FC1, "mlp.linear_fc2"), strict=True))

@@ -14,7 +14,7 @@ from .unet import groups_alike as alike_in_unet
 __all__ = ["THEIR_UNET", "THEIR_VAE", "UNET", "VAE", "Pipeline", "pipeline_in"]
 
 UNET, VAE = "unet.", "vae."
-"""The prefixes of the keys of these networks if the components of a pipeline are read together."""
+"""The prefixes of the keys of the U-Net and the VAE if all components of a pipeline are read together."""
 THEIR_UNET, THEIR_VAE = "model.diffusion_model.", "first_stage_model."
 _PREFIXES = ((True, THEIR_UNET, THEIR_VAE), (False, UNET, VAE), (True, "", ""), (False, "", ""))
 

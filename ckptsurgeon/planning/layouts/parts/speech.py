@@ -49,7 +49,7 @@ CORE: Names = {
     f"{LAYERS}final_layer_norm": f"{LAYERS}final_layer_norm",
     "encoder.layer_norm": "encoder.layer_norm",
 }
-"""The modules that all these networks have: transformers' names, mapped to fairseq's."""
+"""The modules of wav2vec 2.0 and of all networks made of it: transformers' names, mapped to fairseq's."""
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _BIAS, _NORM, _DIRECTION = (
     f"{_POSITIONS}{part}" for part in ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1")

@@ -24,8 +24,8 @@ _COMPARED = "which only a comparison of texts and images uses"
 class TextEncoder:
     """A text encoder: the prefix of its keys in diffusers (``ours``), and in the original code (``theirs``).
 
-    If ``is_open`` is true, the original code has the names of open_clip and OpenAI; otherwise it has the names of
-    transformers.
+    If ``is_open`` is true, the original code names the tensors as open_clip and OpenAI do; otherwise it names them as
+    transformers does.
     """
 
     ours: str

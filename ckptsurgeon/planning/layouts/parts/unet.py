@@ -14,12 +14,12 @@ from itertools import count, takewhile
 __all__ = ["SIZES", "UNet", "groups_alike", "unet_in", "unet_names"]
 
 Levels = tuple[tuple[int, ...], ...]
-"""For each level, and each of its residual blocks, the number of transformer blocks behind it; 0 without attention."""
+"""For each level, and each of its residual blocks, the number of transformer blocks after it; 0 without attention."""
 
 
 @dataclass(frozen=True)
 class UNet:
-    """The structure of a U-Net: the numbers of transformer blocks behind the residual blocks of each level.
+    """The structure of a U-Net: the numbers of transformer blocks after the residual blocks of each level.
 
     ``down`` is for the way down, ``up`` for the way up. ``middle`` is the number of transformer blocks in the middle.
     ``embedding`` is the module in diffusers that embeds sizes or classes, which the original code calls ``label_emb``;
@@ -125,7 +125,7 @@ def _their_embedding(keys: Collection[str], prefix: str, levels: Levels) -> str:
     """Return diffusers' name of the embedding that the original code calls ``label_emb``; '' if there is none.
 
     The original code uses this name for the embedding of sizes and for the embedding of images. Only SDXL, which embeds
-    sizes, has several transformer blocks behind one residual block.
+    sizes, has several transformer blocks after one residual block.
     """
     if f"{prefix}label_emb.weight" in keys:
         return TABLE
