@@ -49,7 +49,7 @@ class JoinedScales:
 
     @notes_of(NoteKind.REMARK)
     def notes(self) -> Iterator[str]:
-        """Yield a note that says how these scales are read, and where they would be lost."""
+        """Yield a note that says how the joined scales are read, and where they would be lost."""
         if self.keys:
             yield (
                 f"{count(len(self.keys), 'tensor')} of joined scales {'is' if len(self.keys) == 1 else 'are'} read, "

@@ -176,9 +176,9 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
     """Return a floating-point tensor multiplied by random factors, so that copies of an element differ.
 
-    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
-    each index along ``dim`` the index of its original element. ``tensors.ops.noise`` computes the factors from ``by``
-    and ``seed``.
+    The mean of the factors of all copies of an element is 1. The indices in the ranges ``runs``, one range after the
+    other, say for each index along ``dim`` of which original index it is a copy. ``tensors.ops.noise`` computes the
+    factors from ``by`` and ``seed``.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 

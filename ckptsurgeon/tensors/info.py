@@ -221,9 +221,9 @@ class Shifted:
 class Noisy:
     """The tensor ``of`` multiplied by random factors, then rounded to its dtype.
 
-    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices: together, they give for
-    each index along ``dim`` the index of its original element. ``tensors.ops.noise`` computes the factors from ``by``
-    and ``seed``.
+    The mean of the factors of all copies of an element is 1. The indices in the ranges ``runs``, one range after the
+    other, say for each index along ``dim`` of which original index it is a copy. ``tensors.ops.noise`` computes the
+    factors from ``by`` and ``seed``.
     """
 
     of: TensorInfo
@@ -278,9 +278,9 @@ class Decoded:
 class Encoded:
     """One stored tensor of a quantised tensor (its codes, scales or zero points), computed from the values.
 
-    ``of`` is the tensor that is quantised. The tensors that share its global scale follow it or, if ``facts`` has
-    ``ordered``, its ``g_idx`` (the index of the group of each column). ``encoding`` is the name of the module of
-    ``tensors.encoders`` that rounds it. ``role`` says which stored tensor this is: codes, scale, bias, zero (zero
+    ``of`` has the tensor that is quantised, followed by the tensors that share its global scale or, if ``facts`` has
+    ``ordered``, by its ``g_idx`` (the index of the group of each column). ``encoding`` is the name of the module of
+    ``tensors.encoders`` that computes this stored tensor. ``role`` says which one it is: codes, scale, bias, zero (zero
     points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many elements along each
     dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are in the codes.
     ``facts`` are the numbers that the encoder needs, as (name, number), such as ("bits", 4). For messages, ``name`` is

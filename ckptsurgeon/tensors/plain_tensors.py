@@ -33,7 +33,7 @@ _CENTROIDS = "centroids"
 def is_plain(tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether names, dtypes and shapes alone show that no tensor is quantised; most models are plain.
 
-    Then no module of an encoding is imported. A state dict that is not plain may have no quantised tensors either.
+    If so, no module of an encoding is imported. If not, the state dict may nevertheless have no quantised tensors.
     """
     for key, info in tensors.items():
         module, _, name = key.rpartition(".")

@@ -148,7 +148,7 @@ def _have_one_scale(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], rea
 
 
 def _is_dynamic_map(info: TensorInfo, read: Read) -> bool:
-    """Return whether a table has the values of ``_dynamic_map``; True if it cannot be read."""
+    """Return whether the lookup table ``info`` has the values of ``_dynamic_map``; True if it cannot be read."""
     data, letter = read(info), FORMATS.get(info.dtype)
     if not data or letter is None:
         return True

@@ -115,7 +115,7 @@ An A_log is log(1), log(2), ... before training, or the logarithm of a random nu
 have some negative values, but not in all rows of all layers.
 """
 TENSORS, BYTES = 512, 1 << 14
-"""The largest number of tensors that a command reads for these notes, and of bytes of each tensor."""
+"""The largest number of small tensors that a command reads for notes, and of bytes of each tensor."""
 MANY = 64
 """If a tensor has more values than this, and none is negative, its extremes are not computed, to save time."""
 INTEGERS = ("int64", "int32")

@@ -18,7 +18,7 @@ __all__ = ["PART", "Place", "Places", "by_role", "place_of", "places_by_file", "
 NARROW = 64
 """If the last dimension is smaller, as in convolutions, a row has all values of one index of the first dimension."""
 PART = re.compile(r"[._](?:weight\w*|blocks|qweight|qzeros|biases|\w*scales?(?:_inv)?)$")
-"""Matches the end of the key of a weight, or of a part of a quantised weight: all parts of a weight have one role."""
+"""Matches the end of a weight's key, such as ``.weight`` or ``.qweight``; all tensors of a weight have one role."""
 
 
 class Place(NamedTuple):
@@ -90,5 +90,8 @@ def by_role(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
 
 
 def role_of(key: str) -> str:
-    """Return the role of a tensor: its key without numbers, and without the name of its part."""
+    """Return the role of a tensor: its key without numbers and without an ending such as ``.weight``.
+
+    The role of ``layers.3.q_proj.weight`` is ``layers.#.q_proj``: corresponding matrices of all layers have one role.
+    """
     return NUMBER_IN_KEY.sub("#", PART.sub("", key))

@@ -132,7 +132,7 @@ def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bo
 
 
 def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run: tuple[int, int]) -> bool | None:
-    """Return whether only these rows are zeros: no other rows of the matrix, and not the same rows of similar matrices.
+    """Return whether only ``rows`` are zeros: no other rows of the matrix, and not the same rows of similar matrices.
 
     Similar matrices are the matrices of the same layer, and a few matrices of the same role in other layers. Most
     matrices of other layers must have no zeros at all. Returns None if no other layer has the role. ``run`` is the

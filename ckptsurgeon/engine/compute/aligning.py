@@ -21,7 +21,10 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``; but if it is (1,) and the output's is (), or the reverse, the output's."""
+    """Return the shape in which the input ``one`` is read: its own.
+
+    If one of the shapes of the input and the output is (1,) and the other is (), the shape of the output is returned.
+    """
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 

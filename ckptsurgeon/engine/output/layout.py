@@ -317,7 +317,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
 
 
 def _sharded(tensors: Sequence[OutTensor], text: str, writer: Writer) -> list[list[OutTensor]]:
-    """Return the tensors of each shard; raises ConfigError for a size that is not valid, or too small."""
+    """Return the tensors of each shard; raises ConfigError if the shard size ``text`` is not valid, or too small."""
     size = parse_size(text)
     shards = split_shards(tensors, size, shares=writer.shares)
     check_shards(size, text, len(shards), sum(not tensor.alias_of for tensor in tensors))

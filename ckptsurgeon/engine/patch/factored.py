@@ -41,7 +41,7 @@ def why_exact(old: TensorInfo | None, new: TensorInfo, rank: int) -> str:
 
 
 def changes(old: Read, new: Read, shape: tuple[int, int], dtype: str) -> Iterator[Array]:
-    """Yield the rows of the change of a matrix in float64, some rows at a time."""
+    """Yield the new matrix minus the old one in float64, some rows at a time."""
     (rows, columns), itemsize = shape, raw_dtype(dtype).itemsize
     step = max(1, ROWS // columns)
     for row in range(0, rows, step):

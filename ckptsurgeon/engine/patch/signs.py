@@ -33,7 +33,7 @@ class Errors(NamedTuple):
             return Errors(_squares(found - after), _squares(after - before), _squares(after))
 
     def plus(self, other: Errors | None) -> Errors:
-        """Return the sums over the elements of both objects."""
+        """Return the sums over the elements of this object and of ``other``."""
         return self if other is None else Errors(*(one + two for one, two in zip(self, other, strict=True)))
 
 
@@ -42,7 +42,10 @@ def _squares(values: np.typing.NDArray[np.float32]) -> float:
 
 
 def errors_of(tensors: Sequence[Errors]) -> tuple[float, ...]:
-    """Return two relative errors: that of all changes, and the largest one of a tensor's weights; () if no tensors."""
+    """Return the relative error of all changes together, and the largest relative error of the weights of a tensor.
+
+    Returns () if there are no tensors.
+    """
     if not tensors:
         return ()
     missing, change = sum(one.missing for one in tensors), sum(one.change for one in tensors)

@@ -24,9 +24,10 @@ Scales = Callable[[str], float]
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """The headers of an adapter's file, and the sources of its scales; the fields are arguments of ``read_adapter``.
+    """The headers of an adapter's file, its configurations, and ``number``, which reads its alphas.
 
-    If ``kernels`` is true, a LoHa or LoKr may change the kernels of a convolution.
+    The fields are the arguments of ``read_adapter``. If ``kernels`` is true, a LoHa or LoKr may change the kernels of a
+    convolution.
     """
 
     tensors: Mapping[str, TensorInfo]

@@ -16,7 +16,7 @@ __all__ = ["METHODS"]
 
 
 def _keeps_all(parameters: Mapping[str, Any]) -> bool:
-    """Return whether these parameters keep or drop only whole models (each density is 0 or 1), without rescaling."""
+    """Return whether ``parameters`` keep or drop only whole models (each density is 0 or 1), without rescaling."""
     density = parameters["density"]
     shares = density if isinstance(density, (list, tuple)) else (density,)
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]

@@ -113,11 +113,11 @@ def one_off_names(names: Mapping[str, Collection[str]], every: Iterable[str]) ->
 
 
 UNSHIFTED = 3
-"""The other matrices of a role are wrong if at least this many matrices of the role are not shifted."""
+"""The shifted matrices of a role are wrong if at least this many matrices of the role are not shifted."""
 SIBLINGS = 2
-"""The other matrices of a role are wrong if at least this many matrices of the role have groups around 0.
+"""The matrices of a role whose groups are not around 0 are wrong if the groups of at least this many others are.
 
-One is enough in a model of two layers if its other matrices have groups around 0, too.
+One such other matrix is enough in a model of two layers if all matrices of other roles have groups around 0, too.
 """
 AROUND = 8
 """A matrix that is alone in its role is wrong if at least this many other matrices have groups around 0."""

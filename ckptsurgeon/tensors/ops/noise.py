@@ -28,7 +28,7 @@ _COLUMN, _MIX, _MIX_AGAIN = 0x9E3779B9, 0x21F0AAAD, 0xD35A2D97
 
 
 Runs: TypeAlias = tuple[tuple[int, int], ...]
-"""Ranges of indices: together, they give for each index along a dimension the index of the element it is a copy of."""
+"""Ranges of indices: in order, they list, for each index along a dimension, the index that it is a copy of."""
 
 
 def with_noise(
@@ -153,10 +153,12 @@ Indices: TypeAlias = "Array | slice"
 
 @dataclass(frozen=True)
 class _Group:
-    """Elements of which a range of indices has copies that share random numbers; ``originals`` are their indices.
+    """Two or three copies of each of some elements; ``originals`` are the indices of the elements that were copied.
 
-    ``draws`` are the numbers of their random numbers: one for two copies, or three for three copies. ``copies`` has,
-    for each of these copies, the indices of the range, and the positions of their elements in ``originals``.
+    The copies of an element share random numbers: one number for two copies, three for three copies. ``draws`` are the
+    arguments ``draw`` of ``_random`` for these numbers. ``copies`` has an item for the first, the second and perhaps
+    the third copies: their indices, counted from the beginning of a range, and the positions of the elements that they
+    copy in ``originals``.
     """
 
     draws: tuple[int, ...]

@@ -24,10 +24,10 @@ def power_of(dtype: str, factor: float) -> int | None:
 
 
 def odd_ones(bits: Array, dtype: str, power: int) -> Array:
-    """Return the indices of the values of which not only the exponent changes if they are multiplied by 2 ** ``power``.
+    """Return the indices of the values that cannot be multiplied by 2 ** ``power`` by changing only their exponents.
 
-    These are zeros, infinities, NaN, and numbers that are subnormal or too large, before or afterwards. ``bits`` is a
-    flat array of the values' bits.
+    These are zeros, infinities, NaN, and numbers that are subnormal or too large, before or after the multiplication.
+    ``bits`` is a flat array of the values' bits.
     """
     unit = 1 << _FRACTION[dtype]
     least = unit * max(1, 1 - power)  # the smallest number that is normal before and afterwards
@@ -38,6 +38,6 @@ def odd_ones(bits: Array, dtype: str, power: int) -> Array:
 
 
 def with_exponents(bits: Array, dtype: str, power: int) -> Array:
-    """Return the bits of values whose exponents are larger by ``power``; none of them may be odd (``odd_ones``)."""
+    """Return the bits of values times 2 ** ``power``; no value may be one of those that ``odd_ones`` finds."""
     made: Array = bits + np.uint16((power << _FRACTION[dtype]) % (1 << 16))
     return made

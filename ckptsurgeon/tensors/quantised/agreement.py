@@ -313,9 +313,9 @@ def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterat
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield ``field`` if, according to it, a tensor (such as zero points) is stored in ``theirs`` but not in ``ours``.
+    """Yield ``field`` if it says in ``theirs`` that a tensor (such as zero points) is stored, and in ``ours`` that not.
 
-    ``value`` is the value of the field if the tensor is stored.
+    ``theirs`` and ``ours`` are settings. ``value`` is the value of the field if the tensor is stored.
     """
     if theirs.flags.get(field) is value and ours.flags.get(field) is (not value):
         yield field, str(value).lower(), str(not value).lower()

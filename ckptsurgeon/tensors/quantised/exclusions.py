@@ -83,7 +83,7 @@ class PossibleExclusions:
 
     @property
     def is_spent(self) -> bool:
-        """Whether regular expressions were not compared because all comparisons together could have taken too long."""
+        """Whether some names were not compared with regular expressions, as all comparisons could take too long."""
         return self._modules.is_spent
 
     def may_exclude(self, module: str) -> bool:

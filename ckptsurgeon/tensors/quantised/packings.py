@@ -27,11 +27,14 @@ _ALIASES = {"auto": _GPTQ, "auto_round:gptq": _GPTQ, "auto_round:awq": _AWQ}
 _BACKENDS = ("auto_round", "autoround", "auto-round")
 """The beginnings of ``backend``, which AutoRound wrote before 0.5 in place of ``packing_format``.
 
-Unless it names GPTQ or AWQ, AutoRound's own module stored the zero points as they are; it had none for 3 bits.
+If ``backend`` does not name GPTQ or AWQ, AutoRound's own module was used, which stored zero points as they are. There
+was no such module for 3 bits.
 https://github.com/intel/auto-round/blob/v0.3/auto_round/export/export_to_autoround/export.py
 """
 _OF_ACTIVATIONS = 8
-"""Up to so many ``act_bits``, AutoRound packs with another module, which stores zero points less 1.
+"""If activations have at most this many bits (``act_bits``), AutoRound packs weights with another module.
+
+That module stores each zero point minus 1.
 
 https://github.com/intel/auto-round/blob/main/auto_round/export/export_to_autoround/qlinear_triton_act.py
 """

@@ -271,14 +271,15 @@ def _decoding_endings(one: QuantisedTensor) -> set[str]:
 
 
 def _needed(known: Sequence[QuantisedTensor]) -> list[str]:
-    """Return the endings of those decoding tensors that each of these quantised weights has."""
+    """Return the endings of the tensors, such as ``.scales``, that decode the codes of every weight in ``known``."""
     return sorted(set.intersection(*(ends for ends, _ in _endings_by_form(known))))
 
 
 def _endings_by_form(known: Sequence[QuantisedTensor]) -> list[tuple[set[str], int]]:
-    """Return a list of (endings of the decoding tensors, number of quantised weights), one for each ``form``.
+    """Return, for each form of quantised weights, (endings of the tensors that decode the codes, number of weights).
 
-    The codes of all weights in ``known`` must have the same name in their module.
+    Weights with the same ``QuantisedTensor.form`` have the same endings. The codes of all weights in ``known`` must
+    have the same name in their module.
     """
     numbers = Counter(one.form for one in known)
     forms = {one.form: one for one in known}

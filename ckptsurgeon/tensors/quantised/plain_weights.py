@@ -26,7 +26,7 @@ _LINEAR = re.compile(
 _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
 """Matches tensors with the weights of all experts of a layer."""
 _FBGEMM = "fbgemm_fp8"
-"""A method that may quantise only some kinds of modules, but these in all layers that the settings do not exclude."""
+"""A method that may quantise only some kinds of modules, but each kind in all layers that the settings allow."""
 _PLAIN_ALGORITHMS = ("NONE", "BF16", "FP16", "FP32")
 """With these values of ``quant_algo`` in ModelOpt's ``quantized_layers``, a module is not quantised."""
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
