@@ -171,7 +171,7 @@ def drawn(info: TensorInfo, init: Init) -> memoryview:
 
 
 _NO_KERNELS = ("complex32", "uint16", "uint32", "uint64")
-"""torch has few operations for tensors of these dtypes, so their values are computed in a wider dtype."""
+"""Dtypes for which torch has few operations, so that initial values are computed in a wider dtype."""
 
 
 def _fill(tensor: torch.Tensor, init: Init) -> None:

@@ -156,7 +156,7 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
 
 
 def _unseen(proof: Proof) -> Iterator[RenderableType]:
-    """Yield a line for each weight that differs and that these inputs do not use."""
+    """Yield a line for each weight that differs, although the outputs do not, because the inputs do not use it."""
     if proof.drift is not None or not proof.unused_differing:
         return
     known = {one.key: change_text(one) for one in proof.changed}

@@ -166,9 +166,9 @@ def _digest(checkpoint: Checkpoint, info: TensorInfo) -> str:
 
 
 def _pieces(checkpoint: Checkpoint, info: TensorInfo) -> Iterator[bytes]:
-    """Yield the bytes of a tensor in pieces, as if it were contiguous.
+    """Yield the bytes of a tensor, in the order of its elements, in pieces.
 
-    The bytes of a contiguous tensor are read as they are, because some dtypes have elements of 6 bits.
+    A contiguous tensor is read as bytes, not as elements, because elements of some dtypes have only 6 bits.
     """
     if not info.is_plain:
         yield from (read_part(checkpoint, info, box).tobytes() for box in blocks(info.shape, ELEMENTS))

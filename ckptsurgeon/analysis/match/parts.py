@@ -158,9 +158,10 @@ class _Neighbours:
 
 
 def _gated(name: str, beside: Set[str]) -> Parts:
-    """Return the layer of an MLP that a module is, for names whose meaning depends on whether the MLP has a gate.
+    """Return the role of the module ``name`` in an MLP, if the role depends on whether the MLP has a gate.
 
-    Returns an empty set for any other name. ``beside`` are the names of all modules in the same parent.
+    ``up_proj``, for example, is the first layer of an MLP without a gate. Returns an empty set for any name whose role
+    does not depend on the gate. ``beside`` are the names of all modules with the same parent module.
     """
     if {"w1", "w2"} <= beside and "v1" not in beside and name in ("w1", "w2", "w3"):
         return {"w1": _ANYWHERE["gate_proj"] if "w3" in beside else FIRST, "w3": _ANYWHERE["wi_1"]}.get(

@@ -30,7 +30,7 @@ class RebuiltNetwork:
         self.before = Network(self.first.tensors, self.kinds, self.first.ties)
         self._sizes: dict[str, str] = {}
         self._found: dict[tuple[str, str, str], tuple[list[Axis], TargetSpec]] = {}
-        """{(role, path, changes): the result of ``axes``}; several groups of axes ask for the same."""
+        """A cache: {(role, path, changes): the result of ``axes``}."""
 
     @property
     def model_type(self) -> str:
@@ -92,7 +92,7 @@ class RebuiltNetwork:
         return self._sizes[inside]
 
     def _is_read(self, inside: str, part: Mapping[str, Any]) -> bool:
-        """Return whether a network reads the size of a head from a field that its configuration does not declare.
+        """Return whether a network reads the size of an attention head from a field that its configuration lacks.
 
         ``inside`` is the dotted path of a section of the configuration, and ``part`` has the fields of this section. If
         the result is true, the network is always built with the undeclared field after this call.
@@ -113,9 +113,9 @@ class RebuiltNetwork:
         return True
 
     def pinned(self, path: str) -> dict[str, Any]:
-        """Return {dotted path: present value} for the field with the size of a head; {} if there is no such field.
+        """Return {dotted path: value} of the field with the size of an attention head; {} if there is no such field.
 
-        The field is searched in the same section as the field ``path``.
+        The field is looked for in the section of the configuration that contains the field ``path``.
         """
         name, part = self.head_size(path), self.beside(path)
         if not name:

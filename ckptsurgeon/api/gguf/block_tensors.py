@@ -28,7 +28,7 @@ _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _NEEDED = frozenset((
     "attn_norm", "attn_output", "attn_qkv", "ffn_norm", "post_attention_norm", "post_ffw_norm", *_SEPARATE, *_DENSE,
 ))  # fmt: skip
-"""If an architecture has these modules, each block must have them: otherwise, llama.cpp does not load the file."""
+"""Modules that each block must have if the architecture has them: otherwise, llama.cpp does not load the file."""
 _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 """Tensors outside blocks that every model has; ``output.weight`` is missing if the embedding is the output layer."""
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")

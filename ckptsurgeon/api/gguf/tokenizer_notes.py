@@ -159,7 +159,7 @@ def _is_longer(token: str) -> bool:
 
 
 def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
-    """Yield the complete texts in the first bytes of a list: the list of tokens, or of merge rules."""
+    """Yield the first items of the list of tokens or merge rules: those that lie completely in its first bytes."""
     raw, place = read(entry, HEAD, PROBE), 0
     while place + 8 <= len(raw):
         start = place + 8

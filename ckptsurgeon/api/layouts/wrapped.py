@@ -28,10 +28,10 @@ class Unwrapped:
 
 
 def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
-    """Return a checkpoint without the prefix of wrappers, if all keys have it and the network inside is recognised.
+    """Remove the prefix of wrappers, such as ``module.``, if all keys have it and the rest is a recognised network.
 
-    Otherwise, the checkpoint is returned unchanged. It is also returned unchanged if it has a tensor outside the
-    network, such as the counter of an averaged model, because no operation leaves out a tensor.
+    Otherwise, the checkpoint is returned unchanged. So is a checkpoint with a tensor outside the network, such as the
+    counter of an averaged model: the prefix is removed by operations, and no operation leaves out a tensor.
     """
     checkpoint = operated.checkpoint
     plain = unwrap(checkpoint)

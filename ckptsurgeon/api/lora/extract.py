@@ -127,7 +127,10 @@ def lora_extract(
 
 
 def _notes(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str], *, unwrap: bool) -> Iterator[str]:
-    """Yield the notes on the tuned model ``ours`` and the base ``theirs``; ``tied`` is the first dict of ``_tied``."""
+    """Yield the notes on the tuned model ``ours`` and the base ``theirs``.
+
+    ``tied`` maps the key of an output layer that the tuned model ties, and does not store, to its embedding's key.
+    """
     opened = (ours, theirs)
     for one in opened:
         yield from notes_on(one, 2)

@@ -144,7 +144,7 @@ def _opened(stack: ExitStack, paths: Sequence[str], model: Path | None, root: st
 
 
 def _report(networks: Sequence[Network], progress: Progress) -> None:
-    """Report the number of parameters read to ``progress``: each is read twice, to run its block and to merge it."""
+    """Let ``progress`` know how many parameters were read: each is read twice, to run its block and to merge it."""
     total, done = 2 * sum(one.numel() for net in networks for one in net.module.parameters()), 0
 
     def read(number: int) -> None:

@@ -39,7 +39,7 @@ class Images:
 
     @property
     def said(self) -> str:
-        """What of the file or folder is not used; '' if all of it is."""
+        """The parts of the file or folder that are not used, as text; '' if all parts are used."""
         several = f"only the first frame of {listing(self.animated, 3, where='')}" if self.animated else ""
         others = f"without {count(self.left_out, 'other file')}" if self.left_out else ""
         return ", ".join(filter(None, (several, others)))

@@ -190,7 +190,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
 
 
 def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str, str]:
-    """Return the arguments in a file, a text about what of it is not used, and a hint if the network does not run."""
+    """Return the arguments in a file, a text on unused parts of the file, and a hint if the network does not run."""
     if os.path.isdir(path) or (suffix in OF_IMAGES and os.path.isfile(path)):
         from .image_inputs import NEEDS_TEXT, image_inputs
 

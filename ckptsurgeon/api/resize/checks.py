@@ -171,7 +171,10 @@ def keys_by_switch(part: Mapping[str, Any]) -> bool:
 
 
 def check_switch(names: Sequence[str], changed: Sequence[str]) -> None:
-    """Raise PlanError if one of the fields ``names`` decides whether heads share a key; ``changed`` are its tensors."""
+    """Raise PlanError if one of the fields ``names`` decides whether heads share a key.
+
+    ``changed`` are the tensors that this field changes.
+    """
     switch = next((name for name in names if name.rpartition(".")[2] == "multi_query"), None)
     if switch is not None:
         raise PlanError(

@@ -30,7 +30,7 @@ class Choices:
     alignment: ExpertAlignment | None = None
     by: str = ""
     influences: Callable[[int, Callable[[], Sequence[str]]], list[float]] | None = None
-    """A function that returns the influence of each layer, from statistics.
+    """A function that returns the block influence of each layer, from statistics.
 
     Its arguments are the number of layers, and a function that returns the paths of the lists that change.
     """

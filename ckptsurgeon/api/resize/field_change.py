@@ -315,7 +315,7 @@ class FieldChange:
 
 
 def is_averaged(fields: Mapping[str, object], width: str) -> bool:
-    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the others."""
+    """Return whether a model of this type gets new dimensions of ``width`` that are the mean of the old ones."""
     return AVERAGED.get(str(fields.get("model_type"))) == width.rpartition(".")[0]
 
 

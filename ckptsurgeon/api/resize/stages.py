@@ -135,7 +135,7 @@ class Stages:
         return last in USED_EXPERTS and any(one.rpartition(".")[0] == inside for one in self._asked.of("experts"))
 
     def changes(self) -> Iterator[Change]:
-        """Yield the change that each field needs, in the order in which they are made."""
+        """Yield the changes that the new values of fields need, in the order in which the changes are made."""
         kinds = self._kinds
         plain = self._others(_network(self.first, kinds), kinds)
         self._check_norms()

@@ -140,7 +140,7 @@ def _check_merged(merged_with: Rules, kinds: ForMerges) -> None:
 
 
 def _report(network: Network, progress: Progress, *, runs: int) -> None:
-    """Report the number of parameters that were read to ``progress``; each of ``runs`` runs reads all parameters."""
+    """Let ``progress`` know how many parameters were read; each of the ``runs`` runs reads all parameters."""
     total, done = runs * sum(one.numel() for one in network.module.parameters()), 0
 
     def read(number: int) -> None:

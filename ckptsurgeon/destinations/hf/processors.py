@@ -114,7 +114,7 @@ def _extractor(config: Any, rate: object) -> Companion:
 
 
 def _unfit(tokens: Sequence[str], config: Any) -> str:
-    """Return the reason why transformers' Wav2Vec2CTCTokenizer cannot represent these tokens, '' if it can."""
+    """Return the reason why transformers' Wav2Vec2CTCTokenizer cannot represent the list ``tokens``, '' if it can."""
     if first_of(BLANKS, tokens) is None:
         return "has no blank"
     if len(tokens) != config.vocab_size:

@@ -152,9 +152,9 @@ def _lacks_weights(names: Collection[str]) -> bool:
 
 
 def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:
-    """Return (key, tensor) of a component, with its name in front of each key and of each ``Storage.file``.
+    """Return (key, tensor) for each tensor of a component; raises FormatError if the component is not a state dict.
 
-    Raises FormatError if the component is not a state dict of plain tensors.
+    The name of the component is added in front of each key and each ``Storage.file``.
     """
     if not isinstance(header.tree, Mapping) or not all(map(_is_plain, header.tree.values())):
         raise FormatError(

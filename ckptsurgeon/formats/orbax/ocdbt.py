@@ -68,7 +68,7 @@ class Database:
             return file.read(place.offset, place.length)
 
     def _root(self) -> tuple[_Range, int]:
-        """Return the root of the newest version, and its height."""
+        """Return the position of the root node of the newest version's B+tree, and the height of the tree."""
         fields, is_numbered = self._manifest(MANIFEST)
         if is_numbered:
             found = max(filter(NUMBERED.fullmatch, self._files), default="")

@@ -41,7 +41,7 @@ class FolderStore:
             return file.read(0, file.size)
 
     def has(self, key: str) -> bool:
-        """Return whether there is such a file."""
+        """Return whether the folder has the file ``key``."""
         return key in self._files
 
 

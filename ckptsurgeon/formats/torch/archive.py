@@ -33,7 +33,7 @@ Templates = dict[bytes, TensorInfo]
 class TorchArchive:
     """A zip archive of ``torch.save`` or TorchScript in ``file``.
 
-    ``within`` is the path of the file within the checkpoint, which is stored in each Storage.
+    ``within`` is the path of the file within the checkpoint; each ``Storage`` has this path as its ``file``.
     """
 
     def __init__(self, file: File, within: str) -> None:

@@ -41,12 +41,12 @@ class _RankPickle(PickleWriter):
         self._shares, self._rank, self._ranks_record = shares, rank, ranks_record
 
     def begin(self, module: str, name: str) -> None:
-        """Append the instructions that begin an object of a class; the attributes of the object must follow."""
+        """Append the pickle instructions that begin an object of a class; the object's attributes must follow."""
         self.name(module, name)
         self.out += b")\x81}("
 
     def end(self) -> None:
-        """Append the instructions that end the attributes of an object."""
+        """Append the pickle instructions that end the attributes of an object."""
         self.out += b"ub"
 
     def attribute(self, name: str, code: bytes) -> None:

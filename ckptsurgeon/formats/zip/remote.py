@@ -128,7 +128,7 @@ class RecordsFile(File):
         self._file.close()
 
     def _check_records(self, ranges: list[tuple[int, int]]) -> None:
-        """Check the header and descriptor of each record in these ranges that was not checked yet."""
+        """Check the headers and descriptors of the records in the (begin, end) ``ranges`` that were not checked yet."""
         with self._lock:
             fresh = sorted(self._touched(ranges) & self._unseen)
             self._file.need([part for at in fresh for part in self._spots[at].frames])
@@ -137,7 +137,7 @@ class RecordsFile(File):
                 self._unseen.discard(at)
 
     def _touched(self, ranges: list[tuple[int, int]]) -> set[int]:
-        """Return the indices of the records that these ranges overlap."""
+        """Return the indices of the records that the (begin, end) ``ranges`` overlap."""
         found: set[int] = set()
         for begin, end in ranges:
             found.update(range(max(0, bisect_right(self._begins, begin) - 1), bisect_left(self._begins, end)))

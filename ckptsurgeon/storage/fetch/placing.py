@@ -201,7 +201,10 @@ def _undone_on_failure(moves: list[_Move]) -> Iterator[Iterator[_Move]]:
 
 
 def _keep(path: str) -> str | None:
-    """Make a hard link to a file, and return its path; '' if there is no file, None if hard links are impossible."""
+    """Make a hard link to a file, and return the link's path.
+
+    Returns '' if the file does not exist, None if hard links are impossible.
+    """
     temp = temp_name(path)
     try:
         os.link(path, temp, follow_symlinks=False)

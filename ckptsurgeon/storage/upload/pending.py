@@ -26,7 +26,7 @@ class PendingUploads(Protocol):
         ...
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Write a mark that tells the next run about these uploads if this run is killed."""
+        """Write a mark that tells the next run about the uploads to ``paths`` if this run is killed."""
         ...
 
     def put(self, path: str, source: str, advance: Advance) -> int:

@@ -5,7 +5,7 @@ the next begins:
 
 1. A journal next to the file gets the old headers.
 2. The length of each header becomes ``REPLACED``, which every reader refuses.
-3. The new headers are written behind the lengths.
+3. The new headers are written after the lengths.
 4. If there is an index, the new one is put in its place by one rename.
 5. The lengths are written again. The journal is removed.
 

@@ -113,10 +113,10 @@ NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
 
 
 class _Prefix:
-    """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
+    """A sequence of tokens with which a text may begin: its last token, the sequence before that, and its words.
 
-    ``children`` maps a token to the prefix that is one token longer and ends in this token. So there is only one object
-    for each text.
+    ``parent`` is the sequence without its last token. ``children`` maps a token to the sequence that continues this one
+    by the token. So there is only one object for each sequence.
     """
 
     __slots__ = ("children", "parent", "token", "words")

@@ -218,7 +218,10 @@ class TranscribedTask(SoundTask):
         )
 
     def fits(self, clip: Clip) -> bool:
-        """Return whether a clip has enough frames of features for CTC; a model may make fewer output frames."""
+        """Return whether a clip has enough frames of features for CTC.
+
+        If the model subsamples the frames, its output may still be too short.
+        """
         return self.inputs.frames(clip) >= self.labels.frames_needed(self.labels.encode(clip.text))
 
 

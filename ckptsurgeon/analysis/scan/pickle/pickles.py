@@ -51,7 +51,7 @@ class Pickles:
         return tuple(sorted((name.use() for name in self.names.values()), key=lambda use: -use.verdict))
 
     def finding(self, place: ScanItem) -> Finding:
-        """Return the finding that sums up these pickles; ``place`` is the item that contains them."""
+        """Return the finding that sums up all pickles of the file; ``place`` is the item that contains them."""
         uses = self.uses()
         joblib = any(module.endswith(_JOBLIB[0]) and name == _JOBLIB[1] for module, name in self.names)
         fault = Fault("corrupt", self.fault) if self.fault else None

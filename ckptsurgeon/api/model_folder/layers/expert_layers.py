@@ -22,7 +22,7 @@ _FIELDS = (
 )  # fmt: skip
 """The names of the properties (``LayerKinds``) that say which layers have experts."""
 _SPARSE = ("hash_moe", "listed", "moe", "sparse")
-"""The values of these properties for layers with experts."""
+"""The values that properties in ``_FIELDS`` have for layers with experts."""
 _MLP = re.compile(
     r"(?:(?:mlp|feed_forward|block_sparse_moe)\.)?(experts)\.|(?:mlp|feed_forward)\.(?:gate_up|gate|up|down)_proj\b"
 )

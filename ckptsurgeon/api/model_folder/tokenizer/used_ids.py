@@ -123,7 +123,7 @@ def forced_word_notes(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[
 def begins_with(folder: ModelFolder, ids: Sequence[int]) -> bool:
     """Return whether a model begins a text without a prompt with the tokens ``ids``, its ``bos_token_id``.
 
-    A decoder behind an encoder begins with ``decoder_start_token_id``, and an encoder alone begins no text. The result
+    A decoder after an encoder begins with ``decoder_start_token_id``, and an encoder alone begins no text. The result
     is also false if ``ids`` is the default of the model's class, which may not fit the tokeniser.
     """
     sections = [object_in(folder, file) for file in (CONFIG, GENERATION)]

@@ -23,7 +23,7 @@ __all__ = ["embedding_notes", "embeddings", "of_tokens"]
 WIDTHS = ("dim", "embd", "embed", "hidden", "model", "size", "width")
 """Words in the names of fields whose value is the width of the model, or of an embedding with a different width."""
 NO_WIDTHS = ("intermediate", "position", "quant", "vocab")
-"""Words in the names of fields whose value is not such a width, even if the name also has a word of ``WIDTHS``."""
+"""Words in the names of fields whose value is not a width, even if the name also has a word of ``WIDTHS``."""
 
 
 def embeddings(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:

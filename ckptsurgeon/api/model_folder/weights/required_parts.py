@@ -59,11 +59,11 @@ def pattern_of(key: str) -> str:
 
 @notes_of(NoteKind.MISSING_TENSORS)
 def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on tensors that every model of the class in ``config`` has, but that these weights lack.
+    """Yield a note on tensors that every model of the class in ``config`` has, but that are not in ``keys``.
 
-    ``keys`` are the keys of the weights. A tensor in layers is reported only if all layers lack it. There is no note if
-    the weights have a key that the class does not have, because then the missing tensors may have other names. Missing
-    output layers, which may be tied, are reported by ``head_notes`` instead.
+    ``keys`` are the keys of a model's weights. A tensor in layers is reported only if all layers lack it. There is no
+    note if the weights have a key that the class does not have, because then the missing tensors may have other names.
+    Missing output layers, which may be tied, are reported by ``head_notes`` instead.
     """
     name, kind = _class_of(config), str(config.get("model_type"))
     if not name or config.get("auto_map") or any("experts" in field and not config[field] for field in config):

@@ -23,7 +23,7 @@ __all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "to
 _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM|ForPreTraining|MTModel)$")
 """Matches names of transformers' classes with an output layer over the vocabulary."""
 _BIASED = re.compile(r"(ForMaskedLM|ForPreTraining)$")
-"""Matches names of transformers' classes in which this output layer has a bias."""
+"""Matches names of transformers' classes whose output layer over the vocabulary has a bias."""
 _GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
 _DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
 _LOGITS = "final_logits_bias"

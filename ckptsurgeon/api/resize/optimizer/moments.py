@@ -33,7 +33,7 @@ _ADDED_LAYER = re.compile(r"^(.*\.resized\.[0-9]+\.)")
 
 @dataclass(frozen=True)
 class ResizedState:
-    """The resized state: its tensors, the groups of parameters, and notes."""
+    """The resized state: its tensors, the parameter groups, and notes."""
 
     made: OperatedCheckpoint
     groups: tuple[ParameterGroup, ...]

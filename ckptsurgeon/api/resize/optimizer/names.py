@@ -36,7 +36,7 @@ def named_groups(
     network: Network,
     names: Sequence[str],
 ) -> list[list[str]] | None:
-    """Return the names of the parameters of each group, in its order; None if they are not known."""
+    """Return, for each of ``groups``, the names of its parameters, in the group's order; None if they are not known."""
     ids = [list(group["params"]) for group in groups]
     said = [listed(group.get(NAMES)) or own for group, own in zip(groups, ids, strict=True)]
     plain = _without_wrappers(said, network)
@@ -76,7 +76,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _is_apart(groups: Sequence[Sequence[str]], is_first: Callable[[str, Network], bool], network: Network) -> bool:
-    """Return whether ``is_first`` has one result for all parameters of a group; this must be true of every group."""
+    """Return whether, within each group, ``is_first`` returns the same for all parameters."""
     return all(len({is_first(name, network) for name in own}) < 2 for own in groups)
 
 

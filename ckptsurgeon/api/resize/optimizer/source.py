@@ -113,7 +113,7 @@ def open_optimizer_source(path: str, network: Network, names: Sequence[str]) -> 
 
 
 def _groups(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Return the groups of parameters; raises ConfigError if they do not have torch's form."""
+    """Return the parameter groups; raises ConfigError if they do not have torch's form."""
     found = checkpoint.others.get(GROUPS)
     groups = listed(found)
     lists = [listed(one.get("params")) for one in groups if isinstance(one, dict)]
