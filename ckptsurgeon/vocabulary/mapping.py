@@ -54,7 +54,7 @@ def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tu
 # Cuts a token into pieces that a vocabulary has.
 
 _LONGEST = 512
-"""Longer tokens are not cut into pieces, because they are not words."""
+"""Tokens with more characters than this are not cut into pieces, because they are not words."""
 
 
 class Pieces:

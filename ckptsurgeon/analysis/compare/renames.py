@@ -69,7 +69,10 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if the rules reuse the names ``replaced``, whose tensors are not in the second checkpoint."""
+    """Yield a note if rules give other tensors the names ``replaced``: the tensors with these names must go first.
+
+    The tensors that have these names in the first checkpoint are not in the second one.
+    """
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
         number = count(len(replaced), "removed tensor")

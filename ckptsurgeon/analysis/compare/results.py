@@ -41,7 +41,7 @@ class Numbers:
 
 
 UNREAD = TensorInfo("uint8", (0,))
-"""The header in place of the decoded weight if codes cannot be decoded."""
+"""The header that stands in for a decoded weight if its codes cannot be decoded."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Notes on the tokeniser in a GGUF file's metadata: lists that contradict its kind, and odd special tokens.
+"""Notes on the tokeniser in a GGUF file's metadata: lists that contradict its kind, and unusual special tokens.
 
 llama.cpp reads these entries in its ``src/llama-vocab.cpp``.
 """

@@ -32,7 +32,7 @@ All other fields are compared only if both files have a value: an older file lac
 the task means "not known".
 """
 LONGEST = 200
-"""Longer values of settings are shortened in notes.
+"""Values of settings with more characters than this are shortened in notes.
 
 The limit is large, because two paths may differ only at their ends.
 """

@@ -26,7 +26,7 @@ SETTINGS = "preprocessor_config.json"
 FILES = (SETTINGS, "processor_config.json")
 """The files that say how images are prepared; newer models have the second."""
 SIDE = 1 << 16
-"""A larger number in the sizes of an image processor is a number of pixels, as Qwen2-VL's ``longest_edge``."""
+"""A size of an image processor above this is a number of pixels, not a length, as Qwen2-VL's ``longest_edge``."""
 MOST = 1 << 29
 """The largest number of values that images may have after processing; in float32, they take 2 GiB."""
 NEEDS_TEXT = (

@@ -40,7 +40,8 @@ class AnotherType:
     """The change of a network to another model type, with the same methods as ``Stages``.
 
     ``fields`` is {name of a field: new value}, and ``expert`` is the index of the expert whose weights become the
-    feed-forward layer of a dense network. Raises ConfigError and PlanError.
+    feed-forward layer of a dense network. Raises ConfigError if the fields or the expert are not valid, PlanError if
+    the network cannot be changed to this type.
     """
 
     on_missing = "init"  # routers; ``upcycled`` has looked at all other tensors

@@ -49,7 +49,10 @@ class FieldChange:
     after: Network
 
     def change(self, role: str, name: str) -> Change:
-        """Return the change for the field ``name`` with the role ``role``; raises ConfigError and PlanError."""
+        """Return the change for the field ``name`` with the role ``role``.
+
+        Raises ConfigError if the user's options do not fit the change, PlanError if the network cannot be changed so.
+        """
         numbers, before, after = self.asked.numbers(name), self.before, self.after
         if role == "vocabulary":
             assert self.choices.vocabulary is not None

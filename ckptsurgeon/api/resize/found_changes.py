@@ -45,7 +45,10 @@ class FoundChanges:
 
 
 def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> FoundChanges:
-    """Return the changes of the tensors in ``opened``; raises ConfigError and PlanError."""
+    """Return the changes of the tensors in ``opened``.
+
+    Raises ConfigError if the user's options do not fit the network, PlanError if the network cannot be changed so.
+    """
     refuse_codes(opened)
     statistics = read_statistics(asked.by, opened) if asked.by else None
     source = named_source(opened, network.base.target({}))

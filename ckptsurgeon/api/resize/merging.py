@@ -43,7 +43,8 @@ def merged_groups(
     The user lists the groups, or each group is formed around one expert: an expert in ``--keep``, or, without
     ``--keep``, one of those with the highest scores. ``numbers`` are the old and the new number of experts, and
     ``layers`` has the axes of the experts of each layer. ``parts`` is the number of equal parts into which the router
-    divides the experts (DeepSeek's n_group); each part gets equally many groups. Raises ConfigError and PlanError.
+    divides the experts (DeepSeek's n_group); each part gets equally many groups. Raises ConfigError if the user's list
+    or ``--keep`` does not fit these numbers, PlanError if a tensor does not have one element for each expert.
     """
     old, new = numbers
     heads = choices.kept.get(name)

@@ -16,7 +16,7 @@ from .evaluation import MODEL, Command
 __all__ = ["notes_on_data", "notes_on_splits"]
 
 MOST_BYTES = 64 << 20
-"""Larger files are compared by their path only."""
+"""Files with more bytes than this are compared by their path only."""
 SHORT = 8
 """Lines of fewer bytes, such as brackets and headers, are not compared."""
 

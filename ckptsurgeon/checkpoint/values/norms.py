@@ -102,7 +102,7 @@ They are around 0, as those of a matrix, if it is below ``AROUND_ZERO``.
 FEWEST, MOSTLY = 3, 3 / 4
 """A norm or bias is wrong if at least ``FEWEST`` other layers, and the share ``MOSTLY`` of all, are unlike it."""
 FEW, SHARE, ALIKE = 2, 1 / 3, 3
-"""If fewer layers have about equal values, at least ``FEW`` and the share ``SHARE`` of all must have them.
+"""It is enough that ``FEW`` other layers, and the share ``SHARE`` of all, have about equal values in their norm.
 
 The means of these layers may differ by at most the factor ``ALIKE``. There is a note only if at least ``FEW`` norms are
 around 0.

@@ -16,7 +16,7 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["PART", "Place", "Places", "by_role", "place_of", "places_by_file", "role_of"]
 
 NARROW = 64
-"""If the last dimension is smaller, as in convolutions, a row has all values of one index of the first dimension."""
+"""If the last dimension is smaller than this, as in convolutions, a row has all values of one first index."""
 PART = re.compile(r"[._](?:weight\w*|blocks|qweight|qzeros|biases|\w*scales?(?:_inv)?)$")
 """Matches the end of a weight's key, such as ``.weight`` or ``.qweight``; all tensors of a weight have one role."""
 

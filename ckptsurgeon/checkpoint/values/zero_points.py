@@ -28,7 +28,7 @@ MOST_OF_TENSOR = 4096
 FEWEST_WORDS, SAMPLED = 16, 256
 """A tensor with fewer words than ``FEWEST_WORDS`` is not judged; about ``SAMPLED`` words of a tensor are looked at."""
 PRECISION = 1 << 27
-"""From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
+"""From this number on, float32 keeps only multiples of 16: the lowest 4 bits of a word so large are then 0."""
 ALL, SOME = 0.99, 0.5
 """Words were rounded if at least the share ``ALL`` of them has 0 in the lowest 4 bits, which rounding sets to 0.
 

@@ -18,7 +18,10 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""Fewer rows or bytes of zeros do not seem to be lost: a few rows of zeros may be neurons that have died."""
+"""Rows of zeros seem to be lost only if there are at least ``LEAST``, with ``NBYTES`` bytes or more in all.
+
+A few rows of zeros may be neurons that have died.
+"""
 PROBE, PROBES = 512, 64
 """The number of bytes that are read at each place of a range, and the number of places."""
 EXACT = 64 << 20

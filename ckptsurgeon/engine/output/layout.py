@@ -42,7 +42,7 @@ __all__ = [
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SMALL = 10**6
-"""A smaller number, for shards or memory, must have a unit: it is probably meant as a number of MB or GB."""
+"""A size of shards or memory below this must have a unit: a number without one is probably meant in MB or GB."""
 
 
 def parse_size(text: str | int, option: str = "--max-shard-size") -> int:

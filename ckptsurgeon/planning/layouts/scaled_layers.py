@@ -24,7 +24,7 @@ _PARAMETER = re.compile(r"(weight|bias|pos_bias_[uv]|(weight|bias)_[a-z]{2}_l\d+
 
 @dataclass(frozen=True)
 class ScaledLayers:
-    """A change of all parameters: the other layout stores a parameter and its scale, the family's layout their product.
+    """A change of all parameters of a network: the other layout stores a parameter and the logarithm of its scale.
 
     The family's own layout stores their product: the parameter times e to the power of the logarithm. The norms of such
     a network have only an ``eps``, which has no scale.

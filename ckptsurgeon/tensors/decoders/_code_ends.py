@@ -17,7 +17,7 @@ PACKED = ("packed", "gptq", "awq")
 SAMPLED = 8192
 """About how many words, or codes of 8 bits, are looked at in each decoded part."""
 CODES, DISTINCT = 2048, 9
-"""Fewer codes, or fewer different codes, are not judged: ternary weights have only 3 different codes."""
+"""Codes are judged only if there are at least ``CODES``, ``DISTINCT`` of them different: ternary weights have 3."""
 END, MIDDLE = 0.28, 0.15
 """Codes look signed if each end (a quarter) of their range has at least the share ``END`` of them.
 

@@ -29,7 +29,7 @@ ROWS, ALIGNED = 64, 32
 They begin at a multiple of ``ALIGNED``, where words begin, too.
 """
 FEWEST, SMALLEST = 64, 16
-"""Fewer groups, and groups with fewer codes, are not judged."""
+"""Codes are judged only if there are at least ``FEWEST`` groups, each with at least ``SMALLEST`` codes."""
 FAR = 1.2
 """Zero points do not fit if the variance of (mean code - zero point) is over this many times that of the mean codes.
 

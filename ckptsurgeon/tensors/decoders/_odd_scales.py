@@ -51,7 +51,7 @@ from ._scale_tests import (
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_codes", "find_odd_scales"]
 
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
-"""Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
+"""Decoders of encodings in which a scale of 0 is implausible if its codes are not zero.
 
 In GGUF scales of 0 are normal: a block of tiny numbers gets one. In bitsandbytes' 4-bit encodings and in MLX a block of
 zeros has the same code everywhere, but this code need not be that of 0.

@@ -16,7 +16,7 @@ PACKED = ("packed", "gptq", "awq", "fp4")
 SAMPLED, FEWEST = 8192, 256
 """About how many words of each decoded part are read, and the fewest words from which rounding can be judged."""
 ROUNDED = 1 << 27
-"""From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
+"""From this number on, float32 keeps only multiples of 16: the lowest 4 bits of a word so large are then 0."""
 ALL, SOME = 0.99, 0.5
 """Words were rounded if at least the share ``ALL`` of them end in four zero bits.
 

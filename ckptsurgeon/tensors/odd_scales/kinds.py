@@ -50,7 +50,7 @@ SAID = {
 ZERO_BLOCKS = "zero blocks"
 """The kind of a GGUF tensor with a part in which all scales are 0, although its codes differ.
 
-Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size class.
+Blocks of tiny numbers have such scales, too. So this is implausible only if no part of the tensor has a size class.
 """
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
 """These kinds of implausible scales and codes also shift the mean: their matrices get no further note on the mean."""

@@ -16,7 +16,7 @@ __all__ = ["from_half", "to_half"]
 Array: TypeAlias = npt.NDArray[Any]
 
 SMALL = 1 << 12
-"""Smaller arrays are converted by NumPy, because the overhead of many calls would be larger than the gain."""
+"""Arrays with fewer values than this are converted by NumPy: the overhead of many calls would exceed the gain."""
 SHARE = 16
 """If more than one in this many values is not normal, NumPy converts all values."""
 EXPONENT = 112 << 23

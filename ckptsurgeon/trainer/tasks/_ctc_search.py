@@ -266,7 +266,7 @@ class CTCSearch:
 def ctc_search(settings: Settings, labels: Labels) -> CTCSearch:
     """Return the beam search for the settings, with the language model in ``train.lm`` if there is one.
 
-    Raises ConfigError and FormatError for a language model that cannot be used.
+    Raises FormatError if the file of the language model is not valid, ConfigError if it does not fit the token list.
     """
     scores = None
     if settings.lm is not None:

@@ -108,7 +108,7 @@ def _multiplied(bits: Array, layout: FloatLayout) -> Array:
 
 
 def extremes(codes: Array, layout: FloatLayout) -> tuple[int, int, tuple[float, float]]:
-    """Return (smallest magnitude, largest magnitude, (lowest value, highest value)).
+    """Return the extremes of codes: (smallest magnitude, largest magnitude, (lowest value, highest value)).
 
     Magnitudes are codes without the sign bit. The values are only right if no code is an infinity or NaN.
 

@@ -19,14 +19,15 @@ __all__ = ["other_list"]
 FEWEST = 50
 """A list is judged only if it has at least this many placeholders, and this many successive untrained rows."""
 SMALL, SHARE = 0.6, 0.1
-"""Rows below ``SMALL`` of the median norm may be untrained.
+"""Rows whose norm is below ``SMALL`` times the median norm may be untrained.
 
-At most the share ``SHARE`` of the placeholders may be so small, and of the untrained rows may be placeholders.
+At most the share ``SHARE`` of the placeholders may have such rows, and at most this share of such rows may belong to
+placeholders.
 
 In BERT, the rows of [unused...] have 0.33 to 0.41 of the median.
 """
 SPREAD = 0.5
-"""The norms of untrained rows vary by less than this share of the variation of the placeholders' norms.
+"""The relative deviation of the norms of untrained rows is less than this multiple of that of placeholders.
 
 The standard deviation of the norms, as a share of their mean, is 0.02 to 0.03 for untrained rows of BERT, and 0.09 to
 0.11 for rows of rare letters.

@@ -25,7 +25,10 @@ ADVICE = (
 )
 
 FEWEST, PART = 3, 20
-"""If fewer norms have one role, norms around them are compared; one in ``PART`` elements may be zero by chance."""
+"""If fewer than ``FEWEST`` norms have one role, they are compared with norms of the surrounding layers.
+
+One in ``PART`` elements of a norm may be zero by chance.
+"""
 OFFSETS = (".qzeros", ".biases")
 """Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Copy these codes from the quantised model again, or quantise it again."

@@ -11,8 +11,10 @@ from ..subject import Subject
 __all__ = ["CHECK", "HUGE"]
 
 HUGE = 1e18
-"""Larger values are reported: their squares are close to the largest float32, or beyond it. Trained weights are below
-1e4; a flipped high bit of an exponent gives values of about 1e36."""
+"""Values above this are reported: their squares are close to the largest float32, or beyond it.
+
+Trained weights are below 1e4; a flipped high bit of an exponent gives values of about 1e36.
+"""
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -82,7 +82,7 @@ def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Fo
 
 
 def _vary(sizes: Array, usual: Array, width: int) -> bool:
-    """Return whether the sizes of rows vary more than those of new rows, and nearly as much as ``usual``.
+    """Return whether ``sizes`` of rows vary more than those of new rows, and nearly as much as the sizes ``usual``.
 
     The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). If it
     is measured on ``n`` rows, its relative error is 1 / sqrt(2 * n).
@@ -119,9 +119,9 @@ def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array
 
 
 def _end(is_odd: Array) -> int:
-    """Return the index after the last row that is not ``is_odd``; all rows from there on are padding.
+    """Return the index after the last row for which ``is_odd`` is false; all rows from there on are padding.
 
-    If all rows are ``is_odd``, none counts as padding, and the number of rows is returned.
+    If ``is_odd`` is true for all rows, none counts as padding, and the number of rows is returned.
     """
     sound = np.flatnonzero(~is_odd)
     return int(sound[-1]) + 1 if sound.size else len(is_odd)

@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 _SAFE = {4: 1e-10, 8: 1e-8}
-"""{bytes of the dtype of computation: share of the largest square, above which the smallest square has to be}.
+"""{bytes of the dtype of computation: least ratio of the smallest to the largest squared singular value}.
 
-Only then are singular values and vectors computed from a Gram matrix, which has the squares of the singular values. Its
+Singular values and vectors are computed from a Gram matrix only if their squares have this ratio or a larger one. Its
 rounding error of 1e-16 of the largest square is 1e-6 of the smallest square for float32, 1e-8 for float64, or less.
 This is up to four times faster: LAPACK factorises a symmetric matrix of the shorter side.
 """
