@@ -205,7 +205,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _origin(step: Step, plan: Plan) -> str:
-    """Return the source of a tensor, and its key there if that differs; ``-`` if the tensor is in no source."""
+    """Return the source of a tensor, and the key in the source if it differs; ``-`` if no source has the tensor."""
     if step.source is None or (step.op == "keep" and plan.sources[step.source].role == "destination"):
         return "-"
     keys = ", ".join(step.made_of[:MADE_OF]) + (", …" if len(step.made_of) > MADE_OF else "")

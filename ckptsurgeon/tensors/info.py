@@ -193,7 +193,7 @@ class Concatenated:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The tensor ``of`` with every element multiplied by ``factor``, in double precision, then rounded to its dtype."""
+    """The tensor ``of`` multiplied by ``factor`` in double precision, and then rounded to the dtype of ``of``."""
 
     of: TensorInfo
     factor: float
@@ -219,7 +219,7 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Noisy:
-    """The tensor ``of`` multiplied by random factors, then rounded to its dtype.
+    """The tensor ``of`` multiplied by random factors, then rounded to the dtype of ``of``.
 
     The mean of the factors of all copies of an element is 1. The indices in the ranges ``runs``, one range after the
     other, say for each index along ``dim`` of which original index it is a copy. ``tensors.ops.noise`` computes the

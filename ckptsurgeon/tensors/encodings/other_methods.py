@@ -92,7 +92,7 @@ def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
     """Return the logical tensor of weights that compressed-tensors stored as sparse.
 
     ``compressed`` has the values that are not zero, and ``bitmask`` their positions in the weight. The shapes of the
-    two do not determine the number of parameters; there are at least as many as values.
+    two do not determine the number of parameters: it is only known that it is not less than the number of values.
     """
     return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 

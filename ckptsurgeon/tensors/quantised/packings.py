@@ -74,9 +74,10 @@ def format_of_packing(settings: Mapping[str, Any]) -> str:
 
 
 def other_packings(kind: str, packing: str | None) -> tuple[str, ...]:
-    """Return the values of ``packing_format`` for codes of a family (``kind``) if ``packing`` is none of them; else ().
+    """Return the values of ``packing_format`` that fit codes of a family (``kind``); () if ``packing`` is one of them.
 
-    The result is also () if the settings have no ``packing_format``, and for families that it does not describe.
+    ``packing`` is the ``packing_format`` of the settings. The result is also () if this is None, or if no value of
+    ``packing_format`` fits the family.
     """
     fitting = tuple(one for one, (family, _) in _LAYOUTS.items() if family == kind)
     return () if packing is None or packing in fitting else fitting

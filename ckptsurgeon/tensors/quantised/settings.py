@@ -112,7 +112,7 @@ class QuantisationSettings:
         return self._sections[name]
 
     def of(self, module: str) -> QuantisationSettings:
-        """Return the settings of a module if they are a section with its name, as in MLX; else all settings."""
+        """Return the section that has the name ``module``, as in MLX's settings, if there is one; else all settings."""
         own = self._settings.get(module)
         return QuantisationSettings(own, self) if isinstance(own, dict) else self
 

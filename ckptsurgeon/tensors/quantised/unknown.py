@@ -146,7 +146,8 @@ def _by_name(
 def _only_matrix(codes: Sequence[str], key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
     """Return the only key of codes in a module if the tensor ``key`` must be its scale; else None.
 
-    It must be if the codes are one matrix of 8-bit floats, and ``key`` is a floating-point tensor with one element.
+    ``key`` must be the scale if the codes are one matrix of 8-bit floats, and ``key`` is a floating-point tensor with
+    one element.
     """
     first = tensors[codes[0]]
     is_matrix = len(codes) == 1 and len(first.shape) > 1 and DTYPES[first.dtype].kind == "float"
