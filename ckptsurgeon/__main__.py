@@ -6,6 +6,7 @@ from the middle of an import would not help the user.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -16,9 +17,15 @@ def main() -> int:
     """Run ``ckpt`` as the whole program and return its exit code."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the parent may have set SIG_IGN
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .util.collection import collect_rarely
+
+    collect_rarely()
     from .cli import main as run
 
-    return run()
+    try:
+        return run()
+    finally:  # otherwise, Python looks for unreachable objects three times at its end: 50 ms, and 0.2 s with torch
+        gc.freeze()
 
 
 if __name__ == "__main__":  # python -m ckptsurgeon

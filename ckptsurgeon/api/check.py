@@ -80,13 +80,22 @@ def _is_explained(subject: Subject) -> bool:
     return not run_checks(subject, others).ok
 
 
+def _import_checks() -> None:
+    """Import what is only needed after all values have been read; as long as that takes, other threads read."""
+    from ..checkpoint import all_quantisation_notes  # noqa: F401
+    from .model_folder.codes import described_shapes  # noqa: F401
+    from .model_folder.layers import holes  # noqa: F401
+
+    all_checks()
+
+
 def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:
     """Return the facts that the checks examine; to measure the values, the whole checkpoint is read."""
     checkpoint = opened.checkpoint
     if checkpoint is None:
         return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)
     embeddings = embeddings_of(checkpoint)
-    measured = measure(checkpoint, with_byte_scales(checkpoint), embeddings, progress)
+    measured = measure(checkpoint, with_byte_scales(checkpoint), embeddings, progress, meanwhile=_import_checks)
     sums = checked_sums(checkpoint, measured)
     coded = [(key, end, one.method) for one in checkpoint.codes.tensors for end, key in one.parts.items()]
     subject = Subject(

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             from .run import run
 
-            return run(args, whole_program=argv is None)
+            return run(args)
         except BaseException as error:
             code, line = stop_message(signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0)
             if not code:

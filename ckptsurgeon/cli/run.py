@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import typer
 
+from ..util.collection import rare_collection
 from .application import COMPLETION, GROUPS, TIMEOUT, application
 from .failing import ReaderGoneError, failed, guarded_streams
 
@@ -19,13 +19,10 @@ SIGPIPE = 141
 """The exit code if the process that reads stdout has ended."""
 
 
-def run(args: Sequence[str], *, whole_program: bool = False) -> int:
-    """Run one command line and return its exit code.
-
-    With ``whole_program``, the process ends afterwards: what is left then is not searched for garbage.
-    """
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
     as_json = "--json" in args
-    with _rare_garbage_collection(whole_program), guarded_streams(), ExitStack() as stack:
+    with rare_collection(), guarded_streams(), ExitStack() as stack:
         try:
             args = _set_timeout(args, stack)
             code = _invoke(_verb_first(_search_of_merge(args)), as_json)
@@ -35,24 +32,6 @@ def run(args: Sequence[str], *, whole_program: bool = False) -> int:
         except Exception as error:
             return failed(error, args, as_json=as_json)
         return code
-
-
-@contextmanager
-def _rare_garbage_collection(whole_program: bool) -> Iterator[None]:
-    """Make Python's garbage collection rare during the block, to save time.
-
-    For example, two headers of 92,000 tensors make a million small objects, which all stay in use. If the process ends
-    after the block, the objects of all modules are frozen: the interpreter would search them three times, which takes
-    a quarter of the time of a small command.
-    """
-    thresholds = gc.get_threshold()
-    gc.set_threshold(10_000_000, 50, 50)
-    try:
-        yield
-    finally:
-        if whole_program:
-            gc.freeze()
-        gc.set_threshold(*thresholds)
 
 
 def _invoke(args: list[str], as_json: bool) -> int:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from isal import isal_zlib
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import FormatError, VerifyError
-from ..planning.plan.plan import Plan
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.composition import leaves
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import count, escape, listing
+
+if TYPE_CHECKING:
+    from ..planning.plan.plan import Plan
 
 __all__ = [
     "bad_checksum",

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..analysis.inspection import AdapterSettings, Inspection, TokenRows
+from ..analysis.adapter_settings import AdapterSettings
+from ..analysis.inspection import Inspection, TokenRows
 from ..tensors.composition import leaves
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo

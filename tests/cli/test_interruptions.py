@@ -205,11 +205,6 @@ def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) 
     assert (done.returncode, left()) == (0, ["out.safetensors"])
 
 
-def test_what_is_left_at_the_end_is_not_searched_for_garbage(files: object) -> None:
-    done = program("import gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000))", "--version")
-    assert done.stdout.splitlines()[1:] == ["True"]
-
-
 def test_garbage_is_collected_as_before_when_it_was_called_as_a_function(files: object) -> None:
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     assert main(["inspect", "best.pth", "-q"]) == 0

@@ -16,10 +16,11 @@ from ...tensors.info import TensorInfo
 from ...util.brief import Brief
 from ...util.text import count, listing, natural_key
 from ...util.version import __version__
+from ..adapter_settings import AdapterSettings
 from ..check.report import CheckReport
 from ..compare.changes import Changes
 from ..compare.results import Difference
-from ..inspection import AdapterSettings, Inspection
+from ..inspection import Inspection
 from ..merge_survey import MergeSurvey
 from .columns import Table, changes_of, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief

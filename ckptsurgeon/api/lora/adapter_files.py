@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from ...analysis.inspection import AdapterSettings, adapter_settings
+from ...analysis.adapter_settings import AdapterSettings, adapter_settings
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
 from ...errors import FormatError, SourceError

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...planning.target import Companion
 from ...storage.read._descriptors import leads_out
 from ...storage.read.base import Folder
 from ...storage.read.uri import open_source
+
+if TYPE_CHECKING:
+    from ...planning.target import Companion
 
 __all__ = [
     "ADAPTER",
@@ -116,4 +118,6 @@ def _copies(folder: Any, names: Iterable[str]) -> tuple[Companion, ...]:
     """Return the files of a folder with the given ``names``, without links that lead out of the folder."""
     present = set(folder.names())
     paths = {name: os.path.join(folder.uri, name) for name in names if name in present}
+    from ...planning.target import Companion  # takes long to import
+
     return tuple(Companion(name, path) for name, path in paths.items() if not leads_out(path))

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import FormatError, PlanError
 from ...formats.base.header import naming
-from ...planning.plan.step import Step
 from ...storage.read.base import File
 from ...tensors.composition import leaves
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
@@ -24,6 +23,9 @@ from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.regions import SPARSE, Array, Box, box_shape
 from ...util.text import escape
 from .bands import BandedFiles, OpenFiles
+
+if TYPE_CHECKING:
+    from ...planning.plan.step import Step
 
 __all__ = [
     "Blockwise",

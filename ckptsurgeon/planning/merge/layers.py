@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, number_in
-from ..keys.pattern import KeyPattern
-from ..keys.pattern_hints import unmatched
+
+if TYPE_CHECKING:
+    from ..keys.pattern import KeyPattern
 
 __all__ = [
     "INPUT",
@@ -119,6 +121,8 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
     if pattern is not None:
         lists = _outermost([one for one in numbered_lists(keys) if pattern.matches(one.prefix)])
         if not lists:
+            from ..keys.pattern_hints import unmatched  # many modules, which most callers do not need
+
             raise unmatched(f"layers: {pattern.text}", pattern, [one.prefix for one in numbered_lists(keys)], "module")
     else:
         lists = layer_lists(keys, counts)

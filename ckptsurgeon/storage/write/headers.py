@@ -24,7 +24,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import signal
 import stat
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from typing import NamedTuple
 
 from ...errors import OutputError
 from ...util.text import escape
+from ..header_journals import SUFFIX, journals_of
 from ..json_text import read_json
 from ..replaced_header import REPLACED
 from ..small_files import read_file
@@ -43,7 +43,6 @@ from .temp_files import stem, sync, sync_folder
 
 __all__ = ["RECORD", "NewHeader", "check_alone", "replace_headers", "settle_interrupted"]
 
-SUFFIX = "ckpt-headers"
 MOST_BYTES = 1 << 30
 KIND, VERSION = "ckpt.headers", 1
 LENGTH = len(REPLACED)
@@ -148,8 +147,8 @@ def settle_interrupted(path: str) -> list[str]:
     Returns notes on them. Raises OutputError if a run is still at work, or if the files cannot be written.
     """
     notes = []
-    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-    for found in _journals(folder):
+    folder, journals = journals_of(path)
+    for found in journals:
         own = _read(found)
         if own is not None and folder != path and os.path.basename(path) not in (own.name, *own.old):
             continue
@@ -326,18 +325,6 @@ def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
 
 def _digest(path: str) -> str:
     return hashlib.sha256(read_file(path, MOST_BYTES)).hexdigest()
-
-
-def _journals(folder: str) -> list[str]:
-    """Return the paths of the journals in a folder that this user has written."""
-    name = re.compile(rf"\..+\.{SUFFIX}", re.DOTALL)
-    with suppress(OSError):
-        found = [entry for entry in os.scandir(folder) if name.fullmatch(entry.name)]
-        return sorted(
-            entry.path for entry in found
-            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
-        )  # fmt: skip
-    return []
 
 
 def _read(path: str) -> _Journal | None:

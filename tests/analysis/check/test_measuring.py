@@ -19,7 +19,12 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.measuring import passing
 from ckptsurgeon.analysis.check.measuring.blocks import Block, BlockFigures
 from ckptsurgeon.analysis.check.measuring.figures import BLOCK, Figures
-from ckptsurgeon.analysis.check.measuring.float_values import LAYOUTS, as_floats, as_floats_in_any_order
+from ckptsurgeon.analysis.check.measuring.float_values import (
+    LAYOUTS,
+    as_floats,
+    as_floats_in_any_order,
+    extremes,
+)
 from ckptsurgeon.analysis.check.measuring.passing import measure
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -218,6 +223,29 @@ def test_a_large_tensor_takes_no_more_memory_than_some_blocks(tmp_path: Path) ->
     assert peak < 40 * BLOCK  # five arrays for each of four threads, and not the 64 blocks of the file
 
 
+def test_an_error_of_what_is_done_meanwhile_stops_the_threads(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(9)}, tmp_path / "x.safetensors")
+
+    def fail() -> None:
+        raise cs.ConfigError("no.")
+
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint, pytest.raises(cs.ConfigError):
+        measure(checkpoint, checkpoint, (), meanwhile=fail)
+    assert not [one for one in threading.enumerate() if one.name == "measure"]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_extremes_are_the_values_of_every_code(dtype: torch.dtype) -> None:
+    layout = LAYOUTS[str(dtype).removeprefix("torch.")]
+    some = values(dtype, 999)
+    some = some[some.double().isfinite()]
+    for one in (*some[:99], torch.tensor(-0.0).to(dtype)):
+        codes = one.reshape(1).view(torch.uint8).numpy().view(layout.codes)
+        _, _, ends, is_negative_zero = extremes(codes, layout)
+        assert ends == (one.double().item(), one.double().item())
+        assert is_negative_zero == (one == 0 and bool(one.signbit() if dtype.itemsize > 1 else codes[0] == 0x80))
+
+
 MANY = 300_000
 """Blocks that take seconds to measure, even if nothing is read."""
 
@@ -229,8 +257,8 @@ def measure_many(measured_block: Callable[..., BlockFigures], folder: Path, monk
     try:
         with cs.open_checkpoint(folder / "x.safetensors") as checkpoint:
             measure(checkpoint, checkpoint, ())
-    finally:  # Ctrl-C may come while a pool starts a thread, for which it then does not wait
-        for thread in [one for one in threading.enumerate() if one.name.startswith("ThreadPoolExecutor")]:
+    finally:  # Ctrl-C may come while a thread starts, which is then not waited for
+        for thread in [one for one in threading.enumerate() if one.name == "measure"]:
             thread.join(10)
 
 

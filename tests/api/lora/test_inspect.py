@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.inspection import adapter_settings
+from ckptsurgeon.analysis.adapter_settings import adapter_settings
 
 from ...helpers.adapters import factors, peft_folder
 from ...helpers.hub.server import Hub

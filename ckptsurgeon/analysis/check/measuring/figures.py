@@ -95,10 +95,7 @@ def figures_of(
     if not raw.size:
         return Figures()
     if dtype in LAYOUTS:
-        found, layout = _floats(raw, work, LAYOUTS[dtype], in_order, sample), LAYOUTS[dtype]
-        if layout.small and found.zeros and not found.negative_zeros:
-            found.negative_zeros = max(0, found.zeros - (raw.size - int(np.count_nonzero(raw))))
-        return found
+        return _floats(raw, work, LAYOUTS[dtype], in_order, sample)
     if dtype.startswith("float8_") or dtype in BLOCK_EXPONENTS:
         return _rare(raw, dtype)
     return _integers(raw.view(np.dtype(dtype))) if DTYPES[dtype].kind in ("int", "uint", "bool") else None
@@ -111,15 +108,20 @@ def _floats(raw: Array, work: Workspace, layout: FloatLayout, in_order: bool, sa
     are some, a second step counts them.
     """
     codes = raw.view(layout.codes)
-    least, most, ends = extremes(codes, layout)
+    least, most, ends, has_negative = extremes(codes, layout)
     if most >= layout.infinity:
-        return _finite(codes, work, layout)
-    found = Figures(codes.size, *ends)
-    if most and sample is not None and _is_estimated(found, raw, work, layout, sample, least):
-        return found
-    found.total, found.squares = _exact(codes, work, layout, in_order)
-    if least < layout.normal:
-        _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=least == 0)
+        found = _finite(codes, work, layout)
+    else:
+        found = Figures(codes.size, *ends)
+        if most and sample is not None and raw.size == BLOCK:
+            found.negative_zeros = int(has_negative and bool(layout.small))
+            if _is_estimated(found, codes, work, layout, sample, least):
+                return found
+        found.total, found.squares = _exact(codes, work, layout, in_order)
+        if least < layout.normal:
+            _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=least == 0)
+    if layout.small and found.zeros:
+        found.negative_zeros = found.zeros - (codes.size - int(np.count_nonzero(codes)))
     return found
 
 
@@ -130,14 +132,13 @@ def _exact(codes: Array, work: Workspace, layout: FloatLayout, in_order: bool) -
     return whole_sums(work.floats, work.ones)
 
 
-def _is_estimated(found: Figures, raw: Array, work: Workspace, layout: FloatLayout, sample: int, least: int) -> bool:
-    """Set the sums and the numbers of small values in ``found``, estimated from a part of the block ``raw``.
+def _is_estimated(found: Figures, every: Array, work: Workspace, layout: FloatLayout, sample: int, least: int) -> bool:
+    """Set the sums and the numbers of small values in ``found``, estimated from a part of a block's codes.
 
-    Returns False if the estimates may be far off. ``least`` is the smallest magnitude of all values, as a code.
+    Returns False if the estimates may be far off. ``least`` is the smallest magnitude of all values, as a code. If
+    there is a negative zero of 8 bits, ``found.negative_zeros`` is 1 before.
     """
-    if raw.size < BLOCK:
-        return False
-    every, codes = raw.view(layout.codes), runs_of(raw, sample, work.sample).view(layout.codes)
+    codes = runs_of(every.view(np.uint8), sample, work.sample).view(layout.codes)
     sums = scaled_up(_exact(codes, work, layout, in_order=False), codes.size, found.number, found.largest)
     if sums is None:
         return False
@@ -162,10 +163,9 @@ def _estimate_small(
     _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=has_zeros)
     found.denormals *= share
     if has_zeros:
-        negative = (found.zeros - positive) * share
+        negative = max((found.zeros - positive) * share, found.negative_zeros)
         if layout.small:
-            has_negative = int(every.view(layout.signed).min()) == -layout.sign
-            found.negative_zeros = negative = max(negative, int(has_negative))
+            found.negative_zeros = negative
         found.zeros = min(every.size - int(np.count_nonzero(every)) + negative, every.size - 1)  # not all are zeros
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from struct import pack, unpack
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from ....tensors.ops.small_floats import from_small
 __all__ = ["LAYOUTS", "FloatLayout", "as_floats", "as_floats_in_any_order", "extremes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # found by identity in a cache
 class FloatLayout:
     """The layout of a float type. ``codes`` is the unsigned integer type of the same size.
 
@@ -32,12 +34,12 @@ class FloatLayout:
     small: str = ""
     is_infinite: bool = True
 
-    @property
+    @cached_property
     def sign(self) -> int:
         """The code in which only the sign bit is set."""
         return 1 << (8 * self.codes.itemsize - 1)
 
-    @property
+    @cached_property
     def signed(self) -> np.dtype[Any]:
         """The signed integer dtype of the same size as the codes."""
         return np.dtype(f"i{self.codes.itemsize}")
@@ -107,8 +109,8 @@ def _multiplied(bits: Array, layout: FloatLayout) -> Array:
     return values
 
 
-def extremes(codes: Array, layout: FloatLayout) -> tuple[int, int, tuple[float, float]]:
-    """Return the extremes of codes: (smallest magnitude, largest magnitude, (lowest value, highest value)).
+def extremes(codes: Array, layout: FloatLayout) -> tuple[int, int, tuple[float, float], bool]:
+    """Return (smallest magnitude, largest magnitude, (lowest value, highest value), whether there is a negative zero).
 
     Magnitudes are codes without the sign bit. The values are only right if no code is an infinity or NaN.
 
@@ -116,15 +118,26 @@ def extremes(codes: Array, layout: FloatLayout) -> tuple[int, int, tuple[float, 
     the codes as signed and as unsigned integers are sufficient, and integers are compared twice as fast.
     """
     signed, sign = codes.view(layout.signed), layout.sign
-    last, first = int(codes.max()), int(codes.min())
-    top, bottom = int(signed.max()), int(signed.min())
+    last, first = int(_MAX(codes)), int(_MIN(codes))
+    top, bottom = int(_MAX(signed)), int(_MIN(signed))
     if bottom >= 0:
-        return first, last, _values(first, last, layout)
+        return first, last, (_value(first, layout), _value(last, layout)), False
+    ends = _value(last, layout), _value(first if top < 0 else top, layout)
     if top < 0:
-        return first - sign, last - sign, _values(last, first, layout)
-    return min(first, bottom + sign), max(top, last - sign), _values(last, top, layout)
+        return first - sign, last - sign, ends, first == sign
+    return min(first, bottom + sign), max(top, last - sign), ends, bottom == -sign
 
 
-def _values(low: int, high: int, layout: FloatLayout) -> tuple[float, float]:
-    first, last = as_floats(np.array([low, high], layout.codes), np.empty(2, np.uint32), layout).tolist()
-    return first, last
+_MAX, _MIN = np.maximum.reduce, np.minimum.reduce
+
+
+@lru_cache(1 << 12)
+def _value(code: int, layout: FloatLayout) -> float:
+    """Return the value of one code; an array of one element would take ten times as long."""
+    if layout.small:
+        return float(from_small(np.array([code], np.uint8), layout.small)[0])
+    if layout.codes.itemsize == 8:
+        return float(unpack("<d", pack("<Q", code))[0])
+    if layout.shift:
+        code = (code & layout.sign) << 16 | (code & layout.sign - 1) << layout.shift
+    return float(unpack("<f", pack("<I", code))[0]) * layout.factor

@@ -6,10 +6,9 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -36,13 +35,19 @@ Progress = Callable[[int, int], None]
 
 
 def measure(
-    checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], by_row: Sequence[str], progress: Progress | None = None
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, TensorInfo],
+    by_row: Sequence[str],
+    progress: Progress | None = None,
+    *,
+    meanwhile: Callable[[], object] = tuple,
 ) -> dict[str, Measured]:
     """Read all tensors and return their figures (counts, extremes, sums) by key; shared bytes are read only once.
 
     ``by_row`` are the keys of matrices whose rows are also measured. ``progress`` is called with (bytes read, bytes in
-    all). The result does not depend on the number of threads. Raises SourceError if a file cannot be read.
-    """
+    all). ``meanwhile`` is called once, while other threads read. The result does not depend on the number of threads.
+    Raises SourceError if a file cannot be read.
+    """  # fmt: skip
     first = {info.place: key for key, info in reversed(list(tensors.items())) if info.place is not None}
     own = {key: info for key, info in tensors.items() if is_measured(info) and first.get(info.place, key) == key}
     whole = sum(info.nbytes for info in own.values())
@@ -61,7 +66,7 @@ def measure(
             step=step if has_words(info, is_code=key in codes) else 0,
         )
     )
-    found = _in_threads(checkpoint, cut, _counter(progress, whole))
+    found = _in_threads(checkpoint, cut, _counter(progress, whole), meanwhile)
     measured = {key: _together(checkpoint, own[key], found[key]) for key in own}
     words = {key: [one.words for one in some if one.words is not None] for key, some in found.items()}
     for repeat in repeats(checkpoint, own, words, step):
@@ -87,21 +92,22 @@ def _counter(progress: Progress | None, whole: int) -> Callable[[int], None]:
 
 
 def _in_threads(
-    checkpoint: Checkpoint, cut: Iterator[Block], count: Callable[[int], None]
+    checkpoint: Checkpoint, cut: Iterator[Block], count: Callable[[int], None], meanwhile: Callable[[], object]
 ) -> dict[str, list[BlockFigures]]:
     """Return the figures (counts, extremes, sums) of the blocks of each tensor, in the order of the blocks.
 
-    ``cut`` yields the blocks; ``count`` is called with the number of bytes of each measured block.
+    ``cut`` yields the blocks; ``count`` is called with the number of bytes of each measured block, and ``meanwhile``
+    once, in this thread.
     """
     slots: dict[str, list[BlockFigures | None]] = defaultdict(list)
-    lock, is_stopped = Lock(), Event()
+    lock, is_stopped, errors = Lock(), Event(), list[BaseException]()
 
     def work() -> None:
         try:
             measure_blocks()
-        except BaseException:  # stops the other threads
+        except BaseException as error:  # stops the other threads
             is_stopped.set()
-            raise
+            errors.append(error)
 
     def measure_blocks() -> None:
         space = Workspace()
@@ -122,15 +128,33 @@ def _in_threads(
             place.append(None)
             return block, place, len(place) - 1
 
-    threads = min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
-        except BaseException:  # also Ctrl-C, because the pool waits for its threads
-            is_stopped.set()
-            raise
+    _run([Thread(target=work, name="measure") for _ in range(_threads())], is_stopped, meanwhile)
+    if errors:
+        raise errors[0]
     return {key: [one for one in place if one is not None] for key, place in slots.items()}
+
+
+def _threads() -> int:
+    return min(THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _run(threads: Sequence[Thread], is_stopped: Event, meanwhile: Callable[[], object]) -> None:
+    """Run threads until all have ended, and call ``meanwhile`` in this one.
+
+    An error in this thread, such as Ctrl-C, stops the others.
+    """
+    try:
+        for one in threads:
+            one.start()
+        meanwhile()
+        for one in threads:
+            one.join()
+    except BaseException:
+        is_stopped.set()
+        for one in threads:
+            if one.ident is not None:  # it was started
+                one.join()
+        raise
 
 
 def _together(checkpoint: Checkpoint, info: TensorInfo, found: Sequence[BlockFigures]) -> Measured:

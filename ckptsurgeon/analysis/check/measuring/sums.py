@@ -9,6 +9,7 @@ estimated: a single NaN, or a page of zeros among weights, is a fault.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,8 @@ __all__ = ["ROW", "SHARE", "runs_of", "scaled_up", "whole_sums"]
 
 ROW = 4096
 """This many squares are added in single precision; the sums are then added in double precision."""
+FEW_ROWS = 2
+"""So few rows are multiplied one by one, because that is faster."""
 RUN = 512
 """The size in bytes of a run: neighbouring bytes of a block. A sample consists of whole runs."""
 SHARE = 64
@@ -38,11 +41,17 @@ def runs_of(raw: Array, number: int, out: Array) -> Array:
     block to block, because equal positions might always be the same columns of a matrix.
     """
     runs = raw.reshape(-1, RUN)
-    group = np.arange(len(runs) // SHARE)
-    places = group * SHARE + ((group + 57 * number) * 40503 % 65521 >> 5) % SHARE  # as good as random, and repeatable
-    size = places.size * RUN
-    taken: Array = np.take(runs, places, axis=0, out=out[:size].reshape(-1, RUN), mode="clip")
+    places = _places(len(runs) // SHARE, number % 512)
+    taken: Array = np.take(runs, places, axis=0, out=out[: places.size * RUN].reshape(-1, RUN), mode="clip")
     return taken.reshape(-1)
+
+
+@lru_cache(512)
+def _places(groups: int, number: int) -> Array:
+    """Return the index of a run from each group."""
+    group = np.arange(groups)
+    found: Array = group * SHARE + ((group + 57 * number) * 40503 % 65521 >> 5) % SHARE  # as good as random, repeatable
+    return found
 
 
 def scaled_up(sums: tuple[float, float], taken: int, number: int, largest: float) -> tuple[float, float] | None:
@@ -79,6 +88,8 @@ def _of_rows(rows: Array, ones: Array) -> tuple[float, float]:
 
     The sums are computed as products of single rows, because BLAS starts threads for larger matrices.
     """
+    if len(rows) <= FEW_ROWS:
+        return sum(float(np.dot(row, ones)) for row in rows), sum(float(np.dot(row, row)) for row in rows)
     squares = np.matmul(rows[:, None, :], rows[:, :, None])
     totals = np.matmul(rows[:, None, :], ones[:, None])
     return float(totals.sum(dtype=np.float64)), float(squares.sum(dtype=np.float64))

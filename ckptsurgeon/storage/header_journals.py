@@ -1,0 +1,29 @@
+"""Finds the journals that interrupted changes of headers have left; it imports nothing that takes time."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+
+__all__ = ["SUFFIX", "journals_of"]
+
+SUFFIX = "ckpt-headers"
+"""The suffix of the name of a journal."""
+
+
+def journals_of(path: str) -> tuple[str, list[str]]:
+    """Return the folder that ``path`` is or is in, and the paths of the journals there that this user has written."""
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    return folder, _journals(folder)
+
+
+def _journals(folder: str) -> list[str]:
+    name = re.compile(rf"\..+\.{SUFFIX}", re.DOTALL)
+    with suppress(OSError):
+        found = [entry for entry in os.scandir(folder) if name.fullmatch(entry.name)]
+        return sorted(
+            entry.path for entry in found
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+        )  # fmt: skip
+    return []

@@ -1,0 +1,46 @@
+"""What a command imports, and how its process ends: both take longer than many commands themselves."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ckptsurgeon import __main__, cli
+from ckptsurgeon.util import collection
+
+LISTED = """
+import sys
+from ckptsurgeon.__main__ import main
+code = main()
+print(code, *sys.modules)
+"""
+UNUSED = (
+    "ckptsurgeon.analysis.inspection", "ckptsurgeon.planning.plan", "ckptsurgeon.planning.keys",
+    "ckptsurgeon.storage.write", "ckptsurgeon.planning.target", "concurrent.futures", "logging", "rich", "torch",
+)  # fmt: skip
+
+
+def test_a_check_imports_nothing_that_only_other_verbs_need(tmp_path: Path) -> None:
+    save_file({"x": np.ones((4, 4), np.float32)}, tmp_path / "x.safetensors")
+    command = [sys.executable, "-c", LISTED, "check", "-q", str(tmp_path / "x.safetensors")]
+    code, *modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert code == "0"
+    assert not set(UNUSED) & set(modules)
+
+
+def test_python_looks_for_no_unreachable_objects_when_a_command_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    thresholds = gc.get_threshold()
+    monkeypatch.setattr(cli, "main", lambda: 7)
+    try:
+        assert __main__.main() == 7
+        assert gc.get_freeze_count() > 1000
+        assert gc.get_threshold() == collection.RARELY
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
