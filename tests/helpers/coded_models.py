@@ -19,7 +19,7 @@ from .coded_matrices import Encode
 __all__ = ["LAYERS", "QUICK", "coded_tensors", "false_alarms", "said_by", "silent", "statuses", "write_model"]
 
 State = dict[str, torch.Tensor]
-LAYERS, WIDTH, INNER, TOKENS = 6, 128, 256, 256
+LAYERS, WIDTH, INNER, TOKENS = 4, 128, 256, 256
 ROLES = {
     "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (64, WIDTH), "self_attn.v_proj": (64, WIDTH),
     "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH),

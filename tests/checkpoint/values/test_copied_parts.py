@@ -12,7 +12,7 @@ from ckptsurgeon.checkpoint.values.copied_parts import _information
 from ...helpers.coded_matrices import SETTINGS, awq, gptq, mlx, nested_nf4, nf4
 from ...helpers.coded_models import QUICK, coded_tensors, false_alarms, said_by, silent, write_model
 
-ONE, OTHER = "model.layers.2.mlp.up_proj", "model.layers.4.mlp.up_proj"
+ONE, OTHER = "model.layers.2.mlp.up_proj", "model.layers.3.mlp.up_proj"
 SAID = "1 quantised tensor has {part} equal to those of another tensor, bit for bit, but different {rest}: was one"
 ENCODERS = {"gptq": gptq, "awq": awq, "nf4": nf4, "mlx": mlx}
 PARTS = {"gptq": ".scales", "awq": ".scales", "nf4": ".weight.absmax", "mlx": ".biases"}

@@ -13,7 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.tensors.quantised.modules import Modules
 from ckptsurgeon.tensors.quantised.settings import modelopt_of
 
-from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
+from ...helpers.coded_models import LAYERS, QUICK, coded_tensors, said_by, silent, write_model
 from ...helpers.depth import each_in_turn
 from ...helpers.modelopt_models import FP8, NVFP4, fp8, hf_quant_config, nvfp4
 
@@ -63,7 +63,7 @@ def test_an_excluded_module_with_codes_is_said(algorithm: str, place: str) -> No
     state = coded_tensors(KINDS[algorithm][0])
     assert said(model(state, algorithm, place)) == []
     field = "ignore" if place == "config.json" else "exclude_modules"
-    for entry, number in ((ONE, 1), ("model.layers.3.mlp", 3), ("model.layers.3.mlp*", 3), ("*.up_proj", 6)):
+    for entry, number in ((ONE, 1), ("model.layers.3.mlp", 3), ("model.layers.3.mlp*", 3), ("*.up_proj", LAYERS)):
         path = model(state, algorithm, place, ("lm_head", entry))
         (note,) = said(path)
         tensors = f"{number} quantised tensor{'s' * (number > 1)}"
@@ -82,7 +82,7 @@ def test_a_plain_module_that_is_not_excluded_is_said(algorithm: str, place: str)
         assert said(model(plain(state, *others), algorithm, place, ("lm_head", entry))) == []
 
 
-VISUAL = tuple(f"visual.blocks.{number}.mlp.up_proj" for number in range(6))
+VISUAL = tuple(f"visual.blocks.{number}.mlp.up_proj" for number in range(LAYERS))
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_entries_for_other_modules_exclude_nothing(algorithm: str, place: str, e
 
 @each_case
 def test_modules_that_are_plain_in_all_layers_are_said(algorithm: str, place: str) -> None:
-    names = [f"model.layers.{number}.mlp.up_proj" for number in range(6)]
+    names = [f"model.layers.{number}.mlp.up_proj" for number in range(LAYERS)]
     state = plain(coded_tensors(KINDS[algorithm][0]), *names)
     (note,) = said(model(state, algorithm, place))
-    assert "6 weights are not quantised in any layer, although its quantization_config does not exclude them" in note
+    assert f"{LAYERS} weights are not quantised in any layer, although its quantization_config does not exclude them" in note
     assert said(model(state, algorithm, place, ("lm_head", "*up_proj"))) == []
     (note,) = said(model(state, algorithm, place, ("lm_head", "*" * 201)))  # too long to be compared
     assert "which may exclude them, are not evaluated" in note
@@ -126,7 +126,7 @@ def test_lost_scales_of_inputs_are_said(algorithm: str, place: str) -> None:
         return model(left, algorithm, place)
 
     needs = f"scales of activations, which quant_algo {algorithm} needs"
-    assert unsaid(without(3), algorithm, f"21 quantised tensors lack {needs}") == []
+    assert unsaid(without(2), algorithm, f"14 quantised tensors lack {needs}") == []
     assert said(without(0)) == []  # loaders can use the weights alone
 
 
