@@ -17,6 +17,7 @@ from .arithmetic.spectra import (
     is_matrix,
     joined,
     mean_of_changes,
+    product,
 )
 
 __all__ = ["METHODS"]
@@ -53,8 +54,7 @@ def _isotropic(changes: Changes, found: Components) -> Array:
     """Return the matrix with the singular vectors in ``found``, each with the mean of all their singular values."""
     number = len(found.values)
     mean = float(changes.xp.sum(found.values)) / number if number else 0.0
-    made: Array = (found.left * mean) @ found.right
-    return made
+    return product(changes, found.left * mean, found.right)
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:

@@ -15,7 +15,7 @@ from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
 from .arithmetic.shared_basis import dare_ties_in_basis, ties_in_basis
-from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes
+from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes, product
 
 __all__ = ["METHODS"]
 
@@ -100,8 +100,7 @@ def _merged(changes: Changes, merge: Callable[[Sequence[Array]], Array]) -> Arra
     basis = left_vectors(changes)
     if not basis.shape[1]:
         return changes[0]
-    made: Array = basis @ merge([basis.T @ changes[model] for model in range(len(changes))])
-    return made
+    return product(changes, basis, merge([basis.T @ changes[model] for model in range(len(changes))]))
 
 
 METHODS = (knots_ties, knots_dare_ties)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
-from .arithmetic.orthogonal import nearest_orthogonal, orthogonal_pair
+from .arithmetic.orthogonal import nearest_orthogonal, orthogonal_sum
 from .arithmetic.spectra import (
     Changes,
     components,
@@ -13,6 +13,7 @@ from .arithmetic.spectra import (
     is_matrix,
     joined,
     mean_of_changes,
+    product,
 )
 
 __all__ = ["METHODS"]
@@ -53,15 +54,13 @@ def _rank(short: int, models: int) -> int:
 def _orthogonalised(changes: Changes) -> Array:
     rank = _rank(min(changes.at.models[0].shape), len(changes))
     several = [components(changes, changes[model], rank) for model in range(len(changes))]
-    pair = orthogonal_pair(changes, *several) if len(several) == 2 else None
-    values = changes.xp.concatenate([one.values for one in several])
-    if pair is None:
-        every = joined(changes.xp, several)
-        del several  # not both in memory
-        pair = nearest_orthogonal(changes, every.left), nearest_orthogonal(changes, every.right)
-    left, right = pair
-    made: Array = (left * values) @ right
-    return made
+    made = orthogonal_sum(changes, *several) if len(several) == 2 else None
+    if made is not None:
+        return made
+    every = joined(changes.xp, several)
+    del several  # not both in memory
+    left, right = nearest_orthogonal(changes, every.left), nearest_orthogonal(changes, every.right)
+    return product(changes, left * every.values, right)
 
 
 METHODS = (tsv_m,)

@@ -157,15 +157,22 @@ def test_vectors_of_two_matrices_become_orthogonal_as_those_of_any_number(
 ) -> None:
     pair = spaces(shared, slant)[:: -1 if turned else 1]
     changes = spectra.Changes(Arrays([np.zeros((20, 16))] * 3).whole(), 1.0, 1e-6)
-    left, right = orthogonal.orthogonal_pair(changes, *pair) or (None, None)
-    assert left is not None
-    assert right is not None
     every = spectra.joined(np, pair)
-    np.testing.assert_allclose(left, orthogonal.nearest_orthogonal(changes, every.left), atol=1e-10)
-    np.testing.assert_allclose(right, orthogonal.nearest_orthogonal(changes, every.right), atol=1e-10)
-    assert np.linalg.matrix_rank(left) == 10 - shared
+    left, right = (orthogonal.nearest_orthogonal(changes, one) for one in (every.left, every.right))
+    made = orthogonal.orthogonal_sum(changes, *pair)
+    assert made is not None
+    np.testing.assert_allclose(made, (left * every.values) @ right, atol=1e-9)
+    one, other = (
+        orthogonal._pair(changes, *sides) for sides in zip(*((one.left, one.right.T) for one in pair), strict=True)
+    )
+    assert one is not None
+    assert other is not None
+    found = np.concatenate([one.turned @ one.turns.T, one.other], axis=1)
+    np.testing.assert_allclose(found, left, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate([other.turned @ other.turns.T, other.other], axis=1), right.T, atol=1e-10)
+    assert np.linalg.matrix_rank(found) == 10 - shared
     exact = np.where(np.arange(10) < shared, 0.0, 1.0)
-    np.testing.assert_allclose(np.sort(np.linalg.svd(left, compute_uv=False)), exact[np.argsort(exact)], atol=1e-9)
+    np.testing.assert_allclose(np.sort(np.linalg.svd(found, compute_uv=False)), exact[np.argsort(exact)], atol=1e-9)
 
 
 def test_vectors_that_rounding_may_have_slanted_are_made_orthogonal_all_together() -> None:
@@ -175,7 +182,7 @@ def test_vectors_that_rounding_may_have_slanted_are_made_orthogonal_all_together
         (second, True),
         (spectra.Components(second.left, 10.0 ** -np.arange(4), second.right), False),
     ):
-        assert (orthogonal.orthogonal_pair(double, first, one) is not None) == is_known
+        assert (orthogonal.orthogonal_sum(double, first, one) is not None) == is_known
 
 
 def test_tsv_m_of_more_models_than_rows_takes_one_vector_of_each() -> None:
