@@ -1363,8 +1363,8 @@ MUTANTS = (
     ),
     Mutant(
         "the vectors of two models become the nearest orthonormal ones",
-        "other = second + first @ across",
-        "other = second - first @ across",
+        "both = own * even + across * odd",
+        "both = own * even - across * odd",
         "methods/merge/test_spectra.py",
     ),
     Mutant(
