@@ -47,8 +47,9 @@ class LogicalTensors:
 def logical_tensors(
     inspection: Inspection, tensors: Mapping[str, TensorInfo], bits: Callable[[QuantisedTensor], float | None]
 ) -> LogicalTensors:
-    """Return ``tensors``, but for each quantised tensor of known shape, one tensor replaces its stored parts.
+    """Return ``tensors`` with one tensor in place of the stored parts of each quantised tensor.
 
+    Parts stay as they are if the shape of the quantised tensor is unknown, or if ``tensors`` lacks one of them.
     ``bits`` returns the bits per weight of a quantised tensor.
     """
     whole = {one.name: one for one in inspection.codes.tensors if _stands_alone(one, tensors)}

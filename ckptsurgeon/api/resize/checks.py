@@ -105,6 +105,8 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
 def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tuple[str, str], *, least: int) -> None:
     """Raise ConfigError if the groups into which routers divide the experts are too small.
 
+    They also are if the groups that each token uses have fewer experts in all than the token uses.
+
     ``numbers`` has the fields, ``changed`` are those that change, and ``names`` are those with the numbers of experts
     and of groups. ``least`` is the smallest possible number of experts in a group.
     """
@@ -171,9 +173,10 @@ def keys_by_switch(part: Mapping[str, Any]) -> bool:
 
 
 def check_switch(names: Sequence[str], changed: Sequence[str]) -> None:
-    """Raise PlanError if one of the fields ``names`` decides whether heads share a key.
+    """Raise PlanError if ``multi_query`` is one of the fields ``names``, which are to be changed.
 
-    ``changed`` are the tensors that this field changes.
+    It decides whether all attention heads share one key head, so it is not a size. ``changed`` are the tensors whose
+    shapes it changes, for the message.
     """
     switch = next((name for name in names if name.rpartition(".")[2] == "multi_query"), None)
     if switch is not None:

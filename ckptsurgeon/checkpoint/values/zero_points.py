@@ -103,8 +103,9 @@ DIFFERENT = -1
 def odd_zero_points(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for each tensor whose zero points cannot be right.
+    """Yield (name of the weight, text) for each GPTQ or AWQ tensor whose zero points are suspect.
 
+    They contradict the setting ``sym``, or differ from those of most tensors. Of many tensors, only some are examined.
     The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a tensor.
     """
     found = dict(_zero_points(codes, tensors, read))

@@ -126,10 +126,10 @@ def _has_texts(tree: Any) -> bool:
 
 
 class _Arrays:
-    """Makes the headers of arrays in ``file``, and counts them in ``made``.
+    """Makes a ``TensorInfo`` of each array in the pickle ``file``; ``made`` is the number of those made so far.
 
-    ``within`` is the name of the file in ``Storage.file``. ``paddle`` is true if PaddlePaddle wrote the file, as far as
-    is known.
+    ``within`` is the value of ``Storage.file`` for this file. ``paddle`` is true if the file is known to be of
+    PaddlePaddle.
     """
 
     def __init__(self, file: File, within: str) -> None:

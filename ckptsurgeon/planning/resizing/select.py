@@ -77,7 +77,14 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
     """
     for axes in groups:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
-        if len(sizes) > 1 or {axis.side for axis in axes} != {"out", "in"}:
+        if {axis.side for axis in axes} != {"out", "in"}:
+            key, is_input = escape(axes[0].key), axes[0].side == "in"
+            raise PlanError(
+                f"no layer was found that {'computes' if is_input else 'reads'} the channels that {key} "
+                f"{'reads' if is_input else 'computes'}: they can only be chosen together.",
+                hint=f"Leave {field} as it is.",
+            )
+        if len(sizes) > 1:
             raise PlanError(
                 f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them "
                 "may have the rows of both gate and up projection.",

@@ -223,7 +223,7 @@ def _check_file(origin: FetchOrigin) -> None:
     """Raise SourceError if a local folder does not have the file of ``origin``; the hint contains a similar name."""
     if os.path.isfile(origin.path):
         return
-    if os.path.islink(origin.path):
+    if os.path.islink(origin.path) and not os.path.exists(origin.path):
         raise SourceError(f"{escape(origin.path)} is a link whose target does not exist.")
     if os.path.exists(origin.path):
         raise SourceError(f"{escape(origin.path)} is not a regular file.")

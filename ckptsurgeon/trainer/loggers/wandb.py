@@ -18,7 +18,10 @@ OFFLINE = "offline"
 
 
 class WeightsAndBiases(Logger):
-    """Logs a run to Weights & Biases; the client of this service runs in a separate process, and sends the values."""
+    """Logs a run to Weights & Biases: into the run folder, or to its server if WANDB_MODE is ``online``.
+
+    The client of this service runs in a separate process.
+    """
 
     package, extra = "wandb", "wandb"
 

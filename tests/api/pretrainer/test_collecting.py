@@ -84,6 +84,16 @@ def test_where_nothing_can_be_written_it_is_said(server: SimpleNamespace) -> Non
         cs.Pretrainer("folder", {"enc": CASES.encoder()}).collect_files("source")
 
 
+def test_a_link_to_nowhere_and_a_link_to_a_folder_are_told_apart(server: SimpleNamespace) -> None:
+    for target, said in (("nowhere", "is a link whose target does not exist"), ("b", "is not a regular file")):
+        Path("a").mkdir(exist_ok=True)
+        Path("b").mkdir(exist_ok=True)
+        Path("a/enc.ckpt").unlink(missing_ok=True)
+        Path("a/enc.ckpt").symlink_to(Path(target).absolute())
+        with pytest.raises(cs.SourceError, match=said):
+            pretrainer()[0].collect_files("a")
+
+
 def test_all_files_are_collected_or_none(server: SimpleNamespace) -> None:
     both = cs.Pretrainer(
         "new/collected", {"enc": CASES.encoder(), "head": CASES.head()},

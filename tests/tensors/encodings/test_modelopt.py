@@ -101,7 +101,10 @@ def test_modules_that_are_plain_in_all_layers_are_said(algorithm: str, place: st
     names = [f"model.layers.{number}.mlp.up_proj" for number in range(LAYERS)]
     state = plain(coded_tensors(KINDS[algorithm][0]), *names)
     (note,) = said(model(state, algorithm, place))
-    assert f"{LAYERS} weights are not quantised in any layer, although its quantization_config does not exclude them" in note
+    assert (
+        f"{LAYERS} weights are not quantised in any layer, although its quantization_config does not exclude them"
+        in note
+    )
     assert said(model(state, algorithm, place, ("lm_head", "*up_proj"))) == []
     (note,) = said(model(state, algorithm, place, ("lm_head", "*" * 201)))  # too long to be compared
     assert "which may exclude them, are not evaluated" in note

@@ -102,9 +102,9 @@ def repeats(
     """Yield the repeats that begin or end in the middle of a row, and extend over several rows.
 
     These are faults, because programs copy whole rows (for new tokens, units or experts), or a part of each row (for
-    new inputs). ``words`` has the words of each tensor, ``step`` bytes apart. Words that occur in more than two places
-    are left out, because they may belong to a pattern. Of each repeat, only the bytes around its beginning and end are
-    read.
+    new inputs). ``words`` has samples of each tensor: 8 bytes in each ``step`` bytes. Words that occur in more than two
+    places are left out, because they may belong to a pattern. Of a long repeat, only the bytes around its beginning and
+    end, and samples between them, are read.
     """
     by_file: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
@@ -237,7 +237,10 @@ class _Repeats:
         return np.flatnonzero(self._read(place, number) != self._read(place + distance, number))
 
     def _before(self, place: int) -> int:
-        """Return the number of bytes before ``place`` that tensors cover without a gap: at most about ``reach``."""
+        """Return the number of bytes before ``place`` that tensors cover without a gap.
+
+        Earlier tensors are counted only until there are ``reach`` bytes.
+        """
         index = max(bisect_right(self.begins, place) - 1, 0)
         while index and place - self.begins[index] < self.reach and self.tensors[index - 1].end == self.begins[index]:
             index -= 1

@@ -111,11 +111,11 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Return whether the ``up_proj`` next to a quantised ``down_proj`` has a number of rows that config.json allows.
+    """Return whether an ``up_proj`` next to a quantised ``down_proj`` has a number of rows that config.json allows.
 
-    ``keys`` are the keys of the ``down_proj`` tensors, and ``known`` has the inner widths in config.json. The inner
-    width is the number of columns of ``down_proj``, which may be only a guess if this tensor is quantised. It is also
-    the number of rows of ``up_proj``.
+    ``keys`` are the keys of the ``down_proj`` tensors, or ``w2``, and ``known`` has the inner widths in config.json.
+    The inner width is the number of columns of ``down_proj``, which may be only a guess if this tensor is quantised. It
+    is also the number of rows of ``up_proj``.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
