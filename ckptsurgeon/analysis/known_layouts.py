@@ -37,15 +37,24 @@ class KnownFamily:
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """A layout that a checkpoint may have, and the layouts of its family, ``targets``, to which it can be converted."""
+    """A layout that a checkpoint may have, and the layouts of its family, ``targets``, to which it can be converted.
+
+    If there are no targets, ``why`` is the reason for the first one, such as a tensor that is missing from a layer.
+    """
 
     family: str
     layout: str
     targets: tuple[str, ...]
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain data."""
-        return {"family": self.family, "layout": self.layout, "targets": list(self.targets)}
+        return {
+            "family": self.family,
+            "layout": self.layout,
+            "targets": list(self.targets),
+            "why": self.why or None,
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,12 +62,14 @@ class KnownLayouts(Brief):
     """The families whose layouts are known.
 
     If a checkpoint was given, ``checkpoint`` is its path, and ``found`` are the layouts that it may have: none if its
-    layout is not known, several only if they have the same names.
+    layout is not known, several only if they have the same names. If there is none, ``nearest`` says which layout its
+    keys resemble, and how they differ from it; '' if they resemble none.
     """
 
     families: tuple[KnownFamily, ...]
     checkpoint: str = ""
     found: tuple[FoundLayout, ...] = ()
+    nearest: str = ""
 
     def __repr__(self) -> str:
         names = ", ".join(f"{one.layout} of {one.family}" for one in self.found)
@@ -71,5 +82,6 @@ class KnownLayouts(Brief):
             "version": 1,
             "checkpoint": self.checkpoint or None,
             "found": [one.to_json() for one in self.found],
+            "nearest": self.nearest or None,
             "families": [one.to_json() for one in self.families],
         }

@@ -25,13 +25,16 @@ def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
     if not found.checkpoint:
         return Columns([[one.name, ", ".join(row.name for row in one.layouts)] for one in found.families])
     if not found.found:
+        if found.nearest:
+            return Text(f"{escape(found.checkpoint)}: the layout is not known; {found.nearest}")
         known = listing([family.name for family in found.families], len(found.families), where="")
         return Text(f"{escape(found.checkpoint)}: the layout is not known; known families: {known}")
     lines = []
     for one in found.found:
         lines.append(Text(f"{escape(found.checkpoint)}: layout {one.layout} of {one.family}"))
         lines += [Text(f"  ckpt convert {escape(found.checkpoint)} --layout {name} -o OUT") for name in one.targets]
-        lines += [] if one.targets else [Text("  no other layout has names for all of its tensors")]
+        if not one.targets:
+            lines.append(Text(f"  no other layout: {one.why}" if one.why else "  it has no other layout"))
     return Group(*lines)
 
 

@@ -9,6 +9,7 @@ from ...errors import PlanError
 from ...planning.layouts.changes import UnknownNumberError
 from ...planning.layouts.conversion import conversion
 from ...planning.layouts.layout import Family, Layout
+from ...planning.layouts.nearest import nearest
 from ...planning.layouts.recognise import families, recognised
 from ...planning.operations.perform import DerivedSource
 from ..inputs.argument_types import CheckpointLike, checked
@@ -40,21 +41,24 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
     with open_checkpoint(source, root) as checkpoint:
         network = without_wrappers(operate([checkpoint], ())[0]).operated.checkpoint
         found = {(family.name, layout.name): (family, layout) for family, layout in recognised(network)}
-        rows = [FoundLayout(family.name, one.name, _targets(network, family, one)) for family, one in found.values()]
-        return KnownLayouts(known, checkpoint.path, tuple(rows))
+        rows = [_found(network, family, one) for family, one in found.values()]
+        near = None if rows else nearest(network)
+        return KnownLayouts(known, checkpoint.path, tuple(rows), near.text if near is not None else "")
 
 
-def _targets(checkpoint: Checkpoint, family: Family, source: Layout) -> tuple[str, ...]:
-    """Return the names of the other layouts to which all tensors of a checkpoint can be converted."""
+def _found(checkpoint: Checkpoint, family: Family, source: Layout) -> FoundLayout:
+    """Return the layout of a checkpoint, with the other layouts to which all of its tensors can be converted."""
     whole = DerivedSource(dict(checkpoint))
     settings = settings_of(checkpoint, model_folder(checkpoint).config)
-    found = []
+    found: list[str] = []
+    why = ""
     for name in sorted({layout.name for layout in family.layouts if not layout.only_read} - {source.name}):
         try:
             conversion(family, source, family.named(name), whole, settings, checkpoint.path)
         except UnknownNumberError:  # the user may give it
             pass
-        except PlanError:
+        except PlanError as error:
+            why = why or error.message
             continue
         found.append(name)
-    return tuple(found)
+    return FoundLayout(family.name, source.name, tuple(found), "" if found else why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ...tensors.info import TensorInfo
@@ -45,7 +45,10 @@ class NearLayout:
 
 
 def nearest(tensors: Tensors) -> NearLayout | None:
-    """Return the layout with names for the most keys of a state dict that no layout fits; None if none is near."""
+    """Return the layout with names for the most keys of a state dict that no layout fits; None if none is near.
+
+    Of layouts with names for equally many keys, the one of whose marks the fewest are missing is returned.
+    """
     best: NearLayout | None = None
     for one in families():
         family = one.of(tensors) or one
@@ -53,11 +56,16 @@ def nearest(tensors: Tensors) -> NearLayout | None:
             if layout.only_written or not any(mark in tensors for mark in layout.marks):
                 continue
             known = known_keys(layout, tensors)
-            if len(known) > len(tensors) * _LEAST and (best is None or len(known) > best.named):
-                lacking = tuple(mark for mark in layout.marks if mark not in tensors)
+            lacking = tuple(mark for mark in layout.marks if mark not in tensors)
+            if len(known) > len(tensors) * _LEAST and (best is None or _is_nearer(known, lacking, best)):
                 odd = tuple(key for key in tensors if key not in known)
                 best = NearLayout(family, layout, len(known), lacking, odd)
     return best
+
+
+def _is_nearer(known: Collection[str], lacking: Collection[str], best: NearLayout) -> bool:
+    """Return whether a layout has names for more keys than ``best``, or for as many but lacks fewer marks."""
+    return (len(known), -len(lacking)) > (best.named, -len(best.lacking))
 
 
 def prefix_of_all(tensors: Mapping[str, TensorInfo]) -> tuple[str, Family, Layout] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
+from itertools import islice
 from typing import cast
 
 from ...util.registry import discover
@@ -12,6 +13,9 @@ from .changes import parsed
 from .layout import Family, Layout, Tensors
 
 __all__ = ["families", "known_keys", "layout_names", "recognised"]
+
+SAMPLE = 512
+"""Layouts are compared by about so many keys first: all keys of a large model with experts take half a second."""
 
 
 @cache
@@ -41,11 +45,20 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
         if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)
         if not layout.only_written
     ]
-    if len(fitting) < 2:
-        return fitting
-    known = [len(known_keys(layout, tensors)) for _, layout in fitting]
-    best = [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+    best = _with_most_names(fitting, _sample(tensors)) if len(fitting) > 1 else fitting
+    best = _with_most_names(best, tensors) if len(best) > 1 else best
     return list({(family.name, layout.name): (family, layout) for family, layout in reversed(best)}.values())[::-1]
+
+
+def _sample(keys: Collection[str]) -> Collection[str]:
+    """Return some of very many keys, evenly spaced: of layouts that all fit, most differ in the keys of each layer."""
+    return keys if len(keys) <= SAMPLE else list(islice(keys, 0, None, len(keys) // SAMPLE | 1))
+
+
+def _with_most_names(fitting: Sequence[tuple[Family, Layout]], keys: Collection[str]) -> list[tuple[Family, Layout]]:
+    """Return those of the layouts that have names for the largest number of ``keys``."""
+    known = [len(known_keys(layout, keys)) for _, layout in fitting]
+    return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
 
 
 def known_keys(layout: Layout, keys: Collection[str]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,7 @@ def test_layouts_are_listed_and_recognised(ckpt: Run) -> None:
     save_file({"weight": torch.ones(2)}, "other.safetensors")
     assert ckpt("layouts", "other.safetensors").code == 1
     assert json.loads(ckpt("layouts", "meta.safetensors", "--json").out)["found"] == [
-        {"family": "llama", "layout": "meta", "targets": TARGETS}
+        {"family": "llama", "layout": "meta", "targets": TARGETS, "why": None}
     ]
 
 
@@ -370,3 +370,45 @@ def test_tensors_without_a_name_in_the_layout_that_the_others_have_get_a_note() 
     assert "warning: 21 tensors have no name in the layout transformers: layers.0.attention.wk.weight" in notes
     with pytest.raises(PlanError, match="21 tensors of .* have no name in the layout litgpt"):
         cs.convert("both.safetensors", layout="litgpt", heads="6/2")
+
+
+def test_layouts_that_all_fit_are_compared_by_some_of_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {key: TensorInfo("float32", (1, 1), None) for key in recorded("glm-moe", "transformers")}
+    for expert in range(4, 3000):
+        for kind in ("gate", "up", "down"):
+            tensors[f"model.layers.1.mlp.experts.{expert}.{kind}_proj.weight"] = TensorInfo("float32", (1, 1), None)
+    looked_at: list[int] = []
+    known_keys = recognise.known_keys
+
+    def counting(layout: Layout, keys: Collection[str]) -> set[str]:
+        looked_at.append(len(keys))
+        return known_keys(layout, keys)
+
+    monkeypatch.setattr(recognise, "known_keys", counting)
+    found = recognise.recognised(tensors)
+    assert [(family.name, layout.name) for family, layout in found] == [("glm-moe", "transformers")]
+    assert looked_at
+    assert max(looked_at) < 1024 < len(tensors)
+
+
+def test_the_layout_that_a_broken_model_resembles_is_said(ckpt: Run) -> None:
+    whole = recorded("llama", "transformers")
+    save_file(
+        {key.replace("model.layers.0", "model.decoder.0"): value for key, value in whole.items()}, "a.safetensors"
+    )
+    found = ckpt("layouts", "a.safetensors")
+    said = " ".join(found.out.split())
+    assert found.code == 1
+    assert "the layout is not known; it looks like the layout transformers of llama" in said
+    assert "the file lacks model.layers.0.self_attn.q_proj.weight" in said
+    answer = cs.layouts("a.safetensors").to_json()
+    assert answer["nearest"].startswith("it looks like")
+    assert cs.layouts("a.safetensors").found == ()
+
+
+def test_the_reason_why_a_model_cannot_get_another_layout_is_said(ckpt: Run) -> None:
+    less = {key: value for key, value in recorded("llama", "transformers").items() if "layers.1.mlp.up" not in key}
+    save_file(less, "less.safetensors")
+    said = " ".join(ckpt("layouts", "less.safetensors").out.split())
+    assert "no other layout: model.layers.1.mlp.up_proj.weight is missing from less.safetensors" in said
+    assert cs.layouts("less.safetensors").to_json()["nearest"] is None
