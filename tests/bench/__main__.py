@@ -37,6 +37,7 @@ from .scanning import scanning
 from .searching import searching
 from .sharing import sharing
 from .small import small
+from .spectra import spectra
 from .training import loading, saving, training
 
 COMPARED = Path(__file__).resolve().parents[2] / "docs" / "merging-compared.md"
@@ -220,6 +221,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
         lambda folder, number, quick: factorising(folder, number, 2 if quick else 128),
         "merges of whole matrices",
     ),
+    "spectra": (lambda folder, number, quick: spectra(folder, number, 2 if quick else 32), "methods of whole matrices"),
     "searching": (lambda folder, number, quick: searching(folder, number), "the trials of ckpt search"),
     "dequantising": (
         lambda folder, number, quick: dequantising(folder, number, layers=2 if quick else 16),
