@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine.patch import low_rank
 
 from ..conftest import Result
+from ..helpers.depth import FULL
 from ..helpers.zoo import BY_NAME
-from .test_patch import DTYPES, State, content, tried, with_index
+from .test_patch import DTYPES, State, content, damaged, tried, with_index
 from .test_patch_quantised import PLAIN, models, parts
 
 SHAPES = {
@@ -74,15 +74,15 @@ def test_the_product_of_the_best_factors_is_added(dtype: torch.dtype, rank: int)
     for fit in made.low_rank:
         delta = change_of(old, new, fit.key)
         assert fit.shape == tuple(delta.shape)
-        left, values, right = torch.linalg.svd(delta, full_matrices=False)
-        best = (values[rank:].square().sum() / values.square().sum()).sqrt().item()
+        squares, left = torch.linalg.eigh(delta @ delta.T)  # the smallest first; an SVD takes four times as long
+        best = (squares[:-rank].sum() / squares.sum()).sqrt().item()
         error = (found[fit.key].double() - new[fit.key].double()).norm().item()
         assert fit.error == pytest.approx(error / delta.norm().item(), rel=1e-5)
         rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps * new[fit.key].double().norm().item()
         # No product of this rank has a smaller error (Eckart and Young); the sum is rounded once.
         assert fit.error <= best * 1.001 + 1e-5 + rounding / delta.norm().item()
         assert fit.error >= best * 0.999 or dtype != torch.float32
-        product = (left[:, :rank] * values[:rank]) @ right[:rank]
+        product = left[:, -rank:] @ (left[:, -rank:].T @ delta)
         wanted = (old[fit.key].double().reshape(delta.shape) + product).to(dtype).reshape(old[fit.key].shape)
         assert torch.allclose(found[fit.key].double(), wanted.double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
         missing, change = missing + error**2, change + delta.square().sum().item()
@@ -278,14 +278,9 @@ def factored() -> bytes:
 
 
 def test_a_patch_with_one_changed_byte_never_makes_another_file(factored: bytes) -> None:
-    draw = random.Random(0)
     assert tried(factored)
-    applied = [
-        place
-        for place in range(len(factored))
-        if tried(factored[:place] + bytes((factored[place] ^ draw.randrange(1, 256),)) + factored[place + 1 :])
-    ]
-    assert len(applied) < 40  # the last bits of factors, which do not change the rounded sums: the file is right
+    applied = [place for place, raw in damaged(factored) if tried(raw)]
+    assert len(applied) < (40 if FULL else 10)  # the last bits of factors, which do not change the rounded sums: the file is right
 
 
 def segment(index: dict[str, Any]) -> list[Any]:
