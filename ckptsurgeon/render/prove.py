@@ -54,7 +54,10 @@ def _why(proof: Proof) -> str:
     if proof.verdict == SAME:
         apart = f"; {count(proof.differing, 'tensor differs', 'tensors differ')} without effect"
         agree = f"the outputs of the networks, and of {blocks} in them, agree bit for bit"
-        return f"{agree}{apart if proof.differing else ', and so do all weights'}"
+        all_weights = (
+            "all weights" if proof.first.parameters == proof.second.parameters else "the weights that both have"
+        )
+        return f"{agree}{apart if proof.differing else f', and so do {all_weights}'}"
     drift, output = proof.drift, proof.output
     if proof.verdict == EQUIVALENT:
         return (

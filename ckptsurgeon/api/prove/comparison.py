@@ -57,10 +57,12 @@ def compared(
     ``inputs`` are the inputs of the first network. ``shared`` are the tokens that both networks have; None if their
     token lists are equal. ``limit`` is the memory for parameters in bytes.
     """
+    from .layer_pairs import with_paired_layers
     from .unseen import with_unseen
     from .weights import beyond_rounding, changed_in, differing, not_reached, other_shapes
 
-    notes = [*network_notes(networks, shared)]
+    networks, runs, paired = with_paired_layers(networks, runs)
+    notes = [*network_notes(networks, shared), *paired]
     pairs = _pairs(runs[0].outputs, runs[1].outputs, shared, notes)
     notes += _output_notes(pairs)
     distances = {place: distance(*pair) for place, pair in pairs.items()}

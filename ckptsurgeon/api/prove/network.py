@@ -62,20 +62,32 @@ class Network:
     progress: Callable[[int], None] = _nothing
     """A function that is called with the number of values of each tensor that is read."""
 
+    names: Mapping[str, str] = field(default_factory=dict)
+    """{key in the module: key under which the tensor is compared}, for keys that differ (see ``renamed``)"""
+
     @cached_property
     def steps(self) -> Mapping[str, Step]:
-        """{key of a tensor in the module: step of the plan that reads it}."""
-        return {step.key: step for step in self.plan.steps}
+        """{key of a tensor: step of the plan that reads it}."""
+        return {self._name(step.key): step for step in self.plan.steps}
+
+    def _name(self, key: str) -> str:
+        return self.names.get(key, key)
+
+    def renamed(self, names: Mapping[str, str]) -> Network:
+        """Return this network after its run with other keys: ``names`` maps keys of the module to new ones."""
+        digests = {names.get(key, key): one for key, one in self.digests.items()}
+        samples = {names.get(key, key): one for key, one in self.samples.items()}
+        return replace(self, names=names, digests=digests, samples=samples, code_sums={})
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the values of parameters or buffers as float32, and record their digests and samples."""
         steps = self.steps
-        owners = {key: steps[key].tied_to or key for key in keys if key in steps}
+        owners = {key: self._name(steps[key].tied_to) or key for key in keys if key in steps}
         chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))
         inputs = inputs_of(self.plan)
         staged, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
         found = {**self.computed, **staged}
-        values = {key: _as_float32(found[owner]) for key, owner in owners.items()}
+        values = {key: _as_float32(found[steps[owner].key]) for key, owner in owners.items()}
         for key, value in values.items():
             self.progress(value.numel())
             if key not in self.digests:
@@ -86,8 +98,9 @@ class Network:
 
     def rounding(self, key: str) -> Rounding:
         """Return the largest change that rounding to their dtype or codes may have made to a tensor's values."""
-        if key in self.computed:
-            return Rounding(roundoff(str(self.computed[key].dtype).removeprefix("torch.")))
+        own = self.steps[key].key if key in self.steps else key
+        if own in self.computed:
+            return Rounding(roundoff(str(self.computed[own].dtype).removeprefix("torch.")))
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
