@@ -129,6 +129,9 @@ class NoteKind(Enum):
 
     UNREADABLE_FILE = _fail("unreadable-files", "Fetch or write this file again.")
 
+    LAYERS_FROM_ONE = _warn(
+        "layer-sequence", "If a program renamed the layers, count them from 0; else copy layer 0 from the source."
+    )
     LAYER_GAP = _fail("layer-sequence", "Copy the missing layers from the source, or renumber the others.")
 
     TOKEN_IDS = _warn("token-ids", f"{_IDS}.")

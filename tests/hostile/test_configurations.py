@@ -170,6 +170,10 @@ SWITCH: dict[str, Any] = {
 """A model whose experts are modules: no number is large, but layers times experts are."""
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "factory": {"_target_": "torch.nn.LSTM", "input_size": 4, "hidden_size": 4, "num_layers": 100},
+    "copies of a layer": {
+        "_target_": "torch.nn.TransformerEncoder", "num_layers": 100,
+        "encoder_layer": {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 4, "nhead": 1, "batch_first": True},
+    },
     "bundled": {"name": "hybrid_asr", "tokens": "tokens.txt", "d_model": 8, "heads": 2, "encoder_layers": 30},
 }  # fmt: skip
 

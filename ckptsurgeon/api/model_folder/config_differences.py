@@ -11,6 +11,8 @@ from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .config import AFTER_PADDING, PADDING
@@ -40,6 +42,8 @@ WINDOWED = ("sliding_window", "max_window_layers")
 """Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
+BASE = re.compile(r"(^|\.)rope_theta( of \w+)?$")
+"""Matches the dotted path of the base of rotary embeddings."""
 END, START = "eos_token_id", "decoder_start_token_id"
 MANY = 256
 """Lists with more values than this are not compared."""
@@ -111,7 +115,8 @@ def with_config_said(
             from .processors.differences import input_notes
 
             pair = _with_starts((theirs, folders[number]), (ours, output_folder))
-            notes += config_notes(other, pair[0], name, pair[1], by_place=by_place)
+            said = config_notes(other, pair[0], name, pair[1], by_place=by_place)
+            notes += (Note(NoteKind.SERIOUS, one) if _rotate_otherwise(*pair) else one for one in said)
             notes += label_notes(plan, number, theirs, name, ours)
             notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
@@ -125,15 +130,23 @@ def config_notes(
     ``name`` and ``other`` are the names of the models with the configurations ``ours`` and ``theirs``. ``by_place`` is
     false if rows are mapped by token; then a token may have different ids in the two models.
     """
-    pair = _parts_of_one_kind(theirs, ours)
-    differing = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
-    found = [one for one in differing if by_place or not _is_computed(one[0])]
+    found = [one for one in _all_differing(theirs, ours) if by_place or not _is_computed(one[0])]
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
     lines = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
     if len(lines) > MOST:
         lines[MOST:] = [f"and {len(lines) - MOST} more"]
     if lines:
         yield f"{DIFFERENT}: {'; '.join(lines)}"
+
+
+def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    pair = _parts_of_one_kind(theirs, ours)
+    return _differing(*pair, is_part=pair != (theirs, ours)) if ours else iter(())
+
+
+def _rotate_otherwise(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Return whether the bases of rotary embeddings differ: then the queries and keys of one model are useless."""
+    return any(BASE.search(field) for field, _, _ in _all_differing(theirs, ours))
 
 
 def _with_starts(*models: tuple[Mapping[str, Any], ModelFolder]) -> list[Mapping[str, Any]]:

@@ -239,8 +239,18 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
 
 
+def _soundfile() -> Any:
+    try:
+        return import_module("soundfile")
+    except (ImportError, OSError) as error:  # OSError: without libsndfile
+        raise ConfigError(
+            f"to read audio, the package soundfile is needed, and it cannot be imported: {error}.",
+            hint="Run pip install soundfile, or give tensors: --inputs FILE.safetensors.",
+        ) from error
+
+
 def _sound(path: str, folder: str) -> dict[str, Tensor]:
-    soundfile: Any = import_module("soundfile")
+    soundfile = _soundfile()
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:

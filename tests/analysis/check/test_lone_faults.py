@@ -201,3 +201,35 @@ def test_a_router_copied_from_another_layer_is_named(name: str, copies: int, is_
     save_file(tensors, "x.safetensors")
     said = f"2 weights are equal to another weight, bit for bit: model.layers.1.{name} = model.layers.0.{name}"
     assert found("x.safetensors", "duplicates") == ([said] if is_fault else [])
+
+
+ROLES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def numbered(first: int, last: int, *, has_embedding: bool = True) -> None:
+    draw = torch.Generator().manual_seed(0)
+    keys = [f"model.layers.{layer}.{role}.weight" for layer in range(first, last + 1) for role in ROLES]
+    keys += ["model.embed_tokens.weight"] * has_embedding
+    save_file({key: torch.randn(WIDTH, WIDTH, generator=draw) / 50 for key in keys}, "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("first", "has_embedding", "said"),
+    [
+        (0, True, []),
+        (1, True, ["model.layers has layers 1 to 6, but no tensor of layer 0"]),
+        (1, False, []),  # a part of a model
+        (2, True, []),
+    ],
+)
+def test_layers_that_are_counted_from_1_are_noted(first: int, has_embedding: bool, said: list[str]) -> None:
+    numbered(first, 6, has_embedding=has_embedding)
+    assert found("x.safetensors", "layer-sequence") == said
+    assert cs.check("x.safetensors").row("layer-sequence").status.value == ("WARN" if said else "PASS")
+
+
+def test_a_renaming_by_one_is_noted() -> None:
+    numbered(0, 5)
+    shifted = {f"model.layers.{layer}": f"model.layers.{layer + 1}" for layer in range(6)}
+    cs.apply(cs.rename("x.safetensors", map=shifted), "y.safetensors")
+    assert found("y.safetensors", "layer-sequence") == ["model.layers has layers 1 to 6, but no tensor of layer 0"]

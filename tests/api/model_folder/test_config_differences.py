@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.notes import is_serious
 
 BASE = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 6, "hidden_size": 8,
@@ -58,7 +59,26 @@ def test_every_verb_that_puts_models_together_says_so(verb: str) -> None:
     a, b = model("a", 2.0, num_attention_heads=4, rope_theta=5e5, torch_dtype="bfloat16"), model("b")
     (note,) = said(VERBS[verb](a, b))
     assert "num_attention_heads is 4 in a, 2 in b; rope_theta is 500000.0 in a, 10000.0 in b" in note
+    assert is_serious(note)
     assert not said(VERBS[verb](model("c", 3.0, torch_dtype="bfloat16", transformers_version="5", use_cache=False), b))
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_warning"),
+    [
+        ({"rope_theta": 5e5}, True),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, True),
+        ({"num_attention_heads": 4}, False),
+    ],
+)
+def test_another_base_of_rotary_embeddings_is_shown_with_q_too(
+    fields: dict[str, Any], is_warning: bool, ckpt: Any
+) -> None:
+    for name, more in (("a", {"rope_theta": 10000.0}), ("b", fields)):
+        model(name, 2.0 + len(name), model_type="llama", **more)
+    done = ckpt("merge", "a", "b", "--method", "linear", "--weights", "1,1", "-o", "out", "-q")
+    assert done.code == 0
+    assert ("warning: equal weights compute different results" in " ".join(done.err.split())) == is_warning
 
 
 @pytest.mark.parametrize("verb", VERBS)

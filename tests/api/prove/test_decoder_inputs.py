@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -316,7 +317,7 @@ def test_a_decoder_without_a_start_token_is_an_error() -> None:
     assert caught.value.hint.startswith("Neither config.json nor generation_config.json has the token")
 
 
-def test_a_decoder_of_sound_gets_its_start_token() -> None:
+def test_a_decoder_of_sound_gets_its_start_token(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = transformers.WhisperConfig(
         vocab_size=16, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -337,3 +338,7 @@ def test_a_decoder_of_sound_gets_its_start_token() -> None:
     edit(drop="decoder_start_token_id")  # the default of the class is 50257
     edit("generation_config.json", decoder_start_token_id=START)
     assert cs.prove("a", "a", inputs="a.wav").verdict == "SAME"
+    monkeypatch.setitem(sys.modules, "soundfile", None)  # as if it were not installed
+    with pytest.raises(cs.ConfigError, match="the package soundfile is needed") as error:
+        cs.prove("a", "a", inputs="a.wav")
+    assert "pip install soundfile" in error.value.hint

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
-from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
+from ....planning.merge.layers import INPUT, LayerList, layers_of, lists_with_gaps, numbered_lists
 from ....util.note_kind import NoteKind
 from ....util.notes import Note, notes_of
 from ....util.text import count, escape, shape_text, together
@@ -95,6 +95,7 @@ def hole_notes(
 def gap_notes(keys: Sequence[str]) -> Iterator[Note]:
     """Yield notes on gaps in the indices of layers and experts, for a checkpoint without a configuration."""
     yield from layer_gap_notes(keys)
+    yield from _first_layer_notes(keys)
     yield from expert_gap_notes(keys)
 
 
@@ -102,20 +103,38 @@ def gap_notes(keys: Sequence[str]) -> Iterator[Note]:
 def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     """Yield a note if layer indices have gaps, for a checkpoint whose number of layers is not known.
 
-    There is a note only if most layers have the same tensors, several of them in submodules. Other gaps are normal: in
-    an ``nn.Sequential``, modules without weights have an index as well.
+    There is a note only if most layers are alike. Other gaps are normal: in an ``nn.Sequential``, modules without
+    weights have an index as well.
     """
     for prefix, numbers in lists_with_gaps(keys).items():
         first, last = min(numbers), max(numbers)
         lost = last - first + 1 - len(numbers)
         if not is_stack(prefix) or not lost or len(numbers) < FEWEST:
             continue
-        layers = layers_of(LayerList(prefix, len(numbers)), keys).values()
-        usual, alike = Counter(frozenset(rests) for rests in layers).most_common(1)[0]
-        if alike * 2 > len(numbers) and sum("." in rest for rest in usual) >= FEWEST:
+        if _are_alike(prefix, numbers, keys):
             more = f" and {lost - 1} more" if lost > 1 else ""
             missing = next(number for number in range(first, last) if number not in numbers)
             yield f"{escape(prefix)} has layers {first} to {last}, but no tensor of layer {missing}{more}"
+
+
+@notes_of(NoteKind.LAYERS_FROM_ONE)
+def _first_layer_notes(keys: Sequence[str]) -> Iterator[str]:
+    """Yield a note if the layers of a checkpoint with embeddings begin at 1, as after a wrong renaming.
+
+    Without embeddings, the checkpoint may be a part of a model on purpose.
+    """
+    lists = {prefix: numbers for prefix, numbers in lists_with_gaps(keys).items() if is_stack(prefix)}
+    for prefix, numbers in lists.items():
+        is_shifted = min(numbers) == 1 and max(numbers) == len(numbers) >= FEWEST
+        if is_shifted and _are_alike(prefix, numbers, keys) and any(map(INPUT.search, keys)):
+            yield f"{escape(prefix)} has layers 1 to {max(numbers)}, but no tensor of layer 0"
+
+
+def _are_alike(prefix: str, numbers: Set[int], keys: Sequence[str]) -> bool:
+    """Return whether most layers have the same tensors, several of them in submodules."""
+    layers = layers_of(LayerList(prefix, len(numbers)), keys).values()
+    usual, alike = Counter(frozenset(rests) for rests in layers).most_common(1)[0]
+    return alike * 2 > len(numbers) and sum("." in rest for rest in usual) >= FEWEST
 
 
 @notes_of(NoteKind.OTHER)
