@@ -89,7 +89,10 @@ def lora_merge(
         opened.append(open_checkpoint(base, root, unwrap=unwrap, called="base"))
         opened[0] = read_as(opened[0], encoding)
         names = names_of([path_of(base), *map(path_of, given)])
-        views = [open_adapter(*one, opened, methods=MERGED) for one in zip(given, names[1:], counts, strict=True)]
+        views = [
+            open_adapter(*one, opened, methods=MERGED, base=opened[0])
+            for one in zip(given, names[1:], counts, strict=True)
+        ]
         stored = as_stored(opened, encoding)
         folders = list(map(folder_of, stored))
         plan = plan_lora_merge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from ...methods.lora.kinds import MERGED
 from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...methods.lora.reading import Excluded, read_adapter
 from ...planning.lora_merge.fitting import AdapterView
+from ...planning.lora_output.stacked_experts import single_experts
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
 from ...storage.read.uri import open_source
@@ -52,12 +53,14 @@ def open_adapter(
     *,
     methods: tuple[str, ...] = (),
     excluded: Excluded | None = None,
+    base: Collection[str] = (),
 ) -> tuple[AdapterView, str]:
     """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
     messages, and ``weight`` its weight in the sum. If ``methods`` is ``COMPOSED``, it may be a LoHa or LoKr; if it is
-    ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. Raises
+    ``MERGED``, also an OFT, or a decomposition with a core. Modules that are ``excluded`` are not checked. ``base`` are
+    the keys of the base, if it is open: an adapter of stacked experts gets the names of its single experts. Raises
     SourceError or FormatError if ``given`` is not an adapter, ConfigError if it is an adapter of a kind that cannot be
     merged.
     """
@@ -70,6 +73,11 @@ def open_adapter(
         opened[-1] = operate([checkpoint], TRANSPOSED)[0].checkpoint
         source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
         return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
+    single = single_experts(checkpoint, data, config.uri, base) if config and isinstance(data, dict) else None
+    rows = single.operations if single is not None else ()
+    if single is not None:
+        data, checkpoint = dict(single.config), operate([checkpoint], rows)[0].checkpoint
+        opened[-1] = checkpoint
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
     fields = _fields(data, methods, config.uri) if config is not None else None
     said = parse_config(fields, config.uri, TAKEN[methods]) if config is not None else None
@@ -86,7 +94,9 @@ def open_adapter(
         _check_keys(adapter, data, config.uri)
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
-    source = replace(plan_source(name, checkpoint), beside=held)
+    if single is not None:
+        adapter = replace(adapter, notes=(single.note, *adapter.notes))
+    source = replace(plan_source(name, checkpoint, operations=rows), beside=held)
     return AdapterView(view_of(source, checkpoint), adapter, weight), here
 
 

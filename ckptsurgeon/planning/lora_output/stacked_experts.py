@@ -1,0 +1,214 @@
+"""Reads a LoRA of stacked experts (PEFT's ``target_parameters``) as a LoRA of each single expert.
+
+transformers 5 has one parameter for all experts of a layer. PEFT stores the factors A of all experts below each other,
+(experts * rank, in), and in the factor B, (out, rank * experts), the columns of one rank side by side. A wrapper of a
+second parameter of the same module is inside the first, as ``base_layer``. Files of transformers have single experts;
+gpt-oss has none, since its gate and up alternate in the rows of one matrix.
+https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (``ParamWrapper``)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import FormatError
+from ...methods.lora.config import AdapterConfig, parse_config
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, shape_text
+from ..keys.spelling import numberless, quoted
+
+__all__ = ["SingleExperts", "single_experts"]
+
+_FACTOR = re.compile(r"(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)?)\.lora_([AB])\.weight", re.DOTALL)
+_JOINED, _LAST = "gate_up_proj", "down_proj"
+_PARTS = {_JOINED: ("gate_proj", "up_proj"), _LAST: (_LAST,)}
+"""{name of a parameter of stacked experts: names of the matrices of a single expert}"""
+_OF_MIXTRAL = {"gate_proj": "w1", "up_proj": "w3", _LAST: "w2"}
+"""{name of a matrix of an expert: its name in Mixtral}"""
+_MODULE, _MODULE_OF_MIXTRAL = "mlp.experts", "block_sparse_moe.experts"
+_FIELD = "target_parameters"
+
+
+@dataclass(frozen=True)
+class SingleExperts:
+    """The ``operations`` that make the factors of single experts, the configuration of these factors, and a note."""
+
+    operations: tuple[Mapping[str, Any], ...]
+    config: Mapping[str, Any]
+    note: str
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The factors ``a`` and ``b``, by key, of a parameter of stacked experts; ``module`` is the name of the experts."""
+
+    module: str
+    parameter: str
+    a: str
+    b: str
+    experts: int
+    rank: int
+    inputs: int
+    outputs: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the matrices of a single expert in this stack."""
+        return _PARTS[self.parameter]
+
+
+def single_experts(
+    tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], name: str, base: Collection[str] = ()
+) -> SingleExperts | None:
+    """Return how the adapter in ``tensors`` becomes one of single experts; None if it is not for stacked experts.
+
+    ``data`` is its configuration, ``name`` the name of the file in messages, ``base`` are the keys of the base if it is
+    given: Mixtral has other names. Raises FormatError if factors do not fit each other or the configuration.
+    """
+    given = data.get(_FIELD)
+    if not isinstance(given, list) or not given or not all(map(_parameter, given)) or _is_of(data, "gptoss"):
+        return None
+    settings = parse_config({field: value for field, value in data.items() if field != _FIELD}, name)
+    stacks = [*_stacks(tensors, {_parameter(one) for one in given}, settings, name)]
+    if not stacks:
+        return None
+    is_mixtral = _is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
+    rows = tuple(row for stack in _alike(stacks) for row in _rows(*stack, is_mixtral=is_mixtral))
+    experts = count(stacks[0].experts, "expert")
+    note = f"the LoRA of stacked experts is read as one of single experts ({experts} in each of its layers)"
+    return SingleExperts(rows, _config(data, stacks, settings, is_mixtral=is_mixtral), note)
+
+
+def _is_of(data: Mapping[str, Any], model: str) -> bool:
+    """Return whether a configuration names a model, or a class of models, in which the word ``model`` occurs."""
+    said = f"{data.get('auto_mapping')} {data.get('base_model_name_or_path')}"
+    return model in re.sub(r"[-_]", "", said).lower()
+
+
+def _parameter(name: object) -> str:
+    """Return the parameter of stacked experts that an entry of ``target_parameters`` selects; '' for any other."""
+    last = name.rpartition(".")[2] if isinstance(name, str) else ""
+    return last if last in _PARTS else ""
+
+
+def _stacks(
+    tensors: Mapping[str, TensorInfo], parameters: set[str], settings: AdapterConfig, name: str
+) -> Iterator[_Stack]:
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for key in tensors:
+        if factor := _FACTOR.fullmatch(key):
+            found.setdefault(factor[1], {}).setdefault(factor[2], {})[factor[3]] = key
+    for module, wrappers in found.items():
+        pairs = [pair for pair in wrappers.values() if {*pair} == {"A", "B"}]
+        if len(pairs) != len(wrappers) or len(pairs) != len(parameters):
+            raise _misfit(module, tensors, [key for pair in wrappers.values() for key in pair.values()], name)
+        for parameter, pair in zip(_ordered(parameters, pairs, tensors), pairs, strict=True):
+            yield _stack(module, parameter, pair, tensors, settings, name)
+
+
+def _ordered(parameters: set[str], pairs: Sequence[Mapping[str, str]], tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the parameter of each pair of factors; the outputs of gate and up are twice the inputs of down."""
+    if len(pairs) == 1:
+        return [*parameters]
+    outputs, inputs = tensors[pairs[0]["B"]].shape[:1], tensors[pairs[1]["A"]].shape[-1:]
+    is_first = [2 * size for size in inputs] == [*outputs]
+    return [_JOINED, _LAST] if is_first else [_LAST, _JOINED]
+
+
+def _stack(
+    module: str,
+    parameter: str,
+    pair: Mapping[str, str],
+    tensors: Mapping[str, TensorInfo],
+    settings: AdapterConfig,
+    name: str,
+) -> _Stack:
+    a, b = tensors[pair["A"]].shape, tensors[pair["B"]].shape
+    rank = settings.rank_of(f"{module}.{parameter}")
+    parts = len(_PARTS[parameter])
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or not a[0] or a[0] % rank or b[0] % parts:
+        raise _misfit(f"{module}.{parameter}", tensors, [*pair.values()], name, f", for the rank {rank}")
+    return _Stack(module, parameter, pair["A"], pair["B"], a[0] // rank, rank, a[1], b[0])
+
+
+def _misfit(
+    module: str, tensors: Mapping[str, TensorInfo], keys: Sequence[str], name: str, more: str = ""
+) -> FormatError:
+    given = ", ".join(f"{escape(key)} {shape_text(tensors[key].shape)}" for key in keys)
+    return FormatError(
+        f"the factors of {escape(module)} of {escape(name)} do not fit stacked experts{more}: {given}.",
+        hint="Put the adapter_config.json that was saved with these weights into their folder.",
+        rule="rank",
+    )
+
+
+def _alike(stacks: Sequence[_Stack]) -> Iterator[tuple[_Stack, str]]:
+    """Yield one of all stacks whose keys differ only in numbers, with a pattern of their module.
+
+    Stacks with the same pattern but other sizes get their own names, in place of a pattern.
+    """
+    groups: dict[tuple[str, str], list[_Stack]] = {}
+    for stack in stacks:
+        groups.setdefault((numberless(stack.a), stack.parameter), []).append(stack)
+    for alike in groups.values():
+        if len({(one.experts, one.rank, one.inputs, one.outputs) for one in alike}) == 1:
+            yield alike[0], numberless(alike[0].module)
+            continue
+        for stack in alike:
+            yield stack, ""
+
+
+def _rows(stack: _Stack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[str, Any]]:
+    """Yield the operations that make the factors of single experts; ``pattern`` matches their modules, '' if one."""
+    a, b = (numberless(key) if pattern else quoted(key) for key in (stack.a, stack.b))
+    module = pattern or quoted(stack.module)
+    names = [_single(f"{module}.{{i}}.{part}", is_mixtral=is_mixtral) for part in stack.parts]
+    whole = names[0] if len(names) == 1 else f"{module}.{{i}}.{stack.parameter}"
+    yield {"reshape": a, "shape": [stack.experts, stack.rank, stack.inputs]}
+    yield {"unstack": a, "into": f"{whole}.lora_A.weight"}
+    yield {"reshape": b, "shape": [stack.outputs, stack.rank, stack.experts]}
+    yield {"unstack": b, "dim": 2, "into": f"{whole}.lora_B.weight"}
+    if len(names) > 1:
+        yield {"copy": f"{whole}.lora_A.weight", "into": [f"{one}.lora_A.weight" for one in names]}
+        yield {"split": f"{whole}.lora_B.weight", "into": [f"{one}.lora_B.weight" for one in names]}
+
+
+def _single(name: str, *, is_mixtral: bool) -> str:
+    """Return the name of a single matrix in the files of transformers, from its name with the module of the stack."""
+    module, dot, part = name.rpartition(".")
+    if not is_mixtral:
+        return name
+    return f"{module.replace(_MODULE, _MODULE_OF_MIXTRAL)}{dot}{_OF_MIXTRAL[part]}"
+
+
+def _config(
+    data: Mapping[str, Any], stacks: Sequence[_Stack], settings: AdapterConfig, *, is_mixtral: bool
+) -> dict[str, Any]:
+    """Return the configuration of the LoRA of single experts, whose scales are those of the stacks."""
+    given = {stack: settings.alphas.of(f"{stack.module}.{stack.parameter}", settings.alpha) for stack in stacks}
+    ranks = _by_pattern({stack: stack.rank for stack in stacks}, is_mixtral=is_mixtral)
+    alphas = _by_pattern(given, is_mixtral=is_mixtral)
+    targets = data.get("target_modules") or []
+    last = dict.fromkeys(_OF_MIXTRAL[part] if is_mixtral else part for stack in stacks for part in stack.parts)
+    return {
+        **{field: value for field, value in data.items() if field != _FIELD},
+        "target_modules": [*targets, *last] if isinstance(targets, list) else targets,
+        "rank_pattern": {**ranks, **(data.get("rank_pattern") or {})},
+        "alpha_pattern": {**alphas, **(data.get("alpha_pattern") or {})},
+    }
+
+
+def _by_pattern(values: Mapping[_Stack, float], *, is_mixtral: bool) -> dict[str, float]:
+    """Return {regular expression of the names of single matrices: value}, with few expressions if values are equal."""
+    found: dict[str, float] = {}
+    for parameter, parts in _PARTS.items():
+        own = {stack.module: value for stack, value in values.items() if stack.parameter == parameter}
+        ends = "|".join(_OF_MIXTRAL[part] if is_mixtral else part for part in parts)
+        modules = [r".*\.experts"] if len({*own.values()}) == 1 else [*own]
+        if len({*own.values()}) > 1:
+            modules = [re.escape(_single(f"{one}.{_LAST}", is_mixtral=is_mixtral).rpartition(".")[0]) for one in own]
+        found |= {rf"{one}\.[0-9]+\.({ends})": value for one, value in zip(modules, own.values(), strict=False)}
+    return found
