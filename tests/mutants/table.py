@@ -468,12 +468,6 @@ MUTANTS = (
         "engine/matching",
     ),
     Mutant(
-        "the vectors of two matrices become orthogonal to each other",
-        "    across *= rest\n",
-        "    across *= 0 * rest\n",
-        "methods/merge/test_spectra.py",
-    ),
-    Mutant(
         "the largest sum is assigned, not the smallest",
         "    np.negative(values, out=values)\n    try:\n",
         "    values += 0.0\n    try:\n",
