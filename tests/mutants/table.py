@@ -1356,6 +1356,12 @@ MUTANTS = (
         "api/search/test_task.py",
     ),
     Mutant(
+        "the vectors of two matrices become orthogonal to each other",
+        "    across *= rest\n",
+        "    across *= 0 * rest\n",
+        "methods/merge/test_spectra.py",
+    ),
+    Mutant(
         "the vectors of two models become the nearest orthonormal ones",
         "both = own * even + across * odd",
         "both = own * even - across * odd",
