@@ -165,11 +165,14 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture(scope="module", autouse=True)
 def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Build a network of transformers once in this process: thousands of tests use the same few."""
+    """Build a network of transformers once in all processes that test together: thousands of tests use the same few."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of one run
     with pytest.MonkeyPatch.context() as patched:
         write_no_configurations(patched)
         if not request.node.nodeid.startswith(BUILT_ANEW):
-            keep_builds(patched, tmp_path_factory.getbasetemp() / "builds")
+            keep_builds(patched, folder / "builds")
         yield
 
 

@@ -1,7 +1,7 @@
 """Caches the networks that tests build again and again, as ckpt caches them for its next process.
 
 ``tests/api/resize/test_cached.py`` and ``tests/destinations/hf/test_cached_builds.py`` hold that plans and outputs are
-the same. Each process that tests has a folder of its own, so the code that is tested built what is in it.
+the same. Each run of the tests has a folder of its own, so the code that is tested built what is in it.
 """
 
 from __future__ import annotations
