@@ -280,7 +280,9 @@ def factored() -> bytes:
 def test_a_patch_with_one_changed_byte_never_makes_another_file(factored: bytes) -> None:
     assert tried(factored)
     applied = [place for place, raw in damaged(factored) if tried(raw)]
-    assert len(applied) < (40 if FULL else 10)  # the last bits of factors, which do not change the rounded sums: the file is right
+    assert len(applied) < (
+        40 if FULL else 10
+    )  # the last bits of factors, which do not change the rounded sums: the file is right
 
 
 def segment(index: dict[str, Any]) -> list[Any]:
