@@ -2619,6 +2619,18 @@ MUTANTS = (
         "tensors/decoders/test_multiplied.py",
     ),
     Mutant(
+        "two tensors are computed at once only if both fit into memory",
+        "kept + threads * block <= context.memory",
+        "kept + threads * block >= 0",
+        "engine/test_overlapping_tensors.py",
+    ),
+    Mutant(
+        "factors that become too large in single precision are read in double precision",
+        'if dtype == "float32" and not np.isfinite(left).all():',
+        'if dtype == "float16":',
+        "engine/test_overlapping_tensors.py",
+    ),
+    Mutant(
         "codes of torchao's Int4Tensor are signed",
         "^ np.uint8(8)",
         "^ np.uint8(0)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -43,6 +44,9 @@ ARRAYS = {"float32": 5, "float64": 10}
 """The most memory for each element of a block, in units of ``DOUBLE`` bytes, by the dtype of computation.
 
 It is needed for the base, sums, products of the adapters, and rounded values."""
+
+HALF, SMALLEST = 0.5, 2.0**-20
+"""The mantissa of a power of two, as ``frexp`` returns it; the smallest scale by which factors are not widened."""
 
 KEPT = 3
 """For each factor, at most this many arrays of its size are in memory at once, such as the factor times its weight."""
@@ -169,9 +173,7 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
         return LowRankChange(term.kind, term.weight, values=_values(step, own[0], scale))
     if _is_of_kind(term):
         return _kind_change(step, term, [whole(one) for one in own])
-    a, b = matrix_of(own[0]), matrix_of(own[1])
-    left, right = (a.T, b.T) if term.transposed else (b, a)
-    left, right = np.ascontiguousarray(term.scale * left), np.ascontiguousarray(right)
+    left, right = _factors(term, own, "float32" if _stays_single(step, term, own) else "float64")
     if term.kind == "product":
         return LowRankChange("product", term.weight, left, right)
     magnitude = whole(own[2]).reshape(-1)
@@ -179,6 +181,27 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
     if not term.transposed:
         return change
     return LowRankChange("dora", term.weight, left, right, True, magnitude, _norms(step, change, base))
+
+
+def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Array]:
+    """Return the left factor times the scale, and the right factor; ``dtype`` is "float32" or "float64".
+
+    If a number becomes too large for single precision, both factors are returned in double precision.
+    """
+    a, b = matrix_of(own[0], dtype), matrix_of(own[1], dtype)
+    left, right = (a.T, b.T) if term.transposed else (b, a)
+    left, right = np.ascontiguousarray(a.dtype.type(term.scale) * left), np.ascontiguousarray(right)
+    if dtype == "float32" and not np.isfinite(left).all():
+        return _factors(term, own, "float64")
+    return left, right
+
+
+def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
+    """Return whether the factors of a product can be multiplied in single precision without being rounded first."""
+    is_power = math.frexp(abs(term.scale))[0] == HALF and SMALLEST <= abs(term.scale) <= 1 / SMALLEST
+    dtypes = {info.dtype for info, _ in own[:2]}
+    is_exact = dtypes <= {"float32", *SINGLE} and term.kind == "product"
+    return is_power and is_exact and step.dtype in SINGLE and _wide(step) == "float32"
 
 
 def _kind_change(step: Step, term: LoraTerm, tensors: Sequence[Array]) -> LowRankChange:

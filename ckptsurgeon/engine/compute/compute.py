@@ -294,7 +294,8 @@ def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[
         with naming_scales(source, info):
             found = decode_rounded(partial(read_part, source), info, box, step.dtype, source.odd_scales)
         if found is not None:
-            return found, CastLosses()
+            values, are_finite = found
+            return values, CastLosses(are_finite=are_finite)
     limit = BLOCK_BYTES // info.itemsize
     if not _is_looked_up(step, info) or prod(box_shape(box)) <= limit:
         return cast_for(step, read_part(source, info, box), info.dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
 from ..part_run import PartRun, checked_on_the_way
 from .array_backends import keep_freed_memory
-from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
+from .compute import MemoryNeed, block_places, blockwise, computed_blocks, memory_need, takes_numbers, threads_of
 from .encoding import Roundings
 from .merge_inputs import device_of, merge_of, method_of
 from .merging import are_variances, count_negative, had_none
@@ -150,18 +150,22 @@ def compute_steps(run: PartRun) -> None:
     roundings = Roundings(is_measured=True)
     shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY, roundings=roundings)
     try:
+        computing: _Computing | None = None
         for group in grouped(run, shared):
             made = computed_together(group, shared) if len(group) > 1 else None
             if made is None:
                 for step, parts in group:
-                    _compute(run, step, parts, shared, pools)
+                    computing = _follow(run, step, parts, shared, pools, computing)
                 continue
+            _finished(run, computing)
+            computing = None
             run.check()
             for (step, parts), values in zip(group, made, strict=True):
                 _note_negative(run, step, parts, count_negative(values, step.dtype) if are_variances(step) else 0)
                 run.receipt.checksums[step.key] = run.write(step.key, 0, raw(values))
                 run.receipt.nbytes_read += sum(info.nbytes for info, _ in parts)
                 run.advance(values.nbytes)
+        _finished(run, computing)
         run.receipt.fits = tuple(shared.factors.fits.values())
         run.receipt.rounded = roundings.rounded()
         run.receipt.grown = shared.growths.grown()
@@ -183,14 +187,68 @@ def _odd_scales(run: PartRun) -> dict[str, dict[str, list[str]]]:
     return {path: source.odd_scales.of(some) for path, (source, some) in names.items() if source.has_odd_scales}
 
 
-def _compute(
-    run: PartRun, step: Step, parts: Sequence[Part], context: MergeContext, pools: dict[int, ThreadPoolExecutor]
-) -> None:
-    """Compute and write one tensor block by block, if possible in several threads.
+_Done = tuple[int, int, CastLosses, int]
+"""A block that was written: its CRC-32, its bytes, the counts of lost values, how many values are NaN or infinite."""
 
-    ``pools`` are the thread pools that were started so far, by their number of threads.
+
+@dataclass(frozen=True)
+class _Computing:
+    """A tensor whose blocks are computed and written in a pool of ``threads`` threads (1: in this thread).
+
+    ``blocks`` yields each block, in order, as soon as it is written. ``need`` is the memory that this takes.
+    """
+
+    step: Step
+    parts: Sequence[Part]
+    blocks: Iterator[_Done]
+    sums: Sequence[_RecordChecksum | None]
+    negative: Sequence[int]
+    threads: int
+    need: MemoryNeed
+
+
+def _follow(
+    run: PartRun,
+    step: Step,
+    parts: Sequence[Part],
+    context: MergeContext,
+    pools: dict[int, ThreadPoolExecutor],
+    before: _Computing | None,
+) -> _Computing:
+    """Begin to compute a tensor, and wait until the tensor ``before`` is written.
+
+    If memory is left for both, this one is begun first, so that threads need not wait between two tensors. An error of
+    the tensor ``before`` is raised before one of this tensor. ``pools`` are the thread pools that were started so far,
+    by their number of threads.
     """
     places = block_places(step, parts, context)
+    threads, need = threads_of(step, places, context), memory_need(step, places, context) or MemoryNeed(0, "")
+    if before is not None and not _fit_together(before, step, threads, need, context):
+        _finished(run, before)
+        before = None
+    try:
+        return _begun(run, step, parts, context, pools, places, need)
+    finally:
+        _finished(run, before)
+
+
+def _fit_together(before: _Computing, step: Step, threads: int, need: MemoryNeed, context: MergeContext) -> bool:
+    """Return whether two tensors, each of whose blocks depends on its inputs alone, can be computed at once."""
+    is_simple = all(one.coded is None and one.op not in ("merge", "factor", "map") for one in (before.step, step))
+    kept, block = before.need.kept + need.kept, max(before.need.block, need.block)
+    return is_simple and threads == before.threads > 1 and kept + threads * block <= context.memory
+
+
+def _begun(
+    run: PartRun,
+    step: Step,
+    parts: Sequence[Part],
+    context: MergeContext,
+    pools: dict[int, ThreadPoolExecutor],
+    places: Sequence[OutputBlock],
+    need: MemoryNeed,
+) -> _Computing:
+    """Begin to compute and write one tensor block by block, if possible in several threads."""
     number = threads_of(step, places, context)
     if number > 1:  # for a single block, a thread would cost more than it saves
         if number not in pools:
@@ -201,7 +259,7 @@ def _compute(
     counted, variances = takes_numbers(step, [info for info, _ in parts]), are_variances(step)
     negative: list[int] = []
 
-    def block(place: OutputBlock) -> tuple[int, int, CastLosses, int]:
+    def block(place: OutputBlock) -> _Done:
         def seen(number: int, read: Array) -> None:
             kept = sums[number]
             if kept is not None:
@@ -219,13 +277,22 @@ def _compute(
         run.advance(values.nbytes)
         if variances:
             negative.append(count_negative(values, step.dtype))
-        return crc, values.nbytes, lost, sum(count_special(values, step.dtype)) if counted else 0
+        unsound = sum(count_special(values, step.dtype)) if counted and not lost.are_finite else 0
+        return crc, values.nbytes, lost, unsound
 
-    done = list(context.spread(block, places))
-    _check_sums(parts, sums)
+    return _Computing(step, parts, iter(context.spread(block, places)), sums, negative, number, need)
+
+
+def _finished(run: PartRun, computing: _Computing | None) -> None:
+    """Wait until a tensor is written, if one is being computed, and put what is known about it into the receipt."""
+    if computing is None:
+        return
+    step, parts = computing.step, computing.parts
+    done = list(computing.blocks)
+    _check_sums(parts, computing.sums)
     lost = sum((each for _, _, each, _ in done), CastLosses())
     run.receipt.lost[step.key] = relevant(lost, [info for info, _ in parts], step)
-    _note_negative(run, step, parts, sum(negative))
+    _note_negative(run, step, parts, sum(computing.negative))
     unsound = sum(number for _, _, _, number in done) - (0 if step.dtype in SATURATED else lost.infinite)
     if unsound > 0:
         run.receipt.unsound[step.key] = unsound

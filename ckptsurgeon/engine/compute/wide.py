@@ -24,13 +24,13 @@ def rows_of(part: Part, box: Box, seen: Seen | None, dtype: str = "float64") -> 
     return wide.reshape(len(wide) if box else 1, prod(wide.shape[1:]))
 
 
-def whole(part: Part) -> Array:
-    """Return all values of a tensor in double precision."""
+def whole(part: Part, dtype: str = "float64") -> Array:
+    """Return all values of a tensor, in double precision unless another ``dtype`` is given."""
     info, source = part
-    return cast(read_part(source, info, tuple((0, size) for size in info.shape)), info.dtype, "float64")[0]
+    return cast(read_part(source, info, tuple((0, size) for size in info.shape)), info.dtype, dtype)[0]
 
 
-def matrix_of(part: Part) -> Array:
-    """Return a factor as a matrix in double precision; the kernel dimensions of a convolution become columns."""
-    wide = whole(part)
+def matrix_of(part: Part, dtype: str = "float64") -> Array:
+    """Return a factor as a matrix; the kernel dimensions of a convolution become columns."""
+    wide = whole(part, dtype)
     return wide.reshape(len(wide), prod(wide.shape[1:]))

@@ -31,6 +31,7 @@ It returns the changed rows, and the counts of lost values."""
 class LowRankChange:
     """One adapter's change to a matrix, multiplied by ``weight``.
 
+    Factors are in double precision, or in single precision if the results have 16 bits and no factor is rounded.
     ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix), "added" (one that is added to it)
     or "rotated" (OFT). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is the second
     factor. For "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor, or of the change of a
@@ -52,7 +53,12 @@ class LowRankChange:
     is_zero: bool = False
 
     def pair(self) -> tuple[Array, Array]:
-        """Return both factors, left and right; the change must be of a kind that has factors."""
+        """Return both factors, left and right, in double precision; the change must be of a kind that has factors."""
+        left, right = self.stored_pair()
+        return left.astype("<f8", copy=False), right.astype("<f8", copy=False)
+
+    def stored_pair(self) -> tuple[Array, Array]:
+        """Return both factors in the precision that they have."""
         assert self.left is not None
         assert self.right is not None
         return self.left, self.right

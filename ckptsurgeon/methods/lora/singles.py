@@ -26,6 +26,9 @@ LARGE = 2.0**62
 
 In single precision they would be too inexact, or overflow."""
 
+EVEN, PADDING = 256, 16
+"""Products whose number of columns is a multiple of ``EVEN`` get ``PADDING`` more columns while they are computed."""
+
 TILE = 1 << 19
 """A product is computed in blocks of rows with at most this many elements, or of one row.
 
@@ -42,11 +45,12 @@ class SingleProducts:
 
     def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
         self._dtype = dtype
-        self._left, self._right = joined(changes)
-        largest = max(float(np.abs(one).max(initial=0.0)) for one in (self._left, self._right))
-        self._is_plain = largest < LARGE  # false for NaN
+        is_single = len(changes) == 1 and changes[0].weight == 1.0
+        self._left, self._right = changes[0].stored_pair() if is_single else joined(changes)
+        ends = (end for one in (self._left, self._right) for end in (one.max(initial=0.0), -one.min(initial=0.0)))
+        self._is_plain = all(end < LARGE for end in ends)  # false for NaN
         if self._is_plain:
-            self._factors = self._left.astype("<f4"), self._right.astype("<f4")
+            self._factors = self._left.astype("<f4", copy=False), _padded(self._right)
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
         """Return ``base`` with the products of the factors added, and the counts of values that became infinite or NaN.
@@ -59,7 +63,7 @@ class SingleProducts:
         total += base
         made, _ = cast(total, "float32", self._dtype)
         if not any(count_special(made, self._dtype)):
-            return made, CastLosses()
+            return made, CastLosses(are_finite=True)
         rows = np.flatnonzero(~np.isfinite(widened(made, self._dtype)).all(axis=1))
         made[rows], lost = self._in_order(base[rows], begin + rows)
         return made, lost
@@ -67,11 +71,11 @@ class SingleProducts:
     def _product(self, begin: int, end: int) -> Array:
         """Return the rows from ``begin`` to ``end`` of the product of both factors."""
         left, right = self._factors
-        size = max(1, TILE // right.shape[1])
+        size = max(1, TILE // self._right.shape[1])
         first = begin // size * size
         tiles = [multiplied(left[top : top + size], right) for top in range(first, end, size)]
         whole = tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
-        return whole[begin - first : end - first]
+        return whole[begin - first : end - first, : self._right.shape[1]]
 
     def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
         """Return rows of the base with the products of the factors added, summed in order in double precision.
@@ -80,3 +84,16 @@ class SingleProducts:
         """
         change = LowRankChange("product", 1.0, self._left[rows], self._right)
         return changed([change], self._dtype, base.astype("<f8"), 0)
+
+
+def _padded(right: Array) -> Array:
+    """Return a factor in single precision, with columns of zeros if its rows are a multiple of 1 KiB.
+
+    Then the rows of the product begin at different places in the cache: BLAS takes a quarter of the time for rank 8.
+    """
+    rows, columns = right.shape
+    if columns % EVEN:
+        return right.astype("<f4", copy=False)
+    made = np.zeros((rows, columns + PADDING), "<f4")
+    made[:, :columns] = right
+    return made

@@ -77,17 +77,28 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int, *, are_powers: 
     else:
         dtype, number = dict(made.parts)["codes"].dtype, codes.size
         some = _some(codes) if made.encoding in UNPACKED_CODES and dtype in UNPACKED else None
-        if some is not None and some.itemsize == 1:
-            some = _ranks(dtype)[some.view("u1")]
     if some is None or some.size < CODES:
         return False
-    counts = np.bincount(some) if some.dtype == np.uint8 else np.unique(some, return_counts=True)[1]
+    counts = _counts(made, some)
     shares = counts[counts > 0] / some.size
     if shares.size < DISTINCT:
         return False
     is_fine = shares.size > MANY and not are_powers
     most = (MANY_CLIPPED if is_fine else FEW_CLIPPED) + PER_SCALE * scales / number
     return all(end > max(most, TIMES * other) for end, other in ((shares[0], shares[1]), (shares[-1], shares[-2])))
+
+
+def _counts(made: Decoded, some: Array) -> Array:
+    """Return how often each code occurs, by the value of the code in ascending order.
+
+    ``some`` are unsigned codes, or codes of 8 bits as they are stored, or numbers.
+    """
+    if some.itemsize > 1:
+        return np.unique(some, return_counts=True)[1]
+    counts = np.bincount(some.view("u1"), minlength=256)
+    if made.encoding in PACKED:
+        return counts
+    return np.bincount(_ranks(dict(made.parts)["codes"].dtype), weights=counts)
 
 
 @lru_cache

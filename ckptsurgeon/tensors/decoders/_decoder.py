@@ -236,7 +236,7 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     boxes = decoder.boxes(made, box)
     found = _scaled_floats(read, info, boxes, box, "float32", odd)
     if found is not None:
-        return found
+        return found[0]
     arrays = _arrays(read, stored, boxes)
     check_scales(made, arrays)
     if odd is not None:
@@ -262,12 +262,14 @@ def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Bo
     return _decoders()[made.encoding].values(made, {**arrays, "scale": np.ones_like(arrays["scale"])}, box)
 
 
-def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
-    """Return the part ``box`` of a decoded weight in a floating-point dtype; None if the caller has to use ``decode``.
+def decode_rounded(
+    read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None
+) -> tuple[Array, bool] | None:
+    """Return the part ``box`` of a decoded weight in a floating-point dtype, and whether all values must be finite.
 
     The values are computed from the bits of the codes, or looked up in a table of all products of codes and scales.
-    This is faster than ``decode`` followed by a cast, and the values are the same. The result is None if it is
-    impossible, or no faster.
+    This is faster than ``decode`` followed by a cast, and the values are the same. Returns None if it is impossible, or
+    no faster: then the caller has to use ``decode``.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -276,8 +278,11 @@ def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddS
 
 def _scaled_floats(
     read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
-) -> Array | None:
-    """Return the part ``box`` of a weight, multiplied or looked up in a table of all products; None if not possible."""
+) -> tuple[Array, bool] | None:
+    """Return the part ``box`` of a weight, multiplied or looked up in a table of all products; None if not possible.
+
+    The second value is whether all weights must be finite, as they are if they were multiplied.
+    """
     made = info.made
     assert isinstance(made, Decoded)
     if not may_be_looked_up(made, boxes):
@@ -291,6 +296,7 @@ def _scaled_floats(
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
     codes = np.ascontiguousarray(read(stored["codes"], box))
     values = multiplied(codes, scale, box, steps, source=kind, dtype=dtype)
+    are_finite = values is not None
     if values is None:
         table = products(kind, scale, dtype)
         if table is None:
@@ -299,7 +305,7 @@ def _scaled_floats(
     if odd is not None:
         find_odd_codes(made, codes, scale, box, odd)
         add_size(info, values, dtype, odd)
-    return values
+    return values, are_finite
 
 
 def as_exponents(info: TensorInfo) -> TensorInfo:

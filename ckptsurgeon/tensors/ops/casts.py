@@ -5,7 +5,7 @@ If numpy lacks a type, an array contains the bits as unsigned integers: a bfloat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,14 @@ __all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero
 
 @dataclass(frozen=True, slots=True)
 class CastLosses:
-    """How many values a cast lost: ``infinite`` became infinite or were clipped, ``zero`` became zero."""
+    """How many values a cast lost: ``infinite`` became infinite or were clipped, ``zero`` became zero.
+
+    If ``are_finite`` is true, no value is infinite or NaN, so that nobody need count them again.
+    """
 
     infinite: int = 0
     zero: int = 0
+    are_finite: bool = field(default=False, compare=False)
 
     def __add__(self, other: CastLosses) -> CastLosses:
         return CastLosses(self.infinite + other.infinite, self.zero + other.zero)
