@@ -88,7 +88,7 @@ def test_the_error_of_the_first_tensor_is_the_one_that_is_raised(bad: str, monke
         cs.apply(cs.convert("model.safetensors", dtype="bf16"), "out.safetensors")
 
 
-@pytest.mark.parametrize(("alpha", "largest"), [(8, 1.0), (4, 1.0), (3, 1.0), (8, 1e-38), (2**23, 1e33), (8, np.nan)])
+@pytest.mark.parametrize(("alpha", "largest"), [(8, 1.0), (4, 1.0), (3, 1.0), (8, 1e-38), (2**22, 1e33), (8, np.nan)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_factors_in_single_precision_give_the_same_bits(
     dtype: torch.dtype, alpha: int, largest: float, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +98,7 @@ def test_factors_in_single_precision_give_the_same_bits(
     save_file({"up.weight": torch.randn(256, 512).to(dtype)}, "model.safetensors")
     right, left = torch.randn(4, 512), torch.randn(256, 4)
     left[3, 1] = largest
+    right[1] /= max(largest, 1.0)
     peft_folder("adapter", {"up.lora_A.weight": right, "up.lora_B.weight": left}, r=4, lora_alpha=alpha)
     cs.apply(cs.lora_merge("model.safetensors", "adapter"), "single.safetensors")
     monkeypatch.setattr(adding_lora, "_stays_single", lambda *_: False)

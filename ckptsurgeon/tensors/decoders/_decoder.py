@@ -185,6 +185,8 @@ With double quantisation, the ``scale`` of bitsandbytes is an exception: it cont
 """
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
 """Endings of scales that are applied to the inputs of a layer: such a layer needs more than the decoded weight."""
+AUTOROUND_ZERO = ".weight_zp"
+"""The ending of AutoRound's zero points of 8-bit floats, which its own modules do not read."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")
 """The ending of ComfyUI's description of a weight's format, and the formats without rotations and tiles."""
 
@@ -194,6 +196,8 @@ def _obstacles(asked: Request) -> Iterator[str]:
     for end in ON_INPUTS:
         if end in asked.parts:
             yield f"the inputs of its layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
+    if AUTOROUND_ZERO in asked.parts:
+        yield f"no decoder knows its zero points ({AUTOROUND_ZERO[1:]})"
     if asked.settings.fields.get("transform_config"):
         yield "it is stored in another basis than the one in which its layer computes (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):

@@ -3,7 +3,8 @@
 The scales are called ``weight_scale_inv`` in DeepSeek-V3
 (https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md), ``weight_scale`` in compressed-tensors and
 ModelOpt, ``scale_weight`` in ComfyUI, ``qscale_weight`` in Mistral's models, ``weights_scaling_factor`` in
-TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are plain numbers.
+TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are plain numbers. AutoRound may store zero
+points, ``weight_zp``, too: https://github.com/intel/auto-round/blob/main/auto_round/export/export_to_autoround/export_to_fp8.py
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _LINEAR = Encoding(
         ".weights_scaling_factor",
     ),
     _logical,
+    (".weight_zero_point", ".weight_zp"),
 )  # fmt: skip
 _EXPERTS = Encoding(
     "", _TYPES, ("_scale_inv", "_scale", "_descale"), _logical, ("_activation_scale", "_input_scale"), named=""

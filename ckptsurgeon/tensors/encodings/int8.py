@@ -20,7 +20,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 ENCODINGS = (
-    Encoding(".weight", _TYPES, (".weight_scale",), _logical, (".weight_zero_point", ".weight_g_idx")),
+    Encoding(".weight", _TYPES, (".weight_scale",), _logical, (".weight_zero_point", ".weight_g_idx", ".weight_zp")),
     Encoding(".embedding_quantized", _TYPES, (".embedding_scale",), same_shape(_METHOD)),
     Encoding(
         ".embedding_quantized", frozenset({"uint8"}), (".embedding_scale",), some("packed integers with scales")
