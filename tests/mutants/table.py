@@ -2636,4 +2636,22 @@ MUTANTS = (
         "^ np.uint8(0)",
         "tensors/decoders/test_torchao.py",
     ),
+    Mutant(
+        "the columns of PEFT's factor B of stacked experts are ordered by rank, then by expert",
+        '    yield {"reshape": b, "shape": [stack.outputs, stack.rank, stack.experts]}',
+        '    yield {"reshape": b, "shape": [stack.outputs, stack.experts, stack.rank]}',
+        "api/lora/test_stacked_experts.py",
+    ),
+    Mutant(
+        "only stages of Megatron that predict later tokens may have the word embedding again",
+        "    predicts = any(key.startswith(_PREDICTS) for key in stage)",
+        "    predicts = True",
+        "formats/clusters/test_megatron.py",
+    ),
+    Mutant(
+        "numbers of a range in an operation that match nothing are said",
+        "        notes += [note for one in flags for note in notes_on_ranges(*one, keys)]",
+        "        notes += []",
+        "planning/operations/test_operations.py",
+    ),
 )  # fmt: skip

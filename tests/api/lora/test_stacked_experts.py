@@ -25,7 +25,7 @@ SIZES = {
 def qwen() -> Any:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    sizes = {"moe_intermediate_size": 6, "num_experts": 3, "num_experts_per_tok": 2, "head_dim": 4}
+    sizes = {"moe_intermediate_size": 12, "num_experts": 3, "num_experts_per_tok": 2, "head_dim": 4}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **sizes))
 
 
@@ -96,6 +96,20 @@ def test_it_becomes_an_adapter_of_single_experts(make: Callable[[], Any]) -> Non
     cs.apply(cs.lora_concat(["adapter", "adapter"], weights=[0.5, 0.5]), "twice/")
     cs.apply(cs.lora_merge("base", ["twice"]), "twice-merged/")
     assert_close("twice-merged", "merged")
+
+
+def test_peft_itself_loads_the_single_experts_into_stacked_ones() -> None:
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    trained(qwen(), target_parameters=[GATE_UP, DOWN])
+    cs.apply(cs.lora_convert("adapter", to="peft"), "single/")
+    outputs = []
+    for name in ("adapter", "single"):
+        model = transformers.AutoModelForCausalLM.from_pretrained("base")
+        with torch.no_grad():
+            outputs.append(peft.PeftModel.from_pretrained(model, name).eval()(torch.arange(8)[None]).logits)
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
 
 
 def test_factors_that_do_not_fit_are_an_error() -> None:
