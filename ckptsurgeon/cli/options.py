@@ -101,8 +101,8 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="Write this format, whatever the output's suffix is: safetensors, pth, dcp, diffusers, fsdp, gguf, "
-        "tensorflow or tp.",
+        help="Write this format, whatever the output's suffix is: safetensors, pth, npz, flax, hdf5, gguf, "
+        "dcp, diffusers, fsdp, tensorflow or tp.",
     ),
 ]
 MaxShard = Annotated[

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -156,6 +157,21 @@ def layouts_page() -> None:
         Path("sd15", name, "config.json").write_text("{}")
     index = {"_class_name": "StableDiffusionPipeline", **{name: ["diffusers", "X"] for name in components}}
     Path("sd15", "model_index.json").write_text(json.dumps(index))
+    for network in ("wav2vec2", "whisper", "parakeet"):
+        folder = "whisper-tiny" if network == "whisper" else network
+        Path(folder).mkdir()
+        shutil.copy(golden / "layouts" / network / "config.json", folder)
+    state = load_file(golden / "layouts" / "wav2vec2" / "fairseq.safetensors")
+    torch.save({"args": None, "cfg": {"model": {}}, "model": state, "extra_state": {"epoch": 1}}, "wav2vec_ctc.pt")
+    state = load_file(golden / "layouts" / "whisper" / "openai.safetensors")
+    torch.save({"dims": {"n_mels": 80}, "model_state_dict": state}, "whisper-tiny.pt")
+    weights = io.BytesIO()
+    torch.save(load_file(golden / "layouts" / "parakeet" / "nemo.safetensors"), weights)
+    with tarfile.open("parakeet.nemo", "w") as archive:
+        for name, data in (("model_config.yaml", b"target: nemo\n"), ("model_weights.ckpt", weights.getvalue())):
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     Path("gpt-oss-20b/original").mkdir(parents=True)
     shutil.copy(golden / "layouts" / "gpt-oss.mxfp4" / "openai.safetensors", "gpt-oss-20b/original/model.safetensors")
 

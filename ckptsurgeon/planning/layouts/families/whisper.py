@@ -114,6 +114,11 @@ def _has_no_decoder(tensors: Tensors) -> bool:
     return not any(key.startswith(("model.decoder.", "decoder.")) for key in tensors)
 
 
+_WITHOUT_DIMS = (
+    "whisper.load_model asks for dims beside the tensors; "
+    "Whisper(ModelDimensions(...)).load_state_dict(torch.load(FILE)) loads this file"
+)
+
 FAMILY = Family(
     "whisper",
     (
@@ -130,7 +135,7 @@ FAMILY = Family(
         Layout(
             "openai", "openai-whisper", "openai-whisper 20250625", _OPENAI,
             ("encoder.blocks.0.attn.query.weight", "decoder.blocks.0.cross_attn.query.weight"),
-            tied=_TIED,
+            tied=_TIED, written=_WITHOUT_DIMS,
         ),
         Layout(
             "ctranslate2", "CTranslate2, faster-whisper", "ctranslate2 4.8.5", _NAMES,
