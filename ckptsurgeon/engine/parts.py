@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from threading import Lock
+from threading import Lock, Thread
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.seen_zeros import take_zeros
@@ -50,9 +52,12 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
     check_storages(runs)
     for number, run in enumerate(runs):
         with copied_steps(run):
-            _compute(run)
             if number == 0:
+                with _importing_torch(runs):
+                    _compute(run)
                 _draw(runs)
+            else:
+                _compute(run)
         run.receipt.zeros = take_zeros(run.inputs.sources)
         if len(runs) > 1:
             _check_read(run)
@@ -85,6 +90,39 @@ def _draw(runs: Sequence[PartRun]) -> None:
         from .compute.drawing import draw_steps
 
         draw_steps(runs)
+
+
+TURN_S = 0.0005
+"""How long the import of torch may keep Python's interpreter lock while other threads wait for it.
+
+They ask for it after each call of NumPy; with Python's 5 ms they would hardly compute anything during the import.
+"""
+
+
+@contextmanager
+def _importing_torch(runs: Sequence[PartRun]) -> Iterator[None]:
+    """Import torch during the block, which takes a second, if it will draw values after the block."""
+    if "torch" in sys.modules or not any(map(_draws_with_torch, runs)):
+        yield
+        return
+    thread, turn = Thread(target=_import_torch, name="import"), sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        sys.setswitchinterval(turn)
+
+
+def _draws_with_torch(run: PartRun) -> bool:
+    target = run.inputs.target
+    return target is not None and target.pieces is not None and any(map(run.draws, run.others))
+
+
+def _import_torch() -> None:
+    with suppress(Exception):  # drawing imports it, too, and raises the error
+        import torch  # noqa: F401
 
 
 def write_frame(run: PartRun) -> None:

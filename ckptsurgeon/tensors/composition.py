@@ -43,6 +43,7 @@ __all__ = [
     "filled",
     "given",
     "is_decoded",
+    "is_rowwise",
     "join",
     "leaves",
     "merged_runs",
@@ -82,6 +83,18 @@ def decoded_names(info: TensorInfo) -> Iterator[str]:
             yield made.name
         elif made is not None:
             waiting.extend(made.of if isinstance(made.of, tuple) else (made.of,))
+
+
+_ROWWISE = (Cast, Concatenated, ExpScaled, Filled, Given, Noisy, Reshaped, Scaled, Shifted, Sliced, Summed, Taken)
+
+
+def is_rowwise(info: TensorInfo) -> bool:
+    """Return whether a few rows of a tensor are made of a few rows of stored tensors, none of which is transposed."""
+    if info.made is None:
+        steps = [step for size, step in zip(info.shape, info.stride or (), strict=False) if size > 1]
+        return steps == sorted(steps, reverse=True)
+    of = info.made.of
+    return isinstance(info.made, _ROWWISE) and all(map(is_rowwise, of if isinstance(of, tuple) else (of,)))
 
 
 def cut(info: TensorInfo, dim: int, begin: int, size: int) -> TensorInfo:

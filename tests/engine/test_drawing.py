@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.destinations.torch_module import simple_draws
+from ckptsurgeon.engine import parts
 from ckptsurgeon.engine.compute import drawing
 
 from ..helpers.transformers_models import GPT2, saved, write_config
@@ -69,3 +72,28 @@ def test_an_error_in_a_piece_leaves_no_output(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MemoryError, match="no memory"):
         cs.apply(plan, "out.safetensors")
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_torch_is_imported_beside_computing_if_it_draws(draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads get turns meanwhile, as they have to."""
+    saved("src", GPT2, "GPT2LMHeadModel")
+    config = str(write_config("dst/config.json", WIDER if draws else GPT2, "GPT2LMHeadModel"))
+    plan = cs.transplant("src", config, on_mismatch="pad", dtype="bfloat16")
+    usual, seen = sys.getswitchinterval(), list[tuple[str, bool]]()
+
+    def imported() -> None:
+        seen.append((threading.current_thread().name, sys.getswitchinterval() < usual))
+
+    monkeypatch.setattr(parts, "_import_torch", imported)
+    monkeypatch.setattr(parts, "sys", _WithoutTorch())
+    cs.apply(plan, "out.safetensors")
+    assert seen == [("import", True)] * draws
+    assert sys.getswitchinterval() == usual
+
+
+class _WithoutTorch:
+    """The module ``sys``, as if torch was not imported."""
+
+    modules: ClassVar[dict[str, Any]] = {}
+    getswitchinterval, setswitchinterval = staticmethod(sys.getswitchinterval), staticmethod(sys.setswitchinterval)

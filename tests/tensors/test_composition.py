@@ -135,3 +135,13 @@ def test_the_checkpoint_gives_made_tensors_as_torch_has_them() -> None:
     info, tensor = join([cut(reshape(permute(pair, (1, 0)), (2, 12)), 1, 3, 4), reshape(pair, (2, 12))], 1)
     assert torch.equal(materialise(checkpoint, "w", info), tensor)
     assert torch.equal(materialise(checkpoint, "w", c.scale(info, 0.25)), tensor * 0.25)
+
+
+def test_rows_are_made_of_rows_unless_a_tensor_is_transposed() -> None:
+    _, (plain, _) = stored((6, 8), strided=False)
+    rows = c.join([c.scale(plain, 0.5), c.noisy(c.take(plain, 1, [(0, 4), (0, 4)]), 1, [(0, 4), (0, 4)], 0.1, 0)], 0)
+    assert all(map(c.is_rowwise, (plain, c.cut(plain, 1, 2, 3), rows, c.reshape(rows, (4, 3, 8)), c.shift(rows, 1.0))))
+    turned = c.permute(plain, (1, 0))
+    others = (turned, c.scale(turned, 2.0), c.permute(rows, (1, 0)), c.reshape(turned, (48,)), c.averaged(rows, 0))
+    assert not any(map(c.is_rowwise, others))
+    assert not c.is_rowwise(c.total([turned, turned]))

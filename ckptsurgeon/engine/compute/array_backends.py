@@ -122,4 +122,4 @@ def keep_freed_memory() -> None:
     pages are never used. If a user sets a threshold, for example with MALLOC_MMAP_THRESHOLD_, this has no effect.
     """
     with suppress(MemoryError):  # not essential: everything works without it, but slower
-        bytearray(KEPT)
+        np.empty(KEPT, "u1")  # not bytearray, which writes zeros into it

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...planning.plan.step import MERGES, Step
-from ...tensors.composition import decoded_names
+from ...tensors.composition import decoded_names, is_rowwise
 from ...tensors.decoders._decoder import decode_rounded
 from ...tensors.decoders._tables import is_looked_up
 from ...tensors.dtypes import DTYPES
@@ -150,6 +150,12 @@ MADE_BYTES = 16 << 20
 """Takes the place of ``BLOCK_BYTES`` for derived tensors.
 
 It is larger, because a block of a transposed tensor needs all rows of the source.
+"""
+
+ROWS_BYTES = 4 << 20
+"""Takes the place of ``MADE_BYTES`` if rows of the output are made of rows of the source.
+
+With small blocks, threads wait less for each other: at the end of a tensor, and to write to the same file.
 """
 
 LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
@@ -352,7 +358,10 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
     """
     if _is_looked_up(step, info):
         return LOOKED_UP
-    block = BLOCK_BYTES if info.made is None or isinstance(info.made, Decoded) else MADE_BYTES
+    if info.made is None or isinstance(info.made, Decoded):
+        block = BLOCK_BYTES
+    else:
+        block = ROWS_BYTES if is_rowwise(info) else MADE_BYTES
     limit = block // max(itemsize, info.itemsize)
     if step.op in ADAPTERS:
         limit = BLOCK_BYTES // DOUBLES

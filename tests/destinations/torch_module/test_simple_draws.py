@@ -11,6 +11,7 @@ from torch import nn
 from ckptsurgeon.destinations.torch_module import simple_draws
 from ckptsurgeon.destinations.torch_module.module import module_target
 from ckptsurgeon.planning.target import Draw, TargetSpec
+from ckptsurgeon.tensors.info import TensorInfo
 
 
 class Filled(nn.Module):
@@ -41,6 +42,33 @@ NOT_SIMPLE = {"padded.weight", "halved", "turned", "strided", "again", "first", 
 
 def target(build: Callable[[], nn.Module]) -> TargetSpec:
     return module_target(build, kind="factory", name="test")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [16, simple_draws.ROUNDED, 2 * simple_draws.ROUNDED + 48])
+def test_values_of_16_bits_that_are_rounded_are_those_of_torch(
+    dtype: torch.dtype, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all sizes; and a version of torch that draws other values draws them itself."""
+    draw, info = Draw("normal_", (0.5, 0.02)), TensorInfo(str(dtype).removeprefix("torch."), (size,))
+    rounded = bytes(simple_draws.drawn_whole(draw, info, "w", 3))
+    monkeypatch.setattr(simple_draws, "_rounds", lambda dtype: False)
+    assert rounded == bytes(simple_draws.drawn_whole(draw, info, "w", 3))
+    assert rounded != bytes(simple_draws.drawn_whole(draw, info, "w", 4))
+
+
+def test_other_values_of_16_bits_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a version of torch that draws uniform numbers of 16 bits."""
+    simple_draws._rounds.cache_clear()
+    drawn = torch.Tensor.normal_
+
+    def other(values: torch.Tensor, *numbers: float, generator: torch.Generator) -> torch.Tensor:
+        drawn(values, *numbers, generator=generator)
+        return values if values.dtype == torch.float32 else values.mul_(1 + 2**-7)
+
+    monkeypatch.setattr(torch.Tensor, "normal_", other)
+    assert not simple_draws._rounds(torch.bfloat16)
+    simple_draws._rounds.cache_clear()
 
 
 @pytest.mark.parametrize("piece", [1, 100, 1 << 20])
