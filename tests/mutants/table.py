@@ -132,6 +132,12 @@ MUTANTS = (
         "destinations/torch_module/test_simple_draws.py",
     ),
     Mutant(
+        "values of 16 bits are rounded only if torch's own are the same",
+        "return torch.equal(drawn[0], drawn[1].to(dtype))",
+        "return True",
+        "destinations/torch_module/test_simple_draws.py",
+    ),
+    Mutant(
         "a tensor that was filled in another order of elements is drawn by the model",
         "if ref.offset or ref.stride != contiguous_stride(ref.size) or not covers(ref, record):",
         "if False:",
@@ -747,6 +753,12 @@ MUTANTS = (
         "of grouped heads equally many are kept",
         "largest(self.measures.scores(role, axes, old), new, within)",
         "largest(self.measures.scores(role, axes, old), new, 1)",
+        "api/resize/test_refusals.py",
+    ),
+    Mutant(
+        "what a source lacks is named if its keys have no prefix, too",
+        "if is_renamed_only:",
+        "if not rows:",
         "api/resize/test_refusals.py",
     ),
     Mutant(

@@ -31,7 +31,10 @@ from .stages import Stages
 
 __all__ = ["ResizedWeights"]
 
-_OTHER_LAYERS = "The layers of this model do not all have the same tensors: choose other layers with --layers."
+_OTHER_LAYERS = (
+    "The layers of this model do not all have the same tensors: check the source with ckpt check, or choose other "
+    "layers with --layers."
+)
 
 
 @dataclass(frozen=True)

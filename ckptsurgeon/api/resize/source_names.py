@@ -59,14 +59,16 @@ def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
     computed = computed_tensors(source, network)
     rows: list[Mapping[str, Any]] = []
     names = {key: key for key in source if key in network.tensors}
+    is_renamed_only = True
     if network.recognise is not None:
         found = network.recognise(source)
         rows += found.operations
+        is_renamed_only = not found.operations
         for old, new in found.names.items():
             if old != new and new in network.tensors:
                 rows.append({"copy": quoted(old), "into": [quoted(new)]})
                 names[new] = old
-    if not rows:
+    if is_renamed_only:
         _check_fits(source, network, names, computed)
     ties, equal = _ties(source, network, names)
     left = dict.fromkeys(quoted(key) for pair in equal for key in (pair.first, pair.second))
@@ -86,11 +88,11 @@ def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str
 def _check_fits(source: Checkpoint, network: TargetSpec, names: Mapping[str, str], computed: Sequence[str]) -> None:
     """Raise PlanError if the source lacks tensors of ``network``, or has them in other shapes.
 
-    ``names`` are the tensors of the network that it has, and ``computed`` those that it need not have.
+    ``names`` maps the tensors of the network that it has to its keys; ``computed`` are those that it need not have.
     """
     owners = {network.ties.get(key, key) for key in names}.union(computed)
     missing = [key for key in network.tensors if network.ties.get(key, key) not in owners]
-    wrong = [key for key in names if source[key].shape != network.tensors[key].shape]
+    wrong = [old for key, old in names.items() if source[old].shape != network.tensors[key].shape]
     if missing or wrong:
         what = f"does not have {listing(missing)}" if missing else f"has other shapes: {listing(wrong)}"
         raise PlanError(

@@ -171,6 +171,28 @@ def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made
         cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
 
 
+@pytest.mark.parametrize("fields", [{"hidden_size": 32}, {"num_key_value_heads": 1}, {"num_hidden_layers": 4}])
+def test_a_source_without_a_prefix_that_lacks_tensors_is_an_error_that_names_them(
+    fields: dict[str, int], made: Path, tmp_path: Path
+) -> None:
+    """As a network without its head is saved: other names do not hide what is missing."""
+    whole = {key.removeprefix("model."): value for key, value in load_file(made / "model.safetensors").items()}
+    asked: dict[str, Any] = {"set": fields, "layers": "identity" if "num_hidden_layers" in fields else None}
+
+    def resized(**changed: torch.Tensor | None) -> cs.Plan:
+        weights = {key: value for key, value in {**whole, **changed}.items() if value is not None}
+        save_file(weights, tmp_path / "alone.safetensors")
+        return cs.resize(tmp_path / "alone.safetensors", config=made / "config.json", **asked)
+
+    assert resized().verb == "resize"
+    for missing, said in (("lm_head.weight", "lm_head"), ("layers.1.mlp.up_proj.weight", r"model\.layers\.1\.mlp\.up")):
+        with pytest.raises(cs.PlanError, match=f"does not have {said}") as raised:
+            resized(**{missing: None})
+        assert raised.value.hint == "Run ckpt fits, which lists the differences."
+    with pytest.raises(cs.PlanError, match=r"has other shapes: layers\.1\.mlp\.up_proj\.weight"):
+        resized(**{"layers.1.mlp.up_proj.weight": torch.zeros(5, 16)})
+
+
 def test_a_network_that_is_not_of_transformers_is_an_error(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"width": 3}')
