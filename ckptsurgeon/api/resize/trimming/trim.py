@@ -30,6 +30,8 @@ TOKENIZER, SETTINGS, DECODER = "tokenizer.json", "tokenizer_config.json", "added
 CHAT = ("chat_template.jinja", "chat_template.json")
 WITHOUT_TOKENS = ("special_tokens_map.json", *CHAT, "normalizer.json")
 """Files of a tokeniser that name tokens only by their text, so that they can be copied unchanged."""
+SPACES = " \t\r\n\u2581\u0120\u010a\u0109\u010d"
+"""Spaces and line ends, also as tokenisers write them: texts in any language have them."""
 
 
 def trimmed(
@@ -56,9 +58,9 @@ def trimmed(
     own = _opened(text, path, vocabulary.tokens)
     used = {vocabulary.tokens[number] for number in used_ids(own, text_batches(corpora))}
     added = added_in(document)
-    if not used - set(added) - {str(document["model"].get("unk_token"))}:
+    if not any(token.strip(SPACES) for token in used - set(added) - {str(document["model"].get("unk_token"))}):
         raise ConfigError(
-            "no token of the tokeniser, except special and added tokens, occurs in "
+            "no token of the tokeniser, except special and added tokens and spaces, occurs in "
             f"{listing(list(corpora), where='')}.",
             hint="Give texts in the language of the model.",
         )
