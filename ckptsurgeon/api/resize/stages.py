@@ -267,10 +267,11 @@ class Stages:
         ]
         if changed:
             check_switch(names, changed)
+            verb = "changes" if len(changed) == 1 else "change"
             raise PlanError(
-                f"it is not known how {listing(changed)} change with {listing(names, where='')}.",
+                f"it is not known how {listing(changed)} {verb} with {listing(names, where='')}.",
                 hint=_TABLES
-                if any("position" in key for key in changed)
+                if any("position" in name for name in (*changed, *names))
                 else "Only widths, depths and numbers of heads, channels and experts can be changed.",
             )
         return after

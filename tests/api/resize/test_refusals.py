@@ -285,6 +285,14 @@ def test_a_number_that_no_network_has_is_an_error_at_once(field: str, number: in
         cs.resize(made, set={field: number})
 
 
+def test_a_table_of_positions_with_a_short_name_is_for_transplant(tmp_path: Path) -> None:
+    """GPT-2's is ``wpe``; the field says what it is."""
+    folder = saved(tmp_path / "gpt2", "GPT2LMHeadModel", n_positions=8)
+    with pytest.raises(cs.PlanError, match=r"how transformer\.wpe\.weight changes with n_positions") as raised:
+        cs.resize(folder, set={"n_positions": 16})
+    assert raised.value.hint.startswith("ckpt transplant --on-mismatch KEY=positions-1d")
+
+
 def test_another_type_is_not_a_field(made: Path) -> None:
     with pytest.raises(cs.ConfigError, match="the type of the network is not a field") as raised:
         cs.resize(made, set={"model_type": "qwen3_moe"})
