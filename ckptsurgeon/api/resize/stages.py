@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -66,6 +66,7 @@ class Stages:
 
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, measures: Measures) -> None:
         self._base, self._choices, self._measures = base, replace(choices, lists=self._lists), measures
+        self._given = frozenset(fields)
         implied = implied_fields(base, fields)
         before = with_values(base.fields(), implied)
         self._asked = AskedFields(before, fields, choices.new_width, implied)
@@ -152,7 +153,9 @@ class Stages:
             changed = _network(target, kinds if role != "depth" else {})
             one, other = (plain, changed) if role in _AT_LAST else (before, self._separated(changed))
             found = FieldChange(self._asked, self._choices, self._measures, self._constants, self._norms, one, other)
-            change = self._with_values_compared(found.change(role, names[0]), role, names[0], one, other)
+            change = found.change(role, names[0])
+            change.said += self._beside(names[1:])
+            change = self._with_values_compared(change, role, names[0], one, other)
             if at == last and self.splits:
                 change.after += joins(plain, self._heads(self._done))
             plain = Network(changed.tensors, kinds, changed.ties)
@@ -160,6 +163,11 @@ class Stages:
             yield self._renamed(change, plain)
             previous = target
         check_experts(self._asked.new, fields)
+
+    def _beside(self, names: Sequence[str]) -> str:
+        """Return the end of the note on a change, about the given numbers of heads that change with it; or ''."""
+        given = [name for name in names if name in self._given and role_of(name)]
+        return "".join(", {} {} to {}".format(name, *self._asked.numbers(name)) for name in given)
 
     @cached_property
     def _kinds(self) -> Mapping[str, str]:

@@ -42,6 +42,8 @@ def test_several_fields_change_together(fields: Any, more: Any, source: Saved, t
     before, after = outputs(source("phi3"), "phi3"), outputs(tmp_path / "out", "phi3")
     assert (before - after).abs().max() / before.abs().max() < 1e-5
     assert not any("may change" in note for note in plan.notes)
+    for name, value in fields.items():  # those that change with the width, too
+        assert any(f"{name} " in note and f" to {value}" in note for note in plan.notes), name
 
 
 SHARING: dict[str, tuple[str, dict[str, Any]]] = {
