@@ -128,8 +128,10 @@ def _type_text(info: TensorInfo) -> str:
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:
     """Return a tuple with the checkpoint that has the initial values of the tensors ``kept``; () if ``kept`` is empty.
 
-    The field ``values`` has the path of the checkpoint. Raises ConfigError in three cases: the field is missing; a
-    tensor is not in the checkpoint or has another shape in it; tied tensors have different values in the checkpoint.
+    The field ``values`` has the path of the checkpoint, and the field ``root`` the path of its state dict. Raises
+    ConfigError if these fields are missing, malformed or not needed; if a tensor cannot be read from the checkpoint or
+    has another shape in it; or if tied tensors have different initialisers, or different values in the checkpoint.
+    Raises the errors of ``open_checkpoint``.
     """
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
@@ -144,11 +146,14 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
                 f"the tensor {escape(key)} is tied to {escape(ties[key])}, but has a different initialiser."
             )
     first = next(iter(kept))
-    if not isinstance(values, str) or not isinstance(root, (str, type(None))):
+    if not isinstance(values, str):
+        is_value = "is missing" if values is None else f"is {brief_repr(values, 80)}, not a path"
         raise document.fail(
-            f"the tensor {escape(first)} has 'init: like', but the field 'values' is missing.",
+            f"the tensor {escape(first)} has 'init: like', but the field 'values' {is_value}.",
             "Add values: FILE, a checkpoint with the values of this tensor.",
         )
+    if not isinstance(root, (str, type(None))):
+        raise document.fail(f"the field 'root' is {brief_repr(root, 80)}, not the path of a state dict.")
     path = values if "://" in values else document.resolve(values)
     try:
         raw = open_checkpoint(path, root or ".", unwrap=False)

@@ -142,7 +142,10 @@ class _Named:
         if inner.fault is not None:
             raise inner.fault
         if not TOOLKIT.recognises(inner):
-            raise inner.fail("the file is not a configuration of ESPnet: it has neither token_list nor encoder.")
+            raise inner.fail(
+                "the file is not a configuration of ESPnet, which chooses the parts of a network by name, as in "
+                "encoder: conformer."
+            )
         spec = TOOLKIT.load(replace(inner, task=_task_name(document)))
         return replace(spec, name=document.name, config=document.path, files=(inner.path, *spec.files))
 

@@ -199,7 +199,11 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
         ),
         (
             {"values": 3},
-            "the tensor front.melmat has 'init: like', but the field 'values' is missing. Add values: FILE",
+            "the tensor front.melmat has 'init: like', but the field 'values' is 3, not a path. Add values: FILE",
+        ),
+        (
+            {"root": 3},
+            "dst.yaml: the field 'root' is 3, not the path of a state dict",
         ),
         (
             {"root": "state"},

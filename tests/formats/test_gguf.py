@@ -202,6 +202,27 @@ def test_the_alignment_of_the_file_is_used() -> None:
         assert [found.tensor(key).tolist() for key in found] == [[7.0], [8.0]]
 
 
+def test_numbers_are_read_after_more_text_than_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say how to read the file; with more text than the limit before it, the alignment was a KeyError."""
+    monkeypatch.setattr(limits, "GGUF_SHOWN", 10)
+    entries = {"a.text": (STRING, text("12345678901")), "a.list": (ARRAY, array(UINT32, 1, bytes(4)))}
+    entries["general.alignment"] = (UINT32, struct.pack("<I", 256))
+    Path("x.gguf").write_bytes(gguf([tensor_info("a", [1], 0, 0)], entries, struct.pack("<f", 7), alignment=256))
+    with cs.open_checkpoint("x.gguf") as found:
+        assert found.tensor("a").tolist() == [7.0]
+        assert dict(found.metadata) == {"general.alignment": "256"}
+    split = {**entries, "split.no": (2, struct.pack("<H", 0)), "split.count": (2, struct.pack("<H", 2))}
+    Path("y.gguf").write_bytes(gguf([tensor_info("a", [1], 0, 0)], split, struct.pack("<f", 7), alignment=256))
+    with pytest.raises(cs.FormatError, match="00001-of-00002"):
+        cs.open_checkpoint("y.gguf")
+
+
+def test_the_largest_alignment_is_named() -> None:
+    Path("x.gguf").write_bytes(gguf([], {"general.alignment": (UINT32, struct.pack("<I", 1 << 21))}))
+    with pytest.raises(cs.FormatError, match="is 2097152, not a power of two up to 1048576 of the type uint32"):
+        cs.open_checkpoint("x.gguf")
+
+
 def test_a_folder_with_one_gguf_file_is_read() -> None:
     Path("model").mkdir()
     Path("model/x-q4_0.gguf").write_bytes(Path(TYPES).read_bytes())

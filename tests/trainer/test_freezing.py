@@ -76,8 +76,16 @@ def test_a_pattern_that_matches_nothing_names_what_is_near(settings: dict[str, o
 
 @pytest.mark.parametrize("freeze", [["**"], {"**": 5}])
 def test_nothing_to_train_in_the_first_step_is_an_error(freeze: object) -> None:
-    with pytest.raises(cs.ConfigError, match="everything is frozen"):
+    with pytest.raises(cs.ConfigError, match="everything is frozen") as found:
         toy.loop(freeze=freeze)
+    assert found.value.hint == "Remove patterns from train.freeze."
+
+
+def test_a_model_whose_code_freezes_everything_names_its_code() -> None:
+    job = toy.job()
+    with pytest.raises(cs.ConfigError, match="everything is frozen") as found:
+        toy.TrainingLoop(job, job.model()[0].requires_grad_(False))
+    assert found.value.hint == "Set requires_grad of the parameters to train, in the code of the model."
 
 
 def test_evaluating_leaves_frozen_statistics_alone_afterwards() -> None:

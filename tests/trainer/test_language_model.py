@@ -132,6 +132,16 @@ def test_tokens_that_the_tokeniser_does_not_know_are_counted() -> None:
     [
         ({}, {"train": "none.txt"}, "none.txt cannot be read: No such file"),
         ({"a.txt": b"\xff\xfe"}, {"train": "a.txt"}, "a.txt is not UTF-8"),
+        (
+            {"a.txt": b"a\r\n" * 9000 + b"\xff"},
+            {"train": "a.txt"},
+            "a.txt is not UTF-8: invalid start byte at byte 27000",
+        ),
+        (
+            {"a.jsonl": b'{"text": "cat"}\n' * 2000 + b'{"text": "\xff"}\n'},
+            {"train": "a.jsonl"},
+            "a.jsonl is not UTF-8: invalid start byte at byte 32010",
+        ),
         ({"a.txt": b""}, {"train": "a.txt"}, "a.txt contains no text"),
         ({"a.csv": b"text\nthe cat\n"}, {"dev": "a.csv"}, "a.csv is neither a plain text file nor a .jsonl file"),
         (

@@ -115,15 +115,15 @@ def _left_files(paths: Sequence[str]) -> list[str]:
 def window_names(paths: Sequence[str]) -> list[str]:
     """Return an output name for each checkpoint: its own name or, if several have the same name, that of its folder.
 
-    Raises ConfigError if several of their folders have the same name, too.
+    Raises ConfigError if several checkpoints have the same name, and several of all folders have the same name, too.
     """
     for level in (1, 2):
         names = [_file_name(os.path.normpath(path).split(os.sep)[-level:][0]) for path in paths]
         if len({*names}) == len(names):
             return names
     raise ConfigError(
-        "the outputs cannot be named after the checkpoints: several checkpoints have the same name, in folders of "
-        "the same name.",
+        "the outputs cannot be named after the checkpoints, nor after their folders: several checkpoints have the same "
+        "name, and several are in folders of the same name.",
         hint="Give each checkpoint once, or rename the files.",
     )
 

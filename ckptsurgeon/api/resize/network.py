@@ -16,7 +16,6 @@ from ...planning.resizing.fields import role_of
 from ...util.notes import reworded
 from ...util.text import escape
 from ..inputs.argument_types import Fields, Kept
-from ..transplant.donor.choice import donor_choice
 from .arguments import fields_of, kept_of
 from .request import Request
 from .vocabulary import vocabulary_step
@@ -103,12 +102,23 @@ def _check_known(base: Resizable, asked: Request, fields: Mapping[str, Any]) -> 
 
 
 def _check_type_alone(asked: Request) -> None:
-    """Raise ConfigError if ``--as`` is given with an option for another vocabulary."""
-    if asked.tokens.tokenizer or asked.tokens.corpora:
+    """Raise ConfigError if an option for another vocabulary is given; called if the user gave ``--as``."""
+    tokens = asked.tokens
+    options = {
+        "--tokenizer": bool(tokens.tokenizer),
+        "--trim": bool(tokens.corpora),
+        "--no-keep-special": not tokens.keeps_special,
+        "--pad-to": tokens.pad_to != 1,
+        "--new-tokens": tokens.new != "init",
+        "--token-map": bool(tokens.spelled),
+        "--donor": bool(tokens.donor),
+        "--omp-k": tokens.picks is not None,
+    }
+    given = next((option for option, is_given in options.items() if is_given), "")
+    if given:
         raise ConfigError(
-            "--as changes only the model type, not the vocabulary.", hint="Leave --tokenizer and --trim out."
+            f"--as changes only the model type, not the vocabulary: {given} has no effect.", hint=f"Leave {given} out."
         )
-    donor_choice(asked.tokens.new, "", asked.tokens.donor, asked.tokens.picks)
 
 
 def _check_same_type(expert: int | None) -> None:

@@ -249,7 +249,13 @@ class _Reader:
         number = meta.get("dtype") if isinstance(meta, dict) else None
         dtype = _DTYPES.get(number) if type(number) is int else None
         if dtype is None:
-            raise FormatError(f"its dtype has the unknown number {str(number)[:20]}.", rule="tensor dtype")
+            is_number = type(number) is int
+            why = (
+                f"dtype has the unknown number {str(number)[:20]}"
+                if is_number
+                else "description gives no number for the dtype"
+            )
+            raise FormatError(f"its {why}.", rule="tensor dtype")
         sizes, strides = _integers(meta.get("sizes")), _integers(meta.get("strides"))
         form = form_of(sizes, strides)
         if meta.get("layout") != _STRIDED:

@@ -13,7 +13,7 @@ from ..base import limits
 from ..base.header import StoredEntry
 from .cursor import Cursor, cut_short
 from .types import stored_shape, tensor_dtype
-from .values import UINT32, read_entry
+from .values import ARRAY, TEXT, UINT32, read_entry
 from .writer import ALIGNMENT, LARGEST_ALIGNMENT, GgufWriter
 
 __all__ = ["GgufHeader", "read_one"]
@@ -92,7 +92,10 @@ def _name(cursor: Cursor, what: str) -> str:
 
 
 def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict[str, str]]:
-    """Return two mappings by key: the position of each of ``number`` metadata entries, and the short values as text."""
+    """Return two mappings by key: the position of each of ``number`` metadata entries, and the short values as text.
+
+    Numbers are always among the short values: ``general.alignment`` and ``split.count`` say how to read the file.
+    """
     stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
     for place in range(number):
         key = _name(cursor, f"entry {place + 1} of its metadata")
@@ -100,8 +103,9 @@ def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict
             raise FormatError(f"its metadata contains the entry {escape(key)} twice.", rule="duplicate key")
         cursor.within = f"the entry {escape(key)} of its metadata"
         stored[key], shown = read_entry(cursor)
-        kept += len(shown or "")
-        if shown is not None and kept <= limits.GGUF_SHOWN:
+        is_long = stored[key].kind in (TEXT, ARRAY)
+        kept += len(shown or "") if is_long else 0
+        if shown is not None and (kept <= limits.GGUF_SHOWN or not is_long):
             texts[key] = shown
     return stored, texts
 
@@ -112,7 +116,8 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
     number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
     if not 0 < number <= LARGEST_ALIGNMENT or number & (number - 1):
         raise FormatError(
-            f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two of the type uint32.",
+            f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two up to "
+            f"{LARGEST_ALIGNMENT} of the type uint32.",
             rule="alignment",
         )
     return number

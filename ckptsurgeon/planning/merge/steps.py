@@ -241,11 +241,14 @@ class MergeSteps:
                 piece.key, "slice", one.dtype, fitted.shape, one.source, one.key, one.dtype, one.shape,
                 rule=rule, policy="slice",
             )  # fmt: skip
+        skip = (
+            f"erge this tensor without the models in which its shape differs: --on-mismatch {escape(piece.key)}=skip."
+        )
+        has_shape = first.shape == fitted.shape or is_reshape(first.shape, fitted.shape)
         raise PlanError(
             f"{escape(piece.key)} ({one.dtype}) has different shapes in the models: {rule} does not work with "
             f"--on-mismatch {fitted.policy}.",
-            hint="Take the values of the first model (--int-buffers first), or merge this tensor without the models in "
-            f"which its shape differs: --on-mismatch {escape(piece.key)}=skip.",
+            hint=f"Take the values of the first model (--int-buffers first), or m{skip}" if has_shape else f"M{skip}",
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:

@@ -43,9 +43,10 @@ class TrainingState:
         self.freezing.record_digests()
         parameters = self.freezing.trained_parameters()
         if not set(parameters) - set(self.freezing.frozen(0)):
+            of_code = "Set requires_grad of the parameters to train, in the code of the model."
             raise ConfigError(
                 "everything is frozen: the first step has nothing to train.",
-                hint="Remove patterns from train.freeze.",
+                hint="Remove patterns from train.freeze." if job.settings.freeze else of_code,
             )
         self.optimizer = Optimizer(
             job.settings, self.parallel.optimizer_parameters(parameters), self.freezing.rules,

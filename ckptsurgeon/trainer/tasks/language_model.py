@@ -202,21 +202,26 @@ class PackedRows:
 
 
 def _texts(path: str) -> Iterator[str]:
-    """Yield the texts of a file: the whole file or, for .jsonl, the field ``text`` of each line."""
+    """Yield the texts of a file: for .jsonl and .ndjson, the field ``text`` of each line; else the whole file.
+
+    Blank lines are skipped.
+    """
     try:
         with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
-            if not path.lower().endswith(LINES):
-                yield file.read()
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _text_of(line, f"{path}:{number}")
+            try:
+                if not path.lower().endswith(LINES):
+                    yield file.read()
+                    return
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield _text_of(line, f"{path}:{number}")
+            except UnicodeDecodeError as error:
+                place = file.buffer.tell() - len(error.object) + error.start  # lines are decoded in chunks
+                raise ConfigError(
+                    f"{escape(path)} is not UTF-8: {error.reason} at byte {place}.", hint="Save the file as UTF-8."
+                ) from error
     except OSError as error:
         raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{escape(path)} is not UTF-8: {error.reason} at byte {error.start}.", hint="Save the file as UTF-8."
-        ) from error
 
 
 def _text_of(line: str, where: str) -> str:

@@ -312,7 +312,18 @@ def test_integers_of_other_shapes_give_their_leading_part_or_say_what_to_do() ->
     assert merged(on_mismatch="slice", int_buffers="first")["ids"].tolist() == [0, 1, 2, 3]
     with pytest.raises(cs.PlanError, match="int_buffers=.last. does not work with on_mismatch=.overlap.") as error:
         cs.merge(PAIR, **HALVES, on_mismatch="overlap")
+    assert "--int-buffers first" in error.value.hint
     assert "--on-mismatch ids=skip" in error.value.hint
+
+
+def test_the_first_models_integers_are_no_remedy_if_the_base_has_another_shape() -> None:
+    for name, size in (("base", 4), *((name, 6) for name in PAIR)):
+        save_file({"ids": torch.arange(size), "w": torch.ones(2)}, name)
+    with pytest.raises(cs.PlanError, match="int_buffers=.first. does not work with") as error:
+        cs.merge(PAIR, base="base", method="task_arithmetic", on_mismatch="overlap", int_buffers="first")
+    assert error.value.hint == (
+        "Merge this tensor without the models in which its shape differs: --on-mismatch ids=skip."
+    )
 
 
 @pytest.fixture

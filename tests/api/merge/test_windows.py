@@ -47,6 +47,8 @@ def test_folders_and_equal_names_are_named_after_their_folders() -> None:
     assert sorted(os.listdir("means")) == ["step-1.safetensors", "step-2.safetensors"]
     with pytest.raises(cs.ConfigError, match="cannot be named after the checkpoints"):
         cs.average_windows([inside[0], inside[0], inside[1]], "more", window=2)
+    with pytest.raises(cs.ConfigError, match="nor after their folders: several .* same name, and several are in"):
+        cs.average_windows([inside[0], inside[1], "step-1/other.pth"], "more", window=2)
     assert not Path("more").exists()
 
 

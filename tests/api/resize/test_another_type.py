@@ -152,6 +152,12 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
         ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, "hidden_size changes other layers"),
         ("llama", {"model_type": "mixtral", "set": MOE, "layers": "first"}, "changes only the model type"),
         ("llama", {"model_type": "mixtral", "set": MOE, "expert": 1}, "without"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "pad_to": 64}, "not the vocabulary: pad_to has no effect"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "new_tokens": "mean"}, "new_tokens has no effect"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "token_map": ["a=b"]}, "token_map has no effect"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "keep_special": False}, "--no-keep-special has no effect"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "donor": "x"}, "donor has no effect"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "omp_k": 8}, "omp_k has no effect"),
         (
             "llama",
             {"expert": 1, "set": {"hidden_size": 128}},

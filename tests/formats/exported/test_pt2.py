@@ -227,6 +227,19 @@ def test_what_breaks_a_rule_is_refused(name: str) -> None:
         opened(HOSTILE[name]).close()
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("an unknown dtype", "its dtype has the unknown number 99"),
+        ("a dtype that is a text", "its description gives no number for the dtype"),
+        ("no metadata", "its description gives no number for the dtype"),
+    ],
+)
+def test_a_wrong_dtype_is_named(name: str, why: str) -> None:
+    with pytest.raises(cs.FormatError, match=why):
+        opened(HOSTILE[name]).close()
+
+
 def test_a_message_names_the_tensor() -> None:
     with pytest.raises(
         cs.FormatError, match=r"x\.pt2: the tensor net\.w: .*reaches beyond storage data/weights/weight_0"

@@ -86,11 +86,14 @@ def trimmed(
 
 
 def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
-    """Return a tokeniser; raises PlanError if the package tokenizers gives its tokens other ids than the file does."""
+    """Return a tokeniser; raises PlanError if the package tokenizers reads other tokens from ``text``, or other ids.
+
+    ``tokens`` are the tokens in ``text``, in the order of their ids.
+    """
     made = opened_tokenizer(text, name)
     if made.get_vocab() != {token: number for number, token in enumerate(tokens)}:
         raise PlanError(
-            f"{escape(name)}: the package tokenizers gives some tokens other ids than the file, so --trim cannot be "
+            f"{escape(name)}: the package tokenizers reads other tokens or ids than the file has, so --trim cannot be "
             "used.",
             hint="Save the tokeniser with transformers, or use --tokenizer.",
         )

@@ -172,5 +172,5 @@ def _singular(channels: int) -> PlanError:
     return PlanError(
         "the sum of its Gram matrices cannot be inverted: the inputs do not reach all directions of its "
         f"{channels} channels.",
-        hint="Use a ridge, --param ridge=1e-6, or collect statistics on more inputs.",
+        hint="Use a larger ridge, --param ridge=1e-6, or collect statistics on more inputs.",
     )
