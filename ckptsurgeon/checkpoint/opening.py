@@ -35,7 +35,8 @@ def open_checkpoint(
     as ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
 
     Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is not
-    a valid checkpoint, ConfigError if it has several state dicts and it is unclear which one to use.
+    a valid checkpoint, ConfigError if ``path`` is none of these, ``root`` has no tensors, or the file has several state
+    dicts and it is unclear which one to use.
     """
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)

@@ -188,7 +188,7 @@ def _has_folder() -> bool:
 
 
 def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
-    """Return an error of the command line parser as a ConfigError, with a hint."""
+    """Return an error of the command line parser as a ConfigError, with a hint if the command is known."""
     message = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     hint = f"See {context.command_path} -h." if context is not None else ""

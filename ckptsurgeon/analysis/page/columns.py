@@ -150,7 +150,7 @@ def figure(value: float | None) -> float | None:
 def exact(value: float | None) -> float | None:
     """Return a number rounded to nine significant digits, which distinguish any two float32 numbers.
 
-    An integer keeps all its digits. Returns None if the number is not finite.
+    An integer below 2**53 keeps all its digits. Returns None for None, and for numbers that are not finite.
     """
     if value is None or not math.isfinite(value):
         return None

@@ -39,7 +39,10 @@ class _ScannedFolder:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file in a folder. ``path`` is relative to the folder; ``why`` is the reason if the file must not be opened."""
+    """A file in a folder, or something else that is not opened.
+
+    ``path`` is relative to the folder. ``why`` is the reason if it must not be opened.
+    """
 
     path: str
     why: str = ""
@@ -49,7 +52,8 @@ class FoundFile:
 def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
     """Yield the files of a folder and its subfolders; raises SourceError if there are too many.
 
-    Folders named ``.git`` are skipped; their paths are appended to ``skipped``.
+    Links to folders, and folders that cannot be listed or are too deep, are yielded with the reason. Folders named
+    ``.git`` are skipped; their paths are appended to ``skipped``.
     """
     return _bounded(_walk(root, "", _ScannedFolder(os.path.realpath(root), skipped), 0), root)
 
@@ -57,6 +61,7 @@ def files_of(root: str, skipped: list[str]) -> Iterator[FoundFile]:
 def far_files_of(folder: Folder, uri: str) -> Iterator[FoundFile]:
     """Yield the files of a remote folder and its subfolders; raises SourceError if there are too many.
 
+    Folders that cannot be listed or are too deep are yielded with the reason.
     ``uri`` is the address as the user wrote it, perhaps with credentials. All files of a Hugging Face repository are
     read at the same commit as ``folder``.
     """

@@ -66,7 +66,8 @@ def described(
 def common_entries(config: Mapping[str, Any], layers: int) -> dict[str, str]:
     """Return the entries for sizes, heads, context length and epsilon, without the architecture as prefix.
 
-    Raises PlanError for a missing field, and for an activation that llama.cpp does not have for the model.
+    Raises PlanError if a required field is not an integer, and for an activation that llama.cpp does not have for the
+    model.
     """
     for name in _REQUIRED:
         if type(config.get(name)) is not int:

@@ -73,9 +73,10 @@ def checked_rows(
 
     ``folders`` are the folders of the sources. The output gets the tokeniser of the source at index ``donor``. The
     tokeniser of each source is compared with the output's tokeniser or, if the output has none, with the first
-    tokeniser of a source. If the two have different tokens for a row that is copied by position, PlanError is raised,
-    with ``remedy`` as hint. If the user asked for such copies (``allowed``), or if tokenisers cannot be compared, the
-    plan gets a note instead. ``declared`` maps keys of tensors to their vocabulary axis.
+    tokeniser of a source. PlanError is raised if the two have different tokens for a row that is copied by position, or
+    if one of them cannot be read. ``remedy`` is the hint; for merges with a GGUF file, the hint is ``OF_GGUF``. If the
+    user asked for such copies (``allowed``), or if the tokenisers are of kinds that cannot be compared, the plan gets a
+    note instead. ``declared`` maps keys of tensors to their vocabulary axis.
     """
     folders = [with_embedded_tokens(one) for one in folders]
     made = _made(plan)

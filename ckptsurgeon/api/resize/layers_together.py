@@ -31,7 +31,7 @@ def check_together(first: TargetSpec, last: TargetSpec, fields: Sequence[str]) -
 
     This is found out by running the network without values. If ``first``, the network of the source, does not run
     without values either, nothing is raised. ``fields`` are the fields that change. If nothing is raised, this is
-    recorded in the user's cache.
+    recorded in the user's cache, unless one of the networks has no key for the cache.
     """
     if first.build is None or last.build is None:
         return

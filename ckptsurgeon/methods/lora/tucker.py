@@ -48,7 +48,7 @@ def tucker_sides(kind: str, items: Sequence[Item]) -> Iterator[tuple[bool, Seque
 def plain_shapes(kind: str, shapes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Return the shapes of the matrices whose product is the same change; [] if the tensors do not fit each other.
 
-    Kernel dimensions have become columns. Kinds without a Tucker decomposition keep their shapes.
+    Kernel dimensions have become columns. Nothing else changes for kinds without a Tucker decomposition.
     """
     if kind not in TUCKER:
         return [_flat(shape) for shape in shapes]

@@ -26,7 +26,10 @@ _NOTHING = 1e-10
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are in memory: matrices of the tensor's shape, and square ones that LAPACK factorises."""
+    """Return how many numbers are in memory: matrices of the tensor's shape, and square ones that LAPACK factorises.
+
+    If the tensor has few rows, there are also the changes of all models, one below the other (``_by_rows``).
+    """
     side = _side(rows, columns, inputs - 1)
     return 4 * rows * columns + (7 * side**2 if side == columns else 6 * side**2 + 2 * side * (rows + columns))
 

@@ -233,8 +233,9 @@ class _Conversion:
     def _aside(self, tensors: Tensors) -> Iterable[str]:
         """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out.
 
-        ``tensors`` are the tensors before the operations. A note lists the keys of those that are left out for its
-        reason or, if there are none, of tensors that the operations made.
+        A note lists the patterns of ``omits`` or ``aside`` that match keys, and says how many tensors they match.
+        ``tensors`` are the tensors before the operations. The tensors that the operations made are searched only for
+        reasons that apply to none of these.
         """
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}

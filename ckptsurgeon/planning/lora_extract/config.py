@@ -67,7 +67,7 @@ def _alpha(step: Step) -> float:
 def _factored(steps: Sequence[Step]) -> dict[str, Step]:
     """Return, for each module, the step that makes its first factor, A or B.
 
-    Raises PlanError unless each module has exactly one factor A and one matching B.
+    Raises PlanError unless each module has exactly one factor A and one matching B, under their names in PEFT.
     """
     parts: dict[str, dict[str, Step]] = {}
     for step in steps:

@@ -193,7 +193,10 @@ def check_matched(used: Iterable[tuple[ParameterValues, str, Sequence[str]]]) ->
 
 
 def overlooked(used: Iterable[ParameterValues], keys: Sequence[str]) -> list[str]:
-    """Return notes on settings whose patterns match few output keys, but would match many more after ``**.``."""
+    """Return notes on settings whose patterns match few output keys, but would match many more after ``**.``.
+
+    There is also a note on a word in a pattern's list, as in ``{a,b}``, if it matches no key.
+    """
     once = {id(values): values for values in used}
     patterns = {
         f"{name} of {setting.pattern.text}": setting.pattern

@@ -31,9 +31,10 @@ __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
 
 
 def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
-    """Return the last ``number`` layers of a destination, as prefixes of keys; raises ConfigError if it has too few.
+    """Return the last ``number`` layers of a destination, as prefixes of keys.
 
-    The first layer is never dropped: otherwise nothing would be transplanted.
+    Raises ConfigError if the destination has too few layers, or does not declare their order. The first layer is never
+    dropped: otherwise no layer would be transplanted.
     """
     if not number:
         return ()

@@ -195,7 +195,7 @@ def is_unchanged(path: str, record: FetchRecord) -> bool:
 
 
 def is_outdated(path: str) -> bool:
-    """Return whether a file has a record, but was changed or replaced after it was collected."""
+    """Return whether a file has a record, but was changed, replaced or removed after it was collected."""
     record = read_record(path)
     return record is not None and not is_unchanged(path, record)
 

@@ -173,10 +173,13 @@ def _bitsandbytes(settings: Settings) -> Iterator[_Layout]:
 def _without_weight_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> Iterator[NeededPart]:
-    """Yield the 8-bit weights if all of them lack scales; activation scales do not count.
+    """Yield the 8-bit weights if all of them lack scales, and the settings name a method or format that stores scales.
+
+    Scales of activations do not count.
 
     With the method fp8, weights of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
-    this kind has scales in its module. If some weights of the kind have scales, ``broken_partners`` finds the others.
+    this kind has scales in its module; weights in modules that the settings leave out are not. If some weights of the
+    kind have scales, ``broken_partners`` finds the others.
     """
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"

@@ -136,7 +136,10 @@ class Optimizer:
 
 
 def _decay(settings: Settings, parameter: nn.Parameter) -> float:
-    """Return the weight decay of a parameter; with ``decay: matrices``, biases and the weights of norms have none."""
+    """Return the weight decay of a parameter; with ``decay: matrices``, it is 0 for all with fewer than two dimensions.
+
+    Such parameters are biases, and the weights of most norms.
+    """
     return settings.weight_decay if settings.decay == "all" or parameter.dim() > 1 else 0.0
 
 

@@ -104,7 +104,7 @@ def _can_compile() -> bool:
 
 
 def has_one_shape(job: Job) -> bool:
-    """Return whether all batches have the same shape; only the last batch of an epoch may have fewer clips."""
+    """Return whether all batches certainly have the same shape; only the last of an epoch may have fewer clips."""
     return len(_lengths(job)) == 1
 
 

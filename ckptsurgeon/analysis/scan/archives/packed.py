@@ -67,7 +67,10 @@ def _may_be_lzma(head: bytes) -> bool:
 
 
 def look_at_packed(place: ScanItem, packing: str) -> None:
-    """Unpack a compressed file in memory and scan its contents; ``packing`` is the compression, such as "gzip"."""
+    """Unpack a compressed file in memory and scan its contents; ``packing`` is the compression, such as "gzip".
+
+    A file with a compression that ckpt cannot unpack, such as 7z, is recorded as unreadable.
+    """
     at = len(place.state.found)
     place.add(packing)
     if packing not in _MAKERS:

@@ -43,7 +43,10 @@ SHAPE_SAID = "gives the shape "
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
-    """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
+    """Return notes on stored shapes, block sizes and zero points of quantised weights that contradict other values.
+
+    These are the codes, the number of scales, the settings, ``config``, and the shapes of the same weight in most
+    layers.
 
     ``config`` is the model's configuration, if there is one. Its ``hidden_size`` and ``intermediate_size`` are
     dimensions of some weights.
@@ -51,7 +54,7 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
     symmetric weights depend on the version of the format. All these values are in small tensors that are far apart in
-    the files. So they are read only from local files, and only for the first ``MOST`` weights.
+    the files. So they are read only from local files, and only the first ``MOST`` weights are compared.
     """
     if scheme_of(checkpoint.path):
         return []

@@ -62,7 +62,7 @@ class RenumberedConfig:
 
 
 def with_layers(config: Fields, old: LayerList, origins: Sequence[tuple[Fields, int]]) -> RenumberedConfig:
-    """Return a configuration for a new list of layers, in which each layer keeps its kind.
+    """Return a configuration for a new list of layers, in which each layer keeps its kind if a field can express it.
 
     ``old`` is the list of layers that the configuration describes now. For each new layer, ``origins`` has the
     configuration of the model that the layer comes from, and its index in that model.

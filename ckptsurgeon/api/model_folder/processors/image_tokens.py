@@ -125,7 +125,7 @@ def _counted(section: Section, field: str, config: Mapping[str, Any], factor: st
 
 
 def _side(config: Mapping[str, Any], name: str) -> int:
-    """Return a size of the image encoder: a number, or a list of equal numbers; 0 for any other value."""
+    """Return a size of the image encoder, a positive integer or a list of equal ones; 0 for any other value."""
     value = at_path(config, f"vision_config.{name}")
     sides = value if isinstance(value, list) else [value]
     return sides[0] if sides and all(type(one) is int and LARGEST > one == sides[0] > 0 for one in sides) else 0

@@ -109,7 +109,7 @@ def added_in(folder: ModelFolder, name: str) -> Iterator[tuple[str, int]]:
 
 
 def ordinary_tokens(folder: ModelFolder) -> list[str]:
-    """Return the tokens that tokenizer.json adds with ``"special": false``; [] if it cannot be read."""
+    """Return the tokens that tokenizer.json adds with ``"special": false``; [] if it is remote or cannot be read."""
     rows: Any = ()
     with suppress(ConfigError, SourceError, ValueError, RecursionError):
         rows = folder.tokenizer_head.get("added_tokens")
