@@ -105,6 +105,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         measured,
         opened.shards,
         opened.index,
+        strays=opened.strays,
         parts={key: end for key, end, _ in coded},
         methods={key: method for key, _, method in coded},
         codes=frozenset(one.codes for one in checkpoint.codes.tensors if one.codes),

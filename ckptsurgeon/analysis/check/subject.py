@@ -109,6 +109,8 @@ class Subject:
     the tokens in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token,
     None if another token has the same id. ``kind`` is the ``model_type`` of transformers; "" if it is not known.
 
+    ``strays`` are files named like shards, beside a file with all weights that has no index.
+
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
 
@@ -123,6 +125,7 @@ class Subject:
     measured: Mapping[str, Measured]
     shards: tuple[ShardFacts, ...] = ()
     index: IndexFacts | None = None
+    strays: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, str] = field(default_factory=dict)

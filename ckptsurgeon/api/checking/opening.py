@@ -41,6 +41,8 @@ class Opened:
     index: IndexFacts | None = None
     fault: FormatError | None = None
     files: list[File] = field(default_factory=list)
+    strays: tuple[str, ...] = ()
+    """Files that are named like shards, beside a file with all weights that has no index."""
 
     def close(self) -> None:
         """Close all files."""
@@ -65,7 +67,8 @@ def open_to_check(given: CheckpointLike, root: str | None = None) -> Opened:
         if found is None:
             raise
         return found
-    return Opened(checkpoint, _sound_shards(checkpoint), _index_of(checkpoint))
+    index = _index_of(checkpoint)
+    return Opened(checkpoint, _sound_shards(checkpoint), index, strays=() if index else _strays(checkpoint))
 
 
 def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
@@ -94,6 +97,20 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
             with suppress(CheckpointError):
                 return _index(file, file.folder())
     return None
+
+
+def _strays(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the files named like shards of the only file of a checkpoint, in its folder; () if it has several files.
+
+    transformers loads ``model.safetensors`` and ignores them, but others may load them, and an upload has them, too.
+    """
+    files = [*checkpoint.open_files().values()]
+    if len(files) != 1 or checkpoint.folder is None or not files[0].name.endswith(SUFFIX):
+        return ()
+    own = numbered(files[0].name.removesuffix(SUFFIX), SUFFIX)
+    with suppress(CheckpointError):
+        return tuple(sorted(name for name in checkpoint.folder.names() if own.fullmatch(name)))
+    return ()
 
 
 def _index(file: File, folder: Folder) -> IndexFacts | None:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ...checkpoint.seen_zeros import seen_zero_notes
 from ...engine.inputs import PlanInputs
 from ...engine.live_modules import stage_tensors
+from ...errors import PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
+from ...planning.transplant.equal_tensors import UnequalTensorsError
 from ...tensors.composition import is_decoded, leaves
 from ...tensors.info import TensorInfo
 from ..inputs.reopening import inputs_of
@@ -26,6 +28,12 @@ BLOCK = 1 << 22
 """Codes are read in parts of this many bytes, to compute their CRC-32."""
 SAMPLED = 4096
 """About this many values of each tensor are kept as a sample."""
+
+
+_UNEQUAL = (
+    "If both are used, write tie_word_embeddings: false in the config.json of this checkpoint. Otherwise, leave out "
+    "the one that should not be used: ckpt filter --exclude."
+)
 
 
 def _nothing(number: int) -> None:
@@ -85,7 +93,10 @@ class Network:
         owners = {key: self._name(steps[key].tied_to) or key for key in keys if key in steps}
         chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))
         inputs = inputs_of(self.plan)
-        staged, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
+        try:
+            staged, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
+        except UnequalTensorsError as error:
+            raise PlanError(error.message, hint=_UNEQUAL) from error
         found = {**self.computed, **staged}
         values = {key: _as_float32(found[steps[owner].key]) for key, owner in owners.items()}
         for key, value in values.items():

@@ -170,6 +170,7 @@ def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iter
     keys = [key for key in tensors if key.endswith(_ENDS)]
     variances = [key for key in keys if VARIANCE.search(key) or FLAX.search(key)]
     yield from _negative_variances(variances, extent)
+    yield from _zero_variances(variances, extent)
     yield from _initial_statistics(tensors, variances, extent)
     yield from _large_scales([key for key in keys if LOGIT_SCALE.search(key) and len(tensors[key].shape) < 2], extent)
     yield from _decays(keys, extent)
@@ -185,6 +186,16 @@ def _negative_variances(keys: Iterable[str], extent: Extent) -> Iterator[Impossi
         said = f"of running variances {'has' if len(found) == 1 else 'have'} negative values: batch norms compute NaN"
         todo = "Take these statistics from the source; a merge with weights below 0 makes such variances, too."
         yield ImpossibleValues(found, said, todo, is_serious=True)
+
+
+def _zero_variances(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
+    found = [key for key in keys if extent(key) == (0, 0)]
+    if found:
+        said = (
+            f"of running variances {'is' if len(found) == 1 else 'are'} all 0: batch norms divide by the root of their "
+            "eps, so their outputs are hundreds of times too large, unless their inputs never vary"
+        )
+        yield ImpossibleValues(found, said, "Take running_mean and running_var from the source: they were lost.")
 
 
 def _initial_statistics(

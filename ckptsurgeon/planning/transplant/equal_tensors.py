@@ -6,7 +6,7 @@ from ...errors import PlanError
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
-__all__ = ["are_known_equal", "unequal_error"]
+__all__ = ["UnequalTensorsError", "are_known_equal", "unequal_error"]
 
 _HINTS = {
     "resize": "If both are used, write tie_word_embeddings: false in the config.json of the source. Otherwise, leave "
@@ -14,9 +14,13 @@ _HINTS = {
 }
 
 
-def unequal_error(first: str, other: str, name: str, verb: str = "") -> PlanError:
+class UnequalTensorsError(PlanError):
+    """Two tensors of a source that the destination ties have different values."""
+
+
+def unequal_error(first: str, other: str, name: str, verb: str = "") -> UnequalTensorsError:
     """Return the error for two tensors of the source ``name`` that have different values, in a plan of ``verb``."""
-    return PlanError(
+    return UnequalTensorsError(
         f"the tensors {escape(first)} and {escape(other)} of {escape(name)} are not equal, but the destination ties "
         "them.",
         hint=_HINTS.get(verb, "Leave out the one that should not be used, with --exclude."),

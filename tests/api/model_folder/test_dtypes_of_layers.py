@@ -131,6 +131,19 @@ def test_both_16_bit_dtypes_in_layers_are_another_note() -> None:
     assert [note for note in cs.inspect("m").notes if "some layers may be from another copy" in note]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "layers", "number"), [("float16", 3, 1), ("float32", 3, 0), ("bfloat16", 3, 0), ("float16", 0, 0)]
+)
+def test_norms_of_the_other_16_bit_dtype_in_all_layers_are_noted(dtype: str, layers: int, number: int) -> None:
+    norms = {
+        f"model.layers.{i}.input_layernorm.weight": torch.ones(8, dtype=getattr(torch, dtype)) for i in range(layers)
+    }
+    model(norms)
+    found = [note for note in cs.inspect("m").notes if "and so in all layers" in note]
+    assert len(found) == number
+    assert all("input_layernorm.weight is float16, but model.layers.0.mlp" in note for note in found)
+
+
 @pytest.mark.parametrize(("field", "section"), [("dtype", True), ("torch_dtype", True), ("dtype", False)])
 def test_a_dtype_of_codes_is_noted_for_quantised_models(field: str, section: bool) -> None:
     settings = {"quantization_config": {"quant_method": "fp8"}} if section else {}

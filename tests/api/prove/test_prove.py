@@ -134,6 +134,16 @@ def test_little_memory_gives_the_same() -> None:
     assert cs.prove("a", "b", memory="9000B") == cs.prove("a", "b")
 
 
+def test_tied_tensors_with_other_values_are_an_error_whose_hint_prove_can_follow() -> None:
+    llama("a", tie_word_embeddings=False)
+    config = Path("a/config.json")
+    config.write_text(config.read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
+    with pytest.raises(cs.PlanError, match="are not equal, but the destination ties them") as error:
+        cs.prove("a", "a")
+    assert "tie_word_embeddings: false in the config.json" in error.value.hint
+    assert "with --exclude" not in error.value.hint
+
+
 def test_weights_are_in_memory_only_while_their_module_runs() -> None:
     from ckptsurgeon.api.prove.opening import open_network
     from ckptsurgeon.api.prove.streaming import streamed

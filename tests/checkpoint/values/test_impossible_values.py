@@ -60,6 +60,7 @@ FAULTY: dict[str, tuple[State, str, str]] = {
     "float64": (with_variance(-0.5, dtype=torch.float64), "1 tensor of running variances has", "FAIL"),
     "Keras": ({"bn/moving_variance:0": -torch.rand(8)}, "1 tensor of running variances has negative", "FAIL"),
     "Flax": ({"batch_stats.bn.var": -torch.rand(8)}, "1 tensor of running variances has negative", "FAIL"),
+    "lost": (with_statistics(0.5, 0, 5000), "4 tensors of running variances are all 0: batch norms divide by", "WARN"),
     "initial": (with_statistics(0, 1, 5000), "4 tensors of running variances are all 1, and the running", "WARN"),
     "logit scale": (
         {"logit_scale": torch.tensor(100.0)},

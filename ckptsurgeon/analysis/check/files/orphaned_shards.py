@@ -14,21 +14,26 @@ __all__ = ["CHECK"]
 
 def _run(subject: Subject) -> Iterator[Found]:
     index = subject.index
-    if index is not None and index.others:
-        is_one = len(index.others) == 1
-        number = f"{count(len(index.others), 'file')} {'is named like a shard' if is_one else 'are named like shards'}"
-        named = listing([escape(one) for one in index.others], SHOWN)
-        said = f"{number}, but {escape(index.name)} does not list {'it' if is_one else 'them'}: {named}"
+    names, of = (index.others, escape(index.name)) if index is not None else (subject.strays, "")
+    if names:
+        is_one = len(names) == 1
+        number = f"{count(len(names), 'file')} {'is named like a shard' if is_one else 'are named like shards'}"
+        them = "it" if is_one else "them"
+        why = (
+            f"{of} does not list {them}"
+            if of
+            else f"there is no index, so no program loads {them} with the file of all weights"
+        )
         yield Found(
             Status.WARN,
-            said,
+            f"{number}, but {why}: {listing([escape(one) for one in names], SHOWN)}",
             "Remove these files if they are from an earlier save.",
-            figures={"files": len(index.others)},
+            figures={"files": len(names)},
         )
 
 
 def _against(subject: Subject) -> str:
-    return "" if subject.index is not None else "it has no index"
+    return "" if subject.index is not None or subject.strays else "it has no index"
 
 
 CHECK = Check("orphaned-shards", "the index lists all shards of the folder", _run, _against)

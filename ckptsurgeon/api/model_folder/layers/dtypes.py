@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["dtype_notes"]
 
 CASTS = "and transformers casts all weights to one dtype"
 HALVES = ("float16", "bfloat16")
+_LAYER = re.compile(r"(.*?)\.(\d+)\.")
+"""Matches the beginning of a key up to the number of its layer."""
 PLAIN = (*HALVES, "float32")
 """The dtypes of weights that are not quantised. (In a quantised model, scales may be float16 and weights bfloat16.)"""
 
@@ -27,7 +30,7 @@ def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` that no model computes in."""
     yield from _stated(config)
     if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
-        yield from (*_half_notes(tensors), *_outside_layers(tensors))
+        yield from (*_half_notes(tensors), *_outside_layers(tensors), *_halves_in_layers(tensors))
     yield from _kind_notes(tensors, config)
 
 
@@ -75,6 +78,24 @@ def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
         more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""
         differ = f"{escape(outer[0].key)} is {outer[0].dtype}, but {escape(key)} is {next(iter(inner))}"
         yield f"{differ}, like all layers: it may be from another copy of the model, {CASTS}{more}"
+
+
+@notes_of(NoteKind.MIXED_DTYPES)
+def _halves_in_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
+    """Yield a note if all layers of a list have tensors in float16 and others in bfloat16, such as their norms.
+
+    No program saves so; float32 beside one of them is usual.
+    """
+    lists: dict[str, dict[str, dict[str, str]]] = {}
+    for one in tensors:
+        if (place := _LAYER.match(one.key)) and one.dtype in HALVES and not one.is_quantised:
+            lists.setdefault(place[1], {}).setdefault(place[2], {})[one.dtype] = one.key
+    for layers in lists.values():
+        if len(layers) > 1 and all(len(found) == 2 for found in layers.values()):
+            keys = next(iter(layers.values()))
+            differ = f"{escape(keys['float16'])} is float16, but {escape(keys['bfloat16'])} is bfloat16"
+            yield f"{differ}, and so in all layers: some weights may be from another copy of the model, {CASTS}"
+            return
 
 
 @notes_of(NoteKind.QUANTISATION)
