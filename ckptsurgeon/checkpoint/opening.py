@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["checkpoint_of", "open_checkpoint", "open_optimizer"]
 
+_PIPELINE = "diffusers pipeline"
+"""The beginning of the format of a header of a pipeline; ``root`` is one of its components."""
+
 
 def open_checkpoint(
     path: CheckpointLike, root: str | None = None, *, unwrap: bool = True, called: str = ""
@@ -31,7 +34,8 @@ def open_checkpoint(
 
     ``path`` is one of these: a path or URI; a dict of torch or numpy tensors (which may be nested), or a module, whose
     tensors are not copied; an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted
-    path of the state dict inside the file; by default, the state dict is searched for. ``unwrap`` removes wrappers such
+    path of the state dict inside the file, or a component of a diffusers pipeline; by default, the state dict is
+    searched for. ``unwrap`` removes wrappers such
     as ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
 
     Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is not
@@ -66,9 +70,13 @@ def checkpoint_of(
     ``root``, ``unwrap`` and the errors are those of ``open_checkpoint``. ``notes`` are put in front of the notes of the
     header.
     """
-    folder, around = folder_of_model(source), folder_around(source)
     header = read_header(source)
     header = replace(header, notes=(*notes, *header.notes)) if notes else header
+    if root not in (None, ".") and isinstance(source, Folder) and header.format.startswith(_PIPELINE):
+        from ..formats.exported.diffusers_pipeline import component_alone
+
+        header, source = component_alone(header, str(root)), source.inside(str(root))
+    folder, around = folder_of_model(source), folder_around(source)
     return _of_header(uri, header, root, unwrap=unwrap, folder=folder, around=around)
 
 

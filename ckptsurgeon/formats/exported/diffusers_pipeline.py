@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import CheckpointError, FormatError
+from ...errors import CheckpointError, ConfigError, FormatError
 from ...storage.read.base import File, Folder, Source
 from ...tensors.info import Storage, TensorInfo
 from ...util.note_kind import NoteKind
@@ -23,10 +23,11 @@ from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
 from ..unsupported.folders import PIPELINE, pipeline_index
 from ._pipeline_writer import PipelineWriter
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "component_alone"]
 
 _MOST = 16
 """The most subfolders of a pipeline: each is searched, which may cost a request over the network."""
+_WHOLE = "read as one model: the components"
 CONFIG = "config.json"
 _WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Extractor")
 """The ends of the names of classes that have no weights."""
@@ -79,8 +80,8 @@ class _Pipeline:
             handles=_handles(parts),
             metadata=(metadata := _metadata(parts)),
             notes=(
-                f"read as one model: the components {listing([*parts], _MOST, where='')} of a pipeline; pass the "
-                "folder of one to read it alone",
+                f"{_WHOLE} {listing([*parts], _MOST, where='')} of a pipeline; pass the folder of one to read it "
+                "alone, or --root with its name",
                 *notes,
                 *_lost(source, parts),
                 *_left(parts, metadata),
@@ -88,6 +89,24 @@ class _Pipeline:
             recipe=folder_recipe(source),
             frame=lambda: _frame(source, parts),
         )
+
+
+def component_alone(header: Header, component: str) -> Header:
+    """Return the header of a pipeline with the tensors of one component only, as the state dict of this name.
+
+    Raises ConfigError if the pipeline has no such component.
+    """
+    assert isinstance(header.tree, Mapping)
+    inside = f"{component}."
+    own = {key[len(inside) :]: info for key, info in header.tree.items() if key.startswith(inside)}
+    names = list(dict.fromkeys(key.partition(".")[0] for key in header.tree))
+    if component not in names:
+        raise ConfigError(
+            f"--root {escape(component)} is no component of the pipeline.",
+            hint=f"Use one of {listing(names, _MOST, where='')}.",
+        )
+    notes = tuple(one for one in header.notes if not one.startswith(_WHOLE))
+    return replace(header, tree={component: own}, notes=notes)
 
 
 def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:

@@ -77,10 +77,25 @@ def test_the_keys_of_a_component_begin_with_its_name(ckpt: Run) -> None:
         assert torch.equal(found.tensor("vae.a"), torch.zeros(3))
     done = ckpt("convert", "sd", "-o", "out/")
     said = " ".join(done.err.split())
-    assert "the components unet, vae of a pipeline; pass the folder of one to read it alone" in said
+    assert "the components unet, vae of a pipeline; pass the folder of one to read it alone, or --root" in said
     assert "not copied: model_index.json, scheduler/" in said
     assert ckpt("verify", "out/").code == 0
     assert_same(load_file("out/model.safetensors"), {"unet.a": torch.ones(2), "vae.a": torch.zeros(3)})
+
+
+def test_root_is_a_component_with_its_configuration(ckpt: Run) -> None:
+    pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3)})
+    Path("sd/vae/config.json").write_text('{"latent_channels": 4}')
+    assert ckpt("convert", "sd", "--root", "vae", "-o", "out/").code == 0
+    assert ckpt("verify", "out/").code == 0
+    assert_same(load_file("out/model.safetensors"), {"a": torch.zeros(3)})
+    assert json.loads(Path("out/config.json").read_text()) == {"latent_channels": 4}
+    assert [*cs.open_checkpoint("sd", ".")] == ["unet.a", "vae.a"]
+    plan = cs.convert("sd", root="unet")
+    assert not any("read as one model" in note for note in plan.notes)
+    done = ckpt("inspect", "sd", "--root", "unett")
+    assert done.code == 2
+    assert "--root unett is no component of the pipeline. Use one of unet, vae." in " ".join(done.err.split())
 
 
 def test_shards_pickles_and_tied_tensors_of_components() -> None:
