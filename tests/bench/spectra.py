@@ -19,9 +19,8 @@ ALONE: Mapping[str, tuple[str, str]] = {
         """
     every = [torch.linalg.svd(sum(changes), full_matrices=False)]
     shared = int(0.8 * len(base[key]))
-    common = every[0][0][:, :shared]
-    every += [torch.linalg.svd(one - common @ (common.T @ one), full_matrices=False) for one in changes]
-    ranks = [shared, *[(len(common) - shared) // 2] * 2]
+    every += [torch.linalg.svd(one, full_matrices=False) for one in changes]  # what is left of one may not converge
+    ranks = [shared, *[(len(base[key]) - shared) // 2] * 2]
     for parts in ([u[:, :n].T for (u, _, _), n in zip(every, ranks)], [v[:n] for (_, _, v), n in zip(every, ranks)]):
         torch.linalg.svd(torch.cat(parts), full_matrices=False)
 """,

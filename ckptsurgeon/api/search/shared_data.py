@@ -29,7 +29,7 @@ def notes_on_data(search: Command, test: Command | None) -> list[str]:
     """
     if test is None:
         return [
-            "the best score was measured on the same data that was used to choose the best model, so it is too "
+            "the best score is measured on the same data that is used to choose the best model, so it is too "
             "optimistic; use --test to evaluate the output on other data"
         ]
     if search.words == test.words:
@@ -62,7 +62,7 @@ def notes_on_splits(document: Document, test: Command | None, *, has_test: bool 
         return list(_overlaps(own, _Data("--test", _data(test))))
     if not (bool(other) if has_test is None else has_test):
         return [
-            "the best score was measured on the same data that was used to choose the best model, so it is too "
+            "the best score is measured on the same data that is used to choose the best model, so it is too "
             f"optimistic; give other data in train.data.test of {escape(document.name)}, or use --test"
         ]
     if any(one in dev for one in other):
