@@ -28,7 +28,11 @@ __all__ = ["RayTasks", "ray_tasks"]
 
 RETRIES = 3
 """A task is run again at most this many times if its node or its process dies."""
+CORES = 1
+"""The cores, and threads, of a task: Ray runs as many tasks on a node as it has cores."""
 WAIT_S = 0.05
+END_S = 10.0
+"""How many seconds to wait until cancelled tasks have ended."""
 NAME = "ray"
 
 
@@ -45,7 +49,7 @@ class RayTasks:
 
         ``identity`` identifies the output, and ``folder`` is its temporary folder.
         """
-        task = self._ray.remote(max_retries=RETRIES, num_cpus=1)(_write_part)
+        task = self._ray.remote(max_retries=RETRIES, num_cpus=CORES)(_write_part)
         order = sorted(parts, key=lambda part: -part.layout.size)
         self._tasks = [task.remote(self._work, identity, self._options, folder, part.name) for part in order]
         return []
@@ -74,9 +78,11 @@ class RayTasks:
             raise failed[0]
 
     def cancel(self) -> None:
-        """Cancel the tasks that are not finished."""
+        """Cancel the unfinished tasks, and wait until none of them writes: the next run may use their folder."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
+        if self._tasks:
+            self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=END_S)
 
 
 @contextmanager
@@ -137,7 +143,7 @@ def _write_part(
         os.chdir(place)
         if (of := (identity, place, folder)) not in _WORKERS:
             plan = Plan.from_json(json.loads(text))
-            worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
+            worker = PartWorker(plan, replace(inputs_of(plan), memory=memory, threads=CORES), options)
             if worker.identity != identity:
                 raise OutputError(
                     "the plan of this Ray task differs from that of the process that started it: the two run different "

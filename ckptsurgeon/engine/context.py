@@ -37,6 +37,7 @@ class ParallelMap(Protocol):
 class MergeContext:
     """Settings for computing tensors: the seed, the user's merge methods (``plugins``), the memory limit in bytes.
 
+    ``threads`` is the largest number of threads (0: one for each core of this process).
     ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted low-rank factors.
     ``roundings`` records the rounding losses of tensors that are quantised. ``adapters`` counts how many changes each
     adapter makes, and how many of them are zero. ``growths`` records how large merged values became. ``device`` is a
@@ -46,6 +47,7 @@ class MergeContext:
     seed: int = 0
     plugins: tuple[Method, ...] = ()
     memory: int = MEMORY
+    threads: int = 0
     spread: ParallelMap = map
     factors: FactorCache = field(default_factory=FactorCache)
     roundings: Roundings = field(default_factory=Roundings)

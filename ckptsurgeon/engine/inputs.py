@@ -24,7 +24,7 @@ class PlanInputs(Brief):
 
     ``others`` are other files that were read and must not be overwritten. ``planning`` are the inputs from which a
     transplant was planned; ``explain`` uses them. ``plugins`` are the user's merge methods, ``memory`` is the memory
-    limit in bytes for computing a tensor (0: the default).
+    limit in bytes for computing a tensor, ``threads`` the largest number of threads for it (0: the defaults).
     """
 
     sources: Sequence[Checkpoint] = ()
@@ -33,6 +33,7 @@ class PlanInputs(Brief):
     planning: PlanningInputs | None = None
     plugins: tuple[Method, ...] = ()
     memory: int = 0
+    threads: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
         """Return the destination if it is a checkpoint; None if it is anything else, such as a configuration.

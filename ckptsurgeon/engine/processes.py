@@ -23,14 +23,16 @@ from .output.layout import OutputFile
 from .part_receipt import PartReceipt
 from .process_store import error_of, row_of, store_errors, store_of_processes
 
-__all__ = ["Helpers", "ProcessGroup", "process_group", "shared_out"]
+__all__ = ["Helpers", "ProcessGroup", "pauses", "process_group", "shared_out"]
 
 BEAT_S = 2.0
 """Seconds between two heartbeats of a process."""
 LOST_S = 60.0
 """A process that has sent no heartbeat for this many seconds is considered lost."""
 PAUSE_S = 0.05
-"""Seconds between two reads of the store."""
+"""The longest time in seconds between two reads of the store."""
+FIRST_PAUSE_S = 0.002
+"""The first of these times: each is twice the one before, as the other processes often answer at once."""
 SEEN_S = 120.0
 """Seconds to wait until a folder or file that was made on another machine is visible here: NFS caches its absence."""
 WAIT_S = 300.0
@@ -40,6 +42,15 @@ BYE_S = 10.0
 
 If the first process has opened the store, the store closes when this process ends.
 """
+
+
+def pauses() -> Iterator[None]:
+    """Sleep between the rounds of a ``for`` loop that reads the store: first ``FIRST_PAUSE_S``, at most ``PAUSE_S``."""
+    pause = FIRST_PAUSE_S
+    while True:
+        yield
+        time.sleep(min(pause, PAUSE_S))
+        pause = min(2 * pause, PAUSE_S)
 
 
 def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile]]:
@@ -100,7 +111,9 @@ class ProcessGroup:
         until = time.monotonic() + WAIT_S
         others = range(1, self.size)
         missing: list[int] = []
-        while time.monotonic() < until:
+        for _ in pauses():
+            if time.monotonic() > until:
+                break
             if self.is_first:
                 numbers = {str(rank): self._get(f"here {rank}") for rank in others}
                 if None not in numbers.values():
@@ -116,7 +129,6 @@ class ProcessGroup:
             if name:
                 self._token = f"{name} "
                 return
-            time.sleep(PAUSE_S)
         names = listing([f"process {rank}" for rank in missing]) if self.is_first else "the first one"
         raise ConfigError(
             f"of {self.size} processes, {names} did not join within {WAIT_S:.0f} s.",
@@ -160,8 +172,9 @@ class ProcessGroup:
         with suppress(OutputError):  # the store of torchrun may be gone
             self._put("end", None if error is None else row_of(error))
             until = time.monotonic() + BYE_S
-            while time.monotonic() < until and not all(map(self._has_left, range(1, self.size))):
-                time.sleep(PAUSE_S)
+            for _ in pauses():
+                if time.monotonic() > until or all(map(self._has_left, range(1, self.size))):
+                    break
 
     def _has_left(self, rank: int) -> bool:
         return self._has(f"bye {rank}") or self._has(f"failed {rank}")
@@ -201,8 +214,9 @@ class ProcessGroup:
     def check_soon(self) -> None:
         """Wait up to ``BYE_S`` seconds for the first process to end, and raise its error if it has failed."""
         until = time.monotonic() + BYE_S
-        while time.monotonic() < until and not self._has("end"):
-            time.sleep(PAUSE_S)
+        for _ in pauses():
+            if time.monotonic() > until or self._has("end"):
+                break
         if self._has("end"):
             self.wait_for_end()
 
@@ -228,11 +242,12 @@ class ProcessGroup:
             return json.loads(self._store.get(self._token + name))[0] if self._has(name) else None
 
     def _waited_for(self, name: str) -> Any:
-        while not self._has(name):
+        for _ in pauses():
+            if self._has(name):
+                break
             if name != "end" and self._has("end"):
                 self.wait_for_end()
             self._check_alive([0])
-            time.sleep(PAUSE_S)
         return self._get(name)
 
     def _check_alive(self, ranks: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ from .output.signing import check_signable
 from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import write_frame
-from .processes import PAUSE_S, SEEN_S, Helpers
+from .processes import SEEN_S, Helpers, pauses
 from .rank_files import SpreadFile
 from .resuming import PartsJournal, unfinished_parts
 
@@ -106,9 +106,10 @@ class StagedOutput:
 
     def wait_for_others(self) -> None:
         """Wait until the other processes have finished their files."""
-        while len(self.receipts) < len(self.shape.parts):
+        for _ in pauses():
+            if len(self.receipts) >= len(self.shape.parts):
+                return
             self.take_in()
-            time.sleep(PAUSE_S)
 
     def take_in(self) -> None:
         """Record the files that the other processes have finished; raises an error if a process failed or is silent.

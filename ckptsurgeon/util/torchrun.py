@@ -1,4 +1,4 @@
-"""Reads facts about the ``torchrun`` job of this process from the environment: rank, processes, restarts.
+"""Reads facts about the ``torchrun`` job of this process from the environment: rank, processes, cores, restarts.
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_started_again", "number_of_processes", "rank_of_process"]
+__all__ = ["cores_of_process", "is_started_again", "number_of_processes", "rank_of_process"]
 
 
 def rank_of_process() -> int:
@@ -20,6 +20,13 @@ def number_of_processes() -> int:
     """Return the number of processes in this ``torchrun`` job; 1 if this process runs alone."""
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() and os.environ.get("RANK", "").isdecimal() else 1
+
+
+def cores_of_process() -> int:
+    """Return how many cores this process may use: those of the machine, divided by the job's processes on it."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")
+    processes = int(beside) if number_of_processes() > 1 and beside.isdecimal() else 1
+    return max(1, len(os.sched_getaffinity(0)) // max(1, processes))
 
 
 def is_started_again() -> bool:

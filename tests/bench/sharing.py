@@ -68,6 +68,9 @@ def sharing(folder: str, number: int, *, layers: int = 16) -> Iterator[Row]:
         parts = (f"{seen[name].time:.2f} s - {seen[f'start {name}'].time:.2f} s" for name in ("two", "one"))
         row = f"{what}: two processes on two cores / one on one core, less their starts"
         yield Row(row, times["two"] / times["one"], 0.6, seen=" / ".join(parts))
+        spent = {name: seen[name].processor - seen[f"start {name}"].processor for name in ("one", "two")}
+        row = f"{what}: seconds of processors of two processes / of one, less their starts"
+        yield Row(row, spent["two"] / spent["one"], 1.2, seen=f"{spent['two']:.2f} s / {spent['one']:.2f} s")
     for name in ("base", "one", "two"):
         os.remove(os.path.join(folder, f"{name}.safetensors"))
     run(python(MAKE_LLAMA.replace("LAYERS", str(2 * layers))), folder)

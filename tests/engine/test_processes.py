@@ -21,10 +21,13 @@ from torch.distributed import HashStore
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine import part_worker, processes, staged_output
+from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute.reading import OutputBlock
+from ckptsurgeon.engine.context import MergeContext
 from ckptsurgeon.engine.part_run import PartRun
 from ckptsurgeon.engine.processes import ProcessGroup, shared_out
 from ckptsurgeon.storage.write.journal import JOURNAL
-from ckptsurgeon.util.torchrun import number_of_processes, rank_of_process
+from ckptsurgeon.util.torchrun import cores_of_process, number_of_processes, rank_of_process
 
 from ..helpers.forked import Forked, as_ckpt, forked_torchrun
 from ..helpers.waiting import wait_until
@@ -267,6 +270,60 @@ def test_the_environment_says_which_process_this_is(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (rank_of_process(), number_of_processes()) == (rank, size)
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores"),
+    [
+        ({}, 8),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 4),
+        ({"RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}, 2),
+        ({"RANK": "1", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "16"}, 1),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 8),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "0"}, 8),
+        ({"LOCAL_WORLD_SIZE": "2"}, 8),
+    ],
+)
+def test_processes_of_a_machine_share_its_cores(
+    environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cores_of_process() == cores
+
+
+def test_the_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of Ray has one core, though its process sees all of them."""
+    plan = cs.convert("a.safetensors", dtype="float64")
+    step, places = plan.steps[0], [OutputBlock(0, 0, ((0, 1),))] * 4
+    monkeypatch.setattr(compute, "THREADS", 8)
+    assert [compute.threads_of(step, places, MergeContext(threads=number)) for number in (0, 1, 3)] == [8, 1, 3]
+
+
+def test_a_file_of_another_process_that_was_replaced_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of an earlier run, which was taken for dead, removes a finished part and begins it anew."""
+    take, replaced = staged_output.StagedOutput._take, []
+
+    def taken(output: Any, receipt: Any, folder: Any) -> bool:
+        there = take(output, receipt, folder)
+        if not replaced:
+            path = Path(folder.path) / receipt.name
+            size = path.stat().st_size
+            path.unlink()
+            path.write_bytes(bytes(size))
+            replaced.append(receipt.name)
+        return there
+
+    monkeypatch.setattr(staged_output.StagedOutput, "_take", taken)
+    first, second = together(2, VERBS["convert"], monkeypatch)
+    assert isinstance(first, cs.OutputError), first
+    assert f"out/{replaced[0]} was replaced after it was written: another process writes it" in first.message
+    assert isinstance(second, cs.OutputError), second
+    assert not os.path.exists("out")
+    assert not [name for name in os.listdir() if ".ckpt-" in name]
 
 
 # Real processes.

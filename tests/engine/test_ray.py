@@ -82,6 +82,9 @@ def test_tasks_write_what_one_process_writes(verb: str, cluster: Any) -> None:
 @pytest.mark.timeout(600)
 def test_a_node_that_dies_loses_nothing(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the nodes is killed when the first part is finished; others do its work again."""
+    save_file({f"layers.{n}.weight": t for n, t in enumerate(load_file("a.safetensors").values())}, "more.safetensors")
+    plan: Callable[[], cs.Plan] = lambda: cs.average(["a.safetensors", "b.safetensors", "more.safetensors"])  # noqa: E731
+    cs.apply(plan(), "whole", max_shard_size=SHARD)
     killed: list[threading.Thread] = []
     add = staged_output.StagedOutput._add
 
@@ -94,10 +97,6 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, monkeypatch: pytest.Monkey
             killed[0].start()
 
     monkeypatch.setattr(staged_output.StagedOutput, "_add", added)
-    save_file({f"layers.{n}.weight": t for n, t in enumerate(load_file("a.safetensors").values())}, "more.safetensors")
-    plan: Callable[[], cs.Plan] = lambda: cs.average(["a.safetensors", "b.safetensors", "more.safetensors"])  # noqa: E731
-    cs.apply(plan(), "whole", max_shard_size=SHARD)
-    killed.clear()
     cs.apply(plan(), "out", max_shard_size=SHARD, engine="ray")
     killed[0].join()
     assert files("out") == files("whole")

@@ -144,6 +144,18 @@ MUTANTS = (
         "destinations/torch_module/test_simple_draws.py",
     ),
     Mutant(
+        "processes of a machine share its cores between their threads",
+        "return max(1, len(os.sched_getaffinity(0)) // max(1, processes))",
+        "return max(1, len(os.sched_getaffinity(0)))",
+        "engine/test_processes.py",
+    ),
+    Mutant(
+        "a shard of another process that was replaced is not published",
+        "if self._of_others.get(staged.path, (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):",
+        "if False:",
+        "engine/test_processes.py",
+    ),
+    Mutant(
         "a shard of another process that is not visible yet is waited for",
         "elif time.monotonic() - since > SEEN_S:",
         "else:",

@@ -148,7 +148,8 @@ def compute_steps(run: PartRun) -> None:
     keep_freed_memory()
     pools: dict[int, ThreadPoolExecutor] = {}
     roundings = Roundings(is_measured=True)
-    shared = MergeContext(run.plan.seed, run.inputs.plugins, run.inputs.memory or MEMORY, roundings=roundings)
+    inputs = run.inputs
+    shared = MergeContext(run.plan.seed, inputs.plugins, inputs.memory or MEMORY, inputs.threads, roundings=roundings)
     try:
         computing: _Computing | None = None
         for group in grouped(run, shared):

@@ -53,6 +53,8 @@ class StagedFolder:
         self.kept_on_failure = False
         self.is_only_copy = False
         self._open: list[tuple[StagedFile, int]] = []
+        self._of_others: dict[str, tuple[int, int]] = {}
+        """{path of a file that another process has written: its device and inode}."""
 
     def file(self, name: str, size: int) -> StagedFile:
         """Create a file in the temp folder, and reserve ``size`` bytes for it on disk; raises OutputError."""
@@ -79,6 +81,7 @@ class StagedFolder:
                 found = os.fstat(fd)
             if stat.S_ISREG(found.st_mode) and found.st_size == size:
                 self._open.append((staged, size))
+                self._of_others[staged.path] = found.st_dev, found.st_ino
                 return staged
         staged.close()
         return None
@@ -110,6 +113,7 @@ class StagedFolder:
             if staged.path == path:
                 staged.close()
         self._open = [entry for entry in self._open if entry[0].path != path]
+        self._of_others.pop(path, None)
         try:
             if os.path.lexists(path):
                 os.unlink(path)
@@ -133,9 +137,18 @@ class StagedFolder:
         return sum(size for _, size in self._open)
 
     def flush(self) -> None:
-        """Wait until all files are on disk, and close them."""
+        """Wait until all files are on disk, and close them; raises OutputError if one was replaced meanwhile.
+
+        A process of an earlier run, on a machine that was taken for dead, may still write the files that it had begun.
+        """
         for staged, size in self._open:
             staged.flush(size)
+            found = os.lstat(staged.path)
+            if self._of_others.get(staged.path, (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):
+                raise OutputError(
+                    f"{escape(staged.shown)} was replaced after it was written: another process writes it, too.",
+                    hint="Stop the processes of an earlier run, and run the command again.",
+                )
         self.close()
         for folder in {os.path.dirname(staged.path) for staged, _ in self._open} - {self.path}:
             sync_folder(folder)
