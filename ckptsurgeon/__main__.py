@@ -17,9 +17,6 @@ def main() -> int:
     """Run ``ckpt`` as the whole program and return its exit code."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the parent may have set SIG_IGN
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .util.collection import collect_rarely
-
-    collect_rarely()
     from .cli import main as run
 
     try:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..util.collection import collect_rarely
 from .stopping import say, stop_message, stoppable
 
 __all__ = ["command", "main"]
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     with stoppable("--json" in args, whole_program=argv is None):
         try:
+            if argv is None:
+                collect_rarely()  # before the imports; the process ends with the command
             from .run import run
 
             return run(args)
