@@ -71,23 +71,24 @@ def by_layer(groups: Sequence[Sequence[Axis]], texts: Sequence[str]) -> str:
 
 
 def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
-    """Raise PlanError if layers that belong together do not have equally many channels.
+    """Raise PlanError if layers that belong together do not have equally many channels, or if one of them is not found.
 
-    If they do not, one of them may have the rows of both gate and up projection, in an unknown order.
+    If the numbers differ, one of the layers may have the rows of both gate and up projection, in an unknown order. In
+    each group, one layer has to compute the channels, and another has to read them.
     """
     for axes in groups:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
+        if len(sizes) > 1:
+            raise PlanError(
+                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them "
+                "may have the rows of both gate and up projection.",
+                hint=f"Leave {field} as it is.",
+            )
         if {axis.side for axis in axes} != {"out", "in"}:
             key, is_input = escape(axes[0].key), axes[0].side == "in"
             raise PlanError(
                 f"no layer was found that {'computes' if is_input else 'reads'} the channels that {key} "
                 f"{'reads' if is_input else 'computes'}: they can only be chosen together.",
-                hint=f"Leave {field} as it is.",
-            )
-        if len(sizes) > 1:
-            raise PlanError(
-                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them "
-                "may have the rows of both gate and up projection.",
                 hint=f"Leave {field} as it is.",
             )
 

@@ -18,6 +18,7 @@ def axis(key: str, before: int, side: str) -> Axis:
     [
         ([axis("up", 8, "out")], "no layer was found that reads the channels that up computes"),
         ([axis("down", 8, "in")], "no layer was found that computes the channels that down reads"),
+        ([axis("fused", 16, "in"), axis("down", 8, "in")], "how the channels of fused, down belong together"),
         ([axis("up", 16, "out"), axis("down", 8, "in")], "how the channels of up, down belong together"),
     ],
 )
