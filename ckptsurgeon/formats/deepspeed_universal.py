@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -50,6 +50,8 @@ class _DeepSpeedUniversal:
 
     def read(self, source: Source, name: str = "") -> Header:
         """Return one header, made from the files of all parameters; raises FormatError if a file is not valid."""
+        from .clusters import universal
+
         assert isinstance(source, Folder)
         tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"
         parameters = _parameters(source, tag)
@@ -63,7 +65,12 @@ class _DeepSpeedUniversal:
             weights = {key: _weight(source, f"{tag}{_ZERO}/{key}/{_WEIGHT}", opened) for key in parameters}
             beside_zero = source.inside(tag[:-1]).names() if tag else source.names()
             states = [one for one in beside_zero if _STATES.fullmatch(one)]
+            trees = [_closed_tree(source, f"{tag}{one}") for one in states[: limits.RANKS]]
+            notes = [*universal.odd_notes(weights, states, list(universal.listed(trees)))]
+            own = dict(weights)
             beside = _add_states(source, tag, states, weights=weights, opened=opened)
+            _check_complete(source, weights, list(universal.listed(trees, ["param_shapes"])))
+            notes += universal.unlike_notes(own, opened, _FIRST)
         except BaseException:
             for one in opened:
                 one.file.close()
@@ -78,6 +85,7 @@ class _DeepSpeedUniversal:
                 f"universal checkpoint{f' of {escape(tag[:-1])}' if tag else ''}: float32 weights of "
                 f"{count(len(parameters), 'parameter')}{left}",
                 *_parts_unread(states),
+                *notes,
             ),
         )
 
@@ -159,8 +167,16 @@ def _add_states(
         shapes = {key: shape for group in groups_of(model) for key, shape in group.items()}
         for key, shape in shapes.items():
             info = weights.get(key)
-            if info is not None and info.shape != shape and len(info.shape) == 1 and info.numel == prod(shape):
+            if info is None:  # _check_complete names it
+                continue
+            if info.shape != shape and len(info.shape) == 1 and info.numel == prod(shape):
                 weights[key] = reshape(info, shape)
+            elif info.shape != shape and info.shape[1:] != shape[1:]:  # a vocabulary's padding may be cut off
+                raise FormatError(
+                    f"{escape(folder.uri)}: {escape(key)} has the shape {info.shape} in {_ZERO}/, but {shape} in "
+                    f"{_FIRST}: the files are not from the same run.",
+                    rule="universal",
+                )
     if "buffer_names" in tree:
         weights.update({key: info for key, info in buffers(model).items() if key not in weights})
     weights.update({key: info for key, info in frozen([model], 2).items() if key not in weights})
@@ -169,6 +185,29 @@ def _add_states(
         if isinstance(key, str) and isinstance(other, str) and other in weights and key not in weights:
             weights[key] = weights[other]
     return {key: tree[key] for key in _BESIDE if key in tree}
+
+
+def _check_complete(folder: Folder, weights: Mapping[str, TensorInfo], shapes: Iterable[str]) -> None:
+    """Raise FormatError if a parameter of ``shapes``, which the model states list, has no folder with its weight."""
+    lacking = [key for key in dict.fromkeys(shapes) if key not in weights]
+    if lacking:
+        raise FormatError(
+            f"{escape(folder.uri)} lacks the folders of {count(len(lacking), 'parameter')} that the model states list: "
+            f"{listing([f'{_ZERO}/{key}' for key in lacking], 3, where='')}.",
+            hint="Convert the checkpoint with ds_to_universal.py again, or fetch the whole folder.",
+            details=lacking,
+            rule="missing file",
+        )
+
+
+def _closed_tree(folder: Folder, name: str) -> Any:
+    """Return the content of the file ``name``, which is closed again."""
+    opened: list[StateFile] = []
+    try:
+        return _state(folder, name, opened)
+    finally:
+        for one in opened:
+            one.file.close()
 
 
 def _parts_unread(states: Sequence[str]) -> list[str]:

@@ -49,6 +49,9 @@ class _DeepSpeedZero:
         """
         assert isinstance(source, Folder)
         tag, names = ("", source.names()) if _has_states(source.names()) else _tagged(source)
+        from .clusters.zero_ranks import check_names
+
+        check_names(source.uri, names)
         every: list[StateFile] = []
         try:
             for suffix in (_MODEL, _OPTIMIZER):
@@ -56,7 +59,7 @@ class _DeepSpeedZero:
             models = [one for one in every if one.file.name.endswith(_MODEL)]
             optimizers = [one for one in every if one.file.name.endswith(_OPTIMIZER)]
             with naming(models[0].file):
-                weights, stage = _of_all_ranks(models, optimizers)
+                weights, stage, notes = _of_all_ranks(models, optimizers)
         except BaseException:
             for one in every:
                 one.file.close()
@@ -70,6 +73,7 @@ class _DeepSpeedZero:
             handles={key: file for one in every for key, file in one.header.handles.items()},
             notes=(
                 f"ZeRO stage {stage}{where}: float32 weights from the optimizers of {count(len(optimizers), 'rank')}",
+                *notes,
             ),
         )
 
@@ -113,8 +117,12 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
     return found
 
 
-def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
-    """Return the weights by name, and the stage of ZeRO; the parts of tensor-parallel ranks are joined."""
+_Found = tuple[dict[str, TensorInfo], int, list[str]]
+"""The weights by name, the stage of ZeRO, and notes."""
+
+
+def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
+    """Return what the files of all ranks have; the parts of tensor-parallel ranks are joined."""
     ranks = sorted({_model_rank(one) for one in models})
     if len(ranks) == 1:
         return _weights(models, optimizers)
@@ -125,12 +133,13 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
         own = [[one for one in every if _model_rank(one) == rank] for every in (models, optimizers)]
         made.append(_weights(*own))
         first.append(own[0][0])
-    if len({stage for _, stage in made}) > 1:
+    if len({stage for _, stage, _ in made}) > 1:
         raise FormatError("the ranks were saved with different stages of ZeRO.", rule="zero states")
     from .clusters.zero_tensor_parallel import join_tensor_parallel
 
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
-    return join_tensor_parallel([weights for weights, _ in made], first, handles), made[0][1]
+    notes = dict.fromkeys(note for _, _, found in made for note in found)
+    return join_tensor_parallel([weights for weights, _, _ in made], first, handles), made[0][1], [*notes]
 
 
 def _model_rank(one: StateFile) -> int:
@@ -139,8 +148,12 @@ def _model_rank(one: StateFile) -> int:
     return int(found[1]) if found is not None else 0
 
 
-def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], int]:
-    """Return the float32 weights by name, and the stage of ZeRO, from the model and optimizer states of all ranks."""
+def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
+    """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes."""
+    from .clusters import zero_ranks
+    from .clusters.zero_steps import optimizer_step_notes
+    from .clusters.zero_values import unlike_notes
+
     states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks
@@ -152,7 +165,13 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tu
             hint="Fetch the whole folder again: a rank did not save its states, or some files are missing.",
             rule="zero ranks",
         )
+    zero_ranks.check_ranks(optimizers, ranks)
+    zero_ranks.check_settings(optimizers, states)
     model = models[0]
+    handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
+    notes = [*zero_ranks.step_notes(models), *optimizer_step_notes(optimizers, states, handles)]
+    if stage == 3:
+        notes += zero_ranks.rank_notes(models, ranks, frozen=bool(model.tree.get("frozen_param_shapes")))
     weights = buffers(model)
     weights.update(frozen(models, stage))
     groups = groups_of(model)
@@ -160,12 +179,14 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> tu
         weights.update(of_stage_3(groups, flats_of(optimizers, states, "fp32_flat_groups")))
     else:
         flats = flats_of(optimizers, states, "single_partition_of_fp32_groups")
-        weights.update(of_stage_2(groups, flats, states[0].get("param_alignment_paddings")))
+        paddings = states[0].get("param_alignment_paddings")
+        weights.update(of_stage_2(groups, flats, paddings))
+        notes += unlike_notes(groups, flats, paddings, model=model, handles=handles)
     shared = model.tree.get("shared_params")
     for key, other in shared.items() if isinstance(shared, dict) else ():
         if isinstance(key, str) and isinstance(other, str) and other in weights:
             weights[key] = weights[other]
-    return weights, stage
+    return weights, stage, [*notes, *zero_ranks.lost_notes(model, weights)]
 
 
 FORMAT = _DeepSpeedZero()

@@ -23,6 +23,7 @@ from .base.header import Header
 from .clusters.joining import equal_bytes
 from .clusters.megatron_layers import join_ranks
 from .clusters.megatron_settings import MegatronSettings, settings_of
+from .clusters.megatron_stages import StageNotes
 from .pickle.values import OpaqueResult
 from .torch.zero import StateFile
 
@@ -172,9 +173,11 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
     """Return the tensors of the whole model, and notes; ``grid`` has the files of the ranks of each pipeline stage."""
     first = grid[0][0]
     settings = _settings(first, ranks=len(grid[0]), stages=len(grid))
+    _check_one_run([one for stage in grid for one in stage])
     chunks = sorted((key for key in first.tree if _is_chunk(key)), key=natural_key)
     weights: dict[str, TensorInfo] = {}
     layers: dict[str, int] = {}
+    odd = StageNotes()
     handles = {key: file for stage in grid for one in stage for key, file in one.header.handles.items()}
     objects = 0
     for chunk in chunks:
@@ -186,9 +189,10 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
             joined = join_ranks(trees, settings, names, handles=handles)
             copies = _copies(joined, weights, settings)
             _check_copies(copies, joined, weights, names[0], handles=handles)
+            odd.look(names[0], joined, handles)
             _add(weights, {key: info for key, info in joined.items() if key not in copies}, layers, name=names[0])
     extra = f"left out {count(objects, 'entry', 'entries')} other than tensors, such as _extra_state"
-    return weights, [extra] if objects else []
+    return weights, [*([extra] if objects else []), *odd.notes(layers, settings.layers)]
 
 
 def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
@@ -208,6 +212,29 @@ def _settings(first: StateFile, *, ranks: int, stages: int) -> MegatronSettings:
             rule="megatron layer",
         )
     return settings
+
+
+def _check_one_run(files: Sequence[StateFile]) -> None:
+    """Raise FormatError if a file states another iteration, or other numbers of ranks, than the first one."""
+
+    def said(one: StateFile) -> dict[str, Any]:
+        stated = _stated(one)
+        return {
+            "iteration": one.tree.get("iteration"),
+            "tensor_model_parallel_size": stated.tensor or None,
+            "pipeline_model_parallel_size": stated.pipeline or None,
+        }
+
+    first = said(files[0])
+    for one in files[1:]:
+        for name, value in said(one).items():
+            if type(value) is type(first[name]) is int and value != first[name]:
+                raise FormatError(
+                    f"{escape(one.file.uri)} has {name} {value}, but {escape(files[0].file.uri)} has {first[name]}: "
+                    "the files are not from the same run and step.",
+                    hint="Fetch the whole folder again.",
+                    rule="ranks",
+                )
 
 
 def _stated(first: StateFile) -> MegatronSettings:
@@ -273,7 +300,7 @@ def _check_copies(
     """Raise FormatError if a copy of the word embedding has other values; ``name`` is the name of its file."""
     words = _embedding(weights) or _embedding(stage)
     for key in copies:
-        if words is not None and equal_bytes(_first(stage[key]), _first(words), handles) is False:
+        if words is not None and _differ(stage[key], words, handles):
             raise FormatError(
                 f"{name}: {escape(key)} is tied to the word embedding, but has different values.", rule="tied"
             )
@@ -304,10 +331,18 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
     return next((info for key, info in weights.items() if key.endswith(_WORDS)), None)
 
 
-def _first(info: TensorInfo) -> TensorInfo:
-    """Return the first rank's part of the tensor ``info``, or ``info`` itself if it was not joined from parts."""
+def _differ(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File]) -> bool:
+    """Return whether the part of a rank of one tensor has other values than the rank's part of another tensor."""
+    ours, theirs = _parts(one), _parts(other)
+    if len(ours) != len(theirs):
+        return one.shape != other.shape
+    return any(equal_bytes(a, b, handles) is False for a, b in zip(ours, theirs, strict=True))
+
+
+def _parts(info: TensorInfo) -> tuple[TensorInfo, ...]:
+    """Return the parts of the ranks of the tensor ``info``, or ``info`` itself if it was not joined from parts."""
     of = getattr(info.made, "of", None)
-    return of[0] if isinstance(of, tuple) and of else info
+    return of if isinstance(of, tuple) and of else (info,)
 
 
 FORMAT = _Megatron()

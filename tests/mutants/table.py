@@ -144,6 +144,36 @@ MUTANTS = (
         "destinations/torch_module/test_simple_draws.py",
     ),
     Mutant(
+        "optimizer states of DeepSpeed whose values are not those of the model states are named",
+        "(one + 0x7FFF + (one >> 16 & 1)) >> 16 == other",
+        "one >> 16 == other",
+        "formats/clusters/test_zero_ranks.py",
+    ),
+    Mutant(
+        "ranks of DeepSpeed that are missing by their names are an error",
+        "if None not in there and lacking:",
+        "if False:",
+        "formats/clusters/test_zero_ranks.py",
+    ),
+    Mutant(
+        "a parameter of a universal checkpoint without a folder is an error",
+        "lacking = [key for key in dict.fromkeys(shapes) if key not in weights]",
+        "lacking = list[str]()",
+        "formats/clusters/test_zero_ranks.py",
+    ),
+    Mutant(
+        "each rank's part of a tied output layer of Megatron is compared",
+        "return any(equal_bytes(a, b, handles) is False for a, b in zip(ours, theirs, strict=True))",
+        "return equal_bytes(ours[0], theirs[0], handles) is False",
+        "formats/clusters/test_megatron.py",
+    ),
+    Mutant(
+        "a pipeline stage of Megatron that is a copy of another is named",
+        "other = self._stages.setdefault(sample, name) if sample else name",
+        "other = name",
+        "formats/clusters/test_megatron.py",
+    ),
+    Mutant(
         "processes of a machine share its cores between their threads",
         "return max(1, len(os.sched_getaffinity(0)) // max(1, processes))",
         "return max(1, len(os.sched_getaffinity(0)))",

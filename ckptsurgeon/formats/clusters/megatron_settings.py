@@ -23,8 +23,8 @@ class MegatronSettings:
     groups (0: no grouped queries), ``version`` the version of the checkpoint (0 if it states none).
     ``unknown`` is the name of an argument that makes joining impossible, or ''. ``tied`` is true if the output layer is
     the word embedding. ``tensor``, ``pipeline`` and ``experts`` are the sizes of the three kinds of parallelism (0, 0
-    and 1 if unknown). ``latent`` has the rows of the first matrices of multi-latent attention, "q" and "kv", as far as
-    they are known.
+    and 1 if unknown). ``layers`` is the number of layers (0 if unknown). ``latent`` has the rows of the first matrices
+    of multi-latent attention, "q" and "kv", as far as they are known.
     """
 
     gated: bool | None = None
@@ -36,6 +36,7 @@ class MegatronSettings:
     tensor: int = 0
     pipeline: int = 0
     experts: int = 1
+    layers: int = 0
     latent: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -59,6 +60,7 @@ def settings_of(args: Mapping[Any, Any], version: Any) -> MegatronSettings:
         tensor=_whole(args.get("tensor_model_parallel_size")),
         pipeline=_whole(args.get("pipeline_model_parallel_size")),
         experts=_whole(args.get("expert_model_parallel_size")) or 1,
+        layers=_whole(args.get("num_layers")),
         latent=_latent(args),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.notes import is_serious
 
 Tensors = dict[str, torch.Tensor]
 HIDDEN, HEADS, GROUPS, WIDTH, ROWS, LAYERS = 8, 4, 4, 2, 12, 4
@@ -261,3 +263,104 @@ def test_a_last_iteration_that_is_none(text: str) -> None:
     Path("run/latest_checkpointed_iteration.txt").write_text(text)
     with pytest.raises(cs.FormatError, match=r"no checkpoint|holds|has"):
         cs.open_checkpoint("run")
+
+
+def rank_file(tensor: int, pipeline: int) -> str:
+    return f"d/mp_rank_{tensor:02d}_{pipeline:03d}/model_optim_rng.pt"
+
+
+def edit(path: str, change: Callable[[Any], Any]) -> None:
+    state = torch.load(path, weights_only=False)
+    change(state)
+    torch.save(state, path)
+
+
+def warnings(path: str = "d") -> list[str]:
+    with cs.open_checkpoint(path) as checkpoint:
+        return [note for note in checkpoint.notes if is_serious(note)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda state: state.update(iteration=20),
+            "has iteration 20, but .* has 10: the files are not from the same run",
+        ),
+        (
+            lambda state: setattr(state["args"], "tensor_model_parallel_size", 4),
+            "has tensor_model_parallel_size 4, but",
+        ),
+        (
+            lambda state: setattr(state["args"], "pipeline_model_parallel_size", 8),
+            "has pipeline_model_parallel_size 8,",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", [(1, 0), (0, 1), (1, 1)])
+def test_ranks_of_several_runs_are_an_error(place: tuple[int, int], change: Callable[[Any], Any], said: str) -> None:
+    save("d", 2, 2)
+    edit(rank_file(*place), change)
+    with pytest.raises(cs.FormatError, match=said):
+        cs.open_checkpoint("d")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_ranks_part_of_a_tied_output_layer_is_compared(rank: int) -> None:
+    save("d", 2, 2, untie_embeddings_and_output_weights=False)
+    for each in range(2):
+        words = torch.load(rank_file(each, 0), weights_only=False)["model"]["embedding.word_embeddings.weight"]
+        edit(
+            rank_file(each, 1), lambda state, words=words: state["model"].update({"output_layer.weight": words.clone()})
+        )
+    assert warnings() == []
+    edit(rank_file(rank, 1), lambda state: state["model"]["output_layer.weight"].add_(1))
+    with pytest.raises(cs.FormatError, match="output_layer.weight is tied to the word embedding, but has different v"):
+        cs.open_checkpoint("d")
+
+
+def test_a_stage_that_is_a_copy_of_another_is_named(ckpt: Any) -> None:
+    save("d", 1, 4)
+    assert warnings() == []
+    shutil.copy(rank_file(0, 1), rank_file(0, 2))
+    (said,) = warnings()
+    assert said.startswith("d/mp_rank_00_002/model_optim_rng.pt has the same layers as d/mp_rank_00_001/")
+    assert "warning: d/mp_rank_00_002/" in ckpt("convert", "d", "-o", "o.pth", "-q").err
+
+
+def test_layers_of_one_value_are_no_copies() -> None:
+    save("d", 1, 4)
+    for stage in range(4):
+        edit(rank_file(0, stage), lambda state: [one.fill_(1) for one in state["model"].values() if one is not None])
+    assert warnings() == []
+
+
+def test_a_stage_of_another_dtype_is_named() -> None:
+    save("d", 2, 2)
+    for rank in range(2):
+        edit(
+            rank_file(rank, 1),
+            lambda state: state["model"].update({k: v.half() for k, v in state["model"].items() if v is not None}),
+        )
+    (said,) = warnings()
+    assert said.startswith(
+        "the stages have layers of different dtypes: d/mp_rank_00_001/model_optim_rng.pt has float16"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(LAYERS, []), (6, ["decoder.layers. has 4 layers in all stages, but the"])]
+)
+def test_layers_that_the_arguments_count_and_no_stage_has_are_named(number: int, said: list[str]) -> None:
+    save("d", 2, 2, num_layers=number)
+    assert [note[:51] for note in warnings()] == said
+
+
+def test_a_file_of_one_rank_says_that_it_is_a_part() -> None:
+    save("d", 2, 2)
+    (said,) = warnings(rank_file(0, 0))
+    assert said.startswith(
+        "the file has the weights of one rank of a run with 2 ranks of tensor parallelism and 2 stages"
+    )
+    save("e", 1, 1)
+    assert warnings("e/mp_rank_00/model_optim_rng.pt") == []

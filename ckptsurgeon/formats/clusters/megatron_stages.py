@@ -1,0 +1,78 @@
+"""Notes on pipeline stages of Megatron that do not fit together: copies, other dtypes, layers that are missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ...storage.read.base import File
+from ...storage.read.local import is_local
+from ...tensors.composition import leaves
+from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import count, escape, listing
+
+__all__ = ["StageNotes"]
+
+_LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})\.(.*)", re.DOTALL)
+_STACKS = ("decoder.layers.", "language_model.encoder.layers.", "language_model.transformer.layers.")
+"""Where the layers are that ``num_layers`` counts, if a model has no other stack of layers."""
+SAMPLED, BYTES = 16, 512
+"""How many tensors of a stage are compared with those of other stages, and how many bytes of each of their parts."""
+
+
+@dataclass
+class StageNotes:
+    """Looks at the tensors of one pipeline stage after the other; ``notes`` are on the stages that do not fit."""
+
+    _stages: dict[tuple[object, ...], str] = field(default_factory=dict)
+    _dtypes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """{name of a tensor in each layer: (dtype, file of the first stage with such a tensor)}."""
+    _copies: list[str] = field(default_factory=list)
+    _others: dict[str, str] = field(default_factory=dict)
+
+    def look(self, name: str, stage: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> None:
+        """Compare a stage, whose first file is ``name``, with the stages before."""
+        large = {key: info for key, info in stage.items() if _LAYER.fullmatch(key) and len(info.shape) > 1}
+        for key, info in large.items():
+            found = _LAYER.fullmatch(key)
+            assert found is not None
+            dtype, where = self._dtypes.setdefault(f"{found[1]}{found[3]}", (info.dtype, name))
+            if info.dtype != dtype:
+                self._others.setdefault(name, f"{name} has {info.dtype}, and {where} {dtype}")
+        sample = _sample(large, handles)
+        other = self._stages.setdefault(sample, name) if sample else name
+        if other != name:
+            self._copies.append(f"{name} has the same layers as {other}")
+
+    def notes(self, layers: Mapping[str, int], number: int) -> Iterator[str]:
+        """Yield the notes; ``layers`` has the layers of each stack, ``number`` those of the arguments (0: none)."""
+        if self._copies:
+            text = f"{listing(self._copies, 3, where='')}: if it is a copy, the layers of its own stage are missing"
+            yield Note(NoteKind.SPLIT_TENSORS, text)
+        if self._others:
+            text = f"the stages have layers of different dtypes: {listing([*self._others.values()], 3, where='')}"
+            yield Note(NoteKind.SPLIT_TENSORS, text)
+        stacks = [stack for stack in layers if not stack.startswith("mtp.")]
+        if number and len(stacks) == 1 and stacks[0] in _STACKS and layers[stacks[0]] != number:
+            text = (
+                f"{escape(stacks[0])} has {count(layers[stacks[0]], 'layer')} in all stages, but the arguments of the "
+                f"run give {number}"
+            )
+            yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def _sample(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> tuple[object, ...]:
+    """Return bytes in the middle of some tensors, with their keys; () if all of them repeat one value."""
+    found = []
+    for key in list(tensors)[:: len(tensors) // SAMPLED + 1]:
+        for leaf in leaves(tensors[key]):
+            storage = leaf.storage
+            file = handles.get(storage.file) if storage is not None and leaf.is_plain else None
+            if storage is not None and is_local(file):
+                size = min(BYTES, leaf.nbytes) // 8 * 8
+                found.append((key, file.read(storage.offset + leaf.offset + (leaf.nbytes - size) // 2, size)))
+    varied = any(raw != raw[:8] * (len(raw) // 8) for _, raw in found)
+    return tuple(found) if varied else ()

@@ -1,0 +1,71 @@
+"""Notes on universal checkpoints of DeepSpeed whose weights do not belong to the model states beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import count, escape, listing
+from ..torch.zero import StateFile
+from .zero_values import is_like
+
+__all__ = ["listed", "odd_notes", "unlike_notes"]
+
+COMPARED = 64
+"""How many weights are compared with the model states."""
+LISTS = ("param_shapes", "frozen_param_shapes", "buffer_names", "shared_params")
+"""Entries of the model states that list parameters and buffers."""
+
+
+def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: Iterable[str]) -> Iterator[str]:
+    """Yield notes on weights that are not float32 or that no model states list, and on missing model states.
+
+    ``states`` has the names of the files with model states, ``known`` the parameters that they list, if they do.
+    """
+    others = [f"{escape(key)} ({info.dtype})" for key, info in weights.items() if info.dtype != "float32"]
+    if others:
+        text = f"{count(len(others), 'weight')} not in float32, which DeepSpeed writes: {listing(others, where='')}"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+    listed = set(known)
+    unlisted = [key for key in weights if key not in listed] if listed else []
+    if unlisted:
+        text = f"the model states do not list {count(len(unlisted), 'parameter')}: {listing(unlisted, where='')}"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+    if not states:
+        text = (
+            "there are no model states, so a parameter without a folder is not noticed, and buffers, frozen parameters "
+            "and the further names of tied parameters are missing"
+        )
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def unlike_notes(weights: Mapping[str, TensorInfo], opened: Sequence[StateFile], first: str) -> Iterator[str]:
+    """Yield a note if weights, rounded, are not those of the model states, the last file of ``opened`` if it is read.
+
+    ``weights`` are those of the files ``fp32.pt``, ``first`` is the name of the file with the model states.
+    """
+    last = opened[-1] if len(opened) > len(weights) else None
+    module = last.tree.get("module") if last is not None else None
+    if last is None or not isinstance(module, Mapping):
+        return
+    handles = {name: file for one in opened for name, file in one.header.handles.items()}
+    some = list(weights)[:: len(weights) // COMPARED + 1]
+    unlike = [key for key in some if not is_like(weights[key], module.get(key), handles)]
+    if unlike:
+        text = (
+            f"of {count(len(some), 'compared weight')}, {len(unlike)}, when rounded, differ from those in "
+            f"{escape(first)}: the files are of different steps: {listing(unlike, where='')}"
+        )
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def listed(trees: Sequence[Any], names: Sequence[str] = LISTS) -> Iterator[str]:
+    """Yield the keys in the entries ``names`` of the model states ``trees``: dicts of keys, keys, or lists of these."""
+    for tree in trees:
+        for name in names if isinstance(tree, Mapping) else ():
+            found = tree.get(name)
+            for one in found if isinstance(found, (list, tuple)) else [found]:
+                yield from (key for key in (one if isinstance(one, Mapping) else [one]) if isinstance(key, str))

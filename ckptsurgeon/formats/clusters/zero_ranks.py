@@ -1,0 +1,114 @@
+"""Checks that the files of a ZeRO folder belong together: their names, their ranks, their settings and their steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import FormatError
+from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import count, escape, listing
+from ..torch.zero import StateFile
+
+__all__ = ["check_names", "check_ranks", "check_settings", "lost_notes", "named_ranks", "rank_notes", "step_notes"]
+
+_NUMBER = re.compile(r"(?:.*_)?zero_pp_rank_(\d{1,6})_mp_rank_\d{2,6}_(?:model|optim)_states\.pt", re.DOTALL)
+_EXPERTS = re.compile(r"layer_\d+_expert_\d+_mp_rank_|(?:bf16_|fp16_)?expp_rank_\d+_mp_rank_")
+_LAYERS = re.compile(r"layer_\d+-model_")
+_STEPS = ("global_steps", "global_samples")
+
+
+def check_names(folder: str, names: Sequence[str]) -> None:
+    """Raise FormatError if a folder has files of experts, or of layers of a pipeline, which are not joined."""
+    for pattern, what in ((_EXPERTS, "experts that are split across ranks"), (_LAYERS, "the layers of a pipeline")):
+        found = next((name for name in names if pattern.match(name)), "")
+        if found:
+            raise FormatError(
+                f"{escape(folder)} has {what} ({escape(found)}), which cannot be read.",
+                hint="Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt reads the result.",
+                rule="model parallel",
+            )
+
+
+def check_ranks(optimizers: Sequence[StateFile], ranks: int) -> None:
+    """Raise FormatError if the numbers in the names of the optimizer states are not those of ``ranks`` ranks."""
+    there = _numbers(optimizers)
+    lacking = [str(rank) for rank in range(ranks) if rank not in there]
+    if None not in there and lacking:
+        names = listing([escape(one.file.name) for one in optimizers], 3, where="")
+        raise FormatError(
+            f"the optimizer states of {named_ranks(lacking)} are missing, and others are there twice, or are of "
+            f"another run ({ranks} ranks: {names}).",
+            hint="Fetch the whole folder again.",
+            rule="zero ranks",
+        )
+
+
+def check_settings(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]]) -> None:
+    """Raise FormatError if the optimizer states of two ranks are of different stages of ZeRO, or numbers of ranks."""
+    for name, what in (("zero_stage", "stages of ZeRO"), ("partition_count", "numbers of ranks")):
+        for one, state in zip(optimizers, states, strict=True):
+            if state.get(name) != states[0].get(name):
+                raise FormatError(
+                    f"{escape(one.file.name)} and {escape(optimizers[0].file.name)} were saved with different {what}: "
+                    "the files are not from the same run.",
+                    hint="Fetch the whole folder again.",
+                    rule="zero states",
+                )
+
+
+def rank_notes(models: Sequence[StateFile], ranks: int, *, frozen: bool) -> Iterator[str]:
+    """Yield a note if the model states of a rank of stage 3 are missing; raises FormatError if they have weights.
+
+    In stage 3, each rank has a part of the parameters that are not trained (``frozen``).
+    """
+    there = _numbers(models)
+    lacking = [str(rank) for rank in range(ranks) if rank not in there]
+    if None in there or not lacking:
+        return
+    said = f"the model states of {named_ranks(lacking)} are missing"
+    if frozen:
+        raise FormatError(
+            f"{said}: they have parts of the parameters that were not trained.",
+            hint="Fetch the whole folder again.",
+            rule="zero ranks",
+        )
+    yield Note(NoteKind.SPLIT_TENSORS, f"{said} (the weights in the optimizer states are complete)")
+
+
+def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
+    """Yield a note if the model states of the ranks are of different steps."""
+    for name in _STEPS:
+        found = {value: one.file.name for one in models if type(value := one.tree.get(name)) is int}
+        if len(found) > 1:
+            shown = ", ".join(f"{value} in {escape(file)}" for value, file in list(found.items())[:3])
+            text = f"the model states of the ranks are of different steps ({name}: {shown}): are they of one run?"
+            yield Note(NoteKind.SPLIT_TENSORS, text)
+            return
+
+
+def lost_notes(model: StateFile, weights: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield a note on tensors that only the model states have, and that no list of them names."""
+    module = model.tree.get("module")
+    tensors = module.items() if isinstance(module, Mapping) else ()
+    lost = [key for key, info in tensors if isinstance(info, TensorInfo) and info.numel and key not in weights]
+    if lost:
+        text = (
+            f"left out {count(len(lost), 'tensor')} of {escape(model.file.name)}, neither in the optimizer states nor "
+            f"listed as buffers or as frozen: {listing([*map(str, lost)], where='')}"
+        )
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def _numbers(files: Sequence[StateFile]) -> list[int | None]:
+    """Return the rank in the name of each file; None for another name."""
+    found = [_NUMBER.fullmatch(one.file.name.rpartition("/")[2]) for one in files]
+    return [int(one[1]) if one is not None else None for one in found]
+
+
+def named_ranks(numbers: Sequence[str]) -> str:
+    """Return the ranks for a message, such as "ranks 1, 3"."""
+    return f"rank {numbers[0]}" if len(numbers) == 1 else f"ranks {listing(numbers, 6, where='')}"

@@ -1,0 +1,64 @@
+"""Finds the steps of the optimizers that the ranks of DeepSpeed ZeRO have saved, and names those that differ."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...storage.read.base import File
+from ...storage.read.local import is_local
+from ...tensors.info import TensorInfo
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import escape
+from ..torch.zero import StateFile
+
+__all__ = ["optimizer_step_notes"]
+
+_STATES = ("optimizer_state_dict", "base_optimizer_state")
+_CODES = {"float32": "<f", "float64": "<d", "int64": "<q", "int32": "<i"}
+
+
+def optimizer_step_notes(
+    optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], handles: Mapping[str, File]
+) -> Iterator[str]:
+    """Yield a note if the optimizer states of the ranks are of different steps; ``states`` has the state of each."""
+    found: dict[float, str] = {}
+    for one, state in zip(optimizers, states, strict=True):
+        step = next(_steps(state, handles), None)
+        if step is not None:
+            found.setdefault(step, one.file.name)
+    if len(found) > 1:
+        shown = ", ".join(f"{step:g} in {escape(name)}" for step, name in list(found.items())[:3])
+        text = f"the optimizer states of the ranks are of different steps ({shown}): they are not of one checkpoint"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def _steps(state: Mapping[Any, Any], handles: Mapping[str, File]) -> Iterator[float]:
+    """Yield the steps in the state of an optimizer: those of a parameter's state, or of a group of parameters."""
+    for name in _STATES:
+        inner = state.get(name)
+        holders: list[Any] = list(inner) if isinstance(inner, (list, tuple)) else []
+        if isinstance(inner, Mapping):
+            of_parameters, groups = inner.get("state"), inner.get("param_groups")
+            holders += of_parameters.values() if isinstance(of_parameters, Mapping) else []
+            holders += groups if isinstance(groups, (list, tuple)) else []
+        for holder in holders:
+            step = _number(holder.get("step"), handles) if isinstance(holder, Mapping) else None
+            if step is not None:
+                yield step
+
+
+def _number(value: Any, handles: Mapping[str, File]) -> float | None:
+    """Return a number, also if it is a tensor with one element; None for anything else."""
+    if type(value) in (int, float):
+        return float(value) if abs(value) < 1e15 else None
+    storage = value.storage if isinstance(value, TensorInfo) and value.is_plain and value.numel == 1 else None
+    if storage is None or storage.file not in handles or value.dtype not in _CODES:
+        return None
+    code = _CODES[value.dtype]
+    if not is_local(handles[storage.file]):
+        return None
+    raw = handles[storage.file].read(storage.offset + value.offset, struct.calcsize(code))
+    return float(struct.unpack(code, raw)[0])
