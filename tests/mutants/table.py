@@ -18,6 +18,48 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "layers with the same weights are compared in networks of different depths",
+        "        if any(one != other for one, other in found):\n            partners",
+        "        if False:\n            partners",
+        "api/prove/test_layer_pairs.py",
+    ),
+    Mutant(
+        "another base of rotary embeddings is a warning of a merge",
+        "if _rotate_otherwise(*pair) else one",
+        "if False else one",
+        "api/model_folder/test_config_differences.py",
+    ),
+    Mutant(
+        "the parameters of copied layers count",
+        "        count_parameter()  # the parameters of a copied module are not registered",
+        "        pass",
+        "hostile/test_configurations.py",
+    ),
+    Mutant(
+        "layers that are counted from 1 are noted",
+        "is_shifted = min(numbers) == 1 and",
+        "is_shifted = min(numbers) == 9 and",
+        "analysis/check/test_lone_faults.py",
+    ),
+    Mutant(
+        "a single negative zero of 8 bits is seen in a block whose sums are estimated",
+        "found.negative_zeros = int(has_negative and bool(layout.small))",
+        "found.negative_zeros = 0",
+        "analysis/check/test_measuring.py",
+    ),
+    Mutant(
+        "tensors in float16 among those in bfloat16 in all layers are noted",
+        "all(len(found) == 2 for found in layers.values())",
+        "False",
+        "api/model_folder/test_dtypes_of_layers.py",
+    ),
+    Mutant(
+        "running variances that are all 0 are noted",
+        "if extent(key) == (0, 0)]",
+        "if False]",
+        "checkpoint/values/test_impossible_values.py",
+    ),
+    Mutant(
         "an image over Pillow's limit of pixels is an error, not a warning",
         'warnings.simplefilter("error", Image.DecompressionBombWarning)',
         "pass",
