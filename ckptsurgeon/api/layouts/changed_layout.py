@@ -12,7 +12,7 @@ from ...errors import PlanError
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
 from ...planning.layouts.layout import Family, Layout, Numbers
-from ...planning.layouts.nearest import nearest, prefix_of_all
+from ...planning.layouts.nearest import alone, nearest, prefix_of_all
 from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
 from ...planning.target import KnownLayout
@@ -116,6 +116,11 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
             f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
             f"the layout {name}: the family {family.name} has no such layout.",
             hint=f"Use one of the layouts {others}.",
+        )
+    if only := alone(checkpoint):
+        raise PlanError(
+            f"{escape(checkpoint.path)} cannot be converted to the layout {name}: {only}.",
+            hint="Rename its tensors with --map and --operations if another network has them.",
         )
     near = nearest(checkpoint)
     if near is not None:

@@ -9,7 +9,7 @@ from ...errors import PlanError
 from ...planning.layouts.changes import UnknownNumberError
 from ...planning.layouts.conversion import conversion
 from ...planning.layouts.layout import Family, Layout
-from ...planning.layouts.nearest import nearest
+from ...planning.layouts.nearest import alone, nearest
 from ...planning.layouts.recognise import families, recognised
 from ...planning.operations.perform import DerivedSource
 from ..inputs.argument_types import CheckpointLike, checked
@@ -42,8 +42,9 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
         network = without_wrappers(operate([checkpoint], ())[0]).operated.checkpoint
         found = {(family.name, layout.name): (family, layout) for family, layout in recognised(network)}
         rows = [_found(network, family, one) for family, one in found.values()]
-        near = None if rows else nearest(network)
-        return KnownLayouts(known, checkpoint.path, tuple(rows), near.text if near is not None else "")
+        near = None if rows or alone(network) else nearest(network)
+        text = near.text if near is not None else "" if rows else alone(network)
+        return KnownLayouts(known, checkpoint.path, tuple(rows), text)
 
 
 def _found(checkpoint: Checkpoint, family: Family, source: Layout) -> FoundLayout:

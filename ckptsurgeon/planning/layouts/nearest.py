@@ -10,10 +10,25 @@ from ...util.text import count, listing
 from .layout import Family, Layout, Tensors
 from .recognise import families, known_keys, recognised
 
-__all__ = ["NearLayout", "nearest", "prefix_of_all"]
+__all__ = ["NearLayout", "alone", "nearest", "prefix_of_all"]
 
 _LEAST = 0.5
 """A layout is near if it has names for more than this share of the keys."""
+
+
+_ALONE = {
+    "encoder.encoders.0.layers.0.self_attn_weights.in_proj.weight": "icefall's Zipformer",
+    "encoder.encoders.0.layers.0.self_attn.in_proj.weight": "icefall's first Zipformer (stateless7)",
+}
+"""{key of a network that only one library stores, in one layout: what it is}
+
+https://github.com/k2-fsa/icefall/blob/master/egs/librispeech/ASR/zipformer/zipformer.py
+"""
+
+
+def alone(tensors: Tensors) -> str:
+    """Return what a network is that has no other layout, as the end of a sentence; '' if it is not known."""
+    return next((f"it is {what}, which no other library stores" for key, what in _ALONE.items() if key in tensors), "")
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,11 @@ def test_both_are_recognised_and_zipformer_is_not(ckpt: Any) -> None:
         save_file(tensors, "model.safetensors")
         found = json.loads(ckpt("layouts", "model.safetensors", "--json").out)["found"]
         assert [one["layout"] for one in found] == layouts
+
+
+def test_a_zipformer_is_named(ckpt: Any) -> None:
+    save_file({"encoder.encoders.0.layers.0.self_attn_weights.in_proj.weight": torch.ones(2, 2)}, "z.safetensors")
+    said = " ".join(ckpt("layouts", "z.safetensors").out.split())
+    assert "it is icefall's Zipformer, which no other library stores" in said
+    with pytest.raises(PlanError, match="to the layout icefall-scaled: it is icefall's Zipformer"):
+        cs.convert("z.safetensors", layout="icefall-scaled")
