@@ -17,7 +17,7 @@ from typing import Annotated
 from ...tensors.ops.regions import Array
 from ._method import Merging, Tensors, merge_method
 from ._parameters import Between
-from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, mean_of_changes
+from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, mean_of_changes, product
 
 __all__ = ["METHODS"]
 
@@ -90,8 +90,7 @@ def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping
         gram += own
     squares, turns = xp.linalg.eigh(gram)
     first = _first(squares)
-    step: Array = (slope @ turns[:, first:] / (squares[first:] + damping)) @ turns[:, first:].T
-    return step
+    return product(changes, slope @ turns[:, first:] / (squares[first:] + damping), turns[:, first:].T)
 
 
 def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
