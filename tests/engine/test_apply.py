@@ -322,6 +322,7 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
         ("out.megatron", {}, "megatron is a layout, so give --layout megatron. Use "),
         ("out.nemo", {}, "A .nemo is a tar archive: write model_weights.ckpt"),
         ("sub/out.tp", {}, "The format tp is a folder: to=.tp. .* sub/out/"),
+        ("sub/out.flax", {}, "The usual suffix of the format flax is .msgpack: .* sub/out.msgpack"),
         ("out", {"to": "orbax"}, "to=.orbax. is unknown. ckpt reads folders of Orbax, but does not write them"),
         ("out.pth", {"to": "magic"}, "to=.magic. is unknown"),
         ("out", {"max_shard_size": "many"}, "is not a valid size"),

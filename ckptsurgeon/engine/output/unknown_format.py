@@ -36,7 +36,12 @@ def unknown_suffix(path: str, known: Writers) -> ConfigError:
     word = suffix.lower().removeprefix(".")
     hint = f"{_instead(word)} Use {', '.join(suffixes)}, or give the format with --to.".lstrip()
     if word in known:
-        hint = f"The format {word} is a folder: --to {word} -o {escape(stem)}/."
+        usual = next(iter(known.suffixes[word]), "")
+        hint = (
+            f"The usual suffix of the format {word} is {usual}: -o {escape(stem)}{usual}."
+            if usual
+            else f"The format {word} is a folder: --to {word} -o {escape(stem)}/."
+        )
     return ConfigError(f"the suffix of {escape(path)} does not belong to a known format.", hint=hint)
 
 

@@ -112,6 +112,14 @@ def test_norms_of_layers_in_one_tensor_in_another_order(dtype: torch.dtype) -> N
     assert [next(iter(row)) for row in rows(back)] == ["unstack"]
 
 
+def test_norms_in_another_order_whose_names_are_those_of_the_rows() -> None:
+    order = [3, 0, 2, 1]
+    here = {f"norms.{n}": random(WIDTH) for n in range(4)} | {"w": random(7, WIDTH)}
+    there = {"norms": torch.stack([here[f"norms.{n}"] for n in order]), "w": here["w"]}
+    found, _ = both(here, there)
+    assert {"stack": "new.norms.{n}", "into": "norms"} in rows(found)
+
+
 def test_a_list_of_norms_in_order_is_preferred() -> None:
     norms = [random(WIDTH) for _ in range(3)]
     here = {f"{name}.{n}.weight": norm for name in "ab" for n, norm in enumerate(norms)} | {"w": random(7, WIDTH)}

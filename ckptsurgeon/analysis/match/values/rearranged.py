@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -105,14 +105,20 @@ def vector_stacks(pairs: Pairs) -> Iterator[Change]:
     here, there = pairs.sources(), pairs.destinations()
     for stack, vectors, is_ordered in _vector_stacks(pairs, pairs.there, there, pairs.here, here):
         name = free_name(stack, pairs.here.checkpoint)
-        rows = vectors if is_ordered else tuple(f"{name}.{index}" for index in range(len(vectors)))
+        rows = vectors if is_ordered else _free_rows(name, len(vectors), pairs.here.checkpoint)
         copies = [Step("copy", (key,), (row,), RETURN) for key, row in zip(vectors, rows, strict=True) if key != row]
         yield Change((*copies, Step("stack", rows, (name,), STACK)), {name: stack}, vectors, WHY)
     for stack, vectors, is_ordered in _vector_stacks(pairs, pairs.here, here, pairs.there, there):
         names = {free_name(key, pairs.here.checkpoint): key for key in vectors}
         if not is_ordered:
-            names = {f"{stack}.{index}": key for index, key in enumerate(vectors)}
+            names = dict(zip(_free_rows(stack, len(vectors), pairs.here.checkpoint), vectors, strict=True))
         yield Change((Step("unstack", (stack,), tuple(names), UNSTACK),), names, (stack,), WHY)
+
+
+def _free_rows(stack: str, number: int, taken: Mapping[str, object]) -> tuple[str, ...]:
+    """Return numbered names for the rows of a stack; no source tensor has one of them."""
+    rows = tuple(f"{stack}.{index}" for index in range(number))
+    return _free_rows(f"new.{stack}", number, taken) if any(row in taken for row in rows) else rows
 
 
 def _vector_stacks(
