@@ -105,7 +105,8 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
 def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tuple[str, str], *, least: int) -> None:
     """Raise ConfigError if the groups into which routers divide the experts are too small.
 
-    They also are if the groups that each token uses have fewer experts in all than the token uses.
+    They are too small if each has fewer than ``least`` experts, or if all groups that a token uses have fewer experts
+    than the token uses.
 
     ``numbers`` has the fields, ``changed`` are those that change, and ``names`` are those with the numbers of experts
     and of groups. ``least`` is the smallest possible number of experts in a group.

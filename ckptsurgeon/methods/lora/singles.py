@@ -45,8 +45,8 @@ class SingleProducts:
 
     def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
         self._dtype = dtype
-        is_single = len(changes) == 1 and changes[0].weight == 1.0
-        self._left, self._right = changes[0].stored_pair() if is_single else joined(changes)
+        is_alone = len(changes) == 1 and changes[0].weight == 1.0
+        self._left, self._right = changes[0].stored_pair() if is_alone else joined(changes)
         ends = (end for one in (self._left, self._right) for end in (one.max(initial=0.0), -one.min(initial=0.0)))
         self._is_plain = all(end < LARGE for end in ends)  # false for NaN
         if self._is_plain:

@@ -179,7 +179,9 @@ def read_lineage(folder: RunFolder) -> dict[str, Any]:
     """Return the lineage of a run, the record of its origin; raises SourceError or FormatError if it is not valid."""
     found = folder.read_json(LINEAGE)
     if found.get("kind") != "ckpt.lineage" or found.get("version") != 1:
-        raise FormatError(f"{escape(folder.of(LINEAGE))} was not written by ckpt train, or by a newer version of it.")
+        raise FormatError(
+            f"{escape(folder.of(LINEAGE))} was not written by ckpt train, or was written by a newer version of it."
+        )
     return found
 
 
