@@ -19,18 +19,12 @@ def collect_rarely() -> None:
 
 @contextmanager
 def rare_collection() -> Iterator[None]:
-    """Let the cyclic garbage collector run rarely within the ``with`` block, to save time.
-
-    Afterwards, all objects are old ones: otherwise the next new object would begin a collection of all of them.
-    """
+    """Let the cyclic garbage collector run rarely within the ``with`` block, to save time."""
     thresholds = gc.get_threshold()
     collect_rarely()
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
-            gc.freeze()  # these two make all objects old ones
-            gc.unfreeze()
         gc.set_threshold(*thresholds)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+from ckptsurgeon.cli.run import run
 from ckptsurgeon.util import collection
 
 LISTED = """
@@ -43,3 +47,22 @@ def test_python_looks_for_no_unreachable_objects_when_a_command_ends() -> None:
     thresholds, frozen = done.stdout.splitlines()[-1].rsplit(maxsplit=1)
     assert thresholds == str(collection.RARELY)
     assert int(frozen) > 1000
+
+
+def test_nothing_is_collected_during_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    thresholds = gc.get_threshold()
+
+    def note(phase: str, info: dict[str, Any]) -> None:
+        found.append(info["generation"])
+
+    def invoke(args: list[str], as_json: bool) -> int:
+        gc.callbacks.append(note)
+        kept = [[one] for one in range(50_000)]
+        gc.callbacks.remove(note)
+        return len(kept)
+
+    monkeypatch.setattr("ckptsurgeon.cli.run._invoke", invoke)
+    assert run(["inspect"]) == 50_000
+    assert found == []
+    assert gc.get_threshold() == thresholds
