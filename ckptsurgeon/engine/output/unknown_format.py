@@ -30,7 +30,7 @@ _ONLY_READ = {
 
 
 def unknown_suffix(path: str, known: Writers) -> ConfigError:
-    """Return the error for an output file whose suffix is of no format that can be written."""
+    """Return the error for an output file whose suffix does not belong to a format that can be written."""
     suffixes = [one for each in known.suffixes.values() for one in each]
     stem, suffix = os.path.splitext(path)
     word = suffix.lower().removeprefix(".")
@@ -46,7 +46,7 @@ def unknown_suffix(path: str, known: Writers) -> ConfigError:
 
 
 def unknown_to(to: str, known: Writers) -> ConfigError:
-    """Return the error for a value of ``--to`` that is no format that can be written."""
+    """Return the error for a value of ``--to`` that is not a format that can be written."""
     return ConfigError(
         f"--to {escape(to)} is unknown.", hint=f"{_instead(to.lower())} Use one of {', '.join(known)}.".lstrip()
     )
