@@ -228,7 +228,7 @@ def _follow(
         _finished(run, before)
         before = None
     try:
-        return _begun(run, step, parts, context, pools, places, need)
+        return _begun(run, step, parts, context, pools, places, threads, need)
     finally:
         _finished(run, before)
 
@@ -247,10 +247,10 @@ def _begun(
     context: MergeContext,
     pools: dict[int, ThreadPoolExecutor],
     places: Sequence[OutputBlock],
+    number: int,
     need: MemoryNeed,
 ) -> _Computing:
-    """Begin to compute and write one tensor block by block, if possible in several threads."""
-    number = threads_of(step, places, context)
+    """Begin to compute and write one tensor block by block, in ``number`` threads."""
     if number > 1:  # for a single block, a thread would cost more than it saves
         if number not in pools:
             pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")

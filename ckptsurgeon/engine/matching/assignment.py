@@ -32,7 +32,7 @@ def assignment(values: Array) -> Array:
     """Return for each row the column that it is paired with, so that the sum of ``values`` of the pairs is largest.
 
     ``values`` is a square matrix in double precision. It is negated for scipy and restored, because scipy copies the
-    matrix if it shall find the largest sum. Raises PlanError for values that are not finite.
+    matrix if it is to find the largest sum. Raises PlanError for values that are not finite.
     """
     if not np.isfinite([values.min(), values.max()]).all():  # both are NaN if one value is; no array of this size
         raise PlanError(

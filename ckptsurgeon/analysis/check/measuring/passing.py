@@ -40,7 +40,7 @@ def measure(
     by_row: Sequence[str],
     progress: Progress | None = None,
     *,
-    meanwhile: Callable[[], object] = tuple,
+    meanwhile: Callable[[], object] | None = None,
 ) -> dict[str, Measured]:
     """Read all tensors and return their figures (counts, extremes, sums) by key; shared bytes are read only once.
 
@@ -66,7 +66,7 @@ def measure(
             step=step if has_words(info, is_code=key in codes) else 0,
         )
     )
-    found = _in_threads(checkpoint, cut, _counter(progress, whole), meanwhile)
+    found = _in_threads(checkpoint, cut, _counter(progress, whole), meanwhile or (lambda: None))
     measured = {key: _together(checkpoint, own[key], found[key]) for key in own}
     words = {key: [one.words for one in some if one.words is not None] for key, some in found.items()}
     for repeat in repeats(checkpoint, own, words, step):
