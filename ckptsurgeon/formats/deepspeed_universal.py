@@ -65,12 +65,13 @@ class _DeepSpeedUniversal:
             weights = {key: _weight(source, f"{tag}{_ZERO}/{key}/{_WEIGHT}", opened) for key in parameters}
             beside_zero = source.inside(tag[:-1]).names() if tag else source.names()
             states = [one for one in beside_zero if _STATES.fullmatch(one)]
-            trees = [_closed_tree(source, f"{tag}{one}") for one in states[: limits.RANKS]]
+            model = _only_states(source, tag, states, opened)
+            trees = [model.tree] if model else [_closed_tree(source, f"{tag}{one}") for one in states[: limits.RANKS]]
             notes = [*universal.odd_notes(weights, states, list(universal.listed(trees)))]
             own = dict(weights)
-            beside = _add_states(source, tag, states, weights=weights, opened=opened)
+            beside = _add_states(source, model, weights) if model else {}
             _check_complete(source, weights, list(universal.listed(trees, ["param_shapes"])))
-            notes += universal.unlike_notes(own, opened, _FIRST)
+            notes += universal.unlike_notes(own, model, opened) if model else ()
         except BaseException:
             for one in opened:
                 one.file.close()
@@ -144,25 +145,28 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
     return info
 
 
-def _add_states(
-    folder: Folder, tag: str, names: Sequence[str], *, weights: dict[str, TensorInfo], opened: list[StateFile]
-) -> dict[str, Any]:
-    """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
+def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[StateFile]) -> StateFile | None:
+    """Return the model states, and append the open file to ``opened``; None unless one file has those of all ranks.
 
-    Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
-    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps. ``names`` has the names of
-    the files with model states. If there are several, each has only a part of the model: they are not read, and {} is
-    returned.
+    ``names`` has the names of the files with model states. If there are several, each has only a part of the model.
     """
     if names != [_FIRST]:
-        return {}
-    tree = _state(folder, f"{tag}{_FIRST}", opened)
-    if not isinstance(tree, Mapping):
+        return None
+    if not isinstance(_state(folder, f"{tag}{_FIRST}", opened), Mapping):
         raise FormatError(
             f"{escape(opened[-1].file.uri)} is not a dict of training states as DeepSpeed saves it.",
             rule="zero states",
         )
-    model = opened[-1]
+    return opened[-1]
+
+
+def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]) -> dict[str, Any]:
+    """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
+
+    Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
+    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps.
+    """
+    tree = model.tree
     if "param_shapes" in tree:
         shapes = {key: shape for group in groups_of(model) for key, shape in group.items()}
         for key, shape in shapes.items():

@@ -303,7 +303,10 @@ def test_the_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch) -> 
     assert [compute.threads_of(step, places, MergeContext(threads=number)) for number in (0, 1, 3)] == [8, 1, 3]
 
 
-def test_a_file_of_another_process_that_was_replaced_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_begun_anew", [True, False])
+def test_a_file_of_another_process_that_was_replaced_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, *, is_begun_anew: bool
+) -> None:
     """A process of an earlier run, which was taken for dead, removes a finished part and begins it anew."""
     take, replaced = staged_output.StagedOutput._take, []
 
@@ -313,7 +316,8 @@ def test_a_file_of_another_process_that_was_replaced_is_an_error(monkeypatch: py
             path = Path(folder.path) / receipt.name
             size = path.stat().st_size
             path.unlink()
-            path.write_bytes(bytes(size))
+            if is_begun_anew:
+                path.write_bytes(bytes(size))
             replaced.append(receipt.name)
         return there
 

@@ -223,7 +223,7 @@ MUTANTS = (
     ),
     Mutant(
         "a shard of another process that was replaced is not published",
-        "if self._of_others.get(staged.path, (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):",
+        "if (of_other := self._of_others.get(staged.path)) and _identity(staged.path) != of_other:",
         "if False:",
         "engine/test_processes.py",
     ),

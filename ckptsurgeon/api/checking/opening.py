@@ -102,14 +102,17 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 def _strays(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the files named like shards of the only file of a checkpoint, in its folder; () if it has several files.
 
-    transformers loads ``model.safetensors`` and ignores them, but others may load them, and an upload has them, too.
+    Also () if an index is beside it: the shards are those of the index. transformers loads ``model.safetensors`` and
+    ignores others, but other programs may load them, and an upload has them, too.
     """
     files = [*checkpoint.open_files().values()]
     if len(files) != 1 or checkpoint.folder is None or not files[0].name.endswith(SUFFIX):
         return ()
-    own = numbered(files[0].name.removesuffix(SUFFIX), SUFFIX)
+    name = files[0].name.removesuffix(SUFFIX)
+    own = numbered(name, SUFFIX)
     with suppress(CheckpointError):
-        return tuple(sorted(name for name in checkpoint.folder.names() if own.fullmatch(name)))
+        names = checkpoint.folder.names()
+        return () if f"{name}{INDEX}" in names else tuple(sorted(one for one in names if own.fullmatch(one)))
     return ()
 
 

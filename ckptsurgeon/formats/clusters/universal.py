@@ -42,14 +42,13 @@ def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: I
         yield Note(NoteKind.SPLIT_TENSORS, text)
 
 
-def unlike_notes(weights: Mapping[str, TensorInfo], opened: Sequence[StateFile], first: str) -> Iterator[str]:
-    """Yield a note if weights, rounded, are not those of the model states, the last file of ``opened`` if it is read.
+def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Sequence[StateFile]) -> Iterator[str]:
+    """Yield a note if weights, rounded, are not those of the model states ``model``.
 
-    ``weights`` are those of the files ``fp32.pt``, ``first`` is the name of the file with the model states.
+    ``weights`` are those of the files ``fp32.pt``; ``opened`` are all open files.
     """
-    last = opened[-1] if len(opened) > len(weights) else None
-    module = last.tree.get("module") if last is not None else None
-    if last is None or not isinstance(module, Mapping):
+    module = model.tree.get("module")
+    if not isinstance(module, Mapping):
         return
     handles = {name: file for one in opened for name, file in one.header.handles.items()}
     some = list(weights)[:: len(weights) // COMPARED + 1]
@@ -57,7 +56,7 @@ def unlike_notes(weights: Mapping[str, TensorInfo], opened: Sequence[StateFile],
     if unlike:
         text = (
             f"of {count(len(some), 'compared weight')}, {len(unlike)}, when rounded, differ from those in "
-            f"{escape(first)}: the files are of different steps: {listing(unlike, where='')}"
+            f"{escape(model.file.name)}: the files are of different steps: {listing(unlike, where='')}"
         )
         yield Note(NoteKind.SPLIT_TENSORS, text)
 

@@ -242,13 +242,13 @@ class MergeSteps:
                 rule=rule, policy="slice",
             )  # fmt: skip
         skip = (
-            f"erge this tensor without the models in which its shape differs: --on-mismatch {escape(piece.key)}=skip."
+            f"Merge this tensor without the models in which its shape differs: --on-mismatch {escape(piece.key)}=skip."
         )
         has_shape = first.shape == fitted.shape or is_reshape(first.shape, fitted.shape)
         raise PlanError(
             f"{escape(piece.key)} ({one.dtype}) has different shapes in the models: {rule} does not work with "
             f"--on-mismatch {fitted.policy}.",
-            hint=f"Take the values of the first model (--int-buffers first), or m{skip}" if has_shape else f"M{skip}",
+            hint=f"{skip}{' Or take the values of the first model: --int-buffers first.' if has_shape else ''}",
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:

@@ -143,8 +143,7 @@ class StagedFolder:
         """
         for staged, size in self._open:
             staged.flush(size)
-            found = os.lstat(staged.path)
-            if self._of_others.get(staged.path, (found.st_dev, found.st_ino)) != (found.st_dev, found.st_ino):
+            if (of_other := self._of_others.get(staged.path)) and _identity(staged.path) != of_other:
                 raise OutputError(
                     f"{escape(staged.shown)} was replaced after it was written: another process writes it, too.",
                     hint="Stop the processes of an earlier run, and run the command again.",
@@ -158,6 +157,14 @@ class StagedFolder:
         """Close all files."""
         for staged, _ in self._open:
             staged.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return the device and inode of a file; None if there is none: another process may have just removed it."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _clear(path: str, but: Collection[str]) -> None:

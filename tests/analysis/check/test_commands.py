@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.running import all_checks
@@ -48,6 +48,14 @@ def test_exit_codes(ckpt: Run, model: Path) -> None:
     assert ckpt("check", "nowhere").code == 3
     Path("words.txt").write_text("no checkpoint\n")
     assert ckpt("check", "words.txt").code == 3
+
+
+def test_shards_of_an_index_beside_a_whole_file_are_not_strays(model: Path) -> None:
+    whole = {key: value for name in (FIRST, SECOND) for key, value in load_file(model / name).items()}
+    save_file(whole, model / "model.safetensors", {"format": "pt"})
+    assert not cs.check(model / "model.safetensors").row("orphaned-shards").found
+    (model / INDEX_FILE).unlink()
+    assert cs.check(model / "model.safetensors").row("orphaned-shards").found[0].what.startswith("2 files")
 
 
 def test_no_skip_turns_a_refused_file_into_a_pass(ckpt: Run) -> None:

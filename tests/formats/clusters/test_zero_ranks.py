@@ -12,6 +12,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import FormatError
+from ckptsurgeon.formats import deepspeed_universal
 from ckptsurgeon.util.notes import is_serious
 
 from ..test_deepspeed_zero import zero_folder
@@ -181,6 +182,19 @@ WEIGHT = "d/zero/layers.0.weight"
 def test_a_whole_universal_checkpoint_has_no_warnings(stage: int, ranks: int) -> None:
     universal("d", stage=stage, ranks=ranks)
     assert warnings() == []
+
+
+def test_the_model_states_beside_a_universal_checkpoint_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    universal("d")
+    names, read = list[str](), deepspeed_universal.read_header
+
+    def counted(file: Any, name: str) -> Any:
+        names.append(os.path.basename(name))
+        return read(file, name)
+
+    monkeypatch.setattr(deepspeed_universal, "read_header", counted)
+    assert warnings() == []
+    assert names.count("mp_rank_00_model_states.pt") == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

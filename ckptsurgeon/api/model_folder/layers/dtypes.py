@@ -88,7 +88,7 @@ def _halves_in_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """
     lists: dict[str, dict[str, dict[str, str]]] = {}
     for one in tensors:
-        if (place := _LAYER.match(one.key)) and one.dtype in HALVES and not one.is_quantised:
+        if one.dtype in HALVES and not one.is_quantised and (place := _LAYER.match(one.key)):
             lists.setdefault(place[1], {}).setdefault(place[2], {})[one.dtype] = one.key
     for layers in lists.values():
         if len(layers) > 1 and all(len(found) == 2 for found in layers.values()):
