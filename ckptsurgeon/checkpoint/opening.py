@@ -10,6 +10,7 @@ from ..errors import ConfigError, SourceError
 from ..formats._archive import open_member
 from ..formats._open import read_header
 from ..formats.base.header import Header
+from ..formats.unsupported.folders import PIPELINE
 from ..storage.read.base import Folder, Source
 from ..storage.read.uri import open_source, page_notes
 from ..util.text import escape, listing
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from .in_memory import CheckpointLike
 
 __all__ = ["checkpoint_of", "open_checkpoint", "open_optimizer"]
-
-_PIPELINE = "diffusers pipeline"
-"""The beginning of the format of a header of a pipeline; ``root`` is one of its components."""
 
 
 def open_checkpoint(
@@ -70,14 +68,22 @@ def checkpoint_of(
     ``root``, ``unwrap`` and the errors are those of ``open_checkpoint``. ``notes`` are put in front of the notes of the
     header.
     """
+    component = _component(source, root)
+    source = component or source
     header = read_header(source)
     header = replace(header, notes=(*notes, *header.notes)) if notes else header
-    if root not in (None, ".") and isinstance(source, Folder) and header.format.startswith(_PIPELINE):
-        from ..formats.exported.diffusers_pipeline import component_alone
-
-        header, source = component_alone(header, str(root)), source.inside(str(root))
+    header = replace(header, tree={root: header.tree}) if component else header
     folder, around = folder_of_model(source), folder_around(source)
     return _of_header(uri, header, root, unwrap=unwrap, folder=folder, around=around)
+
+
+def _component(source: Source, root: str | None) -> Folder | None:
+    """Return the folder of the component ``root`` if ``source`` is a diffusers pipeline; else None."""
+    if root in (None, ".") or not isinstance(source, Folder) or PIPELINE not in source.names():
+        return None
+    from ..formats.exported.diffusers_pipeline import component_folder
+
+    return component_folder(source, str(root))
 
 
 def open_optimizer(path: str) -> Checkpoint:

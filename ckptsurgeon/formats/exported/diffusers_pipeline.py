@@ -6,7 +6,7 @@ a tokeniser, are not read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,10 @@ from ..base.sharded_writer import folder_digest, folder_frame, folder_recipe
 from ..unsupported.folders import PIPELINE, pipeline_index
 from ._pipeline_writer import PipelineWriter
 
-__all__ = ["FORMAT", "component_alone"]
+__all__ = ["FORMAT", "component_folder"]
 
 _MOST = 16
 """The most subfolders of a pipeline: each is searched, which may cost a request over the network."""
-_WHOLE = "read as one model: the components"
 CONFIG = "config.json"
 _WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "Extractor")
 """The ends of the names of classes that have no weights."""
@@ -80,8 +79,8 @@ class _Pipeline:
             handles=_handles(parts),
             metadata=(metadata := _metadata(parts)),
             notes=(
-                f"{_WHOLE} {listing([*parts], _MOST, where='')} of a pipeline; pass the folder of one to read it "
-                "alone, or --root with its name",
+                f"read as one model: the components {listing([*parts], _MOST, where='')} of a pipeline; pass the "
+                "folder of one to read it alone, or --root with its name",
                 *notes,
                 *_lost(source, parts),
                 *_left(parts, metadata),
@@ -91,22 +90,21 @@ class _Pipeline:
         )
 
 
-def component_alone(header: Header, component: str) -> Header:
-    """Return the header of a pipeline with the tensors of one component only, as the state dict of this name.
+def component_folder(folder: Folder, component: str) -> Folder | None:
+    """Return the folder of a component of a pipeline; None if ``folder`` has weights itself, or no component has any.
 
-    Raises ConfigError if the pipeline has no such component.
+    Raises ConfigError if other components have weights, but not this one.
     """
-    assert isinstance(header.tree, Mapping)
-    inside = f"{component}."
-    own = {key[len(inside) :]: info for key, info in header.tree.items() if key.startswith(inside)}
-    names = list(dict.fromkeys(key.partition(".")[0] for key in header.tree))
-    if component not in names:
+    if any(map(is_weights, folder.names())):
+        return None
+    index = pipeline_index(folder)
+    names = [name for name in folder.folders()[:_MOST] if name in index and _has_weights(folder.inside(name).names())]
+    if names and component not in names:
         raise ConfigError(
             f"--root {escape(component)} is no component of the pipeline.",
             hint=f"Use one of {listing(names, _MOST, where='')}.",
         )
-    notes = tuple(one for one in header.notes if not one.startswith(_WHOLE))
-    return replace(header, tree={component: own}, notes=notes)
+    return folder.inside(component) if names else None
 
 
 def _frame(folder: Folder, parts: Mapping[str, Header]) -> str:
@@ -131,7 +129,7 @@ def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
     for name in inside:
         inner = folder.inside(name)
         names = inner.names()
-        if not has_weights(names) and not any(map(is_weights, names)):
+        if not _has_weights(names):
             continue
         if name in index:
             found[name] = choose(inner, names)
@@ -163,6 +161,10 @@ def _is_component(entry: object) -> bool:
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(one, str) for one in entry):
         return False
     return bool(entry[1].isidentifier() and entry[1][0].isupper())
+
+
+def _has_weights(names: Sequence[str]) -> bool:
+    return has_weights(names) or any(map(is_weights, names))
 
 
 def _lacks_weights(names: Collection[str]) -> bool:

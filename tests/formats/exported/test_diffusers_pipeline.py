@@ -93,6 +93,9 @@ def test_root_is_a_component_with_its_configuration(ckpt: Run) -> None:
     assert [*cs.open_checkpoint("sd", ".")] == ["unet.a", "vae.a"]
     plan = cs.convert("sd", root="unet")
     assert not any("read as one model" in note for note in plan.notes)
+    Path("sd/unet", OTHER).write_bytes(b"damaged")
+    with cs.open_checkpoint("sd", "vae") as found:
+        assert ([*found], len(found.open_files())) == (["a"], 1)
     done = ckpt("inspect", "sd", "--root", "unett")
     assert done.code == 2
     assert "--root unett is no component of the pipeline. Use one of unet, vae." in " ".join(done.err.split())
