@@ -23,10 +23,15 @@ def number_of_processes() -> int:
 
 
 def cores_of_process() -> int:
-    """Return how many cores this process may use: those of the machine, divided by the job's processes on it."""
+    """Return how many cores this process may use: at most its share of those of the machine.
+
+    The share is the number of cores divided by the job's processes on this machine. If the launcher has bound each
+    process to cores of its own, as Slurm does, these are all its cores.
+    """
+    bound = len(os.sched_getaffinity(0))
     beside = os.environ.get("LOCAL_WORLD_SIZE", "")
     processes = int(beside) if number_of_processes() > 1 and beside.isdecimal() else 1
-    return max(1, len(os.sched_getaffinity(0)) // max(1, processes))
+    return max(1, min(bound, (os.cpu_count() or bound) // max(1, processes)))
 
 
 def is_started_again() -> bool:

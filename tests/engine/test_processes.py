@@ -288,11 +288,20 @@ def test_processes_of_a_machine_share_its_cores(
     environment: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cores_of_process() == cores
+
+
+def test_cores_to_which_a_process_is_bound_are_not_divided_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert cores_of_process() == 2
 
 
 def test_the_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,8 +217,8 @@ MUTANTS = (
     ),
     Mutant(
         "processes of a machine share its cores between their threads",
-        "return max(1, len(os.sched_getaffinity(0)) // max(1, processes))",
-        "return max(1, len(os.sched_getaffinity(0)))",
+        "return max(1, min(bound, (os.cpu_count() or bound) // max(1, processes)))",
+        "return max(1, bound)",
         "engine/test_processes.py",
     ),
     Mutant(
