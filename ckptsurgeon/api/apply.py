@@ -82,10 +82,11 @@ def apply(
     must make this call with the same plan; the receipt of the first process describes the whole output. With ``engine``
     "ray" or "ray://HOST:PORT", each shard is written by a Ray task, on nodes that share the file system.
 
-    Raises PlanError if an input has changed since the plan was made, or ``memory`` is too small. Raises OutputError if
-    the output exists (without ``force``), is an input, is being written by another run, cannot be written, or has
-    unfinished shards of another call. Raises FormatError if an input fails its checksum. If a recipe asserts a verdict
-    of ``prove`` (``proved``) and the output has another verdict, VerifyError is raised after the output is written.
+    Raises ConfigError if no output is given, or an option is not valid. Raises PlanError if an input has changed since
+    the plan was made, or ``memory`` is too small. Raises OutputError if the output exists (without ``force``), is an
+    input, is being written by another run, cannot be written, or has unfinished shards of another call. Raises
+    FormatError if an input fails its checksum. If a recipe asserts a verdict of ``prove`` (``proved``) and the output
+    has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
     from ..engine.output.layout import parse_size
@@ -185,9 +186,10 @@ class _Form:
 
 
 def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
-    """Raise an error if the output cannot be proved, is an incomplete adapter, or takes more than ``memory`` bytes.
+    """Raise an error if a plan cannot be carried out: its verdict, its adapter and its memory are checked.
 
-    ``proved`` is the verdict that the recipe requires; "" if it requires none. ``memory`` is 0 if no limit was given.
+    ``proved`` is the verdict that the recipe requires; "" if it requires none. The network for this verdict must be
+    buildable. An adapter must be complete. ``memory`` is the limit in bytes, 0 if none was given.
     """
     if proved:
         from .prove.output import check_runs
@@ -204,7 +206,7 @@ def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> 
 
 
 def _check_no_ranks(options: OutputOptions) -> None:
-    """Raise ConfigError for a format with a file for each rank: only one process can write it."""
+    """Raise ConfigError if the output has one file for each rank: only one process can write these files."""
     if options.ranks.ranks:
         raise ConfigError(
             f"--to {options.to} cannot be used with several processes: one process writes the files of all ranks.",
@@ -215,7 +217,7 @@ def _check_no_ranks(options: OutputOptions) -> None:
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the context manager for the Ray tasks; raises ConfigError if processes of torchrun share the work, too.
+    """Return the context manager for the Ray tasks; raises ConfigError if torchrun is also used.
 
     ``group`` are the processes that torchrun has started; None if there is only one process.
     """

@@ -81,7 +81,7 @@ def _is_explained(subject: Subject) -> bool:
 
 
 def _import_checks() -> None:
-    """Import what is only needed after all values have been read; as long as that takes, other threads read."""
+    """Import the modules that are needed only after all values have been read; other threads read values meanwhile."""
     from ..checkpoint import all_quantisation_notes  # noqa: F401
     from .model_folder.codes import described_shapes  # noqa: F401
     from .model_folder.layers import holes  # noqa: F401

@@ -12,7 +12,7 @@ __all__ = ["Consumption", "consumption"]
 
 
 class Consumption(NamedTuple):
-    """The source files that would be deleted, their total size in bytes, and the tensors that no step reads."""
+    """The source files that would be deleted, their total size in bytes, and the source tensors that are not used."""
 
     files: tuple[str, ...]
     nbytes: int

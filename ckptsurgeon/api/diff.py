@@ -54,8 +54,9 @@ def diff(
     the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of
     its model are compared.
 
-    Raises PatternError for a pattern that matches nothing, the errors of ``open_checkpoint``, and FormatError if a
-    record that is read fails its checksum.
+    Raises ConfigError for an invalid tolerance, and for a configuration that cannot be compared. Raises PatternError
+    for a pattern that matches nothing, the errors of ``open_checkpoint``, and FormatError if a record that is read
+    fails its checksum.
     """
     for name, value in (("--rtol", rtol), ("--atol", atol)):
         if not (value >= 0 and math.isfinite(value)):
@@ -85,7 +86,7 @@ def diff(
 
 
 def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
-    """Raise ConfigError if the first of two paths is a configuration, which only the second may be."""
+    """Raise ConfigError if the path ``first`` is a configuration: only ``second`` may be one."""
     here, there = ("" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second))
     if here and there and is_configuration(here) and os.path.isfile(here):
         raise ConfigError(

@@ -70,8 +70,8 @@ def rename(
     ``layout`` is the name of a library's layout ("openai", "meta"); it renames all tensors, so it cannot be used with
     rules. ``heads`` has the numbers of query and key heads ("32/8"), if no configuration next to the weights has them.
     ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
-    metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
-    name or an operation does not fit, and the errors of ``open_checkpoint``.
+    metadata, as in ``convert``. Raises ConfigError if no change is given, PatternError for a rule that matches nothing,
+    PlanError if two keys get the same name or an operation does not fit, and the errors of ``open_checkpoint``.
     """
     check_metadata(metadata)
     rules = [*rules_as_text(map), *rules_of(map_file)]

@@ -138,7 +138,8 @@ def init_config(
     buffers and parts of quantised tensors, the initialiser is ``like``, which keeps the values of the checkpoint. The
     notes of ``inspect`` are comments at the beginning. For a toolkit's configuration (ESPnet's ``config.yaml``), the
     result refers to that file, and lists the parameters that it freezes in ``train:``. ``task`` is the ESPnet task, if
-    the configuration fits several tasks. Raises OutputError if the output exists and ``force`` is not set.
+    the configuration fits several tasks. Raises ConfigError for ``root`` with a configuration, or ``task`` with a
+    checkpoint; OutputError if the output exists and ``force`` is not set; and the errors of ``open_checkpoint``.
     """
     return initial_config(path, root=root, task=task, output=output, force=force, wait=wait)[0]
 
@@ -152,7 +153,10 @@ def initial_config(
     force: bool = False,
     wait: float | None = None,
 ) -> tuple[str, list[str]]:
-    """Do the same as ``init_config``, but return both the text and the notes on the checkpoint."""
+    """Return the text that ``init_config`` returns, and the notes on the checkpoint.
+
+    Arguments and errors are those of ``init_config``. A toolkit's configuration has no notes.
+    """
     from ..destinations._load import is_configuration
     from .inputs.inputs import notes_on
     from .model_folder.checks import contradictions

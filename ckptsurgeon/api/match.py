@@ -110,10 +110,10 @@ def _by_values(
 
 
 def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_file: bool) -> Checkpoint:
-    """Return the source without the wrappers of its keys that the destination does not have, as ``transplant`` does.
+    """Return the source without those wrappers of its keys that the destination does not have, as ``transplant`` does.
 
-    With ``for_file``, all wrappers stay if the destination has some of them, and rules remove the others, because
-    ``unwrap`` in a recipe removes all.
+    If the destination has some of the wrappers, and the proposal is ``for_file``, all wrappers stay: ``unwrap`` in a
+    recipe would remove all of them, so rules remove only the others.
     """
     some = raw.unwrapped(destination=list(destination))
     return raw if for_file and [*some] != [*raw.unwrapped()] else some

@@ -140,7 +140,8 @@ def _groups(
 ) -> tuple[list[Group], list[str]]:
     """Return the groups of axes of a model that may be permuted, and the reasons why other axes may not be permuted.
 
-    ``groups`` are the groups that the user lists. If ``network`` is given, its groups are used instead.
+    ``groups`` are the groups that the user lists. If ``network`` is given, its groups are used instead; raises
+    PlanError if none of them is found in the model.
     """
     if network is None:
         return own_groups(groups or {}, model, model.path), []

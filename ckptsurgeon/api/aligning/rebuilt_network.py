@@ -127,8 +127,8 @@ class RebuiltNetwork:
     def wider(self, path: str, channels: Mapping[str, int]) -> tuple[list[Axis], TargetSpec]:
         """Return the axes that change if the width in the field ``path`` is doubled, and the wider network.
 
-        The size of each head stays the same. So do the numbers of channels in ``channels``, by the paths of fields
-        that are not set.
+        The size of each head stays the same: if the network has no field for it, the number of heads is doubled.
+        ``channels`` maps the paths of fields that are not set to numbers of channels; these numbers stay the same, too.
         """
         part, inside = self.beside(path), path.rpartition(".")[0]
         changes: dict[str, Any] = {path: 2 * at_path(self._fields, path), **self.pinned(path)}

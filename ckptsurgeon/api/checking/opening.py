@@ -100,10 +100,12 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 
 
 def _strays(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the files named like shards of the only file of a checkpoint, in its folder; () if it has several files.
+    """Return the names of files in a checkpoint's folder that are named like shards of the checkpoint's only file.
 
-    Also () if an index is beside it: the shards are those of the index. transformers loads ``model.safetensors`` and
-    ignores others, but other programs may load them, and an upload has them, too.
+    For example, ``model-00001-of-00002.safetensors`` is named like a shard of ``model.safetensors``. Returns () if the
+    checkpoint has several files, or if an index is in the folder, because the shards then belong to the index.
+    transformers loads ``model.safetensors`` and ignores the shards, but other programs may load them, and an upload
+    includes them.
     """
     files = [*checkpoint.open_files().values()]
     if len(files) != 1 or checkpoint.folder is None or not files[0].name.endswith(SUFFIX):

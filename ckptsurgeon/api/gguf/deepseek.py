@@ -85,7 +85,7 @@ def deepseek_entries(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[st
 
 
 def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, str]:
-    """Return the entries for the experts and for how the router chooses them."""
+    """Return the entries for the experts and for how the router chooses them; raises PlanError for invalid numbers."""
     is_v2 = config.get("model_type") == V2
     used = _number(config, "num_experts_per_tok")
     if used > sizes.experts:

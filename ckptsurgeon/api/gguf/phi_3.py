@@ -91,7 +91,8 @@ def _original(config: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
 def _rotary(config: Mapping[str, Any], fields: Mapping[str, Any], size: int) -> int:
     """Return the number of values that the rotary embedding rotates, of the ``size`` values of a head.
 
-    ``fields`` are the fields of the rotary embedding in ``config``.
+    ``fields`` are the fields of the rotary embedding in ``config``. Raises PlanError if the share of rotated values
+    (``partial_rotary_factor``) is not valid.
     """
     part = number_in(fields, "partial_rotary_factor", number_in(config, "partial_rotary_factor", 1.0))
     if not 0 < part <= 1:

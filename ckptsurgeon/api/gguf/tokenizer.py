@@ -81,7 +81,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
     """Return the entries for byte-level BPE (as in GPT-2, Llama 3 and Qwen), and notes.
 
     The notes are about rows of the embedding without a token, and about an unknown pre-tokeniser. ``rows`` is the
-    number of rows of the embedding.
+    number of rows of the embedding. Raises ConfigError if tokenizer.json has no byte-level BPE.
     """
     document = _document(folder)
     model = document.get("model")
@@ -148,7 +148,8 @@ def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
 def _merge(one: Any) -> str:
     """Return a merge rule as one string, with a space between its two parts.
 
-    A space inside a part is replaced by Ġ, as llama.cpp expects.
+    A space inside a part is replaced by Ġ, as llama.cpp expects. Raises ConfigError if the rule is not a pair of
+    strings.
     """
     if isinstance(one, str):
         return one

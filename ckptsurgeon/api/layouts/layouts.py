@@ -27,7 +27,7 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
 
     Each layout has the name that ``convert(…, layout=NAME)`` accepts. The layout of ``source`` is recognised by its
     keys; only its header is read, and the result lists the layouts that it can be converted to. ``root`` is the dotted
-    path of its state dict. Raises what ``open_checkpoint`` raises.
+    path of its state dict. Raises the errors of ``open_checkpoint``.
     """
     known = tuple(
         KnownFamily(

@@ -62,7 +62,7 @@ def lora_concat(
 
     Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes),
     ConfigError for adapters of another kind, invalid weights or parameters of another method, PatternError for a
-    pattern that matches nothing, and what ``open_checkpoint`` raises.
+    pattern that matches nothing, and the errors of ``open_checkpoint``.
     """
     given = adapters_of(adapters)
     counts, wanted = weights_of_adapters(weights, given), factor_dtype(dtype)

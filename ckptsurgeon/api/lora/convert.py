@@ -66,7 +66,7 @@ def lora_convert(
 
     Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if
     names are missing, ConfigError for adapters of another kind and for a rank or energy that is invalid, missing or
-    superfluous, PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
+    superfluous, PatternError for a pattern that matches nothing, and the errors of ``open_checkpoint``.
     """
     check_spelling(to)
     share = float(energy) if energy is not None else None
@@ -104,7 +104,7 @@ def _ranks(
     energy: float | None,
     memory: int,
 ) -> Mapping[str, int]:
-    """Return the rank of each module that is a LoHa or LoKr, by the key of its first tensor.
+    """Return the new rank of each module that is a LoHa or LoKr, by the key of its first tensor.
 
     Raises ConfigError if there are such modules but neither ``rank`` nor ``energy`` is given, or if one of these is
     given but there are no such modules. Raises PlanError if the computation takes more than ``memory`` bytes (0 means

@@ -56,9 +56,9 @@ def _misfit(why: str) -> Note:
 
 
 def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:
-    """Yield a note if "all-linear" selects all linear layers, but all factors are for modules of one name (``q_proj``).
+    """Yield a note if ``target_modules`` is "all-linear", but all modules with factors have the same name (``q_proj``).
 
-    A model with such a module has other linear layers, too.
+    A model with such a module has other linear layers, too, so factors are probably missing.
     """
     kinds = {f".{one}".rpartition(".")[2] for one in modules}
     if config.linear is not None and len(kinds) == 1 and all(LINEAR.search(f".{one}") for one in modules):

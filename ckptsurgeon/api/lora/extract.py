@@ -77,8 +77,8 @@ def lora_extract(
     ``vocab`` is "place", there is no error: row n of the base is subtracted from row n of the tuned model, whatever
     their tokens. Quantised models are decoded before they are compared.
 
-    Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
-    pattern that matches nothing, and what ``open_checkpoint`` raises.
+    Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a pattern
+    that matches nothing, and the errors of ``open_checkpoint``.
     """
     options = Options.of(include=include, exclude=exclude, dtype=str(dtype))
     alpha = float(alpha) if alpha is not None else None  # so that 4 and 4.0 result in the same file

@@ -77,7 +77,7 @@ def lora_merge(
     If the result has 16 bits, changes of LoRA are summed in single precision; all others in double precision.
 
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter does not fit the base,
-    PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
+    PatternError for a pattern that matches nothing, and the errors of ``open_checkpoint``.
     """
     given = adapters_of(adapters)
     check_encoding(encoding)

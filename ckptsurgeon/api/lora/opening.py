@@ -116,7 +116,7 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
     """Return the file with the weights and the file with the configuration.
 
     ``source`` is a folder or a single file. The second result is None if there is no configuration in the folder of a
-    single file.
+    single file. Raises SourceError if a given folder lacks one of the two files.
     """
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if has_configuration(source) else None
@@ -150,7 +150,10 @@ def _configuration(file: File) -> tuple[Any, tuple[FilePrint, ...]]:
 
 
 def _check_keys(adapter: Adapter, data: Mapping[str, Any], uri: str) -> None:
-    """Raise ConfigError if a module is of another kind than the configuration ``data``: LoRA, LoHa or LoKr."""
+    """Raise ConfigError if a module's kind (LoRA, LoHa, LoKr) is not the one in the configuration ``data``.
+
+    ``uri`` is the address of the configuration, for the message.
+    """
     kind = data["peft_type"]
     other = next((one.a for one in adapter.modules if one.kind.partition(" ")[0] != TYPES.get(kind, "")), "")
     if other:
@@ -188,7 +191,7 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
     """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
 
     If the file is for one model without a name, the key is ''. With ``methods``, the configurations may be for LoHa or
-    LoKr.
+    LoKr. Raises ConfigError if the metadata are damaged.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:

@@ -44,7 +44,7 @@ def lora_resize(
     adapter. ``memory`` ("512MB") limits the memory of the computation.
 
     Raises PlanError for DoRA and for values that are not finite, ConfigError for an invalid ``rank`` or ``energy`` and
-    for an adapter of another kind, and what ``open_checkpoint`` raises.
+    for an adapter of another kind, and the errors of ``open_checkpoint``.
     """
     share = float(energy) if energy is not None else None
     check_sizes(rank, share)

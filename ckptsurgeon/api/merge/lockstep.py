@@ -16,16 +16,16 @@ from ..inputs.argument_types import Progress
 __all__ = ["AHEAD", "in_lockstep"]
 
 AHEAD = 32 << 20
-"""A run waits if it has written over this many bytes more than the slowest run."""
+"""A run waits if it has written more bytes than the slowest run, by more than this number."""
 
 T = TypeVar("T")
 
 
 def in_lockstep(runs: Sequence[Callable[[Progress], T]], progress: Progress | None = None) -> list[T]:
-    """Return the results of ``runs``, each in a thread of its own; none is over ``AHEAD`` bytes ahead of another.
+    """Return the results of ``runs``, each in its own thread; none gets more than ``AHEAD`` bytes ahead of another.
 
     Each run gets a function, and calls it with (bytes done, total bytes); ``progress`` is called with the sums over all
-    runs. If a run fails, the others are stopped in their next call of this function, and its error is raised.
+    runs. If a run fails, the others are stopped when they next call this function, and its error is raised.
     """
     pace = _Pace(len(runs), progress)
     with ThreadPoolExecutor(max(1, len(runs)), thread_name_prefix="ckpt-window") as pool:

@@ -128,7 +128,7 @@ def merge(
     or else the first model, is a transformers folder, the output gets its configuration and tokeniser.
 
     Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
-    and what ``open_checkpoint`` raises.
+    and the errors of ``open_checkpoint``.
     """
     dtype, compute = (None if one is None else str(one) for one in (dtype, compute))
     check_metadata(metadata)

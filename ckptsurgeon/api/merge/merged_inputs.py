@@ -2,9 +2,9 @@
 
 The blocks are merged in the order in which they run. First, each model's own block runs on the outputs of the merged
 blocks before it. Then the block is merged by RegMean, and the merged block runs (https://arxiv.org/abs/2508.03121,
-algorithm 1; the authors' code: https://github.com/nthehai01/RegMean-plusplus). The authors merge only the layers of a
-list in this way. Here, all blocks of ``prove`` are merged in this way, so that heads are also merged by their inputs
-from merged layers.
+algorithm 1; the authors' code: https://github.com/nthehai01/RegMean-plusplus). The authors merge in this way only the
+modules in a list of layers. Here, all blocks into which ``prove`` divides a network are merged in this way. So heads
+are merged by the inputs that they get from merged layers, too.
 """
 
 from __future__ import annotations

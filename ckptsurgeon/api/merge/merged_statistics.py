@@ -51,7 +51,7 @@ def merged_statistics(
     """Return the plan of a file with the statistics of ``source`` and of the models ``merged_with``.
 
     The keys in the file begin with the index of the model. The other arguments are those of ``stats``; ``limit`` is the
-    memory for weights in bytes.
+    memory for weights in bytes. Raises ConfigError if no chosen layer runs.
     """
     import torch
 

@@ -87,11 +87,11 @@ class SampledTensors:
         return [look(self.whole())]
 
     def gram(self, model: int, expert: int = 0) -> Array:
-        """Raise an error: methods that need statistics are not tried on samples."""
+        """Raise NotImplementedError: methods that need statistics are not tried on samples."""
         raise NotImplementedError
 
     def magnitudes(self) -> Array:
-        """Raise an error: methods that need statistics are not tried on samples."""
+        """Raise NotImplementedError: methods that need statistics are not tried on samples."""
         raise NotImplementedError
 
     def uniform(self, at: Slice, model: int) -> Array:

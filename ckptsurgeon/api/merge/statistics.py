@@ -159,7 +159,11 @@ def _texts(given: Iterable[str] | None) -> list[str]:
 
 
 def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
-    """Return MODEL and FILE of a string MODEL=FILE, split at the "=" after a known model, or else at the first."""
+    """Return MODEL and FILE of a string MODEL=FILE, which may have several "=".
+
+    It is split at the "=" after one of the ``known`` models or, if there is none, at the first "=". Raises ConfigError
+    if MODEL or FILE is missing.
+    """
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places if at and text[at + 1 :]]
     if not cuts:
@@ -228,9 +232,9 @@ def _statistics(
 
 
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics) -> tuple[list[str], set[str]]:
-    """Return (weights whose Gram matrices were made from fewer inputs than the layer has channels, a subset).
+    """Return (weights whose Gram matrices have no inverse, those of them whose layer got no input).
 
-    Such Gram matrices have no inverse. The subset has the weights that got no input at all. ``said`` is the record of
+    A Gram matrix has no inverse if it was made from fewer inputs than the layer has channels. ``said`` is the record of
     ``file`` on its statistics ``found``.
     """
     rows = said[found.kind].get("rows") if found.kind == GRAM else None

@@ -141,7 +141,7 @@ def _models(plan: Plan) -> dict[tuple[str, int], int]:
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
-    """Yield the steps that merge numbers, each once: a quantised weight has a step for each of its parts."""
+    """Yield the steps that merge values, each once: a quantised weight has one step for each tensor that stores it."""
     seen = set[str]()
     for step in plan.steps:
         numbers = step.numbers
@@ -157,7 +157,10 @@ def _merged(step: Step, models: Sequence[int], sources: Sequence[Checkpoint]) ->
 
 
 def _path(plan: Plan, source: int) -> str:
-    """Return the path of a source; sources that are one quantised model, with codes and decoded, have the same path."""
+    """Return the path of a source, or its name if it has none.
+
+    A quantised model may be two sources, as stored and decoded; both have the same path.
+    """
     return plan.sources[source].path or plan.sources[source].name
 
 

@@ -114,7 +114,7 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
     """Return the text of the chat template for ``said``, the field ``chat_template`` of a recipe; '' if there is none.
 
     "auto" is the template that most models have. Other values are the name of a built-in template, or the text of a
-    template.
+    template; raises ConfigError if it is neither.
     """
     if said == "auto":
         own = (one.chat_template or (one.embedded.chat_template if one.embedded else "") for one in folders)

@@ -150,7 +150,8 @@ def _output(vocab: str, lists: Sequence[Vocabulary], paths: Sequence[str], first
 def _paths(models: Sequence[InputModel], asked: VocabularyRequest, first: int) -> list[str]:
     """Return the path of each model's token list: from --tokens, else from the model's folder.
 
-    In a recipe of mergekit, a model without a list gets the list of the model at index ``first``.
+    In a recipe of mergekit, a model without a list gets the list of the model at index ``first``. Raises ConfigError
+    for an unknown model, for a model with two lists, and for a model without a list.
     """
     names = {name: number for number, one in enumerate(models) for name in (one.path, one.view.source.name)}
     tokens = asked.tokens
@@ -190,7 +191,8 @@ def _texts(tokens: Iterable[str] | None) -> list[str]:
 def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
     """Return MODEL and LIST of a string MODEL=LIST, split at the "=" after one of the ``known`` models.
 
-    If no known model precedes a "=", the string is split at the first "=".
+    If no known model precedes a "=", the string is split at the first "=". Raises ConfigError if MODEL or LIST is
+    missing.
     """
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places]

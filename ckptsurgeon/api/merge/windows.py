@@ -57,7 +57,7 @@ def average_windows(
     ``average`` and ``apply``. Returns the receipts in the order of the means.
 
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
-    (without ``force``), and what ``average`` and ``apply`` raise.
+    (without ``force``), and the errors of ``average`` and ``apply``.
     """
 
     def planned(paths: list[str]) -> Plan:

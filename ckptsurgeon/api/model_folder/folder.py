@@ -108,12 +108,12 @@ class ModelFolder:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The fields of its config.json; empty if it is missing or cannot be read (see ``fault``)."""
+        """The fields of the folder's config.json; empty if it is missing or cannot be read (see ``fault``)."""
         return self._config[0]
 
     @property
     def fault(self) -> Note:
-        """The reason why its config.json cannot be read or has an invalid ``model_type``; '' if it is valid."""
+        """The reason why config.json cannot be read or has an invalid ``model_type``; '' if there is no such fault."""
         return self._config[1]
 
     @cached_property
@@ -127,7 +127,7 @@ class ModelFolder:
 
     @cached_property
     def adapter(self) -> Mapping[str, Any]:
-        """The fields of its adapter_config.json; empty if it is missing or cannot be read."""
+        """The fields of the folder's adapter_config.json; empty if it is missing or cannot be read."""
         return self._fields(ADAPTER)[0]
 
     def _fields(self, name: str) -> tuple[Mapping[str, Any], Note]:
@@ -141,20 +141,20 @@ class ModelFolder:
 
     @property
     def said_tied(self) -> bool | None:
-        """The value of ``tie_word_embeddings`` in the configuration; None if the field is missing."""
+        """The boolean ``tie_word_embeddings`` in the configuration; None if it is missing or not a boolean."""
         text = self.config.get("text_config")
         declared = {**(text if isinstance(text, dict) else {}), **self.config}.get(TIES)
         return declared if isinstance(declared, bool) else None
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output layer uses the input embedding: as the configuration says, or by default of its type."""
+        """Whether the output layer uses the input embedding: as the configuration says, else by default of its type."""
         declared = self.said_tied
         return declared if declared is not None else bool(self.config) and not untied_by_default(self.config)
 
     @property
     def tokenizer(self) -> tuple[Companion, ...]:
-        """The files of its tokeniser."""
+        """The files of the folder's tokeniser."""
         return tuple(one for one in self.files if is_of_tokenizer(one.name))
 
     def has_tokens_of(self, other: ModelFolder) -> bool:
@@ -175,12 +175,12 @@ class ModelFolder:
 
     @property
     def has_all_tokens(self) -> bool:
-        """Whether its vocabulary file includes the added tokens, as only tokenizer.json does."""
+        """Whether the vocabulary file includes the added tokens, as only tokenizer.json does."""
         return self.vocabulary == VOCABULARIES[0]
 
     @property
     def rows(self) -> int:
-        """The vocabulary size in its configuration; 0 if it is not set."""
+        """The vocabulary size in the configuration; 0 if it is not set."""
         return vocabulary_size(self.config)
 
     @property
@@ -192,7 +192,7 @@ class ModelFolder:
 
     @property
     def vocabulary(self) -> str:
-        """The name of its vocabulary file; '' if there is none."""
+        """The name of the vocabulary file; '' if there is none."""
         named = {one.name for one in self.files}
         return next((one for one in VOCABULARIES if one in named), "")
 
@@ -205,17 +205,17 @@ class ModelFolder:
 
     @property
     def tokens(self) -> tuple[str, ...] | None:
-        """Its tokens in the order of their ids; None if they cannot be read."""
+        """The tokens in the order of their ids; None if they cannot be read."""
         return None if self.token_list is None else self.token_list.tokens
 
     @property
     def token_list(self) -> Vocabulary | None:
-        """Its tokens with the other properties in their file (kind, added tokens); None if they cannot be read."""
+        """The tokens with other properties that their file states (kind, added tokens); None if they cannot be read."""
         return self._token_list[0]
 
     @property
     def unread_tokens(self) -> str:
-        """The reason why its tokens cannot be read; "" if they can be read."""
+        """The reason why the tokens cannot be read; "" if they can be read."""
         return self._token_list[1]
 
     @cached_property
@@ -230,7 +230,7 @@ class ModelFolder:
 
     @cached_property
     def tokenizer_head(self) -> Mapping[str, Any]:
-        """The sections of its tokenizer.json, without the token list; empty if this file is missing or remote."""
+        """The sections of tokenizer.json, without the token list; empty if this file is missing or remote."""
         if self.vocabulary != VOCABULARIES[0] or scheme_of(self._file(self.vocabulary).path):
             return {}
         from ...vocabulary.tokenizer_head import tokenizer_head
@@ -239,7 +239,7 @@ class ModelFolder:
 
     @cached_property
     def pieces(self) -> Mapping[str, tuple[str, ...] | None]:
-        """The pieces of its local sentencepiece models, by file name; the value is None for a truncated file."""
+        """The pieces of the folder's local sentencepiece models, by file name; None for a truncated file."""
         from ...vocabulary.byte_pairs import VOCABULARY as TIKTOKEN
         from ...vocabulary.row_order import is_of_pieces
         from ...vocabulary.sentencepiece import pieces_in
@@ -255,7 +255,7 @@ class ModelFolder:
 
     @property
     def chat_template(self) -> str:
-        """The chat template of its tokeniser; '' if there is none."""
+        """The chat template of the tokeniser; '' if there is none."""
         named = {one.name for one in self.files}
         if CHAT in named:
             return self.read(CHAT).decode("utf-8", "replace")
@@ -266,9 +266,9 @@ class ModelFolder:
         return template if isinstance(template, str) else ""
 
     def document(self, name: str) -> Mapping[str, Any]:
-        """Return the JSON object in one of its files; raises SourceError or ConfigError if there is none.
+        """Return the JSON object in one of the folder's files; raises SourceError or ConfigError if there is none.
 
-        The object is parsed once: do not change it.
+        The object is parsed once and shared by all callers, so do not change it.
         """
         if name not in self._parsed:
             one = self._file(name)
@@ -276,7 +276,7 @@ class ModelFolder:
         return self._parsed[name]
 
     def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
-        """Return the bytes of one of its files; small files are read only once."""
+        """Return the bytes of one of the folder's files; small files are read only once."""
         one = self._file(name)
         if one.text:
             return one.text.encode()

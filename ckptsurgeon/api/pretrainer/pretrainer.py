@@ -127,8 +127,8 @@ class Pretrainer:
 
         ``options`` has keyword arguments of ``load_into`` for some modules, by name: ``{"head": {"on_mismatch":
         "init"}}``. ``device``, or a device as the first argument, exists for compatibility with SpeechBrain before 1.0
-        and has no effect: every module stays on its device. Raises what ``load_into`` raises, and the exceptions of
-        hooks; in both cases no module has changed.
+        and has no effect: every module stays on its device. Raises ConfigError for other arguments, the errors of
+        ``load_into``, and the exceptions of hooks; no module has changed then.
         """
         self._check_names()
         if not isinstance(options, (Mapping, NoneType)):

@@ -84,7 +84,7 @@ def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
 def _halves_in_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if all layers of a list have tensors in float16 and others in bfloat16, such as their norms.
 
-    No program saves so; float32 beside one of them is usual.
+    No program saves a model in this way. float32 together with one of the two dtypes is usual.
     """
     lists: dict[str, dict[str, dict[str, str]]] = {}
     for one in tensors:

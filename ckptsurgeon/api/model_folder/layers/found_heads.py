@@ -47,5 +47,5 @@ def _texts(value: Any) -> list[str]:
 
 
 def _part(name: str) -> str:
-    """Return the part of a projection that a pattern describes; in an expression, dots are escaped."""
+    """Return the part of a projection (query, key or value) that a key or pattern names; backslashes are ignored."""
     return part_of(name.replace("\\", ""))
