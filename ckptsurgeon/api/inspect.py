@@ -88,7 +88,10 @@ def inspect(
 
 
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
-    """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json."""
+    """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json.
+
+    Returns None if there is no such metadata and no config.json.
+    """
     from ..analysis.model_summary import summary_of_config, summary_of_metadata
 
     found = summary_of_metadata(checkpoint.format, checkpoint.metadata)

@@ -91,7 +91,10 @@ def _by_headers(
 def _by_values(
     raw: Checkpoint, source: CheckpointLike, destination: CheckpointLike, progress: Progress | None, *, for_file: bool
 ) -> tuple[Proposal, Checkpoint]:
-    """Return the proposal by values, and the checkpoint without the wrappers of its keys."""
+    """Return the proposal by values, and the checkpoint without the wrappers of its keys.
+
+    Raises ConfigError if ``destination`` is a configuration, which has no values.
+    """
     from ..analysis.match.values.find import with_values  # imports numpy
 
     name = path_of(destination)

@@ -158,8 +158,9 @@ def apply_patch(
     the patch. The format and the shards of ``old`` may differ from those of the checkpoint that the first patch was
     made from.
 
-    Raises PlanError if ``old`` is not the checkpoint that the first patch was made from, or a patch does not fit the
-    patch before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
+    Raises ConfigError if no patch is given; PlanError if ``old`` is not the checkpoint that the first patch was made
+    from, or a patch does not fit the patch before it; FormatError if a patch is damaged; OutputError if the output
+    cannot be written.
     """
     from ..engine.patch.apply import check_base, write_files
     from ..engine.patch.bases import OldCheckpoint, PatchedCheckpoint
@@ -220,7 +221,10 @@ def _checked_output(path: str, index: PatchIndex, inputs: Sequence[tuple[int, in
 
 @contextmanager
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
-    """Yield {name: temporary file} for an output; after the ``with`` block, the files replace an earlier output."""
+    """Yield {name: temporary file} for an output; after the ``with`` block, the files replace an earlier output.
+
+    The name of a single file is ''. Raises OutputError if files would be replaced without ``force``.
+    """
     from ..engine.output.companions import existing_checkpoint, stale_companions
 
     size = sum(file.size for file in index.files)

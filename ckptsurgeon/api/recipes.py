@@ -243,7 +243,7 @@ def _shared(name: str, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
-    """Call a verb with the arguments of a recipe; raises ConfigError for an unknown argument."""
+    """Call a verb with the arguments of a recipe; raises ConfigError for a wrong argument."""
     call = _VERBS[verb]
     known = {n: p for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD}
     for one in given:
@@ -263,7 +263,10 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
 
 
 def _proved(name: str, wanted: Any) -> str:
-    """Remove the entry "proved" from the assertions ``wanted``, and return its verdict; '' if there is none."""
+    """Remove the entry "proved" from the assertions ``wanted``, and return its verdict; '' if there is none.
+
+    Raises ConfigError if the value is not a verdict; ``name`` is the recipe's name in the message.
+    """
     verdict = wanted.pop(PROVED, "") if isinstance(wanted, dict) else ""
     if verdict not in ("", *VERDICTS):
         raise ConfigError(
@@ -276,7 +279,8 @@ def _proved(name: str, wanted: Any) -> str:
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
     """Raise PlanError if the plan does not meet an assertion in ``wanted``.
 
-    Returns notes on patterns that probably match fewer keys than the user meant.
+    Returns notes on patterns that probably match fewer keys than the user meant. Raises ConfigError for an invalid
+    assertion, PatternError for a pattern that matches no key.
     """
     if not isinstance(wanted, dict):
         raise ConfigError(f"{escape(name)}: the field assert is {brief_repr(wanted)}, not a map.")
@@ -311,7 +315,7 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
     Examples of a pair are ("ctc.*", "3 tensors, not 2") and ("ctc.bias", "copied, not initialised").
 
     ``hits`` are the keys that the pattern matches. ``expected`` is the number or the class that the recipe asserts for
-    them.
+    them; raises ConfigError for any other value.
     """
     if _is_number(expected):
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]

@@ -18,7 +18,8 @@ def scan(path: Path, *, progress: Progress | None = None) -> Scan:
 
     ``scan(path).ok`` is true if every file was scanned completely, and loading it does no more than rebuild tensors.
     Tensors in memory and open checkpoints are not accepted, because the bytes of files are scanned. ``progress`` is
-    called with (files done, files in total). Raises SourceError if there is no such file.
+    called with (files done, files in total). Raises ConfigError if ``path`` is not a path, SourceError if there is no
+    such file.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"{brief_repr(path)} is not a path.", hint=path_hint(path) or "Name a file or a folder.")

@@ -108,7 +108,10 @@ def _of_experts(config: Mapping[str, Any], sizes: DeepseekSizes) -> dict[str, st
 
 
 def _groups(config: Mapping[str, Any], experts: int) -> dict[str, str]:
-    """Return the entries for groups of experts; {} if the router does not choose groups first."""
+    """Return the entries for groups of experts; {} if the router does not choose groups first.
+
+    Raises PlanError for invalid numbers of groups.
+    """
     is_v2 = config.get("model_type") == V2
     groups, chosen = (config.get(name, None if is_v2 else 8 // n) for n, name in ((1, "n_group"), (2, "topk_group")))
     if groups is None or chosen is None or (is_v2 and not _is_of_groups(config) and groups != 1):

@@ -126,7 +126,10 @@ def _local(file: File) -> LocalFile:
 
 
 def _new_header(file: LocalFile, old: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
-    """Return the header with the new names, padded to the length of the old one, and the recipe in the old header."""
+    """Return the header with the new names, padded to the length of the old one, and the recipe in the old header.
+
+    Raises PlanError if the new header is longer than the old one, or if a name is not valid Unicode.
+    """
     try:
         text, recipe = renamed_header(old[8:], names)
     except UnicodeEncodeError:

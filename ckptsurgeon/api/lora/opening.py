@@ -135,7 +135,10 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
 
 
 def _configuration(file: File) -> tuple[Any, tuple[FilePrint, ...]]:
-    """Return an adapter's configuration as parsed JSON, and a tuple with the fingerprint of its file, for the plan."""
+    """Return an adapter's configuration as parsed JSON, and a tuple with the fingerprint of its file, for the plan.
+
+    Closes the file. Raises ConfigError if it is not valid JSON.
+    """
     try:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)

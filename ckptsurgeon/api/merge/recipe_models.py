@@ -63,7 +63,10 @@ def found(one: ModelReference, folder: str) -> str:
 
 
 def _statistics_file(path: str, folder: str) -> str:
-    """Return the path of a file with statistics: relative to the working directory, or else to the recipe's folder."""
+    """Return the path of a file with statistics: relative to the working directory, or else to the recipe's folder.
+
+    Raises SourceError if there is no such file.
+    """
     found = next((one for one in (path, os.path.join(folder, path)) if os.path.exists(one)), None)
     if found is None:
         raise SourceError(f"the statistics {escape(path)} were not found.", hint="Make them with ckpt stats.")

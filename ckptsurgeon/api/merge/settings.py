@@ -178,7 +178,10 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _from_text(text: str) -> tuple[str, ParameterSetting]:
-    """Return the name and the setting of a parameter given as ``weight=0.3,0.7`` or ``t:layers.*.mlp=0.2``."""
+    """Return the name and the setting of a parameter given as ``weight=0.3,0.7`` or ``t:layers.*.mlp=0.2``.
+
+    Raises ConfigError for any other form, and for an invalid value.
+    """
     head, equals, said = text.rpartition("=")
     name, colon, glob = head.partition(":")
     if not (equals and name and said) or (colon and not glob):

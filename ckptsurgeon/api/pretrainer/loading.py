@@ -174,6 +174,8 @@ def load_pretrained(
 
     ``hooks`` are custom hooks by name, ``skipped`` the names of objects whose condition is false, and ``options`` has
     arguments of ``load_into`` for modules, by the name of the module. If a file cannot be loaded, no module is changed.
+    Raises ConfigError for invalid ``options`` and a missing file, the errors of ``load_into``, and the exceptions of
+    hooks.
     """
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
@@ -237,7 +239,7 @@ def _renames(name: str, module: nn.Module, path: str, root: str | None) -> bool:
 
 
 def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Mapping[str, str]) -> None:
-    """Call the hooks; if a hook, which is the user's code, raises an exception, add a note on which hook raised it."""
+    """Call the hooks, which are the user's code; add a note to an exception that says which hook raised it."""
     for name, hook in hooked.items():
         try:
             hook(loadables[name], paths[name])

@@ -173,7 +173,10 @@ class Pretrainer:
         return (asked.source, asked.file) if isinstance(asked, _Default) else split_path(asked)
 
     def _collected(self, name: str) -> str:
-        """Return the path of the file for ``name`` that ``collect_files`` collected, in this or an earlier run."""
+        """Return the path of the file for ``name`` that ``collect_files`` collected, in this or an earlier run.
+
+        Raises ConfigError if it was not collected.
+        """
         place = self._place(name)
         if name in self.is_local:
             return str(self.paths[name])

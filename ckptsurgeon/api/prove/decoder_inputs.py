@@ -91,7 +91,10 @@ def _document(folder: str, name: str) -> Mapping[str, Any]:
 
 
 def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | None:
-    """Return the first id that a field ``name`` in ``places`` has; raises ConfigError if the value is not an id."""
+    """Return the id in the field ``name`` of the first file in ``places`` that has this field; None if none has it.
+
+    Raises ConfigError if the value is not an id.
+    """
     file, value = next(((file, one[name]) for file, one in places if one.get(name) is not None), ("", None))
     if value is None:
         return None

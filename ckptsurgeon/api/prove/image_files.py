@@ -26,12 +26,12 @@ MOST_IMAGES = 1024
 MOST_PIXELS = 1 << 29
 """The largest number of pixels of all images; decoded, they take 1.5 GiB."""
 CLIPPED = ("I", "F")
-"""The first letters of modes with over 8 bits a pixel: Pillow's conversion to RGB makes all values over 255 white."""
+"""The first letters of modes with more than 8 bits per channel: their values over 255 become white in RGB."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images in RGB; ``left_out`` counts other files of the folder, and ``animated`` names files with many frames."""
+    """Images in RGB; ``left_out`` counts other files of the folder, ``animated`` names files with several frames."""
 
     images: Sequence[Image]
     left_out: int = 0
@@ -50,7 +50,8 @@ def read_images(path: str) -> Images:
 
     Images are turned upright (EXIF) and converted to RGB, and transparency is dropped, as in transformers'
     ``load_image``: https://github.com/huggingface/transformers/blob/main/src/transformers/image_utils.py. Raises
-    ConfigError if Pillow is missing, for a file that is not a whole image of 8 bits a channel, and over the limits.
+    ConfigError if Pillow is missing, if a file is not a complete image with 8 bits per channel, or if there are more
+    images or pixels than the limits allow.
     """
     _check_pillow()
     names, left_out = _names(path)
@@ -75,7 +76,10 @@ def _check_pillow() -> None:
 
 
 def _names(path: str) -> tuple[list[str], int]:
-    """Return the paths of the images at ``path``, and the number of other files in a folder; hidden files are none."""
+    """Return the paths of the images at ``path``, and the number of other files in the folder, without hidden files.
+
+    A single file is returned as it is. Raises ConfigError if the folder has no images, or too many.
+    """
     if not os.path.isdir(path):
         return [path], 0
     files = [name for name in os.listdir(path) if not name.startswith(".") and os.path.isfile(os.path.join(path, name))]
@@ -103,7 +107,7 @@ def _check_pixels(path: str, pixels: int) -> None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image]:
-    """Open an image; any error in the ``with`` block, such as one of the decoder, is a ConfigError."""
+    """Open an image; raises ConfigError for any exception in the ``with`` block, such as one of the decoder."""
     from PIL import Image
 
     try:
@@ -140,7 +144,7 @@ def _reason(path: str, error: Exception) -> str:
 
 
 def _check_kind(path: str, image: Image) -> None:
-    """Raise ConfigError if an image has no pixels, or over 8 bits a pixel in one channel."""
+    """Raise ConfigError if an image has no pixels, or more than 8 bits per channel."""
     if not image.width * image.height:
         raise ConfigError(f"{escape(path)} has no pixels: its size is {image.width} x {image.height}.")
     if image.mode.startswith(CLIPPED):

@@ -103,7 +103,10 @@ def _pixels(fields: Mapping[str, Any], image: Image) -> int:
 
 
 def _processed(path: str, processor: Any, images: Sequence[Image]) -> Mapping[str, Any]:
-    """Return the result of an image processor for a batch of images, as tensors."""
+    """Return the result of an image processor for a batch of images, as tensors.
+
+    Raises ConfigError if the result would be too large, or if the processor fails.
+    """
     try:
         _check_result(path, processor, images)
         return _run(processor, images)

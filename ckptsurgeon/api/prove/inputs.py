@@ -37,8 +37,8 @@ MOST = 1 << 27
 class Inputs:
     """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``).
 
-    ``unused`` says what of the user's file or folder is not used ("" if all of it is), and ``hint`` what to do if the
-    network does not run on these inputs.
+    ``unused`` is a text on the parts of the user's file or folder that are not used; "" if all are used. ``hint`` says
+    what to do if the network does not run on these inputs.
     """
 
     arguments: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Inputs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user: what of the file or folder is not used."""
+        """A note that describes the inputs, if parts of the user's file or folder are not used; else ()."""
         return (f"the inputs are {self.said}",) if self.unused else ()
 
     def token_ids(self) -> set[int]:
@@ -190,7 +190,10 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
 
 
 def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str, str]:
-    """Return the arguments in a file, a text on unused parts of the file, and a hint if the network does not run."""
+    """Return the arguments in a file or folder, a text on its unused parts, and a hint if the network does not run.
+
+    The text and the hint may be ''. Raises ConfigError if the file is missing or has an unknown suffix.
+    """
     if os.path.isdir(path) or (suffix in OF_IMAGES and os.path.isfile(path)):
         from .image_inputs import NEEDS_TEXT, image_inputs
 
@@ -208,7 +211,7 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
 
 
 def _check_known(path: str, arguments: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Raise ConfigError if ``forward`` has no argument of a name in ``arguments``."""
+    """Raise ConfigError if ``arguments`` has a name that is not an argument of ``forward``."""
     known = inspect.signature(module.forward).parameters
     takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
     unknown = [name for name in arguments if name not in known and not takes_all]

@@ -114,7 +114,7 @@ def _path(
 
 
 def _likeness(first: Layers, second: Layers) -> Tensor:
-    """Return, for each two layers, the share of their matrices that are alike; 0 if it is not over ``MOSTLY``."""
+    """Return, for each pair of layers, the share of their matrices that are alike; 0 if it is not above ``MOSTLY``."""
     ends = [*islice((end for end in next(iter(first.values()), {}) if _is_in(end, first, second)), MATRICES)]
     total = torch.zeros(len(first), len(second))
     for end in ends:
@@ -126,7 +126,7 @@ def _likeness(first: Layers, second: Layers) -> Tensor:
 
 
 def _is_in(end: str, first: Layers, second: Layers) -> bool:
-    """Return whether all layers have a matrix whose key has this end, all of one size."""
+    """Return whether every layer has a matrix whose key ends with ``end``, and all of these have one shape."""
     sizes = {layer[end].shape if end in layer else None for layers in (first, second) for layer in layers.values()}
     return len(sizes) == 1 and None not in sizes
 
@@ -139,7 +139,7 @@ def _renamed_outputs(outputs: Outputs, renamed: Mapping[str, str]) -> Outputs:
 
 
 def _keys(network: Network, renamed: Mapping[str, str]) -> dict[str, str]:
-    """Return {key: new key} for the tensors of renamed layers; a layer without a partner gets a name of its own."""
+    """Return {key: new key} for the tensors of renamed layers; a layer without a partner gets a unique name."""
     found = {}
     for key in network.steps:
         for name, new in renamed.items():

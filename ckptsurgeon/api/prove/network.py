@@ -82,13 +82,19 @@ class Network:
         return self.names.get(key, key)
 
     def renamed(self, names: Mapping[str, str]) -> Network:
-        """Return this network after its run with other keys: ``names`` maps keys of the module to new ones."""
+        """Return this network, which has run, with its records under other keys.
+
+        ``names`` maps keys of the module to the new keys.
+        """
         digests = {names.get(key, key): one for key, one in self.digests.items()}
         samples = {names.get(key, key): one for key, one in self.samples.items()}
         return replace(self, names=names, digests=digests, samples=samples, code_sums={})
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return the values of parameters or buffers as float32, and record their digests and samples."""
+        """Return the values of parameters or buffers as float32, and record their digests and samples.
+
+        Raises PlanError if the checkpoint stores tied tensors separately, and their values differ.
+        """
         steps = self.steps
         owners = {key: self._name(steps[key].tied_to) or key for key in keys if key in steps}
         chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))

@@ -54,7 +54,7 @@ def check_provable(plan: Plan) -> None:
 
 
 def check_runs(plan: Plan) -> None:
-    """Raise the errors of ``prove_output`` that can be found before the output is written.
+    """Raise the errors of ``prove_output`` (ConfigError, PlanError) that can be found before the output is written.
 
     The network of the plan's source is built for this, but no weights are read.
     """

@@ -57,7 +57,7 @@ class ExpertAlignment:
         )  # fmt: skip
 
     def _channels_of(self, axes: Sequence[Axis]) -> NetworkGroup:
-        """Return the channels of one expert of the layer with these ``axes``."""
+        """Return the channels of one expert of the layer with ``axes``; raises PlanError if they are not known."""
         keys = [axis.key for axis in axes if "experts" in axis.kind]
         found = next((self._channels[key] for key in keys if key in self._channels), None)
         if found is None:

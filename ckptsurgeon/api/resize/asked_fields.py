@@ -114,9 +114,9 @@ class AskedFields:
         return [name for name in self.new if role_of(name) == role]
 
     def stays(self, name: str) -> bool:
-        """Return whether the user sets a field, which the configuration leaves out, to the value that it has already.
+        """Return whether the user sets a field that the configuration lacks, to the value that it already has.
 
-        Until now this value followed from the width; then it stays the same if the width changes.
+        Without this, the value would follow from the width. Once the field is set, it no longer changes with the width.
         """
         return name in self._implied and self.new[name] == at_path(self.before, name)
 

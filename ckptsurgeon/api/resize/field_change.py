@@ -51,7 +51,8 @@ class FieldChange:
     def change(self, role: str, name: str) -> Change:
         """Return the change for the field ``name`` with the role ``role``.
 
-        Raises ConfigError if the user's options do not fit the change, PlanError if the network cannot be changed so.
+        Raises ConfigError if the user's options do not fit the change, PlanError if the network cannot be changed in
+        this way.
         """
         numbers, before, after = self.asked.numbers(name), self.before, self.after
         if role == "vocabulary":
@@ -183,7 +184,8 @@ class FieldChange:
     def _added(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int], scales: Mapping[str, float]) -> Change:
         """Return the change to a larger width whose new dimensions are 0 at first.
 
-        ``numbers`` are the old and the new width, and ``scales`` is the result of ``_scales``.
+        ``numbers`` are the old and the new width, and ``scales`` is the result of ``_scales``. Raises PlanError if the
+        remaining query heads cannot share the key heads evenly.
         """
         first, last = self.norms()
         if is_averaged(self.asked.before, name):

@@ -47,7 +47,8 @@ class FoundChanges:
 def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> FoundChanges:
     """Return the changes of the tensors in ``opened``.
 
-    Raises ConfigError if the user's options do not fit the network, PlanError if the network cannot be changed so.
+    Raises ConfigError if the user's options do not fit the network, PlanError if the network cannot be changed in this
+    way.
     """
     refuse_codes(opened)
     statistics = read_statistics(asked.by, opened) if asked.by else None

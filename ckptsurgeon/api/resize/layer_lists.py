@@ -22,7 +22,9 @@ _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
     """Return, for each layer of the output, the layer of the source from which it is made.
 
-    ``name`` is the field with the number of layers in the list; a model may have several lists of layers.
+    ``name`` is the field with the number of layers in the list; a model may have several lists of layers. Raises
+    ConfigError if layers are to be chosen by their influence, but there are no statistics, or the number of layers
+    grows.
     """
     numbers = asked.numbers(name)
     if choices.layers != INFLUENTIAL:

@@ -69,7 +69,10 @@ def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:
 
 
 def _config(asked: Request) -> str:
-    """Return the path of the configuration: the file in ``--config``, or the config.json next to the weights."""
+    """Return the path of the configuration: the file in ``--config``, or the config.json next to the weights.
+
+    Raises ConfigError if there is neither.
+    """
     if asked.config:
         return asked.config
     path = asked.path

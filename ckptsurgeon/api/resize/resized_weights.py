@@ -123,7 +123,10 @@ class ResizedWeights:
         return replace(options, vocabulary=vocabulary.options if vocabulary else None)
 
     def _transplanted(self) -> Plan:
-        """Return the plan that transplants the results of the operations into the network of the output."""
+        """Return the plan that transplants the results of the operations into the network of the output.
+
+        Raises PlanError if they do not fit into it, with a hint for ``resize``.
+        """
         asked, vocabulary = self.asked, self.network.vocabulary
         request = TransplantRequest(
             seed=asked.seed, arguments=self.arguments, root=asked.root,

@@ -24,7 +24,8 @@ __all__ = ["by_place"]
 def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
     """Return the change to another number of rows: rows are added or removed at the end.
 
-    ``path`` is the path of the field with the number of rows, and ``new`` says how added rows are filled.
+    ``path`` is the path of the field with the number of rows, and ``new`` says how added rows are filled. Raises
+    ConfigError if the new number or ``new`` is not valid, PlanError if the row of a token would be cut.
     """
     own, old = field_of(base)
     size = fields[path]

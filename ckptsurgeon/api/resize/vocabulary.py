@@ -77,7 +77,10 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
 
 
 def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep:
-    """Return the change to a smaller vocabulary: only the tokens that a corpus uses."""
+    """Return the change to a smaller vocabulary: only the tokens that a corpus uses.
+
+    Raises ConfigError for options that add tokens, and the errors of ``trimmed``.
+    """
     if choices.spelled or choices.new not in FILLED or choices.donor or choices.picks is not None:
         raise ConfigError(
             "--trim adds no tokens, so --token-map, --new-tokens subword and omp, --donor and --omp-k have no effect.",
@@ -133,7 +136,10 @@ def _own_list(base: Resizable) -> str:
 
 
 def _list_of(path: str) -> str:
-    """Return the file with the tokens of a tokeniser; ``path`` is its folder, or this file."""
+    """Return the file with the tokens of a tokeniser; ``path`` is its folder, or this file.
+
+    Raises ConfigError if the folder has no token list that can be read.
+    """
     if not os.path.isdir(path):
         return path
     try:

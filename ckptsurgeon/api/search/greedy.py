@@ -58,7 +58,7 @@ def greedy_soup(
     mean the same as in ``average``, the other arguments the same as in ``search``. The result has a trial for each
     model and for each average.
 
-    Raises the errors of ``average`` and ``search``.
+    Raises ConfigError for an invalid number ``parallel``, and the errors of ``average`` and ``search``.
     """
     if parallel < 1:
         raise ConfigError(f"--parallel {parallel} is not a number of evaluations.", hint="Give 1 or more.")

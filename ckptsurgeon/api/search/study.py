@@ -181,7 +181,10 @@ def _said(settings: Mapping[str, Any]) -> str:
 
 
 def _read_lines(study: Study) -> None:
-    """Read the trials of a study; a last line that a killed run left incomplete is removed from the file."""
+    """Read the trials of a study; a last line that a killed run left incomplete is removed from the file.
+
+    Raises FormatError if the file cannot be read or a line is not a trial, OutputError if the file cannot be cut.
+    """
     path = study.path(LINES)
     try:
         data = read_file(path, MOST_BYTES)

@@ -107,7 +107,10 @@ def _check_memory(network: Network, owners: Mapping[str, str], wanted: set[str],
 
 
 def _loaded(network: Network, owners: Mapping[str, str], wanted: set[str]) -> dict[str, nn.Parameter]:
-    """Load all weights of the network; return {first name: parameter}."""
+    """Load all weights into the network; return {first name: parameter}, for parameters that may have several names.
+
+    Raises ConfigError if the checkpoint lacks weights.
+    """
     made: dict[str, nn.Parameter] = {}
     for name, owner in owners.items():
         if owner not in made:

@@ -44,7 +44,10 @@ class MatrixSum:
 
 
 def add_products(into: Sequence[Array], flat: Tensor, name: str) -> None:
-    """Add x x^T over the rows x of ``flat`` to matrices; raises ConfigError for values of ``name`` not finite."""
+    """Add x x^T over the rows x of ``flat`` to matrices; raises ConfigError if a sum is not finite.
+
+    ``flat`` are inputs of the module ``name``, which is for the message.
+    """
     import numpy as np
 
     flat = flat.double()

@@ -76,7 +76,10 @@ def _of_tensors(opened: Checkpoint) -> list[str]:
 
 
 def _of_bytes(info: TensorInfo) -> tuple[object, ...]:
-    """Return what the values of a stored tensor depend on beside its bytes: a transposed view has the same bytes."""
+    """Return the properties of a stored tensor that determine its values in addition to its bytes.
+
+    For example, a transposed view has the same bytes as the tensor, but other strides.
+    """
     big_endian = info.storage is not None and info.storage.big_endian
     return info.dtype, tuple(info.shape), info.stride, info.conj, info.neg, big_endian
 

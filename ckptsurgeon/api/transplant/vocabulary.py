@@ -30,7 +30,8 @@ TOKENIZER = "tokenizer.json"
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
     """Return the paths of the token lists of source and destination, from ``SRC:DST`` or a pair; () for "place".
 
-    If the paths contain colons, ``SRC:DST`` is split at the first colon for which both files exist.
+    If the paths contain colons, ``SRC:DST`` is split at the first colon for which both files exist. Raises ConfigError
+    for any other form.
     """
     if vocab is None or vocab == PLACE:
         return ()

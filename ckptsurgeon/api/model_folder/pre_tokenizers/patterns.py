@@ -127,7 +127,10 @@ class _Translation:
 
 @cache
 def _members(category: str, is_other: bool) -> str:
-    """Return the ASCII characters and space marks in a Unicode category (``L``, ``Lu``); all others if ``is_other``."""
+    """Return the ASCII characters and space marks in a Unicode category (``L``, ``Lu``); all others if ``is_other``.
+
+    Raises ValueError for the name of an unknown category.
+    """
     if category[0] not in _CATEGORIES:
         raise ValueError("unknown property")
     signs = [*map(chr, range(128)), *SPACE_MARKS]

@@ -138,7 +138,10 @@ class Moments:
         return origin, rows
 
     def _key(self, key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-        """Return the present key of the tensor that is called ``key`` in the output; layers have temporary keys."""
+        """Return the present key of the tensor that is called ``key`` in the output; None if ``tensors`` lacks it.
+
+        The tensors of layers have temporary keys before they get the keys of the output.
+        """
         if self._by_final is None or self._by_final[0] is not tensors:
             layers = {final_keys(one): one for one in tensors if final_keys(one) != one}
             self._by_final = tensors, layers

@@ -119,7 +119,10 @@ def _templates(text: str) -> Any:
 
 
 def _settings(path: str) -> dict[str, Any]:
-    """Return the fields of the tokenizer_config.json in the folder of a tokenizer.json; {} if there is none."""
+    """Return the fields of the tokenizer_config.json in the folder of a tokenizer.json; {} if there is none.
+
+    Raises ConfigError if the file is not valid JSON.
+    """
     beside = next((one for one in tokenizer_beside(path) if one.name == SETTINGS), None)
     if beside is None:
         return {}

@@ -94,7 +94,10 @@ class Donor:
 
     @cached_property
     def _keys(self) -> Mapping[str, str]:
-        """The keys of the input embedding and of the output layer; the same key twice if they are tied."""
+        """The keys of the input embedding and of the output layer, by role; the same key twice if they are tied.
+
+        Raises PlanError if the network does not have exactly one input embedding, or has several output layers.
+        """
         network, kinds = self._network, module_kinds(self._network)
         found: dict[str, list[str]] = {INPUT: [], OUTPUT: []}
         for key, axis in network.vocabulary.items():
