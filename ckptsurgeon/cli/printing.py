@@ -134,9 +134,10 @@ class Printer:
 
     @contextmanager
     def waiting(self, what: Callable[[], str]) -> Iterator[None]:
-        """Say what the command waits for, if the block takes over a second and stderr is a terminal.
+        """Show what the command waits for, if the block takes over a second; the line is removed after the block.
 
-        ``what`` returns the text, and is called after this second. The line is removed at the end of the block.
+        ``what`` returns the text, and is called when the line appears. Nothing is shown if stderr is not a terminal, or
+        if -q or --json was given.
         """
         if self.quiet or self.json or not sys.stderr.isatty():
             yield

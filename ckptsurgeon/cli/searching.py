@@ -97,7 +97,7 @@ class Searching:
         self.output = writing.output or "output/"
         self._noted: tuple[str, ...] = ()
         if trials < 1:
-            raise ConfigError(f"--trials {trials} is not a number of trials.", hint="Give 1 or more.")
+            raise ConfigError(f"--trials {trials} is not a valid number of trials.", hint="Give 1 or more.")
 
     @contextmanager
     def running(self, study: str | None) -> Iterator[None]:

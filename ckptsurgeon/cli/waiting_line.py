@@ -1,4 +1,4 @@
-"""Says on stderr what a command waits for, while nothing can be counted."""
+"""Shows on stderr what a command waits for, if its progress cannot be counted."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ class NetworkGroups:
         yield NetworkGroup(path.rpartition(".")[0], RESIDUAL, width, parts)
 
     def _residual(self, path: str, width: int, axes: Sequence[Axis], after: TargetSpec) -> list[Axis]:
-        """Return those of ``axes`` whose elements are the ``width`` dimensions of the residual stream.
+        """Return the axes in ``axes`` that consist of the ``width`` dimensions of the residual stream.
 
         ``after`` is the network with another width. Raises PlanError if a permutation may change the outputs.
         """

@@ -75,7 +75,7 @@ def pipeline_notes(checkpoint: Checkpoint) -> Iterator[Note]:
 
 @notes_of(NoteKind.MISSING_TENSORS)
 def _missing_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note on the first tensor that a block of a U-Net or an autoencoder lacks, although others have it."""
+    """Yield a note on the first tensor that a block of a U-Net or autoencoder lacks, although other blocks have it."""
     tensors = {key: info for key, info in checkpoint.items() if key.endswith((".weight", ".bias"))}
     found = pipeline_in(tensors) if not checkpoint.codes else None  # only some layers are quantised
     if found is None:
@@ -128,7 +128,10 @@ def _cross_notes(place: str, stated: object, tensors: Tensors) -> Iterator[str]:
 
 @notes_of(NoteKind.OTHER_COMPONENT)
 def _width_notes(index: Mapping[str, Any], parts: Mapping[str, Tensors]) -> Iterator[str]:
-    """Yield notes on networks of a pipeline that do not fit together, by the shapes of their tensors."""
+    """Yield notes on networks of a pipeline that do not fit together, by the shapes of their tensors.
+
+    ``index`` is the content of the pipeline's model_index.json, and ``parts`` has the tensors of each network.
+    """
     unet, vae = parts.get("unet"), parts.get("vae")
     if unet is None or not _CONDITIONED.match(str(index.get(CLASS, ""))):
         return

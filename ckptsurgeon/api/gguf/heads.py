@@ -83,9 +83,10 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
 
 
 def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set[int]) -> None:
-    """Raise PlanError unless the weights of ``what`` have the same number of rows and of columns in all layers.
+    """Raise PlanError unless the weights have the same number of rows, and of columns, in all layers.
 
-    ``rows`` and ``columns`` are the numbers of rows and columns that occur in the layers.
+    ``what`` is the name of the weights in the message. ``rows`` and ``columns`` are the numbers of rows and columns
+    that occur in the layers; they are empty if there are no such weights.
     """
     for name, found in (("rows", rows), ("columns", columns)):
         if len(found) != 1:

@@ -1,4 +1,4 @@
-"""Converts a checkpoint from the layout of transformers to that of llama.cpp, and back."""
+"""Converts checkpoints from the layout of transformers to the layout of llama.cpp, and back."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def window_notes(config: Mapping[str, Any], architecture: str, layers: int) -> t
 
 
 def _has_window(config: Mapping[str, Any], layers: int) -> bool:
-    """Return whether a layer of a model with a ``sliding_window`` uses it."""
+    """Return whether any layer of a model with the field ``sliding_window`` uses the window."""
     kinds = config.get("layer_types")
     if config.get("model_type") in SWITCHED:
         first = config.get("max_window_layers", FIRST_WINDOWED)

@@ -76,7 +76,7 @@ def _check_options(given: dict[str, list[str]], rank: int | None) -> None:
 
 
 def _without_quantised(flag: str, chosen: set[str], old: Checkpoint, new: Checkpoint) -> tuple[set[str], list[str]]:
-    """Return the keys of ``chosen`` that store no quantised weight in either checkpoint, and a note on the others.
+    """Return the keys of ``chosen`` that store no quantised weight in either checkpoint, and a note on the other keys.
 
     Raises PlanError if no key is left. A scale multiplies many codes, and codes may be packed into floats: none of them
     may be approximated as if it were a weight.

@@ -85,7 +85,7 @@ _HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
 
 
 def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
-    """Return the fields of ``config``, a checkpoint's config.json; if it is empty, those of params.json in its folder.
+    """Return ``config``, the fields of config.json; if it is empty, the fields of params.json in the same folder.
 
     If ``heads``, the value of ``--heads``, is given, its numbers of heads are used; raises PlanError if the file states
     other numbers.
@@ -118,7 +118,7 @@ def check_heads(heads: str) -> tuple[int, int]:
     found = _HEADS.fullmatch(heads)
     if found is None:
         raise ConfigError(
-            f"--heads {heads!r:.60} is not a number of heads.",
+            f"--heads {heads!r:.60} is not a valid number of heads.",
             hint="Write 32, or 32/8 for 32 heads of queries and 8 of keys and values.",
         )
     return int(found[1]), int(found[2] or found[1])

@@ -65,7 +65,7 @@ def lora_extract(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a PEFT adapter: the best factors of rank ``rank`` for each weight of ``tuned`` minus that of ``base``.
+    """Plan a PEFT adapter: for each weight, the best factors of rank ``rank`` of the difference ``tuned`` - ``base``.
 
     This reads the values of both models, to find the tensors that differ. ``alpha`` is PEFT's lora_alpha, by default
     the rank. ``include`` and ``exclude`` select keys. With ``embeddings``, embeddings are factored too. Set

@@ -1,6 +1,6 @@
 """Keeps runs that read the same files at one pace, so that the system reads each block from the disk once.
 
-A run that is ahead waits for the others, which then find the blocks that it has read in the page cache.
+A run that is ahead waits for the slower runs. These then find, in the page cache, the blocks that it has read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compares the files of models that are merged, and gives the output those of one model."""
+"""Compares the files of models that are merged, and gives the output the files of one of them."""
 
 from __future__ import annotations
 

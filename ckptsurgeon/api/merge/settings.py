@@ -142,7 +142,7 @@ def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting
 
 def _pattern(name: str, text: object) -> str:
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"the parameter {escape(name)} has {brief_repr(text, 40)} where a pattern of keys is needed.")
+        raise ConfigError(f"the parameter {escape(name)} has {brief_repr(text, 40)}, which is not a pattern of keys.")
     return text
 
 

@@ -113,7 +113,7 @@ def _left_files(paths: Sequence[str]) -> list[str]:
 
 
 def window_names(paths: Sequence[str]) -> list[str]:
-    """Return an output name for each checkpoint: its own name or, if several have the same name, that of its folder.
+    """Return an output name for each checkpoint: its own name, or its folder's name if names are equal.
 
     Raises ConfigError if several checkpoints have the same name, and several of all folders have the same name, too.
     """

@@ -1,4 +1,4 @@
-"""Compares token lists with the list that a source's recipe records, or the lineage.json of the run that trained it."""
+"""Compares token lists with the list in a source's recipe, or in the lineage.json of the source's training run."""
 
 from __future__ import annotations
 

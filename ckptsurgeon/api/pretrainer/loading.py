@@ -137,13 +137,13 @@ class Pretrained(Brief):
             for note in (*plan.notes, *_leftovers(plan))
         ]
         said += [f"{name}: loaded by its hook" for name in self.hooked]
-        return (*said, *(f"{name}: not loaded, its condition is false" for name in self.skipped))
+        return (*said, *(f"{name}: not loaded, because its condition is false" for name in self.skipped))
 
     def summary(self) -> str:
         """Return a text with one line for each object that was loaded or skipped."""
         lines = {name: plan.summary() for name, plan in self.plans.items()}
         lines |= dict.fromkeys(self.hooked, "loaded by its hook")
-        lines |= dict.fromkeys(self.skipped, "skipped, its condition is false")
+        lines |= dict.fromkeys(self.skipped, "skipped, because its condition is false")
         return "\n".join(f"{name}: {line}" for name, line in lines.items())
 
 

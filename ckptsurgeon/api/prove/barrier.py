@@ -235,5 +235,7 @@ def _notes(networks: Sequence[Network], *, drawn: bool) -> list[str]:
     if all(lists) and lists[0] != lists[1]:
         notes.append("the token lists differ, but row n of one network is interpolated with row n of the other")
     if drawn:
-        notes.append("the inputs are random: a barrier on real inputs may be another one; give them with --inputs")
+        notes.append(
+            "the inputs are random: on real inputs, the barrier may be different; give real inputs with --inputs"
+        )
     return notes

@@ -37,7 +37,7 @@ class _Start(NamedTuple):
 
 
 def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
-    """Return (``arguments`` with those of the decoder added, hint), for an encoder-decoder of transformers.
+    """Return (``arguments`` with the decoder's arguments added, hint), for an encoder-decoder of transformers.
 
     Nothing is added for any other model, if there is no start token, if ``forward`` needs none, or if the decoder
     predicts codes of audio in several channels. The hint says what to do if the network then does not run; it may be
@@ -102,7 +102,7 @@ def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | N
         value = value[0]
     if type(value) is not int or not 0 <= value < 1 << 31:
         raise ConfigError(
-            f"{name} of {file} is {escape(repr(value))}: this is not a token id.", hint=f"Correct {name}, or {TENSORS}"
+            f"{name} of {file} is {escape(repr(value))}, which is not a token id.", hint=f"Correct {name}, or {TENSORS}"
         )
     return _Start(value, f"{name} of {file}")
 

@@ -91,7 +91,7 @@ def _names(path: str) -> tuple[list[str], int]:
         )
     if len(names) > MOST_IMAGES:
         raise ConfigError(
-            f"the folder {escape(path)} has {len(names):,} images, over the limit of {MOST_IMAGES:,}.",
+            f"the folder {escape(path)} has {len(names):,} images, but at most {MOST_IMAGES:,} are allowed.",
             hint="They run in one batch: give a folder with fewer.",
         )
     return [os.path.join(path, name) for name in names], len(files) - len(names)
@@ -100,7 +100,7 @@ def _names(path: str) -> tuple[list[str], int]:
 def _check_pixels(path: str, pixels: int) -> None:
     if pixels > MOST_PIXELS:
         raise ConfigError(
-            f"the images in {escape(path)} have over {MOST_PIXELS:,} pixels, the limit.",
+            f"the images in {escape(path)} have more pixels than the limit of {MOST_PIXELS:,}.",
             hint="Give fewer or smaller images.",
         )
 
@@ -127,7 +127,7 @@ def _opened(path: str) -> Iterator[Image]:
     except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise ConfigError(
             f"{escape(path)} cannot be read as an image: {_reason(path, error)}.",
-            hint="Give a whole image file, or convert it to PNG.",
+            hint="Give a complete image file, or convert it to PNG.",
         ) from error
 
 

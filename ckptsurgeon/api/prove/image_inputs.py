@@ -37,7 +37,7 @@ NEEDS_TEXT = (
 
 
 def image_inputs(path: str, module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
-    """Return the arguments of ``forward`` for the images at ``path``, and a text about what is not used; it may be "".
+    """Return the arguments of ``forward`` for the images at ``path``, and a text on unused parts; "" if there are none.
 
     ``path`` is a file, or a folder with images, which make one batch. The values are those of AutoImageProcessor, with
     the settings in the model's ``folder``. Raises ConfigError if the model takes no images, if it has no image
@@ -84,8 +84,8 @@ def _check_result(path: str, processor: Any, images: Sequence[Image]) -> None:
         values = 3 * sum(_pixels(fields, image) for image in images)
         if values > MOST:
             raise ConfigError(
-                f"the processed images of {escape(path)} would have {values:,} values, over the limit of {MOST:,}: "
-                f"{name} of {SETTINGS} is {escape(str(dict(fields)))}.",
+                f"the processed images of {escape(path)} would have {values:,} values, but at most {MOST:,} are "
+                f"allowed: {name} of {SETTINGS} is {escape(str(dict(fields)))}.",
                 hint="Give fewer images, or images that are less long and narrow.",
             )
 

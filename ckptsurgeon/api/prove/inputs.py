@@ -97,7 +97,8 @@ def _drawn_text(drawn: Mapping[str, Tensor], seed: int) -> str:
 def _noise(chance: torch.Generator, *shape: int) -> Tensor:
     if math.prod(shape) > MOST:
         raise ConfigError(
-            f"random inputs for this network would have {math.prod(shape):,} numbers, over the limit of {MOST:,}.",
+            f"random inputs for this network would have {math.prod(shape):,} numbers, but at most {MOST:,} are "
+            "allowed.",
             hint="Give inputs: --inputs FILE.safetensors.",
         )
     return torch.randn(*shape, generator=chance)

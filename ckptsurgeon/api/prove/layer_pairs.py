@@ -152,7 +152,7 @@ def _note(prefix: str, pairs: Sequence[tuple[str, str]], numbers: Sequence[str])
     first, second = ([pair[at] for pair in pairs] for at in (0, 1))
     alone = [number for number in numbers if number not in second]
     compared = f"{_listed(first)} of the first network with {_listed(second)} of the second"
-    others = f"; {_listed(alone)} of the second network are compared with none" if alone else ""
+    others = f"; {_listed(alone)} of the second network are not compared" if alone else ""
     return f"{prefix}: layers with the same weights are compared, {compared}{others}"
 
 

@@ -69,5 +69,5 @@ def _modules(keys: Sequence[str] | dict[str, tuple[MovedExpert, ...]]) -> set[st
 
 
 def _is_order(moved: Sequence[MovedExpert]) -> bool:
-    """Return whether the experts that differ are those of the first network in another order."""
+    """Return whether the experts in ``moved`` equal the same experts of the first network, in another order."""
     return bool(moved) and {one.equals for one in moved} == {one.index for one in moved}

@@ -173,7 +173,7 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) ->
 def _said(
     scheme: Scheme, chosen: Mapping[str, str], plain: Mapping[str, str], vectors: Sequence[str], layers: LinearLayers
 ) -> Iterator[str]:
-    """Yield notes on the number of quantised matrices, and on the reasons why others are not quantised."""
+    """Yield notes on the number of quantised matrices, and on the reasons why other matrices are not quantised."""
     by = f"linear layers of {escape(layers.known_by)}" if layers.known_by else "linear layers, guessed from their names"
     yield f"quantised to {scheme.name}: {len(chosen)} of {count(len(chosen) + len(plain), 'matrix', 'matrices')} ({by})"
     reasons: dict[str, list[str]] = {}

@@ -76,7 +76,7 @@ def found_changes(asked: Request, network: AskedNetwork, opened: Checkpoint) -> 
 def _check_experts(opened: Checkpoint) -> None:
     """Raise PlanError if only some layers of ``opened`` lack experts, or only some experts lack tensors.
 
-    The experts of a layer are stacked, so those after a missing one would get the router's rows of others.
+    The experts of a layer are stacked. If one were missing, each expert after it would get the router's row of another.
     """
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in opened.items()]
     notes = expert_notes(tensors, model_folder(opened).config)

@@ -96,7 +96,7 @@ def _without_values() -> Iterator[None]:
 
 
 def _on_meta(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of ``forward`` with tensors without values, those of floats in bfloat16."""
+    """Return arguments of ``forward`` whose tensors have no values; floating-point tensors become bfloat16."""
     import torch
 
     return {

@@ -19,11 +19,11 @@ MOST = {
 
 
 def check_size(name: str, value: Any) -> None:
-    """Raise ConfigError if the new value of the field ``name`` is larger than that of any network."""
+    """Raise ConfigError if the new value of the field ``name`` is above the limit for fields with its role."""
     most = MOST.get(role_of(name))
     if most is not None and type(value) is int and value > most:
         raise ConfigError(
-            f"--set {escape(name)}={value if value < 1 << 60 else 'a larger number'} is over {most:,}, the most that "
-            "ckpt makes.",
+            f"--set {escape(name)}={value if value < 1 << 60 else 'a larger number'} is too large: ckpt makes at most "
+            f"{most:,}.",
             hint="Use a smaller number.",
         )

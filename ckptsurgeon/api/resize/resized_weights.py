@@ -166,7 +166,7 @@ class ResizedWeights:
         return replace(plan, verb="resize", target=target, equal=equal, notes=tuple(self._notes(plan.notes, overrides)))
 
     def _notes(self, others: Sequence[str], overrides: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the notes on changes, then ``others``, those of the transplant."""
+        """Yield the notes on changes, then ``others``, the notes of the transplant."""
         yield from self.said
         yield from self.network.base.said(list(overrides), overrides)
         for owner, alias in self._untied:

@@ -28,9 +28,8 @@ class NamedSource:
     """How the tensors of a source get the names and shapes of ``network``, which its configuration describes.
 
     ``rows`` are operations that do this, and ``stored_twice`` are patterns of second copies, to be left out later.
-    ``equal`` are pairs of such copies whose values must be the same.
-    ``computed`` are tensors that the source lacks because the class computes them. ``dtype`` is that of all floats; it
-    is None if there are several.
+    ``equal`` are pairs of such copies whose values must be the same. ``computed`` are tensors that the source lacks
+    because the class computes them. ``dtype`` is the dtype of all floating-point tensors; None if they have several.
     """
 
     network: TargetSpec

@@ -36,7 +36,7 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
         raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
     if choices.pad_to > MOST["vocabulary"]:
         raise ConfigError(
-            f"--pad-to is over {MOST['vocabulary']:,}, the most rows that ckpt makes.",
+            f"--pad-to is too large: ckpt makes at most {MOST['vocabulary']:,} rows.",
             hint="Use a smaller number, such as 64.",
         )
     if choices.tokenizer and choices.corpora:

@@ -61,7 +61,7 @@ def greedy_soup(
     Raises ConfigError for an invalid number ``parallel``, and the errors of ``average`` and ``search``.
     """
     if parallel < 1:
-        raise ConfigError(f"--parallel {parallel} is not a number of evaluations.", hint="Give 1 or more.")
+        raise ConfigError(f"--parallel {parallel} is not a valid number of evaluations.", hint="Give 1 or more.")
     path = os.fspath(output)
     check_free(path, force=force)
     paths = [os.path.abspath(os.fspath(one)) for one in sources]

@@ -154,9 +154,9 @@ def _settings(
 
 def _check_counts(trials: int, parallel: int) -> None:
     if trials < 0:
-        raise ConfigError(f"--trials {trials} is not a number of trials.", hint="Give 1 or more.")
+        raise ConfigError(f"--trials {trials} is not a valid number of trials.", hint="Give 1 or more.")
     if parallel < 1:
-        raise ConfigError(f"--parallel {parallel} is not a number of evaluations.", hint="Give 1 or more.")
+        raise ConfigError(f"--parallel {parallel} is not a valid number of evaluations.", hint="Give 1 or more.")
 
 
 def check_free(path: str, *, force: bool) -> None:

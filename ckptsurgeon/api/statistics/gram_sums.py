@@ -121,7 +121,7 @@ def slots_of(
 ) -> tuple[list[Slot], list[str]]:
     """Return the slots of a module that stacks experts, and the keys of weights whose inputs cannot be collected.
 
-    ``keys`` and ``made`` are those of ``LayerWeights``.
+    ``keys`` and ``made`` are the fields of ``LayerWeights`` with these names.
     """
     number, found, lacking = stacked_sizes(module)[0], list[Slot](), list[str]()
     is_turned = bool(getattr(module, "is_transposed", False))

@@ -1,4 +1,4 @@
-"""Digests that identify the weights of a checkpoint: those of its files, and those of its tensors."""
+"""Digests that identify the weights of a checkpoint: digests of its files, and digests of its tensors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _sample_of_files(opened: Checkpoint) -> str:
 
 
 def _of_tensors(opened: Checkpoint) -> list[str]:
-    """Return the digest of all keys, dtypes and shapes, and that of bytes of the values.
+    """Return two digests: one of all keys, dtypes and shapes, and one of some bytes of the values.
 
     Returns [] if the files are remote, or if the values of a tensor depend on more than its bytes.
     """

@@ -183,7 +183,7 @@ def _open(specs: Sequence[SourceSpec], target: TargetSpec, root: str | None, *, 
 
 
 def _layout(options: Options, request: TransplantRequest) -> str:
-    """Return the layout to which the sources are converted; rules and operations are for the layout that they have."""
+    """Return the layout to which the sources are converted; by default, rules or operations keep their layout."""
     is_ruled = bool(request.rows or options.rules or options.rulesets)
     return request.layout or (KEEP if is_ruled else AUTO)
 

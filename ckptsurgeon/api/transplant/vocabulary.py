@@ -113,7 +113,7 @@ def vocabulary_options(
 
 
 def _are_beside(paths: Sequence[str], sources: Sequence[str], destination: str) -> tuple[bool, bool]:
-    """Return whether the first of ``paths`` is in the folder of a source, and the second in that of the destination."""
+    """Return whether the first path is in the folder of a source, and the second in the folder of the destination."""
     return any(_is_beside(paths[0], path) for path in sources), _is_beside(paths[1], destination)
 
 

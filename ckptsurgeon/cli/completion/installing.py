@@ -105,9 +105,9 @@ def _quoted_in_fish(word: str) -> str:
 
 
 def shell_in_use(named: str = "") -> str:
-    """Return the named shell, else the shell that started this process, else the user's login shell.
+    """Return ``named``, a shell; if it is '', the shell that started this process, or else the user's login shell.
 
-    Raises ConfigError if completion does not support this shell.
+    Raises ConfigError if completion supports none of these shells.
     """
     for shell in [named] if named else [_parent(), os.path.basename(os.environ.get("SHELL", ""))]:
         if shell in SHELLS:

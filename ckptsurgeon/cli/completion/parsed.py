@@ -19,9 +19,9 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 class TypedLine:
     """A command line that is being typed: the complete words, without the program's name, and the current word.
 
-    ``current`` has its quotes removed. bash splits words at some characters, such as ``=``, and replaces only what
-    follows the last of them by the completion. ``kept`` is ``current`` up to that character, or '' without one.
-    ``plain`` is true if nothing in ``current`` is quoted or escaped; a quotation mark at its beginning is allowed.
+    ``current`` has its quotes removed. bash splits words at some characters, such as ``=``; a completion replaces only
+    the text after the last of them. ``kept`` is ``current`` up to that character, or '' without one. ``plain`` is true
+    if nothing in ``current`` is quoted or escaped; a quotation mark at its beginning is allowed.
     """
 
     words: tuple[str, ...]

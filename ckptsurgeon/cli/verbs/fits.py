@@ -55,7 +55,7 @@ def run(
 
 
 def _waits_for() -> str:
-    """Return what the user waits for: nearly always, transformers builds the model's class without values."""
+    """Return the text on what the command waits for: nearly always, transformers builds the model's class."""
     if "transformers" in sys.modules:
         return "building the model's class with transformers; the next time, its keys come from a cache"
     return "reading headers"

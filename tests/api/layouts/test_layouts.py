@@ -71,7 +71,7 @@ def test_heads_come_from_a_configuration_an_option_or_the_rotary_embedding(ckpt:
         made = load_file(f"{name}.safetensors")
         assert made.keys() == wanted.keys()
         assert all(torch.equal(made[key], wanted[key]) for key in wanted)
-    with pytest.raises(ConfigError, match="is not a number of heads"):
+    with pytest.raises(ConfigError, match="is not a valid number of heads"):
         cs.convert("meta.safetensors", layout="transformers", heads="6,2")
 
 

@@ -38,7 +38,7 @@ def test_the_report_says_what_became_of_each(server: SimpleNamespace, logged: li
     assert report.summary().splitlines() == [
         "enc: 1 copied, 3 kept of 4 tensors; 1 source key not used; not in the source: 0.bias, 2.weight, 2.bias",
         "labels: loaded by its hook",
-        "head: skipped, its condition is false",
+        "head: skipped, because its condition is false",
     ]
     assert (
         "enc: 3 tensors kept their values, because they are not in the file: 0.bias, 2.weight, 2.bias" in report.notes

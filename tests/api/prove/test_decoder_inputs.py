@@ -100,7 +100,7 @@ def test_a_value_that_is_no_id_is_an_error(value: Any) -> None:
     model.config.decoder_start_token_id = value
     tokeniser()
     edit("generation_config.json", bos_token_id=5)
-    said = f"decoder_start_token_id of config.json is {value!r}: this is not a token id."
+    said = f"decoder_start_token_id of config.json is {value!r}, which is not a token id."
     with pytest.raises(cs.ConfigError, match=re.escape(said)) as caught:
         given_inputs("texts.txt", model, "a")
     assert caught.value.hint.startswith("Correct decoder_start_token_id, or give the arguments")
@@ -113,7 +113,7 @@ def test_a_value_of_generation_config_json_that_is_no_id_is_an_error(field: str)
     for name in ("config.json", "generation_config.json"):
         edit(name, drop="decoder_start_token_id")
     edit("generation_config.json", **{field: 2**70})
-    with pytest.raises(cs.ConfigError, match=f"{field} of generation_config.json is {2**70}: this is not a token id"):
+    with pytest.raises(cs.ConfigError, match=f"{field} of generation_config.json is {2**70}, which is not a token id"):
         cs.prove("a", "a", inputs="texts.txt")
 
 

@@ -239,7 +239,7 @@ def test_random_inputs_that_are_too_large_are_an_error(monkeypatch: pytest.Monke
     transformers.ViTForImageClassification(settings).save_pretrained("a")
     monkeypatch.setattr("ckptsurgeon.api.prove.inputs.MOST", 1000)
     with pytest.raises(
-        cs.ConfigError, match="random inputs for this network would have .* numbers, over the limit of 1,000"
+        cs.ConfigError, match="random inputs for this network would have .* numbers, but at most 1,000 are allowed"
     ):
         cs.prove("a", "a")
 

@@ -460,8 +460,8 @@ def test_merge_search_is_search_and_a_model_may_be_called_search(ckpt: Run, eval
     ("options", "code", "said"),
     [
         ([], 2, "Give --maximize (accuracy) or --minimize (loss, error rate)."),
-        (["--maximize", "--trials", "0"], 2, "--trials 0 is not a number of trials."),
-        (["--maximize", "--parallel", "0"], 2, "--parallel 0 is not a number of evaluations."),
+        (["--maximize", "--trials", "0"], 2, "--trials 0 is not a valid number of trials."),
+        (["--maximize", "--parallel", "0"], 2, "--parallel 0 is not a valid number of evaluations."),
         (["--maximize", "--trial-timeout", "0"], 2, "--trial-timeout 0.0 is not a valid time."),
         (["--maximize", "--sampler", "best"], 2, "--sampler best is unknown."),
         (["--maximize", "--sampler", "grid", "--trials", "3"], 2, "--sampler grid needs at least 4 trials"),

@@ -142,7 +142,7 @@ def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield notes if the number of heads does not divide the width, or the number of key heads that of query heads."""
+    """Yield notes if the number of heads does not divide the width, or is not a multiple of the number of key heads."""
     for kinds, width, field in _DIVIDED:
         size, number = config.get(width), config.get(field)
         if kind not in kinds or type(size) is not int or type(number) is not int or config.get("head_dim") is not None:

@@ -172,7 +172,7 @@ def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outsi
     """Return a property in which one layer of each period differs from the others: the layer at a certain offset.
 
     ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the value
-    for the layers at the offset, ``outside`` that for the others.
+    for the layers at the offset, ``outside`` the value for all other layers.
     """
 
     def kinds(config: Fields, number: int) -> list[str]:

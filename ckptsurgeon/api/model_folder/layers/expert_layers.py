@@ -34,7 +34,7 @@ DENSE_NAMES = frozenset(
 
 
 def has_dense_layers(kind: str) -> bool:
-    """Return whether a configuration of the model type ``kind`` can say that some layers have experts, others none."""
+    """Return whether a configuration of the type ``kind`` can say that some layers have experts and others do not."""
     return any(_rules(kind))
 
 

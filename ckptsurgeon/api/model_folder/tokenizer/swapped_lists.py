@@ -16,7 +16,7 @@ __all__ = ["swapped_lists_error"]
 
 
 def swapped_lists_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
-    """Return the error that the second list of ``change`` is the source's list; ``why`` says how this is known.
+    """Return the error for a second list of ``change`` that is the source's list; ``why`` says how this is known.
 
     ``destination`` is the folder of a destination that is a checkpoint, else None. The hint is to swap the lists if the
     first list is the destination's. The destination's tokeniser shows this or, without a tokeniser, its number of rows.

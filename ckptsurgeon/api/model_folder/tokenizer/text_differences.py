@@ -102,7 +102,7 @@ def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any]
 
 
 def _effect(step: Mapping[str, Any], field: str) -> Any:
-    """Return the value of a step's field. If ``strip_accents`` is not set, this is the value of ``lowercase``.
+    """Return the effective value of a field of a step: if ``strip_accents`` is not set, the value of ``lowercase``.
 
     BERT's normaliser strips accents by default if it lower-cases texts.
     """

@@ -62,7 +62,7 @@ class Rows:
                         for column, square in zip(columns, squares, strict=True)]  # fmt: skip
 
     def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
-        """Return the median cosine between the two rows of each pair, after both are shifted by ``shift`` rows."""
+        """Return the median cosine between the rows ``shift`` places after the two rows of each pair."""
         return median(self._cosine(one + shift, two + shift) for one, two in pairs)
 
     def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -73,7 +73,7 @@ class Rows:
         return (median(found), error) if math.isfinite(error) else (0.0, 0.0)
 
     def spread(self, pairs: Sequence[tuple[int, int]]) -> float:
-        """Return the relative deviation of the rows' norms, divided by that of rows of normal random numbers."""
+        """Return how much the norms of rows vary: the relative deviation, divided by that of normal random rows."""
         norms = [math.hypot(*self._read(row)) for pair in pairs for row in pair]
         mean = math.fsum(norms) / len(norms)
         deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in norms) / len(norms))

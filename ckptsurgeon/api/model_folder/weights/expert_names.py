@@ -1,4 +1,4 @@
-"""A note on experts whose names are those of another family of models, such as Mixtral's names in a Qwen-MoE model."""
+"""A note on experts with the names of another family of models, such as Mixtral's names in a Qwen-MoE model."""
 
 from __future__ import annotations
 

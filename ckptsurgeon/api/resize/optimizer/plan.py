@@ -27,8 +27,8 @@ def optimizer_plan(
 ) -> Plan:
     """Return the plan of the optimizer's state in the file ``path`` for the resized network.
 
-    ``notes`` are those on the change of the weights, ``others`` are files that the output must not overwrite. Raises
-    ConfigError if it is not known which values belong to which parameter, PlanError if none can be kept.
+    ``notes`` are the notes on the change of the weights, ``others`` are files that the output must not overwrite.
+    Raises ConfigError if it is not known which values belong to which parameter, PlanError if none can be kept.
     """
     names = parameter_names(network.first)
     if not names:

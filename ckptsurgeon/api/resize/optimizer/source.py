@@ -47,8 +47,8 @@ class OptimizerSource:
     def group_of(self, name: str, shape: Sequence[int]) -> int | None:
         """Return the index of the group for a parameter of the output; None if the optimizer does not train it.
 
-        It is the group of the parameter of the same name; else that of the same parameter of another layer. A parameter
-        that the source's network lacks gets the group of parameters with the same number of dimensions.
+        It is the group of the source's parameter with the same name, or else with the same name in another layer. A
+        parameter that the source's network lacks gets the group of parameters with the same number of dimensions.
         """
         for same in (lambda one: one == name, lambda one: numberless(one) == numberless(name)):
             for number, names in enumerate(self.groups):
