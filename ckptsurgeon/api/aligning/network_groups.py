@@ -205,7 +205,10 @@ class NetworkGroups:
                 yield key
 
     def _named_heads(self) -> list[NetworkGroup]:
-        """Return the groups of attention heads, if the network's configuration has no field for the size of a head."""
+        """Return the groups of attention heads, if the network's configuration has no field for the size of a head.
+
+        All groups are returned by the first call; later calls return [].
+        """
         if self._by_names:
             return []  # already found for another field with a number of heads
         self._by_names = heads_by_names(self._network.before, attention_heads(self._network.first))

@@ -74,11 +74,12 @@ def _are_dims(value: Any) -> bool:
 
 
 def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str) -> list[Group]:
-    """Return the groups of axes that the user lists; raises ConfigError for axes that a model does not have.
+    """Return the groups of axes that the user lists.
 
     ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are the tensors of the model at ``path``. An
     alignment moves whole units, such as channels or heads. If the user gave no number of units, each element of the
-    group's shortest axis is a unit; along longer axes, a unit has several elements.
+    group's shortest axis is a unit; along longer axes, a unit has several elements. Raises ConfigError for an axis that
+    the model does not have, that is listed twice, or whose size is not a multiple of the number of units.
     """
     found = []
     seen: dict[tuple[str, int], str] = {}

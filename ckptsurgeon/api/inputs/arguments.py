@@ -72,9 +72,10 @@ def plain_arguments(**given: Any) -> dict[str, Any]:
 
 
 def rules_of(map_file: Path | None) -> list[str]:
-    """Return the rules in a file: one rule on each line, or the field ``map`` of a recipe, as ``match`` writes it.
+    """Return the rules in a file; [] if ``map_file`` is None.
 
-    Raises ConfigError if the file cannot be read or has no rules.
+    The file has one rule on each line, or it is a recipe with the field ``map``, as ``match`` writes it. Raises
+    ConfigError if the file cannot be read or has no rules.
     """
     if map_file is None:
         return []

@@ -126,7 +126,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
     """Return notes on those of ``adapters`` that are already merged into ``base``, according to the recipe in ``base``.
 
     ``weights`` are the weights of ``adapters``. There is no note on an adapter that is subtracted, which undoes its
-    merge. If the recipe does not describe the present weights of ``base``, the result is one note that says this.
+    merge. If the recipe does not describe the present weights of ``base``, a note that says this replaces them.
     """
     known = _recorded(base)
     notes: list[str] = []

@@ -90,7 +90,7 @@ def _copied(plan: Plan, step: Step, one: Input, path: str) -> str:
 
 
 def _outcomes(plan: Plan, step: Step, paths: Sequence[str], folder: str) -> Iterator[MergeOutcome]:
-    """Yield the result of the plan's merge method for a tensor, then of each other method with default parameters."""
+    """Yield the result of the plan's merge method for a tensor, then of every other method that fits the models."""
     assert step.merge is not None
     path = os.path.join(folder, "planned.safetensors")
     apply(replace(plan, steps=(step,), metadata={}, notes=()), path)

@@ -102,7 +102,7 @@ def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> 
     """Return the parameters with which the model at ``place`` was merged while its statistics were collected.
 
     The parameter ``weight`` is divided by the sum of all models' weights. Raises ConfigError unless ``models`` models
-    were merged.
+    were merged, or if the record ``merged`` is damaged.
     """
     if len(merged["models"]) != models:
         raise ConfigError(

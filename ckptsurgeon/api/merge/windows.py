@@ -113,9 +113,9 @@ def _left_files(paths: Sequence[str]) -> list[str]:
 
 
 def window_names(paths: Sequence[str]) -> list[str]:
-    """Return an output name for each checkpoint: its own name, or its folder's name if names are equal.
+    """Return an output name for each checkpoint: its own name or, if these are not unique, the name of its folder.
 
-    Raises ConfigError if several checkpoints have the same name, and several of all folders have the same name, too.
+    Raises ConfigError if the names of the folders are not unique either.
     """
     for level in (1, 2):
         names = [_file_name(os.path.normpath(path).split(os.sep)[-level:][0]) for path in paths]

@@ -185,6 +185,8 @@ def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str
 def _recognised(networks: Sequence[Network], changed: ChangedTensor, *, has_experts: bool) -> ChangedTensor:
     """Return a changed weight with the key of the weight that it equals, or with its difference in order.
 
+    The weight is returned unchanged if its shape has changed, or if rounding explains the difference.
+
     If the weight has a slice for each expert (``has_experts``), the result also has the experts that differ.
     """
     key, (first, second) = changed.key, networks

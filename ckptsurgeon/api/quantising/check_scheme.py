@@ -14,9 +14,10 @@ __all__ = ["check_scheme"]
 def check_scheme(
     name: str | None, include: Sequence[str], exclude: Sequence[str], *, others: Sequence[str] = ()
 ) -> None:
-    """Raise ConfigError if the scheme ``name`` is unknown, or if patterns are given without a scheme.
+    """Raise ConfigError if the scheme ``name`` is unknown, is used with ``others``, or is missing for the patterns.
 
-    ``others`` are further options that the user has set and that cannot be combined with a scheme.
+    ``include`` and ``exclude`` are the patterns. ``others`` are further options that the user has set and that cannot
+    be combined with a scheme.
     """
     if name is not None and others:
         raise ConfigError(

@@ -162,7 +162,7 @@ def _check_counts(trials: int, parallel: int) -> None:
 def check_free(path: str, *, force: bool) -> None:
     """Raise OutputError if ``path`` cannot be written as an output, so that no trial runs in vain.
 
-    It cannot if its folder is missing, or if it exists and ``force`` is false.
+    It cannot if its parent folder is missing, or if it is an existing file and ``force`` is false.
     """
     check_is_path(path)
     check_output_format(path)
@@ -274,7 +274,10 @@ def written(
     result: SearchResult, plan: Plan, output: str, test: Evaluator | None, *, force: bool, wait: float | None,
     key: Path | None, plugin: str | None = None,
 ) -> SearchResult:  # fmt: skip
-    """Write and verify the output, evaluate it with the test, and return the completed result."""
+    """Write and verify the output, evaluate it with the test, and return the completed result.
+
+    Raises VerifyError if the output differs from its recipe, and the errors of ``apply``.
+    """
     receipt = apply(plan, output, force=force, wait=wait, key=key)
     verification = verify(output, plugin=plugin)
     verification.raise_if_failed()

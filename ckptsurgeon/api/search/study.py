@@ -108,7 +108,7 @@ def opened_study(folder: str, settings: Mapping[str, Any], *, wait: float | None
     """Open a study in a folder, or begin a new one there, and hold its lock during the run.
 
     Raises ConfigError if the folder has a study with other settings, or files but no study; OutputError if another run
-    uses it.
+    uses it, or if it cannot be written; FormatError if its files are damaged.
     """
     folder = folder.rstrip("/") or folder
     with output_lock(folder, wait):

@@ -79,8 +79,8 @@ def _listed(weights: LayerWeights, owners: Mapping[str, str], wanted: set[str]) 
     """Return the entries ``lacking`` and ``tied`` of the record in the file.
 
     ``lacking`` are the keys of the checkpoint's tensors without Fisher information. ``tied`` maps a tied key to the key
-    under which their common information is stored. ``owners`` is the result of ``_owners``, and ``wanted`` has the
-    names of the parameters with information.
+    under which the common information is stored. ``owners`` is the result of ``_owners``, and ``wanted`` has the names
+    of the parameters with information.
     """
     lacking = {key for name in owners.values() if name not in wanted for key in _keys_of(weights, name)}
     tied = {

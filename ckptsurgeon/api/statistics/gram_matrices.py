@@ -176,7 +176,10 @@ class GramSums:
         return key in self.sums or any(slot.parameter == parameter for one in self.experts for slot in one.slots)
 
     def values(self) -> dict[str, Tensor]:
-        """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends."""
+        """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends.
+
+        Keys for which no inputs were collected are added to ``lacking``.
+        """
         import torch
 
         found = {}

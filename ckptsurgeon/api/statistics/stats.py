@@ -130,7 +130,7 @@ def _check_given(inputs: Path | None, kinds: ForMerges, *, has_patterns: bool) -
 
 
 def _check_merged(merged_with: Rules, kinds: ForMerges) -> None:
-    """Raise ConfigError for arguments that do not go together with ``merged_with``."""
+    """Raise ConfigError if ``merged_with`` is empty, or if ``kinds`` are not Gram matrices alone."""
     if not merged_with:
         raise ConfigError("--param is only for --merged-with.", hint="Leave it out.")
     if kinds != ForMerges(gram=True, fisher=False, magnitudes=False):
