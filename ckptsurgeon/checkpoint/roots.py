@@ -158,7 +158,10 @@ def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _candidates(tree: Any, uri: str) -> Iterator[Root]:
-    """Yield every state dict except optimizer states, outermost first."""
+    """Yield every state dict except optimizer states, outermost first.
+
+    Raises UnsafeError if there are too many containers.
+    """
     queue: deque[tuple[str, tuple[Any, ...], Any]] = deque([("", (), tree)])
     seen: set[int] = set()
     allowed = SearchLimit()

@@ -63,7 +63,7 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
 
 
 def _header(head: bytes) -> tuple[str, int]:
-    """Return the text of a header, and the offset at which the values begin."""
+    """Return the text of a header, and the offset at which the values begin; raises FormatError if it is not valid."""
     if len(head) < 12 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
         raise FormatError(
             "a numpy array does not begin with its magic bytes and a format version from 1 to 3.", rule="npy header"

@@ -125,7 +125,10 @@ def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
 
 
 def _read_folder(folder: Folder) -> Header:
-    """Return the header of a folder's checkpoint: its index, its only candidate, or a file with a well-known name."""
+    """Return the header of a folder's checkpoint: its index, its only candidate, or a file with a well-known name.
+
+    Raises FormatError if the folder has no checkpoint, or a damaged one.
+    """
     names = folder.names()
     try:
         choice = choose(folder, names)

@@ -116,7 +116,10 @@ def _parameters(folder: Folder, tag: str) -> list[str]:
 
 
 def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
-    """Return the content of the file ``name``, and append the open file to ``opened``."""
+    """Return the content of the file ``name``, and append the open file to ``opened``.
+
+    Raises FormatError if the file is missing or not valid.
+    """
     try:
         file = folder.file(name)
     except SourceError as error:
@@ -136,7 +139,8 @@ def _state(folder: Folder, name: str, opened: list[StateFile]) -> Any:
 def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
     """Return the weight in the file ``name``, an ``fp32.pt``, and append the open file to ``opened``.
 
-    The content of the file is a dict, or for ZeRO stage 3 possibly a bare tensor.
+    The content of the file is a dict, or for ZeRO stage 3 possibly a bare tensor. Raises FormatError if it has no
+    weight.
     """
     tree = _state(folder, name, opened)
     info = tree.get("param") if isinstance(tree, Mapping) else tree
@@ -149,6 +153,7 @@ def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[St
     """Return the model states, and append the open file to ``opened``; None unless one file has those of all ranks.
 
     ``names`` has the names of the files with model states. If there are several, each has only a part of the model.
+    Raises FormatError if this file is not valid.
     """
     if names != [_FIRST]:
         return None
@@ -164,7 +169,8 @@ def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]
     """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
 
     Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
-    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps.
+    their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps. Raises FormatError if
+    shapes contradict each other, or if a weight is missing.
     """
     tree = model.tree
     if "param_shapes" in tree:

@@ -102,7 +102,8 @@ def _tagged(folder: Folder) -> tuple[str, list[str]]:
 def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list[StateFile]:
     """Return the state files whose names end in ``suffix``, one for each rank, in the order of the ranks.
 
-    ``tag`` is the subfolder of the files, or ''; ``names`` are the names of its files.
+    ``tag`` is the subfolder of the files, or ''; ``names`` are the names of its files. Raises FormatError if a file
+    does not contain a dict.
     """
     found = []
     for name in sorted((name for name in names if name.endswith(suffix)), key=natural_key):
@@ -122,7 +123,10 @@ _Found = tuple[dict[str, TensorInfo], int, list[str]]
 
 
 def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
-    """Return what the files of all ranks have; the parts of tensor-parallel ranks are joined."""
+    """Return what the files of all ranks have; the parts of tensor-parallel ranks are joined.
+
+    Raises FormatError if files are missing or do not fit together.
+    """
     ranks = sorted({_model_rank(one) for one in models})
     if len(ranks) == 1:
         return _weights(models, optimizers)
@@ -149,7 +153,10 @@ def _model_rank(one: StateFile) -> int:
 
 
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
-    """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes."""
+    """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes.
+
+    Raises FormatError if they are not the states of one run.
+    """
     from .clusters import zero_ranks
     from .clusters.zero_steps import optimizer_step_notes
     from .clusters.zero_values import unlike_notes

@@ -87,7 +87,10 @@ def _recipe(file: File, entry: StoredEntry) -> str:
 
 
 def _parts(found: GgufHeader) -> int:
-    """Return the number of files into which a model is split; ``found`` is the header of one of them."""
+    """Return the number of files into which a model is split; ``found`` is the header of one of them.
+
+    Raises FormatError if there are too many.
+    """
     said = found.metadata.get(SPLIT_COUNT, "1")
     number = 1 if (stated := number_in(said)) is None else stated
     if number > limits.SHARDS:
@@ -167,7 +170,8 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
 def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
     """Return the header of file ``number`` (from 0) of a split model, which is in the folder of the file ``first``.
 
-    The function that closes the file is added to ``stack``.
+    The function that closes the file is added to ``stack``. Raises FormatError if the file cannot be read, or is
+    another file.
     """
     try:
         file = first.folder().file(name)

@@ -247,7 +247,8 @@ def _stated(first: StateFile) -> MegatronSettings:
 def _flat(one: StateFile, tree: Any) -> Iterator[tuple[str, TensorInfo | None]]:
     """Yield (dotted name, tensor) of each entry of a model; the tensor is None if the entry is another object.
 
-    ``tree`` has the entries of the model, nested in old files. ``one`` is the file of the model, for messages.
+    ``tree`` has the entries of the model, nested in old files. ``one`` is the file of the model, for messages. Raises
+    FormatError if the model is not a dict of tensors.
     """
     waiting, visited = [("", tree)], 0
     while waiting:
@@ -310,7 +311,8 @@ def _add(weights: dict[str, TensorInfo], stage: Mapping[str, TensorInfo], layers
     """Add the tensors of a pipeline stage to ``weights``; its layers are numbered after the layers of earlier stages.
 
     In ``stage``, the layers are numbered from 0. ``layers`` has, for each list of layers, the number of its layers so
-    far, and is updated. ``name`` is the name of a file for messages.
+    far, and is updated. ``name`` is the name of a file for messages. Raises FormatError for a tensor that an earlier
+    stage has, too.
     """
     most: dict[str, int] = {}
     for key, info in stage.items():
@@ -332,7 +334,7 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _differ(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File]) -> bool:
-    """Return whether the part of a rank of one tensor has other values than the rank's part of another tensor."""
+    """Return whether two tensors have different values on any rank, or different shapes."""
     ours, theirs = _parts(one), _parts(other)
     if len(ours) != len(theirs):
         return one.shape != other.shape

@@ -80,7 +80,10 @@ def _names(folder: Folder) -> list[str]:
 
 
 def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Note]]:
-    """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not."""
+    """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not.
+
+    Raises FormatError if the files do not fit together.
+    """
     first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
     weights: dict[str, TensorInfo] = {}
     differing = []

@@ -135,7 +135,10 @@ class _TensorParallel:
 
 
 def _read_index(file: File) -> tuple[bytes, int, dict[str, int]]:
-    """Return the bytes of ``ranks.json``, the number of ranks, and the axis of each tensor that is split."""
+    """Return the bytes of ``ranks.json``, the number of ranks, and the axis of each tensor that is split.
+
+    Raises FormatError if the file is not valid.
+    """
     if file.size > limits.INDEX_BYTES:
         raise FormatError(f"{escape(file.uri)} is too large to be an index.", rule="index size")
     raw = file.read(0, file.size)

@@ -148,6 +148,7 @@ def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
     """Return the state dicts of the variables, as ``folder.tree_of`` does, and a stand-in for each other variable.
 
     The stand-ins (for variables of strings, for example) are next to the state dicts, under the keys of the variables.
+    Raises FormatError if a name is not valid or a slice is missing.
     """
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}

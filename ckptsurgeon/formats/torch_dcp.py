@@ -46,7 +46,10 @@ class _TorchDistributed:
         return source.name == METADATA and head[:1] == b"\x80"
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the metadata and all pieces; raises FormatError if they contradict each other."""
+        """Return the header, from the metadata and all pieces.
+
+        Raises FormatError if they are not valid or contradict each other, UnsafeError if there are too many pieces.
+        """
         folder = source if isinstance(source, Folder) else source.folder()
         file = folder.file(METADATA)
         with naming(file):
@@ -100,7 +103,8 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
 
     ``top`` is the content of ``.metadata``. ``kind_of`` is a function that returns '' for the key of a weight, and the
     kind of state for another key, such as "of the optimizer". Entries that are not weights are left out, and their
-    kinds are appended to ``others``. If ``kind_of`` is None, all entries are returned.
+    kinds are appended to ``others``. If ``kind_of`` is None, all entries are returned. Raises FormatError if the
+    metadata is not valid.
     """
     metadata = _attributes(top, "Metadata")
     entries, paths = metadata.get("state_dict_metadata"), metadata.get("planner_data")
@@ -121,7 +125,10 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
 
 
 def _put(tree: dict[Any, Any], path: Any, key: str, value: Any) -> None:
-    """Put ``value`` into the tree at ``path``, or under ``key`` if the path is invalid or blocked by another value."""
+    """Put ``value`` into the tree at ``path``, or under ``key`` if the path is invalid or blocked by another value.
+
+    Raises FormatError if ``key`` has a value already.
+    """
     plain = isinstance(path, (tuple, list)) and 0 < len(path) <= limits.KEY_SEGMENTS
     node = tree
     for part in path[:-1] if plain else ():
@@ -153,7 +160,8 @@ _DATA = "no tensor"
 def _places(storage_data: Any) -> dict[str, _Places]:
     """Return where each piece is stored: {key: {offsets of the piece in the tensor, as a string: place in a file}}.
 
-    An entry that is not a tensor has a single piece, whose offsets are ``_DATA``.
+    An entry that is not a tensor has a single piece, whose offsets are ``_DATA``. Raises FormatError if the metadata is
+    not valid, UnsafeError if there are too many pieces.
     """
     if not isinstance(storage_data, dict):
         raise FormatError("the metadata does not say which file stores each tensor.", rule="dcp metadata")

@@ -107,7 +107,10 @@ def _no_storage(pid: Any) -> object:
 
 
 def _fields(pid: Any) -> tuple[str, str, int, Any]:
-    """Return (dtype, key, number of elements, view) from a persistent id; the view is None for a whole storage."""
+    """Return (dtype, key, number of elements, view) from a persistent id; the view is None for a whole storage.
+
+    Raises FormatError if the id is not valid.
+    """
     if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         _, kind, key, _, numel = pid[:5]
         dtype = STORAGE_DTYPES.get(kind.name) if type(kind) is GlobalName else None
@@ -180,7 +183,7 @@ def _resolve(storages: dict[str, Storage], pid: Any) -> object:
     """Return the storage that a persistent id refers to.
 
     If the persistent id contains a view (key, offset, size), only this part of the storage is returned. For a module,
-    its class is returned.
+    its class is returned. Raises FormatError if the id is not valid.
     """
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None

@@ -122,14 +122,20 @@ class _MemberReader:
         return struct.unpack(layout, self.file.read(begin, self.at - begin))
 
     def skip(self, nbytes: int) -> int:
-        """Move on by ``nbytes``, and return the offset at which these bytes begin."""
+        """Move on by ``nbytes``, and return the offset at which these bytes begin.
+
+        Raises FormatError if the member is too short.
+        """
         if not 0 <= nbytes <= self.end - self.at:
             raise FormatError("a member of the tar archive is truncated.", rule="tar size")
         self.at += nbytes
         return self.at - nbytes
 
     def count(self) -> int:
-        """Return the next pickle, which is the number of items that follow."""
+        """Return the next pickle, which is the number of items that follow.
+
+        Raises UnsafeError if there are too many items.
+        """
         number = self.value()
         if type(number) is not int or not 0 <= number <= limits.TENSORS:
             raise UnsafeError(
@@ -165,7 +171,10 @@ def _storages(stream: _MemberReader, within: str) -> Storages:
 
 
 def _view(storages: Storages, row: tuple[Any, ...]) -> TypedStorage:
-    """Return the view that ``row`` describes: (key, key of the viewed storage, offset and size in elements)."""
+    """Return the view that ``row`` describes: (key, key of the viewed storage, offset and size in elements).
+
+    Raises FormatError if it is not valid.
+    """
     target, root, offset, numel = row
     whole = storages.get(_key(root))
     if whole is None or _key(target) in storages or not all(type(n) is int and n >= 0 for n in (offset, numel)):
@@ -207,6 +216,7 @@ def _key(value: Any) -> str:
     """Return a key, which is an integer or a string of its digits, as a string.
 
     As dict keys, integers could be chosen so that their hashes collide; the hashes of strings cannot be predicted.
+    Raises FormatError if it is neither.
     """
     if type(value) is int and 0 <= value < 1 << 64:
         return str(value)
@@ -223,7 +233,10 @@ def _no_object(pid: Any) -> object:
 
 
 def _object(objects: dict[str, Any], pid: Any) -> object:
-    """Return the object with the persistent id ``pid``: a tensor, a storage, or a class (whose source is ignored)."""
+    """Return the object with the persistent id ``pid``: a tensor, a storage, or a class (whose source is ignored).
+
+    Raises FormatError if there is none.
+    """
     if type(pid) is tuple and pid:
         return pid[0]
     found = objects.get(_key(pid))

@@ -35,7 +35,8 @@ def ema_weights(decay: float, number: int) -> tuple[float, ...]:
     """Return the weight of each of ``number`` checkpoints in their exponential moving average, the oldest first.
 
     The average is at first the oldest checkpoint; each later checkpoint is added with the weight ``1 - decay``, and the
-    average so far is scaled by ``decay``. The returned weights sum to 1.
+    average so far is scaled by ``decay``. The returned weights sum to 1. Raises ConfigError unless ``decay`` is between
+    0 and 1.
     """
     if not 0 < decay < 1:
         raise ConfigError(f"--ema {decay} is not a valid decay.", hint="Use a number between 0 and 1, as in 0.999.")

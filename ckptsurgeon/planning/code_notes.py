@@ -128,7 +128,7 @@ OF_INDICES = re.compile(
 
 
 class _Use(NamedTuple):
-    """An integer matrix, a tensor that may be its scale, and a text: how the plan computes with one of them."""
+    """An integer matrix, a tensor that may be its scale, and a text: how the plan computes with one of the two."""
 
     codes: Input
     scale: Input
@@ -163,7 +163,7 @@ def _note(found: Sequence[_Use], source: str) -> str:
 def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
     """Yield each matrix that may be codes, if the plan computes with it or with a tensor that may be its scale.
 
-    If there are several such computations, the first one is yielded with the matrix.
+    Each matrix is yielded once, with the first such computation.
     """
     doing: dict[str, str] = {}
     modules = {_module(one.key): dict[str, Input]() for _, one in _inputs(plan, source, known) if _could_be_codes(one)}
@@ -193,7 +193,7 @@ def _inputs(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[tuple[
 
 
 def _module(key: str) -> str:
-    """Return the module of a tensor: the text before the last dot, or else before the last underscore."""
+    """Return the module of a tensor: the text before the last dot or, without a dot, before the last underscore."""
     return key.rpartition(".")[0] or key.rpartition("_")[0]
 
 

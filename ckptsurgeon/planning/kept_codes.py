@@ -164,7 +164,7 @@ class _Keeping:
         return coded if is_alike and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return the moves of rows of codes, without decoding, for ``step``, which maps rows to another vocabulary.
+        """Return how to move rows of codes without decoding them, for ``step``, which maps rows to another vocabulary.
 
         The result is None if the rows must be decoded. ``wanted`` is the quantised tensor that gets the rows.
         """
@@ -231,7 +231,7 @@ class _Keeping:
     def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
         """Yield the steps that copy the parts of ``coded``, under names that fit the new name of the weight.
 
-        ``at`` is the index of ``source`` in the plan.
+        ``at`` is the index of ``source`` in the plan. Raises an error if a part cannot be copied.
         """
         self._found.copied += 1
         for end, key in coded.parts.items():
@@ -250,7 +250,7 @@ class _Keeping:
         """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``.
 
         ``moved`` maps endings of keys to stored parts of a source. Rows that the weight takes from the source are
-        copied from these parts, and are not encoded again.
+        copied from these parts, and are not encoded again. Raises PlanError if the weight cannot be encoded.
         """
         weight = TensorInfo(COMPUTED, step.shape)
         try:
@@ -319,7 +319,10 @@ def _remedy(step: Step) -> str:
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:
-    """Return the new key of the part of ``coded`` with the ending ``end``, if its weight gets the name ``key``."""
+    """Return the new key of the part of ``coded`` with the ending ``end``, if its weight gets the name ``key``.
+
+    Raises PlanError if no key fits.
+    """
     found = coded.part_named(key, end)
     if found is None:
         raise without_names(coded, key)

@@ -42,7 +42,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class MovedRows:
-    """How to move the rows of a weight's stored parts; ``step``, which this replaces, would decode the weight.
+    """How to move the rows of a weight's stored parts. This replaces ``step``, which would decode the weight.
 
     ``have`` is the weight in the source, ``want`` the weight in the destination. ``kinds`` maps the ending of each
     part's key to the kind of the part: "rows" (it has a row for each row of the weight), "whole" (one number) or

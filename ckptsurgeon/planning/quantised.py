@@ -244,7 +244,7 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
 
 
 def _why(found: Mapping[str, str]) -> str:
-    """Return the reason for the first tensor in ``found``, a map from keys to reasons, and the other tensors' keys."""
+    """Return a text: the reason for the first tensor in ``found``, {key: reason}, and the keys of the others."""
     why = escape(next(iter(found.values())))
     others = f"{count(len(found) - 1, 'other tensor')}: {listing(list(found)[1:], 3)}"
     return f"{why}; the same is true of {others}" if len(found) > 1 else why

@@ -111,7 +111,10 @@ def _read_made(key: str, row: Mapping[str, Any], rules: Sequence[str], merges: S
 
 
 def _merge(value: Any, merges: Sequence[Merge | None]) -> Merge | None:
-    """Return the merge that ``value`` refers to: an index in ``merges`` or, in older recipes, the merge itself."""
+    """Return the merge that ``value`` refers to: an index in ``merges`` or, in older recipes, the merge itself.
+
+    The result is None if ``value`` is null. Raises ValueError for an index that is not in ``merges``.
+    """
     if type(value) is not int:
         return Merge.from_json(value)
     if not 0 <= value < len(merges):

@@ -46,7 +46,10 @@ class Messages:
         self._window = Window(file)
 
     def fields(self, begin: int, end: int) -> Iterator[Field]:
-        """Yield the fields of the message in a range of the file; raises FormatError if it is not a message."""
+        """Yield the fields of the message in the range from ``begin`` to ``end`` of the file.
+
+        Raises FormatError if these bytes are not a message, UnsafeError if too many fields were read.
+        """
         at = begin
         while at < end:
             self._left -= 1

@@ -14,7 +14,10 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the integer (a varint of at most 64 bits) at the offset ``at``, and the offset after the varint."""
+    """Return the integer (a varint of at most 64 bits) at the offset ``at``, and the offset after the varint.
+
+    Raises ValueError if the varint is not valid.
+    """
     if at < len(data) and data[at] < 0x80:
         return data[at], at + 1
     value = 0
@@ -37,7 +40,10 @@ def signed(value: int) -> int:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (field number, value) of each field: numbers as unsigned integers, everything else as bytes."""
+    """Yield (field number, value) of each field: numbers as unsigned integers, everything else as bytes.
+
+    Raises ValueError if ``data`` is not a valid message.
+    """
     at = 0
     while at < len(data):
         tag, at = varint(data, at)

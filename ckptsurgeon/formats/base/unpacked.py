@@ -107,7 +107,10 @@ class UnpackedFile(File):
 
 
 def _content(packed: File) -> Iterator[bytes]:
-    """Yield the content of a gzip file, which may have several members one after the other, piece by piece."""
+    """Yield the content of a gzip file, which may have several members one after the other, piece by piece.
+
+    Raises FormatError if the gzip file is damaged, UnsafeError if its content is too large.
+    """
     from isal import igzip_lib, isal_zlib  # three times as fast as zlib
 
     packed.need([(0, packed.size)])

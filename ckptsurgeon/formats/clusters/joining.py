@@ -160,7 +160,7 @@ class RankJoiner:
         """Return the tensor ``key``, joined from the parts of all ranks.
 
         ``infos`` has the header of the tensor on each rank. ``parts`` has the part of each rank; it is None if the
-        tensor is not distributed on that rank.
+        tensor is not distributed on that rank. Raises FormatError if the parts do not fit together.
         """
         first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
         pieces: dict[tuple[int, ...], TensorPiece] = {}

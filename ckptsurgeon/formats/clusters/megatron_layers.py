@@ -118,9 +118,10 @@ def _rule(key: str, first: TensorInfo, settings: MegatronSettings, ranks: int) -
 
 
 def _down(key: str, first: TensorInfo, rows: int, ranks: int) -> Rule | None:
-    """Return the function that joins the parts of a first matrix of multi-latent attention; None if they are whole.
+    """Return the function that joins a first matrix of multi-latent attention; None if each rank has the whole matrix.
 
-    ``rows`` is the number of rows of the whole matrix, 0 if it is not known. ``first`` is the first rank's part.
+    ``rows`` is the number of rows of the whole matrix, 0 if it is not known. ``first`` is the first rank's part. Raises
+    FormatError if it is not known how the matrix is split.
     """
     there = first.shape[0] if first.shape else 0
     if rows and there == rows:
@@ -179,7 +180,10 @@ def _not_known(key: str, settings: MegatronSettings, what: str) -> FormatError:
 
 
 def _thirds(parts: Sequence[TensorInfo]) -> TensorInfo:
-    """Return all queries, then all keys, then all values; ``parts`` has the part of each rank, in the same order."""
+    """Return all queries, then all keys, then all values; ``parts`` has the part of each rank, in the same order.
+
+    Raises FormatError if 3 does not divide the number of rows.
+    """
     size, rest = divmod(parts[0].shape[0], 3)
     if rest:
         raise FormatError(
@@ -193,7 +197,8 @@ def _thirds(parts: Sequence[TensorInfo]) -> TensorInfo:
 def _gated(parts: Sequence[TensorInfo]) -> TensorInfo:
     """Return the matrix of a gated layer: first all gates, then all values.
 
-    ``parts`` has the part of each rank: first the gates of the rank, then its values.
+    ``parts`` has the part of each rank: first the gates of the rank, then its values. Raises FormatError if a rank has
+    an odd number of rows.
     """
     size = parts[0].shape[0]
     if size % 2:

@@ -66,7 +66,10 @@ def settings_of(args: Mapping[Any, Any], version: Any) -> MegatronSettings:
 
 
 def _latent(args: Mapping[Any, Any]) -> dict[str, int]:
-    """Return the number of rows of each first matrix of multi-latent attention: a norm, and a key for all heads."""
+    """Return the number of rows of each first matrix of multi-latent attention, "q" and "kv", if the arguments have it.
+
+    The rows of "kv" make the latent vector, and the part of the keys that all heads share.
+    """
     queries, both, rotated = (_whole(args.get(name)) for name in ("q_lora_rank", "kv_lora_rank", "qk_pos_emb_head_dim"))
     found = {"q": queries, "kv": both + rotated if both and rotated else 0}
     return {kind: rows for kind, rows in found.items() if rows}

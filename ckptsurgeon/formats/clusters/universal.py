@@ -1,4 +1,4 @@
-"""Notes on universal checkpoints of DeepSpeed whose weights do not belong to the model states beside them."""
+"""Notes on universal checkpoints of DeepSpeed whose weights do not belong to the model states next to them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,10 @@ def join_tensor_parallel(
 
 
 def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
-    """Return {way to split parameters: its patterns}, and the vocabulary size without padding (0 if unknown)."""
+    """Return {way to split parameters: its patterns}, and the vocabulary size without padding (0 if unknown).
+
+    Raises FormatError if the model states do not say how parameters are split, or if it is not known how to join them.
+    """
     where, info = escape(model.file.uri), model.tree.get(_INFO)
     if not isinstance(info, Mapping):
         raise FormatError(

@@ -53,7 +53,10 @@ class Reader:
         self._file, self._window, self._at = file, Window(file, 1 << 10), 0
 
     def specification(self) -> dict[str, str]:
-        """Return the version, and the name and revision of the specification, as entries of the metadata."""
+        """Return the version, and the name and revision of the specification, as entries of the metadata.
+
+        Raises FormatError for an unknown version.
+        """
         version = self._number(4, "its version")
         if version not in _VERSIONS:
             raise FormatError(
@@ -66,7 +69,7 @@ class Reader:
         return {"ctranslate2.version": str(version), "ctranslate2.spec": name, "ctranslate2.revision": str(revision)}
 
     def variables(self) -> Iterator[tuple[str, Variable]]:
-        """Yield the name and the header of each variable."""
+        """Yield the name and the header of each variable; raises FormatError if two variables have the same name."""
         seen = set[str]()
         for place in range(self._count("variable", _VARIABLE_BYTES)):
             key = self._text(f"the name of variable {place + 1}")
@@ -96,7 +99,10 @@ class Reader:
             raise FormatError(f"{self._file.size - self._at:,} bytes follow its aliases.", rule="ctranslate2 end")
 
     def _count(self, what: str, nbytes: int) -> int:
-        """Return the number of variables or aliases, each of which has at least ``nbytes`` bytes."""
+        """Return the number of variables or aliases, each of which has at least ``nbytes`` bytes.
+
+        Raises UnsafeError if there are too many.
+        """
         plural = "aliases" if what == "alias" else f"{what}s"
         number = self._number(4, f"the number of its {plural}")
         if number > limits.TENSORS:
@@ -125,7 +131,10 @@ class Reader:
         return Variable(dtype, shape, begin)
 
     def _text(self, what: str) -> str:
-        """Return the next string; its stored length includes the zero byte at its end."""
+        """Return the next string; its stored length includes the zero byte at its end.
+
+        Raises FormatError if it is not valid, UnsafeError if it is too long.
+        """
         length = self._number(2, what)
         if length > limits.KEY_CHARACTERS:
             raise UnsafeError(f"{what} has {length:,} bytes, more than {limits.KEY_CHARACTERS:,}.", rule="key length")

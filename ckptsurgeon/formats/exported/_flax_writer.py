@@ -125,7 +125,10 @@ def _append(tree: Nested, pieces: list[bytearray]) -> None:
 
 
 def _array_head(tensor: OutTensor) -> bytes:
-    """Return the bytes before an array's values: the extension, the shape and the name of the dtype."""
+    """Return the bytes before an array's values: the extension, the shape and the name of the dtype.
+
+    Raises OutputError if the array is too large for msgpack.
+    """
     if tensor.nbytes > _LARGEST:
         raise OutputError(
             f"{escape(tensor.key)} has {tensor.nbytes:,} bytes: msgpack stores at most {_LARGEST:,} for an array.",

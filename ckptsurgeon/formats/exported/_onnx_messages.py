@@ -47,7 +47,7 @@ class OnnxModel:
 
 
 def onnx_model(messages: Messages) -> OnnxModel:
-    """Return the content of a ``ModelProto``; raises FormatError if it has no graph."""
+    """Return the content of a ``ModelProto``; raises FormatError if it has no graph, UnsafeError if it is too large."""
     found = OnnxModel()
     size = messages.file.size
     texts = {2: "producer_name", 3: "producer_version", 4: "domain", 6: "doc_string"}

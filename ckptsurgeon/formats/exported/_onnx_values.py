@@ -98,7 +98,7 @@ class OnnxFiles:
         return TensorInfo(dtype, shape, Storage(where[0], where[1], nbytes, None, one.name))
 
     def _place(self, one: OnnxTensor, dtype: str, nbytes: int) -> tuple[str, int]:
-        """Return the file and the offset of a tensor's bytes."""
+        """Return the file and the offset of a tensor's bytes; raises FormatError if they do not fit the tensor."""
         kind, ranges = next(iter(one.places.items()), (RAW, []))
         if dtype not in _FITTING.get(kind, ()):
             raise FormatError(
@@ -119,7 +119,7 @@ class OnnxFiles:
     def _kept(self, one: OnnxTensor, dtype: str, nbytes: int) -> int:
         """Put the decoded values of a tensor into memory, and return their offset there.
 
-        The file stores these values as varints.
+        The file stores these values as varints. Raises FormatError if the number of values is wrong.
         """
         size = DTYPES[dtype].bits // 8
         if size * len(one.numbers) != nbytes:

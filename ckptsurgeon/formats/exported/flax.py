@@ -153,7 +153,10 @@ class _Reader:
         return (_joined(found) if found.get(_CHUNKED) is True else found), at
 
     def _place_recipe(self, at: int, end: int) -> int:
-        """Store the offset and the length of the recipe, and return the offset after the recipe."""
+        """Store the offset and the length of the recipe, and return the offset after the recipe.
+
+        Raises FormatError if it is not a recipe.
+        """
         item = self._item(at, end)
         if item.kind != "text" or item.length > limits.RECIPE_BYTES:
             raise FormatError(
@@ -180,7 +183,10 @@ class _Reader:
         return digest_outside(self._file, self.arrays, patches)
 
     def _array(self, at: int, end: int) -> TensorInfo:
-        """Return the header of the array in an extension, which is a list: shape, name of the dtype, bytes."""
+        """Return the header of the array in an extension, which is a list: shape, name of the dtype, bytes.
+
+        Raises FormatError if it is not valid.
+        """
         items = self._item(at, end)
         sizes = self._item(items.begin, end) if items.kind == "list" and items.length == 3 else items
         if sizes.kind != "list" or sizes is items:
@@ -217,7 +223,10 @@ class _Reader:
             raise FormatError("a string is not UTF-8.", rule="msgpack text") from None
 
     def _item(self, at: int, end: int) -> _Item:
-        """Return the description of the value at an offset; its content ends at ``end`` at the latest."""
+        """Return the description of the value at an offset; its content ends at ``end`` at the latest.
+
+        Raises FormatError if it is truncated, UnsafeError if the file has too many values.
+        """
         self._left -= 1
         if self._left < 0:
             raise UnsafeError(f"it has more than {limits.TREE_NODES:,} values.", rule="tree size")
@@ -230,7 +239,10 @@ class _Reader:
 
 
 def _described(head: bytes, at: int) -> _Item:
-    """Return the description of the value that begins with ``head`` at the offset ``at``."""
+    """Return the description of the value that begins with ``head`` at the offset ``at``.
+
+    Raises FormatError if it is not valid.
+    """
     first = head[0] if head else 0xC1
     if first <= 0x7F or first >= 0xE0:
         return _Item("value", 0, at + 1, first if first <= 0x7F else first - 256)
@@ -261,7 +273,10 @@ def _described(head: bytes, at: int) -> _Item:
 
 
 def _joined(found: Mapping[str, Any]) -> TensorInfo:
-    """Return the array that the map ``found`` describes by its ``shape`` and, in ``chunks``, its elements in order."""
+    """Return the array that the map ``found`` describes by its ``shape`` and, in ``chunks``, its elements in order.
+
+    Raises FormatError if the chunks do not make up an array of this shape.
+    """
     sizes, chunks = found.get("shape"), found.get("chunks")
     shape: Any = tuple(sizes.get(str(number)) for number in range(len(sizes))) if isinstance(sizes, dict) else None
     check_sizes(shape, "shape")

@@ -92,7 +92,7 @@ class _TorchExport:
 
 
 def _reader(archive: Archive, within: str) -> _Reader:
-    """Return the reader of an archive; raises FormatError if its version is unknown."""
+    """Return the reader of an archive; raises FormatError for an unknown version, UnsafeError for several roots."""
     if EXPORT_OLD in archive.entries:
         return _Reader(archive, within, "", old=True)
     roots = [name.removesuffix(EXPORT_MARK) for name in archive.entries if is_of_export([name])]
@@ -231,7 +231,8 @@ class _Reader:
     def _value(self, folder: str, said: Any) -> object:
         """Return the tensor that ``said``, an entry of a configuration, describes; a stand-in if it is an object.
 
-        ``folder`` is the folder in the archive with the record that the entry refers to.
+        ``folder`` is the folder in the archive with the record that the entry refers to. Raises FormatError if the
+        entry is not valid.
         """
         path = said.get("path_name") if isinstance(said, dict) else None
         if not isinstance(path, str) or type(said.get("use_pickle")) is not bool:
@@ -245,7 +246,10 @@ class _Reader:
         return self._described(folder + path, said.get("tensor_meta"))
 
     def _described(self, name: str, meta: Any) -> TensorInfo:
-        """Return a tensor whose storage is the record ``name``, as ``meta`` describes it."""
+        """Return a tensor whose storage is the record ``name``, as ``meta`` describes it.
+
+        Raises FormatError if ``meta`` is not valid or does not fit the record.
+        """
         number = meta.get("dtype") if isinstance(meta, dict) else None
         dtype = _DTYPES.get(number) if type(number) is int else None
         if dtype is None:
@@ -321,7 +325,8 @@ class _Reader:
     def _compiled_programs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the name and the weights of each compiled program whose weights are records of the archive.
 
-        All other compiled programs contain their weights in themselves: their names are added to ``_compiled``.
+        All other compiled programs contain their weights in themselves: their names are added to ``_compiled``. Raises
+        FormatError for a configuration that is not valid.
         """
         end = "/weights_config.json"
         inner = [name.removeprefix(self.root) for name in self.archive.entries]

@@ -168,7 +168,10 @@ def _start(file: File) -> _Start:
 
 
 def _past_tokens(file: File, begin: int) -> tuple[int, int]:
-    """Return the number of tokens, and the offset after the last token; ``begin`` is the offset of that number."""
+    """Return the number of tokens, and the offset after the last token; ``begin`` is the offset of that number.
+
+    Raises FormatError if the file is truncated, UnsafeError if the tokens are too many or too long.
+    """
     if begin + 4 > file.size:
         raise cut_short("its mel filters")
     if begin > limits.GGUF_HEADER_BYTES:
@@ -197,7 +200,10 @@ def _past_tokens(file: File, begin: int) -> tuple[int, int]:
 
 
 def _tensors(file: File, start: _Start, name: str) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield the key and the TensorInfo of each tensor; ``name`` is the path of the file within the checkpoint."""
+    """Yield the key and the TensorInfo of each tensor; ``name`` is the path of the file within the checkpoint.
+
+    Raises FormatError if a header is not valid.
+    """
     window, at, place = Window(file, _HEADER), start.end, 0
     while at < file.size:
         place += 1

@@ -44,7 +44,10 @@ class Cursor:
         return self._start + self._at
 
     def check(self, nbytes: int) -> None:
-        """Raise an error if the file has fewer than ``nbytes`` more bytes, or the header would become too large."""
+        """Raise FormatError if the file has fewer than ``nbytes`` more bytes.
+
+        Raises UnsafeError if the header would become too large.
+        """
         if self.offset + nbytes > self._file.size:
             raise cut_short(self.within)
         if self.offset + nbytes > limits.GGUF_HEADER_BYTES:

@@ -54,7 +54,10 @@ def read_one(file: File, name: str) -> GgufHeader:
 
 
 def _counts(cursor: Cursor) -> tuple[int, int]:
-    """Return the numbers of tensors and of metadata entries; raises FormatError if the version cannot be read."""
+    """Return the numbers of tensors and of metadata entries.
+
+    Raises FormatError if the version cannot be read, UnsafeError if there are too many tensors or entries.
+    """
     cursor.take(4)
     version = cursor.small_number()
     if version not in (2, 3):
@@ -79,7 +82,10 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
 
 
 def _name(cursor: Cursor, what: str) -> str:
-    """Read and return the next string, the name of ``what`` (a phrase for messages)."""
+    """Read and return the next string, the name of ``what`` (a phrase for messages).
+
+    Raises FormatError if it is too long or not UTF-8.
+    """
     cursor.within = f"the name of {what}"
     length = cursor.number()
     if length > _NAME_BYTES:
@@ -95,6 +101,7 @@ def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict
     """Return two mappings by key: the position of each of ``number`` metadata entries, and the short values as text.
 
     Numbers are always among the short values: ``general.alignment`` and ``split.count`` say how to read the file.
+    Raises FormatError if an entry is not valid.
     """
     stored, texts, kept = dict[str, StoredEntry](), dict[str, str](), 0
     for place in range(number):
@@ -126,7 +133,7 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
 def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
     """Yield (name, dtype, stored shape, offset) of each of ``number`` tensors.
 
-    The offset counts from the first byte of all tensors.
+    The offset counts from the first byte of all tensors. Raises FormatError if a header is not valid.
     """
     seen = set[str]()
     for place in range(number):

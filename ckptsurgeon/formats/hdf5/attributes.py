@@ -43,7 +43,10 @@ def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -
 
 
 def _text(blocks: BlockReader, heap: GlobalHeap, fields: Fields) -> Iterator[tuple[str, str | None]]:
-    """Yield (name, text) for an attribute that is a single text, (name, None) if it is too long; nothing for others."""
+    """Yield (name, text) for an attribute that is a single text, (name, None) if it is too long; nothing for others.
+
+    Raises FormatError if the attribute is not valid.
+    """
     version, flags = fields.number(1), fields.number(1)
     if not 1 <= version <= 3:
         raise malformed("an attribute", "has an unknown version")

@@ -127,7 +127,10 @@ class BlockReader:
         return fields
 
     def check(self, data: bytes, what: str) -> None:
-        """Raise FormatError unless the last four bytes of ``data`` are the checksum of all bytes before them."""
+        """Raise FormatError unless the last four bytes of ``data`` are the checksum of all bytes before them.
+
+        Raises UnsafeError if more metadata with checksums than the limit was read.
+        """
         self._checked -= len(data)
         if self._checked < 0:
             raise UnsafeError(

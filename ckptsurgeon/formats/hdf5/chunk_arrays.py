@@ -132,7 +132,7 @@ def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int
     """Yield the chunks in a fixed array.
 
     ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
-    bytes of a chunk without filters.
+    bytes of a chunk without filters. Raises FormatError if the array is not valid.
     """
     what, wanted = "an array of chunks", _Wanted(places)
     fields = blocks.checked(address, 12 + blocks.length_size + blocks.offset_size, what, b"FAHD")
@@ -180,7 +180,7 @@ def in_extensible_array(blocks: BlockReader, address: int, places: Sequence[tupl
     """Yield the chunks in an extensible array, which has an index block, blocks, and super blocks of blocks.
 
     ``places`` has (index in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
-    bytes of a chunk without filters.
+    bytes of a chunk without filters. Raises FormatError if the array is not valid.
     """
     what, wanted = "an array of chunks", _Wanted(places)
     fields = blocks.checked(address, 16 + 6 * blocks.length_size + blocks.offset_size, what, b"EAHD")
@@ -248,7 +248,7 @@ def _in_blocks(
 
     ``found`` has the address of each block (None: not stored). ``first`` is the index in the array of the first element
     of these blocks. ``used`` has, for each block, a bit for each of its pages, which is set if the page was written;
-    None if the block has no pages.
+    None if the block has no pages. Raises FormatError if the blocks are not valid.
     """
     what, (_, size) = "an array of chunks", array.blocks_in(number)
     begin = 6 + blocks.offset_size + array.wide

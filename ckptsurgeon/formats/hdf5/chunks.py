@@ -98,7 +98,10 @@ def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Se
 
 
 def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
-    """Yield the chunks in a B-tree of version 1; a key has the index of the chunk's first element in each dimension."""
+    """Yield the chunks in a B-tree of version 1; a key has the index of the chunk's first element in each dimension.
+
+    Raises FormatError if the tree is not valid.
+    """
     for leaf in leaves_of(blocks, address, CHUNKS, 8 + 8 * (len(layout.chunk) + 1)):
         fields = Fields(leaf.key, "the place of a chunk")
         size, mask = fields.number(4), fields.number(4)
@@ -112,7 +115,8 @@ def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
 def _of_records(blocks: BlockReader, address: int, rank: int, whole: int) -> Found:
     """Yield the chunks in a B-tree of version 2; a record has the indices of the chunk in the grid of chunks.
 
-    ``rank`` is the number of dimensions, ``whole`` the size in bytes of a chunk without filters.
+    ``rank`` is the number of dimensions, ``whole`` the size in bytes of a chunk without filters. Raises FormatError if
+    the tree is not valid.
     """
     records, found = records_of(blocks, address, _TREE_RECORDS)
     filtered = records.kind > _TREE_RECORDS

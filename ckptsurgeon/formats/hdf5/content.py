@@ -53,7 +53,7 @@ class HdfContent:
         self._characters = 0
 
     def read(self) -> None:
-        """Fill ``tree`` and ``metadata``."""
+        """Fill ``tree`` and ``metadata``; raises FormatError if the file has no arrays of numbers."""
         root, self._is_open = read_superblock(self.blocks)
         messages = self._object(root)
         self._has_heap = has_attribute_heap(self.blocks, messages)

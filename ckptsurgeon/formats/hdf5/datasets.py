@@ -111,7 +111,10 @@ class DatasetReader:
         )
 
     def _storage(self, one: _Dataset) -> tuple[Storage | None, str]:
-        """Return (storage of a dataset, ''); (None, the reason) if its values cannot be read."""
+        """Return (storage of a dataset, ''); (None, the reason) if its values cannot be read.
+
+        Raises FormatError if the dataset is not valid, or if its values are in other files.
+        """
         self._check_here(one)
         if one.layout.kind == "virtual":
             return None, "it is a virtual dataset: its values are in other datasets"
@@ -139,7 +142,8 @@ class DatasetReader:
     def _plain(self, one: _Dataset, address: int, *, is_header: bool = False) -> Storage:
         """Return the storage of values that are contiguous in the file, and add their byte range to ``values``.
 
-        If ``is_header`` is true, they are inside an object header, which is metadata: no range is added.
+        If ``is_header`` is true, they are inside an object header, which is metadata: no range is added. Raises
+        FormatError if the values reach beyond the end of the file.
         """
         begin = self._blocks.base + address
         if address + one.nbytes > self._blocks.size:
@@ -195,7 +199,10 @@ class DatasetReader:
 
 
 def _fill(one: _Dataset) -> bytes:
-    """Return the bytes of an element that was never written; b'' if they are zeros."""
+    """Return the bytes of an element that was never written; b'' if they are zeros.
+
+    Raises FormatError if it has another size than the elements.
+    """
     message = one_of(one.messages, FILL) or one_of(one.messages, FILL_OLD)
     fill = fill_in(message) if message is not None and not message.shared else b""
     if len(fill) not in (0, one.kind.size):

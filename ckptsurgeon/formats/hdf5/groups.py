@@ -38,7 +38,8 @@ def is_group(messages: Sequence[HeaderMessage]) -> bool:
 def links_of(blocks: BlockReader, messages: Sequence[HeaderMessage]) -> list[GroupLink]:
     """Return the links of a group, sorted by name, as h5py lists them.
 
-    Raises FormatError for links that lead to other files, for a name that occurs twice, and if the group is not valid.
+    Raises FormatError for links that lead to other files, for a name that occurs twice, and if the group is not valid;
+    UnsafeError if there are too many links, or a name is too long.
     """
     found: dict[str, GroupLink] = {}
     for link in _links(blocks, messages):
@@ -67,7 +68,10 @@ def _links(blocks: BlockReader, messages: Sequence[HeaderMessage]) -> Iterator[G
 
 
 def _of_table(blocks: BlockReader, tree: int, names: int) -> Iterator[GroupLink]:
-    """Yield the links of a group of the older kind: a B-tree of nodes with symbols, and a heap with the names."""
+    """Yield the links of a group of the older kind: a B-tree of nodes with symbols, and a heap with the names.
+
+    Raises FormatError if the group is not valid.
+    """
     heap = local_heap(blocks, names)
     for leaf in leaves_of(blocks, tree, GROUP, blocks.length_size):
         what = "a node of symbols"
@@ -96,7 +100,10 @@ def _symbol(blocks: BlockReader, fields: Fields, heap: bytes, name: str) -> Grou
 
 
 def _of_heap(blocks: BlockReader, fields: Fields) -> Iterator[GroupLink]:
-    """Yield the links of a large group of the newer kind, which are in a fractal heap."""
+    """Yield the links of a large group of the newer kind, which are in a fractal heap.
+
+    Raises FormatError if the group is not valid.
+    """
     if fields.number(1):
         raise malformed("the links of a group", "have an unknown version")
     fields.take(8 * (fields.number(1) & 1))
@@ -112,7 +119,7 @@ def _of_heap(blocks: BlockReader, fields: Fields) -> Iterator[GroupLink]:
 
 
 def _link(blocks: BlockReader, fields: Fields) -> GroupLink:
-    """Return the link in a link message."""
+    """Return the link in a link message; raises FormatError if it is not valid, or leads into another file."""
     version, flags = fields.number(1), fields.number(1)
     if version != 1:
         raise malformed("a link", "has an unknown version")

@@ -17,7 +17,7 @@ _NO_FREE = 1
 
 
 def local_heap(blocks: BlockReader, address: int) -> bytes:
-    """Return the data of a local heap, which has the names of a group's links."""
+    """Return the data of a local heap: the names of a group's links; raises FormatError if the heap is not valid."""
     what = "a local heap"
     fields = blocks.block(address, 8 + 2 * blocks.length_size + blocks.offset_size, what, b"HEAP")
     if fields.number(1):
@@ -117,7 +117,8 @@ class FractalHeap:
     def _found(self, root: int, rows: int) -> Iterator[_Block]:
         """Yield the direct blocks, which contain the objects; ``root`` is the address of the root block.
 
-        ``rows`` is the number of rows of the root block, 0 if it is a direct block itself.
+        ``rows`` is the number of rows of the root block, 0 if it is a direct block itself. Raises FormatError if a
+        block is not valid.
         """
         if not rows:
             yield _Block(0, self._start, root)

@@ -114,7 +114,10 @@ def _check_rank(rank: int) -> None:
 
 
 def filters_in(message: HeaderMessage) -> tuple[list[Filter], str]:
-    """Return the filters in the order in which they were applied, and the name of one that cannot be undone, or ''."""
+    """Return the filters in the order in which they were applied, and the name of one that cannot be undone, or ''.
+
+    Raises FormatError if the message is not valid.
+    """
     fields = message.fields
     version, number = fields.number(1), fields.number(1)
     if version not in (1, 2) or number > 32:
@@ -140,7 +143,10 @@ def _filter(fields: Fields, version: int) -> Filter:
 
 
 def fill_in(message: HeaderMessage) -> bytes:
-    """Return the bytes of an element that was never written, from a fill value message; b'' if they are zeros."""
+    """Return the bytes of an element that was never written, from a fill value message; b'' if they are zeros.
+
+    Raises FormatError if the message is not valid.
+    """
     fields = message.fields
     if message.kind == FILL_OLD:
         return fields.take(fields.number(4))

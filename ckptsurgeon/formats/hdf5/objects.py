@@ -46,7 +46,10 @@ def one_of(messages: Sequence[HeaderMessage], kind: int) -> HeaderMessage | None
 
 
 def messages_at(blocks: BlockReader, address: int) -> list[HeaderMessage]:
-    """Return the messages of the object header at an address, in order; raises FormatError if it is not valid."""
+    """Return the messages of the object header at an address, in order.
+
+    Raises FormatError if the header is not valid, UnsafeError if it has too many messages.
+    """
     later = blocks.peek(address, 4, _WHAT) == b"OHDR"
     messages: list[HeaderMessage] = []
     waiting: list[tuple[int, int]] = []
@@ -62,7 +65,10 @@ def messages_at(blocks: BlockReader, address: int) -> list[HeaderMessage]:
 
 
 def _earlier(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) -> Iterator[HeaderMessage]:
-    """Yield the messages of a header of version 1; ``waiting`` has the (address, length) of its further blocks."""
+    """Yield the messages of a header of version 1; ``waiting`` has the (address, length) of its further blocks.
+
+    Raises FormatError if the header is not valid.
+    """
     head = blocks.block(address, 16, _WHAT)
     if head.number(1) != 1:
         raise malformed(_WHAT, "has an unknown version")
@@ -84,7 +90,10 @@ def _earlier(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) 
 
 
 def _later(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) -> Iterator[HeaderMessage]:
-    """Yield the messages of a header of version 2; ``waiting`` has the (address, length) of its further blocks."""
+    """Yield the messages of a header of version 2; ``waiting`` has the (address, length) of its further blocks.
+
+    Raises FormatError if the header is not valid.
+    """
     head = Fields(blocks.peek(address, 6, _WHAT), _WHAT, 4)
     version, flags = head.number(1), head.number(1)
     if version != 2:

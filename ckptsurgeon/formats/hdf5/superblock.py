@@ -54,7 +54,10 @@ def read_superblock(blocks: BlockReader) -> Superblock:
 
 
 def _earlier(blocks: BlockReader, version: int) -> Superblock:
-    """Return a superblock of version 0 or 1, which ends with the symbol table entry of the root group."""
+    """Return a superblock of version 0 or 1, which ends with the symbol table entry of the root group.
+
+    Raises FormatError for a file that a driver divided into several.
+    """
     begin = 24 if version == 0 else 28
     fields = blocks.block(0, begin + 6 * blocks.offset_size + 24, _WHAT)
     fields.at = begin

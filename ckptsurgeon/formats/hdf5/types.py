@@ -84,7 +84,7 @@ def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> El
     """Return bool for the enumeration that h5py writes for booleans; for any other, a type that is not read.
 
     ``members`` is the number of names, ``size`` the size of an element in bytes. If ``padded`` is true, each name is
-    padded to a multiple of 8 bytes.
+    padded to a multiple of 8 bytes. Raises FormatError if the message is too short.
     """
     unread = ElementType("", size, unread="enumeration")
     base = element_type(fields)
@@ -103,7 +103,7 @@ def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> El
 def shape_in(blocks: BlockReader, fields: Fields) -> tuple[tuple[int, ...], tuple[int | None, ...]] | None:
     """Return (shape, largest shape) from a dataspace message; None if its dataset has no elements and no shape.
 
-    In the largest shape, an unlimited dimension is None.
+    In the largest shape, an unlimited dimension is None. Raises FormatError if the message is not valid.
     """
     what = "a dataspace"
     version, rank, flags, kind = (fields.number(1) for _ in range(4))

@@ -68,7 +68,10 @@ class Database:
             return file.read(place.offset, place.length)
 
     def _root(self) -> tuple[_Range, int]:
-        """Return the position of the root node of the newest version's B+tree, and the height of the tree."""
+        """Return the position of the root node of the newest version's B+tree, and the height of the tree.
+
+        Raises ValueError if there is no version.
+        """
         fields, is_numbered = self._manifest(MANIFEST)
         if is_numbered:
             found = max(filter(NUMBERED.fullmatch, self._files), default="")
@@ -84,7 +87,10 @@ class Database:
         return places[-1], heights[-1]
 
     def _manifest(self, name: str) -> tuple[Fields, bool]:
-        """Return the fields of a manifest after its configuration, and whether a numbered manifest has the versions."""
+        """Return the fields of a manifest after its configuration, and whether a numbered manifest has the versions.
+
+        Raises ValueError if it cannot be read.
+        """
         if name not in self._files:
             raise ValueError("it has no manifest that lists versions")
         if (size := self._files[name].size) > limits.OCDBT_NODE:
@@ -100,7 +106,10 @@ class Database:
         return fields, kind == 1
 
     def _list(self, place: _Range, height: int, prefix: bytes) -> None:
-        """Add the keys of a node and of all nodes below it; all these keys begin with ``prefix``."""
+        """Add the keys of a node and of all nodes below it; all these keys begin with ``prefix``.
+
+        Raises ValueError if a node is not valid.
+        """
         if height > limits.OCDBT_HEIGHT:
             raise ValueError(f"its B-tree is over {limits.OCDBT_HEIGHT} nodes high")
         self._check(place)
@@ -150,7 +159,10 @@ class Database:
 
 
 def _children(fields: Fields, files: Sequence[DataFile], count: int, prefix: bytes) -> Iterator[tuple[_Range, bytes]]:
-    """Yield (range, prefix) of each child of a node; all keys below the child begin with the prefix."""
+    """Yield (range, prefix) of each child of a node; all keys below the child begin with the prefix.
+
+    Raises ValueError if the node is not valid.
+    """
     shared, lengths, common = fields.numbers(count - 1), fields.numbers(count), fields.numbers(count)
     keys = fields.texts(shared, lengths, prefix)
     places = _ranges(files, fields.numbers(count), fields.numbers(count), fields.numbers(count))

@@ -38,19 +38,19 @@ class Budget:
         self._numbers, self._unpacked, self._kept = limits.OCDBT_NUMBERS, limits.OCDBT_UNPACKED, limits.OCDBT_KEPT
 
     def read(self, numbers: int) -> None:
-        """Count numbers that are read one by one, to limit the time."""
+        """Count numbers that are read one by one, to limit the time; raises UnsafeError above the limit."""
         self._numbers -= numbers
         if self._numbers < 0:
             raise self._too_large(f"has nodes with over {limits.OCDBT_NUMBERS:,} numbers")
 
     def unpack(self, nbytes: int) -> None:
-        """Count bytes of nodes, unpacked."""
+        """Count bytes of nodes, unpacked; raises UnsafeError above the limit."""
         self._unpacked -= nbytes
         if self._unpacked < 0:
             raise self._too_large(f"has nodes that unpack to over {limits.OCDBT_UNPACKED:,} bytes")
 
     def keep(self, nbytes: int) -> None:
-        """Count bytes that stay in memory."""
+        """Count bytes that stay in memory; raises UnsafeError above the limit."""
         self._kept -= nbytes
         if self._kept < 0:
             raise self._too_large(f"has keys that need over {limits.OCDBT_KEPT:,} bytes of memory")
@@ -103,7 +103,7 @@ class Fields:
             raise ValueError("a node has bytes after its last field")
 
     def take(self, nbytes: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next ``nbytes`` bytes; raises ValueError if there are fewer."""
         found = bytes(self._data[self._at : self._at + nbytes])
         if len(found) != nbytes:
             raise ValueError("a manifest or node ends before its last field")
@@ -115,7 +115,10 @@ class Fields:
         return self.numbers(1)[0]
 
     def numbers(self, count: int) -> Sequence[int]:
-        """Return the next ``count`` numbers; each is a varint, as in protocol buffers."""
+        """Return the next ``count`` numbers; each is a varint, as in protocol buffers.
+
+        Raises ValueError if a number is not valid.
+        """
         self.budget.read(count)
         found, data, at = array("Q"), self._data, self._at
         try:
@@ -138,7 +141,7 @@ class Fields:
         """Return texts, each of which is stored without the prefix that it shares with the text before it.
 
         ``shared`` has the length of the shared prefix of each text but the first. ``lengths`` has the number of stored
-        bytes of each text. ``prefix`` is put in front of each text.
+        bytes of each text. ``prefix`` is put in front of each text. Raises ValueError if a text is not valid.
         """
         found, last = list[bytes](), b""
         for common, length in zip((0, *shared), lengths, strict=True):
@@ -153,7 +156,10 @@ class Fields:
         return found
 
     def files(self, base: bytes) -> list[DataFile]:
-        """Return the table of files in a node; ``base`` is the base of the file that contains this node."""
+        """Return the table of files in a node; ``base`` is the base of the file that contains this node.
+
+        Raises ValueError if a path is not valid.
+        """
         count = self.number()
         shared = self.numbers(max(count, 1) - 1)
         lengths, bases = self.numbers(count), self.numbers(count)

@@ -130,7 +130,7 @@ def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
     """Return the values of an item without ``_METADATA``: each folder with zarr's metadata is an array.
 
     Orbax before 0.5 and T5X wrote such items. The name of such a folder consists of the keys that lead to the value,
-    joined by dots.
+    joined by dots. Raises FormatError if this is not possible.
     """
     found = [name for name in files if name.endswith(_ENDS)]
     if not found:

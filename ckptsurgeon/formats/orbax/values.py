@@ -65,7 +65,10 @@ class ZarrValues(BandedValues):
         return np.frombuffer(plain, f"V{self.element}").reshape(self.chunk, order=_order(self.array.order))
 
     def _of_shards(self, data: bytes, shards: Shards) -> Any:
-        """Return the values of a chunk that consists of inner chunks, put together."""
+        """Return the values of a chunk that consists of inner chunks, put together.
+
+        Raises FormatError if an inner chunk is damaged.
+        """
         import numpy as np
 
         counts = [size // step for size, step in zip(self.chunk, shards.chunk, strict=True)]

@@ -164,7 +164,10 @@ def _separator(said: Any) -> str:
 
 
 def _type_2(said: Any) -> tuple[str, bool, str]:
-    """Return (dtype, whether it is big-endian, the reason if it is not read or '')."""
+    """Return (dtype, whether it is big-endian, the reason if it is not read or '').
+
+    Raises FormatError if it is not a type.
+    """
     found = _V2_TYPE.fullmatch(said) if isinstance(said, str) else None
     if found is None:
         dtype, unread = _type_3(said)
@@ -184,7 +187,10 @@ def _type_3(said: Any) -> tuple[str, str]:
 
 
 def _named(said: Any) -> tuple[str, Mapping[str, Any]]:
-    """Return (name, configuration) of a part of the metadata of zarr 3, which is an object or only a name."""
+    """Return (name, configuration) of a part of the metadata of zarr 3, which is an object or only a name.
+
+    Raises FormatError for anything else.
+    """
     if isinstance(said, str):
         return said, {}
     name = said.get("name") if isinstance(said, dict) else None
@@ -195,7 +201,10 @@ def _named(said: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _codecs(said: Any, *, inner: bool = False) -> tuple[tuple[str, ...], str, bool, Shards | None]:
-    """Return (codecs from bytes to bytes, reason if not supported or '', whether big-endian, shards or None)."""
+    """Return (codecs from bytes to bytes, reason if not supported or '', whether big-endian, shards or None).
+
+    Raises FormatError if they are not valid.
+    """
     if not isinstance(said, list) or not said:
         raise malformed("have no codecs")
     parts = [_named(one) for one in said]

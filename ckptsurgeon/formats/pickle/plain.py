@@ -63,7 +63,10 @@ def _listed(budget: CopyBudget, args: tuple[Any, ...]) -> list[Any] | tuple[Any,
 
 
 def _mapping(budget: CopyBudget, pairs: Any) -> object:
-    """Return a new dict with the entries of ``pairs``: a dict, or a list of pairs as Python 2 pickled it."""
+    """Return a new dict with the entries of ``pairs``: a dict, or a list of pairs as Python 2 pickled it.
+
+    Raises FormatError if an item of a list is not a pair.
+    """
     made: dict[Any, Any] = {}
     if isinstance(pairs, (dict, list, tuple)):
         budget.spend(len(pairs))
@@ -184,7 +187,10 @@ class Array:
             ) from None
 
     def build(self, state: object) -> None:
-        """Set the array from ``state``, the argument of BUILD: ``(version, shape, dtype, is_fortran, data)``."""
+        """Set the array from ``state``, the argument of BUILD: ``(version, shape, dtype, is_fortran, data)``.
+
+        Raises FormatError for another layout of the state.
+        """
         if not isinstance(state, tuple) or len(state) != 5:
             raise FormatError("the pickle has a numpy array whose state has an unknown layout.", rule="numpy")
         _, shape, kind, fortran, data = state

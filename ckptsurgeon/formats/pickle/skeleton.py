@@ -120,7 +120,7 @@ class _Instructions:
         return self._sources[index] + position - self._begins[index] if self._begins else position
 
     def collect(self) -> None:
-        """Go through all instructions up to STOP."""
+        """Go through all instructions up to STOP; raises FormatError or UnsafeError as ``load_placed`` does."""
         left, wanted, done = limits.PICKLE_OPS, _WINDOW, False
         while not done:
             begin = self.at
@@ -137,7 +137,8 @@ class _Instructions:
         """Go through the instructions in ``window``, which begins at the offset ``begin`` of the file.
 
         ``left`` is how many instructions are still allowed. Returns (bytes used of the window, instructions that are
-        then still allowed, whether STOP was reached).
+        then still allowed, whether STOP was reached). Raises FormatError for an instruction that is not valid or refers
+        to objects outside the pickle, UnsafeError if there are too many instructions.
         """
         kept = position = 0
         done = False
@@ -192,8 +193,9 @@ class _Instructions:
     def _place(self, op: int, position: int, found: tuple[int, int], begin: int) -> int:
         """Replace a long string by a persistent id; return the position after the string.
 
-        The instruction ``op`` is at ``position``; ``found`` has (begin, length) of its string. Positions count from
-        the start of the window, which is at the offset ``begin`` of the file.
+        The instruction ``op`` is at ``position``; ``found`` has (begin, length) of its string. Positions count from the
+        start of the window, which is at the offset ``begin`` of the file. Raises FormatError if the file is too short
+        for the string.
         """
         at, length = found
         if begin + at + length > self.file.size:

@@ -95,7 +95,10 @@ def read_bundle(file: File) -> Bundle:
 
 
 def _header(data: bytes) -> tuple[int, bool]:
-    """Return two fields of a BundleHeaderProto: the number of data files, and whether they are big-endian."""
+    """Return two fields of a BundleHeaderProto: the number of data files, and whether they are big-endian.
+
+    Raises FormatError if a field has an unknown value.
+    """
     shards, endianness, needed = 0, 0, 0
     for number, value in fields(data):
         if number == 1 and isinstance(value, int):
@@ -116,7 +119,7 @@ def _header(data: bytes) -> tuple[int, bool]:
 
 
 def _entry(data: bytes) -> BundleEntry:
-    """Return the BundleEntry that the bytes of a BundleEntryProto describe."""
+    """Return the BundleEntry that the bytes of a BundleEntryProto describe; raises ValueError if it is not valid."""
     numbers = {1: 0, 3: 0, 4: 0, 5: 0, 6: 0}
     shape: tuple[int, ...] = ()
     slices: list[Slice] = []
@@ -134,7 +137,7 @@ def _entry(data: bytes) -> BundleEntry:
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
-    """Return the shape that the bytes of a TensorShapeProto describe."""
+    """Return the shape that the bytes of a TensorShapeProto describe; raises ValueError if it is not valid."""
     sizes = []
     for number, value in fields(data):
         if number == 3 and value:
@@ -147,7 +150,7 @@ def _shape(data: bytes) -> tuple[int, ...]:
 
 
 def _slice(data: bytes) -> Slice:
-    """Return the Slice that the bytes of a TensorSliceProto describe."""
+    """Return the Slice that the bytes of a TensorSliceProto describe; raises ValueError if it is not valid."""
     extents = []
     for number, value in fields(data):
         if number == 1 and isinstance(value, bytes):

@@ -50,7 +50,10 @@ def decompress_snappy(data: bytes, most: int) -> bytes:
 
 
 def _length(data: bytes) -> tuple[int, int]:
-    """Return the unpacked length at the beginning of a Snappy block, and the offset of the data after it."""
+    """Return the unpacked length at the beginning of a Snappy block, and the offset of the data after it.
+
+    Raises FormatError if there is no valid length.
+    """
     size = 0
     for at, byte in enumerate(data[:5]):
         size |= (byte & 0x7F) << 7 * at
@@ -62,7 +65,8 @@ def _length(data: bytes) -> tuple[int, int]:
 def _element(data: bytes, at: int, out: bytearray) -> int:
     """Append the bytes of the Snappy element at ``at`` to ``out``, and return the offset of the next element.
 
-    An element is a literal, or a copy of earlier output. Raises IndexError if the element ends beyond the data.
+    An element is a literal, or a copy of earlier output. Raises IndexError if the element ends beyond the data,
+    FormatError if it copies bytes from before the output.
     """
     tag = data[at]
     kind = tag & 3
@@ -163,7 +167,10 @@ def _fault(why: str) -> FormatError:
 
 
 def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
-    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it."""
+    """Return the handles of the metaindex block, which TensorFlow leaves empty, and of the index block after it.
+
+    Raises FormatError if the footer is not valid.
+    """
     footer = raw[-FOOTER:]
     if len(footer) < FOOTER or not footer.endswith(MAGIC):
         raise _fault("it does not end like a LevelDB table: the file is truncated, or not a table")
@@ -205,7 +212,8 @@ def _block(raw: bytes, handle: _Handle, allowed: _TableLimits) -> Iterator[tuple
 def _restarts(block: bytes) -> tuple[int, int]:
     """Return the offset of a block's restart points, and the number of restart points.
 
-    Each restart point has 32 bits; the last 32 bits of the block are the number of restart points.
+    Each restart point has 32 bits; the last 32 bits of the block are the number of restart points. Raises FormatError
+    if the block is too short.
     """
     number = int.from_bytes(block[-4:], "little")
     if len(block) < 4 or not 0 < number <= (len(block) - 4) // 4:
@@ -214,7 +222,10 @@ def _restarts(block: bytes) -> tuple[int, int]:
 
 
 def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block; a key is stored without the prefix that it shares with the previous key."""
+    """Yield the keys and values of a block; a key is stored without the prefix that it shares with the previous key.
+
+    Raises FormatError if the block is not valid, UnsafeError if the keys are too long.
+    """
     end, number = _restarts(block)
     key, at, seen = b"", 0, 0
     while at < end:

@@ -72,7 +72,10 @@ class TorchArchive:
 
 
 def _root(file: File, archive: Archive) -> str:
-    """Return the folder in the archive that contains ``data.pkl``, with a slash at the end; '' for the top level."""
+    """Return the folder in the archive that contains ``data.pkl``, with a slash at the end; '' for the top level.
+
+    Raises FormatError if there is none, UnsafeError if there are several.
+    """
     roots = [name.removesuffix("data.pkl") for name in archive.entries if f"/{name}".endswith("/data.pkl")]
     roots = [root for root in roots if root.count("/") <= 1]
     if not roots:
@@ -106,7 +109,10 @@ class _Storages:
         self._big = is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
-        """Return the TypedStorage for the persistent id ``('storage', type, key, location, numel)``."""
+        """Return the TypedStorage for the persistent id ``('storage', type, key, location, numel)``.
+
+        Raises FormatError if the id is not valid or does not fit the record.
+        """
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             raise FormatError(f"the pickle refers to a storage in an unknown way: {brief(pid)}.", rule="persistent id")
         _, kind, key, _, numel = pid

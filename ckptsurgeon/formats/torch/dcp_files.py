@@ -50,7 +50,8 @@ class PieceFiles:
     def archive(self, name: str, offset: int, length: int) -> Any:
         """Return the content of an archive in the file ``name``: a TensorInfo, or other data.
 
-        The archive is the ``length`` bytes of the file from ``offset`` on.
+        The archive is the ``length`` bytes of the file from ``offset`` on. Raises FormatError if the file cannot be
+        read or the archive is damaged, UnsafeError if the pickles of all pieces are too large.
         """
         if name not in self.handles:
             try:

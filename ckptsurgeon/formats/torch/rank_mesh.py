@@ -50,7 +50,7 @@ def read_mesh(value: Any, budget: CopyBudget) -> RankMesh:
     """Return the mesh of ranks in a pickled DeviceMesh; both pickle layouts are read.
 
     Up to torch 2.9, a DeviceMesh has the ranks as a tensor and as a list. Later versions have strides into a list of
-    all ranks.
+    all ranks. Raises UnknownDistributedError if the mesh cannot be read.
     """
     state = attributes_of(value, "DeviceMesh")
     tensor = state.get("mesh")
@@ -75,7 +75,8 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
     """Return the sizes and ranks of a mesh that is stored as sizes and strides (``torch/distributed/_mesh_layout.py``).
 
     Sizes and strides give positions in the list of all ranks. If the mesh is one of several equal parts of a larger
-    mesh, it is the part that contains the rank of the process.
+    mesh, it is the part that contains the rank of the process. Raises UnknownDistributedError if the sizes and strides
+    are not valid.
     """
     axes, every = _axes(attributes_of(state.get("_layout"), "_MeshLayout")), state.get("_flatten_rank_map")
     sizes = tuple(size for size, _ in axes)

@@ -199,7 +199,10 @@ class FsdpWriter:
         return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:
-        """Return the layout of all files; ``metadata`` is stored only in the recipe file in the same folder."""
+        """Return the layout of all files; ``metadata`` is stored only in the recipe file in the same folder.
+
+        Raises OutputError for a key that begins with a zero byte.
+        """
         odd = next((tensor.key for tensor in tensors if tensor.key.startswith("\0")), None)
         if odd is not None:
             raise OutputError(

@@ -126,7 +126,7 @@ def _said_of_next(file: File, begin: int, end: int, kind: bytes) -> dict[str, st
     """Return the fields, such as ``path``, that an extended header (pax or GNU) sets for the next member.
 
     The header's content is the file's bytes from ``begin`` to ``end``; ``kind`` is its type. A GNU long-name header
-    sets only ``path``.
+    sets only ``path``. Raises FormatError if the header is not valid.
     """
     if end - begin > limits.TAR_RECORDS_BYTES:
         raise FormatError("an extended header of the tar archive is too long.", rule="tar header")
@@ -172,7 +172,10 @@ def _check_sum(header: bytes) -> None:
 
 
 def _number(raw: bytes, base: int) -> int:
-    """Return the number in a header field: digits in ``base``, or big-endian bytes (GNU, for members over 8 GiB)."""
+    """Return the number in a header field: digits in ``base``, or big-endian bytes (GNU, for members over 8 GiB).
+
+    Raises FormatError if it is not a number.
+    """
     if raw[:1] == b"\x80" and base == 8:
         return int.from_bytes(raw[1:], "big")
     text = raw.strip(b" \0")

@@ -28,7 +28,8 @@ def of_stage_2(groups: Sequence[Shapes], ranks: Sequence[Flat], paddings: Any = 
 
     ``groups`` has, for each group, the shapes of its parameters by name. ``ranks`` has, for each rank, its piece of
     each group's flat vector; the pieces of all ranks are joined. ``paddings`` has, for each group, the number of unused
-    elements after each parameter, or is None if there are none.
+    elements after each parameter, or is None if there are none. Raises FormatError if the vectors do not fit the
+    parameters.
     """
     _check_number(groups, ranks)
     if len(groups) != len(ranks[0]):
@@ -52,7 +53,7 @@ def of_stage_3(groups: Sequence[Shapes], ranks: Sequence[Flat]) -> dict[str, Ten
 
     ``groups`` has, for each group, the shapes of its parameters by name. ``ranks`` has the flat vectors of each rank.
     Each rank has a piece of each parameter; all pieces of a parameter have the same size, so the last piece may be
-    padded.
+    padded. Raises FormatError if the vectors do not fit the parameters.
     """
     _check_number(groups, ranks)
     vectors = [join([_same(one, rank[0]) for one in rank], 0) for rank in ranks if rank]
@@ -100,7 +101,10 @@ def _same(info: TensorInfo, first: TensorInfo) -> TensorInfo:
 
 
 def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
-    """Return the number of unused elements after each of the ``number`` parameters of a group."""
+    """Return the number of unused elements after each of the ``number`` parameters of a group.
+
+    Raises FormatError if the entry is not valid.
+    """
     if paddings is None:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
@@ -185,7 +189,8 @@ def _is_shape(shape: Any) -> bool:
 def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
     """Return, for each rank, the flat vectors of all groups: the entry ``name`` of the rank's optimizer state.
 
-    ``states`` has the optimizer state of each rank. ``optimizers`` has the files of these states, for messages.
+    ``states`` has the optimizer state of each rank. ``optimizers`` has the files of these states, for messages. Raises
+    FormatError if the entry is not valid, or if the ranks have different numbers of groups.
     """
     flats: list[Flat] = []
     for one, state in zip(optimizers, states, strict=True):
@@ -206,7 +211,10 @@ def _is_flat(info: Any) -> bool:
 
 
 def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
-    """Return the parameters that were not trained, by name; they are in the model states, not in flat vectors."""
+    """Return the parameters that were not trained, by name; they are in the model states, not in flat vectors.
+
+    Raises FormatError if parameters are missing.
+    """
     shapes = models[0].tree.get("frozen_param_shapes")
     if not shapes:
         return {}

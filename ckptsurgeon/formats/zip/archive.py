@@ -139,7 +139,10 @@ def is_of_export(names: Iterable[str]) -> bool:
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:
-    """Return (number of entries, size in bytes, offset) of the central directory."""
+    """Return (number of entries, size in bytes, offset) of the central directory.
+
+    Raises FormatError if it is missing or damaged, UnsafeError if it exceeds a limit or is ambiguous.
+    """
     tail_size = min(file.size, _END.size + 0xFFFF + _END64_LOCATOR.size)
     tail = file.read(file.size - tail_size, tail_size)
     at = tail.rfind(b"PK\5\6")
@@ -195,7 +198,7 @@ def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
     """Return a tuple for each of the ``number`` entries of the directory.
 
     A tuple has: name, offset of the local header, size as stored, size after decompression, CRC-32, compression method,
-    flags, offset of the entry in the directory.
+    flags, offset of the entry in the directory. Raises FormatError if the directory is damaged.
     """
     found: list[Listed] = []
     at, end = 0, len(directory)

@@ -70,7 +70,8 @@ def record_at(file: File, name: str) -> str:
 def locate(file: File, listed: list[Listed], directory: int) -> dict[str, ZipEntry]:
     """Return the records in file order, after checking each local header and descriptor against the directory.
 
-    ``listed`` has the entries of the directory, ``directory`` is the offset of the directory.
+    ``listed`` has the entries of the directory, ``directory`` is the offset of the directory. Raises FormatError or
+    UnsafeError if a record is damaged, overlaps another, or leaves a gap.
     """
     entries: dict[str, ZipEntry] = {}
     end, previous = 0, None

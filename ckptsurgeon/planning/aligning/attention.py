@@ -62,7 +62,7 @@ class _Attention:
 def heads_along(
     axes: Sequence[Axis], shared: Iterable[tuple[str, int]], counts: HeadCounts
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
-    """Return (one group of heads for each attention layer, other axes, paths of layers whose order is unknown).
+    """Return (a group of heads for each attention layer, all other axes, paths of layers whose row order is unknown).
 
     ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key, dimension) for
     each axis that depends on the number of query heads alone. The other axes are those outside attention layers, and
@@ -189,11 +189,11 @@ def _above(path: str) -> str:
 
 
 def with_tables(groups: Sequence[NetworkGroup], tables: Sequence[Axis], units: int) -> list[NetworkGroup]:
-    """Return the groups of heads; the groups of layers that use the same table are joined to one group.
+    """Return the groups of heads; groups of layers that use the same table are joined into one group.
 
-    Each of ``tables`` is the axis of a table of relative positions that has an entry for each of the ``units`` heads.
-    The table becomes a part of the joined group. T5 has such a table in its first layer, and uses it in all layers of
-    the same kind. A table outside the attention layers is used by all attention layers inside the module that has it.
+    ``tables`` are axes of tables of relative positions: each axis has an entry for each of the ``units`` heads. The
+    table becomes a part of the joined group. T5 has such a table in its first layer, and uses it in all layers of the
+    same kind. A table outside the attention layers is used by all attention layers inside the module that has it.
     """
     found = list(groups)
     for table in tables:

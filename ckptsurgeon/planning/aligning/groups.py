@@ -103,7 +103,7 @@ def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
 
 
 def placed_in(group: int, parts: Sequence[Part]) -> list[_Placed]:
-    """Return (``group``, part) for each part: ``order_along`` needs parts with the index of their group."""
+    """Return (``group``, part) for each part, as ``order_along`` needs them; ``group`` is the index of a group."""
     return [_Placed(group, part) for part in parts]
 
 

@@ -89,10 +89,10 @@ class StoredTensors:
     def _walk(
         self, info: TensorInfo, dims: tuple[tuple[int, int] | None, ...], fixed: Mapping[int, int]
     ) -> Iterator[_Leaf]:
-        """Yield the checkpoint's tensors from which the library makes ``info``: a tensor or an intermediate result.
+        """Yield the checkpoint's tensors from which the library makes ``info``, a tensor or an intermediate result.
 
         ``dims`` and ``fixed`` say where ``info`` is in the network's tensor (see ``_Leaf``). Raises _UnknownError if
-        the library computes values.
+        the library computes new values instead of only moving them.
         """
         if keys := self._known.get(_place(info)):
             for key in keys:

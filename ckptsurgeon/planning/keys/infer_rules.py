@@ -1,4 +1,4 @@
-"""Finds ``--map`` rules that give a set of keys given new names: few rules, as general as possible.
+"""Finds ``--map`` rules for known renamings (old key -> new name): few rules, as general as possible.
 
 A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
 """
@@ -21,7 +21,7 @@ _NAMES = "nmk"
 """The names of the numbers that a rule captures, as in ``h.{n}=layers.{n}``; rules with more numbers are not tried."""
 
 TRIES = 2_000_000
-"""The most trials, each of one rule on one key; then each key gets its own rule. Real models need few per key."""
+"""The most trials (of one rule on one key). After that, each key gets its own rule. Real models need few per key."""
 PARSING = 20
 """The cost of parsing one rule, counted in trials."""
 
@@ -98,7 +98,7 @@ def unspelled(names: Mapping[str, str], rules: Sequence[str]) -> tuple[str, ...]
 
 
 def _needed(rules: Iterable[_Candidate]) -> Iterator[_Candidate]:
-    """Yield each rule that renames a key that no earlier rule renames; a rule without effect would be an error."""
+    """Yield the rules without those whose keys earlier rules rename: a rule without effect would be an error."""
     taken: set[int] = set()
     for rule in rules:
         if not taken.issuperset(rule.covers):

@@ -108,7 +108,7 @@ def notes_on_ranges(flag: str, pattern: KeyPattern, keys: Sequence[str]) -> Iter
 
 
 def _missing(numbers: Sequence[str], pattern: KeyPattern, keys: Sequence[str]) -> list[int]:
-    """Return the ``numbers`` that no key has where ``pattern`` captures ``IN_RANGE``."""
+    """Return the ``numbers`` that ``pattern`` does not capture, under the name ``IN_RANGE``, from any of the keys."""
     left = dict.fromkeys(numbers)
     for key in KeyMatcher([pattern]).hits(keys)[0]:
         found = pattern.captures(key)
@@ -133,9 +133,9 @@ def _runs(numbers: Sequence[int]) -> str:
 def _may_be_deeper(pattern: KeyPattern, hits: int, keys: Sequence[str]) -> bool:
     """Return whether the user may have meant keys in deeper modules.
 
-    That is possible if the pattern can only match from the start of a key, and is not a number. ``hits`` is the number
-    of keys that it matches. The plain texts between its wildcards must also occur in far more keys than ``hits``; this
-    is quick to find.
+    That is possible if the pattern can only match from the start of a key, and is not only a number. ``hits`` is the
+    number of keys that it matches. The plain texts between its wildcards must also occur in far more keys than
+    ``hits``; this is quick to find.
     """
     if not pattern.is_anchored or pattern.text.isdigit():
         return False

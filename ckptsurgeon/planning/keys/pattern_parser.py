@@ -190,7 +190,7 @@ def _fail(text: str, why: str, hint: str = "") -> PatternError:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Yield the raw text of each segment; a dot in brackets or braces, or after a backslash, does not end one."""
+    """Yield the raw text of each segment; a dot in brackets or braces, or after a backslash, does not end a segment."""
     start = at = 0
     while at < len(text):
         char = text[at]
@@ -207,7 +207,7 @@ def _split(text: str) -> Iterator[str]:
 def _closing(text: str, opened: int) -> int:
     """Return the index of the bracket or brace that closes the one at the index ``opened``.
 
-    A "]" right after "[" or "[!" does not close the class, but is a member of it.
+    A "]" right after "[" or "[!" does not close the class, but is a member of it. Raises PatternError if there is none.
     """
     close = _CLOSES[text[opened]]
     at = opened + 1

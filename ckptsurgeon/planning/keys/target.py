@@ -132,7 +132,10 @@ class RuleTarget:
         return lambda caught: caught.doubles[index]
 
     def _list(self, raw: str) -> Choice:
-        """Return the alternatives of a list or range: literal words and numbers, or values computed from captures."""
+        """Return the alternatives of a list or range: literal words and numbers, or values computed from captures.
+
+        Raises PatternError if a range is reversed or too long, or if an item is not valid.
+        """
         numbers = _RANGE.fullmatch(raw)
         if numbers:
             low, high = int(numbers[1]), int(numbers[2])

@@ -87,9 +87,10 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 
 
 def _projections(tensors: Tensors) -> tuple[str, list[int]] | None:
-    """Return (text on the projections of the first layer, [rows of queries, rows of keys]); None without projections.
+    """Return (text on the projections of the first layer, [rows of queries, rows of keys]); None if there are none.
 
-    For a fused matrix, the output projection shows the number of rows of queries: it has one column for each.
+    For a fused matrix, the output projection shows the number of rows of queries: it has one column for each row.
+    Raises PlanError if the remaining rows cannot be divided equally into keys and values.
     """
     queries, keys = (_first(kind, tensors) for kind in "qk")
     if queries and keys:

@@ -27,7 +27,7 @@ https://github.com/k2-fsa/icefall/blob/master/egs/librispeech/ASR/zipformer/zipf
 
 
 def alone(tensors: Tensors) -> str:
-    """Return what a network is that has no other layout, as the end of a sentence; '' if it is not known."""
+    """Return a text that names the network (``it is …``) if only one library stores it; '' if it is not known."""
     return next((f"it is {what}, which no other library stores" for key, what in _ALONE.items() if key in tensors), "")
 
 

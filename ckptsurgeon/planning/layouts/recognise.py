@@ -51,7 +51,7 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
 
 
 def _sample(keys: Collection[str]) -> Collection[str]:
-    """Return some of very many keys, evenly spaced: of layouts that all fit, most differ in the keys of each layer."""
+    """Return all keys or, of very many, evenly spaced ones: most layouts differ in the keys of every layer."""
     return keys if len(keys) <= SAMPLE else list(islice(keys, 0, None, len(keys) // SAMPLE | 1))
 
 

@@ -134,7 +134,7 @@ def routers(keys: Collection[str]) -> list[str]:
 def _turned(
     keys: Collection[str], modules: Mapping[str, int], sizes: tuple[int, int], width: int
 ) -> Iterable[Mapping[str, Any]]:
-    """Yield operations that reorder the rows of each head: viewed as a matrix of the shape ``sizes``, it is transposed.
+    """Yield operations that reorder the rows of each head: they are arranged in the shape ``sizes`` and transposed.
 
     ``modules`` maps the name of each module to its number of heads, ``width`` is the number of columns of the
     weights. Each reshape sets all sizes, so that an operation fails for a weight of another shape.

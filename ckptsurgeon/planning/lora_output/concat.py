@@ -101,7 +101,10 @@ def plan_lora_concat(
 def _collect(
     found: _Collected, source: int, one: AdapterView, base: SourceView | None, exclude: Sequence[OptionPattern]
 ) -> None:
-    """Add the modules of an adapter to ``found``."""
+    """Add the modules of an adapter to ``found``.
+
+    Raises PlanError for a DoRA, if the names need a base, or if two modules have the same name.
+    """
     adapter, name = one.adapter, escape(one.adapter.name)
     modules, left = chosen_modules(one, exclude)
     refuse_dora(adapter, modules, "whose change is not a product of factors, so it cannot be joined to another")
@@ -217,7 +220,10 @@ def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
 
 
 def _joined(name: str, parts: Sequence[_Part], dtype: str) -> NewModule:
-    """Return the module that joins ``parts``, the modules of several adapters: its rank is the sum of their ranks."""
+    """Return the module that joins ``parts``, the modules of several adapters: its rank is the sum of their ranks.
+
+    Raises PlanError if the shapes of the factors do not fit each other.
+    """
     pairs = [_pair(part) for part in parts]
     first = parts[0]
     for part, (a, b) in zip(parts, pairs, strict=True):
@@ -259,7 +265,7 @@ def _pair(part: _Part) -> tuple[Input, Input]:
 def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
     """Yield the step for the bias of a module's factor B (``lora_bias``), if an adapter has one.
 
-    The bias is multiplied by weight and scale.
+    The bias is multiplied by weight and scale. Raises PlanError if several adapters have one.
     """
     having = [part for part in parts if part.named.module.bias]
     if len(having) > 1:

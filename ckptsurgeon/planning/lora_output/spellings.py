@@ -60,9 +60,9 @@ def written(
 ) -> AdapterFiles:
     """Return an adapter with the names of the toolkit ``to``, one of ``SPELLINGS``.
 
-    What a toolkit cannot store, such as several scales, is multiplied into the factors B. ``settings`` are fields of
-    PEFT's configuration that do not follow from the modules. ``component`` is the model of a pipeline that the modules
-    are for, if their names do not show it. Raises PlanError for tensors that the toolkit cannot store at all.
+    Scales that a toolkit cannot store are multiplied into the factors B. ``settings`` are fields of PEFT's
+    configuration that do not follow from the modules. ``component`` is the model of a pipeline that the modules are
+    for, if their names do not show it. Raises PlanError for tensors that the toolkit cannot store at all.
     """
     modules = _placed(modules, component)
     if to == "peft":
@@ -149,7 +149,8 @@ def _peft(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> AdapterF
 def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
     """Return the adapter with diffusers' names, which begin with the name of a model of the pipeline.
 
-    The metadata contains PEFT's configuration for each of these models.
+    The metadata contains PEFT's configuration for each of these models. Raises PlanError if the model of a module is
+    not known.
     """
     _check_dotted(modules, "diffusers")
     made, data = AdapterFiles(), dict[str, Any]()
@@ -257,7 +258,10 @@ def _kohya_name(module: NewModule, components: set[str]) -> str:
 
 
 def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:
-    """Return the adapter in mlx-lm's form: transposed factors, and one rank and one scale for all modules."""
+    """Return the adapter in mlx-lm's form: transposed factors, and one rank and one scale for all modules.
+
+    Raises PlanError for factors that are not matrices.
+    """
     _one_model(modules, "mlx")
     odd = [
         module.name for module in modules if len(module.a.inputs[0].shape) != 2 or len(module.b.inputs[0].shape) != 2

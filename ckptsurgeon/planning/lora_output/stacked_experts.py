@@ -146,9 +146,9 @@ def _misfit(
 
 
 def _alike(stacks: Sequence[_Stack]) -> Iterator[tuple[_Stack, str]]:
-    """Yield one of all stacks whose keys differ only in numbers, with a pattern of their module.
+    """Yield (stack, pattern of its module), one pair for all stacks whose keys differ only in numbers.
 
-    Stacks with the same pattern but other sizes get their own names, in place of a pattern.
+    If such stacks have different sizes, each of them is yielded, with '' in place of the pattern.
     """
     groups: dict[tuple[str, str], list[_Stack]] = {}
     for stack in stacks:
@@ -162,7 +162,10 @@ def _alike(stacks: Sequence[_Stack]) -> Iterator[tuple[_Stack, str]]:
 
 
 def _rows(stack: _Stack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[str, Any]]:
-    """Yield the operations that make the factors of single experts; ``pattern`` matches their modules, '' if one."""
+    """Yield the operations that make the factors of single experts.
+
+    ``pattern`` matches the modules of all stacks like ``stack``; '' if the operations are only for ``stack``.
+    """
     a, b = (numberless(key) if pattern else quoted(key) for key in (stack.a, stack.b))
     module = pattern or quoted(stack.module)
     names = [_single(f"{module}.{{i}}.{part}", is_mixtral=is_mixtral) for part in stack.parts]
@@ -177,7 +180,7 @@ def _rows(stack: _Stack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[
 
 
 def _single(name: str, *, is_mixtral: bool) -> str:
-    """Return the name of a single matrix in the files of transformers, from its name with the module of the stack."""
+    """Return the name that the files of transformers have for ``name``, a matrix of a single expert."""
     module, dot, part = name.rpartition(".")
     if not is_mixtral:
         return name
@@ -187,7 +190,10 @@ def _single(name: str, *, is_mixtral: bool) -> str:
 def _config(
     data: Mapping[str, Any], stacks: Sequence[_Stack], settings: AdapterConfig, *, is_mixtral: bool
 ) -> dict[str, Any]:
-    """Return the configuration of the LoRA of single experts, whose scales are those of the stacks."""
+    """Return the configuration of the LoRA of single experts, whose scales are those of the stacks.
+
+    ``data`` is the configuration for stacked experts.
+    """
     given = {stack: settings.alphas.of(f"{stack.module}.{stack.parameter}", settings.alpha) for stack in stacks}
     ranks = _by_pattern({stack: stack.rank for stack in stacks}, is_mixtral=is_mixtral)
     alphas = _by_pattern(given, is_mixtral=is_mixtral)

@@ -21,7 +21,7 @@ __all__ = ["ModelTies", "has_own_head", "with_tied_heads"]
 def with_tied_heads(
     pieces: Sequence[MergePiece], views: Sequence[SourceView], tied: Collection[int]
 ) -> Iterator[MergePiece]:
-    """Yield ``pieces``, the tensors of the output, after adding to the output layer the models that do not store it.
+    """Yield ``pieces``, the tensors of the output; the output layer also gets the models that do not store it.
 
     ``tied`` are the indices of the models that tie the output layer to the input embedding: in these models, the
     embedding is used as the output layer.

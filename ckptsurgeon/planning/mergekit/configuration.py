@@ -260,7 +260,10 @@ def parts_of(modules: Sequence[ModuleConfig], views: Sequence[SourceView]) -> li
 
 
 def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules of a part: the outermost modules with its name or, if given, with its ``layers``."""
+    """Return the modules of a part: the outermost modules with its name or, if given, with its ``layers``.
+
+    Raises ConfigError if there are none.
+    """
     found: dict[str, None] = {}
     pattern = KeyPattern.given(module.layers, "layers: ") if module.layers else None
     for key in keys:

@@ -70,7 +70,7 @@ def text(where: str, data: Any) -> str:
 
 
 def reference(where: str, data: Any) -> ModelReference:
-    """Return the model that ``data`` refers to: a string, or a map with ``model`` or ``path``; raises ConfigError."""
+    """Return the model that ``data`` names: a string, or a map with ``model`` or ``path``; else raise ConfigError."""
     if not isinstance(data, dict):
         return _from_text(where, text(where, data))
     if "path" in data:

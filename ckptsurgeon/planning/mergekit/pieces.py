@@ -82,7 +82,10 @@ def _plain(where: str, data: Any, parameter: Parameter | None) -> ParameterSetti
 
 
 def _scalar(where: str, data: Any, parameter: Parameter | None) -> float | bool | str:
-    """Return a value in its parameter's type; numbers and booleans may be given as strings, booleans as 0 and 1."""
+    """Return a value in its parameter's type; numbers and booleans may be given as strings, booleans as 0 and 1.
+
+    Raises ConfigError for a value of another type.
+    """
     if not isinstance(data, (bool, int, float, str)):
         raise fault(where, f"is {brief_repr(data)}, not a number, a string, true or false")
     kind = parameter.kind if parameter is not None else ""
@@ -152,7 +155,7 @@ class _Builder:
         self._settings = self._read("parameters", configuration.parameters)
 
     def add(self, part: ModelPart) -> None:
-        """Add the tensors of a part of the model; raises ConfigError, PlanError or PatternError if impossible."""
+        """Add the tensors of a part of the model; raises the errors of ``pieces_of_configuration``."""
         module, views = part.module, self._models.views
         shared = _chained(self._read(f"{module.where}.parameters".strip("."), module.parameters), self._settings)
         if module.models:
@@ -215,7 +218,7 @@ class _Builder:
         """Return the models to merge, in the order that the method expects, and the base.
 
         The base is None if the method uses no base, or if it merges the base like the other models. ``whole`` is true
-        if whole models are merged, not slices.
+        if whole models are merged, not slices. Raises ConfigError if the models do not fit the merge method.
         """
         method = self._method
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []

@@ -134,7 +134,10 @@ def _source(where: str, data: Any) -> str | ModelReference:
 
 
 def _multiple(data: Any) -> int:
-    """Return the value of ``pad_to_multiple_of``: the number of rows is padded to a multiple of it; 1 if not set."""
+    """Return the value of ``pad_to_multiple_of``: the number of rows is padded to a multiple of it; 1 if not set.
+
+    Raises ConfigError for a value that is not a whole number.
+    """
     if data is None or (type(data) is int and data == 0):
         return 1
     if type(data) is not int or data < 0:

@@ -18,7 +18,10 @@ _MANY = 16
 
 
 def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor with one element along a dimension for each group of elements: their mean, or weighted mean."""
+    """Return a tensor with one element along a dimension for each group of elements: their mean, or weighted mean.
+
+    Raises PlanError if an index or the number of weights does not fit the dimension, or if weights of a group sum to 0.
+    """
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     groups, weights = groups_of(operation.fields["groups"]), operation.fields["weights"]
     size = info.shape[dim]
@@ -40,7 +43,10 @@ def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 def _mean(
     operation: Operation, info: TensorInfo, dim: int, group: Sequence[int], weights: Sequence[float]
 ) -> TensorInfo:
-    """Return the weighted mean of the elements ``group`` along ``dim``, rounded once to the dtype of the tensor."""
+    """Return the weighted mean of the elements ``group`` along ``dim``, rounded once to the dtype of the tensor.
+
+    Raises PlanError if the weights sum to 0.
+    """
     parts = [cut(info, dim, at, 1) for at in group]
     if len(parts) == 1:
         return parts[0]

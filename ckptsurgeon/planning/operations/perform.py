@@ -143,7 +143,10 @@ def _decoded(
     operation: Operation,
     weights: Weights,
 ) -> Made:
-    """Return {keys of all parts: {name: decoded weight}} for the quantised tensors that have a part in ``keys``."""
+    """Return {keys of all parts: {name: decoded weight}} for the quantised tensors that have a part in ``keys``.
+
+    Raises PlanError if an earlier operation has changed a part.
+    """
     made: Made = {}
     for weight in filter(None, map(weights, keys)):
         if weight.keys in made:  # another part led to the same weight
@@ -201,7 +204,8 @@ def _made(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequenc
     """Return {keys of inputs: {name: header of a tensor that is made from them}} for an operation.
 
     ``hits`` has the keys that each pattern matched. If several inputs are tied to each other, the tensors that are made
-    from them in the same way are tied too.
+    from them in the same way are tied too. Raises PlanError if there are too many tensors, or if shapes do not allow
+    the operation.
     """
     if operation.verb in JOINING:
         return _once(joined(operation, hits, tensors), tensors)
@@ -228,7 +232,10 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
 
 
 def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...], *, is_copy: bool) -> Derivation:
-    """Return the origin of a tensor; for a copy (``is_copy``), the origin of its input, if operations made it."""
+    """Return the origin of a tensor; for a copy (``is_copy``), the origin of its input, if operations made it.
+
+    Raises PlanError if more than ``DEPTH`` operations follow each other.
+    """
     if result.by.keys().isdisjoint(inputs):
         return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]

@@ -32,7 +32,7 @@ def of_heads(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return keys or values with fewer heads, each the mean of neighbours, or with more heads, by repeating each.
 
     Grouped-query attention (https://arxiv.org/abs/2305.13245) pools heads when a model is converted to it, and repeats
-    them when the model is run.
+    them when the model is run. Raises PlanError if the rows or the numbers of heads do not fit.
     """
     heads, to = operation.fields["heads"], operation.fields["to"]
     fewer, more = (to, heads) if operation.verb == "pool" else (heads, to)
@@ -57,7 +57,10 @@ def of_heads(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor after a slice, take, pad or tile: with more or fewer elements along one dimension."""
+    """Return a tensor after a slice, take, pad or tile: with more or fewer elements along one dimension.
+
+    Raises PlanError if the dimension does not have the indices or the size that the operation needs.
+    """
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     size = info.shape[dim]
     if operation.verb == "tile":
@@ -95,7 +98,10 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor plus random noise, which sums to 0 over all copies of the same element along a dimension."""
+    """Return a tensor plus random noise, which sums to 0 over all copies of the same element along a dimension.
+
+    Raises PlanError if the indices of the operation do not fit the dimension.
+    """
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     block = operation.fields["block"]
     runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["of"])]
@@ -118,7 +124,8 @@ def _seed_of(seed: int, key: str) -> int:
 def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return a tensor multiplied by a number: all of it, or the elements from ``begin`` to ``end`` along ``dim``.
 
-    The number (``by``), ``begin``, ``end`` and ``dim`` are fields of the operation.
+    The number (``by``), ``begin``, ``end`` and ``dim`` are fields of the operation. Raises PlanError if they are not a
+    range of the dimension.
     """
     factor = float(operation.fields["by"])
     begin, end, given = operation.fields["begin"], operation.fields["end"], operation.fields["dim"]

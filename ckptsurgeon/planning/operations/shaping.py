@@ -23,7 +23,10 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
-    """Return {name: header of a new tensor}: the tensors that a split, unstack or copy makes from one tensor."""
+    """Return {name: header of a new tensor}: the tensors that a split, unstack or copy makes from one tensor.
+
+    Raises PlanError if the shape does not allow this, if there are too many parts, or if two parts get one name.
+    """
     made: dict[str, TensorInfo] = {}
     if operation.verb == "copy":
         for rule in operation.rules:
@@ -52,7 +55,8 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
 def _grouped(operation: Operation, key: str, info: TensorInfo, dim: int) -> tuple[TensorInfo, int]:
     """Return the tensor with ``dim`` reshaped to two dimensions (groups, rest), and the index of the second of these.
 
-    Without groups, the tensor and its dimension stay as they are.
+    Without groups, the tensor and its dimension stay as they are. Raises PlanError if the size of the dimension is not
+    a multiple of the number of groups.
     """
     groups, size = operation.fields["groups"], info.shape[dim]
     if groups == 1:
@@ -74,7 +78,10 @@ def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: s
 
 
 def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[int]:
-    """Return the size of each part of a split along the dimension."""
+    """Return the size of each part of a split along the dimension.
+
+    Raises PlanError if the sizes do not fit the dimension.
+    """
     parts, size = len(operation.rules), info.shape[dim]
     sizes = list(operation.fields["sizes"])
     if not sizes and size % parts:
@@ -116,7 +123,10 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
-    """Return the new order of the ``dims`` dimensions of a tensor after a transpose or permute."""
+    """Return the new order of the ``dims`` dimensions of a tensor after a transpose or permute.
+
+    Raises PlanError if the operation does not list all dimensions, each once.
+    """
     wanted = operation.fields["dims"]
     if operation.verb == "permute":
         order = tuple(dimension(operation, dim, key, dims) for dim in wanted)
@@ -140,7 +150,7 @@ def _reordered(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return queries or keys with their rows in another order, for the rotary embedding, which rotates pairs of rows.
 
     In each head, ``halves`` puts the first rows of all pairs before the second rows; ``pairs`` puts the two rows of
-    each pair next to each other.
+    each pair next to each other. Raises PlanError if a head would not have an even number of rows.
     """
     heads, rows = operation.fields["heads"], info.shape[0] if info.shape else 0
     if not rows or rows % (2 * heads):
@@ -157,7 +167,10 @@ def _reordered(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
-    """Return the shape of a tensor after a reshape; -1 in the operation is replaced by the remaining size."""
+    """Return the shape of a tensor after a reshape; -1 in the operation is replaced by the remaining size.
+
+    Raises PlanError if the number of elements differs.
+    """
     shape = list(operation.fields["shape"])
     known = prod(size for size in shape if size != -1)
     if shape.count(-1) == 1 and known and info.numel % known == 0:
@@ -184,7 +197,7 @@ def joined(
 
     If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
     single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the
-    keys that each pattern matched.
+    keys that each pattern matched. Raises PlanError if inputs are missing, or do not fit each other or the operation.
     """
     groups: Groups = {}
     for index, keys in enumerate(hits):
@@ -317,7 +330,10 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
 
 
 def _exp_scaled(operation: Operation, keys: Sequence[str], infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return the first tensor times e to the power of the second, which must have one element."""
+    """Return the first tensor times e to the power of the second, which must have one element.
+
+    Raises PlanError if it has several.
+    """
     of, exponent = infos
     if exponent.numel != 1:
         raise PlanError(

@@ -84,7 +84,10 @@ class LoraTerm:
     transposed: bool = False
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
-        """Return whether a term whose inputs, as A and B, have the shapes ``inputs`` fits a tensor of ``shape``."""
+        """Return whether this term fits a tensor of ``shape``.
+
+        ``inputs`` are the shapes of the term's inputs, such as A and B.
+        """
         if self.kind in ("saved", "added"):
             return tuple(inputs[0]) == tuple(shape)
         if self.kind not in FACTORS:

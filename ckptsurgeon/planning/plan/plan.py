@@ -208,7 +208,10 @@ def _reason(error: Exception) -> str:
 
 
 def _read_notes(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the notes of a plan's JSON; if it does not list serious notes, as in earlier versions, all are serious."""
+    """Return the notes of a plan's JSON; raises ValueError if its list of serious notes is not valid.
+
+    If the JSON has no such list, as in earlier versions, all notes are serious.
+    """
     notes = list(map(text, data["notes"]))
     places = data.get("serious_notes", [*range(len(notes))])
     is_valid = isinstance(places, list) and all(type(one) is int and 0 <= one < len(notes) for one in places)

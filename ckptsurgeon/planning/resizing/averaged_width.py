@@ -97,7 +97,10 @@ def _is_in_stream(axis: Axis, numbers: tuple[int, int]) -> bool:
 
 
 def _rows(axis: Axis, numbers: tuple[int, int], norms: Mapping[str, NormForm]) -> Iterator[dict[str, Any]]:
-    """Yield the operations along an axis, except those that add a mean."""
+    """Yield the operations along an axis, except those that add a mean.
+
+    Raises PlanError if it is not known how the axis depends on the width.
+    """
     old, new = numbers
     times = axis.before // old
     is_width = (axis.before, axis.after) == numbers

@@ -301,7 +301,10 @@ def _is_in(key: str, path: str) -> bool:
 
 
 def _output_projections(path: str, number: int, layers: Sequence[Layer], before: Network) -> list[str]:
-    """Return the temporary keys of a layer's output projections; if they are zero, it adds nothing to its input."""
+    """Return the temporary keys of a layer's output projections; if they are zero, the layer adds nothing to its input.
+
+    Raises PlanError if they are not known.
+    """
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
     found = [key for key in keys if before.kinds.get(key) in _ADDED and OUTPUTS.search(key)]

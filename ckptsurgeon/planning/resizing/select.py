@@ -96,7 +96,8 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
 def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     """Return the indices of the ``keep`` largest scores, in ascending order; of equal scores, the first are kept.
 
-    The scores are divided into ``within`` equal parts, and equally many are kept in each part.
+    The scores are divided into ``within`` equal parts, and equally many are kept in each part. Raises PlanError if a
+    score is NaN or infinite.
     """
     found = list(scores)
     if not all(map(isfinite, found)):

@@ -145,6 +145,7 @@ class _Decider:
         """Return the step of the tensor ``key``, which comes from ``origin``, or from no source if ``origin`` is None.
 
         The first of these that applies decides: --reinit, --drop-last, a missing source tensor, --vocab, --on-mismatch.
+        Raises PlanError or FormatError if the source tensor cannot be copied.
         """
         info = self.target.tensors[key]
         hits = self._hits(self._reinit, key)
@@ -253,7 +254,8 @@ class _Decider:
     def _mapped(self, step: Step) -> Step | None:
         """Return the step that maps the rows of a tensor by token.
 
-        The result is None if the tensor has no vocabulary axis, or if other axes differ, too.
+        The result is None if the tensor has no vocabulary axis, or if other axes differ, too. Raises PlanError if the
+        rows of new tokens would be means, but the tensor does not have floating-point numbers.
         """
         assert self.axes is not None
         assert self.options.vocabulary is not None

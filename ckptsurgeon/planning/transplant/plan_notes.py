@@ -89,7 +89,7 @@ def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> b
 
 
 def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
-    """Yield a note if the shapes of a tensor in ``changes`` are each other's transpose.
+    """Yield a note if ``changes`` has tensors whose old and new shapes are each other's transpose.
 
     ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too.
     """

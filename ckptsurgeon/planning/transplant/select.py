@@ -272,7 +272,8 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
 def _with_parts(renaming: Renaming, view: SourceView, rules: Sequence[Rule]) -> Renaming:
     """Return ``renaming`` with new names for the parts of quantised tensors, too, if a rule renames the tensor itself.
 
-    If another rule matches the key of a part, the first of the two rules decides.
+    If another rule matches the key of a part, the first of the two rules decides. Raises PlanError if a part has no
+    name that fits.
     """
     parts = {key: coded for key in renaming.names if (coded := view.codes.by_key.get(key)) and coded.name != key}
     if not parts or not rules:

@@ -115,7 +115,7 @@ def _has_no_decoder(tensors: Tensors) -> bool:
 
 
 _WITHOUT_DIMS = (
-    "whisper.load_model asks for dims beside the tensors; "
+    "whisper.load_model expects dims next to the tensors; "
     "Whisper(ModelDimensions(...)).load_state_dict(torch.load(FILE)) loads this file"
 )
 

@@ -117,7 +117,10 @@ def _of_layer(name: str, number: int, inside: str) -> str:
 
 
 def change_of_layer(change: Change, number: int, inside: str = "") -> Change:
-    """Return a change of all layers for the predicting layer ``number`` alone; ``inside`` is Megatron's name of it."""
+    """Return ``change`` for the predicting layer ``number`` alone.
+
+    ``change`` is for all layers. ``inside`` is Megatron's name of the predicting layer.
+    """
 
     def of_layer(value: Any) -> Any:
         if isinstance(value, tuple):
