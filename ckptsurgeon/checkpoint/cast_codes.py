@@ -14,7 +14,7 @@ from .values.sampled_matrices import VALUES, MatrixSample
 __all__ = ["cast_code_notes"]
 
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
-"""{dtype: number of bits by which its mantissa is longer than the three bits of 8-bit floats (e4m3)}"""
+"""{dtype: number of bits that its mantissa has in addition to the three bits of 8-bit floats (e4m3)}"""
 FEWEST = 2
 """Several matrices get a note if at least this many look like codes.
 

@@ -36,9 +36,9 @@ def open_checkpoint(
     searched for. ``unwrap`` removes wrappers such
     as ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
 
-    Raises SourceError if the file is missing or the checkpoint is closed, FormatError or UnsafeError if the file is not
-    a valid checkpoint, ConfigError if ``path`` is none of these, ``root`` has no tensors, or the file has several state
-    dicts and it is unclear which one to use.
+    Raises SourceError if the file is missing or the checkpoint is closed; FormatError or UnsafeError if the file is not
+    a valid checkpoint; ConfigError if ``path`` has another type, if ``root`` has no tensors, or if it is unclear which
+    of several state dicts to use.
     """
     if isinstance(path, Checkpoint):
         return path.lent(root, unwrap=unwrap)

@@ -96,7 +96,7 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
 
     If an entry cannot be read, each tensor inside it becomes a tensor without values. Then the tensor is counted, and
     commands that would lose it refuse to run. ``take`` counts the values that are visited, and raises UnsafeError if
-    there are too many. If ``is_module`` is true, the entries are those of a pickled module, in which each object is a
+    there are too many. If ``is_module`` is true, the entries are from a pickled module, in which each object is a
     layer.
     """
     packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}

@@ -51,8 +51,9 @@ def is_module(node: Any) -> bool:
 def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
     """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in the same order.
 
-    The values are tensors and objects that may be quantised layers. Such an object is a submodule whose class defines
-    its own pickling, so that its attributes are unknown, or an attribute that is an object of TorchScript.
+    The values are tensors and objects that may be quantised layers. Such an object is either a submodule whose
+    attributes are unknown, because its class defines its own pickling, or an attribute that is an object of
+    TorchScript.
 
     Raises UnsafeError if there are more modules or tensors than ``allowed``, a module is nested too deeply, or a name
     is too long.

@@ -159,7 +159,7 @@ def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
 def other_shard_notes(
     recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if some shards fit the recipe in their folder, but others do not: these belong to another output.
+    """Yield a note if some shards fit the recipe in their folder, and some do not: the latter belong to another output.
 
     A shard of another output may have the same keys and shapes, and so an equal header. So two tensors of each shard
     are read: its smallest one, and its largest one of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their

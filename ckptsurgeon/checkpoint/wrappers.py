@@ -103,7 +103,7 @@ def _chain(keys: Collection[str]) -> tuple[str, ...]:
 
 
 def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozenset[str]) -> int | None:
-    """Return how many wrappers to remove, so that the most keys are in ``destination``; None if no key ever is in it.
+    """Return how many wrappers to remove, so that the most keys are in ``destination``; None if no key can be in it.
 
     ``chain`` are the wrappers of all keys, outermost first. If the destination has a submodule with the name of a
     wrapper, this wrapper is kept.

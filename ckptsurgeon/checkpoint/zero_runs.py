@@ -51,8 +51,8 @@ def zero_run_notes(
 
     Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there are notes on three
     kinds of zeros: zeros that begin or end in the middle of a row; matrices of several roles, one after the other in
-    the file, that are all zeros although those of other layers are not; and whole rows of zeros that seem to be lost
-    (``lost_rows``).
+    the file, that are all zeros although the same matrices of other layers are not; and whole rows of zeros that seem
+    to be lost (``lost_rows``).
 
     All bytes of the tensors ``keys`` are read. If ``keys`` is None, ``pages`` has the offsets of pages of zeros in each
     file, in order. If both are None, a few blocks are read at the end of each part in which a file may have been

@@ -49,7 +49,10 @@ class _DeepSpeedUniversal:
         return _LATEST in names and "latest" not in names and not has_weights(names) and bool(_tag(source))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from the files of all parameters; raises FormatError if a file is not valid."""
+        """Return one header, made from the files of all parameters.
+
+        Raises FormatError if a file is not valid, UnsafeError if there are too many.
+        """
         from .clusters import universal
 
         assert isinstance(source, Folder)

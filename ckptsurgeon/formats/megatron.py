@@ -119,7 +119,8 @@ def _latest(folder: Folder) -> str:
 def _stages(folder: Folder) -> list[list[str]]:
     """Return the subfolders of the ranks: for each pipeline stage, one for each rank of tensor parallelism.
 
-    Raises FormatError if a rank is missing, or if experts are split across ranks.
+    Raises FormatError if a rank is missing, or if experts are split across ranks; UnsafeError if there are too many
+    ranks.
     """
     found: dict[tuple[int, int], str] = {}
     for name in sorted(folder.folders(), key=natural_key):

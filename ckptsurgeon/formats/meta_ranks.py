@@ -67,7 +67,10 @@ def _ranks(folder: Folder) -> dict[int, str]:
 
 
 def _names(folder: Folder) -> list[str]:
-    """Return the names of the files of all ranks, in order; raises FormatError if one is missing."""
+    """Return the names of the files of all ranks, in order.
+
+    Raises FormatError if a file is missing, UnsafeError if there are too many.
+    """
     found = _ranks(folder)
     lost = [f"consolidated.{rank:02d}.pth" for rank in range(max(found)) if rank not in found]
     if lost:

@@ -107,7 +107,10 @@ def _index(file: File) -> tuple[bytes, dict[str, str], dict[str, str], object]:
 
 
 def _shard(index: File, folder: Folder, shard: str, names: Iterable[str]) -> Header:
-    """Return the header of ``shard``; ``names`` are all shards of the index."""
+    """Return the header of ``shard``; ``names`` are all shards of the index.
+
+    Raises FormatError if it cannot be read, or is not a shard.
+    """
     try:
         file = folder.file(shard)
     except SourceError as error:

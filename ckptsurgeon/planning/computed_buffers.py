@@ -10,7 +10,7 @@ _COMPUTED = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|masked_bias|rotary_em
 
 
 def is_computed(key: str) -> bool:
-    """Return whether a key is that of a floating-point buffer that a model computes itself, such as ``inv_freq``.
+    """Return whether a key names a floating-point buffer that a model computes itself, such as ``inv_freq``.
 
     Such buffers have the frequencies of a rotary embedding, or the number that masks add to scores (``masked_bias``).
     They have a dtype of their own, often float32 while the weights are bfloat16. They must not be averaged.

@@ -210,7 +210,7 @@ class _Keeping:
     def equal(self, pair: EqualKeys) -> EqualKeys:
         """Return ``pair``, two keys of a source whose values must be equal.
 
-        If one of the two tensors is quantised, the returned keys are those of the source's decoded copy.
+        If one of the two tensors is quantised, the keys of the source's decoded copy are returned instead.
         """
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair

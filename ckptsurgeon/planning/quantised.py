@@ -88,7 +88,7 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
 
 
 def _part(coded: QuantisedTensor, key: str, step: Step) -> str:
-    """Return the key of the part of ``coded`` that is the tensor ``key``, or from which operations made ``key``."""
+    """Return the key of a part of ``coded``: ``key`` itself, or the part that operations made ``key`` from."""
     return key if key in coded.keys else next((one for one in step.made_of if one in coded.keys), coded.keys[0])
 
 

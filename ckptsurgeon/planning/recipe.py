@@ -23,15 +23,15 @@ VERSION = 1
 
 
 class RecipeEntry(NamedTuple):
-    """The entry of a recipe for one tensor: how it was made, from which source, and its CRC-32.
+    """The entry of a recipe for one tensor: how it was made, its source, and its CRC-32.
 
     ``more`` are the (source, key) of further inputs, ``weights`` is the weight of each input, ``axis`` the vocabulary
     axis. ``merge`` is the method that merged the inputs, ``lora`` the changes by adapters, ``factor`` the extracted
     factor. If the computed weight is stored quantised, ``coded`` says which part of the quantised tensor this tensor
     is. ``implied`` is true if the output does not store the tensor, since the library that loads the output ties it to
-    another tensor. The other fields only inform people: ``rule`` is the option that decided, as the user wrote it,
-    ``reason`` is why a tensor is initialised, and ``shared`` is the number of values from the source, if the others are
-    initialised.
+    another tensor. The other fields only inform people. ``rule`` is the option that decided, as the user wrote it.
+    ``reason`` is why a tensor is initialised. ``shared`` is the number of values from the source if all other values
+    are initialised.
     """
 
     op: str
@@ -140,10 +140,11 @@ def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[Merged
 
 
 def folder_of_recipe(output: str, paths: Iterable[str] = ()) -> str:
-    """Return the folder to which the paths in the recipe of the file ``output`` are relative: the folder of ``output``.
+    """Return the folder that the paths in the recipe of the file ``output`` are relative to: the folder of ``output``.
 
-    If ``output`` is a symbolic link, it may be the folder of the linked file instead: if one of ``paths`` exists
-    relative to that folder, and none relative to the folder of the link. For a URI, it is the working directory.
+    If ``output`` is a symbolic link, two folders are possible. The folder of the linked file is returned only if one of
+    ``paths`` exists relative to it, and none relative to the folder of the link. For a URI, it is the working
+    directory.
     """
     if "://" in output:
         return os.getcwd()

@@ -89,7 +89,7 @@ _ROWWISE = (Cast, Concatenated, ExpScaled, Filled, Given, Noisy, Reshaped, Scale
 
 
 def is_rowwise(info: TensorInfo) -> bool:
-    """Return whether a few rows of a tensor are made of a few rows of stored tensors, none of which is transposed."""
+    """Return whether a few rows of a tensor need only a few rows of stored tensors: none of these is transposed."""
     if info.made is None:
         steps = [step for size, step in zip(info.shape, info.stride or (), strict=False) if size > 1]
         return steps == sorted(steps, reverse=True)
@@ -189,9 +189,9 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
     """Return a floating-point tensor multiplied by random factors, so that copies of an element differ.
 
-    The mean of the factors of all copies of an element is 1. The indices in the ranges ``runs``, one range after the
-    other, say for each index along ``dim`` of which original index it is a copy. ``tensors.ops.noise`` computes the
-    factors from ``by`` and ``seed``.
+    The mean of the factors of all copies of an element is 1. The ranges of indices in ``runs``, one after the other,
+    list for each index along ``dim`` the index that it is a copy of. ``tensors.ops.noise`` computes the factors from
+    ``by`` and ``seed``.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 

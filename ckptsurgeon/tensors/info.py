@@ -87,10 +87,11 @@ class TensorInfo:
 
     @property
     def meant_shape(self) -> tuple[int, ...]:
-        """The shape of the weight. It differs from ``shape`` only for stored tensors in the block types of GGUF.
+        """The shape of the weight.
 
-        The ``shape`` of such a stored tensor is in bytes. A view of a quantised tensor is not stored: its ``dtype`` may
-        have the same name as a block type (mxfp4), but its ``shape`` is already the shape of the weight.
+        It differs from ``shape`` only for a stored tensor of a block type of GGUF, whose ``shape`` is in bytes. A view
+        of a quantised tensor is not stored: its ``dtype`` may have the same name as a block type (mxfp4), but its
+        ``shape`` is already the shape of the weight.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None or dtype.block is None or self.storage is None:
@@ -221,9 +222,9 @@ class Shifted:
 class Noisy:
     """The tensor ``of`` multiplied by random factors, then rounded to the dtype of ``of``.
 
-    The mean of the factors of all copies of an element is 1. The indices in the ranges ``runs``, one range after the
-    other, say for each index along ``dim`` of which original index it is a copy. ``tensors.ops.noise`` computes the
-    factors from ``by`` and ``seed``.
+    The mean of the factors of all copies of an element is 1. The ranges of indices in ``runs``, one after the other,
+    list for each index along ``dim`` the index that it is a copy of. ``tensors.ops.noise`` computes the factors from
+    ``by`` and ``seed``.
     """
 
     of: TensorInfo
@@ -278,13 +279,13 @@ class Decoded:
 class Encoded:
     """One stored tensor of a quantised tensor (its codes, scales or zero points), computed from the values.
 
-    ``of`` has the tensor that is quantised, followed by the tensors that share its global scale or, if ``facts`` has
-    ``ordered``, by its ``g_idx`` (the index of the group of each column). ``encoding`` is the name of the module of
-    ``tensors.encoders`` that computes this stored tensor. ``role`` says which one it is: codes, scale, bias, zero (zero
-    points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many elements along each
-    dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are in the codes.
-    ``facts`` are the numbers that the encoder needs, as (name, number), such as ("bits", 4). For messages, ``name`` is
-    the key of the weight and ``others`` are the keys of the tensors that share its global scale.
+    ``of`` has the tensor that is quantised, followed by the tensors that share its global scale. If ``facts`` has
+    ``ordered``, it is followed by its ``g_idx`` instead (the index of the group of each column). ``encoding`` is the
+    name of the module of ``tensors.encoders`` that computes this stored tensor. ``role`` says which one it is: codes,
+    scale, bias, zero (zero points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many
+    elements along each dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are
+    in the codes. ``facts`` are the numbers that the encoder needs, as (name, number), such as ("bits", 4). For
+    messages, ``name`` is the key of the weight and ``others`` are the keys of the tensors that share its global scale.
     """
 
     of: tuple[TensorInfo, ...]

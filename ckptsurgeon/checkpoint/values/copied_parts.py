@@ -1,4 +1,4 @@
-"""Finds quantised tensors whose scales, or codes, equal those of another tensor, although their other parts differ.
+"""Finds quantised tensors with the same scales, or codes, as another tensor, although their other parts differ.
 
 Then one part was probably written in place of the other. A few bytes at three places of each tensor are read: if these
 have many different values, two tensors are not equal by chance.
@@ -35,7 +35,7 @@ COPIED = (
 
 
 def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (names of both weights, text) for each tensor whose scales or codes equal those of another tensor.
+    """Yield (names of both weights, text) for each tensor that has the same scales or codes as another tensor.
 
     The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a small tensor. If all
     parts are equal, nothing is yielded: the weight is a copy, which ``ckpt check`` reports.
@@ -60,7 +60,7 @@ def _copies(
     """Yield the same pairs as ``copied_parts``, for one group of quantised tensors.
 
     ``group`` has (tensor, ending of the key of its part) for parts whose first bytes are equal. A tensor is yielded if
-    the whole part equals that of another tensor, but its other parts differ from that tensor's.
+    this part equals the part of another tensor in the group, but the other parts of the two differ.
     """
     by_bytes: dict[bytes, list[tuple[QuantisedTensor, str]]] = defaultdict(list)
     for one, end in group:

@@ -1,4 +1,4 @@
-"""Finds layers that come from another network of the same sizes: their norms do not correlate with those of the others.
+"""Finds layers that come from another network of the same sizes: their norms do not correlate with other layers' norms.
 
 A transformer adds the outputs of all layers to the same hidden units, and some of these units are far larger than
 others. In a trained network, the weights of the norms of successive layers therefore correlate over the hidden units:

@@ -45,7 +45,7 @@ Scales are chosen so that the largest code of a tensor, a channel or a block is 
 def lost_scale_notes(
     sample: Collection[MatrixSample], unlike: Mapping[str, str], *, are_described: bool = False
 ) -> Iterator[str]:
-    """Yield a note if matrices of 8-bit floats, which have no scales, have values as large as those of codes.
+    """Yield a note if matrices of 8-bit floats, which have no scales, have values as large as codes.
 
     ``sample`` has such matrices, ``unlike`` is the result of ``unlike_other_layers``. A single matrix may have any
     values: it gets a note only if it is in ``unlike``. There is also a note on the other matrices in ``unlike``, unless
@@ -82,7 +82,7 @@ def unlike_other_layers(
 ) -> dict[str, str]:
     """Return {key: how other layers store this matrix} for matrices in ``plain`` that most layers store differently.
 
-    ``plain`` has the keys of the matrices of 8-bit floats without scales, ``coded`` those of quantised tensors. A
+    ``plain`` has the keys of the matrices of 8-bit floats without scales, ``coded`` the keys of quantised tensors. A
     matrix is returned if more than half of all matrices of its role (the key without numbers) have scales, or are
     floats of one wider dtype.
     """

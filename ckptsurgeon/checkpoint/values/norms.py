@@ -97,7 +97,7 @@ Weights = Mapping[str, Sequence[float]]
 OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
 """Values of a norm are about equal if |mean| / root mean square is above ``OF_ONE_SIGN``.
 
-They are around 0, as those of a matrix, if it is below ``AROUND_ZERO``.
+They are around 0, like the values of a matrix, if it is below ``AROUND_ZERO``.
 """
 FEWEST, MOSTLY = 3, 3 / 4
 """A norm or bias is wrong if at least ``FEWEST`` other layers, and the share ``MOSTLY`` of all, are unlike it."""
@@ -236,7 +236,7 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 def unlike_layer_notes(
     tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
 ) -> Iterator[str]:
-    """Yield a note on norms and biases in a sample that are all zeros, although those of other layers are not.
+    """Yield a note on norms and biases in a sample that are all zeros, although the same ones elsewhere are not.
 
     If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note
     here.

@@ -1,4 +1,7 @@
-"""Finds missing files of ranks, each of which stores a part of the tensors: one file alone, or copies of a file."""
+"""Finds checkpoints that lack files of ranks: they have one file alone, or copies of a file.
+
+Each rank stores a part of the tensors.
+"""
 
 from __future__ import annotations
 

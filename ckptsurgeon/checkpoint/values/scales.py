@@ -68,7 +68,7 @@ def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleV
 
 
 def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield a finding on scales that seem to be stored as 1 / scale, unlike those of other layers.
+    """Yield a finding on scales that seem to be stored as 1 / scale, unlike the scales of other layers.
 
     ``keys`` are the keys of the scales, and ``extent`` reads the values of a key.
     """

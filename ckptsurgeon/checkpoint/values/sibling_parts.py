@@ -1,4 +1,4 @@
-"""Finds parts of a quantised tensor that differ from those of weights with the same inputs, such as q, k and v.
+"""Finds parts of quantised tensors that differ although the weights (such as q, k and v) have the same inputs.
 
 GPTQ sorts the columns of a weight by the inputs of its layer, so q_proj, k_proj and v_proj of a layer get the same
 order (``g_idx``). Programs that write nvfp4 give them one global scale, because runtimes compute with one for all
@@ -37,7 +37,7 @@ UNLIKE = (
 def odd_sibling_parts(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for each tensor with a part that differs from that of its siblings.
+    """Yield (name of the weight, text) for each tensor with a part that differs from the same part of its siblings.
 
     Siblings are the weights of one layer that have the same inputs. The text follows "has" in a note: it says what the
     weight has. ``read`` returns the bytes of a small tensor.

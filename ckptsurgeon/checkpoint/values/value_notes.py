@@ -45,9 +45,9 @@ def value_notes(
 ) -> Iterator[Note]:
     """Yield notes on values that cannot be right.
 
-    These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
-    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms that are unlike those of other
-    layers, or unlike those of other models of the same class.
+    There are notes on: bytes that were never written; copied or missing files of ranks; codes without scales; wrong
+    dtypes; shifted weights; impossible values and NaN; norms that are unlike the norms of other layers, or of other
+    models of the same class.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``codes`` are the
     quantised tensors. If ``are_described`` is true, a config.json describes the
@@ -87,7 +87,7 @@ def value_notes(
 def _unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield a note on tensors with bytes that were never written to the file and are read as zeros.
 
-    Programs that download a file in several parts give it its full size first, so that its size does not show that
+    A program that downloads a file in several parts first gives the file its full size. So the size does not show that
     parts are missing. ``handles`` maps each ``Storage.file`` to the open file.
     """
     sparse = {name: one.unwritten for name, one in handles.items() if isinstance(one, LocalFile) and one.unwritten}

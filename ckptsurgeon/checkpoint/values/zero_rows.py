@@ -1,7 +1,8 @@
 """Finds whole rows of zeros that are there because a part of the file is missing, not on purpose.
 
-Rows of zeros may be there on purpose: as padding of embeddings, as rows that are zeros in all layers, and as pruned
-heads and channels, which are zeros in several matrices of a layer or in several places of a matrix.
+Rows of zeros may be there on purpose: padding of embeddings, rows that are zeros in all layers, and pruned heads and
+channels. The rows of pruned heads and channels are zeros in several matrices of a layer, or in several places of a
+matrix.
 """
 
 from __future__ import annotations

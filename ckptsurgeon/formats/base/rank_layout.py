@@ -19,7 +19,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq", "p
 
 
 def is_buffer(key: str) -> bool:
-    """Return whether the name of a tensor is that of a common buffer."""
+    """Return whether a tensor has the name of a common buffer."""
     return key.rpartition(".")[2] in _BUFFERS
 
 

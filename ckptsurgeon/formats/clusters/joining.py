@@ -66,8 +66,8 @@ class RankJoiner:
     """Joins the state dicts of the ranks; ``files`` has one file per rank, in the order of the ranks.
 
     The method ``tree`` sets four attributes. ``differing`` has the keys of whole tensors that should be equal on all
-    ranks but are not; ``unlike_replicas`` has the keys of distributed tensors of which several ranks have the same part
-    with other values. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
+    ranks but are not; ``unlike_replicas`` has the keys of distributed tensors if several ranks have the same part, but
+    with different values. ``unknown`` has the keys of tensors that could not be compared. ``joined`` is the number of
     distributed tensors.
     """
 

@@ -20,7 +20,7 @@ _LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})\.(.*)", re.DOTALL)
 _STACKS = ("decoder.layers.", "language_model.encoder.layers.", "language_model.transformer.layers.")
 """Where the layers are that ``num_layers`` counts, if a model has no other stack of layers."""
 SAMPLED, BYTES = 16, 512
-"""How many tensors of a stage are compared with those of other stages, and how many bytes of each of their parts."""
+"""How many tensors of each stage are compared with other stages, and how many bytes of each part of such a tensor."""
 
 
 @dataclass

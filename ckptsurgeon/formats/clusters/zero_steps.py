@@ -36,7 +36,7 @@ def optimizer_step_notes(
 
 
 def _steps(state: Mapping[Any, Any], handles: Mapping[str, File]) -> Iterator[float]:
-    """Yield the steps in the state of an optimizer: those of a parameter's state, or of a group of parameters."""
+    """Yield the steps in the state of an optimizer, from the state of a parameter or from a group of parameters."""
     for name in _STATES:
         inner = state.get(name)
         holders: list[Any] = list(inner) if isinstance(inner, (list, tuple)) else []

@@ -35,7 +35,7 @@ def unlike_notes(
     model: StateFile,
     handles: Mapping[str, File],
 ) -> Iterator[str]:
-    """Yield a note if values of the flat vectors of stage 1 or 2 are not those of the model states, when rounded.
+    """Yield a note if values of the flat vectors of stage 1 or 2, when rounded, differ from the model states.
 
     ``groups`` has the shapes of the parameters of each group, ``ranks`` the vectors of each rank, ``paddings`` the
     unused elements after each parameter. ``handles`` are the open files by ``Storage.file``.
@@ -70,7 +70,7 @@ def _compared(
     module: Mapping[Any, Any],
     handles: Mapping[str, File],
 ) -> Iterator[tuple[int, str]]:
-    """Yield (rank, key) for each compared place of a rank's vector whose values differ from those of the module.
+    """Yield (rank, key) for each compared place of a rank's vector that has other values than the module.
 
     ``flats`` are the vectors of the ranks, one after the other; ``begins`` is where each parameter that can be compared
     begins in them.

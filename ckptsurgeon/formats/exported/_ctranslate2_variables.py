@@ -79,7 +79,10 @@ class Reader:
             yield key, self._variable(key)
 
     def aliases(self, variables: Mapping[str, Variable]) -> Iterator[tuple[str, str]]:
-        """Yield (alias, name of the variable) for each alias, and for the variable's scale and zero point, if any."""
+        """Yield (alias, name of the variable) for each alias, and for the variable's scale and zero point, if any.
+
+        Raises FormatError for an alias that is not valid.
+        """
         seen = set[str]()
         for place in range(self._count("alias", _ALIAS_BYTES)):
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")

@@ -75,7 +75,7 @@ class Cursor:
             nbytes -= step
 
     def skip_texts(self, number: int) -> None:
-        """Move past the next ``number`` strings, each of which is preceded by its length."""
+        """Move past the next ``number`` strings; each is stored after its length."""
         self.check(8 * number)
         while number:
             buffer, at, last = self._buffer, self._at, len(self._buffer) - 8

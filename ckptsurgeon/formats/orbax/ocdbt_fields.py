@@ -44,13 +44,13 @@ class Budget:
             raise self._too_large(f"has nodes with over {limits.OCDBT_NUMBERS:,} numbers")
 
     def unpack(self, nbytes: int) -> None:
-        """Count bytes of nodes, unpacked; raises UnsafeError above the limit."""
+        """Count the bytes of unpacked nodes; raises UnsafeError above the limit."""
         self._unpacked -= nbytes
         if self._unpacked < 0:
             raise self._too_large(f"has nodes that unpack to over {limits.OCDBT_UNPACKED:,} bytes")
 
     def keep(self, nbytes: int) -> None:
-        """Count bytes that stay in memory; raises UnsafeError above the limit."""
+        """Count the bytes that stay in memory; raises UnsafeError above the limit."""
         self._kept -= nbytes
         if self._kept < 0:
             raise self._too_large(f"has keys that need over {limits.OCDBT_KEPT:,} bytes of memory")
@@ -60,7 +60,7 @@ class Budget:
 
 
 class DataFile(NamedTuple):
-    """The path of a file, relative to the database, and the prefix of this path with which paths in its nodes begin."""
+    """The path of a file, relative to the database; ``base`` is a prefix of this path and of the paths in its nodes."""
 
     path: str
     base: bytes
@@ -138,7 +138,7 @@ class Fields:
         return found
 
     def texts(self, shared: Sequence[int], lengths: Sequence[int], prefix: bytes = b"") -> list[bytes]:
-        """Return texts, each of which is stored without the prefix that it shares with the text before it.
+        """Return texts; each is stored without the prefix that it shares with the text before it.
 
         ``shared`` has the length of the shared prefix of each text but the first. ``lengths`` has the number of stored
         bytes of each text. ``prefix`` is put in front of each text. Raises ValueError if a text is not valid.

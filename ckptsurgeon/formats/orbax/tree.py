@@ -71,7 +71,10 @@ class Item:
 
 
 def read_item(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
-    """Return the values of an item; raises FormatError if its metadata are not valid."""
+    """Return the values of an item.
+
+    Raises FormatError if the metadata of the item are not valid, UnsafeError if they list too many values.
+    """
     if METADATA not in files:
         return _of_folders(folder, files)
     said = _json(folder, METADATA, limits.INDEX_BYTES)

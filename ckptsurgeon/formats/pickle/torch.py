@@ -111,7 +111,7 @@ class TensorBuilder:
 
 
 def view(ref: TypedStorage, offset: Any, form: StridedForm, *, dtype: str = "", flags: Any = None) -> TensorInfo:
-    """Return the header of a tensor in the storage ``ref``; raises FormatError if it reaches beyond the storage.
+    """Return the header of a tensor in the storage ``ref``; raises FormatError or UnsafeError if it does not fit.
 
     ``offset`` is in elements. ``flags`` is torch's dict with ``conj`` and ``neg``.
     """

@@ -90,8 +90,8 @@ class _Bundle:
         """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format.
 
         A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
-        refers to another checkpoint, since the other checkpoint would be read instead. ``read`` is a function that
-        returns the bytes of a file.
+        refers to another checkpoint: otherwise, that checkpoint would be read instead of the new one. ``read`` is a
+        function that returns the bytes of a file.
         """
         found = {name for name in present if _FILE.fullmatch(name)}
         for name in STATES:
@@ -149,7 +149,7 @@ def _variable(key: str) -> str:
 def _index(files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]], read: ReadWritten) -> bytes:
     """Return the bytes of the index: a table with the header, then one entry per tensor, sorted by name.
 
-    ``read`` is a function that returns bytes of a written file, from which the checksums are computed.
+    ``read`` is a function that returns bytes of a written file; the checksums are computed from these bytes.
     """
     rows = {b"": field(1, len(files)) + _VERSION}
     for shard, (name, (tensors, layout)) in enumerate(files.items()):

@@ -121,7 +121,7 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
 
 
 def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
-    """Raise an error if a record's local header or descriptor contradicts the directory or the offsets in ``spot``.
+    """Raise UnsafeError if a record's local header or descriptor contradicts the directory or the offsets in ``spot``.
 
     ``row`` is the record's entry in the directory.
     """

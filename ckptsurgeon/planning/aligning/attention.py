@@ -65,8 +65,8 @@ def heads_along(
     """Return (a group of heads for each attention layer, all other axes, paths of layers whose row order is unknown).
 
     ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key, dimension) for
-    each axis that depends on the number of query heads alone. The other axes are those outside attention layers, and
-    those of embeddings.
+    each axis that depends on the number of query heads alone. The other axes are axes outside attention layers, and
+    axes of embeddings.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys

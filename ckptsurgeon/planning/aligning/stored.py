@@ -45,8 +45,8 @@ class _Leaf(NamedTuple):
     """A tensor of the checkpoint that is a part of a tensor of the network.
 
     ``dims`` has an item for each dimension of the checkpoint's tensor: (dimension of the network's tensor, index at
-    which the part begins there), or None for a dimension of size 1 that the network's tensor lacks. ``fixed`` is for
-    dimensions that only the network's tensor has: it maps each of them to the index of the part there.
+    which the part begins there). The item is None for a dimension of size 1 that the network's tensor lacks. ``fixed``
+    is for dimensions that only the network's tensor has: it maps each of them to the index of the part there.
     """
 
     key: str
@@ -182,7 +182,7 @@ def _reshaped(
     """Return the fields ``dims`` and ``fixed`` of a ``_Leaf`` for a tensor before it is reshaped.
 
     ``of`` is its shape before. The arguments ``shape``, ``dims`` and ``fixed`` describe it after it is reshaped. Raises
-    _UnknownError if the two shapes differ in other dimensions than those of size 1.
+    _UnknownError if the shapes differ in more than dimensions of size 1.
     """
     found: list[tuple[int, int] | None] = []
     more = dict(fixed)

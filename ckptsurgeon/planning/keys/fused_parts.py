@@ -22,8 +22,8 @@ _FUSED = {
 }
 """{order of the parts: names of the fused projections with this order}.
 
-If a projection has the parts of one head, then those of the next head, as query_key_value has, this is the order inside
-a head.
+In query_key_value, the parts of one head are followed by the parts of the next head: this is then the order inside a
+head.
 """
 _KINDS = {name: kind for kind, names in _PARTS.items() for name in names.split()}
 _ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for name in names.split()}

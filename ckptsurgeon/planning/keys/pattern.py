@@ -27,8 +27,9 @@ __all__ = ["IN_RANGE", "Captures", "KeyPattern", "OptionPattern", "with_equals"]
 class Captures:
     """The captures of a pattern in one key.
 
-    ``ordered`` holds all captures in their order, ``stars`` those of ``*``, ``doubles`` those of ``**``, ``named``
-    those of ``{n}`` (or of named groups). ``rest`` is the part of the key after the match, as in ``.weight``.
+    ``ordered`` holds all captures in their order. ``stars`` holds the captures of ``*``, ``doubles`` the captures of
+    ``**``, and ``named`` the captures of ``{n}`` (or of named groups). ``rest`` is the part of the key after the match,
+    as in ``.weight``.
     """
 
     ordered: tuple[str, ...] = ()

@@ -67,8 +67,8 @@ class Misordered:
 
         ``heads`` has the number of query heads ("q") and of key heads ("k"); an unknown number is left out.
 
-        ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, for which llama.cpp has the
-        order ``pairs``; the note then begins with this condition.
+        llama.cpp has the order ``pairs`` only for Llama and Mistral. If it is not known that the model is one of them,
+        ``is_llama`` is false, and the note begins with this condition.
         """
         old, new = map(escape, next(iter(self.renamed.items())))
         rows = "; ".join(

@@ -53,8 +53,8 @@ def conversion(
     output head is used, else the first one. ``config`` has the fields of the model's configuration, as far as it is
     known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from
     layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no name in the
-    target, a layer lacks a tensor that other layers have, or a number that the shapes do not show is missing from
-    ``config``.
+    target, if a layer lacks a tensor that other layers have, or if ``config`` lacks a number that the shapes do not
+    show.
     """
     tensors = network.tensors
     source = _stated(family, source, config)
@@ -279,7 +279,7 @@ def _is_changed_later(name: str, place: int, spelled: Mapping[str, str], hits: M
 
 
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
-    """Return the keys for which a layout has names, and those that match the patterns ``others``.
+    """Return the keys that a layout has names for, and the keys that match the patterns ``others``.
 
     ``names`` maps each name of the family to a pattern of the present keys. If a family's name is a whole key, such
     as ``text_projection.weight``, its pattern must match a key as a whole, not only its beginning.

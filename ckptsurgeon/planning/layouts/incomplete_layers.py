@@ -18,7 +18,7 @@ __all__ = ["LAYER", "check_complete", "check_experts"]
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
 _FEW = 16
-"""Numbers in keys are not those of layers if the largest is at least this number plus twice their count."""
+"""Numbers in keys are not layer numbers if the largest is at least this constant plus twice how many there are."""
 _SHOWN = 20
 """At most this many missing experts are named."""
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")

@@ -48,8 +48,8 @@ class Change(Protocol):
 class Layout:
     """The tensors of a family as one library stores them.
 
-    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with its
-    version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys, to
+    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code and the
+    version that it was compared with. ``names`` maps the family's names, which are patterns of modules or keys, to
     those of the library; a module that is not in this map does not exist in the library, unless one of the ``changes``
     makes another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns
     of tensors that the library computes itself, so that other layouts need not have them.
@@ -62,8 +62,8 @@ class Layout:
     The value is the name of a tensor with as many elements as the zeros, and the shape of the zeros as ``reshape``
     takes it (-1 for the remaining size).
 
-    The modules ``biases`` must have a bias; if another layout leaves it out, it is zeros. The value is the dimension of
-    the module's outputs in the weight of the family's own layout.
+    The modules in ``biases`` must have a bias; if another layout leaves it out, it is zeros. The value is the dimension
+    of the module's outputs in the weight of the family's own layout.
 
     ``training`` are patterns of tensors that only training uses; they are left out if another layout has no name for
     them. ``aside`` maps patterns of further tensors, which other layouts do not need, to the reason; it completes the
@@ -72,10 +72,10 @@ class Layout:
     ``only_written`` is written, but never recognised. ``omits`` maps patterns of tensors that are not written to the
     reason; a pattern may have the names of any layout of the family. ``fits`` is a function that returns whether
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
-    shows: how the library's network differs from that of transformers, which config.json may have to say. ``written``
-    is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the given
-    configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list`` is
-    for layers that are not in the list of layers: it maps their prefixes to the prefixes that they would have in the
+    shows: how the library's network differs from the network of transformers. config.json may have to say this.
+    ``written`` is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the
+    given configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list``
+    is for layers that are not in the list of layers: it maps their prefixes to the prefixes that they would have in the
     list.
     """
 
@@ -122,11 +122,11 @@ class Family:
     ``model_type`` in config.json with which changes may reorder the rows of queries and keys: other networks with the
     same names may rotate other rows.
 
-    Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``. If
-    names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
-    function that returns the family with the names for the network in the given tensors; None if it is not such a
-    network. Two families with the same ``kin`` differ only in layers that a destination need not have. ``routed`` has
-    the family's names of a router's weight, which has a row for each expert, and of a matrix of an expert.
+    Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
+    Names may depend on the structure of a network: in a U-Net, on the number of levels. Then ``shaped`` is a function
+    that returns the family with the names for the network in the given tensors; None if it is another network. Two
+    families with the same ``kin`` differ only in layers that a destination need not have. ``routed`` has the family's
+    names of a router's weight, which has a row for each expert, and of a matrix of an expert.
     """
 
     name: str

@@ -56,13 +56,13 @@ def _sample(keys: Collection[str]) -> Collection[str]:
 
 
 def _with_most_names(fitting: Sequence[tuple[Family, Layout]], keys: Collection[str]) -> list[tuple[Family, Layout]]:
-    """Return those of the layouts that have names for the largest number of ``keys``."""
+    """Return the layouts that have names for the largest number of ``keys``."""
     known = [len(known_keys(layout, keys)) for _, layout in fitting]
     return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
 
 
 def known_keys(layout: Layout, keys: Collection[str]) -> set[str]:
-    """Return the keys for which a layout has a name."""
+    """Return the keys that a layout has names for."""
     made = [change.made for change in layout.changes if change.made]
     texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
     matcher = KeyMatcher([*map(parsed, texts)])

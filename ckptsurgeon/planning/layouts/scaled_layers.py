@@ -33,7 +33,7 @@ class ScaledLayers:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that add scales of 0, with which every parameter keeps its value."""
+        """Return the operations that add scales of 0: with them, every parameter keeps its value."""
         found = [key for key in tensors if _PARAMETER.fullmatch(key.rpartition(".")[2])]
         return [row for key in _patterns(found) for row in _unscaled(key)]
 

@@ -174,7 +174,7 @@ def in_transformers(keys: Iterable[str]) -> bool:
 
 
 def layout_hint(models: Iterable[tuple[str, Collection[str]]], *, convert: str = "") -> str:
-    """Return a hint if some models have llama.cpp's names and others those of transformers; '' if all have the same.
+    """Return a hint if some models have llama.cpp's names, and others transformers' names; '' if all have the same.
 
     ``models`` are the names and the keys of the models. The hint says how to convert one model to the names of the
     others: the model called ``convert``, or by default the first with the names of llama.cpp.

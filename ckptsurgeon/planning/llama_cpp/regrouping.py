@@ -1,4 +1,4 @@
-"""Operations that make the tensors of one layout from those of the other, if new names alone do not suffice."""
+"""Operations that convert tensors from one layout to the other, if new names alone do not suffice."""
 
 from __future__ import annotations
 

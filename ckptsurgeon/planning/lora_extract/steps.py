@@ -1,4 +1,4 @@
-"""Sorts the tensors that differ into those that become factors and those that are saved; makes the steps of both."""
+"""Sorts the tensors that differ: some become factors, others are saved. Makes the steps of both."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class BaseChanges:
     """The changes of all tensors of the base, collected from one adapter after the other.
 
     ``tied`` is for output layers that the base does not store, because they are tied to the embedding: it maps the key
-    of the output layer to that of the embedding. An adapter may change only one of the two.
+    of the output layer to the key of the embedding. An adapter may change only one of the two.
     """
 
     def __init__(

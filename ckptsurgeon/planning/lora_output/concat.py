@@ -73,7 +73,7 @@ def plan_lora_concat(
     The factors A are stacked, and the factors B, times weight and scale, are put side by side, so that the new scale is
     1. With ``knots``, KnOTS merges the changes of the adapters instead. ``base`` is the model whose keys show where
     kohya's names with underscores have dots. ``alike`` returns the same value for two names of one base model.
-    ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
+    ``dtype`` is the dtype of all factors; '' keeps the dtypes of the adapters.
 
     Raises PlanError if the adapters cannot be joined exactly, PatternError for a pattern that matches nothing.
     """

@@ -1,4 +1,4 @@
-"""Modules whose factors are made by KnOTS from those of several adapters (https://arxiv.org/abs/2410.19735)."""
+"""Modules whose factors KnOTS makes from the factors of several adapters (https://arxiv.org/abs/2410.19735)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ COMFY = "diffusion_model"
 class FactorSource:
     """How a factor of a new adapter is made: its inputs are multiplied by ``weights`` and concatenated.
 
-    Empty ``weights`` are all 1. If ``factor`` is given, the result is instead a factor of lower rank, which is computed
+    Empty ``weights`` are all 1. If ``factor`` is given, the result is instead a factor of lower rank. It is computed
     from the product of the inputs A and B, from several such products, or from the tensors of a LoHa or LoKr.
     """
 

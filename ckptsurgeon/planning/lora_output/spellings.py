@@ -212,7 +212,7 @@ def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
 
 
 def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
-    """Return a note on modules whose names are those of diffusers, so that ComfyUI does not find them."""
+    """Return a note on modules that ComfyUI does not find, because they have diffusers' names."""
     found = [module.name for module in modules if module.name.startswith(BLOCKS)]
     if not found:
         return []

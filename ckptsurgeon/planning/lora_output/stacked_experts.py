@@ -190,7 +190,7 @@ def _single(name: str, *, is_mixtral: bool) -> str:
 def _config(
     data: Mapping[str, Any], stacks: Sequence[_Stack], settings: AdapterConfig, *, is_mixtral: bool
 ) -> dict[str, Any]:
-    """Return the configuration of the LoRA of single experts, whose scales are those of the stacks.
+    """Return the configuration of the LoRA of single experts, which keeps the scales of the stacks.
 
     ``data`` is the configuration for stacked experts.
     """

@@ -54,7 +54,7 @@ def has_own_head(steps: Sequence[Step], all_tied: bool) -> bool:
 
 
 class ModelTies:
-    """The tied tensors (with several names) of each model of a merge, from which the ties of the output follow."""
+    """The tied tensors (with several names) of each model of a merge; they determine the ties of the output."""
 
     def __init__(self, views: Sequence[SourceView]) -> None:
         self._views = views

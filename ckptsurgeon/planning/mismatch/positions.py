@@ -1,4 +1,4 @@
-"""Resizes absolute position embeddings: those of a line of positions, or of a grid of patches after prefix tokens.
+"""Resizes absolute position embeddings: a line of positions, or a grid of patches after prefix tokens.
 
 Prefix tokens (a class token, or the two tokens of DeiT) come before the patches; their positions are kept as they are.
 This follows timm's ``resample_abs_pos_embed``:

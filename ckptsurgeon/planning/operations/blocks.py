@@ -93,7 +93,7 @@ def _is_better(at: int, layers: int) -> bool:
 
 
 def _type_for(to: str, row: int) -> str:
-    """Return the GGUF type to which rows of ``row`` values are rounded if ``to`` is asked for; "" if there is none."""
+    """Return the GGUF type for rows of ``row`` values if the user asked for ``to``; "" if there is none."""
     return next((of for of in (to, OF_SHORT_ROWS.get(to, to)) if row % BLOCKS[of][0] == 0), "")
 
 

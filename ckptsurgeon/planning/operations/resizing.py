@@ -13,8 +13,10 @@ from .operation import ALL, Operation, indices_of
 __all__ = ["MOST_PARTS", "dimension", "noised", "of_heads", "resized", "scaled_part"]
 
 MOST_PARTS = 100_000
-"""The most parts into which an operation divides a tensor, or from which it makes one: enough for experts, heads or
-layers, not for the rows of a vocabulary."""
+"""The most parts into which an operation may divide a tensor, or which it may join.
+
+This is enough for experts, heads or layers, not for the rows of a vocabulary.
+"""
 
 
 def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:

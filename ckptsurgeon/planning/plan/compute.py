@@ -161,9 +161,9 @@ class Factor:
     The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
     input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. If ``of``
     is "knots", the inputs are the factors A and B of several adapters, and the matrix is what KnOTS makes of their
-    products: ``weights`` has a number for each product, ``merge`` is the name of the method that merges them in their
-    shared basis, ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A" or "B". ``seed`` is for
-    the random start of the computation of a difference, and for the values that DARE keeps. The inputs of a
+    products: ``weights`` has a number for each product, ``merge`` is the name of the method that merges the products in
+    their shared basis, and ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A" or "B". ``seed``
+    is for the random start of the computation of a difference, and for the values that DARE keeps. The inputs of a
     difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in,
     *kernel), B is (out, rank, 1, ...).
     """
@@ -180,7 +180,7 @@ class Factor:
 
     @property
     def divisor(self) -> float:
-        """The number by which the factor of the matrix is divided: a negative scale changes the sign of B only."""
+        """The number that divides the factor of the matrix: a negative scale changes the sign of B only."""
         root = sqrt(abs(self.scale))
         return -root if self.scale < 0 and self.part == "B" else root
 
@@ -295,9 +295,9 @@ class Merge:
 
     The value of a parameter is a tuple if each model has its own value. If ``base`` is true, the last input is the
     base. The method gets values of the dtype ``compute``; ``device`` is the torch device of the computation ("" for
-    numpy). If the method uses ``statistics`` of the models, the step's inputs are first the tensors of all models,
-    then the statistics of each model. If it uses those of its base (``OF_BASE``), the last input is the base's
-    statistics, after the base.
+    numpy). If the method uses ``statistics`` of the models, the step's inputs are first the tensors of all models, then
+    the statistics of each model. If it uses statistics of the base only (``OF_BASE``), the last two inputs are the base
+    and its statistics.
     """
 
     method: str

@@ -53,8 +53,8 @@ class CarriedEntries(Brief):
     """The entries of the first source, other than its state dict, that are copied to the output.
 
     ``root`` is the dotted path of the state dict in the source, ``entries`` are the names of the entries. If the source
-    is the state of an optimizer, so is the output: ``groups`` has its parameter groups, each with the entries
-    (``params``, and perhaps ``param_names``) that replace those of the source's group.
+    is the state of an optimizer, so is the output. Then ``groups`` has, for each parameter group, the entries
+    (``params``, and perhaps ``param_names``) that replace the same entries of the source's group.
     """
 
     root: str = ""

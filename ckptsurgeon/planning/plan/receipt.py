@@ -118,10 +118,10 @@ class Verification(InNotebooks):
 
     These are numbers of tensors:
 
-    - ``compared``: equal, bit for bit, to the values made from their sources again;
-    - ``drawn``: initialised with random values, and with the checksum that was recorded then;
-    - ``near``: computed on a device, or with adapters on another processor, and equal except for the last digits;
-    - ``products``: factors whose product equals that of newly extracted factors, up to rounding.
+    - ``compared``: equal, bit for bit, to the values made from their sources again; - ``drawn``: initialised with
+    random values, and with the checksum that was recorded then; - ``near``: computed on a device, or with adapters on
+    another processor, and equal except for the last digits; - ``products``: factors whose product equals the product of
+    newly extracted factors, up to rounding.
 
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
     floating tensors. ``recipe`` is true if the output has a recipe; without a recipe, only a plan shows how the output

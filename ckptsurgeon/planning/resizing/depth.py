@@ -187,8 +187,8 @@ def changed_depth(
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is true if each layer
     normalises the sum of its input and its own results (post-norm). ``influences`` has the block influence of each
-    layer of the source, if the layers were chosen by it; the note then has those of the layers that are left out.
-    Raises PlanError if an added layer cannot pass its input on, if a source layer lacks a tensor that the output's
+    layer of the source, if the layers were chosen by it; the note then has the influences of the layers that are left
+    out. Raises PlanError if an added layer cannot pass its input on, if a source layer lacks a tensor that the output's
     layer needs, or if a tensor outside the layers changes.
     """
     _check_outside(field, paths, before, after)
@@ -319,9 +319,9 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
 
 
 def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
-    """Return the path of a module in a layer with several matrices, none of which is in ``found``; "" if there is none.
+    """Return the path of a module that has several matrices, but none of them in ``found``; "" if there is none.
 
-    ``keys`` are all keys of the layer, ``own`` is their common beginning, and ``found`` its output projections.
+    ``keys`` are all keys of a layer, ``own`` is their common beginning, and ``found`` are its output projections.
     """
     matrices: dict[str, set[str]] = {}
     for key in keys:

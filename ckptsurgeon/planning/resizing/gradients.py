@@ -107,7 +107,7 @@ def _runs(values: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def why_lost(info: TensorInfo) -> str:
-    """Return the reason why a moment that operations made is not that of the new weight; '' if it is."""
+    """Return why a moment that operations made is not the right moment of the new weight; '' if it is the right one."""
     if not any(one.storage is not None for one in leaves(info)):
         return "0 at first"
     return "means of several" if _is_summed(info) else ""

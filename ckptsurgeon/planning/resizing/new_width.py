@@ -86,9 +86,9 @@ def added_width(
 ) -> Change:
     """Return the change that adds dimensions to the width, which are 0 at first.
 
-    ``norms`` are those of the source. ``more`` maps keys of norms' weights to further factors by which they are
-    multiplied. If the number of query heads grows with the width, ``groups`` is the number of key heads that they
-    share. Raises PlanError for norms with which this is not possible, and for axes whose size is not just the width.
+    ``norms`` are those of the source. ``more`` maps the keys of norms' weights to factors that also multiply these
+    weights. If the number of query heads grows with the width, ``groups`` is the number of key heads that they share.
+    Raises PlanError if a norm would compute something else, or if the size of an axis is not just the width.
     """
     old, new = numbers
     change = Change(f"{field} {old} to {new}: {new - old} dimensions are added, which are 0 at first", True)

@@ -1,6 +1,6 @@
 """Adds heads, channels, experts or width by repeating the old ones; makes fewer key and value heads by pooling.
 
-If outputs of a layer are repeated, the weights of the layers that read them are divided by the number of copies, so the
+If outputs of a layer are repeated, the layers that read them divide their weights by the number of copies. So the
 network computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
 (https://arxiv.org/abs/1511.05641) for channels. Equal copies learn the same; so noise that sums to 0 over the copies
 can be added to the weights that read them: the copies then differ, and the network still computes the same. Keys and

@@ -21,7 +21,7 @@ SHOWN, LONGEST = 3, 60
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
-    """Return the axes in groups; all axes of a group, such as those of one attention layer, must keep the same units.
+    """Return the axes in groups; all axes of a group, such as one attention layer's, must keep the same units.
 
     Axes of one module (``mlp``, ``self_attn``) are a group if it has outputs and inputs. All other axes of one layer
     (``encoder.layer.3``) are a group together.

@@ -263,7 +263,7 @@ def is_of_tokens(key: str, axes: int) -> bool:
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Return whether one of the names of a tensor is that of an embedding or output layer, which has a row per token.
+    """Return whether a tensor has a row for each token: one of its names is that of an embedding or an output layer.
 
     ``axes`` is the number of dimensions of the tensor: 2 for a matrix, 1 for a bias.
     """
@@ -276,7 +276,7 @@ def _has_other_rows(name: str) -> bool:
 
 
 def _could_be_bias(change: ShapeChange) -> bool:
-    """Return whether one of a tensor's names is that of a bias."""
+    """Return whether one of a tensor's names is the name of a bias."""
     return any("bias" in name.lower().rpartition(".")[2] for name in change.names)
 
 

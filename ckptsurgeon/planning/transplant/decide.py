@@ -92,7 +92,7 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
 class InitialView:
     """A file that contains initial values of some tensors: its entry in the plan's sources, and its tensors.
 
-    ``file`` says for which keys of the destination it has values.
+    ``file`` has the keys of the destination that it has values for.
     """
 
     source: PlanSource

@@ -82,7 +82,7 @@ def _missing(steps: Iterable[Step]) -> list[Step]:
 
 
 def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> bool:
-    """Return whether the shapes of most missing tensors are those of unused tensors, as they are or transposed."""
+    """Return whether most missing tensors have the shape of an unused tensor, as it is or transposed."""
     wanted = Counter(tuple(sorted(step.shape)) for step in missing)
     there = Counter(tuple(sorted(origin.info.shape)) for origin in unexpected)
     return 2 * (wanted & there).total() >= len(missing)

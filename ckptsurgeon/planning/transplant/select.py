@@ -147,8 +147,8 @@ class SourceView(Brief):
 class TensorOrigin(NamedTuple):
     """The origin of a tensor: the index of its source, its key there, and the rule that renamed it.
 
-    ``made`` says by which operations it was made, None without operations. ``coded`` is the quantised tensor that it is
-    a part of, None for a plain tensor. ``dtype`` is the dtype in which it is written if no option sets another dtype.
+    ``made`` says which operations made it; None without operations. ``coded`` is the quantised tensor that it is a part
+    of, None for a plain tensor. ``dtype`` is the dtype in which it is written if no option sets another dtype.
     """
 
     source: int
@@ -355,5 +355,5 @@ def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, .
 
 
 def operation_fields(origin: TensorOrigin) -> dict[str, Any]:
-    """Return the fields of a step that say by which operations the source's tensor was made; {} without operations."""
+    """Return the fields of a step that name the operations that made the source's tensor; {} without operations."""
     return {} if origin.made is None else {"operation": origin.made.operation, "made_of": origin.made.of}

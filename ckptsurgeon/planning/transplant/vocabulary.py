@@ -24,9 +24,9 @@ Shape = Sequence[int]
 class VocabularyOptions:
     """The options --vocab and --vocab-keys: ``rows`` has the source row for each row of the destination.
 
-    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis. ``own`` says
-    whether the list of the source, and that of the destination, is in the folder of its model. If such a list is
-    shorter than the model's embedding, the further rows are padding.
+    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis. ``own`` has two
+    booleans: whether the source's list is in the folder of its model, and whether the destination's is. If such a list
+    is shorter than the model's embedding, the further rows are padding.
     """
 
     rows: VocabularyRows
@@ -54,8 +54,8 @@ class VocabularyAxes:
     """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
     It is the axis that the user gave, else the axis that the destination declares, else the only axis whose sizes fit.
-    If no axis fits and the lists are the models' own, it is the first axis of an embedding or output layer, which is
-    recognised by its name and has rows of padding.
+    If no axis fits and the lists are the models' own, it is the first axis of an embedding or output layer that has
+    rows of padding; such layers are recognised by name.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
@@ -250,7 +250,7 @@ class VocabularyAxes:
         ]
 
     def of_no_list(self, steps: Sequence[Step]) -> PlanError | None:
-        """Return an error if no tensor changes from the length of the old vocabulary to that of the new one; else None.
+        """Return an error if no tensor changes from the old vocabulary's length to the new one's; else None.
 
         ``steps`` are the steps of tensors whose shapes differ.
         """
@@ -279,7 +279,7 @@ class VocabularyAxes:
 
 
 def _remedy(key: str, axis: int, more: int) -> str:
-    """Return the hint for a tensor whose number of rows is not that of the tokens of its list.
+    """Return the hint for a tensor that has more or fewer rows than its list has tokens.
 
     ``more`` is the number of rows that have no token; it is below 0 if there are too few rows, or no such axis.
     """

@@ -231,8 +231,8 @@ def _lacks_zero_points(asked: Request) -> bool:
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If ``odd`` is given, each kind of implausible scales that was found (see ``_odd_scales``) is recorded in it with the
-    name of the weight; for a matrix, its size (large, small or usual) is recorded, too.
+    If ``odd`` is given, the name of the weight is recorded in it for each kind of implausible scales that was found
+    (see ``_odd_scales``). For a matrix, its size (large, small or usual) is recorded, too.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -269,7 +269,7 @@ def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Bo
 def decode_rounded(
     read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None
 ) -> tuple[Array, bool] | None:
-    """Return the part ``box`` of a decoded weight in a floating-point dtype, and whether all values must be finite.
+    """Return the part ``box`` of a decoded weight in a floating-point dtype, and whether all values are surely finite.
 
     The values are computed from the bits of the codes, or looked up in a table of all products of codes and scales.
     This is faster than ``decode`` followed by a cast, and the values are the same. Returns None if it is impossible, or
@@ -285,7 +285,7 @@ def _scaled_floats(
 ) -> tuple[Array, bool] | None:
     """Return the part ``box`` of a weight, multiplied or looked up in a table of all products; None if not possible.
 
-    The second value is whether all weights must be finite, as they are if they were multiplied.
+    The second value is true if all weights are surely finite: if they were multiplied, not looked up.
     """
     made = info.made
     assert isinstance(made, Decoded)

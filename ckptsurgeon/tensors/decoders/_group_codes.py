@@ -31,11 +31,12 @@ They begin at a multiple of ``ALIGNED``, where words begin, too.
 FEWEST, SMALLEST = 64, 16
 """Codes are judged only if there are at least ``FEWEST`` groups, each with at least ``SMALLEST`` codes."""
 FAR = 1.2
-"""Zero points do not fit if the variance of (mean code - zero point) is over this many times that of the mean codes.
+"""Zero points do not fit if the variance of (mean code - zero point) is over this many times that of mean codes.
 
 If they fit, it is 0.04 to 0.4 times as large (RTN and GPTQ, with and without the order of columns, groups of 32 and
-128). If zero points or order are those of another tensor, it is 1.6 to 5 times as large. But it is also large if the
-weights of each group have a mean of their own, as in filters of images and sounds; the next constants exclude these.
+128). If the zero points or the order are from another tensor, it is 1.6 to 5 times as large. But it is also large if
+the weights of each group have a mean of their own, as in filters of images and sounds; the next constants exclude
+these.
 """
 LIKE, ALONE = 2.2, 1.4
 """Zero points of another tensor vary at most ``LIKE`` times as much as the mean codes; those of filters vary more.
@@ -63,7 +64,7 @@ distributed weights have the share 0.87 in groups of 16, and 0.4 in groups of 12
 EQUAL = 0.25
 """A part is not judged if more than this share of its scales equal the previous scale in their row.
 
-Then its weights were clipped at one value, or have few values, as those of BitNet.
+Then its weights were clipped at one value, or have few values, as in BitNet.
 """
 BITS, BOTH, SPREAD = 4, 0.58, 2.2
 """Codes of at least ``BITS`` bits that have a single zero point are asymmetric if two conditions are met.

@@ -1,7 +1,7 @@
 """Finds implausible scales and zero points, which no quantisation method writes, while weights are decoded.
 
-A scale is implausible ("odd" in names) if it is negative, if it makes weights larger than those of any model, or if it
-is 0 although its codes are not all 0.
+A scale is implausible ("odd" in names) if it is negative, if it makes weights larger than any real weight, or if it is
+0 although its codes are not all 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is implausible if its codes are not zero.
 
 In GGUF scales of 0 are normal: a block of tiny numbers gets one. In bitsandbytes' 4-bit encodings and in MLX a block of
-zeros has the same code everywhere, but this code need not be that of 0.
+zeros has the same code everywhere, but this code need not represent the number 0.
 """
 
 TINY, LARGE = 1e-30, 1e4

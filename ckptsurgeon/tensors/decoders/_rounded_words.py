@@ -14,7 +14,7 @@ __all__ = ["have_rounded_words"]
 PACKED = ("packed", "gptq", "awq", "fp4")
 """The encodings whose codes may be stored in words of 32 bits. The words of MLX's fp4 are read as bytes."""
 SAMPLED, FEWEST = 8192, 256
-"""About how many words of each decoded part are read, and the fewest words from which rounding can be judged."""
+"""About how many words of each decoded part are read, and the fewest words that are enough to judge rounding."""
 ROUNDED = 1 << 27
 """From this number on, float32 keeps only multiples of 16: the lowest 4 bits of a word so large are then 0."""
 ALL, SOME = 0.99, 0.5

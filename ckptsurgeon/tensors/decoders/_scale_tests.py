@@ -23,8 +23,8 @@ __all__ = [
 CERTAIN = 64
 """If at least this many scales are all negative, this is not by chance.
 
-AutoRound and llama.cpp choose the sign of each scale so that the value of the largest magnitude gets the code of the
-largest magnitude, which is negative. So about half of their scales are negative.
+AutoRound and llama.cpp choose the sign of each scale: the value of the largest magnitude gets the code of the largest
+magnitude, which is negative. So about half of their scales are negative.
 """
 MIXED = 1 / 3
 """If more than this share of the values has the rarer of the two signs, scales cannot all be negative.
@@ -50,7 +50,7 @@ Then weights were perhaps clipped: in a block of clipped weights with a larger s
 although the scale is right.
 """
 VARIES = 1e-6
-"""The smallest variance of the logarithm of scales for which the slope can be computed."""
+"""The slope is computed only if the variance of the logarithm of scales is at least this number."""
 LOOKED_AT, SCALES = 1 << 16, 16
 """About how many values are compared with their codes, and the fewest different scales for which there is a slope."""
 SMALLEST = 1e-5
@@ -105,9 +105,9 @@ def have_many_values(codes: Array) -> bool:
 def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
     """Yield the kinds of implausible scales of MLX's affine codes.
 
-    The bias of a group is that end of its range which is farther from 0. It is a multiple of the scale, with the other
-    sign, so its magnitude is never smaller than that of the scale. Older versions of MLX have only positive scales;
-    their biases are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
+    The bias of a group is the end of its range that is farther from 0. It is a multiple of the scale, with the other
+    sign, so its magnitude is at least that of the scale. Older versions of MLX have only positive scales; their biases
+    are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
     """
     some = (scale != 0) & (bias != 0)
     scale, bias = scale[some].astype("<f8"), bias[some].astype("<f8")
@@ -140,9 +140,9 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
 def lean_of(values: Array) -> float:
     """Return the median of |mean| / deviation over runs of weights along rows; 0 if there are too few runs.
 
-    At most twice ``RUNS`` runs are read, spread over all rows and columns. The distance between two
-    codes is first subtracted from each |mean|. The reason is that an outlier makes the scale of its group so large that
-    all other weights get the one code nearest to 0; if this code is not exactly 0, it moves the mean.
+    At most twice ``RUNS`` runs are read, spread over all rows and columns. The distance between two codes is first
+    subtracted from each |mean|. The reason: an outlier makes the scale of its group so large that all other weights get
+    the code nearest to 0. If this code does not represent exactly 0, the mean moves.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)

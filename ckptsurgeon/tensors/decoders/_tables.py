@@ -103,7 +103,7 @@ def scale_numbers(shape: Sequence[int], box: Box, steps: Sequence[int]) -> tuple
 
 @lru_cache(8)  # the blocks of a model have few widths
 def _numbers_along(begin: int, end: int, step: int, stride: int) -> Array:
-    """Return the number of the scale of each element from ``begin`` to ``end`` along a dimension, times ``stride``."""
+    """Return the index of the scale of each element from ``begin`` to ``end`` along a dimension, times ``stride``."""
     found: Array = (np.arange(begin, end) // step - begin // step) * stride
     found.setflags(write=False)
     return found

@@ -187,7 +187,10 @@ def _mlx(asked: Request) -> TensorInfo:
 
 
 def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> TensorInfo:
-    """Describe an MLX tensor whose codes are small floats, and which has no biases; the settings contain the mode."""
+    """Describe an MLX tensor whose codes are small floats, and which has no biases; the settings contain the mode.
+
+    Raises UndecodableError if there is no mode, or the scales do not fit.
+    """
     mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
     if not mode:
         raise UndecodableError("it has no biases, and no setting contains its mode")

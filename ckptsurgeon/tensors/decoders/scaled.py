@@ -135,7 +135,8 @@ def _fitted(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the new shape of the scales, and how many elements share a scale along each dimension.
 
-    The parameters are those of ``_aligned``, but ``scales`` is only the shape of the scales.
+    The parameters are those of ``_aligned``, but ``scales`` is only the shape of the scales. Raises UndecodableError if
+    the scales do not fit.
     """
     own = scales
     if prod(scales) == 1:
@@ -156,7 +157,7 @@ def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) 
     """Return the number of elements that share a scale, of the ``size`` elements along a dimension.
 
     ``number`` is the number of scales along this dimension, ``sizes`` are the block sizes (rows, columns) in the
-    settings. ``dim`` is counted from the last dimension, which is -1.
+    settings. ``dim`` is counted from the last dimension, which is -1. Raises UndecodableError if the scales do not fit.
     """
     if number in (1, size):
         return 1 if number == size else max(size, 1)

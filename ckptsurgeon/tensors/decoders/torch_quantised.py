@@ -90,7 +90,10 @@ def _sizes(codes: TensorInfo) -> tuple[tuple[str, float], ...]:
 
 
 def _integers(codes: TensorInfo) -> TensorInfo:
-    """Return the codes as a tensor of integers; for codes of less than a byte, a vector of bytes that contain them."""
+    """Return the codes as a tensor of integers; for codes of less than a byte, a vector of bytes that contain them.
+
+    Raises UndecodableError if codes of less than a byte are not contiguous.
+    """
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:

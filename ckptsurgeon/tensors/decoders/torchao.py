@@ -73,7 +73,10 @@ class _TorchAO:
 
 
 def _described(asked: Request) -> TensorInfo:
-    """Return the description of a torchao tensor's decoded weight, which names the decoder of its values."""
+    """Return the description of a torchao tensor's decoded weight, which names the decoder of its values.
+
+    Raises UndecodableError if no decoder fits.
+    """
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
         raise UndecodableError(
@@ -148,7 +151,7 @@ def _plain(stored: Any) -> object:
 def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> TensorInfo:
     """Describe codes that are plain numbers; each block of codes has a scale, and perhaps a zero point.
 
-    The number of scales along a dimension must divide the number of codes.
+    The number of scales along a dimension must divide the number of codes. If it does not, UndecodableError is raised.
     """
     for one in (scale, *([zero] if zero is not None else [])):
         if len(one.shape) != len(codes.shape) or any(
@@ -167,7 +170,10 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
 
 
 def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> TensorInfo:
-    """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps a global scale."""
+    """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps a global scale.
+
+    Raises UndecodableError if the scales do not fit.
+    """
     if not codes.shape:
         raise UndecodableError("its codes are a single number, not rows of codes")
     if scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1:] or not scale.shape[-1]:
@@ -189,7 +195,10 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
 
 
 def _int4(codes: TensorInfo, scale: TensorInfo, shift: TensorInfo | None) -> TensorInfo:
-    """Describe signed 4-bit integers, two in a byte, with a scale and a zero point for each group of a row."""
+    """Describe signed 4-bit integers, two in a byte, with a scale and a zero point for each group of a row.
+
+    Raises UndecodableError if they do not fit.
+    """
     if shift is None or shift.shape != scale.shape:
         raise UndecodableError("it has no zero points, or they have a different shape from its scales")
     if codes.dtype not in ("int8", "uint8") or len(codes.shape) < 2:

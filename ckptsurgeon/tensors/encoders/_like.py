@@ -18,9 +18,9 @@ __all__ = ["UnencodableError", "encoded_like"]
 def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     """Return {key ending: stored tensor} for ``weight`` in the encoding of the existing quantised tensor ``asked``.
 
-    The endings, dtypes and shapes are those of the stored tensors of ``asked``, so that the settings in config.json
-    stay correct (block and group sizes, zero points, bits and so on). Stored tensors that describe the encoding, and
-    scales of a layer's inputs, are taken from ``asked``.
+    The returned tensors have the endings, dtypes and shapes of the stored tensors of ``asked``. So the settings in
+    config.json (block and group sizes, zero points, bits and so on) stay correct. Stored tensors that describe the
+    encoding, and scales of a layer's inputs, are taken from ``asked``.
 
     ``weight`` is a floating-point tensor, stored or computed, with the shape of the decoded weight of ``asked``. Its
     values are rounded to nearest, with scales from the minimum and the maximum of each group. No value is read here:
@@ -49,7 +49,10 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
 
 
 def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> TensorInfo:
-    """Return the new stored tensor with the key ending ``end``; ``stored`` is the existing one, a part of ``asked``."""
+    """Return the new stored tensor with the key ending ``end``; ``stored`` is the existing one, a part of ``asked``.
+
+    Raises UnencodableError if no encoder can compute it.
+    """
     name = end.rpartition(".")[2]
     role = _ROLES.get(name, "")
     if asked.coded.parts[end] == asked.coded.codes:

@@ -160,7 +160,10 @@ def _gptq(asked: _Asked) -> Template:
 
 
 def _order(asked: _Asked, end: str) -> Array:
-    """Return the index of the group of each column, as stored in the tensor with the key ending ``end``."""
+    """Return the index of the group of each column, as stored in the tensor with the key ending ``end``.
+
+    Raises UnencodableError if it cannot be read.
+    """
     order, stored = dict(asked.made.parts)["order"], asked.request.stored(end)
     if order.dtype not in ("int32", "int64") or len(stored) != order.nbytes:
         raise UnencodableError(f"its {end[1:]} cannot be read")

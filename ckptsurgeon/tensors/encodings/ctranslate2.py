@@ -29,7 +29,10 @@ def _whole(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
 
 
 def _awq(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor:
-    """Return the number of parameters; config.json alone says along which dimension they are packed."""
+    """Return the logical tensor of AWQ's codes.
+
+    Its shape is unknown: only config.json has the dimension of the packing.
+    """
     number = parts[CODES].numel * _IN_A_WORD
     return LogicalTensor("CTranslate2, AWQ, 4 bits", number, at_least=number)
 

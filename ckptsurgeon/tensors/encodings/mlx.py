@@ -36,7 +36,7 @@ def _logical(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 def _fitting(words: int, groups: int, sizes: Sequence[int], possible: Sequence[int] = _BITS) -> dict[int, int]:
-    """Return {bits of a code: columns} for those of the ``possible`` numbers of bits that fit the codes and the scales.
+    """Return {bits of a code: columns} for each number of bits in ``possible`` that fits the codes and the scales.
 
     ``words`` is the number of words in a row, ``groups`` the number of its scales. ``sizes`` are the group sizes to
     try.

@@ -35,7 +35,7 @@ INT4, MX, NVFP4 = "Int4Tensor", "MXTensor", "NVFP4Tensor"
 KINDS = (*SCALED, INT4, MX, NVFP4)
 """The classes of torchao that this package decodes."""
 _OUTWARD = frozenset(DTYPES) - {"int64"}
-"""The dtypes that a pickled tensor of torchao can have: its dtype is that of the decoded weight, not of the codes."""
+"""The dtypes that a pickled tensor of torchao can have: it is the dtype of the decoded weight, not of the codes."""
 
 
 def pickled_torchao(info: TensorInfo) -> tuple[str, Mapping[str, object]]:

@@ -1,6 +1,6 @@
 """Decides whether the packed words of a quantised model are averages of the words of several models.
 
-In averages, the spread (standard deviation) of the highest code in each word differs from that of the other codes:
+In averages, the highest code in each word has another spread (standard deviation) than the other codes:
 ``tensors/decoders/_code_places.py`` measures the difference for each tensor.
 """
 

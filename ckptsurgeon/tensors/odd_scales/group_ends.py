@@ -43,7 +43,7 @@ ROUNDED_UP = (
 
 
 def moved_codes(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
-    """Return the tensors whose codes seem to be in other groups than those for which their scales were made.
+    """Return the tensors whose codes seem to have been moved to other groups after their scales were made.
 
     Each map in ``every`` has names of tensors by kind. A kind such as ``ends^63/64`` contains the numbers that were
     measured for the tensor.

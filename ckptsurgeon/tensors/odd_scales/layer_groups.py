@@ -1,4 +1,4 @@
-"""Finds layers whose tensors are all larger, or all smaller, than those of other layers: perhaps of another model."""
+"""Finds layers whose tensors are all larger, or all smaller, than in other layers: perhaps from another model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LAYERS, ROLES = 4, 3
 def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:
     """Return the keys of the tensors in the group of layers with the larger sizes; [] unless there are two groups.
 
-    ``sizes`` are logarithms by key. In a healthy model, the sizes of one role (key without numbers) may differ between
-    layers, but not those of all roles between the same layers. So the gap between the groups must be at least ``apart``
-    in all roles of a list of layers, and each group must have at least a third of the layers. One layer may be in both
-    groups, since it may be split over two files.
+    ``sizes`` are logarithms by key. In a healthy model, the sizes of a single role (key without numbers) may differ
+    between two groups of layers, but not the sizes of all roles. So the gap between the groups must be at least
+    ``apart`` in all roles of a list of layers, and each group must have at least a third of the layers. One layer may
+    be in both groups, since it may be split over two files.
     """
     return [key for roles in _lists(sizes) for key in _larger(roles, apart)]
 
@@ -28,9 +28,9 @@ def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:
 def outlying_layers(sizes: Mapping[str, float], apart: float, fewest: int = ROLES) -> tuple[list[str], list[str]]:
     """Return (keys of tensors in layers that are far larger than all others, keys of those in far smaller layers).
 
-    ``sizes`` are logarithms by key. In each role (key without numbers) that such a layer has, its sizes are more than
-    ``apart`` above, or below, those of all other layers. A layer must have at least ``fewest`` roles, and less than a
-    third of the layers can be returned as larger, or as smaller.
+    ``sizes`` are logarithms by key. In each role (key without numbers) of such a layer, its size is more than ``apart``
+    above, or below, the sizes in all other layers. A layer must have at least ``fewest`` roles, and less than a third
+    of the layers can be returned as larger, or as smaller.
     """
     lists = _lists(sizes)
     return (

@@ -128,7 +128,7 @@ def _of_matrices(some: Sized, every: Sized) -> str:
 
 
 def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
-    """Yield notes on layers whose matrices are all far larger, or all far smaller, than those of the other layers."""
+    """Yield notes on layers whose matrices are all far larger, or all far smaller, than in the other layers."""
     for names, as_large in zip(
         outlying_layers(powers, LAYER), (f"over {1 << LAYER} times", f"less than 1/{1 << LAYER}"), strict=True
     ):

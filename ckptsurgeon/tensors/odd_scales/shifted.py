@@ -21,9 +21,9 @@ SHIFT, MOSTLY = 0.15, 0.75
 There is a note only if more than the share ``MOSTLY`` of the matrices have such a mean.
 """
 UNCENTRED, LEANING = "uncentred", "leaning"
-"""The kinds of matrices in whose groups the mean is far from 0, whatever its sign.
+"""The kinds of matrices whose groups have means far from 0, of any sign.
 
-Wrong zero points that differ from group to group shift some groups up and others down, so that the mean of the matrix
+If wrong zero points differ from group to group, some groups are shifted up and others down. So the mean of the matrix
 may be near 0.
 """
 LEANS = {UNCENTRED: 1.0, LEANING: 0.4}

@@ -1,4 +1,4 @@
-"""Decides from the sizes of decoded matrices whether scales are inverse, squared, or those of other codes."""
+"""Decides from the sizes of decoded matrices whether scales are inverse or squared, or belong to other codes."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
 RISING = 10.0
 """For smaller factors, scales and codes are not compared. The median of a healthy network is rarely larger."""
 FEWEST = 4
-"""The fewest decoded matrices for which a note can say that most of them are too large or too small."""
+"""A note that most decoded matrices are too large or too small needs at least this many matrices."""
 OF_SIZES = {
     LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
 POWER = "2^"
-"""The beginning of kinds such as ``2^1.5``, of matrices for which 2**1.5 is the largest factor of all their parts."""
+"""The beginning of kinds such as ``2^1.5``: of all parts of such a matrix, 2**1.5 is the largest factor."""
 APART = 5
 """If factors of one role differ by 2**APART (32), the matrices do not belong to one network."""
 SUSPECT = 3
 """If factors of one role differ by 2**APART, the larger ones are wrong if they are over 2**SUSPECT (8)."""
 LAYER = 3
-"""If all matrices of a layer differ by the factor 2**LAYER (8) from those of all other layers, they are wrong."""
+"""If all matrices of a layer differ by the factor 2**LAYER (8) from the same matrices elsewhere, they are wrong."""
 ALL_ROLES = 2
 """If the factors of all roles differ by 2**ALL_ROLES (4) between two groups of layers, one of the groups is wrong."""
 

@@ -199,7 +199,7 @@ def _is_number(info: TensorInfo) -> bool:
 
 
 def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
-    """Return the fields by which ``ours`` would decode the quantised weights ``coded`` to wrong values.
+    """Return the fields that would make ``ours`` decode the quantised weights ``coded`` to wrong values.
 
     ``theirs`` are the settings with which the weights were quantised. Each field comes with its value in ``theirs`` and
     in ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for
@@ -293,7 +293,7 @@ def _disagreements(kind: str, theirs: StatedValues, ours: StatedValues) -> Itera
 
 
 def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterator[Fact]:
-    """Yield the fields of compressed-tensors for which ``theirs`` and ``ours`` have no value in common.
+    """Yield the fields of compressed-tensors whose values in ``theirs`` and in ``ours`` have nothing in common.
 
     ``kind`` is the family of the encoding of the weights, such as ``packed``.
     """
@@ -313,7 +313,7 @@ def _other_scheme(kind: str, theirs: StatedValues, ours: StatedValues) -> Iterat
 
 
 def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) -> Iterator[Fact]:
-    """Yield ``field`` if it says in ``theirs`` that a tensor (such as zero points) is stored, and in ``ours`` that not.
+    """Yield ``field`` if ``theirs`` says that a tensor (such as zero points) is stored, and ``ours`` that it is not.
 
     ``theirs`` and ``ours`` are settings. ``value`` is the value of the field if the tensor is stored.
     """

@@ -37,7 +37,7 @@ FORMATS = ("gptq", "gptq_v2")
 BYTES = "packed integers with scales"
 """The name of the encoding in ``other_methods`` in which each byte may contain several codes."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
-"""Matches names of modules that fuse several weights, each of which has its own blocks."""
+"""Matches names of modules that fuse several weights; each of these weights has its own blocks."""
 COMPRESSED = "compressed"
 """The ``quantization_status`` in compressed-tensors of weights that are stored as codes."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ STORED_BY: Mapping[str, tuple[str, ...]] = {
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
 """
 GROUPED = ("group", "dynamic")
-"""Values of ``actorder`` with which the order of columns is stored in ``weight_g_idx``.
+"""With these values of ``actorder``, the order of columns is stored in ``weight_g_idx``.
 
 With the other values, "weight" and "static", the columns of a group are contiguous.
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/quant_args.py

@@ -19,7 +19,7 @@ _PLAIN = re.compile(
 _COSTLY = re.compile(r"[^\x00-\x7f]|\\[xuUN0-9]|\[\[|--|&&|~~|\|\|")
 """Matches texts that are not compiled: they may have long ranges of characters, or Python may warn of them."""
 REPEATED, _GROUPED, LONGEST, MOST = 3, 2, 200, 200
-"""Limits: unlimited repetitions and groups in a regular expression, its length or that of a name, entries of a list."""
+"""Limits: unlimited repetitions, and groups, of an expression; length of an expression or name; entries of a list."""
 
 
 def expressions_of(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern[str]]:

@@ -114,7 +114,7 @@ class Modules:
 
     @property
     def names(self) -> list[str]:
-        """The names of excluded modules in settings that are compared with whole names, those of MLX and ModelOpt."""
+        """The names of excluded modules in settings (of MLX and ModelOpt) that loaders compare with whole names."""
         is_of_mlx = not isinstance(self._settings.get("quant_method"), str)
         own = [name for name, value in self._settings.items() if value is False] if is_of_mlx else []
         return [*own, *self._excluded.names]

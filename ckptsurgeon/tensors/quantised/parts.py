@@ -112,7 +112,7 @@ def lone_codes(
 ) -> Iterator[QuantisedTensor]:
     """Yield the codes whose scales are in another shard; ``elsewhere`` contains the keys of the other shards.
 
-    In some encodings, such as those of bitsandbytes, another key than that of the codes identifies the encoding. Then
+    In some encodings, such as those of bitsandbytes, it is not the key of the codes that identifies the encoding. Then
     the codes may have any dtype.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):

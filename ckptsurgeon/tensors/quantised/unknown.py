@@ -74,9 +74,9 @@ def unknown(
 
 
 def _may_be_scale(key: str, info: TensorInfo, codes: TensorInfo) -> bool:
-    """Return whether the shape of a floating-point tensor allows that it is the scale of integers in its module.
+    """Return whether a floating-point tensor has a shape that the scale of integers in its module can have.
 
-    Its name may be any name except those of parameters that are never scales, such as ``bias``.
+    It may have any name, except the names of parameters that are never scales, such as ``bias``.
     """
     is_float = DTYPES[info.dtype].kind == "float" and not decodes_nothing(key.rpartition(".")[2])
     return is_float and fits_as_scale(codes.dtype, codes.shape, info.shape)
@@ -107,7 +107,7 @@ _Group = tuple[Sequence[str], Sequence[str]]
 
 
 def _whole(codes: Sequence[str], around: Sequence[str]) -> Iterator[_Group]:
-    """Yield one group: the keys of a module's codes, and all other keys of the module except those of biases."""
+    """Yield one group: the keys of a module's codes, and all other keys of the module except the keys of biases."""
     own = set(codes)
     yield codes, [key for key in around if key not in own and not _BIAS.fullmatch(key.rpartition(".")[2])]
 

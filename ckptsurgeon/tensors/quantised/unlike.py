@@ -234,7 +234,7 @@ def wrong_nvfp4_scales(
 
     Weights with block scales and a scale of the whole weight are nvfp4 if the settings say so, or if most of them are
     recognised as nvfp4. The scale of a whole weight may have any dtype, because loaders cast it: it is yielded only if
-    its dtype differs from that of most weights.
+    most weights have another dtype.
     """
     if modelopt_of(settings) and not method_of(settings):
         return

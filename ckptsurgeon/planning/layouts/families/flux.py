@@ -1,4 +1,4 @@
-"""Flux.1: the transformer of diffusers, and that of Black Forest Labs' files, which ComfyUI reads.
+"""Flux.1: the transformer in diffusers' layout, and in the layout of Black Forest Labs' files, which ComfyUI reads.
 
 The original files have queries, keys and values in one matrix; in single blocks, this matrix contains the first layer
 of the MLP, too. In the last modulation, they have the shift before the scale, diffusers the scale before the shift.

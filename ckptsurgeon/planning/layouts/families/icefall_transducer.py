@@ -22,12 +22,12 @@ _SCALED = ("encoder.encoder_embed.out.weight_scale", "decoder.embedding.scale", 
 
 
 def _has_layers(tensors: Tensors) -> bool:
-    """Return whether layers of an encoder end with a norm whose only tensor is ``eps``, as those of icefall do."""
+    """Return whether layers of an encoder end with a norm whose only tensor is ``eps``, as in icefall."""
     return any(layer.format(n=0) + _NORM in tensors for layer in _LAYERS)
 
 
 def _is_plain(tensors: Tensors) -> bool:
-    """Return whether the tensors are those of an icefall transducer with plain layers, which have no scales."""
+    """Return whether the tensors make up an icefall transducer with plain layers, which have no scales."""
     return _has_layers(tensors) and not any(mark in tensors for mark in _SCALED)
 
 

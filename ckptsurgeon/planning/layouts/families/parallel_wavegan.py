@@ -1,4 +1,4 @@
-"""Parallel WaveGAN: the generator of the package of this name, and that of ESPnet 2, which joins two convolutions.
+"""Parallel WaveGAN: the generator of the package ParallelWaveGAN, and of ESPnet 2, which joins two convolutions.
 
 A residual block has one convolution for its output, and one for the sum of all blocks. ESPnet joins them when it loads
 a file of the package: ``_load_state_dict_pre_hook`` in

@@ -1,4 +1,4 @@
-"""Whisper: transformers' layouts, those of OpenAI's package, CTranslate2 (which faster-whisper reads) and SpeechBrain.
+"""Whisper: the layouts of transformers, of OpenAI's package, of CTranslate2 (for faster-whisper) and of SpeechBrain.
 
 https://github.com/openai/whisper. CTranslate2 joins queries, keys and values, and gives the keys a bias of zeros, which
 Whisper does not have: ``WhisperLoader`` in

@@ -1,7 +1,7 @@
 """The names and changes of Megatron-core's GPTModel that the layouts of several families of decoders use.
 
-`linear_qkv` has, for each head of keys and values, the rows of the queries that use it, then those of its key, then
-those of its value; `linear_fc1` has all rows of the gate, then those of up. With modules of Transformer Engine, as
+In `linear_qkv`, the rows of one group of heads follow each other: first the queries that share a key, then this key,
+then its value; `linear_fc1` has all rows of the gate, then those of up. With modules of Transformer Engine, as
 Megatron-Bridge and NeMo use them, the norms before the attention and the MLP are part of these two; with Megatron's own
 modules (the local spec) they are separate. Distributed checkpoints (`torch_dist`) have the names of Transformer Engine
 in both cases, except some norms of networks with experts, and one tensor for all layers, if these are alike.

@@ -1,8 +1,9 @@
 """Layers that predict later tokens (multi-token prediction), which follow the last layer in files of transformers.
 
-DeepSeek-V3 and GLM-4.5 have one such layer, which transformers does not build. Its files number it as the next layer,
-with the norms of the embedding (`enorm`) and of the hidden states (`hnorm`), the matrix that joins the two (`eh_proj`),
-and copies of the embedding and of the output layer. Megatron-core stores it under `mtp`, without the copies.
+DeepSeek-V3 and GLM-4.5 have one such layer, which transformers does not build. In its files, this layer has the next
+number after the last layer. It has the norms of the embedding (`enorm`) and of the hidden states (`hnorm`), the matrix
+that joins the two (`eh_proj`), and copies of the embedding and of the output layer. Megatron-core stores it under
+`mtp`, without the copies.
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/multi_token_prediction.py,
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/glm/glm45_bridge.py
 """
@@ -41,7 +42,7 @@ _COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head
 
 
 class Layers(NamedTuple):
-    """The numbers of the layers without experts, and those of layers that predict later tokens, in transformers."""
+    """Numbers of layers in transformers: of layers without experts, and of layers that predict later tokens."""
 
     dense: tuple[int, ...] = ()
     predictors: tuple[int, ...] = ()

@@ -131,7 +131,7 @@ def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
     """Return the text encoders of a pipeline of diffusers, with their names in the original code.
 
     ``projection`` is the key of a weight next to an attention of the U-Net. In Stable Diffusion 2, which has
-    open_clip's encoder, this is the weight of a linear layer; in version 1 it is that of a convolution.
+    open_clip's encoder, it is the weight of a linear layer; in version 1, of a convolution.
     """
     first, second = (
         f"{one}{_WRAPPER}{_TOKENS}" in tensors or f"{one}{_TOKENS}" in tensors for one in (_FIRST, _SECOND)
