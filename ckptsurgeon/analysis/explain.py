@@ -24,7 +24,7 @@ __all__ = ["Chooser", "explain"]
 NEAR = 3
 """The largest number of similar names that are shown."""
 COMPARED = 1 << 18
-"""At most this many names are compared in one call of ``explain``, which takes some seconds."""
+"""At most this many names are compared in one call of ``explain``; this many take some seconds."""
 
 Place = tuple[int, str]
 """The index of a source, and the key of one of its tensors."""
@@ -227,7 +227,7 @@ def _matching(text: str, plan: Plan, planning: PlanningInputs | None) -> list[st
 
 
 def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
-    """Return a hint for a pattern that matches source keys: it names the destination key of the first match.
+    """Return a hint for a pattern that matches source keys: the destination key of the first matching source key.
 
     Returns '' if the pattern matches no source key.
     """

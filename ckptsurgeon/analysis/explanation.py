@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class OtherMatch:
-    """A rename rule or shape policy (``text``) that matches a tensor too, and ``why`` it is not applied to it."""
+    """A rename rule or shape policy (``text``) that also matches a tensor, and the reason ``why`` it is not applied."""
 
     text: str
     why: str

@@ -60,7 +60,7 @@ class Inspection(InNotebooks):
 
     ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
     of its dequantised values. ``undecoded`` maps the names of weights that cannot be dequantised to the reason.
-    ``damaged`` are the names of weights in ``undecoded`` whose stored values are the reason, such as a NaN in a scale.
+    ``damaged`` are the names of weights in ``undecoded`` that have invalid stored values, such as a NaN in a scale.
     ``decoded_elements`` is the number of elements of all weights in ``decoded``; tied weights count once. ``basis``
     names the transforms (such as Hadamard rotations) that were applied to the quantised weights. If the checkpoint is a
     PEFT adapter, ``adapter`` has the settings of the adapter_config.json in the same folder. ``tokens`` compares the

@@ -34,8 +34,8 @@ class MergeOutcome(Brief):
     def kept(self) -> tuple[float | None, ...]:
         """The share of each model's change that the result has: the length of its projection on the change.
 
-        It is <result, change> / <change, change>: 1 if the whole change was added, 0 if nothing was. It is None for a
-        model without a change.
+        It is <result, change> / <change, change>: 1 if the whole change was added, 0 if none of it was. It is None for
+        a model without a change.
         """
         return tuple(quotient(one.product, one.first) if one.first.value else None for one in self.agreements)
 

@@ -21,9 +21,9 @@ MOST = 50
 NAMED = 5
 """At most this many tensors of a layer are named."""
 OPPOSED = 0.05
-"""Changes oppose each other if their cosine is below minus this, or if 5 % more signs differ than agree."""
+"""Changes oppose each other if their cosine is below minus this number, or if 5 % more signs differ than agree."""
 DEVIATIONS = 3.0
-"""An opposition below three standard deviations of random changes, of as many values, counts as chance."""
+"""An opposition below three standard deviations of that of random changes of as many values counts as chance."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,8 +96,8 @@ def _share(of: Agreement, total: Agreement) -> float:
 def _opposed(one: Agreement, sums: ChangeSums, pair: tuple[int, int]) -> float:
     """Return how much two changes of a tensor oppose each other, from 0 to 1: the larger of two measures.
 
-    The first measure is the negative cosine. The second measures opposite signs; it is multiplied by the number of
-    values that both models changed, divided by the number that the model with fewer changes changed.
+    The first measure is the negative cosine. The second measures opposite signs. It is multiplied by the number of
+    values that both models changed, and divided by the number of values that the model with fewer changes changed.
     """
     cosine, same = one.cosine, one.share_of_same_sign
     if cosine is None or same is None:

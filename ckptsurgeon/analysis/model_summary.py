@@ -17,7 +17,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atten
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
-"""This constant and those above list, for each size, the possible names of its field; the first that exists is used."""
+"""Each of these constants lists the possible names of the field for one size; the first field that exists is used."""
 MOST = 2**31
 """Numbers of at least this size are not plausible as sizes of a model, and are left out."""
 

@@ -16,17 +16,17 @@ SHOWN = 3
 
 
 def nothing_against(subject: Subject) -> str:
-    """Return '', the value of ``against`` for a check that can be run on every checkpoint."""
+    """Return '': the check can be run on every checkpoint. It is the default of ``Check.against``."""
     return ""
 
 
 def without_files(subject: Subject) -> str:
-    """Return the reason if a check of files cannot be run: the tensors are in memory. Else return ''."""
+    """Return why a check of files cannot be run (the tensors are in memory, not in files); '' if it can."""
     return "the tensors are in memory" if subject.in_memory else ""
 
 
 def without_values(subject: Subject) -> str:
-    """Return the reason if a check of values cannot be run: no value of the checkpoint can be read. Else return ''."""
+    """Return why a check of values cannot be run (no tensor has values that can be read); '' if it can."""
     return "" if subject.measured else "no value can be read"
 
 
@@ -52,7 +52,7 @@ class Check:
 
 
 def of_keys(status: Status, keys: Sequence[str], what: str, todo: str, **figures: int | float | str) -> Found:
-    """Return a finding on the tensors ``keys``; ``figures`` are the numbers in its message, by name.
+    """Return a finding about the tensors ``keys``; ``figures`` maps names to the numbers in its message.
 
     The message begins with the number of tensors, such as "3 tensors"; ``what`` is the rest, such as "are all zeros".
     ``todo`` is the advice.

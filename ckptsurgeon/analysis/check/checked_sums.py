@@ -23,7 +23,10 @@ __all__ = ["Checksums", "RecipeSums", "checked_sums", "recipe_sums"]
 
 @dataclass(frozen=True)
 class Checksums:
-    """The number of records (such as zip entries) with a stored checksum; ``bad`` names those that do not match it."""
+    """The number of records (such as zip entries) with a stored checksum; ``bad`` are the names of damaged records.
+
+    A record is damaged if its bytes do not match its checksum.
+    """
 
     number: int = 0
     bad: tuple[str, ...] = ()
@@ -32,7 +35,7 @@ class Checksums:
 def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Checksums:
     """Compare the checksums that the checkpoint's files store with the bytes, and return the result.
 
-    ``measured`` has the CRC-32 of each tensor. For a record (such as a zip entry) that consists of one tensor, this
+    ``measured`` has the CRC-32 of each tensor. If a record (such as a zip entry) consists of one tensor, the tensor's
     CRC-32 is used. Other records are read again.
     """
     seen: dict[Storage, bool] = {}
@@ -62,11 +65,11 @@ class RecipeSums:
     """The tensors of an output compared with the checksums in its recipe.
 
     ``place`` says where the recipe is. ``number`` is the number of tensors that were compared. ``bad`` has the keys of
-    tensors whose CRC-32 differs from the recipe's; ``file`` is the file with all of these tensors, '' if they are in
-    several. ``more`` are keys that the recipe lacks, ``fewer`` keys that only the recipe has. ``is_other`` is true if
-    the recipe seems to describe other weights, so that its checksums say nothing about damage. ``is_unsealed`` is true
-    if all tensors match the recipe, but the bytes outside the tensors do not match its seal (a digest of these bytes).
-    ``fault`` is the reason if the recipe cannot be read.
+    tensors whose CRC-32 differs from the CRC-32 in the recipe. ``file`` is the file with all tensors in ``bad``, '' if
+    they are in several files. ``more`` are keys that the recipe lacks, ``fewer`` keys that only the recipe has.
+    ``is_other`` is true if the recipe seems to describe other weights, so that its checksums say nothing about damage.
+    ``is_unsealed`` is true if all tensors match the recipe, but the bytes outside the tensors do not match its seal (a
+    digest of these bytes). ``fault`` is the reason if the recipe cannot be read.
     """
 
     place: str = ""
@@ -83,9 +86,9 @@ class RecipeSums:
 def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> RecipeSums:
     """Compare a checkpoint with the checksums in its recipe: a CRC-32 of each tensor, and a seal.
 
-    The seal is a digest of all bytes outside the tensors. ``measured`` has the CRC-32 of each tensor. The recipe of a
-    shard that is opened alone is in its folder. Nothing is compared if there is no recipe, or if the file has several
-    state dicts.
+    The seal is a digest of all bytes outside the tensors. ``measured`` has the CRC-32 of each tensor. If a shard is
+    opened alone, the recipe in its folder is used. Nothing is compared if there is no recipe, or if the file has
+    several state dicts.
     """
     beside = _recipe_beside(checkpoint)
     text = beside if checkpoint.recipe is None and checkpoint.elsewhere else checkpoint.recipe

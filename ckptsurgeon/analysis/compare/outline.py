@@ -75,9 +75,9 @@ def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> Non
 
 
 def _result(read: int, left: list[int]) -> Any:
-    """Return the data that a child process wrote to the pipe ``read``; None if the child failed.
+    """Wait for a child process, and return the data that it wrote to the pipe ``read``; None if it failed.
 
-    Waits for the child, and removes its process id from ``left``, the list of running children.
+    Removes the child's process id from ``left``, the list of running children.
     """
     pieces = []
     while piece := os.read(read, _PIECE):

@@ -69,9 +69,9 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if rules give other tensors the names ``replaced``: the tensors with these names must go first.
+    """Yield a note if there are ``replaced`` names, which rules give to other tensors: these tensors must go first.
 
-    The tensors that have these names in the first checkpoint are not in the second one.
+    ``replaced`` are names in the first checkpoint of tensors that the second checkpoint lacks.
     """
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"

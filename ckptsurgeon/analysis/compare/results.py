@@ -66,17 +66,17 @@ class Pair:
 class Difference(InNotebooks):
     """The result of comparing two checkpoints.
 
-    ``added`` are only in the second, ``removed`` only in the first. ``reshaped``, ``retyped``, ``changed`` and
-    ``close`` (equal within the tolerance) are in both. ``identical`` is the number of tensors that are the same: byte
-    for byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the
-    second with the same bytes. If another tensor of the second has the old key of a renamed tensor, this key is in
-    ``added``. If a renamed tensor has replaced a tensor of the first, the key of the replaced one is in ``removed``.
-    ``rules`` are the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the
-    identical keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason.
-    ``decoded`` has the quantised weights that were compared by their decoded values, under their logical names: weights
-    whose codes or scales differ, and weights that are encoded differently. The stored parts of weights that are encoded
-    differently are in none of the other groups. ``left_out`` is the number of keys that patterns did not select.
-    ``has_values`` is False if the second is a configuration.
+    ``added`` are keys that only the second checkpoint has, ``removed`` keys that only the first has. ``reshaped``,
+    ``retyped``, ``changed`` and ``close`` (equal within the tolerance) are in both. ``identical`` is the number of
+    tensors that are the same: byte for byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys
+    of the first to keys of the second with the same bytes. If another tensor of the second has the old key of a renamed
+    tensor, this key is in ``added``. If a renamed tensor has replaced a tensor of the first, the key of the replaced
+    one is in ``removed``. ``rules`` are the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap``
+    is set. ``same`` are the keys of the identical tensors. ``not_compared`` maps the keys of tensors whose values
+    cannot be read (sparse, quantised) to the reason. ``decoded`` has the quantised weights that were compared by their
+    decoded values, under their logical names: weights whose codes or scales differ, and weights that are encoded
+    differently. The stored parts of weights that are encoded differently are in none of the other groups. ``left_out``
+    is the number of keys that patterns did not select. ``has_values`` is False if the second is a configuration.
     """
 
     first: str

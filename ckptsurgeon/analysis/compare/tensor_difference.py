@@ -79,7 +79,7 @@ def measure(pair: Pair, first: Checkpoint, second: Checkpoint, tolerance: Tolera
 
 
 def has_figures(info: TensorInfo) -> bool:
-    """Return whether the elements of a tensor are plain numbers; those of quantised and packed dtypes are not."""
+    """Return whether the elements of a tensor are plain numbers; elements of quantised and packed dtypes are not."""
     dtype = DTYPES[info.dtype]
     return dtype.kind not in ("quantized", "bits") and dtype.bits % 8 == 0 and dtype.values == 1
 

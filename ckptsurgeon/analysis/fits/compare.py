@@ -17,13 +17,13 @@ __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
 COUNTER = "num_batches_tracked"
-"""The last part of the key of batch norm's counter of batches, which exists since torch 0.4.1."""
+"""The last part of the key of the counter of batches in a batch norm; the counter exists since torch 0.4.1."""
 
 
 def compared(
     first: str, source: Mapping[str, TensorInfo], second: str, target: TargetSpec, *, has_versions: bool = True
 ) -> Fit:
-    """Return the fit of a source's tensors to a destination; ``first`` and ``second`` are the names of the two.
+    """Return how the tensors of a source fit a destination; ``first`` and ``second`` are the names of the two.
 
     ``has_versions`` is true if the source may have the module versions (``_metadata``) that torch adds to a state dict.
     """
@@ -66,7 +66,7 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
 
 
 def _counters(wanted: Collection[str]) -> Iterator[str]:
-    """Yield the keys of batch norm's counters of batches, which torch adds to a state dict without module versions.
+    """Yield the keys of counters of batches in batch norms; torch adds these to a state dict without module versions.
 
     See ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py.
     """
@@ -103,8 +103,8 @@ def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str
     """Yield (key, other key) for each tied key that a source may lack, because the other key has the same tensor.
 
     These are keys that the destination's library ties itself. A destination without such a library needs every key. If
-    a source has none of a tensor's keys, all except the key that the library stores are yielded, so that only this one
-    is reported as missing.
+    a source has none of the keys of a tensor, all of them are yielded except the key that the library stores. So only
+    that key is reported as missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():

@@ -27,10 +27,11 @@ class Fit(InNotebooks):
     dtype, which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the
     other, such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that
     they are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in
-    the other fields are without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond
-    to. ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has
-    the words of a command that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each
-    class, such as copied. Both are empty if ``strict`` is true, or if no such command was found.
+    the other fields do not contain them. ``renamed`` maps keys of the checkpoint to the missing keys that they
+    correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the destination knows the names of the
+    checkpoint. ``command`` has the words of a command that makes the checkpoint fit. ``counts`` maps each class, such
+    as copied, to the number of tensors of this class in the output of ``command``. Both are empty if ``strict`` is
+    true, or if no such command was found.
     """
 
     first: str

@@ -65,8 +65,8 @@ class Likeness:
     """Compares the names of the module groups of two state dicts by their words; rare words have more weight.
 
     The words of a group are the words of its path, and a word for each part of a transformer block that its modules may
-    be, such as ``part gate``. A word has more weight if fewer groups have it. ``first`` and ``second`` are all groups
-    of the two state dicts.
+    be, such as ``part gate``. The fewer groups have a word, the more weight it has. ``first`` and ``second`` are all
+    groups of the two state dicts.
     """
 
     def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
@@ -87,7 +87,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def telling(self, unit: Unit, least: float) -> set[str]:
-        """Return the rare words of ``unit``: every group with a similar name has at least one of them.
+        """Return rare words of ``unit`` such that every group with a similar name has at least one of them.
 
         A name is similar if its similarity to ``unit`` is at least ``least``. The most frequent words of ``unit`` are
         left out, because together they weigh too little for such a similarity.

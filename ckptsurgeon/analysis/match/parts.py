@@ -1,4 +1,4 @@
-"""Finds by its name which part of a transformer block a module is, such as the queries, the gate of an MLP, a norm.
+"""Finds which part of a transformer block a module is (queries, the gate of an MLP, a norm), by the module's name.
 
 The same name can mean different parts. ``w1`` is the gate of an MLP that also has a ``w3``, otherwise its first layer;
 ``post_attention_layernorm`` is the norm before the MLP, except in blocks that have four norms. So the names of

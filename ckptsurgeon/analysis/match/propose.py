@@ -2,9 +2,9 @@
 
 Two modules are matched by the first evidence that exists among the following: the same path; the same path except for
 leading segments that changed for most of the model; shapes that no other module of either state dict has; names that
-are clearly more similar to each other than to any other name. Modules whose names say that they are different parts of
-a transformer block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for
-all other modules.
+are clearly more similar to each other than to any other name. Modules are never matched if their names show that they
+are different parts of a transformer block. A matched pair is evidence for its child modules, and leaves fewer
+candidates for all other modules.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class _Matcher:
 
 
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
-    """Yield the pairs of parents of two matched modules, from the innermost level to the outermost.
+    """Yield pairs of parents of two matched modules, from the innermost level to the outermost.
 
     ``first`` and ``second`` are the paths of the modules that contain the two matched modules; the last path of the
     shorter list is repeated. The pair of the two top levels is left out, because it is not evidence.

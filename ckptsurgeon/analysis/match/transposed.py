@@ -53,7 +53,7 @@ def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[st
 
 
 def _left(one: Tensors, other: Tensors, found: Mapping[str, str]) -> dict[str, TensorInfo]:
-    """Return the tensors of ``one``, except those in ``found`` and those with the same name and shape in ``other``."""
+    """Return the tensors of ``one`` that are not in ``found`` and that ``other`` does not have in the same shape."""
     return {
         key: info
         for key, info in one.items()

@@ -171,7 +171,7 @@ def _heights(counts: Sequence[int]) -> str:
 
 
 def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict[str, Any]:
-    """Return the changes of models from their base, in all and for each row, as plain data.
+    """Return the changes of models from their base, for all rows together and for each row, as plain data.
 
     For each model: the relative change, and the share of values that it changed. For each pair: the cosine, the share
     of values that moved in the same direction, and the share of values that both changed. ``coded`` maps the names of

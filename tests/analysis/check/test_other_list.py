@@ -51,8 +51,8 @@ def of_list(path: str) -> list[str]:
 
 def test_the_list_of_another_model_is_found() -> None:
     assert findings(OTHER, rows(0.02)) == [
-        f"{KEY} has 99 successive rows that seem never trained, those of 'word0' to 'word98', but trained rows of 99 "
-        "placeholders such as '[unused98]': perhaps the token list is that of another model"
+        f"{KEY} has 99 successive rows that seem never trained, from 'word0' to 'word98', but trained rows of 99 "
+        "placeholders such as '[unused98]': perhaps the token list belongs to another model"
     ]
     assert cs.check("m").row("untrained-rows").status.value == "WARN"
 

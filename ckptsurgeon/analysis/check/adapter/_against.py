@@ -8,12 +8,12 @@ __all__ = ["no_adapter", "no_base"]
 
 
 def no_adapter(subject: Subject) -> str:
-    """Return the reason why no check of adapters can be run: the checkpoint is not an adapter. '' if it is one."""
+    """Return why no check of adapters can be run: "it is not an adapter". Return '' for an adapter with factors."""
     return "" if subject.adapter is not None and subject.adapter.factors else "it is not an adapter"
 
 
 def no_base(subject: Subject) -> str:
-    """Return why an adapter and a base cannot be compared (not an adapter, no base given); '' if they can."""
+    """Return why an adapter cannot be compared with its base: not an adapter, or no base given. '' if it can."""
     if why := no_adapter(subject):
         return why
     return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"

@@ -21,7 +21,7 @@ FEWEST = 2
 SHOWN = 8
 """The largest number of missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
-"""Names of lists of layers or experts (``nn.ModuleList``)."""
+"""The names that lists of layers or experts (``nn.ModuleList``) usually have."""
 ADVICE = (
     "Check whether a shard, or the factors of one process, were lost during saving; if layers have no factors on "
     "purpose, set layers_to_transform."
@@ -40,7 +40,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return a string with the first missing indices, and the number of further ones, which may be millions.
+    """Return a text with the first ``SHOWN`` missing indices, and the number of further ones, which may be millions.
 
     ``numbers`` are the indices that exist, ``missing`` is the number of missing ones.
     """

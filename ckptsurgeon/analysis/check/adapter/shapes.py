@@ -35,7 +35,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _contradiction(one: Factors) -> str:
-    """Return the reason why the factors of a module do not fit each other, '' if they do."""
+    """Return why the factors A and B of a module do not fit each other; '' if they do."""
     if not (one.a and one.b):
         return ""
     a, b = (one.a_shape[::-1], one.b_shape[::-1]) if one.is_embedding else (one.a_shape, one.b_shape)
@@ -48,7 +48,7 @@ def _contradiction(one: Factors) -> str:
 
 
 def _misfit(one: Factors) -> str:
-    """Return the reason why the factors of a module do not fit the base, '' if they do."""
+    """Return why the factors of a module do not fit its weight in the base; '' if they do."""
     if not (one.a and one.b and one.base):
         return ""
     if len(one.base) == 1 and len(one.a_shape) == 2:  # only the number of parameters is known

@@ -31,7 +31,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _once(infos: list[TensorInfo]) -> int:
-    """Return the size of all tensors in bytes; tensors that share their bytes count once."""
+    """Return the total size of the tensors in bytes; bytes that several tensors share are counted once."""
     return sum({info.place: info.nbytes for info in infos if info.place is not None}.values())
 
 

@@ -70,7 +70,8 @@ def is_measured(info: TensorInfo) -> bool:
 def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Iterator[Block]:
     """Yield the blocks of a tensor.
 
-    With ``by_row``, a matrix whose rows fit into a block is divided into whole rows, and each row is measured.
+    With ``by_row``, each block of a matrix consists of whole rows, and each row is measured; but not if a row is larger
+    than a block. ``step`` is the number of bytes from one kept word to the next, 0 to keep no words (see ``repeats``).
     """
     dtype = DTYPES[info.dtype]
     if not info.is_plain or info.storage is None:
@@ -89,7 +90,7 @@ def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Ite
 
 
 def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
-    """Read a block and return its figures (counts, extremes, sums); raises SourceError if the file ends too early."""
+    """Read a block and return its figures (counts, extremes, sums). Raises SourceError if the file ends too early."""
     raw = _read(checkpoint, block, work)
     words = words_of(raw, block.offset, block.step) if block.step else None
     found = _measured(raw, block, work)
@@ -138,10 +139,10 @@ FEW_CODES = 3
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
-    """Return the number of scales that are 0 because all weights of their block are 0, as in a padding token's row.
+    """Return the number of scales of 0 in blocks whose weights are all 0, as in the row of a padding token.
 
-    ``raw`` are the bytes of GGUF blocks. In a block of zeros, all codes are equal. A scale of 0 in a block whose codes
-    differ is not counted, because the right scale was lost.
+    ``raw`` are the bytes of GGUF blocks. In a block of zeros, all codes are equal. If the codes of a block differ, its
+    scale of 0 is not counted: there, the right scale was lost.
     """
     begin, number = BLOCK_SCALES[dtype]
     layout = DTYPES[dtype].block

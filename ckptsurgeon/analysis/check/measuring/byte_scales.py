@@ -23,7 +23,7 @@ _MODES = {"mxfp4": EXPONENTS, "mxfp8": EXPONENTS, "nvfp4": "float8_e4m3fn"}
 
 
 def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
-    """Return the tensors of a checkpoint; scales that are stored as uint8 have the dtype of the numbers they encode."""
+    """Return the tensors of a checkpoint; scales stored as uint8 get the dtype of the numbers that they encode."""
     scales = {
         key: one
         for one in checkpoint.codes.tensors
@@ -36,7 +36,7 @@ def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
 
 
 def _dtype(one: QuantisedTensor, modes: tuple[str, ...]) -> str:
-    """Return the dtype of the numbers that a quantised tensor's scales, stored as bytes, encode; "" if not known.
+    """Return the dtype of the numbers that the scales of a quantised tensor, stored as bytes, encode; "" if not known.
 
     ``modes`` are the quantisation modes in MLX's settings, such as mxfp4.
     """

@@ -26,9 +26,9 @@ class Figures:
 
     ``number`` is the number of finite values, ``total`` their sum, ``squares`` the sum of their squares. ``low`` and
     ``high`` are their extremes; if there are no finite values, ``low`` is inf and ``high`` is -inf. ``negative_zeros``
-    are counted only for the usual 8-bit floats (e4m3fn, e5m2). The sums of a large tensor are estimates (see ``sums``),
-    and, in floats of 8 bits and in float16, the numbers of denormals and of negative zeros; but ``negative_zeros`` is 0
-    only if there are none.
+    are counted only for the usual 8-bit floats (e4m3fn, e5m2). The sums of a large tensor are estimates (see ``sums``).
+    In floats of 8 bits and in float16, so are the numbers of denormals and of negative zeros; but ``negative_zeros`` is
+    0 only if there are none.
     """
 
     number: int = 0
@@ -44,7 +44,7 @@ class Figures:
 
     @property
     def std(self) -> float:
-        """The population standard deviation of the finite values; 0 if there are none."""
+        """The population standard deviation of the finite values; 0 if no value is finite."""
         if not self.number:
             return 0.0
         mean = self.total / self.number
@@ -52,12 +52,12 @@ class Figures:
 
     @property
     def rms(self) -> float:
-        """The root of the mean square of the finite values; 0 if there are none."""
+        """The root mean square of the finite values; 0 if no value is finite."""
         return math.sqrt(self.squares / self.number) if self.number else 0.0
 
     @property
     def largest(self) -> float:
-        """The largest magnitude of a finite value; 0 if there are none."""
+        """The largest magnitude of a finite value; 0 if no value is finite."""
         return max(abs(self.low), abs(self.high)) if self.number else 0.0
 
 
@@ -89,8 +89,8 @@ def figures_of(
     """Return the figures of values that are given as raw bytes of ``dtype``; None if ``dtype`` is not numeric.
 
     If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards, in any order unless ``in_order`` is set.
-    If ``sample`` is set, the two sums and some counts may be estimated from a part of the values, which this number
-    selects (see ``Figures``). Then ``work.floats`` has only these values.
+    If the number ``sample`` is set, the two sums and some counts may be estimated from a part of the values, and
+    ``sample`` selects the part (see ``Figures``). Then ``work.floats`` has only the values of this part.
     """
     if not raw.size:
         return Figures()
@@ -104,8 +104,8 @@ def figures_of(
 def _floats(raw: Array, work: Workspace, layout: FloatLayout, in_order: bool, sample: int | None) -> Figures:
     """Return the figures of floats.
 
-    The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. Only if there
-    are some, a second step counts them.
+    The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. They are
+    counted, in a second step, only if there are any.
     """
     codes = raw.view(layout.codes)
     least, most, ends, has_negative = extremes(codes, layout)
@@ -135,8 +135,8 @@ def _exact(codes: Array, work: Workspace, layout: FloatLayout, in_order: bool) -
 def _is_estimated(found: Figures, every: Array, work: Workspace, layout: FloatLayout, sample: int, least: int) -> bool:
     """Set the sums and the numbers of small values in ``found``, estimated from a part of a block's codes.
 
-    Returns False if the estimates may be far off. ``least`` is the smallest magnitude of all values, as a code. If
-    there is a negative zero of 8 bits, ``found.negative_zeros`` is 1 before.
+    Returns False if the estimates may be far off. ``least`` is the smallest magnitude of all values, as a code. If an
+    8-bit block has a negative zero, the caller has set ``found.negative_zeros`` to 1.
     """
     codes = runs_of(every.view(np.uint8), sample, work.sample).view(layout.codes)
     sums = scaled_up(_exact(codes, work, layout, in_order=False), codes.size, found.number, found.largest)

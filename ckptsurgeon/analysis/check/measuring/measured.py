@@ -24,10 +24,10 @@ class Measured:
     """The figures (counts, extremes, sums) of a tensor's values, and the CRC-32 of its bytes.
 
     ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
-    has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are those
-    of the scales in its blocks. ``dtype`` is the dtype of the measured numbers: scales that are stored as uint8 are
-    measured as the numbers that the bytes represent. ``repeats`` are ranges of bytes that begin in this tensor and
-    repeat earlier bytes of the file.
+    has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes: its figures are the
+    figures of the scales in its blocks. ``dtype`` is the dtype of the measured numbers: scales that are stored as uint8
+    are measured as the numbers that they encode. ``repeats`` are ranges of bytes that begin in this tensor and repeat
+    earlier bytes of the file.
     """
 
     figures: Figures | None

@@ -44,8 +44,8 @@ def measure(
 ) -> dict[str, Measured]:
     """Read all tensors and return their figures (counts, extremes, sums) by key; shared bytes are read only once.
 
-    ``by_row`` are the keys of matrices whose rows are also measured. ``progress`` is called with (bytes read, bytes in
-    all). ``meanwhile`` is called once, while other threads read. The result does not depend on the number of threads.
+    ``by_row`` are the keys of matrices whose rows are also measured. ``progress`` is called with (bytes read, total
+    bytes). ``meanwhile`` is called once, while other threads read. The result does not depend on the number of threads.
     Raises SourceError if a file cannot be read.
     """  # fmt: skip
     first = {info.place: key for key, info in reversed(list(tensors.items())) if info.place is not None}
@@ -139,9 +139,9 @@ def _threads() -> int:
 
 
 def _run(threads: Sequence[Thread], is_stopped: Event, meanwhile: Callable[[], object]) -> None:
-    """Run threads until all have ended, and call ``meanwhile`` in this one.
+    """Start threads, call ``meanwhile`` in the calling thread, and wait until all threads have ended.
 
-    An error in this thread, such as Ctrl-C, stops the others.
+    An error in the calling thread, such as Ctrl-C, stops the other threads.
     """
     try:
         for one in threads:
@@ -178,7 +178,7 @@ def _rows(checkpoint: Checkpoint, info: TensorInfo, totals: Array, squares: Arra
 def _with_digests(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], measured: dict[str, Measured]
 ) -> dict[str, Measured]:
-    """Add a digest to the tensors that have the same size and CRC-32 as another tensor; only these are read again."""
+    """Add a digest to each tensor with the same size and CRC-32 as another tensor; only such tensors are read again."""
     alike: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for key, one in measured.items():
         alike[tensors[key].dtype, one.nbytes, one.crc32].append(key)

@@ -19,7 +19,7 @@ from ....tensors.ops.regions import Array
 __all__ = ["Repeat", "Words", "has_words", "repeats", "step_of", "words_of"]
 
 STEP = 8192
-"""The number of bytes from one compared word to the next; programs write chunks of a multiple of this."""
+"""The number of bytes from one compared word to the next. Programs write chunks whose size is a multiple of this."""
 MOST_WORDS = 1 << 22
 """The largest number of compared words (32 MiB); the step is doubled if there would be more (over 16 GiB of values)."""
 WORD = 8
@@ -39,7 +39,7 @@ NEAR = 32
 ROW = 128
 """The smallest number of bytes of a row; the last dimensions are joined until a row has at least this many."""
 VALUES = 12
-"""The bytes of a row on each side must have this many different values: rows may begin or end with zeros or ones."""
+"""The bytes of the row on each side must have at least this many different values: rows may begin or end with zeros."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def repeats(
     These are faults, because programs copy whole rows (for new tokens, units or experts), or a part of each row (for
     new inputs). ``words`` has samples of each tensor: 8 bytes in each ``step`` bytes. Words that occur in more than two
     places are left out, because they may belong to a pattern. Of a long repeat, only the bytes around its beginning and
-    end, and samples between them, are read.
+    its end are read, and samples between them.
     """
     by_file: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
@@ -180,7 +180,7 @@ def _longest(begin: Array, other: Array, step: int) -> tuple[Array, Array, Array
 
 
 class _Repeats:
-    """Examines the repeats in a file."""
+    """Examines the repeats in one file."""
 
     def __init__(self, file: File, tensors: list[_Tensor], step: int) -> None:
         self.file = file

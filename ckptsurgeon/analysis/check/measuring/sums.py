@@ -20,7 +20,7 @@ __all__ = ["ROW", "SHARE", "runs_of", "scaled_up", "whole_sums"]
 ROW = 4096
 """This many squares are added in single precision; the sums are then added in double precision."""
 FEW_ROWS = 2
-"""So few rows are multiplied one by one, because that is faster."""
+"""Up to this many rows are multiplied one by one, because that is faster."""
 RUN = 512
 """The size in bytes of a run: neighbouring bytes of a block. A sample consists of whole runs."""
 SHARE = 64

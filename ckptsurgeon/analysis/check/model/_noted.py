@@ -30,10 +30,10 @@ def unless_noted(id: str, against: Callable[[Subject], str]) -> Callable[[Subjec
 
 
 def damaged(subject: Subject) -> str:
-    """Return the reason why a check that needs all tensors cannot be run, if a file is damaged; else ''."""
+    """Return why a check that needs all tensors cannot be run: a file is damaged. Return '' if no file is damaged."""
     return subject.fault
 
 
 def unconfigured(subject: Subject) -> str:
-    """Return the reason why configuration and weights cannot be compared; '' if they can."""
+    """Return why the configuration and the weights cannot be compared; '' if they can."""
     return subject.fault or ("" if subject.has_configuration else "there is no config.json next to the weights")

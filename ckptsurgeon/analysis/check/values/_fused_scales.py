@@ -74,7 +74,7 @@ def _has_largest_code(subject: Subject, key: str) -> bool:
 
 
 def _spread(codes: Figures) -> float:
-    """Return the root mean square of codes; for integers, it is computed from the share of zeros.
+    """Return the root mean square of codes; the root mean square of integers is computed from the share of zeros.
 
     The share of normally distributed integers that are 0 is ``1 / sqrt(2 * pi)``, divided by their root mean square.
     """

@@ -34,7 +34,7 @@ The standard deviation of the norms, as a share of their mean, is 0.02 to 0.03 f
 """
 TRAINED = "extra_id"
 """A word in the names of sentinels of T5, which are trained."""
-ADVICE = "Use the tokeniser that was saved with these weights: the present one seems to be that of another model."
+ADVICE = "Use the tokeniser that was saved with these weights: the present one seems to belong to another model."
 
 
 def other_list(key: str, squares: Array, names: Sequence[str]) -> Iterator[Found]:
@@ -57,12 +57,10 @@ def other_list(key: str, squares: Array, names: Sequence[str]) -> Iterator[Found
         rows = run.stop - run.start
         if np.count_nonzero(is_free[run]) < SHARE * rows and _spread(sizes[run]) < most:
             first, last = (escape(brief_repr(names[one], 24)) for one in (run.start, run.stop - 1))
-            said = (
-                f"{escape(key)} has {count(rows, 'successive row')} that seem never trained, those of {first} to {last}"
-            )
+            said = f"{escape(key)} has {count(rows, 'successive row')} that seem never trained, from {first} to {last}"
             placeholder = escape(brief_repr(names[free[-1]], 24))
             trained = f"but trained rows of {count(len(free), 'placeholder')} such as {placeholder}"
-            what = f"{said}, {trained}: perhaps the token list is that of another model"
+            what = f"{said}, {trained}: perhaps the token list belongs to another model"
             yield Found(Status.WARN, what, ADVICE, (key,), figures={"rows": rows, "placeholders": len(free)})
             return
 
@@ -75,6 +73,6 @@ def _runs(mask: Array) -> Iterator[slice]:
 
 
 def _spread(sizes: Array) -> float:
-    """Return the standard deviation of the norms, as a share of their mean; 0 if all are zeros."""
+    """Return the standard deviation of norms, as a share of their mean; 0 if all norms are 0."""
     mean = float(sizes.mean())
     return float(sizes.std()) / mean if mean else 0.0

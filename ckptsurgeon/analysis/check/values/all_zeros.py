@@ -1,7 +1,7 @@
 """Checks that no weight matrix, tensor of codes, router, norm or bias is all zeros, with exceptions.
 
-A router or a norm may be all zeros if at least half of the tensors with the same role are all zeros. A bias may be all
-zeros if more than a quarter of the biases with the same role are all zeros.
+A router or a norm may be all zeros if at least half of the tensors with its role are all zeros. A bias may be all zeros
+if more than a quarter of the biases with its role are all zeros.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _alone(subject: Subject) -> Iterator[str]:
-    """Yield the routers, norms and biases that are all zeros although most of those with the same role are not.
+    """Yield the routers, norms and biases that are all zeros although most tensors with the same role are not.
 
-    If at least half of the routers or norms are zeros, or more than a quarter of the biases, this may be on purpose,
-    as in new blocks: these are left out.
+    If at least half of the routers or norms of a role are all zeros, or more than a quarter of the biases, this may be
+    on purpose, as in new blocks: then none of that role is yielded.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
@@ -73,10 +73,11 @@ def _alone(subject: Subject) -> Iterator[str]:
 
 
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
-    """Yield norms that contain zeros although no norm of the surrounding layers does; their role occurs in few layers.
+    """Yield norms of rare roles that contain zeros, although no norm of the surrounding layers contains zeros.
 
-    An example is the norm after the last layer. It is compared only with norms of the same part of the network: in a
-    new model, the norms of a language model that computes 1 + weight are zeros, those of its vision tower are ones.
+    A role is rare if it occurs in few layers: for example, the norm after the last layer. This norm is compared only
+    with norms of the same part of the network: in a new model, the norms of a language model that computes 1 + weight
+    are zeros, those of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found

@@ -1,6 +1,6 @@
 """Checks that no weight matrix has the same value everywhere.
 
-Biases and buffers may have one value everywhere, and so may a norm if the norms with the same role mostly have one.
+Biases and buffers may have one value everywhere. So may a norm, if most norms with the same role do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _norms_unlike_others(subject: Subject) -> Iterator[str]:
-    """Yield the norms with one value everywhere if at least half of those with the same role have different values.
+    """Yield the norms with one value everywhere, if at least half of the norms of their role have different values.
 
     In a new model all norms are constant, and a training in 16 bits may change few of them. Norms of zeros are left
     out, because the check of zeros reports them.

@@ -78,7 +78,7 @@ def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str,
 def _routers(subject: Subject) -> Iterator[tuple[str, TensorInfo, Figures]]:
     """Yield (key, header, figures) of each router, unless half of the routers or more are copies of others.
 
-    Models that were made of dense ones may have one router for all layers, until they are trained.
+    A mixture-of-experts model that was made from dense models may have equal routers in all layers until it is trained.
     """
     found = {key: one for key, one in subject.measured.items() if _ROUTER.search(key) and key not in subject.parts}
     times = Counter(one.digest for one in found.values() if one.digest)

@@ -144,7 +144,7 @@ def _of_fused(subject: Subject, found: Mapping[str, Figures]) -> Iterator[Found]
 
 
 def _odd_weights(subject: Subject) -> Iterator[Found]:
-    """Yield findings of the decoded weights: rounded, averaged or moved codes, and zero points that do not fit."""
+    """Yield findings about decoded weights: rounded, averaged or moved codes, and zero points that do not fit."""
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
@@ -187,7 +187,7 @@ def _codes_of(subject: Subject, key: str) -> list[str]:
 
 
 def _beside(subject: Subject, key: str) -> Mapping[str, str]:
-    """Return the keys of all parts of the quantised weight that the scales ``key`` belong to, by their endings."""
+    """Return {ending: key} of all parts of the quantised weight to which the scales ``key`` belong."""
     return subject.by_weight.get(key.removesuffix(subject.parts.get(key, "")), {})
 
 
@@ -264,7 +264,7 @@ def _is_signed(subject: Subject, key: str) -> bool:
 
 
 def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
-    """Return the keys of scales with both positive and negative values, if most scales of integer codes have both.
+    """Return the keys of scales with both signs, if most tensors of scales of integer codes have both signs.
 
     AutoRound makes such scales. If only a few tensors have scales of both signs, the result is empty, so that their
     negative scales are reported. ``found`` has the figures of all scales, by key.

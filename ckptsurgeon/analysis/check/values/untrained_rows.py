@@ -1,4 +1,4 @@
-"""Checks that the embedding rows of tokens were trained: few are zero, equal to others, or far smaller than most."""
+"""Checks that the embedding rows of tokens were trained: few are zero, equal to another row, or very small."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _rows(number: int) -> str:
 
 
 def _untrained(rows: Rows, tokens: int, width: int) -> tuple[Array, Array, Array]:
-    """Return the indices of the rows that are zero, that equal another row, and that are small.
+    """Return three arrays of row indices: rows that are zero, rows that equal another row, and small rows.
 
     ``tokens`` is the number of tokens, 0 if it is not known; later rows are padding and are left out. ``width`` is the
     length of a row.

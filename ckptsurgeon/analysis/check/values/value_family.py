@@ -91,7 +91,7 @@ def _of_norms(subject: Subject) -> Iterator[Found]:
 
 
 def _of_few(subject: Subject) -> Iterator[Found]:
-    """Yield findings on decoded weights far larger or smaller than those of other layers, even if there are few layers.
+    """Yield findings about decoded weights far larger or smaller than in other layers, even if there are few layers.
 
     Other verbs report the same with ``odd_scale_notes``.
     """

@@ -42,8 +42,7 @@ PLAIN = (0.003, 100.0)
 For weights that are decoded, the bounds are ``DECODED``. Plain weights may be smaller, because norms make up for it.
 """
 NEAR, BESIDE = (0.1, 20.0), 20.0
-"""``NEAR`` are the plausible median factors of decoded weights whose size differs from that of plain embeddings by a
-factor of ``BESIDE`` or more."""
+"""If decoded weights are ``BESIDE`` times as large or small as the plain embeddings, the bounds are ``NEAR``."""
 SCALES = (
     "Compare with the original (ckpt diff --values): the stored scales may be the inverse (1/scale) or the square of "
     "the right ones, or those of other weights."

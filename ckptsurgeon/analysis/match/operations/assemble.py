@@ -21,7 +21,7 @@ from .steps import STACK, Change, Step, after
 __all__ = ["LEFT_OUT", "Answer", "assembled"]
 
 MOST_COMPARED = 3_000_000
-"""The largest number of comparisons of an operation with a key, for all operations and keys together."""
+"""The largest number of comparisons of operations with keys; each pair (operation, key) is one comparison."""
 LEFT_OUT = ("an operation is left out:", "no operations are proposed:")
 """The beginnings of the notes on operations that are left out."""
 TRIES = 10
@@ -50,7 +50,7 @@ class Answer:
 
 
 Agrees = Callable[[TensorInfo, str], str]
-"""A function of a new tensor and a destination key that returns how both agree, such as "bits"; '' if they differ."""
+"""A function of a new tensor and a destination key. It returns how the two tensors agree, such as "bits"; '' if not."""
 
 
 def assembled(
@@ -94,7 +94,7 @@ def assembled(
 
 
 def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, str]], list[str]]:
-    """Return (operation, evidence) for each operation, and the names of all tensors after the operations."""
+    """Return a list of (operation, evidence), and the names of all tensors after the operations."""
     why = {step: change.why for change in changes for step in change.steps}
     found: list[tuple[Row, str]] = []
     for phase in range(STACK + 1):
@@ -106,7 +106,7 @@ def _rows(changes: Sequence[Change], keys: list[str]) -> tuple[list[tuple[Row, s
 
 
 def _in_turns(steps: Sequence[Step]) -> list[list[Step]]:
-    """Return the steps of a phase in lists; a list has at most one step on each tensor."""
+    """Return the steps of a phase, divided into lists; each list has at most one step on each tensor."""
     turns: list[list[Step]] = []
     seen: Counter[str] = Counter()
     for step in steps:

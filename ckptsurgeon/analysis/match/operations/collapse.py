@@ -71,7 +71,7 @@ def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
 
 
 def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``forms``, each only once: an operation can stack different numbers of tensors, all with the same form."""
+    """Return ``forms`` without repeats: an operation can stack different numbers of tensors, all with the same form."""
     return tuple(dict.fromkeys(forms))
 
 
@@ -129,7 +129,7 @@ class _Column:
     parts: list[str]
     rows: list[list[int]]
     names: dict[int, str] = field(default_factory=dict)
-    """{position of a piece: name of the capture}"""
+    """{position of a piece in the keys: name of the capture}"""
 
 
 def _together(steps: Sequence[Step], known: _Keys) -> Row | None:

@@ -30,7 +30,7 @@ _BEYOND = (
 
 @dataclass(frozen=True)
 class HeaderChanges:
-    """The operations that follow from names and shapes: complete ones, incomplete ones, and notes."""
+    """The operations that follow from names and shapes: complete operations, incomplete operations, and notes."""
 
     changes: list[Change]
     undecided: list[Undecided]
@@ -38,9 +38,9 @@ class HeaderChanges:
 
 
 def header_changes(found: Proposal, source: Tensors, destination: Tensors) -> HeaderChanges:
-    """Return the operations that follow from names and shapes, complete and incomplete ones, and notes.
+    """Return the complete and the incomplete operations that follow from names and shapes, and notes.
 
-    ``found`` has the tensors that are only renamed; these are not used again.
+    ``found`` has the tensors that are only renamed; the operations do not use them.
     """
     left = _Left(found, source, destination, list(_transposes(found, source)))
     kinds = found.turned, {new: old for old, new in found.turned.items()}
@@ -97,10 +97,10 @@ class _Left:
 
 
 def _stored(turned: Iterable[str], names: Iterable[str], tensors: Tensors) -> Callable[[str], bool | None]:
-    """Return a function of a key that returns whether similar matrices are transposed in the other model.
+    """Return a function that takes a key, and returns whether similar matrices are transposed in the other model.
 
-    Similar matrices are in the same list of layers, and their keys have the same last segment. The function returns
-    None if the answer is not known.
+    Matrices are similar if they are in the same list of layers and their keys have the same last segment. The function
+    returns None if the answer is not known.
     """
     places = {place for key in turned if (place := _place(key)) and len(tensors[key].shape) == 2}
     plain = {_place(key) for key in names if len(shape := tensors[key].shape) == 2 and shape[0] != shape[1]}

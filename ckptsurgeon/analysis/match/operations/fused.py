@@ -22,7 +22,7 @@ KINDS = ({"q", "k", "v"}, {"k", "v"}, {"gate", "up"})
 BY_HEAD = frozenset({"query_key_value", "linear_qkv", "wqkv", "dense_h_to_4h", "linear_fc1"})
 """Names of fused projections whose rows may be grouped by heads or interleaved; ``wqkv`` is from InternLM 2."""
 MOST = 1 << 16
-"""At most this many pairs (fused tensor, set of parts) are compared in one layer, which takes a second."""
+"""At most this many pairs (fused tensor, set of parts) are compared in one layer; this many take about a second."""
 
 Turned = Callable[[str], bool | None]
 """A function of a key that returns whether matrices of its layers are stored transposed; None if it is not known."""
@@ -58,7 +58,7 @@ class _Layer:
 
 
 def find_fused(wholes: Tensors, parts: Tensors, turned: Turned) -> Iterator[Fused]:
-    """Yield the tensors of ``wholes`` that are concatenations of tensors of ``parts``; both have no partner yet."""
+    """Yield the tensors of ``wholes`` that are concatenations of ``parts``; no tensor of either has a partner yet."""
     for layer in _layers(wholes, parts):
         if not layer.is_large:
             yield from _in_layer(layer, wholes, parts, turned)

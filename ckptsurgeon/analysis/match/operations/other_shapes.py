@@ -64,7 +64,7 @@ def _sorted(shape: Shape) -> Shape:
 
 
 def _names(source: Tensors, destination: Tensors, changed: Callable[[Shape], Shape]) -> dict[str, str]:
-    """Return {source key: destination key} of tensors with similar names whose shapes ``changed`` makes equal."""
+    """Return {source key: destination key} of tensors with similar names whose shapes are equal after ``changed``."""
     sides = [
         {key: replace(info, shape=changed(info.shape)) for key, info in side.items()} for side in (source, destination)
     ]

@@ -35,7 +35,7 @@ class Stacked:
 
 
 def find_stacked(stacks: Tensors, singles: Tensors, models: tuple[Tensors, Tensors]) -> Iterator[Stacked]:
-    """Yield the tensors in ``stacks`` that are stacks of ``singles``; both have no partner yet.
+    """Yield the tensors in ``stacks`` that are stacks of ``singles``; no tensor of either has a partner yet.
 
     ``models`` are all tensors of the two models: their names show which part of a transformer block a tensor may be.
     """

@@ -1,1 +1,1 @@
-"""Finds by content which tensors of two checkpoints of one network correspond, and in what other form."""
+"""Finds by content which tensors of two checkpoints of one network correspond, and which operations convert them."""

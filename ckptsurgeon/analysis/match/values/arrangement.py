@@ -92,7 +92,8 @@ def permutation(one: Tensor, other: Tensor, dtype: str, *, is_rounded: bool = Fa
 
     Only fingerprints of slices are compared, which do not depend on the order of elements. So the whole tensors still
     have to be compared afterwards. Returns None if no permutation fits. If ``is_rounded`` is true, the elements may be
-    roundings to float16 and bfloat16; those of a vector then show no order, as several are one number in bfloat16.
+    roundings to float16 and bfloat16. Then the order of a vector's elements is not found: several of them may be the
+    same number in bfloat16.
     """
     if not one[1].shape or one[1].shape != other[1].shape or (is_rounded and len(one[1].shape) < 2):
         return None

@@ -1,4 +1,4 @@
-"""Applies the operations of weights to the biases of the same modules: the values of biases show too little."""
+"""Applies the operations on weights to the biases of the same modules: the values of biases alone prove too little."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def is_comparable(info: TensorInfo) -> bool:
 
 
 def common_dtype(one: str, other: str) -> str:
-    """Return the dtype in which values are compared: of two floating-point types, the less precise; '' if none."""
+    """Return the dtype in which values of two dtypes are compared: of two float types, the less precise; '' if none."""
     if one == other:
         return one
     if one not in _PRECISION or other not in _PRECISION:
@@ -165,7 +165,7 @@ def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: Ten
 def _is_rounding(one: Hashes, other: Hashes) -> bool:
     """Return whether elements, as bits of bfloat16, may be roundings of the same numbers to float16 and bfloat16.
 
-    A number that is rounded to float16 and then to bfloat16 is equal, or next, to the number that is rounded directly.
+    A number that is rounded to float16 and then to bfloat16 is the number that is rounded directly, or one next to it.
     The smallest float16 numbers are multiples of 2 to the power of -24, so this difference is also allowed.
     """
     ordered = [np.where(bits >> 15, -(bits & 0x7FFF).astype(np.int64), bits.astype(np.int64)) for bits in (one, other)]

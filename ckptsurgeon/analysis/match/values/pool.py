@@ -100,7 +100,7 @@ class Pool:
 
 
 def _positions(lines: Hashes, inside: Hashes) -> npt.NDArray[np.int64] | None:
-    """Return the position of each line in another matrix (``inside``), all different; None if a line is not in it."""
+    """Return different positions of all lines in another matrix, ``inside``; None if there are no such positions."""
     if len(lines) > len(inside):
         return None
     order = np.argsort(inside, kind="stable")

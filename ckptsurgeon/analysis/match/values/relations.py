@@ -48,7 +48,7 @@ def _by_whole(found: Iterable[Found]) -> Iterator[tuple[Matrix, list[Found]]]:
 
 
 class _Forms:
-    """The transposes of a change, and the dimension ``dim`` of its other operations.
+    """Which tensors a change must transpose, and the dimension ``dim`` of its other operations.
 
     If the lines are columns in the whole tensor and in all parts, nothing is transposed, and ``dim`` is 1.
     """
@@ -124,7 +124,7 @@ def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change
 
 
 def _cancelled(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """Return the steps; none if they are only two transposes, which cancel each other."""
+    """Return the steps, or no steps if they are only two transposes, which cancel each other."""
     if len(steps) == 2 and all(step.verb == "transpose" for step in steps):
         return ()
     return tuple(steps)

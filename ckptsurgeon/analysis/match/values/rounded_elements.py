@@ -100,7 +100,7 @@ def _add(sums: Numbers, values: Numbers, root: Numbers, axes: tuple[int, ...]) -
 
 
 def _normed(sums: Numbers, squares: Numbers, size: int) -> Projections:
-    """Return the sums so that other elements change them by about 1, and the logarithm of the norm."""
+    """Return the sums, scaled so that different elements change them by about 1, and the logarithm of the norm."""
     sums[:, :-1] /= np.sqrt(size)
     sums[:, -1] = np.log(np.maximum(np.sqrt(squares / 3), 2.0**-149))
     return sums
