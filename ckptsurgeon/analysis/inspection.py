@@ -97,9 +97,9 @@ class Inspection(InNotebooks):
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of elements of all floating tensors; tied tensors count once, quantised ones as if dequantised.
+        """The number of elements of all floating-point tensors; quantised tensors count as if dequantised.
 
-        None if the headers do not suffice to compute it, as for some quantised encodings.
+        Tied tensors count once. None if the headers do not suffice to compute it, as for some quantised encodings.
         """
         unknown = (one.codes for one in self.codes.tensors if one.codes and one.parameters is None)
         return None if any(key in self.tensors for key in unknown) else self.parameters_at_least

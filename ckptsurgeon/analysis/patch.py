@@ -23,15 +23,15 @@ class Patch(InNotebooks):
     """A patch that was read, written or applied. Sizes are in bytes, ``elapsed_s`` is in seconds.
 
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
-    ``changed`` and ``added`` are numbers of tensors of the new checkpoint: equal to the old tensor bit for bit,
-    changed, and only in the new checkpoint. ``approximated`` is the number of changed tensors for which the patch
-    stores only the signs of the changes, or low-rank factors of the changes. ``change_error`` is the norm of the errors
-    of these changes, divided by the norm of the changes. ``weight_error`` is the norm of the errors of a tensor,
-    divided by the norm of its weights, for the tensor where it is largest. ``low_rank`` has the rank and the error of
-    each tensor with low-rank factors; this error is relative to the change of the tensor. ``files`` is the number of
-    new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of the new files. If several patches were
-    applied, the tensors of the last patch are counted, and ``nbytes`` is the size of all patches. ``notes`` list parts
-    of the model that are not in the patch, and faults of the checkpoints.
+    ``changed`` and ``added`` are numbers of tensors of the new checkpoint: tensors that equal the old tensor bit for
+    bit, changed tensors, and tensors that only the new checkpoint has. ``approximated`` is the number of changed
+    tensors for which the patch stores only the signs of the changes, or low-rank factors of the changes.
+    ``change_error`` is the norm of the errors of these changes, divided by the norm of the changes. ``weight_error`` is
+    the largest relative error of a tensor: the norm of its errors divided by the norm of its weights. ``low_rank`` has
+    the rank and the error of each tensor with low-rank factors; this error is relative to the change of the tensor.
+    ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of the new files. If
+    several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the size of all patches.
+    ``notes`` list parts of the model that are not in the patch, and faults of the checkpoints.
     """
 
     path: str
@@ -105,7 +105,7 @@ def described(path: str, index: PatchIndex, nbytes: int, elapsed_s: float) -> Pa
 
 
 def _fits(segments: Mapping[str, Segment | None]) -> Iterator[FactorFit]:
-    """Yield the error of each tensor whose segment has low-rank factors; ``segments`` is by the tensor's key."""
+    """Yield the error of each tensor whose segment has low-rank factors; ``segments`` maps keys to segments."""
     for key, segment in segments.items():
         if segment is not None and (low := segment.low_rank) is not None:
             rows = segment.nbytes // low.columns // raw_dtype(low.dtype).itemsize

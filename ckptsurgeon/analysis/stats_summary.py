@@ -1,4 +1,4 @@
-"""Measures the stored tensors and the decoded weights of a checkpoint, and adds their statistics up."""
+"""Measures the stored tensors and the decoded weights of a checkpoint, and sums up their statistics."""
 
 from __future__ import annotations
 

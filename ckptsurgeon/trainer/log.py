@@ -21,7 +21,7 @@ from .step_result import StepResult
 __all__ = ["Observer", "TrainingLog", "log_rows", "read_log"]
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""A function that gets each row of the log."""
+"""A function that is called with each row of the log."""
 
 
 LOG_FILE = "log.jsonl"

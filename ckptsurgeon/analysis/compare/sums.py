@@ -70,7 +70,10 @@ def norm(squares: Sum) -> Sum:
 
 
 def quotient(of: Sum, *by: Sum) -> float | None:
-    """Return the sum ``of`` divided by each sum in ``by``; None if one is zero, or a double cannot hold the result."""
+    """Return the sum ``of`` divided by all sums in ``by``.
+
+    None if a divisor is zero, or a double cannot hold the result.
+    """
     if not all(one.value for one in by):
         return None
     value = of.value

@@ -59,7 +59,7 @@ class _Side:
             self.stale[:] = False
 
     def clear(self) -> npt.NDArray[np.bool_]:
-        """Return a mask of the modules whose best score is at least ``NEAR`` and clearly above the second best."""
+        """Return a mask of the modules whose best score is at least ``NEAR``, and clearly above their second best."""
         near = self.score >= NEAR
         clearly: npt.NDArray[np.bool_] = np.where(near, self.score, 0) - self.next >= MARGIN
         return near & clearly

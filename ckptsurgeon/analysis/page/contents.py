@@ -310,5 +310,5 @@ def _checked(report: CheckReport) -> dict[str, Any]:
 
 
 def _said(value: object) -> str | None:
-    """Return a value as a string, shortened if it is long; None for None."""
+    """Return a value as a string, shortened if it is long; None if the value is None."""
     return None if value is None else brief(value if isinstance(value, str) else str(value))

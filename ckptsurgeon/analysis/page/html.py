@@ -58,7 +58,7 @@ def integer(value: Any) -> int | None:
 def number(value: Any) -> float | None:
     """Return ``value`` if it is an integer, or rounded to six significant digits if it is a float.
 
-    Returns None for anything else, and for a number that is not finite or too large for a chart.
+    Returns None for any other type, and for a number that is not finite or too large for a chart.
     """
     if type(value) is int:
         return integer(value)

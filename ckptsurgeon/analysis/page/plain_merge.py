@@ -93,5 +93,5 @@ def _percent(share: float | None) -> str:
 
 
 def _text(text: str) -> str:
-    """Return untrusted text for HTML: no tag can begin in it."""
+    """Return untrusted text, escaped for HTML: no tag can begin in it."""
     return html_escape(escape(brief(text, LONGEST)))

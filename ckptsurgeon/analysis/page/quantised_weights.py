@@ -1,4 +1,4 @@
-"""The quantised weights of a page: which weight each row of codes stores, and which rows have its scales."""
+"""The quantised weights of a page: for each row of codes, its weight, and the rows with its scales."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["json_lines", "json_object"]
 LARGEST = 64 << 20
 """A file that is read whole may have at most this many characters; files of real runs are far smaller."""
 LINE = 1 << 20
-"""The largest number of characters of a line; a longer line is read in pieces, which are not valid JSON."""
+"""The largest number of characters of a line; longer lines are skipped, because they are read in pieces."""
 
 
 def json_lines(path: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ __all__ = ["BarrierPoint", "LossBarrier"]
 
 @dataclass(frozen=True)
 class BarrierPoint:
-    """A network between two networks: (1 - ``alpha``) times the weights of the first plus ``alpha`` times the second's.
+    """A network between two networks. Its weights are (1 - ``alpha``) * first + ``alpha`` * second.
 
     ``loss`` is its loss; it is infinite or NaN if the outputs are. ``above`` is the loss minus the linear interpolation
     of the losses of the two networks.
@@ -48,7 +48,7 @@ class LossBarrier(InNotebooks):
 
     @property
     def highest(self) -> BarrierPoint:
-        """The point that is highest above the linear interpolation; one that is not finite, if there is one."""
+        """The point that is highest above the linear interpolation; a point that is not finite, if there is one."""
         return max(self.points, key=lambda one: one.above if math.isfinite(one.above) else math.inf)
 
     @property
@@ -66,7 +66,7 @@ class LossBarrier(InNotebooks):
 
     @property
     def highest_loss(self) -> BarrierPoint:
-        """The point with the largest loss; one that is not finite, if there is one."""
+        """The point with the largest loss; a point that is not finite, if there is one."""
         return max(self.points, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf)
 
     @property

@@ -53,7 +53,7 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class MovedExpert:
-    """An expert of the second network whose weights are not those of the expert with the same ``index`` in the first.
+    """An expert of the second network whose weights differ from the expert with the same ``index`` in the first.
 
     ``equals`` is the index of the first network's expert with the same weights; None if there is none.
     """
@@ -67,10 +67,10 @@ class ChangedTensor:
     """A weight whose values differ. ``error`` is the norm of the difference divided by the norm of the first weight.
 
     ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
-    network that has the values of this weight in the second one; '' if there is none. ``order`` says that the second
-    weight is the first one "transposed", or with its "rows" or "columns" in another order; '' if it is not. ``shapes``
-    are its shapes in both networks if they differ; then ``error`` is infinite. ``experts`` are the experts that differ,
-    if the weight has a slice for each expert of a layer.
+    network that has the values of this weight in the second one; '' if there is none. ``order`` is "transposed" if the
+    second weight is the first one transposed, "rows" or "columns" if its rows or columns are those of the first in
+    another order; '' otherwise. ``shapes`` are its shapes in both networks if they differ; then ``error`` is infinite.
+    ``experts`` are the experts that differ, if the weight has a slice for each expert of a layer.
     """
 
     key: str
@@ -88,8 +88,8 @@ class Proof(InNotebooks):
 
     ``blocks`` are in the order in which the blocks finished. ``output`` compares the output of the whole network;
     ``prediction`` is set if that output is logits. A block drifts if its outputs differ by more than rounding explains.
-    ``changed`` lists the differing weights of the first block that drifts, and ``changed_elsewhere`` those of the rest
-    of the network, if they differ in their shapes, or by more than rounding explains. ``differing`` is the number of
+    ``changed`` lists the differing weights of the first block that drifts. ``changed_elsewhere`` lists weights of the
+    rest of the network that differ in their shapes, or by more than rounding explains. ``differing`` is the number of
     differing weights in the whole network. ``unused`` are the weights that no block used. ``unused_differing`` are
     weights that differ by more than rounding explains and that had no effect on the outputs with these inputs; if no
     output drifts, ``changed`` lists the first 16 of them, with ``block`` ''.

@@ -15,7 +15,10 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 
 
 class Verdict(IntEnum):
-    """What reading a file would do, from harmless to running unknown code. A file has the highest of its verdicts."""
+    """What reading a file would do, from harmless to running unknown code.
+
+    The highest verdict of a part is the file's.
+    """
 
     PLAIN = 0
     TENSORS = 1

@@ -24,7 +24,7 @@ SHOWN = 1000
 
 
 def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
-    """Yield a note for each folder that lacks shards of a checkpoint: it says that these shards were not scanned.
+    """Yield a note for each folder that lacks shards of a checkpoint: these shards were not scanned.
 
     ``found`` maps the path of each scanned file to a function that opens it.
     """

@@ -151,10 +151,9 @@ def _open(path: str) -> File:
 
 
 def _belongs(target: str, home: str) -> bool:
-    """Return whether the target of a link may be read.
+    """Return whether the target of a link may be read: it is in the scanned folder ``home``.
 
-    It must be in the scanned folder ``home``. If that is a snapshot in a Hugging Face cache, the target may also be in
-    the blobs folder of the same model.
+    If ``home`` is a snapshot in a Hugging Face cache, the target may also be in the blobs folder of the same model.
     """
     if target == home or target.startswith(home.rstrip(os.sep) + os.sep):
         return True

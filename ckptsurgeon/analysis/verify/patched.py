@@ -1,4 +1,4 @@
-"""Verifies an output of ``ckpt patch apply``: compares the SHA-256 of its files with those in the patch."""
+"""Verifies an output of ``ckpt patch apply``: compares the SHA-256 of each file with the SHA-256 in the patch."""
 
 from __future__ import annotations
 

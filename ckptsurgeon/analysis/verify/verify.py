@@ -181,7 +181,7 @@ def _unsound(check: Check) -> Iterator[OutputNote]:
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:
-    """Yield the checkpoint and header of each tensor of an output, then of the source tensors that it is compared with.
+    """Yield (checkpoint, header) of each tensor of an output, then of the source tensors that it is compared with.
 
     The header is None if a source lacks the tensor.
     """

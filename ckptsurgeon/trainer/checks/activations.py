@@ -120,8 +120,8 @@ def layer_activations(model: nn.Module, task: Task, batch: Batch, *, settings: S
 def _given(module: nn.Module, values: Iterable[Any]) -> Tensor:
     """Return the first tensor in ``values``, the arguments of a layer, reshaped to (units, positions).
 
-    ``module`` is the layer; its class decides which axis holds the units. Returns zeros (1, 1) if no argument is a
-    tensor.
+    ``module`` is the layer; its class decides which axis holds the units. Returns a tensor of one zero, with shape (1,
+    1), if no argument is a tensor.
     """
     first = next((one for one in values if isinstance(one, Tensor) and one.numel()), None)
     if first is None:

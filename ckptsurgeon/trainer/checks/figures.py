@@ -78,7 +78,7 @@ BELOW = 0.05
 
 
 def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, higher: bool = False) -> Check:
-    """Pass if the metric on the only training batch is below 0.05; fail otherwise.
+    """Pass if the metric on the only training batch is below 0.05, else fail.
 
     If ``higher`` is true, higher values are better, and the metric must be above 0.95.
 

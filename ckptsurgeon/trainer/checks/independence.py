@@ -59,7 +59,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return the kind of a layer, such as ``convolution``, if its output for a clip depends on padding; else ''.
+    """Return the kind of a layer, such as ``convolution``, if padding changes the layer's output for a clip; else ''.
 
     Many networks do not mask padding before such layers.
     """

@@ -26,9 +26,9 @@ MAX_Z = 6.0
 FEW_VALUES = 30
 """The z-scores of tensors with fewer values than this are exact; for larger tensors an approximation suffices."""
 UNUSUAL_Z = 4.0
-"""A z-score is ignored if random draws of the same initialiser also reach this value.
+"""A z-score is ignored if random draws of the same initialiser also reach it.
 
-The values of a draw are then not independent of each other, as the z-scores assume.
+Then the values of a draw are not independent of each other, although z-scores assume that they are.
 """
 
 
@@ -56,7 +56,7 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return a tensor (draws, 3): the z-scores of each draw's mean, standard deviation and most extreme value.
+    """Return the z-scores (draws, 3) of the mean, the standard deviation and the most extreme value of each draw.
 
     ``mine`` (draws, n) has the values of a small tensor in each draw, ``theirs`` the values of all other draws. The
     most extreme value is the one furthest from the mean of ``theirs``. The scores are exact for values from a normal

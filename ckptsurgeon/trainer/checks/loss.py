@@ -24,7 +24,7 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "loss_fell"]
 
 MIN_STEPS = 6
-"""With fewer steps, the check cannot distinguish a fall of the loss from noise: it compares three steps at each end."""
+"""With fewer steps, the check cannot distinguish a fall of the loss from noise: it would compare fewer than 3 steps."""
 SHARE = 10
 """A run is cut into this many equal parts; the mean losses of the first and the last part are compared."""
 ERRORS = 2.0

@@ -85,7 +85,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def checks_during(loop: TrainingLoop) -> Iterator[Check]:
-    """Yield the results of the checks of the training itself; ``loop`` must have done its last step."""
+    """Yield the results of the checks of the training itself; ``loop`` must have taken its last step."""
     state = loop.state
     yield frozen_unchanged(state)
     yield loss_fell(state, loop.folder)

@@ -160,7 +160,7 @@ def useless_settings(made: Settings) -> list[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect, because of the schedule or for lack of a language model."""
+    """Return notes on settings that have no effect with this schedule, or without a language model."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]

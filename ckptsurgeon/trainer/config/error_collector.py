@@ -1,4 +1,4 @@
-"""Collects errors, so that a user sees all errors in the data at once."""
+"""Collects errors, so that the user sees all of them at once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ErrorCollector:
 
 
 def _together(messages: Sequence[str]) -> list[str]:
-    """Return the messages, but only one for several that say the same about several places (``PLACE: …``)."""
+    """Return the messages; messages ``PLACE: TEXT`` with equal texts are joined to ``PLACE, PLACE: TEXT``."""
     places: dict[str, list[str]] = {}
     for message in messages:
         place, colon, what = message.partition(": ")

@@ -73,8 +73,8 @@ class Batches:
     def longest(self, *, rank: int = 0, of: int = 1) -> Batch:
         """Return a batch of the longest clips; no batch of an epoch is longer than this batch.
 
-        If ``of`` processes share each batch, only the clips of process ``rank`` are returned. This process makes the
-        batch, not a worker, and it draws other random numbers than for the batches of the run.
+        If ``of`` processes share each batch, only the clips of process ``rank`` are returned. The batch is made in the
+        calling process, not in a worker, and with other random numbers than the batches of the run.
         """
         self.fill()
         places = sorted_batches(self.split.lengths, self._size)[0][rank::of] or [0]

@@ -13,8 +13,8 @@ T = TypeVar("T")
 POOL, POOL_BY_SECONDS = 32, 64
 """The clips of this many random batches are sorted by length together, and then cut into batches of similar length.
 
-If all clips were sorted together, every epoch would have the same batches. The second number is for batches whose size
-is in seconds.
+If all clips were sorted together, every epoch would have the same batches. The second constant is for batches whose
+size is in seconds.
 """
 
 

@@ -41,7 +41,7 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
 
     ``named`` is the dataset's entry in the configuration, ``{hf_dataset: PATH, split: …, text: …, audio: …}``. If
     ``texts`` is false, no transcripts are read. Raises ConfigError if the split or a column is missing. Also raises
-    ConfigError if there are several splits, or several columns that may be meant, and the entry names none of them.
+    ConfigError if there are several possible splits or columns, and the entry names none of them.
     """
     unknown = [one for one in named if one not in FIELDS]
     if unknown:

@@ -23,7 +23,7 @@ _ARCHIVE = re.compile(r"\.ark(:\d+)?$")
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a Kaldi file: ``value`` is the text after the id at its beginning, ``where`` is file and line."""
+    """A line of a Kaldi file: ``value`` is the text after the id, ``where`` the file and the line number."""
 
     value: str
     where: str

@@ -42,7 +42,7 @@ def mel_filters(n_mels: int, n_fft: int, rate: int) -> Tensor:
 class LogMel(nn.Module):
     """Log-mel features of waveforms: 25 ms frames every 10 ms, with the mean of each utterance subtracted.
 
-    ``forward``: waveforms (batch, samples) and their lengths → features (batch, frames, n_mels) and frame counts.
+    ``forward``: waveforms (batch, samples) and their lengths → features (batch, frames, n_mels) and numbers of frames.
     """
 
     melmat: Tensor

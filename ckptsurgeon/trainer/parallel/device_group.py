@@ -1,4 +1,4 @@
-"""The group of GPUs that sum gradients (NCCL); a rank can leave the group if another process has ended.
+"""The group of GPUs that sum gradients (NCCL); a rank leaves the group if another process has ended.
 
 If a process has ended, the GPUs of the other processes wait in their next sum for ever. Every operation that reads a
 value from a waiting GPU also waits: ``.cpu()``, ``.item()``, an allocation that frees memory. Only an abort of the

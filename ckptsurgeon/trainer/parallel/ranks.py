@@ -73,7 +73,7 @@ class Ranks:
     control: Any = None
     """The gloo group for metrics and decisions."""
     store: Any = None
-    """A key-value store in which a rank writes the reason why it ends; the store works even if the group is broken."""
+    """A key-value store, to which a rank writes the reason why it ends; it works even if the group is broken."""
     device: DeviceGroup | None = None
     """The NCCL group for gradients, if there are GPUs."""
     watching: Any = None

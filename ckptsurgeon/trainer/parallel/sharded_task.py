@@ -28,7 +28,7 @@ def shard_task(job: Job, model: ParallelModel) -> Job:
 
 
 def single_process_job(job: Job) -> Job:
-    """Return the job as if this were the only process, with the task for models that are not sharded."""
+    """Return the job as if this were the only process: its task runs a model that is not sharded."""
     task: Any = getattr(job.task, "unsharded", job.task)
     # Several ranks never compile the whole loss, but a single process would.
     settings = job.settings if job.ranks.size == 1 else replace(job.settings, compile="off")

@@ -21,7 +21,10 @@ from .device_group import GRACE_S
 __all__ = ["RankWatch"]
 
 GONE, BYE = 0, 1
-"""Messages: GONE: a rank died or had an error. BYE: the sender left the block of ``RankWatch`` without an error."""
+"""Messages between ranks. GONE: a rank died or had an error.
+
+BYE: the sender left its ``RankWatch`` without an error.
+"""
 SEND_S = 30.0
 """The timeout of a message in seconds. The next rank always waits for the message, unless its process has ended."""
 

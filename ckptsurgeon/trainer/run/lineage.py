@@ -102,7 +102,10 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return the value of a field of ``data`` as text for a message; ``name`` is tokens, segmenter or a split."""
+    """Return the value of the field ``name`` of ``train.data`` as text for a message.
+
+    ``name`` is tokens, segmenter or a split.
+    """
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)

@@ -1,4 +1,4 @@
-"""Extends the hint of an error that ends a run by the saved step and the command that continues the run."""
+"""Adds the saved step, and the command that continues the run, to the hint of an error that ends a run."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class _Mode:
     def check(self) -> None:
         """Raise ConfigError for an unknown split, or if two modes contradict each other.
 
-        Each mode that replaces training excludes the other two, and the options for training that are fields here.
+        Each mode that replaces training excludes the other two such modes, and the training options among the fields.
         """
         if self.evaluate is not None and self.evaluate not in SPLITS:
             raise ConfigError(

@@ -155,9 +155,10 @@ def _is_estimated(found: Figures, every: Array, work: Workspace, layout: FloatLa
 def _estimate_small(
     found: Figures, every: Array, codes: Array, work: Workspace, layout: FloatLayout, *, has_zeros: bool
 ) -> None:
-    """Set the numbers of zeros and denormals in ``found``: the positive zeros of a block are counted in ``every`` code.
+    """Set the numbers of zeros and denormals in ``found``.
 
-    The other small values are estimated from ``codes``, a sample. That saves three of four steps over all codes.
+    Positive zeros are counted in ``every``, all codes of a block. The numbers of the other small values are estimated
+    from ``codes``, a sample. That saves three of four steps over all codes.
     """
     share, positive = every.size // codes.size, codes.size - int(np.count_nonzero(codes))
     _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=has_zeros)

@@ -88,7 +88,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
-    """Yield findings on scales by their figures (``found``); ``below`` are scales that are negative by mistake."""
+    """Yield findings about scales with odd figures.
+
+    ``found`` has the figures of all scales, ``below`` the keys of scales that are negative by mistake.
+    """
     broken = [key for key, one in found.items() if one.nan or one.inf]
     zero = [key for key, one in found.items() if one.number and one.low == one.high == 0 and _has_codes(subject, key)]
     huge = [key for key, one in found.items() if one.largest > HUGE and _multiplies_rows(subject, key)]

@@ -29,7 +29,10 @@ TRIES = 10
 
 
 class _RowError(Exception):
-    """Raised for an operation that the source does not allow; the message is a note, and ``steps`` are its steps."""
+    """Raised for an operation that cannot be applied to the source.
+
+    The message is a note; ``steps`` are the steps of the operation.
+    """
 
     def __init__(self, message: str, steps: Iterable[Step]) -> None:
         super().__init__(message)

@@ -223,7 +223,7 @@ def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
 
 
 def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str | None:
-    """Return an expression such as ``{n+1}`` that gives ``numbers``, one of each new name; None if none does."""
+    """Return an expression such as ``{n+1}`` that gives ``numbers``, one number per new name; None if there is none."""
     options: list[tuple[int, int, str]] = []
     for place, (position, name) in enumerate(columns[0].names.items()):
         shifts = {number - row[place] for number, row in zip(numbers, columns[0].rows, strict=True)}
@@ -268,7 +268,10 @@ def _joined(ends: Sequence[str], rows: Sequence[Row], leaves: Mapping[str, set[s
 
 
 def _stripped(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return ("weight" or "bias", the operation without this end of all its names); None if a name ends otherwise."""
+    """Return ("weight" or "bias", the operation with this ending removed from its names).
+
+    None if a name ends otherwise.
+    """
     verb = next(iter(row))
     texts = [text for name in (verb, "into") if name in row for text in _texts(row[name])]
     ends = {text.rpartition(".")[2] for text in texts}

@@ -107,7 +107,10 @@ def _likeness(place: Place, parent: str) -> float:
 
 @dataclass(frozen=True)
 class _Group:
-    """The tensors of one parent module, by kind of part (q, k, v, gate, up); ``others`` by number of dimensions."""
+    """The tensors of one parent module, by kind of part (q, k, v, gate, up).
+
+    ``others`` has the remaining tensors, by number of dimensions.
+    """
 
     of_kind: Mapping[str, list[str]]
     others: Mapping[int, list[str]]
@@ -124,7 +127,10 @@ class _Group:
 
 
 def _chosen(whole: str, group: _Group, wholes: Tensors, parts: Tensors) -> Iterator[tuple[str, ...]]:
-    """Yield sets of a module's tensors that may be the parts of ``whole``, in the order that its name shows, if any."""
+    """Yield sets of a module's tensors that may be the parts of ``whole``.
+
+    If the name of ``whole`` shows the order of its parts, they are in this order.
+    """
     order = order_of_parts(whole)
     for kinds in KINDS:
         if (order and set(order) != kinds) or any(len(group.of_kind[kind]) != 1 for kind in kinds):

@@ -1,4 +1,4 @@
-"""Finds tensors with corresponding names but other shapes: 1x1 convolutions, matrices that some layers transpose."""
+"""Finds tensors with corresponding names but different shapes: 1x1 convolutions, and transposed matrices."""
 
 from __future__ import annotations
 

@@ -68,7 +68,10 @@ def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[lis
 
 
 def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
-    """Yield the stacks; stacks of square matrices count as transposed if all others with the same last segment are."""
+    """Yield the stacks ``found``.
+
+    A stack of square matrices counts as transposed if all other stacks with the same last segment in their keys are.
+    """
     kinds: dict[str, set[bool]] = defaultdict(set)
     for one in found:
         if not one.unknown and not _is_square(singles[one.parts[0]]):

@@ -75,7 +75,7 @@ def _common(both: Sequence[Checkpoint]) -> str:
 
 
 def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
-    """Add the corresponding tensors to ``pairs``, the most certain first; ``expected`` are the pairs by names."""
+    """Add the corresponding tensors to ``pairs``, the most certain first; ``expected`` are pairs that names show."""
     source, destination = pairs.here.checkpoint, pairs.there.checkpoint
     pair_equals(pairs, expected)
     lines = list(relations(*pairs.matrices(), source))
@@ -90,7 +90,10 @@ def _search(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _not_comparable(found: Proposal, both: Sequence[Checkpoint], made: set[str]) -> dict[str, str]:
-    """Return the pairs by names whose values cannot be compared, without those whose destination is in ``made``."""
+    """Return the pairs of ``found`` whose values cannot be compared.
+
+    Pairs with a destination key in ``made`` are left out.
+    """
     source, destination = both
     return {
         old: new

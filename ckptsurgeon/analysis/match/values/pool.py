@@ -121,7 +121,10 @@ def _separate(
     number: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
 ) -> None:
-    """Give lines with equal fingerprints different positions: after that of the previous line, else the first free."""
+    """Give lines with equal fingerprints different positions.
+
+    Such a line gets the position after that of the previous line if possible, else the first free position.
+    """
     taken = set(positions[number == 1].tolist())
     following: dict[int, int] = {}
     for at in np.flatnonzero(number > 1).tolist():

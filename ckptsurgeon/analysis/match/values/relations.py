@@ -107,7 +107,10 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
 
 
 def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change | None:
-    """Return the change that makes one tensor from all, or from consecutive, lines of ``whole``; None if none does."""
+    """Return the change that makes one tensor from consecutive lines of ``whole``, or from all.
+
+    None if there is none.
+    """
     number = len(whole.along(part.inner))
     region = region_of(part.positions, number)
     if region is None or region.groups > 1:

@@ -80,7 +80,7 @@ def _read(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[Box, Numbers]]
 
 
 def _places(box: Box, dims: Sequence[int]) -> list[tuple[slice, tuple[int, ...]]]:
-    """Return (indices of the slices along it that ``box`` has, all other dimensions) for each of ``dims``.
+    """Return, for each of ``dims``: (indices of the slices along it that are in ``box``, all other dimensions).
 
     Without ``dims``, the whole tensor is the only slice.
     """

@@ -39,7 +39,10 @@ def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _samples(side: Side) -> dict[Sample, list[str]]:
-    """Return {sample: keys}; the first item of a sample is true if all elements of the tensor are equal."""
+    """Return {sample: keys of tensors with this sample}.
+
+    The first item of a sample is true if all elements of the tensors are equal.
+    """
     found: dict[Sample, list[str]] = defaultdict(list)
     for key, info in side.tensors.items():
         digest, is_constant = sample_of(side.checkpoint, info, side.dtype)

@@ -99,7 +99,7 @@ _MAKERS: dict[str, Callable[[], _Unpacker]] = {
 
 
 class _Zlib:
-    """The decompressor of zlib, with the interface of the decompressors in bz2 and lzma: it keeps unused input."""
+    """A decompressor for zlib with the interface of the decompressors in bz2 and lzma, which keep unused input."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -121,7 +121,7 @@ class _Zlib:
 
 
 def _unpacked(place: ScanItem, packing: str) -> tuple[bytes, str]:
-    """Return the unpacked bytes of all compressed streams in a file, and the reason if unpacking failed ('' if not)."""
+    """Return the unpacked bytes of all compressed streams in a file, and why unpacking failed ('' if it did not)."""
     file, budget, parts = place.file, place.state.budget, bytearray()
     if packing == "joblib zlib":
         begin = _JOBLIB_HEADER + (

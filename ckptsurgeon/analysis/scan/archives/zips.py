@@ -36,7 +36,10 @@ _STORED, _DEFLATED = 0, 8
 
 
 def archives_in_turn(place: ScanItem) -> list[File]:
-    """Return the archives of a file that consists of several valid archives, one after another; [] for other files."""
+    """Return the archives of a file that consists of several valid archives, one after another.
+
+    [] for any other file.
+    """
     parts: list[File] = []
     begin = 0
     for end in _marks(place, b"PK\5\6"):
@@ -69,7 +72,7 @@ def _marks(place: ScanItem, mark: bytes) -> Iterator[int]:
 
 
 def pieces(place: ScanItem) -> Iterator[tuple[str, File]]:
-    """Yield the name and the content of each record whose local header is in the file, unpacked as far as possible.
+    """Yield the name and the unpacked content of each record whose local header is in the file, as far as possible.
 
     A record that has another name in the archive's central directory is yielded under both names.
     """

@@ -75,7 +75,7 @@ def _look_behind(place: ScanItem, end: int) -> bool:
 
 
 def _nbytes(of: re.Match[bytes]) -> int:
-    """Return the size in bytes of the array, or of the field of a structured dtype, that the match ``of`` describes."""
+    """Return the size in bytes that the match ``of`` describes: of an array, or of a field of a structured dtype."""
     size = int(of["size"] or 1) * (4 if of["code"] == b"U" else 8 if of["code"] in b"mM" and not of["size"] else 1)
     return size * prod(int(one[:20]) for one in re.findall(rb"\d+", of["shape"] or b""))
 

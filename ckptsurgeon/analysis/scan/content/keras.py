@@ -136,7 +136,7 @@ def look_at_hdf5(place: ScanItem) -> None:
 
 
 def _leads_out(place: ScanItem) -> Iterator[str]:
-    """Yield a note if an HDF5 file has links to other files, or values in them: the HDF5 library opens these files."""
+    """Yield a note if an HDF5 file links to other files, or stores values there: the HDF5 library opens these files."""
     try:
         HDF5.read(FileSlice(place.file, 0, place.file.size))
     except CheckpointError as error:

@@ -62,7 +62,7 @@ _OTHERS = {
         "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
         "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
     ),
-    # the folder that torch.distributed.checkpoint wrote to; the second module is that of Python 3.13
+    # the folder that torch.distributed.checkpoint wrote to; the second module is used by Python 3.13
     "pathlib": ("PosixPath",),
     "pathlib._local": ("PosixPath",),
     "numpy": ("dtype", "ndarray"),

@@ -224,7 +224,7 @@ class PickleState:
             self.part("an empty group of items is added to a value of the wrong kind")
 
     def build(self, target: Value, state: Value) -> None:
-        """Count that ``target`` gets a state, which calls its ``__setstate__`` if it has this method."""
+        """Count that ``target`` gets a state: a reader calls ``target.__setstate__``, if ``target`` has this method."""
         if not is_state(self.data, state) or not is_object(self.data, target):
             self.part("a state has a form that no pickler writes")
         self.change(target)
