@@ -77,13 +77,12 @@ def carry_out(
     """Apply a plan to its open inputs: write the output to the path or address in ``options``; return a receipt.
 
     ``recipe`` is stored in the output; ``progress`` is called with (bytes done, total bytes). ``beside`` are the
-    entries of the output that are not tensors, such as ``epoch``. If ``beside`` is None, the entries that the plan
-    copies from its source are written. ``helpers`` are other processes that write some files of the output.
-
-    Raises PlanError if a step does not fit its source, or if two tensors that the destination ties have different
-    values. Raises FormatError if the bytes of a source do not match their checksum, SourceError or OutputError if a
-    file cannot be read or written. After a failure there is no output. If the output has several files and the same
-    command may succeed later, the finished files are kept in a temporary folder for the next run.
+    entries of the output that are not tensors, such as ``epoch``; None for the entries that the plan copies from its
+    source. ``helpers`` are other processes that write some files of the output. Raises PlanError if a step does not fit
+    its source, or if two tensors that the destination ties have different values. Raises FormatError if the bytes of a
+    source do not match their checksum, SourceError or OutputError if a file cannot be read or written. After a failure
+    there is no output. If the output has several files and the same command may succeed later, the finished files are
+    kept in a temporary folder for the next run.
     """
     began = time.perf_counter()
     for step in plan.steps:
@@ -162,7 +161,7 @@ def _claimed(path: str, shape: OutputShape, options: OutputOptions, taken: set[t
 
 
 def _opening(path: str) -> Callable[..., AbstractContextManager[StagedOutput]]:
-    """Return the function that opens the temporary files of an output: it also uploads them if ``path`` is a URL."""
+    """Return the function that opens the temporary files of an output; if ``path`` is a URL, it also uploads them."""
     if not scheme_of(path):
         return staged_output
     from .uploaded_output import uploaded_output
@@ -261,8 +260,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
 def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, object]]) -> None:
     """Raise PlanError if a copied entry has the same name as a tensor, or as a dict that contains the tensors.
 
-    ``path`` are the keys of the nested dicts, from the outermost dict to the dict of tensors. ``levels`` are the
-    copied entries of each of these dicts, in the same order.
+    The dict of tensors may be in nested dicts: ``path`` are the keys that lead to it, from the outermost dict inwards.
+    ``levels`` has the copied entries of each of these dicts, in the same order.
     """
     taken = [step.key for step in plan.steps if step.key in levels[-1]]
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]

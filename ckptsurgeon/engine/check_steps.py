@@ -70,9 +70,9 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether a step has the operation that its policy needs for the shapes of source and output.
+    """Return whether a step has the operation that its shape policy needs for the shapes of its source and its output.
 
-    A policy says what to do if the two shapes differ.
+    A shape policy says what to do if the two shapes differ.
     """
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
@@ -81,8 +81,8 @@ def _resizes(step: Step) -> bool:
 def _maps(step: Step) -> bool:
     """Return whether embedding rows can be moved between vocabularies with the shapes and the dtype of a step.
 
-    ``step.rows`` must fit the numbers of rows in both shapes. Along all other axes, the shapes must be equal. Means of
-    rows need a floating-point dtype.
+    ``step.rows`` must fit the numbers of rows in both shapes. The shapes must be equal along all other axes. If rows
+    are means of other rows, the dtype must be floating-point.
     """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):

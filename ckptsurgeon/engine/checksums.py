@@ -46,7 +46,7 @@ def combine(parts: Sequence[tuple[int, int]]) -> int:
 
 
 def checkable(source: Checkpoint, info: TensorInfo) -> Iterator[tuple[File, Storage]]:
-    """Yield (file, storage) for each storage that contains values of a tensor and whose checksum is in the file."""
+    """Yield (file, storage) for each storage of a tensor's values that has a checksum in the file."""
     for leaf in leaves(info):
         if leaf.storage is not None and leaf.storage.has_checksum:
             yield source.file(leaf), leaf.storage
@@ -92,9 +92,10 @@ def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> in
 
 
 def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note on each source in which copied tensors do not have the checksums in the source's own recipe.
+    """Yield a note on each source whose copied tensors do not have the checksums in the source's own recipe.
 
-    ``written`` has the CRC-32 of each written tensor, so nothing is read for this; other tensors are not compared.
+    ``written`` has the CRC-32 of each written tensor, so no tensor is read for this. Tensors that were not copied are
+    not compared.
     """
     for number, source in enumerate(sources):
         copied = {

@@ -143,7 +143,7 @@ class SourceConsumer:
         return sum(opened[0].size for opened in self._files.values())
 
     def nbytes_beside(self, path: str) -> int:
-        """Return the size in bytes of the shards that still exist on the file system of the output ``path``."""
+        """Return the size in bytes of the existing shards that are on the same file system as the output ``path``."""
         device = os.stat(os.path.dirname(os.path.abspath(path))).st_dev
         there = (os.stat(one) for one in self._files if os.path.exists(one))
         return sum(found.st_size for found in there if found.st_dev == device)

@@ -29,7 +29,7 @@ class ParallelMap(Protocol):
     """A function like ``map`` that may use several threads; the results are in the order of the items."""
 
     def __call__(self, look: Callable[[Any], T], over: Iterable[Any], /) -> Iterable[T]:
-        """Return the result of ``look`` for each item of ``over``, in order."""
+        """Return ``look(item)`` for each item of ``over``, in order."""
         ...
 
 
@@ -69,9 +69,9 @@ class MergeContext:
         return known[name]
 
     def check(self, step: Step, needed: int, why: str, hint: str = "") -> None:
-        """Raise PlanError if ``needed``, the bytes of memory for a step, is more than the limit.
+        """Raise PlanError if ``needed``, the bytes of memory for a step, is over the limit.
 
-        ``why`` is a clause for the message: the reason for the need. ``hint`` is added to the hint of the error.
+        ``why`` is a clause for the message: why the step needs this memory. ``hint`` is added to the hint of the error.
         """
         if needed > self.memory:
             raise PlanError(

@@ -41,7 +41,7 @@ class _SliceChecksums:
     def add(self, block: memoryview) -> None:
         """Update the CRC-32 of the current slice with the next bytes of the task.
 
-        When a slice is complete, its CRC-32 is recorded, and the following bytes belong to the next slice.
+        If the slice is now complete, record its CRC-32; the following bytes belong to the next slice.
         """
         at = 0
         while self._slice is not None:

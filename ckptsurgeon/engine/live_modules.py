@@ -104,7 +104,7 @@ def _check_once(source: Checkpoint, info: TensorInfo | None, checked: set[int]) 
 
 
 def put_tensors(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Set the first tensor of each pair to the values of the second: for all pairs, or for none.
+    """Set the first tensor of each pair to the values of the second, either for all pairs or for none.
 
     If a tensor cannot be written, all earlier tensors are set back to their old values, and PlanError is raised.
     """

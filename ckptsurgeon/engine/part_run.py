@@ -106,7 +106,10 @@ class PartRun:
         return step.draws and self.keeper is None
 
     def info(self, step: Step) -> TensorInfo:
-        """Return the header of a step's first input; raises PlanError if it has changed since the plan was made."""
+        """Return the header of a step's first input.
+
+        Raises PlanError if the tensor has changed since the plan was made.
+        """
         assert step.source is not None
         return self._checked(step.source, step.source_key, step.source_dtype, step.source_shape)
 

@@ -141,7 +141,10 @@ class _Flusher:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
 
     def finished(self, run: PartRun) -> None:
-        """Write the bytes of a file that belong to no tensor, and begin to flush it; raises what a flush has raised."""
+        """Write the bytes of a file that belong to no tensor, and begin to flush the file.
+
+        Raises the error of a failed flush.
+        """
         write_frame(run)
         self._check()
         for flush in self._flushes:
@@ -154,7 +157,7 @@ class _Flusher:
         self._done(run.receipt)
 
     def wait(self) -> None:
-        """Wait until all files are on disk; raises what a flush has raised."""
+        """Wait until all files are on disk; raises the error of a failed flush."""
         for flush in self._flushes:
             flush.result()
 

@@ -141,7 +141,7 @@ def write_frame(run: PartRun) -> None:
 
 
 class ByteCounter:
-    """Calls ``progress`` with (bytes done, total bytes), which include fetched bytes; any thread may use this object.
+    """Calls ``progress`` with (bytes done, total bytes); both include fetched bytes. Any thread may use this object.
 
     ``size`` is the number of bytes to write; an interrupted run has already written ``kept`` of them. ``watch`` is
     called about once a second: it raises an error if another process has failed, so that this process stops.

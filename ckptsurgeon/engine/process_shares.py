@@ -33,7 +33,7 @@ BASE, TORCH = 60 << 20, 200 << 20
 """The bytes of memory that Python and ckpt use, and that torch uses: several processes communicate through torch."""
 
 CLEARLY = 1.1
-"""If the shares are uneven, other shards are proposed only if they divide the unevenness by more than this number."""
+"""If the shares are uneven, another size of shards is proposed only if it divides the unevenness by more than this."""
 SHARDS_EACH = (2, 4, 8, 16)
 KILOBYTE, MEGABYTE = 10**3, 10**6
 
@@ -67,9 +67,9 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
 def _more_even(plan: Plan, options: OutputOptions, shape: OutputShape, number: int) -> tuple[str, float]:
     """Return the size of shards that ``number`` processes share most evenly, and the unevenness of their shares.
 
-    A few sizes are tried, also that of the largest tensor; the largest first. A size with an unevenness of at most
-    ``UNEVEN`` is returned at once. Sizes that would make a shard for each tensor are refused, so they are left out; if
-    no size is left, the result is ("", infinity).
+    A few sizes are tried, from the largest down; one of them is the size of the largest tensor. The first size with an
+    unevenness of at most ``UNEVEN`` is returned. Sizes that would make a shard for each tensor are left out, because
+    ckpt refuses them. If no size is left, the result is ("", infinity).
     """
     found: list[tuple[float, str]] = []
     sizes = {shape.size // (number * shards) for shards in SHARDS_EACH} | {max(map(_nbytes, plan.steps), default=0)}

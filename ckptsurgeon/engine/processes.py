@@ -32,7 +32,10 @@ LOST_S = 60.0
 PAUSE_S = 0.05
 """The longest time in seconds between two reads of the store."""
 FIRST_PAUSE_S = 0.002
-"""The first of these times: each is twice the one before, as the other processes often answer at once."""
+"""The time between the first two reads.
+
+It doubles after each read, because the other processes often answer at once.
+"""
 SEEN_S = 120.0
 """Seconds to wait until a folder or file that was made on another machine is visible here: NFS caches its absence."""
 WAIT_S = 300.0

@@ -26,7 +26,7 @@ __all__ = ["PartsJournal", "unfinished_parts"]
 BLOCK = 1 << 20
 THREADS = 2
 AGAIN = (ConfigError, FormatError, PatternError, PlanError)
-"""Errors that the same command would raise again; then finished files are kept only if sources were deleted."""
+"""Errors that the same command would raise again. After these, finished files are kept only if sources were deleted."""
 
 
 def unfinished_parts(
@@ -137,8 +137,8 @@ class PartsJournal:
     def keeping_parts(self) -> Iterator[None]:
         """Keep the finished files if the block fails, and say so in the hint of the error.
 
-        If the same command would fail again, the files are removed, unless they are the only copy of values because
-        sources were deleted.
+        If the same command would fail again, the files are removed. But if sources were deleted, they are kept, because
+        they are the only copy of values.
         """
         try:
             yield

@@ -163,7 +163,10 @@ def _incomplete(receipt: PartReceipt) -> OutputError:
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:
-    """Return the open temporary file for ``part``; if there is a file for each rank, an object that writes them all."""
+    """Return the open temporary file for ``part``.
+
+    If there is a file for each rank, an object that writes all of these files.
+    """
     if isinstance(part.layout, SpreadLayout):
         return SpreadFile(part.layout, folder)
     return folder.file(part.name, part.layout.size)

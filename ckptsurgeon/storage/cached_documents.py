@@ -19,7 +19,7 @@ __all__ = ["cache_folder", "cached_document", "document_key", "keep_document"]
 
 FOLDER, SUFFIX, TEMP = "builds", ".json", ".tmp"
 MOST_FILES, MOST_BYTES, MOST_IN_ONE = 200, 128 << 20, 16 << 20
-"""The most entries in the cache, the most bytes of all entries together, and the most bytes of one entry."""
+"""The largest number of entries in the cache, of bytes of all entries together, and of bytes of one entry."""
 OLD_S = 24 * 3600
 """A temp file that is older than this many seconds was left by a killed run, and is removed."""
 OFF = "CKPTSURGEON_NO_BUILDS"
@@ -33,7 +33,7 @@ def cache_folder() -> str:
 
 
 def document_key(said: Any) -> str:
-    """Return the cache key of a document: the SHA-256 of ``said``, the data from which the document is computed.
+    """Return the cache key of a document: the SHA-256 of ``said``, the data from which the document is made.
 
     Returns "" if the cache is switched off, or if ``said`` is not plain JSON data.
     """
@@ -54,7 +54,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def cached_document(key: str) -> Any:
-    """Return the document with this key; None if it is not cached, or if its file is damaged or of another user."""
+    """Return the document with this key.
+
+    None if it is not cached, or if its file is damaged or belongs to another user.
+    """
     if not key:
         return None
     path = os.path.join(cache_folder(), FOLDER, key + SUFFIX)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SHORT", "SHORTEST", "crc32c", "masked", "unmasked"]
 
 _POLYNOMIAL = 0x82F63B78
-"""The polynomial in reflected form, as everywhere in this file: the lowest bit is for the highest power."""
+"""The polynomial in reflected form: the lowest bit belongs to the highest power. The whole file uses this form."""
 _MASK_DELTA = 0xA282EAD8
 SHORT, SHORTEST = 1 << 12, 1 << 8
 """Sizes in bytes above which numpy is faster: ``SHORT`` if numpy must be imported first, ``SHORTEST`` otherwise."""

@@ -22,8 +22,8 @@ class StepCounts:
     """Counts of one step over all ranks. They are on the CPU, so that reading them never waits for a GPU.
 
     ``clips`` is the number of clips, ``unseen_clips`` the number of clips that the run had not seen before, and
-    ``seconds`` the total length of the clips. ``room`` is the number of time steps in the padded batches, ``used`` the
-    number of time steps that are not padding. ``signal`` is the name of a signal that a rank received, or ''.
+    ``seconds`` the total length of the clips. ``room`` is the number of time steps in the batches with padding,
+    ``used`` the number of time steps without padding. ``signal`` is the name of a signal that a rank received, or ''.
     """
 
     clips: int

@@ -35,7 +35,8 @@ __all__ = [
 ADAPTING_ELEMENTS = TILE
 """How many elements a block has: as many as a tile of a matrix product.
 
-With a quarter of this number, two threads were slower than one."""
+With a quarter of this number, two threads were slower than one.
+"""
 
 DOUBLE = 8
 """The bytes of a number in double precision."""
@@ -46,7 +47,10 @@ ARRAYS = {"float32": 5, "float64": 10}
 It is needed for the base, sums, products of the adapters, and rounded values."""
 
 HALF, SMALLEST = 0.5, 2.0**-20
-"""The mantissa of a power of two, as ``frexp`` returns it; the smallest scale by which factors are not widened."""
+"""``HALF`` is the mantissa of a power of two, as ``frexp`` returns it.
+
+``SMALLEST`` is the smallest scale with which factors stay in single precision.
+"""
 
 KEPT = 3
 """For each factor, at most this many arrays of its size are in memory at once, such as the factor times its weight."""
@@ -136,7 +140,7 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
 def is_single(step: Step) -> bool:
     """Return whether BLAS sums the changes, so that the last bits of the results may depend on the processor.
 
-    BLAS is used for results of 16 bits, unless DoRA or tensors saved in full need sums in a fixed order.
+    BLAS is used for results of 16 bits, unless sums must have a fixed order: for DoRA, and for tensors saved in full.
     """
     step = step.numbers  # the dtype of a quantised weight is not that of its scales
     if step.lora is None or step.dtype not in SINGLE:

@@ -21,9 +21,9 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape in which the input ``one`` is read: its own.
+    """Return the shape in which the input ``one`` is read: its own shape.
 
-    If one of the shapes of the input and the output is (1,) and the other is (), the shape of the output is returned.
+    But if the input has the shape (1,) and the output (), or the reverse, it is read in the shape of the output.
     """
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
@@ -41,7 +41,7 @@ def common_shape(step: Step) -> Shape:
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
     """Return the part of each output block that is within ``shape``; None for a block that is outside.
 
-    ``shape`` is the shape of a region of the output that begins at index 0 along each dimension. The index and the
+    ``shape`` is the shape of a region that begins at index 0 of the output along each dimension. The index and the
     offset of a returned block (in elements, not bytes) are relative to this region. Each returned block is contiguous
     in the region, because an output block divides one dimension and contains all of the later dimensions.
     """
@@ -199,9 +199,9 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows`` of one model, with None in place of each row that no other model gets.
+    """Return ``rows`` of one model, with None in place of each row that no other model needs.
 
-    Another model gets a row if it lacks the token of this row (``VocabularyRows.lent``).
+    Another model needs a row if it lacks the token of this row (``VocabularyRows.lent``).
     """
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

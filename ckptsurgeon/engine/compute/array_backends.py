@@ -108,7 +108,10 @@ def _torch() -> ModuleType:
 
 
 KEPT = 31 << 20
-"""The bytes of the block that is freed; only blocks of up to 32 MB (DEFAULT_MMAP_THRESHOLD_MAX) have an effect."""
+"""The bytes of the block that ``keep_freed_memory`` frees.
+
+Blocks over 32 MB (DEFAULT_MMAP_THRESHOLD_MAX) have no effect.
+"""
 
 
 @cache

@@ -65,15 +65,16 @@ __all__ = [
 # The memory for computing a tensor, and how many blocks can be computed at the same time in this memory.
 
 THREADS = min(8, cores_of_process())
-"""The number of threads for computing: one for each core of this process, at most 8, as then the disk is the limit.
+"""The number of threads for computing: one for each core of this process, but at most 8.
 
-If two processes share two cores, four threads take a tenth more seconds of processors than two.
+With more threads, the disk is the limit. If two processes share two cores, four threads take a tenth more processor
+time than two.
 """
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The bytes of memory that computing a tensor takes, and the reason (for an error message).
+    """The bytes of memory that computing a tensor takes, and the reason for an error message (``why``).
 
     ``kept`` is the number of bytes that are needed until the whole tensor is computed. ``block`` is the number of
     additional bytes for each block, which are needed only while the block is computed.
@@ -348,7 +349,10 @@ def _lost(total: Array, parts: Iterator[tuple[Array, str]]) -> int:
 
 
 def _is_looked_up(step: Step, info: TensorInfo) -> bool:
-    """Return whether most values of an output are looked up in a table of decoded codes; its blocks are then larger."""
+    """Return whether most values of an output are looked up in a table of decoded codes.
+
+    Such outputs have larger blocks.
+    """
     is_float = DTYPES[step.dtype].kind == "float" and DTYPES[step.dtype].bits <= 32
     return step.op == "copy" and is_float and isinstance(info.made, Decoded) and is_looked_up(info.made)
 

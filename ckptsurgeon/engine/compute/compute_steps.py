@@ -114,7 +114,7 @@ def computed_together(group: Sequence[tuple[Step, list[Part]]], context: MergeCo
 
 
 def _joined(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return the description of a flat tensor with the elements of all ``infos``, in order.
+    """Return the header of a flat tensor with the elements of all ``infos``, in order.
 
     Tensors that are adjacent in a file are joined to one range, which is read at once.
     """
@@ -196,7 +196,7 @@ _Done = tuple[int, int, CastLosses, int]
 class _Computing:
     """A tensor whose blocks are computed and written in a pool of ``threads`` threads (1: in this thread).
 
-    ``blocks`` yields each block, in order, as soon as it is written. ``need`` is the memory that this takes.
+    ``blocks`` yields each block, in order, as soon as it is written. ``need`` is the memory for computing the tensor.
     """
 
     step: Step
@@ -218,9 +218,9 @@ def _follow(
 ) -> _Computing:
     """Begin to compute a tensor, and wait until the tensor ``before`` is written.
 
-    If memory is left for both, this one is begun first, so that threads need not wait between two tensors. An error of
-    the tensor ``before`` is raised before one of this tensor. ``pools`` are the thread pools that were started so far,
-    by their number of threads.
+    If there is enough memory for both, the new tensor is begun before the wait, so that no thread is idle between two
+    tensors. If both tensors fail, the error of ``before`` is raised. ``pools`` are the thread pools that were started
+    so far, by their number of threads.
     """
     places = block_places(step, parts, context)
     threads, need = threads_of(step, places, context), memory_need(step, places, context) or MemoryNeed(0, "")
@@ -234,7 +234,10 @@ def _follow(
 
 
 def _fit_together(before: _Computing, step: Step, threads: int, need: MemoryNeed, context: MergeContext) -> bool:
-    """Return whether two tensors, each of whose blocks depends on its inputs alone, can be computed at once."""
+    """Return whether two tensors can be computed at once.
+
+    Their blocks must depend on nothing but their inputs, and there must be enough memory for both.
+    """
     is_simple = all(one.coded is None and one.op not in ("merge", "factor", "map") for one in (before.step, step))
     kept, block = before.need.kept + need.kept, max(before.need.block, need.block)
     return is_simple and threads == before.threads > 1 and kept + threads * block <= context.memory

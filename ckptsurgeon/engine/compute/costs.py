@@ -65,7 +65,7 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 
 def _alike(step: Step) -> tuple[object, ...]:
-    """Return a key for a step; the keys of two steps are equal only if the steps need the same memory."""
+    """Return a value that is equal for two steps only if both need the same memory."""
     if is_pursuit(step):
         return (step.key,)
     if step.op != "merge":

@@ -1,4 +1,4 @@
-"""Writes the tensors for which the destination's initialiser draws all values, or those that a source lacks."""
+"""Writes the tensors for which the destination's initialiser draws all values, or the values that a source lacks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
 
 
 def _origin(run: PartRun, step: Step) -> Part | None:
-    """Return the source tensor that has some of the values of a step, and its checkpoint; None if all are drawn."""
+    """Return the source tensor that has some of the values of a step, and its checkpoint.
+
+    None if all values are drawn.
+    """
     if step.op == "init":
         return None
     assert step.source is not None

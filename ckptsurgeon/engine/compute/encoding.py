@@ -24,7 +24,8 @@ ELEMENTS = 1 << 20
 MOST = 1 << 23
 """The most elements of a block that has whole groups of rows.
 
-Larger groups are split. To compute the scale of such a group, rows of other blocks are read again."""
+Larger groups are split: to compute their scales, rows of other blocks are read again.
+"""
 
 
 @dataclass

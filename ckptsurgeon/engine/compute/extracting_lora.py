@@ -53,7 +53,7 @@ BLOCK_BYTES = 5 * 8
 """The bytes of memory for each element of a block: five doubles, for both tensors and for two blocks of differences."""
 
 _FACTOR_NAME = re.compile(r"[._]lora(_embedding)?[._]([ABab]|down|up)(\.\w+)*$")
-"""Matches what follows the name of a module in the key of a factor: ``.lora_A.weight``, ``_lora.down.weight``."""
+"""Matches the end of the key of a factor, after the name of the module: ``.lora_A.weight``, ``_lora.down.weight``."""
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _finite(parts: Sequence[Part], keys: Sequence[str]) -> list[Array]:
 
 
 def rank_with_energy(parts: Sequence[Part], energy: float, kind: str = "", keys: Sequence[str] = ()) -> int:
-    """Return the smallest rank that keeps the share ``energy`` of the squared singular values of a module's change.
+    """Return the smallest rank that keeps the share ``energy`` of the sum of a change's squared singular values.
 
     ``parts`` are the factors A and B or, if ``kind`` is in ``SIDES``, the tensors ``keys`` of a LoHa or LoKr.
     """
@@ -175,7 +175,7 @@ def factoring_reason(step: Step) -> str:
 def factoring_passes(step: Step) -> int:
     """Return how many times a step reads its inputs to make a low-rank factor.
 
-    This is 0 for the factor B, which is computed together with the factor A.
+    It is 0 for the factor B, which is computed together with the factor A.
     """
     assert step.factor is not None  # ensured by check_step
     if step.factor.part == "B":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RIDGE", "Growths", "grown_notes", "largest_of"]
 
 RIDGE = "ridge"
-"""Only results of merge methods with this parameter are looked at; a larger ridge makes the merged values smaller."""
+"""Only results of merge methods with this parameter are examined; a larger ridge makes the merged values smaller."""
 FAR = 4.0
 """A tensor gets a note if its largest absolute value is more than this many times that of all inputs."""
 

@@ -235,8 +235,8 @@ class MergedTensors:
         """Return random numbers in [0, 1), one for each element of ``at``, a slice of a model's tensor.
 
         The seed, the key and ``model`` (the index of the model) determine the numbers. They come from the generator
-        Philox (https://doi.org/10.1145/2063384.2063405). It is counter-based, so its sequence can start at any
-        position. So the numbers do not depend on the order and size of slices.
+        Philox (https://doi.org/10.1145/2063384.2063405), whose sequence can start at any position because it is
+        counter-based. So the numbers do not depend on the order and size of slices.
         """
         return self.library.put(
             random_numbers(self._context.seed, self.key, model, at.offset, tuple(at.models[0].shape))

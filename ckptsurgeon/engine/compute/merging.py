@@ -74,7 +74,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
     """Raise PlanError if a plan, which a user may have edited, has inputs that its merge method does not take.
 
-    These are too few or too many models, a base that is missing or not allowed, or other statistics.
+    The number of models may be wrong, a base may be missing or not allowed, or the statistics may be of another kind.
     """
     least, most = method.models
     if merge.statistics.partition(" ")[0] != method.statistics:

@@ -32,10 +32,7 @@ BASIS_BYTES = 128 << 20
 TOGETHER = 256
 """The most new tokens that are computed together."""
 BAND_BYTES, BAND_ROWS = 16 << 20, 8192
-"""The largest size and the largest number of rows of the donor that are read at once.
-
-The size is that of the rows in single precision, in bytes.
-"""
+"""The largest size in bytes (in single precision) and the largest number of the donor's rows that are read at once."""
 ARRAYS = 6
 """How many arrays in double precision are in memory at once, each with a row for each of the tokens in a group."""
 

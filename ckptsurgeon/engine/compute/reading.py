@@ -166,7 +166,7 @@ def _run(file: File, start: int, shape: Sequence[int], dtype: Any) -> Array:
 
 
 def _resolved(array: Array, info: TensorInfo) -> Array:
-    """Return values in little-endian order. If torch saved a conjugated or negated view, conjugate or negate them."""
+    """Return values in little-endian order; if torch saved a conjugated or negated view, conjugate or negate them."""
     if info.storage is not None and info.storage.big_endian and info.itemsize > 1:
         array = _swapped(array, info)
     if info.conj:

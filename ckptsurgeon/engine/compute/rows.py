@@ -95,7 +95,7 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
 
 
 def copying_rows(step: Step, stored: Part, compute: Blockwise) -> Blockwise:
-    """Return a function that does the same as ``compute``, but copies rows that the stored tensor ``stored`` has.
+    """Return a function that does the same as ``compute``, but copies the rows that ``stored``, a stored tensor, has.
 
     ``compute`` computes blocks of a part of a quantised tensor, such as its codes or scales. The rows of this part are
     independent of each other, so a copied row need not be encoded again.
@@ -195,10 +195,9 @@ def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
 
 
 def overlaid_part(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
-    """Return the values that ``box``, a part of the destination's tensor, takes from the source.
+    """Return the values of the source for ``box``, a part of the destination's tensor, as the source stores them.
 
-    They are as the source stores them. ``info`` is the source's tensor. ``box`` comes from ``overlaid_boxes``: all its
-    values come from the source.
+    ``info`` is the source's tensor. ``box`` comes from ``overlaid_boxes``: all its values come from the source.
     """
     if step.op == "map":
         return mapped_block(step, info, source, box)

@@ -47,5 +47,5 @@ def assignment(values: Array) -> Array:
 
 
 def value_of(values: Array, order: Array) -> float:
-    """Return the sum of the elements of ``values`` in each row and the column that ``order`` pairs with the row."""
+    """Return the sum over all rows of the element of ``values`` in the column that ``order`` pairs with the row."""
     return float(values[np.arange(len(values)), order].sum())

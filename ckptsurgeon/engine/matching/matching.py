@@ -3,8 +3,8 @@
 The groups are visited one after the other, in a fixed order. At each visit, the units of the group are put into the
 order with the largest sum of inner products with the reference's tensors, while all other groups keep their order. The
 matching ends when no visit raises the sum; nothing is drawn at random. The first visit of a group uses only tensors
-whose other axes were visited before, because units along other axes still have an arbitrary order. If the models are
-less alike in the end, the matching is repeated with all tensors from the first visit on: then the sum cannot fall. A
+whose other axes were visited before, because units along other axes still have an arbitrary order. If this makes the
+models less similar, the matching is repeated with all tensors from the first visit on: then the sum cannot fall. A
 tensor with one group along two axes is not used, because its similarity is not linear.
 """
 

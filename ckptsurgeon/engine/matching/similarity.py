@@ -19,7 +19,7 @@ from ..compute.reading import read_part
 __all__ = ["TensorPair", "add_products", "dot_products"]
 
 ARRAYS = 12
-"""How many arrays of the size of a band are in memory at once: those of both models, as stored, cast and reordered.
+"""How many arrays of the size of a band are in memory at once: the bands of both models as stored, cast and reordered.
 
 If columns are reordered, up to four times as many columns are read as are needed.
 """

@@ -157,7 +157,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan; its metadata on quantisation is left out if a companion file has the same settings."""
+    """Return the plan, without its metadata on quantisation if a companion file has the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -173,9 +173,9 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; an adapter that is copied to an output that PEFT cannot read becomes plain tensors.
+    """Return the plan; if it copies an adapter to an output that PEFT cannot read, the adapter becomes plain tensors.
 
-    In this case, adapter_config.json is not written, and the file of weights does not get the name that PEFT expects.
+    Then adapter_config.json is not written, and the file of weights does not get the name that PEFT expects.
     """
     # for an adapter that is made, not copied, an output that PEFT cannot read is an error
     made = plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
@@ -200,7 +200,7 @@ def recipe_as_written(recipe: Recipe, plan: Plan) -> Recipe:
 
 
 def all_checksums(plan: Plan, checksums: Mapping[str, int]) -> Mapping[str, int]:
-    """Return {key: CRC-32} for every key of a plan; ``checksums`` has it only for the keys that are written.
+    """Return {key: CRC-32} for every key of a plan; ``checksums`` has the CRC-32 only for the keys that are written.
 
     A tied key that is not written gets the checksum of the key to which it is tied.
     """
@@ -266,9 +266,9 @@ def existing_checkpoint(path: str) -> list[str]:
 
 
 def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
-    """Return those of the files ``names`` of a folder that belong to a checkpoint of any format.
+    """Return the files in ``names`` that belong to a checkpoint, of any format.
 
-    ``read`` returns the content of a file; it may raise OSError.
+    ``read`` is a function that returns the content of a file; it may raise OSError.
     """
     present = set(names)
     found = present & {RECIPE_FILE}

@@ -204,7 +204,7 @@ def _is_of_folders(writer: Writer) -> bool:
 
 
 def _names_of_writers(fits: Callable[[Writer], bool]) -> list[str]:
-    """Return the names of the formats whose writers fit: ``fits``, called with the writer, returns true.
+    """Return the names of the formats for whose writer the function ``fits`` returns true.
 
     The formats in ``USUAL`` come first, the formats whose outputs are always folders last.
     """

@@ -79,8 +79,8 @@ def component_files(
 ) -> tuple[dict[str, OutputLayout], dict[str, IndexFile]]:
     """Return the layout of each file with tensors, and the indexes of shards, by their paths in the folder ``path``.
 
-    ``sharded`` divides the tensors of a component between its shards. Raises ConfigError if the folder has no pipeline,
-    OutputError for a tensor that belongs to none of its components, or if a component is not a folder.
+    ``sharded`` divides the tensors of a component between its shards. Raises ConfigError if the folder has no pipeline.
+    Raises OutputError if a tensor belongs to no component of the pipeline, or if a component is not a folder.
     """
     files: dict[str, OutputLayout] = {}
     index: dict[str, IndexFile] = {}
@@ -98,7 +98,7 @@ def component_files(
 
 
 def _libraries(path: str) -> dict[str, str]:
-    """Return {component: its library} as the index of a pipeline lists them; {} if there is no index."""
+    """Return {component: its library}, as the index of a pipeline lists them; {} if there is no index."""
     source = open_source(path) if os.path.isdir(path) else None
     index = pipeline_index(source) if isinstance(source, Folder) else {}
     return {

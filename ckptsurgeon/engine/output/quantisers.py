@@ -14,7 +14,7 @@ __all__ = ["quantisers_of", "stored_quantiser"]
 
 
 def quantisers_of(plan: Plan, sources: Sequence[Checkpoint]) -> dict[str, StoredQuantiser]:
-    """Return {key: scales and zero points} of the output's tensors that are copies of tensors that torch quantised.
+    """Return {key: scales and zero points} for the tensors of an output that are copies of tensors quantised by torch.
 
     ``sources`` are the open sources of the plan. A tensor that a source lacks is left out.
     """
@@ -27,7 +27,7 @@ def quantisers_of(plan: Plan, sources: Sequence[Checkpoint]) -> dict[str, Stored
 
 
 def stored_quantiser(source: Checkpoint, info: TensorInfo) -> StoredQuantiser:
-    """Return the parameters that ``source`` stores with a tensor that torch quantised."""
+    """Return the scales and zero points that ``source`` stores with a tensor that torch quantised."""
     found = quantiser_of(info)
     scale = _numbers(source, found.scale) if isinstance(found.scale, TensorInfo) else found.scale
     zero = _numbers(source, found.zero) if isinstance(found.zero, TensorInfo) else found.zero

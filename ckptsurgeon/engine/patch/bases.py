@@ -138,7 +138,7 @@ class PatchedCheckpoint:
         return None
 
     def _block(self, file: int, number: int, block: int) -> Bytes:
-        """Return the block ``block`` of the segment ``number`` of a file; all three are indices.
+        """Return the block ``block`` of the segment ``number`` of the file ``file``; these three arguments are indices.
 
         The blocks that were computed last are cached: a second patch, which is applied to this result, may need the
         same block for two of its own blocks.

@@ -2,7 +2,7 @@
 
 Either the elements of both blocks are combined by XOR, bit for bit, or the changes are approximated: by the sign of
 each element's change and one scale for all changes (BitDelta, https://arxiv.org/abs/2402.10193), or by the product of
-two low-rank factors. Of these, the block has the rows of the left factor; the right factor is a block of its own.
+two low-rank factors. The block then has rows of the left factor; the right factor is a separate block.
 
 With XOR, if few elements differ, only these are stored, with a bitmap of their positions. The stored elements are split
 into planes: the first bytes of all elements, then all second bytes, and so on. Planes compress better, since signs and

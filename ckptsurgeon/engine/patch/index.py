@@ -16,7 +16,8 @@ __all__ = ["BASED", "VERSIONS", "LowRank", "NewFile", "NewTensor", "OldFile", "P
 VERSIONS = (1, 2, 3)
 """The versions of patches that are read.
 
-Patches with segments of the kind "low_rank" have version 3, other patches with segments "signs" 2, all others 1.
+A patch has version 3 if it has segments of the kind "low_rank", otherwise 2 if it has segments of the kind "signs",
+otherwise 1.
 """
 BASED = ("same", "xor", "signs", "low_rank")
 """The kinds of segments that are made from the bytes of a tensor of the old checkpoint."""
@@ -28,7 +29,7 @@ MOST_BLOCK = BLOCK + BLOCK // 4 + 64
 class LowRank:
     """The factors of the change of a matrix: the dtype and the number of columns of the matrix, and the rank.
 
-    ``error`` is the Frobenius norm of the errors of the matrix, divided by that of the change.
+    ``error`` is the Frobenius norm of the errors of the matrix, divided by the Frobenius norm of the change.
     """
 
     dtype: str
@@ -92,7 +93,7 @@ class Segment:
 
     @property
     def number(self) -> int:
-        """The number of blocks of the segment, without that of a right factor."""
+        """The number of blocks of the segment, without the block of the right factor."""
         return -(-self.nbytes // BLOCK)
 
     @property

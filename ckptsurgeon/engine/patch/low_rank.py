@@ -60,7 +60,9 @@ def fits_in_memory(shape: tuple[int, int], rank: int) -> bool:
 
 
 def factors_of(changes: Rows, shape: tuple[int, int], rank: int) -> Factors | str:
-    """Return the rounded factors of the change of a matrix; or why there are none, "" if the change is zero.
+    """Return the rounded factors of the change of a matrix, or a string that says why there are none.
+
+    The string is "" if the change is zero.
 
     ``changes`` yields the rows of the change.
     """

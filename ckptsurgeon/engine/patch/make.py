@@ -56,11 +56,11 @@ def make_patch(
     Return the patch's index, and {key: why} for matrices in ``low_rank`` that are stored exactly.
 
     ``given_old`` and ``given_new`` are pairs (open checkpoint, path or address with which it was opened). ``level`` is
-    the compression level of Zstandard. ``signs`` are the keys of new tensors of which only the signs of the changes are
-    stored, if they are matrices of floats with the shape and dtype of the old ones: the patch then makes files that
-    differ from the new ones. ``low_rank`` are the keys of such tensors whose changes are stored as products of rank
-    ``rank``. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile,
-    OutputError if the patch cannot be written.
+    the compression level of Zstandard. ``signs`` are keys of new tensors: of their changes, only the signs are stored,
+    if they are matrices of floats with the shape and dtype of the old tensors. The patch then makes files that differ
+    from the new files. ``low_rank`` are the keys of such matrices whose changes are stored as products of rank
+    ``rank``. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile, OutputError if the
+    patch cannot be written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
     with closing(NewFiles(new, new_path)) as found:
@@ -165,7 +165,10 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
 
 
 def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
-    """Return a range; if its change shall be stored as low-rank factors, with their rank and number of columns."""
+    """Return the range ``one``.
+
+    With the rank and the number of columns, if its change is to be stored as low-rank factors.
+    """
     if not one.dtype or one.key not in low_rank:
         return one
     return replace(one, rank=rank, columns=matrix_shape(new[one.key])[1])

@@ -58,10 +58,10 @@ class EncodedBlock:
 class FilePiece:
     """A range of a new file, and the record of each of its blocks.
 
-    ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) of each new block, and
-    ``old_crcs`` the same of each old block. ``factors`` are the low-rank factors of the range's change, if it is stored
-    by factors; ``right`` is the right factor, encoded. ``why`` says why a matrix for which the user asked for factors
-    is stored exactly.
+    ``blocks`` are the sizes of the encoded blocks. ``crcs`` has (CRC-32, number of bytes) for each new block, and
+    ``old_crcs`` for each old block. ``factors`` are the low-rank factors of the range's change, if it is stored by
+    factors; ``right`` is the right factor, encoded. ``why`` says why a matrix for which the user asked for factors is
+    stored exactly.
     """
 
     range: FileRange

@@ -121,7 +121,7 @@ def adaptation_box(policy: str, box: Box, source: Shape, destination: Shape) -> 
 
 
 def adapted(policy: str, values: Array, part: Box, box: Box, *, source: Shape, destination: Shape) -> Array:
-    """Return region ``box`` of a resized tensor; ``values`` is region ``part`` of the source tensor, as float64."""
+    """Return the part ``box`` of a resized tensor; ``values`` is the part ``part`` of the source tensor, as float64."""
     for axis, taps in _maps(policy, tuple(source), tuple(destination)).items():
         values = apply_taps(values, axis, taps, rows=box[axis], first=part[axis][0])
     return values

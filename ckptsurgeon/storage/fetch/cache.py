@@ -73,7 +73,7 @@ _ALLOWED: dict[str, Callable[[str], object]] = {
     "snapshots": lambda path: blob_of(path),
     "blobs": lambda path: not os.path.isdir(path),  # links to files of a store that all repositories share
 }
-"""{folder in which links are allowed: function that returns a true value for the path of an allowed link}."""
+"""{folder in which links are allowed: function that returns a true value for the path of a link that is allowed}."""
 
 
 def cache_base(cache: str | None) -> str:

@@ -148,7 +148,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Start the file again from byte 0, as the answer does; the bytes that were received before are discarded."""
+        """Discard the bytes that were received before, and start the file again from byte 0, as the answer does."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag

@@ -159,7 +159,7 @@ def _check_distinct(paths: Mapping[str, str]) -> None:
     taken = [name for name, path in paths.items() if path in records]
     if taken:
         raise FormatError(
-            f"{escape(taken[0])} cannot be fetched: ckpt needs this name for a record of where another file came from.",
+            f"{escape(taken[0])} cannot be fetched: ckpt needs this name for its record of the origin of another file.",
             rule="outside",
             hint="Rename the file at its source, or leave it out.",
         )

@@ -97,7 +97,7 @@ def restore_tensors(
         other = sorted(own.keys() ^ tensors.keys())
         differ = f"different keys: {listing(other, where='')}" if other else "shapes differ"
         raise FormatError(
-            f"the checkpoint is of another model; {differ}.",
+            f"the checkpoint belongs to another model; {differ}.",
             details=other,
         )
     for key, value in own.items():

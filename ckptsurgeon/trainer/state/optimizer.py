@@ -24,9 +24,9 @@ class Optimizer:
     """AdamW or SGD over all parameters that are trained at some step; the first of ``betas`` is SGD's momentum.
 
     Parameters with the same learning rate factor and weight decay are in one parameter group. A frozen parameter has no
-    gradient, and so no optimizer state. ``order`` has the keys in the order of the groups. ``had_gradient``, in this
-    order, is true for parameters that have had a gradient other than zero. If the parameters are sharded over
-    ``ranks``, norms are computed over the whole parameters, not the shards.
+    gradient, and therefore no optimizer state. ``order`` has the keys of the parameters, group by group.
+    ``had_gradient`` is a mask in the same order: it is true for parameters that have had a gradient other than zero. If
+    the parameters are sharded over ``ranks``, norms are computed over the whole parameters, not the shards.
     """
 
     def __init__(
@@ -136,9 +136,10 @@ class Optimizer:
 
 
 def _decay(settings: Settings, parameter: nn.Parameter) -> float:
-    """Return the weight decay of a parameter; with ``decay: matrices``, it is 0 for all with fewer than two dimensions.
+    """Return the weight decay of a parameter.
 
-    Such parameters are biases, and the weights of most norms.
+    With ``decay: matrices``, it is 0 for a parameter of fewer than 2 dimensions. Such parameters are biases, and the
+    weights of most norms.
     """
     return settings.weight_decay if settings.decay == "all" or parameter.dim() > 1 else 0.0
 

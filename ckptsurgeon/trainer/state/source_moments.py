@@ -79,7 +79,7 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
 
 
 def keep_moments(optimizer: Optimizer, init: InitCheckpoint, frozen: Collection[str]) -> None:
-    """Set the optimizer's moments of each parameter that was copied from a source with moments and is not frozen."""
+    """Set the moments of each parameter that is not frozen and was copied from a source with moments."""
     keys = [key for key in optimizer.order if key not in frozen]
     with ExitStack() as stack:
         found = _open(init, stack)

@@ -63,7 +63,7 @@ class TrainingState:
         """Floating-point operations for one time step of one clip in a padded batch, counted in the first step."""
         self.lost_ranks: Mapping[int, str] = {}
         self.is_alone = False
-        """Whether the other ranks have ended or wait. If so, a checkpoint cannot contain anything from other ranks."""
+        """Whether the other ranks have ended or wait. If so, a checkpoint contains nothing from the other ranks."""
         self._random_states: Sequence[Mapping[str, Any] | None] = ()
         self._seeded = False
         self._numbers = own_numbers(self.model)
@@ -87,9 +87,8 @@ class TrainingState:
     def seed_generators(self) -> None:
         """Seed the random generators of this process, at the first call only.
 
-        So random numbers that were drawn while the run was prepared have no influence. In a resumed run, the saved
-        states are restored. Ranks without a saved state are seeded from (seed, step, rank), so that they draw different
-        dropout.
+        So random numbers that were drawn before the training have no influence. In a resumed run, the saved states are
+        restored. Ranks without a saved state are seeded from (seed, step, rank), so that they draw different dropout.
         """
         if self._seeded:
             return

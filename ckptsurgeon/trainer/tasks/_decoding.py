@@ -35,7 +35,7 @@ __all__ = [
 #     blank[t] = p[t](blank) (blank[t-1] + label[t-1])
 
 LOG_ZERO = -1e6
-"""Used as the logarithm of zero, because differences of sums with -inf would be NaN."""
+"""Used as the logarithm of zero: with -inf, differences of sums would be NaN."""
 
 
 class PrefixLogProbs(NamedTuple):

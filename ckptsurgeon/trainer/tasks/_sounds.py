@@ -54,7 +54,10 @@ class SoundTask(ABC):
         """Return the label of a clip, such as the token indices of its text, as a tensor (length,) or 0-d."""
 
     def check(self, clips: Sequence[Clip]) -> None:  # noqa: B027
-        """Raise ConfigError, with file and line, for clips from which a model cannot learn; by default, do nothing."""
+        """Raise ConfigError, with file and line, for clips from which a model cannot learn.
+
+        This default does nothing.
+        """
 
     def fits(self, clip: Clip) -> bool:
         """Return whether a clip is long enough for its label."""

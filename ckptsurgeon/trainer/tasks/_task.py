@@ -65,7 +65,7 @@ class Batch:
         return self._each(lambda one: one.pin_memory())
 
     def part(self, first: int, last: int) -> Batch:
-        """Return a batch of the examples from index ``first`` to before ``last``, padded as in this batch."""
+        """Return a batch of the examples from index ``first`` up to ``last`` (exclusive), padded as in this batch."""
         return replace(self._each(lambda one: one[first:last]), names=self.names[first:last])
 
     def strided(self, first: int, step: int) -> Batch:
@@ -92,7 +92,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """The sum of a loss over ``items`` items (labels, frames or examples); a step divides by the items of all batches.
+    """The sum of a loss over ``items`` items (labels, frames or examples).
+
+    A training step divides the sum over all batches by the number of all items.
 
     ``items`` may be a 0-d tensor, because converting it to a number would wait for the device. ``parts`` are sums of
     parts of the loss and of metrics, by name, for the log. ``too_short`` is the number of clips for which the model

@@ -34,7 +34,7 @@ __all__ = ["TASK", "Classify", "DatasetItem", "dataset_split"]
 
 @dataclass(frozen=True)
 class DatasetItem(Clip):
-    """A clip that is an item of a user's map-style dataset: the pair (input, label) at the index ``place``."""
+    """A clip that is an item of a user's map-style dataset: the pair (input, label) at index ``place``."""
 
     dataset: Any = None
     place: int = 0

@@ -135,7 +135,7 @@ class ESPnet(TranscribedTask):
 
 
 def _first(weight: Any) -> Any:
-    """Return ``weight``, a number or a tensor from a model of ESPnet; a tensor (1,) becomes a 0-d tensor."""
+    """Return ``weight``, which a model of ESPnet has returned, as a number or a 0-d tensor; it may be a tensor (1,)."""
     return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
 
 
