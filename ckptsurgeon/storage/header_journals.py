@@ -13,7 +13,7 @@ SUFFIX = "ckpt-headers"
 
 
 def journals_of(path: str) -> tuple[str, list[str]]:
-    """Return the folder that ``path`` is or is in, and the paths of the journals there that this user has written."""
+    """Return the folder ``path``, or the folder of the file ``path``, and the paths of this user's journals in it."""
     folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     return folder, _journals(folder)
 

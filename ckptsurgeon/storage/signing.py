@@ -33,7 +33,7 @@ __all__ = [
 # The package ``cryptography`` reads them. It is imported when a key is used: an output without a signature needs none.
 
 KEY_BYTES = 64 << 10
-"""A file with more bytes is not a key."""
+"""The largest size of a key file in bytes; a larger file is not a key."""
 
 MAKE = "Make a key: openssl genpkey -algorithm ed25519 -out key.pem; its public half: openssl pkey -in key.pem -pubout."
 

@@ -222,10 +222,9 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return values of the output that are not merged, and the counts of values that a cast lost.
+        """Return the part ``box`` of an output whose values are not merged, and the counts of values that a cast lost.
 
-        These are the values in the part ``box``. They come from the base model or, if there is no base model, from the
-        first model.
+        The values come from the base model or, if there is no base model, from the first model.
         """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)

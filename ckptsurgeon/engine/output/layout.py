@@ -67,7 +67,7 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
 
 
 def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
-    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB, and each tensor would get a shard.
+    """Raise ConfigError if ``size``, the maximum size of a shard, is below 1 MB and would make a shard for each tensor.
 
     ``text`` is the size as the user wrote it. ``shards`` and ``tensors`` are the numbers of shards and of tensors.
     """

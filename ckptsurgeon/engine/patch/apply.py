@@ -19,7 +19,7 @@ __all__ = ["check_base", "write_files"]
 
 
 def check_base(base: Base, patch: PatchFile) -> None:
-    """Raise PlanError if ``base`` does not fit the patch: a tensor or file that it needs is missing or different."""
+    """Raise PlanError if ``base`` does not fit the patch: a tensor or file that is needed is missing or different."""
     wanted = {
         (segment.key, segment.nbytes, segment.crc): segment
         for file in patch.index.files

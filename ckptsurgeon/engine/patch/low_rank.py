@@ -84,7 +84,7 @@ def bits_of(rank: int) -> int:
 
 
 def rounded_factor(factor: Array, bits: int) -> Array:
-    """Return a factor as float32, rounded to multiples of a power of two: at most 2 ** ``bits`` of them."""
+    """Return a factor as float32, rounded to integers of at most ``bits`` bits times one power of two."""
     exponent = int(np.frexp(np.abs(factor).max())[1]) - bits
     return np.ascontiguousarray(np.ldexp(np.rint(np.ldexp(factor, -exponent)), exponent), "<f4")
 

@@ -88,7 +88,7 @@ def reach_of(taps: InterpolationWeights, begin: int, end: int) -> tuple[int, int
 
 
 def apply_taps(values: Array, axis: int, taps: InterpolationWeights, *, rows: tuple[int, int], first: int) -> Array:
-    """Return the output rows in the range ``rows`` along an axis, as weighted sums of the input rows in ``values``.
+    """Return the output rows with the indices ``rows`` (begin, end) along an axis: weighted sums of rows of ``values``.
 
     The first row of ``values`` is the input row with the index ``first``.
 

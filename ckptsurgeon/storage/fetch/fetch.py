@@ -154,7 +154,7 @@ def _place(folder: str, name: str, make_folder: Callable[[str], None]) -> str:
 
 
 def _check_distinct(paths: Mapping[str, str]) -> None:
-    """Raise FormatError if a file has the name of another file's record, such as ``.NAME.collected.json``."""
+    """Raise FormatError if a file has the name that the record of another file gets: ``.NAME.collected.json``."""
     records = {record_path(path) for path in paths.values()}
     taken = [name for name, path in paths.items() if path in records]
     if taken:

@@ -28,7 +28,7 @@ __all__ = ["commit_of", "counter", "from_hub", "pinned", "repository_from_hub"]
 def counter(progress: Progress | None) -> type[Any]:
     """Return a class to use as ``tqdm`` in huggingface_hub; it draws nothing and reports bytes to ``progress``.
 
-    For a repository, huggingface_hub has two bars that count the same bytes: one counts bytes that are received, one
+    For a repository, huggingface_hub has two bars that count the same bytes: one counts received bytes, the other
     counts bytes of assembled files. The larger count is reported. Bars that count files are ignored.
     """
     bars: list[Any] = []

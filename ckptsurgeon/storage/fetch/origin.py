@@ -168,7 +168,10 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
 
 
 def _source_kind(source: Any) -> tuple[str, str]:
-    """Return the kind of a FetchSource ("local", "hub", "url"; '' for any other source), and the source as a string."""
+    """Return the kind of a source ("local", "hub", "url".
+
+    Returns '' if it is not a FetchSource), and the source as a string.
+    """
     kinds = {"LOCAL": "local", "HUGGING_FACE": "hub", "URI": "url"}
     if not isinstance(source, tuple):
         return "", _text(source, "a source")

@@ -24,8 +24,8 @@ _MOST_LINKS = 40
 def is_same_file(source: str, path: str) -> bool:
     """Return whether ``source`` is the file at ``path``, or a symbolic link that leads to ``path``.
 
-    In both cases, a link made at ``path`` to ``source`` would lead to itself. Hard links to the same file are the same
-    file. Two symbolic links to the same target are different files.
+    In both cases, a link at ``path`` to ``source`` would lead to itself. Hard links to the same file are the same file.
+    Two symbolic links to the same target are different files.
     """
     if not os.path.lexists(path):
         return False
@@ -42,7 +42,7 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return ``path`` with all links among its folders resolved; its last part may still be a link."""
+    """Return ``path`` with all links in its folders resolved; its last part may still be a link."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 

@@ -62,9 +62,9 @@ _idle: OrderedDict[Descriptor, None] = OrderedDict()
 
 
 def _budget() -> int:
-    """Return the number of files that ckptsurgeon may keep open at once: half of the process's limit.
+    """Return the number of files that ckptsurgeon may keep open at once: half of the limit of the process.
 
-    The rest is for other code. The result is at least ``FEWEST`` and at most ``MOST``.
+    The other half is for other code. The result is at least ``FEWEST`` and at most ``MOST``.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else min(max(soft // 2, FEWEST), MOST)
@@ -75,8 +75,8 @@ class Descriptor:
 
     The function ``first`` opens the file. The attribute ``again`` is the function that reopens the file; it is
     ``first`` until it is replaced. Threads may share a Descriptor: it is not closed while a thread uses it. If an
-    object closes its Descriptor in ``__del__``, these functions must not refer to the object: the reference would keep
-    the object alive for ever.
+    object closes its Descriptor in ``__del__``, neither function may refer to the object: the reference would keep the
+    object alive for ever.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")

@@ -55,7 +55,7 @@ class HubFolder(Folder):
 
 
 class _CachedFile(LocalFile):
-    """A file of a commit in the cache of huggingface_hub; the commit identifies its content, so it needs no mtime."""
+    """A file of a commit in the cache of huggingface_hub; the commit identifies the content, so no mtime is needed."""
 
     def __init__(self, repository: Repository, path: str) -> None:
         super().__init__(repository.cached(path), repository.uri(path))

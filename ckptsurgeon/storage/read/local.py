@@ -178,7 +178,7 @@ class ConsumedFile(LocalFile):
 
     @contextmanager
     def descriptor(self) -> Iterator[int | None]:
-        """Yield None, because with a descriptor the kernel would copy holes as zeros."""
+        """Yield None: with a descriptor, the kernel would copy the deleted bytes (holes) as zeros."""
         yield None
 
     def _check(self, offset: int, nbytes: int) -> None:
@@ -260,7 +260,10 @@ def link_of(source: Source) -> str:
 
 
 def broken_links(source: Source) -> list[str]:
-    """Return the names of links in a folder whose targets do not exist, sorted; ``LocalFolder.names`` omits them."""
+    """Return the names of the links in a folder whose targets do not exist, sorted.
+
+    ``LocalFolder.names`` omits them.
+    """
     return source.listed(_is_broken) if isinstance(source, LocalFolder) else []
 
 

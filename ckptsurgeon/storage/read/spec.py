@@ -2,7 +2,7 @@
 
 They are parsed as in ESPnet's ``load_pretrained_model`` (espnet2/torch_utils/load_pretrained_model.py), with three
 exceptions. The path of an existing file may contain colons. A prefix matches only whole segments of keys, up to a dot.
-A part of a spec that would make ESPnet load nothing is ignored, with a note.
+An empty exclude, with which ESPnet would load nothing, is ignored, with a note.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _seek(fd: int, offset: int, whence: int, size: int) -> int:
-    """Return the offset of the next hole or data (``whence``); ``size`` if there is none, or it cannot be found."""
+    """Return the offset of the next hole, or of the next data (``whence``); ``size`` if none is found."""
     try:
         return os.lseek(fd, offset, whence)
     except OSError:
@@ -61,7 +61,7 @@ def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
 
 
 def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
-    """Yield the reserved ranges of a file in order, as the ioctl reports them; nothing if it reports no map.
+    """Yield the reserved ranges of a file in order, as the ioctl reports them; nothing if the ioctl fails.
 
     ``flags`` are flags of the ioctl.
     """

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|([A-Za-z][A-Za-z0-9+-]+)::(?=[^/]*://)")
-"""Matches a scheme; the second form begins a chain in fsspec's notation: ``simplecache::s3://…``."""
+"""Matches a scheme; the second form begins a chain of addresses in fsspec's notation: ``simplecache::s3://…``."""
 
 
 _PACKAGE = "ckptsurgeon.storage.read"

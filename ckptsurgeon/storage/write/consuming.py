@@ -19,7 +19,7 @@ __all__ = ["check_deletable", "consume", "delete"]
 SMALL = 64 << 10
 """Tensors of at most this many bytes are kept, because a plan reads them: shapes, zero points, quantisation states."""
 BEGINNING = 4096
-"""The number of bytes at the beginning of a shard that are kept in any case, since they show its format."""
+"""How many bytes at the beginning of a shard are always kept: they show its format."""
 MOST_KEPT, FEWEST = 16 << 20, 8
 """The small tensors that are kept of a shard have at most ``MOST_KEPT`` bytes, and at most 1/``FEWEST`` of its size."""
 

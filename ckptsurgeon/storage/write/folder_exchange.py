@@ -50,7 +50,7 @@ def place_folder(temp: str, path: str, stale: set[str]) -> None:
 
 
 def names_inside(folder: str, names: Iterable[str]) -> set[str]:
-    """Return the paths among ``names`` that are inside a subfolder, without the name of the subfolder."""
+    """Return the paths in ``names`` that are inside the subfolder ``folder``, without the name of the subfolder."""
     return {name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")}
 
 

@@ -73,7 +73,10 @@ class StagedFolder:
         """Do nothing; called when a file is complete, so that a subclass can upload it."""
 
     def open_existing(self, name: str, size: int) -> StagedFile | None:
-        """Open a file that another process has written; returns None if there is no such file of ``size`` bytes."""
+        """Open a file that another process has written.
+
+        Returns None if there is no file of ``size`` bytes with this name.
+        """
         staged = StagedFile(os.path.join(self.path, name), os.path.join(self.shown, name))
         with suppress(OSError):
             staged.open_again()
@@ -139,7 +142,7 @@ class StagedFolder:
     def flush(self) -> None:
         """Wait until all files are on disk, and close them; raises OutputError if one was replaced meanwhile.
 
-        A process of an earlier run, on a machine that was taken for dead, may still write the files that it had begun.
+        A process of an earlier run may still write its files, for example if its machine was wrongly taken for dead.
         """
         for staged, size in self._open:
             staged.flush(size)

@@ -32,7 +32,7 @@ __all__ = ["TASK", "Wav2Vec2Pretraining"]
 USUAL_SHARE = 0.4
 """If less than this share of the frames is masked, the user gets a note; wav2vec 2.0 masks about half."""
 COLLAPSED_LOSS, COLLAPSED_PERPLEXITY = 0.05, 1.05
-"""A run has collapsed if the contrastive loss and the perplexity per group of the codebook are below these values."""
+"""A run has collapsed if its contrastive loss and the codebook's perplexity per group are both below these values."""
 
 
 class Wav2Vec2Pretraining(SoundTask):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpRanges", "open_http"]
 
 _LONGEST_ETAG = 256
-"""The most characters of an ETag: a longer one is not a digest, and must not get into plans and recipes."""
+"""The most characters of an ETag: a longer ETag is not a digest, and must not get into plans and recipes."""
 UNANNOUNCED = 1 << 30
 """The most bytes of a file of unknown size that are received, since the file may never end."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")

@@ -49,7 +49,10 @@ def timeout_s() -> float:
 
 
 def checked_seconds(said: str, name: str) -> float:
-    """Return a string as a number of seconds; raises ConfigError that names the option or variable ``name``."""
+    """Return a string as a number of seconds. Raises ConfigError for any other string.
+
+    ``name`` is the option or variable.
+    """
     try:
         found = float(said)
     except ValueError:
@@ -120,7 +123,10 @@ class ThreadTimeLimits:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """Start the time limit of this thread's request ``what``; a retry of this request does not get more time."""
+        """Start the time limit of this thread's request ``what``.
+
+        A retry of the same request does not get more time.
+        """
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)
