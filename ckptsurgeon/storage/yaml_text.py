@@ -35,7 +35,7 @@ MOST_VALUES = 1_000_000
 
 
 _SIGNS = ("\n", ",", ":", "- ", "? ")
-"""Strings that separate values: a document with few of these strings, and few brackets, has few values."""
+"""Strings that separate values: a document with few of these strings and few brackets has few values."""
 
 
 _DEEP = re.compile(rf"[ \-?:]{{{MOST_LEVELS}}}")

@@ -79,7 +79,7 @@ def factors_of(changes: Rows, shape: tuple[int, int], rank: int) -> Factors | st
 
 
 def bits_of(rank: int) -> int:
-    """Return how many bits the elements of both factors may have: a sum of ``rank`` products then has at most 53."""
+    """Return how many bits elements of both factors may have: then a sum of ``rank`` products has at most 53 bits."""
     return min(24, (53 - (rank - 1).bit_length()) // 2)
 
 

@@ -163,11 +163,11 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` is for tensors that the adapter saves in full, to replace tensors of the base: it maps keys of the base to
-    keys of the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does
+    ``saved`` maps keys of the base to keys of the adapter, for tensors that the adapter saves in full, to replace
+    tensors of the base. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does
     not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or mlx-lm.
-    ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the
-    tensors. ``left`` maps each module that the user excluded before it was checked to the keys of its tensors.
+    ``config`` is PEFT's configuration, if there is one. ``notes`` list differences between the configuration and the
+    tensors. ``left`` maps each module that the user excluded, and that was not checked, to the keys of its tensors.
     """
 
     name: str

@@ -40,7 +40,7 @@ class ComposedShape:
 
 
 def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
-    """Return the shape of the change that tensors of these shapes make up; None if they do not fit each other.
+    """Return the shape of the change that is made of tensors with these shapes; None if they do not fit each other.
 
     ``kind`` is one of ``SIDES``, or a plain product of two matrices.
     """
@@ -59,7 +59,10 @@ def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape 
 
 
 def _side(shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
-    """Return the shape of a product of one or two matrices; None if they are not matrices, or do not fit."""
+    """Return the shape of the product of one or two matrices.
+
+    None if they are not matrices, or do not fit each other.
+    """
     if not shapes or any(len(shape) != 2 or not all(shape) for shape in shapes):
         return None
     if any(one[1] != other[0] for one, other in pairwise(shapes)):
@@ -72,7 +75,7 @@ def composed_parts(
 ) -> tuple[str, list[str], int]:
     """Return the kind of a module's change, the keys of its tensors in order, and the rank of its factors.
 
-    ``keys`` maps ``hada_w1_a`` and the like to the keys of the adapter ``name``. The rank is 0 if no matrix is
+    ``keys`` maps roles such as ``hada_w1_a`` to the keys of the adapter ``name``. The rank is 0 if no matrix is
     factorised. If ``kernels``, the module may be a convolution, also with a Tucker decomposition. Raises FormatError if
     a tensor is missing or does not fit the others.
     """

@@ -68,9 +68,9 @@ def _elements_of_svd(rows: int, columns: int, rank: int | None) -> int:
 def _hadamard_svd(matrices: Sequence[Array]) -> Svd:
     """Return the singular value decomposition of (W1a W1b) * (W2a W2b), multiplied element by element.
 
-    The change is the product of two factors. In each row, the first factor has the products of all elements of W1a with
-    all elements of W2a, so its rank is the product of the two ranks. If this rank is at least a side of the change, the
-    change itself is computed instead, since it is smaller.
+    The change is the product of two factors. Each row of the first factor has the products of all elements of this row
+    of W1a with all elements of this row of W2a, so its rank is the product of the two ranks. If this rank is at least a
+    side of the change, the change itself is computed instead, since it is smaller.
     """
     a, b, c, d = matrices
     columns = a.shape[1] * c.shape[1]
@@ -100,9 +100,9 @@ def _svd(matrices: Sequence[Array]) -> Svd:
 def _products(pair: tuple[Svd, Svd]) -> tuple[Array, Array]:
     """Return the singular values of the Kronecker product of two matrices, the largest first, and their indices.
 
-    They are the products of all pairs of singular values of the two matrices. An index i * n + j means the value i of
-    the first matrix, and the value j of the second, which has n. The singular vectors are the Kronecker products of the
-    singular vectors of the two matrices.
+    They are the products of all pairs of singular values of the two matrices. If the second matrix has n singular
+    values, the index i * n + j stands for value i of the first matrix times value j of the second. The singular vectors
+    are the Kronecker products of the singular vectors of the two matrices.
     """
     values = np.outer(pair[0][1], pair[1][1]).reshape(-1)
     order = np.argsort(-values, kind="stable")

@@ -131,9 +131,9 @@ def damaged(name: str, why: str) -> ConfigError:
 
 
 def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
-    """Raise ConfigError if a configuration is for another kind of adapter than LoRA; ``name`` is that of its file.
+    """Raise ConfigError if a configuration is for another kind of adapter than LoRA.
 
-    ``taken`` are the kinds of adapters that can be used, for the message.
+    ``name`` is the name of its file, and ``taken`` are the kinds of adapters that can be used, for the message.
     """
     kind = data.get("peft_type")
     if kind != "LORA":

@@ -210,7 +210,10 @@ def truncated(left: Array, values: Array, right: Array) -> Decomposition:
 
 
 def singular_values(left: Array, right: Array) -> Array:
-    """Return the singular values of ``left`` times ``right``, the largest first; raises as ``decompose_product``."""
+    """Return the singular values of ``left`` times ``right``, the largest first.
+
+    Raises PlanError as ``decompose_product``.
+    """
     return product_svd(left, right)[1]
 
 
@@ -232,8 +235,8 @@ def _unsure(values: Array, rank: int) -> float:
 
     ``values`` are all singular values. Rounding turns the ``rank`` kept singular vectors towards the other vectors. The
     angle is at most the rounding error divided by the gap between the last kept singular value and the next one (Wedin
-    1972). If these two values are nearly equal, the angle may be large, but either vector is equally good. At most
-    ``rank`` kept values are near the gap, so the result is a bound for ``rank`` vectors with the last kept value.
+    1972). If these two values are nearly equal, the angle may be large, but either vector is equally good. All ``rank``
+    kept values may be near the gap, so the result is a bound for ``rank`` vectors with the last kept value.
     """
     if not values[0]:
         return 0.0

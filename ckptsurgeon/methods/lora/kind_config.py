@@ -30,7 +30,9 @@ OFT_FIELDS = (
 
 
 def lora_fields(data: object, name: str) -> object:
-    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales; any other unchanged.
+    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales.
+
+    Any other configuration is returned unchanged.
 
     PEFT has the field ``alpha`` where LoRA has ``lora_alpha``; an OFT has no scale. ``name`` is the name of the file in
     messages. Raises ConfigError if a field is missing or invalid, or for a constrained OFT.

@@ -24,7 +24,7 @@ __all__ = ["composed_rows", "elements_of_kind", "rotation"]
 def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -> int:
     """Return the largest number of float64 values that a change of this kind keeps in memory besides its tensors.
 
-    ``shapes`` are those of the tensors, ``columns`` is the number of columns of the weight.
+    ``shapes`` are the shapes of the tensors, ``columns`` is the number of columns of the weight.
     """
     if neumann_terms(kind) is not None:
         return 8 * columns * block_size(shapes[0][1])  # while blocks are made, seven arrays of their size are there
@@ -71,7 +71,7 @@ def _matrices(kind: str, tensors: Sequence[Array]) -> list[Array]:
 
 
 def _without_core(core: Array, first: Array, second: Array, *, turned: bool) -> tuple[Array, Array]:
-    """Return two matrices whose product is the same as that of a core (i, j, *kernel) and two matrices.
+    """Return two matrices whose product is equal to the product of a core (i, j, *kernel) and two matrices.
 
     ``first`` is (out, i) or, if ``turned``, (i, out); ``second`` is (j, in).
     """

@@ -25,7 +25,7 @@ def factors_of(kind: str) -> int | None:
 def fits_kind(kind: str, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
     """Return whether a change made from tensors of shapes ``inputs`` fits a weight of ``shape``.
 
-    ``kind`` is that of a LoHa, LoKr, OFT or Tucker decomposition. The kernel dimensions of a convolution count as
+    ``kind`` is a kind of LoHa, LoKr, OFT or Tucker decomposition. The kernel dimensions of a convolution count as
     columns, in the weight and in the tensors.
     """
     if len(shape) < 2:

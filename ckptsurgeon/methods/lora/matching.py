@@ -94,9 +94,9 @@ def _put(names: MatchedModules, component: str, name: str, weights: Sequence[str
 
 
 def _index(keys: Collection[str], spelled: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Return a map from each name of a module or of a single parameter to the keys of the weights with this name.
+    """Return {name of a module or of a single parameter: keys of the weights with this name}.
 
-    ``spelled`` is called with each name, and returns it in the form that adapters use.
+    ``spelled`` is called with each name, and returns the name in the form that adapters use.
     """
     index: dict[str, tuple[str, ...]] = {}
     for ending in WEIGHTS:

@@ -20,7 +20,7 @@ SIDES = (".lora_a", ".lora_b")
 
 
 def is_mlx(data: Any) -> bool:
-    """Return whether the data of an adapter_config.json are those of mlx-lm."""
+    """Return whether the data of an adapter_config.json come from mlx-lm."""
     return isinstance(data, Mapping) and "peft_type" not in data and "lora_parameters" in data
 
 
@@ -67,7 +67,7 @@ def _is_matrix(info: TensorInfo) -> bool:
 
 
 def read_mlx(tensors: Mapping[str, TensorInfo], scale: float, name: str) -> Adapter:
-    """Return the adapter made of ``tensors``, whose factors are already transposed to (rank, in) and (out, rank).
+    """Return the adapter with these ``tensors``; its factors are already transposed to (rank, in) and (out, rank).
 
     Raises FormatError if the two factors of a module have different ranks.
     """

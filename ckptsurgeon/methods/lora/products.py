@@ -32,13 +32,13 @@ class LowRankChange:
     """One adapter's change to a matrix, multiplied by ``weight``.
 
     Factors are in double precision, or in single precision if the results have 16 bits and no factor is rounded.
-    ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix), "added" (one that is added to it)
-    or "rotated" (OFT). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is the second
-    factor. For "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor, or of the change of a
-    LoHa or LoKr. For "rotated", ``rotate`` returns rows of the base after an OFT's rotation. ``magnitude`` is DoRA's
-    vector, which replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the norms of the
-    columns; norms of rows are computed when needed. ``is_zero`` is true if the change of a LoHa, LoKr or OFT is known
-    to be zero.
+    ``kind`` is "product" (LoRA), "dora", "saved" (a tensor that replaces the matrix), "added" (a change that is added
+    to the matrix) or "rotated" (OFT). ``left`` (rows, rank) is one factor times the scale, ``right`` (rank, columns) is
+    the second factor. For "saved" and "added", ``values(begin, end)`` returns rows of the adapter's tensor, or of the
+    change of a LoHa or LoKr. For "rotated", ``rotate`` returns rows of the base after an OFT's rotation. ``magnitude``
+    is DoRA's vector, which replaces the norms of the rows or, if ``transposed``, of the columns. ``norms`` are the
+    norms of the columns; norms of rows are computed when needed. ``is_zero`` is true if the change of a LoHa, LoKr or
+    OFT is known to be zero.
     """
 
     kind: str
@@ -179,7 +179,10 @@ class DoubleProducts:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements of the result of ``_piece`` at the flat indices ``at``, computed again in order."""
+        """Return the elements of the result of ``_piece`` at the flat indices ``at``.
+
+        The sums are computed again, in order.
+        """
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])

@@ -24,7 +24,7 @@ MOST_TERMS = 64
 
 
 def rotation_kind(terms: int) -> str:
-    """Return the kind of an OFT whose rotation is a series with ``terms`` terms; 0 means the exact rotation."""
+    """Return the kind of an OFT whose rotation is a series with ``terms`` terms, or exact if ``terms`` is 0."""
     return f"{ROTATION} {terms}" if terms else ROTATION
 
 

@@ -1,6 +1,6 @@
 """Adds products of factors to a tensor in single precision, for results of 16 bits; the error is bounded.
 
-Let S be the sum of the magnitudes of r products and of a value of the base. The error of their sum is at most (r + 4)
+Let S be the sum of the magnitudes of r products and of one value of the base. The error of their sum is at most (r + 4)
 2**-24 S, because factors are rounded, and terms are summed in any order (Higham 2002, 3.1); underflow adds at most r
 2**-86. Then the sum is rounded to 16 bits. So the result is usually the exact sum, rounded. If the exact sum is closer
 than this error to the midpoint between two 16-bit numbers, the result may be either of these numbers. The error is more

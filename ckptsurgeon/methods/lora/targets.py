@@ -21,7 +21,7 @@ __all__ = ["ALL", "MODULE", "PatternTable", "Targets", "bounded", "linear_target
 # names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""Limits so that a match takes milliseconds: a pattern's characters, repetitions and choices; a name's characters."""
+"""Limits that keep a match within milliseconds: a pattern's characters, repetitions, choices; a name's characters."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
 """Limits of a table: the number of patterns that are not plain names, and of attempts to match them (some seconds)."""

@@ -38,7 +38,7 @@ def plain_kind(kind: str) -> str:
 
 
 def tucker_sides(kind: str, items: Sequence[Item]) -> Iterator[tuple[bool, Sequence[Item]]]:
-    """Yield (whether it is a Tucker decomposition, its tensors among ``items``) for W1, and then for W2."""
+    """Yield (whether it is a Tucker decomposition, its tensors in ``items``) for the matrix W1, and then for W2."""
     at = 0
     for number in TUCKER[kind][1]:
         yield number == 3, items[at : at + number]

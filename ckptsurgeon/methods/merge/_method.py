@@ -1,4 +1,4 @@
-"""A merge method: a function of whole tensors that returns a function for merging any part of them."""
+"""A merge method: a function of tensors that returns a function for merging any part of these tensors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Tensors(Protocol):
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return random numbers in [0, 1), in the shape of ``at``, which is a slice or a part of one.
+        """Return random numbers in [0, 1), in the shape of ``at``, which is a slice or a part of a slice.
 
         Each number depends only on the seed, the key, the model and the position of the element in the tensor.
         """
@@ -169,9 +169,10 @@ class Method:
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
     that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
     names the implementation that the tests compare with, and the largest difference, relative to the largest value.
-    ``statistics`` are those that it needs: "fisher" or "gram" of each model, "magnitudes" of the base, or "" for none.
-    ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model. Tensors without
-    statistics are averaged or, with those of the base, merged by ``task_arithmetic``.
+    ``statistics`` is the kind of statistics that it needs: "fisher" or "gram" of each model, "magnitudes" of the base,
+    or "" for none. ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model.
+    Tensors without statistics are averaged or, if the method needs statistics of the base, merged by
+    ``task_arithmetic``.
     """
 
     name: str
@@ -273,11 +274,11 @@ def merge_method(
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
     also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
     factorises whole matrices (see ``Held``). ``compared`` names the implementation that its results were compared with.
-    ``statistics`` are those that it needs of each model: the Fisher information of each element ("fisher", in each
-    slice), or the Gram matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for
-    each model. Or they are of its required base: the mean magnitudes of the inputs of a layer ("magnitudes"); it then
-    has the parameters ``weight`` and ``lambda``. ``merged_inputs`` asks for Gram matrices of the inputs that layers get
-    in the merged model.
+    ``statistics`` is the kind of statistics that the method needs. For "fisher" (the Fisher information of each
+    element, in each slice) and "gram" (the Gram matrix of the inputs of a layer), each model has statistics; the method
+    then has no base, and a parameter ``weight`` for each model. For "magnitudes" (the mean magnitudes of the inputs of
+    a layer), the required base has statistics; the method then has the parameters ``weight`` and ``lambda``.
+    ``merged_inputs`` asks for Gram matrices of the inputs that layers get in the merged model.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """

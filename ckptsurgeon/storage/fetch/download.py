@@ -159,7 +159,7 @@ class _Body:
             self._staged.clear()
 
     def _check_goes_on(self, response: httpx2.Response) -> None:
-        """Raise SourceError unless a partial answer continues the same file at the right byte (RFC 9110, 15.3.7)."""
+        """Raise SourceError if a partial answer is from another file, or begins at a wrong byte (RFC 9110, 15.3.7)."""
         said = response.headers.get("Content-Range") or ""
         found = _RANGE.fullmatch(said)
         begin, end, size = (int(part) for part in found.groups()) if found else (-1, -1, -1)

@@ -171,7 +171,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _clear(path: str, but: Collection[str]) -> None:
-    """Remove all files and subfolders of a folder, except the files ``but``, whose names may begin with a subfolder."""
+    """Remove all files and subfolders of a folder, except the files ``but``, which may be paths in subfolders."""
     for entry in os.scandir(path):
         if not entry.is_dir(follow_symlinks=False):
             if entry.name not in but:

@@ -22,7 +22,7 @@ __all__ = ["check_wait", "output_lock"]
 
 SUFFIX = "ckpt-lock"
 PAUSE_S = 0.1
-"""Seconds between two attempts to get the lock, since signals could not interrupt a system call that waits for it."""
+"""Seconds between two attempts to get the lock. A system call that waits for the lock could not be interrupted."""
 
 
 def check_wait(seconds: float | None) -> None:

@@ -214,9 +214,9 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
-    """Rename the temp file to ``path``; without ``force``, raises OSError if a file with this path has appeared.
+    """Rename the temp file to ``path``; without ``force``, raises OSError if ``path`` exists by now.
 
-    Without ``force``, the file gets its name by a hard link, which fails if there is a file with this name.
+    Without ``force``, ``path`` is made as a hard link, which fails if ``path`` exists.
     """
     if force:
         os.replace(temp, path)

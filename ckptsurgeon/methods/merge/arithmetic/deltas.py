@@ -19,7 +19,10 @@ from .products import cancel, check_some, held, shares
 __all__ = ["DeltaMixing", "KeptElements", "Masks", "StagedMerging", "agreement", "everything", "mixed"]
 
 Masks: TypeAlias = Callable[[Slice, int, Array], Array | bool]
-"""A function that returns which elements of a model's delta to keep in a piece; True for all, False for none."""
+"""A function that returns a mask of the elements of a model's delta to keep in a piece.
+
+True for all, False for none.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class DeltaMixing:
 
     ``elect`` drops elements with the minority's sign. ``normalize`` divides by the sum of the weights. With both, each
     element is divided by the sum of the weights of the models in the majority there. If this sum is zero (weights 1 and
-    -1), the element is not divided, as in mergekit. ``rescale`` multiplies each delta with dropped elements, so that
-    its sum of magnitudes is as before. ``scale`` multiplies the result.
+    -1), the element is not divided, as in mergekit. ``rescale`` multiplies each delta that has lost elements, so that
+    its sum of magnitudes is the same as before. ``scale`` multiplies the result.
 
     Raises PlanError, before any tensor is read, if it would divide by weights that sum to zero or are all zero.
     """
@@ -156,7 +159,10 @@ def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
 
 
 def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
-    """Return the sum of elements with the majority's sign; with ``normalize``, divided by their weights' sum."""
+    """Return the sum of the elements with the majority's sign.
+
+    With ``normalize``, it is divided by the sum of their weights.
+    """
     agree = agreement(at, deltas)
     for delta, mask in zip(deltas, agree, strict=True):
         delta *= mask
@@ -172,7 +178,7 @@ def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
 
 
 def _added(parts: Sequence[Array]) -> Array:
-    """Return the sum of arrays; the first of them is overwritten with it."""
+    """Return the sum of arrays, computed in place in the first of them."""
     total = parts[0]
     for part in parts[1:]:
         total += part

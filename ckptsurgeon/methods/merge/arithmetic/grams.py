@@ -72,11 +72,11 @@ def by_grams(tensors: Tensors, weights: Sequence[float], *, alpha: float, ridge:
 
 
 class _Steps:
-    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert; some experts' matrices are cached.
+    """The matrices G_i (sum_j G_j)^-1 of all models but the first, for each expert.
 
-    The merged tensor is the first model's tensor plus, for each other model, the difference of this model from the
-    first, times the matrix of this model. The matrices of all models sum to the identity. So a direction in which all
-    models are equal is unchanged.
+    The matrices of few experts are cached. The merged tensor is the first model's tensor plus, for each other model,
+    the difference of this model from the first, times the matrix of this model. The matrices of all models sum to the
+    identity. So a direction in which all models are equal is unchanged.
     """
 
     def __init__(self, tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> None:
