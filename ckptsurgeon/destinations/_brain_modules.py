@@ -38,9 +38,9 @@ class BrainModules(nn.ModuleDict):
     def make_entries(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the named entries of the file as new objects that use the modules of this ``BrainModules``.
 
-        hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Each copy is
-        made to share all attributes of the original module in this ``BrainModules``: parameters, buffers, inner
-        modules, training mode. So calling or changing the copy calls or changes the original module.
+        hyperpyyaml makes a new copy of each module that an entry uses, such as the embedding of a decoder. Here, each
+        copy gets the attributes of the original module in this ``BrainModules``: parameters, buffers, inner modules,
+        training mode. So calling or changing the copy calls or changes the original module.
         """
         made = dict(self._make(names))
         for name, own in self.items():

@@ -93,7 +93,7 @@ class Document:
     def text_file(self, path: Any, what: str) -> str:
         """Return the text of a file to which the configuration refers; raises ConfigError if it cannot be read.
 
-        ``what`` is the name of the field that has the path, for messages.
+        ``what`` is the name of the field with the path, for messages.
         """
         if not isinstance(path, str):
             raise self.fail(f"the field {what} is {brief_repr(path)}, not a file name.")

@@ -24,7 +24,7 @@ __all__ = ["Task", "chosen_classes", "is_whole", "task_of", "tasks"]
 _OF_TRAINING = {"loss", "losses", "criterions", "preprocessor", "util"}
 """Entries that choose a class which is not a part of the network."""
 WHOLE = "required"
-"""Only the configuration that a training run writes has this entry. That file has every entry of its task."""
+"""Only the configuration that a training run writes has this entry; it has every entry of its task."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Task:
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
         """Return the names in ``entries`` that the task does not declare.
 
-        If the task declares all names, return the classes and the options of the model in the configuration ``values``
+        If the task declares all of them, return the classes and the model's options in the configuration ``values``
         that the task does not have.
         """
         if others := sorted(entries - self.entries):

@@ -103,7 +103,7 @@ _PLACEHOLDER = "!PLACEHOLDER"
 class Hyperparams:
     """The part of a ``hyperparams.yaml`` that the requested entries need.
 
-    ``text`` is the YAML of that part with references resolved. ``ran`` lists the code that was imported. ``files`` are
+    ``text`` is the YAML of this part with references resolved. ``ran`` lists the code that was imported. ``files`` are
     the user's own files with that code, and the included files. ``notes`` are messages for the user.
     """
 

@@ -45,7 +45,7 @@ _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 """Initialisers that can fill tensors of integers and booleans."""
 
 LIKE = "like"
-"""The value of the field ``init`` for a tensor that starts with the values that it has in a checkpoint."""
+"""The value of the field ``init`` for a tensor that starts with its values in a checkpoint."""
 TORCH_SLOPE = 2.23607
 """The square root of 5: the ``a`` with which torch's linear and convolution layers call ``kaiming_uniform_``."""
 
@@ -123,7 +123,7 @@ def _unfit(info: TensorInfo, name: str) -> str:
 
 
 def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) -> str:
-    """Return the fault of the arguments of an initialiser, '' if they are valid."""
+    """Return what is wrong with the arguments of an initialiser; '' if they are valid."""
     for argument, value in arguments.items():
         choices = _CHOICES.get(argument)
         if choices is not None and value not in choices:

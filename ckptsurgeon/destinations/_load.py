@@ -127,7 +127,10 @@ def target_with(
 
 
 def loaded(document: Document) -> TargetSpec:
-    """Return the destination that a document describes; if this fails, the error lists the user's code that has run."""
+    """Return the destination that a document describes.
+
+    If loading fails, the error lists the user's code that has run.
+    """
     if document.model and document.overrides:
         document = document.changed(document.overrides)
     try:
@@ -144,7 +147,7 @@ def loaded(document: Document) -> TargetSpec:
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError unless code builds the destination ``path``: otherwise no constructor can load weights."""
+    """Raise ConfigError if the destination ``path`` is not built by code: then no constructor can load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
             "--no-constructor-weights needs a model that is built by code: a _target_, or a configuration of ESPnet or "

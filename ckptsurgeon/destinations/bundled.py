@@ -60,7 +60,7 @@ class _Bundled:
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the named model without storage.
+        """Build the model without memory for its weights.
 
         Raises ConfigError for an unknown name or field, and UnsafeError for a number that asks for too many modules.
         """

@@ -83,7 +83,10 @@ class _Toolkit:
         return {**(TRAIN if trained else {}), "freeze": names}
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the model without storage; raises ConfigError if ESPnet is not installed or cannot build it."""
+        """Build the model without memory for its weights.
+
+        Raises ConfigError if ESPnet is not installed or cannot build it.
+        """
         from argparse import Namespace
 
         from .torch_module.module import module_target

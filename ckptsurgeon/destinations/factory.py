@@ -31,7 +31,7 @@ class _Factory:
         return tuple(targets_in(document.model))
 
     def load(self, document: Document) -> TargetSpec:
-        """Import the code, build the model without storage, and return the destination: the model's state dict."""
+        """Import the code, build the model without memory for its weights, and return it as a destination."""
         from .torch_module.module import module_target
 
         found: list[_Located] = []

@@ -98,7 +98,10 @@ def _info(dtype: str, shape: list[int]) -> TensorInfo:
 
 
 def draws_of(kept: Any, tensors: Mapping[str, TensorInfo]) -> dict[str, Draw]:
-    """Return the operations that fill tensors, from an entry; raises ValueError or IndexError for other entries."""
+    """Return the operations that fill tensors, from a cache entry.
+
+    Raises ValueError or IndexError for an invalid entry.
+    """
     known = [Draw(str(how), tuple(numbers)) for how, numbers in kept["draws"]]
     are_numbers = all(type(one) in (int, float) for draw in known for one in draw.numbers)
     if not are_numbers or not {one.how for one in known} <= FILLS or len(kept["drawn"]) != len(tensors):

@@ -203,11 +203,12 @@ def _module(name: str) -> str:
 
 
 def composed_key_parts(key: str, methods: tuple[str, ...], *, configured: bool) -> KeyParts | None:
-    """Return the parts of a key like ``peft_key_parts`` (``configured``) or ``loose_key_parts``, also of LoHa and LoKr.
+    """Return the parts of a key as ``peft_key_parts`` or ``loose_key_parts`` does.
 
-    The roles of the tensors of LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``,
-    the parts of PEFT's keys of an OFT are returned, too; the role of its tensor is ``oft_R``. So are those of Tucker
-    decompositions, with the roles ``hada_t1``, ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``.
+    Keys of LoHa and LoKr have parts, too. ``peft_key_parts`` is used if ``configured``. The roles of the tensors of
+    LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``, two more kinds of keys have
+    parts. PEFT's keys of an OFT have the role ``oft_R``. Keys of Tucker decompositions have the roles ``hada_t1``,
+    ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``.
     """
     rotated = _ROTATED.fullmatch(key.removeprefix("base_model.model.")) if configured and methods == MERGED else None
     if rotated is not None:

@@ -95,7 +95,7 @@ def regmean(
     With the Gram matrix G_i of the inputs of model i and its weights W_i (inputs by outputs), the minimum is (sum_i
     G_i)^-1 sum_i G_i W_i. Each G_i is divided by the number of its inputs and multiplied by ``weight``. ``alpha``
     multiplies its elements outside the diagonal. ``ridge`` times the mean of the diagonal of the sum is added to the
-    diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too. If
+    diagonal. So directions in which there is no input get the mean of the models. Other tensors get this mean, too. If
     ``missing`` is "average", so do linear layers whose inputs were not collected. Each expert of a tensor that stacks
     experts is merged by the inputs that were routed to it.
     """
@@ -175,7 +175,7 @@ def aim(
 
 
 def _kept(tensors: Tensors, omega: float) -> Array:
-    """Return the share of the change of each input's weights that is kept; PlanError if magnitudes are not valid."""
+    """Return, for each input, the share of the change of its weights that is kept; PlanError for invalid magnitudes."""
     xp, magnitudes = tensors.xp, tensors.magnitudes()
     if not bool(xp.all((magnitudes >= 0) & xp.isfinite(magnitudes))):
         raise PlanError(

@@ -21,8 +21,8 @@ _PAPER = "https://arxiv.org/abs/2405.07813"
 def _matters(at: Slice, change: Array, total: Array, factor: float) -> Array:
     """Return a mask of the elements of a model's ``change`` that matter to the model.
 
-    The magnitude of such an element is larger than ``factor`` times that of ``total``, the sum of all changes, minus
-    the change.
+    An element matters if the magnitude of the change is larger than ``factor`` times the magnitude of ``total`` minus
+    the change; ``total`` is the sum of all changes.
     """
     mask: Array = at.xp.abs(change) > at.xp.abs(total - change) * factor
     return mask

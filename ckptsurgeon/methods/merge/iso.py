@@ -58,10 +58,10 @@ def _isotropic(changes: Changes, found: Components) -> Array:
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return the count of numbers that ``iso_cts`` has in memory.
+    """Return how many numbers ``iso_cts`` has in memory.
 
-    It has two matrices; the singular vectors of all models, first separately and then in one array; and the orthogonal
-    vectors that are made of them.
+    These are two matrices; the singular vectors of all models, first separately and then in one array; and the
+    orthogonal vectors that are made of them.
     """
     return 2 * rows * columns + 3 * (rows + columns) * min(rows, columns)
 
@@ -84,10 +84,10 @@ def iso_cts(
     """Return the base plus the common and the models' own directions of change, with one singular value for all.
 
     The share ``common_space`` of the directions is common: these are the directions of the sum of the changes with the
-    largest singular values. Each model contributes an equal part of the rest: the largest directions of its change that
-    are outside the common ones. All directions are made orthogonal, and get the mean of their singular values.
-    Directions that are zero (up to rounding) are left out. Only tensors of two dimensions are matrices; others, and all
-    if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    largest singular values. Each model contributes an equal number of the other directions: the largest directions of
+    its change that are outside the common directions. All directions are made orthogonal, and get the mean of their
+    singular values. Directions that are zero (up to rounding) are left out. Only tensors of two dimensions are
+    matrices; others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
     """
     if not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

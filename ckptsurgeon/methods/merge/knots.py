@@ -1,4 +1,4 @@
-"""KnOTS: TIES, or DARE with TIES, in a basis that all models share, for changes of low rank, as those of adapters.
+"""KnOTS: TIES, or DARE with TIES, in a basis that all models share; for changes of low rank, such as adapters.
 
 In a change of low rank, everything that was learned is spread over many elements, so the sign of an element says
 little. The left singular vectors U of all changes side by side are a basis of all of them, and U^T C_i is the change of
@@ -46,10 +46,10 @@ def knots_ties(
 ) -> Merging | Array:
     """Return the base plus the mean of the largest changes that have the sign of the majority, in a shared basis.
 
-    The basis are the left singular vectors of all changes side by side, without those whose singular value is zero (up
-    to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept, at least one
-    element, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices; others,
-    and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    The basis consists of the left singular vectors of all changes side by side, without vectors whose singular value is
+    zero (up to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept, at
+    least one element, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
+    others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
     """
     if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

@@ -21,7 +21,7 @@ from .arithmetic.threshold import MagnitudeRank, cuts
 __all__ = ["METHODS"]
 
 _OUTER = 1e-4
-"""The share of magnitudes of a change that are replaced by the next ones: of the largest, and of the smallest."""
+"""This share of the largest and of the smallest magnitudes of a change is replaced by the next magnitudes."""
 _TINY = 1e-12
 """The least sum of weights by which an element is divided."""
 
@@ -87,7 +87,7 @@ class _Span:
 
 
 def _magnitudes(tensors: Tensors) -> list[_Span]:
-    """Return the range of the magnitudes of each change, without the largest and smallest ones."""
+    """Return the range of the magnitudes of each change, without the largest and the smallest magnitudes."""
     number = int(math.prod(tensors.shape) * _OUTER) + 1
     ranks = [MagnitudeRank(model, number, largest) for model in range(tensors.count) for largest in (False, True)]
     found = [cut.value for cut in cuts(tensors, lambda at: at.deltas, ranks, settle=False)]
@@ -108,10 +108,10 @@ def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
 
 
 def _merged_scores(tensors: Tensors, spans: Sequence[_Span], ratio: float) -> list[_Span]:
-    """Return the range of each model's merged scores: these are the highest ones, a share ``ratio`` of all scores.
+    """Return the range of each model's merged scores: the highest scores, a share ``ratio`` of all scores.
 
-    ``cuts`` finds thresholds of magnitudes only. So the search begins with the positive scores, from the highest on;
-    if there are too few of them, it goes on with the others, from the one nearest to zero on.
+    ``cuts`` finds thresholds of magnitudes only. So the positive scores are searched first, from the highest on. If
+    there are too few of them, the search goes on with the other scores, from the score nearest to zero on.
     """
     total = math.prod(tensors.shape)
     number = max(total - int(total * (1 - ratio)), 1)

@@ -72,7 +72,7 @@ def _variance(at: Slice, deltas: Sequence[Array]) -> Array:
 
 
 def _cut(tensors: Tensors, share: float) -> MagnitudeCut | None:
-    """Return the threshold that selects the largest variances: the share ``share`` of all that are not zero.
+    """Return the threshold that selects the largest variances: the share ``share`` of all nonzero variances.
 
     Returns None if all are selected.
     """

@@ -77,7 +77,7 @@ def nuslerp(
 
 
 def _arc(first: Array, second: Array, both: Array, t: float) -> tuple[Array, Array]:
-    """Return the factors by which to multiply two vectors so that their sum is the point ``t`` on the arc between them.
+    """Return the factors of two vectors with which their sum is the point ``t`` on the arc between them.
 
     ``first`` and ``second`` are the dot products of each vector with itself, ``both`` is the dot product of the two.
     They are in float64, and may be arrays, for many pairs of vectors.

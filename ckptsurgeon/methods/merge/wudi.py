@@ -109,7 +109,7 @@ def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: f
 
 
 def _first(squares: Array) -> int:
-    """Return the index of the first of some ascending eigenvalues that is not zero, up to rounding."""
+    """Return the index of the first of ascending eigenvalues that does not count as zero."""
     return sum(one <= _NOTHING * float(squares[-1]) for one in squares.tolist())
 
 

@@ -16,8 +16,8 @@ _ROUNDING = 2.0**-52
 def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
     """Return the matrix nearest to ``vectors`` whose columns (or rows, if it has more columns) are orthonormal.
 
-    This is U V^T of the singular value decomposition U S V^T. Directions that none of ``vectors`` has stay zero: for
-    them, any orthonormal vectors would be equally near. So vectors that are given twice share one direction.
+    This is U V^T of the singular value decomposition U S V^T. Directions in which no vector has a component stay zero:
+    for them, any orthonormal vectors would be equally near. So two equal vectors share one direction.
     """
     xp = changes.xp
     if not min(vectors.shape):
@@ -39,9 +39,9 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
 def orthogonal_sum(changes: Changes, first: Components, second: Components) -> Array | None:
     """Return the sum of two matrices after their vectors were replaced by the nearest orthonormal ones.
 
-    ``nearest_orthogonal`` of all vectors leads to the same, but takes longer: here the vectors of each matrix are
-    orthonormal already. Returns None if they may not be, or if there are more vectors than rows or columns. The vectors
-    of the first matrix may stay turned, since their sum is the same in any basis.
+    ``nearest_orthogonal`` of all vectors gives the same result, but takes longer: here the vectors of each matrix are
+    orthonormal already. Returns None if they may not be orthonormal, or if there are more vectors than rows or columns.
+    The vectors of the first matrix may stay turned, since their sum is the same in any basis.
     """
     if not all(_is_orthonormal(changes, one) for one in (first, second)):
         return None
@@ -78,8 +78,8 @@ def _pair(changes: Changes, first: Array, second: Array) -> _Pair | None:
 
     Both have orthonormal columns. So the Gram matrix of all columns is [[1, M], [M^T, 1]], and with the eigenvectors of
     M M^T, its root R^(-1/2) is known: with the sine ``sine`` of each angle between the two spaces, its blocks are the
-    functions ``even`` and ``odd`` below. They are written without differences of nearly equal numbers. Directions that
-    both have are one direction: then the sine counts as zero.
+    functions ``even`` and ``odd`` below. They are written without differences of nearly equal numbers. A direction that
+    both spaces have is one direction: its sine counts as zero.
     """
     xp = changes.xp
     if first.shape[1] + second.shape[1] > len(first):

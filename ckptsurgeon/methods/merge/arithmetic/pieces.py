@@ -19,7 +19,7 @@ PIECE = 1 << 16
 def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator[Slice]:
     """Yield the pieces of a slice: flat, or as rows of ``columns`` elements; on a device, the slice is one piece.
 
-    With the same ``size`` the pieces of a slice are always the same.
+    The same ``size`` always gives the same pieces of a slice.
     """
     count = math.prod(at.models[0].shape)
     row = columns or 1

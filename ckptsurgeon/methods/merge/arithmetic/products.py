@@ -30,7 +30,7 @@ __all__ = [
 # Products of columns: the vectors along a tensor's first dimension, one for each position in the other dimensions.
 
 PAIRS = ((0, 0), (1, 1), (0, 1))
-"""The pairs of vectors that are multiplied: each with itself, and both with each other."""
+"""The pairs of two vectors that are multiplied: each vector with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
 """The approximate number of elements of a slice; the bytes of the sums for a column; the most bytes of all sums."""
@@ -70,7 +70,7 @@ def columns_at(at: Slice, columns: int) -> Array:
 # Weights used as divisors: checks and scaling.
 
 _TINY = 1e-8
-"""A sum of weights counts as zero if it is below this share of the sum of their magnitudes (mergekit: this value)."""
+"""A sum of weights counts as zero if it is below this share of the sum of their magnitudes (as in mergekit)."""
 
 _CANCELS = 0.125
 """If a sum of weights is below this share of the sum of their magnitudes, float32 loses more than three bits in it."""

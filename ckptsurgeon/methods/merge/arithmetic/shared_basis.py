@@ -57,7 +57,7 @@ def dare_ties_in_basis(
 
 
 def _of_majority(xp: ModuleType, kept: Sequence[Array]) -> Array:
-    """Return the mean of the values, other than zero, that have the sign of the sum of all models."""
+    """Return, for each element, the mean of the models' nonzero values that have the sign of the sum of all models."""
     total = kept[0] + 0.0
     for one in kept[1:]:
         total += one
@@ -72,9 +72,9 @@ def _of_majority(xp: ModuleType, kept: Sequence[Array]) -> Array:
 
 
 def _largest(xp: ModuleType, values: Array, density: float, nothing: float) -> Array:
-    """Return the matrix with only the share ``density`` of the largest magnitudes, at least one; the others are zero.
+    """Return the matrix with only the share ``density`` of the largest magnitudes, at least one; other values are zero.
 
-    Magnitudes that are only rounding errors become zero, too, because TIES would count their signs.
+    Values that are only rounding errors become zero, too, because TIES would count their signs.
     """
     size = values.shape[0] * values.shape[1]
     number = max(1, int(density * size)) if density else 0

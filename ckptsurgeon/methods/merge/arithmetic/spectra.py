@@ -39,9 +39,10 @@ __all__ = [
 _SAFE = {4: 1e-10, 8: 1e-8}
 """{bytes of the dtype of computation: least ratio of the smallest to the largest squared singular value}.
 
-Singular values and vectors are computed from a Gram matrix only if their squares have this ratio or a larger one. Its
-rounding error of 1e-16 of the largest square is 1e-6 of the smallest square for float32, 1e-8 for float64, or less.
-This is up to four times faster: LAPACK factorises a symmetric matrix of the shorter side.
+Singular values and vectors are computed from a Gram matrix only if the squared values have this ratio or a larger one.
+Its rounding error of 1e-16 of the largest square is 1e-6 of the smallest square for float32, 1e-8 for float64, or less.
+The Gram matrix makes this up to four times faster: LAPACK factorises a symmetric matrix of the size of the shorter
+side.
 """
 
 _ROUNDED = 1e-13
@@ -50,7 +51,9 @@ _ROUNDED = 1e-13
 _NOTHING = {4: 1e-6, 8: 1e-12}
 """{bytes of the dtype of computation: share of the largest singular value up to which other singular values are zero}.
 
-The vectors of such values are only rounding errors: of models with the same weights, or of a change of low rank."""
+The singular vectors of such values are only rounding errors: of models with the same weights, or of a change of low
+rank.
+"""
 
 
 def is_matrix(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
@@ -176,9 +179,9 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
 
 
 def _is_promising(changes: Changes, rank: int, shape: tuple[int, ...]) -> bool:
-    """Return whether the Gram matrix of a matrix of this shape probably gives ``rank`` singular values.
+    """Return whether the Gram matrix of a matrix of this shape is probably exact enough for ``rank`` singular values.
 
-    In double precision, the smallest singular value of a nearly square matrix is often too small.
+    In double precision, the smallest singular value of a nearly square matrix is often too small for this.
     """
     return changes.safe < _SAFE[8] or 2 * rank <= min(shape) or 2 * min(shape) <= max(shape)
 
@@ -228,7 +231,7 @@ def gram(matrix: Array, *, tall: bool) -> Array:
 
 
 def product(changes: Changes, left: Array, right: Array) -> Array:
-    """Return the product of two matrices, in the dtype of computation: what is computed last need not be more exact.
+    """Return the product of two matrices in the dtype of computation: the last product need not be more exact.
 
     BLAS multiplies float32 in half the time of float64. Vectors of unit length and their multiples do not overflow.
     """

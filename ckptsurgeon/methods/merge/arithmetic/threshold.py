@@ -3,8 +3,8 @@
 Without their sign, floats have the same order as their bits read as integers; NaN comes last. So the values are counted
 by their upper 16 bits. The counts show the upper 16 bits of the k-th value. The values that begin with these bits are
 counted by their next 16 bits, and so on: two passes for float32. If only some of the values that equal the k-th value
-are selected, they are the first ones; to find these takes one more pass. The values of a small tensor are sorted
-instead, in one pass.
+are selected, these are the first of them; one more pass finds them. The values of a small tensor are sorted instead, in
+one pass.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class MagnitudeCut:
 
 
 def trivial(rank: MagnitudeRank) -> MagnitudeCut:
-    """Return a threshold that selects nothing if the rank's ``count`` is zero, or else everything."""
+    """Return a threshold that selects nothing if the rank's ``count`` is zero, and everything otherwise."""
     none = math.inf if rank.largest else -math.inf
     return MagnitudeCut(none, rank.largest, -1) if rank.count <= 0 else MagnitudeCut(-none, rank.largest)
 
@@ -142,7 +142,7 @@ def cuts(
     columns: int | None = None,
     settle: bool = True,
 ) -> list[MagnitudeCut]:
-    """Return the threshold of magnitudes for each of ``ranks``, which say how many values to select.
+    """Return the threshold of magnitudes for each rank in ``ranks``; a rank says how many values to select.
 
     ``quantities`` returns the arrays of a piece whose magnitudes are compared. The tensors are read several times, in
     pieces; no piece ends within a row of ``columns`` values. With ``settle``, exactly as many values are selected as
