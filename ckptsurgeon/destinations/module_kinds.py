@@ -18,7 +18,7 @@ SCALE = "embed_scale"
 
 
 class ModuleFacts(NamedTuple):
-    """Facts about the modules of a network: the kind of each tensor's module, and the constants of each module.
+    """Facts about the modules of a network: the kind of the module of each tensor, and the constants of each module.
 
     ``kinds`` maps each key to a kind; ``planning.resizing.axes.Network`` lists the kinds. ``constants`` maps the path
     of each attribute that is a number, a boolean, None or a string to its value (for a string: a digest). ``constants``

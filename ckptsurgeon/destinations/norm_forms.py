@@ -1,4 +1,4 @@
-"""Finds out how each norm of a network computes, by calling it with a vector.
+"""Finds out what each norm of a network computes, by calling it with a vector.
 
 For example, some norms subtract the mean, and some multiply by 1 + weight.
 """

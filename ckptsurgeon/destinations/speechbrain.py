@@ -53,7 +53,7 @@ class _Toolkit:
         return {}
 
     def load(self, document: Document) -> TargetSpec:
-        """Build the modules of a document without storage."""
+        """Build the modules of a document without memory for their weights."""
         return _load(document, MODULES, {})
 
 
@@ -114,7 +114,7 @@ def _inner(document: Document) -> Document:
 def _load(
     document: Document, entry: str, overrides: Mapping[str, Any], statistics: Mapping[str, int] = MappingProxyType({})
 ) -> TargetSpec:
-    """Return the destination that an entry of a SpeechBrain file describes; it is built without storage.
+    """Return the destination that an entry of a SpeechBrain file describes; no memory is used for its weights.
 
     ``statistics`` is the result of ``_sizes``. Raises ConfigError if the entry cannot be read or built.
     """

@@ -1,7 +1,7 @@
 """Destinations of transformers: a ``config.json``, or ``model: {transformers: config.json, num_labels: 5, …}``.
 
-The model is the one that ``AutoModel*.from_config`` would make, without storage. ``from_pretrained`` opens the output
-folder of such a destination. https://huggingface.co/docs/transformers/main_classes/configuration
+The model is the one that ``AutoModel*.from_config`` would make, but without memory for its weights. ``from_pretrained``
+opens the output folder of such a destination. https://huggingface.co/docs/transformers/main_classes/configuration
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _SIGNS = {byte: 256 + place for place, byte in enumerate(sorted({*range(256)} - 
 
 class _BytePairs:
     def sniff(self, name: str, data: bytes) -> bool:
-        """Return whether a file is a tekken.json, or has a name and a first line like a file of tiktoken."""
+        """Return whether a file is a tekken.json, or has the name and the first line of a file of tiktoken."""
         lowered = name.lower()
         return lowered == TEKKEN or (lowered.endswith(_NAMES) and _LINE.match(data) is not None)
 

@@ -12,7 +12,7 @@ Fields = dict[str, Any]
 GIVEN, INNER, VALUE = 0, 1, 2
 """The kinds of changes: the user's value is kept, an object differs in some of its fields, or the value is new."""
 OWN, FIELDS = "own", "fields"
-"""``{"own": n}`` means the n-th string of the user's file, ``{"fields": [[name, value], …]}`` means an object."""
+"""``{"own": n}`` stands for the n-th string of the user's file, ``{"fields": [[name, value], …]}`` for an object."""
 
 
 def config_text(fields: Mapping[str, Any]) -> str:
@@ -23,7 +23,8 @@ def config_text(fields: Mapping[str, Any]) -> str:
 def changed_fields(made: Any, given: Any) -> list[Any]:
     """Return the changes (also of the order of fields) that turn ``given`` into ``made``, both parsed JSON.
 
-    In the result, the index of a field in ``given`` replaces its name; fields that ``given`` lacks have their names.
+    In the result, a field that ``given`` also has is represented by its index in ``given``, any other field by its
+    name.
     """
     if json.dumps(made) == json.dumps(given):
         return [GIVEN]

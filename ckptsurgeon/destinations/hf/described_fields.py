@@ -24,7 +24,7 @@ Names = Mapping[str, Mapping[str, str]]
 _UNDECLARED = ("head_dim",)
 """Fields that some networks, such as Qwen3-MoE's, read although their configuration class does not declare them."""
 _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
-"""Fields with the type, the version and the origin of a config.json."""
+"""Fields that give the type, the version and the origin of a config.json."""
 
 
 class DescribedFields(NamedTuple):

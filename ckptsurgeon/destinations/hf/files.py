@@ -89,7 +89,7 @@ def licence_files(folder: Folder) -> tuple[Companion, ...]:
 
 
 def companions(folder: str) -> tuple[Companion, ...]:
-    """Return the small files in ``folder`` that an output gets, except config.json and adapter_config.json."""
+    """Return the small files in ``folder`` that an output also gets, except config.json and adapter_config.json."""
     return _copies(open_source(folder or os.curdir), [name for name in _known() if name not in (CONFIG, ADAPTER)])
 
 

@@ -16,7 +16,7 @@ _OWN = ("transformers", "architecture")
 
 
 class GivenFields(NamedTuple):
-    """The fields of a config.json, the folder and the name of that file, and the destination's overrides."""
+    """The fields of a config.json, the folder and the name of this file, and the overrides of the destination."""
 
     fields: dict[str, Any]
     folder: str

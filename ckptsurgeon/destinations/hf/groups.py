@@ -66,7 +66,7 @@ class ConversionGroup:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """A value that is equal for two groups whose keys differ only in numbers, such as the index of a layer."""
+        """A value that is equal for groups whose keys differ only in numbers, such as the index of a layer."""
         return id(self.converter), opened(self.target), *((p, opened(keys[0])) for p, keys in self.found.items())
 
     def outputs(self) -> list[str]:
@@ -206,7 +206,7 @@ class OperationChain:
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Give their destination keys to the tensors in ``values``, which are the results of the conversion.
+        """Give the tensors in ``values``, which are the results of the conversion, their destination keys.
 
         If an operation made a tensor under another name, an operation that renames the tensor is added to ``rows``.
         Returns {source key: destination key} for a source tensor that no operation has changed, and {} if there is

@@ -16,7 +16,7 @@ FORMAT = 1
 def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> list[str]:
     """Return patterns of the missing and unexpected keys that the class ``name`` of transformers ignores when loading.
 
-    If ``is_missing`` is true, the patterns of unexpected keys are left out. The last pattern is always that of
+    If ``is_missing`` is true, the patterns of unexpected keys are left out. The last pattern always matches
     ``rotary_emb.inv_freq``, a buffer that old models have. The patterns are cached, since importing the class takes
     seconds. ``built`` is the ``cache_key`` of a destination whose model has this class, or ''. If it is not '', the
     patterns can be cached even if this process has already imported transformers.

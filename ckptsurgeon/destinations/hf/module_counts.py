@@ -1,4 +1,4 @@
-"""Finds numbers of modules in a configuration of transformers that are too large to build a network from."""
+"""Finds fields of a transformers configuration that ask for too many modules to build a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LAYERS = re.compile(
 _EXPERTS = re.compile(r"(?:.*_)?(?:experts|expert_num)")
 _HEADS = re.compile(r"(?:.*_)?(?:heads|n_head|num_head|num_kv|head_count)(?:_per_[a-z]+)?")
 _OTHER = re.compile(r"size|dim|width|channels|tokens")
-"""Matches names of sizes for each module, such as ``embed_dim_per_stage``, which count no modules."""
+"""Matches names of fields with a size for each module, such as ``embed_dim_per_stage``: they count no modules."""
 
 
 def too_many_modules(config: Mapping[str, Any]) -> str:
@@ -40,7 +40,7 @@ def too_many_modules(config: Mapping[str, Any]) -> str:
 
 
 def _most(name: str) -> int:
-    """Return the largest number that a field may have, 0 if it counts no modules."""
+    """Return the largest value that a field may have; 0 if the field is not a number of modules."""
     if name == "num_labels":
         return MOST_LABELS
     if _EXPERTS.fullmatch(name):

@@ -99,7 +99,7 @@ def _split(
 
 
 def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Transpose``: swap two dimensions; with ``check_dims``, only if the shape is not the destination's."""
+    """Translate ``Transpose``: swap two dimensions; with ``check_dims``, only if the destination has another shape."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
     if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
@@ -112,7 +112,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """Translate ``Interleave``: rows with even indices come before rows with odd indices. Or translate its inverse."""
+    """Translate ``Interleave`` (rows with even indices come before rows with odd indices), or its inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2

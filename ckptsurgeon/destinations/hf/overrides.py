@@ -63,7 +63,7 @@ def check_overrides(
 
 
 def own_fields(config_class: Any) -> set[str]:
-    """Return the names of the fields of a configuration class, whether it is a dataclass or an older class."""
+    """Return the names of the fields of a configuration class, which may be a dataclass or an older class."""
     if dataclasses.is_dataclass(config_class):
         return {field.name for field in dataclasses.fields(config_class)}
     return set(config_class().to_dict())

@@ -89,7 +89,7 @@ def _own_code() -> str:
 
 
 def only_installed(files: Iterable[str]) -> bool:
-    """Return whether all ``files`` that were opened are code, files of installed packages, or system files."""
+    """Return whether all files in ``files`` are code, files of installed packages, or system files."""
     others = (os.path.realpath(path) for path in files if not path.endswith(_CODE) and os.path.exists(path))
     return all(path.startswith(_library_folders()) or is_of_system(path) for path in others)
 

@@ -39,7 +39,10 @@ WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "se
 CODEC = "audio_tokenizer_config.json"
 """The configuration of an audio tokeniser: a model that has a separate vocabulary, so its token ids are not changed."""
 SPECIAL = 4
-"""A tokeniser's special pieces (<unk>, <s>, </s>, <pad>) are among its first; a vocabulary may have another order."""
+"""The first pieces of a tokeniser may be special (<unk>, <s>, </s>, <pad>).
+
+A vocabulary may have these in another order.
+"""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
 IN_FIELDS = "{part}set it: --set {field}=ID, or null"
@@ -49,7 +52,7 @@ IN_FIELDS = "{part}set it: --set {field}=ID, or null"
 def renumbering_of(
     change: NewVocabulary, own: Vocabulary | None, rows: int, fields: Mapping[str, Any], fixed: frozenset[str]
 ) -> Renumbering | None:
-    """Return the map from old token ids to ids of a new vocabulary; None if the configuration has no ids to map.
+    """Return a map from old token ids to ids of a new vocabulary; None if the configuration has no token ids.
 
     ``own`` is the token list next to the configuration, ``rows`` the configuration's vocabulary size. The ``fixed``
     fields already hold ids of the new vocabulary. Raises ConfigError if the token of an id in any other field is not

@@ -157,7 +157,7 @@ def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_fewer_rows(
     document: Document, files: tuple[Companion, ...], written: WrittenConfig, before: int, folder: str
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Remove token ids that have no row any more, if the model has fewer rows than before; return the files, and notes.
+    """Remove token ids that no longer have a row, if the model has fewer rows than before; return the files, and notes.
 
     ``before`` is the number of rows of the vocabulary in the original config.json, and ``folder`` its folder. The
     tokeniser is left out of the files if it has more tokens than the model has rows. Raises ConfigError for a token id

@@ -1,1 +1,1 @@
-"""Destinations that are torch modules: built without storage, with initial values drawn when needed."""
+"""Destinations that are torch modules: built without memory for their tensors; initial values are drawn when needed."""

@@ -14,7 +14,7 @@ from .user_code import PROCESS_STATE
 __all__ = ["MOST_PARAMETERS", "bounded"]
 
 MOST_PARAMETERS = 200_000
-"""The most parameters (tensors) of a network; each takes kilobytes with its module, even without storage.
+"""The most parameters (tensors) of a network; each takes kilobytes with its module, even without memory for its values.
 
 A model of 61 layers of 384 experts, each of them a module, has some 70,000.
 """
@@ -25,7 +25,7 @@ def bounded(name: str) -> Iterator[None]:
     """Raise UnsafeError in the block as soon as modules have over MOST_PARAMETERS parameters, registered or copied.
 
     No field of the configuration needs to be large for this: the numbers of layers and of experts are multiplied.
-    ``name`` is the network's.
+    ``name`` is the name of the network.
     """
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook

@@ -50,7 +50,7 @@ class BuiltModule:
 
 
 def construct_without_storage(build: Build, seed: int) -> BuiltModule:
-    """Construct a module without storage; raises Unrecordable if this is not possible."""
+    """Construct a module without storage (memory for values); raises Unrecordable if this is not possible."""
     with python_random(seed) as used, drawing(), torch.enable_grad():
         with recording(evaluate) as record:
             module = build()

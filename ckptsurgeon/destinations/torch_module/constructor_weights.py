@@ -153,7 +153,7 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether the parts of one key are the last parts of the other key, as of ``fc`` and ``encoder.fc``."""
+    """Return whether one key ends with the parts of the other key, as ``encoder.fc`` ends with ``fc``."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 
@@ -167,7 +167,7 @@ def _likeness(key: str, there: str) -> int:
 
 
 def left_out(path: str) -> Undrawable:
-    """Return the reason why a tensor has no initial values: --no-constructor-weights left out its file, ``path``."""
+    """Return the reason why a tensor has no initial values: --no-constructor-weights left out the file ``path``."""
     return Undrawable(
         f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves "
         "the values of this file out",

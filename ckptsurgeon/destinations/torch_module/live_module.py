@@ -46,7 +46,7 @@ def live_target(model: nn.Module) -> TargetSpec:
 
 
 def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise ConfigError if values written into the tensors of ``state_dict()`` would not change the module."""
+    """Raise ConfigError if values that are written into the tensors of ``state_dict()`` would not change the module."""
     empty = [key for key, tensor in tensors.items() if tensor.is_meta]
     if empty:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Makes a destination from an ``nn.Module`` that a function constructs, if possible without storage."""
+"""Makes a destination from an ``nn.Module`` that a function constructs, if possible without memory for its tensors."""
 
 from __future__ import annotations
 

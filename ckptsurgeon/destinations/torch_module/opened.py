@@ -65,10 +65,9 @@ class OwnThreads:
 class Opened:
     """The files that the code in a block read and the hosts that it contacted, each in the order of first use.
 
-    ``files`` are the paths of the files. A file that the code itself wrote before it read the file is left out. But the
-    file is included if the code contacted a host before it read the file, because the file may be a download. ``hosts``
-    are the names of the hosts. ``unreachable`` is the first host that did not answer, '' if all answered. ``threads``
-    are the watched threads.
+    ``files`` are the paths of the files. A file that the code itself wrote before is left out, unless the code
+    contacted a host before it read the file: then the file may be a download. ``hosts`` are the names of the hosts.
+    ``unreachable`` is the first host that did not answer, '' if all answered. ``threads`` are the watched threads.
     """
 
     files: dict[str, None] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Sets the random state and defaults of torch and Python for a draw, and restores them."""
+"""Sets the random state and the defaults of torch and Python while values are drawn, and restores them."""
 
 from __future__ import annotations
 

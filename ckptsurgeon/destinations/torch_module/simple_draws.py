@@ -115,7 +115,7 @@ def _fill_rounded(values: Tensor, draw: Draw, generator: torch.Generator) -> Non
 
 @cache
 def _rounds(dtype: torch.dtype) -> bool:
-    """Return whether torch's normal values of a 16-bit dtype are those of float32, rounded."""
+    """Return whether torch's normal values of a 16-bit dtype are its normal values of float32, rounded."""
     if dtype not in (torch.bfloat16, torch.float16):
         return False
     drawn = [

@@ -34,7 +34,7 @@ PROCESS_STATE = threading.RLock()
 def user_code(document: Document) -> Iterator[None]:
     """Let the block import modules from the working directory and the configuration's folder.
 
-    Code in the block prints to stderr, because stdout is for the command's results. The code can neither end the
+    Code in the block prints to stderr, because stdout is for the results of the command. The code can neither end the
     program nor change the working directory. Until the block ends, other threads wait to run user code.
     """
     with PROCESS_STATE, _importable(document):

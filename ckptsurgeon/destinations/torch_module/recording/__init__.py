@@ -1,1 +1,1 @@
-"""Constructs a module without storage: records the constructor's operations, and later runs some of them."""
+"""Constructs a module without memory for values: records the constructor's operations, and later runs some of them."""

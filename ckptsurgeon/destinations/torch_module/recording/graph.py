@@ -162,7 +162,7 @@ def _dense(ref: StorageView) -> bool:
     return True
 
 
-# Effects of torch's operations on tensors, by their names and schemas.
+# The effects of torch's operations on tensors, by the names and schemas of the operations.
 
 aten = torch.ops.aten
 

@@ -1,4 +1,4 @@
-"""Records the construction of a module without storage.
+"""Records the construction of a module without memory for values.
 
 Each recorded tensor is a ghost: it is on the meta device, but claims to be on the CPU. Each operation that makes or
 changes values becomes a node; ``replay`` later runs only the nodes on which the requested tensors depend. If a
