@@ -66,8 +66,8 @@ def apply(
 
     ``to`` is the format ("safetensors", "pth", "dcp", "tensorflow"); by default the suffix of ``output`` decides. If
     ``output`` is a folder, or if ``max_shard_size`` is set (such as "5GB"), shards with an index are written. If ``to``
-    is "fsdp" or "tp", one file is written for each of ``ranks`` ranks: ``axis`` has strings "GLOB=AXIS", which give the
-    axis along which tensors are split, and ``mesh`` ("cuda:fsdp") is the device mesh of the DTensors.
+    is "fsdp" or "tp", one file is written for each of ``ranks`` ranks: ``axis`` has strings "GLOB=AXIS": tensors that
+    match are split along this axis. ``mesh`` ("cuda:fsdp") is the device mesh of the DTensors.
 
     ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the same output. ``memory``
     (such as "512MB") limits the memory for computing merges, including merges of adapters. ``plugin`` is a Python file
@@ -76,7 +76,7 @@ def apply(
     (bytes done, bytes in total).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
-    call continues from there; with ``restart``, the call removes these shards and starts again. ``consume`` deletes
+    call continues from there. With ``restart``, the call removes these shards and starts again. ``consume`` deletes
     each shard of the sources (local safetensors) as soon as the output shards made from it are on disk. With
     ``processes``, the shards are divided among the processes that ``torchrun`` has started. Each of these processes
     must make this call with the same plan; the receipt of the first process describes the whole output. With ``engine``

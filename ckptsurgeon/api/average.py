@@ -53,8 +53,8 @@ def average(
 
     ``decay`` ("linear", "1-sqrt" or "cosine") is for checkpoints of a run with a constant learning rate: the weights of
     the average replace a decay of the learning rate (https://arxiv.org/abs/2507.17634). With ``running``, the sources
-    are two running averages of one run, such as icefall's ``model_avg``, and the output is the average over the steps
-    between them; ``running`` is the entry of their files with the number of steps (``batch_idx_train``). Only one of
+    are two running averages of one run, such as icefall's ``model_avg``. The output is then the average over the steps
+    between them. ``running`` is the entry of their files with the number of steps (``batch_idx_train``). Only one of
     ``ema``, ``decay`` and ``running`` can be given; with any of them, ``sources`` must be in order, the oldest first.
 
     Floating and complex tensors are averaged in double precision and keep the dtype of the first checkpoint. Integers

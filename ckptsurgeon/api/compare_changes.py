@@ -38,11 +38,11 @@ def compare_changes(
     """Compare, tensor by tensor, the changes of two or more models from the base that they were fine-tuned from.
 
     A change is the difference between the weights of a model and those of the base (a task vector). The result has
-    figures for each tensor, and for all tensors together: for each model, the norm of the change divided by the norm of
-    the base, and the number of values that the model changed; for each pair of models, the cosine between their
-    changes, and, among the values that both changed, the share that both changed in the same direction. Quantised
-    tensors are decoded before they are compared. ``include`` and ``exclude`` select keys. ``root`` is the dotted path
-    of the state dict in all checkpoints. ``progress`` is called with (bytes done, bytes in total).
+    figures for each tensor, and for all tensors together. For each model, these are the norm of the change divided by
+    the norm of the base, and the number of values that the model changed. For each pair of models, they are the cosine
+    between their changes, and, among the values that both changed, the share that both changed in the same direction.
+    Quantised tensors are decoded before they are compared. ``include`` and ``exclude`` select keys. ``root`` is the
+    dotted path of the state dict in all checkpoints. ``progress`` is called with (bytes done, bytes in total).
 
     Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, and PlanError for
     quantised tensors that cannot be decoded. Also raises the errors of ``open_checkpoint``, and FormatError for a wrong

@@ -18,10 +18,10 @@ def explain(plan: Plan, keys: Patterns) -> Explained | ExplainedMerge:
 
     For a plan of ``transplant``, the result has the source, rule and policy of each tensor, and the alternatives to
     them. Alternatives are known only if ``transplant`` made the plan in this process. For a plan of ``merge`` with a
-    base, the result has the changes of the models from the base, the agreement of these changes, and the share of each
-    change that the method of the plan, and every other method, would keep. Raises PatternError for a pattern that
-    matches no destination key, ConfigError for a plan of another verb, or if ``keys`` match more than 16 tensors of a
-    merge.
+    base, the result has the changes of the models from the base, and the agreement of these changes. It also has the
+    share of each change that each merge method would keep: the method of the plan, and every other method. Raises
+    PatternError for a pattern that matches no destination key, ConfigError for a plan of another verb, or if ``keys``
+    match more than 16 tensors of a merge.
     """
     patterns = [keys] if isinstance(keys, str) else list(keys or ())
     if plan.verb == "merge":

@@ -115,8 +115,8 @@ def _by_values(
 def _unwrapped(raw: Checkpoint, destination: Mapping[str, TensorInfo], *, for_file: bool) -> Checkpoint:
     """Return the source without those wrappers of its keys that the destination does not have, as ``transplant`` does.
 
-    If the destination has some of the wrappers, and the proposal is ``for_file``, all wrappers stay: ``unwrap`` in a
-    recipe would remove all of them, so rules remove only the others.
+    All wrappers stay if the destination has some of them, and the proposal is ``for_file``. The reason is that
+    ``unwrap`` in a recipe would remove all wrappers; so rules remove those that the destination does not have.
     """
     some = raw.unwrapped(destination=list(destination))
     return raw if for_file and [*some] != [*raw.unwrapped()] else some

@@ -63,13 +63,14 @@ def make_patch(
     The patterns ``low_rank`` select matrices whose changes are stored as the product of two factors of rank ``rank``
     (16 if None), in float32: the best factors, which ``lora_extract`` finds, too. A convolution is a matrix of its
     output channels. ``apply_patch`` adds the product to the old matrix, and rounds the sum once to its dtype. A note
-    says which matrices are stored exactly, and why: changes that are not finite, a rank that is not below both sides of
-    the matrix, no old matrix of the same dtype and shape, or factors that take more than half of the space of the exact
-    changes. ``Patch.low_rank`` has the error of each matrix.
+    says which matrices are stored exactly, and why. Possible reasons are changes that are not finite, a rank that is
+    not below both sides of the matrix, no old matrix of the same dtype and shape, and factors that take more than half
+    of the space of the exact changes. ``Patch.low_rank`` has the error of each matrix.
 
-    Raises the errors of ``open_checkpoint``, PatternError for a pattern that matches nothing, PlanError if ``signs`` or
-    ``low_rank`` selects only parts of quantised weights, ConfigError if both select a tensor, for a rank below 1, and
-    without the package zstandard, OutputError if the patch cannot be written.
+    Raises the errors of ``open_checkpoint``; PatternError for a pattern that matches nothing; PlanError if ``signs`` or
+    ``low_rank`` selects only parts of quantised weights; and OutputError if the patch cannot be written. Raises
+    ConfigError if both ``signs`` and ``low_rank`` select a tensor, for a rank below 1, and if the package zstandard is
+    missing.
     """
     from ..engine.patch.make import make_patch as make
     from ..engine.patch.new_files import folders_in

@@ -62,10 +62,10 @@ def view(
     how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
     what the verb ``check`` finds.
 
-    For a plan of ``merge``, the page shows, before the merge, the agreement of the models' changes, the layers in which
-    the changes oppose each other, and the share of the changes that each method would keep. The changes are computed
-    from all values, and the shares from samples, within bounded memory. The field ``merge`` of the result has these
-    figures.
+    For a plan of ``merge``, the page is made before the merge. It shows the agreement of the models' changes, the
+    layers in which the changes oppose each other, and the share of the changes that each method would keep. The changes
+    are computed from all values, and the shares from samples, within bounded memory. The field ``merge`` of the result
+    has these figures.
 
     ``root`` is the dotted path of the state dict in all checkpoints; ``wait`` is as in ``apply``.
 

@@ -160,7 +160,7 @@ def application(*, as_json: bool, word: str = "") -> typer.Typer:
     """Return the typer application, which has all verbs with their options.
 
     With ``as_json``, --version and the options for completion print JSON. ``word`` is the first word of the command
-    line: if it is a verb, or the first word of a verb such as ``lora merge``, only the verbs that begin with it are
+    line. If it is a verb, or the first word of a verb such as ``lora merge``, only the verbs that begin with it are
     loaded, to save time.
     """
     app = typer.Typer(

@@ -41,8 +41,8 @@ CARD = "README.md"
 MERGING = (NoteKind.ADAPTER_SCALE, NoteKind.OTHER_BASE, NoteKind.MODULES_WITHOUT_FACTORS)
 """The kinds of those notes of ``lora merge`` that show that an adapter does not fit its base.
 
-These notes are on changes that are too large, on magnitudes of DoRA that are not the norms of the base's weights, and
-on modules that should change but have no LoRA factors.
+These notes report changes that are too large, magnitudes of DoRA that are not the norms of the base's weights, and
+modules that should change but have no LoRA factors.
 """
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""

@@ -1,8 +1,8 @@
 """Refuses a Gemma 2 or 3 whose attention llama.cpp would compute differently.
 
-llama.cpp does not read the scale of the attention and the order of the layers with a sliding window from the metadata:
-both are fixed in ``llama-model.cpp``. It has another scale for the 27 B models, which it recognises by their number of
-layers.
+In llama.cpp, the scale of the attention and the order of the layers with a sliding window are not read from the
+metadata: both are fixed in ``llama-model.cpp``. It has another scale for the 27 B models, which it recognises by their
+number of layers.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ class Unwrapped:
 def without_wrappers(operated: OperatedCheckpoint) -> Unwrapped:
     """Remove the prefix of wrappers, such as ``module.``, if all keys have it and the rest is a recognised network.
 
-    Otherwise, the checkpoint is returned unchanged. So is a checkpoint with a tensor outside the network, such as the
-    counter of an averaged model: the prefix is removed by operations, and no operation leaves out a tensor.
+    Otherwise, the checkpoint is returned unchanged. A checkpoint with a tensor outside the network, such as the counter
+    of an averaged model, is also returned unchanged: the prefix is removed by operations, and no operation leaves out a
+    tensor.
     """
     checkpoint = operated.checkpoint
     plain = unwrap(checkpoint)

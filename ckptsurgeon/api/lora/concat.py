@@ -47,22 +47,22 @@ def lora_concat(
     scale, so that the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks
     of these adapters.
 
-    With ``method="knots"``, the change is that of KnOTS: the changes of the adapters, times their weights, are merged
-    by ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``; the default) keeps
-    the largest values of each change, a share of ``density`` (0.2), and averages the values that have the sign of the
-    majority. "dare_ties" (``knots_dare_ties``) keeps random values, a share of ``density`` (0.5), drawn with ``seed``,
-    and scales them up to make up for the dropped values. "task_arithmetic" is the sum, which is the same in any basis.
-    ``rank`` is the largest rank of the result, by default the sum of the ranks, with which the merged change is stored
-    exactly; ``memory`` ("512MB") limits the memory of the computation.
+    With ``method="knots"``, the change is that of KnOTS: the changes of the adapters are multiplied by their weights,
+    and merged by the method ``merge`` in a basis that all of them share. "ties" (as in the merge method ``knots_ties``;
+    the default) keeps the largest values of each change, a share of ``density`` (0.2), and averages the values that
+    have the sign of the majority. "dare_ties" (``knots_dare_ties``) keeps random values, a share of ``density`` (0.5),
+    drawn with ``seed``, and scales them up to make up for the dropped values. "task_arithmetic" is the sum, which is
+    the same in any basis. ``rank`` is the largest rank of the result. By default, it is the sum of the ranks, with
+    which the merged change is stored exactly. ``memory`` ("512MB") limits the memory of the computation.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules. For kohya's names, ``base``
     is the model whose modules they name; only its keys are read. ``dtype`` is the dtype of the factors, by default that
     of the adapters; B becomes float32 if weight and scale cannot be multiplied into 16 bits exactly.
 
-    Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes),
-    ConfigError for adapters of another kind, invalid weights or parameters of another method, PatternError for a
-    pattern that matches nothing, and the errors of ``open_checkpoint``.
+    Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes).
+    Raises ConfigError for adapters of another kind, for invalid weights and for parameters of another method;
+    PatternError for a pattern that matches nothing; and the errors of ``open_checkpoint``.
     """
     given = adapters_of(adapters)
     counts, wanted = weights_of_adapters(weights, given), factor_dtype(dtype)

@@ -56,17 +56,18 @@ def lora_convert(
     ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by default that of the adapter. ``memory``
     ("512MB") limits the memory of the computation.
 
-    A LoHa or LoKr, a PEFT folder or a file with LyCORIS' names, becomes a LoRA: each of its modules gets the product of
-    rank ``rank`` that is nearest to its change. With ``energy``, it gets the smallest rank that keeps this share of its
-    squared singular values, at most ``rank`` if both are given. The receipt of ``apply`` has the error of each module.
+    A LoHa or LoKr (a PEFT folder, or a file with LyCORIS' names) becomes a LoRA: each of its modules gets the product
+    of rank ``rank`` that is nearest to its change. With ``energy``, it gets the smallest rank that keeps this share of
+    its squared singular values, at most ``rank`` if both are given. The receipt of ``apply`` has the error of each
+    module.
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
     products exactly, they become float32. The names of modules in the network are not translated, although another
     library may name them differently.
 
-    Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors) and if
-    names are missing, ConfigError for adapters of another kind and for a rank or energy that is invalid, missing or
-    superfluous, PatternError for a pattern that matches nothing, and the errors of ``open_checkpoint``.
+    Raises PlanError for tensors that the toolkit cannot store (DoRA, embeddings, tensors besides the factors), and if
+    names are missing. Raises ConfigError for adapters of another kind, and for a rank or energy that is invalid,
+    missing or superfluous; PatternError for a pattern that matches nothing; and the errors of ``open_checkpoint``.
     """
     check_spelling(to)
     share = float(energy) if energy is not None else None

@@ -63,16 +63,17 @@ def lora_merge(
 ) -> Plan:
     """Plan to add adapters to a base: W + weight * scale * B A, summed over all adapters and rounded once, at the end.
 
-    Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
-    Besides LoRA and DoRA, an adapter may be a LoHa or LoKr; a LoCon, LoHa or LoKr with a core (a Tucker decomposition);
-    or PEFT's OFT, whose change is weight * (W R' - W) with the rotation R. ``weights`` has a weight for each adapter,
-    by default 1; ``exclude`` leaves out modules of the adapters. ``dtype`` is the dtype of all floating-point tensors
-    of the output except complex tensors and codes, by default that of the base. ``memory`` (such as "512MB") limits the
-    memory of the computation. If the base is a transformers folder, its configuration and tokeniser are copied; if an
-    adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. If rows of an
-    embedding would belong to other tokens than in the base, PlanError is raised. If ``vocab`` is "place", there is no
-    error: row n of the adapter is added to row n of the base, whatever their tokens. A quantised base is decoded first;
-    the sums are then quantised like the base, or stored as plain numbers if ``encoding`` is "dequantize".
+    Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors. An
+    adapter may be a LoRA, DoRA, LoHa or LoKr; or a LoCon, LoHa or LoKr with a core (a Tucker decomposition). It may
+    also be PEFT's OFT, whose change is weight * (W R' - W) with the rotation R. ``weights`` has a weight for each
+    adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype`` is the dtype of all floating-point
+    tensors of the output except complex tensors and codes, by default that of the base. ``memory`` (such as "512MB")
+    limits the memory of the computation. If the base is a transformers folder, its configuration and tokeniser are
+    copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead. If
+    rows of an embedding would belong to other tokens than in the base, PlanError is raised. If ``vocab`` is "place",
+    there is no error: row n of the adapter is added to row n of the base, whatever their tokens. A quantised base is
+    decoded first; the sums are then quantised like the base, or stored as plain numbers if ``encoding`` is
+    "dequantize".
 
     If the result has 16 bits, changes of LoRA are summed in single precision; all others in double precision.
 

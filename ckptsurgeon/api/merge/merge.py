@@ -94,16 +94,16 @@ def merge(
     method starts. ``parameters`` are those of the method, by name; each can also be given as an argument
     (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
     ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
-    all keys. ``statistics`` maps each model to the file that the verb ``stats`` made from it, for the methods that use
-    such files ("regmean", "fisher"; of the base: "aim"); it may also be strings MODEL=FILE, or one file for all models
-    ("regmean_plusplus").
+    all keys. ``statistics`` maps each model to the file that the verb ``stats`` made from it; it may also be strings
+    MODEL=FILE. The methods "regmean" and "fisher" need such a file of each model, "aim" needs one of the base, and
+    "regmean_plusplus" one file for all models.
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
     (the output does not get the tensor); "any" (it is merged from the models that have it). ``on_mismatch`` decides
-    about a tensor whose shape differs from that of the base or, without a base, of the first model: "error"; "skip"
-    (the model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models have is
-    merged, the rest is that of the base or first model). ``on_mismatch`` is one policy for all tensors, or a map from
-    pattern to policy.
+    about a tensor whose shape differs from the shape in the base or, without a base, in the first model: "error";
+    "skip" (the model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models
+    have is merged, and the rest is taken from the base or first model). ``on_mismatch`` is one policy for all tensors,
+    or a map from pattern to policy.
 
     ``vocab`` merges models with different vocabularies token by token; the output's vocabulary is "union", "base" (that
     of the base or first model), or the file of a token list. ``tokens`` gives the token list of a model whose folder
@@ -111,11 +111,11 @@ def merge(
     this. ``int_buffers`` ("last", "first", "max") chooses the values of integer tensors.
 
     With ``align``, each model is first aligned with the base or, without a base, with the first model (Git Re-Basin,
-    arXiv 2209.04836): its channels, heads, experts and the dimensions of its residual stream are permuted so that its
-    weights become as similar as possible to those of that model. The aligned model computes the same as before. All
-    weights are read for this when the plan is made. The axes are those of the network in config.json; for other models,
-    ``align_groups`` lists them, as a map from names of groups to axes (``{"hidden": {"fc1.weight": 0, "fc2.weight":
-    1}}``), or as a YAML file.
+    arXiv 2209.04836). Its channels, heads, experts and the dimensions of its residual stream are permuted, so that its
+    weights become as similar as possible to the weights of the base or first model. The aligned model computes the same
+    as before. All weights are read for this when the plan is made. The axes that may be permuted follow from the
+    network in config.json. For other models, ``align_groups`` lists them, as a map from names of groups to axes
+    (``{"hidden": {"fc1.weight": 0, "fc2.weight": 1}}``), or as a YAML file.
 
     Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
     plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the

@@ -111,9 +111,9 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
     """Return the parsed parameters of a merge method, by name.
 
     ``given`` maps names to values, or is a list of strings as on the command line: NAME=VALUE or NAME:GLOB=VALUE, with
-    a gradient in brackets. A value is a number, a string or a boolean; a list with one number for each model;
-    ``{"gradient": [0, 0.5, 1]}`` for values from the first layer to the last; or a map from patterns to such values, in
-    which the last pattern that matches a key wins.
+    a gradient in brackets. A value is a number, a string or a boolean; a list with one number for each model; or
+    ``{"gradient": [0, 0.5, 1]}`` for values from the first layer to the last. It may also be a map from patterns to
+    such values, in which the last pattern that matches a key wins.
 
     Raises ConfigError for anything else, PatternError for an invalid pattern.
     """

@@ -237,9 +237,10 @@ def _differing(
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
 
-    Results depend on the ids of placeholder tokens (for images and the like), on the id with which a decoder begins,
-    and on the id of CLIP's end token, at which the features of a text are taken. In old configurations of CLIP, the id
-    2 instead of the end token's has no effect if the end token has the last row, as it has by default.
+    Results depend on the ids of placeholder tokens (for images and the like), and on the id with which a decoder
+    begins. They also depend on the id of CLIP's end token, at which the features of a text are taken. In old
+    configurations of CLIP, the id 2 instead of the end token's has no effect if the end token has the last row, as it
+    has by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False

@@ -70,9 +70,9 @@ class ModelFolder:
     of configuration and tokeniser files that are not copied, because they are symbolic links to files outside the
     folder. ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied.
     ``left`` has the names of all other files, which are not copied either. ``unlisted`` is true for a web address,
-    whose folder cannot be listed. If the folder of a complete model also has an adapter_config.json, ``adapter_beside``
-    is the name of the file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has
-    the metadata inside the file of weights, if this is a GGUF file.
+    whose folder cannot be listed. ``adapter_beside`` is None unless the folder of a complete model also has an
+    adapter_config.json. Then it is the name of the file with the adapter's weights, '' if this file is missing.
+    ``embedded`` has the metadata inside the file of weights, if this is a GGUF file.
     """
 
     path: str

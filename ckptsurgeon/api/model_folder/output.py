@@ -73,8 +73,8 @@ def edited_folder(
     """Return the plan of an edit whose output, if it is a folder, gets the files of the source's folder.
 
     ``tensors`` are the source's tensors; ``ties`` maps each tied key of the source to the key that it is tied to. The
-    configuration is copied if it can describe the output: its dtype is set to the dtype of the weights, and its number
-    of layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, the
+    configuration is copied if it can describe the output. Its dtype is then set to the dtype of the weights, and its
+    number of layers is reduced if the last layers are left out. If keys are renamed or other tensors are left out, the
     configuration is not copied, and the plan gets a note. ``is_described`` is true if the configuration already
     describes the tensors that operations made, and ``is_renamed`` if it also describes the new keys.
     """

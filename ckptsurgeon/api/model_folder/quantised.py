@@ -67,8 +67,8 @@ def dtype_of_weights(config: Mapping[str, Any], default: str = "bfloat16") -> st
 def dtype_beside_codes(checkpoint: Checkpoint) -> str:
     """Return the dtype in which decoded weights are written if config.json states none.
 
-    This is bfloat16 or, for CTranslate2, the dtype of the norms: its converter gives one dtype to all weights that it
-    does not quantise, and the file does not state this dtype elsewhere.
+    This is bfloat16 or, for CTranslate2, the dtype of the norms. CTranslate2's converter gives one dtype to all weights
+    that it does not quantise, and the file does not state this dtype elsewhere.
     """
     if checkpoint.header.format != "ctranslate2":
         return "bfloat16"

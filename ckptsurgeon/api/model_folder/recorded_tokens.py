@@ -160,9 +160,8 @@ def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[
 def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
     """Return how a checkpoint's token list differs from a destination's list, and what to do; '' if they are equal.
 
-    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the
-    lineage.json of a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer
-    exists.
+    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as does the
+    lineage.json of a run of ``ckpt train``. So the lists are compared even if the checkpoint's list no longer exists.
     """
     own, recorded = _list_of(target), _recorded(recipe, path)
     if not own or recorded is None or recorded.kind != target.kind:

@@ -45,7 +45,7 @@ def prove(
 ) -> Proof:  # fmt: skip
     """Run the networks of two checkpoints on the same inputs, and compare their outputs after each block.
 
-    The network of a checkpoint is built from the config.json in its folder; ``model`` is the configuration for a
+    The network of a checkpoint is built from the config.json in its folder. ``model`` is the configuration for a
     checkpoint without a config.json, and ``task`` the ESPnet task, if that configuration fits several tasks. ``root``
     is the dotted path of the state dict in both checkpoints. ``inputs`` is a file: arguments of ``forward`` by name
     (.safetensors), lines of text (.txt), audio (.wav, .flac, .ogg), an image, or a folder of images. By default, random
@@ -126,9 +126,9 @@ def networks_of(
 def report(networks: list[Network], progress: Progress, *, runs: int = 0) -> None:
     """Make both networks report to ``progress`` how many parameters they have read.
 
-    ``runs`` is the number of networks on a line from the first to the second: each reads the parameters of both
-    networks, but the two at the ends read those of one network. Without ``runs``, the total counts the parameters of
-    the first network twice, because this network may run twice.
+    ``runs`` is the number of networks on a line from the first to the second. Each reads the parameters of both
+    networks, except the two at the ends, which read the parameters of one network. Without ``runs``, the total counts
+    the parameters of the first network twice, because this network may run twice.
     """
     total = 2 * parameters_of(networks[0]) + parameters_of(networks[1])
     if runs:

@@ -25,9 +25,9 @@ SHOWN = 8
 def with_unseen(proof: Proof, networks: Sequence[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
     """Return ``proof`` with the tensors that differ by more than rounding explains, if the outputs do not show it.
 
-    If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
-    the tensor is in ``unused_differing`` of the result, and the first ``RECOGNISED`` are in ``changed``. A note lists
-    the other tensors.
+    The inputs may be unable to show the effect of such a tensor, for example because they do not use the values that
+    differ. Such tensors are in ``unused_differing`` of the result, and the first ``RECOGNISED`` of them also in
+    ``changed``. A note lists the other tensors.
     """
     apart = list(beyond_rounding(networks, shared))
     alone = [key for key in proof.unused if key in apart]

@@ -100,8 +100,8 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
     """Yield those of ``keys`` whose tensors differ without a visible effect on the outputs of their block.
 
-    This is the case if the outputs of both networks are equal bit for bit, so that the inputs did not use the values
-    that differ, or if rounding may change the outputs so much (``NOISY``) that they show nothing.
+    There are two such cases. The outputs of both networks are equal bit for bit, because the inputs did not use the
+    values that differ. Or rounding may change the outputs so much (``NOISY``) that they show nothing.
     """
     for key in keys:
         inner = [one for one in blocks if one.name and key.startswith(f"{one.name}.")]

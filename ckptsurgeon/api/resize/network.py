@@ -30,9 +30,9 @@ CONFIG = "config.json"
 class AskedNetwork:
     """The network of the source (``base``), and the changes to make.
 
-    ``given`` has the new values of fields as the user names them, ``fields`` the same under the fields' main names; for
-    another model type, they are the fields of that type. ``kept`` maps fields to the indices to keep. ``vocabulary`` is
-    the change of the vocabulary, if there is one.
+    ``given`` has the new values of fields as the user names them, and ``fields`` has the same values under the fields'
+    main names. If the model type changes, these are fields of the new type. ``kept`` maps fields to the indices to
+    keep. ``vocabulary`` is the change of the vocabulary, if there is one.
     """
 
     base: Resizable

@@ -65,40 +65,40 @@ def resize(
     type: expert ``expert`` of each layer becomes the feed-forward layer. The rest of the network must be the same in
     both types. Fields that both types have keep their values.
 
-    ``layers`` says which layers the output has: a list of the source's layers (``0..23,8..31``); for more layers
-    "repeat", "interleave" or "identity" (copies that only pass their input on); for fewer "first" or "evenly". ``keep``
-    maps a field to the indices of the heads, channels or experts that are kept, such as ``0..3,6``. By default, those
-    with the largest weights are kept or, with ``by``, those that contribute most. ``by`` is a file of statistics that
-    ``stats`` made of this model. With ``by``, ``layers`` may be "influential": the layers that change their input most.
-    ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each other expert is merged with the
-    kept expert that has the most similar row in the router), or a list of groups, such as ``0+4,1+5``. If ``by`` has
-    how often experts are used, the merge weights experts by that. If ``align_experts`` is set, the channels of each
-    expert are first put into the order in which they are most like those of the expert that is used most in its group.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
-    is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new dimensions are 0
-    at first, and the epsilons of norms in the configuration are reduced to fit. ``noise`` is a number from 0 to 1: each
-    weight that reads copies (of a width, of heads or of channels) is changed at random (``seed``), by at most this
-    share of its value, so that copies learn different things. The sum of the contributions of the copies stays the
-    same.
+    ``layers`` says which layers the output has: a list of the source's layers (``0..23,8..31``), or a word. For more
+    layers, the word is "repeat", "interleave" or "identity" (copies that only pass their input on); for fewer layers,
+    it is "first" or "evenly". ``keep`` maps a field to the indices of the heads, channels or experts that are kept,
+    such as ``0..3,6``. By default, those with the largest weights are kept or, with ``by``, those that contribute most.
+    ``by`` is a file of statistics that ``stats`` made of this model. With ``by``, ``layers`` may be "influential": the
+    layers that change their input most. ``merge_experts`` makes fewer experts by merging groups of them: "similar"
+    (each other expert is merged with the kept expert that has the most similar row in the router), or a list of groups,
+    such as ``0+4,1+5``. If ``by`` has how often experts are used, the merge weights experts by that. If
+    ``align_experts`` is set, the channels of each expert are first put into the order in which they are most like those
+    of the expert that is used most in its group. ``new_channels`` is "init" (new channels are initialised and
+    contribute nothing at first) or "copy". ``new_width`` is "copy" (the width is repeated) or "init" (the new
+    dimensions are 0 at first, and the epsilons of norms in the configuration are reduced to fit). The default is "copy"
+    if the new width is a multiple of the old one, else "init". ``noise`` is a number from 0 to 1. Each weight that
+    reads copies (of a width, of heads or of channels) is changed at random (``seed``), by at most this share of its
+    value, so that copies learn different things. The sum of the contributions of the copies stays the same.
 
     ``tokenizer`` is another tokeniser: its folder or its file of tokens. Tokens that the model's own tokeniser has,
     too, keep their rows. ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and
     ``token_map`` maps tokens to differently written ones, as in ``transplant``. With omp, each new row is a weighted
-    sum of at most ``omp_k`` (64) rows of tokens that the model and ``donor`` share; the weights are those with which
-    the donor's rows approximate its row of the new token. ``donor`` is the folder of a model that has the new tokens,
-    by default the folder of the tokeniser.
+    sum of at most ``omp_k`` (64) rows of tokens that the model and ``donor`` share. The weights are chosen so that the
+    same sum of the donor's rows approximates the donor's row of the new token. ``donor`` is the folder of a model that
+    has the new tokens, by default the folder of the tokeniser.
 
-    With ``trim``, text files, the vocabulary is cut to the tokens that these texts use, and the tokens from which the
-    tokeniser's merges build them; if ``keep_special`` is false, unused special tokens are left out, too. With
+    ``trim`` has text files: the vocabulary is cut to the tokens that these texts use, and the tokens from which the
+    tokeniser's merges build them. If ``keep_special`` is false, unused special tokens are left out, too. With
     ``tokenizer`` or ``trim``, ``vocab_size`` becomes the number of tokens, rounded up to a multiple of ``pad_to``, and
     token ids in the configuration are replaced by the new ids. Without both, a new ``vocab_size`` in ``set`` adds rows
     at the end, or cuts rows that have no token.
 
-    With ``optimizer``, the plan makes the state of an optimizer of torch, not the weights: ``optimizer`` is a file with
-    the state of the optimizer that trained ``source`` (it may be ``source`` itself, a checkpoint of a training), or the
-    folder of a checkpoint of transformers' Trainer. The moments change as the gradients of the weights do; parameters
-    whose moments cannot be computed begin with a new state. ``Optimizer.load_state_dict`` takes what torch.load reads
-    from the output, a .pth file.
+    With ``optimizer``, the plan makes the state of an optimizer of torch, not the weights. ``optimizer`` is a file with
+    the state of the optimizer that trained ``source``; it may be ``source`` itself, a checkpoint of a training. It may
+    also be the folder of a checkpoint of transformers' Trainer. The moments change as the gradients of the weights do;
+    parameters whose moments cannot be computed begin with a new state. ``Optimizer.load_state_dict`` takes what
+    torch.load reads from the output, a .pth file.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 

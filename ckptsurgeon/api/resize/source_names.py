@@ -105,7 +105,7 @@ def _ties(
 ) -> tuple[list[Mapping[str, Any]], list[EqualKeys]]:
     """Return operations that give tied tensors their first key, and pairs of copies to compare.
 
-    If a tensor is stored under several keys, its values under each key are kept as copies, to be compared later: the
+    If a tensor is stored under several keys, its values under each key are kept as copies, to be compared later. The
     operations change only the tensor under the first key. ``names`` maps the tensors of the network that the source has
     to its keys.
     """

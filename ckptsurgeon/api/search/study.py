@@ -33,8 +33,8 @@ MOST_BYTES = 1 << 30
 class Study:
     """An open study: its folder, its settings, and its trials by number, in the order in which they began.
 
-    ``events`` has an entry for each line: the number of a trial, and a boolean that is true if the line records the end
-    of the trial, and false if it records the beginning.
+    ``events`` has an entry for each line: the number of a trial, and a boolean. It is true if the line records the end
+    of the trial, and false if the line records the beginning.
     """
 
     folder: str

@@ -63,20 +63,20 @@ def stats(
     between its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853).
 
     ``merge`` uses further statistics. With ``gram``, each weight K of a linear layer gets the Gram matrix of the
-    layer's inputs (``K.gram``, float32): the mean of x x^T over all positions, summed in double precision in temporary
-    files (8 bytes for each element), because all matrices together may not fit in memory. With ``fisher``, each
-    parameter K gets the diagonal of its empirical Fisher information (``K.fisher``, float32): the mean over the
-    examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
+    layer's inputs (``K.gram``, float32): the mean of x x^T over all positions. It is summed in double precision in
+    temporary files (8 bytes for each element), because all matrices together may not fit in memory. With ``fisher``,
+    each parameter K gets the diagonal of its empirical Fisher information (``K.fisher``, float32): the mean over the
+    examples (rows of the inputs) of the squared gradients of the loss. This takes 12 bytes of memory for each
     parameter. The loss is the model's own if the inputs have ``labels``. Without labels, it is the loss of the next
-    token for causal language models, and for other models the loss for labels that are drawn from the model's own
+    token for causal language models. For other models, it is the loss for labels that are drawn from the model's own
     prediction with ``seed`` (https://arxiv.org/abs/2111.09832). With ``magnitudes``, each weight K of a linear layer
     gets the mean magnitude of each of the layer's inputs (``K.magnitudes``, float32; https://arxiv.org/abs/2502.02421).
     ``include`` and ``exclude`` choose the tensors for which these three are computed.
 
     ``merged_with`` maps each of the other models of a merge to its inputs, for ``merge`` by "regmean_plusplus". With
-    ``gram``, the Gram matrices of all models are then of the inputs that layers get in the merged model: one block
-    after the other is merged while all models run, with ``parameters`` of this method (weight, alpha, ridge). The file
-    has the statistics of all models.
+    ``gram``, the Gram matrices of all models are then made from the inputs that layers get in the merged model. For
+    this, one block after the other is merged while all models run, with ``parameters`` of this method (weight, alpha,
+    ridge). The file has the statistics of all models.
 
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
     random inputs are drawn; statistics of them say little about texts, images or sounds. Weights are in memory while

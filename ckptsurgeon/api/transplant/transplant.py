@@ -85,18 +85,18 @@ def transplant(
     Rules: ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO, or is a map from FROM to
     TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
     ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
-    are selected. ``layout`` is the layout to which the sources are converted. By default, if no rules and operations
-    are given, and source and destination are networks of the same known family, it is the destination's layout; "keep"
+    are selected. ``layout`` is the layout to which the sources are converted. The default is the destination's layout,
+    if no rules and operations are given, and source and destination are networks of the same known family. "keep"
     leaves the layout as it is. ``heads`` are the numbers of query and key heads ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
     keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword, omp).
     ``token_map`` maps tokens of the source to tokens of the destination. With omp, each new row is a weighted sum of at
-    most ``omp_k`` (64) rows of tokens that the source and ``donor`` share; the weights are those with which the donor's
-    rows approximate its row of the new token. ``donor`` is the folder of a model that has the new tokens, by default
-    that in the folder of the destination's token list. ``vocab_keys`` lists the tensors with a row
-    for each token (GLOB or GLOB=AXIS), if the destination does not know them. If ``vocab`` is "place", row n is copied
-    to row n even if the tokenisers differ.
+    most ``omp_k`` (64) rows of tokens that the source and ``donor`` share. The weights are chosen so that the same sum
+    of the donor's rows approximates the donor's row of the new token. ``donor`` is the folder of a model that has the
+    new tokens, by default that in the folder of the destination's token list. ``vocab_keys`` lists the tensors with a
+    row for each token (GLOB or GLOB=AXIS), if the destination does not know them. If ``vocab`` is "place", row n is
+    copied to row n even if the tokenisers differ.
 
     Shapes and keys that do not fit: ``on_mismatch`` is a policy for tensors whose shapes differ (init, slice, pad,
     overlap, interpolate, positions-1d, positions-2d, patch, channels, center), or a map from pattern to policy.

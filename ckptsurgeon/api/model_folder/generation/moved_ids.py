@@ -47,7 +47,7 @@ def moved_id_notes(
 def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
     """Return whether one of ``ids`` belongs to a token that ends texts, according to the token's name.
 
-    Such ids do not come from another tokeniser: when a model is trained to chat, its tokeniser may get other special
+    Such ids do not come from another tokeniser. When a model is trained to chat, its tokeniser may get other special
     tokens (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
     """
     asked = {one for one in ids if type(one) is int}

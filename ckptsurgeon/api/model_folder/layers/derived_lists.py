@@ -237,8 +237,8 @@ def _stepped(usual: int) -> Derive:
     """Return a rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
     The first ``first_k_dense_replace`` layers have no experts; ``usual`` is the default of this field. Of the other
-    layers, some have experts: if ``moe_layer_freq`` is a number, the layers whose index is a multiple of it; if it is a
-    list with an entry for each layer, the layers whose entry is not 0.
+    layers, some have experts. If ``moe_layer_freq`` is a number, these are the layers whose index is a multiple of it.
+    If it is a list with an entry for each layer, they are the layers whose entry is not 0.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:

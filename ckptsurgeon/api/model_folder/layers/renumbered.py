@@ -211,9 +211,9 @@ def _is_by_position(name: str, value: Any) -> bool:
 def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
     """Return whether a field may describe each layer of a list of ``count`` layers, of which the first ``kept`` stay.
 
-    The result is true in three cases: the value is a list with ``count`` entries; it is a list of lists, one of which
-    contains the number ``count`` (``[["global"], 24]``); or the name is like ``layer_ids``, and the value is a list
-    with the index of a removed layer.
+    The result is true in three cases. First, the value is a list with ``count`` entries. Second, it is a list of lists,
+    one of which contains the number ``count`` (``[["global"], 24]``). Third, the name is like ``layer_ids``, and the
+    value is a list with the index of a removed layer.
     """
     if not isinstance(value, list):
         return False

@@ -78,8 +78,9 @@ def _is_checked(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
     """Return whether the id of the special token with the role ``name`` is checked.
 
     The ids of the end token and of the decoder's start token are always checked. Other ids are checked only if ``own``,
-    which has the ids of the tokeniser's special tokens, has this role: some models (BLIP) have rows for padding or for
-    a beginning token that their tokenisers do not have. For an encoder, ids that only generation uses are not checked.
+    which has the ids of the tokeniser's special tokens, has this role. The reason is that some models (BLIP) have rows
+    for padding or for a beginning token that their tokenisers do not have. For an encoder, ids that only generation
+    uses are not checked.
     """
     return (name in own or name == END or name not in NAMES) and (generates(folder) or name not in OF_GENERATION)
 
@@ -92,7 +93,7 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:
-    """Yield a note if transformers gives a token that the vocabulary lacks another id than a configuration has for it.
+    """Yield a note if a token is not in the vocabulary, and transformers gives it another id than a configuration has.
 
     transformers gives such a token a new id, whose row was not trained for this token. If there is no such row, other
     notes report this. ``tokens`` has the tokens of the vocabulary, ``names`` the special tokens by role, and ``new``

@@ -154,8 +154,8 @@ def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mappin
     """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers contain it.
 
     There is no note if tokenizer_config.json gives the token a role, lists it as an additional special token or marks
-    it as special: then it depends on the version of transformers whether decoded texts keep the token. ``names`` has
-    {role (``eos_token``): special token}, and ``places`` the id of each token.
+    it as special. In these cases, it depends on the version of transformers whether decoded texts keep the token.
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     more = object_in(folder, TOKENIZER)
     listed = [

@@ -1,7 +1,7 @@
 """Notes on tensors that every model of a class has but the weights lack.
 
 They use ``required_parts.jsonl``, a table of transformers' classes. For each model type and class, it has patterns of
-the keys that every such model has; tensors that a field of the configuration can turn off are not in it.
+the keys that every such model has. Tensors that a field of the configuration can turn off are not in the table.
 ``tests/api/model_folder/record_required_parts.py`` makes this table.
 """
 
@@ -102,8 +102,8 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
     """Return the table's entries for the class ``name`` of the model type ``kind``; they are empty for an unknown type.
 
-    There are three entries: the patterns of all keys of the type; for each variant of the class, the patterns that it
-    always has; the pairs of tied patterns, as (key, source).
+    There are three entries. The first has the patterns of all keys of the type. The second has, for each variant of the
+    class, the patterns that it always has. The third has the pairs of tied patterns, as (key, source).
     """
     if kind not in _table():
         return frozenset(), [], []
