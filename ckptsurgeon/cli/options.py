@@ -296,7 +296,7 @@ def metadata_of(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
-    """Return the values of --on-mismatch, with "init" added if ``ignore`` (--ignore-mismatch) is true.
+    """Return the values of --on-mismatch, preceded by "init" if ``ignore`` (--ignore-mismatch) is true.
 
     Each value is a policy for tensors whose shapes differ. Raises ConfigError if --ignore-mismatch contradicts a value.
     """

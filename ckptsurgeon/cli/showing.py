@@ -45,7 +45,7 @@ def check_writes_no_model(option: str = "--explain", **writing: object) -> None:
 
 
 def check_page(path: str) -> None:
-    """Raise ConfigError if the path of a page is ``-``, or does not end in ``.html``: no browser would show it."""
+    """Raise ConfigError if the path of a page is ``-``, or ends neither in ``.html`` nor in ``.htm``."""
     check_output(path)
     if not path.lower().endswith((".html", ".htm")):
         raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")

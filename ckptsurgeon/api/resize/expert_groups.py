@@ -32,8 +32,8 @@ def has_groups(asked: AskedFields, name: str) -> bool:
 def groups_kept(asked: AskedFields, name: str) -> int:
     """Return the number of groups of experts that must keep equally many experts each; 1 if there are no groups.
 
-    If the number of groups changes in the same command, these are the smallest groups that old and new groups divide.
-    ``name`` is the field with the number of experts.
+    If the number of groups changes in the same command, it is the largest number that divides the old and the new
+    number. ``name`` is the field with the number of experts.
     """
     return gcd(*_numbers(asked, name))
 

@@ -53,7 +53,8 @@ class AskedNetwork:
 def asked_network(asked: Request, fields: Fields, keep: Kept) -> AskedNetwork:
     """Return the network of the source, and the changes by ``fields``, ``keep`` and the vocabulary of ``asked``.
 
-    Raises ConfigError if there is no configuration, or if arguments do not fit together.
+    Raises ConfigError if there is no configuration, or if arguments do not fit together; PlanError if a token list is
+    not the model's.
     """
     base = resizable(_config(asked))
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}

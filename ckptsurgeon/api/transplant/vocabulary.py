@@ -28,10 +28,10 @@ TOKENIZER = "tokenizer.json"
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
-    """Return the paths of the token lists of source and destination, from ``SRC:DST`` or a pair; () for "place".
+    """Return the paths of the token lists of source and destination, from ``SRC:DST`` or a pair.
 
-    If the paths contain colons, ``SRC:DST`` is split at the first colon for which both files exist. Raises ConfigError
-    for any other form.
+    Returns () for "place" and None. If the paths contain colons, ``SRC:DST`` is split at the first colon for which both
+    files exist. Raises ConfigError for any other form.
     """
     if vocab is None or vocab == PLACE:
         return ()

@@ -90,7 +90,7 @@ def run(
 
 
 def _check_output(plan: str, output: str | None) -> None:
-    """Raise ConfigError if the output cannot be written. If the plan has an error too, raise that error instead."""
+    """Raise ConfigError if ``output`` is ``-``. If the plan has an error too, raise that error instead."""
     from ...api.recipes import load_order
     from ...errors import ConfigError
 

@@ -175,7 +175,7 @@ def _of_ids(base: Resizable, tokens: Sequence[str], kept: set[str]) -> Iterator[
 
 
 def _others(path: str, settings: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Companion]:
-    """Yield the other files of the smaller tokeniser."""
+    """Yield the files of the smaller tokeniser besides its tokenizer.json."""
     yield from (one for one in tokenizer_beside(path) if one.name in WITHOUT_TOKENS)
     if settings:
         ids = {token: number for number, token in enumerate(tokens)}
