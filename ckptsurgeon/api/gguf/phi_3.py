@@ -67,7 +67,10 @@ def _is_divisor(value: Any) -> bool:
 
 
 def _is_long(fields: Mapping[str, Any]) -> bool:
-    """Return whether the scaling is ``longrope`` (or ``su``, its old name); raises PlanError for any other scaling."""
+    """Return whether the scaling is ``longrope`` (or ``su``, its old name); False if there is no scaling.
+
+    Raises PlanError for any other scaling.
+    """
     kind = str(fields.get("rope_type") or fields.get("type") or DEFAULT)
     if kind not in (DEFAULT, LONG, "su"):
         raise PlanError(

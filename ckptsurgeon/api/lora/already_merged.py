@@ -53,7 +53,10 @@ def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> di
 
 
 def _is_trained(adapter: Checkpoint, one: AdapterView) -> bool:
-    """Return whether all factors of a module have a value other than zero: before the training, one of them is zero."""
+    """Return whether an adapter has a module whose factors all have a value other than zero.
+
+    Before the training, one factor of each module is zero. The result is False if a factor cannot be read.
+    """
     with suppress(CheckpointError):
         modules = ([adapter[key] for key in module.factors] for module in one.adapter.modules)
         return any(all(_has_values(adapter, info) for info in some) for some in modules)

@@ -22,7 +22,10 @@ def adapters_of(adapters: Sources) -> list[CheckpointLike]:
 
 
 def weights_of_adapters(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
-    """Return the weight of each adapter; raises ConfigError for a wrong number of weights, or an invalid weight."""
+    """Return the weight of each adapter; raises ConfigError for a wrong number or an invalid weight.
+
+    Also raises ConfigError if there are no adapters.
+    """
     if not adapters:
         raise ConfigError("no adapter given.", hint="Give at least one adapter.")
     given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]

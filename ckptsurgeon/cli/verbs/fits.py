@@ -55,7 +55,7 @@ def run(
 
 
 def _waits_for() -> str:
-    """Return the text on what the command waits for: nearly always, transformers builds the model's class."""
+    """Return a text on what the command waits for: headers or, once transformers is imported, the model's class."""
     if "transformers" in sys.modules:
         return "building the model's class with transformers; the next time, its keys come from a cache"
     return "reading headers"
