@@ -208,9 +208,10 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Convert paths relative to ``folder``, the folder of a recipe, to paths relative to the working directory.
+    """Resolve the paths in a field of a recipe, which are relative to ``folder``, the folder of the recipe.
 
-    ``value`` is one path, or a list or dict of paths; the result has the same form.
+    ``value`` is one path, or a list or dict of paths; the result has the same form. Its paths are relative to the
+    working directory, or absolute if ``folder`` is.
     """
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]

@@ -55,7 +55,8 @@ class Opened:
 def open_to_check(given: CheckpointLike, root: str | None = None) -> Opened:
     """Open a checkpoint, even if it is damaged; ``root`` is the dotted path of the state dict.
 
-    Raises the error of ``open_checkpoint`` if no file of the checkpoint has a readable header.
+    Raises a ``FormatError`` of ``open_checkpoint`` only if no file of the checkpoint has a readable header, but other
+    errors, such as ``UnsafeError``, always.
     """
     try:
         checkpoint = open_checkpoint(given, root)

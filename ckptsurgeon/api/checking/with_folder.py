@@ -73,7 +73,10 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
 
 
 def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
-    """Return differences of a checkpoint from the transformers class in its config.json. No code in the folder runs."""
+    """Return differences of a checkpoint from the transformers class in its config.json, or why they are not compared.
+
+    No code in the folder runs.
+    """
     from ..class_check import class_findings, not_compared, ties_of_class  # imports all that a transplant needs
 
     reason = not_compared(checkpoint, folder)

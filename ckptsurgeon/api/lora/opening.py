@@ -184,7 +184,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
-    """Return the configuration ``data``, converted to that of a LoRA if a verb with ``methods`` accepts its kind."""
+    """Return the configuration ``data``; if a verb with ``methods`` accepts its kind, converted to that of a LoRA."""
     kind = str(data.get("peft_type")) if isinstance(data, Mapping) else ""
     taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
     return lora_fields(data, name) if taken else data
@@ -219,7 +219,10 @@ def _within(checkpoint: Checkpoint, methods: tuple[str, ...]) -> Mapping[str, Ad
 
 
 def _parts(data: Any) -> dict[str, Any]:
-    """Return the configurations of all parts in diffusers' metadata, whose fields have names such as ``unet.r``."""
+    """Return {part of a pipeline: its configuration} from diffusers' metadata.
+
+    Fields have names such as ``unet.r``. If the metadata have the configuration of a single model, its part is ''.
+    """
     if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
         return {"": dict(data)}
     parts: dict[str, dict[str, Any]] = {}
