@@ -24,7 +24,7 @@ __all__ = ["QuantisedCheckpoint", "all_quantisation_notes"]
 
 
 class QuantisedCheckpoint(Protocol):
-    """The attributes of a checkpoint from which the notes are made; ``Checkpoint`` describes them."""
+    """The attributes of a checkpoint that the notes are made from; ``Checkpoint`` describes them."""
 
     path: str
     folder: Folder | None

@@ -222,7 +222,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def odd_scales(self) -> OddScales:
-        """The quantised tensors of the file in which decoding found implausible scales, so far."""
+        """The quantised tensors of the file that had implausible scales when they were decoded, so far."""
         from ..tensors.odd_scales.notes import OddScales
 
         return self._odd_scales.setdefault("", OddScales())

@@ -194,7 +194,7 @@ class _Walk:
         self._waiting: deque[tuple[Any, Any, Any]] = deque()
 
     def tree(self, given: object) -> Any:
-        """Return nested dicts and lists like those of ``given``, with a TensorInfo in place of each tensor."""
+        """Return the nested dicts and lists of ``given`` again, with a TensorInfo in place of each tensor."""
         top: dict[str, Any] = {}
         self._waiting.append((top, "", given))
         while self._waiting:

@@ -29,7 +29,8 @@ def is_optimizer(node: Any) -> bool:
 def has_moments(node: Mapping[Any, Any]) -> bool:
     """Return whether the state of an optimizer has a value for any parameter.
 
-    It has none before the first step, nor does SGD without momentum, for which older versions of torch store None.
+    There is none before the first step, nor with SGD without momentum; for the latter, older versions of torch store
+    None.
     """
     of_parameters = node[STATE]
     each = of_parameters.values() if isinstance(of_parameters, dict) else ()

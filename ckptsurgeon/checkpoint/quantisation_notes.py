@@ -45,7 +45,7 @@ OF_TEXT = ("text_config", "llm_config", "language_config")
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
 """Matches weights with ``hidden_size`` columns. This holds only in models that have names with ``GATE``."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Matches quantisation methods for which the number of columns of a weight depends on the settings (bits)."""
+"""Matches quantisation methods whose settings (bits) determine the number of columns of a weight."""
 
 
 def unfit(
@@ -201,7 +201,7 @@ def _weights(names: Sequence[str]) -> str:
 def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | None) -> list[str]:
     """Return ``names`` without weights that are stored ``twice``, and without layers for multi-token prediction.
 
-    These layers (``num_nextn_predict_layers``) follow those of the network: transformers does not load them, and
+    These layers (``num_nextn_predict_layers``) follow the layers of the network: transformers does not load them, and
     programs that quantise the network leave them plain.
     """
     names = [name for name in names if name not in twice]

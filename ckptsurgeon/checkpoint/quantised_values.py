@@ -40,7 +40,7 @@ It is larger than the error of rounding to bfloat16, and smaller than the differ
 """
 SHOWN = 3
 ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight_scale", 1)}
-"""{family: (key ending of ``g_idx``, key ending of the scales, dimension of the scales along which the groups are)}."""
+"""{family: (key ending of ``g_idx``, key ending of the scales, dimension of the scales that counts the groups)}."""
 UNSET = -1
 """compressed-tensors ignores a ``weight_g_idx`` whose entries all have this value: it was never set."""
 OUTSIDE = Note(

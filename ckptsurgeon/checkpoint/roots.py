@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
-"""The keys under which training frameworks save the model, most specific first."""
+"""The keys that training frameworks save the model under, most specific first."""
 
 _OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?|opt_state)(?![a-z])")
 """Matches ``optimizer``, ``optim_states``, ``optimizerG`` and Flax's ``opt_state``, but not ``optimus``."""

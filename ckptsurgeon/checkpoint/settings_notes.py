@@ -48,8 +48,8 @@ def disagreeing_files(
     """Yield notes on quantisation settings that differ between the metadata of the weights and the files of the folder.
 
     ``metadata`` are the settings in the metadata of the weights; ``files`` has the settings of the files in the same
-    folder, by file name. All are compared with the first settings that exist: those in the metadata or, if there are
-    none, those of the first file.
+    folder, by file name. All are compared with the first settings that exist: in the metadata or, if it has none, in
+    the first file.
     """
     said = {name: one for name, one in {"its metadata": metadata, **files}.items() if one}
     first, settings = next(iter(said.items()), ("", {}))

@@ -89,7 +89,7 @@ def _strip(stored: dict[str, str], stripped: Sequence[str]) -> Unwrapping:
 
 
 def _chain(keys: Collection[str]) -> tuple[str, ...]:
-    """Return the wrappers with which all keys begin, outermost first; the counter ``n_averaged`` need not have them."""
+    """Return the wrappers that all keys begin with, outermost first; the counter ``n_averaged`` need not have them."""
     found: list[str] = []
     prefix = ""
     while True:
@@ -140,7 +140,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix of ``destination`` that the keys ``shown`` lack; '' if they match, or do not match with it."""
+    """Return the prefix of ``destination`` that the keys ``shown`` lack; '' if they lack none, or match in no case."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

@@ -153,7 +153,7 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
 
 
 def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[StateFile]) -> StateFile | None:
-    """Return the model states, and append the open file to ``opened``; None unless one file has those of all ranks.
+    """Return the model states, and append the open file to ``opened``; None unless one file has all of them.
 
     ``names`` has the names of the files with model states. If there are several, each has only a part of the model.
     Raises FormatError if this file is not valid.

@@ -1,7 +1,7 @@
 """Reads safetensors (https://huggingface.co/docs/safetensors): an 8-byte length, a JSON header, the tensors.
 
-The checks are at least as strict as those of the reference implementation (safetensors/src/tensor.rs): the ``rule`` of
-an error is the reference implementation's name of this error. One check is stricter: a duplicate key is an error here,
+The checks are at least as strict as in the reference implementation (safetensors/src/tensor.rs): the ``rule`` of an
+error is the reference implementation's name of this error. One check is stricter: a duplicate key is an error here,
 while the reference implementation uses the last one.
 """
 

@@ -1,8 +1,8 @@
 """Reads and writes folders with one safetensors file per rank of tensor parallelism, and ``ranks.json``.
 
 The files have the names of vLLM's sharded state (``vllm/model_executor/model_loader/sharded_state_loader.py``):
-``model-rank-0-part-0.safetensors``. ``ranks.json`` says along which axis each tensor is split; all other tensors are
-whole on every rank.
+``model-rank-0-part-0.safetensors``. ``ranks.json`` has the axis of each split tensor; all other tensors are whole on
+every rank.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def running_weights(steps: Sequence[int]) -> tuple[float, float]:
     """Return weights for two running averages of a run: the weighted sum is the average of the steps between the two.
 
     A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step. ``steps`` has the
-    number of steps of each average. Raises ConfigError unless there are two numbers, of which the second is larger.
+    number of steps of each average. Raises ConfigError unless there are two numbers, and the second is larger.
     """
     if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
         given = ", ".join(map(str, steps))

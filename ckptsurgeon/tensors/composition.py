@@ -132,7 +132,7 @@ def take(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]]) -> TensorI
 
 
 def merged_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges of indices (begin, end), in which ranges that follow each other without a gap are joined."""
+    """Return ranges of indices (begin, end); ranges that follow each other without a gap are joined."""
     merged: list[tuple[int, int]] = []
     for begin, end in runs:
         if merged and merged[-1][1] == begin:

@@ -103,7 +103,7 @@ def unlike_other_layers(
 def _storage(key: str, info: TensorInfo, plain: Collection[str], coded: Container[str]) -> str:
     """Return the form of a matrix: "has scales" or, for its dtype, "is float16"; '' for 8-bit floats without scales.
 
-    Integers get '', too. The parameters are those of ``unlike_other_layers``.
+    Integers get '', too. The parameters are the same as for ``unlike_other_layers``.
     """
     if key in plain or DTYPES[info.dtype].kind != "float":
         return ""

@@ -93,7 +93,7 @@ def _is_small(info: TensorInfo) -> bool:
 
 
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
-"""Matches the keys of variances in batch norms, those of Keras too."""
+"""Matches the keys of variances in batch norms, also in Keras."""
 FLAX = re.compile(r"^batch_stats[./].*[./]var$")
 """Matches the keys of variances in batch norms of Flax."""
 NEGATIVE = -1e-6

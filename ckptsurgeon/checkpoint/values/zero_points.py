@@ -105,8 +105,9 @@ def odd_zero_points(
 ) -> Iterator[tuple[str, str]]:
     """Yield (name of the weight, text) for each GPTQ or AWQ tensor whose zero points are suspect.
 
-    They contradict the setting ``sym``, or differ from those of most tensors. Of many tensors, only some are examined.
-    The text follows "has" in a note: it says what the weight has. ``read`` returns the bytes of a tensor.
+    Zero points are suspect if they contradict the setting ``sym``, or differ from the zero points of most tensors. Of
+    many tensors, only some are examined. The text follows "has" in a note: it says what the weight has. ``read``
+    returns the bytes of a tensor.
     """
     found = dict(_zero_points(codes, tensors, read))
     said = dict(_asymmetric(found)) if settings.get("sym") is True else {}

@@ -161,7 +161,7 @@ def _span(rows: _Rows) -> tuple[float, float]:
 
 
 def _layer_of(key: str) -> str:
-    """Return the key up to its last number: the name of a layer, or of an expert."""
+    """Return the key up to its last number: the name of a layer, or of an expert; '' without a number."""
     *_, last = ("", *(one.end() for one in NUMBER_IN_KEY.finditer(key)))
     return key[:last] if last else ""
 

@@ -25,7 +25,7 @@ def is_buffer(key: str) -> bool:
 
 @dataclass(frozen=True)
 class RankShares:
-    """How tensors are split: the number of ``ranks``, and ``axes``, the axis along which each tensor is split, by key.
+    """How tensors are split: the number of ``ranks``, and ``axes``, which maps the keys of split tensors to axes.
 
     A tensor that is not in ``axes`` is whole on every rank. ``mesh`` has the device type of the ranks and the name of
     the dimension of their mesh.

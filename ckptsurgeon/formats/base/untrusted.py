@@ -19,7 +19,7 @@ __all__ = ["CopyBudget", "check_elements", "check_sizes", "growth", "most_segmen
 
 
 def growth(stored: int) -> float:
-    """Return the factor by which the limits of a pickle of ``stored`` bytes are raised: 1 for a small pickle."""
+    """Return the factor that raises the limits for a pickle of ``stored`` bytes: 1 for a small pickle."""
     return min(max(stored / limits.PICKLE_FREE, 1), limits.PICKLE_GROWTH)
 
 

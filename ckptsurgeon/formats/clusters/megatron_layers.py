@@ -24,7 +24,7 @@ _QKV = re.compile(r"(?:.*\.)?(?:linear_qkv|query_key_value)\.(?:weight|bias)")
 _FC1 = re.compile(r"(?:.*\.)?(?:linear_fc1|dense_h_to_4h)\.(?:weight|bias)\d*")
 """With Transformer Engine's grouped experts, a key ends with the number of the expert: ``linear_fc1.weight7``."""
 _COLUMNS = re.compile(r"(?:.*\.)?(?:linear_q_proj|linear_q_up_proj|linear_kv_up_proj|eh_proj)\.weight")
-"""Matches the keys of layers of which each rank has some outputs: matrices of whole heads, and of predicting layers."""
+"""Matches the keys of layers whose outputs are split across ranks: matrices of whole heads, and predicting layers."""
 _DOWN = re.compile(r"(?:.*\.)?linear_(q|kv)_down_proj\.weight")
 """Matches the keys of matrices that each rank has whole (Transformer Engine) or in part (Megatron's own modules)."""
 _VOCABULARY = re.compile(r"(?:.*\.)?(?:word_embeddings|word_embeddings_for_head|output_layer)\.weight")

@@ -34,7 +34,7 @@ def check_names(folder: str, names: Sequence[str]) -> None:
 
 
 def check_ranks(optimizers: Sequence[StateFile], ranks: int) -> None:
-    """Raise FormatError if the numbers in the names of the optimizer states are not those of ``ranks`` ranks."""
+    """Raise FormatError unless the names of the optimizer states have the numbers of ``ranks`` ranks, each once."""
     there = _numbers(optimizers)
     lacking = [str(rank) for rank in range(ranks) if rank not in there]
     if None not in there and lacking:

@@ -102,7 +102,7 @@ class Reader:
             raise FormatError(f"{self._file.size - self._at:,} bytes follow its aliases.", rule="ctranslate2 end")
 
     def _count(self, what: str, nbytes: int) -> int:
-        """Return the number of variables or aliases, each of which has at least ``nbytes`` bytes.
+        """Return the number of variables or aliases; each of them has at least ``nbytes`` bytes.
 
         Raises UnsafeError if there are too many.
         """

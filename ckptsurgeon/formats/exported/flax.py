@@ -40,7 +40,7 @@ _NUMBERS = dict(zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b"
 _LENGTHS = {
     0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4,
 }  # fmt: skip
-"""{first byte of a value: the number of bytes in which the length of the value is stored}."""
+"""{first byte of a value: the number of bytes that store the length of the value}."""
 
 
 class _Item(NamedTuple):

@@ -1,4 +1,4 @@
-"""The types of tensors in files of ggml (GGUF, whisper.cpp), by the number with which a file stores each type."""
+"""The types of tensors in files of ggml (GGUF, whisper.cpp), by the number that stands for the type in a file."""
 
 from __future__ import annotations
 

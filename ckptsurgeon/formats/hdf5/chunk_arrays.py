@@ -159,8 +159,8 @@ class _Extensible(NamedTuple):
 
     ``direct``, ``smallest`` and ``page`` are the numbers of elements in the index block, in the smallest block and in a
     page. ``supers`` is the number of super blocks. If a super block has fewer than ``pointers`` blocks, the index block
-    has the addresses of these blocks, otherwise the address of the super block. ``wide`` is the number of bytes in
-    which a block's offset in the array is stored.
+    has the addresses of these blocks, otherwise the address of the super block. ``wide`` is the number of bytes that
+    store a block's offset in the array.
     """
 
     elements: _Elements

@@ -1,9 +1,9 @@
 """Interprets pickles of protocols 0 to 5 without importing or calling anything.
 
-The instructions are those of CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST and
-OBJ only make an OpaqueResult, except for the few names for which ``rebuild`` has a function of ckptsurgeon. BUILD only
-stores the state. A persistent id is passed to the function ``persistent``. There is a limit for everything that a file
-could make large.
+The instructions are described in CPython's ``Lib/pickletools.py``. GLOBAL only makes a GlobalName. REDUCE, NEWOBJ, INST
+and OBJ only make an OpaqueResult, except for the few names that ``rebuild`` maps to a function of ckptsurgeon. BUILD
+only stores the state. A persistent id is passed to the function ``persistent``. There is a limit for everything that a
+file could make large.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class RecordsFile(File):
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context manager that yields a file descriptor from which the kernel can copy.
+        """Return a context manager that yields a file descriptor that the kernel can copy from.
 
         It yields None if some record was not yet checked against the directory: the kernel would copy the record
         without this check.

@@ -20,7 +20,7 @@ __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]
 class NetworkPart(NamedTuple):
     """A part of an axis of a tensor of the network, with the fields of ``Part``.
 
-    ``expert`` is the index of the expert to which the part belongs; -1 if it belongs to no expert.
+    ``expert`` is the index of the expert that the part belongs to; -1 if it belongs to none.
     """
 
     key: str

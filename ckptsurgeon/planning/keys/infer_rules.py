@@ -86,7 +86,7 @@ def rules_for(names: Mapping[str, str]) -> list[str]:
 
 
 def left_out(names: Mapping[str, str], rules: Sequence[str]) -> list[str]:
-    """Return the keys of ``names`` to which the rules do not give the new names in ``names``."""
+    """Return the keys of ``names`` that the rules do not rename to their values in ``names``."""
     done = rename(list(names), [parse_rule(text) for text in rules]).names
     return [key for key, name in names.items() if done[key] != (name,)]
 

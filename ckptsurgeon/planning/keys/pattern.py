@@ -81,7 +81,7 @@ class KeyPattern:
 
     @property
     def is_anchored(self) -> bool:
-        """Return whether the pattern can only match from the start of a key."""
+        """Whether the pattern can only match from the start of a key."""
         return bool(self.segments) and self.segments[0] is not DOUBLE
 
     @cached_property
@@ -104,7 +104,7 @@ class KeyPattern:
 
     @cached_property
     def by_segment(self) -> bool:
-        """Return whether the pattern can be matched with the segments of a key one by one.
+        """Whether the pattern can be matched with the segments of a key one by one.
 
         This is not possible if the same ``{n}`` occurs twice, or if a word contains a literal dot (escaped, or
         ``{a.b,c}``) and so spans several segments.

@@ -59,7 +59,7 @@ class Token:
 
     @property
     def meets_shields(self) -> bool:
-        """Return whether the token may match one of the private-use characters that ``_SHIELD`` inserts."""
+        """Whether the token may match one of the private-use characters that ``_SHIELD`` inserts."""
         spelled = any(not _SHIELDS.isdisjoint(word) for word in self.words)
         return spelled or any(low <= char <= high for low, high in self.ranges for char in _SHIELDS)
 
@@ -136,7 +136,7 @@ class Segment:
 
     @cached_property
     def _beyond_fnmatch(self) -> bool:
-        """Return whether the segment needs a regular expression, because fnmatch cannot match it.
+        """Whether the segment needs a regular expression, because fnmatch cannot match it.
 
         It needs one if it captures a number, or if it may match one of the private-use characters in ``_SHIELDS``.
         """

@@ -132,7 +132,7 @@ def known_spellings(keys: Collection[str]) -> list[Spelling]:
 
 
 def spelled(key: str, spellings: Sequence[Spelling]) -> tuple[Spelling | None, re.Match[str] | None]:
-    """Return the first of ``spellings`` by which ``key`` belongs to a module of queries or keys, and the match.
+    """Return the first of ``spellings`` that makes ``key`` part of a module of queries or keys, and the match.
 
     This is the match of ``Spelling.names`` with the module's path. The result is (None, None) if no spelling fits.
     """

@@ -127,9 +127,9 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
 
 
 def target_rules(pattern: KeyPattern, target: str, label: str) -> list[Rule]:
-    """Return a rule for each of the names to which the lists and ranges in ``target`` expand.
+    """Return a rule for each name that the lists and ranges in ``target`` expand to.
 
-    The other parameters and the errors are those of ``target_rule``.
+    The other parameters, and the errors, are the same as for ``target_rule``.
     """
     if not target:
         raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")

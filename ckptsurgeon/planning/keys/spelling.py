@@ -92,7 +92,7 @@ def foreign_capture(text: str, names: Collection[str] = ()) -> str:
 
 
 def in_our_spelling(text: str, names: Collection[str] = ()) -> str:
-    """Return a target in which captures in the syntax of other tools, such as ``$1``, are rewritten as ``{1}``.
+    """Return a target with captures in the syntax of other tools, such as ``$1``, rewritten as ``{1}``.
 
     ``names`` are the names that the pattern captures.
     """

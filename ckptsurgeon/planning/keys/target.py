@@ -27,7 +27,7 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 MAX_DIGITS = 18
 """The most digits of a number in arithmetic: enough for layers, too few to make the computation slow."""
 MAX_NAMES = 10_000
-"""The most names to which one target may expand."""
+"""The most names that one target may expand to."""
 
 _PIECE = re.compile(
     r"\\(?P<literal>.)|\{(?P<brace>[^{}]*)\}|(?P<stars>\*+)|(?P<text>[^\\{}*]+)|(?P<stray>.)", re.DOTALL
@@ -153,7 +153,7 @@ class RuleTarget:
         return word if _WORDS.fullmatch(word) and not computed else self._brace(word)
 
     def _bound(self) -> set[str]:
-        """Return the names of the captured numbers, with which the target can compute: ``n`` in ``{n+1}``."""
+        """Return the names of the captured numbers that the target can compute with: ``n`` in ``{n+1}``."""
         return {kind for kind in (*self._kinds, *self._also) if kind not in ("star", "double")}
 
     def _brace(self, raw: str) -> Part:

@@ -84,7 +84,7 @@ class Fused:
 
     ``ratio`` has, for each part, the name of a number such as "heads"; the parts' numbers of rows are in the ratio of
     these numbers. Without ``ratio``, all parts have equally many rows. ``groups`` is the name of a number of heads: if
-    given, the rows of all parts of the first head come first, then those of the second.
+    given, the rows of all parts of the first head come first, then the rows of the second head.
     """
 
     parts: tuple[str, ...]
@@ -153,7 +153,7 @@ class Stacked:
 
     @property
     def of_layers(self) -> bool:
-        """Return whether the change stacks all layers, and not the modules of one layer."""
+        """Whether the change stacks all layers, and not the modules of one layer."""
         return "{i}" not in self.parts
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:

@@ -116,7 +116,7 @@ class _Conversion:
 
     ``odd`` are the keys of tensors without a name in the target, if no layout allows them to be left out. ``unnamed``
     is the number of all tensors that have no name in the target. ``derived`` has the network after the operations.
-    ``unknown`` are keys for which the source's layout has no name. ``single`` has the tensors before the target's
+    ``unknown`` are keys that the source's layout has no name for. ``single`` has the tensors before the target's
     operations, ``routed`` their keys for the names in ``Family.routed``.
     """
 

@@ -1,4 +1,4 @@
-"""A family of networks, and the layouts in which libraries store it; all of this is data."""
+"""A family of networks, and the layouts that libraries store it in; all of this is data."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Layout:
     """The tensors of a family as one library stores them.
 
     ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code and the
-    version that it was compared with. ``names`` maps the family's names, which are patterns of modules or keys, to
-    those of the library; a module that is not in this map does not exist in the library, unless one of the ``changes``
-    makes another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns
-    of tensors that the library computes itself, so that other layouts need not have them.
+    version that it was compared with. ``names`` maps the family's names, which are patterns of modules or keys, to the
+    library's names; a module that is not in this map does not exist in the library, unless one of the ``changes`` makes
+    another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of
+    tensors that the library computes itself, so that other layouts need not have them.
 
     ``tied``, ``doubled`` and ``needed`` map a name of the family to the name of the tensor that it equals. A name in
     ``tied`` is not stored here. A name in ``doubled`` is stored, although the two tensors are always equal. A name in
@@ -111,16 +111,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks that compute the same, and the ``layouts`` in which libraries store them.
+    """A family of networks that compute the same, and the ``layouts`` that libraries store them in.
 
     The first layout has the family's own names; the others have names for the same modules and keys, or for some.
 
     A library with several forms, such as a model with and without its output head, has several layouts of one name.
     ``numbers`` is a function that finds the numbers that shapes do not show, from the tensors and the fields of a
-    configuration. Each of the groups ``some`` exists in some layers only: a layer has all tensors of a group that
-    other layers have, or none. All other tensors of a layer exist in all layers. ``rotated`` are the values of
-    ``model_type`` in config.json with which changes may reorder the rows of queries and keys: other networks with the
-    same names may rotate other rows.
+    configuration. Each of the groups ``some`` exists in some layers only: a layer has all tensors of a group that other
+    layers have, or none. All other tensors of a layer exist in all layers. Changes may reorder the rows of queries and
+    keys only if config.json has one of the values ``rotated`` as its ``model_type``: other networks with the same names
+    may rotate other rows.
 
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
     Names may depend on the structure of a network: in a U-Net, on the number of levels. Then ``shaped`` is a function

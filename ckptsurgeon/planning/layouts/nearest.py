@@ -62,7 +62,7 @@ class NearLayout:
 def nearest(tensors: Tensors) -> NearLayout | None:
     """Return the layout with names for the most keys of a state dict that no layout fits; None if none is near.
 
-    Of layouts with names for equally many keys, the one of whose marks the fewest are missing is returned.
+    Of layouts with names for equally many keys, the layout with the fewest missing marks is returned.
     """
     best: NearLayout | None = None
     for one in families():

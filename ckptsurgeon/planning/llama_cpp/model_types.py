@@ -1,4 +1,4 @@
-"""The models of transformers for which llama.cpp has an architecture, and transformers' defaults for their fields."""
+"""The models of transformers that llama.cpp has an architecture for, and transformers' defaults for their fields."""
 
 from __future__ import annotations
 

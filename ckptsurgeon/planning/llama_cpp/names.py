@@ -125,7 +125,7 @@ _ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp stores an architecture: ``names`` maps the modules of transformers to those of llama.cpp.
+    """How llama.cpp stores an architecture: ``names`` maps the modules of transformers to the modules of llama.cpp.
 
     The rotary embedding rotates pairs of rows of queries and keys. If ``pairs`` is true, the two rows of a pair are
     next to each other; otherwise a head has all first rows, then all second rows. If ``one_more`` is true, the weights

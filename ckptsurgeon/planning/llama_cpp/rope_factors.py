@@ -1,7 +1,7 @@
-"""Computes llama.cpp's tensor ``rope_freqs.weight``: divisors by which Llama 3.1 and later stretch the context.
+"""Computes llama.cpp's tensor ``rope_freqs.weight``: the divisors that stretch the context of Llama 3.1 and later.
 
-They divide the frequencies of the rotary embedding. The formula is that of transformers (``modeling_rope_utils.py``,
-rope_type llama3).
+They divide the frequencies of the rotary embedding. The formula is the same as in transformers
+(``modeling_rope_utils.py``, rope_type llama3).
 """
 
 from __future__ import annotations

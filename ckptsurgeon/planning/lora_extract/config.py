@@ -23,7 +23,7 @@ def adapter_config(steps: Sequence[Step], keys: Collection[str], base: str) -> d
     """Return PEFT's configuration of the adapter that the steps make; ``keys`` are the keys of the network.
 
     ``base`` becomes ``base_model_name_or_path``. Target modules have their full names. ``r`` and ``lora_alpha`` are
-    those of the module with the largest rank; modules with another rank or alpha have entries in ``rank_pattern`` and
+    taken from the module with the largest rank; modules with another rank or alpha have entries in ``rank_pattern`` and
     ``alpha_pattern``. Raises PlanError if the steps do not make an adapter.
     """
     factored = _factored(steps)

@@ -241,9 +241,9 @@ def plan_lora_merge(
 ) -> Plan:
     """Return the plan of a base with adapters added: ``base`` is the first source, the adapters follow in their order.
 
-    ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` is for
-    output layers that the base does not store, because they are tied to the embedding: it maps the key of the output
-    layer to that of the embedding.
+    ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` is for output
+    layers that the base does not store, because they are tied to the embedding: it maps the key of the output layer to
+    the key of the embedding.
 
     Raises PlanError if an adapter is for another model; PatternError for a pattern that matches no module; FormatError
     if the values of a tensor are not plain bytes.

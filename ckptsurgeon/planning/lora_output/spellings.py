@@ -212,7 +212,7 @@ def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
 
 
 def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
-    """Return a note on modules that ComfyUI does not find, because they have diffusers' names."""
+    """Return [note] on modules that ComfyUI does not find, because they have diffusers' names; [] if there are none."""
     found = [module.name for module in modules if module.name.startswith(BLOCKS)]
     if not found:
         return []
@@ -224,7 +224,7 @@ def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
 
 
 def _alpha(module: NewModule) -> float | None:
-    """Return the alpha for which alpha / rank is exactly the module's scale; None if float32 cannot store it."""
+    """Return an alpha that makes alpha / rank exactly the module's scale; None if float32 cannot store it."""
     for text in (f"{module.scale * module.rank:.15g}", repr(module.scale * module.rank)):
         try:
             (alpha,) = struct.unpack("<f", struct.pack("<f", float(text)))

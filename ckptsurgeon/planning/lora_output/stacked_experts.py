@@ -83,7 +83,7 @@ def single_experts(
 
 
 def _is_of(data: Mapping[str, Any], model: str) -> bool:
-    """Return whether a configuration names a model, or a class of models, in which the word ``model`` occurs."""
+    """Return whether the name of a model, or of its class, in a configuration contains the word ``model``."""
     said = f"{data.get('auto_mapping')} {data.get('base_model_name_or_path')}"
     return model in re.sub(r"[-_]", "", said).lower()
 

@@ -176,7 +176,7 @@ class LayerDepths:
     """The depth of each key: 0 in the first layer, 1 in the last.
 
     The first number in a key is the number of its layer; keys with the same text before the number belong to one list
-    of layers. Of keys without a number, those of input embeddings have the depth 0, all others 1.
+    of layers. A key without a number has the depth 0 if it belongs to an input embedding, else 1.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:

@@ -37,7 +37,7 @@ class ParameterSetting:
 
     @property
     def is_for_all(self) -> bool:
-        """Return whether the setting applies to every key."""
+        """Whether the setting applies to every key."""
         return self.pattern is None and not self.contains
 
     def matches(self, key: str) -> bool:

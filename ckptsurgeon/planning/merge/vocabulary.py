@@ -38,7 +38,7 @@ class MergeVocabulary:
 
     @property
     def is_identity(self) -> bool:
-        """Return whether all models have exactly the output's vocabulary."""
+        """Whether all models have exactly the output's vocabulary."""
         return all(one.is_identity for one in self.rows)
 
 

@@ -67,7 +67,7 @@ TEMPLATES: Mapping[str, str] = {
     "alpaca": _ALPACA, "chatml": _CHATML, "exaone": _EXAONE, "llama3": _LLAMA3, "mistral": _MISTRAL,
 }  # fmt: skip
 
-"""{name: chat template}: the templates to which a configuration may refer."""
+"""{name: chat template}: the templates that a configuration may refer to."""
 
 
 FIELDS = ("source", "tokens", "pad_to_multiple_of")
@@ -106,7 +106,7 @@ class Tokenizer:
 
     @property
     def is_detailed(self) -> bool:
-        """Return whether the configuration sets the rows of single tokens, or pads the number of rows."""
+        """Whether the configuration sets the rows of single tokens, or pads the number of rows."""
         return bool(self.tokens) or self.multiple > 1
 
 

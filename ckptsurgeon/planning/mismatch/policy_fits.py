@@ -48,7 +48,7 @@ class PolicyFit:
 
 
 def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit:
-    """Return the way in which ``policy`` fits the shape ``source`` to ``destination``, or the reason why it does not.
+    """Return how ``policy`` makes the shape ``source`` fit ``destination``, or the reason why it does not.
 
     Raises ConfigError for an unknown policy.
     """

@@ -60,7 +60,7 @@ def _is_matrix(info: TensorInfo) -> bool:
 
 
 def _types(to: str, chosen: Sequence[str], keys: Collection[str]) -> dict[str, str]:
-    """Return the type to which each of the matrices ``chosen`` should be rounded.
+    """Return the type that each of the matrices ``chosen`` should be rounded to.
 
     ``to`` is the type or mixture that the user asked for, ``keys`` are all keys of the model.
     """

@@ -47,8 +47,8 @@ DEPTH = 64
 class Derivation:
     """How operations made a tensor.
 
-    ``operation`` is the text of the last operation. ``of`` are the keys of the source's tensors from which the tensor
-    was made. ``depth`` is the number of operations that were applied one after the other to make it.
+    ``operation`` is the text of the last operation. ``of`` are the keys of the source's tensors that it was made from.
+    ``depth`` is the number of operations that were applied one after the other to make it.
     """
 
     operation: str
@@ -79,8 +79,8 @@ def perform(
 
     The operations are applied in order, each to the results of the operation before. For the operation dequantize,
     ``weights`` has a function for each source that finds its quantised weights. The tensor of an operation ``constant``
-    is added to the first source. If operations were performed before, ``after`` has their results, to which
-    ``operations`` are applied.
+    is added to the first source. If operations were performed before, ``after`` has their results; ``operations`` are
+    applied to these.
 
     Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
     tensors get the same name; FormatError if the values of a tensor are not plain bytes.

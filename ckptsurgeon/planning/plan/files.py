@@ -96,7 +96,7 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Return whether the size and the SHA-256 are known; those of a copy are known once the file has been read."""
+        """Whether the size and the SHA-256 are known; those of a copy are known once the file has been read."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:
@@ -113,7 +113,7 @@ class PlanCompanion(Brief):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether the name is only a file name, without folders, and does not begin with a dot."""
+        """Whether the name is only a file name, without folders, and does not begin with a dot."""
         return self.name[:1] not in ("", ".") and os.path.basename(self.name) == self.name and "\0" not in self.name
 
     def to_json(self) -> dict[str, Any]:

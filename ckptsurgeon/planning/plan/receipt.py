@@ -126,8 +126,8 @@ class Verification(InNotebooks):
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
     floating tensors. ``recipe`` is true if the output has a recipe; without a recipe, only a plan shows how the output
     was made. ``notes`` are not faults, such as other files in the folder. ``signed`` is true if every file matches the
-    signature, and None if no key was given. ``patch`` is the patch with whose checksums the files were compared; '' if
-    there is none.
+    signature, and None if no key was given. If the files were compared with the checksums of a patch, ``patch`` is this
+    patch; else ''.
     """
 
     output: str
@@ -157,7 +157,7 @@ class Verification(InNotebooks):
 
     @property
     def ok(self) -> bool:
-        """Return whether no fault was found."""
+        """Whether no fault was found."""
         return not self.failed
 
     def raise_if_failed(self) -> None:

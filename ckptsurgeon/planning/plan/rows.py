@@ -99,7 +99,7 @@ class VocabularyRows(Brief):
     unlisted: int = 0
     """The number of rows at the end of the source that have no token; the mean of all rows does not include them."""
     donor: DonorRows | None = None
-    """With ``omp``: the rows of the model from which new rows are made. Rows of padding are the mean of all rows."""
+    """With ``omp``: the rows of the model that new rows are made from. Rows of padding are the mean of all rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """A cache: the mean of all rows of a tensor."""
 
@@ -130,7 +130,7 @@ class VocabularyRows(Brief):
 
     @cached_property
     def is_identity(self) -> bool:
-        """Return whether the two vocabularies have the same rows at the same positions."""
+        """Whether the two vocabularies have the same rows at the same positions."""
         return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))
 
     @cached_property
@@ -142,7 +142,7 @@ class VocabularyRows(Brief):
         """Return the rows for a source of ``have`` rows and a destination of ``want`` rows; both may have padding.
 
         ``have`` and ``want`` are at least the numbers of tokens of the two vocabularies. Rows of padding in the
-        destination are made like those of new tokens.
+        destination are made like the rows of new tokens.
         """
         more = want - len(self.rows)
         rows = (*self.rows, *(None,) * more)
@@ -150,7 +150,7 @@ class VocabularyRows(Brief):
 
     @property
     def draws(self) -> bool:
-        """Return whether the destination's own initial values are needed."""
+        """Whether the destination's own initial values are needed."""
         return self.new == "init" and self.fresh > 0
 
     def runs(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -160,7 +160,7 @@ class Step(Brief):
 
     @property
     def draws(self) -> bool:
-        """Return whether the step needs the destination's own initial values."""
+        """Whether the step needs the destination's own initial values."""
         return self.op == "init" or self.overlays
 
     @property
@@ -171,7 +171,7 @@ class Step(Brief):
 
     @property
     def overlays(self) -> bool:
-        """Return whether a part of the values comes from the source, and all others are initialised."""
+        """Whether a part of the values comes from the source, and all others are initialised."""
         return self.op in ("pad", "overlap") or (self.op == "map" and self.rows is not None and self.rows.draws)
 
 

@@ -43,8 +43,8 @@ _INNER, _ACTIVATED = ".encoder.conv1.", ".encoder.conv2."
 def averaged_width(field: str, axes: Sequence[Axis], numbers: tuple[int, int], norms: Mapping[str, NormForm]) -> Change:
     """Return the change that adds dimensions to the width, which are the mean of the old ones at first.
 
-    New heads, and new channels whose number depends on the width, contribute nothing at first. ``norms`` are those of
-    the source. Raises PlanError for an axis of unknown origin.
+    New heads, and new channels whose number depends on the width, contribute nothing at first. ``norms`` are the norms
+    of the source. Raises PlanError for an axis of unknown origin.
     """
     old, new = numbers
     said = f"{field} {old} to {new}: {new - old} dimensions are added, which are the mean of the old ones at first"

@@ -33,7 +33,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
     "queries, keys and values": ("out", "in"),
     "queries, keys and values of each group": ("out", "in"),
 }
-"""{kind of module: the sides to which the first dimensions of its weight belong}."""
+"""{kind of module: the side (outputs or inputs) of each of the first dimensions of its weight}."""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
 """Names of weights and biases that have the rows of two layers: gate projection and up projection."""
 

@@ -10,15 +10,15 @@ __all__ = ["Change"]
 
 @dataclass
 class Change:
-    """The operations for the new value of a field, and the options with which their results are transplanted.
+    """The operations for the new value of a field, and the options for transplanting their results.
 
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
     are rules that rename the results, and ``left`` are patterns of tensors that are left out. ``policies`` is for
-    tensors of which only a part comes from the source: it maps their keys to the policy that initialises the rest.
-    ``said`` is the text of the note on the change. ``is_exact`` is true if the network computes the same afterwards, up
-    to rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps keys
-    of initialised tensors to the number of copies of each row. ``unlike`` are the keys of tensors whose copies are read
-    by different parts of the network, so that the gradients of the copies differ.
+    tensors that come only in part from the source: it maps their keys to the policy that initialises the rest. ``said``
+    is the text of the note on the change. ``is_exact`` is true if the network computes the same afterwards, up to
+    rounding, and None if this is not known; ``equal`` names the outputs that stay the same. ``repeated`` maps keys of
+    initialised tensors to the number of copies of each row. ``unlike`` are the keys of tensors whose copies have
+    different gradients, because different parts of the network read them.
     """
 
     said: str

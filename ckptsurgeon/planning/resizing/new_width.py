@@ -86,7 +86,7 @@ def added_width(
 ) -> Change:
     """Return the change that adds dimensions to the width, which are 0 at first.
 
-    ``norms`` are those of the source. ``more`` maps the keys of norms' weights to factors that also multiply these
+    ``norms`` are the norms of the source. ``more`` maps the keys of norms' weights to factors that also multiply these
     weights. If the number of query heads grows with the width, ``groups`` is the number of key heads that they share.
     Raises PlanError if a norm would compute something else, or if the size of an axis is not just the width.
     """

@@ -76,7 +76,7 @@ def repeated(
 
 
 def _has_heads_in_turn(axis: Axis, width: int) -> bool:
-    """Return whether an axis has the queries, keys and values of the first head, then those of the next (GPT-NeoX)."""
+    """Return whether an axis has the queries, keys and values of one head after the other (GPT-NeoX)."""
     return ".query_key_value." in axis.key and axis.side == "out" and axis.before == 3 * width
 
 

@@ -18,7 +18,7 @@ from ..ops.regions import Array
 __all__ = ["spread_of_highest"]
 
 WORDS, BYTES = ("packed", "gptq", "awq"), "bitsandbytes"
-"""The encodings whose codes are stored in words of 32 bits, and the one that has two codes of 4 bits in each byte."""
+"""The encodings with codes in words of 32 bits, and the encoding with two codes of 4 bits in each byte."""
 SIZES = (2, 4, 8)
 """The numbers of bits of codes that have the same positions in every word: no code is split between two words."""
 ROWS, COLUMNS, FEWEST = 128, 128, (16, 8)

@@ -120,8 +120,7 @@ class Decoder(Protocol):
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         """Return the part ``box`` of the weight as float32.
 
-        ``arrays`` contains, by role, the parts that ``boxes`` returned; floats have a type with which numpy can
-        compute.
+        ``arrays`` contains, by role, the parts that ``boxes`` returned; floats have a type that numpy can compute with.
         """
         ...
 

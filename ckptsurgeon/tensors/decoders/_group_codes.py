@@ -18,7 +18,7 @@ from ..ops.regions import Array, Box
 __all__ = ["kinds_of_groups"]
 
 OUTPUTS = {"gptq": 1, "awq": 1, "packed": 0}
-"""{encoding: the dimension of its codes, scales and zero points along which the outputs are}."""
+"""{encoding: the dimension of its codes, scales and zero points that counts the outputs}."""
 WORD = 32
 """The number of bits in a word."""
 PACKED = {"gptq": ("zero",), "awq": ("codes", "zero"), "packed": ("zero",)}
@@ -51,7 +51,7 @@ The correlation may be at most ``RELATED`` in any case.
 INSIDE = 0.9
 """More than this share of the zero points of another tensor lie between the lowest and the highest code.
 
-Those of filters are often at the ends of the range, or beyond.
+Zero points of filters are often at the ends of the range, or beyond.
 """
 VARIES = 0.3
 """Zero points are not compared if their standard deviation, in steps between codes, is smaller."""
@@ -170,7 +170,7 @@ def _spread(values: Array) -> float:
 def _rows(encoding: str, role: str, array: Array, span: tuple[int, int], bits: int) -> Array:
     """Return the outputs of a stored part in the range ``span``, which counts from 0 and begins where a word begins.
 
-    Of stacked matrices, such as those of experts, only the first one is returned.
+    Of stacked matrices, such as experts, only the first one is returned.
     """
     if role == "order":
         return array

@@ -1,8 +1,8 @@
 """Multiplies 8-bit floats by their scales with a few operations on whole arrays, which take half as long as look-ups.
 
 The bits of the codes are shifted to their places in a float32, which is then multiplied by the scale and rounded to
-bfloat16. Each operation is done for as many rows as fit in a core's cache. The values are those of the table of all
-products (``_tables``), bit for bit.
+bfloat16. Each operation is done for as many rows as fit in a core's cache. The values are the same as in the table of
+all products (``_tables``), bit for bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["multiplied"]
 ELEMENTS = 1 << 18
 """How many elements are multiplied at once: their float32 values take 1 MiB, as much as the level-2 cache of a core."""
 DTYPES = ("bfloat16", "float32")
-"""The dtypes to which products are rounded here; a table is used for other dtypes."""
+"""The dtypes that products are rounded to here; a table is used for other dtypes."""
 LEAST, LARGEST = 2.0 ** (17 - 126), 2.0 ** (126 - 16)
 """All products with scales in this range are normal float32 numbers.
 

@@ -79,7 +79,7 @@ def are_usual(scale: Array, codes: str) -> bool:
 
 
 def _largest(codes: str) -> float:
-    """Return the largest code of a dtype in ``LARGEST``; 1 for other dtypes, such as those of packed codes."""
+    """Return the largest code of a dtype in ``LARGEST``; 1 for other dtypes, such as the dtypes of packed codes."""
     return LARGEST.get(codes, 1.0)
 
 

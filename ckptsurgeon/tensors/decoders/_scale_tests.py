@@ -63,7 +63,7 @@ They hardly differ if their range is less than the share ``SPAN`` of the largest
 VARIED = 0.05
 """``SPAN`` is used only if the standard deviation of biases is more than this share of their mean.
 
-Otherwise, the weights may be nearly constant, as those of norms are.
+Otherwise, the weights may be nearly constant, like the weights of norms.
 """
 RUN, RUNS = 32, 64
 """The number of weights in a run (a group or a part of it), and about how many runs are read of a part of a matrix."""

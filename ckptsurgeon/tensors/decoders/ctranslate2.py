@@ -1,6 +1,6 @@
 """Decodes the codes of CTranslate2, which are divided by one scale for each row (int8) or for the weight (int16).
 
-Values are those of ``dequantize_kernel``: codes times the reciprocal of the scale, both in float32.
+Values are computed as in ``dequantize_kernel``: codes times the reciprocal of the scale, both in float32.
 https://github.com/OpenNMT/CTranslate2/blob/v4.8.1/src/ops/dequantize_cpu.cc
 """
 

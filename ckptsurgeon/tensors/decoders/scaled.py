@@ -27,7 +27,7 @@ SCALES = (
     ".weight_scale_inv", ".weight_scale", ".weight_descale", ".scale_weight", ".qscale_weight",
     ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale", *EXPERT_SCALES,
 )  # fmt: skip
-"""The endings of the keys of scales by which codes are multiplied."""
+"""The endings of the keys of scales that multiply the codes."""
 
 
 class _Scaled:
@@ -135,8 +135,8 @@ def _fitted(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the new shape of the scales, and how many elements share a scale along each dimension.
 
-    The parameters are those of ``_aligned``, but ``scales`` is only the shape of the scales. Raises UndecodableError if
-    the scales do not fit.
+    The parameters are the same as for ``_aligned``, but ``scales`` is only the shape of the scales. Raises
+    UndecodableError if the scales do not fit.
     """
     own = scales
     if prod(scales) == 1:

@@ -226,8 +226,8 @@ def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array
 def _zeros(read: Read, made: Encoded, box: Box, encoder: Encoder) -> Array:
     """Return the part ``box`` of the zero points: one element for each group, or packed in the same way as codes.
 
-    If they are packed, ``zeros_packed`` in ``made.facts`` says along which dimension: 1 is the last dimension, 2 the
-    last but one, and so on.
+    If they are packed, ``zeros_packed`` in ``made.facts`` is the dimension, counted from the end: 1 is the last
+    dimension, 2 the last but one, and so on.
     """
     axis = -int(dict(made.facts).get("zeros_packed", 0))
     if not axis:

@@ -25,7 +25,7 @@ NF4, FP4 = (np.array(VALUES[kind], "<f4") for kind in ("nf4", "fp4"))
 ZERO = 7
 """The code of 0 in nf4. If the number of codes is odd, it fills the other half of the last byte."""
 SMALLEST = np.float32(1e-38)
-"""The number by which the values of a block of zeros are divided."""
+"""The number that divides the values of a block of zeros."""
 
 
 @cache

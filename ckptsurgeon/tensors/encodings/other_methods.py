@@ -21,7 +21,7 @@ _TILE = 16
 
 
 def _aqlm(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of AQLM; None if the shapes are not those of AQLM.
+    """Return the logical tensor of AQLM; None if AQLM does not have such shapes.
 
     The shapes are: ``codes`` (out groups, in groups, codebooks); ``codebooks`` (codebooks, entries, outputs in a group,
     inputs in a group).

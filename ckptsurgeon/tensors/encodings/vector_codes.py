@@ -38,7 +38,7 @@ def _turned(method: str, telling: str) -> Encoding:
 
 
 def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of SqueezeLLM; None if the shapes are not those of SqueezeLLM.
+    """Return the logical tensor of SqueezeLLM; None if SqueezeLLM does not have such shapes.
 
     The shapes are: ``qweight`` (in * bits / 32, out), ``lookup_table`` (out, 2 ** bits). There may be outliers, too.
     """
@@ -54,7 +54,7 @@ def _lookup(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor |
 
 
 def _marlin(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of Marlin; None if the shapes are not those of Marlin.
+    """Return the logical tensor of Marlin; None if Marlin does not have such shapes.
 
     The shapes are: ``B`` (in / 16, out * 2), ``s`` (groups, out). They are checked because the names are so short that
     other tensors may have them.

@@ -21,7 +21,7 @@ difference of the same sign.
 
 In averages of a model and its fine-tuned version, the mean is -0.03 (nf4) or -0.04 to -0.3 (words of 32 bits), and 89 %
 of the tensors or more have its sign. In quantised models, the difference is 0 in at least 95 % of the tensors. Averages
-of unrelated models may show nothing if words are signed, as those of GPTQ.
+of unrelated models may show nothing if words are signed, as in GPTQ.
 """
 AVERAGED = (
     "packed words or bytes whose highest code has another spread than all their lower codes: perhaps those of two "

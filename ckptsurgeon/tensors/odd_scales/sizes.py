@@ -49,7 +49,7 @@ ALL_ROLES = 2
 
 
 def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float]:
-    """Return {name of a decoded matrix: binary logarithm of the largest factor by which its layer scales inputs}.
+    """Return {name of a decoded matrix: binary logarithm of its largest factor (size of outputs / size of inputs)}.
 
     ``every`` has names by kind; a kind such as ``2^1.5`` contains the logarithm, 1.5.
     """
@@ -63,12 +63,13 @@ def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float
 
 
 def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
-    """Return two sets of matrices: far larger ones, and far smaller ones, than the same matrices of other layers.
+    """Return two sets of matrices: far larger, and far smaller, than the same matrices of other layers.
 
-    ``powers`` has the binary logarithm of the factor by which each matrix scales its inputs, ``names`` the names by
-    kind. The matrices of a role (name without numbers) are divided at the widest gap between their factors, if this gap
-    is at least ``APART``. The larger ones are returned if their factors are too large for a network. Otherwise the
-    smaller ones are returned if their factors are too small, but no experts: an expert that is never chosen shrinks.
+    ``powers`` has, for each matrix, the binary logarithm of the factor between its outputs and inputs; ``names`` has
+    the names by kind. The matrices of a role (name without numbers) are divided at the widest gap between their
+    factors, if this gap is at least ``APART``. If the larger factors are too large for a network, their matrices are
+    returned. Otherwise, if the smaller factors are too small, their matrices are returned, except experts: an expert
+    that is never chosen shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

@@ -85,7 +85,7 @@ def _reach(dtype: str) -> int:
 
 
 def widened(array: Array, dtype: str) -> Array:
-    """Return values as float32 or another type with which numpy can compute; ``array`` has the type of ``raw_dtype``.
+    """Return values as float32 or another type that numpy can compute with; ``array`` has the type of ``raw_dtype``.
 
     For example, bfloat16 is given as uint16 and returned as float32.
     """

@@ -149,7 +149,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 
 
 def exp_of(number: Array, dtype: str) -> float:
-    """Return e to the power of the one element of an array of ``dtype``; raises PlanError if that is not finite."""
+    """Return e to the power of the only element of an array of ``dtype``; raises PlanError if that is not finite."""
     exponent = float(cast(number, dtype, "float64")[0].reshape(-1)[0])
     try:
         factor = math.exp(exponent)

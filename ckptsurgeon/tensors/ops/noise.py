@@ -36,8 +36,8 @@ def with_noise(
 ) -> Array:
     """Return the part ``box`` of a tensor multiplied by its factors, then rounded to ``dtype``.
 
-    ``values`` are the stored values of this part. The other arguments are those of ``noisy_factors``. The products are
-    computed in double precision, or in single precision if ``dtype`` has 16 bits or fewer.
+    ``values`` are the stored values of this part. The other arguments are the same as for ``noisy_factors``. The
+    products are computed in double precision, or in single precision if ``dtype`` has 16 bits or fewer.
     """
     wide = "float32" if DTYPES[dtype].bits <= 16 else "float64"
     found = np.empty_like(values)

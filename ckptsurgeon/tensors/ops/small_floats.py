@@ -105,7 +105,7 @@ def _with_nan(values: Array, where: Array, bits: Array | int) -> Array:
 
 
 def power_of_bits(dtype: str) -> int | None:
-    """Return the n for which the bits of ``put_bits`` are the values times 2**-n; None for other dtypes."""
+    """Return n, if ``put_bits`` makes floats that are the values times 2**-n; None for other dtypes."""
     return 127 - _LAYOUTS[dtype].bias if dtype in _LAYOUTS else None
 
 

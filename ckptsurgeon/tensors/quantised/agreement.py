@@ -107,7 +107,7 @@ def contradictions(
 
 
 class _StatedOfModules:
-    """Returns the values that settings state for a module: those in its section, or the general ones if it has none."""
+    """Returns the values that settings state for a module: from its section, or from the general settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._modules, self._is_mixed = Modules(settings), len(_groups(settings)) > 1
@@ -201,9 +201,9 @@ def _is_number(info: TensorInfo) -> bool:
 def disagreements(coded: Iterable[QuantisedModule], theirs: Settings, ours: Settings) -> list[Fact]:
     """Return the fields that would make ``ours`` decode the quantised weights ``coded`` to wrong values.
 
-    ``theirs`` are the settings with which the weights were quantised. Each field comes with its value in ``theirs`` and
-    in ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for
-    some modules, their names follow the name of the field.
+    The weights were quantised with the settings ``theirs``. Each field comes with its value in ``theirs`` and in
+    ``ours``. A field is compared if both settings have it, or if its default is known. If a field differs only for some
+    modules, their names follow the name of the field.
     """
     coded = list(dict.fromkeys(coded))
     if not theirs or not ours or (theirs == ours and all(one.module == one.here for one in coded)):

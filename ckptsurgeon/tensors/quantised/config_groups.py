@@ -29,7 +29,7 @@ _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
 """Matches names of classes of modules that have no weights themselves, only submodules with weights."""
 _STATIC_ALGORITHMS = ("FP8", "NVFP4", "NVFP4_AWQ")
-"""Values of ``quant_algo`` with which ModelOpt stores a scale for the inputs of each quantised layer."""
+"""With these values of ``quant_algo``, ModelOpt stores a scale for the inputs of each quantised layer."""
 _MOST = 200
 """If the config groups have more targets than this, targets are not compared with modules."""
 

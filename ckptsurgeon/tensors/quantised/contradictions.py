@@ -35,7 +35,7 @@ ROWS_FIRST, COLUMNS_FIRST = ("gemm", "exllama", "ipex"), ("gemv", "gemv_fast")
 FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 BYTES = "packed integers with scales"
-"""The name of the encoding in ``other_methods`` in which each byte may contain several codes."""
+"""The name of the encoding in ``other_methods`` that may have several codes in a byte."""
 FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 """Matches names of modules that fuse several weights; each of these weights has its own blocks."""
 COMPRESSED = "compressed"
@@ -85,8 +85,8 @@ def contradicted(kind: str, one: QuantisedTensor, parts: Parts, stated: StatedVa
     """Yield each setting in ``stated`` that contradicts a quantised tensor.
 
     ``kind`` is the family of its encoding, such as GPTQ. ``parts`` are its stored tensors by the endings of their keys.
-    All tensors with the same ``form`` contradict the same settings, except contradictions for which ``is_of_fused`` is
-    true: the caller has to drop them.
+    All tensors with the same ``form`` contradict the same settings, with one exception: the caller has to drop the
+    contradictions if ``is_of_fused`` is true for them.
     """
     if fitting := other_packings(kind, stated.packing):
         yield Contradiction(PACKING, stated.packing or "", f"{' or '.join(fitting)} ({kind})", "need")
@@ -167,7 +167,7 @@ def _bitsandbytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> I
 
 
 def cast_from(parts: Parts, storage: object) -> str:
-    """Return the dtype in which 4-bit codes of bitsandbytes were stored before a cast changed their bytes; "" if none.
+    """Return the dtype that 4-bit codes of bitsandbytes had before a cast changed their bytes; "" if nothing was cast.
 
     Two codes are in a byte, and the bytes may be stored in a tensor of floats. ``storage`` is the setting
     ``bnb_4bit_quant_storage``, the dtype of this tensor. If the tensor now has another dtype, it was cast.

@@ -167,7 +167,7 @@ class QuantisedTensors:
 
     @property
     def names(self) -> dict[str, str]:
-        """{stored key: name of the quantised tensor to which it belongs}."""
+        """{stored key: name of the quantised tensor that it belongs to}."""
         return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:

@@ -45,11 +45,11 @@ class PossibleExclusions:
     """The modules that settings leave unquantised, or may leave unquantised: loaders apply entries in different ways.
 
     ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. The settings do not exclude
-    quantised modules: if a way to apply an entry would exclude one, the loader for which the file was written does not
+    quantised modules: if a way to apply an entry would exclude one, the loader that the file was written for does not
     use this way. An entry that names a module of the model means only this module. Any other entry for a layer of a
     language model may be a name from another version of the model, with another prefix. ``unread`` is true if a regular
-    expression in the settings is not evaluated, ``is_spent`` if later ones were not evaluated because the previous ones
-    could have taken too many steps.
+    expression in the settings is not evaluated. ``is_spent`` is true if the last expressions were not evaluated,
+    because all before them could have taken too many steps.
     """
 
     def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:

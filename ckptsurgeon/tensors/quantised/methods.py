@@ -70,7 +70,7 @@ SCALES = frozenset({
 })  # fmt: skip
 """If scales have one of these endings, programs need settings to recognise the codes; other endings are enough."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
-"""Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
+"""Endings that show a program (ComfyUI, HQQ) without settings that there are codes."""
 
 
 BLOCKS = ("_blocks", ".blocks")

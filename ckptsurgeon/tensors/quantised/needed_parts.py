@@ -24,7 +24,7 @@ __all__ = ["NeededPart", "needed_parts"]
 _STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 _GPTQ = ("", "gptq", "gptq_v2")
 _NVFP4 = ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "W4A8_NVFP4_FP8")
-"""Values of ``quant_algo`` with which ModelOpt stores nvfp4."""
+"""The values of ``quant_algo`` for nvfp4 in ModelOpt."""
 _PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _SCALED = ("float-quantized", "int-quantized", "naive-quantized")
 """Formats of compressed-tensors: those that pack several codes in an element, and those with 8 bits for each code."""

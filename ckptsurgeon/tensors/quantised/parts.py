@@ -152,8 +152,8 @@ def lone_parts(
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
     the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
-    shards), or the endings must be ones that plain tensors never have. If codes were cast to a dtype that codes never
-    have, the tensor is treated as another part of the quantised tensor. Scales of a KV cache are left out.
+    shards), or plain tensors must never have such endings. If codes were cast to a dtype that codes never have, the
+    tensor is treated as another part of the quantised tensor. Scales of a KV cache are left out.
     """
     stems: dict[str, dict[str, str]] = {}
     for key, end in parts.items():

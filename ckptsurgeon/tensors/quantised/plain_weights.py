@@ -58,7 +58,7 @@ class PlainWeights(NamedTuple):
 def _within(settings: Settings, quantised: Iterable[str]) -> Callable[[str], bool] | None:
     """Return a function that returns whether a module is in one of AutoRound's blocks; None if they are not known.
 
-    If no quantised module is in a block, the names in the settings are those of another version of the model.
+    If no quantised module is in a block, the names in the settings are from another version of the model.
     """
     blocks = blocks_of(settings)
     if blocks and not any(name.startswith(blocks) for name in quantised):
@@ -137,7 +137,7 @@ def _not_excluded(
 
 
 def _modules_of(key: str) -> list[str]:
-    """Return the modules by which settings may exclude a weight; all experts of a layer may be one module."""
+    """Return the modules that settings may name to exclude a weight; all experts of a layer may be one module."""
     module = module_of(key)
     return [module, module.rpartition(".")[0]] if _EXPERTS.search(key) else [module]
 

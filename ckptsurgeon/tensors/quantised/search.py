@@ -23,7 +23,7 @@ __all__ = ["search_codes"]
 def search_codes(
     tensors: Mapping[str, TensorInfo], settings: Callable[[], Settings], elsewhere: Callable[[], Iterable[str]]
 ) -> QuantisedTensors:
-    """Return the quantised tensors of a state dict; the arguments are those of ``find_codes``."""
+    """Return the quantised tensors of a state dict; the arguments are the same as for ``find_codes``."""
     long = _long_endings()
     keys = [
         key
@@ -51,7 +51,7 @@ def search_codes(
 
 
 class _Forms:
-    """The logical tensors of known encodings, computed once for each form; ``settings`` are those of the folder.
+    """The logical tensors of known encodings, computed once for each form; ``settings`` are the settings of the folder.
 
     Two quantised tensors have the same form if they have the same encoding, and parts with equal endings, dtypes and
     shapes.
@@ -65,8 +65,8 @@ class _Forms:
     def logical(self, one: Encoding, stem: str, parts: Parts) -> tuple[LogicalTensor | None, int]:
         """Return the logical tensor of ``parts`` (None if they are not in the encoding ``one``), and their form.
 
-        The form is an index, as in ``QuantisedTensor.form``. ``stem`` is the name of the module, for which the settings
-        may have a section.
+        The form is an index, as in ``QuantisedTensor.form``. ``stem`` is the name of the module; the settings may have
+        a section for it.
         """
         own = self._settings.of(stem)
         module = stem if own is not self._settings else None

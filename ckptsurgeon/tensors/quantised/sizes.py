@@ -1,4 +1,4 @@
-"""Compares the sizes of a weight's codes with those of its scales and zero points; returns decoded shapes."""
+"""Compares the sizes of a weight's codes with the sizes of its scales and zero points; returns decoded shapes."""
 
 from __future__ import annotations
 

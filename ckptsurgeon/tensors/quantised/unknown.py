@@ -175,7 +175,7 @@ def _within(key: str, by_module: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _owner(scale: str, codes: Mapping[str, str]) -> str | None:
-    """Return the key of the codes from whose name a scale's name is derived (``x_scale`` from ``x``); else None."""
+    """Return the key of the codes if a scale's name is derived from it (``x_scale`` from ``x``); else None."""
     stem = scale
     while "_" in stem:
         stem = stem.rpartition("_")[0]

@@ -2,7 +2,7 @@
 
 Conformers (``pruned_transducer_stateless2`` to ``6``), LSTMs (``lstm_transducer_stateless`` to ``3``) and Emformers
 (``conv_emformer_transducer_stateless`` and ``2``) have a scale for each parameter. For its exports, icefall multiplies
-the parameters by their scales. Later recipes, such as those of Zipformer, have plain layers from the start.
+the parameters by their scales. Later recipes, such as Zipformer's, have plain layers from the start.
 https://github.com/k2-fsa/icefall/blob/master/egs/librispeech/ASR/pruned_transducer_stateless3/scaling_converter.py
 """
 

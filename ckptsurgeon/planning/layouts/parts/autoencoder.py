@@ -36,7 +36,7 @@ _ENDS = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_ou
 def autoencoder_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> Autoencoder | None:
     """Return the structure of the autoencoder whose keys begin with ``prefix``; None if there is none.
 
-    ``is_ldm`` is true for the names of the original code, false for those of diffusers.
+    ``is_ldm`` is true for the names of the original code, false for diffusers' names.
     """
     encoder, decoder, block = ("down", "up", "block") if is_ldm else ("down_blocks", "up_blocks", "resnets")
     down = _levels(keys, f"{prefix}encoder.{encoder}", block)

@@ -1,7 +1,7 @@
 """The names and changes of Megatron-core's GPTModel that the layouts of several families of decoders use.
 
 In `linear_qkv`, the rows of one group of heads follow each other: first the queries that share a key, then this key,
-then its value; `linear_fc1` has all rows of the gate, then those of up. With modules of Transformer Engine, as
+then its value; `linear_fc1` has all rows of the gate, then all rows of up. With modules of Transformer Engine, as
 Megatron-Bridge and NeMo use them, the norms before the attention and the MLP are part of these two; with Megatron's own
 modules (the local spec) they are separate. Distributed checkpoints (`torch_dist`) have the names of Transformer Engine
 in both cases, except some norms of networks with experts, and one tensor for all layers, if these are alike.
@@ -67,7 +67,7 @@ _QKV = tuple(f"{OURS}.self_attn.{kind}_proj" for kind in "qkv")
 def decoder_names(norms: str, inner: Mapping[str, str]) -> dict[str, str]:
     """Return {name of a decoder's tensor or module in transformers: Megatron's name}.
 
-    ``norms`` is "te", "local" or "experts". ``inner`` has further names inside a layer, such as those of the MLP.
+    ``norms`` is "te", "local" or "experts". ``inner`` has further names inside a layer, such as the names of the MLP.
     """
     pairs = zip(("input_layernorm.weight", "post_attention_layernorm.weight"), _NORMS[norms], strict=True)
     layer = {"self_attn.o_proj": "self_attention.linear_proj", **inner, **dict(pairs)}
@@ -89,9 +89,9 @@ def mlp_fused(modules: Sequence[str], into: str) -> tuple[Fused, ...]:
 
 
 def stacked(names: Mapping[str, str], changes: tuple[Change, ...]) -> tuple[dict[str, str], tuple[Change, ...]]:
-    """Return the names and the changes of a distributed checkpoint, in which one tensor has all layers.
+    """Return the names and the changes of a distributed checkpoint: there, one tensor has all layers.
 
-    ``names`` are those of single layers. The names of the tensors that ``changes`` make must begin with ``OURS``.
+    ``names`` are the names of single layers. The names of the tensors that ``changes`` make must begin with ``OURS``.
     """
     last = [one.made for one in changes if one.made.startswith(OURS)]
     made = {one: one.replace(OURS, ALL) for one in last}

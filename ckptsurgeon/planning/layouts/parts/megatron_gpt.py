@@ -1,8 +1,8 @@
 """The layouts of Megatron-core for decoders with biases, layer norms and an MLP without gates: GPT-2, GPT-NeoX.
 
-`linear_qkv` has the queries, keys and values of the first head, then those of the second. With modules of Transformer
-Engine, the weight and bias of a norm are parts of the matrix after it; with Megatron's own, norms are modules.
-https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_model.py,
+`linear_qkv` has the queries, keys and values of the first head, then of the second head, and so on. With modules of
+Transformer Engine, the weight and bias of a norm are parts of the matrix after it; with Megatron's own, norms are
+modules. https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_model.py,
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/gpt/gpt_layer_specs.py
 """
 

@@ -42,7 +42,7 @@ _MODULES = {
 
 
 def megatron_lm_layouts(core: Layout) -> tuple[Layout, ...]:
-    """Return Megatron-LM's layouts of a network; ``core`` is that of Megatron-core's own modules."""
+    """Return Megatron-LM's layouts of a network; ``core`` is the layout of Megatron-core's own modules."""
     forms = (("encoder", "self_attention", False), ("transformer", "attention", True))
     return tuple(
         replace(

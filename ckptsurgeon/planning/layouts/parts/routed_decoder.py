@@ -105,7 +105,7 @@ class RoutedDecoder:
         )  # fmt: skip
 
     def _names(self, layers: Layers, experts: tuple[str, ...]) -> dict[str, str]:
-        """Return transformers' names, each mapped to itself: those of single layers come first."""
+        """Return transformers' names, each mapped to itself; the names of single layers come first."""
         inside = (*self.attention, "input_layernorm.weight", "post_attention_layernorm.weight")
         every = (*(f"{_LAYER}.{one}" for one in inside), *_DENSE, *_AROUND, *experts)
         norms = (f"model.layers.{n}.post_attention_layernorm.weight" for n in layers.dense)

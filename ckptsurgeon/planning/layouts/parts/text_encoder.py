@@ -1,4 +1,4 @@
-"""The text encoders of Stable Diffusion: their names in diffusers (those of transformers) and in the original code."""
+"""The text encoders of Stable Diffusion: their names in diffusers (as in transformers) and in the original code."""
 
 from __future__ import annotations
 

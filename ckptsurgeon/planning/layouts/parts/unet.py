@@ -54,7 +54,7 @@ SIZES, CLASSES, TABLE = "add_embedding", "class_embedding", "class_embedding.wei
 def unet_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> UNet | None:
     """Return the structure of the U-Net whose keys begin with ``prefix``; None if there is none.
 
-    ``is_ldm`` is true for the names of the original code, false for those of diffusers.
+    ``is_ldm`` is true for the names of the original code, false for diffusers' names.
     """
     if is_ldm and f"{prefix}input_blocks.0.0.weight" in keys:
         down = _levels(keys, f"{prefix}input_blocks", 1, ("0.op",))
