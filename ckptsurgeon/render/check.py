@@ -1,4 +1,4 @@
-"""Shows a check: the verdict first, then FAIL and WARN with what to do, then the other checks in one line."""
+"""Shows the report of a check: the verdict, then each FAIL and WARN with advice, then the other checks in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENIENT = "  Warnings alone leave the exit status at 0; with --strict it is 1."
 def check_view(report: CheckReport, *, every: bool = False, is_lenient: bool = False) -> RenderableType:
     """Return the verdict of a report, its findings, and one line on the other checks; with ``every``, their list.
 
-    If ``is_lenient`` is true, the command exits with 0 although a check gave WARN; a line then says so.
+    ``is_lenient`` is true if the command exits with 0 although a check gave WARN; then a line says so.
     """
     views: list[RenderableType] = [_verdict(report)]
     for row in report.with_status(Status.FAIL, Status.WARN):

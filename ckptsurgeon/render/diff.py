@@ -18,7 +18,7 @@ from .tree import branch_names, collapsed, modules_at, numbers_of, pattern_of
 __all__ = ["difference_view"]
 
 SHOWN = 12
-"""The largest number of rows of each kind before "and N more"; equal layers are one row."""
+"""The largest number of rows that are shown of each kind of difference; equal layers are one row."""
 
 FEW = 4
 """If there are more rows than this, a table also shows how much differs in each branch."""
@@ -87,7 +87,7 @@ def _measured(pairs: Iterable[Pair]) -> list[_Row]:
 
 
 def _unmeasured(pair: Pair) -> str:
-    """Return the description of a tensor whose bytes differ, if no numeric difference was computed."""
+    """Return the description of a tensor whose bytes differ, but whose numeric difference was not computed."""
     if pair.codes:
         return "other codes"
     if pair.numbers is None:

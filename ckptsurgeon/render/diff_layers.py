@@ -24,7 +24,7 @@ __all__ = ["layers_view"]
 SHADES = " ░▒▓█"
 """Shades from no change to the largest change of all layers."""
 WIDE = 300.0
-"""If the largest change is over this many times the smallest, each shade is for changes ten times as large as the last.
+"""If the largest change is over this many times the smallest, changes of the next shade are ten times as large.
 
 Otherwise, the factor between two shades is smaller, so that all shades are used.
 """

@@ -72,7 +72,10 @@ def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool =
 
 
 def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
-    """Return a line with the number of tensors that the destination names differently; with ``every``, a table."""
+    """Return a line with the number of tensors that have other names in the destination.
+
+    With ``every``, a table of them.
+    """
     if not found.renamed:
         return []
     if every:

@@ -127,7 +127,7 @@ def text_of(result: object) -> str:
 
 
 class _Last:
-    """The lines of the last result; a notebook asks for each result twice, as text and as HTML."""
+    """Keeps the lines of the last result, because a notebook asks for each result twice: as text and as HTML."""
 
     shown: tuple[ref[object], Lines] | None = None
 
@@ -141,7 +141,10 @@ def _lines_of(result: object) -> Lines:
 
 
 def _views(result: object) -> Views:
-    """Return the views of a result, found by the name of its class, so that not all classes must be imported."""
+    """Return the views of a result.
+
+    They are found by the name of its class, so that not all classes must be imported.
+    """
     return next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)(result)
 
 

@@ -58,7 +58,7 @@ def _number(value: float | None) -> str:
 def _others(values: Mapping[str, float], shown: int) -> str:
     """Return the ``values`` of single modules in brackets, such as `` (q_proj: 4, v_proj: 16)``; '' if there are none.
 
-    At most ``shown`` values are written out.
+    At most ``shown`` values are listed.
     """
     if not values:
         return ""

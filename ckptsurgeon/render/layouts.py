@@ -15,9 +15,10 @@ __all__ = ["layouts_view"]
 
 
 def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
-    """Return a table of families and layouts; for a checkpoint, its layout and the layouts that it can get.
+    """Return a table of families and layouts.
 
-    If ``every`` is true, each layout has a row, with the code that it was compared with.
+    For a checkpoint, its layout and the layouts to which it can be converted. If ``every`` is true, each layout has a
+    row, with the code that it was compared with.
     """
     if not found.checkpoint and every:
         width = max((len(row.name) for family in found.families for row in family.layouts), default=0)

@@ -39,7 +39,7 @@ class LogicalTensors:
 
     @property
     def tied(self) -> Collection[str]:
-        """The keys of tensors that are counted under another key."""
+        """The keys of tied tensors, which are counted under another key."""
         ties = self.stored.ties
         return {*ties, *(name for name, (one, _) in self.coded.items() if one.codes in ties)} if ties else ()
 

@@ -31,7 +31,7 @@ MADE_OF = 3
 class _Branch:
     """The tensors of one module in a plan: their number in each class, and the number of values from sources.
 
-    ``owners`` says to what its tied tensors are tied, whose values are not counted.
+    ``owners`` are the keys to which its tied tensors are tied; values of tied tensors are not counted.
     """
 
     name: str
@@ -60,8 +60,8 @@ class _Branch:
 def _values(step: Step) -> int:
     """Return the number of values in a tensor; for quantised tensors, the values that codes decode to, not bytes.
 
-    Scales that a step stores in addition to codes are not counted. Packed codes that are copied unchanged are counted
-    as stored words.
+    Scales that are stored in addition to codes are not counted. Packed codes that are copied unchanged are counted as
+    stored words.
     """
     if step.coded is not None:
         return prod(step.coded.shape) if step.coded.role == "codes" else 0
@@ -168,7 +168,7 @@ def _reasons(branch: _Branch) -> str:
 
 
 def _bar(share: float | None, remark: str) -> Text:
-    """Return the part of the values that comes from a source, as a bar and in percent, and a remark."""
+    """Return ``share``, the part of the values that comes from a source, as a bar and in percent; then ``remark``."""
     if share is None:
         return Text(remark, "dim")
     filled = min(max(round(share * BAR), 1 if share else 0), BAR - 1 if share < 1 else BAR)

@@ -41,7 +41,7 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
 
 
 def _advice(sharing: Sharing) -> list[str]:
-    """Return a line on what the processes would share more evenly; nothing if they share the work evenly."""
+    """Return a list with a line on how the processes could share the work more evenly; [] if they share it evenly."""
     if sharing.unevenness <= UNEVEN:
         return []
     said = f"  shared unevenly: a process writes {sharing.unevenness:.1f} times the mean"

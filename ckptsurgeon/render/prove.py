@@ -124,7 +124,7 @@ def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list
     """Return the blocks to show: the first block that drifts (``drift``), its neighbours, and the output.
 
     The neighbours are the block before it and ``AROUND`` blocks after it. If ``drift`` is None, the result is up to
-    ``SPREAD`` blocks, evenly spaced, with the one whose difference is nearest to its limit, and the output.
+    ``SPREAD`` evenly spaced blocks, the block whose difference is nearest to its limit, and the output.
     """
     if drift is None:
         worst = max(rows, key=lambda one: one.distance.error / (one.allowed or 1))

@@ -17,7 +17,10 @@ __all__ = ["stats_view"]
 
 GAP = 2
 ALWAYS = 5
-"""The number of columns that are always shown, mean to zeros; nan and inf are shown only if there are any."""
+"""The number of columns that are always shown, from mean to zeros.
+
+Nan and inf are shown only if there are such values.
+"""
 TITLES = ("mean", "std", "min", "max", "zeros", "nan", "inf")
 
 
@@ -29,7 +32,7 @@ def stats_view(inspection: Inspection) -> Group:
 
 
 def _name(inspection: Inspection, key: str) -> str:
-    """Return the name of a row: the name of the weight if ``key`` is that of decoded codes, else ``key``."""
+    """Return the name of a row: the name of the weight if ``key`` has decoded codes, else ``key``."""
     coded = inspection.codes.by_key.get(key)
     return coded.name if coded is not None and key == coded.codes and coded.name in inspection.decoded else key
 

@@ -186,7 +186,7 @@ def _figure(value: float) -> str:
 
 
 class _Fitting:
-    """Words on one line; if the line is too long, words are left out, one by one: those with the indices ``spared``."""
+    """Words on one line; if the line is too long, the words with the indices ``spared`` are left out, one by one."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared

@@ -34,7 +34,7 @@ class Branch:
 
     ``times`` is the number of siblings. ``parameters`` and ``nbytes`` are totals over all siblings; those of
     ``children`` are totals over one sibling only. ``more`` is True if ``parameters`` is a lower bound. ``make`` is a
-    number that is the same for nodes with equal contents.
+    number that is equal for nodes with equal contents.
     """
 
     name: str
@@ -233,7 +233,7 @@ def branch_names(keys: Sequence[str]) -> dict[str, str]:
     """Return the branch of each key: its first segments, as many as are needed so that not all keys share a branch.
 
     If there are more than ``MAX_BRANCHES`` branches, those that differ only in a number are joined. If there are still
-    too many, the name of the last ones becomes ``and 5 more``.
+    too many, the last branches get a common name, such as ``and 5 more``.
     """
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):
@@ -284,7 +284,7 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
 
 
 def collapsed(texts: Sequence[str]) -> str:
-    """Return strings that differ only in numbers as one string, with lists and ranges: ``layers.{0..11}.w``."""
+    """Return one string for strings that differ only in numbers, with lists and ranges: ``layers.{0..11}.w``."""
     parts = [_DIGITS.split(text) for text in texts]
     shown = []
     for place, same in enumerate(parts[0]):

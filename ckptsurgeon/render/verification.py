@@ -41,7 +41,7 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
 def windows_view(
     receipts: Sequence[Receipt], sources: Sequence[str], *, next_step: str, every: bool = False
 ) -> RenderableType:
-    """Return a table of the means of windows of ``sources``, and a line for each written file.
+    """Return a table of the windows of ``sources`` whose means were written, and a line for each written file.
 
     ``next_step`` is the command that the user may run next; ``every`` shows all errors of quantised tensors.
     """

@@ -31,7 +31,7 @@ class Brief:
 def brief_fields(value: Any) -> str:
     """Return a short ``repr`` of a dataclass.
 
-    Fields with their default value are left out; of a long list, only the number of entries is shown.
+    Fields with their default value are left out; a long list is shown only by its number of entries.
     """
     from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""Pauses the cyclic garbage collector, or lets it run rarely: headers are many small objects, none of them garbage."""
+"""Pauses the cyclic garbage collector, or makes it run rarely: headers are many small objects that all stay in use."""
 
 from __future__ import annotations
 

@@ -42,10 +42,10 @@ class NoteKind(Enum):
         return made
 
     REMARK = _warn("", "")
-    """Says how a checkpoint was opened, or what the checks of values find again in all tensors: no check reports it."""
+    """Says how a checkpoint was opened, or a fault that checks of values find again: no check reports such a note."""
 
     TRANSPOSED = _warn("", "")  # noqa: PIE796 - members differ by their numbers
-    """Says that a matrix may be transposed, judging by its name or its neighbours; its values may disprove this."""
+    """Says that a matrix may be transposed, judging by its name or by other matrices; its values may disprove this."""
 
     WRONG_WEIGHTS = _fail("", "")
     """Says that weights are probably wrong, as decoded or as stored: the checks of values find this again."""

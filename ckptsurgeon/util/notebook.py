@@ -1,6 +1,6 @@
 """Shows results in a notebook as the terminal shows them.
 
-The classes of results inherit from ``InNotebooks``. ``ckptsurgeon/__init__.py`` sets the module that shows them.
+The classes of results inherit from ``InNotebooks``. ``ckptsurgeon/__init__.py`` sets the module that shows the results.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def together(items: Sequence[str], limit: int = LISTED) -> str:
 def grouped(
     pairs: Iterable[tuple[str, str]], form: str = "{names} ({why})", *, where: str = " (--json lists all)"
 ) -> str:
-    """Return names with remarks; names with the same remark are put together: ``a, b and c (it is sparse)``.
+    """Return a text of names with remarks; names with the same remark are put together: ``a, b and c (it is sparse)``.
 
     ``pairs`` are (name, remark). ``form`` is the template for one remark: ``{names}`` becomes the names that share it,
     ``{why}`` the remark, ``{are}`` "is" or "are". If not all names are listed, the number of the others and the text

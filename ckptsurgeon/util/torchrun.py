@@ -23,10 +23,10 @@ def number_of_processes() -> int:
 
 
 def cores_of_process() -> int:
-    """Return how many cores this process may use: at most its share of those of the machine.
+    """Return how many cores this process may use: at most its share of the cores of the machine.
 
-    The share is the number of cores divided by the job's processes on this machine. If the launcher has bound each
-    process to cores of its own, as Slurm does, these are all its cores.
+    The share is the number of cores divided by the number of the job's processes on this machine. But if the launcher
+    has bound each process to separate cores, as Slurm does, the process may use all of these.
     """
     bound = len(os.sched_getaffinity(0))
     beside = os.environ.get("LOCAL_WORLD_SIZE", "")

@@ -32,9 +32,9 @@ def sizes_for(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]
     """Return the vocabulary sizes of the configurations whose token ids are to be renumbered.
 
     These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
-    result depends on the other nested configurations. It has the smallest of their sizes that is large enough for all
-    old tokens, and the size of the new vocabulary. If no size is large enough, the result is empty, and all ids are to
-    be renumbered.
+    result has two sizes: the size of the new vocabulary, and the smallest size in the other nested configurations that
+    is large enough for all old tokens. If no size is large enough, the result is empty, and all ids are to be
+    renumbered.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}
@@ -45,9 +45,9 @@ def sizes_for(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]
 
 
 def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """Yield (path, vocabulary size) of a configuration and of its nested ones; the size is None if it is not set.
+    """Yield (path, vocabulary size) of a configuration and of its nested configurations.
 
-    ``above`` is the path of the configuration ``fields``.
+    The size is None if it is not set. ``above`` is the path of the configuration ``fields``.
     """
     size = fields.get("vocab_size")
     yield above, size if type(size) is int else None

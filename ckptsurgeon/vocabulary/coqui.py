@@ -34,9 +34,9 @@ class _Coqui:
 def alphabet_text(labels: Sequence[str]) -> str:
     r"""Return the content of an alphabet.txt with these labels, which do not include the CTC blank.
 
-    The label ``#`` is written ``\#``. Coqui STT's own writer writes ``#``, which its reader takes for a comment: every
-    later label then moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``,
-    a label with a line break, an empty label.
+    The label ``#`` is written ``\#``. Coqui STT itself writes ``#``, which its reader takes for a comment: then every
+    later label moves up by one row. Raises ConfigError for labels that the format cannot contain: ``\#``, ``#a``, a
+    label with a line break, an empty label.
     """
     text = "".join(f"{_ESCAPED if label == '#' else label}\n" for label in labels)
     odd = [label for label in labels if _unspelled(label)]

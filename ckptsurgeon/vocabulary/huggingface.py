@@ -73,9 +73,9 @@ class _HuggingFace:
 
 
 def _single(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those fields of the section ``model`` whose value is a string, number, boolean or null.
+    """Return the fields of the section ``model`` whose value is a string, number, boolean or null.
 
-    Its vocabulary and merge rules, which are lists and dicts, are left out.
+    The vocabulary and the merge rules, which are lists and dicts, are left out.
     """
     return {name: value for name, value in model.items() if value is None or isinstance(value, (str, int, float))}
 
@@ -96,7 +96,7 @@ def _has_rules(model: Mapping[str, Any]) -> bool:
 def _rules(merges: Any) -> list[tuple[str, str]]:
     """Return the pairs of tokens that the merge rules ``merges`` join.
 
-    A rule is a string with a space, or a list of two strings; other entries are left out.
+    A rule is a string of two tokens with a space between them, or a list of two strings; other entries are left out.
     """
     rows = merges if isinstance(merges, list) else []
     pairs = (one.split(" ") if isinstance(one, str) else one for one in rows if not _is_version(one))
@@ -164,7 +164,7 @@ def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:
 
 
 def number_twice(numbers: dict[str, int]) -> str:
-    """Return the end of a message about the first two tokens with the same id; "" if all ids are different."""
+    """Return the end of a message about the first two tokens that have the same id; "" if all ids are different."""
     tokens = dict[int, str]()
     for token, number in numbers.items():
         if tokens.setdefault(number, token) != token:

@@ -48,7 +48,7 @@ _OF_COUNTS = re.compile(
     r"(?:.*_)?(?:max|min|num|n|use|has)_.*|(?:.*_)?(?:active|adapter|altup|block|channel|decode|device|eval|expert|group|head|hidden|hook|"
     r"ignore|label|lang|layer|layers|merge|per|position|process|prompt|rank|sequence|speaker|stage|task)s?(?:_.*)?"
 )
-"""Matches the names of fields whose numbers are not token ids, but counts, or indices of other things."""
+"""Matches the names of fields whose numbers are not token ids, but counts or indices."""
 
 
 def is_of_ids(field: str) -> bool:

@@ -60,8 +60,9 @@ _LONGEST = 512
 class Pieces:
     """The pieces of a vocabulary, with their log-probabilities if the vocabulary has them.
 
-    With log-probabilities a token is cut into the most probable pieces, as by a unigram model (Kudo, arXiv:1804.10959);
-    for WordPiece, into pieces that are each as long as possible; otherwise, into as few pieces as possible.
+    If there are log-probabilities, a token is cut into the most probable pieces, as by a unigram model (Kudo,
+    arXiv:1804.10959). For WordPiece, each piece is as long as possible. Otherwise, a token is cut into as few pieces as
+    possible.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -102,7 +103,7 @@ def map_tokens(
     new: str = "init",
     names: tuple[str, str] | None = None,
 ) -> VocabularyRows:
-    """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill the row.
+    """Return, for each row of ``destination``, the row of ``source`` with the same token, or the way to fill the row.
 
     ``spelled`` maps tokens of the source to tokens of the destination with another name. ``new`` is the way to fill the
     row of a token that the source lacks: the destination's initial value (``init``), the mean of all rows (``mean``),

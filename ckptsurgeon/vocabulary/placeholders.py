@@ -18,10 +18,10 @@ _WHOLE = re.compile(
 
 
 def is_placeholder(token: str) -> bool:
-    """Return whether a token is a placeholder or a padding token by its text, such as "unused" or "token_12"."""
+    """Return whether the text of a token shows that it is a placeholder or a padding token: "unused", "token_12"."""
     return _PLACEHOLDER.search(token) is not None or _WHOLE.fullmatch(token) is not None
 
 
 def is_reserved(token: str) -> bool:
-    """Return whether a token is reserved for later use by its text: a word such as "unused" and a number."""
+    """Return whether the text of a token shows that it is reserved for later use: a word like "unused" and a number."""
     return _RESERVED.search(token) is not None

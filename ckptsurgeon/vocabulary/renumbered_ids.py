@@ -38,8 +38,8 @@ class MovedIds:
     ``changed`` has the new values of fields, by path. ``lost`` has the ids whose token is not in the new vocabulary.
     ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
     languages and tasks. These ids are not needed, because a token that does not exist cannot be generated. ``stale``
-    has old ids of wrong tokens; the field with such an id gets the new id of the token that it is for. ``unsure`` has
-    numbers that are not changed, but may be ids of old special tokens which have other ids now.
+    has old ids of wrong tokens; a field with such an id gets the new id of the token that the field is for. ``unsure``
+    has numbers that are not changed, but may be ids of old special tokens which have other ids now.
     """
 
     changed: Mapping[Path, Any]
@@ -180,10 +180,10 @@ class _Mover:
         return bool(named) and self._numbers.token(number) != named and named in self._known
 
     def _by_name(self, field: str, pattern: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``value``, a map from names to ids, with new ids; an id is None if the new vocabulary lacks the token.
+        """Return ``value``, a map from names to ids, with new ids.
 
-        ``pattern`` turns a name into its token. If the old tokens include this token, its new id is returned, even if
-        ``value`` has the id of another token.
+        The id is None if the new vocabulary lacks the token. ``pattern`` turns a name into its token. If the old tokens
+        include this token, its new id is returned, even if ``value`` has the id of another token.
         """
         found = {}
         for key, one in value.items():

@@ -31,7 +31,7 @@ class Renumbering:
     def first(rows: int, of: int) -> Renumbering:
         """Return the renumbering for a vocabulary of ``of`` rows that is cut to its first ``rows`` rows.
 
-        Ids below ``rows`` do not change, and neither do ids that are beyond the old vocabulary.
+        Ids below ``rows`` do not change. Ids that are beyond the old vocabulary do not change either.
         """
         return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, has_texts=False)
 

@@ -43,10 +43,10 @@ def with_added_tokens(
     """Return the tokenizer.json ``base`` with more tokens added; None if texts would be split differently.
 
     ``tokens`` is the whole token list of the result, in the order of ids: the tokens of ``base``, then the new tokens.
-    ``others`` are the tokenizer.json files that have the new tokens. If a new token is an added token of these files
-    (``<|im_start|>``), it can be added, because added tokens are matched before a text is split. It must have the same
-    properties in all ``others``. Words and pieces of words cannot be added, because the tokeniser finds them by merges
-    or scores: the result is then None. Tokens in ``asked`` are added in any case, even words.
+    ``others`` are the tokenizer.json files that have the new tokens. A new token can be added if it is an added token
+    of these files (``<|im_start|>``), because added tokens are matched before a text is split. The token must have the
+    same properties in all ``others``. Words and pieces of words cannot be added, because the tokeniser finds them by
+    merges or scores: the result is then None. Tokens in ``asked`` are added in any case, even words.
     """
     document = json.loads(base)
     number = len(huggingface.VOCABULARY.read("tokenizer.json", base).tokens)
@@ -70,8 +70,8 @@ class NewVocabulary:
     """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` has the files of both.
 
     ``spelled`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was
-    made from the tokeniser of the source, ``files`` are the files of the new tokeniser, and both ``paths`` are the file
-    of the source's list.
+    made from the tokeniser of the source, ``files`` are the files of the new tokeniser, and both ``paths`` are the
+    same: the file of the source's token list.
     """
 
     source: Vocabulary

@@ -99,7 +99,7 @@ class Piece(NamedTuple):
 
 
 def described_pieces(name: str, data: bytes) -> list[Piece]:
-    """Return the pieces of a sentencepiece model with their scores and kinds; raises ConfigError for another file."""
+    """Return the pieces of a sentencepiece model with their scores and kinds; raises ConfigError for any other file."""
     found = []
     try:
         for field, value in _fields(data):

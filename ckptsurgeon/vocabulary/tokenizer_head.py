@@ -1,7 +1,7 @@
 """Reads the sections of a ``tokenizer.json`` other than its long list of tokens.
 
 The library tokenizers writes ``model``, with all tokens and merges, as the last section: reading stops before it. A
-file with another order is read as a whole.
+file in which sections have another order is read as a whole.
 """
 
 from __future__ import annotations

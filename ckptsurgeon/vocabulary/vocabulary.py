@@ -68,7 +68,7 @@ class Reader(Protocol):
 
 
 def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> Vocabulary:
-    """Return a vocabulary; raises ConfigError if it has fewer than two tokens, too many, or a token twice."""
+    """Return a vocabulary; raises ConfigError if it has fewer than two tokens, too many tokens, or a token twice."""
     if len(tokens) < 2:
         raise ConfigError(
             f"the vocabulary {name} has {count(len(tokens), 'token')}, but at least two are needed.",
@@ -83,7 +83,7 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
 
 
 def digest_of_tokens(tokens: Iterable[str]) -> str:
-    """Return a SHA-256 of tokens in their order; it does not depend on the format of the file that lists them."""
+    """Return the SHA-256 of a list of tokens; it does not depend on the format of the file that has the list."""
     made = hashlib.sha256()
     for token in tokens:
         made.update(json.dumps(token).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Describes JSON data without the strings of the user's file: numbers replace them, so that no cache stores them."""
+"""Describes JSON data with numbers in place of the strings of the user's file, so that no cache stores strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constructs an ``nn.Module``: without storage if its construction can be recorded, else with storage."""
+"""Constructs an ``nn.Module`` without storage (memory for values) if this can be recorded, else with storage."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def wudi(
 
 
 def _side(rows: int, columns: int, models: int) -> int:
-    """Return the size of the square matrix to factorise: the number of columns or of all models' rows, if fewer."""
+    """Return the size of the square matrix to factorise: the number of columns, or of all models' rows if smaller."""
     return min(columns, models * rows)
 
 

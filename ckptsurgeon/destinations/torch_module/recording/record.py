@@ -32,7 +32,7 @@ __all__ = ["recording", "release"]
 # would have none for the rest of the process.
 
 MAX_BYTES = 256 << 20
-"""If the tensors that the constructor keeps outside of the module have more bytes than this, they get no values."""
+"""If the tensors that the constructor keeps outside of the module have more bytes than this, none gets values."""
 
 logger = logging.getLogger(__name__)
 
