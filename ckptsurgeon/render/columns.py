@@ -41,7 +41,7 @@ class Columns:
     def _width(self, column: int, most: int) -> int:
         """Return the width of the widest cell of a column, but ignore cells wider than ``most``.
 
-        0 if all cells are wider.
+        Returns 0 if all cells are wider.
         """
         cells = [row[column].cell_len for row in self._rows if column < len(row)]
         return max((width for width in cells if width <= most), default=0)

@@ -56,7 +56,7 @@ def _is_plain(value: Any) -> bool:
 def cached_document(key: str) -> Any:
     """Return the document with this key.
 
-    None if it is not cached, or if its file is damaged or belongs to another user.
+    Returns None if it is not cached, or if its file is damaged or belongs to another user.
     """
     if not key:
         return None

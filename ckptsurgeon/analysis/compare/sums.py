@@ -72,7 +72,7 @@ def norm(squares: Sum) -> Sum:
 def quotient(of: Sum, *by: Sum) -> float | None:
     """Return the sum ``of`` divided by all sums in ``by``.
 
-    None if a divisor is zero, or a double cannot hold the result.
+    Returns None if a divisor is zero, or a double cannot hold the result.
     """
     if not all(one.value for one in by):
         return None

@@ -106,7 +106,7 @@ def _written(drawn: _Drawn) -> tuple[list[tuple[int, int]], CastLosses]:
 def _origin(run: PartRun, step: Step) -> Part | None:
     """Return the source tensor that has some of the values of a step, and its checkpoint.
 
-    None if all values are drawn.
+    Returns None if all values are drawn.
     """
     if step.op == "init":
         return None

@@ -61,7 +61,7 @@ def composed_shape(kind: str, shapes: Sequence[Sequence[int]]) -> ComposedShape 
 def _side(shapes: Sequence[Sequence[int]]) -> ComposedShape | None:
     """Return the shape of the product of one or two matrices.
 
-    None if they are not matrices, or do not fit each other.
+    Returns None if they are not matrices, or do not fit each other.
     """
     if not shapes or any(len(shape) != 2 or not all(shape) for shape in shapes):
         return None

@@ -168,9 +168,9 @@ def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOr
 
 
 def _source_kind(source: Any) -> tuple[str, str]:
-    """Return the kind of a source ("local", "hub", "url".
+    """Return the kind of a FetchSource, and the source as a string; the kind is '' for any other source.
 
-    Returns '' if it is not a FetchSource), and the source as a string.
+    The kind is "local", "hub" or "url". Raises ConfigError for an invalid FetchSource.
     """
     kinds = {"LOCAL": "local", "HUGGING_FACE": "hub", "URI": "url"}
     if not isinstance(source, tuple):

@@ -109,7 +109,7 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
 def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change | None:
     """Return the change that makes one tensor from consecutive lines of ``whole``, or from all.
 
-    None if there is none.
+    Returns None if there is none.
     """
     number = len(whole.along(part.inner))
     region = region_of(part.positions, number)

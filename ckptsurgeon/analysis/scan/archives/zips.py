@@ -38,7 +38,7 @@ _STORED, _DEFLATED = 0, 8
 def archives_in_turn(place: ScanItem) -> list[File]:
     """Return the archives of a file that consists of several valid archives, one after another.
 
-    [] for any other file.
+    Returns [] for any other file.
     """
     parts: list[File] = []
     begin = 0
