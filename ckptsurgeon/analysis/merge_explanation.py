@@ -41,7 +41,10 @@ class MergeOutcome(Brief):
 
     @property
     def changed(self) -> float | None:
-        """The share of values of the result that differ from the base."""
+        """The share of values of the result that differ from the base.
+
+        None if the result could not be compared with the base.
+        """
         return None if self.change is None or not self.change.values else self.change.changed / self.change.values
 
     def to_json(self) -> dict[str, Any]:

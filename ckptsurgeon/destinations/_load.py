@@ -103,7 +103,7 @@ def target_with(
     of the same token in the new vocabulary, and the new tokeniser is copied. ``train`` replaces the section ``train:``
     of the configuration; for a speech model, tokeniser and processor files are made from this section. With
     ``dequantized``, the destination of a quantised model has unquantised weights. ``overrides`` maps fields to new
-    values: fields of a config.json, or of the section ``model:``.
+    values: fields of a config.json, or of the section ``model:``. Raises the errors of ``load_target``.
     """
     if not constructor_weights:
         _check_built(path)

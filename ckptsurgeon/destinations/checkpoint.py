@@ -56,7 +56,10 @@ class _Like:
         return ()
 
     def load(self, document: Document) -> TargetSpec:
-        """Return the checkpoint whose path is in the field ``like`` as a destination."""
+        """Return the checkpoint whose path is in the field ``like`` as a destination.
+
+        Raises ConfigError for an unknown or malformed field, and the errors of ``checkpoint_target``.
+        """
         check_fields(document, "model", document.model, ("like", "root"))
         like, root = document.model["like"], document.model.get("root")
         if not isinstance(like, str):

@@ -72,7 +72,8 @@ class _Toolkit:
         """Return the fields for our section ``train:``; {} if the configuration freezes no parameters.
 
         ``freeze`` lists the names of the frozen parameters. If ``ckpt train`` can train the task, the section also
-        contains that task, and the data files that the user has to provide.
+        contains that task, and the data files that the user has to provide. Raises ConfigError if ``freeze_param`` is
+        not a list of names.
         """
         names = document.content.get("freeze_param") or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
@@ -136,7 +137,10 @@ class _Named:
         return TOOLKIT.code(document)
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the ESPnet configuration to which the document refers, by a path relative to its folder."""
+        """Load the ESPnet configuration to which the document refers, by a path relative to its folder.
+
+        Raises ConfigError if the file is not a configuration of ESPnet, or a field is malformed.
+        """
         check_fields(document, "model", document.model, ("espnet", "task"))
         named = document.model["espnet"]
         if not isinstance(named, str):
@@ -154,7 +158,10 @@ class _Named:
 
 
 def _task_name(document: Document) -> str | None:
-    """Return the task that the user chose, else the task in the document; None if there is neither."""
+    """Return the task that the user chose, else the task in the document; None if there is neither.
+
+    Raises ConfigError if the field ``task`` is not a string.
+    """
     named = document.model.get("task")
     if named is not None and not isinstance(named, str):
         raise document.fail(f"the field task is {brief_repr(named)}, not the name of a task of ESPnet.")
@@ -221,7 +228,10 @@ def _parsed(
 
 
 def _file_names(document: Document, values: dict[str, Any], task: Task) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (dict, name of a field in the dict) for each field with the path of a file that the model is built from."""
+    """Yield (dict, name of a field in the dict) for each field with the path of a file that the model is built from.
+
+    Raises ConfigError for a token list that is missing or malformed.
+    """
     for name in _LISTS:
         tokens = values.get(name)
         if tokens is None and name == _LISTS[0] and name in task.entries and task.name != "enh_s2t":

@@ -73,7 +73,10 @@ class _Named:
         return code_in(_inner(document))
 
     def load(self, document: Document) -> TargetSpec:
-        """Load the chosen entry of the SpeechBrain file to which the document refers."""
+        """Load the chosen entry of the SpeechBrain file to which the document refers.
+
+        Raises ConfigError for an unknown or malformed field.
+        """
         check_fields(document, "model", document.model, ("speechbrain", "entry", "overrides", "statistics"))
         entry = document.model.get("entry", MODULES)
         overrides = document.model.get("overrides") or {}
@@ -89,7 +92,10 @@ class _Named:
 
 
 def _sizes(document: Document) -> dict[str, int]:
-    """Return the field ``statistics``: the number of features of each module whose statistics become tensors."""
+    """Return the field ``statistics``: the number of features of each module whose statistics become tensors.
+
+    Raises ConfigError if it is malformed.
+    """
     sizes = document.model.get("statistics") or {}
     if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
         raise document.fail(
@@ -103,7 +109,8 @@ def _sizes(document: Document) -> dict[str, int]:
 def _inner(document: Document) -> Document:
     """Return the SpeechBrain configuration that a document in ckpt's format names.
 
-    Both documents share one list ``ran``, the names of the code that was run.
+    Both documents share one list ``ran``, the names of the code that was run. Raises ConfigError if the field
+    ``speechbrain`` is not a file name.
     """
     named = document.model["speechbrain"]
     if not isinstance(named, str):

@@ -79,7 +79,10 @@ def _check_aliases(root: Any) -> None:
     own = 0
 
     def measure(node: Any) -> tuple[int, int]:
-        """Return the number of values in a node, with aliases expanded, and the number of nested levels."""
+        """Return the number of values in a node, with aliases expanded, and the number of nested levels.
+
+        Raises ConstructorError for a node that contains itself.
+        """
         nonlocal own
         if id(node) in known:
             if known[id(node)] == (0, 0):

@@ -25,7 +25,10 @@ class _SentencePiece:
         return name.lower().endswith((".model", ".spm")) or (data[:1] == b"\n" and b"\n\x05<unk>" in data[:32])
 
     def read(self, name: str, data: bytes) -> Vocabulary:
-        """Return the pieces and their scores, in the order of the file."""
+        """Return the pieces and their scores, in the order of the file.
+
+        Raises ConfigError if the file is not a complete model.
+        """
         tokens, scores = [], []
         try:
             for field, value in _fields(data):

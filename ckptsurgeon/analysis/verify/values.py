@@ -199,7 +199,7 @@ def left_out(tensors: Mapping[str, RecipeEntry], sample: int | None) -> Mapping[
     """Return {key: reason} of the merged tensors that are not computed again.
 
     ``sample`` is the number of merged tensors to compute again, evenly spread; None for all. Copied tensors are always
-    compared, because that costs no more than reading them.
+    compared, because that costs no more than reading them. Raises ConfigError if ``sample`` is negative.
     """
     if sample is None:
         return {}

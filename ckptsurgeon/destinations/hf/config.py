@@ -158,7 +158,10 @@ def _is_of_validator(error: Exception, why: str) -> bool:
 
 
 def class_of_config(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
-    """Return the configuration class of the ``model_type``, or of the architecture if the fields have no model_type."""
+    """Return the configuration class of the ``model_type``, or of the architecture if the fields have no model_type.
+
+    Raises ConfigError if transformers has no such class.
+    """
     known = package.CONFIG_MAPPING
     kind = fields.get("model_type")
     if kind is None:
@@ -267,7 +270,10 @@ def _models(package: Any) -> list[str]:
 
 
 def _automatic(document: Document, package: Any, config_class: Any) -> str:
-    """Return the name of the class that AutoModel chooses for a configuration."""
+    """Return the name of the class that AutoModel chooses for a configuration.
+
+    Raises ConfigError if there is none.
+    """
     try:
         found = package.AutoModel._model_mapping[config_class]
     except KeyError:

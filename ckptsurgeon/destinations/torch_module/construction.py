@@ -95,7 +95,8 @@ def real_tensors(build: Build, seed: int) -> tuple[dict[str, Tensor], tuple[str,
 def construct_with_storage(build: Build, seed: int, why: Exception) -> BuiltModule:
     """Construct a module with storage, and add a note on the time and memory that this took.
 
-    ``why`` is the exception that made it impossible to construct the module without storage.
+    ``why`` is the exception that made it impossible to construct the module without storage. Raises ConfigError if
+    tensors of the module have no values.
     """
     began = time.perf_counter()
     with python_random(seed) as used:

@@ -119,7 +119,8 @@ def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None
     """Return the memory for computing ``part``, a part of a quantised tensor such as its codes.
 
     ``need`` is the memory for computing the weight. If ``part`` is computed in strips of columns, the memory for a
-    whole matrix is added, because the matrix stays in memory until all its strips are computed.
+    whole matrix is added, because the matrix stays in memory until all its strips are computed. ``need`` and the result
+    are None if computing takes no more memory than a copy.
     """
     held = held_bytes(part)
     if not held:

@@ -253,7 +253,10 @@ def _begun(
     number: int,
     need: MemoryNeed,
 ) -> _Computing:
-    """Begin to compute and write one tensor block by block, in ``number`` threads."""
+    """Begin to compute and write one tensor block by block, in ``number`` threads.
+
+    Raises FormatError, with the key of the tensor, for an invalid order of columns (``g_idx``).
+    """
     if number > 1:  # for a single block, a thread would cost more than it saves
         if number not in pools:
             pools[number] = ThreadPoolExecutor(number, thread_name_prefix="compute")

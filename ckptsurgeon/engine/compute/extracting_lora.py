@@ -184,7 +184,10 @@ def factoring_passes(step: Step) -> int:
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a low-rank factor (A or B) of the matrix that it approximates."""
+    """Return a function that computes a low-rank factor (A or B) of the matrix that it approximates.
+
+    The function raises PlanError if a value of the factor is out of the range of its dtype.
+    """
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # ensured by check_step

@@ -70,7 +70,10 @@ def check_ranks(writer: Writer, options: RankOptions) -> None:
 
 
 def _axes(texts: Sequence[str]) -> Iterator[tuple[str, KeyPattern, int | None]]:
-    """Yield (option as written, pattern, axis) for each string ``GLOB=AXIS``; the axis is None for ``GLOB=none``."""
+    """Yield (option as written, pattern, axis) for each string ``GLOB=AXIS``; the axis is None for ``GLOB=none``.
+
+    Raises ConfigError for a string of another form.
+    """
     for text in texts:
         glob, equals, axis = text.rpartition("=")
         if not equals or not glob or not (axis == NONE or re.fullmatch(r"-?\d{1,2}", axis)):

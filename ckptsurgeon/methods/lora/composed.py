@@ -117,7 +117,10 @@ def _rank(shape: Sequence[int], *, is_tucker: bool) -> Sequence[int]:
 
 
 def _kind_and_roles(keys: Mapping[str, str], name: str) -> tuple[str, list[str]]:
-    """Return the kind of a module's change, and the roles of its tensors in order."""
+    """Return the kind of a module's change, and the roles of its tensors in order.
+
+    Raises FormatError if a tensor is missing, or does not belong to this kind.
+    """
     method = "hada" if any(role.startswith("hada_") for role in keys) else "lokr"
     cores = [core for core in CORES if core in keys]
     sides = [_side_roles(f"{method}_w{at}", f"{method}_t{at}", keys, has_core=bool(cores)) for at in (1, 2)]

@@ -86,7 +86,10 @@ def _svds(kind: str, matrices: Sequence[Array]) -> tuple[Svd, Svd]:
 
 
 def _svd(matrices: Sequence[Array]) -> Svd:
-    """Return the singular value decomposition of a matrix, or of a product of two matrices."""
+    """Return the singular value decomposition of a matrix, or of a product of two matrices.
+
+    Raises PlanError for values that are not finite.
+    """
     if len(matrices) == 2 and matrices[0].shape[1] < min(len(matrices[0]), matrices[1].shape[1]):
         first, values, outer, inner = product_svd(*matrices)
         return first @ outer, values, inner

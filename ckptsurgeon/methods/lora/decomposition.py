@@ -221,7 +221,7 @@ def product_svd(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
     """Return the singular value decomposition of ``left`` times ``right``, in four parts.
 
     They are a basis of the columns of ``left``, the singular values, the left singular vectors as coordinates in this
-    basis, and the right singular vectors as rows.
+    basis, and the right singular vectors as rows. Raises PlanError for values that are not finite.
     """
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")

@@ -82,7 +82,10 @@ def module_of(one: ModuleKeys, file: AdapterFile) -> AdapterModule:
 
 
 def _low_rank(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> AdapterModule:
-    """Return a module of a LoRA."""
+    """Return a module of a LoRA.
+
+    Raises FormatError if the factors do not fit each other, and ConfigError if the configuration does not fit them.
+    """
     tensors, config, name = file.tensors, file.config, file.name
     a, b = tensors[keys["A"]], tensors[keys["B"]]
     rank = a.shape[0] if a.shape else 0
@@ -120,7 +123,10 @@ def _composed(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Ada
 
 
 def _with_core(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> AdapterModule:
-    """Return a module of a LoCon with a Tucker decomposition: a core between B and A."""
+    """Return a module of a LoCon with a Tucker decomposition: a core between B and A.
+
+    Raises FormatError if the tensors do not fit each other.
+    """
     own = [keys[MID], keys["B"], keys["A"]]
     tensors, name = file.tensors, file.name
     core, up, down = (tensors[key].shape for key in own)
@@ -135,7 +141,10 @@ def _with_core(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Ad
 
 
 def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> AdapterModule:
-    """Return a module of an OFT, whose scale is always 1."""
+    """Return a module of an OFT, whose scale is always 1.
+
+    Raises FormatError if the module also has other tensors, and ConfigError if the configuration is not that of an OFT.
+    """
     config, name = file.config, file.name
     other = next((key for role, key in keys.items() if role != ROTATED), "")
     if other:

@@ -208,7 +208,7 @@ def composed_key_parts(key: str, methods: tuple[str, ...], *, configured: bool) 
     Keys of LoHa and LoKr have parts, too. ``peft_key_parts`` is used if ``configured``. The roles of the tensors of
     LoHa and LoKr are ``hada_w1_a``, ``lokr_w2`` and so on. If ``methods`` is ``MERGED``, two more kinds of keys have
     parts. PEFT's keys of an OFT have the role ``oft_R``. Keys of Tucker decompositions have the roles ``hada_t1``,
-    ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``.
+    ``hada_t2``, ``lokr_t2`` and, in a LoCon, ``mid``. Returns None for any other key.
     """
     rotated = _ROTATED.fullmatch(key.removeprefix("base_model.model.")) if configured and methods == MERGED else None
     if rotated is not None:

@@ -71,7 +71,10 @@ class PatternTable:
         self._others.append((number, _compiled(text), value))
 
     def of(self, module: str, default: Any) -> Any:
-        """Return the value of the first pattern that matches the end of a module's name; ``default`` if none does."""
+        """Return the value of the first pattern that matches the end of a module's name; ``default`` if none does.
+
+        Raises ConfigError if too many patterns would have to be compared with the names.
+        """
         tail = module[-MODULE:]
         found = [one[name] for one, name in self._asked(tail) if name in one]
         first, value = min(found, key=lambda one: one[0]) if found else (None, default)

@@ -56,7 +56,10 @@ def read_blob(path: str, expected: str = "") -> CachedFile | None:
 
 
 def _digests(path: str) -> tuple[CachedFile, str]:
-    """Return the description of a file (with size and SHA-256), and the file's SHA-1 as git computes it."""
+    """Return the description of a file (with size and SHA-256), and the file's SHA-1 as git computes it.
+
+    Raises SourceError if the path is a folder or cannot be read.
+    """
     file = open_source(path)
     if not isinstance(file, File):
         raise SourceError(f"{escape(path)} is a folder.")

@@ -192,7 +192,10 @@ def _read(order: _FetchRequest, name: str, path: str) -> CachedFile:
 
 
 def _names_in(folder: str) -> list[str]:
-    """Return the paths of all files in a folder and its subfolders, relative and sorted."""
+    """Return the paths of all files in a folder and its subfolders, relative and sorted.
+
+    Raises SourceError if there are no files.
+    """
     found = [
         os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names
     ]  # fmt: skip

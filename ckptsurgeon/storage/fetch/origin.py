@@ -142,9 +142,9 @@ def split_path(path: Any) -> tuple[Any, str]:
 def origin_of(source: Any, file: str, *, revision: str | None = None) -> FetchOrigin:
     """Return the origin of a file of a source; raises SourceError for a folder that does not exist.
 
-    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other string that
-    is not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
-    source.
+    A folder that exists is local; ``http(s):`` is an address; ``hf://org/repo[@revision]`` and any other string that is
+    not clearly a path is a repository of the hub. ``source`` may be SpeechBrain's FetchSource, a pair of kind and
+    source. Raises ConfigError if ``file`` is empty, or if a string is not the name of a repository.
     """
     if not file:
         raise ConfigError(
@@ -265,7 +265,10 @@ def _local(path: str) -> FetchOrigin:
 
 
 def file_name(origin: FetchOrigin) -> str:
-    """Return the local name of an origin's single file: the last part of its path, without the query of an address."""
+    """Return the local name of an origin's single file: the last part of its path, without the query of an address.
+
+    Raises ConfigError if there is no such name.
+    """
     path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
     name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]
     if name in ("", ".", "..") or "\0" in name or "\\" in name:

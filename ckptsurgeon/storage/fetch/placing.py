@@ -52,7 +52,10 @@ def entry_of(path: str) -> str:
 
 @contextmanager
 def making_folders() -> Iterator[Callable[[str], None]]:
-    """Yield a function that makes a folder with its parents; if the block fails, the new folders are removed."""
+    """Yield a function that makes a folder with its parents; if the block fails, the new folders are removed.
+
+    The function raises OutputError if a folder cannot be made.
+    """
     made: list[str] = []
 
     def make(folder: str) -> None:

@@ -96,7 +96,10 @@ _INSTALL = re.compile(r"(?:Please install|Install) ([\w-]+) (?:to|for) access .+
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """Return the file system for an address, and the path in it; raises ConfigError if fsspec has none."""
+    """Return the file system for an address, and the path in it; raises ConfigError if fsspec has none.
+
+    Raises SourceError if the address cannot be used for another reason.
+    """
     from fsspec.core import url_to_fs
 
     try:

@@ -214,7 +214,10 @@ class LocalFolder(Folder):
         return self.listed(_is_folder)
 
     def listed(self, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
-        """Return the names of the entries for which ``wanted`` returns True, sorted."""
+        """Return the names of the entries for which ``wanted`` returns True, sorted.
+
+        Raises SourceError if the folder cannot be listed.
+        """
         try:
             with os.scandir(self.path) as entries:
                 return sorted(entry.name for entry in entries if wanted(entry))

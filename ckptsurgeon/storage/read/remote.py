@@ -152,7 +152,10 @@ class RemoteFile(File):
             self._spool.close()
 
     def _ensure(self, offset: int, nbytes: int) -> None:
-        """Fetch the missing bytes of a range, in whole blocks of ``BLOCK`` bytes."""
+        """Fetch the missing bytes of a range, in whole blocks of ``BLOCK`` bytes.
+
+        Raises SourceError if the range is not in the file, or if the file is closed.
+        """
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + nbytes > self.size:

@@ -80,7 +80,10 @@ class HubDestination:
             self._api.auth_check(self._query.repository, write=True)
 
     def put(self, name: str, path: str, advance: Advance) -> None:
-        """Upload a file if the hub stores it in LFS; otherwise read it, since ``publish`` sends it with the commit."""
+        """Upload a file if the hub stores it in LFS; otherwise read it, since ``publish`` sends it with the commit.
+
+        Raises OutputError if the upload fails, or if the .gitignore of the repository excludes the file.
+        """
         from huggingface_hub import CommitOperationAdd
 
         with self._errors():
@@ -97,7 +100,10 @@ class HubDestination:
         advance(made.upload_info.size)
 
     def publish(self, names: Sequence[str], removed: Collection[str]) -> None:
-        """Make one commit that adds the uploaded files and removes the files ``removed``."""
+        """Make one commit that adds the uploaded files and removes the files ``removed``.
+
+        Raises OutputError if the commit fails.
+        """
         from huggingface_hub import CommitOperationDelete
 
         gone = [CommitOperationDelete(f"{self._folder}{name}") for name in removed if name not in self._made]

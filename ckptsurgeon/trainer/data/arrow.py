@@ -44,7 +44,7 @@ def _table(path: str, columns: tuple[str, ...], _: tuple[int, ...]) -> Any:
     """Return a ``pyarrow.Table`` with the ``columns`` that the file has; recent tables stay open for later calls.
 
     The last argument identifies the version of the file (inode, size and modification time): a replaced file is read
-    again.
+    again. Raises SourceError if the file is not a valid table.
     """
     pyarrow = require_package("pyarrow", extra="datasets")
     try:

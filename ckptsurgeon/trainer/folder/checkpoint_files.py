@@ -101,7 +101,7 @@ def verify_checksums(folder: str, *, others: Sequence[str] = ()) -> None:
     """Raise FormatError if a file of the checkpoint in ``folder`` has changed since it was written.
 
     ``others`` are the folders of the run's other complete checkpoints, for the hint. Nothing is checked in a checkpoint
-    of an earlier version of ckptsurgeon, which has no checksums.
+    of an earlier version of ckptsurgeon, which has no checksums. Raises SourceError if a file cannot be read.
     """
     wanted = _read(folder)
     for name, sha256 in wanted.items():

@@ -67,7 +67,10 @@ def read_dataset(named: Mapping[str, Any], *, texts: bool = True) -> list[Clip]:
 
 
 def _files(path: str, split: str) -> tuple[str, list[str]]:
-    """Return the folder that contains the tables of a split, and the paths of these tables in order."""
+    """Return the folder that contains the tables of a split, and the paths of these tables in order.
+
+    Raises ConfigError if the folder has another split, or several splits of which none is chosen.
+    """
     if os.path.isfile(os.path.join(path, SPLITS)):
         splits = _json(path, SPLITS).get("splits")
         names = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
@@ -85,7 +88,10 @@ def _files(path: str, split: str) -> tuple[str, list[str]]:
 
 
 def _listed(path: str) -> list[str]:
-    """Return the paths of the tables in ``path``, the folder of a split that save_to_disk wrote."""
+    """Return the paths of the tables in ``path``, the folder of a split that save_to_disk wrote.
+
+    Raises ConfigError if the folder lists no valid tables, or only selects some of their rows.
+    """
     state = _json(path, STATE)
     listed = state.get("_data_files")
     given = [one.get("filename") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
@@ -158,7 +164,10 @@ def _chosen(path: str, splits: Sequence[str], split: str) -> str:
 
 
 def _features(folder: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return the type of each column of a dataset (its feature, as a dict), by the column's name."""
+    """Return the type of each column of a dataset (its feature, as a dict), by the column's name.
+
+    Raises ConfigError if the dataset does not list its columns.
+    """
     found = _json(folder, INFO).get("features")
     if not isinstance(found, dict):
         raise ConfigError(f"{escape(folder)}: {INFO} does not list the columns (features).")
@@ -197,7 +206,8 @@ def _column(folder: str, features: Mapping[str, object], named: str, field: str,
 def _clips(file: str, folder: str, audio: str, text: str | None, kind: Mapping[str, Any] | None) -> Iterator[Clip]:
     """Yield the clips of the table ``file``; ``audio`` and ``text`` are column names, ``kind`` is the type of ``text``.
 
-    If the column ``text`` is a ClassLabel (indices of classes), the text of a clip is the name of its class.
+    If the column ``text`` is a ClassLabel (indices of classes), the text of a clip is the name of its class. Raises
+    ConfigError if a column is missing, or if a text is not a string.
     """
     columns = (audio,) if text is None else (audio, text)
     table = open_table(file, columns)

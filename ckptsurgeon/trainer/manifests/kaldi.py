@@ -102,7 +102,8 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
 def _part(part: _Entry) -> tuple[str, float, float]:
     """Return the fields of a line of ``segments``: the recording's id, and the begin and end of the segment in seconds.
 
-    The end is NaN if the segment lasts until the end of the recording (-1 in the file).
+    The end is NaN if the segment lasts until the end of the recording (-1 in the file). Raises ConfigError for an
+    invalid line.
     """
     fields = part.value.split()
     try:
@@ -123,7 +124,8 @@ def _part(part: _Entry) -> tuple[str, float, float]:
 def _sound(folder: str, entry: _Entry) -> str:
     """Return the path of the sound file in a line of ``wav.scp``.
 
-    A relative path begins at the data folder or, as in Kaldi's recipes, at the working directory.
+    A relative path begins at the data folder or, as in Kaldi's recipes, at the working directory. Raises ConfigError
+    for a command, an archive or an empty path.
     """
     name = entry.value
     if name.endswith("|"):

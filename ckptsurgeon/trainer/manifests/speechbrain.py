@@ -106,7 +106,8 @@ def _clip(path: str, where: str, entry: Any, *, texts: bool) -> Clip:
 def _sound(path: str, where: str, wav: Any) -> tuple[str, float, float]:
     """Return the path of a clip's sound file, and the begin and length of the clip in the file, in seconds.
 
-    The length is NaN if the clip lasts until the end of the file.
+    The length is NaN if the clip lasts until the end of the file. Raises ConfigError if the path or the range of
+    samples is invalid.
     """
     part: Mapping[str, Any] = wav if isinstance(wav, dict) else {"file": wav}
     name = part.get("file")

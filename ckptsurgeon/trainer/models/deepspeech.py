@@ -112,7 +112,10 @@ class _DeepSpeechModel:
         return Companion(ALPHABET, text=alphabet_text(_labels(fields["alphabet"])[:-1])), made
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
-        """Build the model; ``alphabet`` is the text of an ``alphabet.txt``."""
+        """Build the model; ``alphabet`` is the text of an ``alphabet.txt``.
+
+        Raises ConfigError for an invalid field.
+        """
         for name, least in (("n_hidden", 1), ("n_input", 1), ("n_context", 0)):
             if type(fields[name]) is not int or fields[name] < least:
                 raise ConfigError(f"deepspeech: {name} is {fields[name]!r}, not a whole number of {least} or more.")
@@ -126,6 +129,7 @@ def _outputs(alphabet: str | None, as_bytes: Any) -> int:
     """Return the number of outputs: one for each label, and one for the blank.
 
     ``alphabet`` is the text of an ``alphabet.txt``; if ``as_bytes`` is true, there is none, and labels are bytes.
+    Raises ConfigError unless exactly one of the two is given.
     """
     if not isinstance(as_bytes, bool):
         raise ConfigError(f"deepspeech: the field bytes is {as_bytes!r}; it must be true or false.")

@@ -162,7 +162,10 @@ class _HybridASRModel:
         return ()
 
     def build(self, fields: dict[str, Any]) -> nn.Module:
-        """Build the model; the field ``tokens`` is the content of the token list: one token a line, the blank first."""
+        """Build the model; the field ``tokens`` is the content of the token list: one token a line, the blank first.
+
+        Raises ConfigError for an invalid field.
+        """
         numbers = ("d_model", "heads", "encoder_layers", "decoder_layers", "n_mels")
         for name in numbers:
             if type(fields[name]) is not int or fields[name] < (0 if name == "decoder_layers" else 1):

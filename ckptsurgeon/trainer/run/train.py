@@ -173,7 +173,10 @@ class _Mode:
 
 
 def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple[str, ...]:
-    """Return the ``KEY=VALUE`` strings of the user, and strings for the arguments ``steps`` and ``seed``."""
+    """Return the ``KEY=VALUE`` strings of the user, and strings for the arguments ``steps`` and ``seed``.
+
+    Raises ConfigError if ``sets`` is a single string.
+    """
     if isinstance(sets, str):
         raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
     return (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
@@ -182,7 +185,8 @@ def _all_sets(sets: Sequence[str], steps: int | None, seed: int | None) -> tuple
 def _text(name: str, path: Path | None) -> str | None:
     """Return the path in the argument ``name`` as a string.
 
-    Raises ConfigError for tensors in memory, because the records of a run must refer to a file.
+    Raises ConfigError for tensors in memory, because the records of a run must refer to a file. Returns None if there
+    is no path.
     """
     if path is None or isinstance(path, (str, os.PathLike)):
         return None if path is None else os.fspath(path)
@@ -197,7 +201,8 @@ def _start(
 ) -> tuple[RunStart, tuple[str, ...]]:
     """Return the starting point of the run, and the ``KEY=VALUE`` strings that replace its settings.
 
-    If the run is resumed, both are read from the folder, and ``sets`` are added to the strings.
+    If the run is resumed, both are read from the folder, and ``sets`` are added to the strings. Raises ConfigError if
+    ``init`` is given for a resumed run.
     """
     if not mode.resume:
         if mode.writes:

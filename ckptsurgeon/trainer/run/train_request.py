@@ -49,7 +49,10 @@ def request_sender(ranks: Ranks) -> Iterator[Callable[[TrainRequest], None]]:
 
 
 def rank_mismatch(job: Job) -> ConfigError | None:
-    """Return an error if the ranks would train different models, settings or data; every rank must call this."""
+    """Return an error if the ranks would train different models, settings or data; every rank must call this.
+
+    Returns None if all ranks would train the same.
+    """
     if job.ranks.size == 1:
         return None
     own = {

@@ -266,7 +266,10 @@ def _text(words: tuple[str, ...], taken: set[str], chance: random.Random) -> str
 
 
 def _resampled(utterances: Sequence[Utterance]) -> Generator[tuple[bytes, float]]:
-    """Yield each utterance as a WAV file of 16 kHz and 16 bits, with its length in seconds."""
+    """Yield each utterance as a WAV file of 16 kHz and 16 bits, with its length in seconds.
+
+    Raises ConfigError if espeak-ng makes no sound for a text.
+    """
     import numpy as np
 
     soxr = require_package("soxr")

@@ -35,7 +35,10 @@ def state_without_moments(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def save_moments(path: str, model: nn.Module, optimizer: Optimizer, average: EMA | None, ranks: Ranks) -> None:
-    """Write this rank's shards of moments and averaged weights into the folder ``path``; every rank must call this."""
+    """Write this rank's shards of moments and averaged weights into the folder ``path``; every rank must call this.
+
+    Raises OutputError if the folder cannot be written.
+    """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 

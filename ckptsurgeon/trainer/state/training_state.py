@@ -69,7 +69,10 @@ class TrainingState:
         self._numbers = own_numbers(self.model)
 
     def _add_adapters(self) -> list[str]:
-        """Add the adapters to the model; return the keys of all tensors that are not trained."""
+        """Add the adapters to the model; return the keys of all tensors that are not trained.
+
+        Raises ConfigError if the model is sharded.
+        """
         if self.parallel.is_sharded:
             raise ConfigError("train.lora needs the whole model in each process.", hint="Leave out --strategy fsdp.")
         return add_adapters(self.model, self.settings.lora, seed=self.settings.seed)

@@ -50,7 +50,8 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
     log-probabilities. Logits are accepted in place of log-probabilities, because all outputs are normalised.
 
     A model may have a method ``output_lengths``, which computes the output lengths from the input lengths. The method
-    is called with lengths on the CPU, to avoid a GPU synchronisation.
+    is called with lengths on the CPU, to avoid a GPU synchronisation. Raises ConfigError if the model returns anything
+    else.
     """
     _check_inputs(getattr(model, "module", model), batch.inputs, rate)
     found: Any = model(batch.inputs, batch.lengths, *previous)

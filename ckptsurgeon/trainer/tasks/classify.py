@@ -75,7 +75,8 @@ def dataset_split(name: str, named: Sequence[Named]) -> Split | None:
 def _dataset(field: str, maker: Named) -> tuple[str, Any]:
     """Return the name of the function that makes a dataset, for messages, and the dataset.
 
-    ``field`` is the field of the configuration that contains the function, ``maker`` is the field's value.
+    ``field`` is the field of the configuration that contains the function, ``maker`` is the field's value. Raises
+    ConfigError if the function is invalid or cannot be imported.
     """
     if not isinstance(maker, str):
         called = str(maker["_target_"])

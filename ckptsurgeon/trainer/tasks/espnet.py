@@ -77,7 +77,10 @@ class ESPnet(TranscribedTask):
         return True
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Any], Any]:
-        """Return the mean loss and the metrics of a batch, and the number of examples over which both are means."""
+        """Return the mean loss and the metrics of a batch, and the number of examples over which both are means.
+
+        Raises ConfigError if the model does not return what models of ESPnet return.
+        """
         places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
         text = batch.labels.masked_fill(places[None] >= batch.label_lengths[:, None], PADDING)
         found = model(speech=batch.inputs, speech_lengths=batch.lengths, text=text, text_lengths=batch.label_lengths)

@@ -204,7 +204,8 @@ class PackedRows:
 def _texts(path: str) -> Iterator[str]:
     """Yield the texts of a file: for .jsonl and .ndjson, the field ``text`` of each line; else the whole file.
 
-    Blank lines are skipped.
+    Blank lines are skipped. Raises SourceError if the file cannot be read, and ConfigError if it is not UTF-8 or a line
+    is invalid.
     """
     try:
         with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:

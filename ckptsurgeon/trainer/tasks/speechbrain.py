@@ -112,7 +112,10 @@ class SpeechBrain(TranscribedTask):
         brain.on_stage_start(_stages()[stage], self._epoch)
 
     def _brain_of(self, model: nn.Module) -> Any:
-        """Return a Brain with the modules of ``model``, and the entries of hyperparams.yaml that its methods use."""
+        """Return a Brain with the modules of ``model``, and the entries of hyperparams.yaml that its methods use.
+
+        Raises ConfigError if ``model`` does not have the modules of a hyperparams.yaml.
+        """
         if model not in self._brains:
             if not isinstance(model, BrainModules):
                 raise ConfigError(

@@ -209,7 +209,7 @@ def _follow(address: Address, headers: Mapping[str, str], pace: TimeLimit) -> ht
     """Return the first answer that is not a redirect; its ``history`` has the redirects.
 
     Secret headers are sent only to the origin (scheme, host, port) of ``address``. ``pace`` limits the total time of
-    all redirects and of the body.
+    all redirects and of the body. Raises SourceError for too many redirects, or for a redirect to an invalid address.
     """
     import httpx2
 

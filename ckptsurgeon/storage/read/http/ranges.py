@@ -60,7 +60,10 @@ class HttpRanges:
         return self.around()
 
     def stream(self, offset: int, nbytes: int) -> Iterator[bytes]:
-        """Yield ``nbytes`` bytes from ``offset`` on; if a connection is lost, a new connection fetches the rest."""
+        """Yield ``nbytes`` bytes from ``offset`` on; if a connection is lost, a new connection fetches the rest.
+
+        Raises SourceError if the server sends other bytes than it was asked for.
+        """
         patience, done = RetryLimits(self.uri), 0
         while done < nbytes:
             begin, end = offset + done, offset + nbytes

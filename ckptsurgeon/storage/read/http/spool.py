@@ -176,7 +176,10 @@ class Spool:
         self.hold(offset, offset + len(data))
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` with the bytes from ``offset`` on, which must have been received."""
+        """Fill ``view`` with the bytes from ``offset`` on, which must have been received.
+
+        Raises SourceError if the local file no longer has them.
+        """
         done = 0
         while done < len(view):
             try:
