@@ -25,7 +25,7 @@ from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import keep_builds, search_few_modules, write_no_configurations
-from .helpers.prepared import prepare_a_share, pytest_configure_node
+from .helpers.one_collection import end, fork_the_others, pytest_configure_node, pytest_xdist_getremotemodule
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
 
@@ -52,7 +52,8 @@ settings.register_profile("untimed", examples_of(100), deadline=None, suppress_h
 settings.load_profile("untimed")
 
 __all__ = [
-    "hub", "naps", "other_host", "pytest_configure_node", "pytest_terminal_summary", "pytest_xdist_make_scheduler",
+    "hub", "naps", "other_host", "pytest_configure_node", "pytest_terminal_summary", "pytest_xdist_getremotemodule",
+    "pytest_xdist_make_scheduler",
 ]  # fmt: skip
 
 
@@ -131,24 +132,32 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Iterator[None]:
+def pytest_collection() -> Iterator[None]:
     """Look for no garbage while tests are collected: they stay, and looking takes an eighth of the time."""
     gc.disable()
-    prepare_a_share(session.config)
     try:
         return (yield)
     finally:
         gc.enable()
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is there by now out of garbage collection: it stays, and is millions of objects.
 
-    Modules that tests write and import from here on leave nothing beside them.
+    Modules that tests write and import from here on leave nothing beside them. The processes that test together come
+    into being here, and each then tells what it has collected.
     """
     gc.freeze()
     gc.set_threshold(5_000)
     sys.dont_write_bytecode = True
+    fork_the_others(session)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """End a process that was forked."""
+    end()
 
 
 @pytest.fixture(autouse=True)

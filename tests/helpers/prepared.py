@@ -1,41 +1,41 @@
-"""What the first run of the tests in a checkout prepares, shared out among the processes that test together.
+"""What the first run of the tests in a checkout prepares, while another process collects them.
 
 pytest rewrites the assertions of 700 modules, and hypothesis looks for the constants of 1,400. Both keep what they found
-for the next run, but processes that begin together would each do all of it: 13 seconds of a processor.
+for the next run, but processes that begin together would each look for all constants: 13 seconds of a processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
-__all__ = ["NONE_YET", "prepare_a_share", "pytest_configure_node"]
+__all__ = ["none_yet", "prepare", "prepare_for"]
 
 ROOT = Path(__file__).parents[2]
-NONE_YET = "no_constants_yet"
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a process that is about to start whether it finds the constants of an earlier run."""
-    node.workerinput[NONE_YET] = not (ROOT / ".hypothesis/constants").is_dir()
+def none_yet() -> bool:
+    """Return whether there is nothing of an earlier run."""
+    return not (ROOT / ".hypothesis/constants").is_dir()
 
 
-def prepare_a_share(config: pytest.Config) -> None:
-    """Prepare what is this process's share: of the files each process takes another."""
-    told = getattr(config, "workerinput", {})
-    number, of = int(str(told.get("workerid", "gw0"))[2:]), int(told.get("workercount", 1))
-    if of == 1:
-        return
+def prepare_for(args: Sequence[str]) -> None:
+    """Prepare what the tests need that pytest runs with these arguments."""
+    from _pytest.config import _prepareconfig
+
+    prepare(_prepareconfig([*args]))
+
+
+def prepare(config: pytest.Config) -> None:
+    """Prepare from the last file of tests to the first: who collects them begins with the first, and they meet."""
     with suppress(ImportError, AttributeError):  # other versions of pytest or hypothesis: each process prepares all
-        _rewrite(config, list(_tests(config))[number::of])
-        if told.get(NONE_YET) and [*config.args] == config.getini("testpaths"):  # some tests may need none
-            _find_constants(sorted(ROOT.glob("ckptsurgeon/**/*.py"))[number::of])
+        _rewrite(config, [*_tests(config)][::-1])
+        if [*config.args] == config.getini("testpaths"):  # some tests may need none
+            _find_constants(sorted(ROOT.glob("ckptsurgeon/**/*.py")))
 
 
 def _tests(config: pytest.Config) -> Iterator[Path]:

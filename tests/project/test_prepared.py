@@ -1,4 +1,4 @@
-"""Processes that test together share out what the first run in a checkout prepares."""
+"""While one process collects, another prepares what the first run lacks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 from _pytest.assertion import rewrite
 
-from ..helpers.prepared import NONE_YET, prepare_a_share
+from ..helpers.prepared import prepare
 
 
-def of_process(number: int, config: pytest.Config, folder: Path) -> Any:
-    """The configuration of one of two processes that test a folder."""
-    told = {"workerid": f"gw{number}", "workercount": 2, NONE_YET: False}
+def of_folder(folder: Path, config: pytest.Config) -> Any:
+    """The configuration of a process that tests a folder."""
     asked = SimpleNamespace(dir=folder.parent)
-    return SimpleNamespace(
-        workerinput=told, args=[folder.name], invocation_params=asked, stash=config.stash, getini=config.getini
-    )
+    return SimpleNamespace(args=[folder.name], invocation_params=asked, stash=config.stash, getini=config.getini)
 
 
 def kept(path: Path) -> object:
@@ -26,14 +23,13 @@ def kept(path: Path) -> object:
     return rewrite._read_pyc(path, rewrite.get_cache_dir(path) / (path.stem + rewrite.PYC_TAIL))
 
 
-def test_each_process_rewrites_other_files_and_pytest_finds_them(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+def test_pytest_finds_what_was_rewritten(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     paths = [tmp_path / "some" / f"test_{name}.py" for name in "abc"]
     paths[0].parent.mkdir()
     for path in paths:
         path.write_text("def test_it():\n    assert 1 + 1 == 2\n")
-    prepare_a_share(of_process(1, pytestconfig, paths[0].parent))
-    assert [kept(path) is not None for path in paths] == [False, True, False]
-    prepare_a_share(of_process(0, pytestconfig, paths[0].parent))
-    assert all(kept(path) is not None for path in paths)
+    assert not any(kept(path) for path in paths)
+    prepare(of_folder(paths[0].parent, pytestconfig))
+    assert all(kept(path) for path in paths)
     paths[0].write_text("def test_it():\n    assert 1 + 1 == 3\n")
     assert kept(paths[0]) is None  # a file that has changed is rewritten anew
