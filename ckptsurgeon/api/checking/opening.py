@@ -55,8 +55,8 @@ class Opened:
 def open_to_check(given: CheckpointLike, root: str | None = None) -> Opened:
     """Open a checkpoint, even if it is damaged; ``root`` is the dotted path of the state dict.
 
-    Raises a ``FormatError`` of ``open_checkpoint`` only if no file of the checkpoint has a readable header, but other
-    errors, such as ``UnsafeError``, always.
+    Raises the errors of ``open_checkpoint``. A ``FormatError`` that is not an ``UnsafeError`` is raised only if no file
+    of the checkpoint has a readable header.
     """
     try:
         checkpoint = open_checkpoint(given, root)

@@ -43,7 +43,7 @@ def check_in_place(plan: Plan) -> tuple[str, ...]:
 
 
 def _closed(plan: Plan) -> NewNames:
-    """Return the headers to write for a plan, and close its source: a file must not be open while it is changed."""
+    """Return the content to write for a plan, and close its source: a file must not be open while it is changed."""
     inputs = inputs_of(plan)
     try:
         return prepared(plan, inputs.sources[0])
