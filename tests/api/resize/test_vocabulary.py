@@ -281,7 +281,7 @@ def test_what_is_no_other_tokeniser_is_an_error(english: Models, german: Path, t
         cs.resize(source, set={"num_hidden_layers": 1}, layers="first", pad_to=8)
     with pytest.raises(cs.ConfigError, match="0 is not a number above 0"):
         cs.resize(source, tokenizer=german, pad_to=0)
-    with pytest.raises(cs.ConfigError, match="--pad-to is too large: ckpt makes at most 67,108,864 rows"):
+    with pytest.raises(cs.ConfigError, match="pad_to is too large: ckpt makes at most 67,108,864 rows"):
         cs.resize(source, tokenizer=german, pad_to=10**12)
     with pytest.raises(cs.ConfigError, match="is unknown"):
         cs.resize(source, tokenizer=german, new_tokens="average")
