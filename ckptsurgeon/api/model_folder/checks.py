@@ -62,7 +62,10 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[Note
 
 
 def _shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[Note]:
-    """Return notes on stored shapes of quantised tensors that contradict their codes; ``config`` is the model's."""
+    """Return notes on stored shapes of quantised tensors that contradict their codes.
+
+    ``config`` is the configuration of the model.
+    """
     if not (checkpoint.codes or checkpoint.stored):
         return []
     from .codes.described_shapes import described_shape_notes

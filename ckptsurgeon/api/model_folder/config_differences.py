@@ -145,7 +145,7 @@ def _all_differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterat
 
 
 def _rotate_otherwise(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Return whether the bases of rotary embeddings differ: then the queries and keys of one model are useless."""
+    """Return whether the bases of rotary embeddings differ: then queries and keys of the two models do not fit."""
     return any(BASE.search(field) for field, _, _ in _all_differing(theirs, ours))
 
 

@@ -53,7 +53,7 @@ SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json"
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """Return a document as JSON text in the layout that transformers writes: indented by two spaces."""
+    """Return a JSON object as text in the layout that transformers writes: indented by two spaces."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

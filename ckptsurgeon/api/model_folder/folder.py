@@ -342,9 +342,9 @@ def model_folder_at(path: str) -> ModelFolder:
 
 
 def _has_both(files: Sequence[Companion], weights: Collection[str]) -> bool:
-    """Return whether a folder has both a complete model and an adapter_config.json.
+    """Return whether a folder with a complete model, whose weights were opened, also has an adapter_config.json.
 
-    ``weights`` has the names of the weights files that were opened.
+    ``weights`` has the names of the weights files that were opened. If these are an adapter's, the result is false.
     """
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 

@@ -41,7 +41,7 @@ def folder_of(checkpoint: Checkpoint) -> ModelFolder:
 
 
 def without_quantisation(folder: ModelFolder) -> ModelFolder:
-    """Return a folder's files without any quantisation settings, for an output with dequantised weights."""
+    """Return a folder without any quantisation settings in its files, for an output with dequantised weights."""
     with suppress(CheckpointError):  # an unreadable file is reported when it is needed
         folder.fingerprint(CONFIG, *OF_QUANTISATION)
     files = tuple(one for one in folder.files if one.name not in OF_QUANTISATION)

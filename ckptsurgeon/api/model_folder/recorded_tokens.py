@@ -135,7 +135,10 @@ def _other_list(
     target: TargetSpec,
     destination: ModelFolder | None,
 ) -> str:
-    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is recorded."""
+    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is recorded.
+
+    Raises PlanError if the destination's list in ``--vocab`` is the recorded list: then the two lists are swapped.
+    """
     old, new = zip(change.paths, (change.source.tokens, change.new.tokens), strict=True)
     if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):
         return ""
@@ -268,7 +271,7 @@ class TrainedList:
 
 
 def trained_list(path: str) -> TrainedList | None:
-    """Return the token list of the run that wrote the checkpoint at ``path``; None if it is in no folder of a run."""
+    """Return the token list of the run that wrote the checkpoint at ``path``; None if no run recorded a list for it."""
     for folder in _folders(path):
         lineage = _lineage(os.path.join(folder, LINEAGE))
         if not lineage or not OF_RUN.fullmatch(os.path.relpath(path, folder)):

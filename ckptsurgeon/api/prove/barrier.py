@@ -142,7 +142,10 @@ def _check_alike(networks: Sequence[Network]) -> None:
 
 
 def _check_configurations(first: CheckpointLike, second: CheckpointLike) -> None:
-    """Raise PlanError if equal weights compute different results in the two networks: there is no line between them."""
+    """Raise PlanError if the configurations differ so that equal weights would compute different results.
+
+    Then there are no networks between the two.
+    """
     from ..folder_differences import computing_apart
 
     names = [escape(shown(place_of(one))) for one in (first, second)]

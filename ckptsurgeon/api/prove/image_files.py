@@ -149,9 +149,8 @@ def _check_kind(path: str, image: Image) -> None:
         raise ConfigError(f"{escape(path)} has no pixels: its size is {image.width} x {image.height}.")
     if image.mode.startswith(CLIPPED):
         raise ConfigError(
-            f"{escape(path)} has over 8 bits a pixel in one channel (mode {image.mode}): how to convert them is not "
-            "known.",
-            hint="Convert it to 8 bits first, as for training, or give pixel_values: --inputs FILE.safetensors.",
+            f"{escape(path)} has more than 8 bits per channel (mode {image.mode}), which ckpt cannot convert.",
+            hint="Convert the image to 8 bits as for training, or give pixel_values: --inputs FILE.safetensors.",
         )
 
 

@@ -171,8 +171,8 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     A folder has images, which make one batch. Texts, audio and images are prepared by the tokeniser, the feature
     extractor or the image processor in the model's ``folder``. The decoder of an encoder-decoder gets its start token
     and the same text, or the start token alone for audio and images, unless ``forward`` makes its tokens. Raises
-    ConfigError if the file, the tokeniser, the feature extractor or the image processor is missing, or if ``forward``
-    lacks an argument in the file.
+    ConfigError if the file, the tokeniser, the feature extractor or the image processor is missing, if the file has no
+    inputs, or if ``forward`` lacks an argument in the file.
     """
     suffix = os.path.splitext(path)[1].lower()
     arguments, unused, of_images = _arguments(path, suffix, module, folder)

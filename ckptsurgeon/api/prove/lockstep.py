@@ -47,7 +47,11 @@ class InLockstep:
         self._is_merging = self._stopped = False
 
     def run(self, networks: Sequence[Network], inputs: Sequence[Inputs]) -> None:
-        """Run all networks on their inputs; raises ConfigError if one raises an exception."""
+        """Run all networks on their inputs.
+
+        Raises ConfigError if a network raises an exception, or if the networks do not run the same blocks in the same
+        order.
+        """
         from ...destinations.hf.model import offline
 
         with offline(), ExitStack() as hooks:
@@ -85,7 +89,10 @@ class InLockstep:
             held.close()
 
     def _tell(self, number: int, name: str, run: Any) -> None:
-        """Report the block that a network has reached, and wait for the turn of this network."""
+        """Report the block that a network has reached, and wait for the turn of this network.
+
+        Raises _StoppedError if the run of all networks is stopped meanwhile.
+        """
         self._turns[number].clear()
         self._reached.put((number, name, run))
         self._turns[number].wait()
@@ -126,7 +133,7 @@ class InLockstep:
                 self._take(waiting)
 
     def _take(self, waiting: dict[int, tuple[str, Any]]) -> None:
-        """Wait until a network has reached a block, or has finished; raises the error of a network."""
+        """Wait until a network has reached a block, or has finished; raises CheckpointError if a network fails."""
         number, name, run = self._reached.get()
         if isinstance(run, Exception):
             raise _failed(number, run) from run

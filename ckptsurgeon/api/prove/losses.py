@@ -128,7 +128,8 @@ def loss_for(module: nn.Module, inputs: Inputs, *, drawn: bool) -> EvaluatedLoss
     """Return the loss for networks of the same class as ``module``; ``drawn`` is true if ``inputs`` are random.
 
     It is the model's own loss if the inputs have labels, and the cross-entropy of the next token for causal language
-    models with tokens that are not random. For other networks it is the distance to outputs of two networks.
+    models with tokens that are not random. For other networks it is the distance to outputs of two networks. Raises
+    ConfigError if there are labels, but the loss ignores all of them.
     """
     name, arguments = type(module).__name__, inputs.arguments
     if LABELS in arguments:

@@ -107,7 +107,10 @@ def _folder_notes(notes: Sequence[str], proof: Proof, *, has_new_shapes: bool) -
 def networks_of(
     sources: Pair[CheckpointLike], model: Path | None, *, task: str | None, roots: Pair[str | None]
 ) -> Iterator[Network]:
-    """Yield the open networks of two checkpoints; the arguments are those of ``prove_each``."""
+    """Yield the open networks of two checkpoints; the arguments are those of ``prove_each``.
+
+    Raises ConfigError if there is no configuration.
+    """
     from .opening import configuration_of, open_network
 
     own = [configuration_of(path_of(source)) for source in sources]

@@ -61,10 +61,11 @@ def tokens_of(own: tuple[str, ...], folder: str) -> tuple[str, ...]:
 
 
 def shared_tokens(modules: Sequence[nn.Module], lists: Sequence[tuple[str, ...]]) -> SharedTokens | None:
-    """Return the tokens that two networks share; None if they have the same token list, or no token lists.
+    """Return the tokens that two networks share; None if their rows can be compared by position.
 
-    ``lists`` are the token lists of the networks, () if there is none. Raises ConfigError if the numbers of tokens
-    differ and a token list is missing, or if no token is in both lists.
+    This is the case if the token lists are equal, or if one is missing, and the networks have the same number of
+    tokens. ``lists`` are the token lists of the networks, () if there is none. Raises ConfigError if the numbers of
+    tokens differ and a token list is missing, or if no token is in both lists.
     """
     sizes = [_rows(module) for module in modules]
     if not (lists[0] and lists[1]):

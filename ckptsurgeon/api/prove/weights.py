@@ -47,7 +47,8 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
     """Yield the keys of tensors that differ by more than rounding explains, judged by a sample of their values.
 
     If the token lists differ (``shared``), tensors with a row for each token are left out, because the rows of the two
-    networks have different orders. Tensors of different shapes are left out, too.
+    networks have different orders. Tensors of different shapes and counters (``num_batches_tracked``) are left out,
+    too.
     """
     first, second = networks
     for key in differing(networks):
@@ -113,8 +114,9 @@ def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterat
 def hidden_embeddings(networks: Sequence[Network], shared: SharedTokens | None, ids: Collection[int]) -> Iterator[str]:
     """Yield the embeddings in which some rows differ, but none of the rows that the inputs use.
 
-    ``ids`` are the token ids in the inputs. If all rows of an embedding differ, the inputs used some of them, so the
-    embedding is not yielded.
+    Each result is the key of the embedding with a remark on the rows. ``ids`` are the token ids in the inputs. For
+    embeddings of other things than tokens, such as positions, it is not known which rows the inputs use, so none counts
+    as used. If all rows of an embedding differ, the inputs used some of them, so the embedding is not yielded.
     """
     module, known = networks[0].module, set(differing(networks))
     tokens = _input_embedding(module)

@@ -141,7 +141,7 @@ def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iter
 
 
 def are_mixed(letters: list[str]) -> bool:
-    """Return whether ``letters`` are many byte tokens whose order no training produces.
+    """Return whether ``letters`` are many byte tokens in an order that no training produces.
 
     ``letters`` are in the order of their ids.
     """

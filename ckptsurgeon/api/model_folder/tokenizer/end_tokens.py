@@ -108,8 +108,8 @@ def _listed(value: Any) -> list[Any]:
 def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if the id of the end token or of the decoder's start token is negative.
 
-    For the end token, there is a note only if the tokeniser has an end token.
-    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    For the end token, there is a note only if the tokeniser has an end token. ``names`` has {role (``eos_token``):
+    special token}, and ``places`` the id of each token.
     """
     meant = names.get("eos_token", "")
     for field in IDS:
@@ -202,7 +202,7 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if a configuration has a special token as end token, but the tokeniser has a word or its unk_token.
+    """Yield a note if a configuration's end token is special, but the tokeniser's end token is a word or its unk_token.
 
     There is no note if the two are different special tokens, as in chat models (``<|im_end|>``). ``names`` has {role
     (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
