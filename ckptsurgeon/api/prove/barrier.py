@@ -73,7 +73,9 @@ def loss_barrier(
     from .prove import networks_of, report
 
     if not LEAST <= points <= MOST:
-        raise ConfigError(f"--points is {points}.", hint=f"Use a number from {LEAST} to {MOST}.")
+        raise ConfigError(
+            f"--points {points} is not a valid number of points.", hint=f"Use a number from {LEAST} to {MOST}."
+        )
     if align_groups is not None and not align:
         raise ConfigError("--align-groups is only for --align.", hint="Add --align.")
     limit = max(1, (memory_bytes(memory) or MEMORY) // COPIES)

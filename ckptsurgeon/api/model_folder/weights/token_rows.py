@@ -202,7 +202,7 @@ def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
 
 
 def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str) -> Verdict:
-    """Compare ``tokens`` with the rows of the embedding ``key``; ``name`` is the name of their file."""
+    """Return how well ``tokens`` fit the rows of the embedding ``key``; ``name`` is the name of the tokens' file."""
     info = checkpoint[key]
     every = _pairs(tokens, info.shape[0])
     pairs = _spaced(every, MOST)

@@ -58,7 +58,10 @@ class Moments:
         self._unlike = network.named_as_stored(network.unlike)
 
     def resized(self, parameters: Sequence[str]) -> ResizedState:
-        """Return the state for the ``parameters`` of the resized network, in order; raises PlanError if it is empty."""
+        """Return the state for the ``parameters`` of the resized network, in order.
+
+        Raises PlanError if the state is empty, or if making it takes too many operations.
+        """
         states, names = self._source.states, {state.id: name for name, state in self._source.states.items()}
         self._made = operate([self._source.checkpoint], [])[0]
         self._made = self._made.further([row for name, state in states.items() for row in self._beginning(name, state)])

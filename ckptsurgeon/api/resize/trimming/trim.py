@@ -43,7 +43,8 @@ def trimmed(
     tokens are kept; else only those that the corpora, the configuration or the tokeniser's settings use. The tokens of
     texts that the chat template writes are kept, too. ``largest`` is true if the token with the largest id must be
     kept. The corpora are read twice, to check that the smaller tokeniser encodes them into the same tokens. Raises
-    ConfigError or PlanError.
+    ConfigError if it does not, if there is no tokenizer.json, or if the corpora use all tokens or none; PlanError if
+    the package tokenizers reads other tokens from the file.
     """
     if os.path.basename(path) != TOKENIZER:
         raise ConfigError(
