@@ -57,8 +57,8 @@ def unlike_notes(
     if unlike:
         keys = [key for found in unlike.values() for key in found]
         text = (
-            f"the weights of {named_ranks(list(map(str, unlike)))} in the optimizer states are not those of "
-            f"{escape(model.file.name)}, rounded: the files are of different steps, or of different ranks: "
+            f"the weights of {named_ranks(list(map(str, unlike)))} in the optimizer states, rounded, differ from "
+            f"{escape(model.file.name)}: the files are of different steps, or of different ranks: "
             f"{listing([*dict.fromkeys(keys)], where='')}"
         )
         yield Note(NoteKind.SPLIT_TENSORS, text)

@@ -79,8 +79,8 @@ def _notes(tree: Mapping[str, TensorInfo]) -> Iterator[str]:
     ]
     if bare:
         yield (
-            f"{count(len(bare), 'weight')} of integers without a scale, which ckpt copies and does not decode "
-            f"(CTranslate2 divides those of int16 by 1000): {listing(bare)}"
+            f"{count(len(bare), 'weight')} of integers without a scale, which ckpt copies but does not decode "
+            f"(CTranslate2 divides int16 weights by 1000): {listing(bare)}"
         )
 
 

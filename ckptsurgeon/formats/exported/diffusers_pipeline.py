@@ -101,7 +101,7 @@ def component_folder(folder: Folder, component: str) -> Folder | None:
     names = [name for name in folder.folders()[:_MOST] if name in index and _has_weights(folder.inside(name).names())]
     if names and component not in names:
         raise ConfigError(
-            f"--root {escape(component)} is no component of the pipeline.",
+            f"--root {escape(component)} is not a component of the pipeline.",
             hint=f"Use one of {listing(names, _MOST, where='')}.",
         )
     return folder.inside(component) if names else None

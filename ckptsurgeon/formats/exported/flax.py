@@ -192,7 +192,9 @@ class _Reader:
         if sizes.kind != "list" or sizes is items:
             raise FormatError("an array is not a list of its shape, its dtype and its bytes.", rule="msgpack array")
         if sizes.length > limits.DIMENSIONS:
-            raise FormatError(f"an array has {sizes.length} dimensions.", rule="tensor shape")
+            raise FormatError(
+                f"an array has {sizes.length} dimensions, more than {limits.DIMENSIONS}.", rule="tensor shape"
+            )
         numbers: list[Any] = []
         at = sizes.begin
         for _ in range(sizes.length):

@@ -141,7 +141,7 @@ class ArrayReader:
         part = array.shape if leaf.part is None else leaf.part
         if len(part) != len(array.shape) or any(one > size for one, size in zip(part, array.shape, strict=True)):
             raise FormatError(
-                f"{escape(self._path)}: {escape(leaf.name)} has the shape {list(array.shape)}, but _METADATA give a "
+                f"{escape(self._path)}: {escape(leaf.name)} has the shape {list(array.shape)}, but _METADATA gives a "
                 f"part of it the shape {list(part)}.",
                 rule="orbax shape",
             )

@@ -114,7 +114,7 @@ def _leaf(said: Any) -> Leaf:
     if not isinstance(keys, list) or not isinstance(value, dict) or not isinstance(value.get("value_type"), str):
         raise _malformed("has a value without keys or without a type")
     if not 0 < len(keys) <= limits.TREE_DEPTH:
-        raise _malformed(f"has a value that is nested in none or in over {limits.TREE_DEPTH} levels")
+        raise _malformed(f"has a value whose path has no keys, or over {limits.TREE_DEPTH}")
     names = [one.get("key") if isinstance(one, dict) else None for one in keys]
     if not all(type(name) in (str, int) for name in names):
         raise _malformed("has a value with a key that is neither a string nor a number")

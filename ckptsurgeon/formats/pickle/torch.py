@@ -72,7 +72,7 @@ def form_of(size: Any, stride: Any) -> StridedForm:
     check_sizes(size, "size")
     check_sizes(stride, "stride")
     if len(size) != len(stride):
-        raise FormatError(f"a tensor has {len(size)} dimensions and {len(stride)} strides.", rule="tensor stride")
+        raise FormatError(f"a tensor has {len(size)} dimensions, but {len(stride)} strides.", rule="tensor stride")
     check_elements(size)
     plain = contiguous_stride(size)
     same = 0 in size or all(a == b or n == 1 for a, b, n in zip(stride, plain, size, strict=True))

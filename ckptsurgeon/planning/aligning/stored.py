@@ -133,7 +133,7 @@ class StoredTensors:
             if part.expert >= 0 and leaf.fixed.get(0) != part.expert:
                 if 0 not in leaf.fixed:
                     raise PlanError(
-                        f"{escape(leaf.key)} has the weights of all experts, so those of one cannot be reordered alone."
+                        f"{escape(leaf.key)} has the weights of all experts, so one expert cannot be reordered alone."
                     )
                 continue
             if part.dim in leaf.fixed:
@@ -161,7 +161,7 @@ class StoredTensors:
                 raise PlanError(f"the checkpoint does not have all {units} experts of {escape(part.key)}.")
             parts.append(Part(tuple(keys[number] for number in range(units))))
         if not parts:
-            raise PlanError(f"{escape(part.key)}: it is not in the checkpoint.")
+            raise PlanError(f"the checkpoint has no tensor for {escape(part.key)} of the network.")
         return parts
 
 

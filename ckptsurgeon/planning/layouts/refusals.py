@@ -45,7 +45,7 @@ def check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any]
         return
     raise PlanError(
         f"the rows of queries and keys of {escape(label)} cannot be reordered: {why}, and its rotary embedding may "
-        f"rotate other rows than those of {' and '.join(family.rotated)} models.",
+        f"rotate other rows than {' and '.join(family.rotated)} models do.",
         hint="Rename the tensors with rules, and reorder rows with --operations (halves, pairs) if that is right.",
     )
 

@@ -110,8 +110,8 @@ def _collect(
     refuse_dora(adapter, modules, "whose change is not a product of factors, so it cannot be joined to another")
     if adapter.spelling == "kohya" and modules and base is None:
         raise PlanError(
-            f"the names of the adapter {name} have underscores where those of its model have dots: the names of the "
-            "model are needed.",
+            f"the names of the adapter {name} have underscores where the names of its model have dots: the names of "
+            "the model are needed.",
             hint="Give the model with --base; only its keys are read.",
         )
     placed, notes = named_modules(one, modules, base)
@@ -152,7 +152,7 @@ def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
         target = key if key.startswith(PREFIX) else f"{PREFIX}{key}"
         if target in found.saved:
             raise PlanError(
-                f"two adapters have the bias {escape(target)}, which replaces the base's: the two cannot be added.",
+                f"two adapters have the bias {escape(target)}, which replaces the base's bias: these cannot be added.",
                 hint="Merge the adapters into their base with ckpt lora merge.",
             )
         found.saved[target] = Step(target, "copy", given.dtype, given.shape, *given)

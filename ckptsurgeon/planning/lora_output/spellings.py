@@ -124,7 +124,7 @@ def _check_dotted(modules: Sequence[NewModule], to: str) -> None:
     """Raise PlanError if a module's name has underscores where the model's has dots."""
     if any(module.joined for module in modules):
         raise PlanError(
-            f"kohya's names have underscores where those of the model have dots: {TITLES[to]} needs the names of the "
+            f"kohya's names have underscores where the model's names have dots: {TITLES[to]} needs the names of the "
             "model.",
             hint="Give the model with --base; only its keys are read.",
         )

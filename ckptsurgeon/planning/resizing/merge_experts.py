@@ -129,8 +129,8 @@ def _alignment_said(aligned: Sequence[AlignedExperts]) -> str:
     before, after = ([one for layer in aligned for one in getattr(layer, name)] for name in ("before", "after"))
     moved = sum(len(layer.orders) for layer in aligned)
     said = (
-        f"the channels of {moved} of {count(len(after), 'expert')} are first put into the order of those of another "
-        f"expert of the group: cosine {_range(before)} before and {_range(after)} after"
+        f"the channels of {moved} of {count(len(after), 'expert')} are first put into the order of another "
+        f"expert's channels in the group: cosine {_range(before)} before and {_range(after)} after"
     )
     return f"{said}, so these experts are equal and none of them is lost" if min(after, default=0) >= EQUAL else said
 

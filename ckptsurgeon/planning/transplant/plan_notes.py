@@ -42,7 +42,7 @@ def few_copied(
     name = escape(views[0].source.name) if len(views) == 1 else "the sources"
     hint = "; ckpt match proposes names" if _are_alike(missing, unexpected) else ""
     yield (
-        f"only {len(own) - len(missing)} of {count(len(own), 'tensor')} of the destination come from {name}, where "
+        f"only {len(own) - len(missing)} of {count(len(own), 'tensor')} of the destination come from {name}, of which "
         f"{count(len(unexpected), 'tensor')} {'is' if len(unexpected) == 1 else 'are'} not used{hint}"
     )
 

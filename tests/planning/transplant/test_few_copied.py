@@ -34,7 +34,7 @@ def said(source: Shapes, destination: Shapes, **options: Any) -> list[str]:
 
 def test_one_tensor_of_many_is_said() -> None:
     assert said(META, OURS) == [
-        "only 1 of 19 tensors of the destination come from meta.pth, where 18 tensors are not used; ckpt match proposes "
+        "only 1 of 19 tensors of the destination come from meta.pth, of which 18 tensors are not used; ckpt match proposes "
         "names"
     ]
 
@@ -42,7 +42,7 @@ def test_one_tensor_of_many_is_said() -> None:
 def test_names_are_not_promised_if_no_shape_fits() -> None:
     smaller = {key: tuple(3 for _ in shape) if len(shape) > 1 else shape for key, shape in META.items()}
     (note,) = said(smaller, OURS)
-    assert note.endswith("where 18 tensors are not used")
+    assert note.endswith("of which 18 tensors are not used")
 
 
 def test_what_was_asked_for_is_not_said() -> None:
