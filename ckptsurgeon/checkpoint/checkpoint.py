@@ -58,8 +58,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     If this checkpoint has decoded weights, ``stored`` is the checkpoint with the quantised tensors; else None.
 
     A quantised tensor is stored as several parts (codes, scales). Operations may rename or change these parts.
-    ``operated_parts`` maps the key of each renamed or changed part to the quantised tensor of the file to which the
-    part belonged.
+    ``operated_parts`` maps the key of each renamed or changed part to the quantised tensor of the file that the part
+    belonged to.
     """
 
     def __init__(

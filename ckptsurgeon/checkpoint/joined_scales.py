@@ -134,8 +134,8 @@ def _names(key: str, stem: str, experts: int, tensors: Mapping[str, TensorInfo])
 def scales_elsewhere(keys: Collection[str], elsewhere: Sequence[str]) -> Sequence[str]:
     """Return ``elsewhere``, the keys of the other shards, with further keys for scales that are joined in these shards.
 
-    ``keys`` are the keys of this shard. If it has the codes of an expert whose scales are joined in another shard, the
-    key that the separate scales would have is added.
+    ``keys`` are the keys of this shard. The scales of an expert in this shard may be joined in another shard. Then the
+    key that separate scales would have is added.
     """
     joined = {key for key in elsewhere if key.endswith(ENDS)}
     found = []

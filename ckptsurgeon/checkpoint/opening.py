@@ -65,8 +65,8 @@ def checkpoint_of(
 ) -> Checkpoint:
     """Return the Checkpoint in an open file or folder; ``uri`` is the path for messages.
 
-    ``root``, ``unwrap`` and the errors are those of ``open_checkpoint``. ``notes`` are put in front of the notes of the
-    header.
+    ``root``, ``unwrap`` and the errors are the same as for ``open_checkpoint``. ``notes`` are put in front of the notes
+    of the header.
     """
     component = _component(source, root)
     source = component or source

@@ -182,7 +182,7 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
 
 
 def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on nvfp4 tensors whose scales have a dtype that loaders do not accept, or that few tensors have."""
+    """Yield notes on nvfp4 tensors whose scales have a dtype that loaders do not accept, or an unusual dtype."""
     found: dict[str, list[str]] = {}
     for name, end, dtype, usual in wrong_nvfp4_scales(codes, tensors, settings):
         found.setdefault(f"{end[1:]} in {dtype}, but {usual}", []).append(name)

@@ -17,7 +17,7 @@ NUMBERS = ("bits", "w_bit", "group_size", "q_group_size", "num_bits", "weight_bl
 FLAGS = ("load_in_4bit", "load_in_8bit", "desc_act", "sym", "zero_point", "symmetric")
 """Fields whose values are true or false."""
 OLD_NAMES = {"w_bit": ("bits", 4), "q_group_size": ("group_size", 128)}
-"""{old name of an AWQ field: (name that transformers reads, value that it uses if there is no field of this name)}."""
+"""{old name of an AWQ field: (name that transformers reads, the value that transformers uses without such a field)}."""
 SHOWN = 3
 
 

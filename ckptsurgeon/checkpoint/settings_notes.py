@@ -28,7 +28,7 @@ MODELOPT = "hf_quant_config.json"
 ALONE, OF_FILES = ("quantize_config.json", "quant_config.json"), ("GPTQ", "AWQ")
 """The settings files of AutoGPTQ and AutoAWQ, and the encoding that each of them describes."""
 OF_MODELOPT = {"NVFP4": ("nvfp4",), "MIXED": (), "FP8": ("fp8", "mxfp8")}
-"""If a ModelOpt algorithm's name contains one of these words, weights have one of these families of encodings."""
+"""{word in the name of a ModelOpt algorithm: families of encodings that its weights may have}."""
 OLD_SETTINGS = "compression_config"
 """The name of the settings before compressed-tensors 0.5; vLLM still reads this name, transformers 5 does not."""
 SPARSE = ("sparse-bitmask", "sparse-24-bitmask")

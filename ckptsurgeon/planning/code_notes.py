@@ -83,7 +83,7 @@ def _origin(plan: Plan, source: int) -> str:
 
 
 def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Iterator[_Weight]:
-    """Yield the quantised weights of the output: copied ones, and those that are encoded like the source ``owner``."""
+    """Yield the quantised weights of the output: copied weights, and weights encoded as in the source ``owner``."""
     found = set[int]()
     for step in plan.steps:
         for one in step.inputs:

@@ -11,17 +11,17 @@ from ..util.text import count, escape, listing
 __all__ = ["KeptCodes"]
 
 SHARING = "nvfp4"
-"""The encoding in which weights that loaders join (q, k and v) share a global scale if they are encoded together."""
+"""Loaders join some weights (q, k and v): in this encoding, such weights share a global scale if encoded together."""
 
 
 @dataclass
 class KeptCodes:
     """The facts about the stored weights of an output that the notes name.
 
-    ``copied`` is the number of weights whose parts are copied. ``moved`` and ``encoded_anew`` have, by encoding, the
-    names of weights whose rows are moved as stored, and of weights that are computed and encoded again. ``mixed`` has,
-    by name of a weight, the numbers of copied and of new rows. ``made_plain`` has the keys of the weights that become
-    plain numbers, by (index of the source, encoding, new dtype).
+    ``copied`` is the number of weights whose parts are copied. ``moved`` has, by encoding, the names of weights whose
+    rows are moved as they are stored. ``encoded_anew`` has, by encoding, the names of weights that are computed and
+    encoded again. ``mixed`` has, by name of a weight, the numbers of copied and of new rows. ``made_plain`` has the
+    keys of the weights that become plain numbers, by (index of the source, encoding, new dtype).
     """
 
     copied: int = 0

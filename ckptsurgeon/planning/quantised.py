@@ -47,7 +47,8 @@ class _CarriedCodes:
 def check_codes(plan: Plan, sources: Sequence[QuantisedTensors], destination: QuantisedTensors = NO_CODES) -> None:
     """Raise PlanError if a plan computes with codes, separates them from their scales, or mixes them with numbers.
 
-    ``sources`` are the quantised tensors of each source, ``destination`` those of the destination itself.
+    ``sources`` are the quantised tensors of each source, ``destination`` the quantised tensors of the destination
+    itself.
     """
     if any(sources) or destination:
         carried = _carried(plan, sources)

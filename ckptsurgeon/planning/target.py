@@ -111,7 +111,7 @@ def _nothing_to_draw(keys: Iterable[str], seed: int) -> Iterator[tuple[str, memo
 
 @dataclass(frozen=True, repr=False)
 class TargetSpec(Brief):
-    """A destination: all its tensors, in state-dict order, and how it initialises those that are in no source.
+    """A destination: all its tensors, in state-dict order, and how it initialises tensors that are in no source.
 
     ``initial`` yields initial values for keys. ``draws`` has the operations that fill tensors whose values are the
     result of a single operation; ``pieces`` yields the values of these tensors in pieces. ``ties`` maps each further
@@ -122,7 +122,7 @@ class TargetSpec(Brief):
     and ``keeps_root`` the dotted path of the state dict in it, or ``kept`` is the checkpoint itself. Quantised values
     are decoded when they are read: ``decoded`` maps the keys of the decoded tensors to their dtypes. ``given`` are
     files that contain the initial values of some tensors, instead of an initialiser. ``undrawable`` has the keys that
-    have no initialiser, or one that must not be used.
+    have no initialiser, or only one that must not be used.
 
     ``config`` is the path of the configuration, ``files`` are the files that it reads. ``ran`` lists the code that was
     run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An

@@ -32,7 +32,7 @@ EIGHT_BITS = {
     "float8_e5m2": _Format(2, 15), "float8_e5m2fnuz": _Format(2, 16),
 }  # fmt: skip
 FEWEST = 2
-"""A note needs this many matrices that look like codes, or other layers that store the same matrix differently."""
+"""A note needs at least this many matrices that look like codes, or layers that store the same matrix differently."""
 MEDIAN = 4.0
 """The smallest median magnitude of codes.
 

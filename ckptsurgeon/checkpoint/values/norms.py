@@ -60,7 +60,7 @@ def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
     """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; if there are more, some of each kind.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
-    that have values that are not finite, are left out.
+    that have NaN or infinite values, are left out.
     """
     found = {}
     norms = [key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]

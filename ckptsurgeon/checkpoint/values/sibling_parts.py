@@ -29,7 +29,7 @@ APART = 1 / 16
 FEWEST, MOSTLY = 3, 3 / 4
 """The parts must be equal in at least ``FEWEST`` layers, and in at least the share ``MOSTLY`` of all layers."""
 UNLIKE = (
-    "a {part} that differs from that of {others}, which have the same inputs, although these layers have the same "
+    "a {part} that differs from that of {others}, which have the same inputs, although they have the same "
     "{part} in {number} other modules: perhaps it was changed, or belongs to another layer"
 )
 

@@ -1,4 +1,4 @@
-"""Chooses, by a table, the modules of formats that may read a source, so that the others need not be imported.
+"""Chooses, by a table, the modules of formats that may read a source; other modules need not be imported.
 
 The table only rules out modules. A module's mark fits every source that the module's ``sniff`` recognises, but may fit
 other sources, too. A module without a row in the table is tried for every source. So a new format works without a row;

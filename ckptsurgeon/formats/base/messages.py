@@ -1,4 +1,4 @@
-"""Reads a file that is one protocol buffer field by field, so that a file of any size is read in little memory.
+"""Reads a file with one protocol buffer, field by field: a file of any size takes little memory.
 
 https://protobuf.dev/programming-guides/encoding.
 """

@@ -1,4 +1,4 @@
-"""Reads a part of a file as if it were a file, and joins the pieces of a tensor that was saved as a grid of pieces."""
+"""Reads a part of a file like a whole file, and joins the pieces of a tensor that was saved as a grid of pieces."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ def first_bytes(head: bytes, nbytes: int) -> bytes:
 class UnpackedFile(File):
     """The content of a gzip file, read like a file. Closing it closes the gzip file, too.
 
-    ``packed_size`` is the size of the gzip file in bytes; ``mtime_ns`` and ``validator`` are those of the gzip file.
-    Raises FormatError if the gzip file is damaged, UnsafeError if it unpacks to far more bytes than it has, SourceError
-    if there is no room for them.
+    ``packed_size`` is the size of the gzip file in bytes; ``mtime_ns`` and ``validator`` describe the gzip file. Raises
+    FormatError if the gzip file is damaged, UnsafeError if it unpacks to far more bytes than it has, SourceError if
+    there is no room for them.
     """
 
     remote = False

@@ -45,7 +45,7 @@ def odd_notes(weights: Mapping[str, TensorInfo], states: Sequence[str], known: I
 def unlike_notes(weights: Mapping[str, TensorInfo], model: StateFile, opened: Sequence[StateFile]) -> Iterator[str]:
     """Yield a note if weights, when rounded, differ from the weights in the model states ``model``.
 
-    ``weights`` are those of the files ``fp32.pt``; ``opened`` are all open files.
+    ``weights`` are the weights in the files ``fp32.pt``; ``opened`` are all open files.
     """
     module = model.tree.get("module")
     if not isinstance(module, Mapping):

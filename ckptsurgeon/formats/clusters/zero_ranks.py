@@ -91,7 +91,7 @@ def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
 
 
 def lost_notes(model: StateFile, weights: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield a note on tensors that only the model states have, and that no list of them names."""
+    """Yield a note on tensors that only the model states have, but that no list in the model states names."""
     module = model.tree.get("module")
     tensors = module.items() if isinstance(module, Mapping) else ()
     lost = [key for key, info in tensors if isinstance(info, TensorInfo) and info.numel and key not in weights]

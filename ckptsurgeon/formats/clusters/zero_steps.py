@@ -1,4 +1,4 @@
-"""Finds the steps of the optimizers that the ranks of DeepSpeed ZeRO have saved, and names those that differ."""
+"""Compares the steps in the optimizer states of all ranks of DeepSpeed ZeRO, and makes a note if they differ."""
 
 from __future__ import annotations
 

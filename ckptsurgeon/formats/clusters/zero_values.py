@@ -92,7 +92,7 @@ def _compared(
 
 
 def is_like(weight: TensorInfo, stored: Any, handles: Mapping[str, File]) -> bool:
-    """Return whether some float32 values of a weight, rounded, equal those of ``stored``, or cannot be compared."""
+    """Return whether some values of a float32 weight, rounded, equal those in ``stored``, or cannot be compared."""
     if weight.dtype != "float32" or _numel(stored) != weight.numel or not weight.numel:
         return True
     number = min(VALUES, weight.numel)

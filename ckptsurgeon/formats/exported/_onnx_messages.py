@@ -13,7 +13,7 @@ from ..base.protobuf import signed
 __all__ = ["DOUBLES", "FLOATS", "NUMBERS", "RAW", "OnnxModel", "OnnxTensor", "onnx_model"]
 
 FLOATS, DOUBLES, RAW, EXTERNAL = 4, 10, 9, 13
-"""The fields of a ``TensorProto`` that contain its values, or say in which file they are."""
+"""The fields of a ``TensorProto`` that contain its values, or name the file with the values."""
 NUMBERS = {5: "int32_data", 7: "int64_data", 11: "uint64_data"}
 """The fields that contain values as varints."""
 _LARGE = 1 << 10

@@ -239,7 +239,7 @@ class _Arrays:
 
 
 class _Bytes:
-    """The bytes of an array that is so small that they were read with the pickle."""
+    """The bytes of a small array, which were read with the pickle."""
 
     def __init__(self, data: bytes) -> None:
         self.nbytes = len(data)

@@ -135,7 +135,7 @@ def _nested(data: Any, *_: Any) -> TensorInfo:
 def _sparse(layout: Any, data: Any) -> TensorInfo:
     """Return the header of a sparse tensor; its ``parts`` are the layout, and a tuple of indices, values and size.
 
-    Raises FormatError if ``parts`` are not those of a sparse tensor.
+    Raises FormatError if a part is missing or not valid.
     """
     if type(layout) is not str or type(data) is not tuple or not 3 <= len(data) <= 4:
         raise FormatError(

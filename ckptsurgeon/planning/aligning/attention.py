@@ -44,7 +44,7 @@ class HeadCounts:
 
 @dataclass
 class _Attention:
-    """An attention layer: its path, its numbers of heads, and the parts of tensors that were found to consist of heads.
+    """An attention layer: its path, its numbers of heads, and the parts of tensors that consist of heads.
 
     ``units`` is the number of key heads, ``sharing`` the number of query heads that share a key head.
     """

@@ -1,4 +1,4 @@
-"""Groups of axes (dimensions of tensors) that are permuted together, and the operations that permute them.
+"""Groups of axes (dimensions of tensors) that have to be permuted together, and the operations that permute them.
 
 The channels of a feed-forward layer may have any order if the layer that computes them and the layer that reads them
 use the same order. The same is true of the heads of an attention layer, of experts, and of the channels of the residual
@@ -132,8 +132,8 @@ def taking(
 ) -> list[dict[str, Any]]:
     """Return the operations that put the units of the groups into new orders.
 
-    ``orders`` maps the index of a group to its new orders (see ``order_along``), ``tensors`` are those of the model.
-    Rows are reordered before columns, because whole rows can then be read; experts come last. ``ties`` maps each
+    ``orders`` maps the index of a group to its new orders (see ``order_along``), ``tensors`` are the tensors of the
+    model. Rows are reordered before columns, because whole rows can then be read; experts come last. ``ties`` maps each
     further key of a tied tensor to its first key; one operation reorders the tensor under all its keys, so that they
     stay tied.
     """

@@ -1,6 +1,6 @@
 """Finds ``--map`` rules for known renamings (old key -> new name): few rules, as general as possible.
 
-A rule is only accepted if it is right for every key that it matches, so the order of the rules does not matter.
+A rule is accepted only if it renames every key that it matches correctly. So the order of the rules does not matter.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class _KeyIndex:
 def rules_for(names: Mapping[str, str]) -> list[str]:
     """Return rules that rename every key of ``names`` to its value; keys that keep their name may need none.
 
-    Each rule can be written in a map file and on a command line. A key is left out if no rule can produce its new name,
-    or if every rule that is right for the key would be wrong for another one.
+    Each rule can be written in a map file and on a command line. A key gets no rule if no rule can produce its new
+    name, or if every rule that can would rename another key wrongly.
     """
     index = _KeyIndex.of(names)
     candidates: dict[str, _Candidate | None] = {}

@@ -225,7 +225,7 @@ Given = Iterable[str] | None
 
 @dataclass(frozen=True)
 class ChosenKeys:
-    """The keys that the patterns select, in their order, and notes on patterns that may not do what the user meant."""
+    """The keys that the patterns select, in their order, and notes on patterns that may select too few keys."""
 
     keys: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -86,7 +86,7 @@ class Misordered:
         return (
             f"{where}{count(len(self.renamed), 'tensor')} of queries and keys would need another order of rows "
             f"({old} as {new}): {self.libraries[0]} has {orders[_other(self.order)]}, {self.libraries[1]} has "
-            f"{orders[self.order]}; as they are, the model computes something else. Reorder them with "
+            f"{orders[self.order]}; in the present order, the model computes something else. Reorder them with "
             f"--operations{n}: {rows}{convert}"
         )
 

@@ -164,7 +164,7 @@ class _Conversion:
             self._now = self._known()
 
     def _known(self) -> Tensors:
-        """Return the tensors that the network has now, without those that have no name in the source's layout."""
+        """Return the present tensors of the network, except tensors without a name in the source's layout."""
         return {key: info for key, info in self.derived.tensors.items() if key not in self._unknown}
 
     def _double(self, target: Layout) -> Iterable[str]:
@@ -234,8 +234,8 @@ class _Conversion:
         """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out.
 
         A note lists the patterns of ``omits`` or ``aside`` that match keys, and says how many tensors they match.
-        ``tensors`` are the tensors before the operations. The tensors that the operations made are searched only for
-        reasons that apply to none of these.
+        ``tensors`` are the tensors before the operations. A reason that applies to none of them is looked for in the
+        tensors that the operations made.
         """
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}

@@ -36,8 +36,8 @@ SINKS = ("model.layers.0.self_attn.sinks", "block.0.attn.sinks")
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     """Return the number of query heads ("heads") and of key heads ("keys") in a configuration; {} if it has none.
 
-    There are as many value heads as key heads. The fields are those of transformers' config.json, and of Meta's and
-    Mistral's params.json.
+    There are as many value heads as key heads. The fields of transformers' config.json are read, and the fields of
+    Meta's and Mistral's params.json.
     """
     heads = _stated(config, _HEADS)
     return {"heads": heads, "keys": _stated(config, _KEYS) or heads} if heads else {}

@@ -51,8 +51,8 @@ class Layout:
     ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code and the
     version that it was compared with. ``names`` maps the family's names, which are patterns of modules or keys, to the
     library's names; a module that is not in this map does not exist in the library, unless one of the ``changes`` makes
-    another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of
-    tensors that the library computes itself, so that other layouts need not have them.
+    another tensor from it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of
+    tensors that the library computes itself: other layouts need not have them.
 
     ``tied``, ``doubled`` and ``needed`` map a name of the family to the name of the tensor that it equals. A name in
     ``tied`` is not stored here. A name in ``doubled`` is stored, although the two tensors are always equal. A name in

@@ -1,4 +1,4 @@
-"""Checks that a model has all of its tensors, and that each of them has a name in another layout."""
+"""Checks that a model has all of its tensors, and that each tensor has a name in the other layout."""
 
 from __future__ import annotations
 

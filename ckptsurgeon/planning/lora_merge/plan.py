@@ -170,8 +170,8 @@ def named(module: AdapterModule) -> str:
 def output_steps(changes: BaseChanges, dtype: str) -> list[Step]:
     """Return the steps of all output tensors: the base's tensors in their order, then those that only an adapter has.
 
-    ``dtype`` is the dtype that the user asked for. An output layer that the base does not store, because it is tied to
-    the embedding, gets a step only if the adapters make it differ from the embedding.
+    ``dtype`` is the dtype that the user asked for. If an output layer is tied to the embedding, the base may not store
+    it. Then it gets a step only if the adapters make it differ from the embedding.
     """
     first: dict[tuple[str, str], str] = {}
     ties = tied_keys(changes.base.tensors)

@@ -66,7 +66,7 @@ class Knots:
         return replace(module, rank=rank, a=a, b=b)
 
     def notes(self, modules: Sequence[NewModule], adapters: int) -> Iterator[str]:
-        """Yield a note on values that are not kept, and one on modules that only some of the adapters have.
+        """Yield a note on values that are not kept, and a note on modules that only some of the adapters have.
 
         A module is merged from the adapters that have it.
         """

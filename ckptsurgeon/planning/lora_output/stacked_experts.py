@@ -1,9 +1,9 @@
 """Reads a LoRA of stacked experts (PEFT's ``target_parameters``) as a LoRA of each single expert.
 
-transformers 5 has one parameter for all experts of a layer. PEFT stores the factors A of all experts below each other,
-(experts * rank, in), and in the factor B, (out, rank * experts), the columns of one rank side by side. A wrapper of a
-second parameter of the same module is inside the first, as ``base_layer``. Files of transformers have single experts;
-gpt-oss has none, since its gate and up alternate in the rows of one matrix.
+transformers 5 has one parameter for all experts of a layer. PEFT stores the factors A of all experts one below the
+other, (experts * rank, in). In the factor B, (out, rank * experts), the columns of all experts for one rank are side by
+side. A wrapper of a second parameter of the same module is inside the first, as ``base_layer``. Files of transformers
+have single experts; gpt-oss has none, since its gate and up alternate in the rows of one matrix.
 https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (``ParamWrapper``)
 """
 

@@ -102,7 +102,7 @@ def _alike(one: Shape, other: Shape) -> bool:
 
 
 class ShapeFitting:
-    """Fits the tensors of the output one by one, and collects those that do not fit, to report them in one error."""
+    """Fits the tensors of the output one by one; one error then reports all tensors that do not fit."""
 
     def __init__(self, views: Sequence[SourceView], options: MergeOptions, keys: Sequence[str]) -> None:
         self._views = views

@@ -35,7 +35,7 @@ class DecodedWeight(NamedTuple):
 
 
 Weights: TypeAlias = Callable[[str], DecodedWeight | None]
-"""A function from the key of a stored tensor to the quantised weight that it is a part of, or None if it is plain."""
+"""A function that maps the key of a stored tensor to the quantised weight that it is a part of; None if it is plain."""
 
 TENSORS = 1_000_000
 """The largest number of tensors in a source after its operations; a source that is read has the same limit."""

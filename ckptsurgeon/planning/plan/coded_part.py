@@ -16,7 +16,7 @@ class CodedPart:
     """The part of a quantised tensor (codes or scales) that a step stores instead of the numbers that it computes.
 
     ``key``, ``dtype`` and ``shape`` describe the weight: the numbers before they are rounded, which all parts of the
-    quantised tensor encode together. The other fields are those of ``tensors.info.Encoded``.
+    quantised tensor encode together. The other fields are the same as in ``tensors.info.Encoded``.
     """
 
     key: str

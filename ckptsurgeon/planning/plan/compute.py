@@ -55,7 +55,8 @@ def truth(value: Any) -> bool:
 FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
 """{kind of ``LoraTerm``: number of its inputs}: A and B, for DoRA also the magnitudes, or one tensor.
 
-The other kinds are those of ``methods.lora.kinds.factors_of``."""
+``methods.lora.kinds.factors_of`` defines the other kinds.
+"""
 
 
 def _number_of_inputs(kind: str) -> int | None:

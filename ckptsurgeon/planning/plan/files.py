@@ -96,7 +96,7 @@ class PlanCompanion(Brief):
 
     @property
     def is_read(self) -> bool:
-        """Whether the size and the SHA-256 are known; those of a copy are known once the file has been read."""
+        """Whether the size and the SHA-256 are known. For a copy, this is the case once the file has been read."""
         return "sha256" in self.__dict__
 
     def is_found(self, size: int, sha256: str) -> None:

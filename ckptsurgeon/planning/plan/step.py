@@ -57,11 +57,10 @@ class Step(Brief):
     """How one destination tensor is made.
 
     ``key`` is the tensor's name in the destination; ``op`` is the operation: copy, slice, init, merge, ... ``dtype``
-    and ``shape`` are those of the destination's tensor, ``source_dtype`` and ``source_shape`` those of the source's
-    tensor. ``rule`` is the option that decided this, as the user wrote it; ``reason`` is why a tensor is initialised:
-    missing, excluded, reinit or mismatch. ``tied_to`` is the tensor's first key, if ``key`` is a further key of the
-    same tensor. ``more`` are the inputs after the first, ``weights`` the weight of each input in an average (empty: all
-    the same).
+    and ``shape`` describe the destination's tensor, ``source_dtype`` and ``source_shape`` the source's tensor. ``rule``
+    is the option that decided this, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded,
+    reinit or mismatch. ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor. ``more``
+    are the inputs after the first, ``weights`` the weight of each input in an average (empty: all the same).
 
     ``operation`` is the last operation that made the source's tensor, if any, and ``made_of`` are the source keys that
     it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
@@ -287,7 +286,7 @@ def read_step(
 ) -> Step:
     """Return the step that JSON data describes; raises KeyError, TypeError or ValueError if the data is not a step.
 
-    ``index`` maps the name of each source to its index; ``rows`` and ``vocabularies`` are those of the plan.
+    ``index`` maps the name of each source to its index; ``rows`` and ``vocabularies`` are the fields of the plan.
     """
     if row["op"] not in OPS:
         raise ValueError(f"unknown op {row['op']!r}")

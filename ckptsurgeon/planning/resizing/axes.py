@@ -2,7 +2,7 @@
 
 The shapes of two networks are compared; their configurations differ only in this field. An axis of another size belongs
 to the outputs of a layer ("out") or to its inputs ("in"), as the class of the layer shows. If the outputs of a layer
-are repeated, the weights of the layers that read them are divided, so that sums stay the same.
+are repeated, the layers that read them divide their weights, so that sums stay the same.
 """
 
 from __future__ import annotations

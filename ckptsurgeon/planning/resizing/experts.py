@@ -3,10 +3,10 @@
 Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
 the same at first, because all experts of a layer are equal.
 
-Smaller experts are parts of the feed-forward layer (granular upcycling, https://arxiv.org/abs/2410.07524): G experts
-that follow each other are a copy of it, a virtual group. Their rows of the router are equal, so a token uses all
-experts of a group or none, and each expert gets 1 / G of the group's weight. To make up for this, the output
-projections are multiplied by G.
+Smaller experts are parts of the feed-forward layer (granular upcycling, https://arxiv.org/abs/2410.07524): G successive
+experts together are a copy of it, a virtual group. The router has equal rows for them. So a token uses all experts of a
+group or none, and each expert gets 1 / G of the group's weight. To make up for this, the output projections are
+multiplied by G.
 """
 
 from __future__ import annotations

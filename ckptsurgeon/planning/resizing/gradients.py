@@ -1,4 +1,4 @@
-"""Turns the operations that resize weights into those that resize an optimizer's moments of their gradients.
+"""Turns the operations that resize weights into operations that resize an optimizer's moments of their gradients.
 
 Moments are means of gradients, or of their squares, so they change as gradients do. Let the new weights be L w, for
 weights w of the source. If the network computes the same, the gradient g of w is the sum over L of the gradients of the

@@ -24,7 +24,7 @@ _PROJECTIONS = {
     "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
     "key_layernorm": ("k_proj", "kv_heads"),
 }  # fmt: skip
-"""{name of a norm over each head: (projection whose outputs it normalises, role of its number of heads)}."""
+"""{name of a norm over each head: (projection before the norm, role of the number of heads)}."""
 AVERAGED: Mapping[str, str] = {
     "gpt2": "", "gpt_bigcode": "", "gpt_neox": "", "vit": "", "whisper": "", "clip": "text_config",
 }  # fmt: skip
@@ -39,7 +39,7 @@ _WHY = {
 }
 """{kind of norm: why zeros cannot be added to what it normalises}."""
 _HEADS = (re.compile(r"(^|\.)q_proj\.(weight|bias)$"), re.compile(r"(^|\.)o_proj\.weight$"))
-"""Match the projections that have query heads along the first dimension, and those that have them along the second."""
+"""Match the projections that have query heads along the first dimension, and along the second dimension."""
 
 
 class NormForm(NamedTuple):

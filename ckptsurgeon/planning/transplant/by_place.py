@@ -95,7 +95,7 @@ class ShapeChange:
 
 
 class PositionalRows:
-    """Finds, among the tensors whose shapes differ, those that have a row for each token.
+    """Finds which of the tensors with different shapes have a row for each token.
 
     If the destination declares the vocabulary axis of tensors, these declarations decide. Otherwise names and shapes
     decide (``_rows_of_tokens``).
@@ -186,10 +186,10 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
 def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -> set[Sizes]:
     """Return the (source, destination) sizes of matrices that, by shape, are an embedding and its output layer.
 
-    ``rows`` has all tensors whose only changed axis is the first, and ``wider`` the pairs of sizes of other axes that
-    change. Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the
-    embedding, has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look like tables for
-    tokens (``_are_tables``).
+    ``rows`` has all tensors that change only along the first axis, and ``wider`` the (source, destination) sizes of
+    other axes that change. Two matrices are a pair if the names of their modules differ in more than numbers, and one
+    of them, the embedding, has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look
+    like tables for tokens (``_are_tables``).
     """
     keys = {one.names[0] for one, _, _ in rows}
     pairs: dict[Sizes, list[ShapeChange]] = {}

@@ -53,9 +53,9 @@ class VocabularyOptions:
 class VocabularyAxes:
     """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
-    It is the axis that the user gave, else the axis that the destination declares, else the only axis whose sizes fit.
-    If no axis fits and the lists are the models' own, it is the first axis of an embedding or output layer that has
-    rows of padding; such layers are recognised by name.
+    It is the axis that the user gave; else the axis that the destination declares; else the only axis with fitting
+    sizes. If no axis fits and the lists are the models' own, it is the first axis of an embedding or output layer that
+    has rows of padding; such layers are recognised by name.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ although the scale is right.
 VARIES = 1e-6
 """The slope is computed only if the variance of the logarithm of scales is at least this number."""
 LOOKED_AT, SCALES = 1 << 16, 16
-"""About how many values are compared with their codes, and the fewest different scales for which there is a slope."""
+"""About how many values are compared with their codes, and the fewest different scales that give a slope."""
 SMALLEST = 1e-5
 """MLX has no scales below 1e-7: so scales may be larger than biases if both are smaller than this number."""
 SPAN, MOST = 0.3, 0.9

@@ -21,7 +21,7 @@ OWN_DTYPES = ("float32", "float16", "bfloat16")
 JOINED = (
     ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("q_a_proj", "kv_a_proj_with_mqa"),
 )  # fmt: skip
-"""Layers that vLLM joins into one layer, which has only one global scale."""
+"""Layers that vLLM joins; the joined layer has only one global scale."""
 
 
 @dataclass(frozen=True)

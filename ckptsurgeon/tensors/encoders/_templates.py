@@ -29,7 +29,7 @@ class UnencodableError(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """How the stored tensors of a quantised tensor are computed from a weight; the fields are those of ``Encoded``."""
+    """How the stored tensors of a quantised tensor are computed from a weight; ``Encoded`` describes the fields."""
 
     encoding: str
     steps: tuple[int, ...]

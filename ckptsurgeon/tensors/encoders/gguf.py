@@ -1,7 +1,7 @@
 """Rounds rows of numbers to the blocks of GGUF, which contain their scales, to the same bits as llama.cpp and gguf-py.
 
 See https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
-Blocks of 32 numbers are made here, those of 256 numbers (the K types) in ``_k_blocks``.
+This module makes blocks of 32 numbers; ``_k_blocks`` makes blocks of 256 numbers (the K types).
 """
 
 from __future__ import annotations

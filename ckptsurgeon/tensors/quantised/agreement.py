@@ -135,7 +135,7 @@ def _groups(settings: Settings) -> Settings:
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
-    """Return whether ``fact`` says that a weight lacks a tensor (such as ``g_idx``) that other weights have.
+    """Return whether a weight lacks a tensor (such as ``g_idx``), by ``fact``, and other weights have such a tensor.
 
     Then the fault is in the file, and not only in the settings. ``broken_partners`` finds such tensors if they are in
     ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.

@@ -1,8 +1,8 @@
 """Finds quantised tensors that match no config group of compressed-tensors, or that have no activation scales.
 
-Activation scales are stored if the settings say that they are static, in ``activation_scheme`` of the method "fp8", in
-``input_activations`` of compressed-tensors, or by ``quant_algo`` of ModelOpt. Loaders compute all other activation
-scales. Scales of a KV cache may be missing: loaders then use 1.
+Activation scales are stored if the settings say that they are static. The method "fp8" says so in
+``activation_scheme``, compressed-tensors in ``input_activations``, and ModelOpt by ``quant_algo``. Loaders compute all
+other activation scales. Scales of a KV cache may be missing: loaders then use 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST = 200
 def static_activations(
     codes: QuantisedTensors, tensors: Iterable[str], settings: Settings, elsewhere: Collection[str]
 ) -> Iterator[NeededPart]:
-    """Yield the quantised tensors that lack activation scales, for each setting that says that these are static.
+    """Yield, for each setting that makes activation scales static, the quantised tensors that lack these scales.
 
     If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
     another layer has them: some kinds of modules may need none. In a model of ModelOpt, all may lack them: loaders can

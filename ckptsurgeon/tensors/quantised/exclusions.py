@@ -195,7 +195,7 @@ def _tail(name: str) -> str:
 
 
 def _with_joined(module: str) -> list[str]:
-    """Return the name of a module, followed by the names of the module into which vLLM joins it, or of its parts."""
+    """Return the name of a module, followed by the name of the module that vLLM joins it into, or of its parts."""
     return [
         module,
         *(joined.sub(one, module) for joined, others in _TOGETHER if joined.search(module) for one in others),

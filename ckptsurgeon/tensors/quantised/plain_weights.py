@@ -1,4 +1,4 @@
-"""Finds weights that are not quantised in one layer, or in any layer, although the settings say that they are."""
+"""Finds weights that are plain in one layer, or in all layers, although the settings say that they are quantised."""
 
 from __future__ import annotations
 

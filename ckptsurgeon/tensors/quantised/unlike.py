@@ -78,8 +78,8 @@ def stored_twice(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> 
 def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
     """Yield ("qzeros", name of the weight) if the shape of zero points does not fit the codes and scales.
 
-    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, although it is recognised in other
-    modules whose codes have the same name: then the shapes of the weight's stored tensors do not fit each other.
+    Yield ("parts", key of the codes) if the encoding of a weight is not recognised, but in other modules, codes with
+    the same name are recognised. Then the shapes of the weight's stored tensors do not fit each other.
     """
     if {family(method) for method in codes.methods()}.isdisjoint(("AWQ", "GPTQ", UNKNOWN)):
         return

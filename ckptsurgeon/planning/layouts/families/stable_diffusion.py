@@ -107,7 +107,8 @@ def _flat(names: Mapping[str, str]) -> dict[str, str]:
 def _marks(pipeline: Pipeline, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return one key of each network of the pipeline; these keys identify the layout with the names ``names``.
 
-    If the names of a network have several forms, such as ``to_q`` and ``query``, its key is one that differs in them.
+    If the names of a network have several forms, such as ``to_q`` and ``query``, a key is chosen that differs between
+    the forms.
     """
     found = [f"{UNET}conv_in"] if pipeline.unet else []
     found += [f"{VAE}encoder.mid_block.attentions.0.to_q"] if pipeline.vae else []

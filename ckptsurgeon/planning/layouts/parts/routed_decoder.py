@@ -52,8 +52,8 @@ SHARED = "mlp.shared_experts.linear_fc1.weight"
 class RoutedDecoder:
     """The names of a decoder with experts: ``attention`` are transformers' modules and keys of a layer's attention.
 
-    ``marks`` are keys that every layer with experts has in transformers, ``megatron_marks`` those that it has in
-    Megatron. ``inside`` maps further names in a layer to Megatron's. ``has_latent`` is true for multi-latent attention.
+    ``marks`` are keys that every layer with experts has in transformers, ``megatron_marks`` its keys in Megatron.
+    ``inside`` maps further names in a layer to Megatron's. ``has_latent`` is true for multi-latent attention.
     """
 
     name: str

@@ -97,7 +97,7 @@ _OF_LAYERS = {"weights": "with which SpeechBrain's WeightedSSLModel sums the lay
 def in_speechbrain(ours: str, *, more: Names | None = None, marks: tuple[str, ...] = ()) -> list[Layout]:
     """Return the layouts of SpeechBrain's wrappers, which have a network of transformers without a head as ``model``.
 
-    The arguments are the same as those of ``in_transformers``; ``marks`` are names without the prefix ``model.``. The
+    The arguments are the same as for ``in_transformers``; ``marks`` are names without the prefix ``model.``. The
     wrapper ``WeightedSSLModel`` also has the weights of a sum of all layers:
     https://github.com/speechbrain/speechbrain/blob/develop/speechbrain/integrations/huggingface/weighted_ssl.py.
     """
@@ -112,8 +112,8 @@ def in_fairseq(
 ) -> list[Layout]:  # fmt: skip
     """Return fairseq's layouts: with one norm for all convolutions, and with a norm for each.
 
-    The arguments are the same as those of ``in_transformers``. In addition, ``tested`` is a field of the layouts. The
-    names in ``training`` get the prefix ``before``.
+    The arguments are the same as for ``in_transformers``. In addition, ``tested`` is a field of the layouts. The names
+    in ``training`` get the prefix ``before``.
     """
     names = {**CORE, **(more or {}), **_FAIRSEQ_POSITIONS}
     return [

@@ -57,8 +57,8 @@ class TextEncoder:
     def aside(self) -> dict[str, str]:
         """Return patterns of the original code's tensors that diffusers does not need, each mapped to the reason.
 
-        The last layer has two patterns: one for its own tensors, and one for the matrices into which its joined
-        matrices are split.
+        The last layer has two patterns: one for its own tensors, and one for the matrices that its joined matrix is
+        split into.
         """
         outer = self.theirs[:-1].rpartition(".")[0]
         scale = dict.fromkeys((f"{self.theirs}logit_scale", f"{outer}.logit_scale"), _COMPARED)

@@ -2,8 +2,8 @@
 
 In both, rows of gate and up alternate, and the rotary embedding rotates the two halves of a head. So only the fused
 queries, keys and values of OpenAI's layout have to be split. The codes of the experts (mxfp4) are the same bytes in
-both. Decoded, transformers' matrices are (experts, in, out), those of OpenAI's network (experts, out, in).
-https://github.com/openai/gpt-oss/blob/main/gpt_oss/torch/model.py, weights.py beside it, and
+both. If they are decoded, the matrices are (experts, in, out) in transformers, and (experts, out, in) in OpenAI's
+network. https://github.com/openai/gpt-oss/blob/main/gpt_oss/torch/model.py, weights.py beside it, and
 https://github.com/huggingface/transformers/blob/v4.57.0/src/transformers/models/gpt_oss/convert_gpt_oss_weights_to_hf.py
 """
 
