@@ -1,7 +1,7 @@
 """Reads the scales of 8-bit experts that transformers 5 saves in one tensor for all experts of a layer.
 
-If transformers quantises a model itself (``FineGrainedFP8Config``), it saves the codes of single experts
-(``experts.0.gate_proj.weight``), but their scales as the network has them: ``experts.gate_up_proj_scale_inv`` (experts,
+If transformers quantises a model itself (``FineGrainedFP8Config``), it saves codes for single experts
+(``experts.0.gate_proj.weight``), but scales for all experts together: ``experts.gate_up_proj_scale_inv`` (experts,
 blocks of rows of gate and then of up, blocks of columns). The published models have a ``weight_scale_inv`` next to the
 codes of each expert, and transformers loads both forms.
 https://github.com/huggingface/transformers/blob/main/src/transformers/integrations/finegrained_fp8.py

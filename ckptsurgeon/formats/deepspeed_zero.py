@@ -155,7 +155,7 @@ def _model_rank(one: StateFile) -> int:
 def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
     """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes.
 
-    Raises FormatError if they are not the states of one run.
+    Raises FormatError if the states do not fit together.
     """
     from .clusters import zero_ranks
     from .clusters.zero_steps import optimizer_step_notes

@@ -98,9 +98,9 @@ def plan_average(
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
     Buffers that a model computes, such as ``inv_freq``, are copied from the first checkpoint.
 
-    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys or shapes
-    differ, if a tensor is, say, float in one and integer in another, or if it is quantised; FormatError if the values
-    of a tensor are not plain bytes.
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys or shapes differ,
+    if a tensor is quantised, or is float in one checkpoint and integer in another; FormatError if the values of a
+    tensor are not plain bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"

@@ -231,7 +231,7 @@ class _Keeping:
     def _copies(self, step: Step, coded: QuantisedTensor, source: CodedSource, at: int) -> Iterator[Step]:
         """Yield the steps that copy the parts of ``coded``, under names that fit the new name of the weight.
 
-        ``at`` is the index of ``source`` in the plan. Raises an error if a part cannot be copied.
+        ``at`` is the index of ``source`` in the plan. Raises PlanError or FormatError if a part cannot be copied.
         """
         self._found.copied += 1
         for end, key in coded.parts.items():

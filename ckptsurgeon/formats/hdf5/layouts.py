@@ -114,7 +114,7 @@ def _check_rank(rank: int) -> None:
 
 
 def filters_in(message: HeaderMessage) -> tuple[list[Filter], str]:
-    """Return the filters in the order in which they were applied, and the name of a filter that cannot be undone ('').
+    """Return the filters in the order in which they were applied, and the name of an unsupported one, or ''.
 
     Raises FormatError if the message is not valid.
     """

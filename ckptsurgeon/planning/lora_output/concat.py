@@ -265,7 +265,7 @@ def _pair(part: _Part) -> tuple[Input, Input]:
 def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
     """Yield the step for the bias of a module's factor B (``lora_bias``), if an adapter has one.
 
-    The bias is multiplied by weight and scale. Raises PlanError if several adapters have one.
+    The bias is multiplied by weight and scale. Raises PlanError if several adapters have such a bias.
     """
     having = [part for part in parts if part.named.module.bias]
     if len(having) > 1:

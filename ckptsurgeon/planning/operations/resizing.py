@@ -126,8 +126,8 @@ def _seed_of(seed: int, key: str) -> int:
 def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return a tensor multiplied by a number: all of it, or the elements from ``begin`` to ``end`` along ``dim``.
 
-    The number (``by``), ``begin``, ``end`` and ``dim`` are fields of the operation. Raises PlanError if they are not a
-    range of the dimension.
+    The number (``by``), ``begin``, ``end`` and ``dim`` are fields of the operation. Raises PlanError if ``begin`` and
+    ``end`` are not a range of the dimension.
     """
     factor = float(operation.fields["by"])
     begin, end, given = operation.fields["begin"], operation.fields["end"], operation.fields["dim"]

@@ -332,7 +332,7 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
 def _exp_scaled(operation: Operation, keys: Sequence[str], infos: Sequence[TensorInfo]) -> TensorInfo:
     """Return the first tensor times e to the power of the second, which must have one element.
 
-    Raises PlanError if it has several.
+    Raises PlanError unless the second tensor has one element.
     """
     of, exponent = infos
     if exponent.numel != 1:

@@ -159,14 +159,14 @@ DIFFERENCE, PRODUCT, KNOTS = "difference", "product", "knots"
 class Factor:
     """One of the factors A and B whose product, ``scale B A``, is nearest to a matrix.
 
-    The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
-    input) and B; if ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the inputs. If ``of``
-    is "knots", the inputs are the factors A and B of several adapters, and the matrix is what KnOTS makes of their
-    products: ``weights`` has a number for each product, ``merge`` is the name of the method that merges the products in
-    their shared basis, and ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A" or "B". ``seed``
-    is for the random start of the computation of a difference, and for the values that DARE keeps. The inputs of a
-    difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in,
-    *kernel), B is (out, rank, 1, ...).
+    The matrix is the first input minus the second. If ``of`` is "product", it is the product of the factors A (the
+    first input) and B instead. If ``of`` is in ``SIDES``, it is the change of a LoHa or LoKr, whose tensors are the
+    inputs. If ``of`` is "knots", the inputs are the factors A and B of several adapters, and KnOTS makes the matrix
+    from their products. Then ``weights`` has a number for each product, ``merge`` is the name of the method that merges
+    the products in their shared basis, and ``density`` is the share of values that TIES or DARE keeps. ``part`` is "A"
+    or "B". ``seed`` is for the random start of the computation of a difference, and for the values that DARE keeps. The
+    inputs of a difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank,
+    in, *kernel), B is (out, rank, 1, ...).
     """
 
     part: str

@@ -7,8 +7,7 @@ the average expansion of LEMON (https://arxiv.org/abs/2310.07999). Each result t
 have its own mean in the new dimensions, and only norms may read the stream. So the width is averaged only in types of
 networks that are known to normalise nothing but the inputs of layers: after a norm in the stream itself (BERT), the new
 dimensions would be 0, not the mean. Whisper's encoder begins with a convolution and an activation, which is not linear:
-there, the new dimensions are the activation of the mean, which is close to the mean of the activations, but not the
-same.
+there, the new dimensions are the activation of the mean. This is close to the mean of the activations, but not equal.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 If outputs of a layer are repeated, the layers that read them divide their weights by the number of copies. So the
 network computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
-(https://arxiv.org/abs/1511.05641) for channels. Equal copies learn the same; so noise that sums to 0 over the copies
-can be added to the weights that read them: the copies then differ, and the network still computes the same. Keys and
+(https://arxiv.org/abs/1511.05641) for channels. Equal copies learn the same. So noise can be added to the weights that
+read them. The noise sums to 0 over the copies: they then differ, and the network still computes the same. Keys and
 values are pooled as in https://arxiv.org/abs/2305.13245.
 """
 

@@ -90,8 +90,8 @@ def are_negative(scale: Array) -> bool:
 def should_be_mixed(values: Array) -> bool:
     """Return whether a quantiser would make either none or about half of the scales of these values negative.
 
-    If not, all scales may be negative on purpose: AutoRound makes such scales if most values have one sign, or if the
-    largest and the smallest value of most blocks have the same magnitude, as in ternary weights.
+    If not, all scales may be negative on purpose. AutoRound makes such scales if most values have one sign. It also
+    does so if the largest and the smallest value of most blocks have the same magnitude, as in ternary weights.
     """
     below, above = int(np.count_nonzero(values < 0)), int(np.count_nonzero(values > 0))
     return min(below, above) > MIXED * (below + above) and have_many_values(values)

@@ -178,8 +178,8 @@ def _without_weight_scales(
     Scales of activations do not count.
 
     With the method fp8, weights of a kind (name of the codes, dtype, number of dimensions) are yielded if no weight of
-    this kind has scales in its module; weights in modules that the settings leave out are not. If some weights of the
-    kind have scales, ``broken_partners`` finds the others.
+    this kind has scales in its module. Weights in modules that the settings leave out are never yielded. If some
+    weights of the kind have scales, ``broken_partners`` finds the others.
     """
     method = settings.get("quant_method")
     is_scaled = method in ("fp8", "fbgemm_fp8") or settings.get("quant_algo") == "FP8"
