@@ -156,7 +156,7 @@ def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[St
     """Return the model states, and append the open file to ``opened``; None unless one file has all of them.
 
     ``names`` has the names of the files with model states. If there are several, each has only a part of the model.
-    Raises FormatError if this file is not valid.
+    Raises FormatError if the only file is not valid.
     """
     if names != [_FIRST]:
         return None

@@ -201,7 +201,7 @@ class DatasetReader:
 def _fill(one: _Dataset) -> bytes:
     """Return the bytes of an element that was never written; b'' if they are zeros.
 
-    Raises FormatError if it has another size than the elements.
+    Raises FormatError if the stored bytes have another size than an element.
     """
     message = one_of(one.messages, FILL) or one_of(one.messages, FILL_OLD)
     fill = fill_in(message) if message is not None and not message.shared else b""
