@@ -140,7 +140,7 @@ def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
 
 
 def _lacking(shown: Mapping[str, str], destination: frozenset[str]) -> str:
-    """Return the prefix of ``destination`` that the keys ``shown`` lack; '' if they lack none, or match in no case."""
+    """Return the prefix of ``destination`` that the keys ``shown`` lack; '' if none is lacking, or none helps."""
     prefix = ".".join(_chain(destination))
     if not prefix or not destination.isdisjoint(shown):
         return ""

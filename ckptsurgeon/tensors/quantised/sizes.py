@@ -105,7 +105,7 @@ def _scales(shape: Shape, size: int) -> tuple[int, int]:
 
 
 def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Yield the endings of scales that fit two-dimensional 8-bit codes neither as block nor as row or tensor scales."""
+    """Yield the endings of scales that do not fit 2D 8-bit codes, be they of blocks, rows or the whole tensor."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return
