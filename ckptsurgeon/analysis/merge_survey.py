@@ -23,7 +23,10 @@ NAMED = 5
 OPPOSED = 0.05
 """Changes oppose each other if their cosine is below minus this number, or if 5 % more signs differ than agree."""
 DEVIATIONS = 3.0
-"""An opposition below three standard deviations of that of random changes of as many values counts as chance."""
+"""An opposition below three standard deviations counts as chance.
+
+The standard deviation is that of the opposition of random changes with as many values.
+"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,8 +35,8 @@ class Conflict(Brief):
 
     ``weight`` is a sum over the tensors. Each term is the product of the norms of both changes of the tensor, divided
     by the product of the norms of both changes of all tensors, and multiplied by the opposition of the two changes:
-    from 0 (none) to 1 (their cosine is -1, or all values move in opposite directions). ``tensors`` are those of a layer
-    that oppose each other, the largest weight first; ``agreement`` sums them up.
+    from 0 (none) to 1 (their cosine is -1, or all values move in opposite directions). ``tensors`` are the tensors of a
+    layer in which the changes oppose each other, the largest weight first; ``agreement`` sums them up.
     """
 
     name: str
@@ -135,9 +138,9 @@ class SampledModel(Brief):
 class MethodSurvey(Brief):
     """The result of a merge method for the sampled values.
 
-    ``parameters`` are those that are not the method's defaults. ``is_planned`` is true for a method of the plan, with
-    the plan's parameters. ``norm`` is the norm of the merged change, divided by the mean of the norms of the models'
-    changes. If the method was not tried, ``why`` is the reason.
+    ``parameters`` are the parameters that do not have the method's defaults. ``is_planned`` is true for a method of the
+    plan, with the plan's parameters. ``norm`` is the norm of the merged change, divided by the mean of the norms of the
+    models' changes. If the method was not tried, ``why`` is the reason.
     """
 
     method: str

@@ -78,7 +78,7 @@ def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
 def summary_of_metadata(format: str, metadata: Mapping[str, str]) -> ModelSummary | None:
     """Return the name and sizes of a model from the metadata of its file; None if this format has no such metadata.
 
-    The formats are those of GGUF, whisper.cpp and CTranslate2, whose metadata state no number of layers.
+    The formats with such metadata are GGUF, whisper.cpp and CTranslate2, whose metadata state no number of layers.
     """
     found = {key: number_in(value) for key, value in metadata.items()}
     if format == "whisper.cpp":

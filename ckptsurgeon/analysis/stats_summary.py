@@ -58,7 +58,7 @@ def summary_of(
     codes: QuantisedTensors,
     decoded: DecodedStats,
 ) -> StatsSummary:
-    """Return totals over the statistics of tensors and decoded weights; tied ones count once.
+    """Return totals over the statistics of tensors and decoded weights; tied tensors count once.
 
     A tensor whose statistics are None is not measured. ``ties`` are the keys that are tied to another key.
     """

@@ -36,7 +36,7 @@ def resizable(path: str) -> Resizable:
 
 
 class ResizableModel(Resizable):
-    """The network of a configuration in our format; its fields are those of the section ``model:``.
+    """The network of a configuration in our format; its fields are the fields of the section ``model:``.
 
     The code of the user that the section names is run.
     """

@@ -196,7 +196,10 @@ def _merged(dicts: Iterable[Mapping[str, T]]) -> dict[str, T]:
 def _write_parts(
     plan: Plan, inputs: PlanInputs, staged: StagedOutput, parts: Sequence[OutputFile], progress: Progress | None
 ) -> list[PartReceipt]:
-    """Write the files ``parts``, and wait for those of other processes; return the receipts of all files, in order."""
+    """Write the files ``parts``, and wait for the files of other processes.
+
+    Return the receipts of all files, in order.
+    """
     shape = staged.shape
     steps = steps_of_parts(plan, shape)
     kept = sum(one.layout.size for one in shape.parts if one.name in staged.kept)

@@ -45,8 +45,8 @@ INDEX = ".safetensors.index.json"
 def consumable_files(plan: Plan, inputs: PlanInputs) -> dict[str, list[LocalFile]]:
     """Return {path of a shard: its open files} for all shards that a run with ``consume`` deletes.
 
-    These are all shards of the sources, but not those of a destination. If several sources have the same shard, the
-    shard has several open files. Raises OutputError if a source has files that are not local safetensors files.
+    These are all shards of the sources, but not the shards of a destination. If several sources have the same shard,
+    the shard has several open files. Raises OutputError if a source has files that are not local safetensors files.
     """
     found: dict[str, list[LocalFile]] = {}
     for described, source in zip(plan.sources, inputs.sources, strict=False):

@@ -58,7 +58,7 @@ def check_storages(runs: Iterable[PartRun]) -> None:
     """Raise FormatError if a storage that the runs will read does not match its checksum.
 
     This function checks storages of which only a part is copied, and the storages of the inputs of computed tensors.
-    Other storages are checked while they are read: those that are copied completely, and the inputs of some merges.
+    Other storages are checked while they are read: storages that are copied completely, and the inputs of some merges.
     """
     wanted: dict[int, tuple[File, Storage]] = {}
     for run in runs:

@@ -106,9 +106,9 @@ class ProcessGroup:
     def join(self) -> None:
         """Wait until all processes have joined; raises ConfigError if some do not.
 
-        When ``torchrun`` restarts the processes, its store still contains the keys of the earlier ones. So each process
-        publishes a random number, and the first process answers with a name for exactly these numbers. This name is
-        then the prefix of all keys.
+        When ``torchrun`` restarts the processes, its store still contains the keys of the earlier processes. So each
+        process publishes a random number, and the first process answers with a name for exactly these numbers. This
+        name is then the prefix of all keys.
         """
         own = secrets.token_hex(8)
         until = time.monotonic() + WAIT_S
@@ -141,7 +141,10 @@ class ProcessGroup:
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Divide the files ``parts``, which go into ``folder``, between all processes; return those of this process."""
+        """Divide the files ``parts``, which go into ``folder``, between all processes.
+
+        Return the files of this process.
+        """
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})

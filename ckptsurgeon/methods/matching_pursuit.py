@@ -46,7 +46,7 @@ def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
     The sum of the rows times their weights is near the vector. ``vectors`` are float64. Both results have the shape
     (vectors, terms); terms is ``most``, but at most the length of a vector, since that many rows suffice for any
     vector. If fewer rows suffice, the other indices are -1, and their weights 0. Of rows with the same product, the
-    first is taken. Products are computed in single precision; nearly equal ones are computed again in double
+    first is taken. Products are computed in single precision. Nearly equal products are computed again in double
     precision, so that the choice does not depend on the processor.
     """
     number, size = vectors.shape

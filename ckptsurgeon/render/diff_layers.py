@@ -44,7 +44,7 @@ class _Stack:
 
     A role is the path of a module within its layer, such as ``self_attn.q_proj``. A change is the norm of the
     difference divided by the norm of the first tensor; NaN if it is not known. If a role has several tensors, the
-    largest change is used. ``tensors`` counts the tensors of each layer, ``differing`` those that differ.
+    largest change is used. ``tensors`` counts the tensors of each layer, ``differing`` the tensors that differ.
     """
 
     roles: dict[str, None] = field(default_factory=dict)
@@ -170,9 +170,9 @@ def _shade(change: float, least: float, most: float) -> int:
     """Return the index of a change's shade in ``SHADES``: 4 for the largest changes, 0 for no change.
 
     ``least`` and ``most`` are the smallest and the largest change. If ``most`` is over ``WIDE`` times ``least``, the
-    index is 4 for changes over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller ones.
-    Otherwise, the four shades divide the range evenly on a log scale: in most fine-tunings, all changes are within a
-    factor of ten.
+    index is 4 for changes over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller
+    changes. Otherwise, the four shades divide the range evenly on a log scale: in most fine-tunings, all changes are
+    within a factor of ten.
     """
     if change == 0 or most == 0:
         return 0

@@ -12,7 +12,7 @@ from .columns import Columns, Hanging
 __all__ = ["sharing_view"]
 
 SHOWN = 8
-"""The largest number of processes that are shown without -v: those that write the most bytes."""
+"""The largest number of processes that are shown without -v: the processes that write the most bytes."""
 
 
 def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:

@@ -128,7 +128,7 @@ def _tested(found: Trained) -> Iterator[RenderableType]:
 def _controls(found: Controls) -> Iterator[RenderableType]:
     """Yield the table of the control runs, with a row for each kind of initial weights, and the verdict.
 
-    The table has a column for the runs that train only new tensors, and a column for those that train all tensors.
+    The table has a column for the runs that train only new tensors, and a column for the runs that train all tensors.
     """
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]

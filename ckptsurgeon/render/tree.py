@@ -32,9 +32,9 @@ Signature = int
 class Branch:
     """A node of the tree: a module, a tensor, or several siblings with equal contents.
 
-    ``times`` is the number of siblings. ``parameters`` and ``nbytes`` are totals over all siblings; those of
-    ``children`` are totals over one sibling only. ``more`` is True if ``parameters`` is a lower bound. ``make`` is a
-    number that is equal for nodes with equal contents.
+    ``times`` is the number of siblings. ``parameters`` and ``nbytes`` are totals over all siblings; in ``children``,
+    they are totals over one sibling only. ``more`` is True if ``parameters`` is a lower bound. ``make`` is a number
+    that is equal for nodes with equal contents.
     """
 
     name: str
@@ -65,8 +65,8 @@ def build_tree(
 ) -> Branch:
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
-    Siblings with equal contents are joined: numbers as ranges, other names as lists. A module with a single child
-    and this child become one node, such as ``a.b``. The order is that of ``tensors``, or the largest first if
+    Siblings with equal contents are joined: numbers as ranges, other names as lists. A module with a single child and
+    this child become one node, such as ``a.b``. Siblings have the order of ``tensors``, or the largest comes first if
     ``by_size`` is True. ``parameters`` returns the number of parameters of a tensor, which is only a lower bound if
     ``is_counted`` returns False for its key. ``nbytes`` returns the size of a tensor in bytes.
     """
@@ -232,8 +232,8 @@ _LONGEST = 18
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
     """Return the branch of each key: its first segments, as many as are needed so that not all keys share a branch.
 
-    If there are more than ``MAX_BRANCHES`` branches, those that differ only in a number are joined. If there are still
-    too many, the last branches get a common name, such as ``and 5 more``.
+    If there are more than ``MAX_BRANCHES`` branches, branches that differ only in a number are joined. If there are
+    still too many, the last branches get a common name, such as ``and 5 more``.
     """
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):

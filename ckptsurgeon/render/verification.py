@@ -20,7 +20,7 @@ WORST = 12
 """The largest number of weights whose errors of extracted LoRA factors are shown without -v: the largest errors."""
 
 WORST_ROUNDED = 5
-"""The largest number of quantised tensors whose errors are shown without -v: those with the largest errors."""
+"""The largest number of quantised tensors whose errors are shown without -v: the tensors with the largest errors."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
 """The speed of writing is shown only if at least this many bytes were written, in at least this many seconds."""

@@ -16,7 +16,7 @@ NAMED = 3
 ALIKE = 0.6
 """The smallest similarity (difflib's ratio) of a name that is suggested."""
 CLEARLY_WORSE = 0.1
-"""A name is not suggested if its similarity is lower than that of the most similar name by more than this."""
+"""A name is not suggested if it is less similar than the most similar name by more than this."""
 LISTED = 20_000
 COMPARED = 300
 """At most ``LISTED`` names of a folder are read, and at most ``COMPARED`` of them compared, since difflib is slow."""

@@ -26,8 +26,8 @@ class NoteKind(Enum):
     """The kind of a note: the check of ``ckpt check`` that reports it, whether the note is a failure, and the advice.
 
     A note is serious, and so a failure, if the model cannot be loaded, or if the loaded model would compute with other
-    weights than the stored ones. Any other contradiction is a warning. Some checks find such faults themselves, and
-    report no notes. ``check`` is empty if no check reports such a note.
+    weights than the file has. Any other contradiction is a warning. Some checks find such faults themselves, and report
+    no notes. ``check`` is empty if no check reports such a note.
     """
 
     check: str

@@ -1,4 +1,4 @@
-"""Notes for the user: texts that carry their kind from where they are written."""
+"""Notes for the user: texts that know their kind."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ __all__ = ["Path", "fields_with_ids", "numbers_in", "sizes_for", "unsure_numbers
 Path: TypeAlias = tuple[str, ...]
 
 _PARTS = ("encoder", "decoder", "question_encoder", "generator", "visual")
-"""Fields that are nested configurations, in addition to those whose names end in ``config``."""
+"""Fields that are nested configurations although their names do not end in ``config``."""
 _TASKS = "task_specific_params"
 """A field with generation settings for each task, such as translation with T5."""
 _DEEPEST = 6

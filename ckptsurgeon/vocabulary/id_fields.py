@@ -58,12 +58,12 @@ def is_of_ids(field: str) -> bool:
 
 
 def is_of_others(field: str) -> bool:
-    """Return whether the ids of a field belong to audio codes and the like, never to text tokens."""
+    """Return whether the ids of a field belong to audio codes, speech units or HTML tags, never to text tokens."""
     return _OF_OTHERS.match(field) is not None
 
 
 def is_of_inputs(field: str) -> bool:
-    """Return whether a field with ids is for tokens that mark images, videos, audio and the like in a text."""
+    """Return whether a field with ids is for tokens that mark images, videos, audio or other inputs in a text."""
     return _OF_INPUTS.match(field) is not None
 
 

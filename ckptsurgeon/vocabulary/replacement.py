@@ -103,8 +103,8 @@ class NewVocabulary:
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
         """Return the map from old to new ids for the token ids in a configuration with the vocabulary size ``rows``.
 
-        ``own`` is the token list in the configuration's folder, or None. Returns None if the ids in the configuration
-        are already those of the new list. Raises LookupError if it is not known to which list these ids belong.
+        ``own`` is the token list in the configuration's folder, or None. Returns None if the configuration already has
+        the ids of the new list. Raises LookupError if it is not known to which list these ids belong.
         """
         if own is not None:
             same = own.tokens == self.new.tokens

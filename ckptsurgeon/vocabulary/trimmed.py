@@ -85,7 +85,7 @@ def _listed(model: Mapping[str, Any]) -> Mapping[str, float]:
 
 
 def added_in(document: Mapping[str, Any]) -> list[str]:
-    """Return the added tokens of a tokenizer.json, special ones included."""
+    """Return the added tokens of a tokenizer.json, including the special tokens."""
     rows = document.get("added_tokens")
     found = (row.get("content") for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict))
     return [one for one in found if isinstance(one, str)]

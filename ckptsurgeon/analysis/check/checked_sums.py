@@ -1,4 +1,4 @@
-"""Compares the bytes of a checkpoint with the checksums in its files, and with those in ckptsurgeon's recipe."""
+"""Compares the bytes of a checkpoint with the checksums in its files and in ckptsurgeon's recipe."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Rec
 
 
 def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured: Mapping[str, Measured]) -> RecipeSums:
-    """Compare the CRC-32 of the tensors in ``measured`` with those in ``made``, the entries of a recipe.
+    """Compare the CRC-32s of the tensors in ``measured`` with the CRC-32s in ``made``, the entries of a recipe.
 
     If a shard is opened alone, the recipe may have more tensors than the shard; these are not listed in ``fewer``.
     """

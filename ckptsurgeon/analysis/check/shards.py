@@ -31,8 +31,8 @@ class ShardFacts:
 
     ``size`` is its size in bytes, ``needed`` the size that its header implies. If the header cannot be read, ``fault``
     is the reason, and ``needed`` may be None. ``tensors`` are the tensors whose bytes are complete, ``cut`` the keys of
-    the truncated ones. ``overlaps`` are messages on bytes that belong to two tensors, ``holes`` messages on bytes that
-    belong to none. ``unsound`` maps keys to the fault of their entry in the header.
+    the truncated tensors. ``overlaps`` are messages on bytes that belong to two tensors, ``holes`` messages on bytes
+    that belong to none. ``unsound`` maps keys to the fault of their entry in the header.
     """
 
     name: str

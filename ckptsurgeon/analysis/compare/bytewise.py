@@ -114,7 +114,7 @@ def unequal_keys(first: Checkpoint, second: Checkpoint, keys: Sequence[str], pro
 
 
 def _checked(source: Checkpoint, sums: _Sums) -> Seen:
-    """Compare the CRC-32s ``sums``, computed during the comparison, with those that the files of a checkpoint store.
+    """Compare the CRC-32s ``sums``, computed during the comparison, with the CRC-32s in the files of a checkpoint.
 
     Returns the records (such as zip entries) that were checked. Raises FormatError for a wrong checksum.
     """

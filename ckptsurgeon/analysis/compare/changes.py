@@ -1,6 +1,6 @@
 """The changes of several models from the same base model, tensor by tensor, and the agreement of these changes.
 
-The change of a model is its weights minus those of the base, which the literature on merging calls a task vector
+The change of a model is its weights minus the weights of the base. The literature on merging calls it a task vector
 (Ilharco et al., 2023, arXiv:2212.04089). Merging loses changes that point in different directions, or have different
 signs (TIES; Yadav et al., 2023, arXiv:2306.01708).
 """
@@ -62,9 +62,9 @@ class ModelChange:
 class Agreement:
     """Sums over the values of two models, to compare their changes.
 
-    ``both`` is the number of values that both models have changed, ``same_sign`` the number of those that both moved in
-    the same direction. ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are the sums
-    of the squares of each model's changes.
+    ``both`` is the number of values that both models have changed, ``same_sign`` the number of these values that both
+    moved in the same direction. ``product`` is the sum of the products of the two changes. ``first`` and ``second`` are
+    the sums of the squares of each model's changes.
     """
 
     values: int = 0
@@ -175,7 +175,10 @@ class Changes(InNotebooks):
 
     @cached_property
     def total(self) -> ChangeSums:
-        """The sums over all weights. Integers are left out: the norm of position ids may exceed that of all weights."""
+        """The sums over all weights.
+
+        Integers are left out: the norm of position ids may exceed the norm of all weights.
+        """
         return summed(one.sums for one in weights_of(self.tensors))
 
     @property

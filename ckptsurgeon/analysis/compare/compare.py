@@ -92,8 +92,8 @@ def compare(
     """Compare two open checkpoints, or only the tensors that patterns select.
 
     Reads only headers by default. With ``values``, reads the tensors that are in both checkpoints. With ``renames``,
-    reads all tensors, and finds those that the other checkpoint has under another name. If both checkpoints have a
-    tensor at the same place of the same file, its bytes are not read. ``weights`` has a function for each checkpoint
+    reads all tensors, and finds the tensors that the other checkpoint has under another name. If both checkpoints have
+    a tensor at the same place of the same file, its bytes are not read. ``weights`` has a function for each checkpoint
     that gives the decoded weight of a quantised tensor. Raises SourceError if a file cannot be read, FormatError for a
     wrong CRC-32 (safetensors has no checksums), and PatternError for a pattern that matches nothing.
     """

@@ -21,8 +21,8 @@ __all__ = ["EncodedOtherwise", "by_name", "coded_in_both", "encoded_otherwise"]
 class EncodedOtherwise:
     """The weights that two checkpoints store in different encodings; one of the encodings may be plain numbers.
 
-    ``pairs`` has these weights by their logical names (those in a plain model). ``parts`` has the keys of their stored
-    tensors in each checkpoint. ``refused`` maps the names of weights that cannot be decoded to the reason.
+    ``pairs`` has these weights by their logical names (their names in a plain model). ``parts`` has the keys of their
+    stored tensors in each checkpoint. ``refused`` maps the names of weights that cannot be decoded to the reason.
     """
 
     pairs: Mapping[str, Pair] = field(default_factory=dict)

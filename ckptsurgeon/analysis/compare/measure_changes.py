@@ -46,7 +46,7 @@ def compare_changes(
     base: Checkpoint, models: Sequence[Checkpoint], *, include: Iterable[str] | None = (),
     exclude: Iterable[str] | None = (), progress: Callable[[int, int], None] | None = None,
 ) -> Changes:  # fmt: skip
-    """Return the changes of each model's tensors from those of the base, and the agreement of these changes.
+    """Return the changes of each model's tensors from the tensors of the base, and the agreement of these changes.
 
     Only tensors that the base and a model have in the same shape are read. ``include`` and ``exclude`` are patterns
     that select keys; ``progress`` is called with (bytes done, bytes in all). Raises PatternError for a pattern that

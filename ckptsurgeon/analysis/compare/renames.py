@@ -32,9 +32,9 @@ Make = tuple[str, tuple[int, ...]]
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:
     """Return ``found`` with the tensors that have another name in the second checkpoint, and the rules to rename them.
 
-    Two tensors with the same dtype, shape and bytes count as the same tensor. If several have the same bytes, such as
-    biases of zeros, those with the most similar names are paired. Tensors that exchanged their names, as in swapped
-    layers, count as renamed, although ``found`` lists them as changed.
+    Two tensors with the same dtype, shape and bytes count as the same tensor. If several tensors have the same bytes,
+    such as biases of zeros, the tensors with the most similar names are paired. Tensors that exchanged their names, as
+    in swapped layers, count as renamed, although ``found`` lists them as changed.
     """
     differing = (pair.key for pair in (*found.changed, *found.reshaped))
     both = {key for key in differing if key in first and key in second}  # the other weights have different encodings

@@ -28,7 +28,7 @@ class Numbers:
     ``differing`` is the number of elements that differ; it is zero if only bits differ (the sign of zeros, other NaN).
     ``relative`` is the L2 norm of the difference divided by the L2 norm of the first tensor, ``cosine`` the cosine of
     the angle between the tensors as vectors. Both are None if a norm is zero, and any figure is None if float64 cannot
-    hold it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of those that are
+    hold it. ``nan`` is the number of elements that are NaN in only one tensor, ``inf`` the number of elements that are
     infinite in only one tensor, or a different infinity in each.
     """
 

@@ -127,7 +127,7 @@ def _made(unit: Unit) -> Iterator[object]:
 
 
 def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Likeness) -> bool:
-    """Return whether the names of two tensor groups are similar, and more similar than those of any rival pair.
+    """Return whether the names of two tensor groups are similar, and more similar than the names of any rival pair.
 
     In a rival pair, one of the two groups is paired with a group that it fits without transposing.
     """
@@ -142,7 +142,7 @@ def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Like
 
 
 def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source: Tensors) -> str:
-    """Return the note on transposed matrices, and on square ones, which may be transposed without a change of shape.
+    """Return the note on transposed matrices, and on square matrices, which may be transposed with the same shape.
 
     Both ``turned`` (the transposed matrices) and ``names`` (the proposed pairs) map source keys to destination keys.
     """

@@ -68,7 +68,7 @@ class ChangedTensor:
 
     ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
     network that has the values of this weight in the second one; '' if there is none. ``order`` is "transposed" if the
-    second weight is the first one transposed, "rows" or "columns" if its rows or columns are those of the first in
+    second weight is the first one transposed, "rows" or "columns" if it has the rows or columns of the first weight in
     another order; '' otherwise. ``shapes`` are its shapes in both networks if they differ; then ``error`` is infinite.
     ``experts`` are the experts that differ, if the weight has a slice for each expert of a layer.
     """

@@ -24,8 +24,8 @@ __all__ = ["verify_patched"]
 def verify_patched(output: str, patch: PatchFile, progress: Progress | None = None) -> Verification:
     """Compare every file of an output with the SHA-256 that the patch stores for it.
 
-    Tensors in files with this SHA-256 are equal, bit for bit, to those of the checkpoint that the patch was made for.
-    Files that are not in the patch are noted. Raises SourceError if the output does not exist.
+    If a file has this SHA-256, its tensors are equal, bit for bit, to the tensors of the checkpoint that the patch was
+    made for. Files that are not in the patch are noted. Raises SourceError if the output does not exist.
     """
     began, index = time.perf_counter(), patch.index
     source = open_source(output)

@@ -174,7 +174,7 @@ def verify_output(
 
 
 def _unsound(check: Check) -> Iterator[OutputNote]:
-    """Yield a note on tensors with NaN or infinite values, except those that the output's own notes already name."""
+    """Yield a note on tensors with NaN or infinite values, except tensors that the output's own notes already name."""
     said = [note for note in check.output.notes if is_non_finite_note(note)]
     if keys := [key for key in check.unsound if not any(escape(key) in note for note in said)]:
         yield OutputNote(check.output.path, f"NaN or infinite values: {listing(keys)}")

@@ -28,7 +28,7 @@ _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dt
 
 
 class DescribedFields(NamedTuple):
-    """All fields of a configuration, including those with default values, and the main names of fields.
+    """All fields of a configuration, including fields with default values, and the main names of fields.
 
     Some fields have several names, one of which is the main name. ``names`` maps the path of each nested configuration
     ("" for the whole) to a map from other names to main names. ``is_alone`` is true if fields and names depend only on

@@ -1,8 +1,7 @@
 """Converts older keys of a transformers model, and keys with or without the base model's prefix, to current keys.
 
-The result is the same as that of ``from_pretrained``. The functions and tables of transformers
-(transformers/conversion_mapping.py, core_model_loading.py) determine the changes. Our own operations make these
-changes, and notes report them.
+``from_pretrained`` has the same result. The functions and tables of transformers (transformers/conversion_mapping.py,
+core_model_loading.py) determine the changes. Our own operations make these changes, and notes report them.
 """
 
 from __future__ import annotations

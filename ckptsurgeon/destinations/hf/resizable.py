@@ -89,7 +89,7 @@ class Resizable:
         return reads
 
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
-        """Return all fields of the configuration with ``changes`` applied, including those with default values."""
+        """Return all fields of the configuration with ``changes`` applied, including fields with default values."""
         return dict(self._described(changes, vocabulary).fields)
 
     def main_name(self, path: str) -> str:

@@ -85,7 +85,7 @@ def renumbered(
 ) -> tuple[MovedIds, list[str]]:
     """Return the new token ids of a file with these ``fields`` (``MovedIds``), and notes.
 
-    ``numbers`` maps old ids to new ones. ``name`` is the name of the file, and ``new`` is the name of the new token
+    ``numbers`` maps old ids to new ids. ``name`` is the name of the file, and ``new`` is the name of the new token
     list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file: the ids in
     all other fields are defaults. If ``told`` is None, no id is a default.
 

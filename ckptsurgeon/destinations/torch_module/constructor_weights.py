@@ -184,7 +184,7 @@ def confirmed(
     values: Callable[[str], Tensor | None],
     build: Callable[[], Mapping[str, Tensor]],
 ) -> list[InitialFile]:
-    """Return the files, each with only those keys whose values the constructor really reads from that file.
+    """Return the files, each with only the keys whose values the constructor really reads from this file.
 
     Other keys, such as position ids or the weights of a new norm (all 1), have the same values by chance. To find these
     keys, ``build`` constructs the module again while the loading functions return changed values: tensors that stay the

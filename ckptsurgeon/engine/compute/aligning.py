@@ -29,7 +29,7 @@ def shape_in(step: Step, one: Input) -> Shape:
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, that of the overlap.
+    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, the overlap's shape.
 
     The overlap is the region that all inputs have: along each dimension, its size is the smallest size of an input.
     """

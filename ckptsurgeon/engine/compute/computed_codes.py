@@ -106,7 +106,7 @@ def _is_encoding(part: CodedPart) -> bool:
 
 
 def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
-    """Return whether the shape of the step is that of the computed codes ``info``, or an allowed reshaping of it."""
+    """Return whether the step has the shape of the computed codes ``info``, or an allowed reshaping of this shape."""
     may = any(dict(part.facts).get(name) for name in ("flat", "across"))
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 

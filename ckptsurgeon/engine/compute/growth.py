@@ -1,4 +1,4 @@
-"""Finds merged tensors whose values are far larger than those of all inputs, as if the merge amplified rounding errors.
+"""Finds merged tensors whose values are far larger than in all inputs, as if the merge amplified rounding errors.
 
 Methods with a ridge invert matrices of inputs: in directions with hardly any inputs, the inverse is large.
 """
@@ -20,7 +20,7 @@ __all__ = ["RIDGE", "Growths", "grown_notes", "largest_of"]
 RIDGE = "ridge"
 """Only results of merge methods with this parameter are examined; a larger ridge makes the merged values smaller."""
 FAR = 4.0
-"""A tensor gets a note if its largest absolute value is more than this many times that of all inputs."""
+"""A tensor gets a note if its largest magnitude is more than this many times the largest magnitude of all inputs."""
 
 
 def largest_of(arrays: Sequence[Array]) -> float:

@@ -80,7 +80,7 @@ def _rows(step: Step) -> tuple[VocabularyRows, DonorRows]:
 def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
     """Return a function that computes a block of an embedding whose new rows are made from the rows of a donor.
 
-    ``parts`` are the embedding of the source and that of the donor. The donor's rows of shared tokens stay in memory if
+    ``parts`` are the embeddings of the source and of the donor. The donor's rows of shared tokens stay in memory if
     they take at most half of ``memory``; otherwise, they are read again for each term of the sums.
     """
     rows, donor = _rows(step)
@@ -155,7 +155,7 @@ class _NewRows:
 
     So their values do not depend on the number of threads and processes. ``atoms`` are the donor's rows of the shared
     tokens, ``bases`` the indices of the source's rows of the same tokens. ``theirs`` is the embedding of the donor,
-    ``source`` that of the source.
+    ``source`` the embedding of the source.
     """
 
     rows: VocabularyRows

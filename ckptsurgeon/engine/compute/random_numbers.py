@@ -1,4 +1,4 @@
-"""Random numbers that depend only on a seed, a key, a model and a position: those of DARE and DELLA."""
+"""Random numbers that depend only on a seed, a key, a model and a position, for DARE and DELLA."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor, and the counts of values that casts lost.
 
-    The values are those of the source tensor ``origin`` if it has them. All other values are those of ``initial``, the
+    Values that the source tensor ``origin`` has come from ``origin``. All other values come from ``initial``, the
     tensor of the destination's checkpoint.
     """
     kept, keeper = initial
@@ -231,7 +231,7 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
 
 
 def laid_over(step: Step, origin: Part | None, initial: Array, dtype: str, box: Box) -> tuple[Array, CastLosses]:
-    """Return the part ``box`` of a tensor: ``initial`` values of ``dtype``, overwritten with those of ``origin``.
+    """Return the part ``box`` of a tensor: ``initial`` values of ``dtype``, overwritten with the values of ``origin``.
 
     Also returns the counts of values that casts lost.
     """

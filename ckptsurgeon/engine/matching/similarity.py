@@ -32,7 +32,7 @@ LEAST = 1 << 16
 class TensorPair:
     """Two tensors of the same shape: one of the reference, and one of the model that is aligned with the reference.
 
-    ``key`` is the key of the model's tensor, for messages. Both tensors may be derived from stored ones.
+    ``key`` is the key of the model's tensor, for messages. Both tensors may be derived from stored tensors.
     """
 
     def __init__(self, reference: Checkpoint, first: TensorInfo, model: Checkpoint, second: TensorInfo, key: str):

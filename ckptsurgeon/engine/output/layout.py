@@ -144,7 +144,7 @@ class OutputShape:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all files of the output folder, including those that contain no tensors."""
+        """The names of all files of the output folder, including files without tensors."""
         return (*(name for part in self.parts for name in part.names), *self.index)
 
     @property

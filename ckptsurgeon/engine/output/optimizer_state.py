@@ -19,7 +19,7 @@ __all__ = ["optimizer_state"]
 def optimizer_state(plan: Plan, source: Checkpoint) -> ExtraEntries:
     """Return what an output with an optimizer's state contains: ``param_groups``, and the place of each tensor.
 
-    The settings of each parameter group, such as the learning rate, are those of the source. Raises PlanError if the
+    The settings of each parameter group, such as the learning rate, come from the source. Raises PlanError if the
     parameter groups of the source have changed since the plan was made.
     """
     given = source.others.get(GROUPS)

@@ -140,8 +140,8 @@ class PatchIndex:
     ``old`` and ``new`` are the names of the two checkpoints. ``folder`` is whether the new checkpoint is a folder;
     otherwise it is a single file. ``files`` are the files that the patch makes. ``tensors`` is {key: where the tensor
     is in these files}. ``old_files`` is {name: size and SHA-256} of the old files that the patch copies whole.
-    ``errors`` is empty if the files are those of the new checkpoint; else it has the error of all approximated changes
-    and the largest error of a tensor's weights, both relative (see ``Patch``).
+    ``errors`` is empty if the files are equal to the files of the new checkpoint; else it has the error of all
+    approximated changes and the largest error of a tensor's weights, both relative (see ``Patch``).
     """
 
     old: str

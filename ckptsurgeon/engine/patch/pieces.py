@@ -44,7 +44,7 @@ class FileRange:
 class EncodedBlock:
     """A block of a new file: its bytes, their encoded form, and the CRC-32 of the new bytes and of the old bytes.
 
-    ``errors`` is None if the bytes are those of the new checkpoint.
+    ``errors`` is None if the bytes are equal to the bytes of the new checkpoint.
     """
 
     new: Bytes

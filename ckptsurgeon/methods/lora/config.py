@@ -62,7 +62,7 @@ CONVERTED = {
 class AdapterConfig:
     """The settings of a PEFT adapter that are needed to interpret its tensors.
 
-    ``rank`` and ``alpha`` are for all modules, except for those that ``ranks`` and ``alphas`` match. ``saved`` is
+    ``rank`` and ``alpha`` are for all modules, except modules that ``ranks`` and ``alphas`` match. ``saved`` is
     modules_to_save, and ``transposed`` is fan_in_fan_out. If target_modules is "all-linear", ``targets`` is None and
     ``linear`` has the other settings that select modules. ``data`` are all fields as they are in the file.
     """

@@ -22,7 +22,7 @@ CONV1D: Mapping[str, frozenset[str]] = {
 """The last part of the names of all Conv1D layers, by model_type, in transformers 5.23 (``models/*/modeling_*.py``).
 
 PEFT merges Conv1D layers as (in, out) and torch's Linear as (out, in), whatever ``fan_in_fan_out`` is. PEFT sets this
-field by the type of each layer that it wraps, so the saved value is that of the last layer (peft 0.21,
+field by the type of each layer that it wraps, so the saved value fits the last layer (peft 0.21,
 ``tuners/lora/layer.py``, dispatch_default).
 """
 
@@ -32,7 +32,7 @@ class KnownModel:
     """A model of transformers: its model_type (``kind``), and the last part of the names of its Conv1D layers.
 
     If ``conv1d`` is empty, CONV1D does not list the model. Then its layers are torch's Linear, unless ``own_code`` is
-    true: the model's code is not that of transformers.
+    true: the model's code is not part of transformers.
     """
 
     kind: str

@@ -30,11 +30,11 @@ OFT_FIELDS = (
 
 
 def lora_fields(data: object, name: str) -> object:
-    """Return the configuration of a LoHa, LoKr or OFT as that of a LoRA with the same scales.
+    """Return the configuration of a LoHa, LoKr or OFT as the configuration of a LoRA with the same scales.
 
     Any other configuration is returned unchanged.
 
-    PEFT has the field ``alpha`` where LoRA has ``lora_alpha``; an OFT has no scale. ``name`` is the name of the file in
+    PEFT's field ``alpha`` becomes LoRA's ``lora_alpha``; an OFT has no scale. ``name`` is the name of the file in
     messages. Raises ConfigError if a field is missing or invalid, or for a constrained OFT.
     """
     if not isinstance(data, Mapping) or str(data.get("peft_type")) not in TYPES:
@@ -55,9 +55,10 @@ def lora_fields(data: object, name: str) -> object:
 
 
 def _oft_fields(data: Mapping[str, object], name: str) -> Mapping[str, object]:
-    """Return the configuration of an OFT as that of a LoRA with the scale 1; ``name`` is the name of its file.
+    """Return the configuration of an OFT as the configuration of a LoRA with the scale 1.
 
-    Raises ConfigError if a field is missing or invalid, or for a constrained OFT (COFT).
+    ``name`` is the name of its file. Raises ConfigError if a field is missing or invalid, or for a constrained OFT
+    (COFT).
     """
     if data.get("coft"):
         raise ConfigError(

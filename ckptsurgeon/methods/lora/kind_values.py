@@ -127,7 +127,7 @@ def _skew(elements: Array) -> Array:
 
 
 def _blocks(skew: Array, terms: int, *, in_order: bool) -> Array:
-    """Return the blocks of a rotation: the exact ones for ``terms`` = 0, else the series as PEFT truncates it.
+    """Return the blocks of a rotation: exact if ``terms`` is 0, else the series as PEFT truncates it.
 
     PEFT has I for one term and I + 2 Q for two. For more terms it adds 2 Q^2, 2 Q^3 and so on, but the last power
     without the factor 2: four terms are I + 2 Q + 2 Q^2 + Q^3. Three terms give the same sum as four.

@@ -36,8 +36,8 @@ class MatchedModules:
     """The weights of a base model that the modules of an adapter change.
 
     ``weights`` maps (component, module) of the adapter to the key of the weight in the base; a component is a model of
-    a pipeline of diffusers. ``lacking`` are the modules that match no weight, ``several`` those that match more than
-    one weight. ``shifts`` maps each component to the change of prefix of its names.
+    a pipeline of diffusers. ``lacking`` are the modules that match no weight, ``several`` the modules that match more
+    than one weight. ``shifts`` maps each component to the change of prefix of its names.
     """
 
     weights: dict[tuple[str, str], str] = field(default_factory=dict)

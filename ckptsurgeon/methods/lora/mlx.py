@@ -27,7 +27,7 @@ def is_mlx(data: Any) -> bool:
 def check_mlx(tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], name: str) -> float:
     """Return the scale of an adapter; raises ConfigError or FormatError if it is not a LoRA of linear layers.
 
-    ``tensors`` are those of the file, not transposed yet; ``data`` is the data of adapter_config.json.
+    ``tensors`` are the tensors of the file, not transposed yet; ``data`` is the data of adapter_config.json.
     """
     kind = data.get("fine_tune_type", "lora")
     if kind != "lora":

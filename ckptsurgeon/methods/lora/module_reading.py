@@ -143,7 +143,7 @@ def _with_core(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Ad
 def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> AdapterModule:
     """Return a module of an OFT, whose scale is always 1.
 
-    Raises FormatError if the module also has other tensors, and ConfigError if the configuration is not that of an OFT.
+    Raises FormatError if the module also has other tensors, and ConfigError if the configuration is not of an OFT.
     """
     config, name = file.config, file.name
     other = next((key for role, key in keys.items() if role != ROTATED), "")

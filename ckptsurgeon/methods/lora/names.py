@@ -46,7 +46,7 @@ KINDS = {
 }
 """{pattern for the end of a key: kind of adapter, in words}, for adapters other than LoRA.
 
-The keys are those of LyCORIS (``lycoris/modules``) and peft 0.21.
+LyCORIS (``lycoris/modules``) and peft 0.21 use these keys.
 """
 
 MERGED_KINDS = (LOHA, LOKR, PEFT_OFT, *(kind for kind in KINDS.values() if "Tucker" in kind))
@@ -75,7 +75,7 @@ TAKEN: Mapping[tuple[str, ...], str] = {
     COMPOSED: "only LoRA, LoHa and LoKr can be used here",
     MERGED: "only LoRA, LoHa, LoKr and PEFT's OFT can be used here",
 }
-"""{beginnings of the roles that a verb accepts besides those of LoRA: the adapters that it accepts, in words}"""
+"""{beginnings of the roles that a verb accepts besides LoRA's roles: the adapters that it accepts, in words}"""
 
 LEAVE_OUT = ", or leave these modules out with --exclude"
 """The end of a hint of ``ckpt lora convert``, without the full stop."""

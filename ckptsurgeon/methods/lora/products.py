@@ -198,7 +198,7 @@ class DoubleProducts:
 
 
 def _single(total: Array, apart: Array) -> tuple[Array, Array]:
-    """Return the sums ``total`` rounded to float32, and the flat indices of those whose rounded value is uncertain.
+    """Return the sums ``total`` rounded to float32, and the flat indices of sums whose rounded value is uncertain.
 
     A sum in order may differ from ``total`` by ``apart`` and a rounding error. The rounded value is uncertain if
     numbers in this range round to different float32 values.

@@ -163,7 +163,7 @@ class _ModulePatterns:
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules that an adapter changes: those that ``chosen`` matches and ``excluded`` does not.
+    """The modules that an adapter changes: modules that ``chosen`` matches and ``excluded`` does not.
 
     If ``layers`` is not empty, only modules in layers with these indices are changed. ``lists`` are patterns that find
     the index of a layer in a name. ``tied`` is PEFT's setting ``ensure_weight_tying``.
@@ -212,7 +212,7 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
 
 
 def linear_targets_of(data: Mapping[str, Any]) -> Targets | None:
-    """Return the linear layers that an adapter_config.json selects with "all-linear": all except excluded ones.
+    """Return the linear layers that an adapter_config.json selects with "all-linear": all except excluded layers.
 
     Returns None for other values of target_modules, and if only some layers are selected (layers_to_transform).
     """

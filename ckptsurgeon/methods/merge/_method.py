@@ -46,7 +46,7 @@ class Slice(Brief):
 
     @property
     def deltas(self) -> tuple[Array, ...]:
-        """The values of each model minus those of the base; the models themselves if there is no base."""
+        """The values of each model minus the values of the base; the models themselves if there is no base."""
         return tuple(self.delta(model) for model in range(len(self.models)))
 
     def delta(self, model: int) -> Array:
@@ -116,10 +116,11 @@ ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """Whether slices must have whole rows; or a function of a shape and all parameters, by name, that returns a bool."""
 
 Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
-"""A function that returns how many bytes of memory a method needs to factorise a whole tensor; 0 if it does not do so.
+"""A function that returns how many bytes of memory a method needs to factorise a whole tensor.
 
-Its arguments are the shape of the tensor, the number of inputs (the models and the base), the bytes of an element in
-the dtype of computation, and all parameters, by name."""
+0 if it does not factorise. Its arguments are the shape of the tensor, the number of inputs (the models and the base),
+the bytes of an element in the dtype of computation, and all parameters, by name.
+"""
 
 
 class ValuesNeededError(Exception):

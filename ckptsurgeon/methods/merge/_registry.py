@@ -1,4 +1,4 @@
-"""All merge methods: those of this folder, and those in users' plugin files; also as plain data."""
+"""All merge methods: the methods of this folder, and the methods in users' plugin files; also as plain data."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _is_numpy(array: Any) -> bool:
 
 
 def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
-    """Return every method by its name, those of plugins last; raises ConfigError if a name is used twice."""
+    """Return every method by its name, methods of plugins last; raises ConfigError if a name is used twice."""
     found = dict(_bundled_methods())
     for method in plugins:
         if method.name in found:

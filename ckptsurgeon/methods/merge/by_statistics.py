@@ -40,9 +40,9 @@ def fisher(
     """Return the mean of the models, each element weighted by its Fisher information in each model.
 
     The mean is sum_i c_i F_i W_i / sum_i c_i F_i, with ``weight`` for c_i. Fisher information below ``floor`` is raised
-    to it; in elements where it is zero in all models, the mean has the weights c_i. Tensors that are not trained have
-    no Fisher information, and get the mean with the weights c_i, too. If ``missing`` is "average", so do tensors whose
-    statistics were not collected.
+    to it; in elements in which it is zero in all models, the mean has the weights c_i. Tensors that are not trained
+    have no Fisher information, and get the mean with the weights c_i, too. If ``missing`` is "average", so do tensors
+    whose statistics were not collected.
     """
     parts = positive_shares(weight)
 
@@ -123,7 +123,7 @@ def regmean_plusplus(
     """Return the weights that ``regmean`` finds for the inputs of layers in the merged model, not in the models.
 
     ``ckpt stats --merged-with`` collects the Gram matrices: it merges one block after the other, and runs each model's
-    own block on the outputs of the merged blocks before it. The parameters must be those of this merge.
+    own block on the outputs of the merged blocks before it. The parameters must be the same as for this merge.
     """
     return by_grams(tensors, weight, alpha=alpha, ridge=ridge)
 
@@ -147,10 +147,10 @@ def aim(
     """Return the base plus the weighted sum of the changes, smaller for inputs that are large in the base.
 
     The change of the weights of an input is multiplied by 1 - (1 - ``omega``) s. Here s is the mean magnitude of this
-    input in the base, divided by that of the layer's largest input. So with ``omega`` 0 the weights of the largest
-    input stay those of the base, and with 1 nothing is scaled. ``lambda`` multiplies the whole change. To scale the
-    result of another method, merge this result alone. Tensors that are not weights of linear layers are not scaled. If
-    ``missing`` is "unscaled", linear layers whose inputs were not collected are not scaled either.
+    input in the base, divided by the mean magnitude of the layer's largest input. So with ``omega`` 0 the weights of
+    the largest input stay as in the base, and with 1 nothing is scaled. ``lambda`` multiplies the whole change. To
+    scale the result of another method, merge this result alone. Tensors that are not weights of linear layers are not
+    scaled. If ``missing`` is "unscaled", linear layers whose inputs were not collected are not scaled either.
     """
     plain = mixed(tensors, everything, DeltaMixing(weight, False, False, lambda_))
     if len(tensors.shape) != 2:

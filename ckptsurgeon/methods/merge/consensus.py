@@ -52,8 +52,8 @@ def consensus(
     """Return the base plus the sum of the changes, in the elements that matter to at least ``k`` models.
 
     An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add.
-    With ``k`` = 1, elements that matter to no model are left out; with 2, also those that matter to only one. With
-    ``k`` = 0, this is task arithmetic. ``lambda`` multiplies the change.
+    With ``k`` = 1, elements that matter to no model are left out; with 2, also elements that matter to only one model.
+    With ``k`` = 0, this is task arithmetic. ``lambda`` multiplies the change.
     """
 
     def merged(at: Slice) -> Array:

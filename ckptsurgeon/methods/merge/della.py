@@ -111,7 +111,7 @@ def _ranks(at: Slice, delta: Array) -> Array:
 
 
 def _order(at: Slice, sizes: Array) -> Array:
-    """Return the indices that sort the magnitudes of each row, smallest first; equal ones stay in order."""
+    """Return the indices that sort the magnitudes of each row, smallest first; equal magnitudes stay in order."""
     if not isinstance(sizes, np.ndarray) or sizes.dtype != np.float32:
         order: Array = at.xp.argsort(sizes, stable=True)
         return order

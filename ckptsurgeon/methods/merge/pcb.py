@@ -1,6 +1,6 @@
 """PCB-merging: weights each element of each change by its size in the model, and by its agreement with the others.
 
-The formulas are those of the authors' code, https://github.com/duguodong7/pcb-merging. It compares the elements of the
+The formulas come from the authors' code, https://github.com/duguodong7/pcb-merging. It compares the elements of the
 whole model, which would have to be in memory for this; here each tensor is merged alone, as in ``ties``.
 """
 
@@ -39,7 +39,7 @@ def pcb(tensors: Tensors, *, ratio: Annotated[float, Between(0, 1)] = 0.1, lambd
     The score of an element of a change grows with its magnitude, relative to the whole tensor, and with its product
     with the sum of all changes. Of each model, the share ``ratio`` of the elements with the highest scores is merged;
     the weights rise from 0 at the lowest of these scores to 1 at the highest. The largest and smallest 0.01 % of the
-    magnitudes are replaced by the next ones. A tensor of one element gets the mean of the changes. ``lambda``
+    magnitudes are replaced by the next magnitudes. A tensor of one element gets the mean of the changes. ``lambda``
     multiplies the change.
     """
     if math.prod(tensors.shape) < 2:

@@ -20,7 +20,7 @@ __all__ = ["METHODS"]
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are in memory: all models' vectors, and the orthogonal ones."""
+    """Return how many numbers are in memory: the vectors of all models, and the orthogonal vectors."""
     models = inputs - 1
     return 2 * (rows + columns) * models * _rank(min(rows, columns), models)
 
@@ -37,9 +37,9 @@ def tsv_m(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> M
     """Return the base plus the sum of the models' low-rank changes, whose singular vectors are made orthogonal.
 
     Of each of T changes, the share 1/T with the largest singular values is kept, at least one. The left vectors of all
-    changes are replaced by the nearest orthonormal ones, and so are the right vectors. Vectors whose singular value is
-    zero (up to rounding) are left out, since rounding alone decides them. Only tensors of two dimensions are matrices;
-    others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    changes are replaced by the nearest orthonormal vectors, and so are the right vectors. Vectors whose singular value
+    is zero (up to rounding) are left out, since rounding alone decides them. Only tensors of two dimensions are
+    matrices; others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
     """
     if tensors.count == 1 or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

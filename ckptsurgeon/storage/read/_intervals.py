@@ -16,7 +16,7 @@ Range = tuple[int, int]
 
 
 class Intervals:
-    """A set of bytes of a file, such as those received so far, kept as sorted ranges that neither overlap nor touch."""
+    """A set of bytes of a file, such as the received bytes, kept as sorted ranges that neither overlap nor touch."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []

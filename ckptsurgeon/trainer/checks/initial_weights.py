@@ -1,4 +1,4 @@
-"""Checks of the weights before the first step: loaded tensors equal their source, new ones fit their initialiser."""
+"""Checks of the weights before the first step: loaded tensors equal their source, new tensors fit their initialiser."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | No
 
 
 def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
-    """Return the recipe's entries for those ``keys`` whose tensors are complete copies of tensors of a source.
+    """Return the recipe's entries for the ``keys`` whose tensors are complete copies of tensors of a source.
 
     Tensors of sources without moments are left out; ``found`` has the moments by the index of the source.
     """

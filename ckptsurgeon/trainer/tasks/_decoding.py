@@ -183,7 +183,7 @@ class _BeamState(NamedTuple):
     spelled: PrefixLogProbs
 
     def of(self, chosen: Tensor) -> _BeamState:
-        """Return the state with only those clips whose entry in ``chosen`` (n,) is true."""
+        """Return the state with only the clips whose entry in ``chosen`` (n,) is true."""
         clips, tokens, decoder, scores, spelled = self
         return _BeamState(
             clips[chosen],

@@ -40,9 +40,9 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return a text with the first ``SHOWN`` missing indices, and the number of further ones, which may be millions.
+    """Return a text with the first ``SHOWN`` missing indices, and the number of further missing indices.
 
-    ``numbers`` are the indices that exist, ``missing`` is the number of missing ones.
+    ``numbers`` are the indices that exist; ``missing`` is the number of missing indices, which may be millions.
     """
     first = islice((number for number in range(max(numbers)) if number not in numbers), SHOWN)
     more = f", and {missing - SHOWN} more" if missing > SHOWN else ""

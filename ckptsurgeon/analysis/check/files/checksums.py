@@ -1,4 +1,4 @@
-"""Checks that bytes match the checksums that a file stores for its records, and those in ckptsurgeon's recipe."""
+"""Checks that bytes match the checksums that a file stores for its records, and the checksums in a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _of_recipe(subject: Subject) -> Iterator[Found]:
     """Yield a finding if tensors do not have the checksums in the recipe, or if the recipe describes other weights.
 
-    If the tensors match the recipe, yield a finding if other bytes do not match its seal, a digest of those bytes.
+    If the tensors match the recipe, yield a finding if other bytes do not match the recipe's seal, a digest of all
+    bytes outside the tensors.
     """
     found = subject.recipe
     if found.fault:

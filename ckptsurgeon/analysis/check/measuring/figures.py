@@ -232,7 +232,7 @@ def _rare(raw: Array, dtype: str) -> Figures:
 def _values_of_codes(dtype: str) -> Array:
     """Return the values of the 256 codes of an 8-bit dtype.
 
-    If ``dtype`` is a GGUF type with exponents as scales, the values are those of the exponents: powers of two, no NaN.
+    If ``dtype`` is a GGUF type with exponents as scales, the values are powers of two, without NaN.
     """
     if dtype in BLOCK_EXPONENTS:
         return np.exp2(np.arange(256, dtype=np.float64) - ONE_E8M0)

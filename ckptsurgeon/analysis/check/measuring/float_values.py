@@ -68,8 +68,8 @@ LAYOUTS: Mapping[str, FloatLayout] = {
 def as_floats(codes: Array, out: Array, layout: FloatLayout) -> Array:
     """Return the values of codes. Codes of 16 bits are converted to float32 in ``out``, by shifting their bits.
 
-    The exponent bias of float16 is smaller by 112 than that of float32, hence the factor. numpy's own conversion takes
-    six times as long. Infinities and NaN may become finite: recognise them by their codes.
+    The factor is needed because the exponent bias of float16 is smaller by 112 than the exponent bias of float32.
+    numpy's own conversion takes six times as long. Infinities and NaN may become finite: recognise them by their codes.
 
     Values of 8-bit types are looked up: weights that were cast without scales are mostly denormal, and a processor
     takes 30 ns to multiply a denormal number.

@@ -27,7 +27,7 @@ placeholders.
 In BERT, the rows of [unused...] have 0.33 to 0.41 of the median.
 """
 SPREAD = 0.5
-"""The relative deviation of the norms of untrained rows is less than this multiple of that of placeholders.
+"""The relative deviation of the norms of untrained rows is less than this times the deviation of placeholders.
 
 The standard deviation of the norms, as a share of their mean, is 0.02 to 0.03 for untrained rows of BERT, and 0.09 to
 0.11 for rows of rare letters.

@@ -77,7 +77,7 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 
     A role is rare if it occurs in few layers: for example, the norm after the last layer. This norm is compared only
     with norms of the same part of the network: in a new model, the norms of a language model that computes 1 + weight
-    are zeros, those of its vision tower are ones.
+    are zeros, but the norms of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found

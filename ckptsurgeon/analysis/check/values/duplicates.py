@@ -62,7 +62,7 @@ def _repeats(subject: Subject) -> Iterator[Found]:
 
 
 def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str, TensorInfo, Figures]]:
-    """Yield (key, header, figures) of the codes of each quantised weight, except those of a vocabulary."""
+    """Yield (key, header, figures) of the codes of each quantised weight, except the weights of a vocabulary."""
     places = set[object]()
     for key in subject.measured:
         if key in subject.codes:

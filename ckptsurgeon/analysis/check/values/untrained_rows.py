@@ -82,7 +82,7 @@ def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Fo
 
 
 def _vary(sizes: Array, usual: Array, width: int) -> bool:
-    """Return whether ``sizes`` of rows vary more than those of new rows, and nearly as much as the sizes ``usual``.
+    """Return whether the ``sizes`` of rows vary more than sizes of new rows, and nearly as much as the sizes ``usual``.
 
     The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). If it
     is measured on ``n`` rows, its relative error is 1 / sqrt(2 * n).

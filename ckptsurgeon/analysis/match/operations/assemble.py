@@ -41,7 +41,7 @@ class _RowError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The correspondence of two models: the tensors that are only renamed, the changed tensors, and the undecided ones.
+    """The correspondence of two models: tensors that are only renamed, changed tensors, and undecided tensors.
 
     ``names`` maps source keys of renamed tensors to destination keys; ``evidence`` maps them to the kind of evidence.
     """

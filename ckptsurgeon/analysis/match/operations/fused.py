@@ -2,7 +2,8 @@
 
 Shapes show that tensors are parts of another tensor, but not the order of the parts. Only names show the order:
 ``qkv_proj`` of Phi-3 has all queries, then all keys, then all values. ``query_key_value`` of GPT-NeoX, BLOOM and Falcon
-has the queries, keys and values of one head, then those of the next head. For other names, the order is not known.
+has the queries, keys and values of one head, then the queries, keys and values of the next head. For other names, the
+order is not known.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Lines:
 
 
 def is_comparable(info: TensorInfo) -> bool:
-    """Return whether the values of a tensor can be compared with those of another dtype or form."""
+    """Return whether the values of a tensor can be compared with values of another dtype or form."""
     return not info.opaque and not DTYPES[info.dtype].is_packed and DTYPES[info.dtype].kind not in ("quantized", "bits")
 
 

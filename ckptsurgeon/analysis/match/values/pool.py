@@ -123,7 +123,7 @@ def _separate(
 ) -> None:
     """Give lines with equal fingerprints different positions.
 
-    Such a line gets the position after that of the previous line if possible, else the first free position.
+    Such a line gets the position after the position of the previous line if possible, else the first free position.
     """
     taken = set(positions[number == 1].tolist())
     following: dict[int, int] = {}

@@ -126,7 +126,7 @@ def _vector_stacks(
 ) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """Yield (matrix, vectors that are its rows, whether the numbers of the vectors increase from row to row).
 
-    Of several lists of vectors, the one with the most similar name is chosen, and those in order come first.
+    Of several lists of vectors, the list with the most similar name is chosen; lists in order come first.
     """
     lists: dict[tuple[int, ...], list[list[str]]] = defaultdict(list)
     for _, keys in numbered_lists({key: info for key, info in vectors.items() if len(info.shape) == 1}):

@@ -1,8 +1,8 @@
 """Compares float16 with bfloat16: both may be roundings of one network, and then few elements are equal after a cast.
 
-Each line of a matrix is described by a few random projections. Rounding hardly changes them, but other lines have
-different ones (random projections keep distances: Johnson and Lindenstrauss, 1984). Lines with nearly equal projections
-get the same number, which is used as their fingerprint.
+Each line of a matrix is described by a few random projections. Rounding hardly changes the projections, but different
+lines have different projections (random projections keep distances: Johnson and Lindenstrauss, 1984). Lines with nearly
+equal projections get the same number, which is used as their fingerprint.
 """
 
 from __future__ import annotations

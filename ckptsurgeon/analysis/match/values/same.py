@@ -108,7 +108,7 @@ def pair_constants(pairs: Pairs, expected: Mapping[str, str]) -> None:
 
 
 def _singles(pairs: Pairs) -> Iterator[tuple[str, str]]:
-    """Yield (source key, destination key) of each tensor with one partner: changed tensors, then renamed ones."""
+    """Yield (source key, destination key) of each tensor with one partner: changed tensors, then renamed tensors."""
     for change in pairs.changes:
         if len(change.sources) == len(change.results) == 1:
             yield change.sources[0], next(iter(change.results.values()))

@@ -102,7 +102,7 @@ class Pairs:
         return {key: info for key, info in self.there.tensors.items() if key not in made}
 
     def undoubted(self) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
-        """Return the tensors of both sides that have no partner yet, without those in ``doubtful``."""
+        """Return the tensors of both sides that have no partner yet and are not in ``doubtful``."""
         doubtful = [{key for pair in self.doubtful for key in pair[side]} for side in (0, 1)]
         return (
             {key: info for key, info in self.sources().items() if key not in doubtful[0] or info.numel == 1},

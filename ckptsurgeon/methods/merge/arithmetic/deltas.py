@@ -1,6 +1,6 @@
 """Functions for merge methods that add the models' differences to the base, called deltas.
 
-Elements of a delta may be dropped: by a mask, or because their sign is not that of the majority.
+Elements of a delta may be dropped: by a mask, or because they do not have the sign of the majority.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
 
 
 def orthogonal_sum(changes: Changes, first: Components, second: Components) -> Array | None:
-    """Return the sum of two matrices after their vectors were replaced by the nearest orthonormal ones.
+    """Return the sum of two matrices after their vectors were replaced by the nearest orthonormal vectors.
 
     ``nearest_orthogonal`` of all vectors gives the same result, but takes longer: here the vectors of each matrix are
     orthonormal already. Returns None if they may not be orthonormal, or if there are more vectors than rows or columns.
@@ -66,8 +66,8 @@ class _Pair:
 def _is_orthonormal(changes: Changes, one: Components) -> bool:
     """Return whether the singular vectors are certainly orthonormal, in spite of rounding.
 
-    The vectors of one side were computed from products with the vectors of the other side. In such products, a rounding
-    error as large as that of the largest singular value is divided by the smallest singular value, twice.
+    The vectors of one side were computed from products with the vectors of the other side. In such products, the
+    rounding error of the largest singular value is divided by the smallest singular value, twice.
     """
     values = one.values.tolist()
     return bool(values) and changes.nothing * min(values) ** 2 > _ROUNDING * max(values) ** 2

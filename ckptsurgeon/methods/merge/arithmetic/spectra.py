@@ -158,7 +158,7 @@ def _itemsize(array: Array) -> int:
 
 
 def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0) -> Components:
-    """Return at most ``rank`` components of a matrix: those with the largest singular values that are not zero.
+    """Return at most ``rank`` components of a matrix, with the largest nonzero singular values.
 
     Singular values up to ``least`` count as zero, too: if ``matrix`` is a residual, they may be rounding errors.
     """

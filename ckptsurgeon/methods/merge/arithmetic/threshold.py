@@ -30,7 +30,7 @@ __all__ = ["MagnitudeCut", "MagnitudeRank", "cuts", "trivial"]
 class MagnitudeRank:
     """How many magnitudes to select: the ``count`` largest, or smallest, of one of the compared arrays.
 
-    ``quantity`` is the index of that array. Of equal magnitudes, those that come first are selected.
+    ``quantity`` is the index of that array. Of equal magnitudes, the first are selected.
     """
 
     quantity: int
@@ -40,7 +40,7 @@ class MagnitudeRank:
 
 @dataclass(frozen=True)
 class MagnitudeCut:
-    """The threshold that selects magnitudes: those above ``value`` or, if not ``largest``, those below it.
+    """The threshold that selects magnitudes above ``value`` or, if not ``largest``, magnitudes below ``value``.
 
     Values that equal ``value`` are selected if their piece begins before ``place``. In the piece that begins at
     ``place``, only the first ``quota`` of these values are selected. (The merge has the same pieces as the counting.) A
@@ -258,7 +258,7 @@ def _following(lanes: Array, bits: int, level: int) -> Array:
 def _ends(
     tensors: Tensors, quantities: Quantities, tied: Sequence[tuple[_RankSearch, float]], columns: int | None
 ) -> list[tuple[float, int]]:
-    """Return, for each search in ``tied``, where the selection among the values equal to its threshold ends.
+    """Return, for each search in ``tied``, the end of the selection among the values that equal its threshold.
 
     ``tied`` has pairs of a search and its threshold. Only the first few of the equal values are selected. An element of
     the result is (offset of the piece with the last selected value, number of equal values selected in that piece).
