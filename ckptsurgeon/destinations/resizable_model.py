@@ -55,7 +55,7 @@ class ResizableModel(Resizable):
         return False
 
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
-        """Return the fields of the section ``model:`` with ``changes`` applied, including those with default values."""
+        """Return all fields of the section ``model:`` with ``changes`` applied, also fields with default values."""
         document = self._document.changed(changes)
         given = {name: value for name, value in document.model.items() if name not in (_FACTORY, _BUNDLED)}
         return {**self._defaults(), **given}

@@ -197,7 +197,9 @@ def _module(document: Document, entry: str, made: Any) -> Any:
     for part in entry.split("."):
         if not isinstance(found, Mapping) or part not in found:
             is_map = isinstance(found, Mapping)
-            there = f"There is {', '.join(map(str, found))}." if is_map else f"A {type(found).__name__} has no entries."
+            there = (
+                f"Use one of {', '.join(map(str, found))}." if is_map else f"A {type(found).__name__} has no entries."
+            )
             raise document.fail(f"the file has no entry {escape(entry)}.", escape(there))
         found = found[part]
     if isinstance(found, nn.Module):

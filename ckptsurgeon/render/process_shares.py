@@ -26,7 +26,7 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
     rows: list[list[str | Text]] = [[Text(head, "dim") for head in heads]]
     rows += [_row(number, share) for number, share in shown]
     left = len(order) - len(shown)
-    more = [Text(f"  and {left} others, none of which writes more than these (-v shows all)", "dim")] if left else []
+    more = [Text(f"  and {left} other processes, which write at most as much (-v shows all)", "dim")] if left else []
     disk = f"  on disk {human_bytes(sharing.nbytes_disk)}, in addition to an output that is replaced"
     if sharing.rate is None:
         time = "  time: not measured, since the sources are remote or values are initialised"

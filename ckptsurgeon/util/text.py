@@ -42,7 +42,7 @@ _SIGNED = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """Return ``text`` without the ``user:password@`` of its addresses, including nested ones (``zip://x::http://…``)."""
+    """Return ``text`` with ``user:password@`` removed from its addresses, also if nested (``zip://x::http://…``)."""
     return _USER.sub("", text) if "://" in text else text
 
 

@@ -159,7 +159,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
             "speechbrain: recipe.yaml, entry: encoder",
             r"no entry encoder\. Choose another entry: .*the file makes enc, tied",
         ),
-        ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. There is enc, head"),
+        ("speechbrain: recipe.yaml, entry: modules.hed", r"no entry modules\.hed\. Use one of enc, head"),
         ("speechbrain: recipe.yaml, entry: size", "size is 4, neither a module"),
         ("speechbrain: recipe.yaml, entry: broken", "the entry broken has values that are not modules: size"),
         (

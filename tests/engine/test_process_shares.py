@@ -45,7 +45,7 @@ def test_it_is_shown_and_said_in_json(ckpt: Any) -> None:
     command = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out/", "--max-shard-size", SHARD, "-n"]
     shown = ckpt(*command, "--processes", "12")
     assert shown.code == 0, shown
-    assert "and 4 others, none of which writes more than these (-v shows all)" in shown.out
+    assert "and 4 other processes, which write at most as much (-v shows all)" in shown.out
     assert "measured here with one process, without writing" in shown.out
     data = json.loads(ckpt(*command, "--processes", "2", "--json").out)
     assert (data["kind"], [one["shards"] for one in data["processes"]]) == ("ckpt.sharing", [3, 2])

@@ -263,7 +263,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert done.code == 0, done
     said = " ".join((done.out + done.err).split())
     assert "steps was 6, is 12" in said
-    rate = "from step 6 on, the learning rate is that of the linear schedule over 12 steps, 0.00"
+    rate = "from step 6 on, the learning rate follows the linear schedule over 12 steps, 0.00"
     assert (rate in said) == (schedule == "linear")
     assert lineage()["prolonged"] == [{"at": 6, "from": 6, "to": 12}]
     assert [row["step"] for row in read_log("run/log.jsonl") if "loss" in row] == list(range(1, 13))

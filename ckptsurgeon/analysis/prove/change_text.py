@@ -1,4 +1,4 @@
-"""Texts on what happened to a weight of a network: another weight of the first network, moved rows, moved experts."""
+"""Texts on how a weight has changed: it is another weight of the first network, has moved rows, or moved experts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 8
 
 
 def change_text(one: ChangedTensor) -> str:
-    """Return by how much a weight differs, and what happened to it if that is known."""
+    """Return a text on how much a weight differs and, if known, how it has changed."""
     if one.shapes:
         return f"has another shape: {' and '.join(map(shape_text, one.shapes))}"
     return f"differs by {share_text(one.error)}{_origin(one)}"

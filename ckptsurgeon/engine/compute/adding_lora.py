@@ -90,7 +90,7 @@ def adapting_passes(step: Step) -> int:
 
 @dataclass
 class AdapterChanges:
-    """Records the tensors that each adapter changes, and those whose change is zero because of a factor or magnitude.
+    """Records the tensors that each adapter changes, and tensors whose change is zero because of a factor or magnitude.
 
     ``keys`` is {index of the adapter among the sources: {name of a group in ``CHANGES``: keys of tensors}}.
     """

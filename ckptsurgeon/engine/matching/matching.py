@@ -230,7 +230,7 @@ class _Descent:
         return keys[place]
 
     def _ordered(self, key: str, but: int = -1) -> TensorInfo:
-        """Return a tensor of the model in the current order of all groups, except those along the dimension ``but``."""
+        """Return a tensor of the model in the current order of all groups except groups along the dimension ``but``."""
         info = self._model[key]
         orders: Mapping[int, Any] = self._orders
         for dim, placed in sorted(self._places.get(key, {}).items()):

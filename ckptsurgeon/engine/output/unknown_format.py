@@ -1,4 +1,4 @@
-"""Errors for outputs of a format that ckpt does not write: what the name means, and what can be written instead."""
+"""Errors for outputs of a format that ckpt does not write: the meaning of the name, and formats to write instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ONLY_READ = {
     "ctranslate2": "ckpt reads CTranslate2's model.bin, but does not write it: write a folder of transformers, and "
     "convert it with ct2-transformers-converter.",
 }
-"""{suffix without its dot, or format as users may call it: what to do instead of writing it}"""
+"""{suffix without its dot, or format as users may call it: advice for the user}"""
 
 
 def unknown_suffix(path: str, known: Writers) -> ConfigError:
@@ -53,7 +53,7 @@ def unknown_to(to: str, known: Writers) -> ConfigError:
 
 
 def _instead(word: str) -> str:
-    """Return what to do instead of writing ``word``, which may be a layout or a format that is only read; else ''."""
+    """Return advice if ``word`` is a layout, or a format that ckpt only reads; '' otherwise."""
     from ...planning.layouts.recognise import layout_names
 
     if word in _ONLY_READ:

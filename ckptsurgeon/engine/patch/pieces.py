@@ -1,4 +1,4 @@
-"""The pieces of a new file that a patch encodes one after the other, and what is recorded about their blocks."""
+"""The pieces of a new file that a patch encodes one after the other, and the records of their blocks."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ class FilePiece:
         self.factors, self.right = found, Encoder(level).encode(found.right.view(np.uint8).reshape(-1), None, 4)
 
     def add(self, block: EncodedBlock) -> bytes:
-        """Add the next encoded block; return what follows it in the patch: after the last block, the right factor."""
+        """Add the next encoded block.
+
+        Return the bytes that follow it in the patch: after the last block, the right factor.
+        """
         if block.errors is not None:
             self.errors = block.errors.plus(self.errors)
         self.blocks.append(len(block.encoded))

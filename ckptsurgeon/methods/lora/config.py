@@ -55,7 +55,7 @@ CONVERTED = {
     "LOKR": "Make it a LoRA with ckpt lora convert --to peft --rank 16, or merge it with ckpt lora merge.",
     "OFT": "Merge it with ckpt lora merge; ckpt lora extract makes a LoRA from the merged model and its base.",
 }
-"""{kind of adapter of PEFT: what to do with it}"""
+"""{kind of adapter of PEFT: advice for the user}"""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ HINTS = {
     "(IA)3": "Merge it with PEFT or LyCORIS, whichever made it.",
     "VeRA": MERGE_WITH_PEFT,
 }
-"""{part of a kind in words: what to do with such an adapter}
+"""{part of a kind in words: advice for such an adapter}
 
 ComfyUI lists the kinds that it reads in ``comfy/weight_adapter``.
 """

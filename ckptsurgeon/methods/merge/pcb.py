@@ -95,7 +95,7 @@ def _magnitudes(tensors: Tensors) -> list[_Span]:
 
 
 def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
-    """Return the scores of all elements of each change: at most 1, and negative where it disagrees with the sum."""
+    """Return the scores of all elements of each change: at most 1, negative if an element disagrees with the sum."""
     changes = at.deltas
     total = changes[0] + 0.0
     for change in changes[1:]:

@@ -26,7 +26,7 @@ _NOTHING = 1e-10
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are in memory: matrices of the tensor's shape, and square ones that LAPACK factorises.
+    """Return how many numbers are in memory: matrices of the tensor's shape, and square matrices for LAPACK.
 
     If the tensor has few rows, there are also the changes of all models, one below the other (``_by_rows``).
     """

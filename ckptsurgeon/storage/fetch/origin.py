@@ -218,7 +218,7 @@ def _no_folder(text: str) -> SourceError:
     home = " A ~ at the beginning of a path is not replaced by the home folder." if text.startswith("~") else ""
     hint = f"Did you mean {escape(os.path.join(os.path.dirname(text.rstrip('/')), near[0]))}?" if near else ""
     return SourceError(
-        f"there is no folder {escape(text)}; it looks like a path, so the hub was not asked for it.{home}",
+        f"there is no folder {escape(text)}; this looks like a path, so the hub was not asked for it.{home}",
         hint=hint,
     )
 

@@ -52,7 +52,7 @@ RECORD = ".rename"
 
 
 class NewHeader(NamedTuple):
-    """A header to replace in the file ``path``: ``old`` are its present length and header, ``new`` the new ones."""
+    """A header to replace in the file ``path``: ``old`` is its present length and header, ``new`` the new bytes."""
 
     path: str
     old: bytes

@@ -248,7 +248,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     if _lost_patience(folder):
         raise ConfigError(
             f"{escape(folder.path)} ended after {done} of {before} steps, since {settings.patience} evaluations in a "
-            f"row brought no better model (train.patience): it would end at once with {steps} steps, too.",
+            f"row brought no better model (train.patience): with {steps} steps, the run would also end at once.",
             hint="Start another run with --run DIR, from the best weights of this run or without train.patience.",
         )
     if steps < done:
@@ -261,7 +261,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     rates = (settings.lr * lr_factor(replace(settings, steps=many), max(done - 1, 0)) for many in (before, steps))
     was, now = (f"{rate:.3g}" for rate in rates)
     return [
-        f"steps was {before}, is {steps}: from step {done} on, the learning rate is that of the {settings.schedule} "
+        f"steps was {before}, is {steps}: from step {done} on, the learning rate follows the {settings.schedule} "
         f"schedule over {steps} steps, {now} instead of {was}"
     ]
 

@@ -239,7 +239,7 @@ def _check_whole(job: Job, option: str) -> None:
 
 
 def _run(job: Job, start: RunStart, options: RunOptions, mode: _Mode) -> Trained:
-    """Train the job, or do what ``mode`` asks for in place of training; return the result."""
+    """Train the job, or do something else that ``mode`` asks for; return the result."""
     with (
         torch_settings(job.settings, job.device, lengths_vary=lengths_vary(job)),
         closing(job),

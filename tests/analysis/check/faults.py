@@ -302,7 +302,7 @@ def _faults() -> Iterator[Fault]:
     yield Fault(twice, "index-keys", fail, "in several shards: model.embed_tokens.weight")
     yield Fault(wrong_total, "index-total", warn, "12,345 bytes")
     yield Fault(left_over, "orphaned-shards", warn, "model-00001-of-00009.safetensors")
-    yield Fault(shards_beside_the_whole, "orphaned-shards", warn, "there is no index, so no program loads it with")
+    yield Fault(shards_beside_the_whole, "orphaned-shards", warn, "there is no index, so no program loads it: ")
     yield Fault(downloaded_again, "orphaned-shards", warn, "model-00002-of-00002 (1).safetensors")
     yield Fault(edited(UP, put(np.nan)), "not-finite", fail, f"1 NaN value: {UP}")
     yield Fault(edited(UP, put(-np.inf)), "not-finite", fail, f"1 infinite value: {UP}")

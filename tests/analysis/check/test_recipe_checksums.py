@@ -163,4 +163,4 @@ def test_a_recipe_that_cannot_be_read_is_a_warning() -> None:
     (folder / "ckptsurgeon.json").write_text("{")
     (found,) = row(folder).found
     assert found.status.value == "WARN"
-    assert "checksums were not compared with those in ckptsurgeon.json" in found.what
+    assert "the checksums in ckptsurgeon.json were not compared" in found.what

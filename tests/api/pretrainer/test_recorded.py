@@ -38,7 +38,7 @@ REFUSED_AT_COLLECTION = {
     "an address, nowhere to collect": ("ConfigError", "no folder is given to collect it in. Set collect_in to a folder."),
     "mistyped folder": ("SourceError", "there is no hub repository saves and no local folder saves."),
     "mistyped deep folder": ("SourceError", "there is no hub repository saves/2024 and no local folder saves/2024."),
-    "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; it looks like a path"),
+    "mistyped folder in one that exists": ("SourceError", "there is no folder source/saves; this looks like a path"),
     "file that is not in the folder": (
         "SourceError", "source has no file encoder.ckpt. Did you mean enc.ckpt?",
     ),

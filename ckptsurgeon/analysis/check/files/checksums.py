@@ -32,7 +32,7 @@ def _of_recipe(subject: Subject) -> Iterator[Found]:
     found = subject.recipe
     if found.fault:
         todo = f"Write the output again, or remove {found.place}."
-        yield Found(Status.WARN, f"checksums were not compared with those in {found.place}: {found.fault}", todo)
+        yield Found(Status.WARN, f"the checksums in {found.place} were not compared: {found.fault}", todo)
         return
     if found.is_other:
         why = filter(None, (_keys("has no", found.more), _keys("has also", found.fewer), _bad(subject)))
@@ -45,7 +45,9 @@ def _of_recipe(subject: Subject) -> Iterator[Found]:
         yield Found(Status.FAIL, _bad(subject), todo, found.bad, found.file, figures)
     elif found.is_unsealed:
         said = f"all tensors match {found.place}, but a header, the metadata or the recipe was changed after writing"
-        todo = "ckpt verify fails this output: write it again, or remove the recipe if you changed it on purpose."
+        todo = (
+            "ckpt verify fails this output: write it again, or remove the recipe if you changed the output on purpose."
+        )
         yield Found(Status.WARN, said, todo)
 
 

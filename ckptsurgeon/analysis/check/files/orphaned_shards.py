@@ -22,7 +22,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         why = (
             f"{of} does not list {them}"
             if of
-            else f"there is no index, so no program loads {them} with the file of all weights"
+            else f"there is no index, so no program loads {them}: programs load only the file with all weights"
         )
         yield Found(
             Status.WARN,

@@ -18,7 +18,7 @@ DENORMALS: Mapping[str, tuple[str, int]] = {
 }
 """{dtype: (its ``fnuz`` dtype, the number of its positive denormal numbers, which are equally spaced from 0 on)}."""
 CENTRED = 0.3
-"""A tensor is judged only if its mean is below this share of its root mean square: about half of it is negative."""
+"""Only tensors whose mean is below this share of their root mean square are judged: half of the values are negative."""
 EXPECTED = 16
 """Tensors are judged only if at least this many negative zeros are expected, by the number of denormals."""
 SAID = (

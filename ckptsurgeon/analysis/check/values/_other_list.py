@@ -1,4 +1,4 @@
-"""Recognises a token list of another model: the rows of its placeholders were trained, those of some words were not.
+"""Recognises a token list of another model: the rows of its placeholders were trained, but rows of some words were not.
 
 A model never reads placeholders such as ``[unused12]``, so their rows stay as they were initialised.
 """

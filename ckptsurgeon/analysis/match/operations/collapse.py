@@ -24,7 +24,10 @@ TRIES = 2_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """An operation with patterns: ``row`` is what users write, ``steps`` are the operations that it represents."""
+    """An operation with patterns.
+
+    ``row`` is the operation as users write it, ``steps`` are the single operations that it stands for.
+    """
 
     row: Mapping[str, Any]
     steps: tuple[Step, ...]

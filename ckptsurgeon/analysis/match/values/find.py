@@ -65,7 +65,7 @@ def with_values(
 
 
 def _common(both: Sequence[Checkpoint]) -> str:
-    """Return the least precise floating-point type of both checkpoints; fingerprints are computed in it."""
+    """Return the least precise floating-point type of both checkpoints, in which fingerprints are computed."""
     dtype = "float64"
     for checkpoint in both:
         for key, info in checkpoint.items():

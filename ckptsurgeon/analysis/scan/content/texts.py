@@ -17,7 +17,7 @@ __all__ = ["look_at_text", "program_note"]
 _PROGRAMS = {".py": "Python source", ".pyc": "compiled Python", ".sh": "a shell script", ".ipynb": "a notebook"}
 _JSON_KEYS = {
     "auto_map": "transformers runs the classes of auto_map with trust_remote_code=True",
-    "trust_remote_code": "it sets trust_remote_code, which only the user should decide",
+    "trust_remote_code": "it sets trust_remote_code, but only the user should set it",
     "custom_pipelines": "transformers runs the classes of custom_pipelines with trust_remote_code=True",
     "_target_": "Hydra imports and calls the object that _target_ refers to",
 }

@@ -56,7 +56,7 @@ def orthogonal_sum(changes: Changes, first: Components, second: Components) -> A
 
 @dataclass(frozen=True)
 class _Pair:
-    """Orthonormal vectors, as columns: those of the first matrix times ``turns``, and those of the second matrix."""
+    """Orthonormal vectors, as columns: vectors of the first matrix times ``turns``, vectors of the second matrix."""
 
     turned: Array
     turns: Array

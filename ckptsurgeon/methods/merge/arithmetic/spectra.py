@@ -201,7 +201,7 @@ def counted(changes: Changes, squares: Sequence[float], least: float = 0.0) -> i
 
 
 def left_vectors(changes: Changes) -> Array:
-    """Return the left singular vectors of all changes side by side, as columns, without those of singular values 0."""
+    """Return the left singular vectors, with nonzero singular values, of all changes side by side, as columns."""
     xp = changes.xp
     first = changes[0]
     products = first @ first.T
