@@ -103,7 +103,7 @@ class NoteKind(Enum):
     )
     CONFIGURATION_REFUSED = _fail("configuration", "Correct config.json, or use the weights that belong to it.")
     OTHER_COMPONENT = _fail("configuration", "Use the components of one pipeline.")
-    CONFIGURATION = _warn("configuration", "Check whether both files are of this model.")
+    CONFIGURATION = _warn("configuration", "Check whether both files belong to this model.")
 
     STORED_TIE = _warn("ties", "")
 
@@ -115,7 +115,7 @@ class NoteKind(Enum):
     ADAPTER_SETTING_REFUSED = _fail("adapter-config", "Correct adapter_config.json.")
     OTHER_BASE = _warn("adapter-config", "Give the base that this adapter was trained on.")
     ADAPTER_SCALE = _warn(
-        "adapter-config", "Compare lora_alpha and r in adapter_config.json with the adapter's training."
+        "adapter-config", "Compare lora_alpha and r in adapter_config.json with the values used in training."
     )
     MODULES_WITHOUT_FACTORS = _warn(
         "adapter-config",
@@ -144,7 +144,7 @@ class NoteKind(Enum):
     QUANTISATION_REFUSED = _fail("quantisation", _SETTINGS)
     AVERAGED_CODES = _warn("quantisation", "Average the models with ckpt average, which decodes their codes.")
     CAST_CODES = _warn("quantisation", _CODES)
-    UNKNOWN_PACKING = _warn("quantisation", "Check the network from before it was quantised.")
+    UNKNOWN_PACKING = _warn("quantisation", "Check the network as it was before quantisation.")
     QUANTISATION = _warn("quantisation", _SETTINGS)
 
     TOKENS_WITHOUT_ROWS = _fail(
@@ -164,4 +164,4 @@ class NoteKind(Enum):
 
     PREFIXED_KEYS = _fail("missing-tensors", "Remove the prefix: ckpt rename --unwrap.")
     MISSING_COMPONENT = _fail("missing-tensors", "Fetch or save the folder of this component again.")
-    MISSING_TENSORS = _fail("missing-tensors", "Copy what is missing from the source, or correct config.json.")
+    MISSING_TENSORS = _fail("missing-tensors", "Copy the missing tensors from the source, or correct config.json.")

@@ -220,7 +220,9 @@ def test_a_matrix_whose_factors_take_much_memory_is_stored_exactly(monkeypatch: 
     write(*tuned(torch.float32))
     monkeypatch.setattr(low_rank, "MOST_BYTES", 8 * 4 * 14 * 1000)
     made = make(low_rank="**", rank=4)
-    assert made.notes[0].startswith("1 matrix is stored exactly, although the patterns select it (to find the factors")
+    assert made.notes[0].startswith(
+        "1 matrix is stored exactly, although the patterns select it (computing the factors"
+    )
     assert made.notes[0].endswith(": b.weight")
     assert made.approximated == len(made.low_rank) == 3
 

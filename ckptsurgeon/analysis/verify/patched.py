@@ -60,7 +60,7 @@ def _fault(output: str, folder: Folder | None, one: NewFile) -> str:
     """Return why a file of an output differs from the file that the patch makes; '' if it does not differ."""
     path = output if folder is None else os.path.join(folder.uri, one.name)
     if folder is not None and leads_out(path):
-        return "is a link to outside of the folder, which is not followed"
+        return "is a link to a file outside the folder; such links are not followed"
     try:
         source = open_source(path) if folder is None else folder.file(one.name)
         if isinstance(source, File):

@@ -39,12 +39,12 @@ class Resizable:
         self._document = replace(document, versions=versions(), dequantized=dequantized)
         if self._document.model or not TOOLKIT.recognises(self._document):
             raise self._document.fail(
-                "only a network of transformers can be resized: this is not its config.json.",
+                "only a network of transformers can be resized, and this is not a config.json of transformers.",
                 "Name the folder of a model, its config.json with --config, or a file with model: {_target_: ...}.",
             )
         if self._document.content.get("quantization_config") is not None and not dequantized:
             raise self._document.fail(
-                "the weights are quantised: there is a quantization_config.",
+                "the weights are quantised: config.json has a quantization_config.",
                 f"Decode them first: ckpt convert {escape(shlex.quote(os.path.dirname(path) or '.'))} --dequantize "
                 "-o plain/.",
             )

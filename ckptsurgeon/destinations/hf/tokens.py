@@ -210,7 +210,7 @@ def with_tokenizer_of(
     notes = [f"files left out, because none of them is next to {escape(path)}: {absent_names}"] if absent else []
     if other:
         other_names = listing(other, 12, where="")
-        said = f"files left out, because those next to {escape(path)} have other tokens than this list"
+        said = f"files left out, because the files next to {escape(path)} have other tokens than this list"
         notes.append(f"{said}: {other_names}")
     return (*rest, *theirs), notes
 

@@ -64,8 +64,8 @@ def check_pipeline(path: str) -> dict[str, str]:
     if not found:
         raise ConfigError(
             f"{escape(path)} has no {PIPELINE}, or one that lists no components of a pipeline.",
-            hint="First put all files of such a pipeline there except its weights: configurations and tokenisers are "
-            "not in an original file.",
+            hint="First copy all files of such a pipeline except its weights into this folder: an original file has no "
+            "configurations and tokenisers.",
         )
     return found
 

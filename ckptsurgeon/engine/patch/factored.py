@@ -36,8 +36,10 @@ def why_exact(old: TensorInfo | None, new: TensorInfo, rank: int) -> str:
     if old is None or old.shape != new.shape:
         return "the old checkpoint has no matrix of this dtype and shape"
     if rank >= min(matrix_shape(new)):
-        return f"rank {rank} is not below both sides"
-    return "" if fits_in_memory(matrix_shape(new), rank) else "to find the factors would take more than 1 GiB"
+        return f"rank {rank} is not below both sides of the matrix"
+    return (
+        "" if fits_in_memory(matrix_shape(new), rank) else "computing the factors would take more than 1 GiB of memory"
+    )
 
 
 def changes(old: Read, new: Read, shape: tuple[int, int], dtype: str) -> Iterator[Array]:

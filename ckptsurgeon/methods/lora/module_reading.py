@@ -155,7 +155,7 @@ def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Adap
     terms = settings.get("num_cayley_neumann_terms") if settings.get("use_cayley_neumann") else 0
     if type(terms) is not int:
         raise ConfigError(
-            f"{escape(name)} has {escape(keys[ROTATED])}, but its adapter_config.json is not that of an OFT adapter.",
+            f"{escape(name)} has {escape(keys[ROTATED])}, but its adapter_config.json is not of an OFT adapter.",
             hint="Put the adapter_config.json that was saved with these weights into their folder.",
         )
     return AdapterModule(part.module, keys[ROTATED], "", 1.0, part.embedding, kind=rotation_kind(terms))

@@ -58,8 +58,8 @@ HINTS = {
     "LoKr": CONVERTED["LOKR"],
     "BOFT of PEFT": MERGE_WITH_PEFT,
     "OFT of PEFT": CONVERTED["OFT"],
-    "OFT": "It multiplies the weights of its base, so a LoRA depends on these: merge it with LyCORIS, which made it, "
-    "and use ckpt lora extract with the merged model and the base. ComfyUI reads it, too.",
+    "OFT": "It multiplies the weights of its base, so a LoRA of it depends on the base: merge it with LyCORIS, which "
+    "made it, and use ckpt lora extract with the merged model and the base. ComfyUI reads it, too.",
     "GLoRA": "Merge it with LyCORIS, which made it.",
     "LyCORIS": "Merge it with LyCORIS, which made it. ComfyUI reads it, too.",
     "(IA)3": "Merge it with PEFT or LyCORIS, whichever made it.",

@@ -300,7 +300,7 @@ def test_a_rotation_with_the_configuration_of_a_lora_is_an_error(terms: Any) -> 
     merged_by_peft(PEFT["oft"]())
     fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_cayley_neumann": True}
     changed_config(**fields, num_cayley_neumann_terms=terms)
-    with pytest.raises(cs.ConfigError, match=r"is not that of an OFT|has the peft_type LORA, but"):
+    with pytest.raises(cs.ConfigError, match=r"is not of an OFT|has the peft_type LORA, but"):
         cs.lora_merge("base.safetensors", "one")
 
 

@@ -282,7 +282,7 @@ def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along(
     Path("bert/tokenizer.json").write_text(json.dumps(stale))
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert (
-        "files left out, because those next to new/vocab.txt have other tokens than this list: tokenizer.json"
+        "files left out, because the files next to new/vocab.txt have other tokens than this list: tokenizer.json"
         in told(plan)
     )
     assert "no such file is next to" not in told(plan)

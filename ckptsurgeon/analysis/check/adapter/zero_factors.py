@@ -19,7 +19,7 @@ ADVICE = (
 )
 SOME = "These modules were not trained: check whether they got gradients."
 MAGNITUDES = (
-    "Save the adapter again with the magnitudes from its training: where a magnitude is zero, the merged row would be "
+    "Save the adapter again with the magnitudes from its training: if a magnitude is zero, the merged row would be "
     "zero."
 )
 

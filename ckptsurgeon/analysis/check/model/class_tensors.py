@@ -10,7 +10,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-ADVICE = "ckpt fits compares each tensor with the class: restore what is missing, or correct config.json."
+ADVICE = "ckpt fits compares each tensor with the class: restore the missing tensors, or correct config.json."
 OTHERS = "ckpt fits compares each tensor with the class; tensors that the class does not use have no effect."
 UNBUILT = "Correct config.json, or check with the version of transformers that the model needs."
 

@@ -127,7 +127,8 @@ def _judged(found: Proposal, both: Sequence[Checkpoint], named: set[str]) -> Pro
     ]
     if named:
         notes.append(
-            f"{count(len(named), 'tensor')} cannot be compared: names alone pair {'it' if len(named) == 1 else 'them'}"
+            f"{count(len(named), 'tensor')} cannot be compared, and {'is' if len(named) == 1 else 'are'} paired by "
+            f"name only"
         )
     if not of_weight:
         tried = any(note.startswith(LEFT_OUT) for note in notes)

@@ -136,7 +136,7 @@ def factorised(tensors: Tensors, factor: float, merge: Callable[[Changes], Array
     return result
 
 
-_INSTEAD = "Merge this tensor without singular values, as vectors are merged: --param 'matrices:KEY=false'."
+_INSTEAD = "Merge this tensor as a vector, without singular values: --param 'matrices:KEY=false'."
 
 
 def _scale(at: Slice) -> float:
