@@ -29,9 +29,9 @@ class Document:
 
     ``content`` is None if the file has tags of a toolkit, which our YAML reader cannot read; ``fault`` is then the
     reader's error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them;
-    ``train`` includes the user's changes (``--set``). Loading the destination fills two lists: ``read`` gets the path
-    of each file that the configuration refers to and that is read, ``ran`` gets the name of each class or function that
-    is imported or called.
+    ``train`` includes the user's changes (``--set``). Loading the destination fills two lists. ``read`` gets the path
+    of each file that is read because the configuration refers to it. ``ran`` gets the name of each class or function
+    that is imported or called.
 
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load. If

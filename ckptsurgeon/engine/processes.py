@@ -34,7 +34,7 @@ PAUSE_S = 0.05
 FIRST_PAUSE_S = 0.002
 """The time between the first two reads.
 
-It doubles after each read, because the other processes often answer at once.
+It doubles after each read, because the other processes often answer immediately.
 """
 SEEN_S = 120.0
 """Seconds to wait until a folder or file that was made on another machine is visible here: NFS caches its absence."""

@@ -114,7 +114,7 @@ class StagedOutput:
     def take_in(self) -> None:
         """Record the files that the other processes have finished; raises an error if a process failed or is silent.
 
-        Any thread may call this; if another thread is doing it already, the call returns at once.
+        Any thread may call this; if another thread is doing it already, the call returns immediately.
         """
         if self._helpers is None or self.folder is None or not self._lock.acquire(blocking=False):
             return

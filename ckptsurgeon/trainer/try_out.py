@@ -1,4 +1,4 @@
-"""Tries the longest batch before the first step: if the run does not fit into memory, it fails at once."""
+"""Tries the longest batch before the first step: if the run does not fit into memory, it fails immediately."""
 
 from __future__ import annotations
 

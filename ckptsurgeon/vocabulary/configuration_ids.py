@@ -69,7 +69,7 @@ def fields_with_ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterato
 
 
 def unsure_numbers(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
-    """Yield (path, number) of each number for which it is unclear whether it is an id of this vocabulary.
+    """Yield (path, number) of each number of which it is unclear whether it is an id of this vocabulary.
 
     In a configuration for this vocabulary, it is unclear if the name of the field does not tell whether the field has
     token ids. In a configuration for another vocabulary, it is unclear if the field has the id of a token that marks

@@ -14,8 +14,8 @@ class RuleOrder(NamedTuple):
 
     ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than the token of
     the rule before. ``rising`` compares each rule in the first half of the list with the rule half a list later. It is
-    the share of these pairs in which the token of the later rule has the larger id: 1 if tokens are numbered in the
-    order of the rules, and about 0.5 if they are numbered at random.
+    the share of these pairs in which the token of the later rule has the larger id. It is 1 if tokens are numbered in
+    the order of the rules, and about 0.5 if they are numbered at random.
     """
 
     number: int = 0

@@ -70,7 +70,7 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
 
     ``given`` are the fields that ``given_fields`` read.
 
-    Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised, and
+    Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised. Raises
     UnsafeError if a field asks for so many modules that building them would take all memory.
     """
     fields, folder, where, overrides = given

@@ -135,8 +135,8 @@ def module_target(
     ``kind``, ``name`` and ``fields`` are fields of the result. ``listen`` is called with the record of the files that
     the constructor opened and of the hosts that it contacted. The result contains the files from which the constructor
     loads weights. If ``weights`` is false, the module is built from its configuration, without these weights. Raises
-    ConfigError if the module cannot be built or its shapes are not known without data, SourceError if the constructor
-    needs a host that cannot be reached, and UnsafeError if the module has too many parameters.
+    ConfigError if the module cannot be built or its shapes are not known without data. Raises SourceError if the
+    constructor needs a host that cannot be reached, and UnsafeError if the module has too many parameters.
     """
     try:
         source = _ModuleSource(build, name, weights=weights)

@@ -125,7 +125,7 @@ def watched() -> Iterator[Opened]:
     """Yield an ``Opened``, which collects the files and hosts that the code in the block uses.
 
     Only one thread at a time can be in such a block. If a host does not answer, huggingface_hub works offline until the
-    end of the block: it uses only its cache, and fails at once instead of retrying for a minute.
+    end of the block: it uses only its cache, and fails immediately instead of retrying for a minute.
     """
     global _now
     _listen()

@@ -156,8 +156,8 @@ class OutputShape:
 def is_folder(options: OutputOptions) -> bool:
     """Return whether an output is a folder.
 
-    It is a folder if the path is a folder, ends in a slash or has no suffix, if ``max_shard_size`` is given, or if
-    outputs of the format are always folders.
+    It is a folder if the path is a folder, ends in a slash or has no suffix. It is also a folder if ``max_shard_size``
+    is given, or if outputs of the format are always folders.
     """
     path = options.path
     if os.path.isdir(path) or path.endswith("/") or options.max_shard_size:

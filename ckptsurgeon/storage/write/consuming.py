@@ -44,8 +44,8 @@ def check_deletable(path: str, shown: str) -> None:
 def consume(file: LocalFile, output: str) -> None:
     """Delete a safetensors shard, and write the ``.consumed`` file that replaces it; raises OutputError.
 
-    ``output`` is the path of the output that has the values of the shard. The disk space of the shard is free at once,
-    even if other processes have it open.
+    ``output`` is the path of the output that has the values of the shard. The disk space of the shard is free
+    immediately, even if other processes have it open.
     """
     try:
         with file.descriptor() as fd:

@@ -33,8 +33,8 @@ class LayerActivations:
     layer. A unit (a feature or channel) is dead if its output has the same value everywhere in the batch. If a layer
     runs several times, as in a recurrent decoder, the value must be the same in all forward passes.
 
-    ``judged`` is false if the checks ignore the layer, because a constant output is no defect of this layer: its input
-    was constant (BERT's segment embedding, if all tokens have one segment), or all matrices of the layer are zero, as
+    ``judged`` is false if the checks ignore the layer, because its constant output is no defect. This is so if its
+    input was constant (BERT's segment embedding, if all tokens have one segment), or if all its matrices are zero, as
     in a new LoRA adapter (https://arxiv.org/abs/2106.09685).
     """
 

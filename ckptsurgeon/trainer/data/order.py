@@ -81,7 +81,7 @@ def epoch_batches(lengths: Sequence[float], size: BatchSize, *, seed: int, epoch
 def sorted_batches(lengths: Sequence[float], size: BatchSize) -> list[list[int]]:
     """Return the clip indices in each batch of an evaluation, the longest clips first.
 
-    If a batch does not fit into memory, the evaluation then fails at once.
+    If a batch does not fit into memory, the evaluation then fails immediately.
     """
     return size.cut(sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)), lengths)
 

@@ -22,8 +22,8 @@ class RunLock:
     """The lock of the run in ``folder``: a file in the folder, with a POSIX record lock.
 
     Worker processes that this process forks do not hold the lock
-    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So the run can be resumed at once after it
-    was killed, even if its workers live for some more seconds.
+    (https://pubs.opengroup.org/onlinepubs/9699919799/functions/fcntl.html). So a killed run can be resumed immediately,
+    even if its workers live for some more seconds.
     """
 
     folder: str

@@ -1,4 +1,4 @@
-"""Notices at once that another rank has ended, even while this rank waits for its GPU.
+"""Notices immediately that another rank has ended, even while this rank waits for its GPU.
 
 The ranks form a ring. On each rank, a thread waits for a message from the previous rank. During training, no message is
 sent. If a process dies, its connections are closed, and the next rank gets an error instead of a message. That next

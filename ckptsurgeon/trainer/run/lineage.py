@@ -239,7 +239,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
     """Return a note if ``train.steps`` is not ``before``, the number of steps with which the run was started.
 
     Raises ConfigError if the run has done more steps than ``train.steps``. Also raises ConfigError if
-    ``train.patience`` ended the run, because the resumed run would end at once.
+    ``train.patience`` ended the run, because the resumed run would end immediately.
     """
     steps = settings.steps
     if steps == before:

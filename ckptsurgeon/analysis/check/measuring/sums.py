@@ -28,8 +28,8 @@ SHARE = 64
 FAR = 32.0
 """If the largest magnitude is over this many times the root mean square of a sample, all values are added.
 
-A few large values may be outside the sample, but they may make up most of the sum of squares. A single value that is
-32 times as large as the others of a block changes the standard deviation of the block by at most 0.4 %, and the
+A few large values may make up most of the sum of squares, even if the sample contains none of them. A single value that
+is 32 times as large as the others of a block changes the standard deviation of the block by at most 0.4 %, and the
 estimate by a fifth if the value is in the sample. The estimate for the whole tensor changes by a fortieth at most.
 """
 

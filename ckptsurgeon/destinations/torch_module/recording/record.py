@@ -3,7 +3,7 @@
 Each recorded tensor is a ghost: it is on the meta device, but claims to be on the CPU. Each operation that makes or
 changes values becomes a node; ``replay`` later runs only the nodes on which the requested tensors depend. If a
 constructor reads a value (``linspace(…).tolist()`` for drop-path rates), the nodes on which the value depends are run
-at once. Operations that cannot be recorded raise Unrecordable, and the module is built with storage instead.
+immediately. Operations that cannot be recorded raise Unrecordable, and the module is built with storage instead.
 """
 
 from __future__ import annotations
