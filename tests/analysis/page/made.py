@@ -156,6 +156,14 @@ def show(browser: Chrome, page: cs.Page) -> None:
     browser.get(path.as_uri())
 
 
+def look_like(browser: Chrome, width: int, height: int, theme: str) -> None:
+    """Give the browser the size of a screen and a theme, ``light`` or ``dark``."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 def rows(browser: Chrome) -> list[str]:
     """The names in the rows of the tree that are drawn."""
     found: list[str] = browser.execute_script(

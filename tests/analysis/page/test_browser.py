@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +28,7 @@ from .made import (
     facts,
     keys_of,
     look_for,
+    look_like,
     merge_page,
     network,
     opposing_page,
@@ -644,6 +646,13 @@ def test_layers_by_roles_show_how_much_each_has_changed(browser: Chrome) -> None
     assert found["6"]["norm.weight"] == "?"
     assert found["4"]["attn.bias"] == "?"  # of another shape
     assert found["11"]["norm.weight"] == ""  # only the first has it
+    counts = browser.execute_script(
+        "return [...document.querySelectorAll('#layers section:first-of-type .counts')].map((one) => one.innerText)"
+    )
+    assert counts == [
+        {3: "1 of 3", 4: "1 of 3", 5: "1 of 3", 6: "1 of 3", 10: "0 of 2", 11: "0 of 2"}.get(layer, "0 of 3")
+        for layer in range(12)
+    ]
     weight = before["encoder.layers.3.attn.weight"]
     share = float((after["encoder.layers.3.attn.weight"] - weight).norm() / weight.norm())
     assert float(found["3"]["attn.weight"]) == pytest.approx(100 * share, rel=0.05)
@@ -697,6 +706,26 @@ def test_the_tree_is_open_where_two_differ(browser: Chrome) -> None:
     assert notes[place + 1] == "1 of 2 differ"
 
 
+def test_the_tree_opens_the_worst_first_and_counts_on_a_phone_too(browser: Chrome) -> None:
+    torch.save(network(), "a.pth")
+    after = network()
+    for layer in range(12):
+        after[f"encoder.layers.{layer}.attn.weight"] *= 1.1 if layer == 10 else 1.001
+    torch.save(after, "b.pth")
+    look_like(browser, 360, 740, "light")
+    show(browser, cs.view("a.pth", "b.pth"))
+    names = rows(browser)
+    opened = [one for one, after in pairwise(names) if one.isdecimal() and after == "attn"]
+    assert "10" in opened
+    assert len(opened) < 12
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('.row .note')].filter((one) => one.offsetParent).map((one) => one.innerText)"
+    )
+    assert "12 of 36 differ" in shown
+    assert not any("tensors" in one for one in shown)
+    assert text(browser, "#facts").split()[0] == "both"  # the same facts once
+
+
 def test_what_check_finds_is_on_the_page(browser: Chrome) -> None:
     tensors = {key: value for key, value in network().items() if key != "decoder.out.weight"}
     tensors["encoder.layers.2.attn.weight"][3, 4] = float("nan")
@@ -704,7 +733,7 @@ def test_what_check_finds_is_on_the_page(browser: Chrome) -> None:
     show(browser, cs.view("a.safetensors", check=True))
     click(browser, "#tab-check")
     report = cs.check("a.safetensors")
-    assert text(browser, "#check .verdict").startswith("FAIL")
+    assert text(browser, "#check .verdict").startswith("1 FAIL")
     said = text(browser, "#check table")
     for row in report.rows:
         for found in row.found:

@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 
 from ...trainer import toy
 from ...trainer.conftest import reopen_here
-from .made import changed, merge_page, network, output, run_with_clips, show
+from .made import changed, look_like, merge_page, network, output, run_with_clips, show
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -82,13 +82,6 @@ def test_pages_fit_at_every_width_and_are_readable_in_both_themes(browser: Chrom
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, (size, tab)
             assert contrast(browser) >= 4.5, (size, theme, tab)
             assert is_dark(picture) == (theme == "dark")
-
-
-def look_like(browser: Chrome, width: int, height: int, theme: str) -> None:
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": theme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def settle(browser: Chrome) -> None:

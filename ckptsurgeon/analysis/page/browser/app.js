@@ -15,8 +15,11 @@ class App {
     const { data, model } = this;
     const [first, second] = data.sources;
     $("title").replaceChildren(nameElement(document.title));
-    if (first) $("facts").textContent = second ? `from  ${summary(first)}\nto  ${summary(second)}` : summary(first);
-    if (data.receipt) $("facts").append(`  made by ckpt ${visible(data.receipt.verb)}`);
+    const lines = [first, second].filter(Boolean).map(summary);
+    if (second && lines[0].join() === lines[1].join()) lines.splice(0, 2, ["both", ...lines[0]]);
+    else if (second) ["from", "to"].forEach((side, at) => lines[at].unshift(side));
+    if (data.receipt) lines[0].push(`made by ckpt ${visible(data.receipt.verb)}`);
+    $("facts").replaceChildren(...lines.map((facts) => el("span.line", {}, ...facts.flatMap((one) => [el("span", {}, one), " "]))));
     if (!model.size) $("network").replaceChildren(el("p.empty", {}, "The run has not saved a checkpoint yet."));
     $("theme").addEventListener("click", () => this.turn());
     $("theme").textContent = otherTheme();
@@ -147,14 +150,14 @@ function shownOrSaid(label, made) {
   }
 }
 
-const summary = (source) =>
-  [
+/** Return the facts about a file that the head of the page shows. */
+const summary = (source) => [
     ...source.said,
     source.format,
     bytesText(source.nbytes_files),
     plural(source.tensors, "tensor"),
     atLeast(source) + parametersText(source.parameters),
     ...(source.root ? [`root ${source.root}`] : []),
-  ].join("  ");
+  ];
 
 new App(JSON.parse($("data").textContent));

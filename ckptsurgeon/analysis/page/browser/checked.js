@@ -3,7 +3,7 @@
 const NAMED = 12; // the most tensors that a finding lists
 
 function checkedView(check, model, open) {
-  const tallies = Object.keys(STATUS).flatMap((status) => {
+  const tallies = ["FAIL", "WARN", "PASS", "NOT RUN"].flatMap((status) => {
     const number = check.rows.filter((row) => row.status === status).length;
     return number ? [el(`span.tally.${STATUS[status]}`, {}, `${number} ${status === "NOT RUN" ? "not run" : status}`), " "] : [];
   });
@@ -12,7 +12,7 @@ function checkedView(check, model, open) {
   );
   const found = wrong.map(([row, one]) => findingOf(row, one, model, open));
   return [
-    el("p.verdict", {}, el(`strong.tally.${STATUS[check.verdict]}`, {}, check.verdict), ...tallies),
+    el("p.verdict", {}, ...tallies),
     found.length
       ? section("What is to be looked at", wideTable(null, found))
       : el("p.quiet", {}, "No check found anything to look at."),
@@ -22,8 +22,8 @@ function checkedView(check, model, open) {
 
 function findingOf(row, one, model, open) {
   const nodes = one.keys.slice(0, NAMED).map((key) => [key, model.find(key)]);
-  const names = nodes.flatMap(([key, node]) => [
-    " ",
+  const names = nodes.flatMap(([key, node], at) => [
+    at ? ", " : "",
     node ? el("button.link", { type: "button", onclick: () => open(node) }, nameElement(key)) : nameElement(key),
   ]);
   return el(
@@ -36,7 +36,7 @@ function findingOf(row, one, model, open) {
       {},
       el("p", {}, nameElement(one.what)),
       one.todo ? el("p.quiet", {}, nameElement(one.todo)) : null,
-      names.length ? el("p", {}, ...names) : null,
+      names.length ? el("p", {}, el("span.quiet", {}, "in the network: "), ...names) : null,
     ),
   );
 }

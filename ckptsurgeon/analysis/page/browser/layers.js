@@ -51,6 +51,7 @@ const changeMeasure = (shades) => ({
   said: changeText,
   full: 100,
   quiet: 0,
+  counts: true,
 });
 
 /** Return the measures for several models: the change of each from the base, and how far each pair agrees. */
@@ -214,6 +215,7 @@ function stackTable(name, { layers, roles }, measure) {
     {},
     el("th", { scope: "col" }, "layer"),
     ...shown.map(({ role }) => el("th.role", { scope: "col", title: role }, nameElement(role.replace(/\.weight$/, "")))),
+    measure.counts ? el("th.number", { scope: "col" }, "differ") : null,
   );
   const body = numbers.map((layer) =>
     el(
@@ -221,6 +223,7 @@ function stackTable(name, { layers, roles }, measure) {
       {},
       el("th.number", { scope: "row" }, String(layer)),
       ...shown.map(({ role, cells, median }) => cellOf(cells.get(layer), `${layer}.${role}`, measure, median)),
+      measure.counts ? el("td.counts", {}, differing(roles, layer, measure)) : null,
     ),
   );
   const [moreRoles, moreLayers] = [there.length - shown.length, sorted.length - numbers.length];
@@ -228,6 +231,13 @@ function stackTable(name, { layers, roles }, measure) {
   const rest = moreRoles || moreLayers ? el("p.quiet", {}, `and ${more.filter(Boolean).join(", ")}`) : null;
   const table = el("div.wide", {}, el("table.heat", {}, el("thead", {}, head), el("tbody", {}, ...body)));
   return el("section", {}, el("h3", {}, nameElement(name || "layers")), table, rest);
+}
+
+/** Return how many of the tensors of a layer that were compared differ: 7 of 9. */
+function differing(roles, layer, measure) {
+  const rows = [...roles.values()].flatMap((byLayer) => byLayer.get(layer) ?? []);
+  const values = rows.map((row) => measure.of(row)).filter((value) => value !== null && value !== undefined);
+  return `${grouped(values.filter((value) => value !== 0).length)} of ${grouped(values.length)}`;
 }
 
 function cellOf(found, name, measure, median) {

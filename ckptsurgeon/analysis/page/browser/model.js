@@ -108,6 +108,18 @@ class Model {
     return this.odd[node.to] - this.odd[node.from];
   }
 
+  /** Return the largest change in a node, of several models the first one's; or 2 and 1 for what FAILs and what WARNs. */
+  worstWithin(node) {
+    let worst = 0;
+    for (let row = node.from; row < node.to; row++) {
+      const change = this.relative ? this.change(row) : this.changes && this.changesOf(row)?.changes[0];
+      const found = this.findings.get(row);
+      const rank = found ? (found.some(({ status }) => status === "FAIL") ? 2 : 1) : 0;
+      worst = Math.max(worst, rank, Number.isNaN(change) ? Number.MAX_VALUE : Math.min(change ?? 0, Number.MAX_VALUE));
+    }
+    return worst;
+  }
+
   /** Return, for each row, the sum of a column over the rows before it; a tied tensor counts once. */
   sums(column) {
     const found = new Float64Array(this.size + 1);

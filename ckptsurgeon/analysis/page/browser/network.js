@@ -28,7 +28,8 @@ class Network {
       metric: () => this.metric,
       differing: () => this.oddWithin(model.root),
     });
-    openOdd(model);
+    [this.colouring] = this.colourings;
+    openOdd(model, (node) => this.oddWithin(node));
     openFirst(model);
     this.choices();
     this.colourBy(0);
@@ -55,25 +56,25 @@ class Network {
       colour: tone < 0 ? null : colouring.list[tone].colour,
       size: value || !number ? text : "-",
       share: value / search.valueWithin(model.root, metric) || 0,
-      note: node.to - node.from === 1 ? this.tensorNote(node.from) : this.note(node, number),
+      ...(node.to - node.from === 1 ? this.tensorNote(node.from) : this.note(node, number)),
     };
   }
 
-  /** Return what check found in a tensor, how much it has changed, or its shape. */
+  /** Return as ``note`` what check found in a tensor, how much it has changed, or its shape; the last is not ``odd``. */
   tensorNote(row) {
     const { model } = this;
     const found = model.findings.get(row);
-    if (found) return [...new Set(found.map(({ status, id }) => `${status} ${id}`))].join(", ");
+    if (found) return { note: [...new Set(found.map(({ status, id }) => `${status} ${id}`))].join(", "), odd: true };
     const change = model.relative ? model.change(row) : 0;
-    if (change > 0) return change === Infinity ? changeText(change) : `changed by ${percentText(change)} %`;
-    return shapeText(model.shape(row));
+    if (change > 0) return { note: change === Infinity ? changeText(change) : `changed by ${percentText(change)} %`, odd: true };
+    return { note: shapeText(model.shape(row)), odd: false };
   }
 
-  /** Return the number of a module's tensors; also how many of them differ, or have findings of ckpt check. */
+  /** Return as ``note`` the number of a module's tensors; if it is ``odd``, also how many differ or have findings. */
   note(node, number) {
     const odd = this.search.isActive ? 0 : this.oddWithin(node);
-    if (!odd || !(this.model.compares || this.model.findings.size)) return plural(number, "tensor");
-    return `${grouped(odd)} of ${grouped(number)} ${this.model.compares ? "differ" : "to look at"}`;
+    if (!odd || !(this.model.compares || this.model.findings.size)) return { note: plural(number, "tensor"), odd: false };
+    return { note: `${grouped(odd)} of ${grouped(number)} ${this.model.compares ? "differ" : "to look at"}`, odd: true };
   }
 
   /** Return how many tensors of a node differ; if the colours show differences, by these. */
@@ -212,14 +213,18 @@ function partOf(top, node) {
   return at.isTensor || at.parent === null ? top : at;
 }
 
-/** Open the modules with tensors that differ or have NaN, level by level, up to ``OPENED_ROWS`` rows. */
-function openOdd(model) {
+/**
+ * Open the modules with tensors that differ or have NaN, level by level, up to ``OPENED_ROWS`` rows. Those with the
+ * largest change or the worst finding are first. ``oddWithin`` returns how many such tensors a node has.
+ */
+function openOdd(model, oddWithin) {
   let left = model.root.children;
   let rows = left.length;
   while (left.length) {
     const next = [];
-    for (const node of left) {
-      const odd = model.oddWithin(node);
+    const worst = new Map(left.map((node) => [node, model.worstWithin(node)]));
+    for (const node of left.toSorted((a, b) => worst.get(b) - worst.get(a))) {
+      const odd = oddWithin(node);
       // All of its tensors: nothing to single out.
       if (node.isTensor || !odd || (odd === node.to - node.from && node.parent.parent)) continue;
       if (!node.open) {

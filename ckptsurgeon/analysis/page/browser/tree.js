@@ -61,7 +61,7 @@ class Tree {
   }
 
   element(node, at) {
-    const { colour, size, share, note } = this.describe(node);
+    const { colour, size, share, note, odd } = this.describe(node);
     const row = el(
       "div.row",
       {
@@ -77,7 +77,7 @@ class Tree {
       },
       el("span.twist", { "aria-hidden": "true" }),
       nameElement(node.name),
-      el("span.note", {}, note),
+      el(odd ? "span.note.odd" : "span.note", {}, note),
       el("span.bar", { "aria-hidden": "true" }, el("span")),
       el("span.size", {}, size),
     );
