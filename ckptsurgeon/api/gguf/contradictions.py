@@ -40,6 +40,8 @@ _POSITIVE = {
     "rope.freq_base_swa": "the rotary embedding becomes NaN",
 }
 """{entry whose number must be above 0: the effect of any other number}"""
+LARGEST = 0.01
+"""The largest plausible epsilon of a norm."""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
@@ -162,9 +164,14 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
 
 @notes_of(NoteKind.METADATA)
 def _of_positive(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note on each number in the metadata that must be above 0, but is not; only for known architectures."""
+    """Yield a note on each number that must be above 0, but is not, and on epsilons of norms that are too large.
+
+    There are no notes for unknown architectures.
+    """
     for entry, why in _POSITIVE.items() if architecture in ARCHITECTURES else ():
         said = metadata.get(f"{architecture}.{entry}", "")
+        if said and entry.endswith("epsilon") and LARGEST < _value(said) < math.inf:
+            yield f"{architecture}.{entry} is {escape(said, 40)}, but epsilons of norms are {LARGEST:g} or less"
         if said and not _value(said) > 0:
             yield f"{architecture}.{entry} is {escape(said, 40)}, which is not above 0: {why}"
 

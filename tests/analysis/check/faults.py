@@ -321,6 +321,12 @@ def _faults() -> Iterator[Fault]:
         "has 1 row that was never trained (1 below",
     )
     yield Fault(edited(DOWN, lambda one: one * np.float16(50)), "value-family", warn, DOWN)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    yield Fault(edited(embedding, lambda one: one * np.float16(0.01)), "weight-size", warn, f"{embedding} has values")
+    yield Fault(
+        edited(head, lambda one: one * np.float16(100)), "weight-size", warn, "times larger than those of the other"
+    )
+    yield Fault(configured(rms_norm_eps=1.0), "configuration", warn, "1.0 (rms_norm_eps)")
     yield Fault(edited(DOWN, lambda one: one.astype(np.float32)), "dtype-family", warn, f"{DOWN} is float32")
     yield Fault(tied_but_different, "ties", fail, "their values differ")
     yield Fault(quantised(put(0.0)), "scales", warn, "scales with zeros")

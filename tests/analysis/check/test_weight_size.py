@@ -68,6 +68,13 @@ def first_layers(minilm: Path, tokens: int) -> Path:
     return Path("plain")
 
 
+@pytest.mark.parametrize(("times", "is_found"), [(0.01, True), (0.1, False), (10.0, False)])
+def test_the_embedding_of_a_real_model_is_compared_with_its_matrices(times: float, is_found: bool, model: Path) -> None:
+    said = warned(changed(model, ("word_embeddings.weight",), lambda one: one * times))
+    assert bool(said) is is_found
+    assert ("times smaller than those of the other matrices" in said) is is_found
+
+
 SCHEMES = {"mxfp4": "_scale", "int4-group128": "_scale", "int8": "_scale", "fp8-channel": "_scale"}
 
 

@@ -78,6 +78,14 @@ def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, 
     assert cs.check("x.gguf").row("other-notes").status.value == "PASS"
 
 
+def test_an_epsilon_that_is_too_large_is_said() -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    cs.apply(cs.convert("x.gguf", metadata={"llama.attention.layer_norm_rms_epsilon": "1"}), "y.gguf")
+    (found,) = cs.check("y.gguf").row("other-notes").found
+    assert found.what == "llama.attention.layer_norm_rms_epsilon is 1.0, but epsilons of norms are 0.01 or less"
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "why"),
     [

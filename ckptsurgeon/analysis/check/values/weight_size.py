@@ -25,7 +25,7 @@ from ....tensors.odd_scales.shifted import (
     uncentred_names,
 )
 from ....tensors.odd_scales.sizes import DECODED, FEWEST, INVERSE, LARGE, OF_SIZES, SMALL, USUAL
-from ....util.text import count
+from ....util.text import count, escape
 from ..check import Check, of_keys
 from ..noted import noted
 from ..report import Found, Status
@@ -47,7 +47,15 @@ SCALES = (
     "Compare with the original (ckpt diff --values): the stored scales may be the inverse (1/scale) or the square of "
     "the right ones, or those of other weights."
 )
-VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
+TABLE = 30.0
+"""An embedding is too small if its root mean square is this many times smaller than the median of the matrices, and
+than that of an output layer of its own; an output layer is too large if it is this many times larger than both.
+
+In most trained networks, all three are within a factor of 10. Embeddings may be larger: T5's are 1000 times as large.
+"""
+OTHER_TABLES = ("falcon_h1", "rwkv")
+"""Model types with other sizes: RWKV's embeddings begin at 0.0001, Falcon-H1 multiplies its logits by 0.02."""
+VALUES = "Compare with the original (ckpt diff --values): they may have been multiplied or divided by a number."
 """``SCALES`` is the advice for decoded weights, ``VALUES`` the advice for plain weights."""
 
 
@@ -69,6 +77,35 @@ def _run(subject: Subject) -> Iterator[Found]:
         elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
             what = f"{_decode(names)} to weights that {OF_SIZES[INVERSE]}"
             yield of_keys(Status.FAIL, names, what, todo, factor=float(f"{factor:.3g}"))
+    yield from _tables(subject)
+
+
+def _tables(subject: Subject) -> Iterator[Found]:
+    """Yield findings on embeddings that are far too small for the matrices of the layers, or heads far too large."""
+    sizes = [one.rms for one in {**_plain(subject), **subject.decoded}.values() if one.rms > 0 and isfinite(one.rms)]
+    if len(sizes) < FEWEST or subject.kind in OTHER_TABLES:
+        return
+    usual, tables = median(sizes), _sizes_of(subject, subject.embeddings)
+    heads = {
+        key: rms for key, rms in _sizes_of(subject, subject.heads).items() if rms not in tables.values()
+    }  # not tied
+    for key, rms in tables.items():
+        if (times := min((usual, *heads.values())) / rms) > TABLE:
+            yield _table(key, f"{times:.2g} times smaller", times)
+    for key, rms in heads.items() if tables else ():
+        if (times := rms / max(usual, *tables.values())) > TABLE:
+            yield _table(key, f"{times:.2g} times larger", times)
+
+
+def _sizes_of(subject: Subject, keys: Collection[str]) -> dict[str, float]:
+    """Return the root mean squares of plain tables, by key; without tables that are zero or not finite."""
+    found = {key: subject.measured[key].figures for key in keys if key in subject.measured and key not in subject.parts}
+    return {key: one.rms for key, one in found.items() if one is not None and one.rms > 0 and isfinite(one.rms)}
+
+
+def _table(key: str, how: str, times: float) -> Found:
+    what = f"{escape(key)} has values that are {how} than those of the other matrices"
+    return Found(Status.WARN, what, VALUES, (key,), figures={"factor": float(f"{times:.3g}")})
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
@@ -113,8 +150,7 @@ def _factor(sizes: Mapping[str, WeightSize]) -> float:
 
 def _contradict_embeddings(subject: Subject) -> bool:
     """Return whether decoded weights are far larger or smaller than the embeddings, which are not quantised."""
-    tables = [subject.measured[key].figures for key in subject.embeddings if key not in subject.parts]
-    sizes = [one.rms for one in tables if one is not None and one.rms > 0]
+    sizes = _sizes_of(subject, subject.embeddings).values()
     weights = [one.rms for one in subject.decoded.values() if one.rms > 0]
     return bool(sizes and weights) and not 1 / BESIDE < median(weights) / max(sizes) < BESIDE
 

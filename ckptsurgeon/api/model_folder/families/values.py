@@ -47,6 +47,8 @@ _NUMBERS = frozenset({
 })  # fmt: skip
 """Fields that are numbers in every model type that has them; other fields are not checked."""
 _EPSILON = re.compile(r"(?:^|_)eps(?:ilon)?$")
+_LARGEST = 0.01
+"""The largest plausible epsilon of a norm; those of transformers' models are 0.001 or less. It is added to squares."""
 _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
     (("bloom",), "hidden_size", "n_head"),
@@ -101,7 +103,7 @@ def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on numbers that are stored as strings, and on negative epsilons (added under a square root)."""
+    """Yield notes on numbers that are stored as strings, and on epsilons (under square roots) below 0 or too large."""
     for field, value in config.items():
         if isinstance(value, str) and field in _NUMBERS and _is_number(value):
             said = f"config.json says {escape(json.dumps(value))} ({escape(field)})"
@@ -111,6 +113,9 @@ def _no_numbers(config: Mapping[str, Any]) -> Iterator[str]:
                 NoteKind.CONFIGURATION,
                 f"config.json says {value} ({escape(field)}), which is not 0 or more: square roots become NaN",
             )
+        elif type(value) in (int, float) and "norm" in field and _EPSILON.search(field) and value > _LARGEST:
+            said = f"config.json says {value} ({escape(field)}), but epsilons of norms are {_LARGEST:g} or less"
+            yield Note(NoteKind.CONFIGURATION, f"{said}: the norms shrink what passes through them")
 
 
 def _is_number(text: str) -> bool:
