@@ -74,15 +74,15 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
     operated = operate([stored], changes.rows)[0]
-    layout = _layout_named(changes, operated, folder)
+    layout = _layout_named(changes, operated, _settled(operated, folder))
     options, described = _in_layout(options, layout), dict(stored.items())
     operated = operated.further(layout.change.operations, layout.derived)
     operated = operated.further(rounded(changes.gguf_type, described))
     checkpoint, notes = operated.checkpoint, list(layout.notes)
     described = dict(checkpoint.items()) if layout.is_described else described
-    decoded = any("dequantize" in row for row in operated.derived.rows)
+    decoded = _is_decoded(operated)
     if decoded and not checkpoint.codes:
-        described, folder = dict(checkpoint.items()), without_quantisation(folder)
+        described, folder = dict(checkpoint.items()), _settled(operated, folder)
     if changes.quantise is not None:
         from .quantising.quantising import quantising  # imported only if it is needed
 
@@ -105,6 +105,15 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         layout.is_gguf,
         layout.is_described,
     )
+
+
+def _is_decoded(operated: OperatedCheckpoint) -> bool:
+    return any("dequantize" in row for row in operated.derived.rows)
+
+
+def _settled(operated: OperatedCheckpoint, folder: ModelFolder) -> ModelFolder:
+    """Return the folder without the settings of quantisation if all quantised tensors were decoded."""
+    return without_quantisation(folder) if _is_decoded(operated) and not operated.checkpoint.codes else folder
 
 
 def _layout_named(changes: Changes, source: OperatedCheckpoint, folder: ModelFolder) -> NamedLayout:

@@ -217,5 +217,6 @@ def _mismatches(keys: Sequence[str]) -> list[str]:
 
 def _output(source: str, target: TargetSpec) -> str:
     """Return the output path of the proposed command: a folder for a model of transformers, else a file."""
-    name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0] or "model"
+    name = os.path.splitext(os.path.basename(os.path.normpath(source)))[0]
+    name = name if name.strip(".") else "model"
     return f"{name}-fits/" if target.kind == "transformers" else f"{name}-fits.safetensors"

@@ -50,6 +50,8 @@ class ClassFinding:
 
 NOT_BY_CLASS = ("mxfp4", MODELOPT)
 """Methods whose weights are not in layers of the class Linear: mxfp4 is only used for experts."""
+SWITCH = ".switch_mlp."
+"""The module in which mlx-lm has all experts of a layer."""
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 """{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
@@ -86,10 +88,10 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     ends = tuple(OF_CACHE)
-    tensors = {
+    tensors: Mapping[str, TensorInfo] = {
         key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key and not key.endswith(ends)
     }
-    tensors |= {name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}
+    tensors = _one_by_one({**tensors, **{name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}})
     names: Mapping[str, str] = {}
     with suppress(Exception):  # conversions fail if a header does not contain the shape of a quantised weight
         if target.recognise is not None:
@@ -97,6 +99,17 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
             names = found.names
             tensors = perform([tensors], parse_operations(found.operations))[0].tensors
     return {names.get(key, key): key for key in tensors}
+
+
+def _one_by_one(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """Return the tensors with the experts that mlx-lm has stacked one by one, as in the files of transformers."""
+    if not any(SWITCH in key for key in tensors):
+        return tensors
+    from ..planning.layouts.recognise import recognised
+
+    layouts = [layout for _, layout in recognised(tensors) if layout.name == "mlx"]
+    rows = [row for layout in layouts[:1] for one in layout.changes for row in one.back(tensors, {}, str)]
+    return perform([tensors], parse_operations(rows))[0].tensors
 
 
 def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[ClassFinding]:

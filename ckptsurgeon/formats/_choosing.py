@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..errors import FormatError
@@ -182,14 +183,23 @@ def _without(names: Sequence[str], one: str) -> list[str]:
 
 
 def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str]) -> None:
+    """Raise FormatError if there is a file beside an index of shards that together are the same file.
+
+    mlx-lm writes an index beside a single file, too; this index lists only that file.
+    """
     for index in indexes:
         rival = indexed_name(index)
-        if rival in singles:
+        if rival in singles and not _lists_only(folder, index, rival):
             raise FormatError(
                 f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",
                 hint="Pass the path of the one to read.",
                 rule="stale index",
             )
+
+
+def _lists_only(folder: Folder, index: str, name: str) -> bool:
+    with closing(folder.file(index)) as file:
+        return _named(file) == {name}
 
 
 def _check_links(folder: Folder, candidates: Sequence[str]) -> None:

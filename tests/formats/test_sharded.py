@@ -49,6 +49,18 @@ def test_a_folder_and_its_index_are_the_same_checkpoint() -> None:
         assert len(found.files) == 3
 
 
+def test_an_index_of_the_one_file_beside_it_is_of_the_same_checkpoint() -> None:
+    """mlx-lm writes an index beside a single file, too."""
+    os.mkdir("m")
+    save_file({"a": torch.ones(2), "b": torch.zeros(2)}, "m/model.safetensors")
+    index("m/model.safetensors.index.json", {"a": "model.safetensors", "b": "model.safetensors"})
+    assert list(cs.open_checkpoint("m")) == ["a", "b"]
+    assert not cs.open_checkpoint("m").notes
+    index("m/model.safetensors.index.json", {"a": "model.safetensors", "c": "model.safetensors"})
+    with pytest.raises(cs.errors.FormatError, match="c"):
+        cs.open_checkpoint("m")
+
+
 def test_shards_that_torch_wrote() -> None:
     os.mkdir("m")
     torch.save({"a": torch.ones(2)}, "m/pytorch_model-00001-of-00002.bin")

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["changed_layout", "layout_for", "layout_named", "layouts_between", "said_of"]
 
-STACKED = "stacked"
-"""The layout in which transformers 5 holds experts in memory: it loads files in this layout, too."""
+DESCRIBED = {TRANSFORMERS, "stacked", "mlx"}
+"""Layouts with the same config.json: those of transformers' files and networks in memory, and that of MLX."""
 
 
 def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
@@ -54,11 +54,11 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
 def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:
     """Return whether the folder's config.json describes the network both before and after a conversion.
 
-    This is true if transformers reads both layouts, and config.json has no quantisation settings: these may name the
-    modules of one of the layouts.
+    This is true for the layouts of transformers and MLX if config.json has no quantisation settings: these may name
+    the modules of one of the layouts.
     """
     names = {found.source.name, found.target.name}
-    return names == {TRANSFORMERS, STACKED} and not quantisation_of(folder.config)
+    return names <= DESCRIBED and not quantisation_of(folder.config)
 
 
 def _is_llama_cpp(checkpoint: Checkpoint) -> bool:

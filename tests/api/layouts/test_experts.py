@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.operations import perform
 
+from ...helpers.coded_matrices import mlx
 from ...helpers.converting import assert_same, converted
 
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
@@ -41,20 +42,53 @@ def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(na
 
 
 @pytest.mark.parametrize("name", ["Qwen2Moe", "Mixtral"])
-def test_a_folder_keeps_its_configuration_between_the_two_layouts_of_transformers(name: str) -> None:
+def test_a_folder_keeps_its_configuration_between_the_layouts_of_transformers_and_mlx(name: str) -> None:
     import transformers
 
     model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SMALL))
     model.save_pretrained("model")
-    for source, layout in (("model", "stacked"), ("stacked", "transformers")):
+    for source, layout in (("model", "mlx"), ("mlx", "stacked"), ("stacked", "transformers")):
         plan = cs.convert(source, layout=layout)
         cs.apply(plan, layout)
-        assert not any("config.json" in note for note in plan.notes)
+        assert not any("config.json" in note or "no name" in note for note in plan.notes)
         assert Path(layout, "config.json").read_bytes() == Path("model/config.json").read_bytes()
+        assert cs.check(layout).ok
+        if layout == "mlx":
+            continue
         again, loading = type(model).from_pretrained(layout, output_loading_info=True)
         assert not any(loading[one] for one in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert_same(dict(again.state_dict()), dict(model.state_dict()))
     assert_same(load_file("transformers/model.safetensors"), load_file("model/model.safetensors"))
+
+
+def test_stacked_experts_that_mlx_quantised_become_those_of_transformers() -> None:
+    """Decoded, the settings of quantisation are left out, so that config.json describes the result."""
+    import transformers
+
+    config = transformers.Qwen3MoeConfig(
+        **{**SMALL, "hidden_size": 64, "moe_intermediate_size": 64, "mlp_only_layers": []}
+    )
+    model = transformers.Qwen3MoeForCausalLM(config)
+    model.save_pretrained("model")
+    cs.apply(cs.convert("model", layout="mlx"), "mlx")
+    tensors = load_file("mlx/model.safetensors")
+    for key in [key for key in tensors if "switch_mlp" in key]:
+        experts = [mlx(one) for one in tensors.pop(key)]
+        tensors |= {key.removesuffix(".weight") + end: torch.stack([one[end] for one in experts]) for end in experts[0]}
+    save_file(tensors, "mlx/model.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    Path("mlx/model.safetensors.index.json").write_text(json.dumps(index))  # as mlx-lm does
+    settings = {**json.loads(Path("mlx/config.json").read_text()), "quantization": {"group_size": 64, "bits": 4}}
+    Path("mlx/config.json").write_text(json.dumps(settings))
+    assert cs.check("mlx").row("class-tensors").status.value == "PASS"
+    plan = cs.convert("mlx", layout="transformers", dequantize=True)
+    cs.apply(plan, "back")
+    assert "quantization" not in json.loads(Path("back/config.json").read_text())
+    again, loading = type(model).from_pretrained("back", output_loading_info=True)
+    assert not any(loading[one] for one in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value) == ("experts" not in key)
+        torch.testing.assert_close(again.state_dict()[key], value, atol=0.01, rtol=0)
 
 
 def test_settings_of_quantisation_are_not_copied_to_another_layout() -> None:
@@ -178,3 +212,22 @@ def test_a_layer_without_its_stacked_experts_is_an_error() -> None:
     save_file(tensors, "stacked.safetensors")
     with pytest.raises(PlanError, match=r"model\.layers\.1\.mlp\.experts\.down_proj is missing"):
         cs.convert("stacked.safetensors", layout="transformers")
+
+
+@pytest.mark.parametrize("broken", ["one expert too few", "a layer without up_proj", "a width that config.json denies"])
+def test_faults_of_experts_that_mlx_has_stacked_are_found(broken: str) -> None:
+    folder = RECORDED / "qwen-moe.qwen3"
+    tensors = load_file(folder / "mlx.safetensors")
+    at = "model.layers.1.mlp.switch_mlp"
+    if broken == "one expert too few":
+        tensors |= {key: value[:-1].contiguous() for key, value in tensors.items() if key.startswith(at)}
+    elif broken == "a layer without up_proj":
+        del tensors[f"{at}.up_proj.weight"]
+    else:
+        for key in [key for key in tensors if "switch_mlp" in key]:
+            tensors[key] = (tensors[key][..., :-1] if "down" in key else tensors[key][:, :-1]).contiguous()
+    Path("mlx").mkdir()
+    save_file(tensors, "mlx/model.safetensors")
+    shutil.copy(folder / "config.json", "mlx")
+    report = cs.check("mlx")
+    assert [row for row in report.rows if row.status.value == "FAIL" and row.id != "class-tensors"]

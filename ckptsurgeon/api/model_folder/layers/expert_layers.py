@@ -24,7 +24,7 @@ _FIELDS = (
 _SPARSE = ("hash_moe", "listed", "moe", "sparse")
 """The values that properties in ``_FIELDS`` have for layers with experts."""
 _MLP = re.compile(
-    r"(?:(?:mlp|feed_forward|block_sparse_moe)\.)?(experts)\.|(?:mlp|feed_forward)\.(?:gate_up|gate|up|down)_proj\b"
+    r"(?:(?:mlp|feed_forward|block_sparse_moe)\.)?(experts|switch_mlp)\.|(?:mlp|feed_forward)\.(?:gate_up|gate|up|down)_proj\b"
 )
 """Matches names of tensors in a layer: of experts or routers (then group 1 is set), or of an MLP without experts."""
 DENSE_NAMES = frozenset(

@@ -18,8 +18,13 @@ __all__ = ["INITIALISED", "NUMBERS", "expert_gap_notes", "expert_notes", "of_fir
 INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
 _OF_EXPERT = re.compile(r"experts\.\d+\.")
-_STACKED = re.compile(r"(.*\.)?experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?$")
-"""Matches tensors in which all experts of a layer are stacked; the first dimension is the number of experts."""
+_STACKED = re.compile(
+    r"(.*\.)?(?:experts\.(?:gate_up|gate|up|down)_proj(?:_blocks|_scales|_bias)?|switch_mlp\.(?:gate|up|down)_proj\.weight)$"
+)
+"""Matches tensors in which all experts of a layer are stacked; the first dimension is the number of experts.
+
+mlx-lm has them in ``switch_mlp``.
+"""
 _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router does not have one row for each expert."""

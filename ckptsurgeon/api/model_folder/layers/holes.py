@@ -52,7 +52,7 @@ ESSENTIAL = (
 OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
 """The projections in ``ESSENTIAL`` that every layer has of its own: layers never share them."""
 _PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")
-_OF_EXPERTS = re.compile(r"\.experts\.|\.(?:gate|router)\.weight$")
+_OF_EXPERTS = re.compile(r"\.(?:experts|switch_mlp)\.|\.(?:gate|router)\.weight$")
 _ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)?\.weight$")
 _NUMBER = re.compile(r"\.\d+\.")
 _CODED = re.compile(

@@ -51,7 +51,7 @@ _PARTS = tuple(
          ("gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen2_moe")),
         ("pre_feedforward_layernorm", r"\d\.pre_feedforward_layernorm\.weight$", ("gemma2", "gemma3_text"),
          ("gemma", "granite", "llama", "mistral", "mixtral", "olmo", "phi3", "qwen2", "qwen3")),
-        ("experts", r"\d\.(?:mlp|block_sparse_moe)\.experts\.", ("mixtral",),
+        ("experts", r"\d\.(?:mlp|block_sparse_moe)\.(?:experts|switch_mlp)\.", ("mixtral",),
          ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3")),
         ("self_attn.qkv_proj", r"\d\.self_attn\.qkv_proj\.weight$", ("phi3",),
          ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "qwen2",

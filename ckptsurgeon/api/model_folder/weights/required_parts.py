@@ -172,6 +172,8 @@ ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes of the keys of a model that was wrapped by torch.compile or DataParallel."""
+_OTHERS = re.compile(rf"{BUFFER.pattern}|\.switch_mlp\.")
+"""Matches buffers, and the stacked experts of mlx-lm, which has the other names of transformers."""
 MOSTLY = 0.8
 """Unknown and missing names are compared only if the weights have at least this share of the class's names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
@@ -195,7 +197,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     known = {*map(_tail, patterns), *(DENSE_NAMES if has_dense_layers(kind) else ())}
     tails = {one.key: _tail(one.key) for one in tensors}
     odd = {tail for tail in set(tails.values()) if pattern_of(tail) not in known}
-    unknown = [one for one in tensors if tails[one.key] in odd and not BUFFER.search(one.key)] if odd else []
+    unknown = [one for one in tensors if tails[one.key] in odd and not _OTHERS.search(one.key)] if odd else []
     adapters = [one.key for one in unknown if ADAPTER.search(one.key)]
     if adapters:
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""

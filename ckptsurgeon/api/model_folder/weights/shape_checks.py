@@ -17,7 +17,7 @@ __all__ = ["UNLOADED", "DescribedTensor", "follows", "is_number", "is_plain", "s
 
 MLP = re.compile(r"\d\.(?:mlp\.(?:down_proj|dense_4h_to_h)|(intermediate)\.dense)\.weight$")
 """Matches MLP weights whose number of columns (for ``intermediate``: of rows) is the inner width of the MLP."""
-EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$")
+EXPERT = re.compile(r"\.experts\.(?:\d+\.(?:down_proj|w2)\.weight|down_proj)$|\.switch_mlp\.down_proj\.weight$")
 """Matches weights of experts whose number of columns is the inner width.
 
 If one tensor has all experts of a layer, the inner width is one of its last two dimensions.

@@ -1,8 +1,9 @@
 """Decoders with an expert that all tokens share, and a router with a bias that balances the other experts.
 
 DeepSeek-V3 and GLM-4.5 have them, and networks that follow them: transformers' files, its networks in memory since
-version 5 (stacked), and Megatron-core. The first layers may have no experts, and layers that predict later tokens may
-follow the last.
+version 5 (stacked), and Megatron-core. Without latent attention, they have a layout of MLX, too: for latent attention,
+mlx-lm stores the matrices that it has multiplied in advance. The first layers may have no experts, and layers that
+predict later tokens may follow the last.
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/deepseek/deepseek_v3_bridge.py,
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/glm/glm45_bridge.py
 """
@@ -10,13 +11,14 @@ https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/mod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ..changes import Fused, Stacked
-from ..layout import NO_NUMBERS, Family, Layout, Numbers, Tensors
+from ..layout import NO_NUMBERS, Change, Family, Layout, Numbers, Tensors
 from .megatron_mlp import Experts, expert_layouts
+from .mlx import MLX, MLX_TESTED, mlx_stacks, unfit_for_mlx
 from .predictors import Layers, alike, change_of_layer, copies, layers_of, own_names
 
 __all__ = ["SHARED", "RoutedDecoder"]
@@ -38,6 +40,7 @@ _CHANGES = (
     Stacked(_GATE_UP, f"{_STACK}.gate_up_proj"),
     Stacked(_EXPERTS[2], f"{_STACK}.down_proj"),
 )
+_MLX_CHANGES = mlx_stacks(_EXPERTS, f"{_LAYER}.mlp.switch_mlp")
 _EMBEDDING = "model.embed_tokens.weight"
 _BESIDE = {
     "mlp.gate.weight": "mlp.router.weight",
@@ -72,7 +75,7 @@ class RoutedDecoder:
         experts = Experts(gate, up, down, beside, (_AROUND[2], _AROUND[3]), self.has_latent)
         return Family(
             self.name,
-            (*self._in_transformers(layers), *expert_layouts(experts, *self.megatron_marks, layers=layers)),
+            (*self._around_transformers(layers), *expert_layouts(experts, *self.megatron_marks, layers=layers)),
             self.numbers,
             some=(_DENSE, (*_AROUND, *_EXPERTS)),
             alike=alike(layers),
@@ -84,24 +87,27 @@ class RoutedDecoder:
     def _shaped(self, tensors: Tensors) -> Family | None:
         return self.family(layers_of(tensors) or Layers())
 
-    def _in_transformers(self, layers: Layers) -> tuple[Layout, ...]:
-        """Return transformers' layouts: of files, and of networks in memory, which lack predicting layers."""
-        whole, others = (self._names(layers, experts) for experts in (_EXPERTS, ()))
+    def _around_transformers(self, layers: Layers) -> tuple[Layout, ...]:
+        """Return the layouts of transformers' files and of networks in memory, and of MLX."""
+        files = self._form("transformers", layers, _EXPERTS, "experts.0.gate_proj.weight", ())
+        memory = self._form("stacked", layers, (), "experts.gate_up_proj", _CHANGES)
+        memory = replace(memory, library="transformers 5 in memory")
+        if self.has_latent:
+            return files, memory
+        stacks = self._form("mlx", layers, (), "switch_mlp.gate_proj.weight", _MLX_CHANGES)
+        return files, memory, replace(stacks, library=MLX, tested=MLX_TESTED, unfit=unfit_for_mlx)
+
+    def _form(
+        self, name: str, layers: Layers, experts: tuple[str, ...], mark: str, changes: tuple[Change, ...]
+    ) -> Layout:
+        """Return a layout with transformers' names; ``mark`` is a key in the MLP of every layer with experts."""
         first = f"{_LAYER}.".format(n=layers.first)
-        changes = (*(change_of_layer(one, n) for n in layers.predictors for one in _CHANGES), *_CHANGES)
-        forms = (
-            ("transformers", "transformers", whole, "0.gate_proj.weight", ()),
-            ("stacked", "transformers 5 in memory", others, "gate_up_proj", changes),
-        )
-        return tuple(
-            Layout(
-                name, library, "transformers 5.23.0", names,
-                (_EMBEDDING, f"{first}mlp.experts.{mark}", *(f"{first}{one}" for one in self.marks)),
-                made,
-                ("model.rotary_emb", f"{_LAYER}.self_attn.rotary_emb"),
-                needed=copies(layers),
-            )
-            for name, library, names, mark, made in forms
+        return Layout(
+            name, "transformers", "transformers 5.23.0", self._names(layers, experts),
+            (_EMBEDDING, f"{first}mlp.{mark}", *(f"{first}{one}" for one in self.marks)),
+            (*(change_of_layer(one, n) for n in layers.predictors for one in changes), *changes),
+            ("model.rotary_emb", f"{_LAYER}.self_attn.rotary_emb"),
+            needed=copies(layers),
         )  # fmt: skip
 
     def _names(self, layers: Layers, experts: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""GLM-4.5, 4.6 and 4.7 with experts, and dots.llm1, which has their names: transformers and Megatron-core.
+"""GLM-4.5, 4.6 and 4.7 with experts, and dots.llm1, which has their names: transformers, MLX and Megatron.
 
 The queries and keys of each head may have norms.
 """

@@ -1,4 +1,4 @@
-"""Mixtral: transformers' files, its networks in memory since version 5 (stacked), Mistral's files, and Megatron-core.
+"""Mixtral: transformers' files, its networks in memory since version 5 (stacked), MLX, Mistral, and Megatron-core.
 
 https://github.com/mistralai/mistral-inference
 """
@@ -9,6 +9,7 @@ from ...changes import Fused, Stacked
 from ...heads import heads_of_decoder
 from ...layout import Family, Layout
 from ...parts.megatron_mlp import Experts, expert_layouts
+from ...parts.mlx import MLX, MLX_TESTED, mlx_stacks
 from ...row_changes import Paired
 
 __all__ = ["FAMILY"]
@@ -34,7 +35,7 @@ _OTHERS = {
     "lm_head": "output",
 }
 _NAMES = {ours: ours for ours in (*_OTHERS, *_EXPERTS)}
-_STACK = f"{_LAYER}.mlp.experts"
+_STACK, _SWITCH = f"{_LAYER}.mlp.experts", f"{_LAYER}.block_sparse_moe.switch_mlp"
 _MEGATRON = Experts(
     f"{_EXPERT}.w1.weight",
     f"{_EXPERT}.w3.weight",
@@ -61,6 +62,11 @@ FAMILY = Family(
                 Stacked(f"{_EXPERT}.w2.weight", f"{_STACK}.down_proj"),
             ),
             ("model.rotary_emb",),
+        ),
+        Layout(
+            "mlx", MLX, MLX_TESTED, {ours: ours for ours in _OTHERS},
+            ("model.embed_tokens.weight", f"{_SWITCH}.gate_proj.weight".format(n=0)),
+            mlx_stacks((f"{_EXPERT}.w1.weight", f"{_EXPERT}.w3.weight", f"{_EXPERT}.w2.weight"), _SWITCH),
         ),
         Layout(
             "mistral", "Mistral", "mistral-inference 1.6.0", {**_OTHERS, **_EXPERTS},

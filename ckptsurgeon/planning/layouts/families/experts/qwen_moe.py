@@ -1,6 +1,6 @@
-"""Qwen2-MoE, Qwen3-MoE and OLMoE: transformers' files, its networks in memory since version 5 (stacked), Megatron.
+"""Qwen2-MoE, Qwen3-MoE and OLMoE: transformers' files, its networks in memory since version 5 (stacked), MLX, Megatron.
 
-Layers without experts, and the experts that all tokens share, have the same names in the first two. In Megatron-core
+Layers without experts, and the experts that all tokens share, have the same names in the first three. In Megatron-core
 with Transformer Engine, the norm before the MLP has another name in layers without experts.
 """
 
@@ -14,6 +14,7 @@ from ...heads import heads_of_decoder
 from ...layout import Family, Layout, Tensors
 from ...parts.megatron import HEAD_NORMS
 from ...parts.megatron_mlp import Experts, expert_layouts
+from ...parts.mlx import MLX, MLX_TESTED, mlx_stacks
 from ...parts.predictors import Layers, layers_of
 
 __all__ = ["FAMILY"]
@@ -51,6 +52,8 @@ _CHANGES = (
     Stacked(_GATE_UP, f"{_STACK}.gate_up_proj"),
     Stacked(_DOWN, f"{_STACK}.down_proj"),
 )
+_MLX_CHANGES = mlx_stacks(_EXPERTS, f"{_LAYER}.mlp.switch_mlp")
+_TESTED = "transformers 5.23.0"
 _MEGATRON = Experts(
     _GATE,
     _UP,
@@ -91,18 +94,22 @@ def _family(dense: tuple[int, ...]) -> Family:
 
 
 def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
-    """Return transformers' layouts of files, and of networks in memory; ``first`` is the first layer with experts."""
+    """Return the layouts of transformers' files and networks in memory, and of MLX.
+
+    ``first`` is the first layer with experts.
+    """
     experts = {name: name for name in _EXPERTS}
     return [
         Layout(
-            name, library, "transformers 5.23.0", names,
-            (_EMBEDDING, f"model.layers.{first}.mlp.experts.{mark}", f"model.layers.{first}.{own}"),
+            name, library, tested, names,
+            (_EMBEDDING, f"model.layers.{first}.mlp.{mark}", f"model.layers.{first}.{own}"),
             changes,
             _COMPUTED,
         )
-        for name, library, names, mark, changes in (
-            ("transformers", "transformers", {**others, **experts}, "0.gate_proj.weight", ()),
-            ("stacked", "transformers 5 in memory", others, "gate_up_proj", _CHANGES),
+        for name, library, tested, names, mark, changes in (
+            ("transformers", "transformers", _TESTED, {**others, **experts}, "experts.0.gate_proj.weight", ()),
+            ("stacked", "transformers 5 in memory", _TESTED, others, "experts.gate_up_proj", _CHANGES),
+            ("mlx", MLX, MLX_TESTED, others, "switch_mlp.gate_proj.weight", _MLX_CHANGES),
         )
         for own in _OWN
     ]  # fmt: skip
