@@ -12,6 +12,7 @@ steps stops on the way there, at a place that depends on the size of the weights
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Annotated
 
 from ...tensors.ops.regions import Array
@@ -37,7 +38,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
 @merge_method(
     "wudi",
     paper="https://arxiv.org/abs/2503.08099",
-    compared="FusionBench 0.2.33, which takes small steps towards the minimum",
+    compared="NumPy's minimum of the paper's loss: equal within 1e-5 (float64: 1e-8); FusionBench stops before it",
     base="required",
     passes=2,
     held=held_by(_doubles),
@@ -88,9 +89,11 @@ def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping
         own = change.T @ change
         slope += (changes[model] - start) @ own
         gram += own
-    squares, turns = xp.linalg.eigh(gram)
-    first = _first(squares)
-    return product(changes, slope @ turns[:, first:] / (squares[first:] + damping), turns[:, first:].T)
+    inverse = _inverse(xp, gram, damping)
+    if inverse is not None:
+        return slope @ inverse  # type: ignore[no-any-return]
+    scaled, turns = _by_eigenvectors(xp, slope, gram, damping)
+    return product(changes, scaled, turns.T)
 
 
 def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
@@ -100,17 +103,42 @@ def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: f
     """
     xp = changes.xp
     rows = xp.concatenate([changes[model] / size for model, size in sizes.items()])
-    own = [(changes[model] - start) @ (changes[model] / size).T for model, size in sizes.items()]
-    squares, turns = xp.linalg.eigh(rows @ rows.T)
-    first = _first(squares)
-    scaled = xp.concatenate(own, axis=1) @ turns[:, first:] / (squares[first:] + damping)
-    step: Array = scaled @ (turns[:, first:].T @ rows)
+    own = xp.concatenate(
+        [(changes[model] - start) @ (changes[model] / size).T for model, size in sizes.items()], axis=1
+    )
+    gram = rows @ rows.T
+    inverse = _inverse(xp, gram, damping)
+    if inverse is None:
+        scaled, turns = _by_eigenvectors(xp, own, gram, damping)
+        step: Array = scaled @ (turns.T @ rows)
+    else:
+        step = own @ inverse @ rows
     return step
 
 
-def _first(squares: Array) -> int:
-    """Return the index of the first of ascending eigenvalues that does not count as zero."""
-    return sum(one <= _NOTHING * float(squares[-1]) for one in squares.tolist())
+def _inverse(xp: ModuleType, gram: Array, damping: float) -> Array | None:
+    """Return the inverse of ``gram`` plus ``damping`` on its diagonal; None if an eigenvalue counts as zero.
+
+    With numpy, it takes a third of the time of the eigenvectors. The norm of the inverse is at least 1 / the smallest
+    eigenvalue, and that of ``gram`` at least the largest one.
+    """
+    damped = gram + damping * xp.eye(len(gram), dtype=xp.float64)
+    try:
+        least = float(xp.min(xp.diagonal(xp.linalg.cholesky(damped)))) ** 2  # not below the smallest eigenvalue
+        size = float(xp.linalg.vector_norm(damped))
+        if least <= _NOTHING * size:
+            return None
+        inverse: Array = xp.linalg.inv(damped)
+    except xp.linalg.LinAlgError:
+        return None
+    return inverse if float(xp.linalg.vector_norm(inverse)) * size * _NOTHING < 1 else None
+
+
+def _by_eigenvectors(xp: ModuleType, slope: Array, gram: Array, damping: float) -> tuple[Array, Array]:
+    """Return L and Q such that L Q^T = ``slope`` (``gram`` + ``damping``)^+, without the eigenvalues that are zero."""
+    squares, turns = xp.linalg.eigh(gram)
+    first = sum(one <= _NOTHING * float(squares[-1]) for one in squares.tolist())
+    return slope @ turns[:, first:] / (squares[first:] + damping), turns[:, first:]
 
 
 METHODS = (wudi,)

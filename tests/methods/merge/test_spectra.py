@@ -95,7 +95,7 @@ def test_a_decomposition_that_is_not_found_is_an_error(method: str, monkeypatch:
     def never(*given: Any, **more: Any) -> Any:
         raise np.linalg.LinAlgError("SVD did not converge")
 
-    for name in ("svd", "eigh"):
+    for name in ("svd", "eigh", "inv"):
         monkeypatch.setattr(np.linalg, name, never)
     with pytest.raises(PlanError, match="could not be computed: SVD did not converge"):
         merged(method, [change(6, 6, seed=seed) for seed in range(2)])
@@ -226,7 +226,7 @@ def test_iso_cts_of_a_common_space_that_is_all_is_iso_c() -> None:
     np.testing.assert_allclose(merged("iso_cts", changes, common_space=1), merged("iso_c", changes), atol=1e-12)
 
 
-def least_squares(changes: list[Array], ridge: float = 0.0) -> Array:
+def least_squares(changes: list[Array], ridge: float = 0.0, rcond: float = 1e-6) -> Array:
     """WUDI's minimum nearest to the sum of the changes, from the definition: W A = B in the least squares' sense."""
     start, sizes = np.sum(changes, axis=0), [np.linalg.norm(one) for one in changes]
     rows = [one / size for one, size in zip(changes, sizes, strict=True)]
@@ -234,21 +234,37 @@ def least_squares(changes: list[Array], ridge: float = 0.0) -> Array:
     columns = changes[0].shape[1]
     damped = np.sqrt(ridge * len(changes) / columns) * np.eye(columns)
     left, right = np.vstack([*rows, damped]), np.hstack([*wanted, np.zeros((len(start), columns))])
-    made: Array = start + np.linalg.lstsq(left, right.T, rcond=1e-6)[0].T
+    made: Array = start + np.linalg.lstsq(left, right.T, rcond=rcond)[0].T
     return made
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("f4", 1e-5), ("f8", 1e-8)])
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 3.0])
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize(
     ("shape", "count"), [((6, 30), 3), ((30, 6), 3), ((9, 9), 2), ((7, 14), 2), ((1, 5), 2), ((5, 1), 2)]
 )
 def test_wudi_is_the_minimum_nearest_to_the_sum(
-    shape: tuple[int, int], count: int, rank: int | None, ridge: float
+    shape: tuple[int, int], count: int, rank: int | None, ridge: float, dtype: str, bound: float
 ) -> None:
     changes = [change(*shape, seed=seed, rank=rank) for seed in range(count)]
-    made, wanted = merged("wudi", changes, ridge=ridge), least_squares(changes, ridge)
-    assert far(made, wanted) < 1e-8
+    made, wanted = merged("wudi", changes, dtype, ridge=ridge), least_squares(changes, ridge)
+    assert far(made, wanted) < bound
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 40), (40, 9)])
+@pytest.mark.parametrize("least", [1e-2, 3e-4, 1e-9])
+def test_wudi_needs_eigenvectors_only_if_changes_lack_directions(
+    shape: tuple[int, int], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows or columns, whichever are fewer, are scaled by 1 to ``least``; the square of 1e-9 is only rounding."""
+    scales = np.geomspace(1, least, 9)
+    changes = [change(*shape, seed=seed) * (scales[:, None] if shape[0] < shape[1] else scales) for seed in range(2)]
+    called = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda one: called.append(1) or eigh(one))
+    assert far(merged("wudi", changes), least_squares(changes, rcond=1e-5)) < 1e-7
+    assert bool(called) is (least == 1e-9)
 
 
 def test_wudi_of_inputs_that_have_nothing_in_common_is_the_sum() -> None:
