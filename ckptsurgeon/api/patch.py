@@ -78,7 +78,7 @@ def make_patch(
 
     began = time.perf_counter()
     if not 1 <= level <= 19:
-        raise ConfigError(f"--level {level} is not a level of Zstandard.", hint="Give a number from 1 to 19.")
+        raise ConfigError(f"--level {level} is not a valid level of Zstandard.", hint="Give a number from 1 to 19.")
     path = os.fspath(output)
     with ExitStack() as stack:
         before = stack.enter_context(open_checkpoint(old))

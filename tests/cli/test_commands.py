@@ -476,7 +476,7 @@ def test_quiet_says_nothing(files: object, ckpt: Run) -> None:
         (("apply", "plan.json"), 3, "the plan plan.json cannot be read"),
         (("verify", "best.pth"), 2, "has no recipe"),
         (("verify", "nothing"), 3, "does not exist"),
-        (("verify", "best.pth", "--source", "x"), 2, "is not NAME=PATH"),
+        (("verify", "best.pth", "--source", "x"), 2, "does not have the form NAME=PATH"),
         (("init", "nothing.pth"), 3, "does not exist"),
     ],
 )

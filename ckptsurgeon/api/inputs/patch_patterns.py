@@ -72,7 +72,7 @@ def _check_options(given: dict[str, list[str]], rank: int | None) -> None:
     if rank is not None and not given["--low-rank"]:
         raise ConfigError("--rank needs --low-rank.", hint="Add --low-rank, with a pattern of the matrices to factor.")
     if rank is not None and rank < 1:
-        raise ConfigError(f"--rank {rank} is not a rank.", hint="Give a number of at least 1.")
+        raise ConfigError(f"--rank {rank} is not a valid rank.", hint="Give a number of at least 1.")
 
 
 def _without_quantised(flag: str, chosen: set[str], old: Checkpoint, new: Checkpoint) -> tuple[set[str], list[str]]:

@@ -57,7 +57,9 @@ class AnotherType:
                 "and --by out.",
             )
         if expert is not None and expert < 0:
-            raise ConfigError(f"--expert {expert} is not the index of an expert.", hint="Experts count from 0.")
+            raise ConfigError(
+                f"--expert {expert} is not the index of an expert.", hint="The indices of experts count from 0."
+            )
         self._before = base.fields()
         self._given = {base.main_name_in(model_type, name): value for name, value in fields.items()}
         if model_type == self._before.get("model_type"):

@@ -25,12 +25,15 @@ def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool
         for text in [given] if isinstance(given, str) else given:
             name, equals, value = text.partition("=")
             if not (name.strip() and equals and value.strip()):
-                raise ConfigError(f"--set {escape(text)} is not FIELD=VALUE.", hint="As in --set num_hidden_layers=12.")
+                raise ConfigError(
+                    f"--set {escape(text)} does not have the form FIELD=VALUE.",
+                    hint="Write, for example, --set num_hidden_layers=12.",
+                )
             if name.strip() in found:
                 raise ConfigError(f"--set {escape(name)} is given twice.", hint="Leave one of the two out.")
             found[name.strip()] = read_yaml(value, "--set")
     if not found and is_needed:
-        raise ConfigError("no field is given.", hint="As in --set num_hidden_layers=12.")
+        raise ConfigError("no field is given.", hint="Write, for example, --set num_hidden_layers=12.")
     return found
 
 
@@ -46,7 +49,7 @@ def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[i
             raise ConfigError(
                 f"--keep {escape(str(name))}={escape(text)}: {brief_repr(text, 60)} is not a list of different numbers "
                 "in ascending order.",
-                hint="As in --keep num_local_experts=0..3,6.",
+                hint="Write, for example, --keep num_local_experts=0..3,6.",
             )
         found[str(name).strip()] = kept
     return found

@@ -31,7 +31,8 @@ def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) ->
     size = fields[path]
     if path != own:
         raise ConfigError(
-            f"--set {escape(path)} does not set the number of embedding rows, which is in {own or 'no field'}."
+            f"--set {escape(path)} does not set the number of embedding rows: "
+            f"{f'the field {own} does' if own else 'no field does'}."
         )
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")

@@ -89,6 +89,8 @@ def _moved(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (equals and name and path):
-            raise ConfigError(f"--source {pair} is not NAME=PATH.", hint="NAME is the name of a source in the recipe.")
+            raise ConfigError(
+                f"--source {pair} does not have the form NAME=PATH.", hint="NAME is the name of a source in the recipe."
+            )
         moved[name] = path
     return moved

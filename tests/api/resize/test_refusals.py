@@ -105,7 +105,7 @@ def test_of_grouped_heads_equally_many_are_kept_by_their_weights(made: Path, tmp
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no field": ({"set": []}, cs.ConfigError, "no field is given"),
-    "no value": ({"set": ["hidden_size"]}, cs.ConfigError, "is not FIELD=VALUE"),
+    "no value": ({"set": ["hidden_size"]}, cs.ConfigError, "does not have the form FIELD=VALUE"),
     "twice": ({"set": ["hidden_size=32", "hidden_size=48"]}, cs.ConfigError, "given twice"),
     "unknown": ({"set": {"hidden_sise": 32}}, cs.ConfigError, "has no field 'hidden_sise'"),
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
@@ -466,8 +466,8 @@ def test_a_hint_in_python_has_the_arguments_of_resize(made: Path) -> None:
     assert str(raised.value).endswith("Set the number with set.")
     with pytest.raises(cs.ConfigError) as raised:
         cs.resize(made, set=[])
-    assert str(raised.value).endswith('As in set="num_hidden_layers=12".')
-    assert raised.value.hint == "As in --set num_hidden_layers=12."
+    assert str(raised.value).endswith('Write, for example, set="num_hidden_layers=12".')
+    assert raised.value.hint == "Write, for example, --set num_hidden_layers=12."
 
 
 def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path) -> None:
