@@ -101,7 +101,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
         return entries | {"tokenizer.ggml.pre": _text(name)}, _unused(tokens, number)
     return entries, (
         *_unused(tokens, number),
-        "llama.cpp's name for the pre-tokeniser of tokenizer.json is not known here: set it with "
+        "ckpt does not know llama.cpp's name for the pre-tokeniser of tokenizer.json: set it with "
         "--set-metadata tokenizer.ggml.pre=NAME",
     )
 

@@ -139,7 +139,7 @@ def _reason(path: str, error: Exception) -> str:
     if not os.path.getsize(path):
         return "it is empty"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(FORMATS)}"
+        return f"it has none of the formats {', '.join(FORMATS)}"
     return escape(" ".join(str(error).split()).rstrip(".") or type(error).__name__, 200)
 
 

@@ -54,7 +54,7 @@ def test_every_verb_says_frequencies_of_another_base(verb: str) -> None:
         notes = [one.what for one in cs.check("m").row("configuration").found]
     else:
         notes = list(verbs[verb]("m").notes)
-    base = "config.json says 10,000 (rope_theta): transformers 5 and llama.cpp compute with that base"
+    base = "config.json says 10,000 (rope_theta): transformers 5 and llama.cpp compute with 10,000"
     assert {*said(notes)} == {f"{KEY.format(0)} has the frequencies of a base of 500,000, but {base}"}
 
 

@@ -331,7 +331,7 @@ def test_a_truncated_image_is_an_error(suffix: str, share: float) -> None:
     ("content", "why"),
     [
         (b"", "it is empty"),
-        (b"hello", "it is none of PNG, JPEG"),
+        (b"hello", "it has none of the formats PNG, JPEG"),
         (png(0, 0, b""), "cannot be read as an image"),
     ],
 )
@@ -346,7 +346,7 @@ def test_a_file_that_is_no_image_is_an_error(content: bytes, why: str) -> None:
 def test_formats_that_are_not_listed_are_not_opened() -> None:
     """Pillow could read this PPM."""
     Path("a.png").write_bytes(b"P6 1 1 255\n\0\0\0")
-    with pytest.raises(cs.ConfigError, match="a.png cannot be read as an image: it is none of PNG, JPEG"):
+    with pytest.raises(cs.ConfigError, match="a.png cannot be read as an image: it has none of the formats PNG, JPEG"):
         read_images("a.png")
 
 

@@ -213,7 +213,7 @@ def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterat
         else f"the default of its model type is {base:,.10g} ({_BASE})"
     )
     has = f"has the frequencies of a base of {own:,.10g}" if own else "does not have the frequencies of any base"
-    yield f"{escape(key)} {has}, but {said}: transformers 5 and llama.cpp compute with that base"
+    yield f"{escape(key)} {has}, but {said}: transformers 5 and llama.cpp compute with {base:,.10g}"
 
 
 def unlike_frequency_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:

@@ -107,7 +107,7 @@ class Donor:
         inputs, outputs = (list(dict.fromkeys(keys)) for keys in found.values())
         if len(inputs) != 1 or len(outputs) > 1:
             raise PlanError(
-                f"cannot tell which tensor of the donor {escape(self._path)} is its embedding; candidates: "
+                f"it is not known which tensor of the donor {escape(self._path)} is its embedding; candidates: "
                 f"{listing([*inputs, *outputs], where='') or 'none'}.",
                 hint="Name another donor: --donor DIR.",
             )
