@@ -48,7 +48,7 @@ _INERT = re.compile(
     r"(_token_id|_dropout|_pdrop|dropout|max_position_embeddings|n_positions|initializer_(range|factor)|use_cache|"
     r"architectures|dtype)$"
 )
-"""Matches the fields that no output depends on, without training and generation, as far as positions suffice."""
+"""Matches fields that do not change outputs, except in training, in generation, or for inputs that are too long."""
 _TABLES = (
     "ckpt transplant --on-mismatch KEY=positions-1d interpolates positions (positions-2d those of patches) for a "
     "config.json with the new number."
