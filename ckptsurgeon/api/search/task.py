@@ -35,7 +35,7 @@ _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ckptsurgeon.trainer.run.judge_models import main; "
     "main(sys.argv[2], int(sys.argv[3]))"
 )
-"""The program of a child process. It has the module search path of this process, without the working directory (-P)."""
+"""The program of a child process. It gets the module search path of this process, to which -P adds no folder."""
 
 
 @dataclass(frozen=True)
