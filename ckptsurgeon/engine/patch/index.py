@@ -56,11 +56,11 @@ class Segment:
     "same": from the bytes of a tensor of the old checkpoint. "xor": from such bytes and stored differences, by XOR.
     "signs": from such bytes and, in each block, either the signs of the changes and one scale for all, or differences
     as for "xor". "low_rank": from such bytes and, in each block, either rows of the left factor of the changes, or
-    differences as for "xor"; ``low_rank`` describes the factors, and one more block, the last, has the right factor.
-    "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For the kinds in
-    ``BASED``, ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of the first ``nbytes`` bytes of this tensor;
-    if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the sizes in
-    bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
+    differences as for "xor". ``low_rank`` then describes the factors, and an additional last block has the right
+    factor. "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For the kinds
+    in ``BASED``, ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of the first ``nbytes`` bytes of this
+    tensor; if the tensor is shorter, zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the
+    sizes in bytes of the segment's encoded blocks; each encodes ``BLOCK`` bytes.
     """
 
     kind: str

@@ -49,10 +49,10 @@ def wudi(
     """Return the base plus the change W whose difference to each change C_i is smallest for the inputs of model i.
 
     The inputs of model i are taken to be the rows of C_i. W minimises the sum of |(W - C_i) C_i^T|^2 / |C_i|^2 exactly
-    (the paper: 300 steps of Adam), and of all such W it is the nearest to S, the sum of the changes, where the paper
-    starts. ``ridge`` adds this number times |W - S|^2, in units of the mean eigenvalue: W stays nearer to S. A model
-    without change has no influence. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is
-    off, get the mean of the changes. ``lambda`` multiplies the change.
+    (the paper: 300 steps of Adam). If several W do, it is the nearest to S, the sum of the changes, with which the
+    paper starts. ``ridge`` adds this number times |W - S|^2, in units of the mean eigenvalue, so that W stays nearer to
+    S. A model without change has no influence. Only tensors of two dimensions are matrices; other tensors get the mean
+    of the changes, and so do all tensors if ``matrices`` is off. ``lambda`` multiplies the change.
     """
     if tensors.count == 1 or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

@@ -55,8 +55,8 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _alone(subject: Subject) -> Iterator[str]:
     """Yield the routers, norms and biases that are all zeros although most tensors with the same role are not.
 
-    If at least half of the routers or norms of a role are all zeros, or more than a quarter of the biases, this may be
-    on purpose, as in new blocks: then none of that role is yielded.
+    If at least half of the routers or norms of a role are all zeros, or more than a quarter of the biases, the zeros
+    may be on purpose, as in new blocks. Then no tensor of that role is yielded.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
@@ -76,8 +76,8 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
     """Yield norms of rare roles that contain zeros, although no norm of the surrounding layers contains zeros.
 
     A role is rare if it occurs in few layers: for example, the norm after the last layer. This norm is compared only
-    with norms of the same part of the network: in a new model, the norms of a language model that computes 1 + weight
-    are zeros, but the norms of its vision tower are ones.
+    with norms of the same part of the network, because parts of a new model may differ. For example, all norms of a
+    language model that computes 1 + weight are zeros, but the norms of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
