@@ -49,7 +49,7 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 def held_bytes(info: TensorInfo) -> int:
     """Return the bytes of a matrix that is in memory until all its strips of columns are computed.
 
-    ``info`` is the part of a quantised tensor that has the matrix. Returns 0 if it is not computed in strips.
+    ``info`` is the part of a quantised tensor that has the matrix. Returns 0 if the matrix is not computed in strips.
     """
     return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_transposed(info) else 0
 

@@ -137,8 +137,8 @@ class AdapterModule:
 
     ``bias`` and ``magnitude`` are the keys of the bias and of DoRA's magnitudes, '' if there are none. If ``joined``,
     the module's name has underscores instead of dots. ``component`` is the name of a model in a pipeline of diffusers,
-    '' if there is only one model. ``kind`` is '' for a LoRA, in ``SIDES`` or ``TUCKER`` for a LoHa or
-    LoKr, whose tensors are ``a``, ``b`` and ``more``, and a ``rotation_kind`` for an OFT, whose tensor is ``a``.
+    '' if there is only one model. ``kind`` is '' for a LoRA. For a LoHa or LoKr, it is in ``SIDES`` or ``TUCKER``, and
+    the tensors are ``a``, ``b`` and ``more``. For an OFT, it is a ``rotation_kind``, and the only tensor is ``a``.
     """
 
     name: str

@@ -37,8 +37,8 @@ def iso_c(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> M
     """Return the base plus the sum of the models' changes, with all singular values of the sum replaced by their mean.
 
     Singular values that are zero (up to rounding) stay zero, and do not count in the mean: their directions are not
-    defined. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is off, get the mean of the
-    changes. ``lambda`` multiplies the change.
+    defined. Only tensors of two dimensions are matrices; other tensors get the mean of the changes, and so do all
+    tensors if ``matrices`` is off. ``lambda`` multiplies the change.
     """
     if not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)
@@ -87,7 +87,8 @@ def iso_cts(
     largest singular values. Each model contributes an equal number of the other directions: the largest directions of
     its change that are outside the common directions. All directions are made orthogonal, and get the mean of their
     singular values. Directions that are zero (up to rounding) are left out. Only tensors of two dimensions are
-    matrices; others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    matrices; other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off. ``lambda``
+    multiplies the change.
     """
     if not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

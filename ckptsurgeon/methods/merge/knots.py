@@ -48,8 +48,9 @@ def knots_ties(
 
     The basis consists of the left singular vectors of all changes side by side, without vectors whose singular value is
     zero (up to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept, at
-    least one element, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
-    others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    least one element. Changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
+    other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off. ``lambda`` multiplies the
+    change.
     """
     if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)
@@ -77,9 +78,10 @@ def knots_dare_ties(
 ) -> Merging | Array:
     """Return the base plus the mean of randomly kept changes that have the sign of the majority, in a shared basis.
 
-    The basis is that of ``knots_ties``. In it, each value of a change is kept with the probability ``density`` and
-    divided by it, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices;
-    others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    The basis is the same as in ``knots_ties``. In this basis, each value of a change is kept with the probability
+    ``density`` and divided by this probability. Changes against the sign of the sum are dropped. Only tensors of two
+    dimensions are matrices; other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off.
+    ``lambda`` multiplies the change.
     """
     if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

@@ -39,7 +39,8 @@ def tsv_m(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> M
     Of each of T changes, the share 1/T with the largest singular values is kept, at least one. The left vectors of all
     changes are replaced by the nearest orthonormal vectors, and so are the right vectors. Vectors whose singular value
     is zero (up to rounding) are left out, since rounding alone decides them. Only tensors of two dimensions are
-    matrices; others, and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    matrices; other tensors get the mean of the changes, and so do all tensors if ``matrices`` is off. ``lambda``
+    multiplies the change.
     """
     if tensors.count == 1 or not is_matrix(tensors.shape, {"matrices": matrices}):
         return mean_of_changes(tensors, lambda_)

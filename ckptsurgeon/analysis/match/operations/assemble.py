@@ -53,7 +53,7 @@ class Answer:
 
 
 Agrees = Callable[[TensorInfo, str], str]
-"""A function of a new tensor and a destination key. It returns how the two tensors agree, such as "bits"; '' if not."""
+"""A function of a new tensor and a destination key. It returns how they agree, such as "bits"; '' if they do not."""
 
 
 def assembled(

@@ -184,7 +184,7 @@ def _rows(
 
 
 def _nearest(key: str, options: list[list[str]]) -> list[str]:
-    """Return the list of vectors whose names share the most words with ``key``; [] if two lists share as many."""
+    """Return the list of vectors whose names share the most words with ``key``; [] for a tie."""
     if len(options) < 2:
         return options[0] if options else []
     words = set(words_of(key))

@@ -25,7 +25,7 @@ def pair_equals(pairs: Pairs, expected: Mapping[str, str]) -> None:
     """Add pairs of tensors with equal samples to ``pairs.names``; add constant tensors to ``pairs.doubtful``.
 
     If several tensors have the same sample, their names decide; ``expected`` are the pairs that names show. If the
-    destination has a tensor more often than the source, a change copies the tensor.
+    destination has a tensor more often than the source, a change that copies the tensor is added to ``pairs.changes``.
     """
     here, there = _rounded_samples(pairs) if pairs.is_rounded else (_samples(pairs.here), _samples(pairs.there))
     for sample, old in here.items():

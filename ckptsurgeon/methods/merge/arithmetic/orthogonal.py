@@ -77,10 +77,10 @@ def _pair(changes: Changes, first: Array, second: Array) -> _Pair | None:
     """Return the orthonormal columns that are nearest to the columns of ``first`` and ``second``.
 
     Both have orthonormal columns. So the Gram matrix R of all columns is [[1, M], [M^T, 1]], and the eigenvectors of M
-    M^T give its root R^(-1/2). The blocks of this root are the functions ``even`` and ``odd`` below of the sine
-    ``sine`` of each angle between the two spaces. They are written without differences of nearly equal numbers. A
-    direction that both spaces have is one direction: its sine counts as zero. Returns None if there are more columns
-    than rows, or if rounding makes the number of common directions uncertain.
+    M^T give its root R^(-1/2). The blocks of this root are ``even`` and ``odd`` below: functions of the sine of each
+    angle between the two spaces, written without differences of nearly equal numbers. A direction that both spaces have
+    is one direction: its sine counts as zero. Returns None if there are more columns than rows, or if rounding makes
+    the number of common directions uncertain.
     """
     xp = changes.xp
     if first.shape[1] + second.shape[1] > len(first):
