@@ -231,3 +231,26 @@ def test_faults_of_experts_that_mlx_has_stacked_are_found(broken: str) -> None:
     shutil.copy(folder / "config.json", "mlx")
     report = cs.check("mlx")
     assert [row for row in report.rows if row.status.value == "FAIL" and row.id != "class-tensors"]
+
+
+@pytest.mark.parametrize("network", ["mixtral", "qwen-moe", "qwen-moe.qwen2"])
+def test_fused_tensors_have_the_rows_that_vllm_reads(network: str) -> None:
+    """Queries before keys before values, gate before up, the experts in their order: as vLLM's layers split them."""
+    files = load_file(RECORDED / network / "transformers.safetensors")
+    shutil.copy(RECORDED / network / "config.json", "config.json")
+    fused = converted(files, "fused")
+    at, gate, up, down = (
+        ("block_sparse_moe", "w1", "w3", "w2") if network == "mixtral" else ("mlp", "gate_proj", "up_proj", "down_proj")
+    )
+    layer = "model.layers.0"
+    qkv = [files[f"{layer}.self_attn.{kind}_proj.weight"] for kind in "qkv"]
+    found = fused[f"{layer}.self_attn.qkv_proj.weight"].split([len(one) for one in qkv])
+    assert all(torch.equal(one, wanted) for one, wanted in zip(found, qkv, strict=True))
+    w13, w2 = fused[f"{layer}.{at}.experts.w13_weight"], fused[f"{layer}.{at}.experts.w2_weight"]
+    for number in range(len(w13)):
+        expert = f"{layer}.{at}.experts.{number}"
+        for part, kind in zip(w13[number].chunk(2), (gate, up), strict=True):
+            assert torch.equal(part, files[f"{expert}.{kind}.weight"])
+        assert torch.equal(w2[number], files[f"{expert}.{down}.weight"])
+    assert not [key for key in fused if ".up_proj" in key or ".q_proj" in key]
+    assert_same(converted(fused, "transformers"), files)

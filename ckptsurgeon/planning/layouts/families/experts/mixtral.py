@@ -1,4 +1,4 @@
-"""Mixtral: transformers' files, its networks in memory since version 5 (stacked), MLX, Mistral, and Megatron-core.
+"""Mixtral: transformers' files, its networks in memory since version 5 (stacked), MLX, vLLM, Mistral, Megatron.
 
 https://github.com/mistralai/mistral-inference
 """
@@ -10,6 +10,7 @@ from ...heads import heads_of_decoder
 from ...layout import Family, Layout
 from ...parts.megatron_mlp import Experts, expert_layouts
 from ...parts.mlx import MLX, MLX_TESTED, mlx_stacks
+from ...parts.vllm import KERNELS, VLLM, VLLM_TESTED, fused_experts, fused_modules, unfused
 from ...row_changes import Paired
 
 __all__ = ["FAMILY"]
@@ -35,11 +36,12 @@ _OTHERS = {
     "lm_head": "output",
 }
 _NAMES = {ours: ours for ours in (*_OTHERS, *_EXPERTS)}
-_STACK, _SWITCH = f"{_LAYER}.mlp.experts", f"{_LAYER}.block_sparse_moe.switch_mlp"
+_STACK, _MODULE = f"{_LAYER}.mlp.experts", f"{_LAYER}.block_sparse_moe"
+_MATRICES = _GATE, _UP, _DOWN = tuple(f"{_EXPERT}.w{number}.weight" for number in (1, 3, 2))
 _MEGATRON = Experts(
-    f"{_EXPERT}.w1.weight",
-    f"{_EXPERT}.w3.weight",
-    f"{_EXPERT}.w2.weight",
+    _GATE,
+    _UP,
+    _DOWN,
     {"block_sparse_moe.gate.weight": "mlp.router.weight"},
 )
 
@@ -57,16 +59,22 @@ FAMILY = Family(
             {ours: ours.replace("block_sparse_moe", "mlp") for ours in _OTHERS},
             ("model.embed_tokens.weight", f"{_STACK}.gate_up_proj".format(n=0)),
             (
-                Fused((f"{_EXPERT}.w1.weight", f"{_EXPERT}.w3.weight"), f"{_EXPERT}.w1_w3.weight"),
+                Fused((_GATE, _UP), f"{_EXPERT}.w1_w3.weight"),
                 Stacked(f"{_EXPERT}.w1_w3.weight", f"{_STACK}.gate_up_proj"),
-                Stacked(f"{_EXPERT}.w2.weight", f"{_STACK}.down_proj"),
+                Stacked(_DOWN, f"{_STACK}.down_proj"),
             ),
             ("model.rotary_emb",),
         ),
         Layout(
             "mlx", MLX, MLX_TESTED, {ours: ours for ours in _OTHERS},
-            ("model.embed_tokens.weight", f"{_SWITCH}.gate_proj.weight".format(n=0)),
-            mlx_stacks((f"{_EXPERT}.w1.weight", f"{_EXPERT}.w3.weight", f"{_EXPERT}.w2.weight"), _SWITCH),
+            ("model.embed_tokens.weight", f"{_MODULE}.switch_mlp.gate_proj.weight".format(n=0)),
+            mlx_stacks(_MATRICES, f"{_MODULE}.switch_mlp"),
+        ),
+        Layout(
+            "fused", VLLM, VLLM_TESTED, unfused(_OTHERS),
+            ("model.embed_tokens.weight", f"{_MODULE}.experts.w13_weight".format(n=0)),
+            (*fused_modules(), *fused_experts(_MATRICES, f"{_MODULE}.experts")),
+            settings=KERNELS,
         ),
         Layout(
             "mistral", "Mistral", "mistral-inference 1.6.0", {**_OTHERS, **_EXPERTS},

@@ -16,6 +16,7 @@ from ...parts.megatron import HEAD_NORMS
 from ...parts.megatron_mlp import Experts, expert_layouts
 from ...parts.mlx import MLX, MLX_TESTED, mlx_stacks
 from ...parts.predictors import Layers, layers_of
+from ...parts.vllm import KERNELS, VLLM, VLLM_TESTED, fused_experts, fused_modules, unfused
 
 __all__ = ["FAMILY"]
 
@@ -53,6 +54,10 @@ _CHANGES = (
     Stacked(_DOWN, f"{_STACK}.down_proj"),
 )
 _MLX_CHANGES = mlx_stacks(_EXPERTS, f"{_LAYER}.mlp.switch_mlp")
+_FUSED_CHANGES = (
+    *fused_modules([f"{_LAYER}.mlp", f"{_LAYER}.mlp.shared_expert"]),
+    *fused_experts(_EXPERTS, _STACK),
+)
 _TESTED = "transformers 5.23.0"
 _MEGATRON = Experts(
     _GATE,
@@ -94,7 +99,7 @@ def _family(dense: tuple[int, ...]) -> Family:
 
 
 def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
-    """Return the layouts of transformers' files and networks in memory, and of MLX.
+    """Return the layouts of transformers' files and networks in memory, of MLX and of vLLM.
 
     ``first`` is the first layer with experts.
     """
@@ -105,11 +110,13 @@ def _in_transformers(others: dict[str, str], first: int) -> Sequence[Layout]:
             (_EMBEDDING, f"model.layers.{first}.mlp.{mark}", f"model.layers.{first}.{own}"),
             changes,
             _COMPUTED,
+            settings=KERNELS if library is VLLM else "",
         )
         for name, library, tested, names, mark, changes in (
             ("transformers", "transformers", _TESTED, {**others, **experts}, "experts.0.gate_proj.weight", ()),
             ("stacked", "transformers 5 in memory", _TESTED, others, "experts.gate_up_proj", _CHANGES),
             ("mlx", MLX, MLX_TESTED, others, "switch_mlp.gate_proj.weight", _MLX_CHANGES),
+            ("fused", VLLM, VLLM_TESTED, unfused(others), "experts.w13_weight", _FUSED_CHANGES),
         )
         for own in _OWN
     ]  # fmt: skip
