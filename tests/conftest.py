@@ -24,7 +24,13 @@ from hypothesis import HealthCheck, settings
 from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
-from .helpers.kept_builds import keep_builds, search_few_modules, write_no_configurations
+from .helpers.kept_builds import (
+    change_few_loggers,
+    keep_builds,
+    keep_templates,
+    search_few_modules,
+    write_no_configurations,
+)  # fmt: skip
 from .helpers.one_collection import end, fork_the_others, pytest_configure_node, pytest_xdist_getremotemodule
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
@@ -180,6 +186,8 @@ def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         folder = folder.parent  # that of one run
     with pytest.MonkeyPatch.context() as patched:
         write_no_configurations(patched)
+        change_few_loggers(patched)
+        keep_templates(patched)
         if not request.node.nodeid.startswith(BUILT_ANEW):
             keep_builds(patched, folder / "builds")
         yield

@@ -6,16 +6,18 @@ the same. Each run of the tests has a folder of its own, so the code that is tes
 
 from __future__ import annotations
 
+import logging
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-__all__ = ["keep_builds", "search_few_modules", "write_no_configurations"]
+__all__ = ["change_few_loggers", "keep_builds", "keep_templates", "search_few_modules", "write_no_configurations"]
 
 CONFIGURATIONS = {
     "transformers.configuration_utils": "PreTrainedConfig",
@@ -46,6 +48,45 @@ def write_no_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(getattr(sys.modules[module], name), "__repr__", object.__repr__)
 
 
+def change_few_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers log errors alone, and warnings again, without a change of each of the thousands of loggers.
+
+    ckpt asks for this whenever it builds a network. What is logged is then held against the level where it is written.
+    """
+    if "transformers.utils.logging" not in sys.modules:
+        return
+    library = logging.getLogger("transformers")
+    wanted, set_level = library.level, library.setLevel
+    if library.propagate or wanted < logging.WARNING:
+        return
+
+    def set_wanted(level: int) -> None:
+        nonlocal wanted
+        wanted = level
+        if level < logging.WARNING:
+            set_level(level)
+
+    monkeypatch.setattr(library, "setLevel", set_wanted)
+    monkeypatch.setattr(library, "getEffectiveLevel", lambda: wanted)
+    for handler in library.handlers:
+        monkeypatch.setattr(handler, "filters", [lambda record: record.levelno >= wanted])
+
+
+def keep_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile the template of the README.md that PEFT writes beside each adapter once."""
+    if "peft" in sys.modules:
+        import jinja2
+
+        monkeypatch.setattr(jinja2, "Template", _template)
+
+
+@cache
+def _template(text: str) -> Any:
+    import jinja2.environment
+
+    return jinja2.environment.Template(text)
+
+
 def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ckpt search an installed module once for the functions that it replaces while it builds a network.
 
@@ -57,6 +98,7 @@ def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
 
     installed = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), *ckptsurgeon.__path__)
     without = set[str]()
+    searched: tuple[tuple[int, str], list[str]] = ((0, ""), [])
 
     def has_none(module: object) -> bool:
         if not isinstance(module, ModuleType):
@@ -65,9 +107,13 @@ def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         return names.keys().isdisjoint(REPLACED) and str(names.get("__file__")).startswith(installed)
 
     def imported() -> list[object]:
-        found = {name: sys.modules[name] for name in sys.modules.keys() - without}
-        without.update(name for name, module in found.items() if has_none(module))
-        return list(found.values())
+        nonlocal searched
+        now = len(sys.modules), next(reversed(sys.modules))
+        if now != searched[0]:
+            found = {name: sys.modules[name] for name in sys.modules.keys() - without}
+            without.update(name for name, module in found.items() if has_none(module))
+            searched = now, [name for name in found if name not in without]
+        return [sys.modules[name] for name in searched[1] if name in sys.modules]
 
     exchange = opened._exchange
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from transformers.utils import logging
 
 import ckptsurgeon as cs
 from ckptsurgeon.destinations import transformers as kind
+from ckptsurgeon.destinations.hf.model import offline
 from ckptsurgeon.destinations.torch_module.opened import exchanged
 from ckptsurgeon.storage import cached_documents
 
@@ -37,6 +40,18 @@ def test_only_functions_whose_modules_are_searched_are_replaced() -> None:
         exchanged((safetensors.torch.save_file, "save_file", lambda save: lambda *args: save(*args))),
     ):
         pass
+
+
+def test_transformers_is_silent_while_a_network_is_built_and_warns_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, said = logging.get_logger("transformers.models.never_heard_of"), StringIO()
+    (handler,) = logging.get_logger("transformers").handlers
+    monkeypatch.setattr(handler, "stream", said)
+    with offline():
+        library.warning("too early")
+        library.error("an error")
+    assert logging.get_verbosity() == logging.WARNING
+    library.warning("a warning")
+    assert said.getvalue() == "[transformers] an error\n[transformers] a warning\n"
 
 
 def test_commands_that_are_started_keep_nothing() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import takewhile
 from types import FunctionType
 from typing import Any
 from unittest import mock
@@ -191,7 +192,7 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
     calls the original.
     """
     made = [(name, original, make(original)) for original, name, make in functions]
-    before = set(sys.modules)
+    last = next(reversed(sys.modules))
     for _, original, new in made:
         setattr(new, _ORIGINAL, original)
     changed = list(_exchange(made))
@@ -202,7 +203,7 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
             if names.get(name) is new:
                 names[name] = found
         originals = {id(new): original for _, original, new in made}
-        for module in sys.modules.keys() - before:
+        for module in takewhile(lambda name: name != last, reversed([*sys.modules])):  # in the order of their import
             names = getattr(sys.modules.get(module), "__dict__", {})
             for key, value in list(names.items()) if isinstance(names, dict) else ():
                 if id(value) in originals:  # of many thousand names in modules of transformers, few or none
