@@ -48,7 +48,9 @@ def check_page(path: str) -> None:
     """Raise ConfigError if the path of a page is ``-``, or ends neither in ``.html`` nor in ``.htm``."""
     check_output(path)
     if not path.lower().endswith((".html", ".htm")):
-        raise ConfigError(f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html.")
+        raise ConfigError(
+            f"{escape(path)} is not a valid name for a page.", hint="Use a name that ends in .html or .htm."
+        )
 
 
 def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:

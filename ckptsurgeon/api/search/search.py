@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ...engine.output.companions import existing_checkpoint
 from ...errors import CheckpointError, ConfigError, OutputError, PlanError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
@@ -162,7 +163,8 @@ def _check_counts(trials: int, parallel: int) -> None:
 def check_free(path: str, *, force: bool) -> None:
     """Raise OutputError if ``path`` cannot be written as an output, so that no trial runs in vain.
 
-    It cannot if its parent folder is missing, or if it is an existing file and ``force`` is false.
+    It cannot if its parent folder is missing. If ``force`` is false, it cannot either if it is an existing file or a
+    folder that holds a checkpoint.
     """
     check_is_path(path)
     check_output_format(path)
@@ -171,8 +173,12 @@ def check_free(path: str, *, force: bool) -> None:
         raise OutputError(
             f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
         )
-    if os.path.lexists(path.rstrip("/")) and not os.path.isdir(path) and not force:
+    if force or not os.path.lexists(path.rstrip("/")):
+        return
+    if not os.path.isdir(path):
         raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+    if found := existing_checkpoint(path):
+        raise OutputError(f"{escape(path)} holds a checkpoint: {listing(found)}.", hint="Use --force to replace it.")
 
 
 def model_name(output: str) -> str:

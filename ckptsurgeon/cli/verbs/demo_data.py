@@ -69,7 +69,8 @@ def run(
 def _words(given: list[str] | tuple[()], langs: tuple[str, ...]) -> dict[str, str]:
     """Return the file of words of each language, from values such as ``cy=words.txt``.
 
-    With a single language, its name can be left out. Raises ConfigError if the language of a value is not in ``langs``.
+    With a single language, its name can be left out: a value that does not begin with it is a path. With several
+    languages, ConfigError is raised if a value does not begin with one of them.
     """
     from ...errors import ConfigError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import isqrt
 
-from ...util.text import shape_text
+from ...util.text import count, shape_text
 from .policy_syntax import Policy, Shape
 
 __all__ = ["Positions", "positions_of"]
@@ -66,7 +66,7 @@ def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | st
     if prefix >= min(number, wanted):
         return (
             f"the source has {number} positions and the destination {wanted}, so that one of them has none after the "
-            f"{prefix} prefix tokens"
+            f"{count(prefix, 'prefix token')}"
         )
     return Positions(axis, prefix, (number - prefix,), (wanted - prefix,), policy.given(prefix=str(prefix)))
 
@@ -114,10 +114,10 @@ def _rectangular(reason: str) -> str:
 
 
 def _request_text(policy: Policy) -> str:
-    """Return the grids and prefix tokens that the arguments ask for: ``12x20 and a square after 1 prefix tokens``."""
+    """Return the grids and prefix tokens that the arguments ask for: ``12x20 and a square after 1 prefix token``."""
     old, new, prefix = policy.get("from"), policy.get("to"), policy.get("prefix")
     grids = f"{old or 'a square'} and {new or 'a square'}"
-    tokens = f"{prefix} prefix tokens" if prefix else "the same number of prefix tokens"
+    tokens = count(int(prefix), "prefix token") if prefix else "the same number of prefix tokens"
     return f"{grids} after {tokens}"
 
 

@@ -340,7 +340,12 @@ def test_an_output_that_exists_is_an_error_before_the_first_trial(evaluation: Ev
         cs.search("recipe.yaml", "s3://bucket/model", evaluate=evaluation(), maximize=True)
     with pytest.raises(cs.OutputError, match="does not exist"):
         cs.search("recipe.yaml", "no/out.safetensors", evaluate=evaluation(), maximize=True)
+    os.mkdir("model")
+    save_file({"w": torch.ones(1)}, "model/model.safetensors")
+    with pytest.raises(cs.OutputError, match=r"model holds a checkpoint: model\.safetensors"):
+        cs.search("recipe.yaml", "model", evaluate=evaluation(), maximize=True)
     assert not STUDY.exists()
+    assert not Path("model.study").exists()
 
 
 def test_the_plugin_of_a_recipe_is_used_and_verified(evaluation: Evaluation) -> None:
