@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +30,7 @@ COMMAND = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 """The program that ``ckpt`` is."""
 
 NURSERY = """
-import faulthandler, functools, gc, io, json, os, select, signal, sys, time, traceback, types
+import contextlib, faulthandler, functools, gc, io, json, os, select, signal, socket, sys, time, traceback, types
 import typer
 import ckptsurgeon.__main__, ckptsurgeon.cli.run
 
@@ -107,6 +109,25 @@ def ended(pid, until):
     os.close(handle)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+def connected():
+    '''Return in a process for each connection; this one ends when who started it has ended, and so have the others.'''
+    server = socket.socket(fileno=int(sys.argv[1]))
+    while sys.stdin not in select.select([sys.stdin, server], [], [])[0]:
+        connection, _ = server.accept()
+        if not os.fork():
+            server.close()
+            for number in (0, 1):
+                os.dup2(connection.fileno(), number)
+            connection.close()
+            return
+        connection.close()
+    server.close()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+    sys.exit()
+
+connected()
 for line in sys.stdin:
     asked = json.loads(line)
     pids, until = [], time.monotonic() + asked["seconds"]
@@ -162,16 +183,60 @@ for package in (ckptsurgeon.destinations, ckptsurgeon.trainer):
 """
 
 
+_ENDS = list[Callable[[], object]]()
+_STARTED = list[subprocess.Popen[bytes]]()
+
+
+@atexit.register
+def _end() -> None:
+    """End all connections of this process, and then wait for those that it has started: they wait for the others."""
+    for end in _ENDS:
+        with suppress(OSError):
+            end()
+    for process in _STARTED:
+        process.communicate()
+
+
 class Nursery:
-    """A process that has run ``imports``, and forks those that are asked for."""
+    """A process that has run ``imports``, and forks those that are asked for.
+
+    Processes that test together start one: for each of them it forks another, which forks what this one asks for.
+    """
 
     def __init__(self, imports: str) -> None:
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+        self._address = f"\0{run} {hashlib.sha256(imports.encode()).hexdigest()}"  # of no file
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connect(imports)
+        self._file = self._connection.makefile("rw")
+        _ENDS.append(self._file.close)
+        _ENDS.append(self._connection.close)
+
+    def _connect(self, imports: str) -> None:
+        """Connect to the process; start it if no process that tests has, or the one that had has ended."""
+        while True:
+            with socket.socket(socket.AF_UNIX) as server:
+                if self._binds(server):
+                    self._start(imports, server)
+            with suppress(ConnectionRefusedError):
+                return self._connection.connect(self._address)
+
+    def _binds(self, server: socket.socket) -> bool:
+        """Return whether this process gets the address, which one process alone does."""
+        try:
+            server.bind(self._address)
+        except OSError:
+            return False
+        server.listen()
+        return True
+
+    def _start(self, imports: str, server: socket.socket) -> None:
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY.replace("IMPORTS", imports)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, cwd=ROOT, env={**os.environ, **threads, "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as ckpt train sets it
+        process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY.replace("IMPORTS", imports), str(server.fileno())], stdin=subprocess.PIPE,
+            pass_fds=[server.fileno()], cwd=ROOT, env={**os.environ, **threads, "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as ckpt train sets it
         )  # fmt: skip
-        atexit.register(self._process.communicate)
+        _STARTED.append(process)
 
     def carry_out(self, orders: Sequence[Mapping[str, Any]], seconds: int = 200) -> list[int]:
         """Run what is ordered, all of it at once, and no longer than so many seconds; returns the exit codes.
@@ -179,27 +244,22 @@ class Nursery:
         An order has a ``program``, ``arguments``, a ``folder``, an ``environment``, and the files ``out`` and ``err``.
         With ``streams`` its streams are opened as Python opens them when it starts, and closed as when it ends.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         asked = [{"streams": False, **order} for order in orders]
         line = ""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"orders": asked, "seconds": seconds}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+        with suppress(ConnectionError):
+            self._file.write(json.dumps({"orders": asked, "seconds": seconds}) + "\n")
+            self._file.flush()
+            line = self._file.readline()
         if not line:
             self._fail()
         return list(json.loads(line))
 
     def _fail(self) -> NoReturn:
-        """Say how this process ended; the next test starts another one."""
+        """Say that this process has ended; the next test gets another one."""
         for kept in (with_torch, _small):
             if kept.cache_info().currsize and kept() is self:
                 kept.cache_clear()
-        atexit.unregister(self._process.communicate)
-        with suppress(BrokenPipeError):
-            self._process.communicate()
-        raise AssertionError(f"the process that forks those of tests has ended with {self._process.returncode}")
+        raise AssertionError("the process that forks those of tests has ended")
 
 
 @functools.cache
