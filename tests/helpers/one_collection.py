@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
 from types import ModuleType
 from typing import Any
@@ -94,7 +95,7 @@ def _take_over(session: pytest.Session, offer: dict[str, Any]) -> None:
 
 def _channel(offer: dict[str, Any], ours: Any) -> Any:
     """Return the connection of the process that offered it, which ends; that of the process that forked stays its own."""
-    from execnet.gateway_base import Popen2IO, WorkerPool
+    from execnet.gateway_base import Popen2IO
 
     nothing = os.open(os.devnull, os.O_RDWR)
     for file in (ours._io.infile, ours._io.outfile):
@@ -104,9 +105,16 @@ def _channel(offer: dict[str, Any], ours: Any) -> Any:
     io = Popen2IO(open(writing, "wb"), open(reading, "rb"), ours.execmodel)  # noqa: SIM115
     os.kill(offer["pid"], signal.SIGKILL)
     gateway = type(ours)(io=io, id=ours.id, _startcount=2)
-    gateway._execpool = WorkerPool(ours.execmodel)
+    gateway._terminate_execution = _stop
     gateway._initreceive()
     return gateway._channelfactory.new(offer["channel"])
+
+
+def _stop() -> None:
+    """Stop pytest, which may not have heard that its connection has ended, and then this process, as execnet does."""
+    for patience_s, stop in ((5, lambda: os.kill(os.getpid(), signal.SIGINT)), (10, lambda: os._exit(1))):
+        threading.Event().wait(patience_s)
+        stop()
 
 
 def _write_elsewhere(config: pytest.Config, basetemp: str | None) -> None:

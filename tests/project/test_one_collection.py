@@ -46,7 +46,10 @@ def run(folder: Path, more: str = "") -> tuple[str, list[tuple[str, list[str]]]]
 
 
 HOOKS = """
+import os
 import pytest
+
+os.environ.setdefault("TOLD_BY", str(os.getpid()))  # the first that reads this tells the others
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session):
@@ -79,3 +82,13 @@ def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Pat
     printed, _ = run(tmp_path, f"if number == 1 and worker_id == {worker!r}: os.kill(os.getpid(), signal.SIGKILL)")
     assert "1 failed, 6 passed" in printed, printed  # pytest-xdist repeats the test during which a process ended
     assert f"worker '{worker}' crashed" in printed
+
+
+@pytest.mark.long
+def test_all_processes_end_if_the_one_that_tells_them_what_to_test_is_killed(tmp_path: Path) -> None:
+    """Their output, which is read until all have closed it, ends with them."""
+    printed, tests = run(
+        tmp_path, "if worker_id == 'gw1': os.kill(int(os.environ['TOLD_BY']), signal.SIGKILL); signal.pause()"
+    )
+    assert "passed" not in printed
+    assert tests
