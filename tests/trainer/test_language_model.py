@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
+from ckptsurgeon.trainer.checks.initial_weights import loaded_tensors
 from ckptsurgeon.trainer.evaluation import evaluate
 from ckptsurgeon.trainer.job.assembly import build_job
+from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from ckptsurgeon.trainer.job.job import Job
 
 transformers = pytest.importorskip("transformers")
@@ -198,3 +200,57 @@ def test_what_resize_sets_to_zero_is_not_taken_for_weights_that_were_lost() -> N
     path.write_text(path.read_text().replace("grown/", "llama/"))
     lost = {check.name: check for check in cs.train("lm.yaml", init="lost.safetensors", check_only=True).checks}
     assert lost["no constant tensors"].status == "FAIL"
+
+
+def mixtral() -> None:
+    """Save a small Mixtral, in whose files each expert has tensors of its own, beside the tokeniser of llama."""
+    model()
+    config = transformers.MixtralConfig(
+        vocab_size=8, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=3, bos_token_id=None, eos_token_id=0,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).save_pretrained("mixtral")
+    saved = json.loads(Path("mixtral/config.json").read_text())
+    Path("mixtral/config.json").write_text(json.dumps({**saved, "architectures": ["MixtralForCausalLM"]}))
+
+
+def moe(**settings: Any) -> str:
+    """Write a configuration that trains the Mixtral; returns its path."""
+    job(TEXTS, **settings)
+    data = yaml.safe_load(Path("lm.yaml").read_text())
+    Path("lm.yaml").write_text(yaml.safe_dump({**data, "model": {"transformers": "mixtral/config.json"}}))
+    return "lm.yaml"
+
+
+def test_a_mixture_of_experts_is_trained_from_published_files() -> None:
+    """The network has the experts of a layer in one tensor: it is compared with what its files become."""
+    mixtral()
+    found = cs.train(moe(), init="mixtral", device="cpu")
+    assert not [check for check in found.checks if check.status == "FAIL"]
+    job = build_job("lm.yaml", device="cpu", init=read_init("mixtral"))
+    built, plan = job.model()
+    assert loaded_tensors(built, job.init, plan).says.startswith("21 of 21, bit for bit")
+    with torch.no_grad():
+        built.state_dict()["model.layers.1.mlp.experts.down_proj"][2, 0, 0] += 1e-3
+    spoilt = loaded_tensors(built, job.init, plan)
+    assert (spoilt.status, spoilt.says) == ("FAIL", "1 tensor of 21 differ: model.layers.1.mlp.experts.down_proj")
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::RuntimeWarning")  # of PEFT
+def test_adapters_of_a_mixture_of_experts_are_merged_and_opened_by_peft() -> None:
+    peft = pytest.importorskip("peft")
+    mixtral()
+    section = moe(lora={"targets": ["all-linear"], "rank": 4}, lr=0.05, steps=8)
+    found = cs.train(section, init="mixtral", device="cpu")
+    assert not [check for check in found.checks if check.status == "FAIL"]
+    cs.apply(cs.lora_merge("mixtral", ["run/adapter"]), "merged/")
+    ids, outputs = torch.tensor([IDS[:8]]), []
+    for folder in ("mixtral", "merged"):
+        read = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        outputs.append(read(ids).logits)
+    adapted = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained("mixtral"), "run/adapter"
+    )
+    torch.testing.assert_close(outputs[1], adapted.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+    assert (outputs[1] - outputs[0]).abs().max() > 1e-3

@@ -10,7 +10,7 @@ https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/lora/layer.py (
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ _PARTS = {_JOINED: ("gate_proj", "up_proj"), _LAST: (_LAST,)}
 _OF_MIXTRAL = {"gate_proj": "w1", "up_proj": "w3", _LAST: "w2"}
 """{name of a matrix of an expert: its name in Mixtral}"""
 _MODULE, _MODULE_OF_MIXTRAL = "mlp.experts", "block_sparse_moe.experts"
-_FIELD = "target_parameters"
+_ROUTER, _ROUTER_OF_MIXTRAL = "mlp.gate", "block_sparse_moe.gate"
+_FIELD, _WEIGHT = "target_parameters", ".weight"
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,18 @@ def single_experts(
     given: Mixtral has other names. Raises FormatError if factors do not fit each other or the configuration.
     """
     given = data.get(_FIELD)
-    if not isinstance(given, list) or not given or not all(map(_parameter, given)) or _is_of(data, "gptoss"):
+    if not isinstance(given, list) or not all(_parameter(one) or _matrix(one) for one in given):
+        return None
+    if not any(map(_parameter, given)) or _is_of(data, "gptoss"):
         return None
     settings = parse_config({field: value for field, value in data.items() if field != _FIELD}, name)
-    stacks = [*_stacks(tensors, {_parameter(one) for one in given}, settings, name)]
+    stacks = [*_stacks(tensors, {_parameter(one) for one in given} - {""}, settings, name)]
     if not stacks:
         return None
     is_mixtral = _is_of(data, "mixtral") or any(f".{_MODULE_OF_MIXTRAL}." in key for key in base)
     rows = tuple(row for stack in _alike(stacks) for row in _rows(*stack, is_mixtral=is_mixtral))
+    if is_mixtral:
+        rows += tuple(_of_routers(tensors))
     experts = count(stacks[0].experts, "expert")
     note = f"the LoRA of stacked experts is read as one of single experts ({experts} in each of its layers)"
     return SingleExperts(rows, _config(data, stacks, settings, is_mixtral=is_mixtral), note)
@@ -92,6 +97,14 @@ def _parameter(name: object) -> str:
     """Return the parameter of stacked experts that an entry of ``target_parameters`` selects; '' for any other."""
     last = name.rpartition(".")[2] if isinstance(name, str) else ""
     return last if last in _PARTS else ""
+
+
+def _matrix(name: object) -> str:
+    """Return the module whose weight an entry of ``target_parameters`` selects, such as a router; '' for any other.
+
+    The factors of one matrix are those of a layer.
+    """
+    return name.removesuffix(_WEIGHT) if isinstance(name, str) and name.endswith(_WEIGHT) else ""
 
 
 def _stacks(
@@ -179,6 +192,12 @@ def _rows(stack: _Stack, pattern: str, *, is_mixtral: bool) -> Iterator[Mapping[
         yield {"split": f"{whole}.lora_B.weight", "into": [f"{one}.lora_B.weight" for one in names]}
 
 
+def _of_routers(tensors: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the operations that give the factors of Mixtral's routers the names in its files."""
+    for key in dict.fromkeys(numberless(key) for key in tensors if f".{_ROUTER}.lora_" in key):
+        yield {"copy": key, "into": [key.replace(f".{_ROUTER}.", f".{_ROUTER_OF_MIXTRAL}.")]}
+
+
 def _single(name: str, *, is_mixtral: bool) -> str:
     """Return the name that the files of transformers have for ``name``, a matrix of a single expert."""
     module, dot, part = name.rpartition(".")
@@ -198,10 +217,11 @@ def _config(
     ranks = _by_pattern({stack: stack.rank for stack in stacks}, is_mixtral=is_mixtral)
     alphas = _by_pattern(given, is_mixtral=is_mixtral)
     targets = data.get("target_modules") or []
+    matrices = [*filter(None, map(_matrix, data[_FIELD]))]
     last = dict.fromkeys(_OF_MIXTRAL[part] if is_mixtral else part for stack in stacks for part in stack.parts)
     return {
         **{field: value for field, value in data.items() if field != _FIELD},
-        "target_modules": [*targets, *last] if isinstance(targets, list) else targets,
+        "target_modules": [*targets, *matrices, *last] if isinstance(targets, list) else targets,
         "rank_pattern": {**ranks, **(data.get("rank_pattern") or {})},
         "alpha_pattern": {**alphas, **(data.get("alpha_pattern") or {})},
     }

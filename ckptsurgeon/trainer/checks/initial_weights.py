@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...api.inputs.reopening import reopen
 from ...api.verify import verify
-from ...checkpoint.opening import open_checkpoint
 from ...destinations.torch_module.parts import own_part
 from ...planning.plan.plan import Plan
 from ...planning.target import TargetSpec
@@ -182,7 +182,7 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
     if init is None or plan is None:
         return Check(LOADED, NOT_RUN, "no init: every tensor is newly initialised")
     tensors = state_tensors(model)
-    wrong = _differing(tensors, init, plan)
+    wrong = _differing(tensors, plan)
     if wrong:
         return Check(
             LOADED, FAIL, f"{count(len(wrong), 'tensor')} of {len(tensors)} differ: {listing(wrong, where='')}"
@@ -200,11 +200,14 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
     return Check(LOADED, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
 
 
-def _differing(tensors: Mapping[str, Tensor], init: InitCheckpoint, plan: Plan) -> list[str]:
+def _differing(tensors: Mapping[str, Tensor], plan: Plan) -> list[str]:
+    """Return the keys of the tensors that differ from those of the plan's source, after the plan's operations.
+
+    Operations make the tensors of a network whose published files have other tensors, such as one of each expert.
+    """
     wrong = []
     planned = {step.key: step for step in plan.steps}
-    with open_checkpoint(init.path) as opened:
-        checkpoint = opened.unwrapped(destination=list(tensors))
+    with reopen(plan.sources[0]) as checkpoint:
         for key, tensor in tensors.items():
             step = planned.get(key)
             if step is None or step.source_key not in checkpoint:

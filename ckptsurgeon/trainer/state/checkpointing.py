@@ -105,7 +105,7 @@ class CheckpointWriter:
                 write = partial(_write_best, folder, layout)
                 if lora.targets and folder is not None:
                     base = state.job.init.path if state.job.init is not None else ""
-                    write = partial(_write_adapter, folder, layout, adapter_config(lora, base))
+                    write = partial(_write_adapter, folder, layout, adapter_config(state.model, base))
                 self._write(self._best, partial(_write_with_texts, folder, write, rows, dev=state.job.dev))
 
     def _await(self, snapshot: Snapshot) -> None:

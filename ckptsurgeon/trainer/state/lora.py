@@ -109,9 +109,13 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {f"{PREFIX}{key}": tensor for key, tensor in found.items()}
 
 
-def adapter_config(lora: Lora, base: str) -> bytes:
-    """Return the content of an adapter_config.json; ``base`` is the path of the base model's weights."""
-    fields = {**_config(lora).to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+def adapter_config(model: nn.Module, base: str) -> bytes:
+    """Return the content of an adapter_config.json for a model's adapters; ``base`` is the path of the base's weights.
+
+    PEFT records in the model what it made of the targets: parameters of stacked experts, each with a rank of its own.
+    """
+    config: Any = getattr(model, "peft_config")["default"]  # noqa: B009 (a Module has no such attribute)
+    fields = {**config.to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("utf-8", "surrogatepass")
 

@@ -84,6 +84,17 @@ def test_an_adapter_of_stacked_experts_is_merged_as_peft_merges_it(
 
 
 @pytest.mark.parametrize("make", [qwen, mixtral])
+def test_an_adapter_of_every_linear_layer_is_merged_with_its_routers(make: Callable[[], Any]) -> None:
+    """PEFT makes parameters of ``all-linear``: the experts, and the matrix of the router."""
+    trained(make(), target_modules="all-linear")
+    assert "gate.weight" in json.loads(Path("adapter/adapter_config.json").read_text())["target_parameters"]
+    cs.apply(cs.lora_merge("base", ["adapter"]), "out/")
+    assert_close("out", "merged")
+    base, router = tensors("base"), next(key for key in tensors("out") if key.endswith(".gate.weight"))
+    assert not torch.equal(tensors("out")[router], base[router])
+
+
+@pytest.mark.parametrize("make", [qwen, mixtral])
 def test_it_becomes_an_adapter_of_single_experts(make: Callable[[], Any]) -> None:
     trained(make(), target_parameters=[GATE_UP, DOWN], rank_pattern={"down_proj": 3})
     cs.apply(cs.lora_convert("adapter", to="peft"), "single/")
