@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,9 +23,12 @@ from ckptsurgeon.trainer.tasks._ngrams import read_arpa
 from ckptsurgeon.trainer.tasks.classify import Classify
 from ckptsurgeon.trainer.tasks.ctc import CTC
 from ckptsurgeon.trainer.tasks.hybrid import Hybrid
+from fixtures import pyctcdecode_cases
+from fixtures.pyctcdecode_cases import BEAM, WEIGHTS
 
 from .test_hypotheses import TEXTS, configuration, lines
 
+ROOT = Path(__file__).parents[2]
 LETTERS = ["<blank>", "a", "b", " "]
 PIECES = ["<blank>", "▁a", "▁b", "a"]
 CHARACTERS = ["<blank>", "a", "b", "c"]
@@ -80,7 +84,7 @@ def words_score(labels: Labels, tokens: Sequence[int], *, weight: float, bonus: 
     state, score = model.begin(), 0.0
     for word in words:
         log_prob, state = model.next(state, word)
-        unknown = 0.0 if word in set(model.words) else 10 * math.log(10) * max(1.0, len(word) / 6)
+        unknown = 0.0 if word in set(model.words) else 10 * math.log(10)
         score += weight * (log_prob - unknown) + bonus
     return score + weight * model.end(state)
 
@@ -117,6 +121,32 @@ def test_with_a_language_model_the_best_score_of_all_texts_is_found(seed: int, t
     }
     (found,) = CTCSearch(0, 10_000, scores).read(log_probs, torch.tensor([5]))
     assert by_hand[tuple(found)] == pytest.approx(max(by_hand.values()), abs=1e-6)
+
+
+RECORDED = json.loads((ROOT / "fixtures" / "golden" / "pyctcdecode" / "texts.json").read_text())["texts"]
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_the_texts_are_those_of_pyctcdecode(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyctcdecode 0.5.0 with KenLM, `make oracle-pyctcdecode`: outputs of CTC that are heard wrongly, unknown words too.
+
+    Alone it differs in one: of pieces, it adds up the ways to make a text, and ckpt searches for the likeliest pieces.
+    """
+    monkeypatch.setattr(_ctc_search, "CANDIDATES", 100)
+    Path("lm.arpa").write_text(pyctcdecode_cases.arpa())
+    labels, (weight, bonus) = Labels(pyctcdecode_cases.tokens(kind)), WEIGHTS[kind]
+    scores = WordScores(read_arpa("lm.arpa"), labels, weight=weight, bonus=bonus)
+    found, wanted = [], []
+    for _, seed, text, _, alone in (row for row in RECORDED if row[0] == kind):
+        log_probs = torch.from_numpy(pyctcdecode_cases.log_probs(kind, seed))[None]
+        lengths = torch.tensor([log_probs.shape[1]])
+        for search in (CTCSearch(0, BEAM, scores), CTCSearch(0, BEAM)):
+            found.append(" ".join(labels.decode(search.read(log_probs, lengths)[0]).split()))
+        wanted += [text, alone]
+    assert found[::2] == wanted[::2]
+    assert sum(one != other for one, other in zip(found[1::2], wanted[1::2], strict=True)) == (kind == "pieces")
+    assert found[::2] != found[1::2]
 
 
 def test_padding_is_not_read() -> None:

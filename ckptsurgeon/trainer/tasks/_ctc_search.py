@@ -4,15 +4,19 @@ https://arxiv.org/abs/1408.2873, algorithm 1: the beam contains texts, and the p
 of its alignments with the frames so far. With a language model, the score of a text also contains ``lm_weight`` times
 the natural log-probability of its words, and ``word_bonus`` for each word. A word is scored when it ends.
 
-If the language model does not know a word, the word gets the log-probability of ``<unk>`` plus ``UNKNOWN``, as in
-pyctcdecode. This is because ``<unk>`` has the probability of all unknown words together, which is far too high for a
-single word.
+If the language model does not know a word, the word gets the log-probability of ``<unk>`` plus ``UNKNOWN``. This is
+because ``<unk>`` has the probability of all unknown words together, which is far too high for a single word.
+
+These are the scores of pyctcdecode (https://github.com/kensho-technologies/pyctcdecode), which is not used because it
+needs numpy 1. ``tests/trainer/test_ctc_search.py`` compares the texts with those of pyctcdecode 0.5.0.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import dataclass
+from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ConfigError
@@ -34,8 +38,12 @@ BEAM = 100
 """The beam width, if ``train.beam`` is not set."""
 UNKNOWN = -10 * math.log(10)
 """Added to the log-probability of ``<unk>`` for a word that the language model does not know."""
-LETTERS = 6
-"""An unknown word with n letters, if n is above this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
+PENDING, LETTERS = -10.0, 6
+"""Added to the score of a text while no word of the language model begins with its last word.
+
+If that word has more than LETTERS letters, PENDING is multiplied by its length and divided by LETTERS: so long a word
+is often several words. When the word ends, ``UNKNOWN`` takes its place.
+"""
 CANDIDATES = 40
 """Only this many tokens, the most likely at a frame, are tried as the next token of a text."""
 
@@ -74,41 +82,53 @@ class WordScores:
         """Return the _Words of a text that consists of the text of ``words`` and one more token."""
         if token not in self.breaks:
             return self._words(words.score, words.state, (*words.open, token))
-        return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
+        gain, after = self.ended(words)
+        return self._words(words.score + gain, after, () if token in self._spaces else (token,))
+
+    def ended(self, words: _Words) -> tuple[float, State]:
+        """Return what the last word adds to the score when it ends, and the language model's state after it."""
+        if words.ending is None:
+            log_prob, after = self._ngrams.next(words.state, words.text)
+            unknown = 0.0 if self._first_known(words.text) == words.text else UNKNOWN
+            words.ending = self._weight * (log_prob + unknown) + self._bonus, after
+        return words.ending
 
     def whole(self, words: _Words) -> float:
         """Return the score of ``words`` as a complete text: it includes the open word and the end of the sentence."""
-        return words.score + words.gain + self._weight * self._ngrams.end(words.after)
+        gain, after = self.ended(words)
+        return words.score + gain + self._weight * self._ngrams.end(after)
 
     def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
-        text = self._labels.decode(tokens).strip()
+        text = self._labels.decode(tokens).strip() if tokens else ""
         if not text:
-            return _Words(score, state, tokens, 0.0, 0.0, state)
-        log_prob, after = self._ngrams.next(state, text)
-        place = bisect_left(self._known, beginning := text.rstrip("\ufffd"))  # no incomplete UTF-8 letter
-        is_known, begins = self._known[place : place + 1] == [text], "".join(self._known[place : place + 1])
-        unknown = self._weight * UNKNOWN * max(1.0, len(text) / LETTERS)
-        gain = self._weight * log_prob + self._bonus + (0.0 if is_known else unknown)
-        return _Words(score, state, tokens, 0.0 if begins.startswith(beginning) else unknown, gain, after)
+            return _Words(score, state, tokens, text, 0.0, (0.0, state))
+        beginning = text.rstrip("\ufffd")  # no incomplete UTF-8 letter
+        is_begun = self._first_known(beginning).startswith(beginning)
+        return _Words(score, state, tokens, text, 0.0 if is_begun else PENDING * max(1.0, len(text) / LETTERS))
+
+    def _first_known(self, text: str) -> str:
+        """Return the first word of the language model, in alphabetical order, that is not before ``text``; else ''."""
+        place = bisect_left(self._known, text)
+        return self._known[place] if place < len(self._known) else ""
 
 
-class _Words(NamedTuple):
-    """The words of a text: the ``score`` of its complete words, and the tokens of its last word (``open``).
+@dataclass(slots=True)
+class _Words:
+    """The words of a text: the ``score`` of its complete words, and its last word, as tokens (``open``) and ``text``.
 
     ``state`` is the language model's state after the complete words. ``pending`` is a penalty if no word of the
-    language model begins with the last word, else 0. When the last word ends, ``gain`` is added to the score, and
-    ``after`` is the new state.
+    language model begins with the last word, else 0. ``ending`` keeps the result of ``WordScores.ended``.
     """
 
     score: float
     state: State
     open: tuple[int, ...]
+    text: str
     pending: float
-    gain: float
-    after: State
+    ending: tuple[float, State] | None = None
 
 
-NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
+NO_WORDS = _Words(0.0, (), (), "", 0.0, (0.0, ()))
 """The _Words of every text if there is no language model."""
 
 
@@ -185,8 +205,32 @@ class CTCSearch:
         self._join(beam, frame, letters, label, grown)
         kept = np.logaddexp(blank, label) + [one.words.score + one.words.pending for one in beam.prefixes]
         scores = np.concatenate([kept, (grown + self._gains(beam, letters)).ravel()])
-        places = np.argsort(-scores, kind="stable")[: self._width]
-        return self._chosen(beam, _Beam([], blank, label), letters, grown, places[np.isfinite(scores[places])])
+        order = np.argsort(-scores, kind="stable")
+        places = self._best(beam, letters, scores, order[np.isfinite(scores[order])])
+        return self._chosen(beam, _Beam([], blank, label), letters, grown, places)
+
+    def _best(self, beam: _Beam, letters: Places, scores: Numbers, order: Places) -> Places:
+        """Return the indices of the best texts.
+
+        ``scores`` of prefixes with one more token do not contain the penalty for a word that this token makes unknown.
+        So the texts are tried in the ``order`` of their ``scores`` until no further text can be among the best.
+        """
+        import numpy as np
+
+        if self._scores is None:
+            return order[: self._width]
+        size, best = len(beam.prefixes), list[tuple[float, int]]()
+        for place in order.tolist():
+            score = float(scores[place])
+            if len(best) == self._width and score <= best[0][0]:
+                break
+            if place >= size:
+                row, column = divmod(place - size, len(letters))
+                parent, token = beam.prefixes[row], int(letters[column])
+                before = 0.0 if token in self._scores.breaks else parent.words.pending
+                score += self._child(parent, token).words.pending - before
+            (heappush if len(best) < self._width else heappushpop)(best, (score, -place))
+        return np.array([-place for _, place in best], np.int64)
 
     def _letters(self, frame: Numbers) -> Places:
         """Return the indices of the most likely tokens of a ``frame`` (tokens,), without the blank."""
@@ -222,7 +266,7 @@ class CTCSearch:
     def _gains(self, beam: _Beam, letters: Places) -> Any:
         """Return the scores (beam, letters) of the words in each text that is a prefix of the beam plus one token.
 
-        ``letters`` are the indices of these tokens.
+        ``letters`` are the indices of these tokens. A penalty for a word that such a token makes unknown is missing.
         """
         import numpy as np
 
@@ -230,7 +274,7 @@ class CTCSearch:
             return 0.0
         ends = np.array([token in self._scores.breaks for token in letters.tolist()])
         going = np.array([one.words.score + one.words.pending for one in beam.prefixes])
-        ended = np.array([one.words.score + one.words.gain for one in beam.prefixes])
+        ended = np.array([one.words.score + self._scores.ended(one.words)[0] for one in beam.prefixes])
         return np.where(ends, ended[:, None], going[:, None])
 
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
