@@ -190,8 +190,8 @@ def test_the_bounds_of_activations_and_of_updates() -> None:
         WARN,
     ]
     assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
-    assert [blank_share({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
-    assert blank_share({"blanks": 0.9996}).says.startswith(
+    assert [blank_share({"blanks": share}, steps=100).status for share in (0.994, 0.996)] == [PASS, FAIL]
+    assert blank_share({"blanks": 0.9996}, steps=100).says.startswith(
         ">99.9 % of frames: the model is stuck at blank outputs (the all-blank plateau)"
     )
     loop = toy.loop(clip=1.0)
@@ -471,12 +471,16 @@ def test_what_is_no_number_after_training_fails() -> None:
 
 
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
-    assert blank_share({"blanks": 1.0}).status == FAIL
-    assert "all-blank plateau); train longer, or with a different lr" in blank_share({"blanks": 1.0}).says
-    assert blank_share({"blanks": 1.0}, diverged=True).says.endswith("plateau); train with a different lr")
-    assert blank_share({"blanks": 0.8}).status == PASS
-    assert blank_share({"loss": 1.0}).says == "no CTC in this task"
-    assert blank_share({}).says == "nothing was evaluated"
+    silent = {"blanks": 1.0, "cer": 1.0}
+    assert [blank_share(silent, steps=steps).status for steps in (99, 100)] == [WARN, FAIL]
+    assert "all-blank plateau); train longer, or with a different lr" in blank_share(silent, steps=100).says
+    diverged = blank_share(silent, steps=9, diverged=True)
+    assert (diverged.status, diverged.says[-37:]) == (FAIL, "the all-blank plateau); train with a different lr"[-37:])
+    assert blank_share({"blanks": 0.8, "cer": 1.0}, steps=100).status == PASS
+    sparse = {"blanks": 0.998, "cer": 0.2}  # a word in a minute
+    assert blank_share(sparse, steps=100) == Check("share of blanks", PASS, "99.8 % of frames")
+    assert blank_share({"loss": 1.0}, steps=100).says == "no CTC in this task"
+    assert blank_share({}, steps=0).says == "nothing was evaluated"
     found = [
         clips_long_enough(RunProgress(step=1, figures=figures, too_short=short, fresh=9))
         for short, figures in ((2, {"too_short": 3.0}), (2, {}), (0, {"too_short": 1.0}), (0, {}), (None, {}))

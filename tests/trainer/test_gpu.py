@@ -165,8 +165,7 @@ def test_a_run_with_ctc_passes_its_checks(precision: str, sizes: dict[str, Any],
     done = ckpt("train", config, "--device", DEVICE, "--json")
     found = json.loads(done.out)
     assert found["device"] == DEVICE
-    failed = {check["name"]: check["says"] for check in found["checks"] if check["status"] == "FAIL"}
-    assert failed.keys() <= {"share of blanks"}, failed  # it has not learned to spell in twelve steps
+    assert not [check for check in found["checks"] if check["status"] == "FAIL"]
     rows = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     assert all(row["flops"] > 0 for row in rows if "loss" in row and "dev" not in row)
 

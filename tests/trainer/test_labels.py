@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_a_lone_piece_stands_between_letters() -> None:
 def test_wav2vec2s_list() -> None:
     assert (WAV2VEC2.blank, WAV2VEC2.start, WAV2VEC2.end) == (0, 1, 2)
     assert (WAV2VEC2.encode("TE E"), WAV2VEC2.decode([6, 5, 4, 5])) == ([6, 5, 4, 5], "TE E")
+    assert WAV2VEC2.decode([4, 6, 4, 4, 5, 4]) == "T  E"  # as Wav2Vec2CTCTokenizer decodes it
+
+
+def test_wav2vec2s_texts_are_those_of_transformers() -> None:
+    tokenizer = pytest.importorskip("transformers").Wav2Vec2CTCTokenizer
+    Path("vocab.json").write_text(json.dumps({token: row for row, token in enumerate(WAV2VEC2.tokens)}))
+    theirs = tokenizer("vocab.json", pad_token=WAV2VEC2.tokens[0], word_delimiter_token="|")
+    for frames in ([4, 0, 6, 0, 5, 5, 0, 5, 4], [4, 4, 0, 4, 6], [6, 4, 0, 4, 5], [0, 0], [4]):
+        assert WAV2VEC2.decode(WAV2VEC2.collapse(frames)) == theirs.decode(frames), frames
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))

@@ -96,7 +96,7 @@ def checks_during(loop: TrainingLoop) -> Iterator[Check]:
     yield not_collapsed(state)
     yield finite_tensors(state.model, state.ema.tensors if state.ema is not None else None)
     yield finite_figures(state.progress.figures, ("loss", loop.job.metric))
-    yield blank_share(state.progress.figures, diverged=state.progress.ended == NONFINITE)
+    yield blank_share(state.progress.figures, steps=state.progress.step, diverged=state.progress.ended == NONFINITE)
     yield clips_long_enough(state.progress)
 
 

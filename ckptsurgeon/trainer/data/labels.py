@@ -18,6 +18,8 @@ PIECE_SPACE = "▁"
 """The character that sentencepiece writes for a space, before the first piece of each word."""
 BYTE_SPACE = "Ġ"
 """The character that byte-level byte-pair encoding (as in GPT-2) writes for a space."""
+BAR = "|"
+"""The space of transformers' CTC tokenisers."""
 STARTS, ENDS = ("<sos/eos>", "<sos>", "<bos>", "<s>"), ("<sos/eos>", "<eos>", "</s>")
 
 _SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
@@ -163,7 +165,9 @@ class Labels:
         if self._segmenter is not None:
             return self._segmenter.text([self.tokens[i] for i in ids if i not in silent])
         text = "".join(" " if self.tokens[i] == self._space else self.tokens[i] for i in ids if i not in silent)
-        return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
+        if self._space == PIECE_SPACE:
+            return " ".join(text.replace(PIECE_SPACE, " ").split())
+        return text.strip() if self._space == BAR else text  # as transformers does
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
         """Return the tokens of a CTC path (one token for each frame), with repeats merged and blanks removed.
