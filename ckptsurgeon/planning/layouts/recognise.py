@@ -56,14 +56,25 @@ def _sample(keys: Collection[str]) -> Collection[str]:
 
 
 def _with_most_names(fitting: Sequence[tuple[Family, Layout]], keys: Collection[str]) -> list[tuple[Family, Layout]]:
-    """Return the layouts that have names for the largest number of ``keys``."""
+    """Return the layouts that have names for the largest number of ``keys``.
+
+    Keys that only patterns of all layouts match do not count, so only the other patterns are compared with all keys.
+    """
+    patterns = [frozenset(_patterns(layout)) for _, layout in fitting]
+    odd = frozenset().union(*patterns) - patterns[0].intersection(*patterns)
+    some = KeyMatcher([*map(parsed, sorted(odd))])
+    keys = [key for key in keys if some.match(key)] if odd else []
     known = [len(known_keys(layout, keys)) for _, layout in fitting]
     return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
 
 
 def known_keys(layout: Layout, keys: Collection[str]) -> set[str]:
     """Return the keys that a layout has names for."""
-    made = [change.made for change in layout.changes if change.made]
-    texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
-    matcher = KeyMatcher([*map(parsed, texts)])
+    matcher = KeyMatcher([*map(parsed, _patterns(layout))])
     return {key for key in keys if matcher.match(key)}
+
+
+def _patterns(layout: Layout) -> dict[str, None]:
+    """Return the patterns of the keys that a layout has names for, as an ordered set."""
+    made = [change.made for change in layout.changes if change.made]
+    return dict.fromkeys((*layout.names.values(), *made, *layout.left))
