@@ -17,12 +17,28 @@ from .compute.encoding import Roundings
 from .compute.extracting_lora import FactorCache
 from .compute.growth import Growths
 
-__all__ = ["MEMORY", "MergeContext", "ParallelMap"]
+__all__ = ["BUFFERS", "MEMORY", "MemoryLimitError", "MergeContext", "ParallelMap", "memory_error"]
 
 MEMORY = 1 << 30
 """How many bytes of memory computing a tensor may take, unless an option sets another limit."""
 
+BUFFERS = 16 << 20
+"""The bytes of memory that copying takes, whatever the sizes of the tensors."""
+
 T = TypeVar("T")
+
+
+class MemoryLimitError(PlanError):
+    """The computation needs more memory than is allowed; with ``needed`` bytes, the same command runs."""
+
+    needed = 0
+
+
+def memory_error(message: str, needed: int, instead: str = "") -> MemoryLimitError:
+    """Return an error whose hint advises ``needed`` bytes of memory, or ``instead``: ", or ..."."""
+    error = MemoryLimitError(message, hint=f"Allow more memory: --memory {needed}B{instead}.")
+    error.needed = needed
+    return error
 
 
 class ParallelMap(Protocol):
@@ -74,8 +90,9 @@ class MergeContext:
         ``why`` is a clause for the message: why the step needs this memory. ``hint`` is added to the hint of the error.
         """
         if needed > self.memory:
-            raise PlanError(
+            raise memory_error(
                 f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, because {why}; "
                 f"the limit is {human_bytes(self.memory)}.",
-                hint=f"Allow more memory: --memory {needed}B{hint}.",
+                needed,
+                hint,
             )

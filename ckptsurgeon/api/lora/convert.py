@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...engine.context import MEMORY
-from ...errors import ConfigError, PlanError
+from ...engine.context import BUFFERS, MEMORY, memory_error
+from ...errors import ConfigError
 from ...methods.lora.adapter import AdapterModule
-from ...methods.lora.composed import COMPOSED
+from ...methods.lora.composed import COMPOSED, composed_shape
 from ...planning.keys.pattern import OptionPattern
 from ...planning.keys.renaming import KeyMatcher
 from ...planning.lora_merge.fitting import AdapterView
@@ -120,22 +120,32 @@ def _ranks(
             hint="Convert it without them; ckpt lora resize makes ranks smaller.",
         )
     if energy is not None:
-        _check_memory(modules, opened, memory or MEMORY)
+        _check_memory(modules, opened, rank, memory or MEMORY)
     return wanted_ranks(modules, opened, rank, energy)
 
 
-def _check_memory(modules: Sequence[AdapterModule], opened: Checkpoint, limit: int) -> None:
-    """Raise PlanError if the singular values of a LoHa or LoKr cannot be computed in ``limit`` bytes of memory."""
+def _check_memory(modules: Sequence[AdapterModule], opened: Checkpoint, rank: int | None, limit: int) -> None:
+    """Raise PlanError if the singular values of a LoHa or LoKr cannot be computed in ``limit`` bytes of memory.
+
+    The error advises enough for the factors, too, whose rank is only known after this: it is at most ``rank``.
+    """
     from ...methods.lora.composing import elements_of_composed
 
+    advised, largest = BUFFERS, (0, "")
     for module in modules:
-        needed = 8 * elements_of_composed(module.kind, [opened[key].shape for key in module.factors], 1)
-        if needed > limit:
-            raise PlanError(
-                f"the singular values of {escape(module.name)}, which --energy needs, take {human_bytes(needed)} of "
-                f"memory; the limit is {human_bytes(limit)}.",
-                hint=f"Allow more memory: --memory {needed}B. Or use --exclude to leave the module out.",
-            )
+        shapes = [opened[key].shape for key in module.factors]
+        found = composed_shape(module.kind, shapes)
+        most = min(rank or found.rank, found.rank) if found is not None else 1
+        largest = max(largest, (8 * elements_of_composed(module.kind, shapes, 1), module.name))
+        advised = max(advised, 8 * elements_of_composed(module.kind, shapes, most))
+    needed, name = largest
+    if needed > limit:
+        raise memory_error(
+            f"the singular values of {escape(name)}, which --energy needs, take {human_bytes(needed)} of memory; the "
+            f"limit is {human_bytes(limit)}.",
+            advised,
+            ", or use --exclude to leave the module out",
+        )
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:

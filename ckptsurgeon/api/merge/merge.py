@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import is_given, path_of, place_of
 from ...engine.compute.array_backends import check_device
+from ...engine.context import MemoryLimitError, memory_error
 from ...errors import ConfigError
 from ...methods.merge._method import Method
 from ...methods.merge._registry import load_plugin
@@ -159,7 +160,8 @@ def merge(
         check_alone(recipe, method=method, base=base, weights=weights, parameters=parameters, **more)
         document = read_recipe(recipe)
         found = method_named(document["merge_method"], asked.plugins)
-        return with_metadata(plan_configuration(recipe, document, found, asked), metadata)
+        plan = _with_memory_advised(asked, lambda given: plan_configuration(recipe, document, found, given))
+        return with_metadata(plan, metadata)
     if method is None:
         raise ConfigError(
             "no method given.", hint="Write, for example, merge(models, method='linear', weights=[0.5, 0.5])."
@@ -169,7 +171,22 @@ def merge(
     several = [cast("CheckpointLike", models)] if is_given(models) else list(cast("Sequence[CheckpointLike]", models))
     check_number(found, len(several), base)
     settings = given_settings(found, parameters, more, weights)
-    return with_metadata(_plan_models(several, base, found, settings, asked), metadata)
+    plan = _with_memory_advised(asked, lambda given: _plan_models(several, base, found, settings, given))
+    return with_metadata(plan, metadata)
+
+
+def _with_memory_advised(asked: MergeRequest, plan: Callable[[MergeRequest], Plan]) -> Plan:
+    """Return ``plan(asked)``; an error about the memory for an alignment advises enough for the merge, too."""
+    try:
+        return plan(asked)
+    except MemoryLimitError as error:
+        if not asked.align:
+            raise
+        try:
+            plan(replace(asked, align=False, memory=1))  # less than any merge needs
+        except MemoryLimitError as merging:
+            raise memory_error(error.message, max(error.needed, merging.needed)) from error
+        raise
 
 
 def _groups(align_groups: AxisGroups, *, align: bool) -> Mapping[str, Any] | None:

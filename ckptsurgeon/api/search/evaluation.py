@@ -40,8 +40,11 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:init
 # Text such as 0,5 or 1,500 is not read as a number, because it is ambiguous: a comma may mark decimals or thousands.
 # Numbers in paths (the path of the model has the trial's number), fractions, dates and times are not read, either.
 _NUMBERS = re.compile(rf"(?<![\w./\\-])(?<!\d[,:])(?:{_NUMBER})(?![\w.]*\w)(?![/\\]|-\w|[,:]\d)", re.IGNORECASE)
-_LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
-_ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
+# What follows a score in a line is not the score: a percent sign, a margin ("± 0.02"), text in brackets ("(n=120)").
+_AFTER = rf"\s*%?(?:\s*(?:±|\+/?-)\s*(?:{_NUMBER})\s*%?)?(?:\s*[(\[].*)?"
+_LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER}){_AFTER}", re.IGNORECASE)
+_ALONE = re.compile(rf"({_NUMBER}){_AFTER}", re.IGNORECASE)
+_BRACKETS = re.compile(r"\([^()]*\)|\[[^][]*\]")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class Command:
         if shutil.which(words[0]) is None:
             raise ConfigError(
                 f"{option}: there is no program {escape(words[0])} that can be run.",
-                hint="The command runs without a shell: give a program and its arguments.",
+                hint=f"Make the file executable: chmod +x {escape(words[0])}."
+                if os.path.isfile(words[0])
+                else "The command runs without a shell: give a program and its arguments.",
             )
         check_timeout(timeout)
         return cls(words, metric, timeout)
@@ -86,7 +91,8 @@ class Command:
         """Return the score in ``text``, the output of the command, or the reason why there is none.
 
         The score is the value in the last line ``metric: value``. If no ``metric`` is set, it is the value in the last
-        line that is ``name: value`` or only a number; if there is no such line, the last number.
+        line that is ``name: value`` or only a number; if there is no such line, the last number that is not in
+        brackets, or else the last number.
         """
         lines = [line[-LINE:].strip() for line in text.splitlines()]
         if self.metric:
@@ -97,7 +103,7 @@ class Command:
         for line in reversed(lines):
             if found := _LINE.fullmatch(line) or _ALONE.fullmatch(line):
                 return _finite(found[found.lastindex or 1])
-        for line in reversed(lines):
+        for line in (*(_BRACKETS.sub("", line) for line in reversed(lines)), *reversed(lines)):
             if numbers := _NUMBERS.findall(line):
                 return _finite(numbers[-1])
         has_comma = re.search(r"\d,\d", text) is not None

@@ -125,7 +125,7 @@ def search(
             best = drawn_best(opened, marked.name)
             opened.write(BEST, marked.filled(best.values))
             plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
-            notes = tuple(filter(None, [*result.notes, proposals.note]))
+            notes = tuple(filter(None, [*result.notes, proposals.note, _equal_note(opened)]))
             result = replace(
                 result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes
             )
@@ -258,6 +258,17 @@ def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_
     """Write the recipe with these values to ``path``, and return its plan."""
     write_text(path, marked.filled(values), inputs=(), force=True)
     return plan_of_recipe(path, is_mergekit=marked.is_mergekit, run_code=run_code)
+
+
+def _equal_note(study: Study) -> str:
+    """Return a note if the scores of all trials are equal; '' if they differ, or if there are not two of them."""
+    scores = [one.score for one in study.trials.values() if one.score is not None]
+    if len(scores) < 2 or len(set(scores)) > 1:
+        return ""
+    return (
+        f"all {len(scores)} scores are {scores[0]:g}, so no values are better than others: check that the evaluation "
+        "reads the model that it is given, and that this number is its score (--metric NAME reads a line NAME: NUMBER)"
+    )
 
 
 def drawn_best(study: Study, title: str) -> Trial:

@@ -34,7 +34,7 @@ from .encoding import Roundings, encoded_block, encoding_boxes
 from .extracting_lora import factoring_bytes, factoring_of, factoring_places, factoring_reason
 from .merge_inputs import factorising_bytes, merging_bytes, merging_places
 from .merging import merging_of
-from .pursuit import is_pursuit, pursuing_of, pursuit_bytes
+from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes
 from .reading import (
     Blockwise,
     OutputBlock,
@@ -56,6 +56,7 @@ __all__ = [
     "block_places",
     "blockwise",
     "check_memory",
+    "check_need",
     "computed_blocks",
     "memory_need",
     "takes_numbers",
@@ -106,9 +107,9 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
         return MemoryNeed(adapting_bytes(step, places), why, kept_bytes(step))
     if is_pursuit(step):
         vectors, shared = pursuit_bytes(step)
-        kept = vectors + (shared if shared <= context.memory // 2 else 0)
+        kept = vectors + (shared if keeps_shared_rows(step, context.memory) else 0)
         return MemoryNeed(
-            2 * BLOCK_BYTES, "the rows of new tokens are sums of many other rows, which are in memory at once", kept
+            PURSUIT_BLOCKS, "the rows of new tokens are sums of many other rows, which are in memory at once", kept
         )
     if step.op == "factor":
         return MemoryNeed(factoring_bytes(step), factoring_reason(step))
@@ -134,8 +135,13 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
     """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
     need = memory_need(step, places, context)
     if need is not None:
-        hint = ", or use another merge method for this tensor" if step.op == "merge" else ""
-        context.check(step, need.least, need.why, hint)
+        check_need(step, need, context)
+
+
+def check_need(step: Step, need: MemoryNeed, context: MergeContext) -> None:
+    """Raise PlanError if ``need``, the memory for computing a tensor, is not available."""
+    hint = ", or use another merge method for this tensor" if step.op == "merge" else ""
+    context.check(step, need.least, need.why, hint)
 
 
 def threads_of(step: Step, places: Sequence[OutputBlock], context: MergeContext) -> int:

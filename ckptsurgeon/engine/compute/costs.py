@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
 from ...planning.plan.check import Costs
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Input, Step
 from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import DTYPES
 from ...util.text import human_bytes
-from ..context import MergeContext
+from ..context import BUFFERS, MergeContext, memory_error
 from ..inputs import PlanInputs
 from .adding_lora import adapting_passes
-from .compute import block_places, check_memory, memory_need, threads_of
+from .compute import MemoryNeed, block_places, check_need, memory_need, threads_of
 from .extracting_lora import factoring_passes
 from .pursuit import is_pursuit, pursuit_passes
+from .reading import OutputBlock
 
 __all__ = ["costs_of"]
-
-BUFFERS = 16 << 20
-"""The bytes of memory that copying takes, whatever the sizes of the tensors."""
 
 
 def costs_of(plan: Plan, context: MergeContext) -> Costs:
@@ -38,15 +35,32 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
         for number, step in zip(passes, plan.steps, strict=True)
     )
     written = sum(_nbytes(step.dtype, step.shape) for step in plan.steps)
+    return Costs(max(passes, default=1), read, written, _memory_of(plan.steps, context))
+
+
+def _memory_of(steps: Sequence[Step], context: MergeContext) -> int:
+    """Return the bytes of memory for applying the steps of a plan; raises PlanError if these are not allowed.
+
+    The error names the step that needs most, so that what it advises is enough for the others, too.
+    """
+    distinct = {_alike(step): step for step in reversed(steps)}  # even a large model has few different steps
+    largest: tuple[Step, MemoryNeed] | None = None
+    memory = BUFFERS if steps else 0
+    for step in reversed(distinct.values()):
+        places = _places(step, context)
+        need = memory_need(step, places, context) if _computes(step) else None
+        if need is not None:
+            memory = max(memory, need.kept + threads_of(step, places, context) * need.block)
+            largest = max(largest or (step, need), (step, need), key=lambda one: one[1].least)
+    if largest is not None and largest[1].least > BUFFERS:
+        check_need(*largest, context)
     if context.memory < BUFFERS:
-        raise PlanError(
+        raise memory_error(
             f"copying takes {human_bytes(BUFFERS)} of memory ({BUFFERS} bytes); "
             f"the limit is {human_bytes(context.memory)} ({context.memory} bytes).",
-            hint=f"Allow more memory: --memory {BUFFERS}B.",
+            BUFFERS,
         )
-    distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few different steps
-    memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)
-    return Costs(max(passes, default=1), read, written, memory)
+    return memory
 
 
 def _passes(step: Step, context: MergeContext) -> int:
@@ -73,15 +87,15 @@ def _alike(step: Step) -> tuple[object, ...]:
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
 
 
-def _memory(step: Step, context: MergeContext) -> int:
-    if step.op not in ("merge", "lora", "factor") and step.coded is None and not is_pursuit(step):
-        return BUFFERS
-    places = block_places(step, (), context) if not is_pursuit(step) else ()  # tokens are computed one batch at a time
-    check_memory(step, places, context)
-    need = memory_need(step, places, context)
-    if need is None:
-        return BUFFERS
-    return max(BUFFERS, need.kept + threads_of(step, places, context) * need.block)
+def _computes(step: Step) -> bool:
+    """Return whether a step may need more memory than a copy."""
+    return step.op in ("merge", "lora", "factor") or step.coded is not None or is_pursuit(step)
+
+
+def _places(step: Step, context: MergeContext) -> list[OutputBlock]:
+    if not _computes(step) or is_pursuit(step):  # new tokens are computed one batch at a time
+        return []
+    return block_places(step, (), context)
 
 
 def _stored_bytes(one: Input, sources: Sequence[Checkpoint]) -> int:

@@ -25,14 +25,26 @@ from ...tensors.ops.regions import Array
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 from .rows import mapped_block
 
-__all__ = ["is_pursuit", "pursuing_of", "pursuit_bytes", "pursuit_passes"]
+__all__ = [
+    "PURSUIT_BLOCKS",
+    "is_pursuit",
+    "keeps_shared_rows",
+    "pursuing_of",
+    "pursuit_bytes",
+    "pursuit_passes",
+]
 
 BASIS_BYTES = 128 << 20
 """The most bytes that the basis vectors, in double precision, of all tokens that are computed together may take."""
 TOGETHER = 256
 """The most new tokens that are computed together."""
 BAND_BYTES, BAND_ROWS = 16 << 20, 8192
-"""The largest size in bytes (in single precision) and the largest number of the donor's rows that are read at once."""
+"""The largest size and the largest number of rows of the donor that are read at once.
+
+The size is that of the rows in single precision, in bytes.
+"""
+PURSUIT_BLOCKS = 4 << 20
+"""The bytes of the block of the output that is computed, and of what it is computed from."""
 ARRAYS = 6
 """How many arrays in double precision are in memory at once, each with a row for each of the tokens in a group."""
 
@@ -53,6 +65,11 @@ def pursuit_bytes(step: Step) -> tuple[int, int]:
     return vectors + band * width * 8 + 2 * number * band * 4, len(donor.shared(rows)) * width * 4
 
 
+def keeps_shared_rows(step: Step, memory: int) -> bool:
+    """Return whether the donor's rows of shared tokens stay in memory: they do if all fits into ``memory``."""
+    return sum(pursuit_bytes(step)) + PURSUIT_BLOCKS <= memory
+
+
 def pursuit_passes(step: Step, memory: int) -> int:
     """Return the largest number of times that the donor's rows are read.
 
@@ -60,7 +77,7 @@ def pursuit_passes(step: Step, memory: int) -> int:
     that are computed together: for each group, the rows are read again for each term of the sums.
     """
     rows, donor = _rows(step)
-    if pursuit_bytes(step)[1] <= memory // 2:
+    if keeps_shared_rows(step, memory):
         return 2
     width = step.more[0].shape[1]
     return 1 + min(donor.picks, width) * -(-len(donor.wanted(rows)) // _together(donor.picks, width))
@@ -81,12 +98,12 @@ def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
     """Return a function that computes a block of an embedding whose new rows are made from the rows of a donor.
 
     ``parts`` are the embeddings of the source and of the donor. The donor's rows of shared tokens stay in memory if
-    they take at most half of ``memory``; otherwise, they are read again for each term of the sums.
+    all fits into ``memory``; otherwise, they are read again for each term of the sums.
     """
     rows, donor = _rows(step)
     (info, source), theirs = parts
     pairs = donor.shared(rows)
-    atoms = _SharedRows(theirs, [place for place, _ in pairs], keeps=pursuit_bytes(step)[1] <= memory // 2)
+    atoms = _SharedRows(theirs, [place for place, _ in pairs], keeps=keeps_shared_rows(step, memory))
     made = _NewRows(rows, donor, atoms, theirs, (info, source), [row for _, row in pairs])
 
     def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:

@@ -17,14 +17,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
 from ...planning.aligning.groups import Group, Order, Part, order_along, where
 from ...tensors.composition import join, reshape, take
 from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array
 from ...util.text import human_bytes
+from ..context import memory_error
 from .assignment import assignment, solver, value_of
-from .similarity import TensorPair, add_products, dot_products
+from .similarity import TensorPair, add_products, band_bytes, dot_products
 
 __all__ = ["MatchedGroup", "match"]
 
@@ -64,8 +64,7 @@ def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], mem
     Units are channels, heads or experts. Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is
     too small for a matrix of similarities; ConfigError if scipy is not installed.
     """
-    for group in groups:
-        _check_memory(group, memory)
+    _check_memory(groups, memory)
     solver()  # before anything is read
     descent = _Descent(reference, model, groups, memory)
     descent.run(anchored=True)
@@ -77,13 +76,14 @@ def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], mem
     return found
 
 
-def _check_memory(group: Group, memory: int) -> None:
-    units, needed = group.units * group.sharing, _matrix_bytes(group)
-    if needed > memory:
-        raise PlanError(
-            f"the similarities of {units} units ({group}) take {human_bytes(needed)} of memory, more than "
-            f"{human_bytes(memory)}.",
-            hint=f"Allow more memory: --memory {-(-needed // (1 << 20)) + 256}MiB.",
+def _check_memory(groups: Sequence[Group], memory: int) -> None:
+    largest = max(groups, key=_matrix_bytes, default=None)
+    needed = _matrix_bytes(largest) + band_bytes() if largest is not None else 0
+    if largest is not None and needed > memory:
+        raise memory_error(
+            f"the similarities of {largest.units * largest.sharing} units ({largest}), and the tensors of which they "
+            f"are computed, take {human_bytes(needed)} of memory, more than {human_bytes(memory)}.",
+            needed,
         )
 
 

@@ -16,7 +16,7 @@ from ...tensors.ops.regions import Array, Box
 from ...util.text import escape
 from ..compute.reading import read_part
 
-__all__ = ["TensorPair", "add_products", "dot_products"]
+__all__ = ["TensorPair", "add_products", "band_bytes", "dot_products"]
 
 ARRAYS = 12
 """How many arrays of the size of a band are in memory at once: the bands of both models as stored, cast and reordered.
@@ -57,6 +57,11 @@ class TensorPair:
                 )
             found.append(values)
         return found[0], found[1]
+
+
+def band_bytes() -> int:
+    """Return the bytes of memory for the smallest bands, in double precision."""
+    return ARRAYS * LEAST * 8
 
 
 def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:

@@ -534,5 +534,7 @@ def test_a_network_without_axes_that_are_known_is_an_error(saved: Saved) -> None
 
 
 def test_little_memory_says_how_much_is_needed(saved: Saved) -> None:
-    with pytest.raises(cs.PlanError, match="similarities of 64 units .residual stream. take 32.8 kB"):
+    with pytest.raises(cs.PlanError, match="similarities of 96 units .channels of model.layers.0.mlp., and") as error:
         cs.merge([saved("llama"), saved("llama", 1)], method="linear", weights=[0, 1], align=True, memory="30000B")
+    assert error.value.hint == "Allow more memory: --memory 16777216B."
+    cs.merge([saved("llama"), saved("llama", 1)], method="linear", weights=[0, 1], align=True, memory="16777216B")

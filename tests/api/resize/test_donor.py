@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,8 +178,11 @@ def test_costs_say_how_often_the_donor_is_read(english: Callable[[str], Path], g
     step = next(step for step in plan.steps if step.more)
     assert sum(pursuit.pursuit_bytes(step)) < costs_of(plan, MergeContext()).memory_nbytes
     assert pursuit.pursuit_passes(step, 1000) == 1 + 7
-    with pytest.raises(cs.PlanError, match="rows of new tokens are sums of many other rows"):
+    with pytest.raises(cs.PlanError, match="rows of new tokens are sums of many other rows") as error:
         costs_of(plan, MergeContext(memory=17 << 20))
+    advised = int(re.findall(r"--memory (\d+)B", error.value.hint)[0])
+    found = costs_of(plan, MergeContext(memory=advised))
+    assert (found.passes, found.memory_nbytes) == (1 + 7, advised)
 
 
 def test_rows_do_not_depend_on_memory_or_blocks(

@@ -32,6 +32,8 @@ def run(body: str, **options: object) -> Outcome:
         ("0.5", 0.5), ("accuracy: 0.25", 0.25), ("loss = 1e-3\n", 1e-3), ("WER: 12.5 %", 12.5), ("a\n1\nb\n2\n", 2.0),
         ("accuracy: 0.8\nof 100 clips", 0.8), ("got 3 of 4 right", 4.0), ("score: -1.5E+2", -150.0),
         ('{"wer": 0.125}', 0.125), ("\x1b[1maccuracy: 0.75\x1b[0m", 0.75), ("0.5, 0.25", 0.25), ("layer2 has 7", 7.0), (".5", 0.5), ("loss: 1\nepoch done\nloss: 0.5\n\n", 0.5),
+        ("food: 0.3 on 40\nmean accuracy: 0.575 (n=120)", 0.575), ("%WER 12.30 [ 45 / 366, 3 ins, 2 del, 1 sub ]", 12.3),
+        ("acc (dev): 0.5", 0.5), ("accuracy: 0.93 ± 0.02", 0.93), ("0.93 +/- 0.02 (95 %)", 0.93), ("f1: 91.5% +- 1%", 91.5), ("[0.25]", 0.25), ("(n=7)", 7.0),
     ],
 )  # fmt: skip
 def test_the_score_is_the_last_line_with_a_value_or_the_last_number(printed: str, score: float) -> None:
@@ -63,6 +65,8 @@ def test_a_metric_chooses_its_line() -> None:
     by_metric = command("", metric="wer")
     assert by_metric.score("wer: 0.5\ncer: 0.25\n").score == 0.5
     assert by_metric.score("wer: 0.5\nwer: 0.4\ncer: 0.25\n").score == 0.4
+    assert command("", metric="acc (dev)").score("acc (dev): 0.5 (n=3)\n0.25").score == 0.5
+    assert by_metric.score("wer: 0.5 (3 of 6)\nbest wer: 0.1\n").score == 0.5
     assert by_metric.score("cer: 0.25\n3\n").why == "the command printed no line of the form wer: NUMBER"
 
 
@@ -142,6 +146,12 @@ def test_stopping_kills_what_runs_and_starts_no_more() -> None:
     thread.join(60)
     assert found[0].why == "the command was killed by signal 9"
     assert "stopped" in runner.evaluate("m").why
+
+
+def test_a_script_that_is_not_executable_is_told_how_to_become_so() -> None:
+    Path("judge.sh").write_text("#!/bin/sh\n")
+    with pytest.raises(ConfigError, match=r"Make the file executable: chmod \+x ./judge\.sh\."):
+        Command.parsed("--evaluate", "./judge.sh {model}")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ def test_the_best_trial_is_written_as_an_ordinary_merge(evaluation: Evaluation) 
     assert "/" not in json.dumps(cs.open_checkpoint("out.safetensors").recipe).replace("\\/", "").replace("arxiv", "")
 
 
+def test_equal_scores_are_noted(evaluation: Evaluation) -> None:
+    said = "all 3 scores are 120, so no values are better than others"
+    assert any(said in note for note in searched(evaluation("print(f'mean {w[0]} of', 120)"), trials=3).notes)
+    assert not any("so no values are better" in note for note in searched(evaluation(), trials=3, study="b").notes)
+    assert not any("so no values are better" in note for note in searched(evaluation(), trials=1, study="c").notes)
+
+
 def test_smaller_is_better_if_it_is_said(evaluation: Evaluation) -> None:
     found = searched(evaluation("print((w[0] - 0.5) ** 2)"), maximize=False)
     assert found.best.score == min(one.score for one in found.trials)
