@@ -327,7 +327,8 @@ The figures are accuracies in percent, means of {seeds} seeds; ± is the standar
 tasks are for the method's defaults; but methods with a density of 1 by default keep {density} of the changes, since they
 would be the same as `task_arithmetic` otherwise. Where a method has a factor `lambda` for the changes, {lambdas} are tried; the factor that
 is best on other examples counts ("tuned"). "Recovered" is how much of the way from the base to the single models is left.
-Methods in bold are those that cannot be told from the best one: the difference is at most two standard errors.
+Methods in bold are those that cannot be told from the best one: the mean difference is at most two standard errors, of the
+differences between seeds or of the share of right answers, whichever is larger. So a method may be in bold below one that is not.
 
 | | topics | agents | numbers | mean | tuned | lambda | recovered |
 |---|--:|--:|--:|--:|--:|--:|--:|
