@@ -112,9 +112,10 @@ def _channel(offer: dict[str, Any], ours: Any) -> Any:
 
 def _stop() -> None:
     """Stop pytest, which may not have heard that its connection has ended, and then this process, as execnet does."""
-    for patience_s, stop in ((5, lambda: os.kill(os.getpid(), signal.SIGINT)), (10, lambda: os._exit(1))):
-        threading.Event().wait(patience_s)
-        stop()
+    threading.Event().wait(5)
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(10)
+    os._exit(1)
 
 
 def _write_elsewhere(config: pytest.Config, basetemp: str | None) -> None:
