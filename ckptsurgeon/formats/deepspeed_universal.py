@@ -21,7 +21,7 @@ from ._choosing import has_weights
 from ._open import read_header
 from .base import limits
 from .base.header import Header
-from .torch.zero import StateFile, buffers, frozen, groups_of
+from .torch.zero import StateFile, buffers, frozen, groups_of, tied, with_ties
 
 __all__ = ["FORMAT"]
 
@@ -73,6 +73,7 @@ class _DeepSpeedUniversal:
             notes = [*universal.odd_notes(weights, states, list(universal.listed(trees)))]
             own = dict(weights)
             beside = _add_states(source, model, weights) if model else {}
+            weights = with_ties(weights, tied(trees))
             _check_complete(source, weights, list(universal.listed(trees, ["param_shapes"])))
             notes += universal.unlike_notes(own, model, opened) if model else ()
         except BaseException:
@@ -171,7 +172,7 @@ def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[St
 def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]) -> dict[str, Any]:
     """Add to ``weights`` the tensors that only the model states contain; return other entries of the model states.
 
-    Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
+    Added are buffers and frozen parameters. Weights that are stored as vectors get
     their shapes. The returned entries are those in ``_BESIDE``, such as the number of steps. Raises FormatError if
     shapes contradict each other, or if a weight is missing.
     """
@@ -193,10 +194,6 @@ def _add_states(folder: Folder, model: StateFile, weights: dict[str, TensorInfo]
     if "buffer_names" in tree:
         weights.update({key: info for key, info in buffers(model).items() if key not in weights})
     weights.update({key: info for key, info in frozen([model], 2).items() if key not in weights})
-    shared = tree.get("shared_params")
-    for key, other in shared.items() if isinstance(shared, Mapping) else ():
-        if isinstance(key, str) and isinstance(other, str) and other in weights and key not in weights:
-            weights[key] = weights[other]
     return {key: tree[key] for key in _BESIDE if key in tree}
 
 
@@ -231,8 +228,8 @@ def _parts_unread(states: Sequence[str]) -> list[str]:
     if states in ([], [_FIRST]):
         return []
     return [
-        f"the model states of {count(len(states), 'rank')} were not read: only they contain buffers, frozen parameters "
-        "and the further names of tied parameters"
+        f"the model states of {count(len(states), 'rank')} were not read: only they contain buffers and "
+        "frozen parameters"
     ]
 
 

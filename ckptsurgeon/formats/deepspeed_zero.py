@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import FormatError, SourceError
 from ..storage.read.base import Folder, Source
@@ -17,7 +18,8 @@ from ..util.text import count, escape, natural_key
 from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
-from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3
+from .pickle.values import GlobalName, OpaqueResult
+from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3, tied, with_ties
 
 __all__ = ["FORMAT"]
 
@@ -25,6 +27,7 @@ _LATEST = "latest"
 _OPTIMIZER, _MODEL = "_optim_states.pt", "_model_states.pt"
 _RANK = re.compile(r"mp_rank_(\d{2,6})_")
 _TAG_BYTES = 256
+_STAGE_ENUM = "ZeroStageEnum"
 _BESIDE = ("global_steps", "global_samples", "ds_version", "iteration", "epoch")
 """Entries of the model states that are shown next to the weights."""
 
@@ -128,14 +131,16 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
     Raises FormatError if files are missing or do not fit together.
     """
     ranks = sorted({_model_rank(one) for one in models})
+    ties = tied([one.tree for one in models])
     if len(ranks) == 1:
-        return _weights(models, optimizers)
+        weights, stage, found = _weights(models, optimizers, ties)
+        return with_ties(weights, ties), stage, found
     if ranks != list(range(len(ranks))) or ranks != sorted({_model_rank(one) for one in optimizers}):
         raise FormatError("the model or optimizer states of some tensor-parallel ranks are missing.", rule="zero ranks")
     made, first = [], []
     for rank in ranks:
         own = [[one for one in every if _model_rank(one) == rank] for every in (models, optimizers)]
-        made.append(_weights(*own))
+        made.append(_weights(own[0], own[1], ties))
         first.append(own[0][0])
     if len({stage for _, stage, _ in made}) > 1:
         raise FormatError("the ranks were saved with different stages of ZeRO.", rule="zero states")
@@ -143,7 +148,17 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
 
     handles = {name: file for one in (*models, *optimizers) for name, file in one.header.handles.items()}
     notes = dict.fromkeys(note for _, _, found in made for note in found)
-    return join_tensor_parallel([weights for weights, _, _ in made], first, handles), made[0][1], [*notes]
+    joined = join_tensor_parallel([weights for weights, _, _ in made], first, handles)
+    return with_ties(joined, ties), made[0][1], [*notes]
+
+
+def _with_stage(state: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return an optimizer state whose stage is a number: DeepSpeed stores a member of its own enum of stages."""
+    stage = state.get("zero_stage")
+    if not isinstance(stage, OpaqueResult) or not isinstance(stage.args, tuple) or len(stage.args) != 1:
+        return state
+    is_enum = isinstance(stage.name, GlobalName) and stage.name.name == _STAGE_ENUM
+    return {**state, "zero_stage": stage.args[0]} if is_enum else state
 
 
 def _model_rank(one: StateFile) -> int:
@@ -152,16 +167,17 @@ def _model_rank(one: StateFile) -> int:
     return int(found[1]) if found is not None else 0
 
 
-def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
+def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile], ties: Mapping[str, str]) -> _Found:
     """Return the float32 weights from the model and optimizer states of all ranks, with the stage and notes.
 
-    Raises FormatError if the states do not fit together.
+    ``ties`` are the further names of tied parameters, which are left out. Raises FormatError if the states do not fit
+    together.
     """
     from .clusters import zero_ranks
     from .clusters.zero_steps import optimizer_step_notes
     from .clusters.zero_values import unlike_notes
 
-    states = [entry(one, "optimizer_state_dict", dict) for one in optimizers]
+    states = [_with_stage(entry(one, "optimizer_state_dict", dict)) for one in optimizers]
     stage, ranks = states[0].get("zero_stage"), states[0].get("partition_count")
     ranks = max(ranks) if isinstance(ranks, list) and ranks and all(type(n) is int for n in ranks) else ranks
     if type(stage) is not int or stage not in (0, 1, 2, 3) or type(ranks) is not int:
@@ -189,11 +205,7 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _F
         paddings = states[0].get("param_alignment_paddings")
         weights.update(of_stage_2(groups, flats, paddings))
         notes += unlike_notes(groups, flats, paddings, model=model, handles=handles)
-    shared = model.tree.get("shared_params")
-    for key, other in shared.items() if isinstance(shared, dict) else ():
-        if isinstance(key, str) and isinstance(other, str) and other in weights:
-            weights[key] = weights[other]
-    return weights, stage, [*notes, *zero_ranks.lost_notes(model, weights)]
+    return weights, stage, [*notes, *zero_ranks.lost_notes(model, {*weights, *ties})]
 
 
 FORMAT = _DeepSpeedZero()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import FormatError
@@ -90,7 +90,7 @@ def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
             return
 
 
-def lost_notes(model: StateFile, weights: Mapping[str, TensorInfo]) -> Iterator[str]:
+def lost_notes(model: StateFile, weights: Collection[str]) -> Iterator[str]:
     """Yield a note on tensors that only the model states have, but that no list in the model states names."""
     module = model.tree.get("module")
     tensors = module.items() if isinstance(module, Mapping) else ()

@@ -16,7 +16,19 @@ from ...util.text import escape, listing
 from ..base import limits
 from ..base.header import Header
 
-__all__ = ["Flat", "StateFile", "buffers", "entry", "flats_of", "frozen", "groups_of", "of_stage_2", "of_stage_3"]
+__all__ = [
+    "Flat",
+    "StateFile",
+    "buffers",
+    "entry",
+    "flats_of",
+    "frozen",
+    "groups_of",
+    "of_stage_2",
+    "of_stage_3",
+    "tied",
+    "with_ties",
+]
 
 Flat = list[TensorInfo]
 """The flat vectors of one rank: one for each group of parameters."""
@@ -169,6 +181,21 @@ def buffers(model: StateFile) -> dict[str, TensorInfo]:
             floats = DTYPES[info.dtype].kind == "float" and not info.opaque
             found[key] = cast(info, "float32") if floats else info
     return found
+
+
+def tied(trees: Sequence[Any]) -> dict[str, str]:
+    """Return {further name of a tied parameter: its name}; perhaps only the first of ``trees`` lists it."""
+    found = (tree.get("shared_params") for tree in trees if isinstance(tree, Mapping))
+    shared = next((one for one in found if one and isinstance(one, Mapping)), {})
+    return {key: other for key, other in shared.items() if isinstance(key, str) and isinstance(other, str)}
+
+
+def with_ties(weights: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, TensorInfo]:
+    """Return weights with the further names of tied parameters.
+
+    If ``ds_to_universal.py`` gave such a name a folder of its own, its values are the rounded ones: they are replaced.
+    """
+    return {**weights, **{key: weights[other] for key, other in ties.items() if other in weights}}
 
 
 def groups_of(model: StateFile) -> list[dict[str, tuple[int, ...]]]:

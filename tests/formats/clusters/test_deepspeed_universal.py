@@ -47,7 +47,7 @@ def universal(path: str, *, stage: int = 2, ranks: int = 1) -> Tensors:
     for rank in range(ranks):
         torch.save(states, f"{path}/mp_rank_{rank:02}_model_states.pt")
     if ranks > 1:
-        return weights
+        return {**weights, "head.weight": weights["embed.weight"]}
     return {**weights, **buffer, **kept, "head.weight": weights["embed.weight"]}
 
 
