@@ -2094,6 +2094,24 @@ MUTANTS = (
         "api/resize/test_checks.py",
     ),
     Mutant(
+        "weights in codes are not judged as if all rows had the same largest weight",
+        " and not _explained_by_rows(networks, key)",
+        "",
+        "api/prove/test_odd_scales.py",
+    ),
+    Mutant(
+        "the block with a wrong scale is named, not one before it",
+        "* share * self.of_row",
+        "* by * self.of_row",
+        "api/prove/test_odd_scales.py",
+    ),
+    Mutant(
+        "an embedding that is far smaller than the matrices is found",
+        "min((usual, *heads.values())) / rms) > TABLE",
+        "min((usual, *heads.values())) / rms) > 1e9",
+        "analysis/check/test_faults.py",
+    ),
+    Mutant(
         "two groups of layers are compared in every role",
         "        if gap < apart:\n            return []",
         "        if gap < apart:\n            continue",

@@ -12,7 +12,7 @@ from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import Shifted, TensorInfo
 
-__all__ = ["Rounding", "codes_of", "rounding_of", "roundoff"]
+__all__ = ["Rounding", "codes_of", "largest_of_rows", "rounding_of", "roundoff"]
 
 ROUNDOFF = {
     "float64": 2**-53, "float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4,
@@ -26,9 +26,10 @@ BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
 FOUR_BITS = 2**-4
 """The largest rounding error of codes of 4 bits, and of all dtypes of codes not in ``CODES`` and ``BITS``."""
 USUAL = 0.7
-"""Random changes are at most this share of the largest rounding error, because most rounding errors are smaller.
+"""Random changes are at most this share of the largest error of rounding to floats: most rounding errors are smaller.
 
-The relative error is largest for values just above a power of two, and half as large just below the next power of two.
+Errors of integer codes have every size up to the largest one. The relative error of floats is largest for values just
+above a power of two, and half as large just below the next power of two.
 """
 
 
@@ -53,11 +54,17 @@ class Rounding:
     def moved(self, key: str, values: Tensor) -> Tensor:
         """Return ``values`` after random changes such as rounding may cause; ``key`` determines the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
+        share = torch.rand(values.shape, generator=chance) * 2 - 1
+        by = share * USUAL
         found = values + values * by * self.relative + by * self.absolute
         if self.of_row and values.dim() > 1:
-            found = found + values.abs().flatten(1).amax(1).view(-1, *[1] * (values.dim() - 1)) * by * self.of_row
+            found = found + largest_of_rows(values).view(-1, *[1] * (values.dim() - 1)) * share * self.of_row
         return found
+
+
+def largest_of_rows(values: Tensor) -> Tensor:
+    """Return the largest absolute value of each row."""
+    return values.abs().flatten(1).amax(1)
 
 
 def roundoff(dtype: str) -> float:

@@ -15,7 +15,7 @@ from ...analysis.prove.proof import BlockResult, ChangedTensor
 from .experts import differing_experts, experts_around
 from .network import rounding_between
 from .rearranged import order_of, other_weight
-from .rounding import Rounding
+from .rounding import Rounding, largest_of_rows
 
 if TYPE_CHECKING:
     from .blocks import Recording
@@ -59,7 +59,8 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
             continue
         if samples[0].shape != samples[1].shape or (shared is not None and first.rows(key) in shared.sizes):
             continue
-        if not _is_explained(distance(*samples), _rounding(networks, key), samples[0]):
+        rounding = _rounding(networks, key)
+        if not _is_explained(distance(*samples), rounding, samples[0]) and not _explained_by_rows(networks, key):
             yield key
 
 
@@ -82,6 +83,19 @@ def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> boo
     """Return whether rounding explains the measured distance of two tensors; ``values`` are values of the first one."""
     size = float(values.double().square().mean().sqrt()) or 1.0
     return measured.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
+
+
+def _explained_by_rows(networks: Sequence[Network], key: str) -> bool:
+    """Return whether rounding to codes explains the distance of two tensors, from the largest value of each row.
+
+    Codes are coarse in rows with few large values: their error is a share of the largest value.
+    """
+    of_row = _rounding(networks, key).of_row
+    if not of_row or len(networks[0].steps[key].shape) < 2:
+        return False
+    first, second = (network.read([key])[key].double() for network in networks)
+    largest = float((first - second).square().mean().sqrt())
+    return largest <= FACTOR * of_row * float(largest_of_rows(first).square().mean().sqrt()) / math.sqrt(3)
 
 
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
@@ -152,6 +166,7 @@ def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedT
     rounding = _rounding(networks, key)
     apart, norms = (first - second).norm(dim=1), first.norm(dim=1)
     allowed = (FACTOR * rounding.relative + 2 * FACTOR * rounding.of_row) * norms
+    allowed = allowed.maximum(FACTOR * rounding.of_row * largest_of_rows(first) * math.sqrt(first.shape[1] / 3))
     beyond: Tensor = torch.logical_not(apart <= allowed)
     return beyond
 

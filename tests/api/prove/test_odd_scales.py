@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.inspect import initial_config
@@ -15,6 +16,7 @@ from ckptsurgeon.tensors.odd_scales.shifted import ONE_STEP
 
 from ...helpers.coded_matrices import SETTINGS, gptq, mlx
 from ...helpers.coded_models import coded_tensors, write_model
+from ...helpers.transformers_models import model_of
 
 pytest.importorskip("transformers", minversion="5")
 
@@ -78,3 +80,23 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     assert "ckpt fits" not in raised.value.hint
     assert "package that quantised it" in raised.value.hint
     assert "quantization_config" in raised.value.hint
+
+
+@pytest.mark.parametrize(("times", "drift"), [(1, None), (8, "model.layers.2")])
+def test_codes_of_rows_with_few_large_weights_are_explained_and_a_wrong_scale_is_named(
+    times: float, drift: str | None
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "vocab_size": 96}
+    network = model_of({"model_type": "llama", "num_attention_heads": 4, **sizes}, "LlamaForCausalLM")
+    for key, one in network.named_parameters():
+        if "mlp" in key:
+            one.data[:, 0] *= 12
+    network.save_pretrained("plain")
+    cs.apply(cs.convert("plain", quantize="int8"), "coded")
+    state = load_file("coded/model.safetensors")
+    state["model.layers.2.mlp.down_proj.weight_scale"] *= times
+    save_file(state, "coded/model.safetensors", {"format": "pt"})
+    found = cs.prove("plain", "coded")
+    assert (found.drift and found.drift.name) == drift
+    assert not found.changed_elsewhere
