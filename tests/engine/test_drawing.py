@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,6 +59,23 @@ def test_rows_of_another_vocabulary_are_drawn_in_pieces(monkeypatch: pytest.Monk
     monkeypatch.setattr(drawing, "_is_in_pieces", lambda drawn: False)
     cs.apply(cs.transplant("src", config, **options), "whole.safetensors")
     assert Path("pieces.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+def test_the_largest_tensor_is_drawn_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, one thread may draw an output layer while all others have nothing left to do."""
+    saved("src", GPT2, "GPT2LMHeadModel")
+    config = str(write_config("dst/config.json", WIDER, "GPT2LMHeadModel"))
+    original, sizes = drawing._written, list[int]()
+
+    def written(drawn: Any) -> Any:
+        sizes.append(prod(drawn.step.shape))
+        return original(drawn)
+
+    monkeypatch.setattr(drawing, "THREADS", 1)
+    monkeypatch.setattr(drawing, "_written", written)
+    cs.apply(cs.transplant("src", config, on_mismatch="pad"), "out.safetensors")
+    assert len(set(sizes)) > 2
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_an_error_in_a_piece_leaves_no_output(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from ...planning.keys.spelling import numberless, quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import grouped
+from ...planning.resizing.change import ROUNDED
 from ...planning.resizing.depth import final_keys
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
+from ...tensors.dtypes import DTYPES, dtype_named
 from ...util.notes import reworded
 from ...util.text import escape, listing
 from ..model_folder.config_differences import DIFFERENT
@@ -72,7 +74,11 @@ class ResizedWeights:
     @cached_property
     def said(self) -> list[str]:
         """A note on each change: its description, and whether the outputs stay equal."""
-        said = [change.note(is_tested=self.found.stages.is_tested) for change in self.found.changes]
+        had, is_tested = self.found.source.dtypes, self.found.stages.is_tested
+        given = dtype_named(self.asked.dtype) if self.asked.dtype and self.asked.dtype != "keep" else ""
+        dtype = given or next((one for one in ROUNDED if one in had), "")
+        is_cast = bool(given) and any(DTYPES[one].bits > DTYPES[given].bits for one in had)
+        said = [change.note(is_tested=is_tested, dtype=dtype, is_cast=is_cast) for change in self.found.changes]
         return [self.network.as_given(note) for note in said]
 
     @property

@@ -29,15 +29,20 @@ class NamedSource:
 
     ``rows`` are operations that do this, and ``stored_twice`` are patterns of second copies, to be left out later.
     ``equal`` are pairs of such copies whose values must be the same. ``computed`` are tensors that the source lacks
-    because the class computes them. ``dtype`` is the dtype of all floating-point tensors; None if they have several.
+    because the class computes them. ``dtypes`` are the dtypes of all floating-point tensors.
     """
 
     network: TargetSpec
     rows: Sequence[Mapping[str, Any]]
     stored_twice: Sequence[str]
     computed: Sequence[str]
-    dtype: str | None
+    dtypes: frozenset[str]
     equal: Sequence[EqualKeys] = ()
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of all floats; None if there are several."""
+        return next(iter(self.dtypes)) if len(self.dtypes) == 1 else None
 
 
 def refuse_codes(source: Checkpoint) -> None:
@@ -71,8 +76,8 @@ def named_source(source: Checkpoint, network: TargetSpec) -> NamedSource:
         _check_fits(source, network, names, computed)
     ties, equal = _ties(source, network, names)
     left = dict.fromkeys(quoted(key) for pair in equal for key in (pair.first, pair.second))
-    dtypes = {info.dtype for info in source.values() if DTYPES[info.dtype].is_floating}
-    return NamedSource(network, [*rows, *ties], list(left), computed, dtypes.pop() if len(dtypes) == 1 else None, equal)
+    dtypes = frozenset(info.dtype for info in source.values() if DTYPES[info.dtype].is_floating)
+    return NamedSource(network, [*rows, *ties], list(left), computed, dtypes, equal)
 
 
 def computed_tensors(source: Mapping[str, Any], network: TargetSpec) -> list[str]:

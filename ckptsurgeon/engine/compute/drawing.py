@@ -72,9 +72,14 @@ def _is_in_pieces(drawn: _Drawn) -> bool:
 def _write_in_pieces(drawn: Iterable[_Drawn]) -> None:
     keep_freed_memory()
     ordered = list(drawn)
+    largest_first = sorted(
+        ordered, key=lambda one: -prod(one.step.shape)
+    )  # so that all threads end at about the same time
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="draw")
     try:
-        for (run, step, written), (sums, lost) in zip(ordered, pool.map(_written, ordered), strict=True):
+        writing = {one.step.key: pool.submit(_written, one) for one in largest_first}
+        for run, step, written in ordered:
+            sums, lost = writing[step.key].result()
             run.receipt.checksums.update(dict.fromkeys((each.key for each in written), combine(sums)))
             run.receipt.lost[step.key] = lost
             if step.op != "init":

@@ -227,19 +227,20 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
     tensor of the destination's checkpoint.
     """
     kept, keeper = initial
-    return laid_over(step, origin, read_part(keeper, kept, box), kept.dtype, box)
+    return laid_over(step, origin, np.array(read_part(keeper, kept, box)), kept.dtype, box)
 
 
 def laid_over(step: Step, origin: Part | None, initial: Array, dtype: str, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of a tensor: ``initial`` values of ``dtype``, overwritten with the values of ``origin``.
 
-    Also returns the counts of values that casts lost.
+    Also returns the counts of values that casts lost. The values are written into ``initial`` if its dtype is that of
+    the step.
     """
     values, lost = cast(initial, dtype, step.dtype)
     if origin is None:
         return values, lost
     info, source = origin
-    values = np.array(values).reshape(box_shape(box))
+    values = values.reshape(box_shape(box))
     if step.op == "map":
         laid, more = cast_for(step, mapped_block(step, info, source, box), info.dtype)
         here = _given(step, box)

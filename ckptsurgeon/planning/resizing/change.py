@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import frexp
 from typing import Any
 
-__all__ = ["Change"]
+__all__ = ["ROUNDED", "Change"]
+
+ROUNDED: Mapping[str, tuple[float, float]] = {"bfloat16": (0.012, 0.04), "float16": (0.0015, 0.005)}
+"""{dtype of 16 bits: the largest relative differences of outputs that should be equal, in the tests}.
+
+The first number is for weights that the change moves or multiplies by powers of two: only sums are rounded, in another
+order. The second is for weights that are rounded after the change.
+"""
 
 
 @dataclass
@@ -32,12 +41,31 @@ class Change:
     repeated: dict[str, int] = field(default_factory=dict)
     unlike: frozenset[str] = frozenset()
 
-    def note(self, *, is_tested: bool) -> str:
+    def note(self, *, is_tested: bool, dtype: str = "", is_cast: bool = False) -> str:
         """Return the text of a note: the change, and whether the network then computes the same.
 
-        ``is_tested`` is true if the tests compare the outputs of networks of this type.
+        ``is_tested`` is true if the tests compare the outputs of networks of this type. ``dtype`` is that of the
+        weights of the output. ``is_cast`` is true if it has fewer bits than that of the source.
         """
         if self.is_exact is None:
             return f"{self.said}; the outputs may change (--prove compares them)"
-        stay = f"{self.equal} stay equal" if is_tested else f"{self.equal} should stay equal (--prove compares them)"
+        stay = f"{self.equal} {'' if is_tested else 'should '}stay equal{self._rounding(dtype, is_cast)}"
+        if not is_tested:
+            stay += " (--prove compares them)"
         return f"{self.said}; {stay if self.is_exact else 'the outputs change'}"
+
+    def _rounding(self, dtype: str, is_cast: bool) -> str:
+        """Return the text on the rounding of 16 bits, for a note; "" if no weights are computed, or have more bits."""
+        sums, weights = ROUNDED.get(dtype, (0.0, 0.0))
+        computed = [*self.rows, *(row for row in self.after if "copy" not in row and "zero" not in row)]
+        if is_cast or (sums and any(map(_rounds, computed))):
+            known = f" (a difference of up to {weights:.2g} in tests)" if weights else ""
+            return f" up to the rounding of weights to {dtype}{known}"
+        if sums and computed:
+            return f" up to the rounding of sums in {dtype} (a difference of up to {sums:.2g} in tests)"
+        return ""
+
+
+def _rounds(row: Mapping[str, Any]) -> bool:
+    """Return whether an operation computes weights that 16 bits may not hold: all but powers of two times weights."""
+    return ("scale" in row and frexp(row["by"])[0] != 0.5) or any(name in row for name in ("noise", "shift", "combine"))
