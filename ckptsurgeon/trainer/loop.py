@@ -28,7 +28,7 @@ from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
 from .step_result import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect
 from .system.compiling import LossFunction, compiled_loss
-from .system.device import autocast, out_of_memory_error, peak_bytes
+from .system.device import autocast, explain_nondeterminism, out_of_memory_error, peak_bytes
 from .system.flops import FlopCounter, peak_flops
 from .system.random_state import random_state, set_random_state
 from .system.signals import StopSignal
@@ -157,6 +157,7 @@ class TrainingLoop:
         try:
             with (
                 explain_task_errors(settings.task, there=True),
+                explain_nondeterminism(settings),
                 FlopCounter() if counts_flops else nullcontext() as flops,
             ):
                 result = gradient_step(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..util.text import escape
 from .config.settings import Settings
 from .data.loader import Batches
 from .parallel.parallel_model import ParallelModel
 from .state.model_tensors import own_numbers, restore_numbers
 from .state.training_state import TrainingState
 from .step_result import BufferSnapshot
-from .system.device import autocast
+from .system.device import autocast, explain_nondeterminism
 from .system.random_state import preserve_random_state
 from .tasks._task import Batch, Task, begin_step
 
@@ -39,7 +35,7 @@ def try_longest_batch(state: TrainingState) -> None:
     numbers, buffers = own_numbers(state.model), BufferSnapshot(state.model)
     moments = _moments(state)
     try:
-        with preserve_random_state(), _explained(job.settings):
+        with preserve_random_state(), explain_nondeterminism(job.settings):
             _run(state.parallel, job.task, batch, job.settings)
     finally:
         del moments
@@ -70,17 +66,3 @@ def _moments(state: TrainingState) -> list[Tensor]:
     if state.job.device.type == "cpu" or optimizer.inner.state:
         return []
     return [torch.empty_like(one) for one in optimizer.parameters for _ in range(optimizer.moments)]
-
-
-@contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    """Turn torch's RuntimeError on an operation that has no deterministic implementation into a ConfigError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not settings.deterministic or "deterministic" not in str(error):
-            raise
-        raise ConfigError(
-            f"train.deterministic is true, but {escape(str(error).splitlines()[0], 300)}.",
-            hint="Pass --set deterministic=false.",
-        ) from error

@@ -341,8 +341,9 @@ def test_a_gpu_that_runs_out_later_leaves_the_last_step_and_says_how_to_go_on(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("tried", [True, False], ids=["tried", "sharded, or of a source of one's own"])
 def test_what_has_no_deterministic_backward_pass_is_an_error_before_the_first_step(
-    ckpt: Run, monkeypatch: pytest.MonkeyPatch
+    tried: bool, ckpt: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ckptsurgeon.trainer.tasks.ctc import CTC
 
@@ -354,6 +355,8 @@ def test_what_has_no_deterministic_backward_pass_is_an_error_before_the_first_st
         return loss(self, model, batch)
 
     monkeypatch.setattr(CTC, "loss", without)
+    if not tried:
+        monkeypatch.setattr("ckptsurgeon.trainer.loop.try_longest_batch", lambda state: None)
     done = ckpt("train", write(deterministic=True), "--device", "cpu")
     assert done.code == 2, done
     assert "ctc_loss_backward_gpu does not have a deterministic implementation" in " ".join(done.err.split())

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from ...errors import ConfigError
-from ...util.text import count, human_bytes
+from ...util.text import count, escape, human_bytes
 from ..config.settings import Settings
 
 __all__ = [
     "autocast",
     "choose_device",
     "device_notes",
+    "explain_nondeterminism",
     "explain_out_of_memory",
     "out_of_memory_error",
     "peak_bytes",
@@ -133,6 +134,20 @@ def peak_bytes(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def explain_nondeterminism(settings: Settings) -> Iterator[None]:
+    """Turn torch's RuntimeError on an operation that has no deterministic implementation into a ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not settings.deterministic or "deterministic" not in str(error):
+            raise
+        raise ConfigError(
+            f"train.deterministic is true, but {escape(str(error).partition('. You can')[0], 300)}.",
+            hint="Pass --set deterministic=false.",
+        ) from error
 
 
 @contextmanager
