@@ -54,6 +54,7 @@ class _DeepSpeedUniversal:
         Raises FormatError if a file is not valid, UnsafeError if there are too many.
         """
         from .clusters import universal
+        from .clusters.zero_steps import parameter_step_notes
 
         assert isinstance(source, Folder)
         tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"
@@ -76,6 +77,8 @@ class _DeepSpeedUniversal:
             weights = with_ties(weights, tied(trees))
             _check_complete(source, weights, list(universal.listed(trees, ["param_shapes"])))
             notes += universal.unlike_notes(own, model, opened) if model else ()
+            done = next((tree.get("global_steps") for tree in trees if isinstance(tree, Mapping)), None)
+            notes += parameter_step_notes(source, f"{tag}{_ZERO}", parameters, done)
         except BaseException:
             for one in opened:
                 one.file.close()

@@ -19,7 +19,19 @@ from ._choosing import has_weights
 from ._open import read_header
 from .base.header import Header, naming
 from .pickle.values import GlobalName, OpaqueResult
-from .torch.zero import StateFile, buffers, entry, flats_of, frozen, groups_of, of_stage_2, of_stage_3, tied, with_ties
+from .torch.zero import (
+    StateFile,
+    buffers,
+    entry,
+    flats_of,
+    frozen,
+    frozen_parts,
+    groups_of,
+    of_stage_2,
+    of_stage_3,
+    tied,
+    with_ties,
+)
 
 __all__ = ["FORMAT"]
 
@@ -199,7 +211,11 @@ def _weights(models: Sequence[StateFile], optimizers: Sequence[StateFile], ties:
     weights.update(frozen(models, stage))
     groups = groups_of(model)
     if stage == 3:
-        weights.update(of_stage_3(groups, flats_of(optimizers, states, "fp32_flat_groups")))
+        flats = flats_of(optimizers, states, "fp32_flat_groups")
+        weights.update(of_stage_3(groups, flats))
+        parts = [{str(number): info for number, info in enumerate(flat)} for flat in flats]
+        notes += zero_ranks.copy_notes(parts, optimizers, handles)
+        notes += zero_ranks.copy_notes([frozen_parts(one) for one in models], models, handles)
     else:
         flats = flats_of(optimizers, states, "single_partition_of_fp32_groups")
         paddings = states[0].get("param_alignment_paddings")

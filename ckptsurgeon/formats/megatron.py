@@ -170,12 +170,25 @@ def _is_chunk(key: Any) -> bool:
     return isinstance(key, str) and _CHUNK.fullmatch(key) is not None
 
 
+def _chunks(one: StateFile) -> list[str]:
+    """Return the entries with the parts of the model in a rank's file: a part for each virtual pipeline stage."""
+    return sorted((key for key in one.tree if _is_chunk(key)), key=natural_key)
+
+
 def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo], list[str]]:
     """Return the tensors of the whole model, and notes; ``grid`` has the files of the ranks of each pipeline stage."""
     first = grid[0][0]
     settings = _settings(first, ranks=len(grid[0]), stages=len(grid))
     _check_one_run([one for stage in grid for one in stage])
-    chunks = sorted((key for key in first.tree if _is_chunk(key)), key=natural_key)
+    chunks = _chunks(first)
+    for one in (one for stage in grid for one in stage):
+        if _chunks(one) != chunks:
+            raise FormatError(
+                f"{escape(one.file.uri)} has {', '.join(_chunks(one))}, but {escape(first.file.uri)} has "
+                f"{', '.join(chunks)}: the files are not from the same run.",
+                hint="Fetch the whole folder again.",
+                rule="ranks",
+            )
     weights: dict[str, TensorInfo] = {}
     layers: dict[str, int] = {}
     odd = StageNotes()
@@ -190,7 +203,7 @@ def _weights(grid: Sequence[Sequence[StateFile]]) -> tuple[dict[str, TensorInfo]
             joined = join_ranks(trees, settings, names, handles=handles)
             copies = _copies(joined, weights, settings)
             _check_copies(copies, joined, weights, names[0], handles=handles)
-            odd.look(names[0], joined, handles)
+            odd.look(f"{chunk} of {names[0]}" if len(chunks) > 1 else names[0], joined, handles)
             _add(weights, {key: info for key, info in joined.items() if key not in copies}, layers, name=names[0])
     extra = f"left out {count(objects, 'entry', 'entries')} other than tensors, such as _extra_state"
     return weights, [*([extra] if objects else []), *odd.notes(layers, settings.layers)]

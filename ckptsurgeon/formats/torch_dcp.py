@@ -79,7 +79,7 @@ class _TorchDistributed:
             files=(FilePrint.of(file, digest, METADATA), *files.headers()),
             handles={METADATA: file, **files.handles},
             recipe=folder_recipe(folder),
-            notes=note_on(others),
+            notes=(*note_on(others), *files.unlisted_notes()),
             frame=lambda: folder_frame(folder, {METADATA: digest, **files.frames()}),
         )
 
@@ -111,6 +111,7 @@ def _tree(top: Any, files: PieceFiles, kind_of: Callable[[str], str] | None, oth
     if not isinstance(entries, dict):
         raise FormatError("the metadata lists no tensors.", rule="dcp metadata")
     places = _places(metadata.get("storage_data"))
+    files.listed |= {place.file for found in places.values() for place in found.values()}
     tree: dict[Any, Any] = {}
     for key, entry in entries.items():
         if not isinstance(key, str):

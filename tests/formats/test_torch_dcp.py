@@ -209,6 +209,16 @@ def test_no_flipped_bit_goes_unseen(name: str) -> None:
     assert cs.verify("d").ok
 
 
+def test_data_files_that_the_metadata_does_not_list_are_named() -> None:
+    save({"a": torch.randn(4, 4)})
+    Path("d", "__7_0.distcp").touch()  # of a rank without tensors
+    assert not any(".metadata" in note for note in cs.open_checkpoint("d").notes)
+    Path("d", "__1_0.distcp").write_bytes(Path("d", "__0_0.distcp").read_bytes())
+    (said,) = (note for note in cs.open_checkpoint("d").notes if ".metadata" in note)
+    assert said.startswith("left out 1 file that .metadata does not list, of another save")
+    assert said.endswith(": __1_0.distcp")
+
+
 def test_a_damaged_piece_is_not_said_to_be_a_truncated_file() -> None:
     save({"a": torch.randn(64, 64), "b": torch.randn(64, 64)})
     (path,) = Path("d").glob("*.distcp")

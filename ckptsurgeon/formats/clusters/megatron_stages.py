@@ -7,20 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...storage.read.base import File
-from ...storage.read.local import is_local
-from ...tensors.composition import leaves
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import count, escape, listing
+from .samples import sample_of
 
 __all__ = ["StageNotes"]
 
 _LAYER = re.compile(r"(.*?\blayers\.)(\d{1,6})\.(.*)", re.DOTALL)
 _STACKS = ("decoder.layers.", "language_model.encoder.layers.", "language_model.transformer.layers.")
 """Where the layers are that ``num_layers`` counts, if a model has no other stack of layers."""
-SAMPLED, BYTES = 16, 512
-"""How many tensors of each stage are compared with other stages, and how many bytes of each part of such a tensor."""
 
 
 @dataclass
@@ -42,7 +39,7 @@ class StageNotes:
             dtype, where = self._dtypes.setdefault(f"{found[1]}{found[3]}", (info.dtype, name))
             if info.dtype != dtype:
                 self._others.setdefault(name, f"{name} has {info.dtype}, and {where} {dtype}")
-        sample = _sample(large, handles)
+        sample = sample_of(large, handles)
         other = self._stages.setdefault(sample, name) if sample else name
         if other != name:
             self._copies.append(f"{name} has the same layers as {other}")
@@ -62,17 +59,3 @@ class StageNotes:
                 f"run give {number}"
             )
             yield Note(NoteKind.SPLIT_TENSORS, text)
-
-
-def _sample(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> tuple[object, ...]:
-    """Return bytes in the middle of some tensors, with their keys; () if all of them repeat one value."""
-    found = []
-    for key in list(tensors)[:: len(tensors) // SAMPLED + 1]:
-        for leaf in leaves(tensors[key]):
-            storage = leaf.storage
-            file = handles.get(storage.file) if storage is not None and leaf.is_plain else None
-            if storage is not None and is_local(file):
-                size = min(BYTES, leaf.nbytes) // 8 * 8
-                found.append((key, file.read(storage.offset + leaf.offset + (leaf.nbytes - size) // 2, size)))
-    varied = any(raw != raw[:8] * (len(raw) // 8) for _, raw in found)
-    return tuple(found) if varied else ()

@@ -7,13 +7,24 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import FormatError
+from ...storage.read.base import File
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import count, escape, listing
 from ..torch.zero import StateFile
+from .samples import sample_of
 
-__all__ = ["check_names", "check_ranks", "check_settings", "lost_notes", "named_ranks", "rank_notes", "step_notes"]
+__all__ = [
+    "check_names",
+    "check_ranks",
+    "check_settings",
+    "copy_notes",
+    "lost_notes",
+    "named_ranks",
+    "rank_notes",
+    "step_notes",
+]
 
 _NUMBER = re.compile(r"(?:.*_)?zero_pp_rank_(\d{1,6})_mp_rank_\d{2,6}_(?:model|optim)_states\.pt", re.DOTALL)
 _EXPERTS = re.compile(r"layer_\d+_expert_\d+_mp_rank_|(?:bf16_|fp16_)?expp_rank_\d+_mp_rank_")
@@ -88,6 +99,25 @@ def step_notes(models: Sequence[StateFile]) -> Iterator[str]:
             text = f"the model states of the ranks are of different steps ({name}: {shown}): are they of one run?"
             yield Note(NoteKind.SPLIT_TENSORS, text)
             return
+
+
+def copy_notes(
+    parts: Sequence[Mapping[str, TensorInfo]], files: Sequence[StateFile], handles: Mapping[str, File]
+) -> Iterator[str]:
+    """Yield a note if two ranks have the same values, of which each should have another part.
+
+    ``parts`` has the parts of each rank, ``files`` the file of each rank.
+    """
+    known: dict[tuple[object, ...], str] = {}
+    copies = []
+    for own, one in zip(parts, files, strict=True):
+        sample = sample_of(own, handles)
+        other = known.setdefault(sample, one.file.name) if sample else one.file.name
+        if other != one.file.name:
+            copies.append(f"{escape(one.file.name)} has the same values as {escape(other)}")
+    if copies:
+        text = f"{listing(copies, 3, where='')}: if it is a copy, the part of its own rank is missing"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
 
 
 def lost_notes(model: StateFile, weights: Collection[str]) -> Iterator[str]:

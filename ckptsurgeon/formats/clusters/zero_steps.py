@@ -6,16 +6,20 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...storage.read.base import File
+from ...errors import SourceError
+from ...storage.read.base import File, Folder
 from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.note_kind import NoteKind
 from ...util.notes import Note
 from ...util.text import escape
+from .._open import read_header
 from ..torch.zero import StateFile
 
-__all__ = ["optimizer_step_notes"]
+__all__ = ["optimizer_step_notes", "parameter_step_notes"]
 
+COMPARED = 1024
+"""Of at most how many parameters of a universal checkpoint the steps are compared."""
 _STATES = ("optimizer_state_dict", "base_optimizer_state")
 _CODES = {"float32": "<f", "float64": "<d", "int64": "<q", "int32": "<i"}
 
@@ -33,6 +37,39 @@ def optimizer_step_notes(
         shown = ", ".join(f"{step:g} in {escape(name)}" for step, name in list(found.items())[:3])
         text = f"the optimizer states of the ranks are of different steps ({shown}): they are not of one checkpoint"
         yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def parameter_step_notes(folder: Folder, zero: str, parameters: Sequence[str], done: Any) -> Iterator[str]:
+    """Yield a note if the files ``step.pt`` of a universal checkpoint contradict each other, or the model states.
+
+    ``zero`` is the path of the folder with a subfolder for each of ``parameters``; ``done`` is the number of steps in
+    the model states. An optimizer may have taken fewer steps, if a run began with a new one, but not more.
+    """
+    found: dict[float, str] = {}
+    for key in parameters[:: len(parameters) // COMPARED + 1]:
+        step = _step_in(folder, f"{zero}/{key}/step.pt")
+        if step is not None:
+            found.setdefault(step, key)
+    shown = ", ".join(f"{step:g} of {escape(key)}" for step, key in list(found.items())[:3])
+    if len(found) > 1:
+        text = f"the files step.pt have different steps ({shown}): the weights are perhaps not of one checkpoint"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+    elif found and type(done) is int and max(found) > done:
+        text = f"step.pt has more steps ({shown}) than the model states ({done}): they are not of one checkpoint"
+        yield Note(NoteKind.SPLIT_TENSORS, text)
+
+
+def _step_in(folder: Folder, name: str) -> float | None:
+    """Return the number in a file; None if there is no such file, or no number in it."""
+    try:
+        file = folder.file(name)
+    except SourceError:
+        return None
+    try:
+        header = read_header(file, name)
+        return _number(header.tree, header.handles)
+    finally:
+        file.close()
 
 
 def _steps(state: Mapping[Any, Any], handles: Mapping[str, File]) -> Iterator[float]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import FormatError, SourceError, UnsafeError
 from ...storage.read.base import File, Folder
 from ...tensors.info import Storage, TensorInfo
-from ...util.text import escape
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import count, escape, listing
 from ..base import limits
 from ..base.header import FilePrint, digest_outside
 from ..base.slice import FileSlice
@@ -19,6 +22,9 @@ from .archive import TorchArchive, storages_in
 from .rebuild import rebuilders
 
 __all__ = ["PieceFiles"]
+
+OTHERS = 1024
+"""How many of the files that the metadata does not list are looked at."""
 
 
 @dataclass
@@ -29,6 +35,8 @@ class PieceFiles:
     handles: dict[str, File] = field(default_factory=dict)
     storages: dict[str, list[Storage]] = field(default_factory=dict)
     digests: dict[str, Any] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
+    """The files that the metadata lists."""
     _rebuild: Rebuild = field(default_factory=rebuilders)
     _known: dict[bytes, TensorInfo] = field(default_factory=dict)
     _pickled: int = 0
@@ -92,6 +100,22 @@ class PieceFiles:
                 f"{where} should be a piece of a tensor, but they are damaged.",
                 hint="Fetch or save this file again.", rule="damaged piece",
             ) from None  # fmt: skip
+
+    def unlisted_notes(self) -> Iterator[str]:
+        """Yield a note on data files that the metadata does not list; a rank without tensors writes an empty file."""
+        others = [name for name in self.folder.names() if name.endswith(".distcp") and name not in self.listed]
+        found = [name for name in others[:OTHERS] if self._size(name)]
+        if found:
+            what = f"{count(len(found), 'file')} that .metadata does not list"
+            why = f"of another save, or .metadata is of another one: {listing(found, where='')}"
+            yield Note(NoteKind.REMARK, f"left out {what}, {why}")
+
+    def _size(self, name: str) -> int:
+        file = self.folder.file(name)
+        try:
+            return file.size
+        finally:
+            file.close()
 
     def headers(self) -> list[FilePrint]:
         """Return the fingerprint of each file, with a digest of the headers of its pieces."""

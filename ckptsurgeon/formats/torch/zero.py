@@ -237,6 +237,13 @@ def _is_flat(info: Any) -> bool:
     return isinstance(info, TensorInfo) and len(info.shape) == 1 and not info.opaque and info.stride is None
 
 
+def frozen_parts(model: StateFile) -> dict[str, TensorInfo]:
+    """Return the parts that a rank of stage 3 has of the parameters that were not trained."""
+    found = model.tree.get("frozen_param_fragments")
+    parts = found if isinstance(found, Mapping) else {}
+    return {key: info for key, info in parts.items() if isinstance(key, str) and isinstance(info, TensorInfo)}
+
+
 def frozen(models: Sequence[StateFile], stage: int) -> dict[str, TensorInfo]:
     """Return the parameters that were not trained, by name; they are in the model states, not in flat vectors.
 

@@ -116,3 +116,25 @@ def test_a_latest_that_names_no_folder_is_none(text: str) -> None:
 def test_what_states_of_several_ranks_have_alone_is_said_to_be_left_out() -> None:
     universal("d", ranks=2)
     assert any("the model states of 2 ranks were not read" in note for note in cs.open_checkpoint("d").notes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"embed.weight": 3, "layers.0.weight": 5}, "the files step.pt have different steps (3 of embed.weight, 5 of "),
+        ({"embed.weight": 9, "layers.0.weight": 9, "layers.10.bias": 9}, "step.pt has more steps (9 of embed.weight)"),
+        ({"embed.weight": 2, "layers.0.weight": 2, "layers.10.bias": 2}, ""),
+        ({"embed.weight": None}, ""),
+    ],
+)
+def test_steps_that_contradict_are_named(steps: dict[str, int | None], said: str, ckpt: Any) -> None:
+    universal("d")
+    for key, step in steps.items():
+        if step is None:
+            os.unlink(f"d/zero/{key}/step.pt")
+        else:
+            torch.save(torch.tensor(float(step)), f"d/zero/{key}/step.pt")
+    done = ckpt("convert", "d", "-o", "out.pth", "-q")
+    assert (done.code, " ".join(done.err.split()).startswith(f"warning: {said}" if said else "")) == (0, True), done.err
+    assert bool(done.err) == bool(said)
+    assert ckpt("check", "d").code == bool(said)

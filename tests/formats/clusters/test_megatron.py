@@ -166,6 +166,28 @@ def test_chunks_of_an_interleaved_pipeline_are_in_order() -> None:
             assert torch.equal(checkpoint.tensor(f"decoder.layers.{n}.input_layernorm.weight"), norm)
 
 
+def test_chunks_of_a_virtual_stage_that_do_not_fit_are_named() -> None:
+    torch.manual_seed(0)
+    for stage in range(2):
+        os.makedirs(f"d/mp_rank_00_{stage:03d}")
+        chunks = {f"model{n}": {"decoder.layers.0.mlp.linear_fc2.weight": torch.randn(4, 4)} for n in range(2)}
+        torch.save({"args": args(tensor_model_parallel_size=1), **chunks}, rank_file(0, stage))
+    assert warnings() == []
+    edit(rank_file(0, 1), lambda state: state.update(model1=state["model0"]))
+    (said,) = warnings()
+    assert said.startswith("model1 of d/mp_rank_00_001/model_optim_rng.pt has the same layers as model0 of d/mp_rank_0")
+    wide = {"decoder.layers.0.mlp.linear_fc2.weight": torch.randn(4, 4).double()}
+    edit(rank_file(0, 1), lambda state: state.update(model1=wide))
+    (said,) = warnings()
+    assert said.startswith("the stages have layers of different dtypes: model1 of d/mp_rank_00_001/model_optim_rng.pt")
+    for change in (lambda state: state.update(model2=wide), lambda state: state.pop("model2") and state.pop("model1")):
+        edit(rank_file(0, 1), change)
+        with pytest.raises(
+            cs.FormatError, match=r"d/mp_rank_00_001/model_optim_rng.pt has model0.* has model0, model1"
+        ):
+            cs.open_checkpoint("d")
+
+
 def test_a_tied_output_layer_of_the_last_stage_is_left_out() -> None:
     wanted = save("d", 1, 2, untie_embeddings_and_output_weights=False)
     embedding = wanted["embedding.word_embeddings.weight"]

@@ -234,3 +234,20 @@ def test_what_does_not_belong_to_a_universal_checkpoint_is_named(change: Callabl
     universal("d")
     change()
     assert [note[: len(said)] for note in warnings()] == [said]
+
+
+@pytest.mark.parametrize("path", [optimizer, model])
+def test_a_file_that_was_copied_onto_another_rank_is_named(path: Callable[[int], str]) -> None:
+    zero_folder("d", 3, 3)
+    shutil.copy(path(0), path(2))
+    said = next(note for note in warnings() if " has the same values as " in note)
+    assert "rank_2" in said
+    assert said.endswith("if it is a copy, the part of its own rank is missing")
+
+
+def test_ranks_that_have_one_value_are_not_taken_for_copies() -> None:
+    zero_folder("d", 3, 3)
+    for rank in range(3):
+        edit(optimizer(rank), lambda state: [one.fill_(1) for one in state["optimizer_state_dict"][FLATS[3]]])
+        edit(model(rank), lambda state: [one.fill_(0) for one in state["frozen_param_fragments"].values()])
+    assert warnings() == []
