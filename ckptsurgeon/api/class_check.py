@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from ..storage.read.uri import scheme_of
 from ..util.note_kind import NoteKind
 from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, shape_text
+from .layouts.mlx_form import is_of_mlx, is_transposed_by_mlx, without_other_forms
 from .model_folder.folder import ModelFolder, model_folder
 from .model_folder.weights.class_types import loaded_class
 from .quantised_class import ClassFinding, Kind, has_names_of, quantised_findings
@@ -165,6 +167,14 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
     missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
     others = {step.key: step.shape for step in plan.steps if step.reason == "mismatch" and not step.tied_to}
+    if is_of_mlx(checkpoint.metadata):
+        lost = {step.key: math.prod(step.shape) for step in plan.steps if step.key in missing}
+        missing, unused = without_other_forms(lost, {key: _size(checkpoint, key) for key in unused})
+        others = {
+            key: shape
+            for key, shape in others.items()
+            if key not in checkpoint or not is_transposed_by_mlx(checkpoint[key].shape, shape)
+        }
     if missing:
         is_optional = all("pooler" in key.split(".") for key in missing)  # many models are saved without their pooler
         has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
@@ -175,6 +185,11 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
     if unused:
         said = f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}"
         yield ClassFinding("unused", said)
+
+
+def _size(checkpoint: Checkpoint, key: str) -> int:
+    """Return the number of parameters of a tensor; 0 if it has another name in the checkpoint."""
+    return checkpoint[key].numel if key in checkpoint else 0
 
 
 def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], name: str) -> ClassFinding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from ..tensors.quantised.unlike import MODELOPT, method_of
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing, shape_text
+from .layouts.mlx_form import is_of_mlx, without_other_forms
 
 __all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]
 
@@ -64,7 +66,11 @@ def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, se
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
-    other = (*_other_modules(named, target, name), *_plain_tensors(checkpoint, named, target, name)) if known else ()
+    other = (
+        (*_other_modules(checkpoint, named, target, name), *_plain_tensors(checkpoint, named, target, name))
+        if known
+        else ()
+    )
     return [*other, *_left_plain(checkpoint, target, settings)]
 
 
@@ -112,7 +118,9 @@ def _one_by_one(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     return perform([tensors], parse_operations(rows))[0].tensors
 
 
-def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[ClassFinding]:
+def _other_modules(
+    checkpoint: Checkpoint, named: Mapping[str, str], target: TargetSpec, name: str
+) -> Iterator[ClassFinding]:
     """Yield findings on modules of the class that the checkpoint lacks, and on modules that only the checkpoint has.
 
     Modules are compared instead of tensors, because quantised tensors have other names and shapes than the tensors of
@@ -124,6 +132,9 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
     ignored = ignored_keys(name, target.cache_key)
     missing = [one for one in sorted(wanted - own) if not any(re.search(pattern, one) for pattern in ignored)]
     unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
+    if is_of_mlx(checkpoint.metadata):
+        lost = _sizes({key: one.shape for key, one in target.tensors.items()}, missing)
+        missing, unused = without_other_forms(lost, _sizes(_shapes_in(checkpoint, named), unused))
     if missing:
         has = f"{escape(name)} has {count(len(missing), 'module')} that the weights lack"
         said = f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
@@ -131,6 +142,22 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
     if unused:
         lacks = f"{escape(name)} does not use {count(len(unused), 'module')} of the weights"
         yield ClassFinding("unused", f"{lacks}: {listing(unused, 3, where='')}")
+
+
+def _shapes_in(checkpoint: Checkpoint, named: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Return {name in the class: shape in the checkpoint} of the tensors in ``named``; a quantised one as decoded."""
+    coded = {one.name: one.shape or () for one in checkpoint.codes.tensors}
+    own = {key: one.shape for key, one in checkpoint.items()}
+    return {key: found for key, name in named.items() if (found := coded.get(name, own.get(name))) is not None}
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], modules: Collection[str]) -> dict[str, int]:
+    """Return the number of parameters of each of ``modules``; ``shapes`` has the shapes of all tensors."""
+    found = dict.fromkeys(modules, 0)
+    for key, shape in shapes.items():
+        if (module := _module(key)) in found:
+            found[module] += math.prod(shape)
+    return found
 
 
 def _plain_tensors(

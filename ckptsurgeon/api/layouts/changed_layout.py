@@ -21,6 +21,7 @@ from ...tensors.quantised.settings import quantisation_of
 from ...util.text import escape, listing
 from ..inputs.operations import OperatedCheckpoint
 from ..model_folder.folder import ModelFolder
+from .mlx_form import FORMAT, MLX, left_of_mlx
 from .named_layout import AUTO, GGUF, KEEP, TRANSFORMERS, NamedLayout, settings_of
 from .wrapped import Unwrapped, without_wrappers
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["changed_layout", "layout_for", "layout_named", "layouts_between", "said_of"]
 
-DESCRIBED = {TRANSFORMERS, "stacked", "mlx"}
+DESCRIBED = {TRANSFORMERS, "stacked", MLX}
 """Layouts with the same config.json: those of transformers' files and networks in memory, and that of MLX."""
 
 
@@ -48,7 +49,11 @@ def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, hea
     found = changed_layout(name, plain.operated, settings_of(checkpoint, folder.config, heads))
     change = replace(found.change, operations=(*plain.rows, *found.change.operations))
     notes = (said_of(found), *plain.notes, *found.notes)
-    return NamedLayout(change, None, notes, derived=found.derived, is_described=_is_described(found, folder))
+    metadata = {FORMAT: MLX} if found.target.name == MLX else None
+    return NamedLayout(
+        change, metadata, notes, without=left_of_mlx(checkpoint.metadata),
+        derived=found.derived, is_described=_is_described(found, folder),
+    )  # fmt: skip
 
 
 def _is_described(found: LayoutConversion, folder: ModelFolder) -> bool:

@@ -25,8 +25,8 @@ __all__ = [
     "without_quantisation",
 ]
 
-OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json")
-"""Files of ModelOpt, AutoAWQ and AutoGPTQ that have only quantisation settings."""
+OF_QUANTISATION = ("hf_quant_config.json", "quant_config.json", "quantize_config.json", "quanto_qmap.json")
+"""Files of ModelOpt, AutoAWQ, AutoGPTQ and Quanto that have only quantisation settings."""
 SECTIONS = ("quantization_config", "compression_config", "quantization")
 """Sections of config.json with quantisation settings."""
 

@@ -27,6 +27,7 @@ from ..inputs.argument_types import CheckpointLike
 from ..inputs.encoding import ENCODINGS, with_decoding
 from ..inputs.inputs import names_of, plan_source, plan_target
 from ..inputs.kept_open import KeptOpen, check_decodable
+from ..layouts.mlx_form import FORMAT, MLX, is_of_mlx
 from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.quantised import decoded_dtype
 from .first_notes import first_notes
@@ -139,7 +140,7 @@ def _planned(
         plan = plan_transplant(
             views, target, options, planned=plan_target(target), keeper=keeper, initial=initial, wanted=wanted,
             seed=request.seed, arguments={**request.arguments, **_recorded_specs(specs)},
-            metadata=_metadata([one.operated.checkpoint for one in sources]),
+            metadata=_metadata([one.operated.checkpoint for one in sources], opened[len(specs) :]),
             notes=first_notes(specs, sources, target, opened, request.encoding),
         )  # fmt: skip
         check_converted(plan, sources)
@@ -256,9 +257,10 @@ def _recorded_specs(specs: Sequence[SourceSpec]) -> dict[str, Any]:
     return {"specs": rows}
 
 
-def _metadata(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+def _metadata(checkpoints: Sequence[Checkpoint], destinations: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the metadata of the sources; the output is a file of MLX if the destination is one."""
     merged: dict[str, str] = {}
     for checkpoint in checkpoints:
         merged.update(checkpoint.metadata)
-    merged.pop("format", None)
-    return merged
+    merged.pop(FORMAT, None)
+    return {**merged, FORMAT: MLX} if any(is_of_mlx(one.metadata) for one in destinations) else merged

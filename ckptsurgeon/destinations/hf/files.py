@@ -38,8 +38,9 @@ ALPHABET, FLAGS = "alphabet.txt", "flags.txt"
 """The token list of Coqui STT, and its training flags in JSON, both in the folder of its checkpoints."""
 SETTINGS = (
     CONFIG, ADAPTER, FLAGS, GENERATION, "hf_quant_config.json", "quant_config.json", "quantize_config.json",
+    "quanto_qmap.json",
 )  # fmt: skip
-"""File names of configurations: model, adapter, training, generation, quantisation (ModelOpt, AutoAWQ, AutoGPTQ)."""
+"""File names of configurations: model, adapter, training, generation, quantisation (the last four)."""
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSORS = (
     "audio_tokenizer_config.json", "feature_extractor_config.json", PREPROCESSOR, "processor_config.json",

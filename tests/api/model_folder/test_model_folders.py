@@ -862,3 +862,14 @@ def test_ids_of_an_encoder_and_a_decoder_are_those_of_the_decoder(kind: str, sta
     Path("m/config.json").write_text(json.dumps(config))
     found = [note for note in cs.inspect("m").notes if "the vocabulary size is" in note]
     assert [note[: len(said)] for note in found] == ([said] if said else [])
+
+
+def test_the_settings_of_quanto_go_along_with_its_codes() -> None:
+    Path("net").mkdir()
+    state = {"a.weight._data": torch.ones(4, 4, dtype=torch.int8), "a.weight._scale": torch.ones(4, 1)}
+    save_file({**state, "a.input_scale": torch.ones(()), "a.output_scale": torch.ones(())}, "net/model.safetensors")
+    said = {"config.json": '{"model_type": "llama"}', "quanto_qmap.json": '{"a": {"weights": "qint8"}}'}
+    for name, text in said.items():
+        Path("net", name).write_text(text)
+    cs.apply(cs.convert("net"), "out")
+    assert Path("out/quanto_qmap.json").read_text() == said["quanto_qmap.json"]

@@ -172,8 +172,8 @@ ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes of the keys of a model that was wrapped by torch.compile or DataParallel."""
-_OTHERS = re.compile(rf"{BUFFER.pattern}|\.switch_mlp\.")
-"""Matches buffers, and the stacked experts of mlx-lm, which has the other names of transformers."""
+_OTHERS = re.compile(rf"{BUFFER.pattern}|\.(?:switch_mlp|embed_q|unembed_out)\.")
+"""Matches buffers, and modules of mlx-lm that have other names in transformers (``mlx_form``)."""
 MOSTLY = 0.8
 """Unknown and missing names are compared only if the weights have at least this share of the class's names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"

@@ -265,13 +265,22 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
             if pattern.search(tensor.key) and len(tensor.shape) > max(one.axis, 1) and is_number(tensor)
             and not (tensor.is_quantised and one.axis and len(tensor.shape) == 2)
         ]  # fmt: skip
-        if found and all(tensor.shape[one.axis] != wanted for tensor in found):
+        if found and all(_size(tensor, one.axis) != wanted for tensor in found):
             first = found[0]
             said = f"config.json says {wanted} ({', '.join(fields)}), but"
             is_row = one.axis == 0 or len(first.shape) > 2
             has = f"is {shape_text(first.shape)}" if is_row else f"has {count(first.shape[1], 'column')}"
             yield follows(first, f"{said} {escape(first.key)} {has}")
             return
+
+
+def _size(tensor: DescribedTensor, axis: int) -> int:
+    """Return the size of an axis of a tensor; for a convolution as MLX stores it, (channels, kernel, 1), the kernel's.
+
+    The class of the model, which ``ckpt check`` compares, refuses this shape in files that MLX did not write.
+    """
+    is_of_mlx = axis == 2 and len(tensor.shape) == 3 and tensor.shape[2] == 1 < tensor.shape[1]
+    return tensor.shape[1 if is_of_mlx else axis]
 
 
 @notes_of(NoteKind.CONFIGURATION)

@@ -1,0 +1,61 @@
+"""Files of MLX: their metadata, and which of their tensors are those of transformers in another form.
+
+MLX writes ``"format": "mlx"`` into the metadata of its files; mlx-vlm converts the tensors of files without this entry.
+mlx-lm saves the tensors of most models as its networks have them: it stacks experts in ``switch_mlp``, splits the
+``kv_b_proj`` of DeepSeek into ``embed_q`` and ``unembed_out``, names the ``w1`` of LFM2 ``gate_proj``, and stores
+convolutions with the channels last. https://github.com/ml-explore/mlx-lm/tree/main/mlx_lm/models (``sanitize``), and
+``load_model`` in https://github.com/Blaizzy/mlx-vlm/blob/main/mlx_vlm/utils.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+__all__ = ["FORMAT", "MLX", "is_of_mlx", "is_transposed_by_mlx", "left_of_mlx", "without_other_forms"]
+
+FORMAT, MLX = "format", "mlx"
+_LAYER = re.compile(r"(?:^|\.)(\d{1,9})\.")
+_LEFT_OUT = re.compile(r"\.gate\.moe_statics(?:\.|$)")
+"""Matches a bias of the router of ERNIE 4.5, which mlx-lm leaves out."""
+
+
+def is_of_mlx(metadata: Mapping[str, str]) -> bool:
+    """Return whether MLX wrote a file with this metadata."""
+    return metadata.get(FORMAT) == MLX
+
+
+def left_of_mlx(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the metadata entries that a file of MLX loses if its tensors get the names of another library."""
+    return (FORMAT,) if is_of_mlx(metadata) else ()
+
+
+def without_other_forms(missing: Mapping[str, int], unused: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Return the names in ``missing`` and in ``unused`` that are not two forms of the same weights.
+
+    Both map names of tensors or modules to their numbers of parameters: those that a file of MLX lacks, and those that
+    the class of transformers lacks. In a layer with equal sums, MLX has the missing weights under the unused names.
+    """
+    wanted = {key: size for key, size in missing.items() if not _LEFT_OUT.search(key)}
+    lost, own = _by_layer(wanted), _by_layer(unused)
+    alike = {layer for layer in lost if lost[layer] == own[layer]}
+    kept, others = ([key for key in some if _layer(key) not in alike] for some in (wanted, unused))
+    return kept, others
+
+
+def _by_layer(sizes: Mapping[str, int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for key, size in sizes.items():
+        found[_layer(key)] += size
+    return found
+
+
+def _layer(key: str) -> str:
+    match = _LAYER.search(key)
+    return match[1] if match is not None else ""
+
+
+def is_transposed_by_mlx(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether ``shape`` is a convolution with the channels last, which has the shape ``other`` in torch."""
+    return len(shape) in (3, 4, 5) and len(shape) == len(other) and shape == (other[0], *other[2:], other[1])

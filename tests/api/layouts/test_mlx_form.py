@@ -1,0 +1,124 @@
+"""Models that mlx-lm saved are whole, although transformers' classes have other names and shapes.
+
+``mlx_headers.json`` has the names and shapes that mlx-lm 0.32.2 saved of small random models of transformers 5.23.0, plain
+and with 4 bits (``load_model``, ``quantize_model(model, config, 32, 4)``, ``save_model``), and their config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.layouts.mlx_form import is_transposed_by_mlx, without_other_forms
+
+pytest.importorskip("transformers")
+
+HEADERS: dict[str, Any] = json.loads(Path(__file__).with_name("mlx_headers.json").read_text())
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U32": torch.uint32}
+SAVED = {"format": "mlx"}
+
+
+def saved(name: str, *, without: str = "-", metadata: Mapping[str, str] = SAVED, path: str = "net") -> str:
+    """Save a model with a recorded header; ``without`` is a part of the names of tensors that are left out."""
+    found = HEADERS[name]
+    Path(path).mkdir()
+    Path(path, "config.json").write_text(json.dumps(found["config"]))
+    shapes = {key: one for key, one in found["tensors"].items() if without not in key}
+    state = {key: torch.ones(shape, dtype=DTYPES[dtype]) for key, (dtype, *shape) in shapes.items()}
+    save_file(state, f"{path}/model.safetensors", dict(metadata))
+    return path
+
+
+def of_class(path: str) -> list[str]:
+    return [one for one in cs.inspect(path, model_class=True).notes if "ForCausalLM" in one]
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_model_that_mlx_lm_saved_is_that_of_its_class(name: str) -> None:
+    found = of_class(saved(name))
+    assert [" are those of " in one for one in found] == [True], found
+    assert not [one for one in cs.inspect("net").notes if "config.json says" in one or "is a name that no" in one]
+    rows = {row.id: row.status.name for row in cs.check("net").rows}
+    assert [rows[one] for one in ("class-tensors", "configuration", "missing-tensors")] == ["PASS"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "said"),
+    [
+        ("deepseek_v3.plain", "layers.0.self_attn.embed_q", "kv_b_proj"),
+        ("deepseek_v3.q4", "layers.0.self_attn.embed_q", "kv_b_proj"),
+        ("granitemoe.plain", "layers.1.block_sparse_moe.switch_mlp.up", "experts"),
+        ("lfm2_moe.q4", "layers.0.feed_forward.up_proj", "w3"),
+        ("qwen3_next.plain", "layers.0.linear_attn.out_proj", "out_proj"),
+    ],
+)
+def test_a_tensor_that_such_a_model_lacks_is_said(name: str, lost: str, said: str) -> None:
+    found = of_class(saved(name, without=lost))
+    assert any("that the weights lack" in one and said in one for one in found), found
+
+
+def test_such_names_in_a_file_that_mlx_did_not_write_are_not_those_of_the_class() -> None:
+    found = of_class(saved("deepseek_v3.plain", metadata={"format": "pt"}))
+    assert any("4 tensors that the weights lack" in one for one in found)
+    found = of_class(saved("mamba2.plain", metadata={"format": "pt"}, path="other"))
+    assert any("is (160, 4, 1), but Mamba2ForCausalLM" in one for one in found)
+
+
+def written(path: str) -> str | None:
+    with safe_open(f"{path}/model.safetensors", "pt") as file:
+        return (file.metadata() or {}).get("format")
+
+
+def test_a_transplant_into_a_file_of_mlx_is_one() -> None:
+    saved("lfm2_moe.plain")
+    saved("lfm2_moe.plain", metadata={"format": "pt"}, path="other")
+    cs.apply(cs.transplant("other", "net"), "into")
+    cs.apply(cs.transplant("net", "other"), "out")
+    assert written("into") == "mlx"
+    assert written("out") == "pt"
+
+
+def test_a_layout_gives_the_metadata_of_its_library() -> None:
+    state = {"lm_head.weight": torch.ones(8, 4), "model.embed_tokens.weight": torch.ones(8, 4)}
+    state["model.norm.weight"] = torch.ones(4)
+    for one in ("input_layernorm", "post_attention_layernorm"):
+        state[f"model.layers.0.{one}.weight"] = torch.ones(4)
+    state |= {f"model.layers.0.self_attn.{one}_proj.weight": torch.ones(4, 4) for one in "qkvo"}
+    state |= {f"model.layers.0.self_attn.{one}_norm.weight": torch.ones(2) for one in "qk"}
+    state["model.layers.0.mlp.gate.weight"] = torch.ones(2, 4)
+    for number in range(2):
+        for one, shape in (("gate", (6, 4)), ("up", (6, 4)), ("down", (4, 6))):
+            state[f"model.layers.0.mlp.experts.{number}.{one}_proj.weight"] = torch.ones(shape)
+    Path("net").mkdir()
+    save_file(state, "net/model.safetensors", {"format": "pt", "own": "kept"})
+    cs.apply(cs.convert("net", layout="mlx"), "mlx")
+    cs.apply(cs.convert("mlx", layout="transformers"), "back")
+    cs.apply(cs.convert("mlx", dtype="bf16"), "half")
+    assert [written(path) for path in ("mlx", "back", "half")] == ["mlx", "pt", "mlx"]
+    assert cs.open_checkpoint("back").metadata["own"] == "kept"
+
+
+def test_forms_are_compared_layer_by_layer() -> None:
+    lacking = {"a.0.x": 6, "a.1.x": 6, "head": 5}
+    assert without_other_forms(lacking, {"a.0.y": 2, "a.0.z": 4, "a.1.y": 7}) == (["a.1.x", "head"], ["a.1.y"])
+    assert without_other_forms({"a.0.x": 6}, {}) == (["a.0.x"], [])
+    assert without_other_forms({}, {"a.0.x": 6}) == ([], ["a.0.x"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "other", "is_so"),
+    [
+        ((8, 3, 1), (8, 1, 3), True), ((8, 3, 3, 4), (8, 4, 3, 3), True), ((8, 3, 1), (8, 3, 1), False),
+        ((8, 3), (3, 8), False), ((8, 3, 2), (8, 1, 3), False),
+    ],
+)  # fmt: skip
+def test_convolutions_with_the_channels_last_are_known(shape: Any, other: Any, is_so: bool) -> None:
+    assert is_transposed_by_mlx(shape, other) is is_so
