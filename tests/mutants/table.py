@@ -1686,6 +1686,24 @@ MUTANTS = (
         "trainer/test_ctc_search.py",
     ),
     Mutant(
+        "a beam search knows at once that a word is unknown",
+        "score += self._child(parent, token).words.pending - before",
+        "score += 0.0 * before",
+        "trainer/test_ctc_search.py",
+    ),
+    Mutant(
+        "blanks alone fail a run only after 100 steps",
+        "status = FAIL if diverged or steps >= EARLY else WARN",
+        "status = FAIL",
+        "trainer/test_checks.py",
+    ),
+    Mutant(
+        "the adapter of a mixture of experts says which parameters it changes",
+        '{**config.to_dict(), "base_model_name_or_path": base,',
+        '{**config.to_dict(), "target_parameters": None, "base_model_name_or_path": base,',
+        "trainer/test_language_model.py",
+    ),
+    Mutant(
         "a run that an older version began is resumed",
         'return {**made, "beam": None} if',
         "return made if",

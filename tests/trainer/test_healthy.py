@@ -18,6 +18,7 @@ from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.job.job import Job
 from ckptsurgeon.trainer.loop import TrainingLoop
 
+from .sounds import corpus
 from .test_checks import before
 
 pytest.importorskip("transformers")
@@ -62,6 +63,26 @@ SOUNDS: dict[str, dict[str, Any]] = {
     "Wav2Vec2ForSequenceClassification": {"model_type": "wav2vec2", **WAVES, "feat_extract_norm": "layer"},
     "HubertForSequenceClassification": {"model_type": "hubert", **WAVES},
 }
+
+CAUSAL: dict[str, dict[str, Any]] = {
+    "GPT2LMHeadModel": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "Qwen2ForCausalLM": {
+        "model_type": "qwen2", **SIZES, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+    "Qwen3MoeForCausalLM": {
+        "model_type": "qwen3_moe", **SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    },
+    "MambaForCausalLM": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+}  # fmt: skip
+"""Trained to predict words; the outputs of the first two are tied to their embeddings."""
+CTC: dict[str, dict[str, Any]] = {
+    "Wav2Vec2ForCTC": {"model_type": "wav2vec2", **WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    "HubertForCTC": {"model_type": "hubert", **WAVES, "feat_extract_norm": "layer"},
+    "WavLMForCTC": {"model_type": "wavlm", **WAVES, "num_buckets": 20},
+}  # fmt: skip
+"""Trained to transcribe long clips of a letter or two."""
+WORDS = ("<end>", *(f"word{number}" for number in range(98)))
 
 DATA = """
 import torch
@@ -139,7 +160,38 @@ def written(model: dict[str, Any], data: str) -> str:
     return "net.yaml"
 
 
+def of_task(task: str, model: dict[str, Any], data: dict[str, Any], **train: Any) -> str:
+    """Write a configuration of a task that reads files; returns its path."""
+    Path("net.json").write_text(json.dumps(model))
+    section = {"task": task, "data": {"train": data["dev"], **data}, "steps": 6, "batch_size": 4, "evaluate_every": 6}
+    document = {"model": {"transformers": "net.json"}, "train": {**section, **train}}
+    Path("net.yaml").write_text(yaml.safe_dump(document))
+    return "net.yaml"
+
+
+def speaking(name: str, **train: Any) -> str:
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: row for row, word in enumerate(WORDS)}))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save("tokenizer.json")
+    draw = torch.Generator().manual_seed(0)
+    texts = [" ".join(WORDS[row] for row in torch.randint(1, 99, (9,), generator=draw)) for _ in range(32)]
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    model = {"architectures": [name], **CAUSAL[name], "vocab_size": 99, "bos_token_id": None, "eos_token_id": 0}
+    data = {"dev": "texts.jsonl", "segmenter": "tokenizer.json", "context": 12}
+    return of_task("language_model", model, data, **train)
+
+
+def heard(name: str) -> str:
+    corpus("sounds.csv", ["a", "b", "ab", "ba"] * 4)
+    Path("tokens.txt").write_text("\n".join(["<pad>", "|", *"abcdefghij"]) + "\n")
+    model = {"architectures": [name], **CTC[name], "pad_token_id": 0}
+    return of_task("wav2vec2_ctc", model, {"dev": "sounds.csv", "tokens": "tokens.txt"}, features={"kind": "waves"})
+
+
 def network(name: str) -> str:
+    if name in CAUSAL or name in CTC:
+        return speaking(name) if name in CAUSAL else heard(name)
     for data, models in (("text", TEXT), ("images", IMAGES), ("sounds", SOUNDS)):
         if name in models:
             labels = {"id2label": {"0": "no", "1": "yes"}, "label2id": {"no": 0, "yes": 1}}
@@ -148,11 +200,31 @@ def network(name: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*TEXT, *IMAGES, *SOUNDS, "lora", "Spare"])
+@pytest.mark.parametrize("name", [*TEXT, *IMAGES, *SOUNDS, *CAUSAL, *CTC, "lora", "Spare"])
 def test_a_healthy_network_fails_no_check(name: str) -> None:
     found = cs.train(network(name), device="cpu")
     assert not [check for check in found.checks if check.status == "FAIL"]
     assert found.step == 6
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore::FutureWarning", "ignore::RuntimeWarning")  # of PEFT
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3MoeForCausalLM"])
+def test_a_healthy_network_with_adapters_of_peft_fails_no_check(name: str) -> None:
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    config = speaking(name, lora={"targets": ["all-linear"], "rank": 4}, lr=0.05)
+    fields = transformers.AutoConfig.from_pretrained("net.json")
+    transformers.AutoModelForCausalLM.from_config(fields).save_pretrained("init")
+    found = cs.train(config, init="init", device="cpu")
+    assert not [check for check in found.checks if check.status == "FAIL"]
+    cs.apply(cs.lora_merge("init", ["run/adapter"]), "merged/")
+    read = transformers.AutoModelForCausalLM.from_pretrained
+    ids, adapted = torch.arange(1, 11)[None], peft.PeftModel.from_pretrained(read("init"), "run/adapter")
+    merged = read("merged").eval()(ids).logits
+    torch.testing.assert_close(merged, adapted.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+    assert (merged - read("init").eval()(ids).logits).abs().max() > 1e-4
 
 
 def test_what_the_loss_does_not_depend_on_is_said() -> None:

@@ -236,7 +236,6 @@ def test_a_mixture_of_experts_is_trained_from_published_files() -> None:
     assert (spoilt.status, spoilt.says) == ("FAIL", "1 tensor of 21 differ: model.layers.1.mlp.experts.down_proj")
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::RuntimeWarning")  # of PEFT
 def test_adapters_of_a_mixture_of_experts_are_merged_and_opened_by_peft() -> None:
     peft = pytest.importorskip("peft")
