@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..util.torchrun import rank_of_process
+from .first_process import by_the_first
 from .printing import quoted
 from .showing import show_plan
 from .stopping import say
@@ -43,6 +45,7 @@ def carry_out_in_place(plan: Plan, writing: Writing) -> None:
     """Write the new names into the headers of the source and show the receipt; with --dry-run, only show the plan."""
     from ..api.in_place.apply import apply_in_place, check_in_place
     from ..api.in_place.prepare import for_place
+    from ..api.inputs.inputs import close_plan
     from ..render.verification import receipt_view
 
     printer, plan = writing.printer, for_place(plan)
@@ -51,8 +54,10 @@ def carry_out_in_place(plan: Plan, writing: Writing) -> None:
         if not printer.answer(plan):
             show_plan(printer, plan, plan.notes)
         return
+    if rank_of_process():
+        close_plan(plan)  # the first process writes only if no other one reads
     with printer.working("writing"):
-        receipt = apply_in_place(plan, wait=writing.wait)
+        receipt = by_the_first(lambda: apply_in_place(plan, wait=writing.wait))
     if printer.answer(receipt):
         return
     show_plan(printer, plan, receipt.notes)

@@ -383,6 +383,49 @@ def test_what_processes_of_torchrun_draw_is_what_one_process_draws() -> None:
     assert files("out") == files("whole")
 
 
+ALONE = {
+    "lora extract": "lora extract a.safetensors b.safetensors --rank 4 -o {}/",
+    "lora concat": "lora concat adapter adapter -o {}/",
+    "lora resize": "lora resize adapter --rank 2 -o {}/",
+    "to fsdp": "convert a.safetensors --to fsdp --ranks 2 -o {}/",
+    "to tp": "convert a.safetensors --to tp --ranks 2 --axis **=0 -o {}/",
+    "to dcp": "convert a.safetensors --to dcp -o {}/",
+    "one file": "average a.safetensors b.safetensors -o {}.safetensors",
+    "windows": "average a.safetensors b.safetensors c.safetensors --window 2 -o {}/",
+    "patch make": "patch make a.safetensors b.safetensors -o {}.ckptpatch",
+    "patch apply": "patch apply a.safetensors ab.ckptpatch -o {}.safetensors",
+    "in place": "rename {}.safetensors --in-place --map layers=blocks",
+}
+"""Commands whose output is not shared out, or is a single file."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", ALONE)
+def test_the_first_process_writes_what_is_not_shared_out(what: str) -> None:
+    cs.make_patch("a.safetensors", "b.safetensors", "ab.ckptpatch")
+    for name in ("one", "two") if what == "in place" else ():
+        Path(f"{name}.safetensors").write_bytes(Path("a.safetensors").read_bytes())
+    alone = Forked(lambda: as_ckpt(*ALONE[what].format("one").split()), environment=environment())
+    assert alone.ended() == 0, alone.err
+    done = torchrun_forked(2, work=lambda: as_ckpt(*ALONE[what].format("two").split(), "--json"))
+    assert done.ended() == 0, done.err
+    json.loads(done.out)  # one answer, of the first process
+    ours, wanted = ([path for path in sorted(Path().glob(f"{name}*")) if path.is_dir()] for name in ("two", "one"))
+    assert [files(str(path)) for path in ours] == [files(str(path)) for path in wanted]
+    for end in (".safetensors", ".ckptpatch"):
+        pairs = [Path(f"{name}{end}") for name in ("two", "one") if Path(f"{name}{end}").exists()]
+        assert len({path.read_bytes() for path in pairs}) <= 1
+        assert len(pairs) in (0, 2)
+
+
+@pytest.mark.long
+def test_an_error_of_the_first_process_ends_all() -> None:
+    done = torchrun_forked(2, work=lambda: as_ckpt("patch", "make", "a.safetensors", "none.safetensors", "-o", "p"))
+    assert done.ended() != 0
+    assert "none.safetensors does not exist" in done.err
+    assert not os.path.exists("p")
+
+
 @pytest.mark.long
 def test_torchrun_says_that_an_output_exists() -> None:
     cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from ..first_process import by_the_first
 from ..options import Encoding, StateDict
 from ..searching import (
     ByTask,
@@ -164,10 +166,8 @@ def _write_windows(
         raise ConfigError(f"{wrong[0]} cannot be used with --window.", hint="Leave it out.")
     assert writing.output is not None  # ``check`` ensures this
     with writing.printer.working("writing") as progress:  # a folder that exists says nothing of the means in it
-        receipts = average_windows(
-            sources, writing.output, window=window, force=writing.force, wait=writing.wait,
-            key=writing.key, progress=progress, **arguments,
-        )  # fmt: skip
+        write = partial(average_windows, window=window, force=writing.force, wait=writing.wait, key=writing.key)
+        receipts = by_the_first(partial(write, sources, writing.output, progress=progress, **arguments))
     rows = [
         {"output": one.output, "nbytes_written": one.nbytes_written, "plan_sha256": one.plan_sha256,
          "notes": list(one.notes)}

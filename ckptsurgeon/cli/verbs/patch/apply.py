@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...first_process import by_the_first
 from ...options import Force, OutputHere, Wait, given_output
 from ...printing import Printer
 
@@ -46,7 +47,7 @@ def run(
 
     output = given_output(output)
     with printer.working("writing", output) as progress:
-        made = apply_patch(old, patches, output, force=force, wait=wait, progress=progress)
+        made = by_the_first(lambda: apply_patch(old, patches, output, force=force, wait=wait, progress=progress))
     if not printer.answer(made):
         check = f"ckpt verify {quoted(shown(output))} --patch {quoted(shown(patches[-1]))}"
         printer.notes(made.notes)

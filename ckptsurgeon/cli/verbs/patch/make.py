@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...first_process import by_the_first
 from ...options import Force, OutputHere, Wait, given_output
 from ...printing import Printer
 
@@ -82,18 +83,20 @@ def run(
 
     output = given_output(output)
     with printer.working("comparing", output) as progress:
-        made = make_patch(
-            old,
-            new,
-            output,
-            level=level,
-            signs=signs or (),
-            low_rank=low_rank or (),
-            rank=rank,
-            exact=exact or (),
-            force=force,
-            wait=wait,
-            progress=progress,
+        made = by_the_first(
+            lambda: make_patch(
+                old,
+                new,
+                output,
+                level=level,
+                signs=signs or (),
+                low_rank=low_rank or (),
+                rank=rank,
+                exact=exact or (),
+                force=force,
+                wait=wait,
+                progress=progress,
+            )
         )
     if not printer.answer(made):
         printer.notes(made.notes)
