@@ -67,6 +67,11 @@ def biases_shifted(state: State) -> None:
     state[key] = state[key].roll(1)
 
 
+def shifted_by_an_element(state: State) -> None:
+    key = f"{LAYER}.mlp.down_proj.weight"
+    state[key] = state[key].flatten().roll(1).view_as(state[key])
+
+
 def other_heads(state: State) -> None:
     for name in ("k_proj", "v_proj"):
         key = f"{LAYER}.self_attn.{name}.weight"
@@ -85,6 +90,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], Callable[[State], None]]] = {
     "norm of the next layer": (llama, next_norm),
     "a transposed square matrix": (llama, transposed),
     "shifted biases": (llama, biases_shifted),
+    "a matrix shifted by one element": (llama, shifted_by_an_element),
     "heads in another order": (llama, other_heads),
     "experts without their router": (mixtral, experts_without_router),
 }
@@ -116,6 +122,7 @@ ORIGINS = {
                     for one, other in (("gate", "up"), ("up", "gate"))},
     "norm of the next layer": {f"{LAYER}.input_layernorm.weight": ("model.layers.2.input_layernorm.weight", "")},
     "a transposed square matrix": {f"{LAYER}.self_attn.o_proj.weight": ("", "transposed")},
+    "a matrix shifted by one element": {f"{LAYER}.mlp.down_proj.weight": ("", "")},
     "shifted biases": {f"{LAYER}.mlp.up_proj.bias": ("", "rows")},
     "heads in another order": {f"{LAYER}.self_attn.{name}_proj.weight": ("", "rows") for name in "kv"},
     "experts without their router": {f"{LAYER}.mlp.experts.{name}": ("", "rows")
