@@ -219,6 +219,7 @@ def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
 
 EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "used": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 is more than the 8 experts"),
+    "none": ({"num_experts_per_tok": 0}, "num_experts_per_tok=0.? is not a number above 0"),
     "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
     "experts": ({"n_routed_experts": 7}, "n_routed_experts 7: the router .* divides the experts into 2 groups"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
