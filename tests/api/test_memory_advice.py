@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 from ..helpers.adapters import factors, peft_folder
 
 Shapes = Mapping[str, tuple[int, ...]]
-RISING: Shapes = {"a": (40, 40), "b": (600, 600), "c": (700, 400), "d": (200_000,)}
+RISING: Shapes = {"a": (40, 40), "b": (600, 600), "c": (700, 400), "d": (200_000,), "e": (14, 70_000), "f": (3, 70_000)}
 """The tensor that needs most is neither the first nor the last."""
 
 
@@ -43,6 +43,7 @@ def written(plan: cs.Plan) -> None:
 MERGES: dict[str, dict[str, Any]] = {
     "linear": {"weights": [1, 1]},
     "nuslerp": {"weights": [1, 1], "nuslerp_flatten": False},
+    "nuslerp of columns": {"weights": [1, 1], "nuslerp_flatten": False, "nuslerp_row_wise": True},
     **{one: {"base": "base.safetensors"} for one in ("ties", "tsv_m", "iso_c", "iso_cts", "wudi", "knots_ties", "pcb")},
     "model_stock": {"base": "base.safetensors", "filter_wise": True},
     "arcee_fusion": {"base": "base.safetensors"},
@@ -56,7 +57,7 @@ def test_a_merge_runs_with_what_its_largest_tensor_needs(method: str) -> None:
         models = models[:1]
 
     def run(memory: str) -> None:
-        written(cs.merge(models, method=method, **MERGES[method], memory=memory))
+        written(cs.merge(models, method=method.split()[0], **MERGES[method], memory=memory))
 
     need = advised(run)
     with pytest.raises(cs.PlanError, match="memory"):

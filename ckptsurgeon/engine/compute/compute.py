@@ -32,7 +32,7 @@ from .computed_codes import coding_of, part_of
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .extracting_lora import factoring_bytes, factoring_of, factoring_places, factoring_reason
-from .merge_inputs import factorising_bytes, merging_bytes, merging_places
+from .merge_inputs import factorising_bytes, merging_bytes, merging_places, whole_bytes
 from .merging import merging_of
 from .pursuit import PURSUIT_BLOCKS, is_pursuit, keeps_shared_rows, pursuing_of, pursuit_bytes
 from .reading import (
@@ -99,8 +99,9 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
         need = None if is_copied else memory_need(numbers, block_places(numbers, (), context), context)
         return _with_matrix(need, part_of(step))
     if step.op == "merge":
-        held = factorising_bytes(step, context)
-        needs = "whole matrices and their factors" if held else "a slice of all models"
+        factors, whole = factorising_bytes(step, context), whole_bytes(step, context)
+        needs = "whole matrices and their factors" if factors else "whole tensors" if whole else "a slice of all models"
+        held = factors or whole
         return MemoryNeed(merging_bytes(step, places), f"the method needs {needs} at once", held)
     if step.op == "lora":
         why = "its adapters' factors and a block of rows are in memory at once"

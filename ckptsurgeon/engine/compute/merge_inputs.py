@@ -32,6 +32,7 @@ __all__ = [
     "merging_bytes",
     "merging_places",
     "method_of",
+    "whole_bytes",
 ]
 
 T = TypeVar("T")
@@ -93,6 +94,21 @@ def factorising_bytes(step: Step, context: MergeContext) -> int:
     whole = prod(shape) * (number * itemsize + WHOLE)  # its columns are merged together, and so whole matrices
     turned = (*shape[:-2], shape[-1], shape[-2])
     return whole + method_of(step, context).bytes_held(turned, number, itemsize, merge.parameters)
+
+
+def whole_bytes(step: Step, context: MergeContext) -> int:
+    """Return the bytes of memory for a tensor that the merge method of a step reads as a whole; 0 if it reads slices.
+
+    Factorising takes more memory: see ``factorising_bytes``.
+    """
+    merge, shape = merge_of(step), common_shape(step)
+    if not method_of(step, context).is_read_whole(shape, merge.parameters):
+        return 0
+    return _whole_bytes(shape, merge, len(step.combined))
+
+
+def _whole_bytes(shape: tuple[int, ...], merge: Merge, inputs: int) -> int:
+    return prod(shape) * np.dtype(merge.compute).itemsize * inputs * TEMPORARIES
 
 
 def merge_of(step: Step) -> Merge:
@@ -159,8 +175,8 @@ class MergedTensors:
 
     def whole(self) -> Slice:
         """Return the whole tensors as one slice; raises PlanError if this needs more memory than is allowed."""
-        size = prod(self.shape) * np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
-        size = factorising_bytes(self._step, self._context) or size
+        size = factorising_bytes(self._step, self._context)
+        size = size or _whole_bytes(self.shape, merge_of(self._step), len(self._parts))
         why = "the method needs a whole tensor at once"
         self._context.check(self._step, size, why, ", or use another merge method for this tensor")
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))

@@ -122,6 +122,9 @@ Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
 the bytes of an element in the dtype of computation, and all parameters, by name.
 """
 
+ReadsWhole: TypeAlias = Callable[[tuple[int, ...], Mapping[str, Any]], bool]
+"""A function of a shape and all parameters, by name, that returns whether a tensor is read as a whole."""
+
 
 class ValuesNeededError(Exception):
     """Raised when a merge method asks for values while only its parameters are checked."""
@@ -173,7 +176,7 @@ class Method:
     ``statistics`` is the kind of statistics that it needs: "fisher" or "gram" of each model, "magnitudes" of the base,
     or "" for none. ``merged_inputs`` says that the Gram matrices are of the inputs that layers get in the merged model.
     Tensors without statistics are averaged or, if the method needs statistics of the base, merged by
-    ``task_arithmetic``.
+    ``task_arithmetic``. ``reads_whole`` says which tensors are read as a whole, although they are not factorised.
     """
 
     name: str
@@ -189,6 +192,7 @@ class Method:
     compared: str = ""
     statistics: str = ""
     merged_inputs: bool = False
+    reads_whole: ReadsWhole | None = None
 
     @property
     def summary(self) -> str:
@@ -218,6 +222,10 @@ class Method:
     def bytes_held(self, shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
         """Return the bytes of memory that the method needs to factorise a whole tensor; 0 if it merges slices."""
         return 0 if self.held is None else self.held(shape, inputs, itemsize, self._all(parameters))
+
+    def is_read_whole(self, shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+        """Return whether the method reads a tensor of this shape as a whole, without factorising it."""
+        return self.reads_whole is not None and self.reads_whole(shape, self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {one.name: parameters.get(one.name, one.default) for one in self.parameters}
@@ -261,6 +269,7 @@ def merge_method(
     compared: str = "",
     statistics: str = "",
     merged_inputs: bool = False,
+    reads_whole: ReadsWhole | None = None,
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Return a decorator that turns a function into the merge method ``name``.
 
@@ -279,7 +288,9 @@ def merge_method(
     element, in each slice) and "gram" (the Gram matrix of the inputs of a layer), each model has statistics; the method
     then has no base, and a parameter ``weight`` for each model. For "magnitudes" (the mean magnitudes of the inputs of
     a layer), the required base has statistics; the method then has the parameters ``weight`` and ``lambda``.
-    ``merged_inputs`` asks for Gram matrices of the inputs that layers get in the merged model.
+    ``merged_inputs`` asks for Gram matrices of the inputs that layers get in the merged model. ``reads_whole`` says for
+    which tensors the function calls ``whole`` without factorising them, so that their memory is known before anything
+    is read.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """
@@ -304,6 +315,7 @@ def merge_method(
             compared,
             statistics,
             merged_inputs,
+            reads_whole,
         )
 
     return made

@@ -12,7 +12,7 @@ from ...tensors.ops.regions import Array
 from ._method import Merging, Slice, Tensors, merge_method
 from ._parameters import PerModel
 from .arithmetic.pieces import in_pieces, like, on_host, row_length
-from .arithmetic.products import PAIRS, angle, column_products, columns_at, combination, gram, lengths
+from .arithmetic.products import PAIRS, angle, column_products, columns_at, combination, gram, lengths, sums_are_large
 
 __all__ = ["METHODS"]
 
@@ -51,6 +51,12 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
     return len(shape) > 1 and not (parameters["nuslerp_flatten"] or parameters["nuslerp_row_wise"])
 
 
+def _has_large_columns(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
+    """Return whether columns are vectors, and so many that all tensors are read as a whole."""
+    is_by_columns = parameters["nuslerp_row_wise"] and not parameters["nuslerp_flatten"]
+    return len(shape) > 1 and bool(is_by_columns) and sums_are_large(shape)
+
+
 @merge_method(
     "nuslerp",
     paper=_PAPER,
@@ -59,6 +65,7 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
     models=(2, 2),
     by_rows=_has_rows,
     passes=2,
+    reads_whole=_has_large_columns,
 )
 def nuslerp(
     tensors: Tensors, *, weight: PerModel, nuslerp_row_wise: bool = False, nuslerp_flatten: bool = True

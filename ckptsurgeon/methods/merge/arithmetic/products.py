@@ -25,6 +25,7 @@ __all__ = [
     "held",
     "lengths",
     "shares",
+    "sums_are_large",
 ]
 
 # Products of columns: the vectors along a tensor's first dimension, one for each position in the other dimensions.
@@ -36,6 +37,12 @@ SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
 """The approximate number of elements of a slice; the bytes of the sums for a column; the most bytes of all sums."""
 
 
+def sums_are_large(shape: tuple[int, ...]) -> bool:
+    """Return whether ``column_products`` reads tensors of this shape as a whole: sums of slices take more memory."""
+    columns = math.prod(shape[1:])
+    return columns > PIECE or math.prod(shape) // SLICE * columns * SUMS > MOST
+
+
 def column_products(tensors: Tensors) -> Array:
     """Return three dot products for each column of the differences of two models to the base, as (3, columns) float64.
 
@@ -43,8 +50,7 @@ def column_products(tensors: Tensors) -> Array:
     with the second.
     """
     columns = math.prod(tensors.shape[1:])
-    if columns > PIECE or math.prod(tensors.shape) // SLICE * columns * SUMS > MOST:
-        # The sums of all slices would take more memory than the tensors. So the tensors are read as a whole.
+    if sums_are_large(tensors.shape):
         deltas = [on_host(delta).reshape(-1, columns) for delta in tensors.whole().deltas]
         return np.stack([np.einsum("ij,ij->j", deltas[i], deltas[j], dtype=np.float64) for i, j in PAIRS])
 
