@@ -28,6 +28,7 @@ __all__ = [
     "layers_apart",
     "numbers_apart",
     "scales_output",
+    "stays_tied",
 ]
 
 Constants = Mapping[str, object]
@@ -137,12 +138,17 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
     T5 and similar networks multiply the last hidden states by a number if the output layer is tied. ``name`` is the
     field that unties it, and ``before`` are the fields of the source.
     """
-    if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
+    if is_untied and stays_tied(before) and _SCALED_IF_TIED not in before:
         raise ConfigError(
             f"--set {name}=false cannot be used: it would change the outputs, because this network scales the inputs "
             "of its output layer differently if the layer is not tied.",
             hint="Leave this field out; with --new-width init, the width can grow without it.",
         )
+
+
+def stays_tied(before: Mapping[str, Any]) -> bool:
+    """Return whether an output layer cannot be untied: T5's class does not allow it, or scales its inputs then."""
+    return all(one in before for one in _RELATIVE)
 
 
 def scales_output(before: Mapping[str, Any]) -> bool:

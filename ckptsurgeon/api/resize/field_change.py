@@ -17,7 +17,15 @@ from ...planning.resizing.repeat import NO_NOISE, pooled_heads, repeated, widene
 from ...planning.resizing.select import by_layer, check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
-from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
+from .checks import (
+    check_head_sizes,
+    check_identity,
+    check_used,
+    has_heads_in_pairs,
+    heads_of_one_size,
+    scales_output,
+    stays_tied,
+)
 from .choices import Choices
 from .expert_groups import check_groups, groups_kept, has_groups
 from .layer_lists import chosen_layers, influences_of
@@ -135,7 +143,7 @@ class FieldChange:
         for alias, owner in self.after.ties.items():
             kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
             if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:
-                is_set = self.asked.new.get(TIES) is False
+                is_set = self.asked.new.get(TIES) is False or stays_tied(self.asked.before)
                 kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
                 zeros = (
                     ""
