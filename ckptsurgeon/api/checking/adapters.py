@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ...analysis.check.subject import AdapterFacts, Factors
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations.hf.files import ADAPTER
+from ...errors import CheckpointError
 from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
+from ...planning.lora_output.stacked_experts import single_experts
 from ...tensors.quantised.sizes import logical_shapes
 from ..inputs.dequantising import with_stated_shapes
 from ..inputs.encoding import ENCODINGS, read_as
+from ..inputs.operations import operate
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.tied_heads import tied_head
 
-__all__ = ["adapter_facts"]
+__all__ = ["adapter_facts", "as_single_experts"]
 
 LORA = "LORA"
 KEEP = ENCODINGS[0]
+MIXTRAL = ".block_sparse_moe.experts"
+"""The module of the single experts of Mixtral, which transformers 5 stacks in ``mlp.experts``."""
 
 
 def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint | None) -> AdapterFacts | None:
@@ -36,6 +44,10 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
     found = factors_of(checkpoint)
     if base is not None:
         found = _with_base(found, base)
+        single = as_single_experts(checkpoint, data, base)[0]
+        if single is not checkpoint:
+            of_experts = _with_base(factors_of(single), base)
+            found = [_of_stack(one, of_experts) for one in found]
     modules = [one.module for one in found]
     chosen, targets = data.get("layers_to_transform"), data.get("target_modules")
     matches = _matches(targets, modules)
@@ -47,6 +59,30 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
         has_base=base is not None,
         magnitudes=tuple(key for key in checkpoint if (part := peft_key_parts(key)) and part.part == "magnitude"),
     )
+
+
+def as_single_experts(
+    checkpoint: Checkpoint, data: Mapping[str, Any], base: Collection[str] = ()
+) -> tuple[Checkpoint, Mapping[str, Any]]:
+    """Return an adapter of stacked experts, and its configuration, as ``lora merge`` reads it; others unchanged."""
+    with suppress(CheckpointError):  # other checks report factors that do not fit each other
+        single = single_experts(checkpoint, data, ADAPTER, base)
+        if single is not None:
+            return operate([checkpoint], single.operations)[0].checkpoint, single.config
+    return checkpoint, data
+
+
+def _of_stack(stack: Factors, singles: Sequence[Factors]) -> Factors:
+    """Return the factors of stacked experts with the shape of a weight, if the base has a weight for each expert."""
+    names = (f"{stack.module}.", f"{stack.module.replace('.mlp.experts', MIXTRAL)}.")
+    own = [one for one in singles if one.module.startswith(names)]
+    if stack.base or not own or not all(one.base == _shape(one) for one in own):
+        return stack
+    return replace(stack, base=_shape(stack))
+
+
+def _shape(one: Factors) -> tuple[int, ...]:
+    return (*one.b_shape[:1], *one.a_shape[1:])
 
 
 def factors_of(checkpoint: Checkpoint) -> list[Factors]:

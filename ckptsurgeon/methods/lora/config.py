@@ -56,6 +56,10 @@ CONVERTED = {
     "OFT": "Merge it with ckpt lora merge; ckpt lora extract makes a LoRA from the merged model and its base.",
 }
 """{kind of adapter of PEFT: advice for the user}"""
+PROMPTS = (
+    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
+)  # fmt: skip
+"""Kinds of adapters of PEFT that add inputs or attention, and change no weight of their base."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,9 @@ def check_type(data: Mapping[str, Any], name: str, taken: str = "LORA") -> None:
     if kind != "LORA":
         raise ConfigError(
             f"the adapter of {escape(name)} has the peft_type {brief_repr(kind)}; only {taken} can be used here.",
-            hint=CONVERTED.get(str(kind), MERGE_WITH_PEFT),
+            hint="It changes no weight of its base, so it cannot be merged: load it with PEFT, with its base."
+            if kind in PROMPTS
+            else CONVERTED.get(str(kind), MERGE_WITH_PEFT),
         )
 
 

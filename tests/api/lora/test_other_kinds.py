@@ -219,6 +219,7 @@ def changed_config(**fields: Any) -> None:
         ({"num_cayley_neumann_terms": True}, "num_cayley_neumann_terms must be a whole number from 1 to 64"),
         ({"peft_type": "LOHA", "alpha": 1, "r": 2}, "has the peft_type LOHA, but"),
         ({"peft_type": "BOFT"}, "only LORA, LOHA, LOKR and OFT can be used here"),
+        ({"peft_type": "PREFIX_TUNING"}, "only LORA, LOHA, LOKR and OFT can be used here"),
     ],
 )
 def test_settings_that_cannot_be_used_are_errors(fields: dict[str, Any], message: str) -> None:
@@ -226,6 +227,16 @@ def test_settings_that_cannot_be_used_are_errors(fields: dict[str, Any], message
     changed_config(**fields)
     with pytest.raises(cs.ConfigError, match=message):
         cs.lora_merge("base.safetensors", "one")
+
+
+def test_advice_on_a_prompt_is_not_to_merge_it() -> None:
+    merged_by_peft(PEFT["oft"]())
+    changed_config(peft_type="PREFIX_TUNING")
+    with pytest.raises(cs.ConfigError) as caught:
+        cs.lora_merge("base.safetensors", "one")
+    assert caught.value.hint is not None
+    assert "cannot be merged" in caught.value.hint
+    assert "merge_and_unload" not in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["loha-tucker", "lokr-tucker", "oft"])

@@ -81,6 +81,17 @@ def test_an_adapter_of_stacked_experts_is_merged_as_peft_merges_it(
     cs.apply(plan, "out/")
     assert cs.verify("out/").ok
     assert_close("out", "merged")
+    rows = {row.id: row for row in cs.check("adapter", base="base").rows}
+    for one in ("adapter-base", "adapter-shapes", "adapter-config"):
+        assert not rows[one].found, rows[one].found
+
+
+def test_an_adapter_of_experts_that_the_base_lacks_is_a_fault() -> None:
+    trained(qwen(), target_parameters=[DOWN])
+    state = tensors("base")
+    save_file({key: value for key, value in state.items() if "layers.1.mlp.experts" not in key}, "less.safetensors")
+    rows = {row.id: row for row in cs.check("adapter", base="less.safetensors").rows}
+    assert "model.layers.1.mlp.experts" in rows["adapter-base"].found[0].what
 
 
 @pytest.mark.parametrize("make", [qwen, mixtral])
