@@ -173,6 +173,6 @@ def _are_whole(data: bytes) -> bool:
     """Return whether there are many different codes, all of them whole numbers up to 128, and some of them large."""
     if data.translate(None, _OF_INT8):
         return False  # as for nearly all tensors: there are thousands
-    different = {code & 0x7F for code in data} - {0}
+    different = {code & 0x7F for code in set(data)} - {0}
     number = len(data) - data.count(0) - data.count(0x80)
     return number >= FEWEST_CODES and len(different) >= DIFFERENT and max(map(_magnitude, different)) >= LARGE

@@ -170,13 +170,13 @@ ROWS_BYTES = 4 << 20
 With small blocks, threads wait less for each other: at the end of a tensor, and to write to the same file.
 """
 
-LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
+LOOKED_UP = max(1 << 19, min(1 << 21, (1 << 22) // THREADS))
 """How many elements a block has if codes are decoded by look-up in a table.
 
 An element takes 1 byte of codes and 2 or 4 bytes of values.
 
-With larger blocks, fewer tables are made, and threads wait less for each other. With many threads, blocks are smaller,
-so that all threads together take no more memory."""
+With larger blocks, fewer tables are made, Python does less for each element, and threads wait less for each other. With
+many threads, blocks are smaller, so that all threads together take no more memory."""
 
 DOUBLES = 4 * 8
 """The bytes of memory for each element of a tensor that is read, weighted and summed in double precision."""

@@ -1,4 +1,7 @@
-"""Quantised weights that libraries stored, with what those libraries decode from them (`make oracle-quantised`)."""
+"""Quantised weights that libraries stored, with what those libraries decode from them.
+
+`make oracle-quantised`, `oracle-quantised_earlier` and `oracle-llmcompressor` record them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ckptsurgeon.engine.compute.reading import read_part
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.safetensors"))
 LIBRARIES = {
-    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "mlx", "nvidia-modelopt", "torchao", "transformers",
+    "autoawq", "bitsandbytes", "compressed-tensors", "gptqmodel", "llmcompressor", "mlx", "nvidia-modelopt", "torchao", "transformers",
 }  # fmt: skip
 WEIGHT = re.compile(r"model\.layers\.0\.mlp\.(up_proj|experts)\.\w")
 
