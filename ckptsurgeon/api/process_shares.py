@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ..engine.inputs import PlanInputs
 from ..engine.output.layout import OutputOptions
 from ..engine.process_shares import sharing_of
@@ -11,7 +14,7 @@ from ..planning.plan.process_shares import Sharing
 from ..storage.read.uri import scheme_of, shown
 from ..util.text import escape
 
-__all__ = ["sharing"]
+__all__ = ["first_process", "sharing"]
 
 MOST = 4096
 """The largest number of processes that can be asked for."""
@@ -35,3 +38,22 @@ def sharing(
         )
     assert isinstance(plan.inputs, PlanInputs)
     return sharing_of(plan, plan.inputs, OutputOptions(output or "output/", to or "", max_shard_size or ""), processes)
+
+
+@contextmanager
+def first_process() -> Iterator[bool]:
+    """Yield whether this process does the work of the block: of the processes of ``torchrun``, only the first one does.
+
+    At the end of the block, the others wait until the work is done; raises the error of the first process if it fails.
+    """
+    from ..engine.processes import process_group
+
+    with process_group() as group:
+        if group is None:
+            yield True
+        elif group.is_first:
+            with group.leading():
+                yield True
+        else:
+            yield False
+            group.wait_for_end()

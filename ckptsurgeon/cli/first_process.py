@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import TypeVar
 
 import typer
@@ -22,11 +21,9 @@ def by_the_first(work: Callable[[], T]) -> T:
     """
     if number_of_processes() == 1:
         return work()
-    from ..engine.processes import process_group
+    from ..api.process_shares import first_process
 
-    with process_group() as group:
-        if group is None or group.is_first:
-            with group.leading() if group is not None else nullcontext():
-                return work()
-        group.wait_for_end()
+    with first_process() as is_first:
+        if is_first:
+            return work()
     raise typer.Exit

@@ -26,7 +26,8 @@ for name in ("base", "one", "two"):
     save_file({f"layers.{n}.weight": torch.randn(4096, 4096) for n in range(LAYERS)}, f"{name}.safetensors")
 save_file({f"layers.{n}.weight": torch.randn(600, 600) for n in range(2)}, "tiny.safetensors")
 """
-SHARD = "250MB"
+SHARD = "135MB"
+"""Two tensors of the merge, or one of the dequantised model: sixteen shards, which two processes share evenly."""
 RATE, EIGHT = 50_000_000, 8
 THROTTLED = str(Path(__file__).with_name("throttled.py"))
 MAKE_LLAMA = """
