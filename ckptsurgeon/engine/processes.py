@@ -197,7 +197,8 @@ class ProcessGroup:
         if found["identity"] != identity:
             raise OutputError(
                 f"process {self.rank}: its plan or its options differ from those of the first process.",
-                hint="Give all processes the same command, and sources with the same bytes and modification times.",
+                hint="Give all processes the same command, version of ckptsurgeon and plugins, and sources with the "
+                "same bytes and modification times.",
             )
         return str(found["folder"]), frozenset(found["parts"][self.rank])
 

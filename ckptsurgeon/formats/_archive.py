@@ -108,8 +108,10 @@ def open_member(path: str) -> Member | None:
         if is_of_torch(entries) or is_of_export(entries):
             said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is only a part of this checkpoint."
             raise FormatError(said, hint=f"Give the path {escape(archive)}.")
+        if name not in entries:
+            return None
         hint = f"Unpack it, and use the unpacked file: unzip {escape(archive)} {escape(name)}"
-        raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read from it.", hint=hint)
+        raise FormatError(f"{escape(archive)} has compressed files: {escape(name)} cannot be read from it.", hint=hint)
     return folder.file(name) if folder is not None else None
 
 

@@ -159,8 +159,8 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
 def _only_states(folder: Folder, tag: str, names: Sequence[str], opened: list[StateFile]) -> StateFile | None:
     """Return the model states, and append the open file to ``opened``; None unless one file has all of them.
 
-    ``names`` has the names of the files with model states. If there are several, each has only a part of the model.
-    Raises FormatError if the only file is not valid.
+    ``names`` has the names of the files with model states. If they are not ``mp_rank_00_model_states.pt`` alone, each
+    has only a part of the model. Raises FormatError if this file is not valid.
     """
     if names != [_FIRST]:
         return None

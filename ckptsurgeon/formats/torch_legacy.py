@@ -182,8 +182,8 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
     """Return the storage that a persistent id refers to.
 
-    If the persistent id contains a view (key, offset, size), only this part of the storage is returned. For a module,
-    its class is returned. Raises FormatError if the id is not valid.
+    If the persistent id contains a view (key, offset, size), the returned storage begins at this offset. For a module,
+    its class is returned; None if the id lacks it. Raises FormatError if another id is not valid.
     """
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None

@@ -172,7 +172,9 @@ def test_a_compressed_member_is_to_be_unpacked() -> None:
     with pytest.raises(cs.FormatError, match="it is a zip archive that contains exp/asr") as error:
         cs.open_checkpoint(path)
     assert "unzip asr.zip" in error.value.hint
-    with pytest.raises(cs.FormatError, match=r"asr\.zip is compressed: exp/asr/valid\.acc\.ave\.pth cannot be read"):
+    with pytest.raises(
+        cs.FormatError, match=r"asr\.zip has compressed files: exp/asr/valid\.acc\.ave\.pth cannot be read"
+    ):
         cs.open_checkpoint("asr.zip/exp/asr/valid.acc.ave.pth")
 
 

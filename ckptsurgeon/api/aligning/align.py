@@ -95,10 +95,11 @@ def _config_of(checkpoint: Checkpoint) -> str:
 
 
 def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpoint) -> None:
-    """Raise PlanError if a size in the config.json of ``model`` differs from that in the config.json of ``reference``.
+    """Raise PlanError if the config.json of ``model`` states another size or model type than that of the reference.
 
-    Such a size may differ although all shapes are equal: for example, the number of heads. ``network`` is the network
-    of the reference.
+    Such a size may differ although all shapes are equal: for example, the number of heads. The numbers of layers and
+    tokens are not compared here, and nothing is if ``model`` has no config.json. ``network`` is the network of the
+    reference.
     """
     config = _config_of(model)
     if not config:

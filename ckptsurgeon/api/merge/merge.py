@@ -263,7 +263,7 @@ def _vocabulary(
 
 
 def _recorded(asked: MergeRequest, settings: Settings, *, base: str | None) -> dict[str, Any]:
-    """Return the arguments for the recipe of the output; ``base`` is the name of the base."""
+    """Return the arguments of the merge, as the recipe of the output records them; ``base`` is the name of the base."""
     return {
         **asked.arguments,
         **({"parameters": plain_settings(settings)} if settings else {}),

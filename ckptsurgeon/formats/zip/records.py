@@ -216,8 +216,8 @@ def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
     form = {12: "<3L", 20: "<L2Q"}.get(len(body))
     if form is None or struct.unpack(form, body) != (crc, stored, size):
         raise UnsafeError(
-            f"{record_at(file, name)} has other sizes or another checksum after its data (in its data descriptor) than "
-            "in the directory of the zip.",
+            f"the data of {record_at(file, name)} is not followed by the data descriptor that the directory of the zip "
+            "states: its checksum and its two sizes.",
             rule="zip descriptor",
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 from ...errors import ConfigError
@@ -252,6 +253,6 @@ def _rank(value: Any) -> int:
 
 def number_of(field: str, value: Any) -> float:
     """Return the value of a field; raises ValueError if it is not a finite number."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{field} has {brief_repr(value)}, which is not a finite number")
     return float(value)

@@ -142,8 +142,8 @@ class StoredTensors:
             dim = next((at for at, one in enumerate(leaf.dims) if one is not None and one[0] == part.dim), None)
             if dim is None:
                 raise PlanError(
-                    f"{escape(leaf.key)} of the checkpoint has no dimension for dimension {part.dim} of "
-                    f"{escape(part.key)}."
+                    f"{escape(leaf.key)} of the checkpoint cannot be aligned: none of its dimensions belongs to "
+                    f"dimension {part.dim} of {escape(part.key)} in the network."
                 )
             begin = (leaf.dims[dim] or (0, 0))[1]
             size = self._source[leaf.key].shape[dim]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ...util.note_kind import NoteKind
+from ...util.notes import notes_of
 from ...util.text import count, escape, listing
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
@@ -79,13 +81,14 @@ def conversion(
     return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
 
 
+@notes_of(NoteKind.SERIOUS)
 def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterable[str]:
     """Yield a note on the tensors that have no name in the layout that a network already has."""
     known = _named(layout, layout.names, layout.left, tensors)
     odd = [key for key in tensors if key not in known]
     if odd:
         has = "has" if len(odd) == 1 else "have"
-        yield f"warning: {count(len(odd), 'tensor')} {has} no name in the layout {layout.name}: {listing(odd)}"
+        yield f"{count(len(odd), 'tensor')} {has} no name in the layout {layout.name}: {listing(odd)}"
 
 
 def _stated(family: Family, source: Layout, config: Mapping[str, Any]) -> Layout:

@@ -52,7 +52,7 @@ class Wav2Vec2CTC(CTC):
         return bool(frames >= self.labels.frames_needed(self.labels.encode(clip.text)))
 
     def example(self, clip: Clip) -> dict[str, Any]:
-        """Return the wave and the label of a clip."""
+        """Return a clip's normalised wave (``input``), its ``label``, its length in ``seconds`` and its ``name``."""
         made = super().example(clip)
         return {**made, "input": normalise_wave(made["input"])}
 

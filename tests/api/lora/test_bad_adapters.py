@@ -39,6 +39,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"rank_pattern": {"a{99999999999}": 2}}, 2, "damaged"),
         ({"rank_pattern": {"(?i)up": 2}}, 2, "damaged"),
         ({"lora_alpha": 10**400}, 2, "damaged"),
+        ({"peft_type": "LOHA", "alpha": 10**400}, 2, "which is not a finite number"),
         ({"use_rslora": "false"}, 2, "neither true nor false"),
         ({"fan_in_fan_out": "False"}, 2, "neither true nor false"),
         ({"modules_to_save": [{"a": 1}]}, 2, "is not a string"),

@@ -68,7 +68,10 @@ def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]
 
 
 def token_embedding(checkpoint: Checkpoint) -> tuple[str, TensorInfo] | None:
-    """Return the key and the header of the embedding with most rows; None if it is quantised or cannot be read."""
+    """Return the key and the header of the embedding with most rows; None if there is none, or it cannot be read.
+
+    Only matrices of floats count as embeddings. The embedding cannot be read if it is quantised or not in a local file.
+    """
     found = token_embeddings(checkpoint)
     return (found[0], checkpoint[found[0]]) if found and is_readable(checkpoint, found[0]) else None
 
