@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -82,7 +82,7 @@ def conversion(
 
 
 @notes_of(NoteKind.SERIOUS)
-def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterable[str]:
+def _nameless(layout: Layout, tensors: Mapping[str, object]) -> Iterator[str]:
     """Yield a note on the tensors that have no name in the layout that a network already has."""
     known = _named(layout, layout.names, layout.left, tensors)
     odd = [key for key in tensors if key not in known]
