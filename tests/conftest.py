@@ -31,7 +31,13 @@ from .helpers.kept_builds import (
     search_few_modules,
     write_no_configurations,
 )  # fmt: skip
-from .helpers.one_collection import end, fork_the_others, pytest_configure_node, pytest_xdist_getremotemodule
+from .helpers.one_collection import (
+    end,
+    fork_the_others,
+    pytest_configure_node,
+    pytest_testnodedown,
+    pytest_xdist_getremotemodule,
+)
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
 
@@ -58,8 +64,8 @@ settings.register_profile("untimed", examples_of(100), deadline=None, suppress_h
 settings.load_profile("untimed")
 
 __all__ = [
-    "hub", "naps", "other_host", "pytest_configure_node", "pytest_terminal_summary", "pytest_xdist_getremotemodule",
-    "pytest_xdist_make_scheduler",
+    "hub", "naps", "other_host", "pytest_configure_node", "pytest_terminal_summary", "pytest_testnodedown",
+    "pytest_xdist_getremotemodule", "pytest_xdist_make_scheduler",
 ]  # fmt: skip
 
 

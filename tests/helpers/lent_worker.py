@@ -21,5 +21,5 @@ if __name__ == "__channelexec__":
     numbers = {"reading": io.infile.fileno(), "writing": io.outfile.fileno()}
     offer = {**numbers, "pid": os.getpid(), "channel": channel.id, "input": told, "basetemp": options.get("basetemp")}
     with open(told["lends"], "w") as pipe:  # waits until the other process has collected
-        json.dump(offer, pipe)
+        pipe.write(json.dumps(offer) + "\n")
     signal.pause()

@@ -22,13 +22,16 @@ import pytest
 from . import lent_worker
 from .prepared import none_yet
 
-__all__ = ["end", "fork_the_others", "pytest_configure_node", "pytest_xdist_getremotemodule"]
+__all__ = [
+    "end", "fork_the_others", "pytest_configure_node", "pytest_testnodedown", "pytest_xdist_getremotemodule",
+]  # fmt: skip
 
 LENDS, LENT = "lends", "lent"
 """What a process is told: the pipe in which it offers its connection, and the pipes of the others."""
 
 _CHILDREN = list[int]()
 _waiting = dict[str, str]()
+_nodes = dict[str, Any]()
 _lends = False
 _is_forked = False
 
@@ -49,12 +52,25 @@ def pytest_configure_node(node: Any) -> None:
             os.mkfifo(pipe)
         node.workerinput[LENT] = [*_waiting.values()]
     _lends = name in _waiting and LENT not in node.workerinput
+    _nodes[name] = node
     if _lends:
         node.workerinput |= {LENDS: _waiting[name], "prepares": none_yet() and name == others[0]}
 
 
 def _can_fork(node: Any) -> bool:
     return sys.platform == "linux" and all(spec.popen and not spec.python for spec in node.nodemanager.specs)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Let no process wait for one that has ended: the first one for an offer, and the others for the first one."""
+    name = node.gateway.id
+    if name in _waiting:
+        pipe = os.open(_waiting[name], os.O_RDWR | os.O_NONBLOCK)  # stays open, or what is written would be lost
+        os.write(pipe, b"null\n")
+    elif LENT in node.workerinput:
+        for other in _waiting:
+            _nodes[other].gateway._io.popen.kill()  # does nothing to one whose connection was taken over
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,7 +83,9 @@ def fork_the_others(session: pytest.Session) -> None:
     """Fork a process for each that waits; in these, this returns when they are connected as it was."""
     for name in getattr(session.config, "workerinput", {}).get(LENT, ()):
         with open(name) as pipe:
-            offer = json.load(pipe)
+            offer = json.loads(pipe.readline())
+        if offer is None:  # this process has ended
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning

@@ -42,7 +42,7 @@ def _tests(config: pytest.Config) -> Iterator[Path]:
     """Yield the files of tests that were asked for."""
     for given in config.args:
         path = config.invocation_params.dir / given.partition("::")[0]
-        yield from sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+        yield from sorted(path.rglob("test_*.py")) if path.is_dir() else [path][: path.is_file()]
 
 
 def _rewrite(config: pytest.Config, paths: list[Path]) -> None:

@@ -27,17 +27,18 @@ def test_it(number, tmp_path_factory, worker_id, capfd):
 """
 
 
-def run(folder: Path, more: str = "") -> tuple[str, list[tuple[str, list[str]]]]:
+def run(folder: Path, more: str = "", *, hooks: str = "", given: str = "") -> tuple[str, list[tuple[str, list[str]]]]:
     """Run two files of tests in two processes; returns what pytest printed, and the process and the words of each test."""
     for name in ("test_a", "test_b"):
         (folder / f"{name}.py").write_text(TESTS.replace("MORE", more))
     (folder / "conftest.py").write_text(
-        "from tests.helpers.one_collection import *\nfrom tests.helpers import one_collection\n" + HOOKS
+        "from tests.helpers.one_collection import *\nfrom tests.helpers import one_collection\n" + HOOKS + hooks
     )
     (folder / "said").mkdir()
     said = {"SAID": str(folder / "said"), "PYTHONPATH": str(ROOT), "PYTEST_DEBUG_TEMPROOT": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-c", os.devnull, "--rootdir", folder, folder],
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-c", os.devnull, "--rootdir", folder,
+         folder / given],
         env={name: text for name, text in os.environ.items() if not name.startswith("PYTEST")} | said,
         capture_output=True, text=True, cwd=folder, check=False, timeout=120,
     )  # fmt: skip
@@ -82,6 +83,35 @@ def test_a_process_that_is_killed_is_replaced_and_the_others_go_on(tmp_path: Pat
     printed, _ = run(tmp_path, f"if number == 1 and worker_id == {worker!r}: os.kill(os.getpid(), signal.SIGKILL)")
     assert "1 failed, 6 passed" in printed, printed  # pytest-xdist repeats the test during which a process ended
     assert f"worker '{worker}' crashed" in printed
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_ends_before_all_is_collected_is_replaced(tmp_path: Path, number: int) -> None:
+    """The first one collects and the other one waits for it: neither waits for one that has ended."""
+    printed, tests = run(tmp_path, hooks=ENDS[number])
+    assert "6 passed" in printed, printed
+    assert f"[gw{number}] node down" in printed
+    assert tests
+
+
+ENDS = (
+    """
+if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+    os._exit(1)
+""",
+    """
+one_collection.none_yet = lambda: True
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    one_collection.LENDS = "other"  # so that the other process fails
+""",
+)
+
+
+def test_a_file_that_does_not_exist_ends_all_processes(tmp_path: Path) -> None:
+    printed, tests = run(tmp_path, given="test_none.py", hooks="\none_collection.none_yet = lambda: True\n")
+    assert "passed" not in printed
+    assert "Traceback" not in printed
+    assert not tests
 
 
 @pytest.mark.long
