@@ -121,7 +121,7 @@ def test_kohya_s_names_need_the_model() -> None:
         "style.safetensors",
     )  # fmt: skip
     peft_folder("one", layer("layers.0.q", 8, 8, 3, 1), r=3)
-    with pytest.raises(cs.PlanError, match="underscores where those of its model have dots"):
+    with pytest.raises(cs.PlanError, match="underscores where the names of its model have dots"):
         cs.lora_concat(["one", "style.safetensors"])
     with pytest.raises(cs.PlanError, match="for another model|lacks"):
         cs.lora_concat(["one", "style.safetensors"], base="base.safetensors")
