@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
+from ..errors import PlanError
 from ..planning.operations.operation import parse_operations
 from ..planning.operations.perform import perform
 from ..planning.target import TargetSpec
@@ -108,14 +109,20 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
 
 
 def _one_by_one(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    """Return the tensors with the experts that mlx-lm has stacked one by one, as in the files of transformers."""
+    """Return the tensors with the experts that mlx-lm has stacked one by one, as in the files of transformers.
+
+    Stacks that cannot be divided, because a shape or another name is wrong, are left as they are: they are unused.
+    """
     if not any(SWITCH in key for key in tensors):
         return tensors
     from ..planning.layouts.recognise import recognised
 
     layouts = [layout for _, layout in recognised(tensors) if layout.name == "mlx"]
     rows = [row for layout in layouts[:1] for one in layout.changes for row in one.back(tensors, {}, str)]
-    return perform([tensors], parse_operations(rows))[0].tensors
+    for row in rows:
+        with suppress(PlanError):
+            tensors = perform([tensors], parse_operations([row]))[0].tensors
+    return tensors
 
 
 def _other_modules(

@@ -90,6 +90,14 @@ def test_stacked_experts_that_mlx_quantised_become_those_of_transformers() -> No
         assert torch.equal(again.state_dict()[key], value) == ("experts" not in key)
         torch.testing.assert_close(again.state_dict()[key], value, atol=0.01, rtol=0)
 
+    added = {"model.layers.0.mlp.experts.0.up_proj.weight": torch.ones(64, 64)}  # this expert is in the stack, too
+    save_file(tensors | added, "mlx/model.safetensors")
+    index["weight_map"] |= dict.fromkeys(added, "model.safetensors")
+    Path("mlx/model.safetensors.index.json").write_text(json.dumps(index))
+    row = cs.check("mlx").row("class-tensors")
+    assert row.status.value != "PASS"
+    assert "does not use 3 modules of the weights: model.layers.0.mlp.switch_mlp.up_proj" in row.found[0].what
+
 
 def test_settings_of_quantisation_are_not_copied_to_another_layout() -> None:
     """They may name modules, by the names of one layout."""
