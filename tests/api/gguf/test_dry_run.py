@@ -37,7 +37,7 @@ def test_names_of_transformers_under_an_architecture_are_refused(ckpt: Any) -> N
     [
         (None, "the folder has no tokenizer.json and no tokenizer.model"),
         ("{", "tokenizer.json cannot be read"),
-        (tokenizer(splitter(r"\p{L}+")), "llama.cpp's name for the pre-tokeniser of tokenizer.json is not known"),
+        (tokenizer(splitter(r"\p{L}+")), "ckpt does not know llama.cpp's name for the pre-tokeniser of tokenizer.json"),
     ],
 )
 def test_the_tokeniser_is_read(document: Any, why: str, ckpt: Any) -> None:
