@@ -65,6 +65,12 @@ def _decoded_sizes(checkpoint: Checkpoint) -> Mapping[str, WeightSize]:
     return decoded_sizes(checkpoint)
 
 
+def _code_bits(checkpoint: Checkpoint) -> Mapping[str, int]:
+    from .checking.decoded_weights import code_bits  # imports the decoders
+
+    return code_bits(checkpoint)
+
+
 def _odd_scales(checkpoint: Checkpoint, decoded: Collection[str]) -> Mapping[str, Sequence[str]]:
     from .checking.decoded_weights import odd_scales_of  # imports the decoders
 
@@ -112,6 +118,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         pickled_scales=pickled_scales(checkpoint) if checkpoint.codes else {},
         decoded=(decoded := _decoded_sizes(checkpoint) if checkpoint.codes else {}),
         odd=_odd_scales(checkpoint, decoded) if checkpoint.codes else {},
+        code_bits=_code_bits(checkpoint) if checkpoint.codes else {},
         embeddings=embeddings,
         heads=heads_of(checkpoint),
         checksums=sums.number,

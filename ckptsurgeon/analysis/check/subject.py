@@ -103,8 +103,9 @@ class Subject:
     this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
     figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``decoded`` has the root
     mean squares of some weights that quantised tensors encode, by name. ``odd`` has the names of the weights with
-    implausible scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer
-    that are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings,
+    implausible scales, by kind (see ``tensors.odd_scales``). ``code_bits`` has the number of bits of codes that
+    have fewer bits than the bytes that store them, by key. ``tied`` are pairs of an embedding and an output layer that
+    are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings,
     ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``names`` are
     the tokens in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token,
     None if another token has the same id. ``kind`` is the ``model_type`` of transformers; "" if it is not known.
@@ -133,6 +134,7 @@ class Subject:
     pickled_scales: Mapping[str, Figures] = field(default_factory=dict)
     decoded: Mapping[str, WeightSize] = field(default_factory=dict)
     odd: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    code_bits: Mapping[str, int] = field(default_factory=dict)
     tied: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

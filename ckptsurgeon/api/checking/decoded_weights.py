@@ -13,14 +13,15 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.reading import read_part
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding, vocabulary_keys
+from ...tensors.decoders.scaled import few_bits
 from ...tensors.info import TensorInfo
 from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.regions import Box
-from ..inputs.dequantising import weights_of
+from ..inputs.dequantising import stated_settings, weights_of
 from ..inputs.sampled_parts import SampledFiles, rows_of_group
 from ..inputs.sampled_scales import VOCABULARY
 
-__all__ = ["decoded_sizes", "odd_scales_of"]
+__all__ = ["code_bits", "decoded_sizes", "odd_scales_of"]
 
 TENSORS = 64
 """The largest number of quantised tensors that are decoded. They are evenly spread over the model."""
@@ -45,6 +46,17 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
             if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
                 found[one.name] = WeightSize(_rms(checkpoint, weight.info), weight.info.shape[-1])
     return found
+
+
+def code_bits(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return {key of codes: their number of bits}, for codes in bytes that the settings say to have fewer bits."""
+    settings = stated_settings(checkpoint).searched
+    found = {
+        one.codes: few_bits(settings.of(one.name.removesuffix(".weight")))
+        for one in checkpoint.codes.tensors
+        if one.codes and checkpoint[one.codes].dtype == "int8"
+    }
+    return {key: bits for key, bits in found.items() if bits}
 
 
 def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...planning.operations.perform import DecodedWeight
     from ...tensors.decoders._decoder import Request, StatedSettings
 
-__all__ = ["encoded_by", "weights_of", "with_stated_shapes"]
+__all__ = ["encoded_by", "stated_settings", "weights_of", "with_stated_shapes"]
 
 SMALL = 1 << 20
 """The largest tensor, in bytes, that is read to describe a quantised weight, such as a ``quant_state``."""
@@ -30,10 +30,11 @@ def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:
     For example, the keys of codes and of their scales give the same weight. The function returns None for a tensor that
     is not quantised, and raises PlanError if the weight cannot be decoded.
     """
-    return partial(_weight, checkpoint, {}, cache(partial(_settings, checkpoint)))
+    return partial(_weight, checkpoint, {}, cache(partial(stated_settings, checkpoint)))
 
 
-def _settings(checkpoint: Checkpoint) -> StatedSettings:
+def stated_settings(checkpoint: Checkpoint) -> StatedSettings:
+    """Return the ``quantization_config`` of a checkpoint's folder, parsed once for all tensors."""
     from ...tensors.decoders._decoder import StatedSettings
 
     return StatedSettings(checkpoint.quantisation)
@@ -84,7 +85,7 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
     codes and scales, as a map from the endings of their keys. It raises ``UnencodableError`` if no encoder can encode
     the weight in this way.
     """
-    settings = cache(partial(_settings, checkpoint))
+    settings = cache(partial(stated_settings, checkpoint))
 
     def parts(coded: QuantisedTensor, weight: TensorInfo) -> Mapping[str, TensorInfo]:
         from ...tensors.encoders._like import encoded_like

@@ -12,14 +12,16 @@ from math import prod
 
 import numpy as np
 
+from ...errors import FormatError
+from ...util.text import escape
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ..quantised.encoding import EXPERT_SCALES
-from ..quantised.settings import BLOCK_SETTINGS
+from ..quantised.settings import BLOCK_SETTINGS, QuantisationSettings
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
 
-__all__ = ["DECODER"]
+__all__ = ["DECODER", "few_bits"]
 
 USUAL_BLOCK = 128
 """The rows and columns of a block if no setting contains them, as in DeepSeek's models."""
@@ -34,8 +36,8 @@ class _Scaled:
     """The decoder of codes that are numbers, not indices of a table: weight = (code - zero point) * scale.
 
     ``Decoded.facts`` has ``step0``, ``step1`` and so on: how many elements along each dimension share a scale. If it
-    also has ``times``, the weight is multiplied by this number. The stored tensors are the codes, the scale and
-    perhaps a zero point, all with as many dimensions as the weight.
+    also has ``times``, the weight is multiplied by this number. If it has ``bits``, no code may need more bits. The
+    stored tensors are the codes, the scale and perhaps a zero point, all with as many dimensions as the weight.
     """
 
     families = ("fp8", "mxfp8", "int8")
@@ -60,7 +62,8 @@ class _Scaled:
                 raise UndecodableError("its zero points have a different shape from its scales")
             found.append(("zero", zero))
         facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
-        return decoded(codes.shape, Decoded(tuple(found), "scaled", facts))
+        bits = few_bits(own) if codes.dtype == "int8" else 0
+        return decoded(codes.shape, Decoded(tuple(found), "scaled", (*facts, ("bits", bits)) if bits else facts))
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
         ranges = [groups_of(span, step) for span, step in zip(box, _steps(made), strict=True)]
@@ -68,16 +71,36 @@ class _Scaled:
         return {codes: box, **{end: _within(info.shape, ranges) for end, info in others}}
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
-        steps = _steps(made)
+        steps, facts = _steps(made), dict(made.facts)
         codes, scale, *zero = arrays.values()
+        _check_bits(made.name, codes, int(facts.get("bits", 0)))
         values: Array = codes.astype("<f4", copy=False)  # changed in place below: the array was read for this call only
         for rows, begin, end in _row_groups(box, steps):
             part = values[..., begin:end, :] if values.ndim > 1 else values
             if zero:
                 part -= _spread(zero[0], steps, box, rows)
             part *= _spread(scale, steps, box, rows)
-        times = dict(made.facts).get("times")
+        times = facts.get("times")
         return values if times is None else values * np.float32(times)
+
+
+def few_bits(settings: QuantisationSettings) -> int:
+    """Return the number of bits of a code, if the settings state a number below 8 although codes are bytes; else 0."""
+    told = {bits for one in settings.sections("weights") for bits in one.numbers("num_bits", most=32)}
+    return max(told) if told and max(told) < 8 else 0
+
+
+def _check_bits(name: str, codes: Array, bits: int) -> None:
+    """Raise FormatError if a code does not fit in ``bits`` bits, as a signed integer; 0 for no limit."""
+    if not bits or not codes.size:
+        return
+    low, high, limit = int(codes.min()), int(codes.max()), 1 << bits - 1
+    if low < -limit or high >= limit:
+        raise FormatError(
+            f"{escape(name)} has the code {high if high >= limit else low}, but its quantization_config says num_bits "
+            f"{bits}: codes from {-limit} to {limit - 1}.",
+            rule="code",
+        )
 
 
 def _row_groups(box: Box, steps: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ....tensors.decoders._scale_tests import are_exchanged
@@ -80,11 +80,24 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(Status.WARN, fnuz, what, FNUZ)
     yield from _odd_weights(subject)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
+    if wide := [key for key, bits in subject.code_bits.items() if _need_more_bits(subject, key, bits)]:
+        what = f"of codes that need more bits than the quantization_config says ({_bits_of(subject, wide)})"
+        yield of_keys(Status.FAIL, wide, what, DECODE)
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
         if names:
             status = Status.WARN if kind == CLIPPED else Status.FAIL
             yield of_keys(status, names, f"with {SAID[kind]}", "Check how these scales were computed.")
+
+
+def _need_more_bits(subject: Subject, key: str, bits: int) -> bool:
+    """Return whether a code of ``key`` does not fit in a signed integer of ``bits`` bits."""
+    figures, limit = subject.measured[key].figures, 1 << bits - 1
+    return figures is not None and figures.number > 0 and not -limit <= figures.low <= figures.high < limit
+
+
+def _bits_of(subject: Subject, keys: Sequence[str]) -> str:
+    return " or ".join(f"{bits} bits" for bits in sorted({subject.code_bits[key] for key in keys}))
 
 
 def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
