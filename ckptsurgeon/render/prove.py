@@ -78,8 +78,8 @@ def _between(proof: Proof) -> str:
     """Return a text on blocks that drift without an effect on the output of the network; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
     return (
-        f"; inside the network, blocks from {escape(inside)} on differ by more than rounding explains, but this has "
-        "no effect on the output"
+        f"; inside the network, blocks from {escape(inside)} on differ by more than rounding explains, but the "
+        "outputs do not"
         if inside
         else ""
     )
@@ -155,7 +155,10 @@ def _changed(proof: Proof) -> Iterator[RenderableType]:
     others = proof.changed_elsewhere
     named = f": {listing(others, 3, where='')}" if others else ""
     said = f"{count(len(others), 'weight')} of other blocks {'differs' if len(others) == 1 else 'differ'}, too{named}"
-    yield Hanging(Text("  "), Text(said if others else "the weights of the other blocks do not differ", "dim"))
+    yield Hanging(
+        Text("  "),
+        Text(said if others else "the weights of the other blocks differ by no more than rounding explains", "dim"),
+    )
 
 
 def _unseen(proof: Proof) -> Iterator[RenderableType]:

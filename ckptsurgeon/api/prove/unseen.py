@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...analysis.prove.change_text import experts_text
 from ...analysis.prove.proof import MovedExpert, Proof
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
 from ...util.text import count, listing
 from .experts import experts_around
 from .weights import RECOGNISED, beyond_rounding, changed_tensors, hidden_embeddings, without_effect
@@ -39,10 +41,10 @@ def with_unseen(proof: Proof, networks: Sequence[Network], shared: SharedTokens 
     return replace(proof, changed=changed, unused_differing=tuple(alone), notes=notes)
 
 
-def _hidden_note(networks: Sequence[Network], keys: list[str]) -> str:
+def _hidden_note(networks: Sequence[Network], keys: list[str]) -> Note:
     what = count(len(keys), "tensor differs", "tensors differ")
     said = f"{what} by more than rounding explains, but the outputs for these inputs do not show it"
-    return f"{said}: {listing(list(_described(networks, keys)), SHOWN, where='')}"
+    return Note(NoteKind.SERIOUS, f"{said}: {listing(list(_described(networks, keys)), SHOWN, where='')}")
 
 
 def _described(networks: Sequence[Network], keys: list[str]) -> Iterator[str]:

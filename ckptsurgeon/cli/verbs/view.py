@@ -15,10 +15,11 @@ from ..showing import check_page, show_page
 NAME = "view"
 HELP = """Write an HTML page to explore a checkpoint in a browser.
 
-The page is one file that loads no other files. It has a map of the network by parameters or bytes, down to each tensor;
-a tree that can be searched by words and filtered by patterns as in --include; and shape, dtype, bytes, file and ties of
-each tensor. For two sources, it shows the differences; for more, the changes of each from the first. With several
-sources, or with --stats, a table has a row for each layer and a column for each role, such as q_proj.
+The page is one file that loads no other files, except the sounds of the clips of a run. It has a map of the network by
+parameters or bytes, down to each tensor; a tree that can be searched by words and filtered by patterns as in --include;
+and shape, dtype, bytes, file and ties of each tensor. For two sources, it shows the differences; for more, the changes
+of each from the first. With several sources, or with --stats, a table has a row for each layer and a column for each
+role, such as q_proj.
 For an output of ckpt it shows the class and rule of each tensor; for a folder of ckpt train, the curves, checks and
 verdict. Without -o, the page is written to the working directory, with a name made from SRC.
 """

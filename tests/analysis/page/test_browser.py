@@ -764,7 +764,7 @@ def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> Non
         torch.save({**base, **moved}, f"{name}.pth")
     show(browser, cs.view("base.pth", "a.pth", "b.pth"))
     assert text(browser, "h1") == "base.pth \N{RIGHTWARDS ARROW} a.pth, b.pth"
-    assert text(browser, "#found") == f"12 of {len(base)} tensors differ"
+    assert text(browser, "#found") == f"12 of {len(base)} tensors differ (change of A)"
     assert options(browser, "colouring")[:2] == ["change of A", "change of B"]
     click(browser, "#tab-layers")
     found = cs.compare_changes("base.pth", ["a.pth", "b.pth"])

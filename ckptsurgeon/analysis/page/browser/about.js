@@ -39,9 +39,14 @@ function aboutView(data) {
   return [
     ...parts,
     section("Keys", factsOf(KEYS.map(([keys, what]) => [el("kbd", {}, keys), what]))),
-    el("p.quiet", {}, `Made by ${data.made}. This page loads nothing and sends nothing.`),
+    el("p.quiet", {}, `Made by ${data.made}. This page ${LOADS[Boolean(data.run)]}.`),
   ];
 }
+
+const LOADS = {
+  false: "loads nothing and sends nothing",
+  true: "sends nothing, and loads nothing but the sounds of clips, which stay where they were",
+};
 
 const KEYS = [
   ["/", "search; Escape leaves it, and once more clears it"],

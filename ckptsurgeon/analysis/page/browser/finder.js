@@ -5,10 +5,11 @@ const OPENED = 200; // the most found tensors to which the tree is opened
 class Finder {
   /**
    * ``changed`` is called when the search changes, ``select`` with the node to show. ``metric`` returns the measure of
-   * size, "parameters" or "bytes"; ``differing`` returns how many tensors differ.
+   * size, "parameters" or "bytes"; ``differing`` returns how many tensors differ, ``colouring`` by
+   * what they are coloured, such as "change of A".
    */
-  constructor(model, search, { changed, select, metric, differing }) {
-    Object.assign(this, { model, search, changed, select, metric, differing });
+  constructor(model, search, { changed, select, metric, differing, colouring }) {
+    Object.assign(this, { model, search, changed, select, metric, differing, colouring });
     $("text").addEventListener("input", () => this.look());
     $("find").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -74,7 +75,8 @@ class Finder {
     const value = search.valueWithin(model.root, metric);
     const size = metric === "bytes" ? bytesText(value) : parametersText(value);
     const all = plural(model.size, "tensor");
-    if (!search.isActive) box.replaceChildren(model.compares ? `${grouped(this.differing())} of ${all} differ` : "");
+    const of = model.changes ? ` (${this.colouring()})` : ""; // of several models, those of one are counted
+    if (!search.isActive) box.replaceChildren(model.compares ? `${grouped(this.differing())} of ${all} differ${of}` : "");
     else box.replaceChildren(`${grouped(search.count)} of ${all}, ${size}`, ...this.nearby());
   }
 

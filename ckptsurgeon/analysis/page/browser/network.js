@@ -27,6 +27,7 @@ class Network {
       select: (node) => this.select(node),
       metric: () => this.metric,
       differing: () => this.oddWithin(model.root),
+      colouring: () => this.colouring.name,
     });
     [this.colouring] = this.colourings;
     openOdd(model, (node) => this.oddWithin(node));

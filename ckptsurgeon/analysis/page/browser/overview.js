@@ -47,8 +47,9 @@ function changedParts(model, link) {
 }
 
 function mostPart(title, model, of, link) {
-  const found = model.keys.map((_, row) => [row, of(row)]).filter(([, change]) => change > 0);
-  found.sort((a, b) => b[1] - a[1]);
+  const size = (change) => (Number.isNaN(change) ? Infinity : change); // with NaN or other shapes, it is not measured
+  const found = model.keys.map((_, row) => [row, of(row)]).filter(([, change]) => size(change) > 0);
+  found.sort((a, b) => size(b[1]) - size(a[1]) || 0);
   const rows = found.slice(0, MOST_SHOWN).map(([row, change]) => [link(row), changeText(change)]);
   return section(title, rows.length ? listOf(rows) : el("p.quiet", {}, "no changes of values"));
 }

@@ -112,9 +112,11 @@ class Panel {
     if (numbers.has(row)) {
       const [differing, maxAbs, relative, cosine, nan, inf] = numbers.get(row);
       facts.push(["elements", differing ? `${grouped(differing)} differ` : "equal in value, in other bits"]);
-      facts.push(["max abs", figureText(maxAbs)], ["change", changeText(this.model.relative.get(row))], ["cosine", exactText(cosine)]);
-      if (nan) facts.push(["NaN in one", grouped(nan)]);
-      if (inf) facts.push(["infinite in one", grouped(inf)]);
+      if (nan) facts.push(["NaN in one", el("strong.bad", {}, grouped(nan))]);
+      if (inf) facts.push(["infinite in one", el("strong.bad", {}, grouped(inf))]);
+      const rest = nan || inf ? ", finite ones" : "";
+      facts.push([`max abs${rest}`, figureText(maxAbs)], ["change", changeText(this.model.relative.get(row))]);
+      facts.push([`cosine${rest}`, exactText(cosine)]);
     }
     if (states[state[row]] === "same") facts.push(["compared", values ? "byte for byte" : "by headers alone"]);
     return facts;
