@@ -754,6 +754,18 @@ def test_the_head_says_what_a_model_is(browser: Chrome, tmp_path: Path) -> None:
     assert model is None or str(model) in said
 
 
+def test_a_tensor_with_nan_in_one_of_two_is_the_first_of_the_largest_changes(browser: Chrome) -> None:
+    before = network()
+    torch.save(before, "before.pth")
+    key, other = [key for key in before if key.endswith("attn.weight")][:2]
+    broken = before[key].clone()
+    broken[0, 0] = torch.nan
+    torch.save({**before, key: broken, other: before[other] * 1.5}, "after.pth")
+    show(browser, cs.view("before.pth", "after.pth"))
+    said = text(browser, ".panel-body")
+    assert said.index(f"{key} NaN or infinite values in one") < said.index(other)
+
+
 def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> None:
     base = network()
     torch.save(base, "base.pth")

@@ -50,7 +50,9 @@ function mostPart(title, model, of, link) {
   const size = (change) => (Number.isNaN(change) ? Infinity : change); // with NaN or other shapes, it is not measured
   const found = model.keys.map((_, row) => [row, of(row)]).filter(([, change]) => size(change) > 0);
   found.sort((a, b) => size(b[1]) - size(a[1]) || 0);
-  const rows = found.slice(0, MOST_SHOWN).map(([row, change]) => [link(row), changeText(change)]);
+  const said = (row, change) =>
+    Number.isNaN(model.relative?.get(row)) ? "NaN or infinite values in one" : changeText(change);
+  const rows = found.slice(0, MOST_SHOWN).map(([row, change]) => [link(row), said(row, change)]);
   return section(title, rows.length ? listOf(rows) : el("p.quiet", {}, "no changes of values"));
 }
 
