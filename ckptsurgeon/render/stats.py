@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 from ..analysis.inspection import Inspection
+from ..analysis.stats import Stats
 from ..analysis.stats_summary import StatsSummary
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_count, listing
@@ -28,7 +29,26 @@ def stats_view(inspection: Inspection) -> Group:
     """Return the statistics of each tensor on one line, or the reason why it has none, and then a summary."""
     table = _Table({escape(_name(inspection, key), 1000): _cells(inspection, key) for key in inspection.stats or {}})
     summary = inspection.summary
-    return Group(table, *([_summary(summary, inspection.damaged)] if summary is not None else []))
+    if summary is None:
+        return Group(table)
+    extremes = _extremes(inspection)
+    between = [Text(f"  values: {extremes}")] if extremes else []
+    return Group(table, *between, _summary(summary, inspection.damaged))
+
+
+def _extremes(inspection: Inspection) -> str:
+    """Return the smallest and the largest finite value of all tensors: ``-0.43 to 1.2``; '' if there are none."""
+    found = [one for key in inspection.stats or {} if (one := _stats_of(inspection, key)) is not None]
+    lows, highs = [one.min for one in found if one.min is not None], [one.max for one in found if one.max is not None]
+    return f"{min(lows):.4g} to {max(highs):.4g}" if lows and highs else ""
+
+
+def _stats_of(inspection: Inspection, key: str) -> Stats | None:
+    """Return the statistics of a tensor; if it has the codes of a quantised weight, those of the decoded values."""
+    coded = inspection.codes.by_key.get(key)
+    if coded is not None and key == coded.codes:
+        return inspection.decoded.get(coded.name)
+    return (inspection.stats or {})[key]
 
 
 def _name(inspection: Inspection, key: str) -> str:
@@ -51,9 +71,7 @@ def _summary(found: StatsSummary, damaged: Collection[str]) -> Text:
 
 def _cells(inspection: Inspection, key: str) -> list[str] | str:
     """Return the numbers of a tensor, or the reason why it has none."""
-    stats, coded = (inspection.stats or {})[key], inspection.codes.by_key.get(key)
-    if coded is not None and key == coded.codes:
-        stats = inspection.decoded.get(coded.name)
+    stats, coded = _stats_of(inspection, key), inspection.codes.by_key.get(key)
     if stats is None and coded is not None:
         why = inspection.undecoded[coded.name] if coded.name in inspection.damaged and key == coded.codes else ""
         return f"quantised: {escape(coded.method)}{f', not decoded: {why}' if why else ''}"
