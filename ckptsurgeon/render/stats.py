@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 from ..analysis.inspection import Inspection
-from ..analysis.stats import Stats
 from ..analysis.stats_summary import StatsSummary
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, human_count, listing
 from .columns import hanging
+
+if TYPE_CHECKING:
+    from ..analysis.stats import Stats  # imports numpy
 
 __all__ = ["stats_view"]
 
