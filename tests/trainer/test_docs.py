@@ -48,6 +48,28 @@ def test_every_setting_is_explained_with_its_default(kind: Any, heading: str) ->
     )
 
 
+PROGRAMS = [
+    (name, found)
+    for name in ("finetune", "data")
+    for found in re.findall(r"```python\n(.*?)```", (ROOT / f"docs/howto/{name}.md").read_text(), re.S)
+    if "csv.DictReader" in found
+]
+
+
+@pytest.mark.parametrize(("name", "program"), PROGRAMS, ids=[f"{name}-{n}" for n, (name, _) in enumerate(PROGRAMS)])
+def test_programs_read_a_csv_as_a_spreadsheet_saves_it(name: str, program: str) -> None:
+    """With a byte order mark, which ``ckpt train`` reads too, in front of the name of the first column."""
+    Path("demo/en").mkdir(parents=True)
+    for split in ("train", "dev"):
+        Path(f"demo/en/{split}.csv").write_text("transcript,wav_filename\nÜber,a.wav\n", encoding="utf-8-sig")
+    exec(compile(program, name, "exec"), {})  # noqa: S102 - our own pages
+    written = {path.name: path.read_text(encoding="utf-8") for path in Path().rglob("*") if path.is_file()}
+    made = [text for file, text in written.items() if file not in ("train.csv", "dev.csv")]
+    assert made
+    assert all("\ufeff" not in text for text in made)
+    assert any("ber" in text for text in made)
+
+
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     codes = [code for row in table(PAGE, "| exit status |") for code in row[0].split(", ")]
     assert codes == ["0", "1", "2", "3", "4", "5", "129", "130", "143"]
