@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "each part of values that are rounded to bfloat16 gets its own NaN",
+        "        made[nan] = 0x7FC0",
+        "        pass",
+        "tensors/ops/test_ops.py",
+    ),
+    Mutant(
+        "adding an adapter does not change a base in single precision that a caller still reads",
+        'out=None if self._base_dtype == "float32" else wide)',
+        "out=wide)",
+        "api/lora/test_single_precision.py",
+    ),
+    Mutant(
         "layers with the same weights are compared in networks of different depths",
         "        if any(one != other for one, other in found):\n            partners",
         "        if False:\n            partners",

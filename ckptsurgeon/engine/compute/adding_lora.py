@@ -9,14 +9,14 @@ from math import prod
 
 import numpy as np
 
-from ...methods.lora.changing import SINGLE, changing, wide_dtype
+from ...methods.lora.changing import SINGLE, changing, wide_dtype, widens
 from ...methods.lora.kind_values import composed_rows, elements_of_kind, rotation
 from ...methods.lora.products import LowRankChange
 from ...methods.lora.rotated import neumann_terms
 from ...methods.lora.singles import TILE
 from ...planning.plan.compute import FACTORS, Lora, LoraTerm
 from ...planning.plan.step import Step
-from ...tensors.ops.casts import CastLosses, count_nonzero, goes_to_zero, raw_dtype
+from ...tensors.ops.casts import CastLosses, count_nonzero, goes_to_zero, raw_dtype, widened
 from ...tensors.ops.regions import Array, blocks, box_shape
 from ..part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks
@@ -120,17 +120,18 @@ def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> B
     with np.errstate(all="ignore"):  # an adapter may have NaN or infinite values: the results are counted
         changes = _changes(step, _lora(step), parts)
         counted.add(step, changes)
-        wide = _wide(step)
-        change, out = changing(changes, wide, step.dtype), raw_dtype(step.dtype)
+        base, out = step.inputs[0].dtype, raw_dtype(step.dtype)
+        change = changing(changes, _wide(step), step.dtype, base)
+        taken = base if widens(_wide(step), step.dtype) else _wide(step)
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         begin = place.box[0][0] if place.box else 0
         with np.errstate(all="ignore"):
-            rows = rows_of(parts[0], place.box, seen, wide)
+            rows = rows_of(parts[0], place.box, seen, taken)
             made, lost = change(rows, begin)
         made = made.reshape(-1).view(out)
-        if goes_to_zero(step.inputs[0].dtype, step.dtype):
-            zero = int(np.count_nonzero(rows != 0)) - count_nonzero(made, step.dtype)
+        if goes_to_zero(base, step.dtype):
+            zero = int(np.count_nonzero(widened(rows, taken) != 0)) - count_nonzero(made, step.dtype)
             lost = CastLosses(lost.infinite, max(0, zero))
         return made, lost
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from .products import Changing, DoubleProducts, LowRankChange, changed
 from .singles import SingleProducts
 
-__all__ = ["SINGLE", "changing", "wide_dtype"]
+__all__ = ["SINGLE", "changing", "wide_dtype", "widens"]
 
 SINGLE = ("bfloat16", "float16")
 """The dtypes of results for which single precision is enough."""
@@ -23,11 +23,18 @@ def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
     return "float32" if plain and base != "float64" and dtype in (*SINGLE, "float32") else "float64"
 
 
-def changing(changes: Sequence[LowRankChange], wide: str, dtype: str) -> Changing:
+def widens(wide: str, dtype: str) -> bool:
+    """Return whether the function that ``changing`` returns takes rows of the base as they are stored."""
+    return wide == "float32" and dtype in SINGLE
+
+
+def changing(changes: Sequence[LowRankChange], wide: str, dtype: str, base: str = "float32") -> Changing:
     """Return a function that adds ``changes`` to rows of a tensor, in the dtype ``wide``, and rounds to ``dtype``.
 
-    All changes must be for the same tensor.
+    All changes must be for the same tensor. The rows are given as ``wide``; if ``widens`` is true, as ``base``.
     """
+    if widens(wide, dtype):
+        return SingleProducts(changes, dtype, base).changed
     if wide == "float32":
-        return SingleProducts(changes, dtype).changed if dtype in SINGLE else DoubleProducts(changes).changed
+        return DoubleProducts(changes).changed
     return lambda base, begin: changed(changes, dtype, base, begin)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...tensors.ops.casts import CastLosses, cast, count_special, widened
+from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype, widened
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
 from .products import LowRankChange, changed, joined
@@ -29,6 +29,9 @@ In single precision they would be too inexact, or overflow."""
 EVEN, PADDING = 256, 16
 """Products whose number of columns is a multiple of ``EVEN`` get ``PADDING`` more columns while they are computed."""
 
+CACHED = 1 << 17
+"""How many values of the base are widened, added to and rounded at once: so few stay in a core's cache meanwhile."""
+
 TILE = 1 << 19
 """A product is computed in blocks of rows with at most this many elements, or of one row.
 
@@ -38,13 +41,14 @@ The order in which BLAS adds depends on the size of the blocks."""
 class SingleProducts:
     """Adds products of factors to rows of a base, and rounds them to ``dtype``, a float of 16 bits.
 
+    ``base_dtype`` is the dtype of the base, whose values have the type that ``raw_dtype`` returns.
     BLAS multiplies blocks of whole rows. The blocks always begin at the same rows, so that a value does not depend on
     which rows are asked for.
     Rows with infinite values or NaN are computed in double precision, in order.
     """
 
-    def __init__(self, changes: Sequence[LowRankChange], dtype: str) -> None:
-        self._dtype = dtype
+    def __init__(self, changes: Sequence[LowRankChange], dtype: str, base_dtype: str = "float32") -> None:
+        self._dtype, self._base_dtype = dtype, base_dtype
         is_alone = len(changes) == 1 and changes[0].weight == 1.0
         self._left, self._right = changes[0].stored_pair() if is_alone else joined(changes)
         ends = (end for one in (self._left, self._right) for end in (one.max(initial=0.0), -one.min(initial=0.0)))
@@ -59,14 +63,27 @@ class SingleProducts:
         """
         if not self._is_plain:
             return self._in_order(base, np.arange(begin, begin + len(base)))
-        total = self._product(begin, begin + len(base))
-        total += base
-        made, _ = cast(total, "float32", self._dtype)
+        made = self._sums(base, begin)
         if not any(count_special(made, self._dtype)):
             return made, CastLosses(are_finite=True)
         rows = np.flatnonzero(~np.isfinite(widened(made, self._dtype)).all(axis=1))
         made[rows], lost = self._in_order(base[rows], begin + rows)
         return made, lost
+
+    def _sums(self, base: Array, begin: int) -> Array:
+        """Return ``base`` with the products of the factors added, rounded; sums that are too large are infinite."""
+        total = self._product(begin, begin + len(base))
+        made = np.empty(base.shape, raw_dtype(self._dtype))
+        size = max(1, CACHED // base.shape[1])
+        for top in range(0, len(base), size):
+            wide = self._wide(base[top : top + size])
+            sums = np.add(wide, total[top : top + size], out=None if self._base_dtype == "float32" else wide)
+            made[top : top + size], _ = cast(sums, "float32", self._dtype)
+        return made
+
+    def _wide(self, base: Array) -> Array:
+        """Return rows of the base in single precision."""
+        return cast(base, self._base_dtype, "float32")[0]
 
     def _product(self, begin: int, end: int) -> Array:
         """Return the rows from ``begin`` to ``end`` of the product of both factors."""
@@ -83,7 +100,7 @@ class SingleProducts:
         ``rows`` are the indices of the rows, ``base`` has their values in the base.
         """
         change = LowRankChange("product", 1.0, self._left[rows], self._right)
-        return changed([change], self._dtype, base.astype("<f8"), 0)
+        return changed([change], self._dtype, self._wide(base).astype("<f8"), 0)
 
 
 def _padded(right: Array) -> Array:

@@ -106,6 +106,25 @@ def test_which_rows_are_asked_for_changes_nothing(dtype: str, tile: int, monkeyp
         assert np.array_equal(np.concatenate(parts), whole), size
 
 
+@pytest.mark.parametrize("cached", [1, 700, 1 << 17])
+@pytest.mark.parametrize("stored", [*DTYPES, "float32"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_base_is_widened_a_few_rows_at_a_time_without_being_changed(
+    dtype: str, stored: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, base = change(64), bases("float16", 64)["plain"]
+    wide = widened(base, "float16").astype("<f4")
+    wide[17, 3], wide[120] = np.inf, np.nan
+    base = cast(wide, "float32", stored)[0]
+    wanted = changing([one], "float32", dtype)(cast(base, stored, "float32")[0], 0)
+    monkeypatch.setattr(singles, "CACHED", cached)
+    before = base.copy()
+    found = changing([one], "float32", dtype, stored)(base, 0)
+    assert np.array_equal(found[0].view("u2"), wanted[0].view("u2"))
+    assert found[1] == wanted[1]
+    assert np.array_equal(base.view("u1"), before.view("u1"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_with_infinite_values_and_factors_out_of_range_are_summed_in_order(dtype: str) -> None:
     one, base = change(3), bases(dtype, 3)["plain"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.engine.resample.resample import interpolate, interpolation_box
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.mismatch.policy_syntax import cast_fault
+from ckptsurgeon.tensors.ops import casts
 from ckptsurgeon.tensors.ops.casts import CastLosses, cast, count_special, raw_dtype
 from ckptsurgeon.tensors.ops.regions import blocks, box_shape
 
@@ -87,6 +88,17 @@ def test_casts_are_torch_s_bit_for_bit_but_for_the_payload_of_nan(source: str, d
     if destination == "float8_e4m3fn" and not SATURATES:
         different &= ~(tensor.to(torch.float64).abs() > 464)
     assert not different.any()
+
+
+@pytest.mark.parametrize("size", [0, 1, 699, 700, 701, 2000])
+def test_values_are_rounded_to_bfloat16_a_few_at_a_time(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part gets its own bits and its own NaN."""
+    values = np.random.default_rng(size).standard_normal(size, "<f4")
+    values[::97] = np.nan
+    whole = cast(values, "float32", "bfloat16")[0]
+    monkeypatch.setattr(casts, "CACHED", 700)
+    assert np.array_equal(cast(values, "float32", "bfloat16")[0], whole)
+    assert np.array_equal(whole == 0x7FC0, np.isnan(values))
 
 
 def test_what_becomes_infinite_is_counted() -> None:
