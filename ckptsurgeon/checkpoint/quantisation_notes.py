@@ -102,8 +102,9 @@ def contradictory(
 
 
 def _is_refused(fact: Contradiction) -> bool:
-    """Return whether the settings have other bits than the shapes, or another packing: no loader can decode them."""
-    return fact.field == PACKING or (fact.field in ("bits", "num_bits") and fact.verb == "say")
+    """Return whether the settings have other bits, blocks or packing than the codes: no loader can decode them."""
+    of_shapes = fact.field in ("bits", "num_bits", "weight_block_size") and fact.verb == "say"
+    return fact.field == PACKING or (of_shapes and fact.said != "null")
 
 
 def _without_packing(path: str, codes: QuantisedTensors, settings: Mapping[str, Any]) -> Iterator[str]:

@@ -55,6 +55,8 @@ class _Scaled:
         own = asked.own
         sizes = tuple(size for name in BLOCK_SETTINGS for size in own.pairs(name))
         scale, steps = _aligned(codes.shape, scale, sizes)
+        if asked.coded.method != "mxfp8":  # its blocks have 32 columns, whatever those of other weights have
+            _check_blocks(codes.shape, scale.shape, own.pairs("weight_block_size"))
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             zero, others = _aligned(codes.shape, zero, sizes)
@@ -82,6 +84,22 @@ class _Scaled:
             part *= _spread(scale, steps, box, rows)
         times = facts.get("times")
         return values if times is None else values * np.float32(times)
+
+
+def _check_blocks(shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> None:
+    """Raise UndecodableError if blocks of another size than the settings state have a scale each.
+
+    ``sizes`` are the block sizes (rows, columns) in the settings. A scale for each row, each column or the whole tensor
+    can be understood in one way only. But scales of other blocks may be those of another weight.
+    """
+    if not sizes or len(shape) < 2 or scales[-2:] in ((1, 1), (shape[-2], 1), (1, shape[-1])):
+        return
+    needed = [(-(-shape[-2] // rows), -(-shape[-1] // columns)) for rows, columns in sizes]
+    if scales[-2:] not in needed:
+        raise UndecodableError(
+            f"its scale has the shape {list(scales)}, but its codes {list(shape)} have {needed[0][0]} x {needed[0][1]} "
+            f"blocks of the weight_block_size {list(sizes[0])} (quantization_config)"
+        )
 
 
 def few_bits(settings: QuantisationSettings) -> int:

@@ -254,7 +254,7 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
     if scale is None and name == "block_structure" and one.method.endswith("block scales"):
         scale = parts.get(".weight_scale")
     shape = one.shape or ()
-    if not name or scale is None or len(shape) < 2:
+    if not name or scale is None or len(shape) < 2 or one.method == "mxfp8":  # mxfp8 always has blocks of 32 columns
         return
     wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
     if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):

@@ -131,6 +131,41 @@ def test_scales_without_elements_contradict_the_group_size(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize("size", [[16, 32], [64, 64], [32, 128]])
+def test_blocks_of_another_size_are_not_decoded(size: list[int], tmp_path: Path) -> None:
+    """Scales for blocks of 32 x 64 values divide the codes evenly, but may be those of another weight."""
+    folder = model("fp8-block", weight_block_size=size).folder(tmp_path / "m")
+    why = r"its scale has the shape \[2, 2\], but its codes \[64, 128\] have \d x \d blocks"
+    with pytest.raises(cs.PlanError, match=why):
+        cs.convert(folder, dequantize=True)
+    (found,) = cs.check(folder).row("quantisation").found
+    assert (found.status.value, "weight_block_size" in found.what) == ("FAIL", True)
+
+
+def test_blocks_of_mxfp8_are_their_own_in_a_model_of_other_blocks(tmp_path: Path) -> None:
+    """transformers derives the blocks from the scales: experts of 1 x 32 among linear layers of 128 x 128."""
+    codes = torch.ones(64, 128).to(torch.float8_e4m3fn)
+    scale = torch.full((64, 4), 126, dtype=torch.uint8)
+    save_file({"up.weight": codes, "up.weight_scale_inv": scale}, tmp_path / "model.safetensors")
+    settings = {"quant_method": "fp8", "weight_block_size": [32, 64]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    assert not said(cs.inspect(tmp_path))
+    cs.apply(cs.convert(tmp_path, dequantize=True), tmp_path / "out")
+    assert set(load_file(tmp_path / "out" / "model.safetensors")["up.weight"].flatten().tolist()) == {0.5}
+
+
+@pytest.mark.parametrize("shape", [(), (64, 1), (1, 128)])
+def test_scales_that_are_no_blocks_are_decoded_although_the_settings_have_blocks(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    codes = torch.ones(64, 128).to(torch.float8_e4m3fn)
+    save_file({"up.weight": codes, "up.weight_scale_inv": torch.full(shape, 0.5)}, tmp_path / "model.safetensors")
+    settings = {"quant_method": "fp8", "weight_block_size": [32, 64]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    cs.apply(cs.convert(tmp_path, dequantize=True), tmp_path / "out")
+    assert set(load_file(tmp_path / "out" / "model.safetensors")["up.weight"].flatten().tolist()) == {0.5}
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_says_so(verb: str, tmp_path: Path) -> None:
     assert any("says bits 8" in note for note in VERBS[verb](model("gptq", bits=8).folder(tmp_path / "m")).notes)
