@@ -224,7 +224,9 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
     ]
     notes: list[str] = [note for one in found for note in one.notes]
     histograms: dict[str, tuple[int, ...]] = {}
+    outermost: dict[str, tuple[int, int] | None] = {}
     if stats:
+        from ..analysis.outermost_codes import outermost_codes
         from ..analysis.stats import histogram_of
 
         for checkpoint, one, give in zip(opened, found, weights, strict=True):
@@ -235,12 +237,14 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
                 weight = give(coded.codes) if coded.name in one.decoded else None
                 if weight is not None:
                     histograms[coded.codes] = histogram_of(checkpoint, weight.info, one.decoded[coded.name])
+                    outermost[coded.codes] = outermost_codes(checkpoint, weight.info)
     recipe = None
     if len(opened) == 1:
         recipe, faults = _recipe(opened[0])
         notes += faults
     first, second = [*found, None, None][:2]
-    return PageContents(first, second, recipe=recipe, run=run, histograms=histograms), tuple(notes)
+    shown = PageContents(first, second, recipe=recipe, run=run, histograms=histograms, outermost=outermost)
+    return shown, tuple(notes)
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:

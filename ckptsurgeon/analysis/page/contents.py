@@ -165,7 +165,8 @@ class PageContents:
     """The content of a page. If the page compares two checkpoints, ``second`` and ``difference`` are set, too.
 
     ``report`` is the result of ``check``. ``changes`` are the changes of several models from their base, the first
-    checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. If there are two checkpoints, histograms
+    checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. ``outermost`` maps keys of codes to the
+    number of codes that are the lowest or the highest code, and the number of all. If there are two checkpoints, these
     and statistics describe the second.
     """
 
@@ -178,6 +179,7 @@ class PageContents:
     changes: Changes | None = None
     merge: MergeSurvey | None = None
     histograms: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    outermost: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
 
 
 def contents_of(shown: PageContents) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "changes": None,
         "merge": merge_of(shown.merge) if shown.merge is not None else None,
         "figures": None,
-        "coded": coded_of(about[-1], table.places) if about else None,
+        "coded": coded_of(about[-1], table.places, shown.outermost) if about else None,
         "check": _checked(shown.report) if shown.report is not None else None,
     }
     if shown.difference is not None and shown.inspection is not None:

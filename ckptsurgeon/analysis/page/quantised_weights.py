@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..inspection import Inspection
@@ -10,11 +11,15 @@ from .columns import Places
 __all__ = ["coded_of"]
 
 
-def coded_of(found: Inspection, places: Places) -> dict[str, Any] | None:
+def coded_of(
+    found: Inspection, places: Places, outermost: Mapping[str, tuple[int, int] | None]
+) -> dict[str, Any] | None:
     """Return the quantised weights as plain data; None if there are none. ``places`` maps each key to its row.
 
-    ``weights`` has, for each row of codes, the index of its method in ``methods``, and the shape of the decoded weight
-    (None if it is not known). ``parts`` has, for each row of scales and other parts, the row of the codes.
+    ``weights`` has, for each row of codes, the index of its method in ``methods``, the shape of the decoded weight
+    (None if it is not known), and what ``outermost`` has for the key of the codes (None if nothing): how many codes are
+    the lowest or the highest, and how many there are. ``parts`` has, for each row of scales and other parts, the row of
+    the codes.
     """
     methods: dict[str, int] = {}
     weights, parts = [], []
@@ -23,6 +28,6 @@ def coded_of(found: Inspection, places: Places) -> dict[str, Any] | None:
         if row is None:
             continue
         shape = None if one.shape is None else list(one.shape)
-        weights.append([row, methods.setdefault(one.method, len(methods)), shape])
+        weights.append([row, methods.setdefault(one.method, len(methods)), shape, outermost.get(one.codes)])
         parts += [[places[key], row] for key in one.keys if key != one.codes and key in places]
     return {"methods": list(methods), "weights": weights, "parts": parts} if weights else None

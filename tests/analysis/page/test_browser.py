@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.page.html import script_text
@@ -1018,3 +1018,19 @@ def test_codes_say_which_weight_they_are_and_scales_which_codes_they_decode(brow
     look_for(browser, f"{LAYERS[0]}.scales", pattern=True)
     browser.execute_script("document.querySelector('#find').requestSubmit()")
     assert facts(browser)["decodes"] == f"{LAYERS[0]}.qweight"
+    assert facts(browser)["parameters"] == "none: part of a quantised weight"
+
+
+def test_codes_list_their_parts_with_the_range_of_scales_and_the_share_of_outermost_codes(
+    browser: Chrome, tmp_path: Path
+) -> None:
+    folder = BY_NAME["fp8-block"].folder(tmp_path / "a")
+    show(browser, cs.view(folder, stats=True))
+    look_for(browser, f"{LAYERS[0]}.weight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    state = load_file(folder / "model.safetensors")
+    scale, codes = state[f"{LAYERS[0]}.weight_scale_inv"], state[f"{LAYERS[0]}.weight"].float().abs()
+    low, high = (float(f"{one:.4g}") for one in (scale.min(), scale.max()))
+    assert facts(browser)["decoded by"] == f"{LAYERS[0]}.weight_scale_inv (2, 2) float32, {low} to {high}"
+    number = int((codes == 448).sum())
+    assert facts(browser)["outermost codes"].startswith(f"{number} (")

@@ -596,6 +596,56 @@ def test_changes_of_quantised_weights_are_in_the_row_of_their_codes(encoding: st
     assert all(places[codes] in rows for codes in names.values())
 
 
+def nibbles(codes: Any) -> Any:
+    octets = codes.contiguous().view(torch.uint8).numpy()
+    return np.concatenate([octets.reshape(-1) & 15, octets.reshape(-1) >> 4])
+
+
+OUTERMOST: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "fp8-block": (".weight", lambda codes: codes.float().abs().numpy() == 448),
+    "int8": (".weight", lambda codes: np.abs(codes.numpy().astype("i4")) >= 127),
+    "bnb-int8": (".weight", lambda codes: np.abs(codes.numpy().astype("i4")) >= 127),
+    "int4-packed": (".weight_packed", lambda codes: np.isin(nibbles(codes), (0, 15))),
+    "nvfp4-packed": (".weight_packed", lambda codes: np.isin(nibbles(codes), (7, 15))),
+    "gptq": (".qweight", lambda codes: np.isin(nibbles(codes), (0, 15))),
+    "awq": (".qweight", lambda codes: np.isin(nibbles(codes), (0, 15))),
+    "mlx": (".weight", lambda codes: np.isin(nibbles(codes), (0, 15))),
+}
+RECORDED = Path(__file__).parents[2] / "tensors" / "decoders" / "recorded"
+
+
+@pytest.mark.parametrize("encoding", OUTERMOST)
+def test_codes_at_the_ends_of_their_range_are_counted_with_the_statistics(encoding: str, tmp_path: Path) -> None:
+    end, at_an_end = OUTERMOST[encoding]
+    folder = BY_NAME[encoding].folder(tmp_path / "a")
+    page = cs.view(folder, stats=True)
+    keys, coded = keys_of(page), data_of(page)["coded"]
+    shown = {keys[row]: outermost for row, _, _, outermost in coded["weights"]}
+    state = load_file(next(folder.glob("*.safetensors")))
+    codes = {key: at_an_end(state[key]) for key in shown}
+    assert codes
+    assert all(key.endswith(end) for key in codes)
+    assert shown == {key: [int(ends.sum()), ends.size] for key, ends in codes.items()}
+    assert all(outermost is None for *_, outermost in data_of(cs.view(folder))["coded"]["weights"])
+
+
+@pytest.mark.parametrize("name", ["nf4", "nf4-nested", "fp4"])
+def test_codes_of_the_largest_values_of_a_table_are_counted(name: str) -> None:
+    file = RECORDED / f"bitsandbytes-{name}.safetensors"
+    (weight,) = data_of(cs.view(file, stats=True))["coded"]["weights"]
+    state = load_file(file)
+    (table,) = (tensor for key, tensor in state.items() if key.endswith(".weight.quant_map"))
+    (codes,) = (tensor for key, tensor in state.items() if key.endswith("up_proj.weight"))
+    found = nibbles(codes)
+    assert weight[3] == [int(np.isin(found, [int(table.argmin()), int(table.argmax())]).sum()), found.size]
+
+
+@pytest.mark.parametrize("encoding", ["gptq-3bit", "aqlm"])
+def test_codes_of_other_bits_are_not_counted(encoding: str, tmp_path: Path) -> None:
+    coded = data_of(cs.view(BY_NAME[encoding].folder(tmp_path / "a"), stats=True))["coded"]
+    assert [outermost for *_, outermost in coded["weights"]] == [None] * len(coded["weights"])
+
+
 def test_every_kind_of_tensor_has_a_colour() -> None:
     text = (Path(html.__file__).parent / "browser" / "colours.js").read_text()
     for name, words in (("CLASS_COLOURS", (*CLASSES, "")), ("STATE_COLOURS", STATES)):

@@ -233,10 +233,10 @@ function changesOf({ base, models, pairs, total, rows }) {
   return { base, models, letters, couples, shades, total: named(total), rows: byRows };
 }
 
-/** Return the weights that rows of codes stand for, as [method, shape] by row, and the rows of codes of other parts. */
+/** Return the weights that rows of codes stand for, as [method, shape, outermost codes] by row, and the rows of other parts. */
 function codedOf(coded) {
-  const weights = (coded?.weights ?? []).map(([row, method, shape]) => [row, [coded.methods[method], shape]]);
-  return { weights: new Map(weights), parts: new Map(coded?.parts ?? []) };
+  const weights = (coded?.weights ?? []).map(([row, method, ...rest]) => [row, [coded.methods[method], ...rest]]);
+  return { weights: new Map(weights), parts: new Map(coded?.parts ?? []), partsOf: ownersOf(coded?.parts ?? []) };
 }
 
 /** Return the relative change by row, NaN if it is not known; null if no values were compared. */

@@ -41,10 +41,9 @@ class Panel {
       ["dtype", dtype],
       ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`],
     ];
-    facts.push(["parameters", parameters ? grouped(parameters) : `none: ${dtype} counts in bytes alone`]);
-    const [method, decoded] = model.coded.weights.get(row) ?? [];
-    if (method) facts.push(["codes of", nameElement(decoded ? `a weight ${shapeText(decoded)}, ${method}` : method)]);
-    if (model.coded.parts.has(row)) facts.push(["decodes", this.link(model.coded.parts.get(row))]);
+    const without = model.coded.parts.has(row) ? "part of a quantised weight" : `${dtype} counts in bytes alone`;
+    facts.push(["parameters", parameters ? grouped(parameters) : `none: ${without}`]);
+    facts.push(...this.quantised(row));
     if (opaque) facts.push(["values", nameElement(opaque)]);
     if (model.file.length && model.files[model.file[row]])
       facts.push(["file", nameElement(model.files[model.file[row]])]);
@@ -65,6 +64,26 @@ class Panel {
     if (this.origins) parts.push(section("Where it comes from", factsOf(this.origin(row))));
     if (model.figures) parts.push(this.values(row));
     return parts;
+  }
+
+  /** Return the facts about the codes of a quantised weight, or about its scales. */
+  quantised(row) {
+    const { weights, parts, partsOf } = this.model.coded;
+    const [method, decoded, outermost] = weights.get(row) ?? [];
+    const facts = [];
+    if (method) facts.push(["codes of", nameElement(decoded ? `a weight ${shapeText(decoded)}, ${method}` : method)]);
+    for (const part of partsOf.get(row) ?? []) facts.push(["decoded by", this.link(part), this.partText(part)]);
+    if (outermost) facts.push(["outermost codes", `${grouped(outermost[0])} (${percent(...outermost)})`]);
+    if (parts.has(row)) facts.push(["decodes", this.link(parts.get(row))]);
+    return facts;
+  }
+
+  /** Return the shape and the dtype of a part of a quantised weight, and the range of its values if it is known. */
+  partText(row) {
+    const { model } = this;
+    const [dtype, shape] = model.kinds[model.kind[row]];
+    const [low, high] = [model.figures?.min[row] ?? null, model.figures?.max[row] ?? null];
+    return ` ${shapeText(shape)} ${dtype}${low === null ? "" : `, ${figureText(low)} to ${figureText(high)}`}`;
   }
 
   link(row) {
