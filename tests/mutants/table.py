@@ -19,8 +19,8 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "each part of values that are rounded to bfloat16 gets its own NaN",
-        "        made[nan] = 0x7FC0",
-        "        pass",
+        "            bits[nan] = 0x7FC0",
+            "            pass",
         "tensors/ops/test_ops.py",
     ),
     Mutant(

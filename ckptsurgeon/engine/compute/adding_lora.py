@@ -195,7 +195,8 @@ def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Ar
     """
     a, b = matrix_of(own[0], dtype), matrix_of(own[1], dtype)
     left, right = (a.T, b.T) if term.transposed else (b, a)
-    left, right = np.ascontiguousarray(a.dtype.type(term.scale) * left), np.ascontiguousarray(right)
+    scaled = left if term.scale == 1 else a.dtype.type(term.scale) * left
+    left, right = np.ascontiguousarray(scaled), np.ascontiguousarray(right)
     if dtype == "float32" and not np.isfinite(left).all():
         return _factors(term, own, "float64")
     return left, right

@@ -16,7 +16,16 @@ from .half_floats import from_half, to_half
 from .regions import Array
 from .small_floats import SMALL_FLOATS, from_small, to_small
 
-__all__ = ["CastLosses", "cast", "count_nonzero", "count_special", "goes_to_zero", "raw_dtype", "widened"]
+__all__ = [
+    "CastLosses",
+    "cast",
+    "count_nonzero",
+    "count_special",
+    "goes_to_zero",
+    "raw_dtype",
+    "to_bfloat16",
+    "widened",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ def widened(array: Array, dtype: str) -> Array:
 def _narrowed(plain: Array, dtype: str) -> Array:
     """Return values cast to a dtype that is not an integer, in an array of the type that ``raw_dtype`` returns."""
     if dtype == "bfloat16":
-        return _to_bfloat16(plain.astype("<f4", copy=False))
+        return to_bfloat16(plain.astype("<f4", copy=False))
     if dtype in SMALL_FLOATS:
         return to_small(plain.astype("<f4", copy=False), dtype)
     if dtype == "float16":
@@ -128,13 +137,20 @@ CACHED = 1 << 17
 Their bits are read and written six times; so few bits stay in a core's cache meanwhile."""
 
 
-def _to_bfloat16(values: Array) -> Array:
-    """Return the bits of float32 values rounded to the nearest bfloat16, ties to even; each NaN becomes torch's NaN."""
+def to_bfloat16(values: Array, *, keeps_nan: bool = False) -> Array:
+    """Return the bits of float32 values rounded to the nearest bfloat16, ties to even; each NaN becomes torch's NaN.
+
+    With ``keeps_nan``, NaN is not looked for, and gets other bits. Then the last 16 bits of each NaN must be 0, as in
+    sums with bfloat16: rounding turns some others into numbers.
+    """
     flat = np.ascontiguousarray(values).reshape(-1)
     made = np.empty(flat.shape, "<u2")
     rounded = np.empty(min(CACHED, flat.size), "<u4")
     for begin in range(0, flat.size, CACHED):
-        _round_bits(flat[begin : begin + CACHED], rounded[: flat.size - begin], made[begin : begin + CACHED])
+        some, bits = flat[begin : begin + CACHED], made[begin : begin + CACHED]
+        _round_bits(some, rounded[: flat.size - begin], bits)
+        if not keeps_nan and (nan := np.isnan(some)).any():
+            bits[nan] = 0x7FC0
     return made.reshape(values.shape)
 
 
@@ -147,9 +163,6 @@ def _round_bits(values: Array, rounded: Array, made: Array) -> None:
     rounded += bits
     rounded >>= np.uint32(16)
     np.copyto(made, rounded, casting="unsafe")
-    nan = np.isnan(values)
-    if nan.any():
-        made[nan] = 0x7FC0
 
 
 def _to_integer(plain: Array, dtype: str) -> Array:

@@ -101,6 +101,17 @@ def test_values_are_rounded_to_bfloat16_a_few_at_a_time(size: int, monkeypatch: 
     assert np.array_equal(whole == 0x7FC0, np.isnan(values))
 
 
+def test_nan_of_bfloat16_stays_nan_without_being_looked_for() -> None:
+    every = casts.widened(raw(every_16_bits(torch.bfloat16)), "bfloat16")
+    with np.errstate(all="ignore"):
+        sums = every + np.float32(1)
+    kept, wanted = casts.to_bfloat16(sums, keeps_nan=True), casts.to_bfloat16(sums)
+    is_nan = np.isnan(sums)
+    assert is_nan.any()
+    assert np.isnan(casts.widened(kept[is_nan], "bfloat16")).all()
+    assert np.array_equal(kept[~is_nan], wanted[~is_nan])
+
+
 def test_what_becomes_infinite_is_counted() -> None:
     values = np.array([1.0, 70000.0, -1e30, np.inf, np.nan], "<f4")
     made, lost = cast(values, "float32", "float16")
