@@ -90,14 +90,21 @@ def inspect(
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
     """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json.
 
-    Returns None if there is no such metadata and no config.json.
+    If there is neither, keys and shapes show what they can; the result is None if they show no layers.
     """
-    from ..analysis.model_summary import summary_of_config, summary_of_metadata
+    from ..analysis.model_summary import summary_of_config, summary_of_metadata, with_weights
 
-    found = summary_of_metadata(checkpoint.format, checkpoint.metadata)
-    if found is not None or checkpoint.header.stored or folder is None or not folder.config:
-        return found
-    return summary_of_config(folder.config)
+    codes = with_stated_shapes(checkpoint, checkpoint.codes)
+    of_file = summary_of_metadata(checkpoint.format, checkpoint.metadata) is not None or checkpoint.header.stored
+    config = {} if of_file or folder is None else folder.config
+    found = summary_of_config(config) if config else None
+    if found is not None:
+        return with_weights(found, checkpoint, checkpoint.ties, codes)
+    if adapter_of(checkpoint)[0] is not None:
+        return None
+    from ..analysis.model_by_keys import summary_of_file
+
+    return summary_of_file(checkpoint, codes)
 
 
 def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:

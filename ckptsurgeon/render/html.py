@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from html import escape as escape_html
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -150,8 +151,9 @@ def _views(result: object) -> Views:
 
 def _checkpoint(found: Checkpoint) -> Views:
     from ..analysis.inspection import inspection_of
+    from ..analysis.model_by_keys import summary_of_file
 
-    yield from _inspection(inspection_of(found))
+    yield from _inspection(replace(inspection_of(found), model=summary_of_file(found, found.codes)))
 
 
 def _inspection(found: Inspection) -> Views:

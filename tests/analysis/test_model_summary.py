@@ -82,8 +82,11 @@ GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden"
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("whisper_cpp/tiny.bin", "Whisper, 1 + 1 layers (encoder, decoder), 32 wide, 2 heads"),
-        ("ctranslate2/int8", "WhisperSpec, 2 heads"),
+        (
+            "whisper_cpp/tiny.bin",
+            "Whisper, 1 + 1 layers (encoder, decoder), 32 wide, 2 heads, 35.6 k parameters, float16, float32",
+        ),
+        ("ctranslate2/int8", "WhisperSpec, 2 heads, 3.6 k parameters, CTranslate2 8 bits, float32"),
     ],
 )
 def test_files_of_speech_engines_say_what_they_are(path: str, said: str) -> None:

@@ -266,7 +266,7 @@ def test_a_dry_run_refuses_what_writing_would(options: list[str], files: object,
 
 def test_depth_sort_include_and_stats(files: object, ckpt: Run) -> None:
     shallow = ckpt("inspect", "best.pth", "--depth", "1").out
-    assert "layers" not in shallow
+    assert "layers." not in shallow
     assert "--depth shows more" in shallow
     by_size = [
         line.split()[0]

@@ -1,0 +1,112 @@
+"""What keys and shapes alone show of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.model_by_keys import MARKS, family_by_keys, summary_of_keys
+from ckptsurgeon.tensors.info import TensorInfo
+
+SMALL = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+PICO = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+SPEECH = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        ("llama", SMALL, "Llama (by its keys), 3 layers, 32 wide"),
+        ("mistral", SMALL, "Llama (by its keys), 3 layers, 32 wide"),
+        ("qwen2", SMALL, "Qwen2 (by its keys), 3 layers, 32 wide"),
+        ("qwen3", SMALL, "Qwen3 (by its keys), 3 layers, 32 wide"),
+        ("gemma2", SMALL, "Gemma 2 (by its keys), 3 layers, 32 wide"),
+        ("phi3", SMALL, "Phi-3 (by its keys), 3 layers, 32 wide"),
+        ("gpt2", {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 96}, "GPT-2 (by its keys), 2 layers, 32 wide"),
+        ("gpt_neox", SMALL, "GPT-NeoX (by its keys), 3 layers, 32 wide"),
+        ("bert", SMALL, "BERT (by its keys), 3 layers, 32 wide"),
+        ("vit", SMALL, "ViT (by its keys), 3 layers, 32 wide"),
+        ("t5", {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "d_kv": 8,
+                "vocab_size": 96}, "T5 (by its keys), 2 + 3 layers (encoder, decoder), 32 wide"),
+        ("whisper", {**SPEECH, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_attention_heads": 4,
+                     "vocab_size": 96, "pad_token_id": 0},
+         "Whisper (by its keys), 2 + 3 layers (encoder, decoder), 32 wide"),
+        ("opt", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}, "OPT (by its keys), 3 layers, 32 wide"),
+        ("wav2vec2", {**SMALL, "num_conv_pos_embedding_groups": 4}, "wav2vec 2.0 (by its keys), 3 layers, 32 wide"),
+    ],
+)  # fmt: skip
+def test_models_of_transformers(kind: str, fields: dict[str, Any], said: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    with torch.device("meta"):
+        module = transformers.AutoModel.from_config(config)
+    found = {key: TensorInfo("float32", tuple(value.shape)) for key, value in module.state_dict().items()}
+    assert str(summary_of_keys(found, found)) == said
+
+
+def test_each_family_is_found_by_its_own_keys() -> None:
+    """A mark that an earlier entry hides would never name its family."""
+    for family, marks in MARKS:
+        assert family_by_keys([f"model.{mark}" for mark in marks]) == family
+
+
+def llama(layers: int) -> dict[str, torch.Tensor]:
+    tensors = {"model.embed_tokens.weight": torch.ones(6, 4, dtype=torch.bfloat16)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}"
+        tensors |= {f"{at}.self_attn.{one}_proj.weight": torch.ones(4, 4, dtype=torch.bfloat16) for one in "qkvo"}
+        tensors |= {f"{at}.mlp.gate_proj.weight": torch.ones(8, 4, dtype=torch.bfloat16)}
+        tensors |= {f"{at}.{one}_layernorm.weight": torch.ones(4) for one in ("input", "post_attention")}
+    return tensors
+
+
+def test_inspect_shows_what_the_keys_show(ckpt: Any) -> None:
+    save_file(llama(2), "alone.safetensors")
+    assert (
+        "model  Llama (by its keys), 2 layers, 4 wide, 232 parameters, bfloat16, float32"
+        in ckpt("inspect", "alone.safetensors").out
+    )
+    model = cs.inspect("alone.safetensors").to_json()["model"]
+    assert model["is_by_keys"]
+    assert (model["parameters"], model["types"]) == (232, ("bfloat16", "float32"))
+    part = cs.inspect("alone.safetensors", include=["model.layers.0.**"])
+    assert part.model is not None
+    assert part.model.parameters == 232  # of the model, not of what was selected
+    Path("config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}))
+    Path("alone.safetensors").rename("model.safetensors")
+    assert "model  LlamaForCausalLM, 2 layers, 232 parameters, bfloat16, float32" in ckpt("inspect", ".").out
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"w": torch.ones(2)},
+        {"0.weight": torch.ones(2, 2), "2.weight": torch.ones(2, 2)},
+        {f"base.model.layers.{n}.q.lora_A.weight": torch.ones(2, 4) for n in range(3)},
+        {f"state.{n}.exp_avg": torch.ones(3) for n in range(4)},
+    ],
+)
+def test_what_is_no_network_of_layers_is_not_described(tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, "x.safetensors")
+    assert cs.inspect("x.safetensors").model is None
+
+
+def test_an_unknown_family_has_sizes_alone() -> None:
+    save_file({f"net.blocks.{n}.norm.weight": torch.ones(3) for n in range(2)}, "x.safetensors")
+    assert str(cs.inspect("x.safetensors").model) == "2 layers, 3 wide, 6 parameters, float32"
+
+
+def test_few_blocks_of_a_convolutional_network_are_not_its_layers() -> None:
+    tensors = {f"layer{stage}.{n}.{part}": torch.ones(2) for stage in (1, 2) for n in range(3)
+               for part in ("conv1.weight", "bn1.weight")}  # fmt: skip
+    save_file(tensors | {"fc.weight": torch.ones(2, 2)}, "x.safetensors")
+    assert str(cs.inspect("x.safetensors").model) == "ResNet (by its keys), 28 parameters, float32"
