@@ -18,13 +18,15 @@ from ..planning.keys.infer_rules import rules_for
 from ..planning.keys.spelling import quoted
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
+from ..planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
 from ..tensors.find_codes import find_codes
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
-from ..util.text import NUMBER_IN_KEY
+from ..util.text import NUMBER_IN_KEY, escape
 from ..vocabulary.read import tokens_beside
 from .inputs.argument_types import CheckpointLike
 from .inputs.inputs import close_plan
+from .model_folder.folder import model_folder
 from .transplant.transplant import transplant
 
 __all__ = ["with_command"]
@@ -37,16 +39,22 @@ SURE = ("same name", "prefix", "name")
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Options of a transplant that may make a checkpoint fit."""
+    """Options of a transplant that may make a checkpoint fit.
+
+    ``copied`` names two modules, FROM:TO: then the checkpoint is a source twice, and the second time, only its module
+    FROM is used, as the module TO.
+    """
 
     rules: tuple[str, ...] = ()
     vocab: str = ""
     dequantize: bool = False
+    copied: str = ""
 
     def planned(self, source: CheckpointLike, destination: CheckpointLike, task: str | None, root: str | None) -> Plan:
         """Return the plan of the transplant with these options; tensors whose shapes differ are initialised."""
+        sources = [source, f"{path_of(source)}:{self.copied}"] if self.copied else source
         return transplant(
-            source, destination, map=list(self.rules), vocab=self.vocab or None, on_mismatch="init",
+            sources, destination, map=list(self.rules), vocab=self.vocab or None, on_mismatch="init",
             encoding="dequantize" if self.dequantize else "keep", task=task, root=root,
         )  # fmt: skip
 
@@ -56,6 +64,10 @@ class _Candidate:
         for rule in self.rules:
             yield from ("--map", rule)
         yield from ("--vocab", self.vocab) if self.vocab else ()
+
+    def sources(self, path: str) -> tuple[str, ...]:
+        """Return the sources as words of a command line; ``path`` is the path of the checkpoint."""
+        return ("--source", path, "--source", f"{path}:{self.copied}") if self.copied else (path,)
 
 
 def with_command(
@@ -107,7 +119,14 @@ def with_command(
         words += [name, value] if value is not None else []
     here, there = path_of(source), path_of(destination)
     is_file = all(isinstance(one, (str, os.PathLike)) for one in (source, destination))
-    command = ("ckpt", "transplant", here, there, *words, "-o", _output(here, target)) if is_file else ()
+    command = (
+        ("ckpt", "transplant", *chosen.sources(here), there, *words, "-o", _output(here, target)) if is_file else ()
+    )
+    if command and chosen.copied:
+        embedding, _, head = chosen.copied.partition(":")
+        tied = f"{escape(fit.first)} uses its embedding as output layer (tie_word_embeddings)"
+        said = f"{tied}: the command copies {escape(embedding)} into {escape(head)}"
+        fit = replace(fit, notes=(*fit.notes, Note(NoteKind.REMARK, said)))
     return replace(fit, renamed=renamed, rules=chosen.rules, command=command, counts=facts.counts)
 
 
@@ -153,10 +172,28 @@ def _candidates(
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""
     rules = _sure_rules(proposal, checkpoint) if proposal is not None else ()
+    copied = _untied(fit, checkpoint, target) if isinstance(source, (str, os.PathLike)) else ""
     for some in dict.fromkeys(((), rules)):
-        if lists:
-            yield _Candidate(some, lists, dequantize)
-        yield _Candidate(some, "", dequantize)
+        for module in dict.fromkeys((copied, "")):
+            if lists:
+                yield _Candidate(some, lists, dequantize, module)
+            yield _Candidate(some, "", dequantize, module)
+
+
+def _untied(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> str:
+    """Return the modules EMBEDDING:HEAD if a checkpoint ties its output layer to its embedding; ``target`` does not.
+
+    Then the output layer computes the same if it is a copy of the embedding. '' for any other checkpoint.
+    """
+    head = next((key for key in fit.missing if HEAD.search(key)), "")
+    found = [
+        key for key in checkpoint if EMBEDDING.search(key) and is_embedding(key) and len(checkpoint[key].shape) == 2
+    ]
+    if not head or len(found) != 1 or ":" in checkpoint.path or not model_folder(checkpoint).is_tied:
+        return ""
+    ends = found[0].removesuffix(".weight"), head.removesuffix(".weight")
+    is_plain = found[0] != ends[0] and head != ends[1] and not checkpoint.codes
+    return ":".join(ends) if is_plain and target.tensors[head].shape[1:] == checkpoint[found[0]].shape[1:] else ""
 
 
 def _sure_rules(found: Proposal, checkpoint: Checkpoint) -> tuple[str, ...]:

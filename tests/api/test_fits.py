@@ -261,6 +261,30 @@ def test_the_other_name_of_a_tied_tensor_is_enough() -> None:
     assert not cs.fits("src.safetensors", "dst/config.json").fits
 
 
+def test_an_embedding_that_is_the_output_layer_is_copied_into_an_untied_one(ckpt: Callable[..., Any]) -> None:
+    saved("src", GPT2, "GPT2LMHeadModel", tie_word_embeddings=True)
+    write_config("dst/config.json", GPT2, "GPT2LMHeadModel", tie_word_embeddings=False)
+    found = cs.fits("src", "dst/config.json")
+    assert list(found.missing) == ["lm_head.weight"]
+    assert not found.counts.get("initialised")
+    said = (
+        "src uses its embedding as output layer (tie_word_embeddings): the command copies transformer.wte into lm_head"
+    )
+    assert said in found.notes
+    assert ckpt(*found.command[1:]).code == 0
+    assert cs.fits("src-fits", "dst").fits
+    made, source = load_file("src-fits/model.safetensors"), load_file("src/model.safetensors")
+    assert torch.equal(made["lm_head.weight"], source["transformer.wte.weight"])
+
+
+def test_an_output_layer_that_an_untied_source_lacks_is_not_a_copy() -> None:
+    saved("src", GPT2, "GPT2Model", tie_word_embeddings=False)
+    write_config("dst/config.json", GPT2, "GPT2LMHeadModel", tie_word_embeddings=False)
+    found = cs.fits("src", "dst/config.json")
+    assert found.counts["initialised"] == 1
+    assert "--source" not in found.command
+
+
 def test_what_a_class_makes_itself_is_said() -> None:
     """transformers does not save the sinusoidal positions of Marian."""
     from transformers import MarianConfig, MarianMTModel
