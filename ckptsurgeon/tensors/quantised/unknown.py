@@ -196,7 +196,8 @@ def _coded(
     stem = module or (first if all(key.startswith(first) for key in others) else first.rpartition(".")[0])
     parts = {f".{key}"[len(stem) + bool(stem) :]: key for key in (first, *more, *others)}
     above, dot, leaf = first.rpartition(".")
-    is_stem = leaf == "weight" or any(key.startswith(f"{first}_") for key in others)
+    is_stack = len(codes) == 1 and not others and len(tensors[first].shape) > 2  # experts without scales
+    is_stem = leaf == "weight" or is_stack or any(key.startswith(f"{first}_") for key in others)
     is_told = bool(_TELLING.fullmatch(leaf))
     named = f"{above}{dot}weight" if is_told or (module and not is_stem) else first
     quantisation = method if others else method + WITHOUT_SCALES

@@ -176,3 +176,12 @@ def test_a_part_in_another_shard_is_not_lost(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     assert not said(cs.inspect(folder))
     assert not any(said(cs.inspect(folder / name)) for name in names)
+
+
+@pytest.mark.parametrize("name", ["fp8-experts", "fp4-experts"])
+def test_experts_without_their_scales_keep_their_name(name: str, tmp_path: Path) -> None:
+    folder = BY_NAME[name].folder(tmp_path / "m")
+    state = {key: one for key, one in load_file(folder / WEIGHTS).items() if not key.endswith("_scale_inv")}
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(cs.PlanError, match=r"experts\.gate_up_proj of .* the scale that decodes its codes is missing"):
+        cs.convert(folder, dequantize=True)
