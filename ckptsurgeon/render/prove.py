@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..analysis.prove.barrier import BarrierPoint, LossBarrier
-from ..analysis.prove.change_text import change_text, share_text
+from ..analysis.prove.change_text import NOT_FINITE, change_text, error_text, share_text
 from ..analysis.prove.proof import (
     DIFFERENT,
     EQUIVALENT,
@@ -60,18 +60,25 @@ def _why(proof: Proof) -> str:
         return f"{agree}{apart if proof.differing else f', and so do {all_weights}'}"
     drift, output = proof.drift, proof.output
     if proof.verdict == EQUIVALENT:
-        return (
-            f"the outputs are {share_text(output.distance.error)} apart; rounding explains up to "
-            f"{share_text(output.allowed)}{_predicted(proof)}{_between(proof)}"
-        )
+        allowed = share_text(output.allowed)
+        return f"{_apart(output)}; rounding explains up to {allowed}{_predicted(proof)}{_between(proof)}"
     if drift is None:
         return "some weights differ, but these inputs do not use these weights, so the effect is not known"
     where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
+    if not drift.distance.is_finite:
+        return f"the networks drift {where}: values there are {NOT_FINITE} of the two{_predicted(proof)}"
     return (
         f"the networks drift {where}: they are {share_text(drift.distance.error)} apart there, but rounding explains "
-        f"only {share_text(drift.allowed)}; the outputs are {share_text(output.distance.error)} apart"
-        f"{_predicted(proof)}"
+        f"only {share_text(drift.allowed)}; {_apart(output)}{_predicted(proof)}"
     )
+
+
+def _apart(output: BlockResult) -> str:
+    """Return a text on the difference of the outputs: as a share of all, and the largest of a single value."""
+    found = output.distance
+    if not found.is_finite:
+        return f"values of the outputs are {NOT_FINITE} of the two"
+    return f"the outputs are {share_text(found.error)} apart, a single value by at most {found.largest:.2g}"
 
 
 def _between(proof: Proof) -> str:
@@ -89,6 +96,8 @@ def _predicted(proof: Proof) -> str:
     seen = proof.prediction
     if seen is None or proof.verdict == SAME:
         return ""
+    if math.isnan(seen.divergence):
+        return "; the most likely answers cannot be compared"
     same = round(seen.agreement * seen.places)
     return f"; the most likely answer is the same at {same} of {seen.places} positions, KL {seen.divergence:.2g} nats"
 
@@ -139,7 +148,7 @@ def _row(one: BlockResult) -> list[str | Text]:
     name = escape(one.name) or "output"
     called = f" (call {one.call + 1})" if one.call else ""
     called += f" (tensor {one.part + 1})" if one.part else ""
-    error = Text("same" if one.distance.same else share_text(one.distance.error), "red" if one.drifts else "")
+    error = Text("same" if one.distance.same else error_text(one.distance), "red" if one.drifts else "")
     allowed = "" if math.isnan(one.allowed) else share_text(one.allowed)
     return [f"{name}{called}", error, allowed, f"{one.distance.cosine:.6f}"]
 

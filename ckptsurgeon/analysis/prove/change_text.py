@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 
 from ...util.text import count, escape, percent_number, shape_text
+from .figures import Distance
 from .proof import ChangedTensor, MovedExpert
 
-__all__ = ["change_text", "experts_text", "share_text"]
+__all__ = ["NOT_FINITE", "change_text", "error_text", "experts_text", "share_text"]
+
+NOT_FINITE = "NaN or infinite in only one"
 
 SHOWN = 8
 
@@ -17,7 +20,14 @@ def change_text(one: ChangedTensor) -> str:
     """Return a text on how much a weight differs and, if known, how it has changed."""
     if one.shapes:
         return f"has another shape: {' and '.join(map(shape_text, one.shapes))}"
+    if math.isnan(one.error):
+        return f"has values that are {NOT_FINITE} of the two{_origin(one)}"
     return f"differs by {share_text(one.error)}{_origin(one)}"
+
+
+def error_text(found: Distance) -> str:
+    """Return the relative error of two outputs as a percentage; if it cannot be computed, why."""
+    return share_text(found.error) if found.is_finite else NOT_FINITE
 
 
 def share_text(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,13 +18,19 @@ class Distance:
 
     ``error`` is the norm of the difference divided by the norm of the first tensor. ``cosine`` is the cosine of the
     angle between the two, as flat vectors. ``largest`` is the largest absolute difference of two elements. ``same`` is
-    true if all bits are equal. If a NaN or an infinity is in only one of the tensors, the error is infinite.
+    true if all bits are equal. If a NaN or an infinity is in only one of the tensors, ``error`` and ``largest`` are
+    infinite.
     """
 
     error: float
     cosine: float
     largest: float
     same: bool
+
+    @property
+    def is_finite(self) -> bool:
+        """False if a NaN or an infinity is in only one of the tensors, so that no difference can be computed."""
+        return isfinite(self.largest)
 
 
 def distance(first: Tensor, second: Tensor) -> Distance:
@@ -69,6 +76,7 @@ class Prediction:
 def prediction(first: Tensor, second: Tensor) -> Prediction:
     """Return the difference of the predictions in two tensors of logits; the last dimension has an entry per token."""
     a, b = (one.double().log_softmax(-1) for one in (first, second))
-    divergence = float((a.exp() * (a - b)).sum(-1).mean())
+    terms = (a.exp() * (a - b)).masked_fill(a.isneginf(), 0)  # a token that the first model excludes counts nothing
+    divergence = float(terms.sum(-1).mean())
     agreement = float((a.argmax(-1) == b.argmax(-1)).double().mean())
     return Prediction(max(divergence, 0.0), agreement, a[..., 0].numel())

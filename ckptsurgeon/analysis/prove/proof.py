@@ -66,7 +66,8 @@ class MovedExpert:
 class ChangedTensor:
     """A weight whose values differ. ``error`` is the norm of the difference divided by the norm of the first weight.
 
-    ``block`` is the name of the block that uses the weight. ``equals`` is the key of another weight of the first
+    ``error`` is NaN if values are NaN or infinite in only one of the two. ``block`` is the name of the block that uses
+    the weight. ``equals`` is the key of another weight of the first
     network that has the values of this weight in the second one; '' if there is none. ``order`` is "transposed" if the
     second weight is the first one transposed, "rows" or "columns" if it has the rows or columns of the first weight in
     another order; '' otherwise. ``shapes`` are its shapes in both networks if they differ; then ``error`` is infinite.

@@ -8,11 +8,14 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from ...analysis.prove.barrier import BarrierPoint, LossBarrier
+from ...analysis.prove.figures import distance
 from ...checkpoint.in_memory import place_of
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, PlanError
 from ...storage.read.uri import shown
-from ...util.text import escape, listing
+from ...util.note_kind import NoteKind
+from ...util.notes import Note
+from ...util.text import count, escape, listing
 from ..inputs.argument_types import AxisGroups, CheckpointLike, Path, Progress, checked
 from ..inputs.memory_budget import memory_bytes
 
@@ -29,6 +32,13 @@ MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
 COPIES = 3
 """The weights of a block are in memory this many times: those of both networks, and the interpolated ones."""
+MATRICES = 16
+"""The largest number of matrices that are compared to see whether two networks are related."""
+RELATED, ALIGNED = 0.1, 0.25
+"""Networks whose matrices have a smaller median cosine, as they are and after an alignment, are not related.
+
+An alignment makes random matrices alike, too: those 32 wide have a cosine of 0.2 after it, wider ones less.
+"""
 LEAST, MOST = 3, 1001
 """The smallest and the largest number of points."""
 
@@ -92,6 +102,7 @@ def loss_barrier(
         given = _inputs(networks[0], inputs, seed)
         losses, said = _losses(networks, given, points, limit, drawn=inputs is None)
         notes += _notes(networks, drawn=inputs is None)
+        notes += _unrelated_notes(networks, aligned=align)
     ends = losses[0], losses[-1]
     return LossBarrier(
         described(networks[0]), described(networks[1]), given.said, said, tuple(_points(losses, *ends)), align,
@@ -229,6 +240,28 @@ def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[st
         return made
 
     return read
+
+
+def _unrelated_notes(networks: Sequence[Network], *, aligned: bool) -> list[Note]:
+    """Return a warning if the two networks hardly have a direction in common: then no mean of them is of use.
+
+    The cosines of their matrices are compared, of at most ``MATRICES`` of them. Networks that were trained from the
+    same weights have cosines near 1, unrelated ones near 0.
+    """
+    matrices = [key for key, step in networks[0].steps.items() if len(step.shape) > 1 and not step.tied_to]
+    some = matrices[:: -(-len(matrices) // MATRICES) or 1]
+    found = sorted(distance(*(one.read([key])[key] for one in networks)).cosine for key in some)
+    middle = found[len(found) // 2] if found else 1.0
+    if abs(middle) >= (ALIGNED if aligned else RELATED):
+        return []
+    still = ", although B has the order of A" if aligned else ""
+    end = "" if aligned else "; if B is only in another order, --align finds it"
+    said = (
+        f"the weights of the two networks have hardly anything in common{still}: the median cosine of "
+        f"{count(len(found), 'matrix', 'matrices')} is {middle:.2g}. They were probably not trained from the same "
+        f"weights: a mean of them is of no use, even if this barrier is low{end}"
+    )
+    return [Note(NoteKind.SERIOUS, said)]
 
 
 def _notes(networks: Sequence[Network], *, drawn: bool) -> list[str]:

@@ -190,8 +190,10 @@ def changed_tensors(networks: Sequence[Network], keys: Sequence[str], block: str
     """
     rows = [(key, _distance_of(networks, key)) for key in keys]
     shapes = {key: _shapes(networks, key) for key in keys}
-    found = [ChangedTensor(key, block, far.error, shapes=shapes[key]) for key, far in rows if not far.same]
-    ordered = sorted(found, key=lambda one: -one.error)
+    found = [
+        ChangedTensor(key, block, _error(far, shapes[key]), shapes=shapes[key]) for key, far in rows if not far.same
+    ]
+    ordered = sorted(found, key=lambda one: -math.inf if math.isnan(one.error) else -one.error)
     around = experts_around(networks[0].module, keys)
     return tuple(
         _recognised(networks, one, has_experts=one.key in around) if at < RECOGNISED else one
@@ -231,3 +233,8 @@ def _distance_of(networks: Sequence[Network], key: str) -> Distance:
     if first.shape != second.shape:
         return Distance(math.inf, 0.0, math.inf, same=False)
     return distance(first, second)
+
+
+def _error(far: Distance, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Return the relative error of a weight; NaN if it cannot be computed for values of equal ``shapes``."""
+    return far.error if far.is_finite or shapes else math.nan

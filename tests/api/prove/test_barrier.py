@@ -192,6 +192,24 @@ def test_random_inputs_are_said() -> None:
     assert any("the inputs are random" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+def test_unrelated_networks_are_said_to_be_unrelated(aligned: bool, ckpt: Run) -> None:
+    """A low barrier of networks with nothing in common is no advice to merge them."""
+    llama("a", 0)
+    llama("b", 1)
+    said = " ".join(
+        ckpt("prove", "a", "b", "--barrier", "--points", "3", *(["--align"] if aligned else [])).err.split()
+    )
+    assert "warning: the weights of the two networks have hardly anything in common" in said
+    assert "a mean of them is of no use" in said
+
+
+def test_related_networks_are_not_said_to_be_unrelated() -> None:
+    llama("a", 0)
+    llama("b", 0, 1.1)
+    assert not any("hardly anything" in note for note in cs.loss_barrier("a", "b", points=3).notes)
+
+
 def test_a_network_has_no_barrier_to_itself() -> None:
     llama("a", 0, 4)
     texts()

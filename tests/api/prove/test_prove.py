@@ -675,6 +675,26 @@ def test_weights_of_other_shapes_are_named_and_counted(ckpt: Any) -> None:
     assert "∞" not in said
 
 
+def test_the_largest_difference_of_the_logits_is_printed(ckpt: Any) -> None:
+    llama("a")
+    llama("b")
+    edit("b", lambda state: state["lm_head.weight"].mul_(1.5))
+    found = cs.prove("a", "b")
+    said = " ".join(ckpt("prove", "a", "b").out.split())
+    assert f"apart, a single value by at most {found.output.distance.largest:.2g}" in said
+
+
+def test_nan_is_named_and_not_an_infinite_share(ckpt: Any) -> None:
+    llama("a")
+    llama("b")
+    edit("b", lambda state: state["model.layers.1.mlp.up_proj.weight"][0].fill_(float("nan")))
+    said = " ".join(ckpt("prove", "a", "b").out.split())
+    assert "the networks drift from model.layers.1 on: values there are NaN or infinite in only one of the two" in said
+    assert "model.layers.1.mlp.up_proj.weight has values that are NaN or infinite in only one of the two" in said
+    assert "the most likely answers cannot be compared" in said
+    assert "∞" not in said
+
+
 def test_settings_are_no_cause_if_no_network_drifts() -> None:
     llama("a")
     cs.apply(cs.resize("a", set={"num_key_value_heads": 4}), "b/")
