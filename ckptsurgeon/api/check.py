@@ -123,6 +123,8 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         heads=heads_of(checkpoint),
         checksums=sums.number,
         bad_checksums=sums.bad,
+        damaged=sums.keys,
+        file=_only_file(checkpoint),
         recipe=recipe_sums(checkpoint, measured),
         in_memory=checkpoint.in_memory,
         fault="" if opened.fault is None else DAMAGED,
@@ -136,3 +138,9 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
     from .checking.with_folder import with_folder
 
     return with_zero_runs(with_folder(subject, checkpoint, base), checkpoint)
+
+
+def _only_file(checkpoint: Checkpoint) -> str:
+    """Return the name of the file of a checkpoint; '' if there are several."""
+    names = {file.name for file in checkpoint.open_files().values()}
+    return names.pop() if len(names) == 1 else ""

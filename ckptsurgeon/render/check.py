@@ -18,6 +18,8 @@ FOUND = 5
 """The largest number of findings of one check that are shown; ``-v`` shows all."""
 
 
+CARD = "model-card"
+"""The id of the check that is shown last: it says nothing on the weights."""
 LENIENT = "  Warnings alone leave the exit status at 0; with --strict it is 1."
 
 
@@ -26,8 +28,9 @@ def check_view(report: CheckReport, *, every: bool = False, is_lenient: bool = F
 
     ``is_lenient`` is true if the command exits with 0 although a check gave WARN; then a line says so.
     """
-    views: list[RenderableType] = [_verdict(report)]
-    for row in report.with_status(Status.FAIL, Status.WARN):
+    views: list[RenderableType] = [_verdict(report), *_groups(report)]
+    rows = report.with_status(Status.FAIL, Status.WARN)
+    for row in sorted(rows, key=lambda one: (one.status is not Status.FAIL, one.id == CARD)):
         views += _findings(row, 1 << 30 if every else FOUND)
     if report.verdict is Status.WARN and is_lenient:
         views.append(Text(LENIENT, "dim"))
@@ -47,6 +50,14 @@ def _verdict(report: CheckReport) -> RenderableType:
     text = Text(f"{escape(report.path)}", "bold")
     text.append(f"  {report.format}, {what}{f': {counts}' if counts else ''}", "not bold")
     return Hanging(label, text)
+
+
+def _groups(report: CheckReport) -> Iterator[RenderableType]:
+    """Yield a line with the outcome of each group of checks, if they differ: a warning may be of the card alone."""
+    found = report.groups
+    if len(set(found.values())) > 1:
+        words = [Text.assemble(f"{group} ", (status.value, STYLES[status])) for group, status in found.items()]
+        yield Text("  ").append_text(Text(", ").join(words))
 
 
 def _findings(row: CheckRow, most: int) -> Iterator[RenderableType]:

@@ -36,6 +36,7 @@ class Check:
 
     ``id`` is in kebab-case and never changes, because ``--skip`` and SARIF use it. ``title`` is the statement that the
     check tests. ``looks_at`` returns a phrase for the examined things, such as "24 tensors".
+    ``group`` is the name of its folder: files, values, model or adapter.
     """
 
     id: str
@@ -43,12 +44,13 @@ class Check:
     run: Callable[[Subject], Iterable[Found]]
     against: Callable[[Subject], str] = nothing_against
     looks_at: Callable[[Subject], str] = nothing_against
+    group: str = ""
 
     def row(self, subject: Subject) -> CheckRow:
         """Run the check and return its outcome."""
         why = self.against(subject)
         found = () if why else tuple(self.run(subject))
-        return CheckRow(self.id, self.title, found, why, "" if why else self.looks_at(subject))
+        return CheckRow(self.id, self.title, found, why, "" if why else self.looks_at(subject), self.group)
 
 
 def of_keys(status: Status, keys: Sequence[str], what: str, todo: str, **figures: int | float | str) -> Found:

@@ -25,11 +25,12 @@ __all__ = ["Checksums", "RecipeSums", "checked_sums", "recipe_sums"]
 class Checksums:
     """The number of records (such as zip entries) with a stored checksum; ``bad`` are the names of damaged records.
 
-    A record is damaged if its bytes do not match its checksum.
+    A record is damaged if its bytes do not match its checksum. ``keys`` are the keys of the tensors in these records.
     """
 
     number: int = 0
     bad: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Checksums:
@@ -39,8 +40,10 @@ def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Ch
     CRC-32 is used. Other records are read again.
     """
     seen: dict[Storage, bool] = {}
+    keys: dict[Storage, list[str]] = {}
     for key, info in checkpoint.items():
         for file, storage in checkable(checkpoint, info):
+            keys.setdefault(storage, []).append(key)
             one = measured.get(key)
             if storage.crc32 is not None and storage.crc32c is None and one is not None and _fills(info, storage):
                 seen[storage] = one.crc32 == storage.crc32
@@ -50,7 +53,9 @@ def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Ch
                     seen[storage] = True
                 except FormatError:
                     seen[storage] = False
-    return Checksums(len(seen), tuple(storage.name for storage, is_right in seen.items() if not is_right))
+    bad = [storage for storage, is_right in seen.items() if not is_right]
+    inside = tuple(dict.fromkeys(key for storage in bad for key in keys[storage]))
+    return Checksums(len(seen), tuple(storage.name for storage in bad), inside)
 
 
 def _fills(info: TensorInfo, storage: Storage) -> bool:

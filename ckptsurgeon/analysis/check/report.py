@@ -34,7 +34,7 @@ class Found(Brief):
     """A finding of a check: ``what`` is its message, ``todo`` the advice.
 
     ``keys`` are the tensors that the finding is about; ``file`` is set if the finding is about one file. ``figures``
-    are the numbers in the message, by name.
+    are the numbers in the message, by name. ``files`` maps keys to the names of their files.
     """
 
     status: Status
@@ -43,6 +43,7 @@ class Found(Brief):
     keys: tuple[str, ...] = ()
     file: str = ""
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain data."""
@@ -61,7 +62,7 @@ class CheckRow(Brief):
     """The outcome of one check.
 
     ``found`` are the findings. ``why`` is the reason if the check was not run. ``looked_at`` is a phrase for the
-    examined things, such as "24 tensors".
+    examined things, such as "24 tensors". ``group`` says what the check examines: files, values, model or adapter.
     """
 
     id: str
@@ -69,6 +70,7 @@ class CheckRow(Brief):
     found: tuple[Found, ...] = ()
     why: str = ""
     looked_at: str = ""
+    group: str = ""
 
     @property
     def status(self) -> Status:
@@ -83,6 +85,7 @@ class CheckRow(Brief):
         return {
             "id": self.id,
             "title": self.title,
+            "group": self.group,
             "status": self.status.value,
             "looked_at": self.looked_at,
             "why": self.why or None,
@@ -123,6 +126,16 @@ class CheckReport(InNotebooks):
         """The number of checks with each status."""
         told = Counter(row.status for row in self.rows)
         return {status: told[status] for status in Status}
+
+    @property
+    def groups(self) -> Mapping[str, Status]:
+        """The worst status of the checks in each group, in the order of the groups, without groups that did not run."""
+        found: dict[str, Status] = {}
+        for row in self.rows:
+            if row.status is not Status.NOT_RUN:
+                worst = found.get(row.group, Status.PASS)
+                found[row.group] = min(worst, row.status, key=(Status.FAIL, Status.WARN, Status.PASS).index)
+        return found
 
     def row(self, id: str) -> CheckRow:
         """Return the row of the check with this id; raises KeyError if there is none."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cache
 from typing import cast
 
 from ...errors import ConfigError
+from ...tensors.composition import leaves
 from ...util.did_you_mean import close_names
 from ...util.registry import discover
 from ...util.text import escape
 from .check import Check
-from .report import CheckReport
+from .report import CheckReport, CheckRow, Found
 from .subject import Subject
 
 __all__ = ["all_checks", "run_checks", "skipped_ids"]
@@ -23,8 +25,8 @@ GROUPS = ("files", "values", "model", "adapter")
 @cache
 def all_checks() -> tuple[Check, ...]:
     """Return all checks, in the order of the report."""
-    found = (discover(f"{__package__}.{group}", "CHECK").values() for group in GROUPS)
-    return tuple(cast("Check", one) for group in found for one in group)
+    found = ((group, one) for group in GROUPS for one in discover(f"{__package__}.{group}", "CHECK").values())
+    return tuple(replace(cast("Check", one), group=group) for group, one in found)
 
 
 def skipped_ids(ids: Collection[str]) -> tuple[str, ...]:
@@ -40,8 +42,28 @@ def skipped_ids(ids: Collection[str]) -> tuple[str, ...]:
 
 def run_checks(subject: Subject, skip: Collection[str] = ()) -> CheckReport:
     """Run all checks except those whose ids are in ``skip``, and return the report."""
-    rows = tuple(one.row(subject) for one in all_checks() if one.id not in skip)
+    rows = tuple(_located(one.row(subject), subject) for one in all_checks() if one.id not in skip)
     places = {id(one): one.nbytes for one in subject.measured.values()}
     return CheckReport(
         subject.path, subject.format, len(subject.tensors), sum(places.values()), rows, tuple(dict.fromkeys(skip))
     )
+
+
+def _located(row: CheckRow, subject: Subject) -> CheckRow:
+    """Return the outcome of a check with the files of the tensors in each finding."""
+    return replace(row, found=tuple(_with_files(one, subject) for one in row.found)) if row.found else row
+
+
+def _with_files(found: Found, subject: Subject) -> Found:
+    files = {key: name for key in found.keys if (name := _file_of(key, subject))}
+    names = set(files.values())
+    one = names.pop() if len(names) == 1 and len(files) == len(found.keys) else ""
+    return replace(found, file=found.file or one, files=files)
+
+
+def _file_of(key: str, subject: Subject) -> str:
+    """Return the name of the file of a tensor; '' if it is not known, or if the tensor has parts in several files."""
+    info = subject.tensors.get(key)
+    stored = {one.storage.file for one in leaves(info) if one.storage is not None} if info is not None else set()
+    name = stored.pop() if len(stored) == 1 else None
+    return "" if name is None else name or subject.file

@@ -43,16 +43,27 @@ def _results(report: CheckReport, row: CheckRow, rule: int) -> Iterator[dict[str
             "ruleIndex": rule,
             "level": LEVELS[found.status],
             "message": {"text": text},
-            "locations": [_location(report, found)],
+            "locations": [_location(report, file, keys) for file, keys in _places(found)],
             "properties": {"figures": dict(found.figures)},
         }
 
 
-def _location(report: CheckReport, found: Found) -> dict[str, Any]:
-    path = os.path.join(report.path, found.file) if found.file and os.path.isdir(report.path) else report.path
+def _places(found: Found) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield each file of a finding with the tensors in it; '' for tensors whose file is not known."""
+    if found.file or not found.files:
+        yield found.file, found.keys
+        return
+    by_file: dict[str, list[str]] = {}
+    for key in found.keys:
+        by_file.setdefault(found.files.get(key, ""), []).append(key)
+    yield from by_file.items()
+
+
+def _location(report: CheckReport, file: str, keys: Sequence[str]) -> dict[str, Any]:
+    path = os.path.join(report.path, file) if file and os.path.isdir(report.path) else report.path
     uri = path if "://" in path else quote(path.replace(os.sep, "/"))
     location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
-    if found.keys:
-        named = [{"fullyQualifiedName": key, "kind": "member"} for key in found.keys[:MOST_KEYS]]
+    if keys:
+        named = [{"fullyQualifiedName": key, "kind": "member"} for key in keys[:MOST_KEYS]]
         location["logicalLocations"] = named
     return location

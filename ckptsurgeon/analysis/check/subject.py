@@ -113,11 +113,12 @@ class Subject:
     ``strays`` are files named like shards, beside a file with all weights that has no index.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
-    bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
+    bytes do not match their checksum, ``damaged`` the keys of the tensors in these records. ``recipe`` is the
+    comparison with the checksums in ckptsurgeon's recipe.
 
     ``in_memory`` is true if the tensors are not in a file. If a shard is damaged, ``fault`` says why: then the other
     files cannot be compared with the weights. ``unexplained`` is the error if the checkpoint cannot be opened and no
-    check finds the cause.
+    check finds the cause. ``file`` is the name of the only file of the weights; '' if there are several.
     """
 
     path: str
@@ -144,6 +145,7 @@ class Subject:
     kind: str = ""
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     recipe: RecipeSums = field(default_factory=RecipeSums)
     in_memory: bool = False
     has_configuration: bool = False
@@ -151,6 +153,7 @@ class Subject:
     adapter: AdapterFacts | None = None
     fault: str = ""
     unexplained: str = ""
+    file: str = ""
     look_at_class: Callable[[], ClassFacts] = field(
         default=lambda: ClassFacts("the weights are in no folder with a config.json"), repr=False
     )

@@ -199,6 +199,39 @@ def test_sarif_is_what_the_standard_requires(ckpt: Run, model: Path) -> None:
     ]
     assert one["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == f"model/{INDEX_FILE}"
     assert one["results"][1]["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == UP
+    index = json.loads((model / INDEX_FILE).read_text())["weight_map"]
+    assert one["results"][1]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == f"model/{index[UP]}"
+
+
+def test_sarif_has_a_place_for_each_file_of_a_finding(ckpt: Run) -> None:
+    os.mkdir("net")
+    for name in "ab":
+        save_file({name: np.full((2, 2), np.nan, np.float32)}, f"net/{name}.safetensors")
+    index = {"metadata": {"total_size": 32}, "weight_map": {name: f"{name}.safetensors" for name in "ab"}}
+    Path("net/model.safetensors.index.json").write_text(json.dumps(index))
+    results = json.loads(ckpt("check", "net", "--sarif").out)["runs"][0]["results"]
+    found = next(one for one in results if one["ruleId"] == "not-finite")
+    places = {
+        one["physicalLocation"]["artifactLocation"]["uri"]: [
+            key["fullyQualifiedName"] for key in one["logicalLocations"]
+        ]
+        for one in found["locations"]
+    }
+    assert places == {"net/a.safetensors": ["a"], "net/b.safetensors": ["b"]}
+
+
+def test_a_missing_model_card_hides_no_health_of_the_weights(ckpt: Run, model: Path) -> None:
+    (model / "README.md").unlink(missing_ok=True)
+    out = ckpt("check", "model").out.splitlines()
+    assert out[1] == "  files PASS, values PASS, model WARN"
+    wrong_total(model)
+    out = ckpt("check", "model").out
+    assert out.splitlines()[1] == "  files WARN, values PASS, model WARN"
+    assert out.index("WARN  model-card") > out.index("WARN  index-total")
+
+
+def test_groups_that_all_pass_have_no_line(ckpt: Run, model: Path) -> None:
+    assert "values PASS" not in ckpt("check", "model").out
 
 
 def test_sarif_of_a_sound_model_has_no_results(ckpt: Run, model: Path) -> None:
@@ -222,6 +255,8 @@ def test_a_record_that_its_checksum_contradicts_is_named(ckpt: Run) -> None:
     assert "data/0" in report.row("checksums").found[0].what
     assert report.row("checksums").found[0].what.startswith("1 record of ")
     assert " does not match the checksum" in report.row("checksums").found[0].what
+    assert report.row("checksums").found[0].what.endswith("; 1 tensor in it: a")
+    assert report.row("checksums").found[0].keys == ("a",)
 
 
 def test_a_file_of_torch_passes_with_its_checksums(ckpt: Run) -> None:

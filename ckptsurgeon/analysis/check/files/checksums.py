@@ -18,8 +18,11 @@ def _run(subject: Subject) -> Iterator[Found]:
         named = listing([escape(one) for one in bad], SHOWN)
         number, do = count(len(bad), "record"), "does" if len(bad) == 1 else "do"
         said = f"{number} of {subject.checksums:,} {do} not match the checksum in the file: {named}"
+        if subject.damaged:
+            said += f"; {count(len(subject.damaged), 'tensor')} in it: {listing(subject.damaged, SHOWN)}"
         todo = "The file is damaged: fetch or save it again."
-        yield Found(Status.FAIL, said, todo, figures={"records": len(bad), "checked": subject.checksums})
+        figures = {"records": len(bad), "checked": subject.checksums}
+        yield Found(Status.FAIL, said, todo, subject.damaged, figures=figures)
     yield from _of_recipe(subject)
 
 
