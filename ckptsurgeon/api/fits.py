@@ -62,7 +62,7 @@ def fits(
         names = shown(path_of(source)), shown(path_of(place))
         versions = checkpoint.header.format not in WITHOUT_VERSIONS
         found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
-        found = replace(found, stripped=tuple(checkpoint.stripped))
+        found = replace(_as_codes(found, checkpoint, target), stripped=tuple(checkpoint.stripped))
         notes = [*said, *_notes(found, checkpoint, target, place)]
         if not found.strict:
             from .fitting_command import with_command
@@ -117,6 +117,18 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: Checkpoi
     yield from destination_notes(place, target)
     yield from _encoding_notes(fit, checkpoint, target)
     yield from layer_notes(fit, list(checkpoint), list(target.tensors))
+
+
+def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
+    """Return ``fit`` with the number of quantised weights of a checkpoint, if the destination is not quantised.
+
+    Then codes are no values that a cast could turn into those of the destination.
+    """
+    if not checkpoint.codes or find_codes(target.tensors):
+        return fit
+    codes = {one.codes for one in checkpoint.codes.tensors}
+    retyped = tuple(pair for pair in fit.retyped if pair.key not in codes)
+    return replace(fit, retyped=retyped, quantised=len(checkpoint.codes.tensors))
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:

@@ -27,7 +27,8 @@ class Fit(InNotebooks):
     dtype, which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the
     other, such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that
     they are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in
-    the other fields do not contain them. ``renamed`` maps keys of the checkpoint to the missing keys that they
+    the other fields do not contain them. ``quantised`` is the number of quantised weights of the checkpoint if the
+    destination has none. ``renamed`` maps keys of the checkpoint to the missing keys that they
     correspond to. ``rules`` are the ``--map`` rules for these renames, empty if the destination knows the names of the
     checkpoint. ``command`` has the words of a command that makes the checkpoint fit. ``counts`` maps each class, such
     as copied, to the number of tensors of this class in the output of ``command``. Both are empty if ``strict`` is
@@ -50,6 +51,7 @@ class Fit(InNotebooks):
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     loader: str = ""
+    quantised: int = 0
 
     def __repr__(self) -> str:
         return f"<Fit of {escape(self.first)} in {escape(self.second)}: {self.verdict}>"
@@ -71,16 +73,23 @@ class Fit(InNotebooks):
             return f"fits: {'all ' if self.tensors > 1 else ''}{count(self.tensors, 'tensor')}"
         if self.loader:
             return f"fits: from_pretrained of {escape(self.loader)} loads it"
+        if self.quantised and self.command and not self.counts.get("initialised"):
+            weights = f"{count(self.quantised, 'weight is', 'weights are')} quantised"
+            return f"does not fit as it is stored: {weights}; decoded, {'all ' if self.tensors > 1 else ''}" + (
+                f"{count(self.tensors, 'tensor fits', 'tensors fit')}"
+            )
         return f"does not fit: {', '.join(self._faults())}"
 
     @property
     def strictly(self) -> str:
         """Why ``load_state_dict(strict=True)`` fails for a checkpoint that ``from_pretrained`` loads; else empty."""
-        return f"load_state_dict(strict=True) does not load it: {', '.join(self._faults())}" if self.loader else ""
+        return f"load_state_dict(strict=True) alone would fail: {', '.join(self._faults())}" if self.loader else ""
 
     def _faults(self) -> Iterator[str]:
         left = self.missing.keys() - set(self.renamed.values())
         unused = self.unexpected.keys() - self.renamed.keys()
+        if self.quantised:
+            yield f"{self.quantised} quantised"
         if self.renamed:
             yield f"{len(self.renamed)} under other names" if len(self.renamed) > 1 else "1 under another name"
         if left:
@@ -110,6 +119,7 @@ class Fit(InNotebooks):
             "strict": self.strict,
             "loader": self.loader,
             "tensors": self.tensors,
+            "quantised": self.quantised,
             "missing": [_row(key, info) for key, info in self.missing.items()],
             "unexpected": [_row(key, info) for key, info in self.unexpected.items()],
             "mismatched": [
