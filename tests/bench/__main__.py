@@ -252,7 +252,7 @@ PARTIAL: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", default=None, help="where to make the files; else a new folder here")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="after a warm-up; 0: one round, no warm-up")
     parser.add_argument("--quick", action="store_true", help="small files, one round: to see that it runs")
     known = {**PARTS, **PARTIAL}
     for name, (_, what) in known.items():

@@ -100,13 +100,16 @@ def rounds(
     before: Callable[[], None] = lambda: None,
     number: int = ROUNDS,
 ) -> dict[str, Measured]:
-    """Run every command once a round, in turn; ``before`` runs, unmeasured, before each. The first round is a warm-up."""
+    """Run every command once a round, in turn; ``before`` runs, unmeasured, before each.
+
+    The first round is a warm-up, unless ``number`` is 0: then it is the only one.
+    """
     seen = {name: Measured() for name in commands}
     for turn in range(number + 1):
         for name, command in commands.items():
             before()
             seconds, peak, processor_s = run(command, folder)
-            if turn:
+            if turn or not number:
                 seen[name].processor_s.append(processor_s)
                 seen[name].seconds.append(seconds)
                 seen[name].peak_kb.append(peak)
