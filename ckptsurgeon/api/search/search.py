@@ -116,7 +116,7 @@ def search(
             assert judge.evaluator is not None
             run = TrialRun(
                 lambda values, folder: unchanged(
-                    _planned(marked, values, os.path.join(folder, "recipe.yaml")), models
+                    _planned(marked, values, os.path.join(folder, marked.name)), models
                 ),
                 judge.evaluator, model_name(path), parallel, keep_models, observe,
             )  # fmt: skip
@@ -251,7 +251,7 @@ def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
 
 def _planned_once(marked: MarkedRecipe, values: Mapping[str, Any], *, run_code: bool) -> Plan:
     with tempfile.TemporaryDirectory(prefix="ckpt-search-") as folder:
-        return _planned(marked, values, os.path.join(folder, "recipe.yaml"), run_code=run_code)
+        return _planned(marked, values, os.path.join(folder, marked.name), run_code=run_code)
 
 
 def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_code: bool = True) -> Plan:

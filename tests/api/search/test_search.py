@@ -255,6 +255,13 @@ def test_a_recipe_that_is_wrong_is_an_error_and_no_study(evaluation: Evaluation)
     assert not STUDY.exists()
 
 
+def test_an_error_of_the_recipe_names_the_users_file(evaluation: Evaluation) -> None:
+    """Not a file that ckpt writes, with values in place of the marks."""
+    Path("soup.yaml").write_text(json.dumps(recipe({"search": [0, 1]}, 1, parameters={"nothing": 1})))
+    with pytest.raises(cs.ConfigError, match=r"^soup\.yaml: the merge method task_arithmetic has no parameter nothing"):
+        cs.search("soup.yaml", "out.safetensors", evaluate=evaluation(), maximize=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
