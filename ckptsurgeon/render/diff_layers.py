@@ -6,7 +6,7 @@ The role of a tensor is the path of its module within the layer, such as ``self_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count as numbers_from
 from itertools import islice, product
@@ -15,11 +15,13 @@ from string import ascii_lowercase
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from ..analysis.compare.changes import Changes
 from ..analysis.compare.results import Difference, Pair
 from ..util.text import count, escape, number_in, percent_number
+from .changes import letter
 from .columns import Columns, Hanging
 
-__all__ = ["layers_view"]
+__all__ = ["layers_of_models", "layers_view"]
 
 SHADES = " ░▒▓█"
 """Shades from no change to the largest change of all layers."""
@@ -66,13 +68,42 @@ def layers_view(found: Difference) -> RenderableType:
 
     ``found`` must be the result of a comparison of values.
     """
-    stacks, elsewhere = _stacks(_changes(found))
-    changes = [one for stack in stacks.values() for one in stack.changes.values() if one > 0]
-    least, most = min(changes, default=0.0), max(changes, default=0.0)
-    parts: list[RenderableType] = []
-    for name, stack in stacks.items():
-        parts += [_Table(name, stack, least, most), Text("")]
-    return Group(*parts, *_elsewhere(elsewhere), *_only_in_one(found))
+    return Group(*_tables({"": _changes(found)}), *_only_in_one(found))
+
+
+def layers_of_models(found: Changes) -> RenderableType:
+    """Return, for each model, a table for each list of layers, and the largest changes of other tensors.
+
+    The shades of all tables are those of one scale, so that models can be compared.
+    """
+    named = {f"{letter(at)} {escape(name)}": _changes_of(found, at) for at, name in enumerate(found.models)}
+    return Group(*_tables(named))
+
+
+def _tables(models: Mapping[str, Iterable[tuple[str, float]]]) -> Iterator[RenderableType]:
+    """Yield the tables of one or several models; ``models`` maps their names to the changes of their tensors."""
+    every = {name: _stacks(changes) for name, changes in models.items()}
+    known = [
+        one for stacks, _ in every.values() for stack in stacks.values() for one in stack.changes.values() if one > 0
+    ]
+    least, most = min(known, default=0.0), max(known, default=0.0)
+    for model, (stacks, elsewhere) in every.items():
+        for name, stack in stacks.items():
+            yield _Table(name, stack, least, most, model)
+            yield Text("")
+        yield from _elsewhere(elsewhere, model)
+
+
+def _changes_of(found: Changes, model: int) -> Iterator[tuple[str, float]]:
+    """Yield the key and the change of each tensor that the base and a model have; ``model`` is its index.
+
+    The change is NaN if any of the models has NaN or infinite values there, because it is not known which.
+    """
+    for one in found.tensors:
+        own = one.sums.models.get(model)
+        if own is not None:
+            relative = math.nan if own.relative is None or one.sums.not_finite else own.relative
+            yield one.key, relative if own.changed or one.sums.not_finite else 0.0
 
 
 def _changes(found: Difference) -> Iterator[tuple[str, float]]:
@@ -94,7 +125,7 @@ def _change(pair: Pair) -> float:
     return pair.numbers.relative
 
 
-def _stacks(changes: Iterator[tuple[str, float]]) -> tuple[dict[str, _Stack], dict[str, float]]:
+def _stacks(changes: Iterable[tuple[str, float]]) -> tuple[dict[str, _Stack], dict[str, float]]:
     """Return the lists of layers by name, and the changes of all other tensors."""
     stacks: dict[str, _Stack] = {}
     elsewhere: dict[str, float] = {}
@@ -123,13 +154,15 @@ def _without_parameter(role: str) -> str:
 class _Table:
     """The table of a list of layers for rich: it is split into several tables if the terminal is too narrow."""
 
-    def __init__(self, name: str, stack: _Stack, least: float, most: float) -> None:
+    def __init__(self, name: str, stack: _Stack, least: float, most: float, model: str = "") -> None:
         self._name, self._stack, self._least, self._most = name, stack, least, most
+        self._model = f"{model}  " if model else ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         roles = list(self._stack.roles)
         letters = dict(zip(roles, _letters(len(roles)), strict=True))
-        yield Text(f"  {escape(self._name) or 'layers'}: change in percent of the norm", style="bold")
+        said = f"  {self._model}{escape(self._name) or 'layers'}: change in percent of the norm"
+        yield Text(said, style="bold")
         legend = "  ".join(f"{letter}{JOINED}{escape(role)}" for role, letter in letters.items())
         yield Hanging(Text("  "), Text(legend, "dim"))
         room = max(1, (options.max_width - self._around()) // CELL)
@@ -186,15 +219,17 @@ def _number(change: float) -> str:
     return percent_number(change)
 
 
-def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
+def _elsewhere(changes: Mapping[str, float], model: str) -> Iterator[RenderableType]:
     changed = sorted(((key, one) for key, one in changes.items() if one != 0), key=lambda pair: _largest_first(pair[1]))
     if changes:
         rows = [[escape(key), "?" if math.isnan(one) else f"{_number(one)} %"] for key, one in changed[:SHOWN]]
         same = len(changes) - len(changed)
         rows += [[f"and {len(changed) - SHOWN} more", ""]] if len(changed) > SHOWN else []
         rows += [[f"{count(same, 'tensor')} the same", ""]] if same else []
-        yield Text("  elsewhere", style="bold")
+        yield Text(f"  {model}  elsewhere" if model else "  elsewhere", style="bold")
         yield Columns(rows, right=(1,), indent=4)
+        if model:
+            yield Text("")
 
 
 def _largest_first(change: float) -> tuple[bool, float]:

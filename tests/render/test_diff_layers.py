@@ -58,12 +58,46 @@ def test_a_narrow_terminal_gets_several_rows_of_roles(width: str, ckpt: Any, mon
     assert sum(line.startswith("     0") for line in lines) == across
 
 
-def test_it_contradicts_other_tables(ckpt: Any) -> None:
+def test_it_contradicts_renames(ckpt: Any) -> None:
     write()
-    for other in (("--depth", "2"), ("--renames",)):
-        done = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer", *other)
-        assert done.code == 2
-        assert f"--by-layer and {other[0]} contradict each other" in done.err
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer", "--renames")
+    assert done.code == 2
+    assert "--by-layer and --renames contradict each other" in done.err
+
+
+def test_depth_sets_the_second_table(ckpt: Any) -> None:
+    write()
+    branches = {
+        depth: ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer", *depth).out
+        for depth in ((), ("--depth", "1"), ("--depth", "3"))
+    }
+    assert branches[()] == branches["--depth", "1"] != branches["--depth", "3"]
+    assert all(out.startswith("  net.layers: change in percent of the norm") for out in branches.values())
+    assert "net.layers.1" in branches["--depth", "3"]
+
+
+def test_include_and_exclude_choose_columns_and_rows(ckpt: Any) -> None:
+    write()
+    two = ckpt("diff", "a.safetensors", "b.safetensors", "--by-layer", "--include", "**.mlp.**").out
+    assert two.splitlines()[1].split() == ["a\N{NO-BREAK SPACE}mlp"] or "attn" not in two
+    assert "head.weight" not in two
+    three = ("a.safetensors", "b.safetensors", "a.safetensors")
+    out = ckpt("diff", *three, "--by-layer", "--exclude", "**.attn.**").out
+    assert "attn" not in out
+    assert "mlp" in out
+
+
+def test_each_of_several_models_has_a_table(ckpt: Any) -> None:
+    write()
+    done = ckpt("diff", "a.safetensors", "b.safetensors", "a.safetensors", "--by-layer")
+    assert done.code == 1
+    lines = done.out.splitlines()
+    places = [at for at, line in enumerate(lines) if line.endswith("net.layers: change in percent of the norm")]
+    assert [lines[at].split()[:2] for at in places] == [["A", "b.safetensors"], ["B", "a.safetensors"]]
+    rows = [[re.sub(r"\s+", " ", line).strip() for line in lines[at + 3 : at + 6]] for at in places]
+    assert rows[0] == ["0 · · 0 of 3", "1 █ 50 · 2 of 3", "2 ? ░ 2 2 of 3"]
+    assert rows[1] == ["0 · · 0 of 3", "1 · · 0 of 3", "2 ? · 1 of 3"]  # the NaN is of one of the models
+    assert "do the changes agree?" in done.out
 
 
 def test_shades_are_tenths_of_the_largest() -> None:

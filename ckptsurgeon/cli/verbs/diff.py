@@ -99,7 +99,7 @@ def run(
         return
     from ...api.diff import diff
 
-    _check(by_layer=by_layer, depth=depth, renames=renames)
+    _check(by_layer=by_layer, renames=renames)
     with printer.working("comparing") as progress:
         found = diff(
             first, second, values=values or by_layer, rtol=rtol, atol=atol, renames=renames, include=include or (),
@@ -112,7 +112,7 @@ def run(
             from ...render.diff_layers import layers_view
 
             printer.show(layers_view(found))
-        printer.show(difference_view(found, every=printer.verbose, depth=1 if by_layer else depth))
+        printer.show(difference_view(found, every=printer.verbose, depth=depth or (1 if by_layer else None)))
         if found.rules and not printer.quiet:
             from ...render.match import rule_lines
 
@@ -122,12 +122,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _check(*, by_layer: bool, depth: int | None, renames: bool) -> None:
+def _check(*, by_layer: bool, renames: bool) -> None:
     from ...errors import ConfigError
 
-    other = "--depth" if depth is not None else "--renames" if renames else ""
-    if by_layer and other:
-        raise ConfigError(f"--by-layer and {other} contradict each other.", hint="Leave one of them out.")
+    if by_layer and renames:
+        raise ConfigError("--by-layer and --renames contradict each other.", hint="Leave one of them out.")
 
 
 def _check_several(**options: float) -> None:
@@ -154,7 +153,6 @@ def _show_changes(
     """Show how several models differ from their base; exit with 1 if a model differs."""
     from ...api.compare_changes import compare_changes
 
-    _check(by_layer=by_layer, depth=depth, renames=False)
     with printer.working("comparing") as progress:
         found = compare_changes(
             base, models, include=include or (), exclude=exclude or (), root=root, progress=progress
@@ -162,6 +160,10 @@ def _show_changes(
     if not printer.answer(found):
         from ...render.changes import changes_view
 
+        if by_layer:
+            from ...render.diff_layers import layers_of_models
+
+            printer.show(layers_of_models(found))
         printer.show(changes_view(found, every=printer.verbose, depth=depth))
         printer.notes(found.notes)
     if found.differs:
