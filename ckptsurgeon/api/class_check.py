@@ -25,6 +25,7 @@ from ..util.note_kind import NoteKind
 from ..util.notes import Note, notes_of
 from ..util.text import count, escape, listing, shape_text
 from .layouts.mlx_form import is_of_mlx, is_transposed_by_mlx, without_other_forms
+from .layouts.named_layout import KEEP
 from .model_folder.folder import ModelFolder, model_folder
 from .model_folder.weights.class_types import loaded_class
 from .quantised_class import ClassFinding, Kind, has_names_of, quantised_findings
@@ -57,7 +58,7 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
         if _is_quantised(checkpoint, folder):
             settings = folder.config.get(QUANTISATION)
             return quantised_findings(checkpoint, _plain_class(folder), _architecture(folder), settings)
-        plan = transplant(checkpoint, _configuration(folder), on_mismatch="init")
+        plan = _loaded(checkpoint, _configuration(folder))
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
             return [_nothing_of_class(checkpoint, folder, error.hint)]
@@ -68,6 +69,20 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
         versions = f" ({_versions(folder)})" if REFUSES in said or "has no model_type" in said else ""
         return [ClassFinding(kind, f"the model that config.json describes cannot be built: {said}{versions}")]
     return list(_differences(plan, checkpoint, _architecture(folder)))
+
+
+def _loaded(checkpoint: Checkpoint, path: str) -> Plan:
+    """Return the plan that loads a checkpoint into the class of a configuration.
+
+    If it has a known layout that lacks a tensor, it is loaded as it is, so that what is missing has the class's names.
+    """
+    try:
+        return transplant(checkpoint, path, on_mismatch="init")
+    except PlanError as error:
+        try:
+            return transplant(checkpoint, path, on_mismatch="init", layout=KEEP)
+        except PlanError:
+            raise error from None
 
 
 def _versions(folder: ModelFolder) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
-from ..errors import PlanError
 from ..planning.operations.operation import parse_operations
 from ..planning.operations.perform import perform
 from ..planning.target import TargetSpec
@@ -24,7 +23,7 @@ from ..tensors.quantised.unlike import MODELOPT, method_of
 from ..util.note_kind import NoteKind
 from ..util.notes import Note
 from ..util.text import count, escape, listing, shape_text
-from .layouts.mlx_form import is_of_mlx, without_other_forms
+from .layouts.mlx_form import is_of_mlx, named_by_transformers, without_other_forms
 
 __all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]
 
@@ -53,8 +52,6 @@ class ClassFinding:
 
 NOT_BY_CLASS = ("mxfp4", MODELOPT)
 """Methods whose weights are not in layers of the class Linear: mxfp4 is only used for experts."""
-SWITCH = ".switch_mlp."
-"""The module in which mlx-lm has all experts of a layer."""
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 """{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
@@ -98,7 +95,9 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     tensors: Mapping[str, TensorInfo] = {
         key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key and not key.endswith(ends)
     }
-    tensors = _one_by_one({**tensors, **{name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}})
+    tensors = named_by_transformers(
+        {**tensors, **{name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}}
+    )
     names: Mapping[str, str] = {}
     with suppress(Exception):  # conversions fail if a header does not contain the shape of a quantised weight
         if target.recognise is not None:
@@ -106,23 +105,6 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
             names = found.names
             tensors = perform([tensors], parse_operations(found.operations))[0].tensors
     return {names.get(key, key): key for key in tensors}
-
-
-def _one_by_one(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    """Return the tensors with the experts that mlx-lm has stacked one by one, as in the files of transformers.
-
-    Stacks that cannot be divided, because a shape or another name is wrong, are left as they are: they are unused.
-    """
-    if not any(SWITCH in key for key in tensors):
-        return tensors
-    from ..planning.layouts.recognise import recognised
-
-    layouts = [layout for _, layout in recognised(tensors) if layout.name == "mlx"]
-    rows = [row for layout in layouts[:1] for one in layout.changes for row in one.back(tensors, {}, str)]
-    for row in rows:
-        with suppress(PlanError):
-            tensors = perform([tensors], parse_operations([row]))[0].tensors
-    return tensors
 
 
 def _other_modules(

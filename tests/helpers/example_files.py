@@ -172,6 +172,9 @@ def layouts_page() -> None:
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+    Path("mlx-model").mkdir()
+    shutil.copy(golden / "layouts" / "qwen3-next" / "mlx.safetensors", "mlx-model/model.safetensors")
+    shutil.copy(golden / "layouts" / "qwen3-next" / "config.json", "mlx-model")
     Path("gpt-oss-20b/original").mkdir(parents=True)
     shutil.copy(golden / "layouts" / "gpt-oss.mxfp4" / "openai.safetensors", "gpt-oss-20b/original/model.safetensors")
 

@@ -12,8 +12,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
-__all__ = ["FORMAT", "MLX", "is_of_mlx", "is_transposed_by_mlx", "left_of_mlx", "without_other_forms"]
+from ...errors import CheckpointError
+from ...planning.operations.operation import parse_operations
+from ...planning.operations.perform import perform
+from ...tensors.info import TensorInfo
+
+__all__ = [
+    "FORMAT",
+    "MLX",
+    "is_of_mlx",
+    "is_transposed_by_mlx",
+    "left_of_mlx",
+    "named_by_transformers",
+    "without_other_forms",
+]
 
 FORMAT, MLX = "format", "mlx"
 _LAYER = re.compile(r"(?:^|\.)(\d{1,9})\.")
@@ -29,6 +43,23 @@ def is_of_mlx(metadata: Mapping[str, str]) -> bool:
 def left_of_mlx(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Return the metadata entries that a file of MLX loses if its tensors get the names of another library."""
     return (FORMAT,) if is_of_mlx(metadata) else ()
+
+
+def named_by_transformers(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """Return the tensors of a network of mlx-lm as files of transformers have them; others are returned as they are.
+
+    What cannot be converted, because a shape or another name is wrong, keeps its name: it is unused.
+    """
+    from ...planning.layouts.recognise import recognised
+
+    layouts = [layout for _, layout in recognised(tensors) if layout.name == MLX]
+    for layout in layouts[:1]:
+        rows = [row for one in reversed(layout.changes) for row in one.back(tensors, {}, str)]
+        rows += ({"copy": theirs, "into": [ours]} for ours, theirs in layout.names.items() if ours != theirs)
+        for row in rows:
+            with suppress(CheckpointError):
+                tensors = perform([tensors], parse_operations([row]))[0].tensors
+    return tensors
 
 
 def without_other_forms(missing: Mapping[str, int], unused: Mapping[str, int]) -> tuple[list[str], list[str]]:

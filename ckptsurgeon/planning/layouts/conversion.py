@@ -51,17 +51,17 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
-    The target that has names for the most tensors is used. If several have names for equally many, a target without an
-    output head is used, else the first one. ``config`` has the fields of the model's configuration, as far as it is
-    known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from
-    layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no name in the
-    target, if a layer lacks a tensor that other layers have, or if ``config`` lacks a number that the shapes do not
-    show.
+    Of the targets that ``config`` allows, the one that has names for the most tensors is used; of several, one without
+    an output head, else the first one. ``config`` has the fields of the model's configuration, as far as it is known.
+    ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from layers, and
+    tensors without a name in the target keep their names. Raises PlanError if a tensor has no name in the target, if a
+    layer lacks a tensor that other layers have, or if ``config`` lacks a number that the shapes do not show.
     """
     tensors = network.tensors
     source = _stated(family, source, config)
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source, network, (*_nameless(source, tensors),))
+    targets = [one for one in targets if one.unfit(config) is None] or targets
     known = _named(source, source.names, source.left, tensors)
     unknown = [key for key in tensors if key not in known]
     if not is_part:

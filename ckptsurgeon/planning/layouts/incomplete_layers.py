@@ -12,6 +12,7 @@ from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key
 from .changes import Fused, Keyed, Stacked, hits, parsed
 from .layout import Family, Layout, Tensors
+from .split_changes import Parted
 
 __all__ = ["LAYER", "check_complete", "check_experts"]
 
@@ -154,8 +155,9 @@ def _made(layout: Layout, groups: Mapping[str, int]) -> Mapping[str, int]:
     """
     made: dict[str, int] = {}
     for one in layout.changes:
-        if isinstance(one, (Fused, Keyed, Stacked)):
-            first = one.parts[0] if isinstance(one, Fused) else one.name if isinstance(one, Keyed) else one.parts
+        if isinstance(one, (Fused, Keyed, Parted, Stacked)):
+            first = one.name if isinstance(one, (Keyed, Parted)) else one.parts
+            first = first if isinstance(first, str) else first[0]
             made[one.made] = made.get(first, _group(first, groups))
     return made
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..changes import Stacked
 from ..layout import Unfit
 
-__all__ = ["MLX", "MLX_TESTED", "mlx_stacks", "unfit_for_mlx"]
+__all__ = ["MLX", "MLX_TESTED", "mlx_stacks", "unfit_for_modules", "unfit_for_switch"]
 
 MLX, MLX_TESTED = "MLX (mlx-lm)", "mlx-lm 0.32.2"
 _KINDS = ("gate_proj", "up_proj", "down_proj")
@@ -26,12 +26,20 @@ def mlx_stacks(experts: Sequence[str], module: str) -> tuple[Stacked, ...]:
     return tuple(Stacked(expert, f"{module}.{kind}.weight") for expert, kind in zip(experts, _KINDS, strict=True))
 
 
-def unfit_for_mlx(config: Mapping[str, Any]) -> Unfit | None:
-    """Return why mlx-lm has other names for the experts of a network with this configuration; None if it has these."""
-    if config.get("model_type") != "dots1":
+_DOTS = "dots1"
+"""The ``model_type`` of networks whose stacks mlx-lm has in the module ``experts``, not in ``switch_mlp``."""
+_HINT = "Correct model_type in config.json."
+
+
+def unfit_for_switch(config: Mapping[str, Any]) -> Unfit | None:
+    """Return why mlx-lm has no ``switch_mlp`` in a network with this configuration; None if it has, or may have."""
+    if config.get("model_type") != _DOTS:
         return None
-    return Unfit(
-        "mlx-lm has its experts in mlp.experts, not in mlp.switch_mlp",
-        "Stack the experts with --operations: {stack: 'model.layers.{n}.mlp.experts.{i}.up_proj.weight', "
-        "into: 'model.layers.{n}.mlp.experts.up_proj.weight'}, and the same for gate_proj and down_proj.",
-    )
+    return Unfit("mlx-lm has the experts of dots.llm1 in mlp.experts, not in mlp.switch_mlp", _HINT)
+
+
+def unfit_for_modules(config: Mapping[str, Any]) -> Unfit | None:
+    """Return why mlx-lm has no stacks in the module ``experts`` with this configuration; None if it may."""
+    if config.get("model_type", _DOTS) == _DOTS:
+        return None
+    return Unfit("mlx-lm has experts in mlp.experts only in dots.llm1, else in mlp.switch_mlp", _HINT)

@@ -1,16 +1,15 @@
 """Decoders with an expert that all tokens share, and a router with a bias that balances the other experts.
 
 DeepSeek-V3 and GLM-4.5 have them, and networks that follow them: transformers' files, its networks in memory since
-version 5 (stacked), and Megatron-core. Without latent attention, they have a layout of MLX, too: for latent attention,
-mlx-lm stores the matrices that it has multiplied in advance. The first layers may have no experts, and layers that
-predict later tokens may follow the last.
+version 5 (stacked), MLX, and Megatron-core. The first layers may have no experts, and layers that predict later tokens
+may follow the last.
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/deepseek/deepseek_v3_bridge.py,
 https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/models/glm/glm45_bridge.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 from ..changes import Fused, Stacked
 from ..layout import NO_NUMBERS, Change, Family, Layout, Numbers, Tensors
 from .megatron_mlp import Experts, expert_layouts
-from .mlx import MLX, MLX_TESTED, mlx_stacks, unfit_for_mlx
+from .mlx import MLX, MLX_TESTED, mlx_stacks, unfit_for_modules, unfit_for_switch
+from .mlx_latent import latent_changes, unfit_for_joined, unfit_for_latent
 from .predictors import Layers, alike, change_of_layer, copies, layers_of, own_names
 
 __all__ = ["SHARED", "RoutedDecoder"]
@@ -40,7 +40,8 @@ _CHANGES = (
     Stacked(_GATE_UP, f"{_STACK}.gate_up_proj"),
     Stacked(_EXPERTS[2], f"{_STACK}.down_proj"),
 )
-_MLX_CHANGES = mlx_stacks(_EXPERTS, f"{_LAYER}.mlp.switch_mlp")
+_SWITCH, _MODULES = (mlx_stacks(_EXPERTS, module) for module in (f"{_LAYER}.mlp.switch_mlp", _STACK))
+_LATENT, _JOINED = f"{_LAYER}.self_attn", "self_attn.kv_b_proj.weight"
 _EMBEDDING = "model.embed_tokens.weight"
 _BESIDE = {
     "mlp.gate.weight": "mlp.router.weight",
@@ -92,10 +93,27 @@ class RoutedDecoder:
         files = self._form("transformers", layers, _EXPERTS, "experts.0.gate_proj.weight", ())
         memory = self._form("stacked", layers, (), "experts.gate_up_proj", _CHANGES)
         memory = replace(memory, library="transformers 5 in memory")
-        if self.has_latent:
-            return files, memory
-        stacks = self._form("mlx", layers, (), "switch_mlp.gate_proj.weight", _MLX_CHANGES)
-        return files, memory, replace(stacks, library=MLX, tested=MLX_TESTED, unfit=unfit_for_mlx)
+        return files, memory, *(self._latent_in_mlx if self.has_latent else self._in_mlx)(layers)
+
+    def _in_mlx(self, layers: Layers) -> Iterator[Layout]:
+        """Yield the layouts of MLX: that of GLM-4.5, and that of dots.llm1, which has its stacks in another module."""
+        for module, changes, unfit in (
+            ("switch_mlp", _SWITCH, unfit_for_switch),
+            ("experts", _MODULES, unfit_for_modules),
+        ):
+            stacks = self._form("mlx", layers, (), f"{module}.gate_proj.weight", changes)
+            yield replace(stacks, library=MLX, tested=MLX_TESTED, unfit=unfit)
+
+    def _latent_in_mlx(self, layers: Layers) -> Iterator[Layout]:
+        """Yield the layouts of MLX with multi-latent attention: that of DeepSeek-V2, and that of all later networks."""
+        joined = self._form("mlx", layers, (), "switch_mlp.gate_proj.weight", _SWITCH)
+        joined = replace(joined, library=MLX, tested=MLX_TESTED, unfit=unfit_for_joined)
+        yield replace(joined, names={name: name for name in joined.names if not name.endswith(_BIAS)})
+        marks = (*joined.marks, f"model.layers.{layers.first}.self_attn.embed_q.weight")
+        names = {name: name for name in joined.names if not name.endswith(_JOINED)}
+        parted = (change_of_layer(one, n) for n in layers.predictors for one in latent_changes(_LATENT))
+        changes = (*parted, *latent_changes(_LATENT), *joined.changes)
+        yield replace(joined, names=names, marks=marks, changes=changes, unfit=unfit_for_latent)
 
     def _form(
         self, name: str, layers: Layers, experts: tuple[str, ...], mark: str, changes: tuple[Change, ...]
