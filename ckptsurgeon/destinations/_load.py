@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     from ..vocabulary.replacement import NewVocabulary
 
-__all__ = ["adopt", "code_named", "is_configuration", "load_target", "loaded", "module_destination", "target_with"]
+__all__ = [
+    "adopt",
+    "check_parsed",
+    "code_named",
+    "is_configuration",
+    "load_target",
+    "loaded",
+    "module_destination",
+    "target_with",
+]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -246,13 +255,23 @@ def _ours(document: Document) -> _Kind:
     return by_field[marks[0]]
 
 
+def check_parsed(document: Document) -> None:
+    """Raise the error of a document that cannot be parsed, unless a toolkit recognises it by its text."""
+    if document.fault is not None and _recognising(document) is None:
+        raise document.fault
+
+
+def _recognising(document: Document) -> _Toolkit | None:
+    toolkits = cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values()
+    return next((toolkit for toolkit in toolkits if toolkit.recognises(document)), None)
+
+
 def _toolkit_of(document: Document) -> _Toolkit:
     """Return the toolkit that recognises a document as its configuration; raises ConfigError if no toolkit does."""
-    for toolkit in cast("dict[str, _Toolkit]", discover("ckptsurgeon.destinations", "TOOLKIT")).values():
-        if toolkit.recognises(document):
-            return toolkit
-    if document.fault is not None:
-        raise document.fault
+    check_parsed(document)
+    toolkit = _recognising(document)
+    if toolkit is not None:
+        return toolkit
     raise ConfigError(
         f"{escape(document.path)} has no `model:` section.",
         hint="Add one with the field `_target_`, `name`, `tensors` or `like`; ckpt init writes such a file.",

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..planning.target import TargetSpec
 from ..vocabulary.replacement import NewVocabulary
 from ._document import Document, read_document
-from ._load import loaded
+from ._load import check_parsed, loaded
 from .bundled import defaults_of
 from .factory import located
 from .hf.resizable import Resizable
@@ -27,9 +27,10 @@ def resizable(path: str) -> Resizable:
     """Return the network of a configuration, which can be built with other values of some fields.
 
     The configuration is a config.json of transformers, or one in our format with ``_target_`` or ``name``. Raises
-    ConfigError for any other file.
+    ConfigError for any other file, and for one that cannot be parsed.
     """
     document = read_document(path, "configuration")
+    check_parsed(document)
     if any(name in document.model for name in (_FACTORY, _BUNDLED)):
         return ResizableModel(document)
     return Resizable(path)

@@ -216,7 +216,7 @@ class AnotherType:
             raise ConfigError("the number of experts is not given.", hint=f"Set it, for example, --set {known[0]}=8.")
         number = self._given[field]
         if type(number) is not int or number < 1:
-            raise ConfigError(f"--set {escape(field)}={brief_repr(number)} is not a number above 0.")
+            raise ConfigError(f"--set {escape(field)}={brief_repr(number)} is not a whole number above 0.")
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and not 0 < used <= number:

@@ -25,6 +25,8 @@ HEAD = "head_dim"
 _HEAD_SIZE = (HEAD, "d_kv")
 _KEPT = ("heads", "channels", "experts")
 """The roles of fields whose units --keep can select, if their number becomes smaller."""
+_POSITIONS = ("max_position_embeddings", "n_positions")
+"""Fields with a number of positions; if it is not above 0, transformers cannot load the model."""
 _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
@@ -63,8 +65,9 @@ class AskedFields:
                     f"--set {escape(name)}={brief_repr(value)}: this field has this value already.",
                     hint="Leave this --set out.",
                 )
-            if role_of(name) and not (type(value) is int and value > 0):
-                raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
+            is_size = role_of(name) or (name.rpartition(".")[2] in _POSITIONS and type(old) is int)
+            if is_size and not (type(value) is int and value > 0):
+                raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a whole number above 0.")
             check_size(name, value)
             if role_of(name) and type(old) is not int:
                 raise ConfigError(

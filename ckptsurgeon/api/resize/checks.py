@@ -85,7 +85,7 @@ def check_experts(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
         groups = next((one for one in EXPERT_GROUPS if one in numbers), EXPERT_GROUPS[0])
         for used in (*USED_EXPERTS, groups) if every else ():
             if used in changed and type(part.get(used)) is int and part[used] < 1:
-                raise ConfigError(f"--set {used}={part[used]} is not a number above 0.")
+                raise ConfigError(f"--set {used}={part[used]} is not a whole number above 0.")
             if used not in numbers or not changed & {used, every}:
                 continue
             if numbers[used] > numbers[every]:

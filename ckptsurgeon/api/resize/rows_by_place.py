@@ -35,7 +35,7 @@ def by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) ->
             f"{f'the field {own} does' if own else 'no field does'}."
         )
     if type(size) is not int or size < 1:
-        raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
+        raise ConfigError(f"--set {path}={brief_repr(size)} is not a whole number above 0.")
     check_size(path, size)
     if size == old:
         raise ConfigError(f"--set {path}={size}: this field has this value already.", hint="Leave this field out.")

@@ -39,7 +39,8 @@ class Resizable:
         self._document = replace(document, versions=versions(), dequantized=dequantized)
         if self._document.model or not TOOLKIT.recognises(self._document):
             raise self._document.fail(
-                "only a network of transformers can be resized, and this is not a config.json of transformers.",
+                "only a network of transformers can be resized, and this is not a config.json of transformers: it has "
+                "neither model_type nor architectures.",
                 "Name the folder of a model, its config.json with --config, or a file with model: {_target_: ...}.",
             )
         if self._document.content.get("quantization_config") is not None and not dequantized:

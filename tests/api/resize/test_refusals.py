@@ -109,8 +109,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "twice": ({"set": ["hidden_size=32", "hidden_size=48"]}, cs.ConfigError, "given twice"),
     "unknown": ({"set": {"hidden_sise": 32}}, cs.ConfigError, "has no field 'hidden_sise'"),
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
-    "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
-    "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
+    "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a whole number above 0"),
+    "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a whole number above 0"),
+    "not whole": ({"set": {"hidden_size": 1e3}}, cs.ConfigError, "hidden_size=1000.0 is not a whole number above 0"),
+    "no positions": ({"set": {"max_position_embeddings": 0}}, cs.ConfigError, "is not a whole number above 0"),
     "no multiple": ({"set": {"hidden_size": 24}, "new_width": "copy"}, cs.PlanError, "is not a multiple of 16"),
     "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only be made larger"),
     "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
@@ -200,6 +202,28 @@ def test_a_network_that_is_not_of_transformers_is_an_error(tmp_path: Path) -> No
         cs.resize(tmp_path, set={"width": 6})
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", r"config\.json is not valid JSON: Expecting value: line 1 column 1"),
+        ('{"model_type": "llama", ', r"config\.json is not valid JSON: Expecting .*: line 1 column 2[45]"),
+        ('{"model_type": "llama",\n "hidden_size": 64,\n}', r"config\.json is not valid JSON: .*: line [23] column"),
+        ("model_type: llama\n", r"config\.json is not valid JSON: Expecting value: line 1 column 1"),
+        ('{"model_type": "llama",\n"model_type": "bert"}', "key model_type occurs twice, again on line 2"),
+        ("[" * 10_000, "nested too deeply"),
+    ],
+)
+def test_a_configuration_that_cannot_be_parsed_is_named_so(text: str, why: str, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(cs.ConfigError, match=why):
+        cs.resize(tmp_path, set={"hidden_size": 6})
+    (tmp_path / "config.json").write_text('{"width": 3}')
+    (tmp_path / "own.yaml").write_text("model: {_target_: own.Net,\n  width: [1\n")
+    with pytest.raises(cs.ConfigError, match=r"own\.yaml, line 3: it is not valid YAML"):
+        cs.resize(tmp_path, set={"hidden_size": 6}, config=tmp_path / "own.yaml")
+
+
 def test_a_quantised_model_is_an_error(made: Path, tmp_path: Path) -> None:
     cs.apply(cs.convert(made, quantize="fp8-block"), tmp_path / "coded")
     with pytest.raises(cs.CheckpointError, match="quanti"):
@@ -219,7 +243,7 @@ def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
 
 EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "used": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9 is more than the 8 experts"),
-    "none": ({"num_experts_per_tok": 0}, "num_experts_per_tok=0.? is not a number above 0"),
+    "none": ({"num_experts_per_tok": 0}, "num_experts_per_tok=0.? is not a whole number above 0"),
     "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
     "experts": ({"n_routed_experts": 7}, "n_routed_experts 7: the router .* divides the experts into 2 groups"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),

@@ -161,7 +161,7 @@ def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
     assert field(tmp_path / "two", "gpt2", "eos_token_id") == 0
     with pytest.raises(cs.ConfigError, match="has this value already"):
         cs.resize(folder, set={"vocab_size": 100})
-    with pytest.raises(cs.ConfigError, match="is not a number above 0"):
+    with pytest.raises(cs.ConfigError, match="is not a whole number above 0"):
         cs.resize(folder, set={"vocab_size": "many"})
     with pytest.raises(cs.ConfigError, match="cannot fill rows that have no token"):
         cs.resize(folder, set={"vocab_size": 110}, new_tokens="subword")
