@@ -134,8 +134,17 @@ def _file_name(name: str) -> str:
 
 
 def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
-    """Create the folder of the outputs; raises OutputError if this fails, or if one of the outputs exists already."""
+    """Create the folder of the outputs; raises OutputError if this fails, or if one of the outputs exists already.
+
+    A new folder with the name of a file, such as mean.safetensors, is an error, too.
+    """
     check_is_path(folder)
+    name = os.path.basename(folder)  # '' if the path ends in a slash
+    if name and name == _file_name(name) and not os.path.lexists(folder):
+        raise OutputError(
+            f"{escape(folder)} is the name of a file, but a moving average writes {count(len(names), 'file')}.",
+            hint=f"Name a folder for them: {escape(os.path.splitext(folder)[0])}/.",
+        )
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

@@ -75,6 +75,15 @@ def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
         cs.average_windows(PATHS, "epoch-0.pth", window=4)
 
 
+def test_a_folder_for_means_is_not_named_like_a_file() -> None:
+    with pytest.raises(cs.OutputError, match=r"mean\.pth is the name of a file, but a moving average writes 4 files"):
+        cs.average_windows(PATHS, "mean.pth", window=2)
+    assert not Path("mean.pth").exists()
+    cs.average_windows(PATHS, "means.pth/", window=2)  # the slash says that a folder is meant
+    assert len(os.listdir("means.pth")) == 4
+    cs.average_windows(PATHS, "means.pth", window=2, force=True)  # the folder is there
+
+
 def test_a_checkpoint_of_another_model_is_an_error_before_anything_is_written() -> None:
     torch.save({"w": torch.ones(2), "half": torch.ones(4).half(), "steps": torch.tensor(9)}, PATHS[-1])
     with pytest.raises(cs.PlanError, match="shapes differ"):
