@@ -26,6 +26,8 @@ _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 """The wrappers that ``--unwrap`` strips from keys."""
 
 UNWRAP = "Use --unwrap: the keys differ only in the wrappers that training added."
+_FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|down|up)(?:\.|$)")
+"""Matches the name of a low-rank factor of an adapter in a key."""
 ALIKE = "Merge models of the same architecture, or use --on-missing base, skip or any."
 
 
@@ -49,12 +51,26 @@ class MissingTensors:
         lacks += [f"{self._name(source)} lacks {count(len(k), 'tensor')}" for source, k in others]
         raise PlanError(
             f"{'; '.join(lacks)}.",
-            hint=UNWRAP if self._are_wrapped() else layout_hint(named_keys(self._views)) or ALIKE,
+            hint=self._hint(),
             details=[f"{self._views[source].source.name}: {key}" for source, k in self._keys.items() for key in k],
         )
 
     def _name(self, source: int) -> str:
         return escape(self._views[source].source.name)
+
+    def _hint(self) -> str:
+        """Return what the user can do, so that no model lacks a tensor."""
+        if self._are_wrapped():
+            return UNWRAP
+        return layout_hint(named_keys(self._views)) or self._of_adapters() or ALIKE
+
+    def _of_adapters(self) -> str:
+        """Return a hint if some of the sources are adapters and others are models; '' if not."""
+        adapters = [view.source.name for view in self._views if view.tensors and all(map(_FACTOR.search, view.tensors))]
+        if not 0 < len(adapters) < len(self._views):
+            return ""
+        name = escape(adapters[0])
+        return f"{name} is an adapter. First add each adapter to its base: ckpt lora merge BASE {name} -o FULL/."
 
     def _are_wrapped(self) -> bool:
         """Return whether all missing keys would be found if wrappers such as ``module.`` were removed from all keys."""

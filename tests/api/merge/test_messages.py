@@ -57,6 +57,10 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a wrapped model of another kind": (
         ("a.safetensors", "partly.safetensors", "-m", "linear", "--weights", "1,1"), 4, "Merge models of the same architecture"
     ),
+    "adapters and their base": (
+        ("lora.safetensors", "lora.safetensors", "-m", "knots_ties", "--base", "base.safetensors"), 4,
+        "lora.safetensors is an adapter. First add each adapter to its base: ckpt lora merge BASE lora.safetensors -o FULL/.",
+    ),
 }  # fmt: skip
 
 
@@ -69,6 +73,8 @@ def files() -> None:
         kept = {key: shape for key, shape in shapes.items() if name[0] != "p" or key == "head"}
         save_file({prefix + key: draw.standard_normal(shape, "f4") for key, shape in kept.items()}, name)
     save_file({"encoder.x": np.zeros((4, 4), "f4")}, "other.safetensors")
+    factors = {"A": np.zeros((2, 4), "f4"), "B": np.zeros((4, 2), "f4")}
+    save_file({f"layers.0.w.lora_{one}.weight": value for one, value in factors.items()}, "lora.safetensors")
 
 
 @pytest.mark.parametrize("what", BAD)
