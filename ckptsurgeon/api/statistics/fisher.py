@@ -193,11 +193,22 @@ class _Loss:
         output = self._module(**arguments)
         found = getattr(output, "loss", None) if LABELS in arguments else self._drawn(output, mask)
         if not isinstance(found, Tensor) or found.grad_fn is None or not bool(torch.isfinite(found)):
+            self._check_outputs(output, number)
             raise ConfigError(
                 f"{escape(self._network.path)} has no finite loss for example {number + 1} of the inputs.",
                 hint="Give longer texts, or labels: an entry labels in FILE.safetensors.",
             )
         return found
+
+    def _check_outputs(self, output: Any, number: int) -> None:
+        """Raise ConfigError if the outputs for example ``number`` are not finite, whatever its labels are."""
+        logits = getattr(output, "logits", None)
+        if isinstance(logits, Tensor) and not bool(torch.isfinite(logits).all()):
+            raise ConfigError(
+                f"the outputs of {escape(self._network.path)} for example {number + 1} of the inputs are NaN or "
+                "infinite.",
+                hint="Look for damaged weights with ckpt check, or give other inputs.",
+            )
 
     def _drawn(self, output: Any, mask: Tensor | None) -> Tensor | None:
         logits = getattr(output, "logits", None)

@@ -310,8 +310,18 @@ def test_inputs_that_are_not_finite_are_an_error_that_names_the_module(tmp_path:
     model.save_pretrained(tmp_path / "a")
     with pytest.raises(cs.ConfigError, match=r"inputs of the module model\.layers\.0\.self_attn\.q_proj"):
         cs.stats(tmp_path / "a", inputs=tmp_path / "a.inputs.safetensors", gram=True)
-    with pytest.raises(cs.ConfigError, match="no finite loss for example 1"):
+    with pytest.raises(cs.ConfigError, match="for example 1 of the inputs are NaN or infinite") as caught:
         cs.stats(tmp_path / "a", inputs=tmp_path / "a.inputs.safetensors", fisher=True)
+    assert caught.value.hint.startswith("Look for damaged weights with ckpt check")
+
+
+def test_a_text_of_one_token_has_no_loss(tmp_path: Path) -> None:
+    """The mean loss of no tokens is NaN, although the outputs are finite."""
+    saved(tmp_path, llama, "a")
+    save_file({"input_ids": torch.zeros(1, 1, dtype=torch.long)}, tmp_path / "short.safetensors")
+    with pytest.raises(cs.ConfigError, match="a has no finite loss for example 1") as caught:
+        cs.stats(tmp_path / "a", inputs=tmp_path / "short.safetensors", fisher=True)
+    assert caught.value.hint.startswith("Give longer texts")
 
 
 CASES = {
