@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,8 +16,11 @@ from ...errors import ConfigError
 from ...util.text import escape, listing, shape_text
 from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
-from .image_files import SUFFIXES as OF_IMAGES
-from .processors import open_processor
+from .media.folder_files import files_with
+from .media.image_files import SUFFIXES as OF_IMAGES
+from .media.processors import open_processor
+from .media.sound_inputs import SUFFIXES as OF_SOUNDS
+from .media.sound_inputs import sound_inputs
 
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
@@ -27,8 +29,7 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
-OF_SOUNDS = (".wav", ".flac", ".ogg")
-SUFFIXES = f".safetensors, .txt, {', '.join((*OF_SOUNDS, *OF_IMAGES))}, or a folder of images"
+SUFFIXES = f".safetensors, .txt, {', '.join((*OF_SOUNDS, *OF_IMAGES))}, or a folder of images or sounds"
 MOST = 1 << 27
 """The largest number of values in one random input; in float32, they take half a gigabyte."""
 
@@ -168,9 +169,9 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, audio or an image.
 
-    A folder has images, which make one batch. Texts, audio and images are prepared by the tokeniser, the feature
-    extractor or the image processor in the model's ``folder``. The decoder of an encoder-decoder gets its start token
-    and the same text, or the start token alone for audio and images, unless ``forward`` makes its tokens. Raises
+    A folder has images or sounds, which make one batch. Texts, audio and images are prepared by the tokeniser, the
+    feature extractor or the image processor in the model's ``folder``. The decoder of an encoder-decoder gets its start
+    token and the same text, or the start token alone for audio and images, unless ``forward`` makes its tokens. Raises
     ConfigError if the file, the tokeniser, the feature extractor or the image processor is missing, if the file has no
     inputs, or if ``forward`` lacks an argument in the file.
     """
@@ -195,8 +196,11 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
 
     The text and the hint may be ''. Raises ConfigError if the file is missing or has an unknown suffix.
     """
-    if os.path.isdir(path) or (suffix in OF_IMAGES and os.path.isfile(path)):
-        from .image_inputs import NEEDS_TEXT, image_inputs
+    kind = _kind_of_folder(path) if os.path.isdir(path) else suffix if os.path.isfile(path) else ""
+    if kind in OF_SOUNDS:
+        return *sound_inputs(path, folder), ""
+    if kind in OF_IMAGES:
+        from .media.image_inputs import NEEDS_TEXT, image_inputs
 
         takes_text = "input_ids" in inspect.signature(module.forward).parameters
         return *image_inputs(path, module, folder), NEEDS_TEXT if takes_text else ""
@@ -206,9 +210,18 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
         return _tensors(path), "", ""
     if suffix == ".txt":
         return _texts(path, folder), "", ""
-    if suffix in OF_SOUNDS:
-        return _sound(path, folder), "", ""
     raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint=f"Use {SUFFIXES}.")
+
+
+def _kind_of_folder(path: str) -> str:
+    """Return a suffix of the images, or else of the sounds, in a folder; raises ConfigError if it has neither."""
+    for suffixes in (OF_IMAGES, OF_SOUNDS):
+        if files_with(suffixes, path)[0]:
+            return suffixes[0]
+    raise ConfigError(
+        f"the folder {escape(path)} has neither images nor sounds.",
+        hint=f"Give a folder that has them itself, not in subfolders: {', '.join((*OF_SOUNDS, *OF_IMAGES))}.",
+    )
 
 
 def _check_known(path: str, arguments: Mapping[str, Tensor], module: nn.Module) -> None:
@@ -241,28 +254,3 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     if len(lines) > 1 and tokenizer.pad_token is None:  # any token serves, since the attention mask leaves padding out
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
-
-
-def _soundfile() -> Any:
-    try:
-        return import_module("soundfile")
-    except (ImportError, OSError) as error:  # OSError: without libsndfile
-        raise ConfigError(
-            f"to read audio, the package soundfile is needed, and it cannot be imported: {error}.",
-            hint="Run pip install soundfile, or give tensors: --inputs FILE.safetensors.",
-        ) from error
-
-
-def _sound(path: str, folder: str) -> dict[str, Tensor]:
-    soundfile = _soundfile()
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{escape(path)} cannot be read as audio: {escape(str(error), 200)}.") from error
-    extractor = open_processor(folder, "AutoFeatureExtractor")
-    if rate != extractor.sampling_rate:
-        raise ConfigError(
-            f"the sample rate of {escape(path)} is {rate} Hz, but the model needs {extractor.sampling_rate} Hz.",
-            hint="Resample the file first.",
-        )
-    return dict(extractor(wave.mean(1), sampling_rate=rate, return_tensors="pt"))

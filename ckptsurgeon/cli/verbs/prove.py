@@ -42,7 +42,7 @@ def run(
         typer.Option(
             "--inputs", metavar="FILE",
             help="Run on these inputs: named arguments (.safetensors), lines of text (.txt), audio (.wav, .flac, "
-            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images.",
+            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images or sounds.",
         ),
     ] = None,
     barrier: Annotated[

@@ -43,7 +43,7 @@ def run(
             "--inputs",
             metavar="FILE",
             help="Run on these inputs: named arguments (.safetensors), lines of text (.txt), audio (.wav, .flac, "
-            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images.",
+            ".ogg), an image (.png, .jpg, .webp, .bmp), or a folder of images or sounds.",
         ),
     ] = None,
     gram: Annotated[

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.prove import image_files, image_inputs
-from ckptsurgeon.api.prove.image_files import read_images
 from ckptsurgeon.api.prove.inputs import given_inputs
+from ckptsurgeon.api.prove.media import image_files, image_inputs
+from ckptsurgeon.api.prove.media.image_files import read_images
 from tests import ROOT
 
 transformers = pytest.importorskip("transformers")
@@ -421,7 +421,8 @@ def test_a_number_of_pixels_is_no_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "why"), [("none", "the folder none has no images"), ("a.png", "--inputs a.png is not a file")]
+    ("path", "why"),
+    [("none", "the folder none has neither images nor sounds"), ("a.png", "--inputs a.png is not a file")],
 )
 def test_missing_images_are_an_error(path: str, why: str) -> None:
     model = vit()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError
-from ...util.text import escape, listing
+from ....errors import ConfigError
+from ....util.text import escape, listing
 from .image_files import read_images
 from .processors import open_processor
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ConfigError
-from ...util.text import escape
+from ....errors import ConfigError
+from ....util.text import escape
 
 __all__ = ["open_processor"]
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigError
-from ...storage.small_files import open_file
-from ...util.text import count, escape, listing, natural_key
+from ....errors import ConfigError
+from ....storage.small_files import open_file
+from ....util.text import count, escape, listing
+from .folder_files import files_with
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,23 +79,17 @@ def _check_pillow() -> None:
 def _names(path: str) -> tuple[list[str], int]:
     """Return the paths of the images at ``path``, and the number of other files in the folder, without hidden files.
 
-    A single file is returned as it is. Raises ConfigError if the folder has no images, or too many.
+    A single file is returned as it is. Raises ConfigError if the folder has too many images.
     """
     if not os.path.isdir(path):
         return [path], 0
-    files = [name for name in os.listdir(path) if not name.startswith(".") and os.path.isfile(os.path.join(path, name))]
-    names = sorted((name for name in files if name.lower().endswith(SUFFIXES)), key=natural_key)
-    if not names:
-        raise ConfigError(
-            f"the folder {escape(path)} has no images.",
-            hint=f"Give a folder that has image files itself, not in subfolders: {', '.join(SUFFIXES)}.",
-        )
+    names, left_out = files_with(SUFFIXES, path)
     if len(names) > MOST_IMAGES:
         raise ConfigError(
             f"the folder {escape(path)} has {len(names):,} images, but at most {MOST_IMAGES:,} are allowed.",
             hint="They run in one batch: give a folder with fewer.",
         )
-    return [os.path.join(path, name) for name in names], len(files) - len(names)
+    return names, left_out
 
 
 def _check_pixels(path: str, pixels: int) -> None:

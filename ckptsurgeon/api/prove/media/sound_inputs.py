@@ -1,0 +1,109 @@
+"""Sounds as inputs of a network: prepared by the model's own feature extractor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....errors import ConfigError
+from ....util.text import count, escape
+from .folder_files import files_with
+from .processors import open_processor
+
+__all__ = ["SUFFIXES", "sound_inputs"]
+
+SUFFIXES = (".wav", ".flac", ".ogg")
+MOST_SOUNDS = 1024
+"""The largest number of sounds of a batch, which runs at once."""
+MOST_SAMPLES = 1 << 27
+"""The largest number of samples of a batch; in float32, they take half a gigabyte."""
+
+
+def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
+    """Return the arguments of ``forward`` for the sounds at ``path``, and a text on unused parts; "" if there are none.
+
+    ``path`` is a file, or a folder with sounds, which make one batch without padding: sounds of different lengths are
+    cut to the shortest, unless the feature extractor in the model's ``folder`` makes them equal, as Whisper's.
+    Channels are averaged. Raises ConfigError if a sound cannot be read, or has another sample rate than the model.
+    """
+    names, left_out = _names(path)
+    extractor = open_processor(folder, "AutoFeatureExtractor")
+    waves = _waves(path, names, extractor.sampling_rate)
+    made = [_extracted(extractor, wave) for wave in waves]
+    shortest = min(map(len, waves))
+    cut = f"only the first {shortest / extractor.sampling_rate:.2f} s of each" if not _are_alike(made) else ""
+    if cut:
+        made = [_extracted(extractor, wave[:shortest]) for wave in waves]
+    arguments = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+    others = f"without {count(left_out, 'other file')}" if left_out else ""
+    return arguments, ", ".join(filter(None, (cut, others)))
+
+
+def _names(path: str) -> tuple[list[str], int]:
+    """Return the paths of the sounds at ``path`` in natural order, and the number of other files in the folder.
+
+    A single file is returned as it is. Hidden files do not count. Raises ConfigError if there are too many sounds.
+    """
+    if not os.path.isdir(path):
+        return [path], 0
+    names, left_out = files_with(SUFFIXES, path)
+    if len(names) > MOST_SOUNDS:
+        raise ConfigError(
+            f"the folder {escape(path)} has {len(names):,} sounds, but at most {MOST_SOUNDS:,} are allowed.",
+            hint="They run in one batch: give a folder with fewer.",
+        )
+    return names, left_out
+
+
+def _waves(path: str, names: Sequence[str], rate: int) -> list[Any]:
+    """Return the sounds, one array of samples for each file; raises ConfigError if they are too long together."""
+    soundfile = _soundfile()
+    waves, samples = [], 0
+    for name in names:
+        waves.append(_wave(soundfile, name, rate))
+        samples += len(waves[-1])
+        if samples > MOST_SAMPLES:
+            raise ConfigError(
+                f"the sounds of {escape(path)} have more samples than the limit of {MOST_SAMPLES:,}.",
+                hint="Give fewer or shorter sounds.",
+            )
+    return waves
+
+
+def _wave(soundfile: Any, name: str, rate: int) -> Any:
+    try:
+        wave, own_rate = soundfile.read(name, frames=MOST_SAMPLES + 1, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{escape(name)} cannot be read as audio: {escape(str(error), 200)}.") from error
+    if own_rate != rate:
+        raise ConfigError(
+            f"the sample rate of {escape(name)} is {own_rate} Hz, but the model needs {rate} Hz.",
+            hint="Resample the file first.",
+        )
+    if not len(wave):
+        raise ConfigError(f"{escape(name)} has no samples.", hint="Give sounds that are not empty.")
+    return wave.mean(1)
+
+
+def _soundfile() -> Any:
+    try:
+        return import_module("soundfile")
+    except (ImportError, OSError) as error:  # OSError: without libsndfile
+        raise ConfigError(
+            f"to read audio, the package soundfile is needed, and it cannot be imported: {error}.",
+            hint="Run pip install soundfile, or give tensors: --inputs FILE.safetensors.",
+        ) from error
+
+
+def _extracted(extractor: Any, wave: Any) -> Mapping[str, Tensor]:
+    return dict(extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+
+
+def _are_alike(made: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Return whether the arguments of all sounds have the same shapes, so that they make one batch."""
+    return len({tuple((name, value.shape) for name, value in one.items()) for one in made}) == 1
