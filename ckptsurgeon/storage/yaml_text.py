@@ -146,10 +146,13 @@ class _Loader(_PlainLoader):
 
 
 _PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# In YAML 1.1, 1e-3 is a string because it has no dot; but a learning rate of 1e-3 must be a number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+# In YAML 1.1, 1e-3 (no dot) and 1.0e9 (no sign) are strings; but learning rates written like this must be numbers.
+_EXPONENT: tuple[str, re.Pattern[str], list[str]] = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
+_Loader.add_implicit_resolver(*_EXPONENT)
 
 
 def read_yaml(text: str, name: str, *, exponents: bool = True, unknown: Callable[[str], object] | None = None) -> Any:
@@ -207,6 +210,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     InlineMapping, lambda dumper, row: dumper.represent_mapping("tag:yaml.org,2002:map", row.items(), flow_style=True)
 )
+_Dumper.add_implicit_resolver(*_EXPONENT)  # so that a text that looks like such a number is put in quotes
 _Dumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str(text)))  # such as Note
 
 

@@ -10,7 +10,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.storage import yaml_text as yamltext
-from ckptsurgeon.storage.yaml_text import read_yaml
+from ckptsurgeon.storage.yaml_text import dump_yaml, read_yaml
 from ckptsurgeon.util.text import brief_repr
 
 from ..helpers.pace import in_time
@@ -146,3 +146,18 @@ def test_what_is_shown_of_a_value_is_bounded() -> None:
         nested = [nested] * 10
     for value in (nested, "x" * 10**6, {str(i): nested for i in range(1000)}, 1 << 100_000, b"x" * 10**6):
         assert len(brief_repr(value, 60)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("4E6", 4e6), ("1.0e9", 1e9), ("2.5e4", 2.5e4), ("-1.e+2", -100.0), ("1.5e-3", 1.5e-3), ("1.e", "1.e"), ("v1.0e9", "v1.0e9"),
+     ("1.2.3e4", "1.2.3e4")],
+)  # fmt: skip
+def test_numbers_with_an_exponent_are_numbers(text: str, value: object) -> None:
+    """As in YAML 1.2: in YAML 1.1, a dot and a sign of the exponent make a number, and without one of them it is a string."""
+    assert read_yaml(f"lr: {text}", "x.yaml") == {"lr": value}
+
+
+@pytest.mark.parametrize("text", ["1e3", "1.0e9", ".5e3", "1.5E+2", "1e-3", "x1e3", "1.0e+9"])
+def test_a_text_that_looks_like_a_number_is_written_as_a_text(text: str) -> None:
+    assert read_yaml(dump_yaml({"a": text, text: 1}), "x.yaml") == {"a": text, text: 1}
