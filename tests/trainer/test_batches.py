@@ -212,6 +212,18 @@ def test_preparing_names_a_clip_that_cannot_be_used_and_leaves_no_half_file(work
     assert not Path("cache").exists() or not list(Path("cache").iterdir())
 
 
+def test_clips_that_are_longer_than_a_batch_are_counted() -> None:
+    corpus("train.csv", TEXTS)  # clips of 0.2 to 0.43 s
+    lengths = sorted(task().splits()["train"].split.lengths)
+    assert len(task(batch_seconds=0.5).notes()) == 1
+    few, most = (sum(length > seconds for length in lengths) for seconds in (lengths[-2], 0.1))
+    said = f"train.batch_seconds is 0.1, but {most} clips of train are longer, up to {lengths[-1]:.3g} s: each is a batch of its own"
+    assert (few, most) == (1, len(lengths))
+    assert task(batch_seconds=0.1).notes()[1:] == [said]
+    (one,) = task(batch_seconds=lengths[-2]).notes()[1:]
+    assert "but 1 clip of train is longer" in one
+
+
 @pytest.mark.parametrize("of", [2, 3, 5])
 def test_batches_by_seconds_are_shared_by_several_processes(of: int) -> None:
     """Every clip is in one process's batch, once; each process has as many batches, if some are of a lone clip."""

@@ -173,6 +173,13 @@ def test_a_tokeniser_of_another_model_is_an_error() -> None:
         job(["more"])
 
 
+def test_batches_of_texts_have_no_seconds() -> None:
+    """They had batch_size texts, and nothing said so."""
+    model()
+    with pytest.raises(cs.ConfigError, match="train.batch_seconds: texts have no length in seconds"):
+        job(TEXTS, batch_seconds=20).model()
+
+
 def test_a_model_without_an_output_layer_is_an_error() -> None:
     model()
     config = json.loads(Path("llama/config.json").read_text())

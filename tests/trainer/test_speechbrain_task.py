@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.data.labels import Labels
+from ckptsurgeon.trainer.data.source import BatchStream
+from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.log import read_log
 from ckptsurgeon.trainer.tasks._load import load_task
-from ckptsurgeon.trainer.tasks._task import Batch
+from ckptsurgeon.trainer.tasks._task import Batch, begin_step
 from ckptsurgeon.trainer.tasks.speechbrain import BrainBatch, Tokenizer, entries_used
 
 from .sounds import corpus
@@ -189,6 +191,25 @@ def test_what_was_saved_gives_the_same_loss_in_a_later_epoch_too() -> None:
     for name in ("saved, reopened, the same loss", "best, reopened, the same loss", "resumed is uninterrupted"):
         assert checks[name].status == "PASS", checks[name]
     assert float(checks["saved, reopened, the same loss"].says.split()[1]) > 100
+
+
+@pytest.mark.parametrize(
+    "size", [{"batch_size": 5}, {"batch_size": 5, "accumulate": 2}, {"batch_seconds": 0.9}], ids=str
+)
+def test_a_brains_epochs_are_those_of_the_batches(size: dict[str, Any]) -> None:
+    write(**size)
+    job = build_job("net.yaml", device="cpu")
+    model, _ = job.model()
+    stream, wanted, found = BatchStream(job.train, job.settings.seed), [], []
+    for step in range(12):
+        batches = [next(stream) for _ in range(job.settings.accumulate)]
+        assert batches
+        if stream.position[1] >= job.settings.accumulate:  # all batches of the step are of one epoch
+            begin_step(job.task, model, step)
+            wanted.append(1 + stream.position[0])
+            found.append(job.task._epoch)
+    assert found == wanted
+    assert max(wanted) > 2
 
 
 def test_other_entries_have_the_modules_that_are_trained() -> None:

@@ -375,6 +375,21 @@ def test_classes_of_arrays_are_learned() -> None:
     assert task.uniform_loss(model, batch) == pytest.approx(math.log(2))
 
 
+def test_batches_by_seconds_need_examples_with_a_length() -> None:
+    """All arrays were one batch."""
+    tone("a.wav", 0.2)
+    np.save("b.npy", np.zeros((3, 2)))
+    Path("train.csv").write_text("path,label\na.wav,cat\nb.npy,cat\n")
+    made = parse_settings({"task": "classify", "batch_seconds": 9, "data": {"train": "train.csv"}}, "x.yaml")
+    with pytest.raises(
+        cs.ConfigError, match=r"train.batch_seconds: train.csv, line 3.* has no length in seconds"
+    ) as seen:
+        Classify(made, ["cat", "dog"]).splits()
+    assert seen.value.hint == "Write train.batch_size instead."
+    Path("train.csv").write_text("path,label\na.wav,cat\n")
+    assert len(list(Classify(made, ["cat", "dog"]).splits()["train"].read())) == 1
+
+
 def test_classes_of_sounds_are_given_lengths_to_a_model_that_takes_them() -> None:
     tone("a.wav", 0.2)
     tone("b.wav", 0.3)

@@ -82,12 +82,21 @@ class SoundTask(ABC):
         check = cast(Any, self.check) or (lambda clips: None)
         return read_split(name, self.settings.data, check=check, fits=self.fits, texts=self.texts)
 
+    def batch_size(self) -> BatchSize:
+        """Return the size of a batch, in clips or in seconds."""
+        return BatchSize(self.settings.batch_size, self.settings.batch_seconds)
+
     def _batches(self, split: Split) -> Batches:
         settings = self.settings
         task = cast(ClipTask, self)  # the subclasses have the loss
-        size = BatchSize(settings.batch_size, settings.batch_seconds)
+        unmeasured = next((clip for clip in split.clips if not clip.seconds), None)
+        if settings.batch_seconds is not None and unmeasured is not None:
+            raise ConfigError(
+                f"train.batch_seconds: {escape(unmeasured.where)} has no length in seconds.",
+                hint="Write train.batch_size instead.",
+            )
         return Batches(
-            task, split, size=size, workers=settings.data.workers or 0,
+            task, split, size=self.batch_size(), workers=settings.data.workers or 0,
             shuffled=split.name == "train", inputs=self.inputs,
         )  # fmt: skip
 
@@ -108,7 +117,19 @@ class SoundTask(ABC):
         """Return a line for each split: clips, minutes, left-out clips with the reasons, the padding of ``train``."""
         splits = self.splits()
         padded = f"; padding {percent(splits['train'].padding(), 1)}" if splits["train"].split.seconds else ""
-        return [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
+        lines = [f"{one.split.says()}{padded if name == 'train' else ''}" for name, one in splits.items()]
+        return lines + self._longer_than_a_batch(splits["train"].split)
+
+    def _longer_than_a_batch(self, split: Split) -> list[str]:
+        """Return a note if clips are longer than ``batch_seconds``, the length that no batch should exceed."""
+        seconds = self.settings.batch_seconds
+        longer = sum(length > seconds for length in split.lengths) if seconds is not None else 0
+        if not longer:
+            return []
+        return [
+            f"train.batch_seconds is {seconds:g}, but {count(longer, 'clip')} of {split.name} "
+            f"{'is' if longer == 1 else 'are'} longer, up to {max(split.lengths):.3g} s: each is a batch of its own"
+        ]
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the input and label of a clip, its length in seconds, and its name (its line in the manifest)."""

@@ -57,6 +57,10 @@ class LanguageModel:
 
     def meet(self, model: nn.Module) -> None:
         """Read the end token and the vocabulary size of a model; raises ConfigError if it has no output layer."""
+        if self._settings.batch_seconds is not None:
+            raise ConfigError(
+                "train.batch_seconds: texts have no length in seconds.", hint="Write train.batch_size instead."
+            )
         config: Any = getattr(model, "config", None)
         output: Any = getattr(model, "get_output_embeddings", lambda: None)
         if config is None or output() is None:

@@ -7,6 +7,7 @@ in the Brain's ``fit`` (speechbrain/core.py). ckptsurgeon itself makes the batch
 from __future__ import annotations
 
 import ast
+import bisect
 import inspect
 import re
 import textwrap
@@ -22,6 +23,7 @@ from ...errors import ConfigError
 from ...util.text import escape, listing
 from ..config.settings import Settings
 from ..data.labels import Labels
+from ..data.order import epoch_batches
 from ..data.sound import Clip
 from ..system.random_state import preserve_cpu_random_state
 from ._sounds import TranscribedTask
@@ -65,7 +67,9 @@ class SpeechBrain(TranscribedTask):
             )
         super().__init__(settings, tokens)
         self._brains: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-        self._clips, self._epoch = 0, 1
+        self._lengths: Sequence[float] = ()
+        self._ends: list[int] = []
+        self._epoch = 1
 
     def fits(self, clip: Clip) -> bool:
         """Return True: the Brain itself decides what to do with a clip that is too short for its text."""
@@ -73,12 +77,18 @@ class SpeechBrain(TranscribedTask):
 
     def begin_step(self, model: nn.Module, step: int) -> None:
         """Set the Brain's epoch (``epoch_counter.current``), on which its loss may depend."""
-        if not self._clips:
-            self._clips = len(self.split("train").clips)
-        clips_seen = step * self.settings.batch_size * self.settings.accumulate
-        before, self._epoch = self._epoch, 1 + clips_seen // max(self._clips, 1)
+        before, self._epoch = self._epoch, self._epoch_of(step * self.settings.accumulate)
         if self._epoch != before:
             self._start(self._brain_of(model), "TRAIN")
+
+    def _epoch_of(self, number: int) -> int:
+        """Return the epoch, counted from 1, of the batch with this number, counted from 0 over the whole run."""
+        self._lengths = self._lengths or self.split("train").lengths
+        while not self._ends or self._ends[-1] <= number:
+            epoch, size = len(self._ends), self.batch_size()
+            batches = epoch_batches(self._lengths, size, seed=self.settings.seed, epoch=epoch)
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(batches))
+        return 1 + bisect.bisect_right(self._ends, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Return the loss of a batch, as a sum over its examples."""
