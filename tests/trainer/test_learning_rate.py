@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.trainer.config.bounds import useless_settings
 from ckptsurgeon.trainer.config.section import apply_overrides
 from ckptsurgeon.trainer.config.settings import Settings
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
@@ -180,3 +181,18 @@ def test_a_setting_of_another_schedule_gets_a_note() -> None:
     assert not [note for note in toy.job(anneal=0.3, schedule="newbob").notes if "no effect" in note]
     with pytest.raises(cs.ConfigError, match="tri_stage, which falls exponentially"):
         toy.job(schedule="tri_stage", final_lr=0)
+
+
+def test_a_tri_stage_that_never_falls_is_said() -> None:
+    said = "train.warmup 3 and train.hold 5 last to train.steps 8: with train.schedule tri_stage, the learning rate never falls"
+    assert said in toy.job(schedule="tri_stage", warmup=3, hold=5, steps=8).notes
+    assert any("never falls" in note for note in toy.job(schedule="tri_stage", warmup=3, hold=9).notes)
+    for settings in ({"hold": 4}, {"hold": 5, "schedule": "constant"}):
+        notes = toy.job(**{"schedule": "tri_stage", "warmup": 3, "steps": 8, **settings}).notes
+        assert not [note for note in notes if "never falls" in note]
+
+
+def test_a_size_in_clips_beside_one_in_seconds_is_said() -> None:
+    said = "train.batch_size has no effect with train.batch_seconds"
+    assert said in useless_settings(Settings(batch_seconds=9.0, batch_size=7))
+    assert not useless_settings(Settings(batch_seconds=9.0)) + useless_settings(Settings(batch_size=7))

@@ -156,14 +156,25 @@ def useless_settings(made: Settings) -> list[str]:
         "so the tensors are never trained"
         for pattern, step in made.freeze.items()
         if step is not None and step >= made.steps
-    ] + _without_effect(made)
+    ] + [*_never_falls(made), *_without_effect(made)]
+
+
+def _never_falls(made: Settings) -> Iterator[str]:
+    """Yield a note if the last stage of ``tri_stage`` is never reached."""
+    if made.schedule == "tri_stage" and made.warmup + made.hold >= made.steps:
+        yield (
+            f"train.warmup {made.warmup} and train.hold {made.hold} last to train.steps {made.steps}: with "
+            "train.schedule tri_stage, the learning rate never falls"
+        )
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect with this schedule, or without a language model."""
+    """Return notes on settings that have no effect with these others, or without a language model."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
+    if made.batch_seconds is not None and made.batch_size != usual.batch_size:
+        without.append("train.batch_size has no effect with train.batch_seconds")
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
     return without + [
         f"train.{name} has no effect with train.schedule {made.schedule}; only {' and '.join(kinds)} would use it"
