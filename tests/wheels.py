@@ -57,6 +57,8 @@ def main(given: Sequence[str] | None = None, *, to: Path = ROOT / "wheels", pack
         shutil.rmtree(to / options.python, ignore_errors=True)
         fresh.rename(to / options.python)
     print(f"{to / options.python}: {len(names)} packages, {size / MIB:.1f} MiB")
+    if options.bare:  # pytest is among them, which Python looks for before it imports the tests
+        print(f"Run there: PYTHONPATH={to.name}/{options.python} python3 -m pytest -m gpu")
 
 
 def unpack(names: Sequence[str], to: Path, *, python: str) -> None:

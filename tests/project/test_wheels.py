@@ -54,6 +54,22 @@ def test_wheels_are_unpacked_for_the_other_python(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.long
+def test_a_machine_without_pytest_is_told_how_to_find_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There ``python3 -m pytest`` ended in "No module named pytest"."""
+    for name in ("lone_one", "lone_two"):
+        wheel(name)
+    monkeypatch.setattr("tests.wheels.BARE", ("lone_two",))
+    main(["--bare"], to=Path("wheels"), packages=["lone_one"])
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == "Run there: PYTHONPATH=wheels/3.12 python3 -m pytest -m gpu"
+    assert told.removeprefix("Run there: ") in (ROOT / "CONTRIBUTING.md").read_text()
+    main([], to=Path("wheels"), packages=["lone_one"])
+    assert "Run there" not in capsys.readouterr().out
+
+
+@pytest.mark.long
 def test_a_folder_that_is_too_large_is_refused_and_the_old_one_kept() -> None:
     wheel("lone_one", size=2**20)
     with pytest.raises(SystemExit, match=r"would have 1\.0 MiB, more than 0\.5\. Largest: "):
