@@ -89,7 +89,7 @@ def apply(
     has another verdict, VerifyError is raised after the output is written.
     """
     from ..engine.apply import carry_out
-    from ..engine.output.layout import parse_size
+    from ..engine.output.layout import is_shared_out, parse_size
     from ..engine.part_worker import run_worker
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
@@ -123,7 +123,7 @@ def apply(
             restart=restart,
             consume=consume,
         )
-        if processes or engine:
+        if engine:
             _check_no_ranks(options)
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__, merged_adapters(plan, inputs))
         entries, lost = _metadata_of(plan, inputs, options)
@@ -133,7 +133,7 @@ def apply(
                 return run_worker(plan, inputs, options, group, progress)
             if group is not None:
                 stack.enter_context(group.leading())
-            helpers: Helpers | None = group
+            helpers: Helpers | None = group if is_shared_out(options) else None
             if engine:
                 helpers = stack.enter_context(_tasks(engine, plan, inputs, options, group))
             receipt = carry_out(plan, inputs, options, recipe, progress, entries, helpers)
@@ -206,11 +206,11 @@ def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> 
 
 
 def _check_no_ranks(options: OutputOptions) -> None:
-    """Raise ConfigError if the output has one file for each rank: only one process can write these files."""
+    """Raise ConfigError if the output has one file for each rank: one process writes all of these files."""
     if options.ranks.ranks:
         raise ConfigError(
-            f"--to {options.to} cannot be used with several processes: one process writes the files of all ranks.",
-            hint="Leave --engine out, and do not use torchrun.",
+            f"--to {options.to} cannot be used with --engine: one process writes the files of all ranks.",
+            hint="Leave --engine out.",
         )
 
 

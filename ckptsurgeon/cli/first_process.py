@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
 
 import typer
 
-from ..util.torchrun import number_of_processes
+from ..util.torchrun import alone, number_of_processes
 
-__all__ = ["by_the_first"]
+__all__ = ["by_the_first", "run_by_the_first"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def by_the_first(work: Callable[[], T]) -> T:
@@ -23,7 +25,22 @@ def by_the_first(work: Callable[[], T]) -> T:
         return work()
     from ..api.process_shares import first_process
 
+    ended = typer.Exit()
     with first_process() as is_first:
         if is_first:
-            return work()
-    raise typer.Exit
+            try:
+                with alone():
+                    return work()
+            except typer.Exit as answer:  # not an error of which the others should hear
+                ended = answer
+    raise ended
+
+
+def run_by_the_first(verb: Callable[P, None]) -> Callable[P, None]:
+    """Return a function like ``verb``, a whole command, that only the first process runs."""
+
+    @wraps(verb)
+    def run(*args: P.args, **options: P.kwargs) -> None:
+        by_the_first(partial(verb, *args, **options))
+
+    return run

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..util.text import escape
 from ..util.torchrun import is_started_again, number_of_processes, rank_of_process
 from .failing import is_for_memory
-from .first_process import by_the_first
 from .options import (
     Axis,
     Consume,
@@ -165,8 +163,7 @@ class Writing:
         from ..api.apply import apply
 
         with self.printer.working("writing", output) as progress:
-            write = partial(
-                apply,
+            return apply(
                 plan,
                 output,
                 to=self.to,
@@ -176,12 +173,11 @@ class Writing:
                 key=self.key,
                 restart=self.restart and not is_started_again(),
                 consume=self.consume,
-                processes=number_of_processes() > 1 and not self.shared.given,
+                processes=number_of_processes() > 1,
                 engine=self.engine,
                 progress=progress,
                 **self.shared.given,
             )
-            return by_the_first(write) if self.shared.given else write()
 
     def _report(self, plan: Plan, receipt: Receipt, output: str) -> None:
         """Prove a written output if asked, and show the receipt and the proof; exit with 1 if the networks differ."""

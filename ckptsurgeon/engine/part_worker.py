@@ -17,7 +17,7 @@ from .check_steps import check_step
 from .identity import identity_digest
 from .inputs import PlanInputs
 from .output.companions import as_written
-from .output.layout import OutputOptions, is_folder, lay_out
+from .output.layout import OutputOptions, is_shared_out, lay_out
 from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
 from .part_run import PartRun
@@ -45,7 +45,7 @@ def run_worker(
 
     size, folder = 0, ""
     try:
-        if is_folder(options):
+        if is_shared_out(options):
             worker = PartWorker(plan, inputs, options)
             folder, names = group.assignment(worker.identity)
             if names:  # without names, the folder may be gone: the output may already be published

@@ -6,8 +6,16 @@ https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["cores_of_process", "is_started_again", "number_of_processes", "rank_of_process"]
+__all__ = ["alone", "cores_of_process", "is_started_again", "number_of_processes", "rank_of_process"]
+
+OF_THE_JOB = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
+    "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE",
+)  # fmt: skip
+"""The variables that make a program take itself for one of several processes."""
 
 
 def rank_of_process() -> int:
@@ -37,3 +45,16 @@ def cores_of_process() -> int:
 def is_started_again() -> bool:
     """Return whether ``torchrun`` has restarted the processes after one of them failed."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hide the ``torchrun`` job during the block: from this process, and from the programs that it starts.
+
+    Otherwise such a program, for example the one that evaluates a model, would wait for the other processes.
+    """
+    hidden = {name: os.environ.pop(name) for name in OF_THE_JOB if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -127,15 +127,18 @@ def run(
     if greedy:
         from ...api.search.greedy import greedy_soup
 
-        searching = Searching(writing.plain, 2 * len(sources) - 1)
-        with searching.running(study):
-            found = greedy_soup(
-                sources, searching.output, evaluate=evaluate, task=task, maximize=maximize, metric=metric,
-                test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
-                parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
-                wait=writing.wait, key=writing.key, observe=searching.observe,
-            )  # fmt: skip
-        searching.show(found)
+        def soup() -> None:
+            searching = Searching(writing.plain, 2 * len(sources) - 1)
+            with searching.running(study):
+                found = greedy_soup(
+                    sources, searching.output, evaluate=evaluate, task=task, maximize=maximize, metric=metric,
+                    test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
+                    parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
+                    wait=writing.wait, key=writing.key, observe=searching.observe,
+                )  # fmt: skip
+            searching.show(found)
+
+        by_the_first(soup)
         return
     writing.check()
     if window is not None:

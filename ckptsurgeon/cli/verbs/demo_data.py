@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..options import Force, Wait
 from ..printing import Printer, quoted
 
@@ -24,6 +25,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder to write.")],
     lang: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ...util.text import escape
+from ..first_process import run_by_the_first
 from ..printing import Printer
 
 NAME = "fetch"
@@ -28,6 +29,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     uri: Annotated[str, typer.Argument(metavar="URI", help="The file or repository to fetch.")],
     revision: Annotated[

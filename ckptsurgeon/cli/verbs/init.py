@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..options import Force, Root, Task, Wait, check_output
 from ..printing import Printer, quoted
 
@@ -27,6 +28,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     source: Annotated[
         str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or toolkit configuration to describe.")

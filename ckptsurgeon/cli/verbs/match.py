@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..options import Force, Json, Root, Task, Verbose, Wait
 from ..printing import Printer
 
@@ -34,6 +35,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint whose names should change.")],
     destination: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..searching import (
     ByTask,
     Evaluate,
@@ -40,6 +41,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE.yaml", help="A recipe, of mergekit or ckpt, with parameters to search.")

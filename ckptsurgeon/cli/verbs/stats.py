@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..options import Memory, Root
 from ..writing import Writing
 
@@ -35,6 +36,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or a folder with its model.")],
     inputs: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..first_process import run_by_the_first
 from ..options import Force, Root, Wait
 from ..printing import Printer
 from ..showing import check_page, show_page
@@ -32,6 +33,7 @@ Examples:
 """
 
 
+@run_by_the_first
 def run(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint, or the folder of a run.")],
     others: Annotated[

@@ -32,6 +32,7 @@ __all__ = [
     "check_options",
     "check_shards",
     "is_folder",
+    "is_shared_out",
     "lay_out",
     "parse_size",
     "writer_of",
@@ -151,6 +152,11 @@ class OutputShape:
     def subfolders(self) -> list[str]:
         """The subfolders of the output folder that the files are in, such as the components of a pipeline."""
         return list(dict.fromkeys(name.rpartition("/")[0] for name in self.names if "/" in name))
+
+
+def is_shared_out(options: OutputOptions) -> bool:
+    """Return whether several processes can write an output: a folder, but not one with a file for each rank."""
+    return is_folder(options) and not options.ranks.ranks
 
 
 def is_folder(options: OutputOptions) -> bool:
