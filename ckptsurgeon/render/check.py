@@ -53,9 +53,9 @@ def _verdict(report: CheckReport) -> RenderableType:
 
 
 def _groups(report: CheckReport) -> Iterator[RenderableType]:
-    """Yield a line with the outcome of each group of checks, if they differ: a warning may be of the card alone."""
+    """Yield a line with the outcome of each group of checks, if some warn: a warning may be of the card alone."""
     found = report.groups
-    if len(set(found.values())) > 1:
+    if report.verdict is Status.WARN and len(set(found.values())) > 1:
         words = [Text.assemble(f"{group} ", (status.value, STYLES[status])) for group, status in found.items()]
         yield Text("  ").append_text(Text(", ").join(words))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import islice
 from math import prod
@@ -274,10 +274,11 @@ def _source(one: Inspection) -> dict[str, Any]:
 
 def _description(one: Inspection) -> list[str]:
     """Return a description of a checkpoint: its model, its adapter and its quantised tensors, as far as known."""
-    said = [str(one.model)] if one.model is not None else []
+    said = [str(replace(one.model, parameters=None))] if one.model is not None else []  # the head has the parameters
     if one.adapter is not None:
         said.append(_adapter(one.adapter))
-    return said + [f"{count(number, 'tensor')} {method}" for method, number in one.codes.methods().items()]
+    said += [f"{count(number, 'tensor')} {method}" for method, number in one.codes.methods().items()]
+    return said + ([count(len(one.ties), "tied tensor")] if one.ties else [])
 
 
 def _adapter(found: AdapterSettings) -> str:

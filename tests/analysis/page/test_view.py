@@ -545,7 +545,7 @@ def test_a_page_says_what_a_model_is(tmp_path: Path) -> None:
     Path("m/config.json").write_text(json.dumps(saved))
     save_file({"model.embed_tokens.weight": torch.ones(4, 8)}, "m/model.safetensors")
     (source,) = data_of(cs.view("m"))["sources"]
-    assert source["said"] == ["LlamaForCausalLM, 2 layers, 8 wide"]
+    assert source["said"] == ["LlamaForCausalLM, 2 layers, 8 wide, float32"]
 
 
 def test_changes_of_several_models_are_those_of_compare_changes(ckpt: Run) -> None:

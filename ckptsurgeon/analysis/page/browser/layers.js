@@ -4,6 +4,7 @@ const FULL_SHADE = 70; // the strongest shade, in percent of the colour
 const FACTOR = 4; // a value that is this many times its column's median has the strongest shade
 const MOST_ROLES = 60; // the most columns of a table
 const MOST_LAYERS = 200; // the most rows of a table
+const MOST_COUNTS = 6; // the most models whose differing tensors are counted in each row
 const ELSEWHERE = 40; // the most tensors outside all lists of layers that are shown
 
 /**
@@ -61,6 +62,7 @@ function measuresOfChanges({ models, letters, couples, shades, rows }) {
     name: `change of ${letter}`,
     meaning: `how much ${models[at]} has changed: the norm of the difference, in percent of the norm of the base`,
     of: (row) => rows.get(row)?.changes[at] ?? null,
+    each: letters.map((one, other) => [one, (row) => rows.get(row)?.changes[other] ?? null]),
   }));
   const cosines = couples.map((couple, at) => ({
     name: `cosine of ${couple}`,
@@ -215,7 +217,7 @@ function stackTable(name, { layers, roles }, measure) {
     {},
     el("th", { scope: "col" }, "layer"),
     ...shown.map(({ role }) => el("th.role", { scope: "col", title: role }, nameElement(role.replace(/\.weight$/, "")))),
-    measure.counts ? el("th.number", { scope: "col" }, "differ") : null,
+    ...countsOf(measure).map(([letter]) => el("th.number", { scope: "col" }, `${letter} differs`.replace(/^ differs/, "differ"))),
   );
   const body = numbers.map((layer) =>
     el(
@@ -223,7 +225,7 @@ function stackTable(name, { layers, roles }, measure) {
       {},
       el("th.number", { scope: "row" }, String(layer)),
       ...shown.map(({ role, cells, median }) => cellOf(cells.get(layer), `${layer}.${role}`, measure, median)),
-      measure.counts ? el("td.counts", {}, differing(roles, layer, measure)) : null,
+      ...countsOf(measure).map(([, of]) => el("td.counts", {}, differing(roles, layer, of))),
     ),
   );
   const [moreRoles, moreLayers] = [there.length - shown.length, sorted.length - numbers.length];
@@ -233,10 +235,13 @@ function stackTable(name, { layers, roles }, measure) {
   return el("section", {}, el("h3", {}, nameElement(name || "layers")), table, rest);
 }
 
+/** Return a column of counts for each model: [letter, function of a row]; of two checkpoints, the letter is "". */
+const countsOf = (measure) => (measure.counts ? (measure.each ?? [["", measure.of]]).slice(0, MOST_COUNTS) : []);
+
 /** Return how many of the tensors of a layer that were compared differ: 7 of 9. */
-function differing(roles, layer, measure) {
+function differing(roles, layer, of) {
   const rows = [...roles.values()].flatMap((byLayer) => byLayer.get(layer) ?? []);
-  const values = rows.map((row) => measure.of(row)).filter((value) => value !== null && value !== undefined);
+  const values = rows.map((row) => of(row)).filter((value) => value !== null && value !== undefined);
   return `${grouped(values.filter((value) => value !== 0).length)} of ${grouped(values.length)}`;
 }
 

@@ -56,13 +56,17 @@ function mostPart(title, model, of, link) {
   return section(title, rows.length ? listOf(rows) : el("p.quiet", {}, "no changes of values"));
 }
 
+/** Return the largest tensors; those of all layers that differ in numbers alone share a line. */
 function largestPart(model, link) {
   const size = (row) => model.bytes[row + 1] - model.bytes[row];
-  const rows = model.keys.map((_, row) => row).sort((a, b) => size(b) - size(a)).slice(0, MOST_SHOWN);
-  return section(
-    "Largest tensors",
-    listOf(rows.map((row) => [link(row), `${shapeText(model.shape(row))} ${bytesText(size(row))}`])),
-  );
+  const groups = new Map();
+  model.keys.forEach((key, row) => {
+    if (!model.tiedTo.has(row)) made(groups, `${key.replace(/\d+/g, "{n}")} ${size(row)}`, () => []).push(row);
+  });
+  const all = (rows) => rows.length * size(rows[0]);
+  const found = [...groups.values()].sort((a, b) => size(b[0]) - size(a[0])).slice(0, MOST_SHOWN);
+  const said = (rows) => (rows.length > 1 ? ` and ${rows.length - 1} like it, ${bytesText(all(rows))}` : ` ${bytesText(size(rows[0]))}`);
+  return section("Largest tensors", listOf(found.map((rows) => [link(rows[0]), shapeText(model.shape(rows[0])) + said(rows)])));
 }
 
 function dtypesPart(model) {

@@ -41,7 +41,7 @@ class Panel {
       ["dtype", dtype],
       ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`],
     ];
-    const without = model.coded.parts.has(row) ? "part of a quantised weight" : `${dtype} counts in bytes alone`;
+    const without = model.coded.parts.has(row) ? "it is a part of a quantised weight" : `it has no floats (${dtype})`;
     facts.push(["parameters", parameters ? grouped(parameters) : `none: ${without}`]);
     facts.push(...this.quantised(row));
     if (opaque) facts.push(["values", nameElement(opaque)]);
