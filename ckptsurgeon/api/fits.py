@@ -122,13 +122,14 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: Checkpoi
 def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     """Return ``fit`` with the number of quantised weights of a checkpoint, if the destination is not quantised.
 
-    Then codes are no values that a cast could turn into those of the destination.
+    If only one of the two is quantised, its codes are no values that a cast could make or take.
     """
-    if not checkpoint.codes or find_codes(target.tensors):
+    here, there = checkpoint.codes, find_codes(target.tensors)
+    if bool(here) == bool(there):
         return fit
-    codes = {one.codes for one in checkpoint.codes.tensors}
+    codes = {one.codes for one in (*here.tensors, *there.tensors)}
     retyped = tuple(pair for pair in fit.retyped if pair.key not in codes)
-    return replace(fit, retyped=retyped, quantised=len(checkpoint.codes.tensors))
+    return replace(fit, retyped=retyped, quantised=len(here.tensors))
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
