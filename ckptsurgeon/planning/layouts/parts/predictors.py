@@ -11,7 +11,7 @@ https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/src/megatron/bridge/mod
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from itertools import count, takewhile
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layout import Change, Layout, Tensors
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Layers", "alike", "change_of_layer", "copies", "layers_of", "own_names", "with_predictors"]
 
 _LAYERS = (
-    ("model.layers.{}.input_layernorm.weight", "model.layers.{}.mlp.down_proj.weight"),
-    ("decoder.layers.{}.self_attention.linear_proj.weight", "decoder.layers.{}.mlp.linear_fc2.weight"),
+    ("model.layers.", ".input_layernorm.weight", ".mlp.down_proj.weight"),
+    ("decoder.layers.", ".self_attention.linear_proj.weight", ".mlp.linear_fc2.weight"),
 )
-"""(a key that every layer has, a key that only layers without experts have): in transformers, and in Megatron."""
-_JOINS = "model.layers.{}.eh_proj.weight", "mtp.layers.{}.eh_proj.weight"
+"""(beginning of keys of a layer, the ending that every layer has, the ending that only layers without experts have): in
+transformers, and in Megatron."""
+_JOINS = ("model.layers.", ".eh_proj.weight"), ("mtp.layers.", ".eh_proj.weight")
 _MOST = 16
 """The largest number of predicting layers; known networks have one."""
 _OUTER = {
@@ -56,9 +57,11 @@ class Layers(NamedTuple):
 
 def layers_of(tensors: Tensors) -> Layers | None:
     """Return the kinds of the layers of a decoder; None if no layer has experts, or the layers have no numbers."""
-    for (every, dense), is_megatron in zip(_LAYERS, (False, True), strict=True):
-        number = sum(1 for _ in takewhile(lambda n: every.format(n) in tensors, count()))  # noqa: B023
-        without = tuple(n for n in range(number) if dense.format(n) in tensors)
+    for (begin, every, dense), is_megatron in zip(_LAYERS, (False, True), strict=True):
+        number = 0
+        while f"{begin}{number}{every}" in tensors:
+            number += 1
+        without = tuple([n for n in range(number) if f"{begin}{n}{dense}" in tensors])
         if len(without) < number:
             return Layers(without, _predictors(tensors, number, is_megatron=is_megatron))
     return None
@@ -66,11 +69,10 @@ def layers_of(tensors: Tensors) -> Layers | None:
 
 def _predictors(tensors: Tensors, number: int, *, is_megatron: bool) -> tuple[int, ...]:
     """Return the indices of the predicting layers in transformers' files; ``number`` is the number of layers found."""
-    ours, theirs = _JOINS
-    if is_megatron:
-        found = tuple(n for n in range(number, number + _MOST + 1) if theirs.format(n - number) in tensors)
-    else:
-        found = tuple(n for n in range(number) if ours.format(n) in tensors)
+    begin, end = _JOINS[is_megatron]
+    first, last = (number, number + _MOST + 1) if is_megatron else (0, number)
+    offset = number if is_megatron else 0
+    found = tuple([n for n in range(first, last) if f"{begin}{n - offset}{end}" in tensors])
     return found if len(found) <= _MOST else ()
 
 
