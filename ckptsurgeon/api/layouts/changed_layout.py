@@ -13,6 +13,7 @@ from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
 from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.nearest import alone, nearest, prefix_of_all
+from ...planning.layouts.parts.mlx import ALIKE
 from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
 from ...planning.target import KnownLayout
@@ -120,7 +121,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         raise PlanError(
             f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
             f"the layout {name}: the family {family.name} has no such layout.",
-            hint=f"Use one of the layouts {others}.",
+            hint=_alike(name, family) or f"Use one of the layouts {others}.",
         )
     if only := alone(checkpoint):
         raise PlanError(
@@ -142,6 +143,13 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
         "convert other networks with rules and --operations.",
     )
+
+
+def _alike(name: str, family: Family) -> str:
+    """Return the hint for a network that has the same tensors in mlx-lm as in transformers; else ''."""
+    if name != MLX or family.name not in ALIKE:
+        return ""
+    return f"mlx-lm reads this network with the names of transformers: use --layout {TRANSFORMERS}."
 
 
 def _of_llama_cpp(name: str, checkpoint: Checkpoint) -> str:

@@ -7,6 +7,7 @@ and with 4 bits (``load_model``, ``quantize_model(model, config, 32, 4)``, ``sav
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.layouts.mlx_form import is_transposed_by_mlx, without_other_forms
+from ckptsurgeon.errors import PlanError
 
 pytest.importorskip("transformers")
 
@@ -102,6 +104,33 @@ def test_a_layout_gives_the_metadata_of_its_library() -> None:
     cs.apply(cs.convert("mlx", dtype="bf16"), "half")
     assert [written(path) for path in ("mlx", "back", "half")] == ["mlx", "pt", "mlx"]
     assert cs.open_checkpoint("back").metadata["own"] == "kept"
+
+
+def test_a_network_with_the_same_names_in_mlx_needs_no_layout_of_it() -> None:
+    folder = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "llama"
+    with pytest.raises(PlanError, match="the family llama has no such layout") as caught:
+        cs.convert(folder / "meta.safetensors", layout="mlx")
+    assert caught.value.hint == "mlx-lm reads this network with the names of transformers: use --layout transformers."
+
+
+def test_dots_has_its_stacks_in_another_module_than_glm() -> None:
+    """config.json chooses between two layouts of one name."""
+    golden = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+    for network, module in (("glm-moe", "switch_mlp"), ("glm-moe.dots", "experts")):
+        Path(network).mkdir()
+        shutil.copy(golden / network / "transformers.safetensors", f"{network}/model.safetensors")
+        shutil.copy(golden / network / "config.json", network)
+        cs.apply(cs.convert(network, layout="mlx"), f"{module}-mlx")
+        assert f"model.layers.1.mlp.{module}.up_proj.weight" in cs.open_checkpoint(f"{module}-mlx")
+
+
+def test_latent_attention_whose_rows_fit_no_number_of_heads_is_an_error() -> None:
+    path = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "deepseek"
+    tensors = load_file(path / "transformers.safetensors")
+    key = "model.layers.0.self_attn.kv_b_proj.weight"
+    save_file({**tensors, key: torch.ones(tensors[key].shape[0] + 1, tensors[key].shape[1])}, "odd.safetensors")
+    with pytest.raises(PlanError, match="which do not fit the queries and the output"):
+        cs.convert("odd.safetensors", layout="mlx")
 
 
 def test_forms_are_compared_layer_by_layer() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 from ..changes import Stacked
 from ..layout import Unfit
 
-__all__ = ["MLX", "MLX_TESTED", "mlx_stacks", "unfit_for_modules", "unfit_for_switch"]
+__all__ = ["ALIKE", "MLX", "MLX_TESTED", "mlx_stacks", "unfit_for_modules", "unfit_for_switch"]
 
 MLX, MLX_TESTED = "MLX (mlx-lm)", "mlx-lm 0.32.2"
+ALIKE = ("llama",)
+"""Families whose tensors have the same names and values in mlx-lm as in transformers."""
 _KINDS = ("gate_proj", "up_proj", "down_proj")
 
 
