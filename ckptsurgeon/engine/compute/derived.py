@@ -136,7 +136,8 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
             break
     low, high = min((a for a, _ in pieces), default=0), max((b for _, b in pieces), default=0)
     spread = (high - low) / max(last - first, 1)
-    if len(pieces) <= FEW or (dim == 0 and spread > SPARSE):
+    is_repeated = sum(b - a for a, b in pieces) > high - low  # then each element is read and computed only once
+    if (len(pieces) <= FEW and not is_repeated) or (dim == 0 and spread > SPARSE):
         boxes = [(*box[:dim], piece, *box[dim + 1 :]) for piece in pieces or [(0, 0)]]
         return np.concatenate([read(made.of, one) for one in boxes], axis=dim)
     begin, end = box[0]

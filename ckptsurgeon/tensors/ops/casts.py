@@ -149,8 +149,8 @@ def to_bfloat16(values: Array, *, keeps_nan: bool = False) -> Array:
     for begin in range(0, flat.size, CACHED):
         some, bits = flat[begin : begin + CACHED], made[begin : begin + CACHED]
         _round_bits(some, rounded[: flat.size - begin], bits)
-        if not keeps_nan and (nan := np.isnan(some)).any():
-            bits[nan] = 0x7FC0
+        if not keeps_nan and np.isnan(some.max()):  # the largest value is NaN if any is
+            bits[np.isnan(some)] = 0x7FC0
     return made.reshape(values.shape)
 
 

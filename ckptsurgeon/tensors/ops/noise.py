@@ -17,15 +17,10 @@ import numpy as np
 
 from ..dtypes import DTYPES
 from .casts import cast
+from .mixed_numbers import random_halves, random_words
 from .regions import Array, Box, box_shape
 
 __all__ = ["noisy_factors", "with_noise"]
-
-_STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""The constants of SplitMix64 (https://doi.org/10.1145/2660193.2660195), which mixes seeds and indices of rows."""
-_COLUMN, _MIX, _MIX_AGAIN = 0x9E3779B9, 0x21F0AAAD, 0xD35A2D97
-"""The constants of a mixer of 32 bits, for the elements of a row (https://github.com/skeeto/hash-prospector)."""
-
 
 Runs: TypeAlias = tuple[tuple[int, int], ...]
 """Ranges of indices: in order, they list, for each index along a dimension, the index that it is a copy of."""
@@ -36,27 +31,31 @@ def with_noise(
 ) -> Array:
     """Return the part ``box`` of a tensor multiplied by its factors, then rounded to ``dtype``.
 
-    ``values`` are the stored values of this part. The other arguments are the same as for ``noisy_factors``. The
-    products are computed in double precision, or in single precision if ``dtype`` has 16 bits or fewer.
+    ``values`` are the stored values of this part. The other arguments are the same as for ``noisy_factors``. If
+    ``dtype`` has 16 bits or fewer, random numbers have 16 bits, which is finer than the products are rounded, and the
+    products are computed in single precision; else in double precision, of random numbers of 32 bits.
     """
     wide = "float32" if DTYPES[dtype].bits <= 16 else "float64"
-    found = np.empty_like(values)
+    noise, found = _Noise.of(shape, box, dim, runs, by, seed, wide), np.empty_like(values)
     for part in _parts(box):
         rows = slice(part[0][0] - box[0][0], part[0][1] - box[0][0])
-        factors = _part(shape, part, dim, runs, by, seed, wide)
+        factors = noise.factors(part)
         factors *= cast(values[rows], dtype, wide)[0]
         found[rows] = cast(factors, wide, dtype)[0]
     return found
 
 
-def noisy_factors(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int) -> Array:
-    """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
+def noisy_factors(
+    shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int, wide: str = "float64"
+) -> Array:
+    """Return the factors of the elements in ``box`` of a tensor with this shape, of the dtype ``wide``.
 
     Each factor is 1 plus noise from -by to by that sums to 0 over all copies of the element. The ``runs`` determine the
     copies along ``dim``. If an element has no other copy, its factor is 1. A factor depends only on the position of the
     element in the tensor, not on ``box``.
     """
-    return np.concatenate([_part(shape, part, dim, runs, by, seed, "float64") for part in _parts(box)])
+    noise = _Noise.of(shape, box, dim, runs, by, seed, wide)
+    return np.concatenate([noise.factors(part) for part in _parts(box)])
 
 
 def _parts(box: Box) -> list[Box]:
@@ -70,67 +69,69 @@ _AT_ONCE = 1 << 17
 """How many elements are computed at once: as many as fit in a core's cache. Each call of NumPy takes time, too."""
 
 
-def _part(shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int, wide: str) -> Array:
-    """Return the factors of the elements in ``box``, which is small enough for a core's cache."""
-    sizes = [max(end for _, end in runs) if at == dim else size for at, size in enumerate(shape)]
-    found = np.empty(box_shape(box), wide)
-    before = (slice(None),) * dim
-    for group in _groups(runs, *box[dim]):
-        indices = [group.originals if at == dim else np.arange(*span) for at, span in enumerate(box)]
-        draws = [_random(indices, sizes, seed, draw).astype(wide) for draw in group.draws]
-        for one in draws:
-            one *= by * 2.0**-31
-        for (into, places), noise in zip(group.copies, _noises(draws), strict=True):
-            found[(*before, into)] = noise[(*before, places)]
-    found[(*before, _alone(runs, *box[dim]))] = 0.0
-    found += 1.0
-    return found
+@dataclass(frozen=True)
+class _Noise:
+    """The noise of the elements in a box. What is the same for all parts of the box is computed only once."""
+
+    sizes: tuple[int, ...]
+    dim: int
+    runs: Runs
+    by: float
+    seed: int
+    wide: str
+    groups: tuple[_Group, ...]
+    alone: Indices
+
+    @classmethod
+    def of(cls, shape: Sequence[int], box: Box, dim: int, runs: Runs, by: float, seed: int, wide: str) -> _Noise:
+        """Return the noise of the elements in ``box``; the arguments are the same as for ``noisy_factors``."""
+        sizes = tuple(max(end for _, end in runs) if at == dim else size for at, size in enumerate(shape))
+        return cls(sizes, dim, runs, by, seed, wide, _groups(runs, *box[dim]), _alone(runs, *box[dim]))
+
+    def factors(self, part: Box) -> Array:
+        """Return the factors of the elements in a part of the box that is small enough for a core's cache."""
+        groups, alone = self.groups, self.alone
+        if not self.dim:  # the parts are along the dimension with the copies
+            groups, alone = _groups(self.runs, *part[0]), _alone(self.runs, *part[0])
+        found, before = np.empty(box_shape(part), self.wide), (slice(None),) * self.dim
+        for group in groups:
+            indices = [group.originals if at == self.dim else np.arange(*span) for at, span in enumerate(part)]
+            draws = [self._drawn(indices, draw) for draw in group.draws]
+            for (into, places), (how, noise) in zip(group.copies, _noises(draws), strict=True):
+                _set(found, (*before, into), how, noise[(*before, places)])
+        found[(*before, alone)] = 1.0
+        return found
+
+    def _drawn(self, indices: Sequence[Array], draw: int) -> Array:
+        """Return random numbers from -by to by for the elements at ``indices`` along each dimension."""
+        words = random_halves if self.wide == "float32" else random_words
+        found = words(indices, self.sizes, self.seed, draw)
+        numbers: Array = found.astype(self.wide)
+        numbers *= self.by / 2.0 ** (8 * found.itemsize - 1)
+        return numbers
 
 
-def _noises(draws: Sequence[Array]) -> Iterator[Array]:
-    """Yield the noise of each copy: of two copies if ``draws`` has one array of random numbers, of three if three."""
+def _noises(draws: Sequence[Array]) -> Iterator[tuple[np.ufunc, Array]]:
+    """Yield, for each copy, what to do with 1 and an array: add or subtract it.
+
+    There are two copies if ``draws`` has one array of random numbers, three if it has three.
+    """
     if len(draws) == 1:
-        yield draws[0]
-        yield np.negative(draws[0], out=draws[0])
+        yield np.add, draws[0]
+        yield np.subtract, draws[0]
         return
     quarter = np.add(np.add(draws[0], draws[1]), draws[2]) * 0.25
     for one in draws:  # three quarters of its difference from the mean: at most as large as the largest random number
-        yield one * 0.75 - quarter
+        yield np.add, one * 0.75 - quarter
 
 
-def _random(indices: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
-    """Return random integers of 32 bits for the elements at ``indices`` along each dimension of a tensor of ``sizes``.
-
-    ``draw`` numbers independent random integers of the same element.
-    """
-    *outer, columns = indices
-    dims = len(indices)
-    rows = np.zeros((1,) * dims, np.uint64)
-    for at, one in enumerate(outer):
-        rows = rows + (one.astype(np.uint64) * np.uint64(prod(sizes[at + 1 : -1]))).reshape(_only(at, dims))
-    keys = _mixed(rows * np.uint64(_STEP) + np.uint64((seed + draw * _SECOND) % 2**64))
-    made = (columns.astype("<u4") * np.uint32(_COLUMN)).reshape(_only(dims - 1, dims)) + keys.astype("<u4")
-    shifted = made >> np.uint32(16)
-    made ^= shifted
-    made *= np.uint32(_MIX)
-    made ^= np.right_shift(made, np.uint32(15), out=shifted)
-    made += (keys >> np.uint64(32)).astype("<u4")  # otherwise all rows would be parts of one sequence
-    made *= np.uint32(_MIX_AGAIN)
-    found: Array = made.view("<i4")
-    return found
-
-
-def _mixed(numbers: Array) -> Array:
-    """Return the numbers mixed by SplitMix64."""
-    for shift, times in ((30, _FIRST), (27, _SECOND)):
-        numbers ^= numbers >> np.uint64(shift)
-        numbers *= np.uint64(times)
-    numbers ^= numbers >> np.uint64(31)
-    return numbers
-
-
-def _only(at: int, dims: int) -> tuple[int, ...]:
-    return (1,) * at + (-1,) + (1,) * (dims - at - 1)
+def _set(found: Array, at: tuple[Indices, ...], how: np.ufunc, noise: Array) -> None:
+    """Set elements of an array to 1 plus noise, or 1 minus noise."""
+    one = found.dtype.type(1)
+    if all(isinstance(each, slice) for each in at):
+        how(one, noise, out=found[at])
+    else:
+        found[at] = how(one, noise)
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ckptsurgeon.tensors.ops.noise import noisy_factors
+from ckptsurgeon.tensors.ops.casts import cast
+from ckptsurgeon.tensors.ops.noise import noisy_factors, with_noise
 
 RUNS = ((0, 5), (0, 5), (0, 2))
 
@@ -28,13 +29,29 @@ def test_what_is_no_copy_stays() -> None:
     assert (noisy_factors((6, 3), ((0, 6), (0, 3)), 0, ((0, 5), (0, 1)), 0.5, 3)[1:5] == 1).all()
 
 
-def test_a_part_has_the_factors_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape, whole = (40, 12), ((0, 40), (0, 12))
-    factors = noisy_factors(shape, whole, 1, RUNS, 0.5, 3)
-    assert np.array_equal(noisy_factors(shape, ((3, 17), (4, 11)), 1, RUNS, 0.5, 3), factors[3:17, 4:11])
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_part_has_the_factors_of_the_whole(dim: int, wide: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (12, 40) if dim == 0 else (40, 12)
+    whole = tuple((0, size) for size in shape)
+    factors = noisy_factors(shape, whole, dim, RUNS, 0.5, 3, wide)
+    for rows, columns in (((3, 11), (4, 9)), ((5, 9), (1, 12)), ((0, 12), (3, 4)), ((7, 8), (0, 12))):
+        part = noisy_factors(shape, (rows, columns), dim, RUNS, 0.5, 3, wide)
+        assert np.array_equal(part, factors[slice(*rows), slice(*columns)])
     monkeypatch.setattr("ckptsurgeon.tensors.ops.noise._AT_ONCE", 30)
-    assert np.array_equal(noisy_factors(shape, whole, 1, RUNS, 0.5, 3), factors)
-    assert noisy_factors(shape, ((0, 0), (0, 12)), 1, RUNS, 0.5, 3).shape == (0, 12)
+    assert np.array_equal(noisy_factors(shape, whole, dim, RUNS, 0.5, 3, wide), factors)
+    assert noisy_factors(shape, ((0, 0), whole[1]), dim, RUNS, 0.5, 3, wide).shape == (0, shape[1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_noise_of_16_bit_weights_sums_to_0_up_to_their_rounding(dtype: str) -> None:
+    """And takes enough different values to make each copy another one."""
+    values, _ = cast(np.tile(np.random.default_rng(0).uniform(1, 2, (64, 96)), (1, 2)), "float64", dtype)
+    noisy = with_noise(values, dtype, values.shape, ((0, 64), (0, 192)), 1, ((0, 96), (0, 96)), 0.25, 3)
+    plain, made = (cast(one, dtype, "float64")[0] for one in (values, noisy))
+    assert np.abs(made / plain - 1).max() <= 0.25 + 2**-8
+    np.testing.assert_allclose(made[:, :96] + made[:, 96:], 2 * plain[:, :96], atol=2**-7)
+    assert (made[:, :96] != made[:, 96:]).mean() > 0.98
 
 
 def test_noise_depends_on_the_seed_and_is_proportional_to_the_share() -> None:
@@ -46,11 +63,12 @@ def test_noise_depends_on_the_seed_and_is_proportional_to_the_share() -> None:
 
 
 @pytest.mark.parametrize("copies", [2, 3, 4, 5, 7])
-def test_random_numbers_are_even(copies: int) -> None:
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_random_numbers_are_even(wide: str, copies: int) -> None:
     runs = ((0, 300),) * copies
-    noise = noisy_factors((200, 300 * copies), ((0, 200), (0, 300 * copies)), 1, runs, 1.0, 7) - 1
+    noise = noisy_factors((200, 300 * copies), ((0, 200), (0, 300 * copies)), 1, runs, 1.0, 7, wide) - 1
     each = noise.reshape(200, copies, 300)
-    np.testing.assert_allclose(each.sum(1), 0, atol=1e-14)
+    np.testing.assert_allclose(each.sum(1), 0, atol=1e-14 if wide == "float64" else 1e-6)
     assert np.abs(each).max() <= 1
     assert np.abs(each.mean((0, 2))).max() < 0.01
     threes = np.arange(copies) >= (copies - 3 if copies % 2 else copies)
@@ -60,10 +78,11 @@ def test_random_numbers_are_even(copies: int) -> None:
         np.testing.assert_allclose(counts, counts.mean(), rtol=0.05)
 
 
-def test_random_numbers_of_neighbours_are_independent() -> None:
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_random_numbers_of_neighbours_are_independent(wide: str) -> None:
     """Of columns, rows, pairs of copies, seeds, and rows that are shifted against each other."""
     runs = ((0, 300),) * 4
-    one, other = (noisy_factors((200, 1200), ((0, 200), (0, 1200)), 1, runs, 1.0, seed) - 1 for seed in (7, 8))
+    one, other = (noisy_factors((200, 1200), ((0, 200), (0, 1200)), 1, runs, 1.0, seed, wide) - 1 for seed in (7, 8))
     first, second = one[:, :300], one[:, 600:900]
     pairs = [(first[:, :-1], first[:, 1:]), (first[:-1], first[1:]), (first, second), (first, other[:, :300])]
     pairs += [(first[:-1, :-shift], first[1:, shift:]) for shift in (1, 2, 7)]
@@ -80,3 +99,9 @@ def test_random_numbers_are_the_same_in_every_version() -> None:
         [1.1002394056, 0.5866767704, 0.5224211884, 0.977922626, 1.4133232296, 1.4775788116, 0.9218379685],
     ]
     np.testing.assert_allclose(factors, recorded, rtol=0, atol=1e-9)
+    halves = noisy_factors((2, 7), ((0, 2), (0, 7)), 1, ((0, 3), (0, 3), (0, 1)), 0.5, 3, "float32")
+    recorded = [
+        [1.070846558, 0.725143433, 1.313796997, 1.188766479, 1.274856567, 0.686203003, 0.740386963],
+        [1.250595093, 0.907928467, 0.893890381, 0.796276093, 1.092071533, 1.106109619, 0.953128815],
+    ]
+    np.testing.assert_allclose(halves, recorded, rtol=0, atol=1e-7)
