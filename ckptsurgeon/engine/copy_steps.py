@@ -61,9 +61,14 @@ def check_storages(runs: Iterable[PartRun]) -> None:
     Other storages are checked while they are read: storages that are copied completely, and the inputs of some merges.
     """
     wanted: dict[int, tuple[File, Storage]] = {}
+    may_have: dict[int, bool] = {}
+    # Of each source once: the runs share their sources, which may have many tensors.
     for run in runs:
         read = [*run.inputs.sources, *([run.keeper] if run.keeper is not None else [])]
-        if not any(map(_may_have_checksums, read)):
+        for source in read:
+            if id(source) not in may_have:
+                may_have[id(source)] = _may_have_checksums(source)
+        if not any(may_have[id(source)] for source in read):
             continue
         partly = [step for step, info in run.copies.values() if not _passes_by(info)]
         for step in (*partly, *run.others, *run.shared):
