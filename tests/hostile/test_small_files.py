@@ -247,7 +247,7 @@ CALLED = re.compile(rf"\b({'|'.join(OPENERS)})[\s)]*\(")
 """What a module has that calls one of these: the others need not be parsed, which takes seconds."""
 MAY_OPEN = {
     "storage/small_files.py": "the one place",
-    "api/prove/image_files.py": "files that are open already, by Pillow",
+    "api/prove/media/image_files.py": "files that are open already, by Pillow",
     "api/search/study.py": "the lines of a study, which are written",
     "api/pretrainer/loading.py": "torch's own function, which is wrapped",
     "cli/failing.py": "standard streams",

@@ -19,7 +19,7 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "each part of values that are rounded to bfloat16 gets its own NaN",
-        "            bits[nan] = 0x7FC0",
+        "            bits[np.isnan(some)] = 0x7FC0",
             "            pass",
         "tensors/ops/test_ops.py",
     ),
@@ -805,8 +805,8 @@ MUTANTS = (
     ),
     Mutant(
         "noise on copies leaves their sum as it is",
-        "yield one * 0.75 - quarter",
-        "yield one * 0.75",
+        "yield np.add, one * 0.75 - quarter",
+        "yield np.add, one * 0.75",
         "tensors/ops/test_noise.py",
     ),
     Mutant(

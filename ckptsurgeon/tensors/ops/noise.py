@@ -157,7 +157,7 @@ class _Group:
     """Two or three copies of each of some elements; ``originals`` are the indices of the elements that were copied.
 
     The copies of an element share random numbers: one number for two copies, three for three copies. ``draws`` are the
-    arguments ``draw`` of ``_random`` for these numbers. ``copies`` has an item for the first, the second and perhaps
+    arguments ``draw`` of ``_Noise._drawn`` for these. ``copies`` has an item for the first, the second and perhaps
     the third copies: their indices, counted from the beginning of a range, and the positions of the elements that they
     copy in ``originals``.
     """

@@ -263,7 +263,7 @@ def test_the_settings_that_codes_are_decoded_with_must_not_change(verb: str, mod
     plan = DECODING[verb]({**models, "a-plain": models["g-plain"]}, "dequantize")
     Path("plan.json").write_text(json.dumps(plan.to_json()))
     config = json.loads((models["a"] / "config.json").read_text())
-    config["quantization_config"]["weight_block_size"] = [64, 64]
+    del config["quantization_config"]["weight_block_size"]
     (models["a"] / "config.json").write_text(json.dumps(config))
     with pytest.raises(cs.PlanError, match=r"config.json has changed since the plan was made"):
         cs.apply(cs.load_plan("plan.json"), "out")
