@@ -271,9 +271,10 @@ def tensors_of(root: Root) -> Mapping[str, TensorInfo]:
 
 
 def check_keys(path: str, keys: Collection[str]) -> None:
-    """Raise UnsafeError or FormatError if there are more or longer keys than any real model has.
+    """Check the number and the length of keys; any real model passes.
 
-    Code that displays or compares keys relies on these limits.
+    Raises UnsafeError if there are too many keys, or too many segments in all. Raises FormatError if one key is too
+    long. Code that displays or compares keys relies on these limits.
     """
     if len(keys) > limits.TENSORS:
         raise UnsafeError(

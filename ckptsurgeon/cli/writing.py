@@ -136,7 +136,11 @@ class Writing:
             )
 
     def carry_out(self, plan: Plan) -> None:
-        """Write the output of a plan, prove it if asked, and show the receipt; with --dry-run, only show the plan."""
+        """Write the output of a plan, prove it with --prove, and show the receipt; with --dry-run, only show the plan.
+
+        Asks before it consumes the sources. Exits with 1 if the proof finds that the networks differ. If several
+        processes write, only the first one shows the result.
+        """
         if self.dry_run:
             self._show_unwritten(plan)
             return

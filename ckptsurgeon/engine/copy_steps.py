@@ -88,8 +88,8 @@ def _may_have_checksums(source: Checkpoint) -> bool:
 def _passes_by(info: TensorInfo) -> bool:
     """Return whether a tensor can be copied without comparing its storage with a checksum first.
 
-    It can if the storage has no checksum. It also can if the tensor is the whole storage and the checksum is a CRC-32:
-    then the copy itself computes and compares the CRC-32.
+    It can if its storage has no checksum. It also can if the tensor is the whole storage and the checksum is a CRC-32:
+    then the copy itself computes and compares the CRC-32. A tensor without storage, which is computed, cannot.
     """
     storage = info.storage
     if storage is None or not storage.has_checksum:

@@ -39,7 +39,8 @@ def pairs_of(models: Sequence[Any]) -> list[tuple[Any, Any]]:
 class ModelChange:
     """Sums over the values of a model. ``values`` is their number, ``changed`` the number of changed values.
 
-    ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values.
+    ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values. Values that
+    are NaN or infinite are left out.
     """
 
     values: int = 0

@@ -51,10 +51,11 @@ def _replaced(
 
 
 def encoded_otherwise(first: Checkpoint, second: Checkpoint, weights: Sequence[Weights]) -> EncodedOtherwise:
-    """Return the weights that at least one of two checkpoints quantises, and that the two encode differently.
+    """Compare the encodings of two checkpoints, and return the weights that they encode differently.
 
-    ``weights`` has a function for each checkpoint that gives the decoded weight of a quantised tensor. Weights that
-    only one checkpoint has are left out.
+    At least one of the two quantises such a weight; both have it. ``weights`` are two functions, one for each
+    checkpoint, which return the decoded values of a quantised tensor. If it cannot be decoded, the reason is in
+    ``refused`` of the result.
     """
     here, there = by_name(first), by_name(second)
     pairs, refused = dict[str, Pair](), dict[str, str]()

@@ -83,7 +83,11 @@ NOTHING = RecipeEntry("", "")
 
 
 def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
-    """Yield (index, share) for each tensor whose values may come only partly from a source; 1 means all values."""
+    """Yield (row, share) for each tensor that is kept, mapped by token, or copied in part.
+
+    ``row`` is the tensor's index. ``share`` is the part of its values that comes from a source: from 0 for none to 1
+    for all.
+    """
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
         if one.kind == "kept":

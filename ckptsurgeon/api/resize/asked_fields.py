@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...planning.resizing.fields import ORDER, role_of
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, escape, listing
 from .arguments import at_path
 from .checks import check_heads, check_ties, keys_by_switch
 from .choices import Choices
@@ -107,7 +107,7 @@ class AskedFields:
         if choices.alignment is not None and self.of("channels"):
             raise ConfigError(
                 "--align-experts cannot be used with another number of channels.",
-                hint=f"Change {self.of('channels')[0]} in another command.",
+                hint=f"Change {listing(self.of('channels'))} in another command.",
             )
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
             raise ConfigError("--new-width has no effect, because no width becomes larger.", hint="Leave it out.")

@@ -118,8 +118,8 @@ def _check_group_size(numbers: Mapping[str, int], changed: Set[str], names: tupl
     size = numbers[every] // numbers[groups]
     if changed & {every, groups} and size < least:
         raise ConfigError(
-            f"{every} {numbers[every]} in {numbers[groups]} groups ({groups}): each group has one expert, but the "
-            "router adds the two largest scores of each group.",
+            f"{every} is {numbers[every]} and {groups} is {numbers[groups]}, so each group has one expert. The router "
+            "needs two: it adds the two largest scores of each group.",
             hint=_FIT,
         )
     most = numbers.get(USED_GROUPS, numbers[groups]) * size

@@ -165,8 +165,8 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
     path = read_at_largest(base)
     if path and path not in fields:
         raise ConfigError(
-            f"{path} is 2: with this value, {base.fields()['model_type']} takes the features of a text at its largest "
-            "token id. In the new tokeniser, the token that ends a text may not have the largest id.",
+            f"{path} is 2: with this value, {base.fields()['model_type']} reads the features of a text at the token "
+            "with the largest id. In the new tokeniser, this may not be the token that ends a text.",
             hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
         )
 

@@ -85,9 +85,10 @@ def script(shell: str, words: Sequence[str]) -> str:
 
 
 def program() -> tuple[str, ...]:
-    """Return the command that runs this program from any folder.
+    """Return the words of the command that runs this program from any folder.
 
-    It is the path of ``ckpt`` if the program was started as ``ckpt``, else ``python -m ckptsurgeon``.
+    They are the path of ``ckpt`` if the program was started as ``ckpt``, else ``PYTHON -P -m ckptsurgeon``, with the
+    path of the interpreter that runs now.
     """
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":

@@ -1,4 +1,4 @@
-"""Finds the possible values of options and arguments: known names, and keys of the checkpoints on the line."""
+"""Finds the possible values of options and arguments: known names, and keys of the checkpoints on the command line."""
 
 from __future__ import annotations
 

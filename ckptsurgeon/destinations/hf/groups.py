@@ -192,7 +192,10 @@ class OperationChain:
         return [self.write(outputs.get(pattern, self.group.target)) for pattern in patterns]
 
     def only(self, values: Values) -> tuple[str, IntermediateTensor]:
-        """Return the only pattern and tensor of ``values``; raises UnknownConversion if there are several tensors."""
+        """Return (pattern, tensor) of ``values``, which must have one pattern that stands for one tensor.
+
+        Raises UnknownConversion if there is another number of tensors.
+        """
         if len(values) != 1 or next(iter(values.values())).many > 1:
             raise UnknownConversion("an operation on one tensor gets several tensors")
         return next(iter(values.items()))

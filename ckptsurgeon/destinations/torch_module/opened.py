@@ -211,10 +211,10 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 
 
 def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:
-    """Replace functions in all imported Python modules; ``functions`` are tuples (name, old function, new function).
+    """Replace functions in all imported modules, and yield each replacement; all are made once all were yielded.
 
-    For each replacement, yields the ``__dict__`` of the module, the name in it, the function to put back at the end,
-    and the new function.
+    ``functions`` are tuples (name, old function, new function). A module is changed only if it has the old function
+    under this name. Yields (``__dict__`` of the module, name, function to put back at the end, new function).
     """
     named: dict[str, list[tuple[object, object]]] = {}
     for name, old, new in functions:

@@ -16,7 +16,7 @@ __all__ = ["assignment", "solver", "value_of"]
 
 
 def solver() -> Callable[[Array], tuple[Array, Array]]:
-    """Return scipy's ``linear_sum_assignment``; raises ConfigError if scipy is not installed."""
+    """Return scipy's ``linear_sum_assignment``; raises ConfigError if scipy cannot be imported."""
     try:
         from scipy.optimize import linear_sum_assignment  # here, because this import takes half a second
     except ImportError as error:

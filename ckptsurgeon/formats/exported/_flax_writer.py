@@ -104,7 +104,7 @@ def _check_number(tree: Nested) -> None:
     if number > limits.TREE_NODES:
         raise OutputError(
             f"the file would have {number:,} msgpack values: ckptsurgeon reads at most {limits.TREE_NODES:,}.",
-            hint="Use --to safetensors.",
+            hint="Write safetensors: -o FILE.safetensors.",
         )
 
 
@@ -132,7 +132,7 @@ def _array_head(tensor: OutTensor) -> bytes:
     if tensor.nbytes > _LARGEST:
         raise OutputError(
             f"{escape(tensor.key)} has {tensor.nbytes:,} bytes: msgpack stores at most {_LARGEST:,} for an array.",
-            hint="Use --to safetensors.",
+            hint="Write safetensors: -o FILE.safetensors.",
         )
     sizes = _sized(len(tensor.shape), 0x90, 0xDC) + b"".join(map(_integer, tensor.shape))
     head = b"\x93" + sizes + _text(tensor.dtype) + _binary(tensor.nbytes)

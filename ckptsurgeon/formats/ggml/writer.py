@@ -104,12 +104,12 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
         raise OutputError(
             f"the name {escape(tensor.key)} is too long for GGUF: llama.cpp reads names of at most {_NAME_BYTES} "
             "bytes of UTF-8.",
-            hint="Rename the tensors as llama.cpp does, with ckpt rename --map, or use --to safetensors.",
+            hint="Rename the tensors as llama.cpp does (ckpt rename --map), or write safetensors: -o FILE.safetensors.",
         )
     if len(tensor.shape) > _DIMENSIONS:
         raise OutputError(
             f"the tensor {escape(tensor.key)} has {len(tensor.shape)} dimensions: GGUF has at most {_DIMENSIONS}.",
-            hint="Use --to safetensors.",
+            hint="Write safetensors: -o FILE.safetensors.",
         )
     shape, block = tensor.shape, DTYPES[tensor.dtype].block
     if block is not None:

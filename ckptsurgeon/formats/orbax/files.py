@@ -61,7 +61,7 @@ def files_of(folder: LocalFolder) -> dict[str, StoredFile]:
             seen += 1
             if seen > limits.ORBAX_FILES:
                 raise UnsafeError(
-                    f"{escape(folder.uri)} has over {limits.ORBAX_FILES:,} files.", rule="orbax files"
+                    f"{escape(folder.uri)} has over {limits.ORBAX_FILES:,} files and folders.", rule="orbax files"
                 )  # fmt: skip
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{name}/")

@@ -134,7 +134,7 @@ def _check_readable(tensors: Sequence[OutTensor]) -> None:
         raise OutputError(
             f"{count(len(tensors), 'tensor')} with names of {keys} bytes are too many for tensorflow: "
             "the index could not be read again.",
-            hint="Use --to safetensors.",
+            hint="Write safetensors: -o FILE.safetensors.",
         )
 
 

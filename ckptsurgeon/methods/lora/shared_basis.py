@@ -67,9 +67,11 @@ def knots_product(
 
 
 def _in_basis(pairs: Sequence[tuple[Array, Array]], weights: Sequence[float]) -> tuple[Array, list[Array]]:
-    """Return the left singular vectors of all products side by side, as columns, and each product in this basis.
+    """Return (basis, products) for the products of ``pairs``, each multiplied by its weight in ``weights``.
 
-    If all products are zero, the list of products is empty.
+    The weighted products are put side by side as one matrix. The columns of ``basis`` are its left singular vectors,
+    without those that are rounding errors (``NOTHING``). ``products`` has the coordinates of each weighted product in
+    this basis; it is empty if all products are zero.
     """
     outer, upper = np.linalg.qr(np.hstack([left for left, _ in pairs]))
     ends = np.cumsum([left.shape[1] for left, _ in pairs])[:-1]

@@ -57,7 +57,7 @@ class PlanSource(Brief):
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> PlanSource:
-        """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
+        """Return the source that ``row`` describes; raises KeyError, TypeError, ValueError or OverflowError."""
         return PlanSource(
             text(row["name"]), text(row["path"]), text(row["root"]), tuple(map(text, row["stripped"])),
             _file_prints(row["files"]), text(row["role"]), tuple(map(dict, row.get("operations", ()))),

@@ -217,8 +217,9 @@ def _nothing_loaded(
         hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors.{more}"
     elif names and not hint:
         hint = f"The source has {_some_keys(names)}; the destination has {_some_keys(list(wanted))}. Rename with --map."
-    stay = f"all {len(steps)} tensors stay" if len(steps) > 1 else "its only tensor stays"
-    return PlanError(f"nothing would be loaded: {stay} as in the destination.", hint=hint)
+    none = f"none of the {len(steps)} tensors" if len(steps) > 1 else "the only tensor"
+    no = "" if len(steps) > 1 else " no"
+    return PlanError(f"nothing would be loaded: {none} of the destination gets{no} values from a source.", hint=hint)
 
 
 def _option_that_took_all(steps: Sequence[Step]) -> str:

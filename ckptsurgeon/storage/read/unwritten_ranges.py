@@ -25,9 +25,10 @@ _EXTENTS = 256
 
 
 def unwritten_ranges(fd: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Return the (begin, end) ranges of an open file of ``size`` bytes that were never written, in order.
+    """Return the (begin, end) ranges of an open file that have no stored bytes and read as zeros, in order.
 
-    Returns () if the file system does not report such ranges.
+    ``size`` is the size of the file in bytes. Returns () if the file system does not report such ranges. Moves the
+    offset of ``fd``, and may write cached bytes of the file to the disk.
     """
     return tuple(_joined([*_holes(fd, size), *_reserved(fd, size)]))
 

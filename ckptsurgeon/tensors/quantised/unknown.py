@@ -52,10 +52,14 @@ def unknown(
 ) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
-    If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
-    Otherwise a tensor is taken for codes in one of three cases: a scale has a name that begins with its name (``x`` and
-    ``x_scale``); only codes have its name or dtype; or the state dict has other quantised tensors. ``by_module``
-    contains the keys of each module, ``known`` the keys that belong to known encodings.
+    If the folder has a ``quantization_config`` and a module has a matrix of codes, all tensors of the module except its
+    biases are one quantised tensor. Otherwise a tensor is taken for codes in one of two cases:
+
+    - It has a scale: a tensor whose name begins with its name (``x`` and ``x_scale``).
+    - It has no scale, but a name that only codes have, or the name ``weight`` and a dtype of codes. A ``weight`` of
+      signed integers counts only if the state dict has other quantised tensors, or if its module has a scale.
+
+    ``by_module`` has the keys of each module, ``known`` the keys that belong to known encodings.
     """
     method = f"{UNKNOWN} ({quantisation.method})" if quantisation.method else UNKNOWN
     modules: dict[str, list[str]] = {}

@@ -161,7 +161,8 @@ def _init_of(config: str) -> Any:
     if known is None:
         raise ConfigError(
             f"{escape(config)} trains adapters, but no {LINEAGE} in its folder says which weights they belong to.",
-            hint="Merge adapters and weights into one file: ckpt lora merge INIT ADAPTER -o model.safetensors.",
+            hint="Merge the adapter: ckpt lora merge INIT ADAPTER -o model.safetensors. Then transcribe with "
+            "model.safetensors and --config FILE, where FILE is the configuration without train.lora.",
         )
     return read_init(os.path.normpath(os.path.join(folder.path, known["path"])))
 

@@ -59,7 +59,7 @@ REFUSED_AT_LOADING = {
     "size mismatch": ("PlanError", "head: shape mismatch: weight is (7, 3) in head.ckpt, (5, 3) in Linear"),
     "size mismatch of one layer": ("PlanError", "enc: shape mismatch: 2.weight is (2, 4) in enc.ckpt, (3, 4) in Sequ"),
     "size mismatch of the second": ("PlanError", "head: shape mismatch: weight is (7, 3)"),
-    "keys of another module": ("PlanError", "enc: nothing would be loaded: all 4 tensors stay"),
+    "keys of another module": ("PlanError", "enc: nothing would be loaded: none of the 4 tensors"),
     "an object nobody knows": ("ConfigError", "there is no hook to load a file into labels, an object of type dict."),
     "no checkpoint": ("FormatError", "enc: ROOT/collected/enc.ckpt is not a checkpoint"),
 }

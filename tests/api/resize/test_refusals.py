@@ -247,7 +247,7 @@ EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "groups": ({"n_group": 3}, "n_routed_experts 8 is not a multiple of n_group 3"),
     "experts": ({"n_routed_experts": 7}, "n_routed_experts 7: the router .* divides the experts into 2 groups"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
-    "groups of one": ({"n_group": 8}, r"n_routed_experts 8 in 8 groups \(n_group\): each group has one expert"),
+    "groups of one": ({"n_group": 8}, "n_routed_experts is 8 and n_group is 8, so each group has one expert"),
     "one in each group": ({"n_routed_experts": 2}, r"n_routed_experts 2 in 2 groups"),
     "used in groups": (
         {"n_group": 4, "num_experts_per_tok": 3},

@@ -199,7 +199,7 @@ def test_a_network_that_reads_a_text_at_its_largest_id_needs_the_id_of_the_end(g
     made = tokenizer("bytes", ENGLISH, 340)
     folder = saved_tokenizer(made, built("clip", tmp_path / "clip", 340, eos_token_id=2))
     with pytest.raises(
-        cs.ConfigError, match=r"text_config.eos_token_id is 2: .*clip takes the features of a text at its largest"
+        cs.ConfigError, match=r"text_config.eos_token_id is 2: .*clip reads the features of a text at the"
     ):
         cs.resize(folder, tokenizer=german)
     plan = cs.resize(folder, tokenizer=german, set={"text_config.eos_token_id": 1})

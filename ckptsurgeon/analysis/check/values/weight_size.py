@@ -143,7 +143,10 @@ def _plain(subject: Subject) -> Mapping[str, WeightSize]:
 
 
 def _factor(sizes: Mapping[str, WeightSize]) -> float:
-    """Return the median factor by which layers change the size of their inputs; 0 for fewer than ``FEWEST`` layers."""
+    """Return the median factor by which layers change the size of their inputs.
+
+    Layers whose root mean square is 0 or not finite are left out. Returns 0 if fewer than ``FEWEST`` layers are left.
+    """
     found = [one.factor for one in sizes.values() if one.rms > 0 and isfinite(one.rms)]
     return median(found) if len(found) >= FEWEST else 0.0
 

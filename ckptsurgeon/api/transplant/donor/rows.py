@@ -26,11 +26,14 @@ __all__ = ["network_of", "with_donor"]
 
 
 def with_donor(plan: Plan, choice: DonorChoice, tokens: Sequence[str], network: TargetSpec) -> Plan:
-    """Return a plan whose new rows are made from those of a donor; ``tokens`` are the tokens of the new vocabulary.
+    """Return a plan whose new rows are made from rows of a donor; the donor becomes a source of the plan.
 
-    ``network`` is the network of the output. The rows of the donor, and the source's rows of shared tokens, are read
-    once to check that they are finite. Raises ConfigError if the donor lacks tokens, PlanError if its rows cannot be
-    used. If it raises, it closes the plan's inputs.
+    ``tokens`` are the tokens of the new vocabulary, and ``network`` describes the output. All rows that are used are
+    read once, to check that they are finite.
+
+    Raises ConfigError if the plan maps no rows by token, or no token is new; if the donor has no network, token list or
+    weights; or if a token is in neither model. Raises PlanError if the rows cannot be used, or if too few tokens are
+    shared. Also raises the errors of opening the donor. If this function raises, it closes the plan's inputs.
     """
     inputs, rows = plan.inputs, plan.rows
     assert isinstance(inputs, PlanInputs)
