@@ -38,7 +38,7 @@ class _Declared:
         check_fields(document, "model", document.model, ("tensors", "tied", "values", "root"))
         rows = document.model["tensors"]
         if not isinstance(rows, dict) or not rows:
-            raise document.fail("the field 'tensors' must be a map with at least one key, each with {shape, dtype, init}.")
+            raise document.fail("the field 'tensors' must map at least one key to {shape, dtype, init}.")
         tensors: dict[str, TensorInfo] = {}
         inits: dict[str, Init] = {}
         kept: dict[str, TensorInfo] = {}

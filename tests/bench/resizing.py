@@ -46,8 +46,6 @@ CASES = {
     "dimensions added to the width": ("hidden_size=3072",),
     "twice the width": ("hidden_size=4096", "--set", "num_attention_heads=32", "--set", "num_key_value_heads=32"),
 }
-DRAWN = ("experts, copies", "dimensions added to the width")
-"""The cases for which torch draws initial values: they may take one import of torch longer, which takes a second."""
 SPEED = 1e9
 """Bytes a second at which computed values are written, beside the start; that of copies is half of cp's."""
 
@@ -80,13 +78,10 @@ def resizing(folder: str, number: int, layers: int = 18) -> Iterator[Row]:
         )
         shutil.rmtree(os.path.join(folder, "made"))
         ours, plan, cp = seen["resize"], seen["plan"], seen["cp"]
-        torch = seen["torch"].time if what in DRAWN else 0.0
-        start = f"{plan.time:.2f} s" + (f" - {torch:.2f} s" if torch else "")
-        said = f"{size / 1e9:.1f} GB: {ours.time:.2f} s - {start} / {cp.time:.2f} s"
-        work, beyond = ours.time - plan.time - torch, "its plan and import torch" if torch else "its plan"
-        yield Row(f"resize, {what}, beyond {beyond} / cp and sync", work / cp.time, 2, seen=said)
-        yield Row(f"resize, {what}, seconds for a GB", work / (size / SPEED), 1, "s", said)
-        spent = (ours.processor - plan.processor - (seen["torch"].processor if torch else 0.0)) / (size / SPEED)
+        said = f"{size / 1e9:.1f} GB: {ours.time:.2f} s - {plan.time:.2f} s / {cp.time:.2f} s"
+        yield Row(f"resize, {what}, beyond its plan / cp and sync", (ours.time - plan.time) / cp.time, 2, seen=said)
+        yield Row(f"resize, {what}, seconds for a GB", (ours.time - plan.time) / (size / SPEED), 1, "s", said)
+        spent = (ours.processor - plan.processor) / (size / SPEED)
         yield Row(f"resize, {what}, seconds of processors for a GB", spent, 2, "s", f"{ours.processor:.2f} s in all")
         peak = (ours.peak - seen["torch"].peak) / MB
         yield Row("peak memory of it over import torch", peak, 512, "MB", f"{ours.peak / MB:.0f} MB in all")
