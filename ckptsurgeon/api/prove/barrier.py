@@ -34,11 +34,8 @@ COPIES = 3
 """The weights of a block are in memory this many times: those of both networks, and the interpolated ones."""
 MATRICES = 16
 """The largest number of matrices that are compared to see whether two networks are related."""
-RELATED, ALIGNED = 0.1, 0.25
-"""Networks whose matrices have a smaller median cosine, as they are and after an alignment, are not related.
-
-An alignment makes random matrices alike, too: those 32 wide have a cosine of 0.2 after it, wider ones less.
-"""
+RELATED = 0.1
+"""Networks whose matrices have a smaller median cosine are not related."""
 LEAST, MOST = 3, 1001
 """The smallest and the largest number of points."""
 
@@ -102,7 +99,7 @@ def loss_barrier(
         given = _inputs(networks[0], inputs, seed)
         losses, said = _losses(networks, given, points, limit, drawn=inputs is None)
         notes += _notes(networks, drawn=inputs is None)
-        notes += _unrelated_notes(networks, aligned=align)
+        notes += _cosine_notes(networks, said, aligned=align)
     ends = losses[0], losses[-1]
     return LossBarrier(
         described(networks[0]), described(networks[1]), given.said, said, tuple(_points(losses, *ends)), align,
@@ -242,26 +239,53 @@ def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[st
     return read
 
 
-def _unrelated_notes(networks: Sequence[Network], *, aligned: bool) -> list[Note]:
-    """Return a warning if the two networks hardly have a direction in common: then no mean of them is of use.
+def _cosine_notes(networks: Sequence[Network], loss: str, *, aligned: bool) -> list[Note]:
+    """Return a warning if two networks, which have run, hardly have a direction in common.
 
-    The cosines of their matrices are compared, of at most ``MATRICES`` of them. Networks that were trained from the
-    same weights have cosines near 1, unrelated ones near 0.
+    Networks that were trained from the same weights have cosines near 1, unrelated ones near 0. An alignment makes
+    unrelated matrices alike, too, so it gets a remark with the cosine instead. ``loss`` is the name of the loss.
     """
-    matrices = [key for key, step in networks[0].steps.items() if len(step.shape) > 1 and not step.tied_to]
-    some = matrices[:: -(-len(matrices) // MATRICES) or 1]
-    found = sorted(distance(*(one.read([key])[key] for one in networks)).cosine for key in some)
-    middle = found[len(found) // 2] if found else 1.0
-    if abs(middle) >= (ALIGNED if aligned else RELATED):
+    found = _cosines(networks)
+    if not found:
         return []
-    still = ", although B has the order of A" if aligned else ""
-    end = "" if aligned else "; if B is only in another order, --align finds it"
+    of = f"the median cosine of {count(len(found), 'matrix', 'matrices')} is {found[len(found) // 2]:.2g}"
+    if aligned:
+        return [Note(NoteKind.REMARK, f"with B in the order of A, {of}")]
+    if abs(found[len(found) // 2]) >= RELATED:
+        return []
     said = (
-        f"the weights of the two networks have hardly anything in common{still}: the median cosine of "
-        f"{count(len(found), 'matrix', 'matrices')} is {middle:.2g}. They were probably not trained from the same "
-        f"weights: a mean of them is of no use, even if this barrier is low{end}"
+        f"the weights of the two networks have hardly anything in common: {of}. They were probably not trained from "
+        f"the same weights: {_advice(loss)}; if B is only in another order, --align finds it"
     )
     return [Note(NoteKind.SERIOUS, said)]
+
+
+def _cosines(networks: Sequence[Network]) -> list[float]:
+    """Return the cosines of at most ``MATRICES`` matrices of two networks, sorted.
+
+    The samples are compared that were kept while the networks ran, so nothing is read.
+    """
+    first, second = networks
+    matrices = [
+        key
+        for key, step in first.steps.items()
+        if len(step.shape) > 1
+        and not step.tied_to
+        and key in second.samples
+        and key in first.samples
+        and first.samples[key].is_floating_point()
+    ]
+    some = matrices[:: -(-len(matrices) // MATRICES) or 1]
+    return sorted(distance(first.samples[key], second.samples[key]).cosine for key in some)
+
+
+def _advice(loss: str) -> str:
+    """Return what a low barrier says of unrelated networks, by the name of the loss."""
+    from .losses import OF_OUTPUTS, OF_PREDICTIONS
+
+    if loss in (OF_PREDICTIONS, OF_OUTPUTS):
+        return "a mean of them is of no use, even if this barrier is low"
+    return "judge a mean of them by its losses, on inputs with labels, and not by the barrier alone"
 
 
 def _notes(networks: Sequence[Network], *, drawn: bool) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,22 +194,64 @@ def test_random_inputs_are_said() -> None:
     assert any("the inputs are random" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_unrelated_networks_are_said_to_be_unrelated(aligned: bool, ckpt: Run) -> None:
-    """A low barrier of networks with nothing in common is no advice to merge them."""
+NO_USE = "a mean of them is of no use, even if this barrier is low"
+BY_LOSSES = "judge a mean of them by its losses, on inputs with labels"
+
+
+@pytest.mark.parametrize("inputs", ["", "texts.safetensors", "labelled.safetensors"])
+def test_unrelated_networks_are_said_to_be_unrelated(inputs: str, ckpt: Run) -> None:
+    """A low barrier of distances to two networks with nothing in common is no advice to merge them."""
     llama("a", 0)
     llama("b", 1)
-    said = " ".join(
-        ckpt("prove", "a", "b", "--barrier", "--points", "3", *(["--align"] if aligned else [])).err.split()
-    )
+    ids = texts()
+    save_file({"input_ids": ids, "labels": ids.clone()}, "labelled.safetensors")
+    given = ["--inputs", inputs] if inputs else []
+    said = " ".join(ckpt("prove", "a", "b", "--barrier", "--points", "3", *given).err.split())
     assert "warning: the weights of the two networks have hardly anything in common" in said
-    assert "a mean of them is of no use" in said
+    assert (NO_USE in said, BY_LOSSES in said) == (not inputs, bool(inputs))
 
 
 def test_related_networks_are_not_said_to_be_unrelated() -> None:
     llama("a", 0)
     llama("b", 0, 1.1)
     assert not any("hardly anything" in note for note in cs.loss_barrier("a", "b", points=3).notes)
+
+
+@pytest.mark.parametrize("related", [False, True])
+def test_after_an_alignment_the_cosine_is_a_remark(related: bool, ckpt: Run) -> None:
+    """An alignment is for networks that were trained apart: nothing says that it is of no use."""
+    llama("a", 0)
+    if related:
+        in_another_order("a", "b")
+    else:
+        llama("b", 1)
+    said = " ".join(ckpt("prove", "a", "b", "--barrier", "--points", "3", "--align").err.split())
+    cosine = re.search(r"note: with B in the order of A, the median cosine of 16 matrices is ([-.\d]+)", said)
+    assert cosine is not None, said
+    assert float(cosine[1]) == pytest.approx(1 if related else 0.1, abs=1e-6 if related else 0.2)
+    assert "hardly anything" not in said
+    assert NO_USE not in said
+
+
+def test_nothing_is_read_but_the_weights_of_each_run_and_progress_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What relates two networks is computed from the samples of their runs: whole matrices could exceed ``memory``."""
+    from ckptsurgeon.api.prove.network import Network
+
+    llama("a", 0)
+    model = llama("b", 1)
+    reads, steps, read = Counter[tuple[str, str]](), list[tuple[int, int]](), Network.read
+
+    def counted(self: Network, keys: Sequence[str]) -> dict[str, torch.Tensor]:
+        reads.update((self.path, key) for key in keys)
+        return read(self, keys)
+
+    monkeypatch.setattr(Network, "read", counted)
+    found = cs.loss_barrier("a", "b", points=3, memory="60KB", progress=lambda *step: steps.append(step))
+    assert any("hardly anything" in note for note in found.notes)
+    assert set(reads.values()) == {2}  # at its end of the line, and in the middle
+    number = sum(one.numel() for one in model.parameters())
+    assert steps[-1] == (4 * number, 4 * number)
+    assert len({done for done, _ in steps}) == len(steps) == reads.total()
 
 
 def test_a_network_has_no_barrier_to_itself() -> None:
