@@ -63,7 +63,7 @@ def models_view(found: Changes) -> RenderableType:
     for index, name in enumerate(found.models):
         own = total.models.get(index, ModelChange())
         tensors = [one for one in found.tensors if index in one.sums.models]
-        changed = sum(bool(one.sums.models[index].changed) for one in tensors)
+        changed = sum(one.sums.models[index].differs for one in tensors)
         alone = sum(one.sums.changed_by == (index,) for one in tensors)
         words = f"{changed} of {len(tensors)}" + (f", {alone} by no other model" if alone else "")
         share = percent(own.changed / own.values) if own.values else "-"
@@ -89,13 +89,13 @@ def _pair(pair: tuple[int, int]) -> str:
 def relative_said(one: ModelChange | None) -> str:
     """Return a change in percent of the norm of the base, without the sign ``%``.
 
-    Returns "·" if nothing changed, "new" if the norm of the base is 0, "?" if the share cannot be computed, and "-" if
-    ``one`` is None.
+    Returns "·" if nothing changed, "new" if the norm of the base is 0, "?" if the share cannot be computed, as for
+    values that are not finite, and "-" if ``one`` is None.
     """
     if one is None:
         return "-"
     if not one.changed:
-        return "·"
+        return "?" if one.not_finite else "·"
     if one.relative is None:
         return "?" if one.base.value else "new"  # from zeros
     return percent_number(one.relative)

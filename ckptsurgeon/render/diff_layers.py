@@ -97,13 +97,13 @@ def _tables(models: Mapping[str, Iterable[tuple[str, float]]]) -> Iterator[Rende
 def _changes_of(found: Changes, model: int) -> Iterator[tuple[str, float]]:
     """Yield the key and the change of each tensor that the base and a model have; ``model`` is its index.
 
-    The change is NaN if any of the models has NaN or infinite values there, because it is not known which.
+    The change is NaN if a value differs that is NaN or infinite in the base or in any of the models.
     """
     for one in found.tensors:
         own = one.sums.models.get(model)
         if own is not None:
-            relative = math.nan if own.relative is None or one.sums.not_finite else own.relative
-            yield one.key, relative if own.changed or one.sums.not_finite else 0.0
+            relative = math.nan if own.relative is None or own.not_finite else own.relative
+            yield one.key, relative if own.differs else 0.0
 
 
 def _changes(found: Difference) -> Iterator[tuple[str, float]]:

@@ -40,18 +40,26 @@ class ModelChange:
     """Sums over the values of a model. ``values`` is their number, ``changed`` the number of changed values.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values. Values that
-    are NaN or infinite are left out.
+    are NaN or infinite, in the base or in any of the models, are left out. ``not_finite`` is the number of those that
+    differ from the base's in this model.
     """
 
     values: int = 0
     changed: int = 0
     gap: Sum = ZERO
     base: Sum = ZERO
+    not_finite: int = 0
 
     def __add__(self, other: ModelChange) -> ModelChange:
         return ModelChange(
-            self.values + other.values, self.changed + other.changed, self.gap + other.gap, self.base + other.base
-        )
+            self.values + other.values, self.changed + other.changed, self.gap + other.gap, self.base + other.base,
+            self.not_finite + other.not_finite,
+        )  # fmt: skip
+
+    @property
+    def differs(self) -> bool:
+        """Whether any value differs from the base's, finite or not."""
+        return bool(self.changed or self.not_finite)
 
     @property
     def relative(self) -> float | None:
@@ -109,8 +117,8 @@ class ChangeSums:
 
     @property
     def changed_by(self) -> tuple[int, ...]:
-        """The indices of the models in which any value has changed."""
-        return tuple(index for index, one in self.models.items() if one.changed)
+        """The indices of the models in which any value has changed, finite or not."""
+        return tuple(index for index, one in self.models.items() if one.differs)
 
 
 def summed(every: Iterable[ChangeSums]) -> ChangeSums:
@@ -171,7 +179,7 @@ class Changes(InNotebooks):
 
     def __repr__(self) -> str:
         names = ", ".join(map(escape, self.models))
-        changed = sum(bool(one.sums.changed_by or one.sums.not_finite) for one in self.tensors)
+        changed = sum(bool(one.sums.changed_by) for one in self.tensors)
         return f"<Changes of {names} from {escape(self.base)}: {changed} of {len(self.tensors)} tensors changed>"
 
     @cached_property
@@ -186,7 +194,7 @@ class Changes(InNotebooks):
     def differs(self) -> bool:
         """True if a model differs from the base, or a tensor could not be compared."""
         others = any(any(of.values()) for of in (self.missing, self.added, self.reshaped))
-        return others or bool(self.not_compared) or any(t.sums.changed_by or t.sums.not_finite for t in self.tensors)
+        return others or bool(self.not_compared) or any(one.sums.changed_by for one in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
         """Return the changes as plain data."""
@@ -210,7 +218,10 @@ class Changes(InNotebooks):
 def _sums(sums: ChangeSums) -> dict[str, Any]:
     return {
         "changes": [
-            {"model": index, "changed": one.changed, "values": one.values, "relative": one.relative}
+            {
+                "model": index, "changed": one.changed, "not_finite": one.not_finite, "values": one.values,
+                "relative": one.relative,
+            }
             for index, one in sums.models.items()
         ],
         "agreements": [

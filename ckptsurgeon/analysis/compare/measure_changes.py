@@ -170,8 +170,9 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
     usable = np.isfinite(base)
     for values in models.values():
         usable &= np.isfinite(values)
-    left_out = int(usable.size - np.count_nonzero(usable))
+    left_out, odd = int(usable.size - np.count_nonzero(usable)), dict[int, int]()
     if left_out:
+        odd = {index: _differing(base[~usable], values[~usable]) for index, values in models.items()}
         base, models = base[usable], {index: values[usable] for index, values in models.items()}
     with np.errstate(over="ignore", invalid="ignore"):  # if float64 cannot hold a change, the figure becomes None
         own = scaled(_as_float(base))
@@ -188,8 +189,13 @@ def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
                 same = int(np.count_nonzero(_directions(gaps[a], gaps[b]) > 0))
             pairs[a, b] = Agreement(size, both, same, product, squares.get(a, ZERO), squares.get(b, ZERO))
     counts = {index: int(np.count_nonzero(gap)) for index, gap in gaps.items()}
-    found = {i: ModelChange(size, counts.get(i, 0), squares.get(i, ZERO), of_base) for i in models}
+    found = {i: ModelChange(size, counts.get(i, 0), squares.get(i, ZERO), of_base, odd.get(i, 0)) for i in models}
     return ChangeSums(found, pairs, left_out)
+
+
+def _differing(base: Array, values: Array) -> int:
+    """Return the number of values that differ; two NaN are equal."""
+    return int(np.count_nonzero((base != values) & ~(np.isnan(base) & np.isnan(values))))
 
 
 def _directions(a: Array, b: Array) -> Array:
