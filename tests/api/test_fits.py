@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -25,6 +26,7 @@ from ckptsurgeon.destinations.hf import ignored_keys as ignored_keys_module
 from ckptsurgeon.util.notes import is_serious, notes_about
 
 from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
+from ..helpers.zoo import BY_NAME
 
 NET = """
 import torch
@@ -385,6 +387,37 @@ def quantised_folder() -> Path:
     transformers.LlamaForCausalLM(config).save_pretrained("plain")
     cs.apply(cs.convert("plain", quantize="fp8-block"), "quantised")
     return Path("quantised")
+
+
+def test_quantised_weights_under_other_names_do_not_fit_by_decoding_alone() -> None:
+    folder = quantised_folder()
+    state = {
+        f"net.{key}" if ".layers." in key else key: one for key, one in load_file(folder / "model.safetensors").items()
+    }
+    save_file(state, "renamed.safetensors", metadata={"quantization_config": json.dumps(
+        json.loads((folder / "config.json").read_text())["quantization_config"]
+    )})  # fmt: skip
+    found = cs.fits("renamed.safetensors", "plain")
+    assert found.renamed
+    assert "--encoding" in found.command
+    assert "fit" not in found.verdict.removeprefix("does not fit")
+    assert re.search(r"\d+ under other names", found.verdict)
+
+
+@pytest.mark.parametrize("scheme", ["fp8-block", "mlx"])
+def test_quantised_weights_fit_once_decoded_only_if_no_shape_differs(scheme: str, tmp_path: Path) -> None:
+    """The packed codes of MLX have other shapes than their weights, and fit once decoded."""
+    folder = BY_NAME[scheme].folder(tmp_path / "coded")
+    cs.apply(cs.convert(folder, dequantize=True), "plain")
+    state = load_file("plain/model.safetensors")
+    assert cs.fits(folder / "model.safetensors", "plain/model.safetensors").verdict.endswith(
+        "decoded, all 4 tensors fit"
+    )
+    save_file({**state, "model.norm.weight": torch.zeros(200)}, "wider.safetensors")
+    found = cs.fits(folder / "model.safetensors", "wider.safetensors")
+    assert "--on-mismatch" in found.command
+    assert "decoded" not in found.verdict
+    assert "of other shapes" in found.verdict or "of another shape" in found.verdict
 
 
 def test_scales_are_no_other_names_of_weights() -> None:

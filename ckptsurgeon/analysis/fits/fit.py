@@ -14,6 +14,9 @@ from ..compare.results import Pair
 
 __all__ = ["Fit"]
 
+DECODED = frozenset({"copied", "cast", "derived"})
+"""The classes of tensors in an output that only decodes the weights of its source."""
+
 
 @dataclass(frozen=True, repr=False)
 class Fit(InNotebooks):
@@ -73,12 +76,22 @@ class Fit(InNotebooks):
             return f"fits: {'all ' if self.tensors > 1 else ''}{count(self.tensors, 'tensor')}"
         if self.loader:
             return f"fits: from_pretrained of {escape(self.loader)} loads it"
-        if self.quantised and self.command and not self.counts.get("initialised"):
+        if self._fits_decoded:
             weights = f"{count(self.quantised, 'weight is', 'weights are')} quantised"
             return f"does not fit as it is stored: {weights}; decoded, {'all ' if self.tensors > 1 else ''}" + (
                 f"{count(self.tensors, 'tensor fits', 'tensors fit')}"
             )
         return f"does not fit: {', '.join(self._faults())}"
+
+    @property
+    def _fits_decoded(self) -> bool:
+        """Whether decoding alone makes a quantised checkpoint fit: no other names, and no other shapes once decoded.
+
+        ``mismatched`` cannot tell: packed codes have other shapes than their weights. ``counts`` has other classes if
+        shapes really differ.
+        """
+        others = {name for name, number in self.counts.items() if number} - DECODED
+        return bool(self.quantised and self.command) and not (self.renamed or others)
 
     @property
     def strictly(self) -> str:
