@@ -102,7 +102,10 @@ def contradictory(
 
 
 def _is_refused(fact: Contradiction) -> bool:
-    """Return whether the settings have other bits, blocks or packing than the codes: no loader can decode them."""
+    """Return whether the settings have other bits, blocks or packing than the codes: no loader can decode them.
+
+    With the verb "have", the scales are for rows, columns or whole tensors: these are decoded without a block size.
+    """
     of_shapes = fact.field in ("bits", "num_bits", "weight_block_size") and fact.verb == "say"
     return fact.field == PACKING or (of_shapes and fact.said != "null")
 

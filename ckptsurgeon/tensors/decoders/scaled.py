@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from math import prod
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ...util.text import escape
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
+from ..quantised.block_scales import FUSED, are_without_blocks, fitted_scales
 from ..quantised.encoding import EXPERT_SCALES
 from ..quantised.settings import BLOCK_SETTINGS, QuantisationSettings
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
@@ -30,6 +30,8 @@ SCALES = (
     ".weights_scaling_factor", ".scale", "_scale_inv", "_scale", "_descale", *EXPERT_SCALES,
 )  # fmt: skip
 """The endings of the keys of scales that multiply the codes."""
+
+OF_FUSED = "; its name is that of several fused weights, each of which may have blocks of its own"
 
 
 class _Scaled:
@@ -54,9 +56,14 @@ class _Scaled:
         scale = as_exponents(asked.parts[end])
         own = asked.own
         sizes = tuple(size for name in BLOCK_SETTINGS for size in own.pairs(name))
-        scale, steps = _aligned(codes.shape, scale, sizes)
-        if asked.coded.method != "mxfp8":  # its blocks have 32 columns, whatever those of other weights have
-            _check_blocks(codes.shape, scale.shape, own.pairs("weight_block_size"))
+        stated = own.pairs("weight_block_size")
+        try:
+            scale, steps = _aligned(codes.shape, scale, sizes)
+            if asked.coded.method != "mxfp8":  # its blocks have 32 columns, whatever those of other weights have
+                _check_blocks(codes.shape, scale.shape, stated)
+        except UndecodableError as error:
+            fused = OF_FUSED if stated and FUSED.search(asked.coded.name) else ""
+            raise UndecodableError(f"{error}{fused}") from None
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             zero, others = _aligned(codes.shape, zero, sizes)
@@ -92,7 +99,7 @@ def _check_blocks(shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[
     ``sizes`` are the block sizes (rows, columns) in the settings. A scale for each row, each column or the whole tensor
     can be understood in one way only. But scales of other blocks may be those of another weight.
     """
-    if not sizes or len(shape) < 2 or scales[-2:] in ((1, 1), (shape[-2], 1), (1, shape[-1])):
+    if not sizes or len(shape) < 2 or are_without_blocks(shape, scales):
         return
     needed = [(-(-shape[-2] // rows), -(-shape[-1] // columns)) for rows, columns in sizes]
     if scales[-2:] not in needed:
@@ -179,13 +186,7 @@ def _fitted(
     The parameters are the same as for ``_aligned``, but ``scales`` is only the shape of the scales. Raises
     UndecodableError if the scales do not fit.
     """
-    own = scales
-    if prod(scales) == 1:
-        own = (1,) * len(shape)
-    elif len(own) < len(shape) and own == shape[: len(own)]:  # a scale for each expert, or for each row
-        own = (*own, *(1,) * (len(shape) - len(own)))
-    elif len(own) == 1 and len(shape) > 1 and own[0] == shape[-2]:
-        own = (*(1,) * (len(shape) - 2), own[0], 1)
+    own = fitted_scales(shape, scales)
     if len(own) != len(shape):
         raise UndecodableError(f"its scale has the shape {list(scales)}, which does not fit its codes {list(shape)}")
     steps = (

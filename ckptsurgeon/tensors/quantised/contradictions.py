@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
+from .block_scales import FUSED, are_without_blocks, fitted_scales
 from .encoding import Parts, QuantisedTensor
 from .packings import PACKING, other_packings
 from .settings import BLOCK_SETTINGS, Scheme, StatedValues
@@ -36,8 +37,6 @@ FORMATS = ("gptq", "gptq_v2")
 """Formats of GPTQ: the first stores zero points minus one, the second as they are."""
 BYTES = "packed integers with scales"
 """The name of the encoding in ``other_methods`` that may have several codes in a byte."""
-FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
-"""Matches names of modules that fuse several weights; each of these weights has its own blocks."""
 COMPRESSED = "compressed"
 """The ``quantization_status`` in compressed-tensors of weights that are stored as codes."""
 STORED_BY: Mapping[str, tuple[str, ...]] = {
@@ -258,7 +257,9 @@ def _blocks(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterato
         return
     wanted = -(-shape[-2] // blocks[0]), -(-shape[-1] // blocks[1])
     if scale.numel != prod(wanted) * prod(shape[:-2]) or (len(scale.shape) > 1 and scale.shape[-2:] != wanted):
-        yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}")
+        is_without = are_without_blocks(shape, fitted_scales(shape, scale.shape))  # then it is decoded
+        verb = "have" if is_without else "say"
+        yield Contradiction(name, str(list(blocks)), f"{scale.shape} scales for {shape}", verb)
 
 
 def is_of_fused(fact: Contradiction, name: str) -> bool:

@@ -154,7 +154,7 @@ def test_blocks_of_mxfp8_are_their_own_in_a_model_of_other_blocks(tmp_path: Path
     assert set(load_file(tmp_path / "out" / "model.safetensors")["up.weight"].flatten().tolist()) == {0.5}
 
 
-@pytest.mark.parametrize("shape", [(), (64, 1), (1, 128)])
+@pytest.mark.parametrize("shape", [(), (64,), (64, 1), (1, 128)])
 def test_scales_that_are_no_blocks_are_decoded_although_the_settings_have_blocks(
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
@@ -162,8 +162,24 @@ def test_scales_that_are_no_blocks_are_decoded_although_the_settings_have_blocks
     save_file({"up.weight": codes, "up.weight_scale_inv": torch.full(shape, 0.5)}, tmp_path / "model.safetensors")
     settings = {"quant_method": "fp8", "weight_block_size": [32, 64]}
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    (found,) = cs.check(tmp_path).row("quantisation").found
+    assert (found.status.value, "1 quantised tensor has" in found.what) == ("WARN", True)
     cs.apply(cs.convert(tmp_path, dequantize=True), tmp_path / "out")
     assert set(load_file(tmp_path / "out" / "model.safetensors")["up.weight"].flatten().tolist()) == {0.5}
+
+
+@pytest.mark.parametrize("rows", [96, 100])
+@pytest.mark.parametrize(("name", "is_fused"), [("qkv", True), ("gate_up_proj", True), ("up", False)])
+def test_the_error_on_blocks_says_that_fused_weights_may_have_their_own(
+    name: str, is_fused: bool, rows: int, tmp_path: Path
+) -> None:
+    codes = torch.ones(rows, 128).to(torch.float8_e4m3fn)
+    save_file({f"{name}.weight": codes, f"{name}.weight_scale_inv": torch.ones(6, 2)}, tmp_path / "model.safetensors")
+    settings = {"quant_method": "fp8", "weight_block_size": [32, 64]}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    with pytest.raises(cs.PlanError, match="and cannot be decoded: it.* scale") as error:
+        cs.convert(tmp_path, dequantize=True)
+    assert ("its name is that of several fused weights" in str(error.value)) is is_fused
 
 
 @pytest.mark.parametrize("verb", VERBS)
