@@ -257,6 +257,11 @@ def test_a_record_that_its_checksum_contradicts_is_named(ckpt: Run) -> None:
     assert " does not match the checksum" in report.row("checksums").found[0].what
     assert report.row("checksums").found[0].what.endswith("; 1 tensor in it: a")
     assert report.row("checksums").found[0].keys == ("a",)
+    data[data.index(torch.ones(128).numpy().tobytes(), record.header_offset + 256)] ^= 1
+    Path("x.pth").write_bytes(data)
+    found = cs.check("x.pth").row("checksums").found[0]
+    assert found.what.startswith("2 records of ")
+    assert found.what.endswith("; 2 tensors in them: a, b")
 
 
 def test_a_file_of_torch_passes_with_its_checksums(ckpt: Run) -> None:

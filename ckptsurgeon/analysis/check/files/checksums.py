@@ -19,7 +19,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         number, do = count(len(bad), "record"), "does" if len(bad) == 1 else "do"
         said = f"{number} of {subject.checksums:,} {do} not match the checksum in the file: {named}"
         if subject.damaged:
-            said += f"; {count(len(subject.damaged), 'tensor')} in it: {listing(subject.damaged, SHOWN)}"
+            them = "it" if len(bad) == 1 else "them"
+            said += f"; {count(len(subject.damaged), 'tensor')} in {them}: {listing(subject.damaged, SHOWN)}"
         todo = "The file is damaged: fetch or save it again."
         figures = {"records": len(bad), "checked": subject.checksums}
         yield Found(Status.FAIL, said, todo, subject.damaged, figures=figures)
