@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.analysis.model_by_keys import MARKS, family_by_keys, summary_of_keys
+from ckptsurgeon.analysis.families import family_by_keys
+from ckptsurgeon.analysis.model_by_keys import summary_of_keys
 from ckptsurgeon.tensors.info import TensorInfo
 
 SMALL = {
@@ -41,7 +43,7 @@ SPEECH = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_atte
                      "vocab_size": 96, "pad_token_id": 0},
          "Whisper (by its keys), 2 + 3 layers (encoder, decoder), 32 wide"),
         ("opt", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}, "OPT (by its keys), 3 layers, 32 wide"),
-        ("wav2vec2", {**SMALL, "num_conv_pos_embedding_groups": 4}, "wav2vec 2.0 (by its keys), 3 layers, 32 wide"),
+        ("wav2vec2", {**SMALL, "num_conv_pos_embedding_groups": 4}, "wav2vec 2.0 or HuBERT (by its keys), 3 layers, 32 wide"),
     ],
 )  # fmt: skip
 def test_models_of_transformers(kind: str, fields: dict[str, Any], said: str) -> None:
@@ -53,10 +55,78 @@ def test_models_of_transformers(kind: str, fields: dict[str, Any], said: str) ->
     assert str(summary_of_keys(found, found)) == said
 
 
-def test_each_family_is_found_by_its_own_keys() -> None:
-    """A mark that an earlier entry hides would never name its family."""
-    for family, marks in MARKS:
-        assert family_by_keys([f"model.{mark}" for mark in marks]) == family
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden" / "layouts"
+NAMED = {
+    "deepseek": "DeepSeek", "glm-moe": "GLM-4.5 or dots.llm1", "gpt-neox": "GPT-NeoX", "gpt2": "GPT-2",
+    "llama": "Llama", "llama.qwen2": "Qwen2", "llama.qwen3": "Qwen3", "mamba2": "Mamba 2", "mixtral": "Mixtral",
+    "qwen-moe": "Qwen3-MoE or OLMoE", "qwen-moe.qwen2": "Qwen2-MoE", "qwen3-next": "Qwen3-Next",
+    "stable-diffusion": "Stable Diffusion", "stable-diffusion-ema": "Stable Diffusion",
+    "stable-diffusion.unet": "Stable Diffusion's U-Net", "stable-diffusion.upscaler": "Stable Diffusion's U-Net",
+    "stable-diffusion.vae": "", "wav2vec2": "wav2vec 2.0 or HuBERT", "wavlm": "WavLM", "whisper": "Whisper",
+}  # fmt: skip
+"""The families of the recorded networks, by folder; those of a folder without an entry are those of its first name."""
+FILES = sorted(path for path in GOLDEN.glob("*/*.safetensors") if path.name != "outputs.safetensors")
+
+
+def recorded(path: Path) -> Mapping[str, TensorInfo]:
+    return cs.open_checkpoint(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[f"{path.parent.name}/{path.stem}" for path in FILES])
+def test_a_recorded_network_is_named_right_or_not_at_all(path: Path) -> None:
+    folder = path.parent.name
+    name = NAMED.get(folder, NAMED.get(folder.partition(".")[0], ""))
+    found = family_by_keys(recorded(path))
+    own = path.stem in ("transformers", "diffusers") and folder != "whisper.speechbrain-encoder"
+    assert found in ((name,) if own else (name, ""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("olmo2", {}), ("siglip", {}), ("trocr", {}), ("pegasus", {}), ("mbart", {}), ("glm4", {}), ("cohere", {}),
+        ("stablelm", {}), ("exaone4", {}), ("granite_swa", {}), ("data2vec-audio", {}), ("moonshine", {}),
+        ("switch_transformers", {}), ("deit", {}), ("yolos", {}), ("layoutlm", {}), ("jamba", {}),
+    ],
+)  # fmt: skip
+def test_a_family_that_is_not_known_has_no_name(kind: str, fields: dict[str, Any]) -> None:
+    """Their keys contain those of a known family, and others."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    with torch.device("meta"):
+        try:
+            module = transformers.AutoModel.from_config(config)
+        except ValueError:
+            module = transformers.AutoModelForCausalLM.from_config(config)
+    assert family_by_keys(module.state_dict()) == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ((), "Mixtral"),
+        (("self_attn.q_proj.bias",), ""),  # Phi-3.5-MoE
+        (("self_attn.qkv_proj.weight",), ""),  # MiniMax
+        (("self_attn.q_norm.weight", "block_sparse_moe.e_score_correction_bias"), ""),  # MiniMax-M2
+    ],
+)
+def test_layers_with_other_tensors_are_no_mixtral(more: tuple[str, ...], name: str) -> None:
+    keys = ("self_attn.q_proj.weight", "block_sparse_moe.gate.weight", "block_sparse_moe.experts.0.w1.weight", *more)
+    assert family_by_keys([f"model.layers.{n}.{key}" for n in range(2) for key in keys]) == name
+
+
+@pytest.mark.parametrize(
+    ("file", "width"),
+    [
+        ("mamba2/transformers", 16), ("mamba2/mlx", 16), ("flux/bfl", None), ("flux/diffusers", None),
+        ("qwen3-next/transformers", 16), ("deepseek/transformers", 16),
+    ],
+)  # fmt: skip
+def test_norms_of_parts_of_a_layer_do_not_show_its_width(file: str, width: int | None) -> None:
+    tensors = recorded(GOLDEN / f"{file}.safetensors")
+    found = summary_of_keys(tensors, tensors)
+    assert found is not None
+    assert found.width == width
 
 
 def llama(layers: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,159 @@
+"""The families of networks that the names of weights show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["family_by_keys"]
+
+
+class _Family(NamedTuple):
+    """A family: its name ('' if several have these names), and ends of keys that each of its networks has.
+
+    If ``layer`` is given, it matches the beginnings of all names in the layers of the first mark. A layer with any
+    other name is a layer of another family.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    layer: str = ""
+
+
+_ONE = r"(?!bias$)"  # a module without a bias
+_NORMS = rf"(input|post_attention)_layernorm\.{_ONE}"
+_ATTENTION = rf"self_attn\.[qkvo]_proj\.{_ONE}|self_attn\.rotary_emb\."
+_BIASED = r"self_attn\.([qkv]_proj\.|o_proj\.(?!bias$)|rotary_emb\.)"
+_HEAD_NORMS = rf"self_attn\.[qk]_norm\.{_ONE}"
+_MLP = rf"mlp\.(gate|up|down)_proj\.{_ONE}"
+_EXPERTS = r"mlp\.(gate\.(?!e_score)|experts\.|switch_mlp\.)"
+_GEMMA = rf"(pre|post)_feedforward_layernorm\.{_ONE}"
+_SCORED = r"mlp\.(gate|experts|switch_mlp|shared_experts)\."
+_LATENT = (
+    r"self_attn\.(q_proj|q_a_proj|q_a_layernorm|q_b_proj|kv_a_proj_with_mqa|kv_a_layernorm|kv_b_proj|"
+    r"embed_q|unembed_out|o_proj|rotary_emb)\."
+)
+_PREDICTOR = r"(eh_proj|enorm|hnorm|embed_tokens|shared_head)\."
+_BLOCK = r"(attention|intermediate|output)\.(output\.)?(dense|LayerNorm)\."
+_SPARSE = r"block_sparse_moe\.(gate|experts|switch_mlp)\."
+_UNET = (
+    "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight",
+    "mid_block.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv1.weight",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+)  # fmt: skip
+_Q, _GATE, _AFTER = (
+    "layers.0.self_attn.q_proj",
+    "layers.0.mlp.gate_proj.weight",
+    "layers.0.post_attention_layernorm.weight",
+)
+_QUERY_NORM = "layers.0.self_attn.q_norm.weight"
+
+FAMILIES = (
+    _Family("Whisper", ("encoder.conv2.weight", "decoder.layers.0.encoder_attn_layer_norm.weight")),
+    _Family("Whisper", ("encoder.conv2.weight", "decoder.blocks.0.cross_attn.query.weight")),
+    _Family("", ("shared.weight", "decoder.layer_norm.weight")),  # mBART, Pegasus, M2M-100
+    _Family("BART", ("shared.weight", "decoder.layers.0.encoder_attn.q_proj.weight",
+                     "decoder.layernorm_embedding.weight")),
+    _Family("T5", ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+            r"layer\.0\.(SelfAttention|EncDecAttention|DenseReluDense|layer_norm)\."),
+    _Family("CLIP", ("text_model.encoder.layers.0.self_attn.q_proj.weight", "vision_model.embeddings.class_embedding",
+                     "logit_scale")),
+    _Family("WavLM", ("encoder.layers.0.attention.gru_rel_pos_linear.weight",)),
+    _Family("", ("encoder.pos_conv_embed.layers.0.conv.weight",)),  # data2vec
+    _Family("", ("encoder.upsample.projection.weight",)),  # SEW
+    _Family("wav2vec 2.0 or HuBERT", ("feature_extractor.conv_layers.0.conv.weight",
+                                      "encoder.layers.0.attention.q_proj.weight")),
+    _Family("Stable Diffusion", (*(f"unet.{one}" for one in _UNET), "vae.decoder.conv_in.weight")),
+    _Family("", ("down_blocks.0.motion_modules.0.proj_in.weight",)),
+    _Family("", ("down_blocks.0.temp_attentions.0.proj_in.weight",)),
+    _Family("Stable Diffusion's U-Net", _UNET),
+    _Family("DeepSeek", ("layers.0.self_attn.kv_a_proj_with_mqa.weight", "layers.0.mlp.shared_experts.up_proj.weight"),
+            rf"{_LATENT}|{_NORMS}|{_MLP}|{_SCORED}|{_PREDICTOR}"),
+    _Family("GLM-4.5 or dots.llm1", (f"{_Q}.weight", "layers.0.mlp.gate.e_score_correction_bias",
+                                     "layers.0.mlp.shared_experts.up_proj.weight"),
+            rf"{_BIASED}|{_HEAD_NORMS}|{_NORMS}|{_MLP}|{_SCORED}|{_PREDICTOR}"),
+    _Family("Mixtral", ("layers.0.block_sparse_moe.gate.weight",), rf"{_ATTENTION}|{_NORMS}|{_SPARSE}"),
+    _Family("gpt-oss", ("layers.0.self_attn.sinks", "layers.0.mlp.router.weight"),
+            rf"self_attn\.([qkvo]_proj\.|sinks$)|{_NORMS}|mlp\.(router|experts)\."),
+    _Family("Qwen3-Next", ("layers.0.linear_attn.conv1d.weight", "layers.0.linear_attn.in_proj_qkvz.weight"),
+            rf"linear_attn\.|{_ATTENTION}|{_HEAD_NORMS}|{_NORMS}|{_MLP}|{_EXPERTS}|mlp\.shared_expert(_gate)?\."),
+    _Family("Qwen3-MoE or OLMoE", (_QUERY_NORM, "layers.0.mlp.gate.weight", _AFTER),
+            rf"{_ATTENTION}|{_HEAD_NORMS}|{_NORMS}|{_MLP}|{_EXPERTS}"),
+    _Family("Qwen2-MoE", (f"{_Q}.bias", "layers.0.mlp.shared_expert.gate_proj.weight"),
+            rf"{_BIASED}|{_NORMS}|{_MLP}|{_EXPERTS}|mlp\.shared_expert(_gate)?\."),
+    _Family("Gemma 3", ("layers.0.post_feedforward_layernorm.weight", "layers.0.pre_feedforward_layernorm.weight",
+                        _QUERY_NORM), rf"{_ATTENTION}|{_HEAD_NORMS}|{_NORMS}|{_MLP}|{_GEMMA}"),
+    _Family("Gemma 2", ("layers.0.post_feedforward_layernorm.weight", "layers.0.pre_feedforward_layernorm.weight"),
+            rf"{_ATTENTION}|{_NORMS}|{_MLP}|{_GEMMA}"),
+    _Family("Qwen3", (_QUERY_NORM, "layers.0.input_layernorm.weight", _AFTER, _GATE),
+            rf"{_ATTENTION}|{_HEAD_NORMS}|{_NORMS}|{_MLP}"),
+    _Family("Qwen2", (f"{_Q}.bias", _GATE, _AFTER), rf"{_BIASED}|{_NORMS}|{_MLP}"),
+    _Family("Phi-3", ("layers.0.self_attn.qkv_proj.weight", "layers.0.mlp.gate_up_proj.weight"),
+            rf"self_attn\.(qkv|o)_proj\.{_ONE}|{_NORMS}|mlp\.(gate_up|down)_proj\.{_ONE}"),
+    _Family("Llama", (f"{_Q}.weight", _GATE, "layers.0.input_layernorm.weight", _AFTER),
+            rf"{_ATTENTION}|{_NORMS}|{_MLP}"),
+    _Family("Llama", ("layers.0.attention.wq.weight", "layers.0.feed_forward.w3.weight"),
+            r"attention\.w[qkvo]\.|feed_forward\.w[123]\.|(attention|ffn)_norm\."),
+    _Family("OPT", ("decoder.layers.0.self_attn.q_proj.weight", "decoder.layers.0.fc1.weight",
+                    "embed_positions.weight"),
+            r"self_attn\.([qkv]|out)_proj\.|fc[12]\.|(self_attn|final)_layer_norm\."),
+    _Family("GPT-2", ("h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "wpe.weight", "ln_f.weight"),
+            r"(attn|mlp|ln_1|ln_2)\."),
+    _Family("GPT-NeoX", ("layers.0.attention.query_key_value.weight", "layers.0.mlp.dense_h_to_4h.weight",
+                         "embed_in.weight")),
+    _Family("BLOOM", ("word_embeddings_layernorm.weight", "h.0.self_attention.query_key_value.weight")),
+    _Family("Falcon", ("h.0.self_attention.query_key_value.weight", "h.0.mlp.dense_h_to_4h.weight",
+                       "word_embeddings.weight")),
+    _Family("Mamba 2", ("layers.0.mixer.A_log", "layers.0.mixer.dt_bias"),
+            r"mixer\.(A_log|D|dt_bias)$|mixer\.(conv1d|in_proj|out_proj|norm)\.|norm\."),
+    _Family("Mamba", ("layers.0.mixer.A_log", "layers.0.mixer.x_proj.weight"),
+            r"mixer\.(A_log|D)$|mixer\.(conv1d|in_proj|out_proj|x_proj|dt_proj)\.|norm\."),
+    _Family("DistilBERT", ("transformer.layer.0.attention.q_lin.weight",)),
+    _Family("DINOv2", ("encoder.layer.0.layer_scale1.lambda1", "encoder.layer.0.attention.attention.query.weight")),
+    _Family("DINOv2", ("encoder.layer.0.layer_scale1.lambda1", "embeddings.mask_token")),
+    _Family("", ("embeddings.distillation_token",)),  # DeiT
+    _Family("", ("embeddings.detection_tokens",)),  # YOLOS
+    _Family("ViT", ("layers.0.layernorm_before.weight", "layers.0.attention.q_proj.weight", "embeddings.cls_token"),
+            r"attention\.([qkvo]|out)_proj\.|mlp\.fc[12]\.|layernorm_(before|after)\."),
+    _Family("ViT", ("encoder.layer.0.attention.attention.query.weight", "embeddings.cls_token"),
+            rf"attention\.attention\.(query|key|value)\.|{_BLOCK}|layernorm_(before|after)\."),
+    _Family("", ("embeddings.x_position_embeddings.weight",)),  # LayoutLM
+    _Family("BERT", ("encoder.layer.0.attention.self.query.weight", "embeddings.word_embeddings.weight",
+                     "embeddings.token_type_embeddings.weight", "embeddings.LayerNorm.weight"),
+            rf"attention\.self\.(query|key|value)\.|{_BLOCK}"),
+    _Family("ResNet", ("layer1.0.conv1.weight", "layer1.0.bn1.weight", "fc.weight")),
+)  # fmt: skip
+"""A model whose keys have all marks of a family has its names; the first family that fits is used."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+
+
+def family_by_keys(names: Iterable[str]) -> str:
+    """Return the family of networks that uses these names for its weights; '' if it is not known.
+
+    Families with the same names cannot be told apart: a Mistral is a Llama by its keys, and a RoBERTa a BERT. All
+    layers are regarded, since the first ones may differ from the others.
+    """
+    found = {_NUMBER.sub("0", name) for name in names}
+    ends = {end for name in found for end in _ends(name)}
+    for family in FAMILIES:
+        if ends.issuperset(family.marks):
+            return family.name if _has_no_others(family, found) else ""
+    return ""
+
+
+def _ends(name: str) -> list[str]:
+    """Return a key, and what is left of it without its first names, one after the other."""
+    parts = name.split(".")
+    return [".".join(parts[place:]) for place in range(len(parts))]
+
+
+def _has_no_others(family: _Family, names: set[str]) -> bool:
+    """Return whether all names in the layers that have the first mark are names of the family's layers."""
+    if not family.layer:
+        return True
+    mark = family.marks[0]
+    within = f"{mark.partition('.0.')[0]}.0."
+    lists = [f"{name.removesuffix(mark)}{within}" for name in names if f".{name}".endswith(f".{mark}")]
+    inner = (name.removeprefix(one) for one in lists for name in names if name.startswith(one))
+    return all(re.match(family.layer, name) for name in inner)
