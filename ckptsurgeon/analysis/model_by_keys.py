@@ -27,8 +27,11 @@ NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 def summary_of_file(checkpoint: Checkpoint, codes: QuantisedTensors) -> ModelSummary | None:
     """Return what the metadata of a file (GGUF, whisper.cpp) or, if there is none, its keys show of a model.
 
-    ``codes`` are the quantised tensors of the checkpoint. The result is None if keys and shapes show no network.
+    ``codes`` are the quantised tensors of the checkpoint. The result is None if keys and shapes show no network, and
+    for one shard of a model, which does not show the other layers.
     """
+    if checkpoint.elsewhere:
+        return None
     found = summary_of_metadata(checkpoint.format, checkpoint.metadata)
     if found is None:
         found = summary_of_keys(checkpoint, (*checkpoint, *checkpoint.codes.names.values()))

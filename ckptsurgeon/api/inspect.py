@@ -90,7 +90,8 @@ def inspect(
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
     """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json.
 
-    If there is neither, keys and shapes show what they can; the result is None if they show no layers.
+    If there is neither, keys and shapes show what they can; the result is None if they show no layers, or for one
+    shard of a model. The weights of an adapter are not those of the model in config.json: they are not counted.
     """
     from ..analysis.model_summary import summary_of_config, summary_of_metadata, with_weights
 
@@ -98,9 +99,10 @@ def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSu
     of_file = summary_of_metadata(checkpoint.format, checkpoint.metadata) is not None or checkpoint.header.stored
     config = {} if of_file or folder is None else folder.config
     found = summary_of_config(config) if config else None
+    is_adapter = adapter_of(checkpoint)[0] is not None
     if found is not None:
-        return with_weights(found, checkpoint, checkpoint.ties, codes)
-    if adapter_of(checkpoint)[0] is not None:
+        return found if is_adapter else with_weights(found, checkpoint, checkpoint.ties, codes)
+    if is_adapter:
         return None
     from ..analysis.model_by_keys import summary_of_file
 

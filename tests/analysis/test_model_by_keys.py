@@ -180,3 +180,28 @@ def test_few_blocks_of_a_convolutional_network_are_not_its_layers() -> None:
                for part in ("conv1.weight", "bn1.weight")}  # fmt: skip
     save_file(tensors | {"fc.weight": torch.ones(2, 2)}, "x.safetensors")
     assert str(cs.inspect("x.safetensors").model) == "ResNet (by its keys), 28 parameters, float32"
+
+
+def test_parameters_of_an_adapter_are_not_those_of_its_model() -> None:
+    at = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    save_file({at.format(n, one): torch.ones(2, 8) for n in range(2) for one in "AB"}, "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    Path("adapter_config.json").write_text(json.dumps(settings))
+    sizes = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 8}
+    Path("config.json").write_text(json.dumps(sizes))
+    assert str(cs.inspect(".").model) == "LlamaForCausalLM, 2 layers, 8 wide"
+
+
+def test_one_shard_does_not_show_the_whole_model() -> None:
+    state = llama(3)
+    parts = [{key: value for key, value in state.items() if (".2." in key) == last} for last in (False, True)]
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name, part in zip(names, parts, strict=True):
+        save_file(part, name)
+    shards = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    Path("model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    assert cs.inspect(names[0]).model is None
+    assert "by its keys" not in cs.open_checkpoint(names[0])._repr_html_()
+    assert str(cs.inspect(".").model) == "Llama (by its keys), 3 layers, 4 wide, 336 parameters, bfloat16, float32"
+    Path("config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3}))
+    assert cs.inspect(names[0]).model is None
