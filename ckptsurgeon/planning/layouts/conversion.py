@@ -68,8 +68,10 @@ def conversion(
         check_named(unknown, family, source, targets[0], label)
         check_complete(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
-    found = (_Conversion(source, target, numbers, network, unknown, family.routed) for target in _distinct(targets))
-    best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
+    found = [_Conversion(source, target, numbers, network, unknown, family.routed) for target in _distinct(targets)]
+    best = min(found, key=_rank)
+    same = [one for one in found if one.target.name == best.target.name and _rank(one) == _rank(best)]
+    unsure = best.target.unsure if len(same) > 1 else ""
     if not is_part:
         check_named(best.odd, family, source, best.target, label)
         if family.routed:
@@ -78,7 +80,7 @@ def conversion(
     check_fit((source, best.target), config, label)
     change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
     sized = head_size_note(tensors, config, numbers, best.rows)
-    return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [sized])))
+    return LayoutConversion(change, source, best.target, best.derived, (*best.notes, *filter(None, [unsure, sized])))
 
 
 @notes_of(NoteKind.SERIOUS)
@@ -112,6 +114,11 @@ def _distinct(targets: Sequence[Layout]) -> list[Layout]:
         maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
         found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
     return [*found.values()]
+
+
+def _rank(found: _Conversion) -> tuple[int, bool]:
+    """Return the number of tensors without a name, and whether the layout has an output head: smaller is better."""
+    return found.unnamed, not found.target.is_bare
 
 
 class _Conversion:
@@ -157,7 +164,7 @@ class _Conversion:
         self.exclude += (*unused, *others)
         covered |= {key for keys in others.values() for key in keys}
         self.odd = [*unknown, *(key for key in self._now if key not in covered)]
-        settings = [one for one in (source.settings, target.settings, target.written) if one]
+        settings = [one for one in (source.settings, source.read, target.settings, target.written) if one]
         self.notes = (*self._left(computed, tied, unused), *self._aside(network.tensors), *added, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:

@@ -73,10 +73,11 @@ class Layout:
     reason; a pattern may have the names of any layout of the family. ``fits`` is a function that returns whether
     tensors, among them all marks, have the shapes of this layout. ``settings`` is a note on a difference that no tensor
     shows: how the library's network differs from the network of transformers. config.json may have to say this.
-    ``written`` is a note on tensors that get this layout. ``unfit`` is a function that returns why a network with the
-    given configuration cannot have this layout, as the library computes something else; None if it can. ``beside_list``
-    is for layers that are not in the list of layers: it maps their prefixes to the prefixes that they would have in the
-    list.
+    ``written`` is a note on tensors that get this layout, ``read`` on tensors that had it. ``unsure`` is a note that is
+    given if the configuration is not known, and another layout of this name has names for as many tensors. ``unfit`` is
+    a function that returns why a network with the given configuration cannot have this layout, as the library computes
+    something else; None if it can. ``beside_list`` is for layers that are not in the list of layers: it maps their
+    prefixes to the prefixes that they would have in the list.
     """
 
     name: str
@@ -96,6 +97,8 @@ class Layout:
     fits: Callable[[Tensors], bool] = lambda tensors: True
     settings: str = ""
     written: str = ""
+    read: str = ""
+    unsure: str = ""
     only_read: bool = False
     only_written: bool = False
     omits: Mapping[str, str] = field(default_factory=dict)

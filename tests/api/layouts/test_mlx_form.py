@@ -124,6 +124,35 @@ def test_dots_has_its_stacks_in_another_module_than_glm() -> None:
         assert f"model.layers.1.mlp.{module}.up_proj.weight" in cs.open_checkpoint(f"{module}-mlx")
 
 
+def test_without_a_configuration_a_note_says_which_of_two_layouts_is_written() -> None:
+    golden = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+    shutil.copy(golden / "glm-moe.dots" / "transformers.safetensors", "model.safetensors")
+    notes = [str(note) for note in cs.convert("model.safetensors", layout="mlx").notes]
+    assert [one for one in notes if one.startswith("model_type is not known: written as for GLM-4.5")]
+    Path("config.json").write_text(json.dumps({"model_type": "dots1"}))
+    assert "model_type is not known" not in str(cs.convert("model.safetensors", layout="mlx").notes)
+
+
+def test_each_direction_says_what_becomes_of_norms_with_a_1() -> None:
+    source = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "qwen3-next"
+    norm = "model.layers.0.input_layernorm.weight"
+    state = {key: value.bfloat16() for key, value in load_file(source / "transformers.safetensors").items()}
+    state[norm] = torch.tensor([3e-8, 1.2e-6] * 8, dtype=torch.bfloat16)
+    save_file(state, "model.safetensors")
+    there = cs.convert("model.safetensors", layout="mlx")
+    assert "norms become float32" in str(there.notes)
+    assert "by at most 6e-8" in str(there.notes)
+    cs.apply(there, "mlx.safetensors")
+    back = cs.convert("mlx.safetensors", layout="transformers")
+    assert "norms are float32, without the 1 that MLX stores in them" in str(back.notes)
+    assert "norms become" not in str(back.notes)
+    cs.apply(back, "back.safetensors")
+    found = load_file("back.safetensors")[norm]
+    assert found.dtype == torch.float32
+    change = (found - state[norm].float()).abs().max().item()
+    assert 0 < change <= 6e-8
+
+
 def test_latent_attention_whose_rows_fit_no_number_of_heads_is_an_error() -> None:
     path = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "deepseek"
     tensors = load_file(path / "transformers.safetensors")

@@ -11,7 +11,7 @@ from typing import Any
 from ..changes import Stacked
 from ..layout import Unfit
 
-__all__ = ["ALIKE", "MLX", "MLX_TESTED", "mlx_stacks", "unfit_for_modules", "unfit_for_switch"]
+__all__ = ["ALIKE", "MLX", "MLX_TESTED", "UNSURE", "mlx_stacks", "unfit_for_modules", "unfit_for_switch"]
 
 MLX, MLX_TESTED = "MLX (mlx-lm)", "mlx-lm 0.32.2"
 ALIKE = ("llama",)
@@ -30,6 +30,11 @@ def mlx_stacks(experts: Sequence[str], module: str) -> tuple[Stacked, ...]:
 
 _DOTS = "dots1"
 """The ``model_type`` of networks whose stacks mlx-lm has in the module ``experts``, not in ``switch_mlp``."""
+UNSURE = (
+    "model_type is not known: written as for GLM-4.5, with experts in mlp.switch_mlp; mlx-lm has those of dots.llm1 in "
+    "mlp.experts: for dots.llm1, put its config.json beside the weights"
+)
+"""A note for weights that may be those of GLM-4.5 or of dots.llm1."""
 _HINT = "Correct model_type in config.json."
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..changes import Fused, Stacked
 from ..layout import NO_NUMBERS, Change, Family, Layout, Numbers, Tensors
 from .megatron_mlp import Experts, expert_layouts
-from .mlx import MLX, MLX_TESTED, mlx_stacks, unfit_for_modules, unfit_for_switch
+from .mlx import MLX, MLX_TESTED, UNSURE, mlx_stacks, unfit_for_modules, unfit_for_switch
 from .mlx_latent import latent_changes, unfit_for_joined, unfit_for_latent
 from .predictors import Layers, alike, change_of_layer, copies, layers_of, own_names
 
@@ -97,12 +97,12 @@ class RoutedDecoder:
 
     def _in_mlx(self, layers: Layers) -> Iterator[Layout]:
         """Yield the layouts of MLX: that of GLM-4.5, and that of dots.llm1, which has its stacks in another module."""
-        for module, changes, unfit in (
-            ("switch_mlp", _SWITCH, unfit_for_switch),
-            ("experts", _MODULES, unfit_for_modules),
+        for module, changes, unfit, unsure in (
+            ("switch_mlp", _SWITCH, unfit_for_switch, UNSURE),
+            ("experts", _MODULES, unfit_for_modules, ""),
         ):
             stacks = self._form("mlx", layers, (), f"{module}.gate_proj.weight", changes)
-            yield replace(stacks, library=MLX, tested=MLX_TESTED, unfit=unfit)
+            yield replace(stacks, library=MLX, tested=MLX_TESTED, unfit=unfit, unsure=unsure)
 
     def _latent_in_mlx(self, layers: Layers) -> Iterator[Layout]:
         """Yield the layouts of MLX with multi-latent attention: that of DeepSeek-V2, and that of all later networks."""
