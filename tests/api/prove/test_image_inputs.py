@@ -16,7 +16,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.prove.inputs import given_inputs
-from ckptsurgeon.api.prove.media import image_files, image_inputs
+from ckptsurgeon.api.prove.media import folder_files, image_files, image_inputs
 from ckptsurgeon.api.prove.media.image_files import read_images
 from tests import ROOT
 
@@ -378,7 +378,7 @@ def test_many_images_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "MOST_PIXELS", 40 * 50 + 41 * 50)
     with pytest.raises(cs.ConfigError, match="the images in photos have more pixels than the limit of 4,050"):
         read_images("photos")
-    monkeypatch.setattr(image_files, "MOST_IMAGES", 2)
+    monkeypatch.setattr(folder_files, "MOST", 2)
     with pytest.raises(cs.ConfigError, match="the folder photos has 3 images, but at most 2 are allowed"):
         read_images("photos")
 

@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.prove.inputs import given_inputs
-from ckptsurgeon.api.prove.media import sound_inputs
+from ckptsurgeon.api.prove.media import folder_files, sound_inputs
 
 transformers = pytest.importorskip("transformers")
 soundfile = pytest.importorskip("soundfile")
@@ -130,7 +130,7 @@ def test_sounds_that_cannot_be_used_are_errors(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sound_inputs, "MOST_SAMPLES", 3199)
     with pytest.raises(cs.ConfigError, match="the sounds of clips have more samples than the limit of 3,199"):
         given_inputs("clips", model, "a")
-    monkeypatch.setattr(sound_inputs, "MOST_SOUNDS", 1)
+    monkeypatch.setattr(folder_files, "MOST", 1)
     with pytest.raises(cs.ConfigError, match="the folder clips has 2 sounds, but at most 1 are allowed"):
         given_inputs("clips", model, "a")
     monkeypatch.setitem(sys.modules, "soundfile", None)  # as if it were not installed

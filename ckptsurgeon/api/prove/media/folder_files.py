@@ -1,13 +1,33 @@
-"""Finds the images or sounds of a folder by their suffixes."""
+"""Finds the images or sounds of a folder by their suffixes, within a limit."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-from ....util.text import natural_key
+from ....errors import ConfigError
+from ....util.text import escape, natural_key
 
-__all__ = ["files_with"]
+__all__ = ["files_of", "files_with"]
+
+MOST = 1024
+"""The largest number of images or sounds of a batch, which runs at once."""
+
+
+def files_of(path: str, suffixes: Sequence[str], what: str) -> tuple[list[str], int]:
+    """Return the files with these suffixes of the folder ``path``, and the number of its other files.
+
+    A single file is returned as it is. Raises ConfigError if there are too many files; its message calls them ``what``.
+    """
+    if not os.path.isdir(path):
+        return [path], 0
+    names, left_out = files_with(suffixes, path)
+    if len(names) > MOST:
+        raise ConfigError(
+            f"the folder {escape(path)} has {len(names):,} {what}, but at most {MOST:,} are allowed.",
+            hint="They run in one batch: give a folder with fewer.",
+        )
+    return names, left_out
 
 
 def files_with(suffixes: Sequence[str], folder: str) -> tuple[list[str], int]:

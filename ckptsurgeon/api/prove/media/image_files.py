@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import ConfigError
 from ....storage.small_files import open_file
 from ....util.text import count, escape, listing
-from .folder_files import files_with
+from .folder_files import files_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,8 +22,6 @@ __all__ = ["SUFFIXES", "Images", "read_images"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """The formats that Pillow may read: for others, it runs programs, such as Ghostscript for EPS."""
-MOST_IMAGES = 1024
-"""The largest number of images of a batch, which runs at once."""
 MOST_PIXELS = 1 << 29
 """The largest number of pixels of all images; decoded, they take 1.5 GiB."""
 CLIPPED = ("I", "F")
@@ -55,7 +53,7 @@ def read_images(path: str) -> Images:
     images or pixels than the limits allow.
     """
     _check_pillow()
-    names, left_out = _names(path)
+    names, left_out = files_of(path, SUFFIXES, "images")
     images, animated, pixels = [], [], 0
     for name in names:
         with _opened(name) as image:
@@ -74,22 +72,6 @@ def _check_pillow() -> None:
             f"images need the package pillow, which cannot be imported: {error}.",
             hint="Run pip install 'ckptsurgeon[images]'.",
         ) from error
-
-
-def _names(path: str) -> tuple[list[str], int]:
-    """Return the paths of the images at ``path``, and the number of other files in the folder, without hidden files.
-
-    A single file is returned as it is. Raises ConfigError if the folder has too many images.
-    """
-    if not os.path.isdir(path):
-        return [path], 0
-    names, left_out = files_with(SUFFIXES, path)
-    if len(names) > MOST_IMAGES:
-        raise ConfigError(
-            f"the folder {escape(path)} has {len(names):,} images, but at most {MOST_IMAGES:,} are allowed.",
-            hint="They run in one batch: give a folder with fewer.",
-        )
-    return names, left_out
 
 
 def _check_pixels(path: str, pixels: int) -> None:

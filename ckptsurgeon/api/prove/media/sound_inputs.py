@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -12,14 +11,12 @@ from torch import Tensor
 
 from ....errors import ConfigError
 from ....util.text import count, escape
-from .folder_files import files_with
+from .folder_files import files_of
 from .processors import open_processor
 
 __all__ = ["SUFFIXES", "sound_inputs"]
 
 SUFFIXES = (".wav", ".flac", ".ogg")
-MOST_SOUNDS = 1024
-"""The largest number of sounds of a batch, which runs at once."""
 MOST_SAMPLES = 1 << 27
 """The largest number of samples of a batch; in float32, they take half a gigabyte."""
 
@@ -31,7 +28,7 @@ def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
     cut to the shortest, unless the feature extractor in the model's ``folder`` makes them equal, as Whisper's.
     Channels are averaged. Raises ConfigError if a sound cannot be read, or has another sample rate than the model.
     """
-    names, left_out = _names(path)
+    names, left_out = files_of(path, SUFFIXES, "sounds")
     extractor = open_processor(folder, "AutoFeatureExtractor")
     waves = _waves(path, names, extractor.sampling_rate)
     made = [_extracted(extractor, wave) for wave in waves]
@@ -42,22 +39,6 @@ def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
     arguments = {name: torch.cat([one[name] for one in made]) for name in made[0]}
     others = f"without {count(left_out, 'other file')}" if left_out else ""
     return arguments, ", ".join(filter(None, (cut, others)))
-
-
-def _names(path: str) -> tuple[list[str], int]:
-    """Return the paths of the sounds at ``path`` in natural order, and the number of other files in the folder.
-
-    A single file is returned as it is. Hidden files do not count. Raises ConfigError if there are too many sounds.
-    """
-    if not os.path.isdir(path):
-        return [path], 0
-    names, left_out = files_with(SUFFIXES, path)
-    if len(names) > MOST_SOUNDS:
-        raise ConfigError(
-            f"the folder {escape(path)} has {len(names):,} sounds, but at most {MOST_SOUNDS:,} are allowed.",
-            hint="They run in one batch: give a folder with fewer.",
-        )
-    return names, left_out
 
 
 def _waves(path: str, names: Sequence[str], rate: int) -> list[Any]:
