@@ -98,6 +98,26 @@ def test_sounds_that_the_extractor_makes_equal_are_not_cut() -> None:
     assert not found.notes
 
 
+def test_the_end_of_a_sound_that_the_extractor_drops_is_said() -> None:
+    model = whisper()
+    read = clips({"0.wav": 4 * RATE, "1.wav": RATE, "2.wav": RATE + 1})
+    found = given_inputs("clips", model, "a")
+    assert torch.equal(found.arguments["input_features"], extracted(*read.values())["input_features"])
+    assert found.notes == (
+        "the inputs are input_features (3, 80, 100), decoder_input_ids (3, 1) from clips (only the first 1 s of 2 sounds)",
+    )
+    alone = given_inputs("clips/0.wav", model, "a")
+    assert alone.unused == "only the first 1 s of 1 sound"
+    assert not given_inputs("clips/1.wav", model, "a").notes
+
+
+def test_an_extractor_that_divides_long_sounds_drops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recogniser()
+    clips({"0.wav": 3200})
+    monkeypatch.setattr(transformers.Wav2Vec2FeatureExtractor, "n_samples", 1600, raising=False)
+    assert not given_inputs("clips", model, "a").notes
+
+
 def test_statistics_of_a_folder_are_means_over_its_sounds() -> None:
     """Gram matrices of two clips are the mean of those of each clip."""
     recogniser()

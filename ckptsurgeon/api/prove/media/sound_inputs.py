@@ -25,8 +25,9 @@ def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
     """Return the arguments of ``forward`` for the sounds at ``path``, and a text on unused parts; "" if there are none.
 
     ``path`` is a file, or a folder with sounds, which make one batch without padding: sounds of different lengths are
-    cut to the shortest, unless the feature extractor in the model's ``folder`` makes them equal, as Whisper's.
-    Channels are averaged. Raises ConfigError if a sound cannot be read, or has another sample rate than the model.
+    cut to the shortest, unless the feature extractor in the model's ``folder`` makes them equal, as Whisper's, which
+    drops what is longer than 30 seconds. Channels are averaged. Raises ConfigError if a sound cannot be read, or has
+    another sample rate than the model.
     """
     names, left_out = files_of(path, SUFFIXES, "sounds")
     extractor = open_processor(folder, "AutoFeatureExtractor")
@@ -36,9 +37,22 @@ def sound_inputs(path: str, folder: str) -> tuple[dict[str, Tensor], str]:
     cut = f"only the first {shortest / extractor.sampling_rate:.2f} s of each" if not _are_alike(made) else ""
     if cut:
         made = [_extracted(extractor, wave[:shortest]) for wave in waves]
+    else:
+        cut = _dropped(extractor, waves, made)
     arguments = {name: torch.cat([one[name] for one in made]) for name in made[0]}
     others = f"without {count(left_out, 'other file')}" if left_out else ""
     return arguments, ", ".join(filter(None, (cut, others)))
+
+
+def _dropped(extractor: Any, waves: Sequence[Any], made: Sequence[Mapping[str, Tensor]]) -> str:
+    """Return a text on sounds whose end the extractor drops, because they are longer than its ``n_samples``; else ''.
+
+    ``made`` are the arguments for each sound. Some extractors divide longer sounds, and drop nothing.
+    """
+    limit = int(getattr(extractor, "n_samples", 0))
+    longer = [(wave[:limit], one) for wave, one in zip(waves, made, strict=True) if 0 < limit < len(wave)]
+    dropped = sum(_are_equal(_extracted(extractor, begin), one) for begin, one in longer)
+    return f"only the first {limit / extractor.sampling_rate:g} s of {count(dropped, 'sound')}" if dropped else ""
 
 
 def _waves(path: str, names: Sequence[str], rate: int) -> list[Any]:
@@ -88,3 +102,7 @@ def _extracted(extractor: Any, wave: Any) -> Mapping[str, Tensor]:
 def _are_alike(made: Sequence[Mapping[str, Tensor]]) -> bool:
     """Return whether the arguments of all sounds have the same shapes, so that they make one batch."""
     return len({tuple((name, value.shape) for name, value in one.items()) for one in made}) == 1
+
+
+def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
