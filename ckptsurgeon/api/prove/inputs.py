@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -214,10 +215,13 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
 
 
 def _kind_of_folder(path: str) -> str:
-    """Return a suffix of the images, or else of the sounds, in a folder; raises ConfigError if it has neither."""
-    for suffixes in (OF_IMAGES, OF_SOUNDS):
-        if files_with(suffixes, path)[0]:
-            return suffixes[0]
+    """Return a suffix of the images or of the sounds in a folder: of more files, or, for equally many, of the images.
+
+    Raises ConfigError if the folder has neither.
+    """
+    most, number = max(((kind, len(files_with(kind, path)[0])) for kind in (OF_IMAGES, OF_SOUNDS)), key=itemgetter(1))
+    if number:
+        return most[0]
     raise ConfigError(
         f"the folder {escape(path)} has neither images nor sounds.",
         hint=f"Give a folder that has them itself, not in subfolders: {', '.join((*OF_SOUNDS, *OF_IMAGES))}.",

@@ -158,6 +158,21 @@ def test_sounds_that_cannot_be_used_are_errors(monkeypatch: pytest.MonkeyPatch) 
         given_inputs("clips/0.wav", model, "a")
 
 
+@pytest.mark.parametrize(("images", "sounds"), [(1, 2), (2, 1), (1, 1)])
+def test_a_folder_of_images_and_sounds_is_one_of_what_it_has_more_of(images: int, sounds: int) -> None:
+    """A picture of the cover among sounds is left out, and said; it made the folder one of images."""
+    model = recogniser()
+    clips({f"{number}.wav": 1600 for number in range(sounds)})
+    for number in range(images):
+        Path(f"clips/cover{number}.jpg").write_bytes(b"no image")
+    if sounds > images:
+        found = given_inputs("clips", model, "a")
+        assert found.said == "input_values (2, 1600) from clips (without 1 other file)"
+    else:
+        with pytest.raises(cs.ConfigError, match="image"):
+            given_inputs("clips", model, "a")
+
+
 def test_a_folder_with_other_files_is_an_error_that_names_both_kinds() -> None:
     model = recogniser()
     Path("clips").mkdir()
