@@ -6,16 +6,20 @@ https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 __all__ = ["alone", "cores_of_process", "is_started_again", "number_of_processes", "rank_of_process"]
 
 OF_THE_JOB = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
     "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE",
+    "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE",
 )  # fmt: skip
-"""The variables that make a program take itself for one of several processes."""
+"""The variables that make a program take itself for one of several processes, or write where they do."""
+THREADS = "OMP_NUM_THREADS"
+"""``torchrun`` sets this to 1 if it starts several processes on a machine and the user has not set it."""
 
 
 def rank_of_process() -> int:
@@ -51,10 +55,35 @@ def is_started_again() -> bool:
 def alone() -> Iterator[None]:
     """Hide the ``torchrun`` job during the block: from this process, and from the programs that it starts.
 
-    Otherwise such a program, for example the one that evaluates a model, would wait for the other processes.
+    Otherwise such a program, for example the one that evaluates a model, would wait for the other processes. If
+    ``torchrun`` has limited each process to one thread, they may use the cores of this process. The number of restarts
+    stays, because ``is_started_again`` reads it.
     """
-    hidden = {name: os.environ.pop(name) for name in OF_THE_JOB if name in os.environ}
+    names = (*OF_THE_JOB, THREADS) if _is_limited() else OF_THE_JOB
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        with _all_threads_of_torch() if THREADS in hidden else nullcontext():
+            yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _is_limited() -> bool:
+    """Return whether ``torchrun`` has probably limited this process to one thread."""
+    several = os.environ.get("LOCAL_WORLD_SIZE", "") not in ("", "1")
+    return several and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get(THREADS) == "1"
+
+
+@contextmanager
+def _all_threads_of_torch() -> Iterator[None]:
+    """Let torch, which read the limit when it was imported, compute on all cores of this process during the block."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores_of_process())
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        torch.set_num_threads(before)
