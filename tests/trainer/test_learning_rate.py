@@ -193,6 +193,6 @@ def test_a_tri_stage_that_never_falls_is_said() -> None:
 
 
 def test_a_size_in_clips_beside_one_in_seconds_is_said() -> None:
-    said = "train.batch_size has no effect with train.batch_seconds"
+    said = "train.batch_size has no effect on training with train.batch_seconds"
     assert said in useless_settings(Settings(batch_seconds=9.0, batch_size=7))
     assert not useless_settings(Settings(batch_seconds=9.0)) + useless_settings(Settings(batch_size=7))

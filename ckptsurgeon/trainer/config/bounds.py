@@ -174,7 +174,7 @@ def _without_effect(made: Settings) -> list[str]:
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]
     if made.batch_seconds is not None and made.batch_size != usual.batch_size:
-        without.append("train.batch_size has no effect with train.batch_seconds")
+        without.append("train.batch_size has no effect on training with train.batch_seconds")
     own = {"hold": ("tri_stage",), **dict.fromkeys(("anneal", "anneal_patience", "anneal_threshold"), ANNEALED)}
     return without + [
         f"train.{name} has no effect with train.schedule {made.schedule}; only {' and '.join(kinds)} would use it"
