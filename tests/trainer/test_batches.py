@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.config.settings import Augment, Data, Settings
 from ckptsurgeon.trainer.data.loader import Batches
-from ckptsurgeon.trainer.data.split import resolve_paths
+from ckptsurgeon.trainer.data.split import Split, resolve_paths
 from ckptsurgeon.trainer.tasks._task import Batch
 from ckptsurgeon.trainer.tasks.ctc import CTC
 
@@ -217,11 +217,20 @@ def test_clips_that_are_longer_than_a_batch_are_counted() -> None:
     lengths = sorted(task().splits()["train"].split.lengths)
     assert len(task(batch_seconds=0.5).notes()) == 1
     few, most = (sum(length > seconds for length in lengths) for seconds in (lengths[-2], 0.1))
-    said = f"train.batch_seconds is 0.1, but {most} clips of train are longer, up to {lengths[-1]:.3g} s: each is a batch of its own"
+    said = f"train.batch_seconds is 0.1, but {most} clips of train are longer, up to {lengths[-1]:.2f} s: each is a batch of its own"
     assert (few, most) == (1, len(lengths))
     assert task(batch_seconds=0.1).notes()[1:] == [said]
     (one,) = task(batch_seconds=lengths[-2]).notes()[1:]
     assert "but 1 clip of train is longer" in one
+
+
+def test_a_long_clip_is_said_in_seconds_without_an_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus("train.csv", TEXTS)
+    made = task(batch_seconds=600)
+    monkeypatch.setattr(Split, "lengths", [*[0.5] * (len(TEXTS) - 1), 1234.0])
+    assert made.notes()[1:] == [
+        "train.batch_seconds is 600, but 1 clip of train is longer, up to 1234.00 s: each is a batch of its own"
+    ]
 
 
 @pytest.mark.parametrize("of", [2, 3, 5])

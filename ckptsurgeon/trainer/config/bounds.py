@@ -163,7 +163,7 @@ def _never_falls(made: Settings) -> Iterator[str]:
     """Yield a note if the last stage of ``tri_stage`` is never reached."""
     if made.schedule == "tri_stage" and made.warmup + made.hold >= made.steps:
         yield (
-            f"train.warmup {made.warmup} and train.hold {made.hold} last to train.steps {made.steps}: with "
+            f"train.warmup {made.warmup} + train.hold {made.hold} is not below train.steps {made.steps}: with "
             "train.schedule tri_stage, the learning rate never falls"
         )
 

@@ -128,7 +128,7 @@ class SoundTask(ABC):
             return []
         return [
             f"train.batch_seconds is {seconds:g}, but {count(longer, 'clip')} of {split.name} "
-            f"{'is' if longer == 1 else 'are'} longer, up to {max(split.lengths):.3g} s: each is a batch of its own"
+            f"{'is' if longer == 1 else 'are'} longer, up to {max(split.lengths):.2f} s: each is a batch of its own"
         ]
 
     def example(self, clip: Clip) -> dict[str, Any]:
