@@ -21,6 +21,7 @@ from ckptsurgeon.trainer.data.labels import Labels
 from ckptsurgeon.trainer.data.source import BatchStream
 from ckptsurgeon.trainer.job.assembly import build_job
 from ckptsurgeon.trainer.log import read_log
+from ckptsurgeon.trainer.tasks import speechbrain
 from ckptsurgeon.trainer.tasks._load import load_task
 from ckptsurgeon.trainer.tasks._task import Batch, begin_step
 from ckptsurgeon.trainer.tasks.speechbrain import BrainBatch, Tokenizer, entries_used
@@ -210,6 +211,16 @@ def test_a_brains_epochs_are_those_of_the_batches(size: dict[str, Any]) -> None:
             found.append(job.task._epoch)
     assert found == wanted
     assert max(wanted) > 2
+
+
+def test_a_resumed_run_does_not_make_the_batches_of_earlier_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shuffled each of them before its first step, although every epoch has as many batches."""
+    write(batch_size=5)
+    job = build_job("net.yaml", device="cpu")
+    model, _ = job.model()
+    monkeypatch.setattr(speechbrain, "epoch_batches", None)  # cannot be called
+    begin_step(job.task, model, 3000)
+    assert job.task._epoch == 1001  # of 12 clips in 3 batches
 
 
 def test_other_entries_have_the_modules_that_are_trained() -> None:

@@ -12,6 +12,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -84,8 +85,11 @@ class SpeechBrain(TranscribedTask):
     def _epoch_of(self, number: int) -> int:
         """Return the epoch, counted from 1, of the batch with this number, counted from 0 over the whole run."""
         self._lengths = self._lengths or self.split("train").lengths
+        size = self.batch_size()
+        if size.seconds is None:
+            return 1 + number // ceil(len(self._lengths) / size.clips)
         while not self._ends or self._ends[-1] <= number:
-            epoch, size = len(self._ends), self.batch_size()
+            epoch = len(self._ends)
             batches = epoch_batches(self._lengths, size, seed=self.settings.seed, epoch=epoch)
             self._ends.append((self._ends[-1] if self._ends else 0) + len(batches))
         return 1 + bisect.bisect_right(self._ends, number)
