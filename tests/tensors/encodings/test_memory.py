@@ -1,4 +1,4 @@
-"""The memory that decoding and encoding again take does not grow with the tensor, whatever the encoding."""
+"""The memory that decoding and encoding again take does not grow with the tensor, in three encodings."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 PLANS = {"decoded": "cs.convert('m', dequantize=True, dtype='bfloat16')", "kept": "cs.average(['m', 'm'])"}
 ENCODINGS = ["fp8-channel", "int8", "nvfp4-packed"]
+"""One of 8-bit floats with a scale for each row, one of integers, and one of 4-bit codes with scales for blocks."""
 
 
 def repeated(row: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -51,6 +52,6 @@ def peak(name: str, plan: str, rows: int, columns: int) -> int:
 @pytest.mark.long
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_the_memory_of_each_encoding_is_bounded(name: str, plan: str) -> None:
+def test_the_memory_of_floats_integers_and_4_bit_codes_is_bounded(name: str, plan: str) -> None:
     interpreter = peak(name, PLANS[plan], 64, 256)
     assert peak(name, PLANS[plan], ROWS, COLUMNS) - interpreter < LIMIT
