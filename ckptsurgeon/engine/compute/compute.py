@@ -17,7 +17,7 @@ from ...tensors.decoders._decoder import decode_rounded
 from ...tensors.decoders._tables import is_looked_up
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Decoded, Encoded, TensorInfo
-from ...tensors.ops.casts import CastLosses, cast, raw_dtype, widened
+from ...tensors.ops.casts import CACHED, CastLosses, cast, raw_dtype, widened
 from ...tensors.ops.means import average, largest, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
 from ...util.text import escape
@@ -180,9 +180,6 @@ many threads, blocks are smaller, so that all threads together take no more memo
 
 DOUBLES = 4 * 8
 """The bytes of memory for each element of a tensor that is read, weighted and summed in double precision."""
-
-CACHED = 1 << 17
-"""How many elements are summed in double precision at once: as many as fit in a core's cache."""
 
 Computed = tuple[int, Array, CastLosses]
 """A block: its offset in the tensor in bytes, its values (in the type of ``raw_dtype``), the counts of lost values."""

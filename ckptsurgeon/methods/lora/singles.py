@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...tensors.ops.casts import CastLosses, cast, count_special, raw_dtype, to_bfloat16, widened
+from ...tensors.ops.casts import CACHED, CastLosses, cast, count_special, raw_dtype, to_bfloat16, widened
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
 from .products import LowRankChange, changed, joined
@@ -28,9 +28,6 @@ In single precision they would be too inexact, or overflow."""
 
 EVEN, PADDING = 256, 16
 """Products whose number of columns is a multiple of ``EVEN`` get ``PADDING`` more columns while they are computed."""
-
-CACHED = 1 << 17
-"""How many values of the base are widened, added to and rounded at once: so few stay in a core's cache meanwhile."""
 
 TILE = 1 << 19
 """A product is computed in blocks of rows with at most this many elements, or of one row.

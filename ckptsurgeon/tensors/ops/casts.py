@@ -17,6 +17,7 @@ from .regions import Array
 from .small_floats import SMALL_FLOATS, from_small, to_small
 
 __all__ = [
+    "CACHED",
     "CastLosses",
     "cast",
     "count_nonzero",
@@ -26,6 +27,9 @@ __all__ = [
     "to_bfloat16",
     "widened",
 ]
+
+CACHED = 1 << 17
+"""How many values are computed at once: so few stay in a core's cache meanwhile. Each call of NumPy takes time, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +135,12 @@ def _narrowed(plain: Array, dtype: str) -> Array:
     return plain.astype(raw_dtype(dtype))
 
 
-CACHED = 1 << 17
-"""How many values are rounded to bfloat16 at once.
-
-Their bits are read and written six times; so few bits stay in a core's cache meanwhile."""
-
-
 def to_bfloat16(values: Array, *, keeps_nan: bool = False) -> Array:
     """Return the bits of float32 values rounded to the nearest bfloat16, ties to even; each NaN becomes torch's NaN.
 
-    With ``keeps_nan``, NaN is not looked for, and gets other bits. Then the last 16 bits of each NaN must be 0, as in
-    sums with bfloat16: rounding turns some others into numbers.
+    Only ``CACHED`` values are rounded at once, because their bits are read and written six times. With ``keeps_nan``,
+    NaN is not looked for, and gets other bits. Then the last 16 bits of each NaN must be 0, as in sums with bfloat16:
+    rounding turns some others into numbers.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     made = np.empty(flat.shape, "<u2")

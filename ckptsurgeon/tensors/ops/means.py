@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import PlanError
 from ...util.text import count
 from ..dtypes import DTYPES
-from .casts import CastLosses, cast, raw_dtype, widened
+from .casts import CACHED, CastLosses, cast, raw_dtype, widened
 from .powers import odd_ones, power_of, with_exponents
 from .regions import Array
 
@@ -110,10 +110,6 @@ def _odd(values: Array) -> Array:
     return near.reshape(values.shape)
 
 
-PIECE = 1 << 17
-"""How many elements are computed in double precision at once: as many as fit in a core's cache."""
-
-
 def scaled(values: Array, dtype: str, factor: float) -> Array:
     """Return values multiplied by ``factor``, rounded to their dtype; raises PlanError if a value becomes infinite."""
     single, power = _is_exact_in_single(dtype, factor), power_of(dtype, factor)
@@ -200,8 +196,8 @@ def _in_pieces(compute: Callable[[slice], tuple[Array, CastLosses]], size: int, 
     So double precision needs memory for one piece only.
     """
     made, lost = np.empty(size, raw_dtype(dtype)), CastLosses()
-    for begin in range(0, size, PIECE):
-        at = slice(begin, begin + PIECE)
+    for begin in range(0, size, CACHED):
+        at = slice(begin, begin + CACHED)
         with np.errstate(all="ignore"):  # values that become infinite are counted
             made[at], more = compute(at)
         lost += more

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..dtypes import DTYPES
-from .casts import cast
+from .casts import CACHED, cast
 from .mixed_numbers import random_halves, random_words
 from .regions import Array, Box, box_shape
 
@@ -60,13 +60,9 @@ def noisy_factors(
 
 def _parts(box: Box) -> list[Box]:
     """Return parts of ``box`` along its first dimension that are computed one after the other."""
-    most = max(1, _AT_ONCE // max(1, prod(end - begin for begin, end in box[1:])))
+    most = max(1, CACHED // max(1, prod(end - begin for begin, end in box[1:])))
     begin, end = box[0]
     return [((first, min(first + most, end)), *box[1:]) for first in range(begin, max(end, begin + 1), most)]
-
-
-_AT_ONCE = 1 << 17
-"""How many elements are computed at once: as many as fit in a core's cache. Each call of NumPy takes time, too."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_a_part_has_the_factors_of_the_whole(dim: int, wide: str, monkeypatch: p
     for rows, columns in (((3, 11), (4, 9)), ((5, 9), (1, 12)), ((0, 12), (3, 4)), ((7, 8), (0, 12))):
         part = noisy_factors(shape, (rows, columns), dim, RUNS, 0.5, 3, wide)
         assert np.array_equal(part, factors[slice(*rows), slice(*columns)])
-    monkeypatch.setattr("ckptsurgeon.tensors.ops.noise._AT_ONCE", 30)
+    monkeypatch.setattr("ckptsurgeon.tensors.ops.noise.CACHED", 30)
     assert np.array_equal(noisy_factors(shape, whole, dim, RUNS, 0.5, 3, wide), factors)
     assert noisy_factors(shape, ((0, 0), whole[1]), dim, RUNS, 0.5, 3, wide).shape == (0, shape[1])
 
