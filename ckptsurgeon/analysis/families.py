@@ -58,7 +58,7 @@ FAMILIES = (
     _Family("T5", ("encoder.block.0.layer.0.SelfAttention.q.weight",),
             r"layer\.0\.(SelfAttention|EncDecAttention|DenseReluDense|layer_norm)\."),
     _Family("CLIP", ("text_model.encoder.layers.0.self_attn.q_proj.weight", "vision_model.embeddings.class_embedding",
-                     "logit_scale")),
+                     "vision_model.pre_layrnorm.weight", "logit_scale")),
     _Family("WavLM", ("encoder.layers.0.attention.gru_rel_pos_linear.weight",)),
     _Family("", ("encoder.pos_conv_embed.layers.0.conv.weight",)),  # data2vec
     _Family("", ("encoder.upsample.projection.weight",)),  # SEW
@@ -101,7 +101,7 @@ FAMILIES = (
     _Family("GPT-2", ("h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "wpe.weight", "ln_f.weight"),
             r"(attn|mlp|ln_1|ln_2)\."),
     _Family("GPT-NeoX", ("layers.0.attention.query_key_value.weight", "layers.0.mlp.dense_h_to_4h.weight",
-                         "embed_in.weight")),
+                         "embed_in.weight", "layers.0.mlp.dense_h_to_4h.bias")),
     _Family("BLOOM", ("word_embeddings_layernorm.weight", "h.0.self_attention.query_key_value.weight")),
     _Family("Falcon", ("h.0.self_attention.query_key_value.weight", "h.0.mlp.dense_h_to_4h.weight",
                        "word_embeddings.weight")),

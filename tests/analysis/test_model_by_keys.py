@@ -86,7 +86,8 @@ def test_a_recorded_network_is_named_right_or_not_at_all(path: Path) -> None:
     [
         ("olmo2", {}), ("siglip", {}), ("trocr", {}), ("pegasus", {}), ("mbart", {}), ("glm4", {}), ("cohere", {}),
         ("stablelm", {}), ("exaone4", {}), ("granite_swa", {}), ("data2vec-audio", {}), ("moonshine", {}),
-        ("switch_transformers", {}), ("deit", {}), ("yolos", {}), ("layoutlm", {}), ("jamba", {}),
+        ("switch_transformers", {}), ("deit", {}), ("yolos", {}), ("layoutlm", {}), ("jamba", {}), ("owlvit", {}),
+        ("gpt_neox_japanese", {"num_hidden_layers": 2}),
     ],
 )  # fmt: skip
 def test_a_family_that_is_not_known_has_no_name(kind: str, fields: dict[str, Any]) -> None:
