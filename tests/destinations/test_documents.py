@@ -37,7 +37,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {name: hybrid_asr}", "needs a token list"),
         ("model: {name: hybrid_asr, tokens: missing.txt}", r"missing.txt \(field tokens\) cannot be read"),
         ("model: {name: hybrid_asr, d_modle: 3}", "no field 'd_modle'. Did you mean d_model"),
-        ("model: {tensors: []}", "not a map"),
+        ("model: {tensors: []}", "must map"),
         ("model: {tensors: {a: {dtype: float32}}}", "has no shape"),
         ("model: {tensors: {a: {shape: 3}}}", "not a list of sizes"),
         ("model: {tensors: {a: {shape: [-1]}}}", "not a list of sizes"),

@@ -143,7 +143,11 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
     ("kind", "asked", "error"),
     [
         ("llama", {"model_type": "mixtral"}, "the number of experts is not given"),
-        ("llama", {"model_type": "mixtral", "set": {"num_local_experts": 0}}, 'num_local_experts=0"? is not a number'),
+        (
+            "llama",
+            {"model_type": "mixtral", "set": {"num_local_experts": 0}},
+            'num_local_experts=0"? is not a whole number',
+        ),
         ("llama", {"model_type": "mixtral", "set": {"num_local_experts": 1}}, "each token would use 2 of 1 expert"),
         ("llama", {"model_type": "llama", "set": MOE}, "has this type already"),
         ("llama", {"model_type": "mixtrall", "set": MOE}, "no model_type 'mixtrall'"),

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
     "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a whole number above 0"),
     "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a whole number above 0"),
-    "not whole": ({"set": {"hidden_size": 1e3}}, cs.ConfigError, "hidden_size=1000.0 is not a whole number above 0"),
+    "not whole": ({"set": {"hidden_size": 1e3}}, cs.ConfigError, 'hidden_size=1000.0"? is not a whole number above 0'),
     "no positions": ({"set": {"max_position_embeddings": 0}}, cs.ConfigError, "is not a whole number above 0"),
     "no multiple": ({"set": {"hidden_size": 24}, "new_width": "copy"}, cs.PlanError, "is not a multiple of 16"),
     "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only be made larger"),
@@ -248,7 +248,7 @@ EXPERTS: dict[str, tuple[dict[str, int], str]] = {
     "experts": ({"n_routed_experts": 7}, "n_routed_experts 7: the router .* divides the experts into 2 groups"),
     "used groups": ({"topk_group": 3}, "topk_group 3 is more than n_group 2"),
     "groups of one": ({"n_group": 8}, "n_routed_experts is 8 and n_group is 8, so each group has one expert"),
-    "one in each group": ({"n_routed_experts": 2}, r"n_routed_experts 2 in 2 groups"),
+    "one in each group": ({"n_routed_experts": 2}, "n_routed_experts is 2 and n_group is 2"),
     "used in groups": (
         {"n_group": 4, "num_experts_per_tok": 3},
         "num_experts_per_tok 3 is more than the 2 experts of the groups that each token uses",
