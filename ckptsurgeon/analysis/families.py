@@ -143,7 +143,7 @@ def family_by_keys(names: Iterable[str]) -> str:
 
 
 def _ends(name: str) -> list[str]:
-    """Return a key, and what is left of it without its first names, one after the other."""
+    """Return the endings of a key that begin at one of its names: for "a.b.c", "a.b.c", "b.c" and "c"."""
     parts = name.split(".")
     return [".".join(parts[place:]) for place in range(len(parts))]
 

@@ -122,7 +122,7 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: Checkpoi
 def _as_codes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     """Return ``fit`` with the number of quantised weights of a checkpoint, if the destination is not quantised.
 
-    If only one of the two is quantised, its codes are no values that a cast could make or take.
+    If only one of the two is quantised, a cast cannot make its codes, or turn them into weights.
     """
     here, there = checkpoint.codes, find_codes(target.tensors)
     if bool(here) == bool(there):

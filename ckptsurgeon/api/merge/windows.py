@@ -142,7 +142,8 @@ def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
     name = os.path.basename(folder)  # '' if the path ends in a slash
     if name and name == _file_name(name) and not os.path.lexists(folder):
         raise OutputError(
-            f"{escape(folder)} is the name of a file, but a moving average writes {count(len(names), 'file')}.",
+            f"{escape(folder)} is the name of a file, but a moving average writes a folder (here of "
+            f"{count(len(names), 'file')}).",
             hint=f"Name a folder for them: {escape(os.path.splitext(folder)[0])}/.",
         )
     try:

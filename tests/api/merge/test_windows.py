@@ -76,7 +76,9 @@ def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
 
 
 def test_a_folder_for_means_is_not_named_like_a_file() -> None:
-    with pytest.raises(cs.OutputError, match=r"mean\.pth is the name of a file, but a moving average writes 4 files"):
+    with pytest.raises(
+        cs.OutputError, match=r"mean\.pth is the name of a file, but a moving average writes a folder \(here of 4 files"
+    ):
         cs.average_windows(PATHS, "mean.pth", window=2)
     assert not Path("mean.pth").exists()
     cs.average_windows(PATHS, "means.pth/", window=2)  # the slash says that a folder is meant

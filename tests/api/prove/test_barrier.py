@@ -200,7 +200,7 @@ BY_LOSSES = "judge a mean of them by its losses, on inputs with labels"
 
 @pytest.mark.parametrize("inputs", ["", "texts.safetensors", "labelled.safetensors"])
 def test_unrelated_networks_are_said_to_be_unrelated(inputs: str, ckpt: Run) -> None:
-    """A low barrier of distances to two networks with nothing in common is no advice to merge them."""
+    """If two networks have nothing in common, a low barrier of distances does not mean that a merge is useful."""
     llama("a", 0)
     llama("b", 1)
     ids = texts()
