@@ -44,7 +44,8 @@ def summary_of_keys(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> 
     ``names`` are the names of the weights: the keys, with those of quantised weights. The layers are the longest list
     of modules, if it has over half of the tensors; with a decoder, the lists of encoder and decoder.
     """
-    if any(mark in key for key in tensors for mark in OTHERS):
+    text = "\n".join(tensors)  # one search in the text of all keys takes a tenth of the time of one in each key
+    if any(mark in text for mark in OTHERS):
         return None
     name, lists = family_by_keys(names), _lists(tensors)
     main = max(lists, key=lambda path: (len(lists[path].keys), path), default="")
@@ -86,7 +87,7 @@ def _width(tensors: Mapping[str, TensorInfo], keys: Iterable[str]) -> int | None
     Norms within a mixer and those of queries and keys have sizes of their own: they do not count. A size that
     embeddings have, too, is preferred.
     """
-    sizes = [tensors[key].shape for key in keys if NORM.search(key) and not INNER.search(key)]
-    found = Counter(shape[0] for shape in sizes if len(shape) == 1)
-    rows = {info.shape[-1] for key, info in tensors.items() if "embed" in key.lower() and len(info.shape) == 2}
+    vectors = [key for key in keys if len(tensors[key].shape) == 1]
+    found = Counter(tensors[key].shape[0] for key in vectors if NORM.search(key) and not INNER.search(key))
+    rows = {info.shape[-1] for key, info in tensors.items() if len(info.shape) == 2 and "embed" in key.lower()}
     return max(found, key=lambda size: (size in rows, found[size], size), default=None)
