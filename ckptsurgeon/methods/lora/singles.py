@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...tensors.ops.casts import CACHED, CastLosses, cast, count_special, raw_dtype, to_bfloat16, widened
+from ...tensors.ops.casts import CACHED, CastLosses, bfloat16_sums, cast, count_special, raw_dtype, widened
 from ...tensors.ops.regions import Array
 from .decomposition import multiplied
 from .products import LowRankChange, changed, joined
@@ -70,19 +70,15 @@ class SingleProducts:
     def _sums(self, base: Array, begin: int) -> Array:
         """Return ``base`` with the products of the factors added, rounded; sums that are too large are infinite."""
         total = self._product(begin, begin + len(base))
+        if self._dtype == self._base_dtype == "bfloat16":
+            return bfloat16_sums(base, total)  # rows with NaN are computed again, so its bits do not matter
         made = np.empty(base.shape, raw_dtype(self._dtype))
         size = max(1, CACHED // base.shape[1])
         for top in range(0, len(base), size):
             wide = self._wide(base[top : top + size])
             sums = np.add(wide, total[top : top + size], out=None if self._base_dtype == "float32" else wide)
-            made[top : top + size] = self._rounded(sums)
+            made[top : top + size] = cast(sums, "float32", self._dtype)[0]
         return made
-
-    def _rounded(self, sums: Array) -> Array:
-        """Return sums rounded to ``dtype``; rows with NaN are computed again, so its bits do not matter."""
-        if self._dtype == self._base_dtype == "bfloat16":
-            return to_bfloat16(sums, keeps_nan=True)
-        return cast(sums, "float32", self._dtype)[0]
 
     def _wide(self, base: Array) -> Array:
         """Return rows of the base in single precision."""

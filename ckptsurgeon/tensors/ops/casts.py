@@ -19,6 +19,7 @@ from .small_floats import SMALL_FLOATS, from_small, to_small
 __all__ = [
     "CACHED",
     "CastLosses",
+    "bfloat16_sums",
     "cast",
     "count_nonzero",
     "count_special",
@@ -135,12 +136,10 @@ def _narrowed(plain: Array, dtype: str) -> Array:
     return plain.astype(raw_dtype(dtype))
 
 
-def to_bfloat16(values: Array, *, keeps_nan: bool = False) -> Array:
+def to_bfloat16(values: Array) -> Array:
     """Return the bits of float32 values rounded to the nearest bfloat16, ties to even; each NaN becomes torch's NaN.
 
-    Only ``CACHED`` values are rounded at once, because their bits are read and written six times. With ``keeps_nan``,
-    NaN is not looked for, and gets other bits. Then the last 16 bits of each NaN must be 0, as in sums with bfloat16:
-    rounding turns some others into numbers.
+    Only ``CACHED`` values are rounded at once, because their bits are read and written six times.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     made = np.empty(flat.shape, "<u2")
@@ -148,9 +147,29 @@ def to_bfloat16(values: Array, *, keeps_nan: bool = False) -> Array:
     for begin in range(0, flat.size, CACHED):
         some, bits = flat[begin : begin + CACHED], made[begin : begin + CACHED]
         _round_bits(some, rounded[: flat.size - begin], bits)
-        if not keeps_nan and np.isnan(some.max()):  # the largest value is NaN if any is
+        if np.isnan(some.max()):  # the largest value is NaN if any is
             bits[np.isnan(some)] = 0x7FC0
     return made.reshape(values.shape)
+
+
+def bfloat16_sums(base: Array, change: Array) -> Array:
+    """Return the bits of ``base + change``, rounded as ``to_bfloat16`` rounds; NaN keeps other bits than torch's.
+
+    ``base`` is a matrix of bfloat16 bits, ``change`` a matrix of float32 of the same shape. No NaN becomes a number,
+    because the last 16 bits of a NaN in such a sum are 0. A few rows are computed at once, in the same memory for all.
+    """
+    made = np.empty(base.shape, "<u2")
+    rows = max(1, CACHED // 2 // max(1, base.shape[1]))
+    wide, rounded = np.empty((2, min(rows, len(base)), base.shape[1]), "<u4")
+    for top in range(0, len(base), rows):
+        some = base[top : top + rows]
+        bits = wide[: len(some)]
+        np.copyto(bits, some)
+        bits <<= np.uint32(16)
+        sums = bits.view("<f4")
+        sums += change[top : top + rows]
+        _round_bits(sums, rounded[: len(some)], made[top : top + rows])
+    return made
 
 
 def _round_bits(values: Array, rounded: Array, made: Array) -> None:

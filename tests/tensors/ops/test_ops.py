@@ -101,15 +101,21 @@ def test_values_are_rounded_to_bfloat16_a_few_at_a_time(size: int, monkeypatch: 
     assert np.array_equal(whole == 0x7FC0, np.isnan(values))
 
 
-def test_nan_of_bfloat16_stays_nan_without_being_looked_for() -> None:
-    every = casts.widened(raw(every_16_bits(torch.bfloat16)), "bfloat16")
+@pytest.mark.parametrize("size", [1, 600, 1 << 20])
+def test_sums_of_bfloat16_values_are_rounded_and_nan_stays_nan(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = raw(every_16_bits(torch.bfloat16)).reshape(-1, 256)
+    change = np.random.default_rng(3).standard_normal(base.shape, "<f4")
+    change[::17, ::5] *= np.float32(1e37)
+    change[1::17, ::5] *= np.float32(1e-40)
+    change[3, 4], change[5, 6] = np.nan, np.inf
     with np.errstate(all="ignore"):
-        sums = every + np.float32(1)
-    kept, wanted = casts.to_bfloat16(sums, keeps_nan=True), casts.to_bfloat16(sums)
+        sums = casts.widened(base, "bfloat16") + change
+        monkeypatch.setattr(casts, "CACHED", size)
+        made, wanted = casts.bfloat16_sums(base, change), casts.to_bfloat16(sums)
     is_nan = np.isnan(sums)
     assert is_nan.any()
-    assert np.isnan(casts.widened(kept[is_nan], "bfloat16")).all()
-    assert np.array_equal(kept[~is_nan], wanted[~is_nan])
+    assert np.isnan(casts.widened(made[is_nan], "bfloat16")).all()
+    assert np.array_equal(made[~is_nan], wanted[~is_nan])
 
 
 def test_what_becomes_infinite_is_counted() -> None:
