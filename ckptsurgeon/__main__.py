@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run ``ckpt`` as the whole program and return its exit code."""
+    """Run the command in ``sys.argv`` and return its exit code; it is only called if ``ckpt`` is the whole process."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the parent may have set SIG_IGN
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .cli import main as run

@@ -1,4 +1,4 @@
-"""The families of networks that the names of weights show."""
+"""Recognises the family of a network, such as llama, by the names of its weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["family_by_keys"]
 
 
 class _Family(NamedTuple):
-    """A family: its name ('' if several have these names), and ends of keys that each of its networks has.
+    """A family of networks, recognised by ``marks``: ends of keys that each network of the family has.
 
-    If ``layer`` is given, it matches the beginnings of all names in the layers of the first mark. A layer with any
-    other name is a layer of another family.
+    ``name`` is '' if several families have these keys. ``layer``, if given, is a regular expression that matches the
+    beginning of every name in a layer. The layers are the list of modules in the first mark. A network with any other
+    name in a layer is of another family.
     """
 
     name: str
@@ -131,8 +132,8 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 def family_by_keys(names: Iterable[str]) -> str:
     """Return the family of networks that uses these names for its weights; '' if it is not known.
 
-    Families with the same names cannot be told apart: a Mistral is a Llama by its keys, and a RoBERTa a BERT. All
-    layers are regarded, since the first ones may differ from the others.
+    Families with the same names cannot be told apart: a Mistral is a Llama by its keys, and a RoBERTa a BERT. The names
+    of all layers are compared, because the first layers may differ from the others.
     """
     found = {_NUMBER.sub("0", name) for name in names}
     ends = {end for name in found for end in _ends(name)}
@@ -143,13 +144,16 @@ def family_by_keys(names: Iterable[str]) -> str:
 
 
 def _ends(name: str) -> list[str]:
-    """Return the endings of a key that begin at one of its names: for "a.b.c", "a.b.c", "b.c" and "c"."""
+    """Return the endings of a key that begin with one of its segments: "a.b.c", "b.c" and "c" for "a.b.c"."""
     parts = name.split(".")
     return [".".join(parts[place:]) for place in range(len(parts))]
 
 
 def _has_no_others(family: _Family, names: set[str]) -> bool:
-    """Return whether all names in the layers that have the first mark are names of the family's layers."""
+    """Return whether all tensors in the layers of a network have names that layers of ``family`` have.
+
+    ``names`` are all keys of the network, with 0 in place of each number.
+    """
     if not family.layer:
         return True
     mark = family.marks[0]

@@ -39,7 +39,8 @@ class KnownFamily:
 class FoundLayout:
     """A layout that a checkpoint may have, and the layouts of its family, ``targets``, to which it can be converted.
 
-    If there are no targets, ``why`` is the reason for the first one, such as a tensor that is missing from a layer.
+    If there are no targets, ``why`` says why the conversion to the first of these layouts fails: a layer lacks a
+    tensor, for example.
     """
 
     family: str

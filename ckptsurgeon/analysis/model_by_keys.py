@@ -25,7 +25,7 @@ NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 def summary_of_file(checkpoint: Checkpoint, codes: QuantisedTensors) -> ModelSummary | None:
-    """Return what the metadata of a file (GGUF, whisper.cpp) or, if there is none, its keys show of a model.
+    """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), else from keys and shapes.
 
     ``codes`` are the quantised tensors of the checkpoint. The result is None if keys and shapes show no network, and
     for one shard of a model, which does not show the other layers.
@@ -84,8 +84,8 @@ def _lists(keys: Iterable[str]) -> dict[str, _Modules]:
 def _width(tensors: Mapping[str, TensorInfo], keys: Iterable[str]) -> int | None:
     """Return the size that most norms of layers have; None if the layers have no norms.
 
-    Norms within a mixer and those of queries and keys have sizes of their own: they do not count. A size that
-    embeddings have, too, is preferred.
+    Norms inside a mixer such as attention, and norms of queries and keys, are left out, because they have other sizes.
+    A size that embeddings have, too, is preferred.
     """
     vectors = [key for key in keys if len(tensors[key].shape) == 1]
     found = Counter(tensors[key].shape[0] for key in vectors if NORM.search(key) and not INNER.search(key))

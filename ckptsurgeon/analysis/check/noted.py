@@ -1,4 +1,4 @@
-"""Findings for notes on a checkpoint."""
+"""Turns notes on a checkpoint into findings of a check."""
 
 from __future__ import annotations
 

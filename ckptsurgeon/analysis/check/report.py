@@ -21,7 +21,7 @@ Figure: TypeAlias = int | float | str | None
 
 
 class Status(Enum):
-    """The outcome of a check."""
+    """The outcome of a check: PASS, WARN, FAIL or NOT RUN."""
 
     PASS = "PASS"
     WARN = "WARN"

@@ -48,7 +48,7 @@ class ShardFacts:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys in its header."""
+        """The keys of all tensors in the header, including truncated tensors and invalid entries."""
         return frozenset((*self.tensors, *self.cut, *self.unsound))
 
 

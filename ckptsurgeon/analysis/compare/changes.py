@@ -40,8 +40,8 @@ class ModelChange:
     """Sums over the values of a model. ``values`` is their number, ``changed`` the number of changed values.
 
     ``gap`` is the sum of the squares of the changes, ``base`` the sum of the squares of the base's values. Values that
-    are NaN or infinite, in the base or in any of the models, are left out. ``not_finite`` is the number of those that
-    differ from the base's in this model.
+    are NaN or infinite, in the base or in any of the models, are left out. ``not_finite`` is the number of left-out
+    values that differ between this model and the base.
     """
 
     values: int = 0

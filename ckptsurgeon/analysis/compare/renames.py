@@ -69,9 +69,10 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if there are ``replaced`` names, which rules give to other tensors: these tensors must go first.
+    """Yield a note if the rename rules give other tensors the names ``replaced``: their present tensors must go first.
 
-    ``replaced`` are names in the first checkpoint of tensors that the second checkpoint lacks.
+    ``replaced`` are the names that these tensors, which the second checkpoint lacks, have in the first checkpoint. They
+    must be filtered out before the rules are applied.
     """
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
@@ -82,11 +83,10 @@ def _to_remove(replaced: Set[str]) -> Iterator[str]:
 def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
     """Return the pairs (old name, new name) without false renames; ``both`` are the keys in both checkpoints.
 
-    Pairs can follow each other: the new name of a tensor is the old name of the next tensor. The last new name may be
-    the key of a tensor that is not renamed. If the first old name is not in the second checkpoint, that tensor was
-    replaced: for example, the first layer was removed, and all others moved down. If both checkpoints have all names of
-    such a sequence, nothing was renamed: for example, a tensor was copied over another and then trained, so that both
-    have changed.
+    Pairs can form a chain: a -> b, b -> c, where c is in both checkpoints but is not renamed itself. If the second
+    checkpoint lacks a, the tensor c was replaced, and the renames are real: for example, layer 0 (c) was removed, and
+    all later layers moved down by one. If both checkpoints have all names of the chain, its pairs are left out: for
+    example, b is a copy of the old a, and a was trained afterwards.
     """
     left = {key: new for key, new in pairs.items() if new != key}
     old_names = {new: key for key, new in left.items()}

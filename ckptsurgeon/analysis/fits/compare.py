@@ -66,7 +66,7 @@ def _as_loaded(source: Mapping[str, TensorInfo], wanted: Collection[str]) -> dic
 
 
 def _counters(wanted: Collection[str]) -> Iterator[str]:
-    """Yield the keys of counters of batches in batch norms; torch adds these to a state dict without module versions.
+    """Yield the keys ``num_batches_tracked`` of batch norms, which torch adds to a state dict without module versions.
 
     See ``_NormBase._load_from_state_dict`` in torch/nn/modules/batchnorm.py.
     """
@@ -103,8 +103,8 @@ def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str
     """Yield (key, other key) for each tied key that a source may lack, because the other key has the same tensor.
 
     These are keys that the destination's library ties itself. A destination without such a library needs every key. If
-    a source has none of the keys of a tensor, all of them are yielded except the key that the library stores. So only
-    that key is reported as missing.
+    a source has none of the tied keys of a tensor, all of these keys are yielded except the one that the library
+    stores. So only the stored key is reported as missing.
     """
     groups: dict[str, list[str]] = {}
     for alias, owner in target.ties.items():

@@ -85,17 +85,17 @@ class Fit(InNotebooks):
 
     @property
     def _fits_decoded(self) -> bool:
-        """Whether decoding alone makes a quantised checkpoint fit: no other names, and no other shapes once decoded.
+        """Whether decoding alone makes a quantised checkpoint fit: no key, and no shape of a decoded weight, is wrong.
 
-        ``mismatched`` cannot tell: packed codes have other shapes than their weights. ``counts`` has other classes if
-        shapes really differ.
+        ``mismatched`` does not show this, because packed codes have other shapes than their weights. If shapes of
+        decoded weights differ, ``counts`` has other classes than those of decoded tensors.
         """
         others = {name for name, number in self.counts.items() if number} - DECODED
         return bool(self.quantised and self.command) and not (self.renamed or others)
 
     @property
     def strictly(self) -> str:
-        """Why ``load_state_dict(strict=True)`` fails for a checkpoint that ``from_pretrained`` loads; else empty."""
+        """Why ``load_state_dict(strict=True)`` fails although ``from_pretrained`` loads the checkpoint; else ''."""
         return f"load_state_dict(strict=True) alone would fail: {', '.join(self._faults())}" if self.loader else ""
 
     def _faults(self) -> Iterator[str]:

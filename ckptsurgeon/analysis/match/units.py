@@ -162,7 +162,9 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield pairs (a, b): kinds of units, as indices, of the first and the second state dict that may correspond.
+        """Yield the pairs of kinds of module groups that may correspond.
+
+        Kinds are given by their indices, the kind in the first state dict first.
 
         Both kinds have a module with the same layer numbers, tensor names and shapes.
         """
@@ -243,9 +245,9 @@ class FreeUnits:
         return table[np.ix_([row_of[a] for a in rows], [column_of[b] for b in columns])]
 
     def _joined(self) -> list[int]:
-        """Return, for each kind of the first state dict, the kind that stands for all kinds in the same subset.
+        """Return, for each kind of module groups in the first state dict, one kind that represents its whole subset.
 
-        The subsets are those that ``islands`` yields. A kind is given by its index.
+        The subsets are those that ``islands`` yields. Kinds are given by their indices.
         """
         above = list(range(len(self._first.free)))
 

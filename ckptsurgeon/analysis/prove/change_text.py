@@ -1,4 +1,4 @@
-"""Texts on how a weight has changed: it is another weight of the first network, has moved rows, or moved experts."""
+"""Texts on how a weight differs: it equals another weight of the first network, or its rows or experts were moved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def share_text(value: float) -> str:
 
 
 def _origin(one: ChangedTensor) -> str:
-    """Return a text on how a changed weight came about; '' if it is not known."""
+    """Return a text on the weight, rows or experts of network A that a changed weight consists of; '' if unknown."""
     if one.equals:
         return f": it is {escape(one.equals)} of A"
     if one.experts:

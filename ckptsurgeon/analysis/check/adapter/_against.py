@@ -13,7 +13,7 @@ def no_adapter(subject: Subject) -> str:
 
 
 def no_base(subject: Subject) -> str:
-    """Return why an adapter cannot be compared with its base: not an adapter, or no base given. '' if it can."""
+    """Return why an adapter cannot be compared with its base (it is not an adapter, or no base was given); else ''."""
     if why := no_adapter(subject):
         return why
     return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"

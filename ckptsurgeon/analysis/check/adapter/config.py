@@ -1,4 +1,4 @@
-"""Checks that adapter_config.json describes the factors: ranks, modules, settings."""
+"""Checks that adapter_config.json describes the stored LoRA factors A and B: their ranks, modules and settings."""
 
 from __future__ import annotations
 

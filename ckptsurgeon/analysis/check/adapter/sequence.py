@@ -40,7 +40,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _gaps(numbers: set[int], missing: int) -> str:
-    """Return a text with the first ``SHOWN`` missing indices, and the number of further missing indices.
+    """Return a text such as "3, 5, 7, and 2 more": the first ``SHOWN`` missing indices, and the number of the others.
 
     ``numbers`` are the indices that exist; ``missing`` is the number of missing indices, which may be millions.
     """

@@ -1,4 +1,4 @@
-"""Checks that no factor of an adapter is zero, and no magnitude of DoRA.
+"""Checks that no factor A or B of an adapter, and no magnitude of DoRA, is all zeros.
 
 Before the first training step all B factors are zero (of embeddings, all A factors): the adapter has no effect.
 """

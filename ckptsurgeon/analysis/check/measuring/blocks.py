@@ -31,9 +31,9 @@ class Block:
 
     ``box`` is set for tensors that are not stored as contiguous plain bytes.
 
-    ``columns`` is the number of columns if the rows of a matrix are measured, else 0. ``step`` is the number of bytes
-    from one word to the next if words of the block are kept (see ``repeats``), else 0. ``is_sampled`` is true if the
-    sums of the values may be estimated from a part of the block.
+    ``columns`` is the number of columns if the rows of a matrix are measured, else 0. ``step`` is the distance in bytes
+    between the 8-byte samples that are kept to find repeated bytes (see ``repeats``); 0 if none are kept.
+    ``is_sampled`` is true if the sums of the values may be estimated from a part of the block.
     """
 
     key: str
@@ -70,8 +70,9 @@ def is_measured(info: TensorInfo) -> bool:
 def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Iterator[Block]:
     """Yield the blocks of a tensor.
 
-    With ``by_row``, each block of a matrix consists of whole rows, and each row is measured; but not if a row is larger
-    than a block. ``step`` is the number of bytes from one kept word to the next, 0 to keep no words (see ``repeats``).
+    With ``by_row``, each block of a matrix consists of whole rows, and each row is measured, unless a row is larger
+    than a block. ``step`` is the distance in bytes between the 8-byte samples that are kept to find repeated bytes (see
+    ``repeats``); 0 to keep none.
     """
     dtype = DTYPES[info.dtype]
     if not info.is_plain or info.storage is None:

@@ -27,8 +27,8 @@ class Figures:
     ``number`` is the number of finite values, ``total`` their sum, ``squares`` the sum of their squares. ``low`` and
     ``high`` are their extremes; if there are no finite values, ``low`` is inf and ``high`` is -inf. ``negative_zeros``
     are counted only for the usual 8-bit floats (e4m3fn, e5m2). The sums of a large tensor are estimates (see ``sums``).
-    In floats of 8 bits and in float16, so are the numbers of denormals and of negative zeros; but ``negative_zeros`` is
-    0 only if there are none.
+    For 8-bit floats and float16, the numbers of denormals and of negative zeros are estimates, too; but
+    ``negative_zeros`` is 0 only if there are none.
     """
 
     number: int = 0
@@ -102,10 +102,10 @@ def figures_of(
 
 
 def _floats(raw: Array, work: Workspace, layout: FloatLayout, in_order: bool, sample: int | None) -> Figures:
-    """Return the figures of floats.
+    """Return the figures (counts, extremes, sums) of values of a float type, which ``raw`` has as bytes.
 
-    The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. They are
-    counted, in a second step, only if there are any.
+    The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. If there are
+    any, they are counted in a second step.
     """
     codes = raw.view(layout.codes)
     least, most, ends, has_negative = extremes(codes, layout)

@@ -20,10 +20,10 @@ __all__ = ["LAYOUTS", "FloatLayout", "as_floats", "as_floats_in_any_order", "ext
 class FloatLayout:
     """The layout of a float type. ``codes`` is the unsigned integer type of the same size.
 
-    ``infinity`` and ``normal`` are the codes of infinity and of the smallest number that is not denormal. For a type
-    of 16 bits, shifting the code to the left by ``shift`` gives the code of a float32 that is too small by ``factor``.
-    For a type of 8 bits, ``small`` is its name. If ``is_infinite`` is false, the type has no infinity, and ``infinity``
-    is the code of its NaN.
+    ``infinity`` and ``normal`` are the codes of infinity and of the smallest number that is not denormal. For a type of
+    16 bits, shifting the code to the left by ``shift`` gives the code of a float32 that is too small by ``factor``.
+    ``small`` is the name of the type if it has 8 bits, else ''. If ``is_infinite`` is false, the type has no infinity,
+    and ``infinity`` is the code of its NaN.
     """
 
     codes: np.dtype[Any]
@@ -46,12 +46,12 @@ class FloatLayout:
 
     @property
     def has_narrow_exponent(self) -> bool:
-        """Whether many weights of a usual size are denormal: in floats of 8 bits and in float16."""
+        """True for 8-bit floats and float16, in which many weights of a usual size are denormal."""
         return bool(self.small) or self.factor != 1
 
     @property
     def mask(self) -> np.int32:
-        """The bits of a float32 that a shifted code can set."""
+        """A mask of the bits of a float32 that can be set after a code was shifted by ``shift``."""
         return np.int32(((self.sign - 1) << self.shift) - (1 << 31))
 
 
@@ -66,10 +66,11 @@ LAYOUTS: Mapping[str, FloatLayout] = {
 
 
 def as_floats(codes: Array, out: Array, layout: FloatLayout) -> Array:
-    """Return the values of codes. Codes of 16 bits are converted to float32 in ``out``, by shifting their bits.
+    """Return the values of codes; codes of 16 bits are converted to float32 in ``out``, by shifting their bits.
 
-    The factor is needed because the exponent bias of float16 is smaller by 112 than the exponent bias of float32.
-    numpy's own conversion takes six times as long. Infinities and NaN may become finite: recognise them by their codes.
+    For float16, the shifted value is multiplied by 2**112, because its exponent bias is smaller by 112 than that of
+    float32. numpy's own conversion takes six times as long. Infinities and NaN may become finite: recognise them by
+    their codes.
 
     Values of 8-bit types are looked up: weights that were cast without scales are mostly denormal, and a processor
     takes 30 ns to multiply a denormal number.

@@ -58,7 +58,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Some words of a block, at equal distances (steps) in the file; the first is at the offset ``begin``."""
+    """Samples of 8 bytes (words) of a block, at equal distances in the file; the first is at the offset ``begin``."""
 
     begin: int
     values: Array
@@ -75,12 +75,12 @@ class _Tensor:
 
 
 def has_words(info: TensorInfo, *, is_code: bool) -> bool:
-    """Return whether a tensor's words are compared: yes for floats and codes, no for masks and indices."""
+    """Return whether a tensor is searched for repeated bytes: floats and codes are, masks and indices are not."""
     return info.is_plain and (is_code or DTYPES[info.dtype].kind not in ("int", "uint", "bool"))
 
 
 def step_of(nbytes: int) -> int:
-    """Return the number of bytes from one word to the next if ``nbytes`` bytes are read in all."""
+    """Return the distance in bytes between two samples (see ``Words``) if ``nbytes`` bytes are read in total."""
     step = STEP
     while nbytes > step * MOST_WORDS:
         step *= 2
@@ -88,7 +88,10 @@ def step_of(nbytes: int) -> int:
 
 
 def words_of(raw: Array, offset: int, step: int) -> Words | None:
-    """Return the words of a block whose bytes ``raw`` are at ``offset`` in its file; None if it has none."""
+    """Return the samples of a block; None if it is too short for a sample.
+
+    ``raw`` are the bytes of the block, ``offset`` is its offset in the file, ``step`` the distance between two samples.
+    """
     first = -offset % step
     number = (raw.size - first - WORD) // step + 1
     if number < 1:
@@ -102,9 +105,9 @@ def repeats(
     """Yield the repeats that begin or end in the middle of a row, and extend over several rows.
 
     These are faults, because programs copy whole rows (for new tokens, units or experts), or a part of each row (for
-    new inputs). ``words`` has samples of each tensor: 8 bytes in each ``step`` bytes. Words that occur in more than two
-    places are left out, because they may belong to a pattern. Of a long repeat, only the bytes around its beginning and
-    its end are read, and samples between them.
+    new inputs). ``words`` has samples of each tensor: 8 bytes in each ``step`` bytes. Samples that occur in more than
+    two places are left out, because they may belong to a pattern. Of a long repeat, only the bytes around its beginning
+    and its end are read, and samples between them.
     """
     by_file: dict[str, list[str]] = defaultdict(list)
     for key, info in tensors.items():
@@ -133,7 +136,10 @@ def _row(info: TensorInfo) -> int:
 
 
 def _runs(found: Sequence[Words], step: int) -> tuple[Array, Array, Array]:
-    """Return (positions of the first words, of the last words, distances) of the longest repeats."""
+    """Return three arrays for the longest repeats: offsets of their first samples, of their last samples, distances.
+
+    The bytes at these offsets occur a second time, ``distance`` bytes later.
+    """
     values = np.concatenate([one.values for one in found])
     few = _perhaps_equal(values)
     order = few[np.argsort(values[few])]
@@ -213,7 +219,10 @@ class _Repeats:
         return distance >= one.row or self._at(last + distance) is not one
 
     def _is_equal(self, begin: int, end: int, distance: int) -> bool:
-        """Return whether the bytes between the compared words of a repeat are equal, too."""
+        """Return whether the bytes between the samples of a repeat are equal, too.
+
+        A long repeat is compared only in ``SAMPLES`` places of ``SHORTEST`` bytes.
+        """
         step = max(SHORTEST, (end - begin) // SAMPLES)
         sizes = ((place, min(SHORTEST, end - place)) for place in range(begin, end, step))
         return not any(self._differing(place, size, distance).size for place, size in sizes)
@@ -278,7 +287,10 @@ class _Repeats:
         return self._is_varied(place - size, size)
 
     def _is_varied(self, place: int, number: int) -> bool:
-        """Return whether bytes have many different values, unlike the zeros with which many rows begin or end."""
+        """Return whether the ``number`` bytes at ``place`` have at least ``VALUES`` different values.
+
+        Many rows begin or end with zeros, which are a single value.
+        """
         return int(np.count_nonzero(np.bincount(self._read(place, number), minlength=256))) >= VALUES
 
     def _read(self, place: int, number: int) -> Array:

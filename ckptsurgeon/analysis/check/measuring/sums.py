@@ -1,9 +1,9 @@
 """The sum of values and the sum of their squares: of all values of a block, or estimated from a part of them.
 
 Standard deviations and means are compared within factors of eight and more. So one of 64 values of a large tensor
-suffices, and saves most of the conversion to float32. The sample has at least 128 runs. It also shows how many values
-are denormal, in dtypes in which that is usual. Extremes and counts of NaN, infinities and positive zeros are never
-estimated: a single NaN, or a page of zeros among weights, is a fault.
+suffices, and saves most of the conversion to float32. The sample has at least 128 runs of ``RUN`` neighbouring bytes.
+It also shows how many values are denormal, in dtypes in which that is usual. Extremes and counts of NaN, infinities and
+positive zeros are never estimated: a single NaN, or a page of zeros among weights, is a fault.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ estimate by a fifth if the value is in the sample. The estimate for the whole te
 
 
 def runs_of(raw: Array, number: int, out: Array) -> Array:
-    """Return one run from each group of 64 neighbouring runs of a block's bytes, in ``out``.
+    """Return a sample of a block's bytes, in ``out``: of each 64 neighbouring runs of ``RUN`` bytes, one run.
 
     ``number`` is the number of the block. The position of the run in its group differs from group to group and from
     block to block, because equal positions might always be the same columns of a matrix.
@@ -48,7 +48,7 @@ def runs_of(raw: Array, number: int, out: Array) -> Array:
 
 @lru_cache(512)
 def _places(groups: int, number: int) -> Array:
-    """Return the index of a run from each group."""
+    """Return, for each group of ``SHARE`` neighbouring runs of a block, the index of the run that is sampled."""
     group = np.arange(groups)
     found: Array = group * SHARE + ((group + 57 * number) * 40503 % 65521 >> 5) % SHARE  # as good as random, repeatable
     return found

@@ -35,5 +35,5 @@ def damaged(subject: Subject) -> str:
 
 
 def unconfigured(subject: Subject) -> str:
-    """Return why the configuration and the weights cannot be compared; '' if they can."""
+    """Return the reason why config.json and the weights cannot be compared; '' if they can be compared."""
     return subject.fault or ("" if subject.has_configuration else "there is no config.json next to the weights")

@@ -1,4 +1,4 @@
-"""Reports the notes of ckpt inspect that no other check reports: other contradictions between files of the folder."""
+"""Reports the notes of ``ckpt inspect`` that no other check reports, such as contradictions between two files."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _bits_of(subject: Subject, keys: Sequence[str]) -> str:
 
 
 def _odd_figures(subject: Subject, found: dict[str, Figures], below: list[str]) -> Iterator[Found]:
-    """Yield findings about scales with odd figures.
+    """Yield findings about scales with impossible or implausible values: NaN, zeros, negative or far too large values.
 
     ``found`` has the figures of all scales, ``below`` the keys of scales that are negative by mistake.
     """
@@ -280,7 +280,7 @@ def _is_signed(subject: Subject, key: str) -> bool:
 
 
 def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
-    """Return the keys of scales with both signs, if most tensors of scales of integer codes have both signs.
+    """Return the keys of scales of integer codes that have both signs; an empty set unless most such scales have both.
 
     AutoRound makes such scales. If only a few tensors have scales of both signs, the result is empty, so that their
     negative scales are reported. ``found`` has the figures of all scales, by key.

@@ -98,7 +98,10 @@ def _tables(subject: Subject) -> Iterator[Found]:
 
 
 def _sizes_of(subject: Subject, keys: Collection[str]) -> dict[str, float]:
-    """Return the root mean squares of plain tables, by key; without tables that are zero or not finite."""
+    """Return {key: root mean square} of the matrices ``keys`` (embeddings, heads) that are not quantised.
+
+    Matrices of zeros, and matrices with values that are not finite, are left out.
+    """
     found = {key: subject.measured[key].figures for key in keys if key in subject.measured and key not in subject.parts}
     return {key: one.rms for key, one in found.items() if one is not None and one.rms > 0 and isfinite(one.rms)}
 
@@ -131,7 +134,7 @@ def _decode(names: Collection[str]) -> str:
 
 
 def _inverse(subject: Subject) -> list[str]:
-    """Return the names of decoded weights whose scales seem to be inverse."""
+    """Return the names of decoded weights that are too large because their scales seem to be stored as reciprocals."""
     others = {*subject.odd.get(USUAL, ()), *subject.odd.get(SMALL, ())}
     large = dict.fromkeys((*subject.odd.get(LARGE, ()), *subject.odd.get(INVERSE, ())))
     return [name for name in large if name not in others]

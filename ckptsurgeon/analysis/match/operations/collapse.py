@@ -51,7 +51,10 @@ class _Keys:
         self.inside_forms = {_form(path) for path in self.inside}
 
     def alike(self, key: str, fixed: Sequence[tuple[int, str]]) -> set[str]:
-        """Return the keys that have the form of ``key`` and the pieces ``fixed``; none after ``TRIES`` comparisons."""
+        """Return the keys that differ from ``key`` only in numbers, and that have all ``fixed`` pieces: (index, piece).
+
+        Returns an empty set after ``TRIES`` comparisons in total, to bound the time.
+        """
         near = self.forms[_form(key)]
         self.left -= len(near)
         if self.left < 0:
@@ -74,7 +77,10 @@ def collapsed(steps: Sequence[Step], keys: Collection[str]) -> list[Row]:
 
 
 def _short(forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``forms`` without repeats: an operation can stack different numbers of tensors, all with the same form."""
+    """Return ``forms`` (keys with ``#`` for each number) without repeats.
+
+    So stacks of different numbers of tensors, whose keys all have one form, can be joined into one operation.
+    """
     return tuple(dict.fromkeys(forms))
 
 
@@ -127,7 +133,11 @@ def _written(step: Step, patterns: Sequence[str], into: Sequence[str]) -> dict[s
 
 @dataclass
 class _Column:
-    """The keys of one input in all steps: the pieces of the first key, and for each step the numbers that vary."""
+    """The keys that one input has in a group of similar steps, such as the same tensor of all layers.
+
+    ``parts`` are the pieces (names, dots and numbers) of the first key; ``rows`` has, for each step, the numbers that
+    differ between the steps.
+    """
 
     parts: list[str]
     rows: list[list[int]]
@@ -136,7 +146,7 @@ class _Column:
 
 
 def _together(steps: Sequence[Step], known: _Keys) -> Row | None:
-    """Return one operation for all steps of a group; None if no patterns express exactly these steps."""
+    """Return one operation with patterns that replaces all ``steps``; None if no patterns match exactly their keys."""
     first = steps[0]
     one = first.verb == "stack"
     inputs = [[key for step in steps for key in step.inputs]] if one else _transposed(step.inputs for step in steps)
@@ -164,7 +174,7 @@ def _transposed(rows: Iterable[Sequence[str]]) -> list[list[str]]:
 
 
 def _indexed(step: Step) -> str:
-    """Return the name of all results of an unstack, with ``{i}`` in place of the index."""
+    """Return the common name of the results of an unstack, with ``{i}`` in place of the index of each result."""
     if len(step.outputs) == 1:
         name, _, _ = step.outputs[0].rpartition(".")
         return f"{name}.{INDEX}"
@@ -197,7 +207,10 @@ def _pattern(column: _Column, keys: Sequence[str], known: _Keys) -> str | None:
 
 
 def _expression(column: _Column) -> str | None:
-    """Return a regular expression that lists the layer numbers; None if two numbers vary, or it is too long."""
+    """Return a regular expression that matches the keys of a column by a list of the numbers that differ between them.
+
+    Returns None if the keys differ in two numbers, or if the list is longer than ``EXPRESSION``.
+    """
     if len(column.names) > 1:
         return None
     at, name = next(iter(column.names.items()), (-1, ""))
@@ -209,7 +222,10 @@ def _expression(column: _Column) -> str | None:
 
 
 def _target(names: Sequence[str], columns: Sequence[_Column]) -> str | None:
-    """Return the pattern of a new name, with captures of the inputs' patterns; None if no capture gives a number."""
+    """Return one pattern for the new ``names``, in which captures of the inputs' patterns give the numbers.
+
+    Returns None if no capture gives one of the numbers, or if the names differ in something else.
+    """
     split = [pieces(name) for name in names]
     said: list[str] = []
     for at, parts in enumerate(zip(*split, strict=True)):
@@ -239,7 +255,7 @@ def _capture(numbers: Sequence[int], columns: Sequence[_Column], at: int) -> str
 
 
 def _has(column: _Column, name: str, place: int, rows: Sequence[Sequence[int]]) -> bool:
-    """Return whether the pattern of another input captures the same numbers under the same name."""
+    """Return whether the pattern of ``column`` captures ``name``, with the numbers at index ``place`` of ``rows``."""
     at = next((number for number, known in enumerate(column.names.values()) if known == name), None)
     return at is not None and all(mine[at] == row[place] for mine, row in zip(column.rows, rows, strict=True))
 

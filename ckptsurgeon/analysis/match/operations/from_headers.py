@@ -130,7 +130,7 @@ def _transposes(found: Proposal, source: Tensors) -> Iterator[Change]:
 
 
 def reordered(names: Mapping[str, str], orders: Mapping[str, tuple[str, int]]) -> Iterator[Change]:
-    """Yield the operations ``halves`` and ``pairs`` on queries and keys; ``orders`` maps a key to (verb, heads)."""
+    """Yield changes that reorder rows of queries and keys; ``orders`` maps a key to ("halves" or "pairs", heads)."""
     for key, (verb, heads) in orders.items():
         if key in names:
             yield Change((in_place(verb, key, ORDER, (("heads", heads),)),), {key: names[key]}, (key,), "name")

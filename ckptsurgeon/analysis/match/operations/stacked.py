@@ -68,9 +68,10 @@ def _layers(stacks: Tensors, singles: Tensors) -> list[tuple[list[str], list[lis
 
 
 def _stored_alike(found: Sequence[Stacked], singles: Tensors) -> Iterator[Stacked]:
-    """Yield the stacks ``found``.
+    """Yield the stacks ``found``, some of which are changed to stacks of transposed matrices.
 
-    A stack of square matrices counts as transposed if all other stacks with the same last segment in their keys are.
+    The shape of square matrices does not show whether they are transposed. They count as transposed if the matrices in
+    all other stacks with the same last segment in their keys are transposed.
     """
     kinds: dict[str, set[bool]] = defaultdict(set)
     for one in found:
@@ -87,7 +88,7 @@ def _is_square(info: TensorInfo) -> bool:
 
 
 def _named_parts(tensors: Tensors) -> dict[str, Parts]:
-    """Return {key: the parts of a block that the tensor may be}; ``experts.gate_proj`` counts as a module."""
+    """Return {key: parts of a transformer block that the tensor may be}; ``experts.gate_proj`` counts as a module."""
     leaves = ("weight", "bias", KERNEL)
     modules = {key: key if key.rpartition(".")[2] in leaves else f"{key}.weight" for key in tensors}
     parts = parts_of(modules.values())

@@ -34,9 +34,10 @@ DIMS = 5
 
 
 def arrangement(one: Tensor, other: Tensor, dtype: str, *, is_rounded: bool = False) -> Operations | None:
-    """Return the operations that give ``one`` the shape and the sample of ``other``; None if there are none.
+    """Return the operations after which ``one`` has the shape, and the first and last elements, of ``other``.
 
-    If ``is_rounded`` is true, the samples may differ by the rounding of float16 and bfloat16.
+    Returns None if there are none. If ``is_rounded`` is true, these elements may differ by the rounding of float16 and
+    bfloat16.
     """
     (source, info), (destination, wanted) = one, other
     if max(len(info.shape), len(wanted.shape)) > DIMS:

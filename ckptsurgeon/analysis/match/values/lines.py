@@ -75,7 +75,7 @@ def bits_of(values: Array, dtype: str, wanted: str) -> npt.NDArray[np.uint64]:
 
 
 def numbers_of(bits: npt.NDArray[np.uint64], box: Sequence[tuple[int, int]]) -> npt.NDArray[np.uint64]:
-    """Return an integer for each element of the part ``box`` of a matrix; it is not 0 if the element is 0."""
+    """Return an integer for each element of the part ``box`` of a matrix, made from its ``bits``; 1 for a zero."""
     parts = bits.reshape(*(end - begin for begin, end in box), -1)
     return parts @ _weights(1, 1 + parts.shape[-1]) + np.uint64(1) if parts.shape[-1] > 1 else bits + np.uint64(1)
 
@@ -125,7 +125,7 @@ def _digest(source: Checkpoint, info: TensorInfo, dtype: str, boxes: Iterable[Bo
 
 
 def ends_of(shape: tuple[int, ...]) -> list[Box]:
-    """Return a box at the beginning of a tensor and one at its end; one box for a small tensor."""
+    """Return two boxes (ranges of all dimensions), at the beginning and the end of a tensor; one for a small tensor."""
     if 0 in shape:
         return []
     first: list[tuple[int, int]] = []

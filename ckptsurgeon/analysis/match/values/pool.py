@@ -100,7 +100,7 @@ class Pool:
 
 
 def _positions(lines: Hashes, inside: Hashes) -> npt.NDArray[np.int64] | None:
-    """Return different positions of all lines in another matrix, ``inside``; None if there are no such positions."""
+    """Return the position of each line in the matrix ``inside``, all different; None if a line has no position."""
     if len(lines) > len(inside):
         return None
     order = np.argsort(inside, kind="stable")
@@ -121,7 +121,7 @@ def _separate(
     number: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
 ) -> None:
-    """Give lines with equal fingerprints different positions.
+    """Change ``positions`` so that lines with equal fingerprints have different positions.
 
     Such a line gets the position after the position of the previous line if possible, else the first free position.
     """

@@ -29,7 +29,7 @@ __all__ = ["rearranged", "slices_rearranged", "turned_copies", "vector_stacks"]
 
 
 def rearranged(pairs: Pairs) -> Iterator[Change]:
-    """Yield a change for each two tensors with the same elements: another order of dimensions, or a permutation."""
+    """Yield a change for each pair of tensors with the same elements in another order of dimensions or rows."""
     yield from _same_elements(pairs, *pairs.plain())
 
 
@@ -51,7 +51,7 @@ def _slices(tensors: Tensors) -> dict[str, TensorInfo]:
 
 
 def _same_elements(pairs: Pairs, here: Tensors, there: Tensors) -> Iterator[Change]:
-    """Yield a change for each two tensors with the same elements, if no third tensor has the same elements."""
+    """Yield a change for each pair of tensors with the same elements, unless a third tensor has these elements, too."""
     sizes = {info.numel for info in here.values()} & {info.numel for info in there.values()} - {0, 1}
     some = [{key: info for key, info in tensors.items() if info.numel in sizes} for tensors in (here, there)]
     found = _by_elements(pairs, *some)
@@ -101,7 +101,7 @@ def turned_copies(pairs: Pairs) -> Iterator[Change]:
 
 
 def vector_stacks(pairs: Pairs) -> Iterator[Change]:
-    """Yield stacks and unstacks of vectors that are the rows of a matrix in the other checkpoint (norms of layers)."""
+    """Yield changes that stack vectors (norms of layers) to a matrix of the other checkpoint, or unstack a matrix."""
     here, there = pairs.sources(), pairs.destinations()
     for stack, vectors, is_ordered in _vector_stacks(pairs, pairs.there, there, pairs.here, here):
         name = free_name(stack, pairs.here.checkpoint)

@@ -107,9 +107,9 @@ def _split(whole: Matrix, parts: Sequence[Found], taken: Mapping[str, object]) -
 
 
 def _one(whole: Matrix, part: Found, forms: _Forms, steps: list[Step]) -> Change | None:
-    """Return the change that makes one tensor from consecutive lines of ``whole``, or from all.
+    """Return the change that makes one tensor from consecutive rows or columns of ``whole``, or from all of them.
 
-    Returns None if there is none.
+    Returns None if the rows or columns of the tensor are not consecutive, or no operation gives them this order.
     """
     number = len(whole.along(part.inner))
     region = region_of(part.positions, number)

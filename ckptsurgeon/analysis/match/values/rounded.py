@@ -93,14 +93,14 @@ def are_near(one: Projections, other: Projections) -> bool:
 
 
 def numbered(here: Projections, there: Projections) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return a number for each line of two models; lines with nearly equal projections have the same number."""
+    """Return, for each line of two models, an id; lines with nearly equal projections have the same id."""
     lines = np.vstack([here, there])
     first = _first_near(lines).astype(np.uint64)
     return first[: len(here)], first[len(here) :]
 
 
 def _first_near(lines: Projections) -> npt.NDArray[np.int64]:
-    """Return, for each line, the index of the first line with nearly equal projections: at most its own index."""
+    """Return, for each line, the index of the first line with nearly equal projections, perhaps the line itself."""
     cells = np.floor(lines[:, :SEARCHED] / CELL).astype(np.int64)
     upper = lines[:, :SEARCHED] / CELL - cells >= 0.5
     keys = _keys(cells)

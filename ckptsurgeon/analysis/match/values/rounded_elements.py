@@ -32,7 +32,7 @@ Groups = dict[tuple[int, int], list[str]]
 def rounded_groups(
     here: Checkpoint, tensors: Mapping[str, TensorInfo], there: Checkpoint, others: Mapping[str, TensorInfo]
 ) -> tuple[Groups, Groups]:
-    """Return {(number of elements, number): keys} of two models; tensors with the same elements have one number."""
+    """Return, for each of two models, {(number of elements, id): keys}; tensors with the same elements have one id."""
     found: tuple[Groups, Groups] = defaultdict(list), defaultdict(list)
     sizes = {info.numel for info in tensors.values()} & {info.numel for info in others.values()}
     for size in sorted(sizes):
@@ -48,16 +48,19 @@ def rounded_groups(
 
 
 def rounded_order(one: Sided, other: Sided) -> list[tuple[Array, Array]]:
-    """Return, for each of the first two dimensions, a number for each slice of ``one`` and of ``other``.
+    """Return, for each of the first two dimensions, an id for each slice of ``one`` and for each slice of ``other``.
 
-    Slices with the same elements have the same number.
+    Slices with the same elements, apart from rounding, have the same id.
     """
     both = [_sums(*side, (0, 1)) for side in (one, other)]
     return [numbered(first, second) for first, second in zip(*both, strict=True)]
 
 
 def _sums(source: Checkpoint, info: TensorInfo, dims: tuple[int, ...]) -> list[Projections]:
-    """Return the sums of all slices along each of ``dims``; without ``dims``, of the whole tensor. Reads it twice."""
+    """Return, for each of ``dims``, the sums of sines and cosines of each slice along it; the tensor is read twice.
+
+    Without ``dims``, the whole tensor is the only slice.
+    """
     sizes = [info.shape[dim] for dim in dims] or [1]
     squares = [np.zeros(size) for size in sizes]
     for box, values in _read(source, info):
@@ -100,7 +103,11 @@ def _add(sums: Numbers, values: Numbers, root: Numbers, axes: tuple[int, ...]) -
 
 
 def _normed(sums: Numbers, squares: Numbers, size: int) -> Projections:
-    """Return the sums, scaled so that different elements change them by about 1, and the logarithm of the norm."""
+    """Return the sums of sines and cosines divided by the root of ``size``, and the logarithm of each slice's norm.
+
+    Sums that are scaled in this way differ by about 1 between slices with different elements. ``squares`` has the sum
+    of the squares of each slice's elements, and ``size`` is the number of these elements.
+    """
     sums[:, :-1] /= np.sqrt(size)
     sums[:, -1] = np.log(np.maximum(np.sqrt(squares / 3), 2.0**-149))
     return sums

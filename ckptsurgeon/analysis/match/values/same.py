@@ -73,7 +73,11 @@ def _rounded_samples(pairs: Pairs) -> tuple[dict[Sample, list[str]], dict[Sample
 
 
 def _copied(pairs: dict[str, str], new: Sequence[str], taken: Mapping[str, object]) -> Iterator[Change]:
-    """Yield a change that copies one tensor of ``pairs`` to keys of ``new`` without a partner; remove its pair."""
+    """Yield a change that copies the first source tensor of ``pairs`` to its partner and to all keys without a partner.
+
+    The keys are ``new``, whose tensors all have the same values. The pair of the copied tensor is removed from
+    ``pairs``. ``taken`` has the source's keys, which no result may have.
+    """
     if not pairs:
         return
     one = next(iter(pairs))

@@ -81,9 +81,9 @@ def _are_numbered(names: Sequence[str]) -> bool:
 
 
 def _taken_apart(change: Change, source: Tensors, used: Set[Place]) -> Iterator[Change]:
-    """Yield the change after an unstack of each source stack that it uses.
+    """Yield ``change``, preceded by operations that unstack each stack of the source from which it takes a matrix.
 
-    Yields nothing if one of these stacks has a matrix that no change uses: it is not in ``used``.
+    Yields nothing if one of these stacks has a matrix that no change uses, because it is not in ``used``.
     """
     places = [_place(key, source) for key in change.sources]
     stacks = {place[0]: source[place[0]].shape[0] for place in places if place is not None}

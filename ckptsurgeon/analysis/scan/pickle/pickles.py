@@ -72,7 +72,9 @@ class Pickles:
 
 
 def look_at_pickles(place: ScanItem, start: int = 0, *, sure: bool = True) -> Pickles | None:
-    """Decode the pickles from the offset ``start`` on, and scan the pickles inside them; None if there is no pickle.
+    """Scan the pickles from the offset ``start`` on, and the pickles inside them; return what they would do.
+
+    Returns None if there is no pickle.
 
     If ``sure`` is false, bytes that only begin like a pickle are ignored. A file that must be a pickle by its name, but
     is not, is reported as corrupt.
