@@ -186,10 +186,11 @@ class _Form:
 
 
 def _check_plan(plan: Plan, inputs: PlanInputs, proved: str, *, memory: int) -> None:
-    """Raise an error if a plan cannot be carried out: its verdict, its adapter and its memory are checked.
+    """Raise an error if a plan cannot give the required verdict, makes an invalid adapter, or needs too much memory.
 
-    ``proved`` is the verdict that the recipe requires; "" if it requires none. The network for this verdict must be
-    buildable. An adapter must be complete. ``memory`` is the limit in bytes, 0 if none was given.
+    ``proved`` is the verdict of ``prove`` that the recipe requires, "" if it requires none: for this, it must be
+    possible to build the network. The tensors of an adapter must fit its adapter_config.json. ``memory`` is the limit
+    in bytes, 0 if none was given.
     """
     if proved:
         from .prove.output import check_runs
@@ -217,12 +218,14 @@ def _check_no_ranks(options: OutputOptions) -> None:
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the context manager for the Ray tasks; raises ConfigError if torchrun is also used.
+    """Return a context manager that gives the Ray tasks of ``engine``; raises ConfigError if torchrun is also used.
 
     ``group`` are the processes that torchrun has started; None if there is only one process.
     """
     if group is not None:
-        raise ConfigError("--engine and torchrun both divide the output into parts.", hint="Use only one of them.")
+        raise ConfigError(
+            "--engine cannot be used under torchrun: both divide the output into parts.", hint="Use only one of them."
+        )
     from .ray_tasks import ray_tasks
 
     return ray_tasks(engine, plan, inputs, options)

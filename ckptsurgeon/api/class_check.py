@@ -74,7 +74,8 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
 def _loaded(checkpoint: Checkpoint, path: str) -> Plan:
     """Return the plan that loads a checkpoint into the class of a configuration.
 
-    If it has a known layout that lacks a tensor, it is loaded as it is, so that what is missing has the class's names.
+    A checkpoint in another known layout is converted first. If this fails, for example because a tensor is missing, it
+    is loaded without conversion, so that missing tensors are reported under the class's names.
     """
     try:
         return transplant(checkpoint, path, on_mismatch="init")

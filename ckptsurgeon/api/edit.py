@@ -81,7 +81,7 @@ def rename(
     if not rules and not unwrap and not options.rulesets and not rows and layout is None:
         raise ConfigError(
             "no rule given.",
-            hint="Use --map FROM=TO, --map-file, --ruleset, --operations, --layout or --unwrap.",
+            hint="Give a change with --map FROM=TO, --map-file, --ruleset, --operations, --layout or --unwrap.",
         )
     check_layout(layout, heads, is_ruled=bool(rules or rulesets))
     arguments = plain_arguments(

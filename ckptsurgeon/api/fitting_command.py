@@ -181,9 +181,10 @@ def _candidates(
 
 
 def _untied(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> str:
-    """Return the modules EMBEDDING:HEAD if a checkpoint ties its output layer to its embedding; ``target`` does not.
+    """Return the modules EMBEDDING:HEAD if a checkpoint ties its output layer to its embedding and ``target`` does not.
 
-    Then the output layer computes the same if it is a copy of the embedding. '' for any other checkpoint.
+    With a copy of the embedding as output layer, ``target`` computes the same as the checkpoint. Returns '' for any
+    other checkpoint.
     """
     head = next((key for key in fit.missing if HEAD.search(key)), "")
     found = [

@@ -90,8 +90,9 @@ def inspect(
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:
     """Return the summary of a model from the metadata of its file (GGUF, whisper.cpp), or from its config.json.
 
-    If there is neither, keys and shapes show what they can; the result is None if they show no layers, or for one
-    shard of a model. The weights of an adapter are not those of the model in config.json: they are not counted.
+    If there is neither, the summary has the family and the sizes that keys and shapes show. It is None if they show no
+    layers, and for a single shard of a model. The weights of an adapter are not those of the model in config.json: they
+    are not counted.
     """
     from ..analysis.model_summary import summary_of_config, summary_of_metadata, with_weights
 

@@ -124,7 +124,10 @@ def _on_models(old: Checkpoint, new: Checkpoint) -> list[str]:
 
 
 def _stored_exactly(why: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note for each reason why matrices that ``low_rank`` selects are stored exactly; ``why`` is by key."""
+    """Yield a note for each reason why matrices that ``low_rank`` selects are stored exactly.
+
+    ``why`` maps the keys of these matrices to the reasons.
+    """
     for reason in dict.fromkeys(why.values()):
         keys = [key for key, one in why.items() if one == reason]
         are, them = ("is", "it") if len(keys) == 1 else ("are", "them")

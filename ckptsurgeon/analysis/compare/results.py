@@ -67,16 +67,17 @@ class Difference(InNotebooks):
     """The result of comparing two checkpoints.
 
     ``added`` are keys that only the second checkpoint has, ``removed`` keys that only the first has. ``reshaped``,
-    ``retyped``, ``changed`` and ``close`` (equal within the tolerance) are in both. ``identical`` is the number of
-    tensors that are the same: byte for byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys
-    of the first to keys of the second with the same bytes. If another tensor of the second has the old key of a renamed
-    tensor, this key is in ``added``. If a renamed tensor has replaced a tensor of the first, the key of the replaced
-    one is in ``removed``. ``rules`` are the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap``
-    is set. ``same`` are the keys of the identical tensors. ``not_compared`` maps the keys of tensors whose values
-    cannot be read (sparse, quantised) to the reason. ``decoded`` has the quantised weights that were compared by their
-    decoded values, under their logical names: weights whose codes or scales differ, and weights that are encoded
-    differently. The stored parts of weights that are encoded differently are in none of the other groups. ``left_out``
-    is the number of keys that patterns did not select. ``has_values`` is False if the second is a configuration.
+    ``retyped``, ``changed`` and ``close`` (equal within the tolerance) are tensors with a key that both have.
+    ``identical`` is the number of tensors that are the same: byte for byte if ``values`` is set, otherwise in dtype and
+    shape. ``renamed`` maps keys of the first checkpoint to keys of the second whose tensors have the same bytes. If the
+    second checkpoint has another tensor under the old key of a renamed tensor, the old key is in ``added``. If the
+    first checkpoint has another tensor under the new key, and this tensor is not renamed itself, the new key is in
+    ``removed``. ``rules`` are the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set.
+    ``same`` are the keys of the identical tensors. ``not_compared`` maps the keys of tensors whose values cannot be
+    read (sparse, quantised) to the reason. ``decoded`` has the quantised weights that were compared by their decoded
+    values, under their logical names: weights whose codes or scales differ, and weights that are encoded differently.
+    The stored parts of weights that are encoded differently are in none of the other groups. ``left_out`` is the number
+    of keys that patterns did not select. ``has_values`` is False if the second checkpoint is a configuration.
     """
 
     first: str

@@ -98,8 +98,8 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
     """Raise PlanError if the config.json of ``model`` states another size or model type than that of the reference.
 
     Such a size may differ although all shapes are equal: for example, the number of heads. The numbers of layers and
-    tokens are not compared here, and nothing is if ``model`` has no config.json. ``network`` is the network of the
-    reference.
+    tokens are not compared here. If ``model`` has no config.json, nothing is compared. ``network`` is the network of
+    the reference.
     """
     config = _config_of(model)
     if not config:
@@ -167,7 +167,7 @@ def _groups(
         why = next(iter([*left, *network.left]), f"its keys are not those of the network that {CONFIG} describes")
         raise PlanError(
             f"it is not known which axes of {_name(model)} may be permuted: {why}.",
-            hint="List them: --align-groups FILE.yaml.",
+            hint="List the axes in a file: --align-groups FILE.yaml.",
             details=[*network.left, *left],
         )
     loose = [key for key in made if network.first.ties.get(names.get(key, key), names.get(key, key))

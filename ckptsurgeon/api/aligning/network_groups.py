@@ -247,9 +247,9 @@ class NetworkGroups:
         """
         name = class_of(self._network.first)
         if not (self._has_sized_heads or self._by_names):
-            raise PlanError("they are permuted only in networks with attention, and this network has none.")
+            raise PlanError(f"a {RESIDUAL} is permuted only in networks with attention, and this network has none.")
         if not ("For" in name or "LMHead" in name or "WithLMHead" in name):
-            raise PlanError(f"they are the outputs of {escape(name)}.")
+            raise PlanError(f"a permutation would change the order of the outputs of {escape(name)}.")
         heads = {(part.key, part.dim) for group in (*self._by_names, *self._tables) for part in group.parts}
         own = [axis for axis in axes if (axis.key, axis.dim) not in heads]
         unclear = next((axis.key for axis in own if axis.key in self._unclear), "")
@@ -259,12 +259,15 @@ class NetworkGroups:
             )
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:
-            raise PlanError(f"an axis of {escape(odd[0])} does not consist of exactly these dimensions.")
+            raise PlanError(
+                f"an axis of {escape(odd[0])} does not consist of exactly the {width} dimensions of the {RESIDUAL}."
+            )
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
             raise PlanError(
-                f"it is not known whether both axes of {listing(sorted(unknown), 3)} consist of these dimensions."
+                f"it is not known whether both axes of {listing(sorted(unknown), 3)} consist of the "
+                f"dimensions of the {RESIDUAL}."
             )
         last = module_facts(after).constants
         apart = [
@@ -273,7 +276,7 @@ class NetworkGroups:
             if isinstance(value, tuple) and _ALIBI not in name and self._network.constants.get(name) != value
         ]
         if apart:
-            raise PlanError(f"a permutation would not reorder the constant {escape(apart[0])}.")
+            raise PlanError(f"the network has the constant {escape(apart[0])}, which a permutation would not reorder.")
         return own
 
 

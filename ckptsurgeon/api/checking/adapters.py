@@ -64,7 +64,10 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
 def as_single_experts(
     checkpoint: Checkpoint, data: Mapping[str, Any], base: Collection[str] = ()
 ) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Return an adapter of stacked experts, and its configuration, as ``lora merge`` reads it; others unchanged."""
+    """Return an adapter and its configuration, with stacked experts divided into single experts as by ``lora merge``.
+
+    An adapter without stacked experts, and its configuration, are returned unchanged.
+    """
     with suppress(CheckpointError):  # other checks report factors that do not fit each other
         single = single_experts(checkpoint, data, ADAPTER, base)
         if single is not None:
@@ -73,7 +76,10 @@ def as_single_experts(
 
 
 def _of_stack(stack: Factors, singles: Sequence[Factors]) -> Factors:
-    """Return the factors of stacked experts with the shape of a weight, if the base has a weight for each expert."""
+    """Return ``stack`` with the shape of the base's weights, if the base has a separate weight for each expert.
+
+    ``stack`` are the factors of stacked experts, and ``singles`` the factors of all single experts.
+    """
     names = (f"{stack.module}.", f"{stack.module.replace('.mlp.experts', MIXTRAL)}.")
     own = [one for one in singles if one.module.startswith(names)]
     if stack.base or not own or not all(one.base == _shape(one) for one in own):

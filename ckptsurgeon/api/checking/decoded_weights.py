@@ -49,7 +49,7 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
 
 
 def code_bits(checkpoint: Checkpoint) -> dict[str, int]:
-    """Return {key of codes: their number of bits}, for codes in bytes that the settings say to have fewer bits."""
+    """Return {key: number of bits} of codes that are stored as int8, but have fewer bits according to the settings."""
     settings = stated_settings(checkpoint).searched
     found = {
         one.codes: few_bits(settings.of(one.name.removesuffix(".weight")))

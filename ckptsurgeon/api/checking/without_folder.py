@@ -85,7 +85,9 @@ def short_notes(checkpoint: Checkpoint, notes: Iterable[Note]) -> list[Note]:
 
 def no_adapter(path: str) -> ConfigError:
     """Return the error for ``--base`` with a checkpoint (at ``path``) that is not an adapter."""
-    return ConfigError(f"{escape(path)} is not a LoRA adapter.", hint="Leave --base out.")
+    return ConfigError(
+        f"--base is only for adapters, but {escape(path)} is not a LoRA adapter.", hint="Leave --base out."
+    )
 
 
 def embeddings_of(checkpoint: Checkpoint) -> tuple[str, ...]:

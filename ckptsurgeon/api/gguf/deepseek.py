@@ -163,7 +163,7 @@ def sizes_in_metadata(stored: Mapping[str, str], vocabulary: int) -> DeepseekSiz
         raise PlanError(
             f"rope.dimension_count in the metadata is {rotary}, but it must be less than the length of an attention "
             f"key, {key} (attention.key_length_mla, or attention.key_length).",
-            hint="Set both with --set-metadata.",
+            hint="Correct both entries with --set-metadata.",
         )
     return DeepseekSizes(
         layers=_entry(stored, "block_count"),
@@ -194,6 +194,6 @@ def _entry(stored: Mapping[str, str], *names: str, default: int | None = None) -
     ):
         raise PlanError(
             f"the metadata give {DEEPSEEK}.{names[0]} as {escape(str(said), 40)}, but it must be a number above 0.",
-            hint="Set it with --set-metadata.",
+            hint="Correct this entry with --set-metadata.",
         )
     return int(said)

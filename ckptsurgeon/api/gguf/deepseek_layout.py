@@ -80,7 +80,7 @@ def deepseek_to_transformers(checkpoint: Checkpoint) -> LayoutChange:
     if checkpoint.codes:
         raise PlanError(
             f"the weights of {escape(checkpoint.path)} are quantised in blocks, which cannot be split or joined.",
-            hint="--dequantize decodes them.",
+            hint="Decode the weights with --dequantize.",
         )
     rows = checkpoint["token_embd.weight"].shape[:1] if "token_embd.weight" in checkpoint else ()
     sizes = sizes_in_metadata(checkpoint.metadata, rows[0] if rows else 1)

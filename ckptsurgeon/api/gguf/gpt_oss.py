@@ -95,7 +95,7 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
             raise PlanError(
                 f"{escape(wrong[0])} is {shape_text(first)}, but it must be {shape_text((*first[:1], *sizes))}: "
                 f"hidden_size is {width} and intermediate_size {inner} in config.json.",
-                hint="If these are codes of mxfp4 (.._blocks), pack them again: (experts, out, in / 32, 16).",
+                hint="If this tensor has mxfp4 codes, pack them again in the shape (experts, out, in / 32, 16).",
                 details=wrong,
             )
 
@@ -104,7 +104,8 @@ def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
     """Return the operations that stack a GGUF file's experts as in transformers; PlanError if they are quantised."""
     if checkpoint.codes:
         raise PlanError(
-            "the weights are quantised in blocks, which cannot be split or joined.", hint="--dequantize decodes them."
+            "the weights are quantised in blocks, which cannot be split or joined.",
+            hint="Decode the weights with --dequantize.",
         )
     stored = checkpoint.metadata
     sizes = [_number(stored.get(f"{GPT_OSS}.{name}"), f"the metadata give {GPT_OSS}.{name}") for name in _ENTRIES]

@@ -100,7 +100,7 @@ def _to_gguf(architecture: str, checkpoint: Checkpoint, folder: ModelFolder) -> 
     if checkpoint.codes and decoded is None:
         raise PlanError(
             f"the weights of {escape(checkpoint.path)} are quantised, but llama.cpp's layout needs plain numbers.",
-            hint="--dequantize decodes them; --layout keep leaves the layout unchanged.",
+            hint="Decode the weights with --dequantize, or leave the layout unchanged with --layout keep.",
         )
     if decoded is not None:
         change, metadata, notes = _named(architecture, decoded, folder)

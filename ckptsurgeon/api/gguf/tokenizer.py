@@ -92,7 +92,7 @@ def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[s
     tokens |= _added(document)
     number = max(rows, max(tokens, default=-1) + 1)
     if number > 2 * len(tokens) + rows:
-        raise ConfigError(f"{TOKENIZER_JSON} has {len(tokens)} tokens, but ids up to {number - 1}")
+        raise ConfigError(f"{TOKENIZER_JSON} has {len(tokens)} tokens, but their ids go up to {number - 1}")
     entries = {"tokenizer.ggml.model": _text("gpt2"), **_listed(tokens, number)}
     entries["tokenizer.ggml.merges"] = _texts([_merge(one) for one in merges])
     entries |= dict(_special(folder, document, tokens))

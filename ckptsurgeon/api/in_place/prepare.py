@@ -61,7 +61,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     of = shard_index(name, source.around).name if index is None else ""
     if of:
         raise PlanError(
-            f"{escape(path)} is a shard, and {escape(of)} also lists its names.",
+            f"{escape(path)} is a shard, and the index {escape(of)} also lists the names of its tensors.",
             hint="Give the folder: all shards and the index are renamed together.",
         )
     headers, recipes = [], {}

@@ -158,7 +158,8 @@ def read_plan(path: Path) -> Plan:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else escape(str(error))
         raise ConfigError(
             f"the plan {escape(os.fspath(path))} is not valid JSON: {why}.",
-            hint="Make a plan with -n --json > plan.json; give a recipe (YAML) the suffix .yaml.",
+            hint="Write a plan with -n --json, as in ckpt average A B -n --json > plan.json. A recipe needs the "
+            "suffix .yaml.",
         ) from error
     return Plan.from_json(data)
 
@@ -227,7 +228,7 @@ def _check_reopenable(plan: Plan) -> None:
     if gone:
         raise PlanError(
             f"the plan was made from tensors in memory ({listing(gone)}), which no longer exist.",
-            hint="Apply it in the process that made it, or plan from a file.",
+            hint="Apply the plan in the process that made it, or make a plan from files.",
         )
     if any(source.role == "destination" and not source.path for source in plan.sources):
         raise PlanError("the plan loads weights into a live module, so it has no output file.", hint="Use load_into.")

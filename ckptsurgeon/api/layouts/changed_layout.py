@@ -126,7 +126,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
     if only := alone(checkpoint):
         raise PlanError(
             f"{escape(checkpoint.path)} cannot be converted to the layout {name}: {only}.",
-            hint="Rename its tensors with --map and --operations if another network has them.",
+            hint="If its tensors fit another network, rename them with --map and --operations.",
         )
     near = nearest(checkpoint)
     if near is not None:

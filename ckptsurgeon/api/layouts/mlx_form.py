@@ -1,4 +1,4 @@
-"""Files of MLX: their metadata, and which of their tensors are those of transformers in another form.
+"""Recognises files of MLX by their metadata, and compares their tensors with the tensors of transformers.
 
 MLX writes ``"format": "mlx"`` into the metadata of its files; mlx-vlm converts the tensors of files without this entry.
 mlx-lm saves the tensors of most models as its networks have them: it stacks experts in ``switch_mlp``, splits the
@@ -46,9 +46,10 @@ def left_of_mlx(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def named_by_transformers(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
-    """Return the tensors of a network of mlx-lm as files of transformers have them; others are returned as they are.
+    """Return the tensors of a network in the layout of mlx-lm, converted to the layout of transformers.
 
-    What cannot be converted, because a shape or another name is wrong, keeps its name: it is unused.
+    A tensor that cannot be converted, because a shape or another name is wrong, keeps its name. The tensors of any
+    other network are returned unchanged.
     """
     from ...planning.layouts.recognise import recognised
 
@@ -63,10 +64,11 @@ def named_by_transformers(tensors: Mapping[str, TensorInfo]) -> Mapping[str, Ten
 
 
 def without_other_forms(missing: Mapping[str, int], unused: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """Return the names in ``missing`` and in ``unused`` that are not two forms of the same weights.
+    """Return ``missing`` and ``unused`` without the layers in which both are the same weights in two forms.
 
-    Both map names of tensors or modules to their numbers of parameters: those that a file of MLX lacks, and those that
-    the class of transformers lacks. In a layer with equal sums, MLX has the missing weights under the unused names.
+    ``missing`` maps the names of tensors or modules that a file of MLX lacks to their numbers of parameters, and
+    ``unused`` those that the class of transformers lacks. If both have as many parameters in a layer, MLX has the
+    missing weights of this layer under the unused names.
     """
     wanted = {key: size for key, size in missing.items() if not _LEFT_OUT.search(key)}
     lost, own = _by_layer(wanted), _by_layer(unused)

@@ -60,7 +60,7 @@ def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool =
     """
     if is_ruled and name not in (None, KEEP):
         raise ConfigError(
-            "--layout gives all tensors their names, so rules cannot be used with it.",
+            "--layout itself renames all tensors, so renaming rules cannot be used with it.",
             hint="Leave out --map, --map-file and --ruleset, and rename the output in a second run.",
         )
     if heads is not None:

@@ -117,7 +117,7 @@ def _ranks(
     elif one.adapter.modules and (rank is not None or energy is not None):
         raise ConfigError(
             f"{escape(one.adapter.name)} is already a LoRA: --rank and --energy are only for LoHa and LoKr.",
-            hint="Convert it without them; ckpt lora resize makes ranks smaller.",
+            hint="Leave --rank and --energy out; ckpt lora resize makes the ranks of a LoRA smaller.",
         )
     if energy is not None:
         _check_memory(modules, opened, rank, memory or MEMORY)
@@ -127,7 +127,8 @@ def _ranks(
 def _check_memory(modules: Sequence[AdapterModule], opened: Checkpoint, rank: int | None, limit: int) -> None:
     """Raise PlanError if the singular values of a LoHa or LoKr cannot be computed in ``limit`` bytes of memory.
 
-    The error advises enough for the factors, too, whose rank is only known after this: it is at most ``rank``.
+    The error advises a limit that is also enough for the new factors. Their ranks follow from the singular values, so
+    the largest possible rank is assumed.
     """
     from ...methods.lora.composing import elements_of_composed
 

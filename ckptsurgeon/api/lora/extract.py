@@ -197,7 +197,7 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
         if info.opaque:
             raise PlanError(
                 f"the tensor {escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.",
-                hint=f"Leave it out: --exclude {escape(key)}.",
+                hint=f"Leave the tensor out: --exclude {escape(key)}.",
             )
         there = base.get(key)
         same = there is not None and not there.opaque and comparable(info, there)

@@ -184,7 +184,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _fields(data: Any, methods: tuple[str, ...], name: str) -> Any:
-    """Return the configuration ``data``; if a verb with ``methods`` accepts its kind, converted to that of a LoRA."""
+    """Return the adapter configuration ``data``, as that of a LoRA if it is of a LoHa, LoKr or OFT in ``methods``."""
     kind = str(data.get("peft_type")) if isinstance(data, Mapping) else ""
     taken = bool(methods) and kind in TYPES and (kind != "OFT" or methods == MERGED)
     return lora_fields(data, name) if taken else data

@@ -110,7 +110,7 @@ class _Merging:
 
     @contextmanager
     def loaded_outside(self) -> Iterator[None]:
-        """During the ``with`` block, give all networks the means of the parameters that are in no block."""
+        """During the ``with`` block, give all networks the means of the parameters that no block of layers has."""
         first = self._networks[0].module
         names = [
             name
@@ -176,8 +176,8 @@ def _check_not_in_part(grams: GramSums) -> None:
             left = [key for key in made.get(name, ()) if key not in grams.chosen]
             if left:
                 raise ConfigError(
-                    f"the network has one tensor, {escape(name)}, for chosen tensors and for others that are not "
-                    f"chosen: {listing(left)}.",
+                    f"the network has one tensor, {escape(name)}, for chosen tensors and for tensors that are not "
+                    f"chosen. Not chosen are {listing(left)}.",
                     hint="With --include and --exclude, choose all of them or none of them.",
                 )
 

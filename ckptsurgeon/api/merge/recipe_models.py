@@ -69,7 +69,7 @@ def _statistics_file(path: str, folder: str) -> str:
     """
     found = next((one for one in (path, os.path.join(folder, path)) if os.path.exists(one)), None)
     if found is None:
-        raise SourceError(f"the statistics {escape(path)} were not found.", hint="Make them with ckpt stats.")
+        raise SourceError(f"the statistics {escape(path)} were not found.", hint="Make the statistics with ckpt stats.")
     return found
 
 

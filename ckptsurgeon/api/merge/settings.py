@@ -132,7 +132,7 @@ def method_settings(method: Method, given: Mapping[str, Any] | Sequence[str] | N
 def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting]:
     if isinstance(value, Mapping) and not value:
         raise ConfigError(
-            f"the parameter {escape(name)} is an empty map.", hint="Give values by pattern, or leave it out."
+            f"the parameter {escape(name)} is an empty map.", hint="Give values by pattern, or leave the parameter out."
         )
     if isinstance(value, Mapping) and set(value) != {GRADIENT}:
         pairs = [(KeyPattern.given(_pattern(name, text), ""), one) for text, one in value.items()]

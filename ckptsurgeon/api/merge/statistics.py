@@ -116,7 +116,7 @@ def _of_merge(merged: Mapping[str, Any], place: int, models: int, name: str) -> 
             "weight": weights[place] / sum(weights), "alpha": float(given["alpha"]), "ridge": float(given["ridge"])
         }  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ConfigError(f"{escape(name)} has no statistics.", hint="Make them with ckpt stats.") from error
+        raise ConfigError(f"{escape(name)} has no statistics.", hint="Make this file again with ckpt stats.") from error
 
 
 def _check_not_merged(is_merged: bool, method: Method, name: str) -> None:
@@ -213,7 +213,7 @@ def _statistics(
     if not isinstance(about, Mapping):
         raise ConfigError(
             f"{path} has no {NAMES[kind]} of any tensor, which the method {method.name} needs.",
-            hint=f"Make it with ckpt stats --{kind}.",
+            hint=f"Make the file with ckpt stats --{kind}.",
         )
     end, begin = f".{kind}", "" if place is None else f"{place}."
     keys = {

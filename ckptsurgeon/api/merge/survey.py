@@ -51,7 +51,9 @@ def survey_merge(plan: Plan, progress: Progress | None = None) -> OpenSurvey:
     every = {key: (one.base, dict(sorted(one.models.items()))) for key, one in found.tensors.items()}
     if not every:
         why = next(iter(found.not_compared.values()), "nothing is merged")
-        raise PlanError(f"no tensor of this merge can be compared: {why}.", hint="Merge them without a page.")
+        raise PlanError(
+            f"no tensor of this merge can be compared: {why}.", hint="Merge the models without a page: ckpt merge."
+        )
     ((base_name, base),) = found.bases.items()
     measured, refused = list[TensorChanges](), dict(found.not_compared)
     for key, sums in measure_changes(every, progress):
@@ -121,7 +123,7 @@ def _compared(plan: Plan, sources: Sequence[Checkpoint]) -> _Compared:
     if len(opened) > 1:
         raise PlanError(
             f"this merge has several bases: {listing(list(opened), where='')}.",
-            hint="A page compares the changes from one base.",
+            hint="Give all models the same base: a page compares their changes from one base.",
         )
     return _Compared(tensors, refused, _notes(again), tuple(name for name, _ in models), opened)
 

@@ -95,7 +95,8 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
         )
     if not other.tokenizer:
         raise ConfigError(
-            f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Write base, union or another model."
+            f"{where} is {escape(other.path)}, which has no tokeniser.",
+            hint="Write base, union or the path of a model that has a tokeniser.",
         )
     own = {one.name for one in donor.tokenizer}
     return (*(one for one in donor.files if one.name not in own), *other.tokenizer)
@@ -186,7 +187,7 @@ def _lent(
         has = "force: true, but no source" if one.force else "no source, although some models lack the token"
         raise ConfigError(
             f"the entry {escape(one.where)} of the recipe has {has}.",
-            hint="Write source: and a model, {kind: zero} or {kind: model_token, …}.",
+            hint="Write source: MODEL, source: {kind: zero} or source: {kind: model_token, …}.",
         )
     if one.model is None:
         return TokenRowOverride(place, force=one.force)

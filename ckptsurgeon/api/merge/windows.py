@@ -144,7 +144,7 @@ def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
         raise OutputError(
             f"{escape(folder)} is the name of a file, but a moving average writes a folder (here of "
             f"{count(len(names), 'file')}).",
-            hint=f"Name a folder for them: {escape(os.path.splitext(folder)[0])}/.",
+            hint=f"Name a folder for these files: {escape(os.path.splitext(folder)[0])}/.",
         )
     try:
         os.makedirs(folder, exist_ok=True)

@@ -161,8 +161,8 @@ KEPT = re.compile(r"\.DenseReluDense\.wo\.|e_score_correction_bias$|^(?:query_to
 def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """Return the floating-point dtypes in a plan, without those of quantised tensors and scales (no loader casts them).
 
-    Tensors that transformers always keeps in float32 (``_keep_in_fp32_modules``) are ignored too, unless the plan has
-    no other floating-point tensors; so are buffers that a model computes, such as ``inv_freq``.
+    Buffers that a model computes, such as ``inv_freq``, are ignored, too. Tensors that transformers always keeps in
+    float32 (``_keep_in_fp32_modules``) are ignored if the plan has other floating-point tensors.
     """
     infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps if not is_computed(step.key)}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key

@@ -238,9 +238,9 @@ def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any
     """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
 
     Results depend on the ids of placeholder tokens (for images and the like), and on the id with which a decoder
-    begins. They also depend on the id of CLIP's end token, at which the features of a text are taken. In old
-    configurations of CLIP, the id 2 instead of the end token's has no effect if the end token has the last row, as it
-    has by default.
+    begins. They also depend on the id of CLIP's end token, at which the features of a text are taken. Old
+    configurations of CLIP have the id 2 instead of the end token's id; this has no effect if the end token has the last
+    row, which is the default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False

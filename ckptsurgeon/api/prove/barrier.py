@@ -219,9 +219,9 @@ def _run(networks: Sequence[Network], alpha: float, inputs: Inputs, limit: int) 
 
 
 def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[str]], Mapping[str, Tensor]]:
-    """Return a function of keys that reads tensors from both networks and interpolates them; integers are the first's.
+    """Return a function of keys that reads and interpolates the tensors of both networks; integers come from the first.
 
-    At the ends, the values are those of one network, and the other is not read.
+    If ``alpha`` is 0 or 1, the values are those of one network, and the other network is not read.
     """
     import torch
 
@@ -240,7 +240,7 @@ def _between(networks: Sequence[Network], alpha: float) -> Callable[[Sequence[st
 
 
 def _cosine_notes(networks: Sequence[Network], loss: str, *, aligned: bool) -> list[Note]:
-    """Return a warning if two networks, which have run, hardly have a direction in common.
+    """Return a warning if the matrices of two networks, which have both run, are hardly similar.
 
     Networks that were trained from the same weights have cosines near 1, unrelated ones near 0. An alignment makes
     unrelated matrices alike, too, so it gets a remark with the cosine instead. ``loss`` is the name of the loss.
@@ -263,7 +263,7 @@ def _cosine_notes(networks: Sequence[Network], loss: str, *, aligned: bool) -> l
 def _cosines(networks: Sequence[Network]) -> list[float]:
     """Return the cosines of at most ``MATRICES`` matrices of two networks, sorted.
 
-    The samples are compared that were kept while the networks ran, so nothing is read.
+    Only samples that were kept while the networks ran are compared, so nothing is read.
     """
     first, second = networks
     matrices = [
@@ -280,7 +280,7 @@ def _cosines(networks: Sequence[Network]) -> list[float]:
 
 
 def _advice(loss: str) -> str:
-    """Return what a low barrier says of unrelated networks, by the name of the loss."""
+    """Return advice on merging two unrelated networks whose barrier is low; ``loss`` is the name of the loss."""
     from .losses import OF_OUTPUTS, OF_PREDICTIONS
 
     if loss in (OF_PREDICTIONS, OF_OUTPUTS):

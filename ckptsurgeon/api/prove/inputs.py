@@ -215,7 +215,7 @@ def _arguments(path: str, suffix: str, module: nn.Module, folder: str) -> tuple[
 
 
 def _kind_of_folder(path: str) -> str:
-    """Return a suffix of the images or of the sounds in a folder: of more files, or, for equally many, of the images.
+    """Return the first of ``OF_SOUNDS`` if a folder has more sounds than images, else the first of ``OF_IMAGES``.
 
     Raises ConfigError if the folder has neither.
     """
@@ -224,7 +224,7 @@ def _kind_of_folder(path: str) -> str:
         return most[0]
     raise ConfigError(
         f"the folder {escape(path)} has neither images nor sounds.",
-        hint=f"Give a folder that has them itself, not in subfolders: {', '.join((*OF_SOUNDS, *OF_IMAGES))}.",
+        hint=f"Give a folder with such files directly in it, not in subfolders: {', '.join((*OF_SOUNDS, *OF_IMAGES))}.",
     )
 
 
@@ -237,7 +237,7 @@ def _check_known(path: str, arguments: Mapping[str, Tensor], module: nn.Module) 
         raise ConfigError(
             f"{escape(path)} has an entry {escape(unknown[0])}, but the forward of {type(module).__name__} has no such "
             "argument.",
-            hint=f"Its arguments are {listing(list(known), 8, where='')}.",
+            hint=f"The arguments of forward are {listing(list(known), 8, where='')}.",
         )
 
 

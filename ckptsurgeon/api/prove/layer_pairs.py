@@ -83,7 +83,7 @@ def _matrices(network: Network, prefix: str, numbers: Sequence[str]) -> Layers:
 
 
 def _pairs(first: Layers, second: Layers) -> list[tuple[str, str]]:
-    """Return the pairs (number in the first list, number in the second) of most alike layers; both numbers rise.
+    """Return the pairs (number in the first list, number in the second) of the most similar layers, in ascending order.
 
     Returns [] unless most layers of the shorter list have a partner.
     """

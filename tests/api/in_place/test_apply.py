@@ -117,7 +117,7 @@ def test_a_shard_alone_is_refused(ckpt: Run) -> None:
     shard = shards() / "model-00001-of-00002.safetensors"
     done = ckpt("rename", shard, "--in-place", "--map", "model=")
     assert done.code == 4
-    assert "is a shard, and model.safetensors.index.json also lists its names" in done.err
+    assert "is a shard, and the index model.safetensors.index.json also lists the names of its tensors" in done.err
 
 
 def test_shards_in_other_folders_are_refused(ckpt: Run) -> None:

@@ -1,4 +1,4 @@
-"""Notes on processors that write another number of tokens for an image than the network has features of it.
+"""Notes on processors that write another number of tokens for an image than the network computes features for it.
 
 transformers then refuses the image: "Image features and image tokens do not match".
 """

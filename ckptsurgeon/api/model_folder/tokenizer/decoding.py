@@ -58,7 +58,7 @@ def _bytes_apart(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def joins(decoder: Any, mark: str) -> bool:
-    """Return whether a decoder removes or replaces a mark of tokens, or may do so."""
+    """Return whether a decoder removes or replaces a mark of tokens; also true if it has a step of an unknown type."""
     return any(_reads(step, mark) for step in steps_in(decoder))
 
 

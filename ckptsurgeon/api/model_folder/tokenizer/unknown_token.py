@@ -91,7 +91,8 @@ def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iter
     elif type(number) is int and number >= len(tokens):
         yield Note(
             NoteKind.TOKENISER_FILES,
-            f"unk_id of {WHOLE} is {number}, but it has {count(len(tokens), 'token')}: the tokeniser cannot be loaded",
+            f"unk_id of {WHOLE} is {number}, but its list has {count(len(tokens), 'token')}: the tokeniser cannot be "
+            "loaded",
         )
     elif type(number) is int and number >= 0:
         yield from _word(folder, tokens, number)

@@ -62,7 +62,7 @@ class Rows:
                         for column, square in zip(columns, squares, strict=True)]  # fmt: skip
 
     def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
-        """Return the median cosine between the rows ``shift`` places after the two rows of each pair."""
+        """Return the median cosine of the rows i + ``shift`` and j + ``shift`` over all pairs of rows (i, j)."""
         return median(self._cosine(one + shift, two + shift) for one, two in pairs)
 
     def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:

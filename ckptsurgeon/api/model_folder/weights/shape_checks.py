@@ -238,7 +238,7 @@ _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.c
 
 @notes_of(NoteKind.CONFIGURATION_REFUSED)
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the number of heads does not divide a width, but must do so in every model of the type."""
+    """Yield a note if a width is not a multiple of the number of heads, although it is in every model of this type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:
@@ -275,9 +275,10 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
 
 
 def _size(tensor: DescribedTensor, axis: int) -> int:
-    """Return the size of an axis of a tensor; for a convolution as MLX stores it, (channels, kernel, 1), the kernel's.
+    """Return the size of an axis of a tensor; for axis 2 of a convolution of MLX, the size of the kernel.
 
-    The class of the model, which ``ckpt check`` compares, refuses this shape in files that MLX did not write.
+    MLX stores such a convolution as (channels, kernel, 1). In files that MLX did not write, this shape is a fault,
+    which ``ckpt check`` reports when it compares the weights with the model's class.
     """
     is_of_mlx = axis == 2 and len(tensor.shape) == 3 and tensor.shape[2] == 1 < tensor.shape[1]
     return tensor.shape[1 if is_of_mlx else axis]

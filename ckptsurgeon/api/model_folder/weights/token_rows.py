@@ -1,8 +1,8 @@
 """Notes on a token list that does not belong to the embedding: last rows are zeros, or similar tokens have unlike rows.
 
 In a trained embedding, the rows of a pair such as ``▁the`` and ``the`` are similar. If lines of the list are missing or
-were inserted, the rows of pairs are similar only some rows before or after those that the list gives. If the list is of
-another model, they are similar nowhere. Medians are compared, because a part of the list may be right: lists of the
+were inserted, the similar rows of pairs are some rows before or after the rows that the list gives. If the list is of
+another model, no rows of pairs are similar. Medians are compared, because a part of the list may be right: lists of the
 same kind begin with the same tokens.
 """
 

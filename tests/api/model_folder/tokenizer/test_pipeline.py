@@ -82,7 +82,7 @@ def test_an_unknown_token_that_is_not_listed_is_said(tokens: list[str], section:
     ("section", "said"),
     [
         ({"unk_id": 4}, "unk_id of tokenizer.json is 4, '▁a', while '<unk>' is 0: unknown text becomes a word"),
-        ({"unk_id": 9}, "unk_id of tokenizer.json is 9, but it has 8 tokens: the tokeniser cannot be loaded"),
+        ({"unk_id": 9}, "unk_id of tokenizer.json is 9, but its list has 8 tokens: the tokeniser cannot be loaded"),
         ({"unk_id": None}, f"unk_id of tokenizer.json is null: {FAILS}"),
         ({"unk_id": None, "byte_fallback": True}, f"unk_id of tokenizer.json is null: {FAILS}, with byte_fallback too"),
         ({"unk_id": 0}, ""),
