@@ -167,7 +167,8 @@ class MethodSurvey(Brief):
 class MergeSurvey(Brief):
     """A survey of models before they are merged: their changes, their conflicts, and the results of merge methods.
 
-    ``changes`` and ``conflicts`` come from all values; ``methods`` from ``sampled`` of the ``values`` that are merged.
+    ``changes`` and ``conflicts`` come from all values, ``methods`` from a sample. ``sampled`` is the number of values
+    in the sample, ``values`` the number of all values that are merged.
     """
 
     changes: Changes

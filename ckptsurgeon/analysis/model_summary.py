@@ -72,7 +72,7 @@ class ModelSummary:
 
 
 def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
-    """Return the name and sizes of a model from its config.json; None without ``architectures`` and ``model_type``.
+    """Return the name and sizes of a model from its config.json; None if it names no architecture and no model type.
 
     A size that is missing at the top level is taken from ``text_config``, as in multimodal models.
     """
@@ -93,7 +93,8 @@ def summary_of_config(config: Mapping[str, Any]) -> ModelSummary | None:
 def summary_of_metadata(format: str, metadata: Mapping[str, str]) -> ModelSummary | None:
     """Return the name and sizes of a model from the metadata of its file; None if this format has no such metadata.
 
-    The formats with such metadata are GGUF, whisper.cpp and CTranslate2, whose metadata state no number of layers.
+    The formats with such metadata are GGUF, whisper.cpp and CTranslate2. Of the sizes, CTranslate2 states only the
+    number of attention heads.
     """
     found = {key: number_in(value) for key, value in metadata.items()}
     if format == "whisper.cpp":

@@ -170,8 +170,8 @@ class PageContents:
 
     ``report`` is the result of ``check``. ``changes`` are the changes of several models from their base, the first
     checkpoint. ``histograms`` maps keys to the counts of a histogram's bins. ``outermost`` maps keys of codes to the
-    number of codes that are the lowest or the highest code, and the number of all. If there are two checkpoints, these
-    and statistics describe the second.
+    number of codes that are the lowest or the highest code, and the number of all. If there are two checkpoints,
+    ``histograms``, ``outermost`` and all statistics describe the second.
     """
 
     inspection: Inspection | None

@@ -17,7 +17,7 @@ __all__ = ["Fault", "Finding", "Scan", "Use", "Verdict"]
 class Verdict(IntEnum):
     """What reading a file would do, from harmless to running unknown code.
 
-    The highest verdict of a part is the file's.
+    The verdict on a file is the highest verdict on one of its parts.
     """
 
     PLAIN = 0

@@ -158,7 +158,7 @@ def _estimate_small(
     """Set the numbers of zeros and denormals in ``found``.
 
     Positive zeros are counted in ``every``, all codes of a block. The numbers of the other small values are estimated
-    from ``codes``, a sample. That saves three of four steps over all codes.
+    from ``codes``, a sample. This saves three of four passes over all codes.
     """
     share, positive = every.size // codes.size, codes.size - int(np.count_nonzero(codes))
     _count_small(found, _magnitudes(codes, work, layout), work, layout, has_zeros=has_zeros)

@@ -55,10 +55,10 @@ def _places(groups: int, number: int) -> Array:
 
 
 def scaled_up(sums: tuple[float, float], taken: int, number: int, largest: float) -> tuple[float, float] | None:
-    """Return estimates of the two sums over ``number`` values; ``sums`` are the sums over a sample of ``taken`` values.
+    """Return estimates of the sum of ``number`` values and the sum of their squares, from a sample of the values.
 
-    ``largest`` is the largest magnitude of all values. Returns None if it is so large that the estimates may be wrong
-    (see ``FAR``), or if the sums overflow.
+    ``sums`` are the two sums over the sample, which has ``taken`` values. ``largest`` is the largest magnitude of all
+    values. Returns None if it is so large that the estimates may be wrong (see ``FAR``), or if the sums overflow.
     """
     total, squares = sums
     if not math.isfinite(squares) or largest * largest * taken > FAR * FAR * squares:

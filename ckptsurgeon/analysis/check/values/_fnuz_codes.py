@@ -1,7 +1,7 @@
 """Finds 8-bit floats without a negative zero: their stated dtype may be wrong, and the right one a ``fnuz`` dtype.
 
-These dtypes, e4m3fnuz and e5m2fnuz of AMD's MI300, have no negative zero, and a byte encodes half the number
-(https://arxiv.org/abs/2206.02915).
+These dtypes, e4m3fnuz and e5m2fnuz of AMD's MI300, have no negative zero, and each byte encodes half the number that it
+encodes in e4m3fn or e5m2 (https://arxiv.org/abs/2206.02915).
 """
 
 from __future__ import annotations

@@ -175,10 +175,10 @@ def _odd_weights(subject: Subject) -> Iterator[Found]:
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
-    """Return whether any code of the scales ``key`` is not zero; also True if the codes are not known.
+    """Return whether any code of the scales ``key`` is not zero; also True if there are no codes that were measured.
 
-    If a weight is zero, both its codes and its scales are zero, which is not a fault. The codes in GGUF's blocks
-    are not measured: for them, the result is False.
+    If a weight is zero, both its codes and its scales are zero, which is not a fault. For blocks of GGUF, whose codes
+    are never measured, the result is False.
     """
     if _is_of_blocks(subject, key):
         return False

@@ -165,8 +165,9 @@ def agreement(first: Checkpoint, one: TensorInfo, second: Checkpoint, other: Ten
 def _is_rounding(one: Hashes, other: Hashes) -> bool:
     """Return whether elements, as bits of bfloat16, may be roundings of the same numbers to float16 and bfloat16.
 
-    A number that is rounded to float16 and then to bfloat16 is the number that is rounded directly, or one next to it.
-    The smallest float16 numbers are multiples of 2 to the power of -24, so this difference is also allowed.
+    Rounding a number to float16 and then to bfloat16 gives the same as rounding it directly to bfloat16, or one of the
+    two neighbours of this bfloat16 number. Small float16 numbers are multiples of 2 to the power of -24, so a
+    difference of this size is also allowed.
     """
     ordered = [np.where(bits >> 15, -(bits & 0x7FFF).astype(np.int64), bits.astype(np.int64)) for bits in (one, other)]
     near = np.abs(ordered[0] - ordered[1]) <= 1
