@@ -138,7 +138,7 @@ _Found = tuple[dict[str, TensorInfo], int, list[str]]
 
 
 def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) -> _Found:
-    """Return what the files of all ranks have; the parts of tensor-parallel ranks are joined.
+    """Return the weights of the whole model, the stage of ZeRO and notes; parts of tensor-parallel ranks are joined.
 
     Raises FormatError if files are missing or do not fit together.
     """

@@ -74,10 +74,10 @@ def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
 
 def _recipe(file: File, entry: StoredEntry) -> str:
     if entry.kind != TEXT:
-        raise FormatError(f"its entry {RECIPE_KEY} is not a string, as a recipe must be.", rule="recipe size")
+        raise FormatError(f"the entry {RECIPE_KEY} is not a string, as a recipe must be.", rule="recipe size")
     if entry.nbytes > limits.RECIPE_BYTES:
         raise FormatError(
-            f"its entry {RECIPE_KEY} has {entry.nbytes:,} bytes; a recipe has at most {limits.RECIPE_BYTES:,}.",
+            f"the entry {RECIPE_KEY} has {entry.nbytes:,} bytes; a recipe has at most {limits.RECIPE_BYTES:,}.",
             rule="recipe size",
         )
     return file.read(entry.offset + 8, entry.nbytes - 8).decode("utf-8", "replace")
@@ -95,7 +95,7 @@ def _parts(found: GgufHeader) -> int:
     number = 1 if (stated := number_in(said)) is None else stated
     if number > limits.SHARDS:
         raise FormatError(
-            f"its model is split into {number} files, more than the limit of {limits.SHARDS}.", rule="split"
+            f"the model is split into {number} files, more than the limit of {limits.SHARDS}.", rule="split"
         )
     return number
 
@@ -118,13 +118,13 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
     )
     if number == "0" and why:
         raise FormatError(
-            f"it is the first of {parts} files of a split model, but {why.partition(', ')[0]}.",
-            hint=f"Rename it so that its name ends with {ending}, and put the other files next to it.",
+            f"the file is the first of {parts} files of a split model, but {why.partition(', ')[0]}.",
+            hint=f"Rename the file so that its name ends with {ending}, and put the other files next to it.",
             rule="split",
         )
     if why:
         raise FormatError(
-            f"it is one of {parts} files of a split model, but not the first: {why}.",
+            f"the file is one of {parts} files of a split model, but not the first: {why}.",
             hint=f"Pass the first file, whose name ends with {ending}.",
             rule="split",
         )
@@ -187,7 +187,7 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
         if found.metadata.get(SPLIT_NUMBER) != str(number):
             stored = escape(str(found.metadata.get(SPLIT_NUMBER, "missing")))
             raise FormatError(
-                f"its name says that it is file {number}, counted from 0, but its entry {SPLIT_NUMBER} is {stored}.",
+                f"the name says that this is file {number}, counted from 0, but the entry {SPLIT_NUMBER} is {stored}.",
                 rule="split",
             )
     return found

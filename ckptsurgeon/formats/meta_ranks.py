@@ -108,9 +108,9 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[Not
             equal = {equal_bytes(infos[0], info, handles) for info in infos}
             if equal != {True} and not _WHOLE.search(key):
                 raise FormatError(
-                    f"{escape(first.file.uri)}: {escape(key)} differs between the ranks, and how it is split is not "
-                    "known.",
-                    hint="Read the files of the ranks one by one.",
+                    f"{escape(first.file.uri)}: {escape(key)} differs between the ranks, and ckpt does not know along "
+                    "which dimension it is split.",
+                    hint="Pass the file of a single rank to read its parts of the tensors.",
                     rule="rank part",
                 )
             weights[key] = infos[0]

@@ -43,7 +43,7 @@ class _NumpyZip:
             compressed = [key for key, entry in archive.entries.items() if entry.method]
             if compressed and not any(isinstance(value, TensorInfo) for value in tree.values()):
                 raise FormatError(
-                    f"its arrays are compressed: {listing(compressed)}.",
+                    f"the arrays are compressed: {listing(compressed)}.",
                     hint="Save the arrays with numpy.savez: compressed arrays cannot be read.",
                     rule="compressed record",
                 )

@@ -80,7 +80,7 @@ def _raw_header(file: File) -> bytes:
         raise FormatError(
             f"{escape(file.uri)} cannot be read: its header is being replaced, or ckpt rename --in-place was "
             "interrupted.",
-            hint="ckpt check restores it, if it was interrupted.",
+            hint="If the rename was interrupted, ckpt check restores the header.",
             rule="replaced header",
         )
     if length > limits.JSON_HEADER_BYTES:

@@ -77,7 +77,7 @@ def _several(folder: Folder, saved: list[str]) -> FormatError:
     told = [f"{name} ({_told(one, last=name == last)})" for name, one in read.items()]
     return FormatError(
         f"{escape(folder.uri)} has several checkpoints: {listing(told)}.",
-        hint=f"Pass one of them, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
+        hint=f"Pass the folder of one checkpoint, for example {escape(folder.uri.rstrip('/'))}/{escape(last)}.",
         details=told,
         rule="several checkpoints",
     )
@@ -194,7 +194,7 @@ def _text(file: File, name: str) -> Any:
     if name == _MODEL or not raw.strip(b"\0") or raw.startswith(_POINTER):
         raise FormatError(
             f"{escape(file.uri)} is {'neither a checkpoint nor a text file of SpeechBrain' if raw else 'empty'}.",
-            hint="Fetch it again, or remove it from the folder to read the other files.",
+            hint="Fetch the file again, or remove it from the folder to read the other files.",
             rule="broken recoverable",
         )
     if file.size <= _SHOWN_BYTES:

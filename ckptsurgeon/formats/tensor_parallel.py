@@ -86,7 +86,7 @@ class _Writer:
                 raise OutputError(
                     f"{escape(tensor.key)} of shape {tensor.shape} cannot be split into {shares.ranks} equal parts "
                     f"along axis {axis}.",
-                    hint="Write another number of ranks, or do not split this tensor: --axis KEY=none.",
+                    hint="Write another number of ranks, or keep the tensor whole: --axis KEY=none.",
                 )
         parts = [[part_of(tensor, shares, rank) for tensor in tensors] for rank in range(shares.ranks)]
         files = {_name(rank): self.layout(part, metadata, ()) for rank, part in enumerate(parts)}

@@ -270,12 +270,12 @@ def test_a_split_model_is_read_by_its_first_file() -> None:
     [
         ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read"),
         ({SECOND: part(1, "c")}, SECOND, "but not the first: its name does not end with -00001-of-00002.gguf"),
-        ({"m.gguf": part(0, "ab")}, "m.gguf", "it is the first of 2 files of a split model, but its name does not end with -0000"),
+        ({"m.gguf": part(0, "ab")}, "m.gguf", "the file is the first of 2 files of a split model, but its name does not end with -0000"),
         ({FIRST: part(1, "ab")}, FIRST, "but not the first: its entry split.no is 1, but 0 in the first file"),
-        ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: its name says that it is file 1, counted from 0, but its entry split.no is 0"),
+        ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: the name says that this is file 1, counted from 0, but the entry split.no is 0"),
         ({FIRST: part(0, "ab"), SECOND: part(1, "b")}, FIRST, f"{SECOND} has the tensor b, which an earlier file has, too"),
         ({FIRST: part(0, "ab", total=4), SECOND: part(1, "c")}, FIRST, "says that the model has 4 tensors"),
-        ({FIRST: part(0, "ab", of=60_000)}, FIRST, "its model is split into 60000 files, more than"),
+        ({FIRST: part(0, "ab", of=60_000)}, FIRST, "the model is split into 60000 files, more than"),
     ],
 )  # fmt: skip
 def test_a_split_model_that_does_not_fit_is_refused(files: dict[str, bytes], read: str, why: str) -> None:

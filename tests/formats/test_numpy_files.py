@@ -67,7 +67,7 @@ def test_text_objects_and_compressed_arrays_are_only_named() -> None:
     assert list(found.tensors) == ["w"]
     assert {extra.key for extra in found.extras} == {"text", "objects", "rows"}
     np.savez_compressed("small.npz", w=np.ones(2))
-    with pytest.raises(cs.FormatError, match="small.npz: its arrays are compressed: w.npy"):
+    with pytest.raises(cs.FormatError, match="small.npz: the arrays are compressed: w.npy"):
         cs.open_checkpoint("small.npz")
 
 

@@ -53,7 +53,7 @@ def test_several_checkpoints_are_listed_with_what_they_are_worth(ckpt: Run) -> N
     assert done.code == 3
     assert " ".join(done.err.split()) == (
         "error: save has several checkpoints: CKPT+first (WER 24.5, epoch 1), CKPT+second (WER 21.25, epoch 2, "
-        "within an epoch, the most recent). Pass one of them, for example save/CKPT+second."
+        "within an epoch, the most recent). Pass the folder of one checkpoint, for example save/CKPT+second."
     )
 
 

@@ -226,7 +226,7 @@ def test_a_damaged_piece_is_not_said_to_be_a_truncated_file() -> None:
     half = len(data) // 2
     data[half - 2000 : half + 2000] = bytes(4000)
     path.write_bytes(data)
-    with pytest.raises(cs.FormatError, match=r"should be a piece of a tensor, but they are damaged\.") as caught:
+    with pytest.raises(cs.FormatError, match=r"should be a piece of a tensor, but are damaged\.") as caught:
         cs.open_checkpoint("d")
     assert "truncated" not in str(caught.value)
     assert "Fetch or save this file again." in str(caught.value)

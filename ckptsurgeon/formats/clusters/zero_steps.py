@@ -27,7 +27,7 @@ _CODES = {"float32": "<f", "float64": "<d", "int64": "<q", "int32": "<i"}
 def optimizer_step_notes(
     optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if the optimizer states of the ranks are of different steps; ``states`` has the state of each."""
+    """Yield a note if the optimizer states of the ranks, ``states``, are of different steps."""
     found: dict[float, str] = {}
     for one, state in zip(optimizers, states, strict=True):
         step = next(_steps(state, handles), None)

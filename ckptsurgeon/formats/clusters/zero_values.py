@@ -92,7 +92,7 @@ def _compared(
 
 
 def is_like(weight: TensorInfo, stored: Any, handles: Mapping[str, File]) -> bool:
-    """Return whether some values of a float32 weight, rounded, equal those in ``stored``, or cannot be compared."""
+    """Return whether some values of a float32 weight, rounded, equal those in ``stored``; True if not comparable."""
     if weight.dtype != "float32" or _numel(stored) != weight.numel or not weight.numel:
         return True
     number = min(VALUES, weight.numel)

@@ -60,7 +60,7 @@ class Reader:
         version = self._number(4, "its version")
         if version not in _VERSIONS:
             raise FormatError(
-                f"it has binary version {version} of CTranslate2, but versions 4 to 6 can be read.",
+                f"the file has binary version {version} of CTranslate2, but versions 4 to 6 can be read.",
                 hint="Convert the original model again with a newer CTranslate2." if version < _VERSIONS[0] else "",
                 rule="ctranslate2 version",
             )
@@ -74,7 +74,7 @@ class Reader:
         for place in range(self._count("variable", _VARIABLE_BYTES)):
             key = self._text(f"the name of variable {place + 1}")
             if key in seen:
-                raise FormatError(f"it has two variables with the name {escape(key)}.", rule="duplicate key")
+                raise FormatError(f"the file has two variables with the name {escape(key)}.", rule="duplicate key")
             seen.add(key)
             yield key, self._variable(key)
 
@@ -88,18 +88,20 @@ class Reader:
             alias, key = self._text(f"alias {place + 1}"), self._text(f"the variable of alias {place + 1}")
             if key not in variables or not is_tensor(key, variables[key], variables):
                 raise FormatError(
-                    f"its alias {escape(alias)} refers to {escape(key)}, which the file lacks.", rule="alias"
+                    f"the alias {escape(alias)} refers to {escape(key)}, which the file lacks.", rule="alias"
                 )
             for end in ("", *(end for end in _PARTS if key + end in variables and alias + end not in variables)):
                 if alias + end in variables or alias + end in seen:
-                    raise FormatError(f"its alias {escape(alias + end)} is the name of another tensor.", rule="alias")
+                    raise FormatError(f"the alias {escape(alias + end)} is the name of another tensor.", rule="alias")
                 seen.add(alias + end)
                 yield alias + end, key + end
 
     def end(self) -> None:
         """Raise FormatError unless the file ends here."""
         if self._at != self._file.size:
-            raise FormatError(f"{self._file.size - self._at:,} bytes follow its aliases.", rule="ctranslate2 end")
+            raise FormatError(
+                f"{self._file.size - self._at:,} bytes follow the list of aliases.", rule="ctranslate2 end"
+            )
 
     def _count(self, what: str, nbytes: int) -> int:
         """Return the number of variables or aliases; each of them has at least ``nbytes`` bytes.
@@ -109,7 +111,9 @@ class Reader:
         plural = "aliases" if what == "alias" else f"{what}s"
         number = self._number(4, f"the number of its {plural}")
         if number > limits.TENSORS:
-            raise UnsafeError(f"it claims {number:,} {plural}; at most {limits.TENSORS:,} can be read.", rule="counts")
+            raise UnsafeError(
+                f"the file claims {number:,} {plural}; at most {limits.TENSORS:,} can be read.", rule="counts"
+            )
         self._check(number * nbytes, f"the list of its {plural}")
         return number
 

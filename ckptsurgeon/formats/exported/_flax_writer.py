@@ -173,7 +173,7 @@ def _text(text: str) -> bytes:
     except UnicodeEncodeError:
         raise OutputError(
             f"flax cannot store the name {escape(text)}: it is not valid Unicode.",
-            hint="Rename it, with ckpt rename --map, or use --to pth.",
+            hint="Rename the tensor with ckpt rename --map, or use --to pth.",
         ) from None
     return (bytes([0xA0 | len(raw)]) if len(raw) < 32 else _length((0xD9, 0xDA, 0xDB), len(raw))) + raw
 

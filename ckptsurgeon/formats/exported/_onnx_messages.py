@@ -70,9 +70,9 @@ def onnx_model(messages: Messages) -> OnnxModel:
         elif one.number == 20:
             found.has_training = True
         if len(found.metadata) > limits.EXTRAS:
-            raise UnsafeError(f"it has more than {limits.EXTRAS:,} entries of metadata.", rule="onnx metadata")
+            raise UnsafeError(f"the file has more than {limits.EXTRAS:,} entries of metadata.", rule="onnx metadata")
     if not found.has_graph:
-        raise FormatError("it has no graph, so it is not an ONNX model, or is truncated.", rule="onnx graph")
+        raise FormatError("the file has no graph, so it is not an ONNX model, or is truncated.", rule="onnx graph")
     return found
 
 
@@ -92,7 +92,7 @@ def _graph(messages: Messages, of: Field, found: OnnxModel) -> None:
         elif one.number == 5:
             found.tensors.append(_tensor(messages, one))
             if len(found.tensors) > limits.TENSORS:
-                raise UnsafeError(f"it has more than {limits.TENSORS:,} tensors.", rule="tensors")
+                raise UnsafeError(f"the file has more than {limits.TENSORS:,} tensors.", rule="tensors")
         elif one.number == 15:
             found.sparse += 1
 
@@ -139,5 +139,5 @@ def _tensor(messages: Messages, of: Field) -> OnnxTensor:
         elif one.number == 14:
             tensor.is_external = one.value == 1
     if not tensor.name:
-        raise FormatError("one of its initialisers has no name.", rule="onnx name")
+        raise FormatError("one of the initialisers has no name.", rule="onnx name")
     return tensor

@@ -161,7 +161,7 @@ class OnnxFiles:
                     rule="outside",
                 )
             if len(self.others) >= limits.SHARDS:
-                raise UnsafeError(f"its tensors are in more than {limits.SHARDS} files.", rule="shards")
+                raise UnsafeError(f"the tensors are in more than {limits.SHARDS} files.", rule="shards")
             try:
                 self.others[location] = self._stack.enter_context(closing(self.model.folder().file(location)))
             except SourceError as error:

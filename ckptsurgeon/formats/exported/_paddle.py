@@ -55,7 +55,7 @@ def with_slices_joined(tree: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the entries of a file with the slices of each tensor joined; raises FormatError if slices do not fit."""
     split = tree.get(_SPLIT, {})
     if not isinstance(split, dict):
-        raise FormatError(f"its entry {_SPLIT} is not a dict.", rule="paddle slices")
+        raise FormatError(f"the entry {_SPLIT} is not a dict.", rule="paddle slices")
     first: dict[str, tuple[Any, TensorInfo]] = {}
     used: set[str] = {_SPLIT}
     for key, said in split.items():

@@ -102,7 +102,7 @@ def component_folder(folder: Folder, component: str) -> Folder | None:
     if names and component not in names:
         raise ConfigError(
             f"--root {escape(component)} is not a component of the pipeline.",
-            hint=f"Use one of {listing(names, _MOST, where='')}.",
+            hint=f"Use the name of a component: {listing(names, _MOST, where='')}.",
         )
     return folder.inside(component) if names else None
 
@@ -168,7 +168,7 @@ def _has_weights(names: Sequence[str]) -> bool:
 
 
 def _lacks_weights(names: Collection[str]) -> bool:
-    """Return whether the folder of a network has no weights; those for other libraries (Flax, ONNX) count, too."""
+    """Return whether a network's folder with the files ``names`` has no weights, not even for Flax or ONNX."""
     return CONFIG in names and not any(map(is_exported, names))
 
 

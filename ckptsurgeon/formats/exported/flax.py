@@ -74,7 +74,7 @@ class _Flax:
                 raise FormatError(f"{source.size - end} bytes follow the msgpack map.", rule="msgpack end")
             if not reader.arrays:
                 raise FormatError(
-                    "it is a msgpack file without arrays of Flax.",
+                    "this is a msgpack file without arrays of Flax.",
                     hint="Flax writes such files with flax.serialization.to_bytes or msgpack_serialize.",
                     rule="no state dict",
                 )
@@ -132,7 +132,7 @@ class _Reader:
 
     def _deeper(self, depth: int) -> int:
         if depth >= limits.TREE_DEPTH:
-            raise UnsafeError(f"its maps are nested more than {limits.TREE_DEPTH} levels deep.", rule="tree depth")
+            raise UnsafeError(f"the maps are nested more than {limits.TREE_DEPTH} levels deep.", rule="tree depth")
         return depth + 1
 
     def _map(self, item: _Item, end: int, depth: int) -> tuple[Any, int]:
@@ -160,7 +160,7 @@ class _Reader:
         item = self._item(at, end)
         if item.kind != "text" or item.length > limits.RECIPE_BYTES:
             raise FormatError(
-                f"its entry {FLAX_RECIPE} is not a recipe: a string of at most {limits.RECIPE_BYTES:,} bytes.",
+                f"the entry {FLAX_RECIPE} is not a recipe: a string of at most {limits.RECIPE_BYTES:,} bytes.",
                 rule="recipe size",
             )
         self.recipe = (item.begin, item.length)
@@ -231,7 +231,7 @@ class _Reader:
         """
         self._left -= 1
         if self._left < 0:
-            raise UnsafeError(f"it has more than {limits.TREE_NODES:,} values.", rule="tree size")
+            raise UnsafeError(f"the file has more than {limits.TREE_NODES:,} values.", rule="tree size")
         head = self._window.read(at, min(9, end - at)) if at < end else b""
         item = _described(head, at)
         items = item.length if item.kind in ("map", "list") else 0  # each item has a byte at least

@@ -53,7 +53,7 @@ class _Onnx:
             tree: dict[str, TensorInfo] = {}
             for one in found.tensors:
                 if one.name in tree:
-                    raise FormatError(f"it has two tensors called {escape(one.name)}.", rule="duplicate key")
+                    raise FormatError(f"the file has two tensors called {escape(one.name)}.", rule="duplicate key")
                 tree[one.name] = files.info(one)
             payload = sorted(
                 (info.storage.offset, info.storage.offset + info.storage.nbytes)

@@ -126,7 +126,7 @@ def _has_texts(tree: Any) -> bool:
 
 
 class _Arrays:
-    """Makes a ``TensorInfo`` of each array in the pickle ``file``; ``made`` is the number of those made so far.
+    """Makes a ``TensorInfo`` of each array in the pickle ``file``; ``made`` is their number so far.
 
     ``within`` is the value of ``Storage.file`` for this file. ``paddle`` is true if the file is known to be of
     PaddlePaddle.

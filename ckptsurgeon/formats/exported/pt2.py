@@ -97,13 +97,15 @@ def _reader(archive: Archive, within: str) -> _Reader:
         return _Reader(archive, within, "", old=True)
     roots = [name.removesuffix(EXPORT_MARK) for name in archive.entries if is_of_export([name])]
     if len(roots) != 1:
-        raise UnsafeError(f"it has {EXPORT_MARK} in {count(len(roots), 'folder')}, not in one.", rule="several roots")
+        raise UnsafeError(
+            f"the archive has {EXPORT_MARK} in {count(len(roots), 'folder')}, not in one.", rule="several roots"
+        )
     for record, known in ((EXPORT_MARK, b"pt2"), (_VERSION, b"0")):
         name = roots[0] + record
         said = archive.read(name, _MARK_BYTES) if name in archive.entries else known
         if said.strip() != known:
             raise FormatError(
-                f"its record {record} contains {said.decode('utf-8', 'replace')!r}, not {known.decode()!r}.",
+                f"the record {record} contains {said.decode('utf-8', 'replace')!r}, not {known.decode()!r}.",
                 rule="pt2 version",
             )
     return _Reader(archive, within, roots[0])
@@ -151,7 +153,7 @@ class _Reader:
         if not found:
             what = "compiled programs (AOTInductor), which contain their weights" if self._compiled else "no programs"
             raise FormatError(
-                f"it has {what}.",
+                f"the archive has {what}.",
                 hint="Use the checkpoint of the model, or save the program with torch.export.save.",
                 rule="no state dict",
             )
@@ -236,7 +238,7 @@ class _Reader:
         """
         path = said.get("path_name") if isinstance(said, dict) else None
         if not isinstance(path, str) or type(said.get("use_pickle")) is not bool:
-            raise FormatError("its description has no path_name or no use_pickle.", rule="pt2 config")
+            raise FormatError("the description lacks path_name or use_pickle.", rule="pt2 config")
         if path.startswith(_OBJECTS):
             self._record(folder + path)
             self._objects += 1
@@ -259,7 +261,7 @@ class _Reader:
                 if is_number
                 else "description gives no number for the dtype"
             )
-            raise FormatError(f"its {why}.", rule="tensor dtype")
+            raise FormatError(f"the {why}.", rule="tensor dtype")
         sizes, strides = _integers(meta.get("sizes")), _integers(meta.get("strides"))
         form = form_of(sizes, strides)
         if meta.get("layout") != _STRIDED:
@@ -268,7 +270,7 @@ class _Reader:
         known, storage = self._raw.get(name) or (dtype, self._storage(name, DTYPES[dtype].itemsize))
         if known != dtype:  # torch would read all tensors of a record with the dtype of the first
             raise FormatError(
-                f"its dtype is {dtype}, but another tensor in the same record {escape(name)} is {known}.",
+                f"the dtype is {dtype}, but another tensor in the same record {escape(name)} is {known}.",
                 rule="pt2 config",
             )
         self._raw[name] = dtype, storage
@@ -279,7 +281,7 @@ class _Reader:
     def _storage(self, name: str, itemsize: int) -> Storage:
         entry = self._plain(name)
         if entry.size % itemsize:
-            raise FormatError(f"its record {escape(name)} ends inside an element.", rule="storage size")
+            raise FormatError(f"the record {escape(name)} ends inside an element.", rule="storage size")
         big = is_big_endian(self.archive, self.root)
         return Storage(self.within, entry.data, entry.size, entry.crc32 or None, name, big)
 
@@ -288,7 +290,7 @@ class _Reader:
         if entry.method:
             raise FormatError(
                 f"the record {escape(name)} is compressed.",
-                hint="Compressed tensors cannot be read. Unpack the archive, and pack it without compression.",
+                hint="Unpack the archive and pack it again without compression: compressed tensors cannot be read.",
                 rule="compressed record",
             )
         return entry
@@ -348,11 +350,11 @@ class _Reader:
 
     def _compiled_weight(self, said: Any) -> TensorInfo:
         if not isinstance(said, list) or len(said) != 4 or not isinstance(said[0], str):
-            raise FormatError("its description is not [record, shape, stride, offset].", rule="pt2 config")
+            raise FormatError("the description is not a list [record, shape, stride, offset].", rule="pt2 config")
         name, shape, stride, offset = said
         whole = self._saved_in(_WEIGHTS + name)
         if not isinstance(whole, TensorInfo):
-            raise FormatError(f"its record {escape(name)} is not a tensor.", rule="pt2 config")
+            raise FormatError(f"the record {escape(name)} is not a tensor.", rule="pt2 config")
         if whole.opaque or whole.storage is None:
             return whole
         sizes, strides = (tuple(one) if isinstance(one, list) else one for one in (shape, stride))

@@ -90,13 +90,13 @@ class _WhisperCpp:
             tree = dict[str, TensorInfo]()
             for key, info in _tensors(source, start, name):
                 if key in tree:
-                    raise FormatError(f"it has two tensors with the name {escape(key)}.", rule="duplicate key")
+                    raise FormatError(f"the file has two tensors with the name {escape(key)}.", rule="duplicate key")
                 if len(tree) == limits.TENSORS:
-                    raise UnsafeError(f"it has more than {limits.TENSORS:,} tensors.", rule="counts")
+                    raise UnsafeError(f"the file has more than {limits.TENSORS:,} tensors.", rule="counts")
                 tree[key] = info
             if not tree:
                 raise FormatError(
-                    "it has no tensors, like the files for-tests-ggml-*.bin of whisper.cpp's own tests.",
+                    "the file has no tensors, like the files for-tests-ggml-*.bin of whisper.cpp's own tests.",
                     hint="Pass a model, such as ggml-base.bin.",
                     rule="no state dict",
                 )
@@ -150,16 +150,16 @@ def _start(file: File) -> _Start:
     head = file.read(0, _FIXED)
     if head.startswith(_BIG_ENDIAN):
         raise FormatError(
-            "it is a model of whisper.cpp whose numbers are big-endian.",
+            "this is a model of whisper.cpp whose numbers are big-endian.",
             hint="Convert the model again on a little-endian computer: whisper.cpp's files are little-endian.",
             rule="byte order",
         )
     *sizes, ftype, mels, bins = struct.unpack_from(f"<{len(_SIZES) + 3}i", head, 4)
     for key, value in zip((*_SIZES, "n_fft of the mel filters"), (*sizes, bins), strict=True):
         if value <= 0:
-            raise FormatError(f"its {key} is {value}, not a positive number.", rule="whisper sizes")
+            raise FormatError(f"the field {key} is {value}, not a positive number.", rule="whisper sizes")
     if ftype < 0:
-        raise FormatError(f"its ftype is {ftype}, not the number of a type.", rule="whisper sizes")
+        raise FormatError(f"the field ftype is {ftype}, but must be 0 or more.", rule="whisper sizes")
     number, end = _past_tokens(file, _FIXED + 4 * mels * bins)
     version, kind = divmod(ftype, _VERSION_FACTOR)
     metadata = {key: str(value) for key, value in zip(_SIZES, sizes, strict=True)}
@@ -175,11 +175,13 @@ def _past_tokens(file: File, begin: int) -> tuple[int, int]:
     if begin + 4 > file.size:
         raise cut_short("its mel filters")
     if begin > limits.GGUF_HEADER_BYTES:
-        raise UnsafeError(f"its mel filters have more than {limits.GGUF_HEADER_BYTES >> 20} MB.", rule="header size")
+        raise UnsafeError(f"the mel filters have more than {limits.GGUF_HEADER_BYTES >> 20} MB.", rule="header size")
     window = Window(file)
     number = int.from_bytes(window.read(begin, 4), "little")
     if number > limits.WHISPER_TOKENS:
-        raise UnsafeError(f"it has {number:,} tokens, more than the limit of {limits.WHISPER_TOKENS:,}.", rule="counts")
+        raise UnsafeError(
+            f"the file has {number:,} tokens, more than the limit of {limits.WHISPER_TOKENS:,}.", rule="counts"
+        )
     at = begin + 4
     for place in range(number):
         if at + 4 > file.size:

@@ -52,7 +52,7 @@ class Cursor:
             raise cut_short(self.within)
         if self.offset + nbytes > limits.GGUF_HEADER_BYTES:
             raise UnsafeError(
-                f"its header has more than {limits.GGUF_HEADER_BYTES >> 20} MB: {self.within} is too large.",
+                f"the header has more than {limits.GGUF_HEADER_BYTES >> 20} MB: {self.within} is too large.",
                 rule="header size",
             )
 

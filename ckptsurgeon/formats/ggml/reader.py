@@ -73,7 +73,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     cursor.within = "the list of its tensors"
     if tensors > limits.TENSORS or entries > limits.GGUF_ENTRIES:
         raise UnsafeError(
-            f"its header claims {count(tensors, 'tensor')} and {entries:,} metadata entries; at most "
+            f"the header claims {count(tensors, 'tensor')} and {entries:,} metadata entries; at most "
             f"{limits.TENSORS:,} tensors and {limits.GGUF_ENTRIES:,} entries can be read.",
             rule="counts",
         )
@@ -107,7 +107,7 @@ def _metadata(cursor: Cursor, number: int) -> tuple[dict[str, StoredEntry], dict
     for place in range(number):
         key = _name(cursor, f"entry {place + 1} of its metadata")
         if key in stored:
-            raise FormatError(f"its metadata contains the entry {escape(key)} twice.", rule="duplicate key")
+            raise FormatError(f"the metadata contains the entry {escape(key)} twice.", rule="duplicate key")
         cursor.within = f"the entry {escape(key)} of its metadata"
         stored[key], shown = read_entry(cursor)
         is_long = stored[key].kind in (TEXT, ARRAY)
@@ -123,7 +123,7 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
     number = int(metadata[ALIGNMENT]) if stored[ALIGNMENT].kind == UINT32 else 0
     if not 0 < number <= LARGEST_ALIGNMENT or number & (number - 1):
         raise FormatError(
-            f"its {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two up to "
+            f"the metadata entry {ALIGNMENT} is {escape(metadata.get(ALIGNMENT, ''), 20)}, not a power of two up to "
             f"{LARGEST_ALIGNMENT} of the type uint32.",
             rule="alignment",
         )
@@ -139,7 +139,7 @@ def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, .
     for place in range(number):
         key = _name(cursor, f"tensor {place + 1}")
         if key in seen:
-            raise FormatError(f"it has two tensors with the name {escape(key)}.", rule="duplicate key")
+            raise FormatError(f"the file has two tensors with the name {escape(key)}.", rule="duplicate key")
         seen.add(key)
         cursor.within = f"the header of the tensor {escape(key)}"
         dims = cursor.small_number()

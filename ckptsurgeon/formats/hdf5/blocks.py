@@ -86,7 +86,7 @@ class BlockReader:
         self._left -= nbytes
         if self._left < 0:
             raise UnsafeError(
-                f"it has more metadata than the limit of {limits.HDF5_METADATA >> 20} MB.", rule="hdf5 metadata"
+                f"the file has more metadata than the limit of {limits.HDF5_METADATA >> 20} MB.", rule="hdf5 metadata"
             )
         if not nbytes:
             return b""
@@ -134,7 +134,7 @@ class BlockReader:
         self._checked -= len(data)
         if self._checked < 0:
             raise UnsafeError(
-                f"it has more metadata with checksums than the limit of {limits.HDF5_CHECKED >> 20} MB.",
+                f"the file has more metadata with checksums than the limit of {limits.HDF5_CHECKED >> 20} MB.",
                 rule="hdf5 metadata",
             )
         if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):
@@ -144,7 +144,7 @@ class BlockReader:
         """Count chunks that are looked up; raises UnsafeError if there are too many in all datasets together."""
         self._chunks -= number
         if self._chunks < 0:
-            raise UnsafeError(f"its datasets have more than {limits.HDF5_CHUNKS:,} chunks.", rule="hdf5 chunks")
+            raise UnsafeError(f"the datasets have more than {limits.HDF5_CHUNKS:,} chunks.", rule="hdf5 chunks")
 
     def address(self, fields: Fields) -> int | None:
         """Return the address that comes next in ``fields``; None if it is undefined."""

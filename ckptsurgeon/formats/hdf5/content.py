@@ -62,7 +62,7 @@ class HdfContent:
             raise FormatError("the HDF5 file is damaged: its root is not a group.", rule="hdf5")
         self.tree = dict(self._walk(root))
         if not any(isinstance(one, TensorInfo) for one in self.tree.values()):
-            raise FormatError("it is an HDF5 file without arrays of numbers.", rule="no state dict")
+            raise FormatError("this is an HDF5 file without arrays of numbers.", rule="no state dict")
 
     @property
     def payload(self) -> list[tuple[int, int]]:
@@ -116,7 +116,7 @@ class HdfContent:
             )
         if visited > limits.TENSORS or depth > limits.TREE_DEPTH:
             raise UnsafeError(
-                f"its groups have over {limits.TENSORS:,} links, or over {limits.TREE_DEPTH} levels.", rule="tree size"
+                f"the groups have over {limits.TENSORS:,} links, or over {limits.TREE_DEPTH} levels.", rule="tree size"
             )
 
     def notes(self) -> Iterator[str]:

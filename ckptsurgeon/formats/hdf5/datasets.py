@@ -106,7 +106,7 @@ class DatasetReader:
             if fits and stored.address is not None and stored.address + stored.size <= self._blocks.size:
                 return self._blocks.base + stored.address, self._blocks.base + stored.address + stored.size
         raise FormatError(
-            f"its dataset {escape(name)} is not a recipe: a contiguous text of up to {limits.RECIPE_BYTES:,} bytes.",
+            f"the dataset {escape(name)} is not a recipe: a contiguous text of up to {limits.RECIPE_BYTES:,} bytes.",
             rule="recipe size",
         )
 
@@ -135,7 +135,7 @@ class DatasetReader:
         if one_of(one.messages, EXTERNAL) is not None:
             raise FormatError(
                 f"the values of {escape(one.name)} are in other files, which is not supported.",
-                hint="Copy them into one file with h5repack.",
+                hint="Copy the values into one file with h5repack.",
                 rule=OUTSIDE,
             )
 

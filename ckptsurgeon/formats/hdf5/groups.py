@@ -134,11 +134,11 @@ def _link(blocks: BlockReader, fields: Fields) -> GroupLink:
     if kind == _EXTERNAL:
         file = _text(target[1:].partition(b"\0")[0])
         raise FormatError(
-            f"its link {escape(name)} leads into another file, {escape(file)}, which is not supported.",
+            f"the link {escape(name)} leads into another file, {escape(file)}, which is not supported.",
             hint="Copy the target of the link into the file: h5repack, or h5py's copy with expand_external.",
             rule=OUTSIDE,
         )
-    raise FormatError(f"its link {escape(name)} is of an unknown kind, {kind}.", rule="hdf5 link")
+    raise FormatError(f"the link {escape(name)} is of an unknown kind, {kind}.", rule="hdf5 link")
 
 
 def _text(raw: bytes) -> str:

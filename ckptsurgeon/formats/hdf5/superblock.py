@@ -44,7 +44,7 @@ def read_superblock(blocks: BlockReader) -> Superblock:
     head = Fields(blocks.peek(0, 16, _WHAT), _WHAT, len(SIGNATURE))
     version = head.number(1)
     if version > 3:
-        raise FormatError(f"its HDF5 superblock has version {version}, which is not known.", rule="hdf5 version")
+        raise FormatError(f"the HDF5 superblock has the unknown version {version}.", rule="hdf5 version")
     head.at = 13 if version < 2 else 9
     sizes = head.number(1), head.number(1)
     if not {*sizes} <= {2, 4, 8}:
@@ -67,7 +67,7 @@ def _earlier(blocks: BlockReader, version: int) -> Superblock:
     if blocks.address(fields) is not None:
         raise FormatError(
             "the HDF5 file was written by a driver that divides a file into several.",
-            hint="Make one file of them: h5repart, or h5repack.",
+            hint="Join the parts into one file, with h5repart or h5repack.",
             rule="hdf5 driver",
         )
     fields.take(blocks.offset_size)

@@ -73,7 +73,7 @@ def _check_path(key: str) -> None:
     if not is_path:
         raise OutputError(
             f"hdf5 cannot store the key {escape(key)}: it cannot be the path of a dataset.",
-            hint="Rename it with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
+            hint="Rename the tensor with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
         )
 
 

@@ -28,7 +28,7 @@ def without_codecs(data: Any, codecs: Sequence[str], nbytes: int) -> Any:
     for name, size in reversed(list(zip(codecs, sizes, strict=True))):
         data = without_checksum(data) if name == CHECKSUM else _decompressed(data, name, size)
     if len(data) != nbytes:
-        raise FormatError(f"it has {len(data):,} bytes of values, not {nbytes:,}.", rule="zarr chunk")
+        raise FormatError(f"the chunk has {len(data):,} bytes of values, not {nbytes:,}.", rule="zarr chunk")
     return data
 
 
@@ -36,7 +36,7 @@ def without_checksum(data: Any) -> Any:
     """Return the bytes before the CRC-32C at the end of ``data``; raises FormatError if they do not match it."""
     plain = memoryview(data)[:-_SUM]
     if len(data) < _SUM or crc32c(bytes(plain)) != int.from_bytes(bytes(data[-_SUM:]), "little"):
-        raise FormatError("it does not match its checksum.", rule="zarr chunk")
+        raise FormatError("the data do not match the checksum.", rule="zarr chunk")
     return plain
 
 
@@ -54,7 +54,7 @@ def _inflated(data: Any, nbytes: int) -> bytes:
     try:
         plain = inflater.decompress(data, nbytes + 1)
     except zlib.error as error:
-        raise FormatError(f"it cannot be unpacked: {error}.", rule="zarr chunk") from None
+        raise FormatError(f"the chunk cannot be unpacked: {error}.", rule="zarr chunk") from None
     if len(plain) != nbytes or not inflater.eof:
-        raise FormatError(f"it does not unpack to {nbytes:,} bytes.", rule="zarr chunk")
+        raise FormatError(f"the chunk does not unpack to {nbytes:,} bytes.", rule="zarr chunk")
     return plain

@@ -40,7 +40,7 @@ def local(folder: Folder) -> LocalFolder:
     if not isinstance(folder, LocalFolder):
         raise SourceError(
             f"{escape(folder.uri)} is a checkpoint of Orbax, which is read only on this machine.",
-            hint="Fetch it with ckpt fetch, and pass the folder.",
+            hint="Fetch the checkpoint with ckpt fetch, and pass the fetched folder.",
         )
     return folder
 
@@ -82,8 +82,8 @@ def _checked(folder: LocalFolder, name: str) -> StoredFile:
     path = os.path.join(folder.path, name)
     if leads_out(path) or (os.path.islink(path) and os.path.isdir(path)):
         raise UnsafeError(
-            f"{escape(folder.uri)} has a link that leads out of it, or to a folder: {escape(name)}.",
-            hint="Copy the folder with cp -rL, if the files are meant to be part of it.",
+            f"{escape(folder.uri)} has a link that leads out of the folder, or to a folder: {escape(name)}.",
+            hint="If the linked files belong to the checkpoint, copy the folder with cp -rL.",
             rule="outside",
         )
     with closing(folder.file(name)) as file:  # refuses what is not a regular file

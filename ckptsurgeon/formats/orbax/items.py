@@ -64,7 +64,7 @@ def find_items(folder: LocalFolder) -> Place:
     """
     if _UNFINISHED in folder.name:
         raise FormatError(
-            f"{escape(folder.uri)} was not saved to the end.", hint="Pass another step.", rule="orbax unfinished"
+            f"the save of {escape(folder.uri)} was not finished.", hint="Pass another step.", rule="orbax unfinished"
         )
     place = _place(folder)
     if place.items:
@@ -73,7 +73,7 @@ def find_items(folder: LocalFolder) -> Place:
     if len(steps) > 1:
         raise FormatError(
             f"{escape(folder.uri)} has several steps: {listing(steps)}.",
-            hint=f"Pass one of them, for example {escape(os.path.join(folder.uri, steps[-1]))}.",
+            hint=f"Pass the folder of one step, for example {escape(os.path.join(folder.uri, steps[-1]))}.",
             details=steps,
             rule="several checkpoints",
         )

@@ -80,7 +80,7 @@ class Database:
                 raise ValueError(f"{found} lists no versions")
         files, count = fields.files(b""), fields.number()
         if not count:
-            raise ValueError("its manifest lists no versions")
+            raise ValueError("the manifest lists no versions")
         fields.numbers(count)
         heights = fields.take(count)
         places = _ranges(files, fields.numbers(count), fields.numbers(count), fields.numbers(count))
@@ -92,7 +92,7 @@ class Database:
         Raises ValueError if it cannot be read.
         """
         if name not in self._files:
-            raise ValueError("it has no manifest that lists versions")
+            raise ValueError("the database has no manifest that lists versions")
         if (size := self._files[name].size) > limits.OCDBT_NODE:
             raise ValueError(f"{name} has over {limits.OCDBT_NODE:,} bytes")
         fields = unframed(self._bytes(_Range(name, 0, size)), _MANIFEST, self._budget)
@@ -111,7 +111,7 @@ class Database:
         Raises ValueError if a node is not valid.
         """
         if height > limits.OCDBT_HEIGHT:
-            raise ValueError(f"its B-tree is over {limits.OCDBT_HEIGHT} nodes high")
+            raise ValueError(f"the B-tree is over {limits.OCDBT_HEIGHT} nodes high")
         self._check(place)
         if place.length > limits.OCDBT_NODE:
             raise ValueError(f"a node has over {limits.OCDBT_NODE:,} bytes")
@@ -141,7 +141,7 @@ class Database:
 
     def _add(self, key: bytes, value: bytes | _Range) -> None:
         if self._last is not None and key <= self._last:
-            raise ValueError("its keys are not in order, or a node occurs twice")
+            raise ValueError("the keys are not in order, or a node occurs twice")
         self._last = key
         if isinstance(value, _Range):
             self._check(value)
@@ -153,9 +153,9 @@ class Database:
         """Raise ValueError for a range that is not in a file of the folder."""
         stored = self._files.get(place.file)
         if stored is None:
-            raise ValueError(f"it refers to {escape(place.file, 200)}, which is not a file in it")
+            raise ValueError(f"the database refers to {escape(place.file, 200)}, which is not a file in its folder")
         if place.offset + place.length > stored.size:
-            raise ValueError(f"it refers to bytes beyond the end of {escape(place.file, 200)}")
+            raise ValueError(f"the database refers to bytes beyond the end of {escape(place.file, 200)}")
 
 
 def _children(fields: Fields, files: Sequence[DataFile], count: int, prefix: bytes) -> Iterator[tuple[_Range, bytes]]:

@@ -23,10 +23,10 @@ def unzstd(data: bytes | memoryview, most: int) -> bytes:
     library = _package("zstandard", "zstd")
     try:
         if library.frame_content_size(data) > most:
-            raise ValueError(f"it unpacks to over {most:,} bytes")
+            raise ValueError(f"the zstd data unpack to over {most:,} bytes")
         plain: bytes = library.ZstdDecompressor().decompress(data, max_output_size=most, allow_extra_data=False)
     except library.ZstdError as error:
-        raise ValueError(f"it cannot be unpacked to at most {most:,} bytes ({error})") from None
+        raise ValueError(f"the zstd data cannot be unpacked to at most {most:,} bytes ({error})") from None
     return plain
 
 
@@ -37,14 +37,14 @@ def unblosc(data: bytes, nbytes: int) -> bytes:
     (blosc allocates this size), of a block, and of the chunk.
     """
     if len(data) < _BLOSC_HEADER or int.from_bytes(data[4:8], "little") != nbytes:
-        raise ValueError(f"its Blosc header does not give {nbytes:,} bytes as the size of the data")
+        raise ValueError(f"the Blosc header does not give {nbytes:,} bytes as the size of the data")
     if int.from_bytes(data[12:16], "little") != len(data):
-        raise ValueError("the compressed size in its Blosc header is wrong")
+        raise ValueError("the compressed size in the Blosc header is wrong")
     library = _package("blosc", "Blosc")
     try:
         plain: bytes = library.decompress(data)
     except library.blosc_extension.error as error:
-        raise ValueError(f"it cannot be unpacked ({error})") from None
+        raise ValueError(f"the Blosc data cannot be unpacked ({error})") from None
     return plain
 
 
@@ -53,7 +53,7 @@ def _package(name: str, codec: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ConfigError(
-            f"this Orbax checkpoint is compressed with {codec}: that needs the package {name}, which cannot be "
+            f"this Orbax checkpoint is compressed with {codec}: reading it needs the package {name}, which cannot be "
             f"imported: {error}.",
             hint=_EXTRA,
         ) from error

@@ -55,7 +55,7 @@ def open_store(folder: LocalFolder, files: Mapping[str, StoredFile]) -> ChunkSto
     apart = next((name for name in files if name.endswith(f"/{MANIFEST}")), "")
     if apart:
         raise FormatError(
-            f"{escape(folder.uri)} has no {MANIFEST}, but {escape(apart)}: it was not saved to the end.",
+            f"{escape(folder.uri)} has no {MANIFEST}, but {escape(apart)}: the save was not finished.",
             hint="Pass another step of the run.",
             rule="orbax unfinished",
         )

@@ -138,8 +138,8 @@ def _of_folders(folder: LocalFolder, files: Mapping[str, StoredFile]) -> Item:
     found = [name for name in files if name.endswith(_ENDS)]
     if not found:
         raise FormatError(
-            f"{escape(folder.uri)} has no {METADATA}, which lists its values.",
-            hint="Restore it with the version of Orbax that wrote it, and save it again.",
+            f"{escape(folder.uri)} has no {METADATA}, the list of the checkpoint's values.",
+            hint="Restore the checkpoint with the version of Orbax that wrote it, and save it again.",
             rule="orbax metadata",
         )
     versions = {3 if name.endswith(_FILES[3]) else 2 for name in found}
@@ -165,4 +165,4 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _twice(path: Sequence[str]) -> FormatError:
-    return FormatError(f"two of its values have the key {escape('.'.join(path))}.", rule="duplicate key")
+    return FormatError(f"two values of the checkpoint have the key {escape('.'.join(path))}.", rule="duplicate key")

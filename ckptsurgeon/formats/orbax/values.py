@@ -77,10 +77,10 @@ class ZarrValues(BandedValues):
         for place, (begin, size) in zip(product(*map(range, counts)), index, strict=True):
             if begin == size == _ABSENT:
                 if self.is_complete or self.array.fill is None:
-                    raise FormatError("a part of it is missing.", rule="zarr chunk")
+                    raise FormatError("a part of the chunk is missing.", rule="zarr chunk")
                 continue
             if begin + size > len(data):
-                raise FormatError("a part of it is beyond its end.", rule="zarr chunk")
+                raise FormatError("a part of the chunk is beyond its end.", rule="zarr chunk")
             plain = without_codecs(
                 memoryview(data)[begin : begin + size], shards.codecs, prod(shards.chunk) * self.element
             )
@@ -98,7 +98,7 @@ def _index(data: bytes, number: int, shards: Shards) -> list[tuple[int, int]]:
     """Return (offset, size) of each inner chunk from the index; raises FormatError if it is cut off or damaged."""
     length = 16 * number + 4 * shards.has_sum
     if len(data) < length:
-        raise FormatError("it is shorter than the index of its parts.", rule="zarr chunk")
+        raise FormatError("the chunk is shorter than the index of its parts.", rule="zarr chunk")
     stored = memoryview(data)[len(data) - length :] if shards.at_end else memoryview(data)[:length]
     plain = bytes(without_checksum(stored) if shards.has_sum else stored)
     numbers = [int.from_bytes(plain[at : at + 8], "little") for at in range(0, len(plain), 8)]

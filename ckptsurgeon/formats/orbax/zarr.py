@@ -115,7 +115,7 @@ def _version_2(said: Mapping[str, Any]) -> ZarrArray:
 
 
 def _named_codec(said: Any) -> str:
-    """Return the name of a compressor of zarr 2; '' if it has none."""
+    """Return the name of the compressor that an entry of zarr 2 describes; '' if it describes none."""
     name = said.get("id") if isinstance(said, dict) else None
     return name if isinstance(name, str) else ""
 

@@ -132,7 +132,7 @@ def _entry(data: bytes) -> BundleEntry:
             slices.append(_slice(value))
     dtype, shard, offset, size, crc = numbers.values()
     if min(shard, offset, size) < 0:
-        raise ValueError("its offset or size is negative")
+        raise ValueError("the offset or size is negative")
     return BundleEntry(dtype, shape, shard, offset, size, unmasked(crc & 0xFFFFFFFF), tuple(slices))
 
 
@@ -141,11 +141,11 @@ def _shape(data: bytes) -> tuple[int, ...]:
     sizes = []
     for number, value in fields(data):
         if number == 3 and value:
-            raise ValueError("its shape is not known")
+            raise ValueError("the shape is not known")
         if number == 2 and isinstance(value, bytes):
             sizes.append(next((signed(n) for f, n in fields(value) if f == 1 and isinstance(n, int)), 0))
         if len(sizes) > limits.DIMENSIONS or (sizes and sizes[-1] < 0):
-            raise ValueError(f"its shape has over {limits.DIMENSIONS} dimensions, or a negative size")
+            raise ValueError(f"the shape has over {limits.DIMENSIONS} dimensions, or a negative size")
     return tuple(sizes)
 
 

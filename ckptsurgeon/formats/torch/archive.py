@@ -151,7 +151,7 @@ class _Storages:
         if method:
             raise FormatError(
                 f"{escape(self._file.uri)}: record {escape(name)} is compressed.",
-                hint="Compressed tensors cannot be read. Load the file with torch.load, and save it with torch.save.",
+                hint="Load the file with torch.load and save it with torch.save: compressed tensors cannot be read.",
                 rule="compressed record",
             )
         return Storage(self._within, data, size, crc32 or None, name, self._big)

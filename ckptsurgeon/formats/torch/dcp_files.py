@@ -97,7 +97,7 @@ class PieceFiles:
                 raise
             where = f"the bytes {offset:,} to {offset + length:,} of {escape(name)}"
             raise FormatError(
-                f"{where} should be a piece of a tensor, but they are damaged.",
+                f"{where} should be a piece of a tensor, but are damaged.",
                 hint="Fetch or save this file again.", rule="damaged piece",
             ) from None  # fmt: skip
 

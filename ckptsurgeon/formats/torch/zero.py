@@ -184,16 +184,17 @@ def buffers(model: StateFile) -> dict[str, TensorInfo]:
 
 
 def tied(trees: Sequence[Any]) -> dict[str, str]:
-    """Return {further name of a tied parameter: its name}; perhaps only the first of ``trees`` lists it."""
+    """Return {further name of a tied parameter: its first name}, from the first of ``trees`` that lists any."""
     found = (tree.get("shared_params") for tree in trees if isinstance(tree, Mapping))
     shared = next((one for one in found if one and isinstance(one, Mapping)), {})
     return {key: other for key, other in shared.items() if isinstance(key, str) and isinstance(other, str)}
 
 
 def with_ties(weights: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> dict[str, TensorInfo]:
-    """Return weights with the further names of tied parameters.
+    """Return the weights, with each tied parameter also under its further names.
 
-    If ``ds_to_universal.py`` gave such a name a folder of its own, its values are the rounded ones: they are replaced.
+    ``ds_to_universal.py`` may have written a further name to a folder of its own, with rounded values: the values of
+    the first name replace them.
     """
     return {**weights, **{key: weights[other] for key, other in ties.items() if other in weights}}
 

@@ -246,7 +246,7 @@ def test_a_run_that_was_interrupted_is_said_and_undone_by_check(
     seen = ckpt("inspect", "a.safetensors")
     assert seen.code == 3
     assert "ckpt rename --in-place was interrupted" in seen.err
-    assert "ckpt check restores it" in seen.err
+    assert "ckpt check restores the header" in seen.err
     found = ckpt_process("check", "a.safetensors")
     assert found.code == 0
     assert "note: ckpt rename --in-place of a.safetensors was interrupted; it is undone now" in found.err

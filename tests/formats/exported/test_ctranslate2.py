@@ -158,13 +158,13 @@ def test_a_file_that_breaks_a_rule_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("version 3", "it has binary version 3 of CTranslate2, but versions 4 to 6 can be read"),
-        ("version 7", "it has binary version 7 of CTranslate2"),
+        ("version 3", "the file has binary version 3 of CTranslate2, but versions 4 to 6 can be read"),
+        ("version 7", "the file has binary version 7 of CTranslate2"),
         ("cut in the values", "it ends inside the variable a"),
         ("too few bytes", r"the variable a is float32 \[3\], but has 8 bytes"),
         ("an unknown type", "the variable a is of unknown type 6"),
-        ("an alias of an alias", "its alias c refers to b, which the file lacks"),
-        ("bytes behind", "1 bytes follow its aliases"),
+        ("an alias of an alias", "the alias c refers to b, which the file lacks"),
+        ("bytes behind", "1 bytes follow the list of aliases"),
     ],
 )
 def test_an_error_says_what_is_wrong(name: str, why: str) -> None:

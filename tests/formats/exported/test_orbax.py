@@ -69,7 +69,7 @@ def test_a_checkpoint_is_converted_and_verified() -> None:
 
 def test_steps_of_a_run_are_named_and_the_only_one_is_read() -> None:
     pytest.importorskip("zstandard", reason="the extra orbax is not installed")
-    with pytest.raises(cs.FormatError, match=r"has several steps: 10, 20\. Pass one of them, .*run/20\."):
+    with pytest.raises(cs.FormatError, match=r"has several steps: 10, 20\. Pass the folder of one step, .*run/20\."):
         cs.open_checkpoint(str(GOLDEN / "run"))
     shutil.copytree(GOLDEN / "run" / "10", "run/10")
     with cs.open_checkpoint("run") as found:
@@ -169,7 +169,7 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_zstandard_the_error_names_the_extra(ckpt: Any) -> None:
     said = ckpt("inspect", str(GOLDEN / "ocdbt"))
     assert said.code == 2
-    assert "that needs the package zstandard, which cannot be imported" in said.err
+    assert "reading it needs the package zstandard, which cannot be imported" in said.err
     assert "pip install 'ckptsurgeon[orbax]' installs it." in said.err
 
 
@@ -201,7 +201,7 @@ def test_without_packages_folders_are_inspected_but_not_unpacked() -> None:
 def test_without_packages_blosc_is_not_unpacked() -> None:
     with (
         cs.open_checkpoint(str(GOLDEN / "old"), "target") as found,
-        pytest.raises(cs.ConfigError, match="compressed with Blosc: that needs the package blosc"),
+        pytest.raises(cs.ConfigError, match="compressed with Blosc: reading it needs the package blosc"),
     ):
         found.tensor("blosc")
 

@@ -230,9 +230,9 @@ def test_what_breaks_a_rule_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("an unknown dtype", "its dtype has the unknown number 99"),
-        ("a dtype that is a text", "its description gives no number for the dtype"),
-        ("no metadata", "its description gives no number for the dtype"),
+        ("an unknown dtype", "the dtype has the unknown number 99"),
+        ("a dtype that is a text", "the description gives no number for the dtype"),
+        ("no metadata", "the description gives no number for the dtype"),
     ],
 )
 def test_a_wrong_dtype_is_named(name: str, why: str) -> None:
