@@ -97,7 +97,7 @@ def with_flat_model(header: Header) -> Header:
         raise FormatError(
             f"{escape(one.file.uri)} has only the parts of one rank of a run with {stated.tensor or 1} ranks of tensor "
             f"parallelism and {count(stated.pipeline or 1, 'stage')}.",
-            hint="Give the folder that has all folders mp_rank_….",
+            hint="Give the folder that has the folders mp_rank_… of all ranks.",
             rule="ranks",
         )
     weights, notes = _weights([[one]])

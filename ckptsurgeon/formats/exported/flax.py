@@ -75,7 +75,7 @@ class _Flax:
             if not reader.arrays:
                 raise FormatError(
                     "this is a msgpack file without arrays of Flax.",
-                    hint="Flax writes such files with flax.serialization.to_bytes or msgpack_serialize.",
+                    hint="Pass a file that Flax wrote with flax.serialization.to_bytes or msgpack_serialize.",
                     rule="no state dict",
                 )
             digest = digest_outside(source, reader.arrays)

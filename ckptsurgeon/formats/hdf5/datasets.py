@@ -135,7 +135,7 @@ class DatasetReader:
         if one_of(one.messages, EXTERNAL) is not None:
             raise FormatError(
                 f"the values of {escape(one.name)} are in other files, which is not supported.",
-                hint="Copy the values into one file with h5repack.",
+                hint="Copy the values into one file with h5repack -l CONTI.",
                 rule=OUTSIDE,
             )
 

@@ -135,7 +135,7 @@ def _link(blocks: BlockReader, fields: Fields) -> GroupLink:
         file = _text(target[1:].partition(b"\0")[0])
         raise FormatError(
             f"the link {escape(name)} leads into another file, {escape(file)}, which is not supported.",
-            hint="Copy the target of the link into the file: h5repack, or h5py's copy with expand_external.",
+            hint="Copy the target of the link into the file, with h5py's copy and expand_external=True.",
             rule=OUTSIDE,
         )
     raise FormatError(f"the link {escape(name)} is of an unknown kind, {kind}.", rule="hdf5 link")

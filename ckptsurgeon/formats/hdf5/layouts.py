@@ -67,7 +67,7 @@ def layout_in(blocks: BlockReader, message: HeaderMessage) -> StoredLayout:
     if version not in (3, 4, 5):
         raise FormatError(
             f"a dataset has a layout of version {version}, which is not supported.",
-            hint="Write the file anew, with h5repack of HDF5 1.8 or newer.",
+            hint="Write the file again, with h5repack of HDF5 1.8 or newer.",
             rule="hdf5 version",
         )
     if kind == _COMPACT:

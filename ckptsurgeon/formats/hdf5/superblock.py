@@ -67,7 +67,7 @@ def _earlier(blocks: BlockReader, version: int) -> Superblock:
     if blocks.address(fields) is not None:
         raise FormatError(
             "the HDF5 file was written by a driver that divides a file into several.",
-            hint="Join the parts into one file, with h5repart or h5repack.",
+            hint="Join the parts PART0.h5, PART1.h5 and so on into one file: h5repack PART%d.h5 FILE.h5.",
             rule="hdf5 driver",
         )
     fields.take(blocks.offset_size)

@@ -98,7 +98,9 @@ def test_root_is_a_component_with_its_configuration(ckpt: Run) -> None:
         assert ([*found], len(found.open_files())) == (["a"], 1)
     done = ckpt("inspect", "sd", "--root", "unett")
     assert done.code == 2
-    assert "--root unett is not a component of the pipeline. Use the name of a component: unet, vae." in " ".join(done.err.split())
+    assert "--root unett is not a component of the pipeline. Use the name of a component: unet, vae." in " ".join(
+        done.err.split()
+    )
 
 
 def test_shards_pickles_and_tied_tensors_of_components() -> None:
