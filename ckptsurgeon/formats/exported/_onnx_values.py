@@ -167,7 +167,7 @@ class OnnxFiles:
             except SourceError as error:
                 raise FormatError(
                     f"the tensor {escape(name)} is in {escape(location)}, which cannot be read: {error.message}",
-                    hint="Copy the files of the model together.",
+                    hint="Copy all files of the model into one folder.",
                     rule="missing shard",
                 ) from error
         return self.others[location]

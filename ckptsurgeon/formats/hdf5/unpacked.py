@@ -47,7 +47,8 @@ class ChunkedValues(BandedValues):
             data = self._without_filters(data, stored.mask)
         except _DamagedError as error:
             raise FormatError(
-                f"{escape(self.file.uri)}: the chunk {list(place)} of {escape(self.name)} {error}.", rule="hdf5 chunk"
+                f"{escape(self.file.uri)}: the chunk {list(place)} of {escape(self.name)} is damaged: {error}.",
+                rule="hdf5 chunk",
             ) from None
         return np.frombuffer(data, f"V{self.element}").reshape(self.chunk)
 
@@ -65,18 +66,18 @@ class ChunkedValues(BandedValues):
             elif one.number == SHUFFLE:
                 data = _unshuffled(data, one.width or self.element)
         if len(data) != whole:
-            raise _DamagedError(f"has {len(data):,} bytes of values, not {whole:,}")
+            raise _DamagedError(f"the chunk has {len(data):,} bytes of values, not {whole:,}")
         return data
 
 
 class _DamagedError(Exception):
-    """Raised for a damaged chunk; the message is the fault, and is shown after the name of the chunk."""
+    """Raised for a damaged chunk; the message is the reason, and is shown after the name of the chunk."""
 
 
 def _without_checksum(data: bytes) -> bytes:
     stored = int.from_bytes(data[-4:], "little")
     if len(data) < 4 or stored != fletcher32(data[:-4]):
-        raise _DamagedError("does not match its checksum")
+        raise _DamagedError("the data do not match the checksum")
     return data[:-4]
 
 
@@ -86,9 +87,9 @@ def _inflated(data: bytes, most: int) -> bytes:
     try:
         plain = inflater.decompress(data, most + 1)
     except zlib.error as error:
-        raise _DamagedError(f"cannot be unpacked: {error}") from None
+        raise _DamagedError(f"the chunk cannot be unpacked: {error}") from None
     if len(plain) > most or not inflater.eof:
-        raise _DamagedError("does not unpack to its size")
+        raise _DamagedError("the chunk does not unpack to the size of its values")
     return plain
 
 

@@ -131,7 +131,7 @@ def part_reader(budget: CopyBudget) -> Callable[[Any, TensorInfo, Any], TensorIn
         try:
             part = _mesh_part(whole, state, mesh_of, budget) if name == "DTensor" else _sharded_part(whole, state)
         except UnknownDistributedError as error:
-            return TensorInfo(whole.dtype, whole.shape, opaque=f"it is a {name} {error}")
+            return TensorInfo(whole.dtype, whole.shape, opaque=f"it is a {name} that ckpt cannot join ({error})")
         if isinstance(part, MeshPart) and part.local.shape == whole.shape and _is_whole(part):
             return part.local
         return TensorInfo(whole.dtype, whole.shape, opaque=PART, parts=(part,))
@@ -149,7 +149,7 @@ def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh]
     spec, local = (next((one[name] for one in states if name in one), None) for name in ("_spec", "_local_tensor"))
     spec = attributes_of(spec, "DTensorSpec")
     if not isinstance(local, TensorInfo) or local.dtype != whole.dtype:
-        raise UnknownDistributedError(f"whose local part is {brief(local)}, not a tensor of its dtype")
+        raise UnknownDistributedError(f"the local part is {brief(local)}, not a tensor of the same dtype")
     mesh = mesh_of(spec.get("mesh"))
     budget.spend(len(mesh.sizes) ** 2)
     return MeshPart(mesh, _cuts(whole.shape, mesh.sizes, spec, budget), local)
@@ -167,7 +167,7 @@ def _cuts(
     """
     placements = spec.get("placements")
     if not isinstance(placements, (tuple, list)) or len(placements) != len(mesh):
-        raise UnknownDistributedError("whose placements do not fit its mesh")
+        raise UnknownDistributedError("the placements do not fit the mesh")
     cuts: list[list[int]] = [[] for _ in shape]
     for at, (placement, size) in reversed(list(enumerate(zip(placements, mesh, strict=True)))):
         dim, before = _placed(placement, len(shape))
@@ -176,10 +176,10 @@ def _cuts(
         later = cuts[dim]
         budget.spend(min(before * size, limits.RANKS) if before != 1 else 1)
         if before != 1 and not _is_certain(shape[dim], before, size, after=prod(mesh[one] for one in later) // before):
-            raise UnknownDistributedError("with strided shards, which torch interprets in two different ways")
+            raise UnknownDistributedError("torch interprets the strided shards in two different ways")
         place = next((n for n in range(len(later) + 1) if prod(mesh[one] for one in later[:n]) == before), None)
         if place is None:
-            raise UnknownDistributedError(f"with a split factor of {before}, which does not fit its mesh")
+            raise UnknownDistributedError(f"the split factor {before} does not fit the mesh")
         later.insert(place, at)
     return tuple(map(tuple, _in_order(cuts, spec.get("shard_order"))))
 
@@ -218,11 +218,11 @@ def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
     if kind == "Replicate":
         return None, 1
     if kind not in ("Shard", "_StridedShard"):
-        raise UnknownDistributedError(f"with the placement {brief(placement)}, which cannot be joined")
+        raise UnknownDistributedError(f"a placement is {brief(placement)}, not Shard or Replicate")
     state = attributes_of(placement, kind)
     dim, before = state.get("dim"), state.get("split_factor") if kind == "_StridedShard" else 1
     if type(dim) is not int or not -dims <= dim < dims or type(before) is not int or before < 1:
-        raise UnknownDistributedError(f"of {dims} dimensions that is split along dimension {brief(dim)}")
+        raise UnknownDistributedError(f"the tensor has {dims} dimensions, but is split along dimension {brief(dim)}")
     return dim % dims, before
 
 
@@ -240,9 +240,9 @@ def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[in
     for dim, found in enumerate(cuts):
         said = given.get(dim, found)
         if not isinstance(said, (tuple, list)) or not all(type(one) is int for one in said):
-            raise UnknownDistributedError("split in an unknown order")
+            raise UnknownDistributedError("the order of the splits is not known")
         if sorted(said) != sorted(found) or (list(found) != sorted(found) and list(said) != list(found)):
-            raise UnknownDistributedError("whose placements contradict its shard_order")
+            raise UnknownDistributedError("the placements contradict shard_order")
         yield said
 
 
@@ -253,7 +253,7 @@ def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
     """
     shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
     if not isinstance(shards, list) or len(shards) > limits.DIMENSIONS:
-        raise UnknownDistributedError("that does not list its pieces")
+        raise UnknownDistributedError(f"there is no list of at most {limits.DIMENSIONS} pieces")
     pieces = []
     for shard in shards:
         one = attributes_of(shard, "Shard")
@@ -261,6 +261,6 @@ def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
         offsets = tuple(said) if isinstance(said, (list, tuple)) and len(said) <= limits.DIMENSIONS else ()
         check_sizes(offsets, "offset")
         if not isinstance(info, TensorInfo) or info.dtype != whole.dtype or len(info.shape) != len(whole.shape):
-            raise UnknownDistributedError(f"with {brief(info)} instead of a piece")
+            raise UnknownDistributedError(f"a piece is {brief(info)}, which does not fit the tensor")
         pieces.append(TensorPiece(offsets, info))
     return ShardedPart(tuple(pieces))

@@ -23,7 +23,7 @@ DIMENSIONS = 8
 
 
 class UnknownDistributedError(ValueError):
-    """Raised for a distributed tensor that cannot be read; the message completes "it is a DTensor ..."."""
+    """Raised for a distributed tensor whose parts cannot be joined; the message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def attributes_of(value: Any, kind: str) -> Mapping[Any, Any]:
     """Return the attributes of an object of the class ``kind``; raises UnknownDistributedError for another class."""
     made = value.name if isinstance(value, OpaqueResult) else None
     if not isinstance(value, OpaqueResult) or not isinstance(made, GlobalName) or made.name != kind:
-        raise UnknownDistributedError(f"with {brief(value)} instead of a {kind}")
+        raise UnknownDistributedError(f"there is {brief(value)} instead of a {kind}")
     return value.attributes()
 
 
@@ -59,10 +59,10 @@ def read_mesh(value: Any, budget: CopyBudget) -> RankMesh:
     else:
         sizes, ranks = _laid_out(state, budget)
     if not 0 < len(sizes) <= DIMENSIONS or not isinstance(ranks, (tuple, list)) or len(ranks) != prod(sizes):
-        raise UnknownDistributedError("on a mesh whose ranks are unknown")
+        raise UnknownDistributedError("the ranks of the mesh are not known")
     budget.spend(len(ranks))
     if not all(type(rank) is int and 0 <= rank < limits.RANKS for rank in ranks) or len(set(ranks)) != len(ranks):
-        raise UnknownDistributedError(f"on a mesh whose ranks are not distinct numbers below {limits.RANKS}")
+        raise UnknownDistributedError(f"the ranks of the mesh are not distinct numbers below {limits.RANKS}")
     return RankMesh(sizes, _places(tuple(ranks)))
 
 
@@ -81,7 +81,7 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
     axes, every = _axes(attributes_of(state.get("_layout"), "_MeshLayout")), state.get("_flatten_rank_map")
     sizes = tuple(size for size, _ in axes)
     if not isinstance(every, (tuple, list)) or not 0 < prod(sizes) <= len(every) <= limits.RANKS:
-        raise UnknownDistributedError(f"on a mesh that does not have 1 to {limits.RANKS} ranks")
+        raise UnknownDistributedError(f"the mesh does not have 1 to {limits.RANKS} ranks")
     budget.spend(prod(sizes))
     places = [0]
     for size, stride in axes:
@@ -91,7 +91,7 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
     if len(places) < len(every) and type(rank) is int and rank in every:
         offset = _offset(every.index(rank), axes)
     if places[-1] + offset >= len(every) or min(places) < 0:
-        raise UnknownDistributedError("on a mesh with strides beyond its ranks")
+        raise UnknownDistributedError("the strides of the mesh reach beyond its ranks")
     return sizes, [every[place + offset] for place in places]
 
 
@@ -118,7 +118,7 @@ def _axes(layout: Mapping[Any, Any]) -> list[tuple[int, int]]:
         pairs = list(zip(shape, stride, strict=True)) if len(shape) == len(stride) <= DIMENSIONS else []
     made = [(size[0], step[0]) if _are_single(size, step) else (size, step) for size, step in pairs]
     if not made or not all(type(n) is int and 0 <= n <= limits.RANKS for pair in made for n in pair):
-        raise UnknownDistributedError("on a mesh that is not a grid")
+        raise UnknownDistributedError("the mesh is not a grid")
     return made
 
 
