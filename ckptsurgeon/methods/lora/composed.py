@@ -99,14 +99,14 @@ def _misfit(name: str, shapes: Mapping[str, Sequence[int]], *, kernels: bool) ->
     if not kernels and any(len(shape) > 2 for shape in shapes.values()):
         return FormatError(
             f"a module of {escape(name)} is a convolution, and only linear layers can be converted: {given}.",
-            hint="Leave it out with --exclude, or merge the adapter with ckpt lora merge.",
+            hint="Leave the module out with --exclude, or merge the adapter with ckpt lora merge.",
             rule="rank",
         )
     return FormatError(
         f"the factors of a module of {escape(name)} do not fit each other: {given}.",
         hint="Save the adapter again."
         if kernels
-        else "Leave it out with --exclude, or merge the adapter with the toolkit that made it.",
+        else "Leave the module out with --exclude, or merge the adapter with the toolkit that made it.",
         rule="rank",
     )
 

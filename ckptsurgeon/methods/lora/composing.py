@@ -95,7 +95,10 @@ def _svd(matrices: Sequence[Array]) -> Svd:
         return first @ outer, values, inner
     whole = matrices[0] if len(matrices) == 1 else matrices[0] @ matrices[1]
     if not np.isfinite(whole).all():
-        raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
+        raise PlanError(
+            "the factors have values that are not finite.",
+            hint="Leave the module out first, with ckpt filter --exclude.",
+        )
     left, values, right = np.linalg.svd(whole, full_matrices=False)
     return left, values, right
 

@@ -131,7 +131,7 @@ def parse_config(data: Any, name: str, taken: str = "LORA") -> AdapterConfig:
 def damaged(name: str, why: str) -> ConfigError:
     """Return the error for the configuration file ``name`` with a wrong value; ``why`` is the fault."""
     return ConfigError(
-        f"{escape(name)} is damaged: {escape(why)}.", hint="Save the adapter again, or fetch this file again."
+        f"{escape(name)} is damaged: {escape(why)}.", hint="Save the adapter again, or fetch its configuration again."
     )
 
 

@@ -224,7 +224,10 @@ def product_svd(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
     basis, and the right singular vectors as rows. Raises PlanError for values that are not finite.
     """
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
+        raise PlanError(
+            "the factors have values that are not finite.",
+            hint="Leave the module out first, with ckpt filter --exclude.",
+        )
     (first, upper), (second, lower) = np.linalg.qr(left), np.linalg.qr(right.T)
     outer, values, inner = np.linalg.svd(upper @ lower.T, full_matrices=False)
     return first, values, outer, inner @ second.T
@@ -235,8 +238,8 @@ def _unsure(values: Array, rank: int) -> float:
 
     ``values`` are all singular values. Rounding turns the ``rank`` kept singular vectors towards the other vectors. The
     angle is at most the rounding error divided by the gap between the last kept singular value and the next one (Wedin
-    1972). If these two values are nearly equal, the angle may be large, but either vector is equally good. All ``rank``
-    kept values may be near the gap, so the result is a bound for ``rank`` vectors with the last kept value.
+    1972). If these two values are nearly equal, the angle may be large, but either vector is equally good. The result
+    is an upper limit: it assumes that all ``rank`` kept vectors turn by this angle.
     """
     if not values[0]:
         return 0.0

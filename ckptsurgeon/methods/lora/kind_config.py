@@ -62,7 +62,7 @@ def _oft_fields(data: Mapping[str, object], name: str) -> Mapping[str, object]:
     """
     if data.get("coft"):
         raise ConfigError(
-            f"{escape(name)} sets coft, so ckpt cannot use the adapter: its rotations are limited when it is used.",
+            f"{escape(name)} sets coft, so ckpt cannot use the adapter: PEFT limits its rotations in each run.",
             hint=MERGE_WITH_PEFT,
         )
     series, terms = data.get("use_cayley_neumann"), data.get("num_cayley_neumann_terms")

@@ -149,7 +149,9 @@ def _rotated(keys: Mapping[str, str], part: KeyParts, file: AdapterFile) -> Adap
     other = next((key for role, key in keys.items() if role != ROTATED), "")
     if other:
         raise FormatError(
-            f"{escape(name)} has {escape(other)} and {escape(keys[ROTATED])} for the same module.", rule="two adapters"
+            f"{escape(name)} has {escape(other)} and {escape(keys[ROTATED])} for the same module: an OFT has only "
+            "the second of these tensors.",
+            rule="two adapters",
         )
     settings = config.data if config is not None else {}
     terms = settings.get("num_cayley_neumann_terms") if settings.get("use_cayley_neumann") else 0

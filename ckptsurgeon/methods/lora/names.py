@@ -89,7 +89,7 @@ def unknown_keys_error(
     """Return the error for ``unknown`` keys, which no LoRA has; if there are none, the error for an empty adapter.
 
     ``name`` is the adapter's name in messages; ``configured`` is true if the adapter has a PEFT configuration.
-    ``methods`` are the other adapters that the verb takes, as a key of ``TAKEN``.
+    ``methods`` is a key of ``TAKEN``: the kinds of adapters, besides LoRA, that the verb takes.
     """
     if not unknown:
         return FormatError(f"{escape(name)} is not an adapter: it has no tensors.", rule="no adapter")

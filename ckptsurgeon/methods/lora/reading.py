@@ -162,7 +162,7 @@ def _check_axis(key: str, info: TensorInfo, name: str, *, converted: bool) -> No
         raise ConfigError(
             f"{escape(name)} has a DoRA magnitude for each input: {escape(key)} has the shape "
             f"{shape_text(info.shape)}. Only DoRA with a magnitude for each output, (out, 1), can be merged.",
-            hint=f"Merge it with the toolkit that made it{LEAVE_OUT if converted else ''}.",
+            hint=f"Merge the adapter with the toolkit that made it{LEAVE_OUT if converted else ''}.",
         )
 
 

@@ -55,7 +55,10 @@ def knots_product(
     zeros. Raises PlanError for values that are not finite.
     """
     if not all(np.isfinite(one).all() for pair in pairs for one in pair):
-        raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
+        raise PlanError(
+            "the factors have values that are not finite.",
+            hint="Leave the module out first, with ckpt filter --exclude.",
+        )
     with alone():
         basis, parts = _in_basis(pairs, weights)
         if not parts:

@@ -71,7 +71,7 @@ class SingleProducts:
         """Return ``base`` with the products of the factors added, rounded; sums that are too large are infinite."""
         total = self._product(begin, begin + len(base))
         if self._dtype == self._base_dtype == "bfloat16":
-            return bfloat16_sums(base, total)  # rows with NaN are computed again, so its bits do not matter
+            return bfloat16_sums(base, total)  # rows with NaN are computed again, so the bits of a NaN do not matter
         made = np.empty(base.shape, raw_dtype(self._dtype))
         size = max(1, CACHED // base.shape[1])
         for top in range(0, len(base), size):

@@ -66,7 +66,7 @@ class PatternTable:
         if len(self._others) == EXPRESSIONS:
             raise ConfigError(
                 f"rank_pattern or alpha_pattern has more than {EXPRESSIONS} patterns that are not plain names.",
-                hint="Write names as re.escape() does, with ^ in front.",
+                hint="Write plain names as re.escape() escapes them, with ^ in front.",
             )
         self._others.append((number, _compiled(text), value))
 

@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 
 
 def plain_kind(kind: str) -> str:
-    """Return, for a kind with a Tucker decomposition, the kind without one that has the same change; else ``kind``."""
+    """Return the kind without a Tucker decomposition that makes the same change as ``kind``; it may be ``kind``."""
     return TUCKER[kind][0] if kind in TUCKER else kind
 
 

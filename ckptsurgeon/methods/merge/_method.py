@@ -196,7 +196,7 @@ class Method:
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
+        """What the method returns: the first line of the docstring of its function."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     @property

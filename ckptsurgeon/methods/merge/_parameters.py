@@ -98,13 +98,13 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[Parameter, .
     if not found or found[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
         raise ConfigError(
             f"the function of the merge method {name} has no argument for the tensors.",
-            hint="Give it a first argument, the Tensors: def method(tensors, *, parameter).",
+            hint="Give the function a first argument, the Tensors: def method(tensors, *, parameter).",
         )
     for one in found[1:]:
         if one.kind is not one.KEYWORD_ONLY:
             raise ConfigError(
                 f"the function of the merge method {name} has a positional parameter {one.name}.",
-                hint="Write * before its parameters: def method(tensors, *, parameter).",
+                hint="Write * before the function's parameters: def method(tensors, *, parameter).",
             )
     return tuple(_parameter(name, one, hints.get(one.name)) for one in found[1:])
 
@@ -159,7 +159,7 @@ def _parameter(method: str, one: inspect.Parameter, hint: Any) -> Parameter:
     if kind is None:
         raise ConfigError(
             f"the function of the merge method {method} has a parameter {one.name} of unknown type.",
-            hint="Annotate it as float, int, bool, str or PerModel.",
+            hint="Annotate the parameter as float, int, bool, str or PerModel.",
         )
     default = None if one.default is one.empty else one.default
     if each and default is not None:

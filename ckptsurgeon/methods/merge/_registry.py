@@ -44,7 +44,8 @@ def load_plugin(path: str) -> tuple[Method, ...]:
     found = tuple(value for value in vars(module).values() if isinstance(value, Method))
     if not found:
         raise ConfigError(
-            f"the plugin {escape(path)} has no merge method.", hint="Decorate a function in it with @merge_method."
+            f"the plugin {escape(path)} has no merge method.",
+            hint="Decorate a function of the plugin with @merge_method.",
         )
     return tuple(_guarded(path, method) for method in found)
 
@@ -143,7 +144,7 @@ def merge_methods(plugins: Sequence[Method] = ()) -> Mapping[str, Method]:
     for method in plugins:
         if method.name in found:
             raise ConfigError(
-                f"there are two merge methods named {escape(method.name)}.", hint="Rename the one in the plugin."
+                f"there are two merge methods named {escape(method.name)}.", hint="Rename the method in the plugin."
             )
         found[method.name] = method
     return found

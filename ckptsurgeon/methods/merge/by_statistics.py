@@ -68,7 +68,7 @@ def _checked(at: Slice) -> Sequence[Array]:
         if not bool(at.xp.all((one >= 0) & at.xp.isfinite(one))):
             raise PlanError(
                 f"the Fisher information of model {number} has values that are negative or not finite.",
-                hint="Make its statistics again: ckpt stats MODEL --fisher.",
+                hint="Make the statistics of this model again: ckpt stats MODEL --fisher.",
             )
     return at.statistics
 

@@ -78,13 +78,15 @@ def consensus(
 def tall_mask(
     tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
 ) -> Merging:
-    """Return the base plus the sum of all changes, where they matter to model ``task``: this approximates the model.
+    """Return the base plus the sum of all changes, in the elements that matter to model ``task``.
 
-    Models are counted from 1, in the order given. An element matters to the model if its change there is larger than
-    ``tall_lambda`` times what the other models add.
+    The result approximates this model. Models are counted from 1, in the order given. An element matters to the model
+    if its change there is larger than ``tall_lambda`` times what the other models add.
     """
     if task > tensors.count:
-        raise ConfigError(f"task is {task}, but there are {tensors.count} models.", hint="Models are counted from 1.")
+        raise ConfigError(
+            f"task is {task}, but there are {tensors.count} models.", hint=f"Use a number from 1 to {tensors.count}."
+        )
 
     def merged(at: Slice) -> Array:
         changes = at.deltas

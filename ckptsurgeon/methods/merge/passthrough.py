@@ -17,7 +17,7 @@ __all__ = ["METHODS"]
     elementwise=True,
 )
 def passthrough(tensors: Tensors, *, scale: PerModel = (1.0,)) -> Merging:
-    """Return the one model, times ``scale``."""
+    """Return the values of the only model, multiplied by ``scale``."""
 
     def merged(at: Slice) -> Array:
         return at.models[0] if scale[0] == 1 else at.models[0] * scale[0]

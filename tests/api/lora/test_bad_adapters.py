@@ -104,7 +104,7 @@ def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: An
     [
         (torch.uint8, "or dequantise the model with the package that quantised it"),
         # without scales these may be any integers
-        (torch.int16, "Merge the adapter into the model from before it was quantised."),
+        (torch.int16, "Merge the adapter into the model as it was before quantisation."),
     ],
 )
 def test_a_quantised_base_cannot_be_merged_into(dtype: torch.dtype, hint: str, ckpt: Any) -> None:

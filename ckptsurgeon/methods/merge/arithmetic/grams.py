@@ -108,15 +108,15 @@ class _Steps:
         if not bool(self._tensors.xp.all(self._tensors.xp.isfinite(gram))):
             raise PlanError(
                 f"the Gram matrix of model {model + 1} has values that are not finite.",
-                hint="Make its statistics again: ckpt stats MODEL --gram.",
+                hint="Make the statistics of this model again: ckpt stats MODEL --gram.",
             )
         size = gram.shape[0]
         squares = gram.reshape(-1)[:: size + 1]
         if bool((squares < 0).any()):
             raise PlanError(
-                f"the Gram matrix of model {model + 1} has negative values on its diagonal, but they are means of "
+                f"the Gram matrix of model {model + 1} has negative values on its diagonal, which must be means of "
                 "squares.",
-                hint="Make its statistics again: ckpt stats MODEL --gram.",
+                hint="Make the statistics of this model again: ckpt stats MODEL --gram.",
             )
         diagonal = squares * (1 - self._alpha)
         gram = gram * self._alpha

@@ -56,7 +56,7 @@ def orthogonal_sum(changes: Changes, first: Components, second: Components) -> A
 
 @dataclass(frozen=True)
 class _Pair:
-    """Orthonormal vectors, as columns: vectors of the first matrix times ``turns``, vectors of the second matrix."""
+    """Orthonormal columns: ``turned`` for the first matrix, rotated by ``turns``, and ``other`` for the second."""
 
     turned: Array
     turns: Array

@@ -38,7 +38,7 @@ SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
 
 
 def sums_are_large(shape: tuple[int, ...]) -> bool:
-    """Return whether ``column_products`` reads tensors of this shape as a whole: sums of slices take more memory."""
+    """Return whether ``column_products`` reads tensors of this shape as a whole, as sums of slices take more memory."""
     columns = math.prod(shape[1:])
     return columns > PIECE or math.prod(shape) // SLICE * columns * SUMS > MOST
 

@@ -110,7 +110,7 @@ class Changes:
         return wide
 
     def total(self) -> Array:
-        """Return the sum of all changes."""
+        """Return the sum of the models' differences to the base, in double precision, divided by ``scale``."""
         total = self[0]
         for model in range(1, len(self)):
             total += self[model]
