@@ -174,7 +174,7 @@ def _check_keys(views: Sequence[SourceView]) -> None:
         if opaque:
             raise opaque_error(
                 opaque[0], view.source.name, view.tensors[opaque[0]], "cannot be averaged", verb="average",
-                leave=f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}.", details=opaque,
+                leave=f"Leave the tensor out first: ckpt filter --exclude {escape(opaque[0])}.", details=opaque,
             )  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
             raise PlanError(
                 f"the tensor {escape(key)} of {name} is {one.dtype}, which packs several numbers in a byte, so it "
                 "cannot be averaged.",
-                hint=f"Leave it out first: ckpt filter --exclude {escape(key)}.",
+                hint=f"Leave the tensor out first: ckpt filter --exclude {escape(key)}.",
             )
 
 

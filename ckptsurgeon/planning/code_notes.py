@@ -106,7 +106,7 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 def _mixture(what: str) -> PlanError:
     return PlanError(
         f"{what}; a model has only one quantization_config, which loaders use for all layers.",
-        hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
+        hint="Quantise all sources alike first, or dequantise them with --encoding dequantize, if the codes can be "
         "decoded.",
     )
 

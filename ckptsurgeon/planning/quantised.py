@@ -140,7 +140,7 @@ def _check_whole(carried: Iterable[_CarriedCodes], steps: Mapping[str, Step]) ->
             raise PlanError(
                 f"the tensor {escape(one.coded.name)} of {escape(one.source)} is quantised ({one.coded.method}), and "
                 f"its parts would be separated: {listing(lacking)} would be left out.",
-                hint=f"Take all of its parts or none: {listing(one.coded.keys, 12, where='')}.",
+                hint=f"Take all parts of the tensor or none: {listing(one.coded.keys, 12, where='')}.",
                 details=lacking,
             )
         if not _fit_by_name(one) and not _found_again(one, steps):

@@ -110,7 +110,7 @@ class StoredTensors:
             theirs = dict(zip(info.made.dims, dims, strict=True))
             yield from self._walk(info.made.of, tuple(theirs[dim] for dim in range(len(dims))), fixed)
         else:
-            raise _UnknownError("the library computes it from other tensors when it loads the model")
+            raise _UnknownError("the library computes the tensor from others when it loads the model")
 
     def group(self, found: NetworkGroup) -> Group:
         """Return the parts of the checkpoint's tensors that make up ``found``, a group of the network.
@@ -151,7 +151,7 @@ class StoredTensors:
                 continue
             if begin > part.begin or begin + size < end:
                 raise PlanError(
-                    f"the checkpoint divides {escape(part.key)} along this axis into several tensors, such as "
+                    f"the checkpoint divides dimension {part.dim} of {escape(part.key)} into several tensors, such as "
                     f"{escape(leaf.key)}."
                 )
             parts.append(Part((leaf.key,), dim, part.begin - begin, part.block, part.is_shared))
@@ -201,10 +201,10 @@ def _reshaped(
         elif size == 1:
             found.append(None)
         else:
-            raise _UnknownError("it has another shape when it is loaded")
+            raise _UnknownError("the tensor has another shape when the model is loaded")
     for rest_dim in range(at, len(shape)):
         if shape[rest_dim] != 1:
-            raise _UnknownError("it has another shape when it is loaded")
+            raise _UnknownError("the tensor has another shape when the model is loaded")
         more |= _fixed(dims[rest_dim])
     return tuple(found), more
 

@@ -28,7 +28,7 @@ PARSING = 20
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A rule that renames no key wrongly."""
+    """The text of a rule that renames no key wrongly, and the keys that it renames (``covers``)."""
 
     text: str
     covers: tuple[int, ...]

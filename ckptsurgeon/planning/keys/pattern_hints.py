@@ -263,7 +263,7 @@ class _Names:
 
     @cached_property
     def every(self) -> Sequence[str]:
-        """All keys, followed by all names."""
+        """All keys, followed by the names of the tensors that are stored in parts."""
         if not self.names:
             return self.keys
         return list(dict.fromkeys((*self.keys, *(self.names[key] for key in self.keys if key in self.names))))

@@ -61,14 +61,16 @@ def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:
     found: list[Rule] = []
     for name in names:
         if name not in RULESETS:
-            raise PatternError(f"there is no ruleset {name!r:.60}.", hint=f"Use one of {', '.join(RULESETS)}.")
+            raise PatternError(
+                f"there is no ruleset {name!r:.60}.", hint=f"Use one of these rulesets: {', '.join(RULESETS)}."
+            )
         rules = [replace(parse_rule(text), lenient=True, again=name in _AGAIN) for text in RULESETS[name]]
         hits = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None]).hits(keys)
         matching = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
         if not matching:
             raise PatternError(
                 f"--ruleset {name} matches none of the {count(len(keys), 'source key')}.",
-                hint=f"Leave it out: its rules are {', '.join(RULESETS[name])}.",
+                hint=f"Leave the ruleset out: its rules are {', '.join(RULESETS[name])}.",
             )
         found += matching
     return found
@@ -103,7 +105,7 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
     if not names:
         raise PatternError(
             f"{rule.label} matches {escape(key)} segment by segment but not as a whole.",
-            hint="Please report this: it is a bug in ckptsurgeon.",
+            hint="Please report this message: the cause is a bug in ckptsurgeon.",
         )
     return names
 
@@ -146,7 +148,7 @@ def check_shadowed(rules: Sequence[Rule], renamings: Sequence[Renaming]) -> None
         if number and index not in used and not rule.lenient:
             raise PatternError(
                 f"{rule.label} never applies: earlier rules rename all of its {count(number, 'key')}.",
-                hint="Put this rule before the others, or leave it out.",
+                hint="Put this rule before the others, or leave the rule out.",
             )
 
 

@@ -85,7 +85,7 @@ class Rule(Brief):
         if "" in names:
             raise PatternError(
                 f"{self.label} would make the name of the key {escape(key)} empty.",
-                hint="Give the key a name: write one after the =.",
+                hint="Write a name after the =.",
             )
         return names
 

@@ -93,14 +93,14 @@ class Fused:
     groups: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that joins the parts."""
+        """Return the operation that joins the tensors ``parts`` into ``made``; [] if ``tensors`` has none of them."""
         parts = [at(part) for part in self.parts]
         if not any(matched(part, tensors) for part in parts):
             return []
         return [{"concat": parts, "into": self.made, **self._groups(numbers)}]
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that splits the tensor."""
+        """Return the operation that splits ``made`` into ``parts`` again; [] if ``tensors`` lacks ``made``."""
         keys = matched(self.made, tensors)
         if not keys:
             return []
@@ -133,11 +133,11 @@ class Keyed:
     made: str
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that gives the tensors the library's keys."""
+        """Return the operation that renames ``name`` to ``made``, the library's key; [] if there is no such key."""
         return [{"copy": at(self.name), "into": [self.made]}] if matched(at(self.name), tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that gives the tensors the family's keys."""
+        """Return the operation that renames ``made`` to ``name``, the family's key; [] if there is no such key."""
         return [{"copy": self.made, "into": [self.name]}] if matched(self.made, tensors) else []
 
 
@@ -157,12 +157,12 @@ class Stacked:
         return "{i}" not in self.parts
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that stacks the tensors."""
+        """Return the operation that stacks the tensors ``parts`` into ``made``; [] if ``tensors`` has none of them."""
         parts = at(self.parts)
         return [{"stack": parts, "into": self.made}] if matched(parts, tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that splits the stacked tensor: one tensor for each index of the first dimension."""
+        """Return the operation that splits ``made`` into a tensor for each index of its first dimension."""
         into = self.parts.replace("{n}", "{i}") if self.of_layers else self.parts
         return [{"unstack": self.made, "into": into}] if matched(self.made, tensors) else []
 
@@ -179,7 +179,7 @@ class Transposed:
     dims: tuple[int, ...] = ()
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that transposes the matrices; a second time, it restores them."""
+        """Return the operation that transposes the matrices ``name``, or undoes this: both are the same operation."""
         name = at(self.name)
         return [{"transpose": name, **({"dims": [*self.dims]} if self.dims else {})}] if matched(name, tensors) else []
 
@@ -195,11 +195,11 @@ class Squeezed:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that remove the dimensions."""
+        """Return the operations that remove the dimensions ``dims`` of the tensors ``name``, which have size 1."""
         return self._reshaped(tensors, at, self._without)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that add the dimensions."""
+        """Return the operations that give the tensors ``name`` the dimensions ``dims`` of size 1 again."""
         return self._reshaped(tensors, at, self._with)
 
     def _reshaped(
@@ -225,11 +225,11 @@ class Unsqueezed(Squeezed):
     """A change that adds dimensions of size 1, at the indices ``dims``, which the family's tensors ``name`` lack."""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that add the dimensions."""
+        """Return the operations that give the tensors ``name`` the dimensions ``dims`` of size 1."""
         return super().back(tensors, numbers, at)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that remove the dimensions."""
+        """Return the operations that remove the dimensions ``dims`` of size 1 from the tensors ``name`` again."""
         return super().there(tensors, numbers, at)
 
 
@@ -241,7 +241,7 @@ class Swapped:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that swap the halves; a second swap restores the first order."""
+        """Return the operations that swap the two halves of the rows of ``name``, or undo this by a second swap."""
         name = at(self.name)
         if not matched(name, tensors):
             return []

@@ -75,13 +75,13 @@ class ClassPosition:
                 raise PlanError(
                     f"{positions} has {number} position embeddings, and their number does not show whether the class "
                     "token and the register tokens have some, too.",
-                    hint="Use rules and --operations.",
+                    hint="Convert the network with rules and --operations instead.",
                 )
         if not fits:
             raise PlanError(
                 f"{positions} has {number} position embeddings. In the layout of timm, DINOv2 "
                 f"{'with' if self.registers else 'without'} register tokens has one for {wanted}.",
-                hint="Use rules and --operations if the network has position embeddings for other tokens.",
+                hint="If the network has position embeddings for other tokens, convert it with rules and --operations.",
             )
 
 

@@ -25,11 +25,11 @@ class Paired:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that puts the two rows of each pair side by side."""
+        """Return the operation on ``name`` that puts the two rows of each pair side by side, as in the other layout."""
         return self._ordered(PAIRS, tensors, numbers, at)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that puts all first rows of a head's pairs before all second rows."""
+        """Return the operation on ``name`` that puts all first rows of a head's pairs before all second rows."""
         return self._ordered(HALVES, tensors, numbers, at)
 
     def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
@@ -51,11 +51,11 @@ class ThirdsFromHeads:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put all queries first, then all keys, then all values."""
+        """Return the operations on ``name`` that put all queries first, then all keys, then all values."""
         return self._joined({"groups": self.groups}, {}, tensors, numbers, at)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put the queries, keys and values of each head together."""
+        """Return the operations on ``name`` that put the queries, keys and values of each head together."""
         return self._joined({}, {"groups": self.groups}, tensors, numbers, at)
 
     def _joined(
@@ -83,11 +83,11 @@ class HeadsFromThirds(ThirdsFromHeads):
     """
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put the queries, keys and values of each head together."""
+        """Return the operations on ``name`` that put the queries, keys and values of each head together."""
         return super().back(tensors, numbers, at)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put all queries first, then all keys, then all values."""
+        """Return the operations on ``name`` that put all queries first, then all keys, then all values."""
         return super().there(tensors, numbers, at)
 
 
@@ -103,15 +103,15 @@ class RowsFromThirds:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put, after each row of queries, its row of keys and its row of values."""
+        """Return the operations on ``name`` that put a row of keys and a row of values after each row of queries."""
         return self._turned(tensors, at, lambda rows: [3, rows])
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that put all queries first, then all keys, then all values."""
+        """Return the operations on ``name`` that put all queries first, then all keys, then all values."""
         return self._turned(tensors, at, lambda rows: [rows, 3])
 
     def _turned(self, tensors: Tensors, at: Callable[[str], str], sizes: Callable[[int], list[int]]) -> list[Row]:
-        """Return the operations that divide the rows into two dimensions and swap these.
+        """Return the operations that divide the rows of ``name`` into two dimensions and swap the two dimensions.
 
         ``sizes`` returns the sizes of the two dimensions, from a third of the number of rows.
         """

@@ -33,12 +33,12 @@ class ScaledLayers:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that add scales of 0: with them, every parameter keeps its value."""
+        """Return the operations that add a logarithm of 0 for each parameter: a scale of 1 changes no value."""
         found = [key for key in tensors if _PARAMETER.fullmatch(key.rpartition(".")[2])]
         return [row for key in _patterns(found) for row in _unscaled(key)]
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that multiply the parameters."""
+        """Return the operations that multiply each parameter by its scale and remove the scale."""
         found = [of for key in tensors if (of := _scaled(key)) in tensors]
         return [{"exp_scale": [key, _scale_of(key)], "into": key} for key in _patterns(found)]
 
@@ -61,7 +61,7 @@ def _patterns(keys: Iterable[str]) -> list[str]:
 
 
 def _unscaled(key: str) -> list[Row]:
-    """Return the operations that add the scale 0 to the parameters that the pattern ``key`` matches."""
+    """Return the operations that add a scale to each parameter that ``key`` matches: 0, the logarithm of 1."""
     scale = _scale_of(key)
     return [
         {"copy": key, "into": [key, scale]},

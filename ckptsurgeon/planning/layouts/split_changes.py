@@ -19,11 +19,11 @@ class Parted:
     made: str
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return no operations: those of the other change make the tensor."""
+        """Return no operations: the other change, which splits ``name``, makes this tensor, too."""
         return []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return no operations: those of the other change use the tensor."""
+        """Return no operations: the other change, which joins ``name`` again, also uses this tensor."""
         return []
 
 
@@ -35,12 +35,12 @@ class Halved(Parted):
     dim: int = 0
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that splits the tensor."""
+        """Return the operation that splits ``name`` into ``made`` and ``other``; [] if ``tensors`` lacks ``name``."""
         name = at(self.name)
         return [{"split": name, "into": [self.made, self.other], "dim": self.dim}] if matched(name, tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that joins the two parts."""
+        """Return the operation that joins ``made`` and ``other`` into ``name``; [] if there is nothing to join."""
         if not matched(self.made, tensors):
             return []
         return [{"concat": [self.made, self.other], "into": self.name, "dim": self.dim}]
@@ -55,9 +55,9 @@ class Shifted:
     made: str = ""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that adds the number."""
+        """Return the operation that adds ``by`` to all elements of the tensors ``name``."""
         return [{"shift": at(self.name), "by": self.by}] if matched(at(self.name), tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that subtracts the number."""
+        """Return the operation that subtracts ``by`` from all elements of the tensors ``name`` again."""
         return [{"shift": at(self.name), "by": -self.by}] if matched(at(self.name), tensors) else []

@@ -39,6 +39,6 @@ def check_named(odd: Sequence[str], there: str) -> None:
     if odd:
         raise PlanError(
             f"{count(len(odd), 'tensor')} {'has' if len(odd) == 1 else 'have'} no name in {there}: {listing(odd)}.",
-            hint="Leave them out first, with ckpt filter --exclude, or keep the names: --layout keep.",
+            hint="Leave these tensors out first, with ckpt filter --exclude, or keep the names: --layout keep.",
             details=odd,
         )

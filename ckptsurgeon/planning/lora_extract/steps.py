@@ -64,7 +64,7 @@ def check_extraction(asked: ExtractOptions) -> None:
         raise ConfigError(f"--rank {asked.rank} is not a valid rank.", hint="Use a whole number of 1 or more.")
     if asked.alpha is not None and not (isfinite(asked.alpha) and asked.alpha > 0):
         raise ConfigError(
-            f"--alpha {asked.alpha} is not a valid alpha.", hint="Use a number above zero; by default it is the rank."
+            f"--alpha {asked.alpha} is not a valid alpha.", hint="Use a number above zero; the default is the rank."
         )
     if asked.dtype not in DTYPES_OF_FACTORS:
         raise ConfigError(

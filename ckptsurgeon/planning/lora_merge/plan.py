@@ -142,8 +142,8 @@ class BaseChanges:
         if kind.kind != "float" or kind.is_packed:
             raise PlanError(
                 f"the adapter {escape(one.adapter.name)} changes {escape(key)}, which is {kind.name} in "
-                f"{escape(self.base.source.name)}: nothing can be added to it.",
-                hint="Merge the adapter into the model from before it was quantised.",
+                f"{escape(self.base.source.name)}: only floating-point weights can be changed.",
+                hint="Merge the adapter into the model as it was before quantisation.",
             )
         changes = self.changed.setdefault(key, TensorChanges())
         changes.terms.append(term)
@@ -155,7 +155,7 @@ def _magnitude_error(one: AdapterView, module: AdapterModule) -> PlanError:
     return PlanError(
         f"the module {escape(module.name)} of {escape(one.adapter.name)} has DoRA's magnitudes, but its change is not "
         "the product of two factors (LoHa, LoKr, or a LoCon with a core), so it cannot be merged.",
-        hint="Merge it with LyCORIS, which trains such modules, or leave it out with --exclude.",
+        hint="Merge the adapter with LyCORIS, which trains such modules, or leave the module out with --exclude.",
     )
 
 

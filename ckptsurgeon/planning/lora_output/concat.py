@@ -171,7 +171,7 @@ def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None
         raise PlanError(
             f"fan_in_fan_out is true in {escape(configs[True])} and false in {escape(configs[False])}: the adapters "
             "are for models whose weights have different layouts.",
-            hint="If both are for one model, set fan_in_fan_out to the same value in both files adapter_config.json.",
+            hint="If both adapters are for one model, give fan_in_fan_out the same value in both adapter_config.json.",
         )
 
 
@@ -191,7 +191,7 @@ def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> d
         raise PlanError(
             f"the base of {escape(first)} is {escape(one)}, that of {escape(second)} is {escape(other)} "
             "(base_model_name_or_path): adapters of different bases cannot be joined.",
-            hint="If both are one model, write the same name into both files adapter_config.json.",
+            hint="If both names are of one model, write the same name into both files adapter_config.json.",
         )
     tasks = {data.get("task_type") for _, data in given if isinstance(data.get("task_type"), str)}
     biases = [str(data.get("bias") or "none") for _, data in given]

@@ -168,7 +168,7 @@ def _refuse_composed(one: AdapterView, modules: Sequence[AdapterModule]) -> None
     if any(module.kind for module in modules):
         raise PlanError(
             f"{escape(one.adapter.name)} is a LoHa or LoKr, which cannot be converted for mlx-lm in one step.",
-            hint="Convert it with --to peft, and then convert the new folder with --to mlx.",
+            hint="Convert the adapter with --to peft, and then convert the new folder with --to mlx.",
         )
 
 

@@ -37,7 +37,7 @@ class Knots:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """These parameters as arguments of ``lora_concat``."""
+        """The parameters of KnOTS that have an effect, as arguments of ``lora_concat``."""
         return {
             "method": "knots",
             **({"merge": self.merge} if self.merge != TIES else {}),
@@ -113,7 +113,7 @@ def _check(merge: str, density: float | None, rank: int | None, seed: int | None
     if seed is not None and merge != DARE_TIES:
         raise ConfigError(
             f"--seed has no effect with --merge {merge}, which keeps no values at random.",
-            hint=f"Leave it out, or use --merge {DARE_TIES}.",
+            hint=f"Leave --seed out, or use --merge {DARE_TIES}.",
         )
     if seed is not None and seed < 0:
         raise ConfigError(f"--seed {seed} is negative.", hint="Use a whole number of 0 or more.")

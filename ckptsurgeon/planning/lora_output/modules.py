@@ -156,7 +156,7 @@ def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: Sourc
             f"the adapter {escape(one.adapter.name)} stores factors of {escape(module.name)} as "
             f"{shape_text(shapes[0])} and {shape_text(shapes[1])}, but the weight is {shape_text(weight.shape)}: "
             "factors of a convolution do not load into a linear layer, nor the reverse.",
-            hint="Reshape them with ckpt rename --operations, or merge the adapter with ckpt lora merge.",
+            hint="Reshape the factors with ckpt rename --operations, or merge the adapter with ckpt lora merge.",
         )
 
 
@@ -196,7 +196,7 @@ def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> Non
     if found:
         raise PlanError(
             f"the adapter {escape(one.name)} is a DoRA ({count(len(found), 'module')} with magnitudes), {why}.",
-            hint=f"Merge it into its base with {merging}, and extract an adapter with ckpt lora extract.",
+            hint=f"Merge the adapter into its base with {merging}, and extract an adapter with ckpt lora extract.",
             details=found,
         )
 
@@ -239,8 +239,8 @@ def _folded(module: NewModule, factor: Factor | None, times: float) -> Factor:
     assert factor is not None
     if not times:
         raise PlanError(
-            f"the product of {escape(module.name)} has the scale 0, which cannot be folded into both factors.",
-            hint="Leave the module out.",
+            f"the factors of {escape(module.name)} have the scale 0, so they cannot be written with another scale.",
+            hint="Leave the module out with --exclude.",
         )
     return replace(factor, scale=factor.scale / times)
 

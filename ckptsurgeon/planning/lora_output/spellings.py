@@ -71,7 +71,7 @@ def written(
     if embeddings:
         raise PlanError(
             f"{TITLES[to]} has no names for adapters of embeddings: {listing(embeddings)}.",
-            hint="Leave them out with --exclude, or merge the adapter into its base.",
+            hint="Leave these embeddings out with --exclude, or merge the adapter into its base.",
             details=embeddings,
         )
     if to == "mlx":
@@ -97,9 +97,9 @@ def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
     found = {module.component for module in modules}
     if component and len(found) > 1:
         raise PlanError(
-            f"--component {component} needs an adapter for one model, but this one is for "
+            f"--component {component} needs an adapter for one model, but this adapter is for "
             f"{count(len(found), 'model')}: {listing(sorted(found))}.",
-            hint="Leave it out, or leave models out with --exclude.",
+            hint="Leave --component out, or leave the other models out with --exclude.",
         )
     return [replace(one, component=component or _component(one)) for one in modules]
 
@@ -135,7 +135,7 @@ def _check_distinct(names: Iterable[str]) -> None:
     for name in names:
         if name in seen:
             raise PlanError(
-                f"two modules would have the name {escape(name)}.", hint="Leave one of them out with --exclude."
+                f"two modules would have the name {escape(name)}.", hint="Leave one module out with --exclude."
             )
         seen.add(name)
 
@@ -182,9 +182,9 @@ def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
 
 def _no_component(module: NewModule, to: str) -> PlanError:
     model = escape(module.component)
-    has = f"{TITLES[to]} has no model {model}" if model else "the adapter does not name it"
+    has = f"{TITLES[to]} has no model {model}" if model else "the adapter does not say which model it is for"
     return PlanError(
-        f"the names of {TITLES[to]} begin with the model of the pipeline that an adapter is for, and {has}.",
+        f"the names of {TITLES[to]} begin with the name of a model in the pipeline, and {has}.",
         hint="Name the model, as in --component unet.",
     )
 
@@ -269,7 +269,7 @@ def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:
     if odd:
         raise PlanError(
             f"mlx-lm has adapters of linear layers only, but the factors of {listing(odd)} are not matrices.",
-            hint="Leave them out with --exclude.",
+            hint="Leave these modules out with --exclude.",
         )
     made, rank = AdapterFiles(weights=MLX_WEIGHTS), max(module.rank for module in modules)
     scales = {module.scale for module in modules}

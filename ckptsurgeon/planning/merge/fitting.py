@@ -59,7 +59,7 @@ class MissingTensors:
         return escape(self._views[source].source.name)
 
     def _hint(self) -> str:
-        """Return what the user can do, so that no model lacks a tensor."""
+        """Return a hint: what the user can do about tensors that some model lacks."""
         if self._are_wrapped():
             return UNWRAP
         return layout_hint(named_keys(self._views)) or self._of_adapters() or ALIKE

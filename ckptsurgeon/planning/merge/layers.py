@@ -132,12 +132,12 @@ def layer_list(keys: Sequence[str], counts: Collection[int], *, name: str, patte
     if not lists:
         raise PlanError(
             f"{escape(name)} has no list of layers{sizes}.",
-            hint="Give the prefix of its layers, for example: layers: model.layers",
+            hint="Give the prefix of the model's layers, for example: layers: model.layers",
         )
     named = listing([f"{one.prefix} ({one.count})" for one in lists])
     raise PlanError(
         f"{escape(name)} has {count(len(lists), 'list')} of layers: {named}.",
-        hint=f"Choose one of them, for example: layers: {escape(lists[0].prefix)}",
+        hint=f"Choose one list, for example: layers: {escape(lists[0].prefix)}",
     )
 
 

@@ -52,7 +52,7 @@ class MergeMismatch:
             elif everywhere not in ("", policy):
                 raise ConfigError(
                     f"--on-mismatch {everywhere} and --on-mismatch {policy} contradict each other.",
-                    hint="Keep one, or scope one of them: --on-mismatch GLOB=POLICY.",
+                    hint="Keep one policy, or restrict one to some tensors: --on-mismatch GLOB=POLICY.",
                 )
             else:
                 everywhere = policy

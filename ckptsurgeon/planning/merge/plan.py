@@ -100,7 +100,7 @@ def _check_range(one: LayerSource, number: int, name: str, layers: LayerList) ->
         raise PlanError(
             f"{escape(one.where)} asks for layers {one.first} to {one.end - 1} of {escape(name)}, "
             f"which has {count(number, 'layer')}, 0 to {number - 1}.",
-            hint=f"A range may end at {number} at most; it does not include its end.",
+            hint=f"Use a range that ends at {number} or before: its end is not included.",
         )
 
 

@@ -135,7 +135,7 @@ class StepStatistics:
         return never.issuperset(self.lacking)
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on the tensors that are averaged."""
+        """Yield notes on tensors that are merged without statistics, and on Gram matrices of too few inputs."""
         for keys, why in (
             (self.averaged, f"{self._name} not collected, missing={WITHOUT.get(self._kind)}"),
             (self.resized, "rows or sizes differ between the models"),

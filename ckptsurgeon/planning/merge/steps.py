@@ -121,7 +121,7 @@ class MergeSteps:
             raise PlanError(
                 f"the base lacks the tensor {escape(piece.key)}: the merge method {piece.method.name} needs it in the "
                 "base.",
-                hint="Leave it out with --on-missing skip.",
+                hint="Leave the tensor out with --on-missing skip.",
             )
         merges_base = base is not None and piece.method.base in ("required", "optional")
         every = [*inputs, *([base] if merges_base and base is not None else [])]
@@ -202,13 +202,13 @@ class MergeSteps:
             if info.opaque:
                 raise opaque_error(
                     one.key, self._views[one.source].source.name, info, "cannot be merged", verb="merge",
-                    leave=f"Leave it out first: ckpt filter --exclude {escape(one.key)}.",
+                    leave=f"Leave the tensor out first: ckpt filter --exclude {escape(one.key)}.",
                 )  # fmt: skip
             if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:
                 raise PlanError(
                     f"the tensor {escape(one.key)} of {name} is {one.dtype}, which packs several numbers in a byte, "
                     "so it cannot be merged.",
-                    hint=f"Leave it out first: ckpt filter --exclude {escape(one.key)}.",
+                    hint=f"Leave the tensor out first: ckpt filter --exclude {escape(one.key)}.",
                 )
 
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:

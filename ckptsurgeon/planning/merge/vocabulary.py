@@ -165,7 +165,7 @@ class MergeAxes:
     def _ambiguous(self, key: str, axes: Sequence[int]) -> PlanError:
         return PlanError(
             f"--vocab: axes {' and '.join(map(str, axes))} of {escape(key)} both fit the vocabularies.",
-            hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
+            hint=f"Choose one axis: --vocab-keys {escape(key)}={axes[0]}.",
         )
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ def settings(method: Method, where: str, data: Mapping[str, Any]) -> Settings:
 
     The value of a parameter is a scalar, a list of scalars (from the first layer to the last), or a map with ``value``
     and a condition. A condition is ``filter``, a string that the tensor's name contains, or ``keys``, a key pattern
-    (which mergekit does not have). It may also be a list of such maps: the first map whose condition is met applies.
+    (which mergekit does not have). The value may also be a list of such maps: the first whose condition is met applies.
     """
     known = {one.name: one for one in method.parameters}
     return {

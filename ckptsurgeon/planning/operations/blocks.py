@@ -101,7 +101,7 @@ def _nothing_fits(operation: Operation, keys: Sequence[str], tensors: Mapping[st
     if any(DTYPES[tensors[key].dtype].block for key in keys):
         return PlanError(
             f"{operation}: no matching tensor is a floating-point matrix; some are quantised already.",
-            hint="Decode them first: --dequantize.",
+            hint="Decode the quantised tensors first: --dequantize.",
         )
     return PlanError(
         f"{operation}: no matching tensor is a floating-point matrix whose row length is a multiple of 32.",

@@ -37,7 +37,8 @@ def operated_parts(
                         f"{by.operation}: {escape(part)} is a part of the tensor {escape(coded.name)}, which is "
                         f"quantised ({coded.method}): rounding this part would change the weights that the codes "
                         "represent.",
-                        hint=f"Leave the tensor out, or put an operation - dequantize: {escape(coded.name)} before it.",
+                        hint="Leave the tensor out, or decode it in an earlier operation: - dequantize: "
+                        f"{escape(coded.name)}.",
                     )
                 found.setdefault(key, coded)
     for coded in {id(one): one for one in found.values()}.values():

@@ -126,7 +126,7 @@ def _add(result: DerivedSource, operation: Operation) -> None:
     Raises PlanError if another tensor has the name of the new tensor.
     """
     if operation.name in result.tensors:
-        raise PlanError(f"{operation}: another tensor has this name.", hint="Give one of the two another name.")
+        raise PlanError(f"{operation}: another tensor has this name.", hint="Give one of the two tensors another name.")
     _put(result, operation.name, given(operation.fields["values"]), operation, of=operation.name)
     result.by[operation.name] = Derivation(str(operation), (), 1)
 
@@ -262,7 +262,7 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     if is_pickled(info):
         raise QuantisedError(
             f"{operation}: {escape(key)} is quantised, so the operation would use its codes as numbers.",
-            hint="Put an operation - dequantize: KEY before it.",
+            hint="Decode the tensor in an earlier operation: - dequantize: KEY.",
         )
     if info.opaque:
         raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")

@@ -46,5 +46,5 @@ def _check(operation: Operation, key: str, info: TensorInfo, scheme: Scheme) -> 
     if why:
         raise PlanError(
             f"{operation}: {escape(key)} cannot be quantised: {why}.",
-            hint=f"--exclude {escape(key)} leaves it as it is.",
+            hint=f"Leave the tensor as it is with --exclude {escape(key)}.",
         )

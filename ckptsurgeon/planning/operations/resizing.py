@@ -68,7 +68,7 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     if operation.verb == "tile":
         times = operation.fields["times"]
         if times > MOST_PARTS:
-            raise PlanError(f"{operation}: {times} times are more than the limit of {MOST_PARTS}.")
+            raise PlanError(f"{operation}: {times} copies are more than the limit of {MOST_PARTS}.")
         return join([info] * times, dim)
     if operation.verb == "pad":
         more = operation.fields["size"] - size
@@ -76,7 +76,7 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
             raise PlanError(
                 f"{operation}: dimension {dim} of {escape(key)} has size {size} already, more than "
                 f"{operation.fields['size']}.",
-                hint="Use slice to make it smaller.",
+                hint="Use slice to make the dimension smaller.",
             )
         shape = (*info.shape[:dim], more, *info.shape[dim + 1 :])
         return join([info, filled(info, shape, float(operation.fields["value"]))], dim) if more else info

@@ -256,7 +256,7 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     if len(keys) > 1 and len(set(numbers)) < len(keys):
         raise PlanError(
             f"{operation}: the order of {listing(keys)} in {escape(name)} is not known.",
-            hint="Capture their number in the pattern, as in {n}, or list the patterns one by one.",
+            hint="Capture the number of each tensor in the pattern, as in {n}, or list a pattern for each tensor.",
         )
     if numbers and numbers[-1] - numbers[0] >= len(numbers):
         present = set(numbers)

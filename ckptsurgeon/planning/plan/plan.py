@@ -44,7 +44,7 @@ class EqualKeys:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The keys as messages name them."""
+        """The two keys as messages show them, without a suffix that only plans use."""
         return self.first.removesuffix(TWICE), self.second.removesuffix(TWICE)
 
 

@@ -189,7 +189,7 @@ class VocabularyRows(Brief):
             return None
         size, new = int(data["size"]), str(data["new"])
         if new not in (*NEW, *OF_MERGES):
-            raise ValueError(f"{new!r:.40} is not a value for new tokens")
+            raise ValueError(f"the field new is {new!r:.40}, not a value for the rows of new tokens")
         rows = tuple(_row(row, size, empty=new in OF_MERGES) for row in data["rows"])
         lent = tuple(_lent(pair, len(rows), size) for pair in data.get("lent", ()))
         padded = data.get("padded", 0)

@@ -86,7 +86,7 @@ def changed_axes(role: str, field: str, before: Network, after: Network) -> list
             raise PlanError(
                 f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(shape)}, which has "
                 "another number of dimensions.",
-                hint="Leave this field as it is.",
+                hint=f"Leave {field} as it is.",
             )
         kind, name = before.kinds.get(key, "other"), key.rpartition(".")[2]
         dims = [dim for dim, (old, new) in enumerate(zip(info.shape, shape, strict=True)) if old != new]
@@ -109,7 +109,7 @@ def changed_axes(role: str, field: str, before: Network, after: Network) -> list
     if not found:
         raise PlanError(
             f"{field} changes the shape of no tensor, so there is nothing to resize.",
-            hint="Other fields may have to change with it, or the weights may not depend on it.",
+            hint=f"Perhaps other fields have to change together with {field}, or no weights depend on this field.",
         )
     return found
 
@@ -124,7 +124,7 @@ def _check_same_keys(field: str, before: Network, after: Network) -> None:
     if added or removed:
         what = f"adds {listing(added)}" if added else f"removes {listing(removed)}"
         raise PlanError(
-            f"{field} {what}: this changes the kind of network, not only its size.", hint="Leave this field as it is."
+            f"{field} {what}: this changes the kind of network, not only its size.", hint=f"Leave {field} as it is."
         )
 
 
@@ -148,7 +148,7 @@ def _side(role: str, kind: str, key: str, dim: int, dims: int) -> str:
         return "out"
     raise PlanError(
         f"it is not known whether dimension {dim} of {escape(key)} belongs to the inputs or the outputs of a layer.",
-        hint="This field of this network cannot be changed.",
+        hint="Leave this field of the configuration as it is.",
     )
 
 

@@ -133,7 +133,7 @@ def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[
         where = f" (but {escape(other[0])} changes)" if other else ""
         raise PlanError(
             f"the network has no list of layers whose length changes from {numbers[0]} to {numbers[1]}{where}.",
-            hint="The network may use one layer several times, as ALBERT does, or another field may give its number "
+            hint="The network may use one layer several times, as ALBERT does, or another field may give the number "
             "of layers.",
         )
     return found
@@ -246,8 +246,8 @@ def _check_outside(field: str, paths: Sequence[str], before: Network, after: Net
         other = after.tensors.get(key, info)
         if info.shape != other.shape and not any(_is_in(key, path) for path in paths):
             raise PlanError(
-                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(other.shape)}: it has "
-                "weights for each layer, but is not in a list of layers.",
+                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(other.shape)}: "
+                "the tensor has weights for each layer, but is not in a list of layers.",
                 hint="The number of layers of this network cannot be changed; its width, heads and channels can.",
             )
 
@@ -311,8 +311,8 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
     silent = _parts_without(found, keys, own, before)
     if len({key.rpartition(".")[0] for key in found}) < 2 or silent:
         raise PlanError(
-            "to add a layer that only passes its input on, some of its tensors must be zero, but it is not known "
-            f"which ones in {escape(silent or own[:-1])}.",
+            "a layer that is added to pass its input on needs output projections of zeros, but it is not known which "
+            f"tensors of {escape(silent or own[:-1])} these are.",
             hint="Repeat layers instead: --layers repeat, or a list.",
         )
     return [f"{path}.{NEW}.{number}.{key[len(own) :]}" for key in found]

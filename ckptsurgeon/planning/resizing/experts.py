@@ -114,7 +114,7 @@ def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[s
 
 def _another(what: str) -> PlanError:
     return PlanError(
-        f"the two types of network must differ only in their feed-forward layers, but they also differ here: {what}.",
+        f"the two types of network must differ only in their feed-forward layers, but also differ in this: {what}.",
         hint="Choose a type whose layers differ only in the feed-forward layer.",
     )
 
@@ -172,8 +172,8 @@ def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Pa
     return PlanError(
         f"the sizes do not fit: an expert of {escape(experts['down'])} is {shape_text(own[1:])}, but "
         f"{escape(dense['down'])} is {shape_text(down)}.",
-        hint="Make both the same size, or make an expert smaller than the feed-forward layer by a divisor of the "
-        f"number of experts, {own[0]}.",
+        hint="Give an expert the size of the feed-forward layer, or this size divided by a divisor of the number of "
+        f"experts, {own[0]}.",
     )
 
 

@@ -105,8 +105,8 @@ def merged(
             if (axis.before, axis.after, axis.parts) != (old, new, 1):
                 raise PlanError(
                     f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
-                    f"{axis.after}. It does not have one element for each expert, so experts cannot be merged.",
-                    hint="Use the command without --merge-experts: then it leaves experts out.",
+                    f"{axis.after}, which is not one element for each expert, so experts cannot be merged.",
+                    hint="Use the command without --merge-experts: then experts are left out, not merged.",
                 )
             key = quoted(axis.key) if aligned else axis.key
             row: dict[str, Any] = {"combine": key, "dim": axis.dim, "groups": groups_text(own)}
@@ -117,7 +117,7 @@ def merged(
     if len(rows) > MOST:
         raise PlanError(
             f"{field} {old} to {new}: aligning channels takes {len(rows)} operations, more than the limit of {MOST}.",
-            hint="Merge fewer experts at once, in several commands: first to half of their number.",
+            hint="Merge the experts in several commands: first to half of their number, and then to fewer.",
         )
     return Change(said, False, after=rows)
 

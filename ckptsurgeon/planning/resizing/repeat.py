@@ -58,7 +58,7 @@ def repeated(
     times, rest = divmod(new, old)
     if rest:
         raise PlanError(
-            f"{field} {new} is not a multiple of {old}, so {old} cannot be repeated evenly.",
+            f"{field} {new} is not a multiple of {old}, so the old elements cannot be repeated equally often.",
             hint=f"Use {old * max(times, 2)} or another multiple.",
         )
     rows = [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]  # first, of fewer weights
@@ -134,7 +134,7 @@ def pooled_heads(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> 
     if other is not None:
         raise PlanError(
             f"{field} changes {escape(other.key)}, which does not have its heads along the first dimension.",
-            hint="Split its queries, keys and values with --operations first.",
+            hint="Split the queries, keys and values of this tensor with --operations first.",
         )
     rows = [{"pool": axis.key, "heads": old, "to": new} for axis in axes]
     said = f"{field} {old} to {new}: each new head is the mean of {old // new} neighbours (arXiv 2305.13245)"

@@ -80,15 +80,15 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
         if len(sizes) > 1:
             raise PlanError(
-                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them "
-                "may have the rows of both gate and up projection.",
+                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of "
+                "these layers may have the rows of both gate and up projection.",
                 hint=f"Leave {field} as it is.",
             )
         if {axis.side for axis in axes} != {"out", "in"}:
             key, is_input = escape(axes[0].key), axes[0].side == "in"
             raise PlanError(
                 f"no layer was found that {'computes' if is_input else 'reads'} the channels that {key} "
-                f"{'reads' if is_input else 'computes'}: they can only be chosen together.",
+                f"{'reads' if is_input else 'computes'}: channels can only be chosen in both layers together.",
                 hint=f"Leave {field} as it is.",
             )
 
@@ -102,8 +102,9 @@ def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     found = list(scores)
     if not all(map(isfinite, found)):
         raise PlanError(
-            "some weights or statistics are NaN or infinite, so ckpt cannot choose what to keep.",
-            hint="Find these values with ckpt check, or list what to keep (--keep, --layers).",
+            "some weights or statistics are NaN or infinite, so ckpt cannot choose what to keep (heads, channels, "
+            "experts or layers).",
+            hint="Find the NaN and infinite values with ckpt check, or list what to keep (--keep, --layers).",
         )
     size, each = len(found) // within, keep // within
     kept = []
@@ -121,7 +122,7 @@ def check_units(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> N
             raise PlanError(
                 f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
                 f"{axis.after}, which is not the same proportion.",
-                hint="Leave this field as it is.",
+                hint=f"Leave {field} as it is.",
             )
 
 

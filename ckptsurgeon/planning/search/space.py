@@ -102,7 +102,7 @@ def search_space(document: Any, name: str) -> SearchSpace:
             raise ConfigError(
                 f"{escape(name)}: the parameter {escape(one.name)} has the range {other.said} in one place, and "
                 f"{one.said} in another.",
-                hint="A name stands for one parameter: give it the same range everywhere, or use two names.",
+                hint="Give the name the same range everywhere, or use two names: a name stands for one parameter.",
             )
     if not found:
         raise ConfigError(
@@ -149,7 +149,7 @@ def _parameter(said: str, where: str, mark: Mapping[str, Any]) -> Parameter:
     if unknown is not None:
         raise ConfigError(
             f"{said}: a parameter to search has no field {brief_repr(unknown, 40)}.",
-            hint=f"Its fields are {', '.join(FIELDS)}.",
+            hint=f"Use the fields {', '.join(FIELDS)}.",
         )
     name = mark.get("name", where)
     if not isinstance(name, str) or not name:
@@ -186,7 +186,7 @@ def _range(said: str, empty: Parameter, mark: Mapping[str, Any]) -> Parameter:
         )
     low, high = numbers
     if low >= high:
-        raise ConfigError(f"{said}: the range [{low}, {high}] is empty.", hint="The first number is the lower one.")
+        raise ConfigError(f"{said}: the range [{low}, {high}] is empty.", hint="Write the lower number first.")
     for field in ("log", "whole"):
         if not isinstance(mark.get(field, False), bool):
             raise ConfigError(f"{said}: {field} is {brief_repr(mark[field], 40)}, not true or false.")

@@ -42,7 +42,7 @@ def dropped_layers(target: TargetSpec, number: int) -> tuple[str, ...]:
     if not layers:
         raise ConfigError(
             f"--drop-last {number}: {escape(target.name)} does not declare the order of its layers.",
-            hint="Select the layers to initialise: --reinit GLOB, once for each.",
+            hint="Select the layers to initialise: --reinit GLOB, once for each layer.",
         )
     if number >= len(layers):
         raise ConfigError(
@@ -266,7 +266,7 @@ class _Decider:
         rows = self.axes.rows(step.key, axis, have, want)
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
             raise PlanError(
-                f"the rows of new tokens in {escape(step.key)} cannot be a mean of other rows, because it is "
+                f"the rows of new tokens in {escape(step.key)} cannot be a mean of other rows, because the tensor is "
                 f"{step.source_dtype}.",
                 hint="Use --new-tokens init or zero.",
             )

@@ -149,7 +149,7 @@ def test_codes_must_be_decoded_first(ckpt: Any) -> None:
     cs.apply(cs.convert("x.safetensors", gguf_type="q4_k"), "coded.gguf")
     done = ckpt("convert", "coded.gguf", "-o", "out.gguf", "--gguf-type", "q6_k")
     assert done.code == 4
-    assert "some are quantised already. Decode them first: --dequantize" in " ".join(done.err.split())
+    assert "some are quantised already. Decode the quantised tensors first: --dequantize" in " ".join(done.err.split())
     cs.apply(cs.convert("coded.gguf", dequantize=True, gguf_type="q6_k"), "out.gguf")
     assert types("out.gguf") == {"w": "q6_k"}
 

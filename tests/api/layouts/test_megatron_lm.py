@@ -67,7 +67,7 @@ def test_the_file_of_one_of_several_ranks_is_an_error(parallel: str) -> None:
     run(checkpoint_version=3.0, args=argparse.Namespace(**{f"{parallel}_model_parallel_size": 2}))
     with pytest.raises(FormatError, match="has only the parts of one rank of a run with") as caught:
         cs.inspect("run/mp_rank_00/model_optim_rng.pt")
-    assert "Give the folder that has all folders mp_rank_" in str(caught.value)
+    assert "Give the folder that has the folders mp_rank_" in str(caught.value)
 
 
 def in_order(tensors: Tensors, version: int) -> Tensors:

@@ -113,7 +113,7 @@ def test_a_plan_that_is_applied_later_builds_the_larger_network(net: Any) -> Non
         ({"hidden_size": 24}, {}, "subtracts the mean"),
         ({"hidden": 24}, {}, "unexpected keyword argument|hidden"),
         ({"vocab_size": 24}, {}, "--set vocab_size is only for networks of transformers|set"),
-        ({"num_layers": 4}, {"layers": "identity"}, "it is not known which ones in layers.0"),
+        ({"num_layers": 4}, {"layers": "identity"}, "it is not known which tensors of layers.0"),
         ({"num_layers": 1}, {"model_type": "llama"}, "only for networks of transformers"),
         ({}, {"tokenizer": "t"}, "only for networks of transformers"),
     ],

@@ -173,7 +173,7 @@ def test_groups_of_equal_rows_and_groups_that_are_never_used() -> None:
     axis = Axis("m.w", 0, 4, 2, "out", "experts")
     change = merged("experts", [[axis]], [[[0, 1, 3], [2]]], [[0.0, 0.0, 5.0, 0.0]], (4, 2), "by a test")
     assert change.rows == [{"combine": "m.w", "dim": 0, "groups": "0+1+3,2", "weights": [1.0, 1.0, 5.0, 1.0]}]
-    with pytest.raises(cs.PlanError, match="does not have one element for each expert"):
+    with pytest.raises(cs.PlanError, match="which is not one element for each expert"):
         merged("experts", [[Axis("m.w", 0, 8, 4, "out", "experts")]], [[[0, 1, 3], [2]]], [[]], (4, 2), "by a test")
 
 

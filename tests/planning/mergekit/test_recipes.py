@@ -262,7 +262,7 @@ def test_which_of_several_lists_is_meant_has_to_be_said(ckpt: Run) -> None:
     write(**same)
     done = ckpt("merge", recipe(**sliced((0, 1))), "-n")
     assert done.code == 4
-    assert "2 lists of layers: model.layers (3), towers (3). Choose one of them, for example: layers: " in done.err
+    assert "2 lists of layers: model.layers (3), towers (3). Choose one list, for example: layers: " in done.err
     assert len(of_layers(weights(**sliced((0, 1)), layers="model.layers"))) == 1
     assert len(of_layers(weights(**sliced((0, 1)), layers="towers"))) == 3
     assert ckpt("merge", recipe(**sliced((0, 1)), layers="tower"), "-n").code == 2

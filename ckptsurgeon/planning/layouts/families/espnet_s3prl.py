@@ -18,12 +18,12 @@ _SAME = {one: one for one in (_WEIGHTS, *_MODULES)}
 
 
 def _is_present(tensors: Tensors) -> bool:
-    """Return whether the front end has the present names."""
+    """Return whether the front end's keys have the names that ESPnet has used since version 202209."""
     return any(key.startswith(f"{_NOW}.") for key in tensors)
 
 
 def _is_earlier(tensors: Tensors) -> bool:
-    """Return whether the front end has the earlier names."""
+    """Return whether the front end's keys have the names that ESPnet used until version 202207."""
     return any(key.startswith(f"{_BEFORE}.") for key in tensors) and not _is_present(tensors)
 
 

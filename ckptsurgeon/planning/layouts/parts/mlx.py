@@ -46,7 +46,7 @@ def unfit_for_switch(config: Mapping[str, Any]) -> Unfit | None:
 
 
 def unfit_for_modules(config: Mapping[str, Any]) -> Unfit | None:
-    """Return why mlx-lm has no stacks in the module ``experts`` with this configuration; None if it may."""
+    """Return why mlx-lm has no stacks in the module ``experts`` with this configuration; None if it may have."""
     if config.get("model_type", _DOTS) == _DOTS:
         return None
     return Unfit("mlx-lm has experts in mlp.experts only in dots.llm1, else in mlp.switch_mlp", _HINT)

@@ -51,7 +51,7 @@ class _LatentParted(Parted):
     attention: str
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that split the matrix; the shapes of its layer show the number of heads."""
+        """Return the operations that split the matrix ``name`` into keys and values, each with a dimension of heads."""
         keys = matched(at(self.name), tensors)
         if not keys:
             return []
@@ -67,7 +67,7 @@ class _LatentParted(Parted):
         ]
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations that make one matrix of both."""
+        """Return the operations that join the keys ``made`` and the ``values`` into the matrix ``name``."""
         keys = matched(self.made, tensors)
         if not keys:
             return []
@@ -85,10 +85,11 @@ class _LatentParted(Parted):
         ]
 
     def _sizes(self, key: str, tensors: Tensors, at: Callable[[str], str]) -> tuple[int, int, int, int]:
-        """Return the number of heads, the sizes of a key without its rotated part and of a value, and the rank.
+        """Return the number of heads, the size of a key without its rotated part, the size of a value, and the rank.
 
-        The rows of queries are those of the keys and of the rotated parts of all heads; the heads share one rotated
-        part of the keys, which has its rows in ``kv_a_proj_with_mqa``.
+        They follow from shapes. The queries have, for each head, as many rows as a key has without its rotated part,
+        and as many as the rotated part. All heads share the rotated part of the keys, whose rows are in
+        ``kv_a_proj_with_mqa``; so these rows show its size.
         """
         rows, rank = _shape(key, tensors)
         rotated = self._size("kv_a_proj_with_mqa.weight", 0, tensors, at) - rank

@@ -1,7 +1,7 @@
 """Qwen3-Next: transformers' files, its networks in memory since version 5 (stacked), and MLX.
 
-Some layers have linear attention. In mlx-lm, its convolution has the channels last, and the norms (except that of the
-linear attention) have the 1 that transformers adds to their weights when it computes.
+Some layers have linear attention. In mlx-lm, its convolution has the channels last, and the weights of norms (except
+the norm in the linear attention) include the 1 that transformers adds to them when it computes.
 https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/models/qwen3_next.py
 """
 
