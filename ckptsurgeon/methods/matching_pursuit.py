@@ -1,7 +1,8 @@
 """Orthogonal matching pursuit: vectors as weighted sums of few rows of a matrix.
 
 Each step takes the row that has the largest product with the residual, and projects the vector onto all rows taken so
-far (Pati, Rezaiifar and Krishnaprasad 1993). It makes rows of new tokens in https://arxiv.org/abs/2506.06607.
+far (Pati, Rezaiifar and Krishnaprasad 1993). https://arxiv.org/abs/2506.06607 makes the rows
+of new tokens in this way.
 """
 
 from __future__ import annotations

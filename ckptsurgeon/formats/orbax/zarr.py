@@ -31,7 +31,7 @@ _ORDERS = ("C", "F")
 class Shards:
     """How a chunk is divided into inner chunks, each with its own codecs (zarr 3, ``sharding_indexed``).
 
-    The index has the offset and size of each inner chunk. It is at the end of the stored bytes, or at their beginning.
+    The index has the offset and size of each inner chunk; ``at_end`` is true if it is at the end of the stored bytes.
     """
 
     chunk: tuple[int, ...]

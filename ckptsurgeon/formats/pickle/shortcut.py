@@ -1,6 +1,6 @@
 """Reads a tensor in one step, instead of the pickle instructions that ``torch.save`` writes for it.
 
-They are 27 for a vector and 29 for a matrix, and a file may have 92,000 tensors. The instructions call
+There are 27 instructions for a vector and 29 for a matrix, and a file may have 92,000 tensors. The instructions call
 ``_rebuild_tensor_v2(('storage', type, key, location, numel), offset, size, stride, False, OrderedDict())`` and put
 every part into the memo (torch/serialization.py, pickle protocol 2). If a byte differs, ``PickleMachine`` reads the
 tensor one instruction at a time, with the same result.

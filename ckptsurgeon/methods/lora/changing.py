@@ -16,8 +16,8 @@ SINGLE = ("bfloat16", "float16")
 def wide_dtype(base: str, kinds: Iterable[str], dtype: str) -> str:
     """Return the dtype to which rows are converted before adapters are added: "float32" or "float64".
 
-    It is the argument ``wide`` of ``changing``. ``base`` is the dtype of the base, ``kinds`` are the kinds of the
-    changes (``LowRankChange.kind``), ``dtype`` is the dtype of the output.
+    The result is the argument ``wide`` of ``changing``. ``base`` is the dtype of the base, ``kinds`` are the kinds of
+    the changes (``LowRankChange.kind``), ``dtype`` is the dtype of the output.
     """
     plain = all(kind == "product" for kind in kinds)
     return "float32" if plain and base != "float64" and dtype in (*SINGLE, "float32") else "float64"

@@ -106,7 +106,7 @@ def _svd(matrices: Sequence[Array]) -> Svd:
 def _products(pair: tuple[Svd, Svd]) -> tuple[Array, Array]:
     """Return the singular values of the Kronecker product of two matrices, the largest first, and their indices.
 
-    They are the products of all pairs of singular values of the two matrices. If the second matrix has n singular
+    The values are the products of all pairs of singular values of the two matrices. If the second matrix has n singular
     values, the index i * n + j stands for value i of the first matrix times value j of the second. The singular vectors
     are the Kronecker products of the singular vectors of the two matrices.
     """

@@ -39,7 +39,8 @@ def elements_of_kind(kind: str, shapes: Sequence[Sequence[int]], columns: int) -
 def composed_rows(kind: str, tensors: Sequence[Array], scale: float, *, in_order: bool) -> Callable[[int, int], Array]:
     """Return a function that computes rows of a change, times ``scale``, from its tensors.
 
-    Its arguments are the first row, and the row after the last. ``kind`` is one of ``SIDES`` or ``TUCKER``.
+    The arguments of this function are the first row, and the row after the last. ``kind`` is one of ``SIDES`` or
+    ``TUCKER``.
     """
     matrices = _matrices(kind, tensors)
     kind, times = plain_kind(kind), _in_order if in_order else multiplied

@@ -1,7 +1,7 @@
 """PCB-merging: weights each element of each change by its size in the model, and by its agreement with the others.
 
-The formulas come from the authors' code, https://github.com/duguodong7/pcb-merging. It compares the elements of the
-whole model, which would have to be in memory for this; here each tensor is merged alone, as in ``ties``.
+The formulas come from the authors' code, https://github.com/duguodong7/pcb-merging. This code compares the elements of
+the whole model, which would have to be in memory for this; here each tensor is merged alone, as in ``ties``.
 """
 
 from __future__ import annotations

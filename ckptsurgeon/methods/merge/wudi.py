@@ -1,8 +1,8 @@
 """WUDI: merges changes so that the others' changes hardly affect a model's outputs for its own inputs.
 
 The paper minimises L(W) = sum_i |(W - C_i) C_i^T|^2 / |C_i|^2 over the merged change W of a matrix, where C_i is the
-change of model i, and |.| is the Frobenius norm. It starts at S = sum_i C_i and takes 300 steps of Adam. L is a
-quadratic function, so one step of Newton's method leads from S to its minimum:
+change of model i, and |.| is the Frobenius norm. The paper starts at S = sum_i C_i and takes 300 steps of Adam. L is
+a quadratic function, so one step of Newton's method leads from S to its minimum:
 
     W = S + sum_i (C_i - S) G_i (sum_i G_i)^+,  G_i = C_i^T C_i / |C_i|^2
 

@@ -107,8 +107,8 @@ def _parts(axis: Axis, is_query: bool, counts: HeadCounts) -> Iterator[NetworkPa
 def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGroup]:
     """Return a group of heads for each attention layer, found by the names of its tensors.
 
-    This is for configurations without a field for the size of a head. ``heads`` maps the path of a module to its number
-    of heads. Layers in which heads share keys and values are left out.
+    The function is for configurations without a field for the size of a head. ``heads`` maps the path of a module to
+    its number of heads. Layers in which heads share keys and values are left out.
     """
     found = []
     for key, info in network.tensors.items():

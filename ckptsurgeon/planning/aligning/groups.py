@@ -45,9 +45,9 @@ Order = Sequence[int]
 class Part:
     """A range of an axis that consists of a group's units (heads, channels), each of ``block`` elements.
 
-    It begins at the element ``begin`` of the dimension ``dim`` of the tensor ``keys[0]``. If there are several keys,
-    each tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for query heads if
-    several of them share one key head; the units are then the key heads.
+    The range begins at the element ``begin`` of the dimension ``dim`` of the tensor ``keys[0]``. If there are several
+    keys, each tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for query heads
+    if several of them share one key head; the units are then the key heads.
     """
 
     keys: tuple[str, ...]

@@ -61,9 +61,9 @@ def equal_heads(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     """Return the numbers of heads of a decoder, in the form of ``heads_in``.
 
-    They are those in ``config``. If it has none, they follow from the length of one of these tensors: ``rope.freqs`` in
-    Meta's files, the norm of each head's queries, or the sinks of gpt-oss. Raises PlanError if the numbers in
-    ``config`` do not fit the rows of queries and keys.
+    The numbers are those in ``config``. If ``config`` has none, they follow from the length of one of these tensors:
+    ``rope.freqs`` in Meta's files, the norm of each head's queries, or the sinks of gpt-oss. Raises PlanError if the
+    numbers in ``config`` do not fit the rows of queries and keys.
     """
     stated, width = heads_in(tensors, config), _stated(config, _WIDTH)
     found = _projections(tensors)

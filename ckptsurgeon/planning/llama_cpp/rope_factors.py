@@ -1,6 +1,6 @@
 """Computes llama.cpp's tensor ``rope_freqs.weight``: the divisors that stretch the context of Llama 3.1 and later.
 
-They divide the frequencies of the rotary embedding. The formula is the same as in transformers
+The frequencies of the rotary embedding are divided by them. The formula is the same as in transformers
 (``modeling_rope_utils.py``, rope_type llama3).
 """
 

@@ -174,8 +174,8 @@ def module_of(key: str) -> str:
 def _save(found: SortedKeys, rest: Sequence[str], tuned: Mapping[str, TensorInfo]) -> None:
     """Add the keys in ``rest``, whose tensors are saved unchanged, to ``found``.
 
-    They are biases of layers with factors, single parameters, or parts of modules. For a part of a module, all keys of
-    the module are added.
+    These tensors are biases of layers with factors, single parameters, or parts of modules. For a part of a module, all
+    keys of the module are added.
     """
     layers = {module_of(key) for key in found.factored}
     inner = {module_of(module) for module in map(module_of, tuned)} | {""}

@@ -188,7 +188,7 @@ def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dic
 def whole_steps(one: AdapterView, modules: Sequence[AdapterModule]) -> list[Step]:
     """Return the steps that copy an adapter's tensors that are not factors, with PEFT's names.
 
-    They are the tensors that the adapter saves in full, and the biases of ``modules``.
+    These are the tensors that the adapter saves in full, and the biases of ``modules``.
     """
     keys = [*one.adapter.saved.values(), *(module.bias for module in modules if module.bias)]
     inputs = inputs_by_key(one, 0, keys)

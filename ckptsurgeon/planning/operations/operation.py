@@ -86,7 +86,7 @@ def _is_runs(value: Any) -> bool:
 
 
 def indices_of(text: str) -> list[tuple[int, int]]:
-    """Return the runs (first index, index after the last) that a text such as ``0..3,8..11`` lists; [] if it is wrong.
+    """Return the runs (first index, index after the last) that a text such as ``0..3,8..11`` lists; [] if not valid.
 
     A range includes both of its ends. An index may be listed several times.
     """

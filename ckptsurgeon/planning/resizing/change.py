@@ -67,5 +67,5 @@ class Change:
 
 
 def _rounds(row: Mapping[str, Any]) -> bool:
-    """Return whether an operation computes weights that 16 bits may not hold: all but powers of two times weights."""
+    """Return whether an operation computes weights that must be rounded to fit 16 bits; a power of two rounds none."""
     return ("scale" in row and frexp(row["by"])[0] != 0.5) or any(name in row for name in ("noise", "shift", "combine"))

@@ -1,7 +1,7 @@
 """Makes fewer heads, channels or experts: keeps those with the largest weights, or those in a list.
 
-Without data, the score of a head, channel or expert is computed from its weights. It is the product of a sum of squares
-for each layer that computes or reads the unit: the sum is over the unit's weights in this layer.
+Without data, the score of a head, channel or expert is computed from its weights. The score is the product of a sum of
+squares for each layer that computes or reads the unit: the sum is over the unit's weights in this layer.
 """
 
 from __future__ import annotations

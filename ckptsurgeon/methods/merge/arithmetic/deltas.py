@@ -159,9 +159,9 @@ def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
 
 
 def _elected(at: Slice, deltas: Sequence[Array], how: DeltaMixing) -> Array:
-    """Return the sum of the elements with the majority's sign.
+    """Return, for each element, the sum of the deltas that have the sign of the majority.
 
-    With ``normalize``, it is divided by the sum of their weights.
+    With ``normalize``, the sum is divided by the sum of the weights of these deltas.
     """
     agree = agreement(at, deltas)
     for delta, mask in zip(deltas, agree, strict=True):

@@ -1,8 +1,8 @@
 """GPT-NeoX and Pythia: the layouts of transformers, litgpt and Megatron-core.
 
 litgpt has all queries first, then all keys, then all values; Megatron-core has the order of transformers.
-Megatron-core's layers add the result of the attention before they compute the MLP. So it cannot run networks with
-`use_parallel_residual`, such as Pythia.
+Megatron-core's layers add the result of the attention before they compute the MLP. So Megatron-core cannot run
+networks with `use_parallel_residual`, such as Pythia.
 https://github.com/Lightning-AI/litgpt,
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/transformer_layer.py
 """

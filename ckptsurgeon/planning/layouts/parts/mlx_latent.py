@@ -1,7 +1,7 @@
 """Multi-latent attention as mlx-lm stores it: ``kv_b_proj`` as ``embed_q`` and ``unembed_out``, which have heads.
 
 mlx-lm multiplies the queries by ``embed_q``, of the shape (heads, rank, size of a key), and the attention by
-``unembed_out``, of the shape (heads, size of a value, rank). Its DeepSeek-V2 has ``kv_b_proj`` instead.
+``unembed_out``, of the shape (heads, size of a value, rank). DeepSeek-V2 in mlx-lm has ``kv_b_proj`` instead.
 https://github.com/ml-explore/mlx-lm/blob/main/mlx_lm/models/deepseek_v3.py (``sanitize``), glm4_moe_lite.py beside it
 """
 

@@ -1,6 +1,7 @@
 """DeepSeek-V2 and V3, and networks with their names: Kimi K2, Moonlight, GLM-4.7-Flash; transformers and Megatron-core.
 
-They have multi-latent attention; DeepSeek-V2's router has no bias, and its smallest network no first matrix of queries.
+These networks have multi-latent attention. The router of DeepSeek-V2 has no bias, and the smallest DeepSeek-V2 has no
+first matrix of queries.
 """
 
 from __future__ import annotations
