@@ -89,7 +89,10 @@ _ROWWISE = (Cast, Concatenated, ExpScaled, Filled, Given, Noisy, Reshaped, Scale
 
 
 def is_rowwise(info: TensorInfo) -> bool:
-    """Return whether a few rows of a tensor need only a few rows of stored tensors: none of these is transposed."""
+    """Return whether a few rows of a tensor can be computed from a few rows of stored tensors.
+
+    They can if the operations keep rows together, and no stored tensor is transposed.
+    """
     if info.made is None:
         steps = [step for size, step in zip(info.shape, info.stride or (), strict=False) if size > 1]
         return steps == sorted(steps, reverse=True)

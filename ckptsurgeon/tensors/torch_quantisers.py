@@ -48,27 +48,27 @@ def quantiser_of(info: TensorInfo) -> Quantiser:
     if info.opaque == PACKED:
         raise UnknownQuantiserError(PACKED)
     if info.storage is None or not isinstance(params, tuple) or not params:
-        raise UnknownQuantiserError("its scale is not known")
+        raise UnknownQuantiserError("the scale is not known")
     scheme, *given = (str(params[0]).removeprefix("torch."), *params[1:])
     if scheme == BY_TENSOR and len(given) == 2:
         return _by_tensor(*given)
     if scheme.startswith(BY_CHANNEL) and len(given) == 3:
         return _by_channel(info.shape, scheme, *given)
-    raise UnknownQuantiserError(f"its scheme {scheme[:40]!r} is unknown")
+    raise UnknownQuantiserError(f"the scheme {scheme[:40]!r} is unknown")
 
 
 def _by_tensor(scale: Any, zero: Any) -> Quantiser:
     if type(scale) not in (int, float) or type(zero) is not int or abs(zero) > MOST_ZERO:
-        raise UnknownQuantiserError("its scale or its zero point is not a valid number")
+        raise UnknownQuantiserError("the scale or the zero point is not a valid number")
     return Quantiser(BY_TENSOR, scale, zero)
 
 
 def _by_channel(shape: tuple[int, ...], scheme: str, scale: Any, zero: Any, axis: Any) -> Quantiser:
     if type(axis) is not int or not 0 <= axis < len(shape):
-        raise UnknownQuantiserError("its channels are along a dimension that it does not have")
+        raise UnknownQuantiserError("the channels are along a dimension that the tensor does not have")
     for one in (scale, zero):
         if not isinstance(one, TensorInfo) or one.shape != (shape[axis],):
-            raise UnknownQuantiserError("its scales and zero points are not tensors with a number for each channel")
+            raise UnknownQuantiserError("the scales and zero points are not tensors with a number for each channel")
     return Quantiser(scheme, scale, zero, axis)
 
 

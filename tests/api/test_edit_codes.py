@@ -64,7 +64,7 @@ def test_a_name_that_no_part_can_have_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(cs.PlanError, match=r"its parts have no names that fit model\.layers\.0\.self_attn\.q") as error:
         cs.rename(model, map=["**.q_proj.weight=**.q"])
     assert error.value.exit_code == 4
-    assert error.value.hint == "Give it a name that ends with .weight."
+    assert error.value.hint == "Give the tensor a name that ends with .weight."
 
 
 READ: dict[str, Callable[[Path], int]] = {

@@ -69,7 +69,7 @@ def test_a_weight_shape_of_floats_that_may_be_rounded_is_refused(tmp_path: Path)
     shape = torch.tensor([OUT, IN - 3.0], dtype=torch.bfloat16)
     folder = replace(model, store=lambda g: {**model.store(g), ".weight_shape": shape.clone()}).folder(tmp_path / "m")
     with pytest.raises(
-        cs.CheckpointError, match="its weight_shape is bfloat16, not int64 or int32: these sizes may be rounded"
+        cs.CheckpointError, match="the weight_shape is bfloat16, not int64 or int32: these sizes may be rounded"
     ):
         cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
 

@@ -135,7 +135,7 @@ class SourceView(Brief):
 
     @property
     def names(self) -> list[str]:
-        """All keys, then the names of quantised tensors, which are not keys: their parts have other names."""
+        """All keys, then the names of quantised tensors, under which nothing is stored: their parts have other keys."""
         return [*self.tensors, *(one.name for one in self.codes.tensors if one.name not in self.tensors)]
 
     def dtype_of(self, key: str) -> str:
@@ -298,7 +298,7 @@ def without_names(coded: QuantisedTensor, name: str) -> PlanError:
     return PlanError(
         f"the tensor {escape(coded.name)} is quantised ({coded.method}), and its parts have no names that fit "
         f"{escape(name)}.",
-        hint=f"Give it a name that ends with {mark}{escape(coded.name.rpartition(mark)[2])}.",
+        hint=f"Give the tensor a name that ends with {mark}{escape(coded.name.rpartition(mark)[2])}.",
         details=list(coded.keys),
     )
 

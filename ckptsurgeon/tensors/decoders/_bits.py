@@ -22,9 +22,9 @@ WORDS = ("int32", "uint32")
 def check_zeros(zero: TensorInfo, wanted: tuple[int, ...], words: tuple[str, ...] = WORDS) -> None:
     """Raise UndecodableError unless zero points have one of the dtypes ``words`` and the shape ``wanted``."""
     if zero.dtype not in words:
-        raise UndecodableError(f"its zero points are {zero.dtype}, not {' or '.join(words)}")
+        raise UndecodableError(f"the zero points are {zero.dtype}, not {' or '.join(words)}")
     if zero.shape != wanted:
-        raise UndecodableError(f"its zero points have the shape {list(zero.shape)}, but its scales need {list(wanted)}")
+        raise UndecodableError(f"the zero points have the shape {list(zero.shape)}, but the scales need {list(wanted)}")
 
 
 def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:

@@ -99,7 +99,7 @@ class Request:
         """Return the rows and columns of the weight; raises UndecodableError if the headers do not determine them."""
         shape = self.coded.shape
         if shape is None or len(shape) != 2 or not all(shape):
-            raise UndecodableError("its shape cannot be determined from the headers")
+            raise UndecodableError("the shape cannot be determined from the headers")
         return shape[0], shape[1]
 
 
@@ -140,24 +140,24 @@ def decoded_weight(asked: Request) -> TensorInfo:
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
         raise MissingPartError(
-            f"it has {listing([*asked.parts], 9)}, but a tensor that is needed to decode its codes is missing"
+            f"the tensor has {listing([*asked.parts], 9)}, but a tensor that is needed to decode the codes is missing"
         )
     if coded.method.endswith(WITHOUT_SCALES):
-        raise MissingPartError("the scale that decodes its codes is missing")
+        raise MissingPartError("the scale that decodes the codes is missing")
     if not coded.codes:
-        raise UndecodableError("its codes are missing, or have a dtype that codes never have")
+        raise UndecodableError("the codes are missing, or have a dtype that codes never have")
     for why in _obstacles(asked):
         raise UndecodableError(why)
     if len(asked.parts) > 1 and not (asked.codes.shape and asked.codes.numel):  # torch stores scales with the codes
-        raise UndecodableError(f"its codes have the shape {list(asked.codes.shape)}, which cannot be decoded")
+        raise UndecodableError(f"the codes have the shape {list(asked.codes.shape)}, which cannot be decoded")
     if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
-        raise UndecodableError(f"its {empty.lstrip('._')} has no elements")
+        raise UndecodableError(f"the {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
     if family(coded.method) == IN_OTHER_SHARD:
-        raise UndecodableError("its scales are in another shard; name the model's folder instead of one file")
+        raise UndecodableError("the scales are in another shard; name the model's folder instead of one file")
     if family(coded.method) == UNKNOWN:
         raise UndecodableError(
-            f"its tensors ({listing([*asked.parts], 9)}) fit no encoding that ckpt knows; perhaps one is missing"
+            f"the tensors ({listing([*asked.parts], 9)}) fit no encoding that ckpt knows; perhaps one is missing"
         )
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")
@@ -166,10 +166,10 @@ def decoded_weight(asked: Request) -> TensorInfo:
     for name, info in made.made.parts:
         kind = DTYPES[info.dtype].kind
         if info.opaque or (info.storage is None and info.made is None):
-            raise UndecodableError(f"its {name} cannot be read")
+            raise UndecodableError(f"the {name} cannot be read")
         is_nested = name == "scale" and any(role == "nested_scale" for role, _ in made.made.parts)
         if kind not in KINDS.get(name, (kind,)) and not is_nested:
-            raise UndecodableError(f"no decoder accepts {info.dtype} as the dtype of its {name}")
+            raise UndecodableError(f"no decoder accepts {info.dtype} as the dtype of the {name}")
     told = made.made
     return TensorInfo(made.dtype, made.shape, made=Decoded(told.parts, told.encoding, told.facts, coded.name))
 
@@ -194,23 +194,23 @@ def _obstacles(asked: Request) -> Iterator[str]:
     """Yield each reason why decoding would give wrong weights, such as zero points that are missing."""
     for end in ON_INPUTS:
         if end in asked.parts:
-            yield f"the inputs of its layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
+            yield f"the inputs of the layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
     if AUTOROUND_ZERO in asked.parts:
-        yield f"no decoder knows its zero points ({AUTOROUND_ZERO[1:]})"
+        yield f"no decoder knows the zero points ({AUTOROUND_ZERO[1:]})"
     if asked.settings.fields.get("transform_config"):
-        yield "it is stored in another basis than the one in which its layer computes (transform_config)"
+        yield "the tensor is stored in another basis than the one in which the layer computes (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
-        yield "no decoder knows ComfyUI's own format of its codes (comfy_quant)"
+        yield "no decoder knows ComfyUI's own format of the codes (comfy_quant)"
     packing, kind = asked.settings.stated.packing, family(asked.coded.method)
     if fitting := other_packings(kind, packing):
         yield (
-            f"{PACKING} {escape(packing or '')} does not describe its codes, which are {kind}'s: the field must be "
+            f"{PACKING} {escape(packing or '')} does not describe the codes, which are {kind}'s: the field must be "
             f"{' or '.join(fitting)} (quantization_config)"
         )
     if _lacks_zero_points(asked):
-        yield "its zero points are missing, and no setting says that its codes are symmetric"
+        yield "the zero points are missing, and no setting says that the codes are symmetric"
     if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):
-        yield "no decoder knows ComfyUI's own format of its codes"
+        yield "no decoder knows ComfyUI's own format of the codes"
 
 
 def _lacks_zero_points(asked: Request) -> bool:

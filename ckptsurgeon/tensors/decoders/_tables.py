@@ -43,7 +43,10 @@ def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
 
 
 def is_looked_up(made: Decoded) -> bool:
-    """Return whether all values of a weight can be looked up, as long as no product becomes infinite or zero."""
+    """Return whether all values of a weight can be looked up in a table of the products of codes and scales.
+
+    This is possible only if no product becomes infinite or zero, which ``products`` finds out later.
+    """
     return may_be_looked_up(made, {role: tuple((0, size) for size in info.shape) for role, info in made.parts})
 
 

@@ -62,15 +62,15 @@ class _Awq:
 def _fault(codes: TensorInfo, scale: TensorInfo, rows: int, columns: int) -> str:
     """Return the reason why codes and scales do not make a weight of ``rows`` and ``columns``; "" if they do."""
     if scale.shape[0] == codes.shape[0] and scale.shape[1] != rows:
-        return "its codes have the layout of matrix-vector products (gemv), which no decoder knows"
+        return "the codes have the layout of matrix-vector products (gemv), which no decoder knows"
     if rows % 8:
-        return f"its scales are for {rows} outputs, but the number of outputs must be a multiple of 8"
+        return f"the scales are for {rows} outputs, but the number of outputs must be a multiple of 8"
     if codes.shape != (columns, rows // 8):
-        return f"its codes have the shape {list(codes.shape)}, but its scales need {[columns, rows // 8]}"
+        return f"the codes have the shape {list(codes.shape)}, but the scales need {[columns, rows // 8]}"
     if scale.shape[1] != rows:
-        return f"it has {scale.shape[1]} scales for each group, but {rows} outputs"
+        return f"each group has {scale.shape[1]} scales, but the tensor has {rows} outputs"
     if columns % scale.shape[0]:
-        return f"it has {scale.shape[0]} groups of scales, but its {columns} inputs are not a multiple of this number"
+        return f"there are {scale.shape[0]} groups of scales, but {columns} inputs, which is not a multiple of that"
     return ""
 
 

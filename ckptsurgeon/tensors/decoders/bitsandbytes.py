@@ -50,10 +50,10 @@ class _Blocks:
         codes = asked.codes
         if (scale := asked.parts.get(".SCB")) is not None:
             if asked.stored(".weight_format").strip(b"\0"):
-                raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
+                raise UndecodableError("the codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
                 raise UndecodableError(
-                    f"its SCB has the shape {list(scale.shape)}, not {list(codes.shape[:1])}, one scale for each row"
+                    f"the SCB has the shape {list(scale.shape)}, not {list(codes.shape[:1])}, one scale for each row"
                 )
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
@@ -61,19 +61,19 @@ class _Blocks:
             return decoded(codes.shape, made)
         if cast := cast_from(asked.parts, asked.settings.fields.get(STORAGE)):
             raise UndecodableError(
-                f"its codes were stored as {cast} ({STORAGE}) and then cast to {codes.dtype}, which changed their bytes"
+                f"the codes were stored as {cast} ({STORAGE}) and then cast to {codes.dtype}, which changed their bytes"
             )
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
         shape, block = _sizes(state)
         codes = _bytes(codes)
         table, scales = _table(asked.parts, ".quant_map", 16), _needed(asked.parts, ".absmax")
         number = prod(shape)
-        said = f"its quant_state has the shape {shape}, which needs"
+        said = f"the quant_state has the shape {shape}, which needs"
         if codes.numel != -(-number // 2):
             raise UndecodableError(f"{said} {-(-number // 2):,} bytes of codes, but there are {codes.numel:,}")
         if scales.numel != -(-number // block):
             raise UndecodableError(
-                f"{said} {-(-number // block):,} scales (one for {block} values), but its absmax has {scales.numel:,}"
+                f"{said} {-(-number // block):,} scales (one for {block} values), but the absmax has {scales.numel:,}"
             )
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]
         sizes = [(f"size{dim}", size) for dim, size in enumerate(shape)]
@@ -116,7 +116,7 @@ class _Blocks:
 def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
     """Return the shape and the block size in a ``quant_state``; raises UndecodableError if they are not valid."""
     if not state:
-        raise UndecodableError("its quant_state is not a JSON object with its shape and block size")
+        raise UndecodableError("the quant_state is not a JSON object with the shape and block size")
     shape, block = state.get("shape"), state.get("blocksize")
     if (
         not isinstance(shape, list)
@@ -124,14 +124,14 @@ def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
         or not all(type(size) is int and size > 0 for size in shape)
     ):
         raise UndecodableError(
-            f"the shape in its quant_state is {brief_repr(shape)}, not a list of at most {MOST_DIMENSIONS} positive "
+            f"the shape in the quant_state is {brief_repr(shape)}, not a list of at most {MOST_DIMENSIONS} positive "
             "whole numbers"
         )
     if prod(shape) > MOST_VALUES:  # each size is at least 1
-        raise UndecodableError(f"the shape in its quant_state is {brief_repr(shape)}, which is too many values")
+        raise UndecodableError(f"the shape in the quant_state is {brief_repr(shape)}, which is too many values")
     if type(block) is not int or not 1 <= block <= MOST_VALUES:
         raise UndecodableError(
-            f"the blocksize in its quant_state is {brief_repr(block)}, not a whole number from 1 to {MOST_VALUES}"
+            f"the blocksize in the quant_state is {brief_repr(block)}, not a whole number from 1 to {MOST_VALUES}"
         )
     return shape, block
 
@@ -139,7 +139,7 @@ def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
 def _needed(parts: Mapping[str, TensorInfo], end: str) -> TensorInfo:
     """Return the stored tensor whose key has the ending ``end``; raises UndecodableError if it is missing."""
     if end not in parts:
-        raise UndecodableError(f"its {end[1:]} is missing")
+        raise UndecodableError(f"the {end[1:]} is missing")
     return parts[end]
 
 
@@ -148,7 +148,7 @@ def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo
     found = _needed(parts, end)
     if found.shape != (number,):
         raise UndecodableError(
-            f"its {end[1:]} has the shape {list(found.shape)}, not [{number}], one value for each code"
+            f"the {end[1:]} has the shape {list(found.shape)}, not [{number}], one value for each code"
         )
     return found
 
@@ -162,20 +162,20 @@ def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) 
     nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if type(nested) is not int or not 1 <= nested <= MOST_VALUES:
         raise UndecodableError(
-            f"its scales are quantised, but the nested_blocksize in its quant_state is {brief_repr(nested)}, not a "
+            f"the scales are quantised, but the nested_blocksize in the quant_state is {brief_repr(nested)}, not a "
             f"whole number from 1 to {MOST_VALUES}"
         )
     if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not -LARGEST <= offset <= LARGEST:
         raise UndecodableError(
-            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a finite "
+            f"the scales are quantised, but the nested_offset in the quant_state is {brief_repr(offset)}, not a finite "
             "float32 value"
         )
     if scales.dtype != "uint8":
-        raise UndecodableError(f"its scales are quantised, but its absmax is {scales.dtype}, not uint8")
+        raise UndecodableError(f"the scales are quantised, but the absmax is {scales.dtype}, not uint8")
     if outer.numel != -(-scales.numel // nested):
         raise UndecodableError(
-            f"its nested_absmax has {outer.numel:,} scales, not {-(-scales.numel // nested):,}, one for {nested} of "
-            f"the {scales.numel:,} scales in its absmax"
+            f"the nested_absmax has {outer.numel:,} scales, not {-(-scales.numel // nested):,}, one for {nested} of "
+            f"the {scales.numel:,} scales in the absmax"
         )
     return nested, float(offset)
 

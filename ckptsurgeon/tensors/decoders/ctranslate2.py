@@ -35,7 +35,7 @@ class _CTranslate2:
         scale, rows = asked.parts[SCALE], codes.shape[:1] if codes.dtype == "int8" else ()
         if scale.dtype != "float32" or scale.shape != rows:
             raise UndecodableError(
-                f"its scale is {scale.dtype} {list(scale.shape)}, but that of {codes.dtype} codes has to be float32 "
+                f"the scale is {scale.dtype} {list(scale.shape)}, but that of {codes.dtype} codes has to be float32 "
                 f"{list(rows)}"
             )
         wide = reshape(scale, (*rows, *(1 for _ in codes.shape[len(rows) :])))

@@ -42,10 +42,10 @@ class _FourBits:
             *outer, number, nbytes = codes.shape
             if blocks.shape != (*outer, number):
                 raise UndecodableError(
-                    f"its scales have the shape {list(blocks.shape)}, not {[*outer, number]}, one for each block"
+                    f"the scales have the shape {list(blocks.shape)}, not {[*outer, number]}, one for each block"
                 )
             if asked.coded.shape is None:
-                raise UndecodableError("its shape cannot be determined from the headers")
+                raise UndecodableError("the shape cannot be determined from the headers")
             codes = reshape(codes, (*outer, number * nbytes))
             found = (("codes", codes), ("scale", as_exponents(blocks)))
             facts = (("block", nbytes * 2), ("turned", int("_scales" in asked.parts and len(outer) == 2)))
@@ -60,25 +60,27 @@ class _FourBits:
         )
         columns = codes.shape[-1] * 2
         if ".weight_sf" in asked.parts:
-            raise UndecodableError("its scales are stored in the order of a GPU kernel (weight_sf)")
+            raise UndecodableError("the scales are stored in the order of a GPU kernel (weight_sf)")
         if scale is None:
-            raise UndecodableError("it has no scales")
+            raise UndecodableError("the tensor has no scales")
         if scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1:] or not scale.shape[-1]:
             raise UndecodableError(
-                f"its scales have the shape {list(scale.shape)}, but its codes {list(codes.shape)}: all but the last "
+                f"the scales have the shape {list(scale.shape)}, but the codes {list(codes.shape)}: all but the last "
                 "dimension must be equal"
             )
         sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
         if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
             wanted = " or ".join(map(str, sizes))
-            raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns, not one for each {wanted}")
+            raise UndecodableError(
+                f"a row of {columns} columns has {scale.shape[-1]} scales, not one for each {wanted} columns"
+            )
         named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
         if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:
-            raise UndecodableError("its weight_global_scale is missing")
+            raise UndecodableError("the weight_global_scale is missing")
         many = next((info.numel for _, info in whole if info.numel != 1), 1)
         if many != 1:
-            raise UndecodableError(f"its global scale has {many:,} values, not one")
+            raise UndecodableError(f"the global scale has {many:,} values, not one")
         facts = (("block", columns // scale.shape[-1]), ("turned", 0))
         stored = (("codes", replace(codes, dtype="uint8")), ("scale", as_exponents(scale)), *whole)
         return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))

@@ -38,22 +38,22 @@ class _Gptq:
         group = -(-columns // scale.shape[0])
         if not 1 < bits <= 8:
             raise UndecodableError(
-                f"its qweight has room for codes of {bits} bits in {columns} columns; 2 to 8 bits are possible"
+                f"the qweight has room for codes of {bits} bits in {columns} columns; 2 to 8 bits are possible"
             )
         if codes.shape[0] != -(-columns * bits // WORD):
             raise UndecodableError(
-                f"its codes (qweight) have {codes.shape[0]} rows, but {columns} columns of {bits} bits need "
+                f"the codes (qweight) have {codes.shape[0]} rows, but {columns} columns of {bits} bits need "
                 f"{-(-columns * bits // WORD)} rows"
             )
         if scale.shape[1] != rows:
-            raise UndecodableError(f"it has {scale.shape[1]} scales for each group, but {rows} rows")
+            raise UndecodableError(f"each group has {scale.shape[1]} scales, but the tensor has {rows} rows")
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
             check_zeros(zero, (scale.shape[0], -(-rows * bits // WORD)))
             found.append(("zero", zero))
         if order is not None:
             if order.shape != (columns,):
-                raise UndecodableError("its g_idx does not have one value for each column")
+                raise UndecodableError("the g_idx does not have one value for each column")
             found.append(("order", order))
         second = "v2" in asked.settings.stated.format
         return decoded(

@@ -39,31 +39,31 @@ class _Packed:
             return _mlx(asked)
         codes, scale = asked.parts.get(".weight_packed"), asked.parts.get(".weight_scale")
         if scale is None:
-            raise UndecodableError("its scale (weight_scale) is missing")
+            raise UndecodableError("the scale (weight_scale) is missing")
         if codes is None or asked.coded.shape is None or not codes.numel:
-            raise UndecodableError("the bit width of its codes is not known from the headers")
+            raise UndecodableError("the bit width of the codes is not known from the headers")
         digits = asked.coded.method.removeprefix("int").split()[0]
         bits = number_in(digits) or 0
         shape = _shape(asked)
         columns = shape[-1]
         if not 1 < bits <= 8:
-            raise UndecodableError(f"its codes have {bits} bits, not 2 to 8")
+            raise UndecodableError(f"the codes have {bits} bits, not 2 to 8")
         if shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
-            raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
+            raise UndecodableError(f"the weight_shape {list(shape)} does not fit the codes {list(codes.shape)}")
         dense, padded = _words(columns, bits)
         said = _version(asked.settings.fields.get("version")) if dense == padded else None
         if WORD % bits and dense == padded and said is None:
             raise UndecodableError(
-                f"its codes of {bits} bits may be packed in two ways: no setting says which version of "
+                f"the codes of {bits} bits may be packed in two ways: no setting says which version of "
                 "compressed-tensors wrote them"
             )
         if codes.shape[-1] != dense or (WORD % bits and said is not None and said < DENSE):
             raise UndecodableError(
-                f"its codes of {bits} bits are packed with gaps, as compressed-tensors did before 0.18"
+                f"the codes of {bits} bits are packed with gaps, as compressed-tensors did before 0.18"
             )
         rows = prod(codes.shape[:-1])
         if not scale.numel or scale.numel % rows:
-            raise UndecodableError(f"it has {scale.numel:,} scales, not the same number for each of its {rows:,} rows")
+            raise UndecodableError(f"there are {scale.numel:,} scales, not the same number for each of {rows:,} rows")
         scale = reshape(scale, (*codes.shape[:-1], scale.numel // rows))
         group = -(-columns // scale.shape[-1])
         found = [("codes", codes), ("scale", scale)]
@@ -73,7 +73,7 @@ class _Packed:
             found.append(("zero", zero))
         if (order := asked.parts.get(".weight_g_idx")) is not None and order.numel:
             if order.shape != (columns,):
-                raise UndecodableError("its weight_g_idx does not have one value for each column")
+                raise UndecodableError("the weight_g_idx does not have one value for each column")
             found.append(("order", order))
         facts = (("bits", bits), ("group", group), ("offset", 1 << (bits - 1)))
         return decoded(shape, Decoded(tuple(found), "packed", facts))
@@ -142,7 +142,7 @@ def _shape(asked: Request) -> tuple[int, ...]:
     if stored is None or stored.dtype not in FLOATS:
         return _stored_shape(data) or asked.coded.shape
     if data and data != _as_floats(asked.coded.shape, stored.dtype):
-        raise UndecodableError(f"its weight_shape is {stored.dtype}, not int64 or int32: these sizes may be rounded")
+        raise UndecodableError(f"the weight_shape is {stored.dtype}, not int64 or int32: these sizes may be rounded")
     return asked.coded.shape
 
 
@@ -174,12 +174,12 @@ def _stored_shape(data: bytes) -> tuple[int, ...]:
 def _mlx(asked: Request) -> TensorInfo:
     codes, scale, bias = (asked.parts.get(end) for end in (".weight", ".scales", ".biases"))
     if codes is None or scale is None:
-        raise UndecodableError("it has no scales")
+        raise UndecodableError("the tensor has no scales")
     if bias is None:
         return _floats_of_mlx(asked, codes, scale)
     if asked.coded.shape is None or bias.shape != scale.shape:
         raise UndecodableError(
-            "the bit width of its codes is not known from the headers, or its biases do not fit its scales"
+            "the bit width of the codes is not known from the headers, or the biases do not fit the scales"
         )
     columns = asked.coded.shape[-1]
     facts = (("bits", codes.shape[-1] * WORD // columns), ("group", columns // scale.shape[-1]))
@@ -193,12 +193,12 @@ def _floats_of_mlx(asked: Request, codes: TensorInfo, scale: TensorInfo) -> Tens
     """
     mode = next((one for one in asked.settings.stated.modes if one in _MODES), "")
     if not mode:
-        raise UndecodableError("it has no biases, and no setting contains its mode")
+        raise UndecodableError("the tensor has no biases, and no setting contains the mode")
     size, dtype = _MODES[mode]
     raw = replace(codes, dtype="uint8", shape=(*codes.shape[:-1], codes.shape[-1] * 4))
     columns, scale = scale.shape[-1] * size, replace(scale, dtype=dtype)
     if raw.shape[:-1] != scale.shape[:-1] or raw.shape[-1] != (columns if mode == "mxfp8" else columns // 2):
-        raise UndecodableError(f"its scales do not fit its codes in the mode {mode}")
+        raise UndecodableError(f"the scales do not fit the codes in the mode {mode}")
     shape = (*raw.shape[:-1], columns)
     if mode == "mxfp8":
         steps = [(f"step{dim}", size if dim == len(shape) - 1 else 1) for dim in range(len(shape))]

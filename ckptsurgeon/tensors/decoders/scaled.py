@@ -47,12 +47,12 @@ class _Scaled:
     def describe(self, asked: Request) -> TensorInfo:
         codes = asked.codes
         if ".embedding_scale" in asked.parts:
-            raise UndecodableError("it is a quantised embedding (embedding_scale), which no decoder knows")
+            raise UndecodableError("the tensor is a quantised embedding (embedding_scale), which no decoder knows")
         end = next((end for end in SCALES if end in asked.parts), "")
         if not end:
-            raise UndecodableError("it has no scale")
+            raise UndecodableError("the tensor has no scale")
         if ".weight_g_idx" in asked.parts:
-            raise UndecodableError("its columns are permuted (weight_g_idx)")
+            raise UndecodableError("the columns are permuted (weight_g_idx)")
         scale = as_exponents(asked.parts[end])
         own = asked.own
         sizes = tuple(size for name in BLOCK_SETTINGS for size in own.pairs(name))
@@ -68,7 +68,7 @@ class _Scaled:
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             zero, others = _aligned(codes.shape, zero, sizes)
             if others != steps:
-                raise UndecodableError("its zero points have a different shape from its scales")
+                raise UndecodableError("the zero points have a different shape from the scales")
             found.append(("zero", zero))
         facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
         bits = few_bits(own) if codes.dtype == "int8" else 0
@@ -94,23 +94,23 @@ class _Scaled:
 
 
 def _check_blocks(shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> None:
-    """Raise UndecodableError if blocks of another size than the settings state have a scale each.
+    """Raise UndecodableError if the number of scales does not fit the block sizes in the settings.
 
-    ``sizes`` are the block sizes (rows, columns) in the settings. A scale for each row, each column or the whole tensor
-    can be understood in one way only. But scales of other blocks may be those of another weight.
+    ``sizes`` are these block sizes (rows, columns). Scales for blocks of another size may belong to another weight. One
+    scale for each row, for each column or for the whole tensor is always accepted, because it needs no block size.
     """
     if not sizes or len(shape) < 2 or are_without_blocks(shape, scales):
         return
     needed = [(-(-shape[-2] // rows), -(-shape[-1] // columns)) for rows, columns in sizes]
     if scales[-2:] not in needed:
         raise UndecodableError(
-            f"its scale has the shape {list(scales)}, but its codes {list(shape)} have {needed[0][0]} x {needed[0][1]} "
+            f"the scale has the shape {list(scales)}, but the codes {list(shape)} have {needed[0][0]} x {needed[0][1]} "
             f"blocks of the weight_block_size {list(sizes[0])} (quantization_config)"
         )
 
 
 def few_bits(settings: QuantisationSettings) -> int:
-    """Return the number of bits of a code, if the settings state a number below 8 although codes are bytes; else 0."""
+    """Return the number of bits of a code in the settings, if it is below 8 although codes are bytes; else 0."""
     told = {bits for one in settings.sections("weights") for bits in one.numbers("num_bits", most=32)}
     return max(told) if told and max(told) < 8 else 0
 
@@ -188,7 +188,7 @@ def _fitted(
     """
     own = fitted_scales(shape, scales)
     if len(own) != len(shape):
-        raise UndecodableError(f"its scale has the shape {list(scales)}, which does not fit its codes {list(shape)}")
+        raise UndecodableError(f"the scale has the shape {list(scales)}, which does not fit the codes {list(shape)}")
     steps = (
         _step(size, number, sizes, dim - len(shape)) for dim, (size, number) in enumerate(zip(shape, own, strict=True))
     )
@@ -209,7 +209,7 @@ def _step(size: int, number: int, sizes: tuple[tuple[int, int], ...], dim: int) 
         if -(-size // one) == number:
             return one
     raise UndecodableError(
-        f"it has {number} scales for {size} elements along a dimension, and no setting contains a block size that fits"
+        f"there are {number} scales for {size} elements along a dimension, and no block size in the settings fits"
     )
 
 

@@ -97,7 +97,7 @@ def _integers(codes: TensorInfo) -> TensorInfo:
     if codes.dtype in INTEGERS:
         return replace(codes, dtype=INTEGERS[codes.dtype], opaque="", parts=())
     if codes.stride is not None:
-        raise UndecodableError("its codes of less than a byte are not contiguous")
+        raise UndecodableError("the codes of less than a byte are not contiguous")
     return replace(codes, dtype="uint8", shape=(codes.nbytes,), opaque="", parts=())
 
 

@@ -80,7 +80,7 @@ def _described(asked: Request) -> TensorInfo:
     made = _weight(asked)
     if asked.codes.opaque and made.shape != asked.codes.shape:
         raise UndecodableError(
-            f"its codes make a weight of shape {list(made.shape)}, but its stated shape is {list(asked.codes.shape)}"
+            f"the codes make a weight of shape {list(made.shape)}, but the stated shape is {list(asked.codes.shape)}"
         )
     return made
 
@@ -90,26 +90,26 @@ def _weight(asked: Request) -> TensorInfo:
     codes, scale = parts.get("qdata"), parts.get("scale")
     if parts.get("act_pre_scale") is not None:
         raise UndecodableError(
-            "the inputs of its layer are scaled too (act_pre_scale): the decoded weight alone would be wrong"
+            "the inputs of the layer are scaled too (act_pre_scale): the decoded weight alone would be wrong"
         )
     if kind in KERNELS:
         raise UndecodableError(
-            f"torchao's class {kind} stores codes in the order of a kernel {KERNELS[kind]}; on such a device, the "
-            "layer computes its weight from a unit matrix"
+            f"torchao's class {kind} stores codes in the order of a kernel {KERNELS[kind]}, which ckpt does not know; "
+            "on such a device, the output of the layer for a unit matrix gives its weight"
         )
     if kind and kind not in KINDS:
         raise UndecodableError(f"no decoder knows torchao's class {kind[:60]}")
     if not kind:
-        raise UndecodableError("its file does not say which torchao class it has")
+        raise UndecodableError("the file does not say which torchao class the tensor has")
     for part, name in ((codes, "codes (qdata)"), (scale, "scale")):
         if part is None:
-            raise UndecodableError(f"its file contains no {name} for it, which torchao's class {kind} needs")
+            raise UndecodableError(f"the file contains no {name} of the tensor, which torchao's class {kind} needs")
     assert codes is not None
     assert scale is not None
     if fields.get("is_swizzled_scales"):
-        raise UndecodableError("its scales are stored in the order of a GPU kernel (is_swizzled_scales)")
+        raise UndecodableError("the scales are stored in the order of a GPU kernel (is_swizzled_scales)")
     if codes.stride is not None:
-        raise UndecodableError("its codes are not contiguous (transposed, for example)")
+        raise UndecodableError("the codes are not contiguous (transposed, for example)")
     if kind == INT4:
         return _int4(codes, scale, parts.get("zero_point"))
     if kind in SCALED:
@@ -119,7 +119,7 @@ def _weight(asked: Request) -> TensorInfo:
     is_float4 = kind == MX and fields.get("elem_dtype") == FLOAT4 and scale.dtype in EXPONENTS
     if (is_float4 or kind == NVFP4) and codes.dtype == "uint8":
         return _fp4(codes, scale, parts.get("per_tensor_scale"))
-    raise UndecodableError(f"its codes are {codes.dtype}, which no decoder knows for torchao's class {kind}")
+    raise UndecodableError(f"the codes are {codes.dtype}, which no decoder knows for torchao's class {kind}")
 
 
 _Described = tuple[str, Mapping[str, object], Mapping[str, TensorInfo]]
@@ -159,10 +159,10 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
         ):
             have = "scales have" if one is scale else "zero points have"
             raise UndecodableError(
-                f"its {have} the shape {list(one.shape)}, which does not fit its codes {list(codes.shape)}"
+                f"the {have} the shape {list(one.shape)}, which does not fit the codes {list(codes.shape)}"
             )
     if zero is not None and zero.shape != scale.shape:
-        raise UndecodableError("its zero points have a different shape from its scales")
+        raise UndecodableError("the zero points have a different shape from the scales")
     steps = (size // number for size, number in zip(codes.shape, scale.shape, strict=True))
     facts = tuple((f"step{dim}", step) for dim, step in enumerate(steps))
     parts = (("codes", codes), ("scale", scale), *([("zero", zero)] if zero is not None else []))
@@ -175,19 +175,19 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
     Raises UndecodableError if the scales do not fit.
     """
     if not codes.shape:
-        raise UndecodableError("its codes are a single number, not rows of codes")
+        raise UndecodableError("the codes are a single number, not rows of codes")
     if scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1:] or not scale.shape[-1]:
         raise UndecodableError(
-            f"its scales have the shape {list(scale.shape)}, but its codes {list(codes.shape)}: all but the last "
+            f"the scales have the shape {list(scale.shape)}, but the codes {list(codes.shape)}: all but the last "
             "dimension must be equal"
         )
     columns = codes.shape[-1] * 2
     if columns % scale.shape[-1]:
         raise UndecodableError(
-            f"it has {scale.shape[-1]} scales for each row, but its {columns} columns are not a multiple of this number"
+            f"a row has {scale.shape[-1]} scales, but {columns} columns, which is not a multiple of this number"
         )
     if times is not None and times.numel != 1:
-        raise UndecodableError(f"its global scale has {times.numel:,} values, not one")
+        raise UndecodableError(f"the global scale has {times.numel:,} values, not one")
     whole = [("times", reshape(times, (1,)))] if times is not None else []
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
     facts = (("block", columns // scale.shape[-1]), ("turned", 0))
@@ -200,14 +200,14 @@ def _int4(codes: TensorInfo, scale: TensorInfo, shift: TensorInfo | None) -> Ten
     Raises UndecodableError if they do not fit.
     """
     if shift is None or shift.shape != scale.shape:
-        raise UndecodableError("it has no zero points, or they have a different shape from its scales")
+        raise UndecodableError("the tensor has no zero points, or they have a different shape from the scales")
     if codes.dtype not in ("int8", "uint8") or len(codes.shape) < 2:
-        raise UndecodableError(f"its codes are {codes.dtype} {list(codes.shape)}, not rows of two codes in a byte")
+        raise UndecodableError(f"the codes are {codes.dtype} {list(codes.shape)}, not rows of two codes in a byte")
     *lead, outputs, nbytes = codes.shape
     groups = scale.shape[-2] if len(scale.shape) > 1 else 0
     if scale.shape != (*lead, groups, outputs) or not groups or 2 * nbytes % groups:
         raise UndecodableError(
-            f"its scales have the shape {list(scale.shape)}, which does not fit its codes {list(codes.shape)}"
+            f"the scales have the shape {list(scale.shape)}, which does not fit the codes {list(codes.shape)}"
         )
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), ("shift", shift))
     return decoded((*lead, outputs, 2 * nbytes), Decoded(stored, "torchao", (("group", 2 * nbytes // groups),)))

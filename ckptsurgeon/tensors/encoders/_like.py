@@ -36,10 +36,10 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     assert isinstance(made, Decoded)
     if weight.shape != info.shape:
         raise UnencodableError(
-            f"it has the shape {list(weight.shape)}, but the quantised tensor has the shape {list(info.shape)}"
+            f"the new weight has the shape {list(weight.shape)}, but the quantised tensor has {list(info.shape)}"
         )
     if len(info.shape) < 2:
-        raise UnencodableError("it has fewer than two dimensions")
+        raise UnencodableError("the tensor has fewer than two dimensions")
     found = template_of(asked, made, info.shape)
     scale = dict(made.parts).get("scale")
     dtype = scale.dtype if scale is not None else ""
@@ -60,15 +60,15 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     if role == "":
         if name in STAYING or (f".{name}" in ACTIVATIONS and f".{name}" not in OF_WEIGHTS):
             return stored
-        raise UnencodableError(f"its stored tensor {name} cannot be computed from new values")
+        raise UnencodableError(f"the stored tensor {name} cannot be computed from new values")
     own = replace(template, role=role)
     # Loaders accept no shape that a cast of all tensors changed to floats.
     dtype = "int64" if role == "shape" and stored.dtype not in ("int64", "int32") else stored.dtype
     made = TensorInfo(dtype, part_shape(own, stored.shape), made=own)
     if not is_computed_in(own, dtype):
-        raise UnencodableError(f"no encoder computes its stored tensor {name} as {dtype}")
+        raise UnencodableError(f"no encoder computes the stored tensor {name} as {dtype}")
     if made.numel != stored.numel:
-        raise UnencodableError(f"its stored tensor {name} has a shape that does not fit its weight")
+        raise UnencodableError(f"the stored tensor {name} has a shape that does not fit the weight")
     return reshape(made, stored.shape)
 
 

@@ -81,7 +81,7 @@ def _scaled(asked: _Asked) -> Template | None:
     codes, scale = asked.request.codes.dtype, asked.parts["scale"]
     if ".SCB" in asked.request.parts:
         if scale != "float32":
-            raise UnencodableError(f"its SCB is {scale}, not float32")
+            raise UnencodableError(f"the SCB is {scale}, not float32")
         return Template("int8_rows", (*(1 for _ in asked.shape[1:]), asked.shape[-1]))
     if "times" in asked.facts or "times" in asked.parts:
         return None
@@ -103,10 +103,10 @@ def _packed(asked: _Asked) -> Template | None:
     if "order" in asked.parts and not _is_unset(asked):
         group, ordered = _group_by_order(asked, ".weight_g_idx")
         if group != asked.along_rows[-1]:
-            raise UnencodableError(f"its weight_g_idx has groups of {group} columns, not of {asked.along_rows[-1]}")
+            raise UnencodableError(f"the weight_g_idx has groups of {group} columns, not of {asked.along_rows[-1]}")
     if "bias" in asked.parts:
         if asked.parts["bias"] != asked.parts["scale"]:
-            raise UnencodableError(f"its scales are {asked.parts['scale']}, but its biases are {asked.parts['bias']}")
+            raise UnencodableError(f"the scales are {asked.parts['scale']}, but the biases are {asked.parts['bias']}")
         if asked.facts["bits"] < 2:
             raise UnencodableError("no encoder rounds to 1 bit")
         return Template("affine", asked.along_rows, (("bits", asked.facts["bits"]), ("without_zero", 1.0)))
@@ -135,15 +135,15 @@ def _bitsandbytes(asked: _Asked) -> Template:
     kinds = {"normal": bitsandbytes.NF4, "fp4": bitsandbytes.FP4}
     kind = next((name for name, values in kinds.items() if np.array_equal(values, table)), "")
     if not kind:
-        raise UnencodableError("the values in its quant_map are not those of nf4 or fp4")
+        raise UnencodableError("the values in the quant_map are not those of nf4 or fp4")
     width = asked.request.codes.itemsize
     found = [("normal", float(kind == "normal")), ("flat", 1.0), ("width", float(width))]
     if "nested" in facts:
         if not np.array_equal(np.frombuffer(stored(".nested_quant_map"), "<f4"), bitsandbytes.dynamic_map()):
-            raise UnencodableError("the values in its nested_quant_map are not those that bitsandbytes computes")
+            raise UnencodableError("the values in the nested_quant_map are not those that bitsandbytes computes")
         found += [("nested", facts["nested"]), ("offset", facts["offset"])]
     elif asked.parts["scale"] != "float32":
-        raise UnencodableError(f"its absmax is {asked.parts['scale']}, not float32")
+        raise UnencodableError(f"the absmax is {asked.parts['scale']}, not float32")
     return Template("bitsandbytes", asked.along_rows, tuple(found))
 
 
@@ -151,7 +151,7 @@ def _gptq(asked: _Asked) -> Template:
     facts, fields, columns = asked.facts, asked.request.settings.fields, asked.shape[-1]
     group, ordered = _group_by_order(asked, ".g_idx") if "order" in asked.parts else (int(facts["group"]), ())
     if -(-columns // group) != dict(asked.made.parts)["scale"].shape[0]:
-        raise UnencodableError(f"its number of scales does not fit its {columns} columns in groups of {group}")
+        raise UnencodableError(f"the number of scales does not fit the {columns} columns in groups of {group}")
     # If no setting says sym=false, loaders use kernels for symmetric codes, which do not read zero points.
     asymmetric = asked.zero if set(values_called(fields, "sym")) == {False} else ()
     zeros = (("zeros_packed", 2.0),) if asked.zero else ()
@@ -166,7 +166,7 @@ def _order(asked: _Asked, end: str) -> Array:
     """
     order, stored = dict(asked.made.parts)["order"], asked.request.stored(end)
     if order.dtype not in ("int32", "int64") or len(stored) != order.nbytes:
-        raise UnencodableError(f"its {end[1:]} cannot be read")
+        raise UnencodableError(f"the {end[1:]} cannot be read")
     return np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
 
 
@@ -188,9 +188,9 @@ def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, floa
     if np.array_equal(numbers, adjacent):
         return group, ()
     if not np.array_equal(np.sort(numbers), adjacent):
-        raise UnencodableError(f"its groups of columns ({end[1:]}) have different sizes")
+        raise UnencodableError(f"the groups of columns ({end[1:]}) have different sizes")
     if len(asked.shape) != 2:
-        raise UnencodableError(f"it has an order of columns ({end[1:]}), but is not a matrix")
+        raise UnencodableError(f"the tensor has an order of columns ({end[1:]}), but is not a matrix")
     return group, (("ordered", 1.0),)
 
 

@@ -72,13 +72,13 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 
 
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
-    """Return the matrices whose groups have means far from 0, if most of ``every`` have them, or similar ones do not.
+    """Return the matrices whose groups have means far from 0, if these means show that their zero points are wrong.
 
-    Similar matrices have the same role (name without numbers), but no such means. There must be at least ``SIBLINGS``
-    of them, and none may be ``LEANING`` or shifted. If there is only one, all matrices in ``every`` without such means
-    are compared instead: there must be at least ``FEWEST`` of them, and none may be ``LEANING`` or shifted. For a
-    matrix that is alone in its role, such as an output layer, there must be ``AROUND`` of them. ``names`` has the names
-    of matrices by kind.
+    They show it if most matrices in ``every`` have such means, or if comparable matrices have means near 0: none of the
+    comparable matrices may be ``LEANING`` or shifted. The matrices of the same role (name without numbers) are
+    comparable if at least ``SIBLINGS`` of them have means near 0. If there is only one, all matrices in ``every`` with
+    means near 0 are compared, at least ``FEWEST``; for a matrix that is alone in its role, such as an output layer, at
+    least ``AROUND``. ``names`` has the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()

@@ -173,7 +173,7 @@ def bfloat16_sums(base: Array, change: Array) -> Array:
 
 
 def _round_bits(values: Array, rounded: Array, made: Array) -> None:
-    """Write the bits of float32 values, rounded to bfloat16, to ``made``; ``rounded`` has as many integers."""
+    """Write the bits of float32 values, rounded to bfloat16, to ``made``; ``rounded`` is work space."""
     bits = values.view("<u4")
     np.right_shift(bits, np.uint32(16), out=rounded)
     rounded &= np.uint32(1)

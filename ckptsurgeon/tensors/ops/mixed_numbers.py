@@ -23,14 +23,16 @@ _COLUMN, _MIX, _MIX_AGAIN = 0x9E3779B9, 0x21F0AAAD, 0xD35A2D97
 def random_words(indices: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
     """Return random integers of 32 bits for the elements at ``indices`` along each dimension of a tensor of ``sizes``.
 
-    ``draw`` numbers independent random integers of the same element.
+    For each number ``draw``, an element has another random integer, independent of the others.
     """
     found: Array = _mixed(_keys(indices[:-1], sizes, seed, draw), indices[-1]).view("<i4")
     return found
 
 
 def random_halves(indices: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
-    """Return random integers of 16 bits for the same arguments; the indices along the last dimension must rise.
+    """Return random integers of 16 bits; the arguments are the same as for ``random_words``.
+
+    The indices along the last dimension must be in ascending order.
 
     Two neighbouring columns share a random integer of 32 bits: the first has its lower half.
     """
@@ -46,7 +48,7 @@ def random_halves(indices: Sequence[Array], sizes: Sequence[int], seed: int, dra
 
 
 def _mixed(keys: Array, columns: Array) -> Array:
-    """Return a random integer of 32 bits for each row, of which ``keys`` has a number, and each of its columns."""
+    """Return a random integer of 32 bits for each pair of a row (by its number in ``keys``) and a column."""
     own = (columns.astype("<u4") * np.uint32(_COLUMN)).reshape(_only(keys.ndim - 1, keys.ndim))
     made: Array = own + keys.astype("<u4")
     shifted = made >> np.uint32(16)
@@ -59,7 +61,7 @@ def _mixed(keys: Array, columns: Array) -> Array:
 
 
 def _keys(outer: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
-    """Return random integers of 64 bits for rows, by SplitMix64; the last dimension of the array has the size 1."""
+    """Return a random integer of 64 bits for each row (by SplitMix64); the last dimension has the size 1."""
     dims = len(outer) + 1
     rows = np.zeros((1,) * dims, np.uint64)
     for at, one in enumerate(outer):

@@ -32,8 +32,9 @@ def with_noise(
     """Return the part ``box`` of a tensor multiplied by its factors, then rounded to ``dtype``.
 
     ``values`` are the stored values of this part. The other arguments are the same as for ``noisy_factors``. If
-    ``dtype`` has 16 bits or fewer, random numbers have 16 bits, which is finer than the products are rounded, and the
-    products are computed in single precision; else in double precision, of random numbers of 32 bits.
+    ``dtype`` has 16 bits or fewer, products are computed in single precision, with random numbers of 16 bits: rounding
+    to ``dtype`` is coarser than these. For wider dtypes, they are computed in double precision, with random numbers of
+    32 bits.
     """
     wide = "float32" if DTYPES[dtype].bits <= 16 else "float64"
     noise, found = _Noise.of(shape, box, dim, runs, by, seed, wide), np.empty_like(values)
@@ -108,9 +109,10 @@ class _Noise:
 
 
 def _noises(draws: Sequence[Array]) -> Iterator[tuple[np.ufunc, Array]]:
-    """Yield, for each copy, what to do with 1 and an array: add or subtract it.
+    """Yield, for each copy of an element, (operation, noise): its factor is 1 plus or minus the noise.
 
-    There are two copies if ``draws`` has one array of random numbers, three if it has three.
+    The operation is ``np.add`` or ``np.subtract``. There are two copies if ``draws`` has one array of random numbers,
+    three if it has three.
     """
     if len(draws) == 1:
         yield np.add, draws[0]

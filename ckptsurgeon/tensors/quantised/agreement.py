@@ -135,7 +135,7 @@ def _groups(settings: Settings) -> Settings:
 
 
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
-    """Return whether a weight lacks a tensor (such as ``g_idx``), by ``fact``, and other weights have such a tensor.
+    """Return whether ``fact`` says that a weight lacks a tensor, such as ``g_idx``, that other weights have.
 
     Then the fault is in the file, and not only in the settings. ``broken_partners`` finds such tensors if they are in
     ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.
@@ -147,7 +147,7 @@ def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[
 
 
 def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
-    """Return {entry of the settings: names of quantised tensors that it excludes from quantisation}."""
+    """Return {entry of the settings: names of quantised tensors that the entry excludes from quantisation}."""
     found, modules, method = dict[str, list[str]](), Modules(settings), QuantisationSettings(settings).method
     for one in codes.tensors if modules.leave_out_any else ():
         if (

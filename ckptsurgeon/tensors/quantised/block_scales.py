@@ -1,4 +1,4 @@
-"""Scales of 8-bit codes: whether they are for blocks, or for rows, columns or whole tensors."""
+"""Tells by shapes whether scales of 8-bit codes are for blocks, or for rows, columns or whole tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ FUSED = re.compile(r"qkv|gate_up|up_gate|in_proj|w13", re.IGNORECASE)
 
 
 def fitted_scales(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of scales with as many dimensions as their codes, of the shape ``shape``; else ``scales``.
+    """Return the shape of scales, extended to as many dimensions as their codes have; ``shape`` is that of the codes.
 
-    One scale may have any number of dimensions, and a scale for each expert or row may lack the dimensions of size 1.
+    If it is not clear where dimensions are missing, ``scales`` is returned unchanged. One scale may have any number of
+    dimensions, and a scale for each expert or row may lack the dimensions of size 1.
     """
     if prod(scales) == 1:
         return (1,) * len(shape)
@@ -27,7 +28,7 @@ def fitted_scales(shape: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int,
 
 
 def are_without_blocks(shape: Sequence[int], scales: Sequence[int]) -> bool:
-    """Return whether there is a scale for each row, each column or the whole matrix: it can only be understood so.
+    """Return whether there is one scale for each row, each column or the whole matrix, so that no block size is needed.
 
     ``shape`` is that of the codes, and ``scales`` has as many dimensions (``fitted_scales``).
     """

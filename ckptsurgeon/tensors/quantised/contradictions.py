@@ -301,8 +301,8 @@ LIKELY_BITS, LEAST_GROUP = (4, 8), 32
 def _other_packing(words: int, groups: int, bits: int, size: int) -> Contradiction:
     """Return the wrong setting (num_bits, group_size or either) for rows with ``groups`` groups in ``words`` words.
 
-    A word has 32 bits. Only the product of num_bits and group_size is known. So a setting is taken for wrong if the
-    value that would fit is usual.
+    A word has 32 bits. The shapes determine only the product of num_bits and group_size. So a setting is taken for
+    wrong if, in its place, a usual value (``LIKELY_BITS``, or a power of two from ``LEAST_GROUP`` on) would fit.
     """
     if not groups:  # a file may have scales without elements
         return Contradiction("group_size", str(size), f"no groups in {words} words")

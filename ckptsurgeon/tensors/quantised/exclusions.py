@@ -162,7 +162,7 @@ def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
 def _shortened(entries: Iterable[str], quantised: Iterable[str]) -> frozenset[str]:
     """Return the entries without their first word: transformers names modules ``model.visual``, but saves ``visual``.
 
-    Those with the name of a quantised module, or of a module that contains one, are left out.
+    A shortened entry is left out if it is the name of a quantised module, or of a module that contains one.
     """
     words = (one.partition(".") for one in entries)
     found = {rest for first, _, rest in words if rest and first not in _OTHER_PARTS}
@@ -189,7 +189,10 @@ def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
 
 
 def _tail(name: str) -> str:
-    """Return the end of a name from its first number on, if it is a name in a language model; else ""."""
+    """Return a module's name from its first number on: ``0.mlp`` for ``model.layers.0.mlp``.
+
+    Returns "" if the words before the number are not usual in language models.
+    """
     tail = BEFORE_NUMBER.sub("", name)
     return tail if _OF_LANGUAGE.issuperset(name.removesuffix(tail).strip(".").split(".")) else ""
 

@@ -33,7 +33,7 @@ class ExcludedModules:
 
     @property
     def names(self) -> list[str]:
-        """The entries without dots and wildcards at their beginning and end."""
+        """The entries, with the dots and wildcards at their beginning and end removed."""
         return [name for entry in self._fields if (name := entry.strip("*."))]
 
     @property

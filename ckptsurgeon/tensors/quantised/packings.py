@@ -1,7 +1,7 @@
-"""Knows AutoRound's ``packing_format``: whether codes are GPTQ's or AWQ's, and how GPTQ's zero points are stored.
+"""Reads AutoRound's ``packing_format``: it names GPTQ's or AWQ's codes, and how GPTQ's zero points are stored.
 
-AutoRound assumes ``auto_round:auto_gptq`` if the field is missing, and loads no codes of another value than those in
-``_LAYOUTS``. https://github.com/intel/auto-round/blob/main/auto_round/inference/convert_model.py
+AutoRound assumes ``auto_round:auto_gptq`` if the field is missing, and refuses
+values that are not in ``_LAYOUTS``. https://github.com/intel/auto-round/blob/main/auto_round/inference/convert_model.py
 (``convert_hf_model``), https://github.com/intel/auto-round/blob/main/auto_round/inference/backend.py (``GPTQ_FORMAT``,
 ``GPTQ_FORMAT_NO_ZP``, ``AWQ_FORMAT``).
 """

@@ -97,7 +97,7 @@ def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
     """Return the endings, in all encodings, of scales and other tensors that decoding needs, the longest first.
 
-    Those in ``EXPERT_SCALES`` are left out: without its codes, such a tensor is known by its shorter ending.
+    The endings in ``EXPERT_SCALES`` are left out: if its codes are missing, such a tensor is found by a shorter ending.
     """
     ends = {end for one in encodings for end in one.places} - _code_endings(encodings) - {*EXPERT_SCALES}
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))

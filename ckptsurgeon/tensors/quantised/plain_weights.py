@@ -58,7 +58,8 @@ class PlainWeights(NamedTuple):
 def _within(settings: Settings, quantised: Iterable[str]) -> Callable[[str], bool] | None:
     """Return a function that returns whether a module is in one of AutoRound's blocks; None if they are not known.
 
-    If no quantised module is in a block, the names in the settings are from another version of the model.
+    Also returns None if no quantised module is in a block, because the settings then have names from another version of
+    the model.
     """
     blocks = blocks_of(settings)
     if blocks and not any(name.startswith(blocks) for name in quantised):
@@ -127,7 +128,7 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
 def _not_excluded(
     plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
 ) -> PlainWeights:
-    """Return the keys in ``plain`` that no setting may exclude."""
+    """Return the keys in ``plain`` of the weights that the settings certainly do not exclude from quantisation."""
     if not plain:
         return PlainWeights([], [])
     quantised = [module_of(one.name) for one in codes.tensors if one.codes]

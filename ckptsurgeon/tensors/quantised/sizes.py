@@ -1,4 +1,4 @@
-"""Compares the sizes of a weight's codes with the sizes of its scales and zero points; returns decoded shapes."""
+"""Compares the sizes of codes, scales and zero points of a weight, and lists the decoded shapes of weights."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _scales(shape: Shape, size: int) -> tuple[int, int]:
 
 
 def _bytes(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Yield the endings of scales that do not fit 2D 8-bit codes, be they of blocks, rows or the whole tensor."""
+    """Yield the endings of the scales (of blocks, rows or the whole tensor) that do not fit a matrix of 8-bit codes."""
     shape = one.shape or ()
     if len(shape) != 2 or not all(shape):
         return

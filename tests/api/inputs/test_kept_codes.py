@@ -515,7 +515,7 @@ def test_parts_of_a_dtype_in_which_nothing_computes_them_are_an_error(
     save_file(state, a / "model.safetensors")
     with pytest.raises(
         cs.PlanError,
-        match=f"cannot be stored that way: no encoder computes its stored tensor {part.rpartition('.')[2]} as ",
+        match=f"cannot be stored that way: no encoder computes the stored tensor {part.rpartition('.')[2]} as ",
     ):
         cs.average([a, a])
 

@@ -74,7 +74,7 @@ def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
     VERBS[verb](Path("m"))
     write_model(Path("m"), state, None)
     with pytest.raises(
-        cs.PlanError, match="is quantised .* and cannot be decoded: the bit width of its codes"
+        cs.PlanError, match="is quantised .* and cannot be decoded: the bit width of the codes"
     ) as raised:
         VERBS[verb](Path("m"))
     assert "ckpt fits" not in raised.value.hint

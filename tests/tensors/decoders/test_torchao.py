@@ -55,15 +55,15 @@ def test_a_decoded_weight_is_a_plain_tensor_in_the_metadata(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("described", "why"),
     [
-        ({}, "does not say which torchao class it has"),
-        ({"0.weight": "[", "1.weight": "[]"}, "does not say which torchao class it has"),
+        ({}, "does not say which torchao class the tensor has"),
+        ({"0.weight": "[", "1.weight": "[]"}, "does not say which torchao class the tensor has"),
         (
             {key: entry("Int4TilePackedTo4dTensor") for key in BOTH},
-            "Int4TilePackedTo4dTensor stores codes in the order of a kernel of CUDA; on such a device, the layer computes "
-            "its weight from a unit matrix",
+            "Int4TilePackedTo4dTensor stores codes in the order of a kernel of CUDA, which ckpt does not know; on such "
+            "a device, the output of the layer for a unit matrix gives its weight",
         ),
         ({key: entry("NewTensor") for key in BOTH}, "no decoder knows torchao's class NewTensor"),
-        ({key: entry("Int4Tensor") for key in BOTH}, "it has no zero points"),
+        ({key: entry("Int4Tensor") for key in BOTH}, "the tensor has no zero points"),
         ({key: entry("MXTensor", is_swizzled_scales=True) for key in BOTH}, "the order of a GPU kernel"),
     ],
 )
@@ -75,10 +75,10 @@ def test_what_cannot_be_decoded_is_refused_by_name(described: dict[str, str], wh
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"0._weight_act_pre_scale": torch.ones(8)}, "the inputs of its layer are scaled"),
+        ({"0._weight_act_pre_scale": torch.ones(8)}, "the inputs of the layer are scaled"),
         ({"0._weight_zero_point": torch.zeros(4, 2, dtype=torch.int8)}, "zero points have a different shape"),
-        ({"0._weight_scale": torch.ones(3, 1)}, r"its scales have the shape \[3, 1\]"),
-        ({"0._weight_scale": torch.ones(4)}, r"its scales have the shape \[4\]"),
+        ({"0._weight_scale": torch.ones(3, 1)}, r"the scales have the shape \[3, 1\]"),
+        ({"0._weight_scale": torch.ones(4)}, r"the scales have the shape \[4\]"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(more: dict[str, torch.Tensor], why: str, tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def four_bits(scale: tuple[int, ...], zero: tuple[int, ...], codes: torch.Tensor
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (four_bits((2, 4), (1, 4), torch.zeros(4, 8, dtype=torch.int8)), "a different shape from its scales"),
-        (four_bits((4, 2), (4, 2), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[4, 2\]"),
-        (four_bits((3, 4), (3, 4), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[3, 4\]"),
-        (four_bits((4,), (4,), torch.zeros(4, 8, dtype=torch.int8)), r"its scales have the shape \[4\]"),
-        (four_bits((2, 4), (2, 4), torch.zeros(4, 2, dtype=torch.int32)), "its codes are int32"),
+        (four_bits((2, 4), (1, 4), torch.zeros(4, 8, dtype=torch.int8)), "a different shape from the scales"),
+        (four_bits((4, 2), (4, 2), torch.zeros(4, 8, dtype=torch.int8)), r"the scales have the shape \[4, 2\]"),
+        (four_bits((3, 4), (3, 4), torch.zeros(4, 8, dtype=torch.int8)), r"the scales have the shape \[3, 4\]"),
+        (four_bits((4,), (4,), torch.zeros(4, 8, dtype=torch.int8)), r"the scales have the shape \[4\]"),
+        (four_bits((2, 4), (2, 4), torch.zeros(4, 2, dtype=torch.int32)), "the codes are int32"),
     ],
 )
 def test_parts_of_4_bits_that_do_not_fit_are_refused(more: dict[str, torch.Tensor], why: str, tmp_path: Path) -> None:
@@ -211,14 +211,14 @@ def test_only_classes_of_torchao_are_decoded(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"scale": None}, "contains no scale for it, which torchao's class Int8Tensor needs"),
-        ({"qdata": "text"}, r"contains no codes \(qdata\) for it, which torchao's class Int8Tensor needs"),
-        ({"scale": torch.ones(3, 1)}, r"its scales have the shape \[3, 1\]"),
+        ({"scale": None}, "contains no scale of the tensor, which torchao's class Int8Tensor needs"),
+        ({"qdata": "text"}, r"contains no codes \(qdata\) of the tensor, which torchao's class Int8Tensor needs"),
+        ({"scale": torch.ones(3, 1)}, r"the scales have the shape \[3, 1\]"),
         ({"zero_point": torch.zeros(4, 2)}, "zero points have a different shape"),
-        ({"act_pre_scale": torch.ones(8)}, "the inputs of its layer are scaled"),
+        ({"act_pre_scale": torch.ones(8)}, "the inputs of the layer are scaled"),
         (
             {"qdata": torch.ones(4, 16, dtype=torch.int8)},
-            r"a weight of shape \[4, 16\], but its stated shape is \[4, 8\]",
+            r"a weight of shape \[4, 16\], but the stated shape is \[4, 8\]",
         ),
         ({"qdata": torch.ones(8, 4, dtype=torch.int8).t()}, "transposed"),
     ],
@@ -260,5 +260,5 @@ def test_attributes_of_an_attribute_count(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save({"weight": kind(tensor_impl=kind(**FITTING))}, tmp_path / "nested.pth")
     found = cs.inspect(tmp_path / "nested.pth")
     assert found.nbytes == 4 * 8 + 4 * 4
-    with pytest.raises(PlanError, match=r"contains no codes \(qdata\) for it"):
+    with pytest.raises(PlanError, match=r"contains no codes \(qdata\) of the tensor"):
         cs.convert(tmp_path / "nested.pth", dequantize=True)

@@ -135,7 +135,7 @@ def test_scales_without_elements_contradict_the_group_size(tmp_path: Path) -> No
 def test_blocks_of_another_size_are_not_decoded(size: list[int], tmp_path: Path) -> None:
     """Scales for blocks of 32 x 64 values divide the codes evenly, but may be those of another weight."""
     folder = model("fp8-block", weight_block_size=size).folder(tmp_path / "m")
-    why = r"its scale has the shape \[2, 2\], but its codes \[64, 128\] have \d x \d blocks"
+    why = r"the scale has the shape \[2, 2\], but the codes \[64, 128\] have \d x \d blocks"
     with pytest.raises(cs.PlanError, match=why):
         cs.convert(folder, dequantize=True)
     (found,) = cs.check(folder).row("quantisation").found

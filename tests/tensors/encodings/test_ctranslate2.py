@@ -107,7 +107,7 @@ def test_codes_are_no_numbers_to_other_verbs() -> None:
     assert len(cs.average([source, source], encoding="dequantize").steps) == 102 - 26
     with pytest.raises(cs.PlanError, match=r"its parts have no names that fit encoder\.conv1\.weight") as caught:
         cs.rename(source, map=["encoder/conv1/weight=encoder.conv1.weight"])  # there, scales multiply
-    assert caught.value.hint == "Give it a name that ends with /weight."
+    assert caught.value.hint == "Give the tensor a name that ends with /weight."
     cs.apply(cs.rename(source, map=["encoder/conv1/weight=first/weight"]), "renamed.safetensors")
     assert np.array_equal(decoded("renamed.safetensors")["first/weight"], decoded(source)["encoder/conv1/weight"])
 
@@ -139,7 +139,7 @@ def test_scales_that_no_one_can_divide_by_are_errors(scale: float, why: str) -> 
             INT16,
             (1.0, 1.0),
             "CTranslate2, 16 bits",
-            r"its scale is float32 \[2\], but that of int16 codes has to be float32 \[\]",
+            r"the scale is float32 \[2\], but that of int16 codes has to be float32 \[\]",
         ),
     ],
 )

@@ -205,7 +205,7 @@ def test_8_bit_floats_of_a_folder_that_says_it_is_quantised_are_codes_without_sc
     assert {one.method for one in codes.tensors} == {"an unknown encoding (fp8), without scales"}
     assert {one.name for one in codes.tensors} == {f"{layer}.weight" for layer in LAYERS}
     with pytest.raises(
-        cs.PlanError, match="the scale that decodes its codes is missing. Copy it from the quantised model"
+        cs.PlanError, match="the scale that decodes the codes is missing. Copy it from the quantised model"
     ):
         cs.convert(folder, dequantize=True)
 
