@@ -53,7 +53,10 @@ def _verdict(report: CheckReport) -> RenderableType:
 
 
 def _groups(report: CheckReport) -> Iterator[RenderableType]:
-    """Yield a line with the outcome of each group of checks, if some warn: a warning may be of the card alone."""
+    """Yield a line with the outcome of each group of checks, if only some groups warn.
+
+    So the user sees, for example, that the only warnings are about the model card.
+    """
     found = report.groups
     if report.verdict is Status.WARN and len(set(found.values())) > 1:
         words = [Text.assemble(f"{group} ", (status.value, STYLES[status])) for group, status in found.items()]

@@ -219,9 +219,9 @@ def _keys(found: Difference, kinds: dict[str, list[_Row]]) -> list[str]:
 def _where(
     found: Difference, kinds: dict[str, list[_Row]], names: Mapping[str, str], *, measured: bool = False
 ) -> RenderableType:
-    """Return a table with the number of different tensors in each branch, and with figures if ``measured``.
+    """Return a table with the number of differing tensors in each branch, and how large the differences are.
 
-    ``names`` maps each key to its branch.
+    The sizes of the differences are left out unless ``measured`` is true. ``names`` maps each key to its branch.
     """
     rows: dict[str, dict[str, list[_Row]]] = {name: {} for name in names.values()}
     same = Counter(names[key] for key in found.same)

@@ -74,7 +74,7 @@ def _table(name: str, style: str, tensors: Rows, limit: int, *, is_first: bool =
 def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
     """Return a line with the number of tensors that have other names in the destination.
 
-    With ``every``, a table of them.
+    With ``every``, return a table of these tensors.
     """
     if not found.renamed:
         return []

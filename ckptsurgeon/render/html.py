@@ -142,9 +142,9 @@ def _lines_of(result: object) -> Lines:
 
 
 def _views(result: object) -> Views:
-    """Return the views of a result.
+    """Return the views (rich renderables) of a result of the API.
 
-    They are found by the name of its class, so that not all classes must be imported.
+    They are chosen by the name of the result's class, so that not all classes must be imported.
     """
     return next(VIEWS[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in VIEWS)(result)
 

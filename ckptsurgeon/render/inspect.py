@@ -195,7 +195,7 @@ def _ties(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _bits(inspection: Inspection) -> Iterator[str]:
-    """Yield the mean number of bits per parameter, if a tensor's dtype stores blocks of codes with their scales."""
+    """Yield the mean number of bits per parameter, if any tensor has a type of GGUF that stores codes with scales."""
     in_blocks = any(DTYPES[info.dtype].block for info in inspection.tensors.values())
     if in_blocks and inspection.parameters:
         yield f"{8 * inspection.nbytes / inspection.parameters:.2f} bits per weight"

@@ -17,8 +17,8 @@ __all__ = ["layouts_view"]
 def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
     """Return a table of families and layouts.
 
-    For a checkpoint, its layout and the layouts to which it can be converted. If ``every`` is true, each layout has a
-    row, with the code that it was compared with.
+    For a checkpoint, return its layout and the layouts to which it can be converted. If ``every`` is true, each layout
+    has a row, with the code that it was compared with.
     """
     if not found.checkpoint and every:
         width = max((len(row.name) for family in found.families for row in family.layouts), default=0)
@@ -40,7 +40,7 @@ def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
 
 
 def _whole(family: KnownFamily, width: int) -> Iterator[RenderableType]:
-    """Yield the name of a family, and a table of its layouts; the names of layouts get ``width`` columns."""
+    """Yield the name of a family, and a table of its layouts, whose names are padded to ``width`` characters."""
     yield Text(f"  {family.name}", style="bold")
     yield Columns(
         [[row.name.ljust(width), f"{row.library}; compared with {row.tested}"] for row in family.layouts], indent=4

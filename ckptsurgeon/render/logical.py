@@ -30,7 +30,7 @@ class LogicalTensors:
         return self.coded[key][0].at_least if key in self.coded else self.stored.codes.parameters(key, info)
 
     def is_counted(self, key: str) -> bool:
-        """Return whether the number of parameters is exact."""
+        """Return whether the number of parameters of the tensor ``key`` is exact, and not a lower bound."""
         return self.coded[key][0].parameters is not None if key in self.coded else self.stored.codes.is_counted(key)
 
     def nbytes(self, key: str, info: TensorInfo) -> int:

@@ -74,7 +74,7 @@ def _why(proof: Proof) -> str:
 
 
 def _apart(output: BlockResult) -> str:
-    """Return a text on the difference of the outputs: as a share of all, and the largest of a single value."""
+    """Return a text on how far outputs differ: the relative error, and the largest difference of a single value."""
     found = output.distance
     if not found.is_finite:
         return f"values of the outputs are {NOT_FINITE} of the two"

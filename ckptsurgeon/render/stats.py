@@ -47,7 +47,10 @@ def _extremes(inspection: Inspection) -> str:
 
 
 def _stats_of(inspection: Inspection, key: str) -> Stats | None:
-    """Return the statistics of a tensor; if it has the codes of a quantised weight, those of the decoded values."""
+    """Return the statistics of a tensor; for the codes of a quantised weight, the statistics of the decoded values.
+
+    Returns None if the codes were not decoded.
+    """
     coded = inspection.codes.by_key.get(key)
     if coded is not None and key == coded.codes:
         return inspection.decoded.get(coded.name)

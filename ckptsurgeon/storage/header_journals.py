@@ -1,4 +1,4 @@
-"""Finds the journals that interrupted changes of headers have left; it imports nothing that takes time."""
+"""Finds the journals that interrupted changes of safetensors headers left; the module is fast to import."""
 
 from __future__ import annotations
 

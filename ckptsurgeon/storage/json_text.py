@@ -24,7 +24,7 @@ def read_json(text: str | bytes) -> Any:
     try:
         data = json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the document is nested too deeply") from None
     except _RepeatedKeyError as error:
         raise ValueError(f"{error}, again on line {_line_of_double(text)}") from None
     _check_levels(data)
@@ -37,7 +37,7 @@ def _check_levels(data: Any) -> None:
     while level := [one for one in level if isinstance(one, (dict, list))]:
         depth += 1
         if depth > MOST_LEVELS:
-            raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep")
+            raise ValueError(f"the document is nested more than {MOST_LEVELS} levels deep")
         level = [one for held in level for one in (held.values() if isinstance(held, dict) else held)]
 
 

@@ -202,7 +202,7 @@ def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
         if (bundle["mediaType"], envelope["payloadType"], len(signatures)) != (BUNDLE, PAYLOAD, 1):
-            raise ValueError("the bundle is of another kind")
+            raise ValueError("the file is not a Sigstore bundle with one signature of an in-toto statement")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise VerifyError("is damaged or not a Sigstore bundle") from error
     if not verifier.is_by(signatures[0], _encoded(payload)):
@@ -215,7 +215,7 @@ def read_signature(data: bytes, verifier: Verifier) -> dict[str, str]:
 
 def _digests(statement: Any) -> dict[str, str]:
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, PREDICATE):
-        raise ValueError("the statement is of another kind")
+        raise ValueError("the signed statement is not a list of the files of a model")
     (subject,) = statement["subject"]
     rows = statement["predicate"]["resources"]
     found = {str(row["name"]): str(row["digest"]) for row in rows}

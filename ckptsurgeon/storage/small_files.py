@@ -61,7 +61,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         _check_regular(os.stat(name), name)
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
-        raise OSError(errno.EINVAL, f"its name is invalid ({error})", name) from None
+        raise OSError(errno.EINVAL, f"the name of the file is invalid ({error})", name) from None
     try:
         _check_regular(os.fstat(fd), name)
     except OSError:

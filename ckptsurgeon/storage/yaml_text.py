@@ -66,11 +66,11 @@ def _check_size(text: str) -> None:
         if level > MOST_LEVELS:
             raise _too_deep()
         if values > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(None, None, f"it has over {MOST_VALUES:,} values")
+            raise yaml.constructor.ConstructorError(None, None, f"the document has over {MOST_VALUES:,} values")
 
 
 def _too_deep() -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, f"it is nested more than {MOST_LEVELS} levels deep")
+    return yaml.constructor.ConstructorError(None, None, f"the document is nested more than {MOST_LEVELS} levels deep")
 
 
 def _check_aliases(root: Any) -> None:

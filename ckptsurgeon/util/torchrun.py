@@ -56,8 +56,8 @@ def alone() -> Iterator[None]:
     """Hide the ``torchrun`` job during the block: from this process, and from the programs that it starts.
 
     Otherwise such a program, for example the one that evaluates a model, would wait for the other processes. If
-    ``torchrun`` has limited each process to one thread, they may use the cores of this process. The number of restarts
-    stays, because ``is_started_again`` reads it.
+    ``torchrun`` has limited each process to one thread, the programs may nevertheless use all cores of this process.
+    The number of restarts stays, because ``is_started_again`` reads it.
     """
     names = (*OF_THE_JOB, THREADS) if _is_limited() else OF_THE_JOB
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}

@@ -51,7 +51,7 @@ def _tekken(document: Any) -> list[str]:
     special, size = config["default_num_special_tokens"], config["default_vocab_size"]
     named = {row["rank"]: row["token_str"] for row in document.get("special_tokens") or ()}
     if not all(isinstance(named.get(rank), str) for rank in range(special)):
-        raise ValueError("it does not list all of its special tokens")
+        raise ValueError("the file does not list all special tokens")
     rows = [(row["rank"], row["token_bytes"]) for row in document["vocab"]]
     return [*(named[rank] for rank in range(special)), *_in_order(rows)[: size - special]]
 
@@ -60,7 +60,7 @@ def _in_order(rows: Iterable[tuple[int, Any]]) -> list[str]:
     """Return the tokens sorted by rank; raises ValueError or TypeError if the ranks are not 0, 1, 2 and so on."""
     found = dict(rows)
     if sorted(found) != list(range(len(found))):
-        raise ValueError("its ranks are not 0, 1, 2 and so on")
+        raise ValueError("the ranks of the tokens are not 0, 1, 2 and so on")
     return [b64decode(found[rank]).decode("latin-1").translate(_SIGNS) for rank in range(len(found))]
 
 

@@ -147,8 +147,8 @@ def _check_spelled(
 ) -> None:
     """Raise ConfigError for a pair whose first token is not in ``source``, or whose second is not in ``destination``.
 
-    Also raises it if two tokens are mapped to the same token. ``source`` and ``destination`` are pairs: a vocabulary,
-    and its name for messages.
+    Also raises ConfigError if two tokens are mapped to the same token. ``source`` and ``destination`` are pairs: a
+    vocabulary, and its name for messages.
     """
     for token, target in spelled.items():
         for one, (vocabulary, name) in ((token, source), (target, destination)):

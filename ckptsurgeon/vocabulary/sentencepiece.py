@@ -68,7 +68,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
         elif kind == _FIXED64:
             at += 8
         else:
-            raise ValueError(f"a field has the wire type {kind}")
+            raise ValueError(f"a field of the model has the unknown wire type {kind}")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("a varint has more than 10 bytes")
+    raise ValueError("an integer (varint) in the model has more than 10 bytes")
 
 
 def pieces_in(data: bytes) -> tuple[str, ...] | None:

@@ -72,7 +72,7 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
     if len(tokens) < 2:
         raise ConfigError(
             f"the vocabulary {name} has {count(len(tokens), 'token')}, but at least two are needed.",
-            hint="A vocabulary needs at least two tokens.",
+            hint="Give the complete token list of the model.",
         )
     if len(tokens) > MOST:
         raise ConfigError(f"{name} has more tokens than the limit of {MOST}.")

@@ -41,7 +41,7 @@ def test_a_key_that_stands_twice_is_an_error_that_says_where(kind: str) -> None:
 def test_what_nests_too_deep_is_refused(levels: int) -> None:
     assert read_json("[" * 99 + "{}" + "]" * 99)
     for text in ("[" * levels + "]" * levels, '{"a":' * levels + "1" + "}" * levels):
-        with pytest.raises(ValueError, match="^it is nested more than 100 levels deep$"):
+        with pytest.raises(ValueError, match="^the document is nested more than 100 levels deep$"):
             read_json(text)
 
 
@@ -52,7 +52,10 @@ def test_a_configuration_that_nests_too_deep_is_said(ckpt: Any) -> None:
         Path(name, "config.json").write_text('{"x":' * 900 + name.replace("a", "1").replace("b", "2") + "}" * 900)
     for verb in (["inspect", "a"], ["average", "a", "b", "-n"]):
         done = ckpt(*verb)
-        assert (done.code, "it is nested more than 100 levels deep" in " ".join(done.err.split())) == (0, True), done
+        assert (done.code, "the document is nested more than 100 levels deep" in " ".join(done.err.split())) == (
+            0,
+            True,
+        ), done
 
 
 def test_the_same_key_in_different_objects_is_none() -> None:

@@ -78,7 +78,7 @@ NESTED = {
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_what_nests_too_deep_is_refused(kind: str) -> None:
-    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it is nested more than 100 levels deep\.$"):
+    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: the document is nested more than 100 levels deep\.$"):
         read_yaml(NESTED[kind], "x.yaml")
 
 
@@ -123,7 +123,7 @@ MANY = {
 def test_what_has_too_many_values_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_yaml(MANY[kind], "x.yaml")) > 300
     monkeypatch.setattr(yamltext, "MOST_VALUES", 1_000)
-    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: it has over 1,000 values\.$"):
+    with pytest.raises(cs.ConfigError, match=r"^x\.yaml: the document has over 1,000 values\.$"):
         read_yaml(MANY[kind], "x.yaml")
 
 

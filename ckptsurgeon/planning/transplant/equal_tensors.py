@@ -1,4 +1,4 @@
-"""Compares tensors of a source that a destination ties, by headers; the error if they are not equal."""
+"""Compares, by their headers, source tensors that the destination ties, and makes the error for unequal ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class UnequalTensorsError(PlanError):
 
 
 def unequal_error(first: str, other: str, name: str, verb: str = "") -> UnequalTensorsError:
-    """Return the error for two tensors of the source ``name`` that have different values, in a plan of ``verb``."""
+    """Return the error for two tensors of the source ``name`` that have different values.
+
+    ``verb`` is the verb whose plan is made, such as ``resize``; the hint depends on it.
+    """
     return UnequalTensorsError(
         f"the tensors {escape(first)} and {escape(other)} of {escape(name)} are not equal, but the destination ties "
         "them.",
@@ -30,7 +33,7 @@ def unequal_error(first: str, other: str, name: str, verb: str = "") -> UnequalT
 def are_known_equal(a: TensorInfo, b: TensorInfo) -> bool | None:
     """Return whether two tensors are equal in dtype, shape and values, as far as headers say.
 
-    The result is None if only their values can tell.
+    Returns None if the headers do not decide it: then the values have to be compared.
     """
     if a.place is not None and a.place == b.place:
         return True

@@ -109,7 +109,7 @@ def _flags(option: str, patterns: Iterable[str] | None, behind: str = "") -> tup
     found = []
     for text in _texts(patterns, option):
         if not text:
-            raise PatternError(f"{option} is empty.", hint="Write a key, a module or a pattern.")
+            raise PatternError(f"{option} is empty.", hint="Write a key, a module or a pattern after the option.")
         found.append(OptionPattern.of(option, text, behind))
     return tuple(found)
 

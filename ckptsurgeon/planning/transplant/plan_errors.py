@@ -123,9 +123,9 @@ def check_destination_patterns(target: TargetSpec, options: Options) -> list[str
 
 
 def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
-    """Raise PatternError if the dst_key of a source in ESPnet's form, PATH:src_key:dst_key, is not a module.
+    """Raise PatternError if a source in ESPnet's form, PATH:src_key:dst_key, names a dst_key that does not exist.
 
-    The destination must have this module; the error lists similar modules.
+    The dst_key must be a module of the destination. The hint lists similar modules.
     """
     keys = list(target.tensors)
     for view in views:
@@ -134,7 +134,7 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
             modules = near or [f"{name} ({number})" for name, number in _heads(keys)]
             raise PatternError(
                 f"dst_key {escape(view.dst)} of {escape(view.source.name)} is not a module of the destination.",
-                hint=f"Use one of its modules: {', '.join(map(escape, modules))}.",
+                hint=f"Use one of the modules of the destination: {', '.join(map(escape, modules))}.",
             )
 
 

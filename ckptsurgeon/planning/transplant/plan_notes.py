@@ -67,7 +67,7 @@ def other_modules(
 
 
 def _module(key: str) -> str:
-    """Return the module in a layer that contains a tensor; '' for a tensor in no such module."""
+    """Return the name of the module that has a tensor, such as ``layers.3.mlp``; '' for a tensor outside of layers."""
     match = _MODULE.match(key)
     return match[0] if match is not None else ""
 

@@ -340,7 +340,7 @@ def _moved(key: str, view: SourceView) -> str:
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Return the names that an excluded key would have had; its own name if its rule cannot be applied.
+    """Return the names that an excluded key would have had; its own name if a rule that matches it cannot be applied.
 
     ``rules`` are the rules that match the key.
     """

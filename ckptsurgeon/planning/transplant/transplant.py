@@ -99,7 +99,7 @@ def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on copies that rules make of used tensors, under names that the destination does not have.
+    """Return a list with a note on copies of used tensors that rules make under names that the destination lacks.
 
     The list is empty if there are no such copies. ``used`` are the names of destination tensors that a source has, too.
     """

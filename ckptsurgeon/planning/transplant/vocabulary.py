@@ -46,7 +46,7 @@ class VocabularyOptions:
 
     @property
     def said(self) -> str:
-        """The option --vocab in messages."""
+        """The option --vocab as the user wrote it, with the names of the two lists: ``--vocab old.txt:new.txt``."""
         return f"--vocab {':'.join(map(escape, self.names))}"
 
 
@@ -281,7 +281,7 @@ class VocabularyAxes:
 def _remedy(key: str, axis: int, more: int) -> str:
     """Return the hint for a tensor that has more or fewer rows than its list has tokens.
 
-    ``more`` is the number of rows that have no token; it is below 0 if there are too few rows, or no such axis.
+    ``more`` is the number of rows that have no token. It is below 0 if there are too few rows, or no axis ``axis``.
     """
     padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
     given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"

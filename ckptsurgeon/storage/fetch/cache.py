@@ -114,7 +114,10 @@ def check_kept(path: str, repository: str, commit: str, file: str, cache: str | 
     """
     kept = os.path.join(cache_base(cache), _folder_name(repository), "snapshots", commit, *file.split("/"))
     if os.path.abspath(path) != kept:
-        raise SourceError(f"huggingface_hub stored {escape(file)} as {escape(path)}, which is outside its cache.")
+        raise SourceError(
+            f"huggingface_hub stored {escape(file)} as {escape(path)}, which is not its place in the cache: it is not "
+            "used."
+        )
 
 
 def blob_of(path: str) -> str:

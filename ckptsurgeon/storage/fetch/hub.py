@@ -34,7 +34,7 @@ def counter(progress: Progress | None) -> type[Any]:
     bars: list[Any] = []
 
     class Counter:
-        """One progress bar of huggingface_hub."""
+        """A progress bar for huggingface_hub that draws nothing, and reports the received bytes to ``progress``."""
 
         def __init__(self, iterable: Any = None, *_: Any, total: float | None = None, initial: int = 0, **given: Any):
             self.iterable, self.total, self.n = iterable, total, initial

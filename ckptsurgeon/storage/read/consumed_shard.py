@@ -52,13 +52,13 @@ def consumed_shard(size: int, read: Callable[[int, int], bytes]) -> ConsumedShar
     tail = read(size - 16, 16) if size >= 16 else b""
     length = int.from_bytes(tail[:8], "little")
     if tail[8:] != MAGIC or length > min(MOST_BYTES, size - 16):
-        raise ValueError("it does not end as a .consumed file must")
+        raise ValueError("the file does not end as a .consumed file must")
     row: Any = read_json(read(size - 16 - length, length).decode())
     numbers = (row["size"], row["mtime_ns"], row["ctime_ns"], row["inode"])
     kept = [(begin, end) for begin, end in row["kept"]]
     ends = [number for pair in kept for number in pair]
     if any(type(number) is not int or number < 0 for number in (*numbers, *ends)) or ends != sorted(ends):
-        raise ValueError("one of its numbers is not valid")
+        raise ValueError("a number in the .consumed file is not valid")
     if ends and ends[-1] > size - 16 - length:
-        raise ValueError("it is shorter than the bytes that it keeps")
+        raise ValueError("the .consumed file is too short for the byte ranges that it lists")
     return ConsumedShard(*numbers, kept, str(row["output"]))

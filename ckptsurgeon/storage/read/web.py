@@ -33,13 +33,13 @@ class WebFolder(Folder):
         return []
 
     def file(self, name: str) -> RemoteFile:
-        """Open a file of the folder; raises FormatError if ``name`` points elsewhere."""
+        """Open a file of the folder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         parts = urlsplit(self._url)
         return _open(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))
 
     def inside(self, name: str) -> WebFolder:
-        """Return a subfolder; raises FormatError if ``name`` points elsewhere."""
+        """Return a subfolder; raises FormatError if ``name`` points out of the folder."""
         check_name(self.uri, name)
         parts = urlsplit(self._url)
         return WebFolder(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}")))

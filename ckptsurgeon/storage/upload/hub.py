@@ -126,7 +126,9 @@ class HubDestination:
                 if self._head() != self._parent:  # there is a new commit, perhaps ours, despite the error
                     break
                 if wait_s is None:
-                    raise OutputError(error.message, hint="Try again later; nothing there has changed.") from None
+                    raise OutputError(
+                        error.message, hint="Try again later; nothing in the repository has changed."
+                    ) from None
                 time.sleep(wait_s)
         self._check()
 

@@ -293,7 +293,7 @@ def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
     return OutputError(
         f"the change of headers in {escape(path)} failed ({escape(str(why))}), and so did undoing it: the files cannot "
         "be read now.",
-        hint=f"ckpt check restores them: the old headers are in {escape(journal.path)}.",
+        hint=f"ckpt check restores the files: the old headers are in {escape(journal.path)}.",
     )
 
 

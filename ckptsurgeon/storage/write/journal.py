@@ -93,7 +93,7 @@ class UnfinishedOutput(NamedTuple):
 
     @property
     def done(self) -> str:
-        """How many files are finished, as in "2 of 5"."""
+        """A text with the number of finished files and of all files: ``2 of 5``."""
         return f"{len(self.names)} of {self.head.get('parts')}"
 
 

@@ -62,7 +62,7 @@ OURS: dict[str, Ours | tuple[Ours | None, Ours | None]] = {
     "toy + file.pth:enc:encoder": refuses(2, r"src_key enc matches none .* Did you mean encoder \(2 keys\)?"),
     "toy + file.pth:nosuch:encoder": refuses(2, "src_key nosuch matches none .* The source keys begin with bn"),
     "toy + file.pth:encoder:nosuch": refuses(
-        2, "dst_key nosuch of file.pth is not a module of the destination. Use one of its modules"
+        2, "dst_key nosuch of file.pth is not a module of the destination. Use one of the modules of the destination"
     ),
     "toy + file.pth:decoder": refuses(4, "nothing would be loaded.*Did you mean file.pth:decoder:decoder?"),
     "toy + file.pth::decoder": refuses(4, "nothing would be loaded.*Did you mean file.pth:decoder:decoder?"),

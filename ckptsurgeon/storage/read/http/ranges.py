@@ -211,5 +211,6 @@ def _check_plain(address: Address, response: httpx2.Response) -> None:
     coding = response.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
         raise SourceError(
-            f"{escape(address.shown)}: the server compressed the file ({escape(coding)}) without being asked to."
+            f"{escape(address.shown)}: the server compressed the file ({escape(coding)}) without being asked to, so "
+            "ranges of its bytes cannot be read."
         )

@@ -109,7 +109,9 @@ def _check_wait(response: httpx2.Response) -> None:
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
     if wait_s > LONGEST_WAIT_S and response.is_error:
-        raise SourceError(f"the hub asks to wait {wait_s:.0f} s.", hint="Try again later.")
+        raise SourceError(
+            f"the hub refused a request, and asks to wait {wait_s:.0f} s before the next.", hint="Try again later."
+        )
 
 
 def _check_commit(response: httpx2.Response, commit: str) -> None:
@@ -146,7 +148,7 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
 def _check_listing(response: httpx2.Response) -> None:
     """Raise SourceError if an answer of the hub's API is too long, or has an invalid commit, digest or path."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise SourceError("the hub compressed its listing without being asked to.")
+        raise SourceError("the hub compressed its listing without being asked to, so its size cannot be limited.")
     try:
         told = json.loads(response.read())
     except (ValueError, RecursionError):
