@@ -74,11 +74,11 @@ def test_a_sound_of_nothing(ckpt: Run, samples: int, why: str) -> None:
     soundfile.write("nothing.wav", np.zeros(samples, "int16"), RATE)
     first_row("nothing.wav,a")
     said = refused(ckpt, "--set", "data.cache=features", code=3)
-    assert said == f"train.csv, line 2: nothing.wav {why}. Remove it from the manifest."
+    assert said == f"train.csv, line 2: nothing.wav {why}. Remove the clip from the manifest."
 
 
 @pytest.mark.parametrize(("kept", "why"), [
-    (0, "sound.wav is an empty file. Copy it again, or remove it from the manifest."),
+    (0, "sound.wav is an empty file. Copy the file again, or remove the clip from the manifest."),
     (20, "sound.wav cannot be read: Error in WAV/W64/RF64 file."),
     (44, "sound.wav is truncated: 6400 bytes of the sound that its header promises are missing."),
 ])  # fmt: skip

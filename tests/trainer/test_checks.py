@@ -706,7 +706,7 @@ def test_controls_are_paired_and_repeatable(init: str) -> None:
 
 
 def test_controls_need_an_init_and_something_to_evaluate_on(init: str) -> None:
-    with pytest.raises(cs.ConfigError, match="there is no init"):
+    with pytest.raises(cs.ConfigError, match="none are given"):
         run_controls(toy.job(), seeds=1)
     with pytest.raises(cs.ConfigError, match="dev split"):
         run_controls(toy.job(init, task="toy_task.py:NoDev"), seeds=1)

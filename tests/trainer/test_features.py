@@ -106,4 +106,4 @@ def test_a_clip_that_says_nothing_is_an_error_that_names_it(samples: np.ndarray,
     soundfile.write("a.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(cs.SourceError) as caught:
         sound("a.wav")
-    assert str(caught.value) == f"x.csv, line 2: {why}. Remove it from the manifest."
+    assert str(caught.value) == f"x.csv, line 2: {why}. Remove the clip from the manifest."

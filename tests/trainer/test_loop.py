@@ -243,7 +243,7 @@ def test_it_stops_where_nothing_becomes_better() -> None:
 
 
 def test_a_metric_that_the_task_does_not_give_is_an_error_before_the_first_step() -> None:
-    why = r"train.metric cer: the task does not return this metric. It returns loss, error"
+    why = r"train.metric cer: the task does not return this metric. The task returns loss, error"
     with pytest.raises(cs.ConfigError, match=why):
         toy.loop(metric="cer").run()
     job = toy.job(metric="cer")

@@ -145,7 +145,7 @@ def test_a_part_of_a_sound_is_in_samples() -> None:
 @pytest.mark.parametrize(
     ("entry", "texts"),
     [
-        ({"words": "a"}, ("train.json, u1: the entry has no field wav", "Its fields are words")),
+        ({"words": "a"}, ("train.json, u1: the entry has no field wav", "The fields of the entry are words")),
         ({"wav": "a.wav"}, ("train.json, u1: the entry has no field words",)),
         ({"wav": 3, "words": "a"}, ("u1: the clip's sound is 3, not a path",)),
         ({"wav": "$root/{other}/a.wav", "words": "a"}, ("placeholder", "{data_root}")),
@@ -258,7 +258,10 @@ def test_a_csv_of_speechbrain() -> None:
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
-        ("ID,wav\nu1,a.wav\n", ("train.csv, line 2: the entry has no field words", "Its fields are ID, wav")),
+        (
+            "ID,wav\nu1,a.wav\n",
+            ("train.csv, line 2: the entry has no field words", "The fields of the entry are ID, wav"),
+        ),
         ("ID,wav,wrd\nu1,a.wav,x\nu1,b.wav,y\n", ("line 3: the ID u1 is also in train.csv, line 2",)),
         ("ID,wav,wrd,duration\nu1,a.wav,x,long\n", ("line 2: duration is 'long', not a number",)),
         ("ID,wav,wrd,start,stop\nu1,a.wav,x,5,\n", ("line 2: stop is '', not a number",)),
@@ -305,7 +308,10 @@ def test_nemos_lines() -> None:
     ("entry", "texts"),
     [
         ({**NEMO, "audio_filepath": 3}, ("train.json, line 2: audio_filepath is 3, not a path",)),
-        ({"audio_filepath": "a.wav"}, ("line 2: the entry has no field text", "Its fields are audio_filepath")),
+        (
+            {"audio_filepath": "a.wav"},
+            ("line 2: the entry has no field text", "The fields of the entry are audio_filepath"),
+        ),
         ({**NEMO, "text": None}, ("line 2: text is None, not a string",)),
         ({**NEMO, "duration": -1}, ("line 2: duration is -1; it must be a number of seconds",)),
         ({**NEMO, "duration": 9}, ("line 2: the clip goes from 0 s to 9 s, but a.wav is only 0.5 s long",)),

@@ -124,7 +124,7 @@ def test_a_run_whose_link_was_lost_goes_on(how: str, ckpt: Run, init: str) -> No
         os.symlink("steps/99", "run/last")
     if how == "text":
         Path("run/last").write_text("steps/5")
-    assert "run contains a run, at step 5. Go on with it by --resume" in refused(ckpt, code=2)
+    assert "run contains a run, at step 5. Continue that run with --resume" in refused(ckpt, code=2)
     done = ckpt("train", "--resume", "--device", "cpu")
     assert done.code == 0, done
     assert "run/last did not point to a checkpoint; resuming from run/steps/5" in " ".join(done.err.split())

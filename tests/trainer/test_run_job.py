@@ -102,7 +102,7 @@ def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(i
     stop_at(2, device="cpu", steps=4)
     shutil.move(init, "kept")
     assert refused(controls=True).startswith(
-        "controls=True trains again from the run's init, but toy.init.safetensors is gone."
+        "controls=True trains again from the initial weights of the run, but toy.init.safetensors is gone."
     )
     save_file({key: value + 1 for key, value in load_file("kept").items()}, init)
     assert "toy.init.safetensors has changed since the run was started" in refused(controls=True)
@@ -116,7 +116,7 @@ def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(i
 def test_controls_of_a_run_without_an_init_are_refused() -> None:
     toy.write()
     stop_at(2, config="toy.yaml", device="cpu")
-    assert "there is no init" in refused(controls=True)
+    assert "none are given" in refused(controls=True)
 
 
 # Checks after the last step.

@@ -139,8 +139,8 @@ def _foreign() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("prepare", "why"),
     [
-        (dict, "train.keep_optimizer needs an init that ckpt wrote"),
-        (_foreign, "train.keep_optimizer needs an init that ckpt wrote"),
+        (dict, "train.keep_optimizer needs initial weights that ckpt wrote"),
+        (_foreign, "train.keep_optimizer needs initial weights that ckpt wrote"),
         (_without_source, "no moments of Adam were found for start.safetensors: english is no longer at its path"),
         (_plain, "no moments of Adam were found for start.safetensors: none in plain.safetensors"),
         (lambda: {"init": "start.safetensors", "sets": ["optimizer=sgd"]}, "but train.optimizer is sgd"),

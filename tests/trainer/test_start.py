@@ -127,7 +127,7 @@ def test_a_killed_runs_configuration_is_no_configuration_of_the_run_that_replace
 def test_a_run_is_not_begun_over_another(ckpt: Run) -> None:
     toy.write()
     assert ckpt("train", "toy.yaml", "--device", "cpu", "--steps", "4").code == 0
-    assert "run contains a run, at step 4. Go on with it by --resume" in refused(ckpt, "run", "toy.yaml", code=2)
+    assert "run contains a run, at step 4. Continue that run with --resume" in refused(ckpt, "run", "toy.yaml", code=2)
 
 
 @pytest.mark.long

@@ -311,7 +311,7 @@ def refused(ckpt: Run, *args: object, code: int = 2) -> str:
 def test_nothing_to_start_from(ckpt: Run) -> None:
     told = refused(ckpt)
     assert "no configuration is given, and the working directory has no *.init.safetensors" in told
-    assert "Make an init with ckpt transplant SRC dst.yaml" in told
+    assert "Make initial weights with ckpt transplant SRC dst.yaml" in told
 
 
 def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
@@ -362,7 +362,7 @@ def test_an_init_that_does_not_fit(ckpt: Run, init: str) -> None:
 @pytest.mark.usefixtures("cheap")
 def test_init_is_not_resume(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
-    assert "run contains a run, at step 4. Go on with it by --resume" in refused(ckpt, "toy.yaml", "--init", init)
+    assert "run contains a run, at step 4. Continue that run with --resume" in refused(ckpt, "toy.yaml", "--init", init)
     assert "run contains a run" in refused(ckpt)
     assert "--init and --resume contradict each other" in refused(ckpt, "--init", init, "--resume")
 
@@ -450,7 +450,7 @@ def test_settings_that_no_longer_are_have_a_way_out(
         (["--device", "tpu"], "--device 'tpu' is unknown"),
         (["--seeds", "2"], "--seeds is only for --controls"),
         (["--controls", "--seeds", "0"], "--seeds is 0"),
-        (["--controls"], "there is no init. Pass --init"),
+        (["--controls"], "none are given. Pass --init"),
         (["--check-only", "--resume"], "--check-only and --resume contradict each other"),
         (["--preprocess-only"], "has nothing to prepare before training"),
         (["--report", "nowhere"], "there is no run in nowhere"),

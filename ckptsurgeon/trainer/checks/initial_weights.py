@@ -201,9 +201,9 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
 
 
 def _differing(tensors: Mapping[str, Tensor], plan: Plan) -> list[str]:
-    """Return the keys of the tensors that differ from those of the plan's source, after the plan's operations.
+    """Return the keys of the tensors that differ from the plan's source after the plan's operations changed the source.
 
-    Operations make the tensors of a network whose published files have other tensors, such as one of each expert.
+    A plan has operations if the files of a model have other tensors than the network, such as one for each expert.
     """
     wrong = []
     planned = {step.key: step for step in plan.steps}

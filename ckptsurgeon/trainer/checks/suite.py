@@ -215,7 +215,7 @@ def smoke_test(job: Job, model: nn.Module, batch: Batch) -> None:
         raise ConfigError(
             f"the task {escape(job.settings.task)} cannot use this model: {type(error).__name__}: "
             f"{escape(str(error), 500)}.",
-            hint="Set the environment variable CKPT_DEBUG=1 to see where it happened.",
+            hint="Set the environment variable CKPT_DEBUG=1 to see where the error happened.",
         ) from error
     if job.dev is not None and job.metric not in figures:
         raise unknown_metric_error(job.metric, figures)
@@ -240,7 +240,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
     if not isinstance(loss.total, Tensor) or loss.total.numel() != 1 or not isinstance(loss.parts, Mapping):
         raise ConfigError(
             f"{name} returns a Loss whose total or parts have a wrong type.",
-            hint="Its total must be a tensor of one number, and its parts a dict of tensors.",
+            hint="The total of a Loss must be a tensor of one number, and its parts a dict of tensors.",
         )
 
 

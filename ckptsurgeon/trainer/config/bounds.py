@@ -169,7 +169,7 @@ def _never_falls(made: Settings) -> Iterator[str]:
 
 
 def _without_effect(made: Settings) -> list[str]:
-    """Return notes on settings that have no effect with these others, or without a language model."""
+    """Return notes on settings that have no effect because of another setting, or without a language model."""
     usual = Settings()
     words = [f"train.{name}" for name in ("lm_weight", "word_bonus") if getattr(made, name) != getattr(usual, name)]
     without = [f"{name} has no effect without train.lm" for name in words if made.lm is None]

@@ -93,7 +93,7 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
     if not isinstance(section, Mapping):
         raise ConfigError(
             f"{escape(where)}: {path} is {brief_repr(section, 80)}, not a section.",
-            hint="Write its fields below it, each as NAME: VALUE.",
+            hint="Write the fields of the section below its name, each as NAME: VALUE.",
         )
     known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}

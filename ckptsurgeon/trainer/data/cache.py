@@ -98,7 +98,7 @@ class FeatureCache:
         if mapped is None:
             raise SourceError(
                 f"the cached features {escape(path)} are missing or truncated.",
-                hint="Run ckpt train again: it computes them again.",
+                hint="Run ckpt train again: it computes the features again.",
             )
         ends, sums, frames = mapped
         begins = [0, *ends[:-1]]

@@ -104,7 +104,7 @@ def sound_seconds(clip: Clip) -> float:
         raise SourceError(
             f"{clip.where}: {escape(clip.path)} is truncated: {missing} bytes of the sound that its header promises "
             "are missing.",
-            hint="Copy it again, or remove it from the manifest.",
+            hint="Copy the file again, or remove the clip from the manifest.",
         )
     return float(header.frames / header.samplerate)
 
@@ -189,4 +189,4 @@ def _unreadable(path: str, where: str, error: Exception) -> SourceError:
 
 def _unusable(clip: Clip, why: str) -> SourceError:
     begin = f" from {clip.begin_s:g} s on" if clip.begin_s else ""
-    return SourceError(f"{clip.where}: {escape(clip.path)}{begin} {why}.", hint="Remove it from the manifest.")
+    return SourceError(f"{clip.where}: {escape(clip.path)}{begin} {why}.", hint="Remove the clip from the manifest.")

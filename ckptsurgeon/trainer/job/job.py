@@ -143,7 +143,7 @@ def unknown_metric_error(name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a metric ``name`` that is not in ``known``, the names of the metrics that a task returns."""
     return ConfigError(
         f"train.metric {escape(name)}: the task does not return this metric.",
-        hint=f"It returns {escape(', '.join(known))}.",
+        hint=f"The task returns {escape(', '.join(known))}.",
     )
 
 

@@ -193,7 +193,7 @@ def field_of(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Any:
         looked = f"It needs one of {', '.join(names)}. " if len(names) > 1 else ""
         raise ConfigError(
             f"{where}: the entry has no field {names[0]}.",
-            hint=f"{looked}Its fields are {', '.join(map(escape, entry)) or 'none'}.",
+            hint=f"{looked}The fields of the entry are {', '.join(map(escape, entry)) or 'none'}.",
         )
     return entry[found]
 

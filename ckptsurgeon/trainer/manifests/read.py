@@ -98,7 +98,10 @@ def _read(path: str, *, texts: bool) -> list[Clip]:
         raise ConfigError(f"{escape(path)} is not a manifest in a known format{_seen(path)}.", hint=_known_hint(path))
     clips = found.read(path, texts=texts)
     if not clips:
-        raise ConfigError(f"the manifest {escape(path)} contains no clips.", hint="Add lines with clips, or remove it.")
+        raise ConfigError(
+            f"the manifest {escape(path)} contains no clips.",
+            hint="Add lines with clips, or remove the manifest from the configuration.",
+        )
     return clips
 
 
@@ -141,7 +144,7 @@ def _check_there(clips: Sequence[Clip]) -> None:
         more = f"; {len(missing)} of {len(clips)} sounds cannot be used" if rest else ""
         raise SourceError(
             f"{first.where}: the sound {escape(first.path)} {why}{more}.",
-            hint="Copy it again, or remove it from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
+            hint="Copy the file again, or remove the clip from the manifest." if why == EMPTY else RELATIVE_TO_MANIFEST,
             details=[f"{clip.where}: {escape(clip.path)} {said}" for clip, said in missing],
         )
 
@@ -186,5 +189,7 @@ def _with_length(clip: Clip) -> Clip:
             hint="Correct the begin and end of the clip, or remove it from the manifest.",
         )
     if min(end_s, whole) <= clip.begin_s:
-        raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
+        raise SourceError(
+            f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove the clip from the manifest."
+        )
     return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)

@@ -289,7 +289,7 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
     if distributed.is_initialized():
         raise ConfigError(
             "torch.distributed is already initialised in this process.",
-            hint="Do not call init_process_group: cs.train does, and destroys the group at the end.",
+            hint="Do not call init_process_group: cs.train makes the process group itself, and destroys it at the end.",
         )
     if gpu:
         torch.cuda.set_device(device)

@@ -100,7 +100,7 @@ LEARNED = 0.95
 
 @dataclass(frozen=True)
 class ControlRun:
-    """One of ``of`` control runs; ``number`` counts the runs. ``value`` is the metric at the end, None before.
+    """The control run ``number`` of ``of``. ``value`` is its metric after the last step; None until it is done.
 
     ``way`` is the kind of initial weights: warm (the given weights), scratch, or permuted. If ``frozen`` is true, only
     new tensors are trained, that is, tensors that are in no source of the given weights.
@@ -168,7 +168,7 @@ def check_controls(job: Job, seeds: int) -> None:
         )
     if job.init is None:
         raise ConfigError(
-            "--controls compares training from an init with other starts, and there is no init.",
+            "--controls compares training from given initial weights with other starts, but none are given.",
             hint="Pass --init FILE.",
         )
     if job.dev is None:

@@ -92,7 +92,9 @@ def _fit(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"names": the figures of the task on a split} for a new model; {"why": the error} if it has none.
+    """Return {"names": names of the figures that the task computes on a split}, found out with an untrained model.
+
+    Returns {"why": the error} if the task cannot evaluate an untrained model.
 
     If the first batch has the figure ``metric``, the other batches are not evaluated.
     """

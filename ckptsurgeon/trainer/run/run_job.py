@@ -224,7 +224,10 @@ def start_notes(job: Job, start: RunStart) -> tuple[str, ...]:
 def make_result(
     job: Job, start: RunStart, *, checks: tuple[Check, ...], ended: str, notes: tuple[str, ...] = ()
 ) -> Trained:
-    """Return the result, with the reason ``ended``, of a job without a step. The exit status is 1 if a check failed."""
+    """Return the result of a job that took no step; ``ended`` is the reason why it ended.
+
+    The exit status in the result is 1 if a check failed.
+    """
     made = Trained(
         config=start.config,
         run=None,

@@ -60,7 +60,7 @@ def check_free(folder: RunFolder) -> None:
     if folder.holds_a_run:
         raise ConfigError(
             f"{escape(folder.path)} contains a run, at step {folder.last_step()}.",
-            hint="Go on with it by --resume, or start another run with --run DIR.",
+            hint="Continue that run with --resume, or start another run with --run DIR.",
         )
 
 
@@ -147,13 +147,14 @@ def resume_start(
 def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
     if not os.path.exists(path):
         raise ConfigError(
-            f"--controls trains again from the run's init, but {escape(path)} is gone.",
+            f"--controls trains again from the initial weights of the run, but {escape(path)} is gone.",
             hint="Put the file back, or resume without --controls.",
         )
     init = read_init(path)
     if [(file["size"], file["sha256"]) for file in init.files] != [(file["size"], file["sha256"]) for file in files]:
         raise ConfigError(
-            f"--controls trains again from the run's init, but {escape(path)} has changed since the run was started.",
+            f"--controls trains again from the initial weights of the run, but {escape(path)} has changed since the "
+            "run was started.",
             hint="Put the old file back, or resume without --controls.",
         )
     return init
@@ -178,7 +179,7 @@ def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
 
 
 PATTERN = "*.init.safetensors"
-MAKES_ONE = "Make an init with ckpt transplant SRC dst.yaml, or give a configuration: ckpt train dst.yaml."
+MAKES_ONE = "Make initial weights with ckpt transplant SRC dst.yaml, or give a configuration: ckpt train dst.yaml."
 
 
 @dataclass(frozen=True)

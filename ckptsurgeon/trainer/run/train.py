@@ -192,7 +192,7 @@ def _text(name: str, path: Path | None) -> str | None:
         return None if path is None else os.fspath(path)
     raise ConfigError(
         f"{name} is {brief_repr(path)}, not a path.",
-        hint="Training begins from a file. Write one: cs.apply(cs.convert(tensors), 'init.safetensors').",
+        hint="Training begins from a file. Write it first: cs.apply(cs.convert(tensors), 'init.safetensors').",
     )
 
 
@@ -276,7 +276,7 @@ def _evaluate_only(job: Job, start: RunStart, split: str) -> Trained:
     if source is None:
         raise ConfigError(
             f"{escape(start.config)} has no split {split}.",
-            hint=f"Give it in train.data.{split}, or evaluate another split.",
+            hint=f"Give the split in train.data.{split}, or evaluate another split.",
         )
     job = single_process_job(job)
     model, _ = job.model()

@@ -65,8 +65,8 @@ def check_moments(init: InitCheckpoint | None, kind: str, keys: Collection[str])
         )
     if init is None or init.recipe is None:
         raise ConfigError(
-            f"{OPTION} needs an init that ckpt wrote, whose recipe says which source has the moments.",
-            hint="Make an init with ckpt transplant SRC dst.yaml.",
+            f"{OPTION} needs initial weights that ckpt wrote: their recipe says which source has the moments.",
+            hint="Make initial weights with ckpt transplant SRC dst.yaml.",
         )
     with ExitStack() as stack:
         found = _open(init, stack)

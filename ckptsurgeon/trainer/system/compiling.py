@@ -155,7 +155,7 @@ def explain_compile_errors(settings: Settings) -> Iterator[None]:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
             f"the task {escape(settings.task)} cannot be compiled with this model: {escape(why.strip(), 300)}.",
-            hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see where it happened.",
+            hint="Pass --set compile=off to train without compiling, or set CKPT_DEBUG=1 to see the traceback.",
         ) from error
 
 

@@ -135,8 +135,8 @@ NO_WORDS = _Words(0.0, (), (), "", 0.0, (0.0, ()))
 class _Prefix:
     """A sequence of tokens with which a text may begin: its last token, the sequence before that, and its words.
 
-    ``parent`` is the sequence without its last token. ``children`` maps a token to the sequence that continues this one
-    by the token. So there is only one object for each sequence.
+    ``parent`` is the sequence without its last token. ``children`` maps a token to the sequence that consists of
+    this one and the token. So there is only one object for each sequence.
     """
 
     __slots__ = ("children", "parent", "token", "words")
@@ -193,7 +193,7 @@ class CTCSearch:
     def _step(self, beam: _Beam, frame: Numbers) -> _Beam:
         """Return the best prefixes after one more ``frame`` (tokens,) of log-probabilities.
 
-        They are prefixes of ``beam``, and prefixes of ``beam`` with one more token.
+        They are chosen from the prefixes of ``beam``, and from these prefixes with one more token.
         """
         import numpy as np
 

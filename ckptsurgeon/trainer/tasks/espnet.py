@@ -62,7 +62,7 @@ class ESPnet(TranscribedTask):
             raise ConfigError(
                 f"the forward of {type(model).__name__} also needs {listing(others, where='')}"
                 ", which the task espnet does not pass.",
-                hint="Train it with ESPnet's own recipe.",
+                hint="Train the model with ESPnet's own recipe.",
             )
         own: Any = getattr(model, "token_list", None)
         if isinstance(own, (list, tuple)) and tuple(own) != self.labels.tokens:

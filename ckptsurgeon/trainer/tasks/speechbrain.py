@@ -83,7 +83,7 @@ class SpeechBrain(TranscribedTask):
             self._start(self._brain_of(model), "TRAIN")
 
     def _epoch_of(self, number: int) -> int:
-        """Return the epoch, counted from 1, of the batch with this number, counted from 0 over the whole run."""
+        """Return the epoch (counted from 1) of the batch ``number`` (counted from 0 over the whole run)."""
         self._lengths = self._lengths or self.split("train").lengths
         size = self.batch_size()
         if size.seconds is None:
