@@ -190,10 +190,11 @@ def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict
 
 
 def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> list[Any]:
-    """Return ``sums`` as a list: two lists with an entry per model, three lists with an entry per pair, and a count.
+    """Return ``sums`` as a list: two lists with an entry per model, three lists with an entry per pair, and two counts.
 
     The lists are: relative changes, shares of values changed; cosines, shares moved in the same direction, shares
-    changed by both. The count is the number of values that are not finite.
+    changed by both. The counts are of the values that are not finite: of all, and, in a list with an entry per model,
+    of those in which this model differs from the base.
     """
     changes = [sums.models.get(index) for index in range(models)]
     agreements = [sums.pairs.get(pair) for pair in pairs]
@@ -204,6 +205,7 @@ def _sums(sums: ChangeSums, models: int, pairs: Sequence[tuple[int, int]]) -> li
         [one and figure(one.share_of_same_sign) for one in agreements],
         [one and figure(one.both / max(1, one.values)) for one in agreements],
         sums.not_finite,
+        [one and one.not_finite for one in changes],
     ]
 
 

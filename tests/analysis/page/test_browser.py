@@ -767,6 +767,24 @@ def test_a_tensor_with_nan_in_one_of_two_is_the_first_of_the_largest_changes(bro
     assert said.index(f"{key} NaN or infinite values in one") < said.index(other)
 
 
+def test_of_several_models_only_the_one_with_nan_cannot_be_measured(browser: Chrome) -> None:
+    base = network()
+    key = "encoder.layers.0.attn.weight"
+    broken = base[key].clone()
+    broken[0, 0] = torch.nan
+    for name, one in (("base", base[key]), ("a", base[key]), ("b", broken)):
+        torch.save({**base, key: one}, f"{name}.pth")
+    show(browser, cs.view("base.pth", "a.pth", "b.pth"))
+    click(browser, "#tab-layers")
+    table = browser.execute_script("return document.querySelector('#layers section').innerText").splitlines()
+    assert [row.split()[2] for row in table if row.split()[1:2] in (["a.pth"], ["b.pth"])] == ["none", "?"]
+    shown = {}
+    for letter in "AB":
+        choose(browser, "measure", f"change of {letter}")
+        shown[letter] = cells(browser, "encoder.layers")["0"]["attn.weight"]
+    assert (shown["A"] == cells(browser, "encoder.layers")["1"]["attn.weight"], shown["B"]) == (True, "?")
+
+
 def test_changes_of_several_models_show_where_they_agree(browser: Chrome) -> None:
     base = network()
     torch.save(base, "base.pth")

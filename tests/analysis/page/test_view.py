@@ -558,8 +558,8 @@ def test_changes_of_several_models_are_those_of_compare_changes(ckpt: Run) -> No
     found = data_of(page)["changes"]
     assert (found["models"], found["pairs"]) == (["one.pth", "two.pth"], [[0, 1]])
     assert {row[0]: row[1:] for row in found["rows"]} == {
-        0: [[0.2, 0.1], [0.5, 0.5], [-1.0], [0.0], [0.5], 0],
-        1: [[0.0, None], [0.0, None], [None], [None], [None], 0],
+        0: [[0.2, 0.1], [0.5, 0.5], [-1.0], [0.0], [0.5], 0, [0, 0]],
+        1: [[0.0, None], [0.0, None], [None], [None], [None], 0, [0, None]],
     }
     assert found["total"][0] == [pytest.approx(1 / 27**0.5, rel=1e-5), 0.1]
 

@@ -215,10 +215,10 @@ function moduleOf(node, name, row) {
  * A change is null for a model without the tensor, NaN if it was not measured, Infinity if all values were zeros.
  */
 function changesOf({ base, models, pairs, total, rows }) {
-  const named = ([changes, shares, cosines, signs, both, odd]) => ({
+  const named = ([changes, shares, cosines, signs, both, odd, ofModels]) => ({
     changes: changes.map((one, at) => {
       if (one === null) return shares[at] ? Infinity : null; // changed from zeros, or not in this model
-      return one === 0 && odd ? NaN : one; // perhaps none of its values is finite
+      return one === 0 && ofModels[at] ? NaN : one; // only values that are not finite differ, which no norm measures
     }),
     odd,
     shares,
