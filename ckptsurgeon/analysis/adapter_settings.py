@@ -1,4 +1,4 @@
-"""The settings in the configuration of a PEFT adapter: rank, alpha, target modules, base.
+"""The settings of an adapter, as the configuration of PEFT has them: rank, alpha, target modules, base.
 
 The file is untrusted: any field may have any type.
 """
@@ -25,7 +25,8 @@ class AdapterSettings:
 
     ``rank`` and ``alpha`` are the values for most modules. ``ranks`` and ``alphas`` map PEFT's patterns of module names
     to other values. ``target_modules`` are suffixes of the names of the adapted modules, or a single regular expression
-    that matches these names.
+    that matches these names. ``modules`` is the number of adapted modules if the settings were read from the keys of an
+    adapter without a configuration, else None.
     """
 
     peft_type: str
@@ -37,6 +38,7 @@ class AdapterSettings:
     target_modules: tuple[str, ...] = ()
     dora: bool = False
     rslora: bool = False
+    modules: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain data."""
@@ -50,6 +52,7 @@ class AdapterSettings:
             "target_modules": list(self.target_modules),
             "use_dora": self.dora,
             "use_rslora": self.rslora,
+            "modules": self.modules,
         }
 
 

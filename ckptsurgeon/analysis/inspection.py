@@ -62,10 +62,10 @@ class Inspection(InNotebooks):
     of its dequantised values. ``undecoded`` maps the names of weights that cannot be dequantised to the reason.
     ``damaged`` are the names of weights in ``undecoded`` that have invalid stored values, such as a NaN in a scale.
     ``decoded_elements`` is the number of elements of all weights in ``decoded``; tied weights count once. ``basis``
-    names the transforms (such as Hadamard rotations) that were applied to the quantised weights. If the checkpoint is a
-    PEFT adapter, ``adapter`` has the settings of the adapter_config.json in the same folder. ``tokens`` compares the
-    number of tokens with the rows of the embedding, if both are known. ``model`` has the name and sizes of the model,
-    if its configuration contains them.
+    names the transforms (such as Hadamard rotations) that were applied to the quantised weights. If the checkpoint
+    is an adapter, ``adapter`` has the settings of the adapter_config.json in the same folder or, without one, what
+    keys and shapes show. ``tokens`` compares the number of tokens with the rows of the embedding, if both are
+    known. ``model`` has the name and sizes of the model, if its configuration contains them.
     """
 
     path: str

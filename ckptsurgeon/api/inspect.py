@@ -26,7 +26,7 @@ from ..storage.read.uri import open_source
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns
 from .inputs.dequantising import weights_of, with_stated_shapes
-from .lora.adapter_files import adapter_of
+from .lora.adapter_files import described_adapter
 
 if TYPE_CHECKING:
     from ..analysis.model_summary import ModelSummary
@@ -80,7 +80,7 @@ def inspect(
         return replace(
             found,
             codes=codes,
-            adapter=adapter_of(checkpoint)[0],
+            adapter=described_adapter(checkpoint),
             tokens=tokens,
             model=model,
             notes=(*found.notes, *notes),
@@ -100,7 +100,7 @@ def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSu
     of_file = summary_of_metadata(checkpoint.format, checkpoint.metadata) is not None or checkpoint.header.stored
     config = {} if of_file or folder is None else folder.config
     found = summary_of_config(config) if config else None
-    is_adapter = adapter_of(checkpoint)[0] is not None
+    is_adapter = described_adapter(checkpoint) is not None
     if found is not None:
         return found if is_adapter else with_weights(found, checkpoint, checkpoint.ties, codes)
     if is_adapter:

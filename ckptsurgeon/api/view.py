@@ -32,7 +32,7 @@ from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
 from .inputs.sampled_scales import odd_scale_notes_on
 from .inspect import model_summary
-from .lora.adapter_files import adapter_of
+from .lora.adapter_files import described_adapter
 
 __all__ = ["view"]
 
@@ -252,7 +252,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     from .model_folder.folder import model_folder
 
     folder = model_folder(checkpoint) if checkpoint.folder is not None else None
-    return {"model": model_summary(checkpoint, folder), "adapter": adapter_of(checkpoint)[0]}
+    return {"model": model_summary(checkpoint, folder), "adapter": described_adapter(checkpoint)}
 
 
 def _with_path(checkpoint: Checkpoint, notes: Sequence[Note], checkpoints: int) -> list[Note]:

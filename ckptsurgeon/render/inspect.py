@@ -28,16 +28,19 @@ ALL = 1 << 30
 
 def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
     """Return an adapter's settings in a line: ``LoRA, rank 8, alpha 16, 2 target modules (q, v), base org/model``."""
-    shown = ALL if full else SHOWN
-    words = [_kind(adapter)]
+    shown, by_keys = ALL if full else SHOWN, adapter.modules is not None
+    words = [f"{_kind(adapter)}{' (by its keys)' if by_keys else ''}"]
     if adapter.peft_type == "LORA" or adapter.rank is not None:
         words.append(f"rank {_number(adapter.rank)}{_others(adapter.ranks, shown)}")
-    if adapter.peft_type == "LORA" or adapter.alpha is not None:
+    if (adapter.peft_type == "LORA" and not by_keys) or adapter.alpha is not None:
         words.append(f"alpha {_number(adapter.alpha)}{_others(adapter.alphas, shown)}{_rs(adapter)}")
+    if adapter.modules is not None:
+        words.append(count(adapter.modules, "module"))
     if adapter.target_modules:
         number = count(len(adapter.target_modules), "target module")
         words.append(f"{number} ({_listed(adapter.target_modules, shown)})")
-    words.append(f"base {escape(adapter.base_model)}" if adapter.base_model else "base not given")
+    if adapter.base_model or not by_keys:
+        words.append(f"base {escape(adapter.base_model)}" if adapter.base_model else "base not given")
     return ", ".join(words)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "adapter_of",
     "base_name",
     "configuration_of",
+    "described_adapter",
     "has_configuration",
     "model_at",
     "other_base_notes",
@@ -86,6 +87,14 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[No
         return settings, differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
         return None, (_unusable(str(error)),)
+
+
+def described_adapter(checkpoint: Checkpoint) -> AdapterSettings | None:
+    """Return the settings of an adapter; without its adapter_config.json, what its keys and shapes show."""
+    from ...analysis.adapter_by_keys import adapter_by_keys  # few checkpoints need it
+
+    found, _ = adapter_of(checkpoint)
+    return found if found is not None else adapter_by_keys(checkpoint, checkpoint.metadata)
 
 
 def _unusable(why: str) -> Note:

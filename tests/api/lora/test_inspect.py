@@ -50,14 +50,14 @@ def test_an_adapter_says_its_rank_its_alpha_and_what_it_is_for(path: str, ckpt: 
     assert json.loads(ckpt("inspect", path, "--json").out)["adapter"] == {
         "peft_type": "LORA", "rank": 8, "rank_pattern": {"layers.0.q_proj": 4}, "alpha": 16,
         "alpha_pattern": {"v_proj": 2.5}, "base_model": "org/model", "target_modules": ["q_proj", "v_proj"],
-        "use_dora": False, "use_rslora": True,
+        "use_dora": False, "use_rslora": True, "modules": None,
     }  # fmt: skip
 
 
 def test_what_is_no_adapter_has_none(ckpt: Any) -> None:
     save_file({"a": torch.ones(1)}, "lora/model.safetensors")
-    Path("lora/adapter_model.safetensors").rename("other.safetensors")
-    for path in ("lora", "other.safetensors"):
+    Path("lora/adapter_model.safetensors").unlink()
+    for path in ("lora", "lora/model.safetensors"):
         assert json.loads(ckpt("inspect", path, "--json").out)["adapter"] is None
         assert "adapter" not in printed(ckpt, path).replace("adapter_config", "")
 
@@ -140,7 +140,8 @@ def test_a_configuration_of_any_types_is_no_fault(kind: str, ckpt: Any) -> None:
 def test_a_configuration_that_is_not_understood_is_a_note(text: str | bytes, why: str, ckpt: Any) -> None:
     configured(text)
     found = cs.inspect("lora")
-    assert found.adapter is None
+    assert found.adapter is not None
+    assert (found.adapter.modules, found.adapter.alpha) == (1, None)  # what the keys show
     assert any(note.startswith("adapter_config.json cannot be used: ") and why in note for note in found.notes)
     assert "cannot be used" in printed(ckpt)
 
@@ -150,7 +151,9 @@ def test_an_adapter_at_an_address_says_so_too(hub: Hub) -> None:
     hub.repository("org/lora", files)
     for address in ("hf://org/lora", hub.file("net/adapter_model.safetensors", files["adapter_model.safetensors"])):
         if address.startswith("http"):
-            assert cs.inspect(address).adapter is None
+            by_keys = cs.inspect(address).adapter
+            assert by_keys is not None
+            assert by_keys.modules == 1
             hub.file("net/adapter_config.json", files["adapter_config.json"])
         found = cs.inspect(address).adapter
         assert found is not None
