@@ -87,7 +87,10 @@ def test_a_recorded_network_is_named_right_or_not_at_all(path: Path) -> None:
         ("olmo2", {}), ("siglip", {}), ("trocr", {}), ("pegasus", {}), ("mbart", {}), ("glm4", {}), ("cohere", {}),
         ("stablelm", {}), ("exaone4", {}), ("granite_swa", {}), ("data2vec-audio", {}), ("moonshine", {}),
         ("switch_transformers", {}), ("deit", {}), ("yolos", {}), ("layoutlm", {}), ("jamba", {}), ("owlvit", {}),
-        ("gpt_neox_japanese", {"num_hidden_layers": 2}),
+        ("gpt_neox_japanese", {"num_hidden_layers": 2}), ("clap", {}), ("align", {}), ("blip-2", {}), ("led", {}),
+        ("bigbird_pegasus", {}), ("roformer", {}), ("electra", {}), ("rembert", {}), ("lxmert", {}), ("vilt", {}),
+        ("roberta-prelayernorm", {}), ("visual_bert", {}), ("roc_bert", {}), ("imagegpt", {}), ("udop", {}),
+        ("qwen2_vl", {}), ("xcodec", {}),
     ],
 )  # fmt: skip
 def test_a_family_that_is_not_known_has_no_name(kind: str, fields: dict[str, Any]) -> None:
@@ -100,6 +103,30 @@ def test_a_family_that_is_not_known_has_no_name(kind: str, fields: dict[str, Any
         except ValueError:
             module = transformers.AutoModelForCausalLM.from_config(config)
     assert family_by_keys(module.state_dict()) == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ("lm_head.weight", "Llama"),
+        ("mtp.layers.0.mlp.up_proj.weight", "Llama"),  # it predicts further tokens
+        ("value_head.0.weight", "Llama"),
+        ("visual.blocks.0.norm1.weight", ""),  # the encoder of another kind of inputs
+        ("model.cross_attn_layers.0.norm.weight", ""),
+        ("model.inputs_embeds_projector.weight", ""),
+    ],
+)
+def test_a_network_with_other_lists_of_layers_is_of_no_known_family(more: str, name: str) -> None:
+    assert family_by_keys([*llama(2), "model.norm.weight", more]) == name
+
+
+@pytest.mark.parametrize("tower", [False, True])
+def test_gemma_3_has_its_name_with_and_without_images(tower: bool) -> None:
+    norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    keys = [*(f"{one}_layernorm.weight" for one in norms), "self_attn.q_norm.weight"]
+    names = [f"model.language_model.layers.{n}.{key}" for n in range(2) for key in keys]
+    images = ["model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"] if tower else []
+    assert family_by_keys([*names, *images]) == "Gemma 3"
 
 
 @pytest.mark.parametrize(
