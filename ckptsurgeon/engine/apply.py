@@ -228,7 +228,7 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
-    """Return the entries other than tensors (such as ``epoch``) that a plan copies from its source; None if none.
+    """Return the entries other than tensors (such as ``epoch``) that a plan copies; None if the plan copies no entries.
 
     Raises PlanError if the source lacks one of these entries.
     """

@@ -32,7 +32,7 @@ def check_step(step: Step) -> None:
         raise PlanError(
             f"the plan is not possible: the operation {step.op} cannot make the tensor {escape(step.key)}, "
             f"{step.dtype} {step.shape}, {_from(step)}.",
-            hint="Make a new plan, with the command that wrote this one.",
+            hint="Make a new plan with the command that wrote this plan.",
         )
     for one in step.inputs:
         fault = cast_fault(one.dtype, step.dtype)
@@ -45,7 +45,7 @@ def _check_repeated(step: Step) -> None:
     if times < 1 or (times > 1 and (not step.shape or step.shape[0] % times)):
         raise PlanError(
             f"the plan is not possible: the rows of {escape(step.key)} {step.shape} cannot be repeated {times} times.",
-            hint="Make a new plan, with the command that wrote this one.",
+            hint="Make a new plan with the command that wrote this plan.",
         )
 
 
@@ -57,7 +57,7 @@ def _check_coded(step: Step, part: CodedPart) -> None:
         raise PlanError(
             f"the plan is not possible: {escape(step.key)}, {step.dtype} {step.shape}, cannot be a part ({part.role}, "
             f"{escape(part.encoding)}) of a quantised tensor of the shape {part.shape}.",
-            hint="Make a new plan, with the command that wrote this one.",
+            hint="Make a new plan with the command that wrote this plan.",
         )
 
 

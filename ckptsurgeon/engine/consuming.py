@@ -99,12 +99,13 @@ def source_consumer(
         elif os.path.realpath(file.shard.output) != os.path.realpath(options.path):
             other = escape(file.shard.output)
             raise OutputError(
-                f"{escape(file.uri)} was consumed by a run that writes {other}, which was interrupted.",
+                f"{escape(file.uri)} was deleted by an interrupted run with --consume, which writes {other}.",
                 hint="Run that command again.",
             )
         if path in kept:
             raise OutputError(
-                f"{escape(file.uri)} is the destination, and cannot be consumed.", hint="Leave out --consume."
+                f"{escape(file.uri)} belongs to the destination, and --consume deletes only files of sources.",
+                hint="Leave out --consume.",
             )
     return SourceConsumer(plan, inputs, options.path, files=files, parts=steps_of_parts(plan, shape))
 

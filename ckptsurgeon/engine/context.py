@@ -35,7 +35,7 @@ class MemoryLimitError(PlanError):
 
 
 def memory_error(message: str, needed: int, instead: str = "") -> MemoryLimitError:
-    """Return an error whose hint advises ``needed`` bytes of memory, or ``instead``: ", or ..."."""
+    """Return an error whose hint advises ``needed`` bytes of memory; ``instead`` is its end, such as ", or ..."."""
     error = MemoryLimitError(message, hint=f"Allow more memory: --memory {needed}B{instead}.")
     error.needed = needed
     return error
@@ -53,11 +53,11 @@ class ParallelMap(Protocol):
 class MergeContext:
     """Settings for computing tensors: the seed, the user's merge methods (``plugins``), the memory limit in bytes.
 
-    ``threads`` is the largest number of threads (0: one for each core of this process).
-    ``spread`` is a function like ``map`` that may use threads. ``factors`` is the cache of extracted low-rank factors.
-    ``roundings`` records the rounding losses of tensors that are quantised. ``adapters`` counts how many changes each
-    adapter makes, and how many of them are zero. ``growths`` records how large merged values became. ``device`` is a
-    device of torch, or "" for numpy; if it is None, the device in the plan is used.
+    ``threads`` is the largest number of threads (0: one for each core of this process), and ``spread`` is a function
+    like ``map`` that may use threads. ``factors`` is the cache of extracted low-rank factors. ``roundings`` records the
+    rounding losses of tensors that are quantised. ``adapters`` counts how many changes each adapter makes, and how many
+    of them are zero. ``growths`` records how large merged values became. ``device`` is a device of torch, or "" for
+    numpy; if it is None, the device in the plan is used.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The open inputs of a plan."""
+"""Defines the open inputs of a plan: its sources, its target, and the limits for computing it."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def is_copy(step: Step, info: TensorInfo) -> bool:
 
 
 def checked_on_the_way(step: Step, info: TensorInfo) -> bool:
-    """Return whether computing a step reads the whole storage of an input, so that its CRC-32 is checked meanwhile."""
+    """Return whether computing a step reads the whole storage of its input, so that its CRC-32 can be checked then."""
     storage = info.storage
     whole = storage is not None and info.is_plain and info.nbytes == storage.nbytes and info.numel > 0
     return (

@@ -136,7 +136,7 @@ class _Nowhere(StagedFile):
         yield -1
 
     def start_writing(self, offset: int, nbytes: int) -> None:
-        """Do nothing."""
+        """Do nothing: all bytes are discarded."""
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Do nothing."""
+        """Do nothing: all bytes are discarded."""

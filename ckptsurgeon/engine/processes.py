@@ -135,7 +135,7 @@ class ProcessGroup:
         names = listing([f"process {rank}" for rank in missing]) if self.is_first else "the first one"
         raise ConfigError(
             f"of {self.size} processes, {names} did not join within {WAIT_S:.0f} s.",
-            hint="Start all of them with torchrun; for one process, unset RANK and WORLD_SIZE.",
+            hint=f"Start all {self.size} processes with torchrun; for one process, unset RANK and WORLD_SIZE.",
         )
 
     # What the first process does.

@@ -135,10 +135,10 @@ class PartsJournal:
 
     @contextmanager
     def keeping_parts(self) -> Iterator[None]:
-        """Keep the finished files if the block fails, and say so in the hint of the error.
+        """Keep the finished files if the block fails, and add to the hint of the error that they are kept.
 
-        If the same command would fail again, the files are removed. But if sources were deleted, they are kept, because
-        they are the only copy of values.
+        If the same command would fail again, the files are removed. But if sources were deleted (``--consume``), the
+        files are kept, because they are the only copy of some values.
         """
         try:
             yield

@@ -150,7 +150,7 @@ class StagedOutput:
         self._consume([receipt.name])
 
     def _consume(self, finished: Iterable[str]) -> None:
-        """Delete the shards of the sources that no unfinished file of the output needs, if there is a consumer."""
+        """With --consume, delete the shards of the sources that no unfinished file of the output needs."""
         if self._consumer is not None and self.folder is not None:
             self._consumer.finished(finished, self.folder.mark_only_copy)
 
@@ -163,9 +163,9 @@ def _incomplete(receipt: PartReceipt) -> OutputError:
 
 
 def _staged(part: OutputFile, folder: StagedFolder) -> StagedFile:
-    """Return the open temporary file for ``part``.
+    """Return the open temporary file for ``part``, or an object that writes the files of all ranks.
 
-    If there is a file for each rank, an object that writes all of these files.
+    The latter is for formats with a file for each rank.
     """
     if isinstance(part.layout, SpreadLayout):
         return SpreadFile(part.layout, folder)
@@ -207,7 +207,7 @@ def staged_output(
     if present and not options.force:
         raise OutputError(
             f"{escape(options.path)} holds a checkpoint: {listing(present)}.",
-            hint="Use --force to replace it.",
+            hint="Use --force to replace this checkpoint.",
         )
     check_signable(path, options, present)
     unfinished = unfinished_parts(path, plan, inputs, options, shape)

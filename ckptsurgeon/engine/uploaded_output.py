@@ -55,7 +55,9 @@ def uploaded_output(
     present = _replaced(destination, path, names, stale) if shape.folder else [alone] * destination.has(alone)
     if present and not options.force:
         holds = f"holds a checkpoint: {listing(present)}" if shape.folder else "exists"
-        raise OutputError(f"{escape(shown(path))} {holds}.", hint="Use --force to replace it.", details=present)
+        raise OutputError(
+            f"{escape(shown(path))} {holds}.", hint="Use --force to replace the files there.", details=present
+        )
     late = writer_of(options).name == TensorFlowWriter.name
     size = shape.size if late else max(part.layout.size for part in shape.parts)
     with uploaded_folder(path, destination, size, late=late) as folder:

@@ -145,7 +145,9 @@ def test_progress_counts_what_is_written_and_what_is_sent(memory: Place, name: s
 def test_a_checkpoint_there_is_refused_without_force(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), place.uri)
     before = place.files()
-    with pytest.raises(cs.OutputError, match=r"holds a checkpoint: .*model\.safetensors.*force=True to replace it"):
+    with pytest.raises(
+        cs.OutputError, match=r"holds a checkpoint: .*model\.safetensors.*force=True to replace the files"
+    ):
         cs.apply(convert(), place.uri, max_shard_size=SHARD)
     with pytest.raises(cs.OutputError, match="exists. Use force=True"):
         cs.apply(convert(), f"{place.uri}/model.safetensors")

@@ -282,7 +282,7 @@ def test_what_a_run_left_is_not_removed_if_its_journal_is_damaged(line: int, aft
 def test_an_output_elsewhere_names_the_one_that_has_the_values(after_each: Any) -> None:
     begun(after_each)
     with pytest.raises(
-        cs.OutputError, match="src/model-00001.* was consumed by a run that writes .*/out, which was interr"
+        cs.OutputError, match="src/model-00001.* was deleted by an interrupted run with --consume, which writes .*/out"
     ):
         write(plan(), "elsewhere", consume=True)
 

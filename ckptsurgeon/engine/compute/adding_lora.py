@@ -203,7 +203,7 @@ def _factors(term: LoraTerm, own: Sequence[Part], dtype: str) -> tuple[Array, Ar
 
 
 def _stays_single(step: Step, term: LoraTerm, own: Sequence[Part]) -> bool:
-    """Return whether the factors of a product can be multiplied in single precision without being rounded first."""
+    """Return whether both factors of a product are exact in single precision, so that it can be computed so."""
     is_power = math.frexp(abs(term.scale))[0] == HALF and SMALLEST <= abs(term.scale) <= 1 / SMALLEST
     dtypes = {info.dtype for info, _ in own[:2]}
     is_exact = dtypes <= {"float32", *SINGLE} and term.kind == "product"

@@ -21,9 +21,10 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape in which the input ``one`` is read: its own shape.
+    """Return the shape in which the input ``one`` is read: its own shape, except for tensors of one element.
 
-    But if the input has the shape (1,) and the output (), or the reverse, it is read in the shape of the output.
+    If the input has the shape (1,) and the output the shape (), or the reverse, the input is read in the output's
+    shape.
     """
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 

@@ -1,4 +1,4 @@
-"""Provides the array library that a merge uses: numpy, which reuses the memory of one block for the next, or torch.
+"""Provides the array library that a merge uses: numpy, set up to reuse freed memory, or torch on a device.
 
 torch has nearly all functions of the Python array API (https://data-apis.org/array-api/2024.12/), under the same names
 and with the same arguments ``axis`` and ``keepdims``. Functions that differ in torch are defined here.

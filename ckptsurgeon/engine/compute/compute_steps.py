@@ -291,7 +291,7 @@ def _begun(
 
 
 def _finished(run: PartRun, computing: _Computing | None) -> None:
-    """Wait until a tensor is written, if one is being computed, and put its checksum and counts into the receipt."""
+    """Wait until the tensor that is being computed, if any, is written; put checksum and counts into the receipt."""
     if computing is None:
         return
     step, parts = computing.step, computing.parts

@@ -39,9 +39,9 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
 
 
 def _memory_of(steps: Sequence[Step], context: MergeContext) -> int:
-    """Return the bytes of memory for applying the steps of a plan; raises PlanError if these are not allowed.
+    """Return the bytes of memory for applying the steps of a plan; raises PlanError if they exceed ``context.memory``.
 
-    The error names the step that needs most, so that what it advises is enough for the others, too.
+    The error is about the step that needs most memory, so that the limit that it advises is enough for all steps.
     """
     distinct = {_alike(step): step for step in reversed(steps)}  # even a large model has few different steps
     largest: tuple[Step, MemoryNeed] | None = None

@@ -38,7 +38,7 @@ def count_negative(values: Array, dtype: str) -> int:
 
 
 def had_none(parts: Sequence[Part]) -> bool:
-    """Return whether no input contains a negative value. This reads all inputs completely."""
+    """Return whether no input contains a negative value; reads all inputs completely to find this out."""
     boxes = [tuple((0, size) for size in info.shape) for info, _ in parts]
     read = ((read_part(source, info, box), info.dtype) for (info, source), box in zip(parts, boxes, strict=True))
     return not any(count_negative(values, dtype) for values, dtype in read)

@@ -66,7 +66,7 @@ def pursuit_bytes(step: Step) -> tuple[int, int]:
 
 
 def keeps_shared_rows(step: Step, memory: int) -> bool:
-    """Return whether the donor's rows of shared tokens stay in memory: they do if all fits into ``memory``."""
+    """Return whether the donor's rows of shared tokens stay in memory, which they do if ``memory`` is large enough."""
     return sum(pursuit_bytes(step)) + PURSUIT_BLOCKS <= memory
 
 
@@ -186,7 +186,7 @@ class _NewRows:
 
     @cached_property
     def _wanted(self) -> dict[int, int]:
-        """A map from each output row that is made here to its index among the new rows."""
+        """{row of the output: index among the new rows} for the rows of new tokens."""
         return {row: place for place, row in enumerate(self.donor.wanted(self.rows))}
 
     def within(self, begin: int, end: int) -> list[int]:

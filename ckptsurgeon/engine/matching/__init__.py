@@ -1,1 +1,1 @@
-"""Weight matching: finds the order of a model's channels, heads and experts that makes it most similar to another."""
+"""Weight matching: orders a model's channels, heads and experts so that it becomes most similar to another model."""

@@ -26,7 +26,7 @@ __all__ = ["MatchedExpert", "match_expert"]
 
 @dataclass(frozen=True)
 class MatchedExpert:
-    """The order of an expert's channels in which it is most similar to another; the cosine before and after.
+    """The order of an expert's channels in which it is most similar to another expert; the cosine before and after.
 
     ``order`` has, for each new position, the old index of the channel that moves there.
     """
@@ -67,7 +67,7 @@ def match_expert(
 
 
 def _check_memory(key: str, channels: int, memory: int) -> None:
-    """Raise PlanError if the similarities take more than ``memory``; the assignment needs no copy of them."""
+    """Raise PlanError if the matrix of similarities takes more than ``memory``; the assignment makes no copy of it."""
     needed = 8 * channels**2
     if needed > memory:
         raise PlanError(

@@ -97,7 +97,7 @@ def _matrix_bytes(group: Group) -> int:
 
 
 class _Descent:
-    """The state of a coordinate descent."""
+    """The coordinate descent that aligns a model with the reference; it keeps the current order of each group."""
 
     def __init__(self, reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> None:
         self._reference, self._model, self._groups, self._memory = reference, model, groups, memory
@@ -171,7 +171,7 @@ class _Descent:
         return {group for _, group in dims if with_itself or group != number}
 
     def _near(self, number: int) -> set[int]:
-        """Return the indices of the groups that share a tensor with a group."""
+        """Return the indices of the groups that share a tensor with the group ``number``."""
         found = set()
         for part in self._groups[number].parts:
             found |= self._others(number, part)

@@ -51,9 +51,9 @@ class TensorPair:
             values = cast(read_part(source, info, box), info.dtype, dtype)[0]
             if not np.isfinite(values).all():
                 raise PlanError(
-                    f"{escape(self._key)} of {escape(shown(source.path))} has NaN or infinite values, so it cannot be "
-                    "aligned by its weights.",
-                    hint="Find the values with ckpt check.",
+                    f"{escape(self._key)} of {escape(shown(source.path))} has NaN or infinite values, so the model "
+                    "cannot be aligned by its weights.",
+                    hint="Find these values with ckpt check.",
                 )
             found.append(values)
         return found[0], found[1]

@@ -51,8 +51,8 @@ CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapte
 class StaleCompanions:
     """Companion files (such as ``config.json``) of an earlier output that the new output does not have.
 
-    ``stale`` are the files that are unchanged since they were written, and will be removed. ``changed`` are the files
-    that were edited since, and are kept.
+    ``stale`` are the files that nobody has changed since ckptsurgeon wrote them; they will be removed. ``changed`` are
+    the files that were edited since; they are kept.
     """
 
     stale: tuple[str, ...] = ()

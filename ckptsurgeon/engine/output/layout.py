@@ -88,14 +88,14 @@ ALL_RANKS = "all ranks"
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The options of an output: ``to`` is its format; with ``max_shard_size`` (``5GB``) a folder is written.
+    """The options of an output: its path, its format (``to``), the largest size of its shards, and how it is written.
 
-    ``force`` allows the output to replace an earlier one. ``inputs`` are other files that were read and must not be
-    overwritten, such as the plan or a file of rules. ``wait`` is the number of seconds to wait for another run that
-    writes to the same path (None: do not wait). ``key`` is the file of a private key that signs the output. With
-    ``restart``, the finished files that an interrupted run left are removed; otherwise they are used. ``consume``
-    deletes each shard of the sources as soon as the files of the output that need it are on disk. ``ranks`` are the
-    options of formats with a file for each rank.
+    If ``max_shard_size`` (``5GB``) is given, the output is a folder of shards. ``force`` allows the output to replace
+    an earlier one. ``inputs`` are other files that were read and must not be overwritten, such as the plan or a file of
+    rules. ``wait`` is the number of seconds to wait for another run that writes to the same path (None: do not wait).
+    ``key`` is the file of a private key that signs the output. With ``restart``, the finished files that an interrupted
+    run left are removed; otherwise they are used. ``consume`` deletes each shard of the sources as soon as the files of
+    the output that need it are on disk. ``ranks`` are the options of formats with a file for each rank.
     """
 
     path: str
@@ -128,7 +128,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class OutputShape:
-    """All files of an output, as they are known before anything is written.
+    """All files of an output: their names, sizes and layouts, which are known before anything is written.
 
     ``parts`` are the files with tensors. ``index`` has the files of a folder that contain no tensors, such as the
     index of shards, by name.

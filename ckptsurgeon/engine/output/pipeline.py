@@ -59,13 +59,13 @@ def check_pipeline(path: str) -> dict[str, str]:
         raise ConfigError(
             f"{escape(path)} has weights next to the folders of its components ({listing(own, 2, where='')}): ckpt "
             "would not read it as a pipeline.",
-            hint="Move them to another folder.",
+            hint="Move these weights to another folder.",
         )
     if not found:
         raise ConfigError(
             f"{escape(path)} has no {PIPELINE}, or one that lists no components of a pipeline.",
-            hint="First copy all files of such a pipeline except its weights into this folder: an original file has no "
-            "configurations and tokenisers.",
+            hint="First copy the other files of such a pipeline (configurations, tokenisers) into this folder: ckpt "
+            "writes only the weights.",
         )
     return found
 
@@ -114,7 +114,7 @@ def _check_folder(path: str, component: str) -> None:
     if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
         raise OutputError(
             f"{escape(place)} is {'a link' if os.path.islink(place) else 'a file'}, not a folder of the pipeline.",
-            hint="Replace it by a folder with the component's files, without its weights.",
+            hint=f"Replace {escape(place)} by a folder that has the component's files, except for its weights.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Reads the scales and zero points that an output stores with tensors that torch quantised."""
+"""Reads the scales and zero points of tensors that torch quantised, to store them in the output, too."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Decoder:
             raise _damaged()
 
     def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
-        """Add the scale to values with a positive sign, subtract it from the others; round the sums to ``dtype``."""
+        """Add the scale to values whose change is positive, subtract it from all other values; round to ``dtype``."""
         scale = self._stream(streams, 4).view("<f4")[0]
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""Says for which matrices a patch can store low-rank factors of their changes, and reads these changes."""
+"""Decides which matrices get low-rank factors of their changes in a patch, and reads these changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def matrix_shape(info: TensorInfo) -> tuple[int, int]:
 
 
 def why_exact(old: TensorInfo | None, new: TensorInfo, rank: int) -> str:
-    """Return why a matrix is stored exactly, not as factors of its change; "" if it has factors.
+    """Return why a patch must store a matrix exactly; "" if it can store low-rank factors of the matrix's change.
 
-    ``old`` is the tensor that it is compared with, if there is one.
+    ``old`` is the tensor that the matrix is compared with, if there is one.
     """
     if new.dtype not in FLOATS:
         return f"the dtype is {new.dtype}"

@@ -201,9 +201,9 @@ class PatchIndex:
         )
         if len(index.errors) != 2 * (index.version > 1):
             number = 2 * (index.version > 1)
-            raise ValueError(f"it has {len(index.errors)} errors of approximated changes, not {number}")
+            raise ValueError(f"the index has {len(index.errors)} errors of approximated changes, not {number}")
         if index.version != data["version"]:
-            raise ValueError(f"its index says version {data['version']}, but has the fields of version {index.version}")
+            raise ValueError(f"the index says version {data['version']}, but has the fields of version {index.version}")
         _check(index)
         return index
 
@@ -214,7 +214,7 @@ def _check(index: PatchIndex) -> None:
     if len(set(names)) < len(names):
         raise ValueError("it lists a file twice")
     if not index.folder and names != [""]:
-        raise ValueError("it is for a single file, so it must list exactly one file, with an empty name")
+        raise ValueError("a patch for a single file must list exactly one file, with an empty name")
     for name in (*(names if index.folder else ()), *index.old_files):
         if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
             raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")

@@ -165,9 +165,9 @@ def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
 
 
 def _ranked(one: FileRange, new: Checkpoint, low_rank: Container[str], rank: int) -> FileRange:
-    """Return the range ``one``.
+    """Return the range ``one``, with the rank of low-rank factors if its changes will be stored as such factors.
 
-    With the rank and the number of columns, if its change is to be stored as low-rank factors.
+    The result then also has the number of columns of the matrix.
     """
     if not one.dtype or one.key not in low_rank:
         return one

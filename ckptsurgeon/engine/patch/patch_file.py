@@ -137,7 +137,9 @@ def _read_index(file: File) -> tuple[PatchIndex, int]:
         text = library.ZstdDecompressor().decompress(data)
         index = PatchIndex.from_json(parse_json(text, unique_keys))
         if index.version != version:
-            raise ValueError(f"its index has version {index.version}, but the file says {version}")
+            raise ValueError(
+                f"the index has version {index.version}, but the header of the file says version {version}"
+            )
         return index, offset
     except (library.ZstdError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, f"its index cannot be read ({escape(str(error), 200)})") from error

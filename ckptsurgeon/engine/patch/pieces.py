@@ -75,7 +75,10 @@ class FilePiece:
     low_rank: LowRank | None = None
 
     def find_factors(self, file: File, old: Checkpoint, level: int) -> None:
-        """Compute the factors of the change."""
+        """Compute the low-rank factors of the range's changes; set ``factors`` and ``right``, or ``why``.
+
+        ``why`` is set to the reason if there are no factors.
+        """
         one = self.range
         shape = one.nbytes // one.itemsize // one.columns, one.columns
 
@@ -92,9 +95,9 @@ class FilePiece:
         self.factors, self.right = found, Encoder(level).encode(found.right.view(np.uint8).reshape(-1), None, 4)
 
     def add(self, block: EncodedBlock) -> bytes:
-        """Add the next encoded block.
+        """Add the next encoded block, and return the bytes that follow it in the patch.
 
-        Return the bytes that follow it in the patch: after the last block, the right factor.
+        Only the last block is followed by bytes: the encoded right factor, if the changes are stored as factors.
         """
         if block.errors is not None:
             self.errors = block.errors.plus(self.errors)

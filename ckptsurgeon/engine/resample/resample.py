@@ -69,7 +69,7 @@ def crossed(rows: InterpolationWeights, columns: InterpolationWeights, width: in
 
 
 def kept_before(taps: InterpolationWeights, prefix: int) -> InterpolationWeights:
-    """Return ``taps`` with weights for ``prefix`` additional rows at the beginning, which are copied unchanged."""
+    """Return weights that copy the first ``prefix`` rows unchanged, and resample the other rows by ``taps``."""
     if not prefix:
         return taps
     most = taps.indices.shape[1]
