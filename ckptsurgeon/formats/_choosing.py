@@ -183,7 +183,7 @@ def _without(names: Sequence[str], one: str) -> list[str]:
 
 
 def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str]) -> None:
-    """Raise FormatError if there is a file beside an index of shards that together are the same file.
+    """Raise FormatError if a folder has the same checkpoint as a single file and as shards with an index.
 
     mlx-lm writes an index beside a single file, too; this index lists only that file.
     """
@@ -192,7 +192,7 @@ def _check_stale(folder: Folder, indexes: Sequence[str], singles: Sequence[str])
         if rival in singles and not _lists_only(folder, index, rival):
             raise FormatError(
                 f"{escape(folder.uri)} has both {escape(rival)} and {escape(index)}; one of them is out of date.",
-                hint="Pass the path of the one to read.",
+                hint=f"Pass the path of the file to read, {escape(rival)} or {escape(index)}.",
                 rule="stale index",
             )
 
@@ -232,7 +232,7 @@ def _none(folder: Folder, shards: Sequence[str]) -> FormatError:
 
 
 def _by_index(folder: Folder, indexes: Sequence[str], candidates: Sequence[str], loose: Sequence[str]) -> Choice:
-    """Return the Choice of the index, if there is only one and all other candidates are its shards.
+    """Return the index of shards as the Choice, if the folder has one index and all other candidates are its shards.
 
     ``candidates`` has the names of all checkpoints, including ``indexes``; ``loose`` has the names of shards without an
     index. Raises FormatError if there is no index or several, or if a candidate is not a shard.

@@ -61,7 +61,7 @@ def _name(key: str) -> bytes:
     if is_path or not 0 < len(name) <= _NAME_BYTES:
         raise OutputError(
             f"npz cannot store the key {escape(key)}: it cannot be the name of a file in a zip archive.",
-            hint="Rename it with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
+            hint="Rename the key with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
         )
     return name
 
@@ -73,5 +73,5 @@ def _check_case(tensors: Sequence[OutTensor]) -> None:
         if other != tensor.key:
             raise OutputError(
                 f"npz cannot store both {escape(other)} and {escape(tensor.key)}: they differ only in case.",
-                hint="Rename one of them with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
+                hint="Rename one of the keys with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
             )

@@ -115,7 +115,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return an error with the kind of the archive ``source`` if its member names show the kind; else ``error``."""
+    """Return an error that names the kind of the archive ``source`` if its members show the kind; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found

@@ -90,5 +90,5 @@ def test_a_folder_of_npz_is_an_error_that_says_how_to_write_one_file(ckpt: Calla
     save_file({"a": torch.ones(1)}, "x.safetensors")
     done = ckpt("convert", "x.safetensors", "--to", "npz", "-o", "out/")
     assert done.code == 2
-    assert "npz is written as one file" in done.err
+    assert "npz can only be written as one file" in done.err
     assert "NAME.npz" in done.err

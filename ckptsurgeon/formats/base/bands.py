@@ -61,7 +61,7 @@ class BandCache:
         self.kept: dict[tuple[int, int, int], memoryview] = {}
 
     def add(self, key: tuple[int, int, int], band: memoryview) -> None:
-        """Add a band to the cache; if the bands then have too many bytes, drop those that were added first."""
+        """Add a band to the cache; if the bands then have too many bytes, drop the bands that were added first."""
         self.kept[key] = band
         while len(self.kept) > 2 and sum(map(len, self.kept.values())) > _KEPT:
             del self.kept[next(iter(self.kept))]

@@ -24,7 +24,8 @@ class _Allowed:
         self._left -= 1
         if self._left < 0 or depth > limits.TREE_DEPTH:
             raise UnsafeError(
-                f"its dicts and lists have over {limits.TREE_NODES:,} values, or over {limits.TREE_DEPTH} levels.",
+                f"the nested dicts and lists have over {limits.TREE_NODES:,} values, or over {limits.TREE_DEPTH} "
+                "levels.",
                 rule="tree size",
             )
 
@@ -53,7 +54,7 @@ def flattened(tree: Any) -> dict[str, Any]:
 
 
 def named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return (key, value) pairs as a dict.
+    """Return (key, value) pairs as a dict, after a check that each key is short enough and occurs once.
 
     Raises FormatError for a key that occurs twice, UnsafeError if the keys are too long.
     """
@@ -64,7 +65,7 @@ def named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
             raise UnsafeError("a key is too long, or all keys together are too long.", rule="key length")
         if key in found:
-            raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
+            raise FormatError(f"two values have the same dotted key, {escape(key)}.", rule="duplicate key")
         found[key] = value
     return found
 

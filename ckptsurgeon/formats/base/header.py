@@ -66,7 +66,7 @@ class FilePrint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """The type of a metadata entry, and where its value is in the file.
+    """A metadata entry of a file: its type, and the position of its value in the file.
 
     ``kind`` is the format's number for the type. The value begins at ``offset`` and has ``nbytes`` bytes. ``said`` is a
     short description of a string or array, such as "3 strings". ``items`` is the length of an array.
@@ -162,7 +162,7 @@ class StoredQuantiser(NamedTuple):
     axis: int | None
 
     def equals(self, other: StoredQuantiser) -> bool:
-        """Return whether both have the same parameters, bit for bit: two scales of NaN with the same bits are equal."""
+        """Return whether two quantisers have the same parameters, bit for bit: NaN equals NaN with the same bits."""
         scales = (_bits(one.scale) if isinstance(one.scale, float) else one.scale for one in (self, other))
         return len({*scales}) == 1 and self._replace(scale=0.0) == other._replace(scale=0.0)
 

@@ -54,7 +54,10 @@ class Messages:
         while at < end:
             self._left -= 1
             if self._left < 0:
-                raise UnsafeError(f"it has more than {limits.MESSAGE_FIELDS:,} fields.", rule="message fields")
+                raise UnsafeError(
+                    f"the file has more protobuf fields than the limit of {limits.MESSAGE_FIELDS:,}.",
+                    rule="message fields",
+                )
             head = self._window.read(at, min(20, end - at))
             try:
                 tag, used = varint(head, 0)
@@ -64,11 +67,13 @@ class Messages:
                     value, used = varint(head, used)
                     length = value if kind == 2 else 0
             except ValueError as error:
-                raise FormatError(f"it is not a valid {self._what}: {error}.", rule="protobuf") from None
+                raise FormatError(f"the file is not a valid {self._what}: {error}.", rule="protobuf") from None
             if kind not in (0, 1, 2, 5) or not tag >> 3:
-                raise FormatError(f"it is not a valid {self._what}: a field has an unknown type.", rule="protobuf")
+                raise FormatError(
+                    f"the file is not a valid {self._what}: a field has an unknown type.", rule="protobuf"
+                )
             if length > end - at - used:
-                raise FormatError(f"it is truncated, or not a valid {self._what}.", rule="cut short")
+                raise FormatError(f"the file is truncated, or not a valid {self._what}.", rule="cut short")
             yield Field(tag >> 3, value, at + used, at + used + length, kind == 0)
             at += used + length
 
@@ -85,14 +90,14 @@ class Messages:
             try:
                 value, at = varint(data, at)
             except ValueError as error:
-                raise FormatError(f"it is not a valid {self._what}: {error}.", rule="protobuf") from None
+                raise FormatError(f"the file is not a valid {self._what}: {error}.", rule="protobuf") from None
             found.append(value)
             if len(found) > most:
                 raise FormatError(f"a list of numbers has more than {most:,} items.", rule="message numbers")
         self._numbers += len(found)
         if self._numbers > limits.MESSAGE_NUMBERS:
             raise UnsafeError(
-                f"it stores more values as varints than the limit of {limits.MESSAGE_NUMBERS:,}.",
+                f"the file stores more values as varints than the limit of {limits.MESSAGE_NUMBERS:,}.",
                 rule="message numbers",
             )
         return found

@@ -29,7 +29,7 @@ def nested(tensors: Sequence[OutTensor], separator: str, writer: str) -> Nested:
             raise OutputError(
                 f"the key {escape(tensor.key)} has more than {limits.TREE_DEPTH} parts between {separator!r}: {writer} "
                 "would nest them too deeply.",
-                hint="Rename it with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
+                hint="Rename the key with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
             )
         level: Nested | OutTensor = tree
         for part in path:
@@ -46,7 +46,7 @@ def _tensor_and_group(short: str, long: str, writer: str) -> OutputError:
     return OutputError(
         f"{writer} cannot store both {escape(short)} and {escape(long)}: {escape(short)} would be both a tensor and a "
         "group of tensors.",
-        hint="Rename one of them with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
+        hint="Rename one of the keys with ckpt rename --map, or write safetensors: -o FILE.safetensors.",
     )
 
 

@@ -224,7 +224,8 @@ class OneFile:
     def names(self, number: int) -> list[str]:
         """Raise ConfigError: the format cannot be written into a folder."""
         raise ConfigError(
-            f"{self._name} is written as one file.", hint=f"Write to NAME.{self._suffix}, without --max-shard-size."
+            f"{self._name} can only be written as one file, not as a folder.",
+            hint=f"Write to NAME.{self._suffix}, without --max-shard-size.",
         )
 
     def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:

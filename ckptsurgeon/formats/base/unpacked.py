@@ -68,7 +68,7 @@ class UnpackedFile(File):
         if self.closed:
             raise SourceError(f"{escape(self.uri)} is closed.")
         if offset < 0 or offset + len(view) > self.size:
-            raise SourceError(f"{escape(self.uri)} has only {self.size} bytes after it was unpacked.")
+            raise SourceError(f"{escape(self.uri)} is too short: its unpacked content has only {self.size} bytes.")
         self._spool.readinto(offset, view)
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
@@ -85,7 +85,7 @@ class UnpackedFile(File):
 
     @property
     def original(self) -> File:
-        """The gzip file."""
+        """The gzip file whose content this is."""
         return self._packed
 
     def descriptor(self) -> AbstractContextManager[None]:

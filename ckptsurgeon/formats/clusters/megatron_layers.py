@@ -148,16 +148,17 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
     if not (settings.version >= 2 or settings.version == 1 or _is_thirds(key, settings)):  # NaN is none of them
         said = f"version {settings.version}" if settings.has_version else "no version"
         raise FormatError(
-            f"{escape(key)} is in a checkpoint of {said}: before 1.0, each rank of Megatron-LM had all of its queries "
-            "before its keys and values, and this checkpoint does not say whether it does.",
-            hint="Load and save it with a newer Megatron first.",
+            f"{escape(key)} is in a checkpoint of {said}: before 1.0, each rank of Megatron-LM stored all queries "
+            "before its keys and values, and this checkpoint does not say whether it has this order.",
+            hint="Load the checkpoint with a newer Megatron, and save it again.",
             rule="megatron version",
         )
     if settings.groups and settings.groups < ranks:
         raise FormatError(
             f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks: checkpoints "
             "whose ranks share keys and values cannot be read.",
-            hint=f"Convert it to at most {count(settings.groups, 'rank')} with Megatron's tools/checkpoint first.",
+            hint=f"Convert the checkpoint to at most {count(settings.groups, 'rank')} with Megatron's tools/checkpoint "
+            "first.",
             rule="megatron layer",
         )
 

@@ -40,7 +40,7 @@ def has_rank_files(names: Sequence[str]) -> bool:
 
 
 def rank_files(folder: Folder) -> RankFiles:
-    """Return the files of the ranks in a folder; it must have at least one.
+    """Return the files of the ranks in a folder that has at least one such file.
 
     Raises FormatError if the file of a rank is missing, or if the folder has the files of two runs and it is unclear
     which run to read.
@@ -67,8 +67,8 @@ def rank_files(folder: Folder) -> RankFiles:
     double = next((name for name in folder.names() if _group(name) == chosen and name not in found.values()), "")
     if double:
         raise FormatError(
-            f"{escape(folder.uri)} has two files for the same rank; {escape(double)} is one of them.",
-            hint="Move one of them to another folder.",
+            f"{escape(folder.uri)} has two files for the same rank, such as {escape(double)}.",
+            hint="Move one of the two files to another folder.",
             rule="ranks",
         )
     ranks = chosen[1] or max(found) + 1

@@ -16,7 +16,7 @@ SAMPLED, BYTES = 16, 512
 
 
 def sample_of(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> tuple[object, ...]:
-    """Return bytes in the middle of some tensors, with their keys; () if each of them repeats one value."""
+    """Return bytes from the middle of some tensors, with the keys; () if each tensor's bytes repeat one value."""
     found = []
     varied = False
     for key in list(tensors)[:: len(tensors) // SAMPLED + 1]:

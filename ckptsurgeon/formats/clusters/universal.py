@@ -1,4 +1,4 @@
-"""Notes on universal checkpoints of DeepSpeed whose weights do not belong to the model states next to them."""
+"""Makes notes on universal checkpoints of DeepSpeed whose weights do not fit the model states in the same folder."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def check_settings(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any
 
 
 def rank_notes(models: Sequence[StateFile], ranks: int, *, frozen: bool) -> Iterator[str]:
-    """Yield a note if the model states of a rank of stage 3 are missing; raises FormatError if they have weights.
+    """Yield a note if model states of ranks of stage 3 are missing; raises FormatError if weights are missing, too.
 
     In stage 3, each rank has a part of the parameters that are not trained (``frozen``).
     """
@@ -83,7 +83,7 @@ def rank_notes(models: Sequence[StateFile], ranks: int, *, frozen: bool) -> Iter
     said = f"the model states of {named_ranks(lacking)} are missing"
     if frozen:
         raise FormatError(
-            f"{said}: they have parts of the parameters that were not trained.",
+            f"{said}, so parts of the parameters that were not trained are missing.",
             hint="Fetch the whole folder again.",
             rule="zero ranks",
         )

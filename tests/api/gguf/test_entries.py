@@ -162,7 +162,7 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
             cs.apply(cs.convert("x.safetensors"), "out.gguf")
     save_file({"a": torch.ones(1)}, "x.safetensors")
     for options in ({"to": "gguf"}, {"max_shard_size": "1GB", "to": "gguf"}):
-        with pytest.raises(cs.ConfigError, match="gguf is written as one file"):
+        with pytest.raises(cs.ConfigError, match="gguf can only be written as one file"):
             cs.apply(cs.convert("x.safetensors"), "folder", **options)  # type: ignore[arg-type]
     with pytest.raises(cs.ConfigError, match="--gguf-type 'iq4_xs' is unknown"):
         cs.convert("x.safetensors", gguf_type="iq4_xs")
