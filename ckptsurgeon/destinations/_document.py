@@ -76,7 +76,7 @@ class Document:
         return os.path.normpath(os.path.join(own, named)) if isinstance(named, str) else own
 
     def resolve(self, path: str) -> str:
-        """Return the full path for ``path``, which is relative to ``folder``."""
+        """Return ``path`` as a full path; a relative path is relative to ``folder``."""
         return os.path.normpath(os.path.join(self.folder, path))
 
     def changed(self, overrides: Mapping[str, Any]) -> Document:

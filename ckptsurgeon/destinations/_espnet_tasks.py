@@ -118,7 +118,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise document.fail(
-            f"{brief_repr(name)} is not a task of ESPnet.",
+            f"the task {brief_repr(name)} is not a task of ESPnet.",
             f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}.",
         )
     task = known[name]

@@ -180,7 +180,7 @@ def toolkit(document: Document) -> Any:
     except ModuleNotFoundError as error:
         raise document.fail(
             f"the file is a SpeechBrain configuration, which needs the package {error.name}.",
-            "pip install speechbrain (or only hyperpyyaml, if the file uses no class of SpeechBrain).",
+            "Run pip install speechbrain (or only hyperpyyaml, if the file uses no class of SpeechBrain).",
         ) from error
 
 
@@ -299,6 +299,6 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
 
 
 def _nested(path: str) -> str:
-    """Return the YAML of the mapping that overrides the value at a path such as ``a.b``: ``{a: {b: …}}``."""
+    """Return the YAML text ``{a: {b: …}}`` for the path ``a.b``, to show in a hint how to override a value."""
     parts = path.split(".")
     return f"{{{': {'.join(parts)}: …{'}' * len(parts)}"

@@ -54,7 +54,7 @@ class _Kind(Protocol):
 class _Toolkit(Protocol):
     """A toolkit whose own configurations are destinations; each is the object ``TOOLKIT`` of a file in this folder.
 
-    Toolkits are tried if a configuration has no section ``model:``.
+    ckpt asks each toolkit whether it recognises a configuration that has no section ``model:``.
     """
 
     def recognises(self, document: Document) -> bool: ...
@@ -274,7 +274,8 @@ def _toolkit_of(document: Document) -> _Toolkit:
         return toolkit
     raise ConfigError(
         f"{escape(document.path)} has no `model:` section.",
-        hint="Add one with the field `_target_`, `name`, `tensors` or `like`; ckpt init writes such a file.",
+        hint="Add `model:` with one of the fields `_target_`, `name`, `tensors` and `like`, or let ckpt init write "
+        "such a file.",
     )
 
 

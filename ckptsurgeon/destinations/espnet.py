@@ -285,7 +285,8 @@ def _imported(document: Document, task: Task) -> Any:
         if error.name == "espnet2":
             raise document.fail(
                 "the model is built by ESPnet, and the package espnet is not installed.",
-                "pip install espnet. Without it: ckpt init CHECKPOINT -o dst.yaml, with an ESPnet checkpoint.",
+                "Run pip install espnet, or describe an ESPnet checkpoint without it: ckpt init CHECKPOINT -o "
+                "dst.yaml.",
             ) from None
         if (error.name or "").startswith("espnet2."):
             raise document.fail(f"the installed ESPnet has no module {error.name}.", "pip install -U espnet.") from None

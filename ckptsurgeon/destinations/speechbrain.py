@@ -60,7 +60,7 @@ class _Toolkit:
 class _Named:
     """``model: {speechbrain: hyperparams.yaml, entry: model, overrides: {…}}``: a file in our format.
 
-    It refers to the SpeechBrain file ``hyperparams.yaml``.
+    The file refers to the SpeechBrain file ``hyperparams.yaml``.
 
     ``statistics: {normalize: 80}`` turns the running statistics of the module ``normalize`` into tensors of 80
     features.

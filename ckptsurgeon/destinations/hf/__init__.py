@@ -1,1 +1,1 @@
-"""Destinations that transformers defines."""
+"""Makes destinations of the models that transformers defines."""

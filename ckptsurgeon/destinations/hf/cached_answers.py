@@ -19,7 +19,7 @@ def cached_answer(
     plain: Callable[[Answer], Any],
     read: Callable[[Any], Answer],
 ) -> Answer:
-    """Return an answer from the cache; if the cache does not have it, return and store the answer of ``find()``.
+    """Return the answer to a question from the cache; if the cache lacks it, return and store the answer of ``find()``.
 
     ``asked`` has everything on which the answer depends; if it is empty, the cache is not used. ``plain`` converts an
     answer to JSON data for the cache, or to None if the answer must not be stored. ``read`` converts JSON data to the

@@ -60,7 +60,7 @@ def library(document: Document) -> Any:
         if not old and error.name not in (None, "transformers"):
             why = f" ({escape(str(error))})"
         raise document.fail(
-            f"to build this destination, {needed} is needed{why}.", "pip install 'ckptsurgeon[hf]'."
+            f"to build this destination, {needed} is needed{why}.", "Run pip install 'ckptsurgeon[hf]'."
         ) from error
     return found
 
@@ -146,7 +146,7 @@ _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
 
 
 def _is_of_validator(error: Exception, why: str) -> bool:
-    """Return whether a configuration class raised ``error`` because it checks fields that other versions may accept.
+    """Return whether ``error`` comes from the check of fields in transformers 5, which other versions may lack.
 
     transformers 5 checks the types and values of fields (``huggingface_hub.dataclasses.strict``); transformers 4 did
     not. Returns False if ``why``, the message, shows a value with which no version can compute, such as a string for a
@@ -181,7 +181,7 @@ def class_of_config(document: Document, package: Any, fields: Mapping[str, Any])
 def _remote(document: Document, what: str) -> ConfigError:
     return document.fail(
         f"{what} needs the custom code listed in auto_map, and code listed in a configuration is never run.",
-        "If you trust it, import it yourself: model: {_target_: package.function}.",
+        "If you trust this code, import it yourself: model: {_target_: package.function}.",
     )
 
 

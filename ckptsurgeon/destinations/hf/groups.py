@@ -79,7 +79,7 @@ class ConversionGroup:
         return [head + one + tail for one in patterns]
 
     def literal(self) -> Naming:
-        """Return key patterns that match only this group, and a function that returns destination keys unchanged.
+        """Return key patterns that match only keys of this group, and a function that returns its argument unchanged.
 
         The result has one key pattern for each source pattern of the conversion. All numbers of the keys stay in them;
         if a source pattern matches several keys, the number that varies is replaced by the capture ``{e}``.
@@ -116,7 +116,7 @@ def _numbered(name: str) -> str:
 
 
 def _constant(keys: Sequence[str]) -> list[str]:
-    """Return the numbers in the first key that all other keys have at the same position."""
+    """Return those numbers in the first key that all other keys also have, at the same position in the key."""
     columns = zip(*(NUMBER_IN_KEY.findall(key) for key in keys), strict=True)
     return [column[0] for column in columns if len(set(column)) == 1 or len(keys) == 1]
 

@@ -29,7 +29,7 @@ __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 
 
 class ModelFacts:
-    """Facts collected while a model exists: the keys that it declares as tied, and its renamings of older keys."""
+    """Facts about a model that are needed after it is freed: the keys that it ties, and its renamings of older keys."""
 
     def __init__(self, package: Any) -> None:
         self._package = package

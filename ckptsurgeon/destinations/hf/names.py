@@ -170,7 +170,7 @@ def _in_order(key: str) -> list[tuple[Any, ...]]:
 
 
 def _covers(groups: Sequence[ConversionGroup], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether ``groups`` have all keys of ``tensors`` with the forms (``layers.#.weight``) of their own keys."""
+    """Return whether ``groups`` have each key of ``tensors`` that differs from one of their keys only in numbers."""
     theirs = {key for group in groups for key in group.keys}
     forms = {opened(key) for key in theirs}
     return all(key in theirs for key in tensors if opened(key) in forms)

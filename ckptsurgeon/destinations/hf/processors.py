@@ -1,7 +1,7 @@
 """The files of the tokeniser and feature extractor that transformers needs for a CTC model of waveforms.
 
-They are written for a destination whose ``train:`` section has a token list, so that ``transformers.pipeline`` can use
-the model. https://huggingface.co/docs/transformers/model_doc/wav2vec2
+These files are written for a destination whose ``train:`` section has a token list, so that ``transformers.pipeline``
+can use the model. https://huggingface.co/docs/transformers/model_doc/wav2vec2
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class Resizable:
         if self._document.content.get("quantization_config") is not None and not dequantized:
             raise self._document.fail(
                 "the weights are quantised: config.json has a quantization_config.",
-                f"Decode them first: ckpt convert {escape(shlex.quote(os.path.dirname(path) or '.'))} --dequantize "
+                f"Decode the weights first: ckpt convert {escape(shlex.quote(os.path.dirname(path) or '.'))} "
+                "--dequantize "
                 "-o plain/.",
             )
         self._known: dict[str, DescribedFields] = {}
@@ -136,7 +137,7 @@ class Resizable:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """During the block, keep transformers from logging a field that cannot be set, with the whole configuration."""
+    """During the block, keep transformers from logging the whole configuration if a field of it cannot be set."""
     logger = logging.getLogger("transformers.configuration_utils")
     before, logger.disabled = logger.disabled, True
     try:

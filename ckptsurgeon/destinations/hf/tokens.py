@@ -67,7 +67,7 @@ def renumbering_of(
         said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
             f"{said}, but it is not known which token has this id: {error}.",
-            hint="Give the token list of this model. Or put the tokeniser next to config.json, or set the id in the "
+            hint="Give the token list of this model, or put its tokeniser next to config.json, or set the id in the "
             f"destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None

@@ -1,4 +1,4 @@
-"""Finds the files from which a constructor loads weights, or builds the model without these weights.
+"""Finds the files from which a model's constructor loads weights; can also build the model without these weights.
 
 A tensor is taken to come from a file if the file has a tensor of equal values, perhaps of another floating-point dtype.
 If all values of a tensor are equal, as in a bias of zeros, its key must also agree with the key in the file.

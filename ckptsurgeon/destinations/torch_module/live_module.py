@@ -51,7 +51,7 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     if empty:
         raise ConfigError(
             f"tensors of the module have no storage (meta device): {listing(empty)}.",
-            hint="Give them storage first: model.to_empty(…).",
+            hint="Give these tensors storage first: model.to_empty(…).",
         )
     shared = [key for key, tensor in tensors.items() if torch._debug_has_internal_overlap(tensor) == 1]
     if shared:

@@ -211,7 +211,9 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 
 
 def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:
-    """Replace functions in all imported modules, and yield each replacement; all are made once all were yielded.
+    """Replace functions in all imported modules; yield each replacement when it has been made.
+
+    The caller must use up the generator: each module is changed only when the generator reaches it.
 
     ``functions`` are tuples (name, old function, new function). A module is changed only if it has the old function
     under this name. Yields (``__dict__`` of the module, name, function to put back at the end, new function).

@@ -83,7 +83,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._ghost(func, args, kwargs, written)
 
     def is_ghost(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has no values, but only recorded operations that compute them."""
+        """Return whether a tensor is a ghost, which has no values, but recorded operations that can compute them."""
         return tensor.is_meta or self.record.knows(tensor)
 
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
@@ -226,7 +226,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.evaluate(self.record, self.record.ref(tensor))
 
     def _evaluated(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation on real values; needed if the shape of its result depends on values, as for ``nonzero``."""
+        """Run an operation on real values, as is needed if the shape of its result depends on values (``nonzero``)."""
 
         def real(tensor: Tensor) -> Tensor:
             return self.value(tensor) if self.is_ghost(tensor) else tensor

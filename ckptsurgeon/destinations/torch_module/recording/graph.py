@@ -115,9 +115,9 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a CPU tensor in place of ``ghost``, a recorded meta tensor; the recording treats both as one tensor.
+        """Return a CPU tensor that stands for ``ghost``, a recorded meta tensor; the recording treats both as one.
 
-        It is needed if torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
+        Such a stand-in is needed if torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
         """
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]

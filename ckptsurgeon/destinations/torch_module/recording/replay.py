@@ -56,7 +56,7 @@ def deterministic(nodes: Iterable[Node]) -> bool:
 def evaluate(record: Recording, ref: StorageView) -> Tensor:
     """Return the values that the recorded tensor ``ref`` has now, while the module is being constructed.
 
-    Raises Unrecordable if they depend on a random operation.
+    Raises Unrecordable if the values depend on a random operation.
     """
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
