@@ -222,7 +222,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def odd_scales(self) -> OddScales:
-        """The quantised tensors of the file that had implausible scales when they were decoded, so far."""
+        """The quantised tensors of the file that turned out to have implausible scales when they were decoded."""
         from ..tensors.odd_scales.notes import OddScales
 
         return self._odd_scales.setdefault("", OddScales())
@@ -273,7 +273,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _shard_notes(self) -> tuple[Note, ...]:
-        """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
+        """Notes on a shard whose keys differ from the keys in its index, and on a wrong ``total_size`` in the index."""
         if self.root:
             return ()
         shard, _ = shard_of(self.header.handles)
@@ -394,7 +394,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         from the keys. Raises SourceError if the file is closed.
         """
         if self.closed:
-            raise SourceError(f"{escape(self.path)} is closed.", hint="Open it again, and close it after its last use.")
+            raise SourceError(
+                f"{escape(self.path)} is closed.",
+                hint="Open the checkpoint again, and close it only after its last use.",
+            )
         if root is not None:
             found, passed = find_root(self.header.tree, root, self.path)
             other = Checkpoint(

@@ -128,7 +128,7 @@ def check_given(value: object) -> None:
         return
     if isinstance(next(iter(value.values()), None), TensorInfo):  # headers have no open file
         raise ConfigError(
-            "a dict of TensorInfo contains only headers, no values.",
+            "a dict of TensorInfo cannot be used as a checkpoint: it contains only headers, no values.",
             hint="Pass the Checkpoint that the headers come from.",
         )
 
@@ -271,7 +271,7 @@ def _check_unpacked(module: Any) -> None:
             where = f"the module {escape(name)} of {path_of(module)}" if name else path_of(module)
             raise ConfigError(
                 f"{where} is TorchScript with packed weights, which are not in its state_dict().",
-                hint="Save it with torch.jit.save, and give the path of the file.",
+                hint="Save the module with torch.jit.save, and give the path of the file.",
             )
 
 

@@ -138,7 +138,7 @@ def _materialised(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Te
 
 
 def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
-    """Return a tensor that is computed from stored ones by the operation in ``info.made``, such as a concatenation."""
+    """Return a tensor that is made from stored tensors by the operation in ``info.made``, such as a concatenation."""
     made = info.made
     if isinstance(made, (Decoded, Encoded)):
         return _coded(checkpoint, key, info)

@@ -33,8 +33,8 @@ def open_checkpoint(
     ``path`` is one of these: a path or URI; a dict of torch or numpy tensors (which may be nested), or a module, whose
     tensors are not copied; an open Checkpoint, which stays open when the returned one is closed. ``root`` is the dotted
     path of the state dict inside the file, or a component of a diffusers pipeline; by default, the state dict is
-    searched for. ``unwrap`` removes wrappers such
-    as ``module.`` from the keys. ``called`` is how error messages call tensors in memory, such as "model 2".
+    searched for. ``unwrap`` removes wrappers such as ``module.`` from the keys. ``called`` is how error messages call
+    tensors in memory, such as "model 2".
 
     Raises SourceError if the file is missing or the checkpoint is closed; FormatError or UnsafeError if the file is not
     a valid checkpoint; ConfigError if ``path`` has another type, if ``root`` has no tensors, or if it is unclear which

@@ -29,7 +29,7 @@ def is_optimizer(node: Any) -> bool:
 def has_moments(node: Mapping[Any, Any]) -> bool:
     """Return whether the state of an optimizer has a value for any parameter.
 
-    There is none before the first step, nor with SGD without momentum; for the latter, older versions of torch store
+    There is no value before the first step, and none for SGD without momentum, for which older versions of torch store
     None.
     """
     of_parameters = node[STATE]

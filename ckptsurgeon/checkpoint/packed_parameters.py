@@ -64,7 +64,7 @@ class Packing:
 
     @notes_of(NoteKind.REMARK)
     def notes(self) -> Iterator[str]:
-        """Yield a note on the layers that are read."""
+        """Yield a note on the quantised layers whose packed weights are read as tensors."""
         if self.layers:
             layers = f"{count(len(self.layers), 'layer')}: {listing(self.layers, SHOWN)}"
             yield f"packed weights of torch.ao are read, and written, as tensors (weight, bias) in {layers}"
@@ -73,10 +73,14 @@ class Packing:
         """Yield a note on the entries of the file ``path`` that are not read."""
         if self.own:
             each = [f"{key} ({kind})" for key, kind in self.own.items()]
-            modules = count(len(each), "module that defines", "modules that define")
+            modules = count(
+                len(each),
+                "module whose class defines its own pickling",
+                "modules whose classes define their own pickling",
+            )
             yield Note(
                 NoteKind.UNREADABLE_MODULES,
-                f"{escape(path)}: ckpt cannot read {modules} how it is pickled: {listing(each, SHOWN)}",
+                f"{escape(path)}: ckpt cannot read {modules}: {listing(each, SHOWN)}",
             )
         if self.unread:
             each = [f"{key} ({kind})" for key, kind in self.unread.items()]

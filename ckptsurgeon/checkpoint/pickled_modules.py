@@ -33,7 +33,7 @@ class SearchLimit:
         self.tensors -= tensors
         if self.modules < 0 or self.tensors < 0:
             raise UnsafeError(
-                "a pickled module has more submodules or tensors than the limit.",
+                "a pickled module has more submodules or tensors than ckpt searches.",
                 hint="Save its state_dict() instead.",
                 rule="module tree",
             )

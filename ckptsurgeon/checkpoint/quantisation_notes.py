@@ -102,9 +102,10 @@ def contradictory(
 
 
 def _is_refused(fact: Contradiction) -> bool:
-    """Return whether the settings have other bits, blocks or packing than the codes: no loader can decode them.
+    """Return whether the settings have other bits, blocks or packing than the codes, so that no loader can decode them.
 
-    With the verb "have", the scales are for rows, columns or whole tensors: these are decoded without a block size.
+    A wrong block size alone is no reason if the scales are for rows, columns or whole tensors (the note's verb is then
+    "have"): such tensors are decoded without a block size.
     """
     of_shapes = fact.field in ("bits", "num_bits", "weight_block_size") and fact.verb == "say"
     return fact.field == PACKING or (of_shapes and fact.said != "null")

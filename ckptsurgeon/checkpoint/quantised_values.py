@@ -44,7 +44,7 @@ ORDERS = {"GPTQ": (".g_idx", ".scales", 0), "packed": (".weight_g_idx", ".weight
 UNSET = -1
 """compressed-tensors ignores a ``weight_g_idx`` whose entries all have this value: it was never set."""
 OUTSIDE = Note(
-    NoteKind.GROUP_INDEX, "a g_idx that contains a group index outside its groups, so that it cannot be decoded"
+    NoteKind.GROUP_INDEX, "a g_idx with the index of a group that does not exist, so that the weight cannot be decoded"
 )
 REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "

@@ -133,7 +133,7 @@ def _lacks_method(settings: object) -> bool:
 
 @notes_of(NoteKind.QUANTISATION)
 def _under_old_name(path: str, codes: QuantisedTensors, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if config.json has settings only under their old name (compressed-tensors before 0.5)."""
+    """Yield a note if config.json has quantisation settings only under an old name (compressed-tensors before 0.5)."""
     if OLD_SETTINGS in config and SETTINGS not in config and (named := known_by_settings(codes)):
         yield (
             f"{escape(path)}: its config.json has {OLD_SETTINGS} and no {SETTINGS}: transformers uses the codes of "

@@ -1,4 +1,4 @@
-"""Makes notes on a shard opened without the others, and on shards that the recipe in their folder does not describe."""
+"""Makes notes on a shard that was opened alone, and on shards that the recipe in their folder does not describe."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def shard_of(handles: Mapping[str, File]) -> tuple[str, int]:
 
 
 def lone_shard_note(shard: str, number: int) -> Note:
-    """Return the note on a shard that was opened without the others; ``number`` is the number of all shards."""
+    """Return the note on a shard that was opened without the other shards; ``number`` is the number of all shards."""
     said = f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read"
     return Note(NoteKind.PART_OF_MODEL, said)
 
@@ -159,7 +159,7 @@ def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
 def other_shard_notes(
     recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note if some shards fit the recipe in their folder, and some do not: the latter belong to another output.
+    """Yield a note if only some shards fit the recipe in their folder, so that the others belong to another output.
 
     A shard of another output may have the same keys and shapes, and so an equal header. So two tensors of each shard
     are read: its smallest one, and its largest one of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their

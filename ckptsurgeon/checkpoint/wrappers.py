@@ -118,7 +118,7 @@ def _best_level(keys: Collection[str], chain: Sequence[str], destination: frozen
 
 
 def _unshared(chain: Sequence[str], other: Sequence[str]) -> list[str]:
-    """Return the wrappers to remove: those in ``chain`` that are not in ``other``.
+    """Return the wrappers to remove: the wrappers in ``chain`` that are not in ``other``.
 
     The two are compared from the innermost wrapper outwards. If wrappers around a removed wrapper are kept, it is
     returned as a path, such as ``_orig_mod.module``.

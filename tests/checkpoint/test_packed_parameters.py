@@ -218,7 +218,7 @@ def test_tensors_in_memory_that_are_not_read_are_refused() -> None:
 @pytest.mark.parametrize("name", ["Linear", "LSTM", "cells", "static"])
 def test_a_script_in_memory_does_not_give_its_packed_weights(name: str) -> None:
     network, small = quantised(name)
-    with pytest.raises(cs.ConfigError, match="packed weights.*Save it with torch.jit.save"):
+    with pytest.raises(cs.ConfigError, match="packed weights.*Save the module with torch.jit.save"):
         cs.convert(torch.jit.script(small))
     outer = nn.Sequential(nn.Linear(2, 2), torch.jit.script(small))
     with pytest.raises(cs.ConfigError, match="the module 1.* is TorchScript with packed weights"):
@@ -233,7 +233,10 @@ def test_a_module_that_pickles_itself_is_not_said_to_be_quantised() -> None:
     torch.save(nn.Sequential(fx.symbolic_trace(nn.Linear(3, 4)), nn.Linear(4, 2)), "net.pth")
     found = cs.inspect("net.pth")
     assert list(found.tensors) == ["0.0", "0.1", "1.weight", "1.bias"]
-    assert "net.pth: ckpt cannot read 1 module that defines how it is pickled: 0 (reduce_graph_module)" in found.notes
+    assert (
+        "net.pth: ckpt cannot read 1 module whose class defines its own pickling: 0 (reduce_graph_module)"
+        in found.notes
+    )
     with pytest.raises(cs.PlanError, match="its module defines how it is pickled.*Save the network's state_dict"):
         cs.convert("net.pth")
     (report,) = [one for one in cs.check("net.pth").rows if one.status.value == "WARN"]

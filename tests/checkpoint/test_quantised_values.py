@@ -88,8 +88,16 @@ def with_order(*first: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("order", "status", "said"),
     [
-        (with_order(7), "FAIL", "contains a group index outside its groups, so that it cannot be decoded"),
-        (with_order(-1), "FAIL", "contains a group index outside its groups, so that it cannot be decoded"),
+        (
+            with_order(7),
+            "FAIL",
+            "a g_idx with the index of a group that does not exist, so that the weight cannot be decoded",
+        ),
+        (
+            with_order(-1),
+            "FAIL",
+            "a g_idx with the index of a group that does not exist, so that the weight cannot be decoded",
+        ),
         (SHUFFLED * 0, "WARN", "without columns of some groups, so that the scales of these groups are not used"),
         (SHUFFLED.clamp(max=2), "WARN", "without columns of some groups"),
         (with_order(0, 0, 0, 0, 0, 0, 0, 0), "WARN", "some groups have more columns than group_size, and others fewer"),
@@ -140,7 +148,7 @@ def test_a_wrong_order_in_a_tensor_that_is_too_large_for_a_note_fails(
     assert notes(with_part(BY_NAME["gptq"], ".g_idx", with_order(7)), tmp_path / "m") == []
     (found,) = cs.check(tmp_path / "m").row("quantisation").found
     assert found.status.value == "FAIL"
-    assert "g_idx that contains a group index outside its groups" in found.what
+    assert "g_idx with the index of a group that does not exist" in found.what
 
 
 def test_the_usual_order_with_a_smaller_last_group_has_no_note() -> None:

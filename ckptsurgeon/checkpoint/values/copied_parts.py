@@ -57,7 +57,7 @@ def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], rea
 def _copies(
     group: list[tuple[QuantisedTensor, str]], tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield the same pairs as ``copied_parts``, for one group of quantised tensors.
+    """Yield (names of both weights, text), as ``copied_parts`` does, for one group of quantised tensors.
 
     ``group`` has (tensor, ending of the key of its part) for parts whose first bytes are equal. A tensor is yielded if
     this part equals the part of another tensor in the group, but the other parts of the two differ.

@@ -211,7 +211,7 @@ def _between(keys: Sequence[str], even: Sequence[str], odd: Sequence[str]) -> li
 
 @notes_of(NoteKind.LACKING_ONE)
 def without_one_notes(weights: Weights, kind: str, *, is_gguf: bool) -> Iterator[str]:
-    """Yield a note if most norms have many negative weights, although the model multiplies by them without adding 1.
+    """Yield a note if most norms have many negative weights, although the model does not add 1 to weights of norms.
 
     ``kind`` is the ``model_type`` of transformers; if ``is_gguf`` is true, it is the architecture of llama.cpp.
     """
@@ -236,7 +236,7 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 def unlike_layer_notes(
     tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
 ) -> Iterator[str]:
-    """Yield a note on norms and biases in a sample that are all zeros, although the same ones elsewhere are not.
+    """Yield a note on norms and biases in a sample that are all zeros, although they are not zeros in other layers.
 
     If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note
     here.

@@ -1,6 +1,6 @@
-"""Finds checkpoints that lack files of ranks: they have one file alone, or copies of a file.
+"""Finds checkpoints of several ranks that have the file of only one rank, or copies of one file.
 
-Each rank stores a part of the tensors.
+Each rank stores a part of the tensors in its own file, so values are missing in such a checkpoint.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _numbers(found: Mapping[str, Mapping[Place, Storage]]) -> dict[Place, int]:
 
 
 def _middle(file: File, storage: Storage) -> bytes:
-    """Return some bytes in the middle of a part, b"" if they repeat one value."""
+    """Return some bytes in the middle of a part of a tensor; b"" if they repeat one value."""
     size = min(BYTES, storage.nbytes) // 8 * 8
     raw = file.read(storage.offset + (storage.nbytes - size) // 2, size)
     return b"" if raw == raw[:8] * (size // 8) else raw

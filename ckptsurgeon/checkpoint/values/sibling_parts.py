@@ -58,7 +58,7 @@ def odd_sibling_parts(
 def _unlike(
     part: str, names: Sequence[str], groups: Sequence[Mapping[str, tuple[str, TensorInfo]]], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of ``odd_sibling_parts`` for one kind of part and one list of siblings.
+    """Yield (name of the weight, text), as ``odd_sibling_parts`` does, for one kind of part and one list of siblings.
 
     ``part`` is the ending of the part's key, and ``names`` are the names of the sibling modules. Each group has the
     siblings of one layer: {name of the module: (name of the weight, its part)}. Nothing is yielded unless the parts are

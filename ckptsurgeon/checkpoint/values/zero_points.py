@@ -79,8 +79,8 @@ ASYMMETRIC = (
 )
 ROUNDED = Note(
     NoteKind.BROKEN_CODES,
-    "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
-    "a floating-point dtype and back?",
+    "qzeros that are all the middle of the codes, except for the lowest bits of each 32-bit word: were the packed "
+    "words cast to a floating-point dtype and back?",
 )
 FORMATS = "(GPTQ stores zero points less 1; gptq_v2 and AWQ as they are)"
 UNLIKE_OTHERS = "similar tensors are all "
@@ -145,9 +145,9 @@ def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[s
 
 
 def _is_rounded(middle: int, data: bytes) -> bool:
-    """Return whether ``data`` repeats a rounded word: four bytes ``middle``, converted to float32 or bfloat16 and back.
+    """Return whether ``data`` repeats one word: the int32 of four bytes ``middle``, rounded to float32 or bfloat16.
 
-    The word is an int32.
+    Such words are left if packed zero points are cast to a floating-point dtype and back.
     """
     word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
     step = 1 << (word.bit_length() - 24)

@@ -210,7 +210,7 @@ def _probes(file: File, place: Place, first: float, last: float, number: int) ->
 
 
 def _is_filled(file: File, begin: int, end: int) -> bool:
-    """Return whether a range has only zeros; if it is long, only some blocks of it are read."""
+    """Return whether a range is filled with zeros; of a long range, only some blocks are read."""
     block = 1 << 20
     step = block if end - begin <= EXACT else max(block, (end - begin) // PROBES)
     return not any(file.read(at, min(block, end - at)).strip(b"\0") for at in range(begin, end, step))

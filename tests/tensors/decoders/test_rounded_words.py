@@ -90,7 +90,7 @@ def test_zero_points_that_were_floats_have_no_other_advice(bits: int) -> None:
     path = model("gptq", bits, "normal", signed=False)
     cast(path, end="qzeros")
     (note,) = said(cs.inspect(path).notes)
-    assert "qzeros that are the middle of the codes without the lowest bits" in note
+    assert "qzeros that are all the middle of the codes, except for the lowest bits" in note
     assert not said(cs.inspect(path).notes, MIDDLES)
     assert said(one.what for row in cs.check(path).rows for one in row.found)
 
