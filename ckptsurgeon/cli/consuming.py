@@ -22,12 +22,12 @@ def check_can_ask() -> None:
     if not (sys.stdin is not None and sys.stdin.isatty()):
         raise ConfigError(
             "--consume asks before it deletes the sources, but stdin is not a terminal, so nobody can answer.",
-            hint="Add --yes to delete them without a question.",
+            hint="Add --yes to delete the sources without a question.",
         )
 
 
 def ask_to_consume(plan: Plan) -> None:
-    """Ask the user twice whether the open sources of a plan may be deleted; raises ConfigError if not."""
+    """Ask the user twice whether the open sources of a plan may be deleted; raises ConfigError if an answer is no."""
     from ..api.consuming import consumption
     from ..errors import ConfigError
 
@@ -38,4 +38,4 @@ def ask_to_consume(plan: Plan) -> None:
         lost = f"Not used by the output, and lost after the run: {number} ({listing(found.lost, 3, where='')}). "
     first = f"The run deletes {what} while it writes the output. Go on?"
     if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete the files?", err=True)):
-        raise ConfigError("nothing was written or deleted.")
+        raise ConfigError("you did not agree to delete the files, so nothing was written or deleted.")

@@ -304,7 +304,7 @@ def mismatch_policies(on_mismatch: Sequence[str], *, ignore: bool) -> list[str]:
     if other is not None:
         raise ConfigError(
             f"--ignore-mismatch and --on-mismatch {other} contradict each other.",
-            hint="Keep one, or limit --on-mismatch to some keys, as in --on-mismatch ctc=init.",
+            hint="Leave one of the two out, or limit --on-mismatch to some keys, as in --on-mismatch ctc=init.",
         )
     return [*(["init"] if ignore else []), *on_mismatch]
 

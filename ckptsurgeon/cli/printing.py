@@ -99,7 +99,7 @@ class Printer:
             print_to(sys.stdout, *views)
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print lines to stdout as they are."""
+        """Print lines to stdout without changes: they are neither wrapped nor coloured."""
         for line in lines:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -15,7 +15,7 @@ __all__ = ["NetworkOptions", "SizeOptions", "VocabularyOptions"]
 
 @dataclass(frozen=True)
 class SizeOptions:
-    """The group of options for the fields that change, and how."""
+    """The group of options of ``ckpt resize`` for the fields that change, and for the way in which weights change."""
 
     set: Annotated[
         list[str] | None,
@@ -118,14 +118,14 @@ class SizeOptions:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The options as arguments of the Python function."""
+        """The options as keyword arguments of the Python function ``resize``."""
         given = vars(self).copy()
         return {"set": given.pop("set") or [], "model_type": given.pop("as_type"), **given}
 
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """The group of options for another vocabulary."""
+    """The group of options of ``ckpt resize`` that give a model another vocabulary."""
 
     tokenizer: Annotated[
         str | None,
@@ -161,14 +161,14 @@ class VocabularyOptions:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The options as arguments of the Python function."""
+        """The options as keyword arguments of the Python function ``resize``."""
         given = vars(self).copy()
         return {**given.pop("rows").arguments, **given, "trim": self.trim or ()}
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The group of options for inputs, and for values of the output."""
+    """The group of options of ``ckpt resize`` for other inputs, and for dtype, seed and metadata of the output."""
 
     config: Annotated[
         str | None,
@@ -201,6 +201,6 @@ class NetworkOptions:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The options as arguments of the Python function."""
+        """The options as keyword arguments of the Python function ``resize``."""
         given = vars(self).copy()
         return {"metadata": metadata_of(given.pop("set_metadata")), **given}

@@ -1,4 +1,4 @@
-"""The options and the output of the commands that evaluate a model for each trial."""
+"""Defines options and shows results of ``ckpt search`` and ``ckpt average --greedy``, which evaluate models."""
 
 from __future__ import annotations
 
@@ -162,5 +162,6 @@ def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str
         )
     if not (given["--evaluate"] or given["--task"]):
         raise ConfigError(
-            "--greedy needs a command that scores a model, or a task.", hint="Give it with --evaluate or --task."
+            "--greedy needs a command that scores a model, or a task.",
+            hint="Give the command with --evaluate, or the task with --task.",
         )

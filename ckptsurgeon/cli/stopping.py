@@ -1,4 +1,4 @@
-"""Signal handlers: they write one line to stderr, set the exit status, and leave no incomplete output.
+"""Handles signals: writes one line to stderr, sets the exit status, and leaves no incomplete output.
 
 This module is loaded before everything else and imports only cheap modules of the standard library. While an output is
 being written, a signal raises StoppedBySignal in the code that writes, which then removes its temporary files. At any

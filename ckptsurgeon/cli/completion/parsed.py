@@ -59,7 +59,7 @@ def _line(line: str, breaks: str) -> TypedLine | None:
 
 @dataclass
 class _Word:
-    """A word as the shell sees it.
+    """A word of the command line, as the shell splits it, and whether quotes are around it.
 
     ``bare`` is true if the word has no quotes; ``opened`` is true if a quote at its beginning is not closed.
     """

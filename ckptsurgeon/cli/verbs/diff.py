@@ -135,7 +135,8 @@ def _check_several(**options: float) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(
-                f"--{name} compares two checkpoints, not more.", hint="Leave it out, or compare only two."
+                f"--{name} compares two checkpoints, not more.",
+                hint=f"Leave --{name} out, or compare only two checkpoints.",
             )
 
 

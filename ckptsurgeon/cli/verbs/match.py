@@ -73,7 +73,8 @@ def run(
             from ...errors import PlanError
 
             raise PlanError(
-                "the rules alone are not enough: match proposes operations, too.", hint="Use -o FILE to write both."
+                "with -q, only rules are printed, but match also proposes operations, and the rules need them.",
+                hint="Use -o FILE to write the rules and the operations, or leave -q out.",
             )
         return
     from ...render.match import operation_lines, proposal_view, rule_lines

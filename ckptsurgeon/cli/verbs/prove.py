@@ -103,7 +103,7 @@ def _check_plain(given: dict[str, bool]) -> None:
 
     for name, is_given in given.items():
         if is_given:
-            raise ConfigError(f"{name} is only for --barrier.", hint="Add --barrier, or leave it out.")
+            raise ConfigError(f"{name} is only for --barrier.", hint=f"Add --barrier, or leave {name} out.")
 
 
 def _measure(printer: Printer, first: str, second: str, **more: object) -> None:

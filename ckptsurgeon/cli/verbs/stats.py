@@ -95,7 +95,7 @@ def run(
     *,
     writing: Writing,
 ) -> None:
-    """Collect the statistics, and write them."""
+    """Run a network, collect statistics of its activations, and write them to a file."""
     from ...api.statistics.stats import stats
     from ...errors import ConfigError
 

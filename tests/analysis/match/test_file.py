@@ -101,7 +101,7 @@ def test_the_command_shows_operations_their_reason_and_what_is_open(ckpt: Any, p
 def test_rules_alone_are_an_error_if_operations_are_needed(ckpt: Any, pair: dict[str, Any]) -> None:
     done = ckpt("match", "fused.safetensors", "apart.safetensors", "-q")
     assert done.code != 0
-    assert "Use -o FILE to write both" in done.err
+    assert "Use -o FILE to write the rules and the operations" in done.err
 
 
 def test_a_configuration_has_no_values(ckpt: Any, pair: dict[str, Any]) -> None:
