@@ -69,7 +69,7 @@ def group_numbers(
             return np.arange(*span) // size
         if order.size and not 0 <= int(order.min()) <= int(order.max()) < groups:
             raise FormatError(
-                f"the order of its columns (g_idx) contains a group index outside 0 to {groups - 1}.", rule="g_idx"
+                f"the order of the columns (g_idx) contains a group index outside 0 to {groups - 1}.", rule="g_idx"
             )
         return order
     return np.arange(*span) // size - span[0] // size

@@ -258,7 +258,7 @@ def _arrays(read: Read, stored: Parts, boxes: Mapping[str, Box]) -> dict[str, Ar
 
 
 def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box) -> Array | None:
-    """Return a part of a weight decoded with scales of 1; None if its values are more than codes times scales."""
+    """Return a part of a weight decoded with scales of 1; None unless the weight is a product of codes and scales."""
     if "scale" not in boxes or {"bias", "nested_scale", "shift", "zero"} & boxes.keys():
         return None
     arrays = _arrays(read, dict(made.parts), boxes)  # read again: decoders may write into arrays

@@ -114,9 +114,10 @@ def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode
 
 
 def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
-    """Return the kind of the codes (outputs, inputs): ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``; None if none applies.
+    """Return the kind of codes: ``UNFIT``, ``ASYMMETRIC`` or ``SYMMETRIC``; None if none applies.
 
-    ``zeros`` has the zero point of each code, ``group`` the group of each input.
+    ``codes`` has the shape (outputs, inputs), ``zeros`` has the zero point of each code, and ``group`` the
+    group of each input.
     """
     by_group = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))

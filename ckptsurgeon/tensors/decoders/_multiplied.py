@@ -64,7 +64,8 @@ def multiplied(codes: Array, scale: Array, box: Box, steps: Sequence[int], *, so
 def _multiply(codes: Array, factors: Array, out: Array, source: str, work: Array) -> None:
     """Write codes times factors to ``out``, as float32 or bfloat16 (uint16).
 
-    ``work`` are one or two arrays of uint32, which are written: with one, no product may be a tie (see ``_round``).
+    ``work`` has one or two arrays of uint32 for intermediate results. If it has only one, no product may lie exactly in
+    the middle between two values of bfloat16 (see ``_round``).
     """
     bits = out.view("<u4") if out.dtype == "<f4" else work[0]
     put_bits(codes, source, bits.view("<i4"))
@@ -77,8 +78,8 @@ def _multiply(codes: Array, factors: Array, out: Array, source: str, work: Array
 def _round(work: Array, out: Array) -> None:
     """Write the upper halves of the bits of float32 values to ``out``, rounded to the nearest.
 
-    ``work[0]`` are the bits, which are changed. Ties are rounded to even, if there is a second array ``work[1]`` to
-    work with; without it, there must be no ties.
+    ``work[0]`` has the bits, which are overwritten. If there is a second array ``work[1]``, ties are rounded to even.
+    Without it, there must be no ties.
     """
     bits, *others = work
     for odd in others:
@@ -95,7 +96,7 @@ def _round(work: Array, out: Array) -> None:
 def _has_ties(scale: Array) -> bool:
     """Return whether the product of a scale and a code may lie in the middle between two values of bfloat16.
 
-    The fraction of a code has at most three bits after the leading one, so that there are eight fractions.
+    The fraction of a code has at most three bits after the leading one, so only eight fractions have to be tried.
     """
     fractions = scale.reshape(-1, 1) * np.arange(8, 16, dtype="<f4")
     return bool((fractions.view("<u4") & np.uint32(0xFFFF) == 0x8000).any())

@@ -320,7 +320,8 @@ def not_finite(made: Decoded) -> FormatError:
     """Return the error for a weight with a scale that is NaN or infinite."""
     return FormatError(
         f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.",
-        hint="Fetch the file again, or quantise the model again: its values are lost. ckpt check lists such tensors.",
+        hint="Fetch the file again, or quantise the model again: the values of the tensor are lost. ckpt check "
+        "lists such tensors.",
         rule="scale",
     )
 

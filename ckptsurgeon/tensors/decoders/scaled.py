@@ -94,7 +94,7 @@ class _Scaled:
 
 
 def _check_blocks(shape: tuple[int, ...], scales: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> None:
-    """Raise UndecodableError if the number of scales does not fit the block sizes in the settings.
+    """Raise UndecodableError if the shape of the scales does not fit the block sizes in the settings.
 
     ``sizes`` are these block sizes (rows, columns). Scales for blocks of another size may belong to another weight. One
     scale for each row, for each column or for the whole tensor is always accepted, because it needs no block size.

@@ -197,7 +197,7 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
 def _int4(codes: TensorInfo, scale: TensorInfo, shift: TensorInfo | None) -> TensorInfo:
     """Describe signed 4-bit integers, two in a byte, with a scale and a zero point for each group of a row.
 
-    Raises UndecodableError if they do not fit.
+    Raises UndecodableError if codes, scales and zero points do not fit each other.
     """
     if shift is None or shift.shape != scale.shape:
         raise UndecodableError("the tensor has no zero points, or they have a different shape from the scales")

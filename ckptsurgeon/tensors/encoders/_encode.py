@@ -29,7 +29,7 @@ class TensorStatistics:
         self._lock = threading.Lock()
 
     def of(self, made: Encoded, compute: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
-        """Return the result of ``compute`` for ``made``; ``compute`` is called only for the first of equal ``made``."""
+        """Return the result of ``compute`` for ``made``; ``compute`` is called only once for all equal ``made``."""
         with self._lock:
             if made not in self._found:
                 self._found[made] = compute()

@@ -56,7 +56,7 @@ class _Asked:
 
     @property
     def along_rows(self) -> tuple[int, ...]:
-        """The ``steps`` of an encoding whose groups run along the last dimension."""
+        """The size of a group along each dimension, for an encoding whose groups run along the last dimension."""
         return (*(1 for _ in self.shape[1:]), int(self.facts.get("group", self.facts.get("block", 0))))
 
     @property

@@ -61,7 +61,7 @@ def _mixed(keys: Array, columns: Array) -> Array:
 
 
 def _keys(outer: Sequence[Array], sizes: Sequence[int], seed: int, draw: int) -> Array:
-    """Return a random integer of 64 bits for each row (by SplitMix64); the last dimension has the size 1."""
+    """Return a random integer of 64 bits for each row (by SplitMix64); the last dimension of the result has size 1."""
     dims = len(outer) + 1
     rows = np.zeros((1,) * dims, np.uint64)
     for at, one in enumerate(outer):

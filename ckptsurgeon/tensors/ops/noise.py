@@ -1,8 +1,9 @@
 """Computes random factors for copies of elements; their mean over all copies is 1, so that sums stay the same.
 
-Two copies get opposite noise, so one random number serves both. If the number of copies is odd, the noise of the last
-three is their random number minus the mean of all three. A random number depends on the seed and on the position of the
-element, so threads may compute any part of a tensor in any order.
+Two copies get opposite noise, so one random number serves both. If the number of copies is odd, each of the
+last three has a random number: its noise is three quarters of the difference between this number and the mean of all
+three. A random number depends on the seed and on the position of the element, so threads may compute any part of a
+tensor in any order.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def is_valid(text: str) -> bool:
-    """Return whether a text may be a valid regular expression. Loaders cannot use others: these exclude nothing."""
+    """Return whether a text may be a valid regular expression; loaders cannot use others, which exclude nothing."""
     return len(text) > LONGEST or bool(_COSTLY.search(text)) or _compiled(text) is not None
 
 

@@ -90,7 +90,7 @@ def could_be_parts(tensors: Mapping[str, TensorInfo], endings: tuple[str, ...]) 
 
 
 def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
+    """Return whether any tensor has a single column: bitsandbytes stores codes in this shape, sometimes as floats."""
     return any(info.shape[1:] == (1,) for info in tensors.values())
 
 

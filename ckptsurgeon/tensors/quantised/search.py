@@ -82,9 +82,9 @@ class _Forms:
 
 
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
-    """Return (``info.opaque``, size in bytes) if the values of a tensor are not plain bytes, as torchao's; else ().
+    """Return (``info.opaque``, size in bytes) for a tensor whose values are not plain bytes, as torchao's; else ().
 
-    The result is a part of the form of a quantised tensor (see ``_Forms``): its dtype and shape do not suffice.
+    The result is a part of the form of a quantised tensor (see ``_Forms``), since dtype and shape do not suffice here.
     """
     return (info.opaque, stored_bytes(info)) if info.opaque else ()
 

@@ -94,9 +94,9 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 
 def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight in an unknown encoding has the parts of the family ``usual``: then its shapes are wrong.
+    """Return whether a weight in an unknown encoding has the same parts as the family ``usual``.
 
-    False if ``usual`` is not in ``ALIKE``.
+    Then only its shapes are unusual, and they are wrong. Returns False if ``usual`` is not in ``ALIKE``.
     """
     if usual == "MLX":  # other notes are more exact if scales are missing, or if codes have another dtype
         return ".scales" in one.parts and not is_mlx_of_signed(one, tensors)

@@ -253,7 +253,7 @@ def with_uneven_groups(path: Path, seed: int) -> Path:
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_encoding_without_an_encoder_is_named(verb: str, tmp_path: Path) -> None:
     a, b = (with_uneven_groups(tmp_path / one, seed) for seed, one in enumerate("ab"))
-    with pytest.raises(cs.PlanError, match="new values cannot be stored that way: its groups of columns") as error:
+    with pytest.raises(cs.PlanError, match="new values cannot be stored that way: the groups of columns") as error:
         VERBS[verb](a, b)
     assert error.value.exit_code == 4
     assert "--encoding dequantize" in error.value.hint
@@ -483,7 +483,7 @@ def test_a_map_of_bitsandbytes_with_other_values_is_an_error(part: str, tmp_path
     state = load_file(a / "model.safetensors")
     state[f"{STEM}.weight.{part}"][3] += 0.01
     save_file(state, a / "model.safetensors")
-    with pytest.raises(cs.PlanError, match=rf"q_proj\.weight .* the values in its {part} are n") as error:
+    with pytest.raises(cs.PlanError, match=rf"q_proj\.weight .* the values in the {part} are n") as error:
         cs.average([a, a])
     assert error.value.exit_code == 4
 

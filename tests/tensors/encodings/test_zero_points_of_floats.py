@@ -37,7 +37,7 @@ def test_zero_points_of_autoround_are_not_ignored(verb: str) -> None:
         "merge": lambda: cs.merge(["codes.safetensors"] * 2, method="linear", weights=[1, 1]),
         "average": lambda: cs.average(["codes.safetensors"] * 2),
     }
-    with pytest.raises(cs.CheckpointError, match="no decoder knows its zero points"):
+    with pytest.raises(cs.CheckpointError, match="no decoder knows the zero points"):
         verbs[verb]()
 
 
