@@ -156,7 +156,7 @@ def vocabulary_beside(path: str) -> Vocabulary:
         raise PlanError(
             f"{escape(path)} does not say which embedding row belongs to which token, nor does any other file in its "
             "folder.",
-            hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
+            hint="Save the tokenizer.json of the model's tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)
 
@@ -179,7 +179,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     if is_shifted and not vocabulary.is_whole:
         raise ConfigError(
             f"{escape(name)} does not say which embedding row belongs to which token.",
-            hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
+            hint="Save the tokenizer.json of the model's tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)
 

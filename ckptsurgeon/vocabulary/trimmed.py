@@ -71,7 +71,7 @@ def _model(document: Mapping[str, Any]) -> Mapping[str, Any]:
     if model.get("dropout"):
         raise ConfigError(
             "tokenizer.json leaves out merges at random (dropout), so the same text gets different tokens each time.",
-            hint='Set "dropout": null in its section model.',
+            hint='Set "dropout": null in the section model of the file.',
         )
     return model
 

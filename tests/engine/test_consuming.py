@@ -229,7 +229,7 @@ def test_what_is_left_says_what_it_is(after_each: Any, ckpt: Any) -> None:
         done = ckpt(*verb)
         assert done.code == 3
         assert f"src/{shard} was consumed by a run that writes" in done.err
-        assert "Run that command again to finish it." in done.err
+        assert "Run the interrupted command again." in done.err
     assert not Path("x").exists()
 
 

@@ -430,7 +430,7 @@ def test_settings_that_no_longer_are_have_a_way_out(
         f"run was started by another version of ckptsurgeon (0.0.9), with settings that this version cannot read: {why}"
         in told
     )
-    assert "Resume it with that version, or remove these settings from" in told
+    assert "Resume the run with that version, or remove these settings from" in told
     command = "ckpt train toy.yaml --init run/best.safetensors --run DIR"
     assert told.endswith(f"start another run: {command}.")
     assert ckpt(*command.replace("DIR", "other").split()[1:], "--steps", "4", "--device", "cpu").code == 0

@@ -46,7 +46,7 @@ class VocabularyOptions:
 
     @property
     def said(self) -> str:
-        """The option --vocab as the user wrote it, with the names of the two lists: ``--vocab old.txt:new.txt``."""
+        """The option --vocab for messages, with the names of the two lists: ``--vocab old.txt:new.txt``."""
         return f"--vocab {':'.join(map(escape, self.names))}"
 
 
@@ -121,7 +121,7 @@ class VocabularyAxes:
                     f"{self._said}: tensors with a row for each token differ in the number of rows: {escape(key)} "
                     f"has {sizes[0]} in the source and {sizes[1]} in {escape(self._target.name)}, {escape(named[0])} "
                     f"has {others[0]} and {others[1]}.",
-                    hint=f"Initialise one of them: --reinit {escape(key)}.",
+                    hint=f"Initialise one of these tensors: --reinit {escape(key)}.",
                 )
         return found
 

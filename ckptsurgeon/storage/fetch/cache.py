@@ -173,5 +173,5 @@ def _check_below(folder: str, allowed: Callable[[str], object]) -> None:
 def _is_link(path: str) -> OutputError:
     return OutputError(
         f"{escape(path)} is a link; nothing is written through it.",
-        hint="Remove it, or set HF_HUB_CACHE to the folder that has the files.",
+        hint="Remove the link, or set HF_HUB_CACHE to the folder that has the files.",
     )

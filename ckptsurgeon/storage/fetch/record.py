@@ -206,5 +206,5 @@ def check_unchanged_since(path: str) -> None:
     if record is not None and not is_unchanged(path, record):
         raise PlanError(
             f"{escape(path)} has changed since it was collected from {escape(record.source)}.",
-            hint="Fetch it again with FetchConfig(overwrite=True), or list the changed file in the argument paths.",
+            hint="Fetch the file again with FetchConfig(overwrite=True), or list the changed file in paths.",
         )

@@ -186,7 +186,7 @@ class ConsumedFile(LocalFile):
             raise SourceError(
                 f"{escape(self.uri)} was consumed by a run that writes {escape(self.shard.output)}, which was "
                 "interrupted: only the header of the shard is left.",
-                hint="Run that command again to finish it.",
+                hint="Run the interrupted command again.",
             )
 
 

@@ -145,7 +145,7 @@ class HubDestination:
             if size != info.size or (lfs is not None and lfs.sha256 != info.sha256.hex()):
                 raise OutputError(
                     f"{escape(self.uri)} does not have the file {escape(path)}, which was uploaded.",
-                    hint="Another commit may have replaced it: run the command again.",
+                    hint="Another commit may have replaced the file: run the command again.",
                 )
 
     def discard(self) -> None:

@@ -152,7 +152,7 @@ def build_model(target: TargetSpec, document: Document) -> nn.Module:
     if target.build is None:
         raise ConfigError(
             f"{escape(document.name)} describes only tensors, and not a model that can be trained.",
-            hint="Under model, give its class as _target_, or a model of transformers, ESPnet or SpeechBrain.",
+            hint="Under model, give the class as _target_, or a model of transformers, ESPnet or SpeechBrain.",
         )
     model = target.build()
     assert isinstance(model, nn.Module)

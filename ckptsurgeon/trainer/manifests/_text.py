@@ -223,7 +223,7 @@ def _check_encoding(path: str, data: bytes) -> None:
         name = mark or "UTF-16LE"
         raise ConfigError(
             f"{place(path, 1)}: the file {named}.",
-            hint=f"Convert it with iconv -f {name} -t UTF-8, or save it as UTF-8 in the spreadsheet.",
+            hint=f"Convert the file with iconv -f {name} -t UTF-8, or save it as UTF-8 in the spreadsheet.",
         )
 
 

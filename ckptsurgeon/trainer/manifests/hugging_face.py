@@ -98,7 +98,7 @@ def _listed(path: str) -> list[str]:
     if state.get("_indices_files"):
         raise ConfigError(
             f"the dataset {escape(path)} selects rows of its tables by a file of indices, which is not supported.",
-            hint="Save it again without indices: dataset.flatten_indices().save_to_disk(FOLDER).",
+            hint="Save the dataset again without indices: dataset.flatten_indices().save_to_disk(FOLDER).",
         )
     names = [name for name in given if isinstance(name, str) and os.path.basename(name) == name]
     other = next((name for name in given if name not in names), None)

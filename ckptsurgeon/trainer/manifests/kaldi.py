@@ -54,7 +54,7 @@ class _KaldiFolder:
             where = _where(silent, parts, sounds)
             raise ConfigError(
                 f"{where}: the file named text has no line for {escape(silent)}.",
-                hint="Add a line with its transcript to that file, or remove this line.",
+                hint="Add a line with the transcript of the clip to that file, or remove this line.",
             )
         return [_clip(path, key, text, parts=parts, sounds=sounds) for key, text in said.items()]
 
@@ -111,12 +111,12 @@ def _part(part: _Entry) -> tuple[str, float, float]:
     except (IndexError, ValueError):
         raise ConfigError(
             f"{part.where}: the line does not give a recording, and the begin and end of a segment in seconds.",
-            hint="Write it as SEGMENT RECORDING BEGIN END.",
+            hint="Write the line as SEGMENT RECORDING BEGIN END.",
         ) from None
     if begin_s < 0 or not (end_s > begin_s or end_s == -1 or math.isnan(end_s)):
         raise ConfigError(
             f"{part.where}: the segment goes from {begin_s:g} s to {end_s:g} s.",
-            hint="Its begin must be 0 or more, and its end above the begin, or -1 for the end of the recording.",
+            hint="A segment must begin at 0 or later, and end after its begin, or at -1, the end of the recording.",
         )
     return recording, begin_s, math.nan if end_s == -1 else end_s
 

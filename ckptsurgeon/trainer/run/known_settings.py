@@ -45,7 +45,7 @@ def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFol
         raise ConfigError(
             f"{escape(folder.path)} was started by another version of ckptsurgeon{_number(lineage)}, with settings "
             f"that this version cannot read: {why}",
-            hint=f"Resume it with that version, or {_another_run(config, folder)}.",
+            hint=f"Resume the run with that version, or {_another_run(config, folder)}.",
         ) from error
 
 

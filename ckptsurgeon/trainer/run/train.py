@@ -192,7 +192,7 @@ def _text(name: str, path: Path | None) -> str | None:
         return None if path is None else os.fspath(path)
     raise ConfigError(
         f"{name} is {brief_repr(path)}, not a path.",
-        hint="Training begins from a file. Write it first: cs.apply(cs.convert(tensors), 'init.safetensors').",
+        hint="Training begins from a file. Write the tensors first: cs.apply(cs.convert(tensors), 'init.safetensors').",
     )
 
 

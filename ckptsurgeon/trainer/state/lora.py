@@ -60,7 +60,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
     if lost:
         raise ConfigError(
             f"with train.lora, tensors that are in no source would stay untrained: {listing(lost, 3, where='')}.",
-            hint="List their modules in train.lora.save, which trains them as a whole: save: [lm_head].",
+            hint="List the modules of these tensors in train.lora.save, which trains them as a whole: save: [lm_head].",
             details=lost,
         )
 

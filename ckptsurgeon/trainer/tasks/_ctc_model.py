@@ -66,7 +66,7 @@ def run_model(model: nn.Module, batch: Batch, labels: Labels, *previous: Tensor,
     if not isinstance(scores, Tensor) or not isinstance(lengths, Tensor) or scores.dim() != 3:
         raise ConfigError(
             f"the model returns {type(found).__name__}, not log-probabilities (batch, frames, tokens) and lengths.",
-            hint="Let its forward return (log_probs, lengths), or an object with the attributes log_probs and lengths.",
+            hint="Let forward return (log_probs, lengths), or an object with the attributes log_probs and lengths.",
         )
     check_outputs(scores, labels)
     return CTCOutput(scores.float().log_softmax(-1), lengths, getattr(found, "decoder", None), cpu_lengths)

@@ -48,7 +48,7 @@ class LanguageModel:
         if data.segmenter is None:
             raise ConfigError(
                 "the task language_model needs the tokeniser of the model.",
-                hint="Set train.data.segmenter to its file, such as base/tokenizer.json.",
+                hint="Set train.data.segmenter to the file of the tokeniser, such as base/tokenizer.json.",
             )
         self._settings, self._segmenter = settings, Segmenter(data.segmenter)
         self._end: int | None = None

@@ -140,7 +140,7 @@ def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> N
         raise SourceError(
             f"the hub sent {what} with the ETag {escape(said, 80)}, which is not a SHA-1 or SHA-256, and its listing "
             "has no digest of this file, so the file could not be checked.",
-            hint="Fetch it from another hub, or by its web address.",
+            hint="Fetch the file from another hub, or by its web address.",
         )
     response.headers[_ETAG_HEADER] = f'"{digest}"'
 
